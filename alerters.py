@@ -714,10 +714,6 @@ def _seconds(value: Any, what: str) -> float:
     return float(value)
 
 
-def _person(name: str) -> str:
-    return name.strip().strip("<@!>").casefold()
-
-
 def _among(words: Sequence[str]) -> str:
     shown = [w if "`" in w or not w.isascii() else f"`{w}`" for w in words]
     return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
@@ -832,8 +828,9 @@ class Question:
 
     def _may_decide(self, reply: _Dict) -> bool:
         approvers = self._state.get("approvers")
-        by = _person(str(reply.get("by") or ""))
-        return bool(by) and (approvers is None or by in map(_person, approvers))
+        person = self.alerter._person
+        by = person(str(reply.get("by") or ""))
+        return bool(by) and (approvers is None or by in map(person, approvers))
 
     def _verdict(self, text: str, tapped: bool) -> str | None:
         """Return what one reply means. A reaction is matched against the lists and the two that the alerter added."""
@@ -880,21 +877,21 @@ class Question:
     def _settle(self, decision: Decision) -> Decision:
         """Write the end under the question and drop its record: last, so that a killed process asks again."""
         key = self._state.get("key")
-        store = self.alerter._store() if key else None
-        record = store._questions().get(key) if store else None
-        mine = bool(record) and record["token"] == self.token
-        if record and not mine:  # another text took the key: this question is closed
+        record = self.alerter._store()._load() if key else {}
+        if self.token in record.get("closed", {}):  # another text took the key
             decision = Decision("timeout", at=self.alerter.clock.now())
         elif decision.status == "timeout":
             self._say("Nobody decided in time. This question is closed.")
         else:
             self._say(f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}.")
-        if store and mine:
-            store._save_question(str(key), None)
+        if key and record.get("questions", {}).get(key, {}).get("token") == self.token:
+            self.alerter._store()._save_question(key, None)
         self._decision = decision
         return decision
 
     def _say(self, text: str, to: str | None = None) -> None:
+        if self._state["ref"] is None:
+            return  # it was never found
         try:
             self.alerter._say(self, text, to)
         except (AlerterError, OSError) as error:
@@ -951,8 +948,11 @@ def _kind(field: _Field) -> str:
                                          ("float", "float"), ("int", "int"), ("str", "str")) if word in text), "")
 
 
+_SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
+
+
 def _is_secret(field: _Field) -> bool:
-    return not field.repr or bool(re.search(r"token|password|secret|api_?key|webhook_url", field.name, re.I))
+    return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
 
 
 def _checked(where: str, field: _Field, value: Any) -> Any:
@@ -1048,7 +1048,11 @@ class BaseAlerter(_Record):
 
     def ask(self, question: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
-        return self._ask(question, params, None)
+        try:
+            return bool(self._open(question, params, None).wait())
+        except DeliveryError as error:
+            _log().error("%s", error)
+            return False
 
     def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
         """Deliver the message and return where it landed. Raises DeliveryError."""
@@ -1061,7 +1065,7 @@ class BaseAlerter(_Record):
         key: a name under which the question survives this process; see `ask`. Raises DeliveryError when the service
         refuses for good, AskNotSupported before anything is posted.
         """
-        if not self._overrides("replies") and self._overrides("ask"):
+        if self._overrides("ask"):
             return Decision("approved" if self.ask(question, params) else "declined", at=self.clock.now())
         return self._open(question, params, key).wait()
 
@@ -1089,15 +1093,26 @@ class BaseAlerter(_Record):
         """Return why it cannot be asked, or an empty string."""
         return "" if self._overrides("replies") or self._overrides("ask") else "it has no replies(question)"
 
+    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
+        """Return where a question is about to be posted, for `_find`."""
+        return {}
+
     def _find(self, question: Question) -> _Dict | None:
         """Return the ref of a question that may have been posted, or None."""
         return None
+
+    def _offer_taps(self, question: Question) -> None:
+        """Put the two reactions on a question, if the service has reactions."""
 
     def _say(self, question: Question, text: str, to: str | None) -> None:
         """Write `text` under the question; to: the person it is for, if it is for one."""
 
     def _mention_of(self, user: str) -> str:
         return user
+
+    def _person(self, name: str) -> str:
+        """Return a user id in the form in which two are compared."""
+        return name.strip().strip("<@!>").casefold()
 
     def _pause(self, question: Question, seconds: float) -> None:
         self.clock.sleep(max(seconds, 0.0))
@@ -1137,13 +1152,6 @@ class BaseAlerter(_Record):
         values = (getattr(source, name, None) for source in (params, self))
         return next((value for value in values if value not in (None, "")), default)
 
-    def _ask(self, question: str | AlerterMessage, params: AlerterParameters | None, key: str | None) -> bool:
-        try:
-            return bool(self.decide(question, params, key=key))
-        except DeliveryError as error:
-            _log().error("%s", error)
-            return False
-
     def _question(self, message: AlerterMessage, params: AlerterParameters | None, key: str | None) -> Question:
         given = {name: _names(getattr(params, f"{name}_msg_options", None), f"{name}_msg_options")
                  for name in ("approve", "disapprove")}
@@ -1179,12 +1187,13 @@ class BaseAlerter(_Record):
             if old:
                 found = Question(self, old)
                 if any(old.get(part) != asked._state[part] for part in ("fingerprint", "flavor")):
+                    with contextlib.suppress(DeliveryError):
+                        self._locate(found)
                     found._say("This question was replaced by another one and is closed.")
                 elif self._take_up(found):
                     return found
                 elif not found.ref and self.clock.now() < found.deadline:
                     asked = found
-            asked._save()
             try:
                 self._post_question(asked, message, params)
             except DeliveryError as error:
@@ -1196,18 +1205,13 @@ class BaseAlerter(_Record):
 
     def _take_up(self, found: Question) -> bool:
         """True if a recorded question can be waited for, or was answered in time though nobody read it."""
-        until, decision = self._until(_SEND_BUDGET), None
-        open_still = self.clock.now() < found.deadline
+        open_still, decision = self.clock.now() < found.deadline, None
         try:
-            if not found.ref:
-                ref = _insist(lambda: self._find(found), self.clock, until, sure=True)
-                if ref is None:
-                    return False
-                found.ref = found._state["ref"] = ref
-                found._save()
+            if not self._locate(found):
+                return False
             if open_still:
                 return True
-            decision = _insist(found._look, self.clock, until, sure=True)
+            decision = _insist(found._look, self.clock, self._until(_SEND_BUDGET), sure=True)
         except DeliveryError as error:
             if open_still or not _is_final(error):
                 raise
@@ -1216,7 +1220,20 @@ class BaseAlerter(_Record):
         found._settle(Decision("timeout", at=self.clock.now()) if decision is None else decision)
         return decision is not None
 
+    def _locate(self, found: Question) -> bool:
+        """True if it is known where a recorded question stands; one that may have been posted is looked for."""
+        if found._state["ref"] is None:
+            ref = _insist(lambda: self._find(found), self.clock, self._until(_SEND_BUDGET), sure=True)
+            if ref is None:
+                return False
+            found.ref = found._state["ref"] = ref
+            found._save()
+            self._offer_taps(found)
+        return True
+
     def _post_question(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
+        question._state["where"] = self._where(message, params)
+        question._save()
         message = message._with(_question=question)
         if not self._shows_questions:
             message.body = "\n\n".join([*filter(None, [message.body]), "\n".join(question._instructions())])
@@ -1304,6 +1321,23 @@ class _Answer:
                         retry_after=self.seconds(retry_after) if waits else None)
 
 
+@contextlib.contextmanager
+def _cut_off(seconds: float, socket_of: Callable[[], Any]) -> Iterator[None]:
+    """Shut a connection down that goes on for longer: bytes that drip are always in time for a socket's timeout."""
+    def shut() -> None:
+        with contextlib.suppress(OSError, TypeError, IndexError):  # it is closed already, or not made yet
+            _socket.socket.shutdown(socket_of(), _socket.SHUT_RDWR)
+
+    timer = _threading.Timer(max(seconds, 0.0), shut)
+    timer.daemon = True
+    with contextlib.suppress(RuntimeError):  # no new threads while the interpreter ends
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 @functools.lru_cache(maxsize=1)
 def _wire() -> Any:
     """Return the urllib handler whose connections tell when they were made, so that doubt has a border.
@@ -1313,7 +1347,7 @@ def _wire() -> Any:
     class Telling:
         def connect(self) -> None:
             super().connect()  # type: ignore[misc]
-            self.made.append(True)  # type: ignore[attr-defined]
+            self.made.append(self)  # type: ignore[attr-defined]
 
     class Http(Telling, _http_client.HTTPConnection):
         pass
@@ -1322,7 +1356,7 @@ def _wire() -> Any:
         pass
 
     class Handler(_urllib.AbstractHTTPHandler):
-        def __init__(self, made: list[bool]) -> None:
+        def __init__(self, made: list[Any]) -> None:
             super().__init__()
             self.made = made
 
@@ -1348,12 +1382,12 @@ def _http(who: str, method: str, url: str, *, clock: _Clock, until: float, body:
           headers: Mapping[str, str] = {}) -> _Answer:
     """Return the answer, whatever its status. The one place that speaks HTTP.
 
-    body: pieces, sent one after the other and never joined. until: on clock.monotonic; headers that drip are the one
-    thing that urllib cannot bound. Raises DeliveryError, "unknown" from the moment the connection was made.
+    body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError, with
+    outcome "unknown" from the moment the connection was made.
     """
     left = until - clock.monotonic()
     stop = time.monotonic() + left
-    made: list[bool] = []
+    made: list[Any] = []
     try:
         request = _urllib.Request(url, data=iter(body) if body else None, method=method, headers={
             "User-Agent": f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters", **headers})
@@ -1365,7 +1399,9 @@ def _http(who: str, method: str, url: str, *, clock: _Clock, until: float, body:
         opener.add_handler(_wire()(made))
         if not _is_loopback(_parse.urlsplit(url).hostname or ""):
             opener.add_handler(_urllib.ProxyHandler())
-        with opener.open(request, timeout=min(left, _SOCKET_TIMEOUT)) as response:
+        with _cut_off(left, lambda: made[-1].sock):
+            response = opener.open(request, timeout=min(left, _SOCKET_TIMEOUT))
+        with response:
             taken = bytearray()
             for piece in iter(lambda: response.read1(65536), b""):
                 taken += piece
@@ -1413,7 +1449,7 @@ class _Draft:
     """A message on its way to a chat service: cleaned, and laid out as title, lines, fields and images."""
 
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage, params: AlerterParameters | None) -> None:
-        self.params, self.question = params, message._question
+        self.message, self.params, self.question = message, params, message._question
         self.reply_to = message._reply_to.ref if message._reply_to else {}
         self.nonce = self.question.token if self.question else _secrets.token_hex(8)
         self.mention = [m.strip("<@!>") for m in _names(getattr(params, "mention", None), "mention") or ()]
@@ -1424,14 +1460,18 @@ class _Draft:
         self.notes = [f"{_LEVELS[message.level][0]} {message.level}"] if message.level != "info" else []
         self.notes += [f"Question {self.nonce}"] if self.question else []
         self.lines: list[_Line] = []
-        if len(self.title) > 1000 or alerter._size("plain", self.title) > alerter._title_limit:
+
+        def size(text: str) -> int:
+            return alerter._measure(alerter._mark("text", text, "")) if len(text) < 1000 else 1000
+
+        if size(self.title) > alerter._title_limit:
             self.lines.append(("plain", self.title))
-            self.title = _head(self.title, lambda t: alerter._size("plain", t) < alerter._title_limit, 1000) + "…"
+            self.title = _head(self.title, lambda start: size(start) < alerter._title_limit, 1000) + "…"
         if (message.body or "").strip():
             self.lines += _lines(_clean(message.body).rstrip())
         self.fields = [(_clean(k).strip(), _clean(v).strip()) for k, v in message.metadata.items()]
         if len(self.fields) > 10 or any(len(k) > 100 for k, _ in self.fields) or sum(
-                alerter._size("plain", k + v) + 8 if len(v) < 800 else 800 for k, v in self.fields) > 800:
+                size(k) + size(v) + 8 for k, v in self.fields) > 800:
             self.lines += [("plain", line) for k, v in self.fields for line in f"{k}: {v}".split("\n")]
             self.fields = []
         self.lines += [("plain", f"[{image.label}]") for image in images if image.problem]
@@ -1540,6 +1580,9 @@ class _ChatAlerter(BaseAlerter):
     def _post_question(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
         self._me()  # a token that cannot read is refused before anything is posted
         super()._post_question(question, message, params)
+        self._offer_taps(question)
+
+    def _offer_taps(self, question: Question) -> None:
         try:
             for emoji in question._taps():
                 self._tap(question.ref, emoji)
@@ -1567,9 +1610,28 @@ class _ChatAlerter(BaseAlerter):
             raise ConfigError(f"{self.flavor}: no channel: give {name} in the alerter or in the parameters")
         return channel
 
+    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
+        reply_to = message._reply_to.ref if message._reply_to else {}
+        thread = getattr(params, "thread_ts", None) or reply_to.get("thread_ts") or reply_to.get("ts")
+        return {"channel": self._channel(params), "thread": thread}
+
     def _cannot_ask(self) -> str:
         token = f"{self.flavor}_token"
         return "" if getattr(self, token) else f"a webhook can only post; asking needs {token}"
+
+
+@contextlib.contextmanager
+def _documented(who: str) -> Iterator[None]:
+    """Turn what goes wrong over an answer of another form than documented, by a proxy say, into a DeliveryError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError):
+        error = _failure(who, "an answer of another form than documented", final=False, outcome="unknown")
+    else:
+        return
+    raise error
 
 
 def _mapping(value: Any) -> _Dict:
@@ -1645,44 +1707,48 @@ class SlackAlerter(_ChatAlerter):
                 points.append((error.code == "missing_scope" and what == "channel", f"{what}: {error}"))
         return _report(self.flavor, points)
 
+    @_documented("slack")
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and reactions on it. One request when nothing has changed."""
         ref, memo, me = question.ref, question._memo, self._me()
+        channel, now = {"channel": ref["channel"]}, self.clock.now()
+        thread, history = memo.setdefault("thread", {}), memo.setdefault("history", {})
         found: list[_Dict] = []
-        parent: _Dict | None = None
-        if self.clock.now() >= memo.get("thread_free", 0.0):
+        parent: _Dict = {}
+        if now >= memo.get("thread_free", 0.0):
             rows: list[_Dict] = []
             try:
-                rows = self._rows("conversations.replies", {"channel": ref["channel"],
-                                                            "ts": ref.get("thread_ts") or ref["ts"]}, memo)
+                rows = self._rows("conversations.replies", {**channel, "ts": ref.get("thread_ts") or ref["ts"]}, thread)
+                if self.listen == "channel" and not ref.get("thread_ts"):
+                    plain = self._rows("conversations.history", {**channel, "oldest": ref["ts"]}, history)
+                    found += self._answers(question, plain, "channel", me)
             except DeliveryError as error:
                 if error.retry_after is None:
                     raise
-                memo["ration"] = error.retry_after  # reading threads is rationed: reactions are read in between
-            memo["thread_free"] = self.clock.now() + memo.get("ration", 0.0)
-            parent = next((row for row in rows if row.get("ts") == ref["ts"]), None)
-            found += self._answers(question, rows, "reply", me)
-            if self.listen == "channel" and not ref.get("thread_ts"):
-                rows = self._rows("conversations.history", {"channel": ref["channel"], "oldest": ref["ts"]}, {})
-                found = sorted(found + self._answers(question, rows, "channel", me), key=lambda answer: answer["at"])
-        reactions = _rows_of((parent or {}).get("reactions"))
-        if parent is None or any(len(_rows_of(r.get("users"), str)) < r.get("count", 0) for r in reactions):
+                memo["thread_free"] = now + error.retry_after  # rationed: reactions are read in between
+                rows = rows or thread.get("rows", [])  # they come oldest first, so these count already
+            parent = next((row for row in rows if row.get("ts") == ref["ts"]), {})
+            found = sorted(found + self._answers(question, rows, "reply", me), key=lambda answer: answer["at"])
+        reactions = parent.get("reactions") or []
+        partial = not parent or any(len(r.get("users") or ()) < r.get("count", 0) for r in reactions)
+        if partial and now >= memo.get("reactions_free", 0.0):
             try:
-                row = self._call("reactions.get", {"channel": ref["channel"], "timestamp": ref["ts"], "full": "true"})
-                reactions = _rows_of(_mapping(row.get("message")).get("reactions"))
+                row = self._call("reactions.get", {**channel, "timestamp": ref["ts"], "full": "true"})
+                reactions = row["message"].get("reactions") or []
             except DeliveryError as error:
-                if error.code != "missing_scope" and (parent is None or _is_final(error)):
+                if error.code != "missing_scope" and _is_final(error):
                     raise
-        return found + [{"by": user, "text": r.get("name", ""), "via": "reaction"} for r in reactions
-                        for user in _rows_of(r.get("users"), str) if user not in (me, "USLACKBOT")]
+                memo["reactions_free"] = now + (error.retry_after or 0)
+        return found + [{"by": user, "text": r["name"], "via": "reaction"} for r in reactions
+                        for user in r.get("users") or () if user not in (me, "USLACKBOT")]
 
     def _answers(self, question: Question, rows: list[_Dict], via: str, me: str) -> list[_Dict]:
         """Return what people wrote in `rows` below the question and above the bot's next one, oldest first."""
-        asked, shared = question.ref["ts"], via == "channel" or bool(question.ref.get("thread_ts"))
+        asked = question.ref["ts"]
         until = _moment(asked) + question.deadline - question._state["asked"]  # by Slack's clock, which stamped both
 
         def token_of(row: _Dict) -> str | None:
-            marked = shared and row.get("user") == me and re.search(_MARKER, str(row.get("text")))
+            marked = row.get("bot_id") and re.search(_MARKER, str(row.get("text")))
             return marked[1] if marked else None
 
         answers = []
@@ -1691,7 +1757,7 @@ class SlackAlerter(_ChatAlerter):
             human = (row.get("user") and row["user"] not in (me, "USLACKBOT") and not row.get("bot_id")
                      and row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message"))
             if human and not (via == "channel" and row.get("thread_ts") not in (None, row["ts"])):
-                at = _moment(_mapping(row.get("edited")).get("ts") or row["ts"])
+                at = _moment((row.get("edited") or {}).get("ts") or row["ts"])
                 text = self._plain(str(row.get("text") or ""), me)
                 answers.append({"by": row["user"], "text": text, "via": via, "at": at, "until": until})
         return sorted(answers, key=lambda answer: answer["at"])
@@ -1703,32 +1769,32 @@ class SlackAlerter(_ChatAlerter):
         return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
     def _rows(self, method: str, args: _Dict, memo: _Dict) -> list[_Dict]:
-        """Return all rows of a paged method. Where a page is refused, the next call goes on there."""
-        rows: list[_Dict] = []
+        """Return all rows of a paged method. Where a page is refused, memo keeps the rows, and the next call goes on."""
         for _ in range(50):
             cursor = {"cursor": memo["cursor"]} if memo.get("cursor") else {}
-            try:
-                page = self._call(method, {**args, "limit": "200", **cursor})
-            except DeliveryError:
-                if rows:
-                    break
-                raise
-            rows += _rows_of(page.get("messages"))
-            memo["cursor"] = _mapping(page.get("response_metadata")).get("next_cursor")
+            page = self._call(method, {**args, "limit": "200", **cursor})
+            memo.setdefault("rows", []).extend(page["messages"])
+            memo["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
             if not memo["cursor"]:
-                break
-        return rows
+                rows: list[_Dict] = memo["rows"]
+                memo.clear()
+                return rows
+        raise _failure(self.flavor, f"more rows than one poll reads ({method})", final=False)
 
+    @_documented("slack")
     def _find(self, question: Question) -> _Dict | None:
-        return self._find_post(self._channel(None), None, question._state["asked"] - 60,
-                               lambda row: question.token in str(row.get("text")))
+        where = question._state["where"]
+        ref = self._find_post(where["channel"], where["thread"], question._state["asked"] - 60,
+                              lambda row: question.token in str(row.get("text")))
+        return {**ref, "thread_ts": where["thread"]} if ref and where["thread"] else ref
 
     def _find_post(self, channel: str, thread: str | None, since: float,
                    is_it: Callable[[_Dict], bool]) -> _Dict | None:
         """Return the ref of a message of ours that may or may not have been posted."""
         args = {"channel": channel, "ts": thread} if thread else {"channel": channel, "oldest": f"{since:.6f}"}
         rows = self._rows("conversations.replies" if thread else "conversations.history", args, {})
-        return next(({"channel": channel, "ts": row["ts"]} for row in rows if row.get("bot_id") and is_it(row)), None)
+        found = sorted((row["ts"] for row in rows if row.get("user") == self._me() and is_it(row)), key=_moment)
+        return {"channel": channel, "ts": found[0]} if found else None
 
     def _say(self, question: Question, text: str, to: str | None) -> None:
         text = re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", self._text(_lines(_clean(text))), count=1)  # the one who decided
@@ -1776,7 +1842,7 @@ class SlackAlerter(_ChatAlerter):
         payload: _Dict = {"channel": self._channel(draft.params), "unfurl_links": False, "unfurl_media": False,
                           "text": "\n".join((said or [image.name for image in draft.images]) + notes)}
         thread = (parent.get("thread_ts") or parent["ts"] if parent and self.slack_token else
-                  getattr(draft.params, "thread_ts", None) or draft.reply_to.get("thread_ts") or draft.reply_to.get("ts"))
+                  self._where(draft.message, draft.params)["thread"])
         if thread:
             payload["thread_ts"] = thread
         if not rich:
@@ -1818,7 +1884,7 @@ class SlackAlerter(_ChatAlerter):
 
         def is_it(row: _Dict) -> bool:
             if row.get("blocks"):
-                return any(block.get("block_id") == f"{draft.nonce}-{number}" for block in _rows_of(row["blocks"]))
+                return any(block.get("block_id") == f"{draft.nonce}-{number}" for block in row["blocks"])
             sent, there = (_canonical(self._plain(str(t), "-")).split() for t in (payload["text"], row.get("text")))
             return _moment(row["ts"]) >= started - 5 and sent == there
 
@@ -1863,7 +1929,7 @@ class SlackAlerter(_ChatAlerter):
 
         def find() -> _Dict | None:
             rows = self._rows("conversations.replies", {"channel": ref["channel"], "ts": thread}, {})
-            return next((row for row in rows for f in _rows_of(row.get("files")) if f.get("id") == step["file_id"]), None)
+            return next((row for row in rows for f in row.get("files") or () if f.get("id") == step["file_id"]), None)
 
         _insist(send_bytes, self.clock, until, sure=True)  # nothing shows before the last step
         comment = f"The whole text, {len(file.data):,} bytes" if file.name == _TEXT_FILE else file.name
@@ -1967,6 +2033,7 @@ class DiscordAlerter(_ChatAlerter):
             points.append((False, str(error)))
         return _report(self.flavor, points)
 
+    @_documented("discord")
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread opened on it, and reactions. Two requests at least."""
         memo, me, mid = question._memo, self._me(), question.ref["message_id"]
@@ -1974,19 +2041,21 @@ class DiscordAlerter(_ChatAlerter):
         until = _snowflake_time(mid) + question.deadline - question._state["asked"]  # by Discord's clock
 
         def token_of(row: _Dict) -> str | None:
-            texts = [row.get("content"), *(_mapping(e.get("footer")).get("text") for e in _rows_of(row.get("embeds")))]
-            marks = [re.search(_MARKER, text or "") for text in texts] if _author(row).get("id") == me else []
+            texts = [row.get("content"), *((e.get("footer") or {}).get("text") for e in row.get("embeds") or ())]
+            marks = [re.search(_MARKER, text or "") for text in texts] if _is_bot(row) else []
             return next((mark[1] for mark in marks if mark), None)
 
         rows = self._rows(question.ref["channel_id"], mid, memo.setdefault("channel", {}))
         found = [(row, "reply") for row in rows if row.get("type") == 19
-                 and _mapping(row.get("message_reference")).get("message_id") == mid]
+                 and (row.get("message_reference") or {}).get("message_id") == mid]
         if self.listen == "channel":
             found += [(row, "channel") for row in _until_next_question(rows, token_of, question.token)
                       if row.get("type") == 0 and not row.get("message_reference")]
         if (message.get("flags") or 0) & 32 or message.get("thread"):  # a thread on it is a channel with its id
-            found += [(row, "reply") for row in self._rows(mid, mid, memo.setdefault("thread", {}))
-                      if row.get("type") in (0, 19)]
+            with _unless_gone():
+                rows = self._rows(mid, mid, memo.setdefault("thread", {}))
+                found += [(row, "reply") for row in _until_next_question(rows, token_of, question.token)
+                          if row.get("type") in (0, 19)]
         answers = []
         for row, via in found:
             if not (_is_bot(row) or _author(row).get("id") == me):
@@ -2002,19 +2071,23 @@ class DiscordAlerter(_ChatAlerter):
     def _reactions(self, question: Question, message: _Dict, me: str) -> list[_Dict]:
         """Return who gave the reactions that mean something. Super reactions are listed apart, as type 1."""
         found = []
-        for reaction in _rows_of(message.get("reactions")):
-            emoji = _mapping(reaction.get("emoji"))
+        for reaction in message.get("reactions") or ():
+            emoji = reaction["emoji"]
             name = str(emoji.get("name"))
-            shown = f":{name}:" if emoji.get("id") else name
-            if reaction.get("count", 0) <= bool(reaction.get("me")) or not question._verdict(shown, True):
+            if reaction["count"] <= bool(reaction.get("me")) or not question._verdict(name, True):
                 continue
-            path = _parse.quote(f"{name}:{emoji['id']}" if emoji.get("id") else name, safe="")
-            for kind in (0, 1) if _mapping(reaction.get("count_details")).get("burst") else (0,):
+            path = "/channels/{channel_id}/messages/{message_id}/reactions/".format(**question.ref) + _parse.quote(
+                f"{name}:{emoji['id']}" if emoji.get("id") else name, safe="")
+            for kind in (0, 1) if (reaction.get("count_details") or {}).get("burst") else (0,):
                 after = "0"
                 while after:
-                    users = self._call("GET", "/channels/{channel_id}/messages/{message_id}/reactions/".format(
-                        **question.ref) + f"{path}?limit=100&type={kind}&after={after}")
-                    found += [{"by": user["id"], "text": shown, "via": "reaction"} for user in users
+                    try:
+                        users = self._call("GET", f"{path}?limit=100&type={kind}&after={after}")
+                    except DeliveryError as error:  # the words that people wrote count all the same
+                        if _is_final(error):
+                            raise
+                        break
+                    found += [{"by": user["id"], "text": name, "via": "reaction"} for user in users
                               if user["id"] != me and not user.get("bot")]
                     after = users[-1]["id"] if len(users) == 100 else ""
         return found
@@ -2030,8 +2103,9 @@ class DiscordAlerter(_ChatAlerter):
             kept.update(rows)
             memo["after"] = max(rows, key=int)
 
+    @_documented("discord")
     def _find(self, question: Question) -> _Dict | None:
-        channel, me = self._channel(None), self._me()
+        channel, me = question._state["where"]["channel"], self._me()
         since = max(int((question._state["asked"] - 60) * 1000 - 1420070400000), 0) << 22
         return next(({"channel_id": channel, "message_id": row["id"]} for row in self._rows(channel, str(since), {})
                      if _author(row).get("id") == me and question.token in str(row)), None)
@@ -2122,7 +2196,7 @@ class DiscordAlerter(_ChatAlerter):
             try:
                 sent = _insist(lambda: self._call("POST", path, [payload, *files], until, base), self.clock, until,
                                sure=bool(self.discord_token))
-                return {"channel_id": str(sent.get("channel_id")), "message_id": str(sent.get("id"))}, refused
+                return {"channel_id": str(sent["channel_id"]), "message_id": str(sent["id"])}, refused
             except DeliveryError as error:
                 if not files or error.outcome != "not_sent" or error.status not in (400, 403, 413):
                     raise
@@ -2152,8 +2226,8 @@ class DiscordAlerter(_ChatAlerter):
         if answer.status == 204:
             return {}
         known = _mapping(data)
-        if answer.status in (200, 201) and (known or isinstance(data, list)):
-            return known or _rows_of(data)
+        if answer.status in (200, 201) and (isinstance(data, list) if "?" in path and method == "GET" else known.get("id")):
+            return data
         blocked = re.search(r"error code: (\d+)", answer.text[:500])
         code = str(known["code"]) if known.get("code") else blocked[1] if blocked else None
         details = "; ".join(_flat_errors(known.get("errors"), ""))
@@ -2164,8 +2238,18 @@ class DiscordAlerter(_ChatAlerter):
         raise error
 
 
+@contextlib.contextmanager
+def _unless_gone() -> Iterator[None]:
+    """Pass over a thread that was deleted or locked: the question itself is still there."""
+    try:
+        yield
+    except DeliveryError as error:
+        if error.status not in (403, 404):
+            raise
+
+
 def _author(row: _Dict) -> _Dict:
-    return _mapping(row.get("author"))
+    return row.get("author") or {}
 
 
 def _is_bot(row: _Dict) -> bool:
@@ -2219,13 +2303,17 @@ _MAIL_MAX = 90_000  # characters shown in the mail itself: Gmail clips at about 
 _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app password", 530: "the server wants a log-in",
                534: "the server wants an app password", 550: "the address or the sender is refused",
                552: "the mail is too large", 553: "the address is not allowed"}
-_QUOTE_BEGINS = (  # -----Original Message-----, in any language, and Outlook's block of headers
-    r"(?m)^[ \t>]*(?:-{2,}[ ]?[^\n-]{5,40}[ ]?-{2,}|_{10,})[ \t]*$|^\*?(?:From|Von|De|Da|Van)\*?[ \u00a0]?:[^\n]*\n\*?"
-    r"(?:Sent|Date|Gesendet|Datum|Envoyé|Enviado|Inviato|Verzonden)\*?[ \u00a0]?:")
-_ATTRIBUTION = (r"(?m)^(?:On|Am|Le|El|Il|Op|Em)\b[^\n]*(?:\n[^\n>]*){0,2}?(?:wrote|schrieb|écrit|escribió|scritto|"
-                r"geschreven|schreef|escreveu)\b[^\n]*:\s*$(?=\s*>)")
-_PHONE = (r"(?mi)^(?:sent from (?:my|outlook|mail)|get outlook for|von meinem .* gesendet|gesendet von|envoyé de|enviado d"
-          r"|inviato da|verzonden (?:vanaf|met|van))[^\n]{0,60}$")
+_ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|automatic reply|auto(?:reply)?\s*:|automatische antwort"
+           r"|abwesen|réponse automatique|respuesta automática|risposta automatica|automatisch antwoord|resposta automática)")
+# Outlook: a rule of dashes or underscores, in any language, then a header line; or a block of header lines alone.
+_QUOTE_BEGINS = (r"(?m)^(?:-{4,}[^\n-]{3,40}-{4,}|_{10,})[ ]*\n\s*\*?[^\W\d][^\n:]{1,20}\*?[ \xa0]?:"
+                 r"|^\*?(?:From|Von|De|Da|Van)\*?[ \xa0]?:[^\n]*\n\*?(?:Sent|Date|Gesendet|Datum|Envoyé|Enviad[oa]|Inviato"
+                 r"|Verzonden)[^\n:]{0,8}\*?[ \xa0]?:|^__________quoted$")
+# The line or two directly above the quote: "On 23 Nov 2026, at 10:00, Bot wrote:" and its like.
+_ATTRIBUTION = (r"(?m)^[ ]*(?:On|Am|Le|El|Il|Op|Em)\b(?=[^\n]*\d)[^\n]*(?:\n[^\n>]+)?\b(?:wrote|schrieb|écrit|escribió"
+                r"|scritto|geschreven|schreef|escreveu)\b[^\n]{0,80}(?:\n?[^\n]*<[^\n]*>)?[ \xa0]*:\s*$(?=\s*>)")
+_PHONE = (r"(?mi)^(?:sent from (?:my|outlook|mail)|get outlook for|von meinem|gesendet von|envoyé de(?:puis)? mon|enviado "
+          r"(?:desde mi|do meu)|inviato da(?:l mio)?|verzonden (?:vanaf|met|van) mijn)[\w' -]{2,25}(?: gesendet)?$")
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -2265,7 +2353,7 @@ class SMTPEmailAlerter(BaseAlerter):
         if re.search(r"[\s/@]", self.smtp_server + self.imap_server):
             raise ConfigError("smtp_email: smtp_server and imap_server are host names, without scheme and path")
         self._set("sender_email", _address(self.sender_email, "sender_email"))
-        self._set("recipient_email", self._recipients(self.recipient_email))
+        self._set("recipient_email", tuple(self._recipients(self.recipient_email)))
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
             raise ConfigError("smtp_email: a password is not sent without TLS: leave use_tls=True")
 
@@ -2291,7 +2379,8 @@ class SMTPEmailAlerter(BaseAlerter):
         return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
 
     def _recipients(self, given: Any) -> list[str]:
-        return [_address(address, "recipient_email") for address in _names(given or None, "recipient_email") or ()]
+        names = _names(given or None, "recipient_email") or ()
+        return list(dict.fromkeys(_address(address, "recipient_email") for address in names))
 
     def _new_mail(self, subject: str, to: Sequence[str], token: str, answers: str = "") -> _email_message.EmailMessage:
         domain = self.sender_email.rpartition("@")[2]
@@ -2319,16 +2408,15 @@ class SMTPEmailAlerter(BaseAlerter):
         subject = _header(f"{self._option(params, 'subject_prefix', '')} {subject}".strip(), 180)
         mail = self._new_mail(subject + (f" [#{token}]" if question else ""), recipients, token,
                               str(message._reply_to.ref.get("message_id")) if message._reply_to else "")
-        text, lines = message._as_text(images) + "\n", list(_lines(_clean(message.body or "").rstrip()))
-        inline, attached = [], [image for image in images if image.data]
+        text, inline, attached = message._as_text(images) + "\n", [], [image for image in images if image.data]
         if len(text) > _MAIL_MAX:
             attached.append(_File(_TEXT_FILE, text.encode("utf-8")))
-            lines = _squeeze(lines, _MAIL_MAX)
-            text = "\n".join(line for _, line in _squeeze([("text", line) for line in text.split("\n")], _MAIL_MAX)) + "\n"
+            message = _shortened(message)
+            text = message._as_text(images) + "\n"
         mail.set_content(text)
         if self._option(params, "include_html", True):
             html_body = getattr(params, "html_body", None)
-            mail.add_alternative(_clean(html_body) if html_body else _mail_html(message, images, lines), subtype="html")
+            mail.add_alternative(_clean(html_body) if html_body else _mail_html(message, images), subtype="html")
             inline = [image for image in attached if image.image and not html_body]
             for image in inline:
                 mail.get_payload()[1].add_related(  # type: ignore[index, union-attr]
@@ -2336,7 +2424,8 @@ class SMTPEmailAlerter(BaseAlerter):
                     filename=image.name, disposition="inline")
         attached = [file for file in attached if file not in inline]
         for file in attached:
-            mail.add_attachment(_placeholder(file), "application", "octet-stream", cte="8bit", filename=file.name)
+            kind = file.type.partition(";")[0].split("/")
+            mail.add_attachment(_placeholder(file), *kind, cte="8bit", filename=file.name)
         for part in mail.walk():
             if part.get("Content-Transfer-Encoding") == "8bit":
                 part.replace_header("Content-Transfer-Encoding", "base64")
@@ -2345,24 +2434,28 @@ class SMTPEmailAlerter(BaseAlerter):
     def _smtp(self) -> _smtplib.SMTP:
         """Return a connection that is encrypted and logged in as the fields say. Raises DeliveryError."""
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
-        options: _Dict = {"host": self.smtp_server, "port": self.smtp_port, "timeout": _SOCKET_TIMEOUT,
-                          "local_hostname": "[127.0.0.1]"}  # else a slow look-up of this machine's own name
-        session: _smtplib.SMTP | None = None
+        options: _Dict = {"timeout": _SOCKET_TIMEOUT, "local_hostname": "[127.0.0.1]"}  # else a slow look-up of our name
+        user, password = self.username or self.sender_email, _reveal(self.password, "smtp_email: password")
+        for told in (f"\0{user}\0{password}", password) if password else ():  # as a server may repeat them
+            _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
+        context = _tls()
+        session = _smtplib.SMTP_SSL(context=context, **options) if at_once else _smtplib.SMTP(**options)
+        session._host = self.smtp_server  # type: ignore[attr-defined]  # the name to verify; connect does not set it
         try:
-            session = _smtplib.SMTP_SSL(context=_tls(), **options) if at_once else _smtplib.SMTP(**options)
-            if self.use_tls and not at_once:
+            with _cut_off(_SEND_BUDGET, lambda: session.sock):
+                session.connect(self.smtp_server, self.smtp_port)
+                if self.use_tls and not at_once:
+                    session.ehlo_or_helo_if_needed()
+                    if not session.has_extn("starttls"):
+                        raise _smtplib.SMTPNotSupportedError("the server offers no STARTTLS, and TLS is wanted")
+                    session.starttls(context=context)
                 session.ehlo_or_helo_if_needed()
-                if not session.has_extn("starttls"):
-                    raise _smtplib.SMTPNotSupportedError("the server offers no STARTTLS, and TLS is wanted")
-                session.starttls(context=_tls())
-            session.ehlo_or_helo_if_needed()
-            if self.password:
-                session.login(self.username or self.sender_email, _reveal(self.password, "smtp_email: password"))
+                if password:
+                    session.login(user, password)
             return session
         except (OSError, ValueError) as caught:
             error = _smtp_failure(caught, False)
-        if session is not None:
-            session.close()
+        session.close()
         raise error
 
     def _deliver(self, mail: _email_message.EmailMessage, recipients: Sequence[str], files: Sequence[_File]) -> None:
@@ -2379,14 +2472,18 @@ class SMTPEmailAlerter(BaseAlerter):
         if refused:
             worst = failed or next(iter(refused.values()))
             some = len(refused) < len(recipients)
-            what = "; ".join(f"{address}: {error.args[0].partition(': ')[2]}" for address, error in refused.items())
-            raise _failure(self.flavor, f"refused for {what}" if some or failed is None else worst.args[0].partition(": ")[2],
-                           status=worst.status, code=worst.code, hint=worst.hint, final=worst._final,
+            why = {address: error.args[0].partition(": ")[2] for address, error in refused.items()}
+            what = "refused: " + ", ".join(f"{address} ({reason})" for address, reason in why.items())
+            if failed and not some and set(refused.values()) == {failed}:
+                what = why[recipients[0]]  # it is not about the recipients
+            raise _failure(self.flavor, what, status=worst.status, code=worst.code, hint=worst.hint, final=worst._final,
                            outcome="partial" if some else worst.outcome)
 
     def _transact(self, flat: bytes, files: Sequence[_File], left: list[str], refused: dict[str, DeliveryError]) -> None:
         """Send to all in `left`: take out those who have it and, into `refused`, those who never will."""
         session, in_data, later = self._smtp(), False, None
+        timer = contextlib.ExitStack()
+        timer.enter_context(_cut_off(_UPLOAD_BUDGET if files else _SEND_BUDGET, lambda: session.sock))
         try:
             _expect(session.mail(self.sender_email), 250)
             accepted = []
@@ -2405,7 +2502,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 for piece in _on_the_wire(flat, files):
                     session.send(piece)
                 answer = session.getreply()
-                in_data = False
+                in_data = not 200 <= answer[0] < 600
                 _expect(answer, 250)
                 left[:] = [address for address in left if address not in accepted]
             with contextlib.suppress(OSError):  # how the server says good-bye does not matter
@@ -2414,6 +2511,7 @@ class SMTPEmailAlerter(BaseAlerter):
         except (OSError, ValueError) as caught:
             error = _smtp_failure(caught, in_data)
         finally:
+            timer.close()
             session.close()
         if error:
             raise error
@@ -2434,15 +2532,19 @@ class SMTPEmailAlerter(BaseAlerter):
     def _imap(self) -> _imaplib.IMAP4_SSL:
         class Connection(_imaplib.IMAP4_SSL):
             def _create_socket(self, *_: object) -> _socket.socket:  # imaplib has no timeout before 3.9
-                plain = _socket.create_connection((self.host, self.port), _SOCKET_TIMEOUT)
-                return context.wrap_socket(plain, server_hostname=self.host)
+                made.append(_socket.create_connection((self.host, self.port), _SOCKET_TIMEOUT))
+                made.append(context.wrap_socket(made[-1], server_hostname=self.host))
+                return made[-1]
 
+        made: list[_socket.socket] = []
         context = _tls()
         password = _reveal(self.imap_password or self.password, "smtp_email: imap_password")
+        user = re.sub(r'(["\\])', r"\\\1", self.imap_username or self.username or self.sender_email)
         session: Connection | None = None
         try:
-            session = Connection(self.imap_server, self.imap_port, ssl_context=context)
-            session.login(self.imap_username or self.username or self.sender_email, password)
+            with _cut_off(_SEND_BUDGET, lambda: made[-1]):
+                session = Connection(self.imap_server, self.imap_port, ssl_context=context)
+                session.login(f'"{user}"', password)
             return session
         except (OSError, ValueError, _imaplib.IMAP4.error) as caught:
             error = _transport_failure(self.flavor, caught, False)
@@ -2450,9 +2552,8 @@ class SMTPEmailAlerter(BaseAlerter):
                 passing = "[UNAVAILABLE]" in str(caught).upper()
                 error = _failure(self.flavor, f"IMAP log-in refused: {caught}", final=not passing, again=passing,
                                  hint="check imap_username and imap_password; Gmail and others want an app password")
-        if session is not None:
-            with contextlib.suppress(OSError):
-                session.shutdown()
+        for sock in made:
+            sock.close()
         raise error
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
@@ -2461,7 +2562,10 @@ class SMTPEmailAlerter(BaseAlerter):
         try:
             if "imap" not in memo:
                 memo["imap"] = _insist(self._imap, self.clock, self._until(), tries=1)
-            return self._read(memo["imap"], question)
+            with _cut_off(_SEND_BUDGET, lambda: memo["imap"].sock):
+                return self._read(memo["imap"], question)
+        except ConfigError:
+            raise
         except (OSError, ValueError, _imaplib.IMAP4.error) as caught:
             error = _transport_failure(self.flavor, caught, False)
         self._release(question)
@@ -2476,9 +2580,12 @@ class SMTPEmailAlerter(BaseAlerter):
             memo.update(validity=validity, seen={})
         since = time.gmtime(question._state["asked"] - 86400)  # SINCE knows days only, and not whose
         month = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()[since.tm_mon - 1]
-        found = session.uid("SEARCH", "SINCE", f"{since.tm_mday}-{month}-{since.tm_year}")[1]
+        status, found = session.uid("SEARCH", "SINCE", f"{since.tm_mday}-{month}-{since.tm_year}")
+        if status != "OK":
+            raise ValueError("the mailbox cannot be searched")
         seen: dict[str, _Dict | None] = memo["seen"]
-        new = [uid for uid in (found[0] or b"").decode("ascii", "replace").split() if uid not in seen]
+        new = [uid for row in found if row for uid in re.findall(r"(?<!\S)\d+(?!\S)", row.decode("ascii", "replace"))
+               if uid not in seen]
         mine = []
         for start in range(0, len(new), 100):
             for uid, _, data in _fetched(session, new[start:start + 100], "BODY.PEEK[HEADER]"):
@@ -2486,11 +2593,21 @@ class SMTPEmailAlerter(BaseAlerter):
                 if token.encode() in re.sub(rb"\s+", b"", data.lower()):  # long headers are folded anywhere
                     mine.append(uid)
         allowed = question._state.get("approvers") or question._state.get("recipients") or self.recipient_email
+        allowed = [self._person(address) for address in allowed]
         for uid in mine:
             del seen[uid]  # until it is read, a broken connection must not lose it
         for uid, arrived, data in _fetched(session, mine, "BODY.PEEK[]"):
-            seen[uid] = _mail_answer(data, token, allowed, arrived)
+            try:
+                seen[uid] = _mail_answer(data, token, allowed, arrived)
+            except Exception as error:  # whatever a hostile mail makes the parsers raise costs that mail alone
+                seen[uid] = None
+                _log().debug("smtp_email: a mail that cannot be read: %s", _one_line(error))
         return [reply for _, reply in sorted(seen.items(), key=lambda item: int(item[0])) if reply]
+
+    def _person(self, name: str) -> str:
+        with contextlib.suppress(ConfigError):
+            return _address(name, "address").casefold()
+        return ""
 
     def _release(self, question: Question) -> None:
         session = question._memo.pop("imap", None)
@@ -2511,6 +2628,16 @@ def _address(text: Any, what: str) -> str:
     except UnicodeError:
         pass
     raise ConfigError(f"smtp_email: {what}: {_one_line(text, 60)!r} is not a mail address")
+
+
+def _shortened(message: AlerterMessage) -> AlerterMessage:
+    """Return a message that a mail can show: the middle of the body and the end of long metadata left out visibly."""
+    body = _squeeze([("text", line) for line in _clean(message.body or "").split("\n")], _MAIL_MAX // 2)
+    fields = {_one_line(k, 200): _one_line(v, 1000) for k, v in itertools.islice(message.metadata.items(), 30)}
+    more = len(message.metadata) - len(fields)
+    fields.update({"…": f"{more:,} more in {_TEXT_FILE}"} if more > 0 else {})
+    return message._with(title=_one_line(message.title or "", 300), metadata=fields,
+                         body="\n".join(line for _, line in body))
 
 
 def _header(text: str, limit: int) -> str:
@@ -2568,31 +2695,30 @@ def _fetched(session: _imaplib.IMAP4_SSL, uids: list[str], what: str) -> Iterato
 def _mail_answer(data: bytes, token: str, allowed: Iterable[str], arrived: float | None) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or without the token."""
     raw = _email.message_from_bytes(data)
+    mail = _email.message_from_bytes(data, policy=_email_policy.default)
 
     def all_of(name: str) -> list[str]:
         return [" ".join(str(value).split()) for value in raw.get_all(name, [])]
 
-    subject = "".join(all_of("Subject")).replace(" ", "").lower()
+    subject = "".join(all_of("Subject")).replace(" ", "").lower()  # long ones are folded anywhere
     if not any(token in value for value in [subject, *all_of("In-Reply-To"), *all_of("References")]):
         return None
-    senders = all_of("From")  # one, of one person: a doubled one is nobody
-    found = re.fullmatch(rf"(?:[^<>@,;:\"]*|\"[^\"<>@]*\")\s*<({_ADDRESS})>|({_ADDRESS})", senders[0] if len(senders) == 1
+    senders = all_of("From")  # one, of one person: a doubled one is nobody, and so is one that names another
+    found = re.fullmatch(rf"([^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\")\s*<({_ADDRESS})>|({_ADDRESS})", senders[0] if len(senders) == 1
                          else "")
-    by = (found[1] or found[2]) if found else ""
+    by = (found[2] or found[3]) if found else ""
+    if found and found[1] and any(name.casefold() != by.casefold() for name in re.findall(_ADDRESS, found[1].strip("'\" "))):
+        return None
     automatic = (any(value.split(";")[0].strip().lower() != "no" for value in all_of("Auto-Submitted"))
                  or any(value.lower() in ("bulk", "junk", "list", "auto_reply") for value in all_of("Precedence"))
                  or "<>" in all_of("Return-Path") or raw.get_content_type() == "multipart/report"
                  or any(name in raw for name in ("X-Autoreply", "X-Autorespond", "X-Autoreply-From", "List-Id"))
-                 or re.match(r"(re:)?(outofoffice|automaticreply)", subject))
-    if automatic or by.casefold() not in {address.casefold() for address in allowed}:
+                 or re.match(_ABSENT, str(mail["Subject"]).strip()))
+    if automatic or not by or _address(by, "From").casefold() not in allowed:
         return None
-    mail = _email.message_from_bytes(data, policy=_email_policy.default)
-    try:
-        text = next((part.get_content() for part in [mail.get_body(("plain",))] if part), "")
-        text = text if text.strip() else next(
-            (_html_text(part.get_content()) for part in [mail.get_body(("html",))] if part), "")
-    except (LookupError, ValueError, AttributeError):
-        return None  # a charset or a structure that cannot be read
+    text = next((part.get_content() for part in [mail.get_body(("plain",))] if part), "")
+    text = text if text.strip() else next(
+        (_html_text(part.get_content()) for part in [mail.get_body(("html",))] if part), "")
     return {"by": by, "text": _newly_written(text), "via": "email", "at": arrived}
 
 
@@ -2615,7 +2741,9 @@ def _html_text(source: str) -> str:
             marks = " ".join(str(value) for name, value in attrs if name in ("class", "id"))
             silent = tag in ("style", "script", "head", "title")
             if re.search("divRplyFwdMsg|appendonsend", marks):
-                self.out.append("\n__________\n")
+                self.out.append("\n__________quoted\n")
+            if tag in ("s", "del", "strike") or "line-through" in str(attrs):
+                self.out.append("~~")  # struck out: not an answer
             if tag in ("br", "p", "div", "tr", "li", "hr"):
                 self.out.append("\n")
             if tag not in ("br", "hr", "img", "meta", "link", "input", "wbr", "col") and (
@@ -2635,7 +2763,7 @@ def _html_text(source: str) -> str:
 
     reader = Reader()
     reader.out, reader.skipped = [], []
-    reader.feed(source)
+    reader.feed(re.sub(r"<!\[[^>]*>", "", source))  # Outlook's conditions, which older parsers stumble over
     reader.close()
     return "".join(reader.out)
 
@@ -2647,8 +2775,7 @@ _DARK = ("<style>@media (prefers-color-scheme:dark){.al-page{background:#111827!
          "{background:#111827!important;color:#e5e7eb!important}.al-card a{color:#93c5fd!important}}</style>")
 
 
-def _mail_html(message: AlerterMessage, images: list[_File], lines: list[_Line] | None = None,
-               inline: bool = False) -> str:
+def _mail_html(message: AlerterMessage, images: list[_File], inline: bool = False) -> str:
     """Return the message as HTML: tables for layout, styles inline, nothing from outside but image URLs.
 
     inline: a fragment for a notebook, images as data: URLs; otherwise a whole page, images by cid:.
@@ -2675,8 +2802,7 @@ def _mail_html(message: AlerterMessage, images: list[_File], lines: list[_Line] 
     row(title and f'<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3;color:#111827">{title}</h1>')
     pre = (f'<pre style="{_MONO};margin:8px 0;padding:12px;background:#f3f4f6;border-radius:6px;white-space:pre-wrap;'
            'word-break:break-word;line-height:1.45">')
-    lines = list(_lines(_clean(message.body or "").rstrip())) if lines is None else lines
-    row(_render(lines, mark, (pre, "</pre>"), "<br>\n"))
+    row(_render(_lines(_clean(message.body or "").rstrip()), mark, (pre, "</pre>"), "<br>\n"))
     cell = "padding:6px 12px 6px 0;border-bottom:1px solid #e5e7eb;font-size:14px;vertical-align:top;text-align:left"
     cells = "".join(f'<tr><th style="{cell};color:#6b7280;font-weight:500;width:34%">{_html.escape(_clean(k))}</th>'
                     f'<td style="{cell};word-break:break-word">{_html.escape(_clean(v))}</td></tr>'
@@ -2788,7 +2914,7 @@ def register_flavor(flavor: Any) -> Any:
         try:
             module, _, name = path.rpartition(".")
             flavor = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (Exception, SystemExit) as error:  # a module of one's own may raise anything when it is imported
             raise ConfigError(f"flavor {path}: cannot import it ({_one_line(error)}): write package.module.Class, and run "
                               "where the package can be imported") from None
     if not (isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
@@ -2800,9 +2926,9 @@ def register_flavor(flavor: Any) -> Any:
 
 def _flavor(name: Any, data: Mapping[str, Any] = {}) -> type[BaseAlerter]:
     """Return a flavor's class. data: a store, which may know where a flavor of one's own is."""
-    if name not in FLAVORS and name in data.get("flavors", {}):
+    if isinstance(name, str) and name not in FLAVORS and name in data.get("flavors", {}):
         register_flavor(data["flavors"][name])
-    if name not in FLAVORS:
+    if not isinstance(name, str) or name not in FLAVORS:
         raise ConfigError(f"no flavor {name!r}; {_did_you_mean(str(name), {*FLAVORS, *data.get('flavors', {})})}")
     return FLAVORS[name]
 
@@ -2861,7 +2987,7 @@ class StackStore:
         chosen = path or os.environ.get("ALERTERS_STORE") or os.path.join(home, "alerters", "stacks.json")
         self.path = os.path.realpath(os.path.expanduser(os.fspath(chosen)))
 
-    def register_alerter(self, name: str, flavor: str, **fields: Any) -> BaseAlerter:
+    def register_alerter(self, name: str, flavor: str, /, **fields: Any) -> BaseAlerter:
         """Add an alerter under a new name and return it."""
         with self._changing() as data:
             _check_new("alerter", name, data["alerters"], "update changes it")
@@ -2869,7 +2995,7 @@ class StackStore:
             data["alerters"][name] = {"flavor": flavor, **_plain(fields)}
         return self.load_alerter(name)
 
-    def update_alerter(self, name: str, **fields: Any) -> BaseAlerter:
+    def update_alerter(self, name: str, /, **fields: Any) -> BaseAlerter:
         """Change fields of an alerter and return it; a field given as None goes back to its default."""
         with self._changing() as data:
             entry = {**_entry(data, "alerters", name), **_plain(fields)}
@@ -2889,12 +3015,13 @@ class StackStore:
 
     def alerters(self) -> dict[str, dict[str, Any]]:
         """Return {name: fields}, "flavor" among them; the repr of a secret is masked."""
-        found: dict[str, _Dict] = self._load()["alerters"]
+        data = self._load()
+        found: dict[str, _Dict] = data["alerters"]
         for entry in found.values():
-            cls = FLAVORS.get(entry.get("flavor", ""))
-            for field in dataclasses.fields(cls) if cls else ():  # type: ignore[arg-type]
-                if _is_secret(field) and entry.get(field.name):
-                    entry[field.name] = _Secret(entry[field.name])
+            names = {name for name in entry if re.search(_SECRET_NAME, name, re.I)}
+            with contextlib.suppress(ConfigError):  # a flavor that cannot be imported here is judged by its names
+                names |= {f.name for f in dataclasses.fields(_flavor(entry["flavor"], data)) if _is_secret(f)}  # type: ignore[arg-type]
+            entry.update({name: _Secret(entry[name]) for name in names if entry.get(name)})
         return found
 
     def register_stack(self, name: str, alerters: str | Sequence[str], activate: bool = False) -> None:
@@ -2953,22 +3080,30 @@ class StackStore:
     def _save_question(self, key: str, state: _Dict | None) -> None:
         with self._changing() as data:
             questions = data.setdefault("questions", {})
-            questions.pop(key, None)
+            old = questions.pop(key, None)
             if state is not None:
                 questions[key] = state
+                if old and old["token"] != state["token"]:  # whoever still waits for it is not to be approved by it
+                    closed = {**data.get("closed", {}), old["token"]: old["deadline"]}
+                    data["closed"] = {token: end for token, end in closed.items() if end > old["asked"]}
 
     def _load(self) -> _Dict:
         try:
             with open(self.path, encoding="utf-8") as file:
                 data = _json.load(file)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             data = {}
         except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"{self.path}: cannot be read ({_one_line(_reason(error), 120)}); it was left as it is: "
                              "mend it, or move it away to begin anew") from None
-        parts = ("alerters", "stacks", "flavors", "questions")
-        if not isinstance(data, dict) or not all(isinstance(data.get(part, {}), dict) for part in parts):
-            raise StoreError(f"{self.path}: this is no store of alerters; it was left as it is")
+        shapes = (("alerters", lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str)),
+                  ("stacks", lambda members: isinstance(members, list) and members and all(
+                      isinstance(member, str) for member in members)),
+                  ("flavors", lambda path: isinstance(path, str)),
+                  ("questions", lambda state: isinstance(state, dict) and {"token", "deadline", "text"} <= set(state)))
+        if not isinstance(data, dict) or not isinstance(data.get("active_stack", ""), str) or not all(
+                isinstance(data.get(part, {}), dict) and all(map(good, data.get(part, {}).values())) for part, good in shapes):
+            raise StoreError(f"{self.path}: this is no store of alerters; it was left as it is: mend it, or move it away")
         if not isinstance(data.get("version", 1), int) or data.get("version", 1) > 1:
             raise StoreError(f"{self.path}: written by a later version ({data['version']}); it was left as it is: use a "
                              "newer alerters.py")
@@ -3064,7 +3199,7 @@ def _plain(fields: Mapping[str, Any]) -> _Dict:
 _WARNED: list[bool] = []
 
 
-def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None) -> list[BaseAlerter]:
+def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None, warn: bool = True) -> list[BaseAlerter]:
     """Return the alerters to use: the object, the name, the stack, the environment's, or the active stack's."""
     if isinstance(alerter, BaseAlerter):
         return [alerter]
@@ -3078,7 +3213,7 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None)
     store = StackStore()
     found = store._alerters_of()
     seen = _in_notebook() or sys.stderr and sys.stderr.isatty()
-    if store.active_stack() == "default" and [a.flavor for a in found] == ["console"] and not seen and not _WARNED:
+    if store.active_stack() == "default" and [a.flavor for a in found] == ["console"] and warn and not seen and not _WARNED:
         _WARNED.append(True)
         _log().warning("alerts only reach the console: register an alerter and a stack, or set $ALERTERS_FLAVOR")
     return found
@@ -3148,22 +3283,35 @@ def ask(question: str | AlerterMessage, params: AlerterParameters | None = None,
     AlerterParameters. Raises AskNotSupported where nobody can be asked, before anything is posted.
     """
     message, params = _arguments(question, params, fields, _ASK_FIELDS)
-    target = _asked(_targets(alerter))
-    return target.ask(message, params) if key is None else target._ask(message, params, key)
+    try:
+        return bool(_decide(_targets(alerter, warn=False), message, params, key))
+    except DeliveryError as error:
+        _log().error("%s", error)
+        return False
 
 
 def decide(question: str | AlerterMessage, params: AlerterParameters | None = None, *,
            alerter: BaseAlerter | str | None = None, key: str | None = None, **fields: Any) -> Decision:
     """Ask as `ask` does and return the Decision: who, when, with what words. Raises DeliveryError."""
     message, params = _arguments(question, params, fields, _ASK_FIELDS)
-    return _asked(_targets(alerter)).decide(message, params, key=key)
+    return _decide(_targets(alerter, warn=False), message, params, key)
 
 
-def _asked(targets: list[BaseAlerter]) -> BaseAlerter:
-    """Return the first alerter that can ask: one question, one place."""
-    for target in targets:
-        if not target._cannot_ask():
-            return target
+def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None,
+            key: str | None) -> Decision:
+    """Ask the first alerter that can ask and takes the question: one question, one place."""
+    able = [target for target in targets if not target._cannot_ask()]
+    for target in able:
+        if target._overrides("ask"):
+            return target.decide(message, params, key=key)
+        try:
+            question = target._open(message, params, key)
+        except DeliveryError as error:
+            if error.outcome != "not_sent" or target is able[-1]:
+                raise
+            _log().warning("%s; the next alerter is asked", error)
+        else:
+            return question.wait()
     raise AskNotSupported("nobody can be asked here: " + "; ".join(f"{t._label}: {t._cannot_ask()}" for t in targets))
 
 
@@ -3242,7 +3390,7 @@ def _hook_message(what: str, context: Sequence[Any]) -> AlerterMessage:
     for item in context:
         if isinstance(item, (BaseException, str)):
             error = item
-        elif isinstance(item, dict):
+        elif hasattr(item, "keys"):
             error = item.get("exception") or error
             task = item.get("task_instance") or item.get("ti") or item.get("task")
             named = {"dag": getattr(item.get("dag"), "dag_id", None), "run": item.get("run_id"),
@@ -3283,6 +3431,10 @@ def alerter_failure_hook(exception: Any = None, *context: Any) -> None:
     _tell(lambda: _hook_message("failed", (exception, *context)))
 
 
+# ZenML reads the annotations of hooks: it wants the class itself on the exception, and none on anything else.
+alerter_success_hook.__annotations__, alerter_failure_hook.__annotations__ = {}, {"exception": BaseException}
+
+
 class _Watch:
     """What `watch` returns: a decorator and a context manager."""
 
@@ -3301,11 +3453,13 @@ class _Watch:
         return self.__enter__()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Tell from a thread, so that the event loop goes on; without asyncio's loop, right here."""
+        """Tell from a thread, so that the event loop goes on; without asyncio's loop, or when closed, right here."""
         seconds = time.monotonic() - self.began.pop()
         try:
             loop = importlib.import_module("asyncio").get_running_loop()
         except RuntimeError:
+            return self.tell(error, seconds)
+        if isinstance(error, GeneratorExit):
             return self.tell(error, seconds)
         await loop.run_in_executor(None, self.tell, error, seconds)
 
@@ -3396,10 +3550,10 @@ def __getattr__(name: str) -> Any:
 
 def _alert_handler() -> Any:
     import atexit
-    import logging.handlers
+    import logging
     import queue
 
-    class AlertHandler(logging.handlers.QueueHandler):
+    class AlertHandler(logging.Handler):
         """Logging handler that posts records from a thread of its own, so that logging never waits.
 
         Repeats within a minute are folded into one "… 214 more times". What is logged while it posts, and what this
@@ -3407,71 +3561,77 @@ def _alert_handler() -> Any:
         """
 
         def __init__(self, level: int | str = logging.ERROR, alerter: BaseAlerter | str | None = None) -> None:
-            self.waiting: queue.Queue[Any] = queue.Queue()
-            super().__init__(self.waiting)
-            self.setLevel(level)
+            super().__init__(level)
             self.alerter = alerter
-            self.thread: _threading.Thread | None = None
-            self.posting: set[int | None] = set()  # threads whose records are not posted
-            self.seen: dict[Any, list[Any]] = {}  # what a record is: [time, repeats, what it said]
+            self._begin()
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=self._begin)  # what waits is the parent's to tell
             atexit.register(self.close)
 
-        def filter(self, record: logging.LogRecord) -> Any:
-            own = record.name == "alerters" or str(record.threadName).startswith("alerters-")
-            return not own and record.thread not in self.posting and super().filter(record)
+        def _begin(self) -> None:
+            self._waiting: queue.Queue[Any] = queue.Queue()
+            self._thread: _threading.Thread | None = None
+            self._posting: set[int | None] = set()  # threads whose records are not posted
+            self._seen: dict[Any, list[Any]] = {}  # what a record is: [time, repeats, what it said]
 
-        def prepare(self, record: logging.LogRecord) -> Any:
+        def emit(self, record: logging.LogRecord) -> None:
+            own = record.name == "alerters" or str(record.threadName).startswith("alerters-")
+            if own or record.thread in self._posting:
+                return
             kind, error, _ = record.exc_info or (None, None, None)
             try:
                 said = record.getMessage()
             except Exception as wrong:  # arguments that do not fit are the caller's mistake, and still an alert
                 said = f"{record.msg} ({_one_line(wrong)})"
             text = _exception_text(error) if error else _fenced(said)
-            return (record.name, record.levelno, str(record.msg), kind), record.levelname, said, text
+            self._waiting.put(((record.name, record.levelno, str(record.msg), kind), record.levelname, said, text))
+            self._ensure_thread()
 
-        def enqueue(self, record: Any) -> None:
-            self.waiting.put(record)
-            if self.thread is None or not self.thread.is_alive():  # a forked child starts its own
-                self.thread = _threading.Thread(target=self.work, name="alerters-handler", daemon=True)
-                self.thread.start()
+        def _ensure_thread(self) -> None:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
+                self._thread.start()
 
-        def work(self) -> None:
+        def _work(self) -> None:
             item: Any = ()
             while item is not None:
                 try:
-                    item = self.waiting.get(timeout=1.0)
+                    item = self._waiting.get(timeout=1.0)
                 except queue.Empty:
                     item = ()
-                self.tell_repeats(time.monotonic() - _FOLD)
+                self._tell_repeats(time.monotonic() - _FOLD)
                 if item:
-                    self.take(*item)
+                    self._take(*item)
 
-        def take(self, key: Any, level: str, said: str, text: str) -> None:
-            if key in self.seen:
-                self.seen[key][1] += 1
+        def _take(self, key: Any, level: str, said: str, text: str) -> None:
+            if key in self._seen:
+                self._seen[key][1] += 1
                 return
-            self.seen[key] = [time.monotonic(), 0, said]
+            self._seen[key] = [time.monotonic(), 0, said]
             mood = "error" if key[1] >= logging.ERROR else "warning" if key[1] >= logging.WARNING else "info"
             _tell(lambda: AlerterMessage(_one_line(said, 140) or level, text, {
                 "logger": key[0], "level": level, "host": _socket.gethostname()}, level=mood), self.alerter)
 
-        def tell_repeats(self, before: float) -> None:
-            for key, (at, repeats, said) in list(self.seen.items()):
+        def _tell_repeats(self, before: float) -> None:
+            for key, (at, repeats, said) in list(self._seen.items()):
                 if at <= before:
-                    del self.seen[key]
-                    message = AlerterMessage(_one_line(said, 140), f"… {repeats:,} more times", level="warning")
-                    _tell(lambda message=message: message, *[self.alerter] * bool(repeats)) if repeats else None
+                    del self._seen[key]
+                    message = AlerterMessage(_one_line(said, 140) or "…", f"… {repeats:,} more times", level="warning")
+                    if repeats:
+                        _tell(functools.partial(message._with), self.alerter)
 
         def flush(self) -> None:
-            me = _threading.get_ident()
-            if self.thread is None or self.thread.name == _threading.current_thread().name:
+            if self._thread is None or self._thread is _threading.current_thread():
                 return
-            if self.thread.is_alive():
-                self.waiting.put(None)
-                self.thread.join(_SEND_BUDGET + _SOCKET_TIMEOUT)
-            self.posting.add(me)
-            self.tell_repeats(time.monotonic())
-            self.posting.discard(me)
+            end = time.monotonic() + _SEND_BUDGET + _SOCKET_TIMEOUT
+            while time.monotonic() < end and (self._thread.is_alive() or not self._waiting.empty()):
+                with contextlib.suppress(RuntimeError):  # no new threads while the interpreter ends
+                    self._ensure_thread()
+                self._waiting.put(None)
+                self._thread.join(end - time.monotonic())
+            self._posting.add(_threading.get_ident())
+            self._tell_repeats(time.monotonic())
+            self._posting.clear()
 
         def close(self) -> None:
             self.flush()
@@ -3529,6 +3689,8 @@ def _typed_message(options: Any) -> AlerterMessage:
     for pair in options.metadata:
         if "=" not in pair:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
+    if options.text == "-" and sys.stdin is None:
+        raise ConfigError("- reads standard input, which is closed")
     text = sys.stdin.buffer.read().decode("utf-8", "replace") if options.text == "-" else options.text
     facts = dict(pair.split("=", 1) for pair in options.metadata)
     return AlerterMessage(options.title, text, facts, options.image, options.level)
@@ -3557,7 +3719,7 @@ def _cmd_ask(args: list[str]) -> int:
         ("--json", {"action": "store_true", "help": "print the decision as JSON"}))
     params = AlerterParameters(options.approve, options.decline, options.approver, options.timeout)
     message = _typed_message(options)
-    decision = _asked(_targets(options.alerter, options.stack)).decide(message, params, key=options.key)
+    decision = _decide(_targets(options.alerter, options.stack, warn=False), message, params, options.key)
     if options.json:
         print(_json.dumps(dataclasses.asdict(decision)))
     else:
@@ -3596,7 +3758,7 @@ def _run_command(command: list[str]) -> tuple[int, str]:
 
     stderr is copied through a pipe only where it is no terminal, so that colours and progress bars stay.
     """
-    tail, caught = bytearray(), []
+    tail, caught = bytearray(), []  # type: bytearray, list[int]
     piped = not (sys.stderr and sys.stderr.isatty())
 
     def copy_stderr() -> None:
@@ -3608,26 +3770,28 @@ def _run_command(command: list[str]) -> tuple[int, str]:
 
     def pass_on(number: int, _: object) -> None:
         caught.append(number)
-        if not (number == _signal.SIGINT and sys.stdin and sys.stdin.isatty()):  # a terminal has told the child itself
+        if child and not (number == _signal.SIGINT and sys.stdin and sys.stdin.isatty()):  # which has told it itself
             child.send_signal(number)
 
-    try:
-        child = _subprocess.Popen(command, stderr=_subprocess.PIPE if piped else None)
-    except OSError as error:
-        print(f"alerters: {command[0]}: {_reason(error)}", file=sys.stderr)
-        return (127 if isinstance(error, FileNotFoundError) else 126), f"{command[0]}: {_reason(error)}"
+    child: _subprocess.Popen[bytes] | None = None
     old = {number: _signal.signal(number, pass_on) for number in (_signal.SIGINT, _signal.SIGTERM)}
     reader = _threading.Thread(target=copy_stderr, daemon=True)
     try:
+        child = _subprocess.Popen(command, stderr=_subprocess.PIPE if piped else None)
+        for number in caught:  # those that came before there was a child
+            child.send_signal(number)
         if piped:
             reader.start()
         code = child.wait()
         if piped:
             reader.join(2)  # a grandchild may hold the pipe for longer
+    except OSError as error:
+        print(f"alerters: {command[0]}: {_reason(error)}", file=sys.stderr)
+        return (127 if isinstance(error, FileNotFoundError) else 126), f"{command[0]}: {_reason(error)}"
     finally:
         for number, handler in old.items():
             _signal.signal(number, handler)
-        if child.stderr and not reader.is_alive():
+        if child and child.stderr and not reader.is_alive():
             child.stderr.close()
     code = 128 - code if code < 0 else 128 + caught[0] if caught and not code else code
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", bytes(tail).decode("utf-8", "replace"))
@@ -3710,13 +3874,17 @@ def _cmd_register(command: str, args: list[str]) -> int:
         field = known.get(name.replace("-", "_").replace("__", "--", 1))
         if field is None:
             raise ConfigError(f"unknown {name!r} for flavor {cls.flavor}; {_did_you_mean(name, known)}")
-        fields[field.name] = _parsed(field, value if equals else next(words, ""), name)
+        value = value if equals else next(words, "--")
+        if value.startswith("--"):
+            raise ConfigError(f"{name} needs a value")
+        fields[field.name] = _parsed(field, value, name)
     secrets = [field.name for field in known.values() if _is_secret(field)]
     if command == "update":
         store.update_alerter(options.name, **fields)
     else:
         if secrets and not any(map(fields.get, secrets)) and sys.stdin and sys.stdin.isatty():
-            fields[secrets[0]] = _getpass.getpass(f"{secrets[0]} (not shown, empty for none): ")
+            with contextlib.suppress(EOFError):
+                fields[secrets[0]] = _getpass.getpass(f"{secrets[0]} (not shown, empty for none): ")
         store.register_alerter(options.name, options.flavor, **fields)
     _print(f"alerter {options.name} is {command.rstrip('e')}ed")
     return 0
@@ -3779,15 +3947,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.path.append(os.getcwd())  # where flavors of one's own are
     args = args[1:] if args[:1] == ["alerter"] else args
     if not args or args[0] in ("-h", "--help", "help", "--version"):
-        print(__version__ if args[:1] == ["--version"] else _USAGE)
-        return 0 if args else 2
+        args = ["help" if args[:1] != ["--version"] else "version"] * bool(args) or ["nothing"]
     words = 2 if args[0] in ("flavor", "stack") else 1
     name = " ".join(args[:words])
     try:
+        if name in ("help", "version", "nothing"):
+            _print(__version__ if name == "version" else _USAGE)
+            return 2 if name == "nothing" else 0
         if name not in _COMMANDS:
             raise ConfigError(f"no command {name!r}; {_did_you_mean(name, _COMMANDS)}")
         code = _COMMANDS[name](args[words:])
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -3796,7 +3967,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         return 141
     except SystemExit as end:  # argparse's --help
-        return int(end.code or 0)
+        return end.code if isinstance(end.code, int) else 2 if end.code else 0
+    except OSError as error:  # the disk that takes our output is full, say
+        print(f"alerters: {_reason(error)}", file=sys.stderr)
+        return 2
     except AlerterError as error:
         print(f"alerters: {_one_line(error, 2000)}", file=sys.stderr)
         return 4 if isinstance(error, DeliveryError) else 2
