@@ -217,7 +217,7 @@ def _failure(who: str, what: object, *, again: bool = False, final: bool | None 
         hint = ("it may have arrived: look before you send it again" if facts.get("outcome") == "unknown" else
                 "the service has trouble: try again later" if status >= 500 or again else
                 "`check` tells which part of the set-up works")
-    error = DeliveryError(_one_line(f"{who}: {what}"), hint=hint, **facts)
+    error = DeliveryError(_one_line(f"{who}: {what}"), hint=hint, **{**facts, "code": code and _hide(str(code))})
     error._again, error._final = again, final
     return error
 
@@ -250,6 +250,10 @@ class _Secret(str):
     """A str whose repr is masked, so that no repr, dict or traceback with locals shows it."""
 
     __slots__ = ()
+
+    def __new__(cls, value: str) -> _Secret:  # also when it is unpickled
+        _remember_secret(value)
+        return super().__new__(cls, value)
 
     def __repr__(self) -> str:
         return repr(_MASK)
@@ -287,7 +291,6 @@ def _reveal(value: str, where: str) -> str:
         raise ConfigError(f"{where}: cannot read {name}: {_reason(error)}") from None
     if not value or re.search(r"[\x00-\x1f\x7f]", value) or "token" in where and not re.fullmatch(r"[!-~]+", value):
         raise ConfigError(f"{where}: {source} {name} holds no usable secret (empty, a space, or more than one line)")
-    _remember_secret(value)
     return _Secret(value)
 
 
@@ -486,7 +489,7 @@ def _one_line(text: object, limit: int = 500) -> str:
     return line if len(line) <= limit else line[:limit - 1] + "…"
 
 
-_URL = r"https?://[^\s<>\"'`|\\^{}]*[^\s<>\"'`|\\^{}.,;:!?)\]*_~]"
+_URL = r"https?://[^\s<>\"'`|\\^{}\[\]]*[^\s<>\"'`|\\^{}\[\].,;:!?)*_~]"
 _INLINE = (r"`(?P<code>[^`]{1,500})`|\*\*(?=\S)(?P<bold>.{1,500}?)(?<=\S)\*\*"
            r"|(?<![\w*])\*(?=[^\s*])(?P<italic>[^*]{1,500}?)(?<=[^\s*])\*(?![\w*])"
            r"|(?<![\w_])_(?=[^\s_])(?P<italic2>[^_]{1,500}?)(?<=[^\s_])_(?![\w_])"
@@ -645,7 +648,7 @@ def _load_image(image: Any, number: int) -> _File:
         if isinstance(image, str) and re.match(r"https?://", image, re.I):
             return _File(name, url=image) if re.fullmatch(r"[!-~]{1,3000}", image) else _File(name, problem="bad URL")
         if isinstance(image, (str, os.PathLike)):
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", os.path.basename(os.fspath(image)))[-80:] or name
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", _clean(os.path.basename(os.fspath(image))))[-80:] or name
             with open(image, "rb") as file:
                 data = file.read()
         elif isinstance(image, (bytes, bytearray, memoryview)):
@@ -978,10 +981,8 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
         if not re.fullmatch(_REFERENCE, value):
             raise ConfigError(f"{where}: a reference is written {{{{env.NAME}}}} or {{{{file./path}}}}")
         return value
-    if secret:
-        _remember_secret(value)
-        if "token" in field.name and not re.fullmatch(r"[!-~]*", value):
-            raise ConfigError(f"{where} holds a space or a character that no token has")
+    if secret and "token" in field.name and not re.fullmatch(r"[!-~]*", value):
+        raise ConfigError(f"{where} holds a space or a character that no token has")
     if field.name.endswith("_url"):
         _check_url(where, value)
     return _Secret(value) if secret else value
@@ -1021,7 +1022,7 @@ class BaseAlerter(_Record):
     def __post_init__(self) -> None:
         cls = type(self)
         if cls.__hash__ is None:  # a plain @dataclass takes the hash away
-            cls.__hash__ = BaseAlerter.__hash__  # type: ignore[assignment]
+            cls.__hash__ = BaseAlerter.__hash__
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             self._set(field.name, _checked(f"{self.flavor}: {field.name}", field, getattr(self, field.name)))
         self._check_together()
@@ -1468,7 +1469,8 @@ class _Draft:
             self.lines.append(("plain", self.title))
             self.title = _head(self.title, lambda start: size(start) < alerter._title_limit, 1000) + "…"
         if (message.body or "").strip():
-            self.lines += _lines(_clean(message.body).rstrip())
+            lines = list(_lines(_clean(message.body).rstrip()))
+            self.lines += lines if any(text.strip() for _, text in lines) else [("plain", _clean(message.body))]
         self.fields = [(_clean(k).strip(), _clean(v).strip()) for k, v in message.metadata.items()]
         if len(self.fields) > 10 or any(len(k) > 100 for k, _ in self.fields) or sum(
                 size(k) + size(v) + 8 for k, v in self.fields) > 800:
@@ -1487,6 +1489,7 @@ class _ChatAlerter(BaseAlerter):
     _limits = (2700, 2700)  # of the text of one message, in the rich and in the plain form
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _shown_images = 9  # by their URL, in one message
+    _batch = 1000  # files in one message
     if TYPE_CHECKING:  # a service's dialect: what each of the two has to have
         _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
         _measure: Callable[[str], int]  # how much of the limit a text takes
@@ -1514,7 +1517,10 @@ class _ChatAlerter(BaseAlerter):
         files = [image for image in draft.images if image.data]
         until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
         parts, whole = self._parts(draft, rich)
-        ref, refused = self._put(draft, rich, parts[0], 0, files + whole, None, until)
+        files += whole
+        ref, refused = self._put(draft, rich, parts[0], 0, files[:self._batch], None, until)
+        for start in range(self._batch, len(files), self._batch):
+            refused += self._put(draft, rich, [], 1000 + start, files[start:start + self._batch], ref, until)[1]
         if whole and whole[0] not in refused:
             parts = parts[:1]
         for number, part in enumerate(parts[1:], 1):
@@ -1524,8 +1530,8 @@ class _ChatAlerter(BaseAlerter):
                 except DeliveryError as error:
                     if not rich or not self._form_refused(error):
                         raise
-                    for piece in self._split(part, self._limits[1]):
-                        self._put(draft, False, piece, number, [], ref, until)
+                    for n, piece in enumerate(self._split(part, self._limits[1])):
+                        self._put(draft, False, piece, 100 * number + n, [], ref, until)
             except DeliveryError as error:
                 error.outcome, error.args = "partial", (f"{error.args[0]} (part {number + 1} of {len(parts)})",)
                 raise
@@ -1533,7 +1539,8 @@ class _ChatAlerter(BaseAlerter):
         if missing:
             _log().warning("%s: %s", self.flavor, "; ".join(missing))
             with contextlib.suppress(DeliveryError):  # the text has arrived, which counts
-                self._put(draft, rich, [("plain", f"[{label}]") for label in missing], len(parts), [], ref, until)
+                self._put(draft, rich, [("plain", f"[{label}]") for label in missing], len(parts), [], ref,
+                          self._until())
         return Receipt(self._label, ref)
 
     def _parts(self, draft: _Draft, rich: bool) -> tuple[list[list[_Line]], list[_File]]:
@@ -1949,7 +1956,7 @@ class SlackAlerter(_ChatAlerter):
             body, kind = _json.dumps(args, allow_nan=False), "application/json; charset=utf-8"
         else:  # the other methods are documented with forms first
             body, kind = _parse.urlencode(args), "application/x-www-form-urlencoded"
-        token = _Secret("Bearer " + _reveal(self.slack_token, "slack: slack_token"))
+        token = str.__new__(_Secret, "Bearer " + _reveal(self.slack_token, "slack: slack_token"))
         answer = _http(self.flavor, "POST", f"{self.slack_api_url.rstrip('/')}/{method}", clock=self.clock, until=until,
                        body=[(body or " ").encode()], headers={"Authorization": token, "Content-Type": kind})
         data = _mapping(answer.json())
@@ -2002,6 +2009,7 @@ class DiscordAlerter(_ChatAlerter):
     _answer_by = "Reply to this message, with the ping on, with"
     _title_limit = 256
     _limits = (3800, 1800)
+    _batch = 9
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "preview", "discord_channel_id": "123456789012345678"}
 
@@ -2186,9 +2194,7 @@ class DiscordAlerter(_ChatAlerter):
              parent: _Dict | None, until: float) -> tuple[_Dict, list[_File]]:
         base = None if self.discord_token else self._webhook()
         path = "" if base else f"/channels/{self._channel(draft.params)}/messages"
-        refused, files = files[10:], files[:10]
-        for file in refused:
-            file.problem = "Discord takes ten files a message"
+        refused: list[_File] = []
         for n, file in enumerate(files):  # attachments of one message are told apart by their names
             file.name = f"{n + 1}-{file.name}" if n and file.name in [other.name for other in files[:n]] else file.name
         while True:
@@ -2202,7 +2208,9 @@ class DiscordAlerter(_ChatAlerter):
                     raise
                 for file in files:
                     file.problem = str(error)
-                refused, files = files + refused, []
+                if number >= 1000:
+                    return {}, files
+                refused, files = files, []
 
     def _webhook(self) -> str:
         """Return the webhook's address with the API version, which copied ones lack, and with wait=true."""
@@ -2213,8 +2221,8 @@ class DiscordAlerter(_ChatAlerter):
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None,
               base: str | None = None) -> Any:
         """Return the decoded answer. parts: the JSON body, then files. Raises DeliveryError."""
-        headers = {} if base else {"Authorization": _Secret(
-            "Bot " + _reveal(self.discord_token, "discord: discord_token"))}
+        headers: dict[str, str] = {} if base else {"Authorization": str.__new__(
+            _Secret, "Bot " + _reveal(self.discord_token, "discord: discord_token"))}
         body: list[bytes] = []
         if parts:
             body, headers["Content-Type"] = _multipart(parts[0], parts[1:])
@@ -2305,15 +2313,15 @@ _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app pass
                552: "the mail is too large", 553: "the address is not allowed"}
 _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|automatic reply|auto(?:reply)?\s*:|automatische antwort"
            r"|abwesen|réponse automatique|respuesta automática|risposta automatica|automatisch antwoord|resposta automática)")
-# Outlook: a rule of dashes or underscores, in any language, then a header line; or a block of header lines alone.
+# Outlook: a rule of dashes or underscores, in any language, then a header line; or three header lines alone.
 _QUOTE_BEGINS = (r"(?m)^(?:-{4,}[^\n-]{3,40}-{4,}|_{10,})[ ]*\n\s*\*?[^\W\d][^\n:]{1,20}\*?[ \xa0]?:"
-                 r"|^\*?(?:From|Von|De|Da|Van)\*?[ \xa0]?:[^\n]*\n\*?(?:Sent|Date|Gesendet|Datum|Envoyé|Enviad[oa]|Inviato"
-                 r"|Verzonden)[^\n:]{0,8}\*?[ \xa0]?:|^__________quoted$")
+                 r"|^\*?(?:From|Von|De|Da|Van)\*?[ \xa0]?:[^\n]*\n(?:\*?[^\W\d][^\n:]{1,24}:[^\n]*\n){2}|^__________quoted$")
 # The line or two directly above the quote: "On 23 Nov 2026, at 10:00, Bot wrote:" and its like.
-_ATTRIBUTION = (r"(?m)^[ ]*(?:On|Am|Le|El|Il|Op|Em)\b(?=[^\n]*\d)[^\n]*(?:\n[^\n>]+)?\b(?:wrote|schrieb|écrit|escribió"
-                r"|scritto|geschreven|schreef|escreveu)\b[^\n]{0,80}(?:\n?[^\n]*<[^\n]*>)?[ \xa0]*:\s*$(?=\s*>)")
-_PHONE = (r"(?mi)^(?:sent from (?:my|outlook|mail)|get outlook for|von meinem|gesendet von|envoyé de(?:puis)? mon|enviado "
-          r"(?:desde mi|do meu)|inviato da(?:l mio)?|verzonden (?:vanaf|met|van) mijn)[\w' -]{2,25}(?: gesendet)?$")
+_ATTRIBUTION = (r"(?m)^[ ]*(?:On|Am|Le|El|Il|Op|Em)\b(?=[^\n]*(?:\d{4}|\d[:./-]\d))[^\n]*(?:\n[^\n>]*)?\b(?:wrote|schrieb"
+                r"|écrit|escribió|scritto|geschreven|schreef|escreveu)\b[^\n]{0,80}(?:\n?[^\n]*<[^\n]*>)?[ \xa0]*:\s*$(?=\s*>)")
+_PHONE = (r"(?mi)^(?:(?:sent from (?:my|outlook|mail)|von meinem|gesendet von|envoyé de(?:puis)? mon|enviado (?:desde mi|do meu)"
+          r"|inviato da(?:l mio)?|verzonden (?:vanaf|met|van) mijn)[\w' -]{2,25}(?: gesendet)?"
+          r"|[\w ]{0,9}outlook (?:for|für|para|pour|per|voor) (?:ios|android)[\w ]{0,12}(?:<https?://aka\.ms/\w+>)?)$")
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -2361,8 +2369,9 @@ class SMTPEmailAlerter(BaseAlerter):
         """Log in over SMTP, and over IMAP if it is set."""
         points = [] if self.imap_server else [(True, "IMAP: not set, so this alerter posts and cannot ask")]
         for name, log_in in (("SMTP", self._smtp), ("IMAP", self._imap))[:2 if self.imap_server else 1]:
+            until = self._until()
             try:
-                session: Any = _insist(log_in, self.clock, self._until(_SEND_BUDGET), tries=1)
+                session: Any = _insist(lambda: log_in(until), self.clock, until, tries=1)
                 session.quit() if name == "SMTP" else session.logout()
                 points.append((True, f"{name}: connected and logged in"))
             except DeliveryError as error:
@@ -2431,7 +2440,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 part.replace_header("Content-Transfer-Encoding", "base64")
         return mail, recipients, inline + attached
 
-    def _smtp(self) -> _smtplib.SMTP:
+    def _smtp(self, until: float) -> _smtplib.SMTP:
         """Return a connection that is encrypted and logged in as the fields say. Raises DeliveryError."""
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
         options: _Dict = {"timeout": _SOCKET_TIMEOUT, "local_hostname": "[127.0.0.1]"}  # else a slow look-up of our name
@@ -2442,8 +2451,8 @@ class SMTPEmailAlerter(BaseAlerter):
         session = _smtplib.SMTP_SSL(context=context, **options) if at_once else _smtplib.SMTP(**options)
         session._host = self.smtp_server  # type: ignore[attr-defined]  # the name to verify; connect does not set it
         try:
-            with _cut_off(_SEND_BUDGET, lambda: session.sock):
-                session.connect(self.smtp_server, self.smtp_port)
+            with _cut_off(until - self.clock.monotonic(), lambda: session.sock):
+                _expect(session.connect(self.smtp_server, self.smtp_port), 220)
                 if self.use_tls and not at_once:
                     session.ehlo_or_helo_if_needed()
                     if not session.has_extn("starttls"):
@@ -2462,15 +2471,14 @@ class SMTPEmailAlerter(BaseAlerter):
         """Send the mail; whoever has it is not sent it again. Raises DeliveryError, "partial" if some have it."""
         refused: dict[str, DeliveryError] = {}
         left, flat = list(recipients), mail.as_bytes()
-        failed = None
-        try:
-            _insist(lambda: self._transact(flat, files, left, refused), self.clock,
-                    self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET), sure=True)  # the Message-ID is the same
+        failed, until = None, self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
+        try:  # the Message-ID is the same each time
+            _insist(lambda: self._transact(flat, files, left, refused, until), self.clock, until, sure=True)
         except DeliveryError as error:
             failed = error
             refused.update({address: error for address in left})
         if refused:
-            worst = failed or next(iter(refused.values()))
+            worst = next((error for error in refused.values() if error._final), failed or next(iter(refused.values())))
             some = len(refused) < len(recipients)
             why = {address: error.args[0].partition(": ")[2] for address, error in refused.items()}
             what = "refused: " + ", ".join(f"{address} ({reason})" for address, reason in why.items())
@@ -2479,11 +2487,12 @@ class SMTPEmailAlerter(BaseAlerter):
             raise _failure(self.flavor, what, status=worst.status, code=worst.code, hint=worst.hint, final=worst._final,
                            outcome="partial" if some else worst.outcome)
 
-    def _transact(self, flat: bytes, files: Sequence[_File], left: list[str], refused: dict[str, DeliveryError]) -> None:
+    def _transact(self, flat: bytes, files: Sequence[_File], left: list[str], refused: dict[str, DeliveryError],
+                  until: float) -> None:
         """Send to all in `left`: take out those who have it and, into `refused`, those who never will."""
-        session, in_data, later = self._smtp(), False, None
+        session, in_data, later = self._smtp(until), False, None
         timer = contextlib.ExitStack()
-        timer.enter_context(_cut_off(_UPLOAD_BUDGET if files else _SEND_BUDGET, lambda: session.sock))
+        timer.enter_context(_cut_off(until - self.clock.monotonic(), lambda: session.sock))
         try:
             _expect(session.mail(self.sender_email), 250)
             accepted = []
@@ -2529,7 +2538,7 @@ class SMTPEmailAlerter(BaseAlerter):
         mail.set_content(_clean(text).replace("`", "") + "\n")
         self._deliver(mail, people, [])
 
-    def _imap(self) -> _imaplib.IMAP4_SSL:
+    def _imap(self, until: float) -> _imaplib.IMAP4_SSL:
         class Connection(_imaplib.IMAP4_SSL):
             def _create_socket(self, *_: object) -> _socket.socket:  # imaplib has no timeout before 3.9
                 made.append(_socket.create_connection((self.host, self.port), _SOCKET_TIMEOUT))
@@ -2542,7 +2551,7 @@ class SMTPEmailAlerter(BaseAlerter):
         user = re.sub(r'(["\\])', r"\\\1", self.imap_username or self.username or self.sender_email)
         session: Connection | None = None
         try:
-            with _cut_off(_SEND_BUDGET, lambda: made[-1]):
+            with _cut_off(until - self.clock.monotonic(), lambda: made[-1]):
                 session = Connection(self.imap_server, self.imap_port, ssl_context=context)
                 session.login(f'"{user}"', password)
             return session
@@ -2552,6 +2561,9 @@ class SMTPEmailAlerter(BaseAlerter):
                 passing = "[UNAVAILABLE]" in str(caught).upper()
                 error = _failure(self.flavor, f"IMAP log-in refused: {caught}", final=not passing, again=passing,
                                  hint="check imap_username and imap_password; Gmail and others want an app password")
+        if session is not None:
+            with contextlib.suppress(OSError):
+                session.shutdown()
         for sock in made:
             sock.close()
         raise error
@@ -2561,7 +2573,8 @@ class SMTPEmailAlerter(BaseAlerter):
         memo = question._memo
         try:
             if "imap" not in memo:
-                memo["imap"] = _insist(self._imap, self.clock, self._until(), tries=1)
+                until = self._until()
+                memo["imap"] = _insist(lambda: self._imap(until), self.clock, until, tries=1)
             with _cut_off(_SEND_BUDGET, lambda: memo["imap"].sock):
                 return self._read(memo["imap"], question)
         except ConfigError:
@@ -3021,7 +3034,8 @@ class StackStore:
             names = {name for name in entry if re.search(_SECRET_NAME, name, re.I)}
             with contextlib.suppress(ConfigError):  # a flavor that cannot be imported here is judged by its names
                 names |= {f.name for f in dataclasses.fields(_flavor(entry["flavor"], data)) if _is_secret(f)}  # type: ignore[arg-type]
-            entry.update({name: _Secret(entry[name]) for name in names if entry.get(name)})
+            entry.update({name: _Secret(entry[name]) for name in names
+                          if isinstance(entry.get(name), str) and not re.fullmatch(_REFERENCE, entry[name])})
         return found
 
     def register_stack(self, name: str, alerters: str | Sequence[str], activate: bool = False) -> None:
@@ -3899,7 +3913,7 @@ def _cmd_alerters(command: str, args: list[str]) -> int:
         _print(f"alerter {options.name} is deleted")
     elif command == "describe":
         for key, value in _entry({"alerters": alerters}, "alerters", options.name).items():
-            shown = _MASK if isinstance(value, _Secret) and not re.fullmatch(_REFERENCE, value) else value
+            shown = _MASK if isinstance(value, _Secret) and value else value
             _print(f"{key}: {', '.join(shown) if isinstance(shown, list) else shown}")
     else:
         active = store.stacks().get(store.active_stack(), [])
@@ -3909,10 +3923,13 @@ def _cmd_alerters(command: str, args: list[str]) -> int:
 
 
 def _cmd_stacks(command: str, args: list[str]) -> int:
-    name = [] if command == "list" else [("name", {"metavar": "NAME", **({"nargs": "?"} if command == "describe" else {})})]
-    members = [("-al --alerter", {"action": "append", "required": True, "metavar": "ALERTER"}),
-               ("--set", {"action": "store_true", "help": "make it the active one"})] if command == "register" else []
-    options, store = _options(f"stack {command}", "Choose which alerters are in use.", args, *name, *members), StackStore()
+    spec: list[tuple[str, _Dict]] = [] if command == "list" else [_NAME]
+    if command == "describe":
+        spec = [("name", {"metavar": "NAME", "nargs": "?"})]
+    if command == "register":
+        spec += [("-al --alerter", {"action": "append", "required": True, "metavar": "ALERTER"}),
+                 ("--set", {"action": "store_true", "help": "make it the active one"})]
+    options, store = _options(f"stack {command}", "Choose which alerters are in use.", args, *spec), StackStore()
     done = {"register": "registered", "delete": "deleted", "set": "active"}
     if command in done:
         if command == "register":
