@@ -1,0 +1,9627 @@
+"""Tests of `alerters`; run them with `python -m pytest`. They need pytest and nothing else.
+
+First come fakes of Slack, Discord, SMTP and IMAP, as unkind as the real services ("assumed" marks what no
+source confirms), then the tests in the order of the module. Nothing leaves this machine, and time is virtual
+wherever it can be. ALERTERS_TEST_MORE=1 in the environment runs the long forms: more messages, more kills.
+"""
+import asyncio
+import atexit
+import base64
+import collections
+import contextlib
+import copy
+import dataclasses
+import datetime
+import email
+import email.message
+import email.policy
+import functools
+import gc
+import heapq
+import html
+import html.parser
+import http.client
+import inspect
+import io
+import itertools
+import json
+import logging
+import logging.config
+import math
+import os
+import pickle
+import random
+import re
+import shutil
+import signal
+import socket
+import socketserver
+import ssl
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+import traceback
+import types
+import unicodedata
+import urllib.parse
+import warnings
+from collections.abc import MutableMapping
+from decimal import Decimal, InvalidOperation
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from urllib.parse import parse_qsl, unquote
+
+import alerters
+import pytest
+from alerters import (
+    FLAVORS,
+    AlerterError,
+    AlerterMessage,
+    AlerterParameters,
+    AskNotSupported,
+    BaseAlerter,
+    ConfigError,
+    ConsoleAlerter,
+    Decision,
+    DeliveryError,
+    DiscordAlerter,
+    DiscordAlerterParameters,
+    Question,
+    Receipt,
+    SlackAlerter,
+    SlackAlerterParameters,
+    SMTPEmailAlerter,
+    SMTPEmailAlerterParameters,
+    StackStore,
+    StoreError,
+    alerter_ask_step,
+    alerter_failure_hook,
+    alerter_post_step,
+    alerter_success_hook,
+    ask,
+    decide,
+    main,
+    post,
+    register_flavor,
+    watch,
+)
+
+
+# === The clock and the server ===
+class FakeClock:
+    """Virtual time: `sleep` advances it at once, notes the nap, and runs what `at` has planned on the way."""
+
+    def __init__(self, start=1_700_000_000.0):
+        self.start, self._passed, self.naps, self._plan, self._planned = start, 0.0, [], [], 0
+
+    def now(self):
+        return self.start + self._passed
+
+    def monotonic(self):
+        return self._passed
+
+    def at(self, seconds_from_start, fn):
+        self._planned += 1  # keeps plans of one moment in their order
+        heapq.heappush(self._plan, (seconds_from_start, self._planned, fn))
+
+    def sleep(self, seconds):
+        if seconds < 0:
+            raise ValueError("sleep length must be non-negative")  # as time.sleep says it
+        self.naps.append(seconds)
+        end = self._passed + seconds
+        while self._plan and self._plan[0][0] <= end:
+            moment, _, fn = heapq.heappop(self._plan)
+            self._passed = max(self._passed, moment)
+            fn()
+        self._passed = max(self._passed, end)
+
+
+class Fault:
+    """What goes wrong with a call. Kinds: status, reset, close, stall, each also as act_… (the service acts
+    first); acting: truncate, drip (the answer in `seconds`); not acting: garbage, html, huge, redirect."""
+
+    def __init__(self, kind="status", status=None, headers=None, body=b"", ctype="application/json",
+                 seconds=1.0, to="/"):
+        self.kind, self.status, self.seconds, self.to = kind, status, seconds, to
+        self.headers = dict({"Content-Type": ctype}, **(headers or {}))
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    @classmethod
+    def discord_429(cls, seconds, scope="user"):
+        """Without `Via` a 429 would be Cloudflare's ban, not Discord's limit."""
+        headers = {"Retry-After": str(math.ceil(seconds)), "X-RateLimit-Scope": scope, "Via": "1.1 google",
+                   "X-RateLimit-Remaining": "0", "X-RateLimit-Reset-After": str(seconds)}
+        headers.update({"X-RateLimit-Global": "true"} if scope == "global" else {})
+        return cls(status=429, headers=headers, body={
+            "message": "You are being rate limited.", "retry_after": seconds, "global": scope == "global"})
+
+
+class Refusal(Exception):
+    """Raised anywhere in a fake to answer `status` and `body`."""
+
+    def __init__(self, status, body, headers=None):
+        super().__init__(status, body)
+        self.answer = status, body, headers or {}
+
+
+class FakeService:
+    """An HTTP(S) server on a free port: `with FakeSlack() as slack`. A crash in the fake fails the test.
+
+    In virtual time a request of this process goes to it without a socket, unless `wired` (see `_Shortcut`).
+    """
+
+    def __init__(self, clock=None, ssl_context=None):
+        self.clock, self.now = clock, clock.now if clock else time.time
+        self.wired = not clock or bool(ssl_context)
+        self.calls, self.statuses, self.warnings, self.crashes, self._faults = [], [], [], [], []
+        self.rows, self.posted = [], []  # all stored; our own, even if deleted since, with `payload`
+        self.lock, self.release, self._closing = threading.RLock(), threading.Event(), threading.Event()
+        self._server = _Server.idle.pop() if _Server.idle else _Server()
+        self._server.service, self._server.ssl_context = self, ssl_context
+        _Server.busy[self._server.server_port] = self
+        self.url = f"http{'s' * bool(ssl_context)}://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        self._closing.set()
+        self.release.set()
+        self._server.service = None
+        del _Server.busy[self._server.server_port]
+        _Server.idle.append(self._server)
+        if self.crashes and not kind:
+            raise self.crashes[0]
+
+    def fail(self, match, *faults, times=1):
+        """Give each fault in turn to `times` calls (None: for ever) whose "VERB path" holds `match`."""
+        with self.lock:
+            self._faults += [[match, fault, math.inf if times is None else times] for fault in faults]
+
+    def heal(self):
+        with self.lock:
+            self._faults.clear()
+
+    def _next_fault(self, line):
+        for entry in self._faults:
+            if entry[0] in line:
+                entry[2] -= 1
+                if entry[2] <= 0:
+                    self._faults.remove(entry)
+                return entry[1]
+
+    def answer(self, call):
+        raise NotImplementedError
+
+    def _act(self, call):
+        try:
+            status, body, headers = self.answer(call)
+        except Refusal as refusal:
+            status, body, headers = refusal.answer
+        except Exception as crash:  # kept and raised at the end: a bug of the fake must not look like a 500
+            self.crashes.append(crash)
+            status, body, headers = 500, "crash", {}
+        ctype = "text/plain" if isinstance(body, str) else "application/json; charset=utf-8"
+        data = b"" if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
+        return status, data, dict({"Content-Type": ctype}, **call.reply_headers, **headers)
+
+    def respond(self, http, call):
+        with self.lock:
+            self.calls.append(call)
+            fault = self._next_fault(call.method + " " + call.path) or Fault("")
+            acts = fault.kind in ("", "truncate", "drip") or fault.kind.startswith("act_")
+            reply = self._act(call) if acts else (200, b"", {})
+        kind = fault.kind.replace("act_", "")
+        if kind == "status":
+            reply = fault.status or 500, fault.body, fault.headers
+        elif kind == "html":
+            reply = fault.status or 200, b"<!DOCTYPE html><title>Hi</title>", {"Content-Type": "text/html"}
+        elif kind == "redirect":
+            reply = fault.status or 302, b"", {"Location": fault.to}
+        elif kind == "huge":
+            reply = 200, b'{"ok": true, "pad": "%s"}' % (b"x" * 11_000_000), fault.headers
+        elif kind == "garbage":
+            return http.wfile.write(b"\x00garbage")
+        elif kind == "stall":
+            assert not isinstance(http.connection, _Shortcut), "only a service that is `wired` can stall"
+            return self.release.wait()
+        elif kind == "reset":
+            http.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                                       struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+            http.rfile.close()  # holds the socket open; a FIN must not go out before the RST
+            return http.connection.close()
+        elif kind not in ("", "truncate", "drip"):
+            assert kind == "close", kind
+            return None
+        status, body, headers = reply
+        with self.lock:
+            self.statuses.append(status)
+        http.send_response_only(status)
+        length = len(body) + 100 * (kind == "truncate")
+        for item in dict(headers, Connection="close", **{"Content-Length": str(length)}).items():
+            if status != 204 or item[0] not in ("Content-Length", "Content-Type"):
+                http.send_header(*item)
+        http.end_headers()
+        pace = fault.seconds / max(len(body), 1)
+        for piece in [body[i:i + 1] for i in range(len(body))] if kind == "drip" else [body]:
+            http.wfile.write(piece)
+            if kind == "drip" and self._closing.wait(pace):
+                return None
+
+
+class _Server(ThreadingHTTPServer):
+    """A listening server; it stays for the next service, since to start and to stop one takes its time."""
+
+    daemon_threads, request_queue_size = True, 64
+    idle, busy = [], {}  # servers; {port: service}
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        atexit.register(self.server_close)
+
+    def verify_request(self, *_):
+        return self.service is not None
+
+    def server_bind(self):
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's would ask DNS for the host's full name
+        self.server_name, self.server_port = self.server_address
+
+    def get_request(self):
+        sock, peer = super().get_request()
+        if self.service and self.ssl_context:  # the handshake comes with the first read, in its own thread
+            sock = self.ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        return sock, peer
+
+    def handle_error(self, *_):
+        if not isinstance(sys.exc_info()[1], OSError) and self.service:  # OSError: the client went away
+            self.service.crashes.append(sys.exc_info()[1])
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version, disable_nagle_algorithm, timeout = "HTTP/1.1", True, 60
+
+    def serve(self):
+        self.close_connection = True
+        service = self.server.service
+        path, _, query = self.path.partition("?")
+        if self.headers.get("Transfer-Encoding"):
+            self.send_error(411)  # assumed: chunked uploads are refused
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        call = SimpleNamespace(
+            method=self.command, path=path, query=dict(parse_qsl(query, True)), headers=self.headers,
+            body=body, args={}, files={}, problem=None, reply_headers={}, at=service.now())
+        call.ctype = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        try:
+            if call.ctype == "application/json":
+                call.args = _strict_json(body)
+            elif call.ctype == "application/x-www-form-urlencoded":
+                call.args = dict(parse_qsl(body.decode("utf-8"), True))
+            elif call.ctype == "multipart/form-data":
+                call.args, call.files = _multipart(self.headers["Content-Type"], body)
+            elif self.command == "GET":
+                call.args = dict(call.query)
+            else:
+                call.problem = "type"
+        except ValueError:
+            call.problem = "json"
+        service.respond(self, call)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = serve
+
+    def log_message(self, *_):
+        pass
+
+
+class _Shortcut(io.BytesIO):
+    """In place of a socket to a service: what is written is handled as soon as the answer is read."""
+
+    def __init__(self, service):
+        super().__init__()
+        self.service, self.answer, self.broken = service, _Answer(), False
+
+    sendall = io.BytesIO.write
+
+    def setsockopt(self, _, option, value):
+        self.broken = option == socket.SO_LINGER
+
+    def makefile(self, *_):
+        handler = _Handler.__new__(_Handler)
+        handler.server, handler.client_address = self.service._server, ("127.0.0.1", 1)
+        handler.connection, handler.rfile, handler.wfile = self, io.BytesIO(self.getvalue()), self.answer
+        handler.handle_one_request()
+        if self.broken:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return io.BytesIO(self.answer.getvalue())
+
+
+class _Answer(io.BytesIO):
+    def close(self):
+        pass
+
+
+class _NoTimer(threading.Thread):
+    """In place of a Timer where nothing can stall: to start a thread costs more than to handle a request."""
+
+    def __init__(self, *_):
+        super().__init__()
+
+    start = cancel = lambda self: None
+
+
+def _strict_json(data):
+    def refuse(word):
+        raise ValueError(word)  # NaN and Infinity, which json.dumps writes by default
+
+    value = json.loads(data.decode("utf-8"), parse_constant=refuse)
+    json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is refused; assumed
+    return value
+
+
+def _multipart(ctype, body):
+    """Decode `payload_json` and {file name: bytes}; field names must be files[0], files[1] and so on."""
+    boundary = re.search(r'boundary="?([^";]+)', ctype)
+    parts = (b"\r\n" + body).split(b"\r\n--" + boundary.group(1).encode()) if boundary else [b""]
+    if parts[-1].strip() != b"--":
+        raise ValueError("unterminated multipart")
+    args, files = {}, {}
+    for part in parts[1:-1]:
+        head, _, data = part.partition(b"\r\n\r\n")
+        field = dict(re.findall(r'[; ](name|filename)="([^"]*)"', head.decode("utf-8")))
+        if field.get("name") == "payload_json":
+            args = _strict_json(data)
+        elif field.get("name") == f"files[{len(files)}]" and field.get("filename"):
+            # Odd characters become "_", which breaks attachment:// references; assumed.
+            files[re.sub(r"[^A-Za-z0-9_.-]", "_", field["filename"])] = data
+        else:
+            raise ValueError("unknown part")
+    return args, files
+
+
+# === Fake Slack ===
+EMOJI = dict(zip("👍👎✅✔☑❌✖❎⛔🚫🛑✋👌🆗🚀👀🚨⚠ℹ🎉", """
+    +1 -1 white_check_mark heavy_check_mark ballot_box_with_check x heavy_multiplication_x
+    negative_squared_cross_mark no_entry no_entry_sign octagonal_sign hand ok_hand ok rocket eyes
+    rotating_light warning information_source tada
+    """.split()))
+ALIASES = {"thumbsup": "+1", "thumbsdown": "-1", "raised_hand": "hand"}
+SCOPES = {"auth.test": "", "conversations.info": ":read", "conversations.history": ":history",
+          "conversations.replies": ":history", "chat.postMessage": "chat:write", "chat.update": "chat:write",
+          "chat.getPermalink": "", "reactions.add": "reactions:write", "reactions.remove": "reactions:write",
+          "reactions.get": "reactions:read", "files.getUploadURLExternal": "files:write",
+          "files.completeUploadExternal": "files:write"}
+CONTROL = re.compile(r"<(?:[!@#]|[a-z][a-z0-9+.-]*:)[^<>\n]*>", re.I)
+BOTH, RICH = "plain_text mrkdwn", "rich_text_section rich_text_list rich_text_preformatted rich_text_quote"
+SPAN = "text link emoji user usergroup channel broadcast date"
+# kind -> {field: (limit, kinds of what it holds, limit of each if a list)}; "?": optional; no kind: string.
+SHAPES = {
+    "header": {"text": (150, "plain_text")}, "divider": {}, "markdown": {"text": (12_000, "")},
+    "section": {"text?": (3000, BOTH), "fields?": (10, BOTH, 2000), "expand?": None},
+    "context": {"elements": (10, BOTH + " image", 3000)},
+    "image": {"image_url": (3000, ""), "alt_text": (2000, ""), "title?": (2000, "plain_text")},
+    "rich_text": {"elements": (10_000, RICH, 0)},
+    "plain_text": {"text": (0, ""), "emoji?": None}, "mrkdwn": {"text": (0, ""), "verbatim?": None},
+    **{kind: {"elements": (10_000, "rich_text_section " + SPAN, 0)} for kind in RICH.split()},
+    **{kind: {} for kind in SPAN.split()}, "text": {"text": (10**6, "")}, "link": {"url": (3000, "")}}
+
+
+def units(text):
+    """Length in UTF-16 units of the text as sent: the strictest reading of Slack's limits; assumed."""
+    return len(text.encode("utf-16-le")) // 2
+
+
+def stored_text(text, human=True):
+    """What Slack gives back for a text: entities, <url>, emoji in colon form."""
+    def plain(part):
+        part = re.sub(r"&" if human else r"&(?!(amp|lt|gt);)", "&amp;", part)
+        part = part.replace("<", "&lt;").replace(">", "&gt;")
+        part = re.sub(r"https?://[^\s|]+[^\s|.,;:!?)]|\b([\w-]+\.)+(com|org|net|io|it)\b",
+                      lambda m: f"<{m[0]}>" if m[0][:4] == "http" else f"<http://{m[0]}|{m[0]}>", part)
+        return "".join(map(colon, part)).replace("\ufe0f", "")
+
+    def colon(char):
+        if "\U0001f3fb" <= char <= "\U0001f3ff":
+            return f":skin-tone-{ord(char) - 0x1F3FB + 2}:"
+        if char not in EMOJI and not "\U0001f300" <= char <= "\U0001faff":
+            return char
+        return ":%s:" % (EMOJI.get(char) or unicodedata.name(char, "emoji").lower().replace(" ", "_"))
+
+    kept = [m.span() for m in CONTROL.finditer(text)]
+    edges = [0] + [edge for span in kept for edge in span] + [len(text)]
+    parts = [text[a:b] for a, b in zip(edges, edges[1:])]
+    return "".join(part if i % 2 else plain(part) for i, part in enumerate(parts))
+
+
+def block_errors(blocks, broken_images=()):
+    """Slack's complaints about blocks, each with its json-pointer; interactive blocks are refused."""
+    errors, ids = [], []
+
+    def bad(where, why):
+        errors.append(f"[ERROR] {why} [json-pointer:/blocks{where}]")
+
+    def items(value, where, most, kinds, limit):
+        if not isinstance(value, list) or not 1 <= len(value) <= most:
+            bad(where, f"no more than {most} items allowed" if value else "no fewer than 1 items allowed")
+        for i, item in enumerate(value if isinstance(value, list) else ()):
+            check(item, f"{where}/{i}", kinds, limit)
+
+    def check(value, where, kinds, limit):
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind not in kinds.split():
+            return bad(where, f"unsupported type: {kind}")
+        for field, rule in SHAPES[kind].items():
+            name, at = field.rstrip("?"), f"{where}/{field.rstrip('?')}"
+            given = value.get(name)
+            if given is None:
+                if field == name:
+                    bad(at, "missing required field")
+            elif rule and len(rule) == 3:
+                items(given, at, *rule)
+            elif rule and rule[1]:
+                check(given, at, rule[1], rule[0])
+            elif rule and not (isinstance(given, str) and given):
+                bad(at, "must be more than 0 characters")
+            elif rule and units(given) > (rule[0] or limit):
+                bad(at, f"must be less than {(rule[0] or limit) + 1} characters")
+        extra = set(value) - {field.rstrip("?") for field in SHAPES[kind]} - {"type", "block_id"}
+        if extra and kind not in (RICH + " " + SPAN).split():
+            bad(where, f"invalid additional property: {min(extra)}")
+        if kind == "section" and not value.keys() & {"text", "fields"}:
+            bad(where, "missing required field: text")
+        if kind == "rich_text_list" and value.get("style") not in ("bullet", "ordered"):
+            bad(where + "/style", "missing required field")
+        url = str(value.get("image_url"))
+        if kind == "image" and (not re.match(r"https?://\S+$", url) or url in broken_images):
+            bad(where + "/image_url", "downloading image failed")  # Slack fetches it while the call waits
+        if "block_id" in value and (units(value["block_id"]) > 255 or value["block_id"] in ids):
+            bad(where + "/block_id", "must be unique and less than 256 characters")
+        ids.append(value.get("block_id"))
+
+    items(blocks, "", 50, "header section context divider image markdown rich_text", 0)
+    markdown = [node for _, node in _slack_nodes(blocks) if node.get("type") == "markdown"]
+    if sum(units(str(node.get("text"))) for node in markdown) > 12_000:
+        bad("", "markdown text is over 12000 characters in all")
+    return errors
+
+
+def _slack_nodes(node, where=""):
+    """Yield (json-pointer, dict) for every dict that holds a text or is an element of its own, in order."""
+    if isinstance(node, dict):
+        inner = node.keys() & {"elements", "fields", "blocks"}
+        if isinstance(node.get("text"), str) or "type" in node and not inner:
+            yield where, node
+    children = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
+    for key, child in children:
+        if isinstance(child, (dict, list)):
+            yield from _slack_nodes(child, f"{where}/{key}")
+
+
+class FakeSlack(FakeService):
+    """A workspace with the channel C0ALERTS, the bot UBOT in it, and one incoming webhook."""
+
+    token, bot_user, bot_id, channel = "xoxb-1-secret", "UBOT", "BBOT", "C0ALERTS"
+
+    def __init__(self, clock=None, ssl_context=None):
+        super().__init__(clock, ssl_context)
+        self.api_url, self.webhook_url = self.url + "/api", self.url + "/services/T000/B000/hooksecret"
+        self.scopes = {"chat:write", "reactions:read", "reactions:write", "files:write"} | {
+            kind + what for kind in ("channels", "groups", "im") for what in (":read", ":history")}
+        self.channels, self.files, self.custom_emoji = {}, {}, set()
+        self.add_channel(self.channel, "alerts")
+        self.reaction_users_max = None  # the most `users` shown of a reaction; `count` counts all
+        self.parent_despite_oldest = False  # whether replies(oldest=…) still gives the parent; assumed not
+        self.broken_images, self._rations, self._last_ts = set(), {}, 0
+
+    def add_channel(self, channel, name, **flags):
+        self.channels[channel] = dict(
+            {"id": channel, "name": name, "is_channel": True, "is_im": False, "is_member": True,
+             "is_private": False, "is_archived": False}, **flags)
+
+    def ration(self, method, seconds=60):
+        """Let `method` through once per `seconds`, 15 rows at a time: an unlisted app since May 2025."""
+        self._rations[method] = [seconds, None]
+
+    # What people and other bots do. `channel` is the bot's unless given.
+    def say(self, user, text, thread_ts=None, channel=None, **extra):
+        with self.lock:
+            fields = {"user": user, "text": stored_text(text), "client_msg_id": f"c{len(self.rows)}"}
+            return self._add(channel or self.channel, dict(fields, **extra), thread_ts)["ts"]
+
+    def bot_says(self, text, thread_ts=None, user="UOTHERBOT", **extra):
+        profile = {"bot_id": "BOTHER", "app_id": "AOTHER", "bot_profile": {"id": "BOTHER", "name": "other"}}
+        return self.say(user, text, thread_ts, **dict(profile, **extra))
+
+    def react(self, user, name, ts):
+        with self.lock:
+            base, tone, shade = name.partition("::")  # names are stored canonical: thumbsup becomes +1
+            users = self._find(ts)["reactions"].setdefault(ALIASES.get(base, base) + tone + shade, [])
+            users += [user] if user not in users else []
+
+    def unreact(self, user, name, ts):
+        with self.lock:
+            self._find(ts)["reactions"][name].remove(user)
+
+    def edit(self, ts, text):
+        with self.lock:
+            row = self._find(ts)
+            row.update(text=stored_text(text), edited={"user": row.get("user"), "ts": self._new_ts()})
+
+    def delete(self, ts):
+        """Take the row away; one with replies leaves a tombstone."""
+        with self.lock:
+            row = self._find(ts)
+            if any(other.get("thread_ts") == ts != other["ts"] for other in self.rows):
+                for key in set(row) - {"type", "ts", "channel", "thread_ts", "payload"}:
+                    del row[key]
+                row.update(subtype="tombstone", user="USLACKBOT", text="Message deleted.", reactions={})
+            else:
+                self.rows.remove(row)
+
+    # The service itself.
+    def _new_ts(self):
+        self._last_ts = max(int(self.now() * 1_000_000), self._last_ts + 100)
+        return "{}.{:06}".format(*divmod(self._last_ts, 1_000_000))
+
+    def _find(self, ts, channel=None, error="message_not_found"):
+        for row in self.rows:
+            if row["ts"] == ts and channel in (None, row["channel"]):
+                return row
+        raise self._no(error)
+
+    def _add(self, channel, fields, thread_ts=None):
+        row = dict({"type": "message", "ts": self._new_ts(), "channel": channel, "team": "T000"},
+                   reactions={}, **fields)
+        if thread_ts:
+            parent = self._find(thread_ts, channel, "thread_not_found")
+            joins = parent.get("subtype") in ("channel_join", "channel_leave")
+            if joins or parent.get("thread_ts", thread_ts) != thread_ts:
+                raise self._no("cannot_reply_to_message")  # nor to a reply; assumed
+            parent["thread_ts"] = row["thread_ts"] = thread_ts
+        self.rows.append(row)
+        self.posted += [row] if "payload" in row else []
+        return row
+
+    def _no(self, error, **more):
+        return Refusal(200, dict({"ok": False, "error": error}, **more))  # refusals come with HTTP 200
+
+    def _show(self, row, full=False, metadata=False):
+        shown = {k: v for k, v in row.items() if k not in ("channel", "payload", "reactions", "metadata")}
+        replies = [r for r in self.rows
+                   if r.get("thread_ts") == row["ts"] != r["ts"] and r["channel"] == row["channel"]]
+        if replies:
+            shown.update(reply_count=len(replies), latest_reply=replies[-1]["ts"])
+        if "metadata" in row:
+            shown["metadata"] = row["metadata"] if metadata else {"event_type": row["metadata"]["event_type"]}
+        reactions = []
+        for name, users in row["reactions"].items():
+            part = users if full or self.reaction_users_max is None else users[:self.reaction_users_max]
+            part = part + [self.bot_user] if self.bot_user in users and self.bot_user not in part else part
+            reactions += [{"name": name, "users": list(part), "count": len(users)}] if users else []
+        return dict(shown, reactions=reactions) if reactions else shown
+
+    def answer(self, call):
+        if call.path.startswith("/services/"):
+            return self._webhook(call)
+        if call.path.startswith("/upload/"):
+            return self._upload(call)
+        method = call.path[len("/api/"):]
+        if not call.path.startswith("/api/") or method not in SCOPES:
+            raise self._no("unknown_method")
+        if method in self._rations:
+            seconds, last = self._rations[method]
+            if last is not None and self.now() - last < seconds:
+                wait = str(math.ceil(last + seconds - self.now()))
+                return 429, {"ok": False, "error": "ratelimited"}, {"Retry-After": wait}
+        args = self._authorised(call)
+        channel = self.channels.get(args.get("channel"), {})
+        kind = "im" if channel.get("is_im") else "groups" if channel.get("is_private") else "channels"
+        scope = kind + SCOPES[method] if SCOPES[method][:1] == ":" else SCOPES[method]
+        provided = ",".join(sorted(self.scopes))
+        call.reply_headers.update({"X-OAuth-Scopes": provided, "X-Accepted-OAuth-Scopes": scope})
+        if scope and scope not in self.scopes:
+            raise self._no("missing_scope", needed=scope, provided=provided)
+        if method in self._rations:
+            self._rations[method][1] = self.now()
+        answer = dict(getattr(self, "_" + method.replace(".", "_"))(args), ok=True)
+        if call.warning:
+            answer.update(warning=call.warning, response_metadata=dict(
+                answer.get("response_metadata", {}), warnings=[call.warning]))
+        return 200, answer, {}
+
+    def _authorised(self, call):
+        """Check content type and token; give the arguments without nulls, JSON strings of a form decoded."""
+        args, is_json, call.warning = call.args, call.ctype == "application/json", None
+        if call.problem == "json":
+            raise self._no("invalid_json" if is_json else "invalid_form_data")
+        if not isinstance(args, dict):
+            raise self._no("json_not_object")
+        if call.method not in ("GET", "POST") or call.ctype[:5] == "multi" or call.problem and call.body:
+            raise self._no("invalid_post_type")
+        form_token = None if is_json or call.method == "GET" else args.pop("token", None)
+        if "token" in args or "token" in call.query:
+            raise self._no("invalid_auth")  # a token in a query string or a JSON body is refused
+        if call.method == "POST" and call.query:
+            raise self._no("invalid_arguments")  # query and body mixed; assumed
+        bearer = call.headers.get("Authorization")
+        if not bearer and not form_token:
+            raise self._no("not_authed")
+        if (bearer or "Bearer " + form_token) != "Bearer " + self.token:
+            raise self._no("invalid_auth")
+        if call.method == "POST" and call.body and ("charset" in call.headers["Content-Type"]) != is_json:
+            call.warning = "missing_charset" if is_json else "superfluous_charset"
+            self.warnings.append(call.warning)
+        for key in () if is_json else set(args) & {"blocks", "metadata", "attachments", "files"}:
+            try:
+                args[key] = _strict_json(args[key].encode())
+            except ValueError:
+                raise self._no(f"invalid_{key}_format") from None
+        call.args = {key: value for key, value in args.items() if value is not None}
+        return call.args
+
+    def _channel(self, args, key="channel", reads=True):
+        channel = self.channels.get(args.get(key))
+        if not channel or channel["is_private"] and not channel["is_member"]:
+            raise self._no("channel_not_found")
+        if reads and not channel["is_member"]:
+            raise self._no("not_in_channel")
+        return channel["id"]
+
+    def _writable(self, channel):
+        if self.channels[channel]["is_archived"]:
+            raise self._no("is_archived")
+        return channel
+
+    def _checked(self, args, text_max=40_000):
+        """The fields of a row from a message's arguments, or the refusal."""
+        text, blocks = args.get("text", ""), args.get("blocks", [])
+        if not isinstance(text, str) or not isinstance(args.get("thread_ts", ""), str):
+            raise self._no("invalid_arguments")
+        if "markdown_text" in args and (text or blocks):
+            raise self._no("markdown_text_conflict")
+        text = args.get("markdown_text", text)
+        if not text.strip() and not blocks and not args.get("attachments"):
+            raise self._no("no_text")
+        if len(args.get("attachments", [])) > 100:
+            raise self._no("too_many_attachments")
+        if units(text) > (12_000 if "markdown_text" in args else text_max if text_max < 40_000 else math.inf):
+            raise self._no("msg_too_long")
+        self.warnings += ["text over 4000"] if units(text) > 4000 else []
+        errors = block_errors(blocks, self.broken_images) if blocks else []
+        if errors:
+            raise self._no("invalid_blocks", response_metadata={"messages": errors})
+        texts = [node.get("text") for _, node in _slack_nodes(blocks)]
+        size = sum(units(part) for part in texts if isinstance(part, str))
+        if size > 13_200:
+            raise self._no("msg_blocks_too_long")
+        self.warnings += ["blocks over 10000"] if size > 10_000 else []
+        fields = {"text": stored_text(text[:40_000], human=False)}
+        if blocks:
+            fields["blocks"] = [dict({"block_id": f"b{i}"}, **block) for i, block in enumerate(blocks)]
+        if "metadata" in args:
+            metadata = args["metadata"]
+            if not isinstance(metadata, dict) or {"event_type", "event_payload"} - metadata.keys():
+                raise self._no("invalid_metadata_format")
+            fields["metadata"] = metadata
+        return fields
+
+    def _own(self, fields, args):
+        return dict(fields, user=self.bot_user, bot_id=self.bot_id, app_id="A000", payload=args,
+                    bot_profile={"id": self.bot_id, "app_id": "A000", "name": "alerts"})
+
+    def _auth_test(self, args):
+        return {"url": "https://example.slack.com/", "team": "Example", "team_id": "T000", "user": "alerts",
+                "user_id": self.bot_user, "bot_id": self.bot_id}
+
+    def _conversations_info(self, args):
+        return {"channel": self.channels[self._channel(args, reads=False)]}
+
+    def _chat_postMessage(self, args):
+        given = str(args.get("channel", ""))
+        named = [c["id"] for c in self.channels.values() if not c["is_im"] and c["name"] == given.lstrip("#")]
+        if re.match(r"[UW][A-Z0-9]+$", given) and given not in self.channels:
+            named = ["D" + given[1:]]  # a user's id opens a direct channel; the answer tells its own id
+            self.add_channel(named[0], None, is_channel=False, is_im=True)
+        channel = self._writable(self._channel({"channel": (named or [given])[0]}, reads=False))
+        if not self.channels[channel]["is_member"] and "chat:write.public" not in self.scopes:
+            raise self._no("not_in_channel")
+        fields = self._own(self._checked(args), args)
+        if args.get("thread_ts") and str(args.get("reply_broadcast", "")).lower() in ("true", "1"):
+            fields["subtype"] = "thread_broadcast"
+        row = self._add(channel, fields, args.get("thread_ts"))
+        return {"channel": channel, "ts": row["ts"], "message": self._show(row)}
+
+    def _chat_update(self, args):
+        row = self._find(args.get("ts"), self._writable(self._channel(args)))
+        if row.get("bot_id") != self.bot_id or row.get("subtype") == "bot_message":
+            raise self._no("cant_update_message")
+        fields = self._checked(args, text_max=4000)
+        row.pop("blocks", None)  # text without blocks drops the old ones
+        row.update(fields)
+        row.update({"edited": {"user": self.bot_user, "ts": self._new_ts()}} if args.get("text") else {})
+        return {"channel": row["channel"], "ts": row["ts"], "text": row["text"], "message": self._show(row)}
+
+    def _chat_getPermalink(self, args):
+        channel = self._channel(args, reads=False)
+        ts = self._find(args.get("message_ts"), channel)["ts"]
+        link = "https://example.slack.com/archives/{}/p{}".format(channel, ts.replace(".", ""))
+        return {"channel": channel, "permalink": link}
+
+    def _reactions_add(self, args, adding=True):
+        row = self._find(args.get("timestamp"), self._writable(self._channel(args)))
+        base, tone, shade = str(args.get("name")).partition("::")
+        known = base in set(EMOJI.values()) | set(ALIASES) | self.custom_emoji
+        if not known or tone and not re.match("skin-tone-[2-6]$", shade):
+            raise self._no("invalid_name")
+        users = row["reactions"].setdefault(ALIASES.get(base, base) + tone + shade, [])
+        if (self.bot_user in users) == adding:
+            raise self._no("already_reacted" if adding else "no_reaction")
+        (users.append if adding else users.remove)(self.bot_user)
+        return {}
+
+    def _reactions_remove(self, args):
+        return self._reactions_add(args, adding=False)
+
+    def _reactions_get(self, args):
+        row = self._find(args.get("timestamp"), self._channel(args))
+        full = str(args.get("full", "")).lower() in ("true", "1")
+        return {"type": "message", "channel": row["channel"], "message": self._show(row, full)}
+
+    def _page(self, method, args, rows, newest_first, default, most):
+        """One page of rows between `oldest` and `latest`; the cursor remembers the last ts shown."""
+        try:
+            low, high = Decimal(str(args.get("oldest", 0))), Decimal(str(args.get("latest", 10**11)))
+            size = int(args.get("limit", default))
+            cursor = args.get("cursor") and Decimal(base64.b64decode(args["cursor"], validate=True).decode())
+        except (InvalidOperation, ValueError):
+            raise self._no("invalid_cursor" if args.get("cursor") else "invalid_arguments") from None
+        if not 1 <= size <= most:
+            raise self._no("invalid_limit")
+        edge = str(args.get("inclusive", "")).lower() in ("true", "1")
+        parent = None if newest_first or not rows else rows[0]["ts"]  # it comes whatever `latest` says
+
+        def wanted(row):
+            ts = Decimal(row["ts"])
+            if cursor:
+                return (ts < cursor if newest_first else ts > cursor) and row["ts"] != parent and inside(ts)
+            return inside(ts) or row["ts"] == parent and (low == 0 or self.parent_despite_oldest)
+
+        def inside(ts):
+            return low < ts < high or edge and ts in (low, high)
+
+        rows = sorted(filter(wanted, rows), key=lambda row: Decimal(row["ts"]), reverse=newest_first)
+        size = min(size, 15) if method in self._rations else size
+        everything = str(args.get("include_all_metadata", "")).lower() in ("true", "1")
+        page = {"messages": [self._show(row, metadata=everything) for row in rows[:size]]}
+        page["has_more"] = len(rows) > size
+        if page["has_more"]:
+            cursor = base64.b64encode(rows[size - 1]["ts"].encode()).decode()
+            page["response_metadata"] = {"next_cursor": cursor}
+        return page
+
+    def _conversations_history(self, args):
+        channel = self._channel(args)
+        rows = [row for row in self.rows if row["channel"] == channel and (
+            row.get("thread_ts", row["ts"]) == row["ts"] or row.get("subtype") == "thread_broadcast")]
+        return self._page("conversations.history", args, rows, True, 100, 999)
+
+    def _conversations_replies(self, args):
+        channel = self._channel(args)
+        given = self._find(args.get("ts"), channel, "thread_not_found")
+        root = given.get("thread_ts", given["ts"])
+        rows = [row for row in self.rows
+                if row["channel"] == channel and root in (row["ts"], row.get("thread_ts"))]
+        return self._page("conversations.replies", args, rows, False, 1000, 1000)
+
+    def _files_getUploadURLExternal(self, args):
+        if not args.get("filename") or str(args.get("length", 0)) == "0":
+            raise self._no("missing_argument")
+        length = args["length"]
+        if not isinstance(length, str) or not length.isdigit() or len(args.get("alt_txt", "")) > 1000:
+            raise self._no("invalid_arguments")  # JSON is refused here, only a form is documented; assumed
+        file_id = f"F{len(self.files) + 1:03}"
+        self.files[file_id] = {
+            "name": args["filename"], "length": int(length), "bytes": None, "shared_in": None}
+        return {"upload_url": f"{self.url}/upload/v1/{file_id}", "file_id": file_id}
+
+    def _upload(self, call):
+        if "Authorization" in call.headers:
+            self.warnings.append("token sent to the upload URL")
+        file = self.files.get(call.path.rpartition("/")[2])
+        if not file or call.method != "POST" or len(call.body) != file["length"]:
+            return 400, "error", {}  # assumed for a length other than announced
+        file["bytes"] = call.body
+        return 200, f"OK - {len(call.body)}", {}
+
+    def _files_completeUploadExternal(self, args):
+        given = args.get("files")
+        if not isinstance(given, list) or not given:
+            raise self._no("missing_argument" if given is None else "invalid_arguments")
+        files = [self.files.get(file.get("id")) for file in given]
+        if any(file is None or file["bytes"] is None or file["shared_in"] for file in files):
+            raise self._no("file_not_found")
+        where = None
+        if args.get("channel_id"):  # without one the file stays private
+            where = self._writable(self._channel(args, "channel_id"))
+            shown = [dict(f, name=self.files[f["id"]]["name"]) for f in given]
+            comment = stored_text(args.get("initial_comment", ""), human=False)
+            # Assumed: a bot's file row has no bot_id, its user must be enough. No ts is answered.
+            self._add(where, {"user": self.bot_user, "text": comment, "files": shown, "payload": args},
+                      args.get("thread_ts"))
+        for file in files:
+            file["shared_in"] = (where, args.get("thread_ts"))
+        return {"files": [{"id": f["id"], "title": f.get("title")} for f in given]}
+
+    def _webhook(self, call):
+        team, service, secret = (call.path.split("/")[2:] + ["", "", ""])[:3]
+        for given, right, no in ((team, "T000", (404, "no_team")), (service, "B000", (404, "no_service")),
+                                 (secret, "hooksecret", (403, "invalid_token"))):
+            if given != right:
+                return no + ({},)
+        try:
+            args = call.args
+            if call.ctype == "application/x-www-form-urlencoded":
+                args = _strict_json(args.get("payload", "").encode())
+            if call.problem or call.method != "POST" or not isinstance(args, dict):
+                raise ValueError
+        except ValueError:
+            return 400, "invalid_payload", {}
+        try:
+            channel = self._writable(self.channel)  # `channel`, `username` and icons are ignored
+            fields = dict(self._checked(args), subtype="bot_message", bot_id="BHOOK", payload=args)
+            self._add(channel, fields, args.get("thread_ts"))
+        except Refusal as refusal:  # errors are plain text with a status of their own
+            error = refusal.answer[1]["error"]
+            if error == "is_archived":
+                return 410, "channel_is_archived", {}
+            return 400, "invalid_blocks" if error == "msg_blocks_too_long" else error, {}
+        return 200, "ok", {}
+
+
+def slack_active_mentions(payload, update=False):
+    """(kind, raw, json-pointer) of all that pings or links in a payload; kinds: everyone, user, group,
+    channel, date, link. chat.update parses plain text more eagerly than a post: pass update=True for it."""
+    kinds, found = {"@": "user", "#": "channel"}, []
+    eager = update or bool(payload.get("link_names")) or payload.get("parse", "none") != "none"
+    texts = [("/text", {"type": "mrkdwn", "text": payload.get("text") or "", "verbatim": not eager})]
+    texts += _slack_nodes(payload.get("blocks") or [], "/blocks")
+    for where, node in texts + list(_slack_nodes(payload.get("attachments") or [], "/attachments")):
+        kind, text = node.get("type"), node.get("text")
+        if kind in ("user", "usergroup", "channel", "broadcast", "date", "link"):  # elements of rich_text
+            kind = {"usergroup": "group", "broadcast": "everyone"}.get(kind, kind)
+            raw = node.get("url") or node.get("range") or node.get(node["type"] + "_id")
+            found.append((kind, raw, where))
+        elif isinstance(text, str) and kind not in ("plain_text", "text"):
+            for raw in CONTROL.findall(text):
+                special = "group" if raw[1:9] == "!subteam" else "date" if raw[1:6] == "!date" else "everyone"
+                found.append((special if raw[1] == "!" else kinds.get(raw[1], "link"), raw, where))
+            if kind == "markdown":
+                links = re.findall(r"(?<!\\)\[[^\]]*\]\([^)\s]+[^)]*\)", text)
+                found += [("link", raw, where) for raw in links]
+            if not node.get("verbatim"):
+                pings = re.findall(r"(?<![<\w])@(?:here|channel|everyone)\b", text)
+                found += [("everyone", raw, where) for raw in pings]
+    return found
+
+
+def slack_text(payload):
+    """What people see of a payload: its blocks in order, else its text; no entities, fences or U+200B."""
+    def mrkdwn(text):
+        text = re.sub(r"<(?:[^<>|]*\|)?([^<>]*)>", r"\1", text.replace("```", ""))
+        return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+    def seen(node):
+        if isinstance(node, list):
+            return "\n".join(filter(None, map(seen, node)))
+        kind, text = node.get("type", ""), node.get("text")
+        if isinstance(text, str):
+            return mrkdwn(text) if kind == "mrkdwn" else text
+        if kind in ("rich_text_section", "rich_text_preformatted", "rich_text_quote"):
+            return "".join(map(seen, node["elements"]))
+        for key, mark in (("url", "%s"), ("name", ":%s:"), ("range", "@%s"), ("user_id", "@%s")):
+            if key in node:
+                return mark % node[key]
+        return seen([node[key] for key in ("title", "text", "fields", "elements") if key in node])
+
+    blocks = payload.get("blocks")
+    return (seen(blocks) if blocks else mrkdwn(payload.get("text") or "")).replace("\u200b", "")
+
+
+# === Fake Discord ===
+EVERYTHING = {"VIEW_CHANNEL", "SEND_MESSAGES", "SEND_MESSAGES_IN_THREADS", "EMBED_LINKS", "ATTACH_FILES",
+              "READ_MESSAGE_HISTORY", "ADD_REACTIONS"}
+MIB = 1024 * 1024
+TOO_LONG = ("BASE_TYPE_MAX_LENGTH", "Must be %d or fewer in length.")
+ISO_8601 = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?$"
+
+
+def embed_errors(embeds):
+    """{path: (code, message)} of what Discord refuses in embeds; lengths are code points, trimmed."""
+    bad, total = {}, 0
+
+    def text(path, value, limit, required=False):
+        nonlocal total
+        size = len(value.strip()) if isinstance(value, str) else 0
+        total += size
+        if value is not None and not isinstance(value, str):
+            bad[path] = ("STRING_TYPE_CONVERT", "Could not interpret as string.")
+        elif required and not size:
+            bad[path] = ("BASE_TYPE_REQUIRED", "This field is required")
+        elif size > limit:
+            bad[path] = (TOO_LONG[0], TOO_LONG[1] % limit)
+
+    def url(path, value, schemes="https?"):
+        if value is not None and not (re.match(rf"({schemes})://\S+$", str(value)) and len(value) <= 2048):
+            bad[path] = ("URL_TYPE_INVALID_URL", "Not a well formed URL.")
+
+    if not isinstance(embeds, list) or len(embeds) > 10:
+        return {("embeds",): (TOO_LONG[0], TOO_LONG[1] % 10)}
+    for i, embed in enumerate(embeds):
+        at = ("embeds", str(i))
+        text(at + ("title",), embed.get("title"), 256)
+        text(at + ("description",), embed.get("description"), 4096)
+        text(at + ("author", "name"), embed.get("author", {}).get("name"), 256)
+        text(at + ("footer", "text"), embed.get("footer", {}).get("text"), 2048)
+        if len(embed.get("fields", [])) > 25:
+            bad[at + ("fields",)] = (TOO_LONG[0], TOO_LONG[1] % 25)
+        for j, field in enumerate(embed.get("fields", [])):
+            text(at + ("fields", str(j), "name"), field.get("name"), 256, required=True)
+            text(at + ("fields", str(j), "value"), field.get("value"), 1024, required=True)
+        url(at + ("url",), embed.get("url"))
+        for key in ("image", "thumbnail"):
+            url(at + (key, "url"), embed.get(key, {}).get("url"), "https?|attachment")
+        color = embed.get("color", 0)
+        if type(color) is not int or not 0 <= color <= 0xFFFFFF:
+            bad[at + ("color",)] = ("NUMBER_TYPE_MAX", "int value should be between 0 and 16777215.")
+        if not re.match(ISO_8601, str(embed.get("timestamp", "2024-01-01T00:00"))):
+            bad[at + ("timestamp",)] = ("DATE_TIME_TYPE_PARSE", "Could not parse. Should be ISO8601.")
+        if not embed.keys() & {"title", "description", "fields", "image", "thumbnail", "author", "footer"}:
+            bad[at + ("description",)] = ("BASE_TYPE_REQUIRED", "This field is required")
+    if total > 6000:
+        bad[("embeds",)] = ("MAX_EMBED_SIZE_EXCEEDED", "Embed size exceeds maximum size of 6000")
+    return bad
+
+
+class FakeDiscord(FakeService):
+    """A server with one text channel, the bot in it with every permission, and a webhook of that channel."""
+
+    token, bot_id, channel, guild = "MTIz.secret.discord", "200", "300", "100"
+    webhook_id, webhook_token = "400", "hook-secret"
+
+    def __init__(self, clock=None, ssl_context=None):
+        super().__init__(clock, ssl_context)
+        self.api_url = self.url + "/api/v10"
+        # As people copy it: without a version, so v6 unless one is put in.
+        self.webhook_url = f"{self.url}/api/webhooks/{self.webhook_id}/{self.webhook_token}"
+        self.channels, self.permissions, self.custom_emoji = {}, {}, set()
+        self.message_content, self.webhook_deleted = True, False
+        self.webhook_losses = 0  # so many posts without wait=true are answered 204 and not saved
+        self.rate_headers = {"X-RateLimit-Remaining": "49", "X-RateLimit-Reset-After": "1.0"}
+        self._last_id, self._nonces = 0, {}
+        self.add_channel(self.channel, "alerts")
+
+    def add_channel(self, channel, name, type=0, **more):
+        self.channels[channel] = dict(more, id=channel, type=type, name=name, guild_id=self.guild)
+        # A thread shares its parent's set.
+        self.permissions[channel] = self.permissions.get(more.get("parent_id"), set(EVERYTHING))
+
+    @property
+    def bad_answers(self):
+        """Answers that count towards the ban of this address (10,000 in ten minutes)."""
+        return sum(status in (401, 403) for status in self.statuses)
+
+    # What people do.
+    def say(self, user, text, reply_to=None, channel=None, bot=False, webhook=False, type=None, ping=True):
+        """reply_to with ping=False: the reply's "@ on" switched off, so the bot is not mentioned."""
+        with self.lock:
+            author = dict({"id": user, "username": "user" + user}, **{"bot": True} if bot else {})
+            fields = {"author": author, "content": text, "type": type or 0}
+            mentions = set(re.findall(r"<@!?(\d+)>", text))
+            if reply_to:
+                target = self._find(reply_to)
+                mentions |= {target["author"]["id"]} if ping else set()
+                fields.update(type=19 if type is None else type, message_reference=self._reference(target))
+            if webhook:
+                fields["webhook_id"] = user
+            fields["mentions"] = [{"id": user_id} for user_id in sorted(mentions)]
+            return self._add(channel or self.channel, fields)["id"]
+
+    def react(self, user, emoji, mid, burst=False, bot=False):
+        with self.lock:
+            who = dict({"id": user, "username": "user" + user}, **{"bot": True} if bot else {})
+            self._find(mid)["reactions"].setdefault(emoji, {})[user] = (who, burst)
+
+    def unreact(self, user, emoji, mid):
+        with self.lock:
+            del self._find(mid)["reactions"][emoji][user]
+
+    def open_thread(self, mid):
+        """A thread opened on a message is a channel with the message's id; its first row is of type 21."""
+        with self.lock:
+            row = self._find(mid)
+            row["flags"] |= 1 << 5
+            self.add_channel(mid, "thread", 11, parent_id=row["channel_id"],
+                             thread_metadata={"archived": False, "locked": False})
+            self._add(mid, {"author": row["author"], "type": 21, "message_reference": self._reference(row)})
+            return mid
+
+    def say_in_thread(self, user, text, mid, **more):
+        if mid not in self.channels:
+            self.open_thread(mid)
+        return self.say(user, text, channel=mid, **more)
+
+    def edit(self, mid, text):
+        with self.lock:
+            self._find(mid).update(content=text, edited_timestamp=self._iso())
+
+    def delete(self, mid):
+        with self.lock:
+            self.rows.remove(self._find(mid))
+
+    # The service itself.
+    def _no(self, status, code, message="refused", errors=None):
+        body = {"code": code, "message": message}
+        tree = {}
+        for path, (word, why) in (errors or {}).items():
+            node = tree
+            for key in path:
+                node = node.setdefault(key, {})
+            node.setdefault("_errors", []).append({"code": word, "message": why})
+        return Refusal(status, dict(body, errors=tree) if tree else body)
+
+    def _invalid(self, **errors):
+        bad = {(key,): ("INVALID", why) for key, why in errors.items()}
+        return self._no(400, 50035, "Invalid Form Body", bad)
+
+    def _iso(self):
+        return time.strftime("%Y-%m-%dT%H:%M:%S.000000+00:00", time.gmtime(self.now()))
+
+    def _reference(self, row):
+        return {"type": 0, "message_id": row["id"], "channel_id": row["channel_id"], "guild_id": self.guild}
+
+    def _add(self, channel, fields):
+        self._last_id = max(int(self.now() * 1000 - 1420070400000) << 22, self._last_id + 1)
+        row = {"id": str(self._last_id), "channel_id": channel, "type": 0, "content": "", "flags": 0,
+               "timestamp": self._iso(), "edited_timestamp": None, "embeds": [], "attachments": [],
+               "mentions": [], "pinned": False, "tts": False, "reactions": {}}
+        row.update(fields)
+        self.rows.append(row)
+        self.posted += [row] if "payload" in row else []
+        self.channels[channel]["last_message_id"] = row["id"]
+        return row
+
+    def _find(self, mid, channel=None):
+        for row in self.rows:
+            if row["id"] == mid and channel in (None, row["channel_id"]):
+                return row
+        raise self._no(404, 10008, "Unknown Message")
+
+    def _show(self, row, version=10, nested=False):
+        shown = {k: v for k, v in row.items() if k not in ("payload", "files", "edits", "reactions")}
+        mine = self.bot_id in [row["author"]["id"]] + [user["id"] for user in row["mentions"]]
+        if not self.message_content and not mine and self.channels[row["channel_id"]]["type"] != 1:
+            shown.update(content="", embeds=[], attachments=[])  # without the intent: blanks, and no error
+        if version < 8 and row["type"] == 19:
+            shown["type"] = 0
+        if row["type"] in (19, 21) and not nested:
+            target = [r for r in self.rows if r["id"] == row["message_reference"]["message_id"]]
+            shown["referenced_message"] = self._show(target[0], version, True) if target else None
+        reactions = []
+        for emoji, users in row["reactions"].items():
+            burst = sum(is_burst for _, is_burst in users.values())
+            name, _, emoji_id = emoji.partition(":")
+            if users:
+                details = {"burst": burst, "normal": len(users) - burst}
+                reactions.append({"count": len(users), "count_details": details, "me": self.bot_id in users,
+                                  "emoji": {"id": emoji_id or None, "name": name}})
+        return dict(shown, reactions=reactions) if reactions else shown
+
+    def answer(self, call):
+        agent = call.headers.get("User-Agent", "")
+        if not agent or agent.startswith(("Python-urllib", "Java/1.")):
+            return 403, "error code: 1010", {}  # Cloudflare, as text: the API is never reached
+        call.reply_headers.update(self.rate_headers, Via="1.1 google")
+        path = re.match(r"/api(?:/v(\d+))?/(.*)", call.path)
+        if not path:
+            raise self._no(404, 0, "404: Not Found")
+        version, parts = int(path[1] or 6), [unquote(part) for part in path[2].split("/")]
+        if version != 10:
+            self.warnings.append(f"API version {version}")
+        if not re.match(r"DiscordBot \(\S+, \S+\)", agent):
+            self.warnings.append("User-Agent " + agent)
+        if parts[0] == "webhooks" and len(parts) >= 3:
+            return self._webhook(call, version, parts[1:])
+        if "Mozilla/" in agent:
+            raise self._no(403, 40333, "internal network error")
+        if call.headers.get("Authorization") != "Bot " + self.token:
+            raise self._no(401, 0, "401: Unauthorized")
+        if (call.method, parts) == ("GET", ["users", "@me"]):
+            return 200, {"id": self.bot_id, "username": "alerts", "bot": True}, {}
+        if parts[0] != "channels" or len(parts) < 2:
+            raise self._no(404, 0, "404: Not Found")
+        if not all(part.isdigit() for part in parts[1:4:2]):
+            raise self._invalid(channel_id="Value is not snowflake.")
+        channel = self.channels.get(parts[1])
+        if not channel:
+            raise self._no(404, 10003, "Unknown Channel")
+        self._need(channel, "VIEW_CHANNEL", 50001)
+        if len(parts) == 2 and call.method == "GET":
+            return 200, channel, {}
+        names = {3: "id", 5: "emoji"}
+        route = call.method + " " + "/".join(names.get(i, part) for i, part in enumerate(parts) if i >= 2)
+        if route == "POST messages":
+            return 200, self._show(self._post(call, channel), version), {}
+        if route == "GET messages":
+            return 200, [self._show(row, version) for row in self._list(call, channel)], {}
+        if len(parts) < 4:
+            raise self._no(405, 0, "405: Method Not Allowed")
+        row = self._find(parts[3], channel["id"])
+        if route in ("PATCH messages/id", "DELETE messages/id"):
+            if row["author"]["id"] != self.bot_id:
+                raise self._no(403, 50005 if call.method == "PATCH" else 50013)
+            return self._change(call, row, version)
+        self._need(channel, "READ_MESSAGE_HISTORY", 50001)
+        if route == "GET messages/id":
+            return 200, self._show(row, version), {}
+        emoji = self._emoji(parts[5]) if len(parts) > 5 else ""
+        users = row["reactions"].get(emoji, {})
+        if route == "GET messages/id/reactions/emoji":
+            burst = call.query.get("type", "0") == "1"  # super reactions come only when asked for
+            after = int(call.query.get("after", 0))
+            found = [who for who, is_burst in users.values() if is_burst == burst and int(who["id"]) > after]
+            return 200, sorted(found, key=lambda who: int(who["id"]))[:self._limit(call, 25)], {}
+        if route == "PUT messages/id/reactions/emoji/@me":
+            if not users:
+                self._need(channel, "ADD_REACTIONS")
+                if sum(map(bool, row["reactions"].values())) >= 20:
+                    raise self._no(400, 30010, "Maximum number of reactions reached (20)")
+            self.react(self.bot_id, emoji, row["id"], bot=True)
+            return 204, None, {}
+        if route == "DELETE messages/id/reactions/emoji/@me":
+            users.pop(self.bot_id, None)
+            return 204, None, {}
+        raise self._no(405, 0, "405: Method Not Allowed")
+
+    def _need(self, channel, permission, code=50013):
+        if permission not in self.permissions[channel["id"]]:
+            raise self._no(403, code, "Missing Access" if code == 50001 else "Missing Permissions")
+
+    def _limit(self, call, default):
+        limit = call.query.get("limit", str(default))
+        if not limit.isdigit() or not 1 <= int(limit) <= 100:
+            raise self._invalid(limit="int value should be between 1 and 100.")
+        return int(limit)
+
+    def _emoji(self, emoji):
+        symbols = "[\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff]"
+        if not re.match(f"({symbols}[\ufe0f\u200d\u20e3]*)+$", emoji) and emoji not in self.custom_emoji:
+            raise self._no(400, 10014, "Unknown Emoji")
+        return emoji  # ✔ with and without U+FE0F are two reactions
+
+    def _list(self, call, channel):
+        limit = self._limit(call, 50)
+        bounds = [key for key in ("before", "after", "around") if key in call.query]
+        if len(bounds) > 1 or any(not call.query[key].isdigit() for key in bounds):
+            raise self._invalid(after="before, after and around exclude each other; snowflakes only.")
+        if "READ_MESSAGE_HISTORY" not in self.permissions[channel["id"]]:
+            return []  # no error
+        rows = [row for row in self.rows if row["channel_id"] == channel["id"]]
+        if "after" in bounds:  # the closest after it, still newest first
+            return [row for row in rows if int(row["id"]) > int(call.query["after"])][:limit][::-1]
+        pivot = int(call.query.get("before", call.query.get("around", 1 << 63)))
+        if "around" in bounds:
+            near = sorted(rows, key=lambda row: abs(int(row["id"]) - pivot))[:limit]
+            return sorted(near, key=lambda row: -int(row["id"]))
+        return [row for row in rows if int(row["id"]) < pivot][-limit:][::-1]
+
+    def _checked(self, call, editing=False):
+        """The fields of a message from a request, or the refusal."""
+        args, files = call.args, call.files
+        if len(call.body) > 25 * MIB:
+            raise self._no(413, 40005, "Request entity too large")
+        if call.problem == "json" or not isinstance(args, dict):
+            raise self._no(400, 50109, "The request body contains invalid JSON.")
+        if call.problem or call.ctype not in ("application/json", "multipart/form-data"):
+            raise self._invalid(_type="Expected \"Content-Type\" header to be one of {'application/json'}.")
+        if any(len(data) > 10 * MIB for data in files.values()):
+            raise self._no(400, 50045, "File uploaded exceeds the maximum size")
+        content, embeds = args.get("content") or "", args.get("embeds") or []
+        allowed = args.get("allowed_mentions") or {}
+        if not isinstance(content, str) or len(files) > 10:
+            raise self._invalid(content="Could not interpret as string, or more than 10 files.")
+        bad = embed_errors(embeds)
+        if len(content.strip()) > 2000:
+            bad[("content",)] = (TOO_LONG[0], TOO_LONG[1] % 2000)
+        nonce = args.get("nonce", 0)
+        if type(nonce) not in (int, str) or len(str(nonce)) > 25:
+            bad[("nonce",)] = (TOO_LONG[0], TOO_LONG[1] % 25)
+        if set(allowed.get("parse", ())) - {"users", "roles", "everyone"} or any(
+                allowed.get(key) and key in allowed.get("parse", ()) for key in ("users", "roles")):
+            bad[("allowed_mentions",)] = ("MESSAGE_ALLOWED_MENTIONS_PARSE_EXCLUSIVE", "parse excludes ids")
+        for i, item in enumerate(args.get("attachments") or []):
+            if len(item.get("description") or "") > 1024:
+                bad[("attachments", str(i), "description")] = (TOO_LONG[0], TOO_LONG[1] % 1024)
+        if bad:
+            raise self._no(400, 50035, "Invalid Form Body", bad)
+        if not content.strip() and not embeds and not files and not editing:
+            raise self._no(400, 50006, "Cannot send an empty message")
+        shown = [embed.get(key, {}).get("url", "") for embed in embeds for key in ("image", "thumbnail")]
+        for name in (url[13:] for url in shown if url.startswith("attachment://")):
+            if name not in files or not re.search(r"\.(jpe?g|png|webp|gif)$", name, re.I):
+                self.warnings.append("no image " + name)
+        urls = [embed["url"] for embed in embeds if embed.get("url")]
+        self.warnings += ["embeds with one url: only the first shows"] if len(set(urls)) < len(urls) else []
+        attachments = [{"id": str(i), "filename": name, "size": len(data)}
+                       for i, (name, data) in enumerate(files.items())]
+        return {"content": content.strip(), "embeds": embeds, "attachments": attachments, "payload": args,
+                "files": files, "flags": int(args.get("flags") or 0)}
+
+    def _post(self, call, channel):
+        kind = channel["type"]
+        if kind not in (0, 1, 2, 5, 10, 11, 12):
+            raise self._no(400, 40058 if kind in (15, 16) else 50008, "Cannot send messages in this channel")
+        self._need(channel, "SEND_MESSAGES_IN_THREADS" if kind in (10, 11, 12) else "SEND_MESSAGES")
+        if channel.get("thread_metadata", {}).get("locked"):
+            raise self._no(400, 160005, "Thread is locked")
+        fields = self._checked(call)
+        for permission, wanted in (("EMBED_LINKS", fields["embeds"]), ("ATTACH_FILES", fields["files"])):
+            if wanted:
+                self._need(channel, permission)
+        args = fields["payload"]
+        key, now = (channel["id"], str(args.get("nonce"))), self.now()
+        if args.get("enforce_nonce") is True and "nonce" in args:
+            row, since = self._nonces.get(key, (None, 0))
+            if row and now - since < 120:  # "a few minutes": the shortest reading; assumed
+                return row
+        fields["author"] = {"id": self.bot_id, "username": "alerts", "bot": True}
+        fields.update({"nonce": args["nonce"]} if "nonce" in args else {})
+        reference = args.get("message_reference")
+        if reference:
+            if "READ_MESSAGE_HISTORY" not in self.permissions[channel["id"]]:
+                raise self._no(400, 160002, "Cannot reply without permission to read message history")
+            wanted = reference.get("message_id"), channel["id"]
+            target = [row for row in self.rows if (row["id"], row["channel_id"]) == wanted]
+            if target and target[0]["type"] in (0, 19, 20, 23):
+                fields.update(type=19, message_reference=self._reference(target[0]))
+            elif target or reference.get("fail_if_not_exists", True):
+                raise self._no(400, 50035, "Invalid Form Body", {("message_reference",): (
+                    "REPLIES_UNKNOWN_MESSAGE", "Unknown message")})
+        row = self._add(channel["id"], fields)
+        self._nonces[key] = row, now
+        return row
+
+    def _change(self, call, row, version):
+        if call.method == "DELETE":
+            self.rows.remove(row)
+            return 204, None, {}
+        fields = self._checked(call, editing=True)
+        given = {key: fields[key] for key in ("content", "embeds") if key in call.args}
+        if not dict(row, **given)["content"] and not dict(row, **given)["embeds"] and not row["attachments"]:
+            raise self._no(400, 50006, "Cannot send an empty message")
+        row.update(given, edited_timestamp=self._iso(), edits=row.get("edits", []) + [call.args])
+        return 200, self._show(row, version), {}
+
+    def _webhook(self, call, version, parts):
+        if parts[0] != self.webhook_id or self.webhook_deleted:
+            raise self._no(404, 10015, "Unknown Webhook")
+        if parts[1] != self.webhook_token:
+            raise self._no(401, 50027, "Invalid Webhook Token")
+        author = {"id": self.webhook_id, "username": "hook"}  # assumed: no `bot`, webhook_id must do
+        if len(parts) == 4 and parts[2] == "messages":
+            row = self._find(parts[3])
+            if row.get("webhook_id") != self.webhook_id:
+                raise self._no(404, 10008, "Unknown Message")
+            if call.method == "GET":  # assumed: no reactions seen with the webhook's token
+                return 200, {k: v for k, v in self._show(row, version).items() if k != "reactions"}, {}
+            return self._change(call, row, version)
+        if len(parts) == 2 and call.method == "GET":
+            return 200, {"id": self.webhook_id, "type": 1, "name": "hook", "channel_id": self.channel}, {}
+        if len(parts) != 2 or call.method != "POST":
+            raise self._no(405, 0, "405: Method Not Allowed")
+        where = self.channels.get(call.query.get("thread_id", self.channel))
+        if not where or "thread_id" in call.query and where.get("parent_id") != self.channel:
+            raise self._no(404, 10003, "Unknown Channel")
+        fields = self._checked(call)
+        args = fields["payload"]
+        if where["type"] in (15, 16) and not args.get("thread_name"):
+            raise self._no(400, 220001, "Forum channels need a thread_name or thread_id")
+        username = args.get("username") or ""
+        if len(username) > 80 or re.search("discord|clyde", username.lower()):
+            raise self._invalid(username="Username cannot contain that.")  # the names' rule: assumed
+        waits = call.query.get("wait", "").lower() in ("true", "1")
+        if not waits and self.webhook_losses:
+            self.webhook_losses -= 1
+            return 204, None, {}
+        # message_reference and nonce mean nothing here.
+        row = self._add(where["id"], dict(fields, author=author, webhook_id=self.webhook_id))
+        return (200, self._show(row, version), {}) if waits else (204, None, {})
+
+
+def _code_parts(text):
+    """Split Markdown into [prose, code, prose, …]; a backslashed backtick opens nothing."""
+    return re.split(r"(?s)(```.*?```|(?<![\\`])`[^`\n]+`)", text or "")
+
+
+def _embed_texts(payload):
+    for embed in payload.get("embeds") or []:
+        yield "title", embed.get("title")
+        yield "description", embed.get("description")
+        for field in embed.get("fields", []):
+            yield "name", field["name"]
+            yield "value", field["value"]
+        yield "footer", embed.get("footer", {}).get("text")
+
+
+def discord_active_mentions(payload, webhook=False):
+    """(kind, raw, where) of all that pings or links in a payload; kinds: everyone, user, role, channel, link.
+    An edit without allowed_mentions pings as a post does. Mentions in embeds do not notify."""
+    content, found = payload.get("content") or "", []
+    allowed = payload.get("allowed_mentions")
+    if allowed is None:  # the default of webhooks is users only
+        allowed = {"parse": ["users"] if webhook else ["users", "roles", "everyone"]}
+    parse = allowed.get("parse", [])
+    for raw in re.findall(r"@everyone|@here|<@!?\d+>|<@&\d+>|<#\d+>", content):
+        marks = (("@e", "everyone"), ("@h", "everyone"), ("<#", "channel"), ("<@&", "role"), ("<@", "user"))
+        kind = next(kind for mark, kind in marks if raw.startswith(mark))
+        listed = re.sub(r"\D", "", raw) in allowed.get(kind + "s", [])
+        if kind == "channel" or listed or (kind if kind == "everyone" else kind + "s") in parse:
+            found.append((kind, raw, "content"))
+    rendered = [pair for pair in _embed_texts(payload) if pair[0] in ("description", "value")]
+    for where, text in [("content", content)] + rendered:
+        for prose in _code_parts(text)[::2]:
+            prose = re.sub(r"\\[^\w\s]", "  ", prose)  # a backslashed mark is inert
+            found += [("link", raw, where) for raw in re.findall(r"\[[^\[\]]+\]\(<?https?://[^)]*\)", prose)]
+    return found
+
+
+def discord_text(payload):
+    """What people see of a payload: content, then embeds; no backslashes, fences or U+200B."""
+    def seen(text):
+        parts = _code_parts(text)
+        parts[::2] = [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", prose) for prose in parts[::2]]
+        parts[1::2] = [re.sub(r"^```(?:\w*\n)?|```$|^`|`$", "", code) for code in parts[1::2]]
+        return "".join(parts)
+
+    texts = [payload.get("content")] + [text for _, text in _embed_texts(payload)]
+    return "\n".join(seen(text) for text in texts if text).replace("\u200b", "")
+
+
+# === Fake SMTP ===
+Command = collections.namedtuple("Command", "line tls session")
+Mail = collections.namedtuple("Mail", "envelope_from rcpts data message message_id tls user")
+Stored = collections.namedtuple("Stored", "uid raw message date")
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+
+
+class _Hangup(Exception):
+    """The connection ends, after these last words if there are any."""
+
+
+class _Instead(Exception):
+    """What a planned fault answers in place of the right thing."""
+
+
+class _Talk:
+    """One connection, served by a thread of its own."""
+
+    def __init__(self, server, sock):
+        self.server, self.sock, self.number = server, sock, server.sessions
+        self.buffer, self.tls, self.user = bytearray(), False, None
+
+    def start_tls(self):
+        context = tls_server_context(self.server.trusted)
+        self.sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
+        if self.server.closing:  # close() may have missed the new socket
+            raise _Hangup
+        self.sock.do_handshake()
+        self.tls = True
+
+    def until(self, mark=b"", size=0):
+        """Take what comes before ``mark``, or ``size`` octets."""
+        seen = 0
+        while self.buffer.find(mark, max(0, seen - len(mark))) < 0 if mark else len(self.buffer) < size:
+            seen = len(self.buffer)
+            data = self.sock.recv(1 << 16)
+            if not data:
+                raise _Hangup
+            self.buffer += data
+        end = self.buffer.find(mark, max(0, seen - len(mark))) if mark else size
+        data = bytes(self.buffer[:end])
+        del self.buffer[:end + len(mark)]
+        return data
+
+    def line(self, limit):
+        """The next line and what is wrong with it ("" if nothing)."""
+        raw = self.until(b"\r\n")
+        line = raw.decode("utf-8", "surrogateescape")
+        self.server.commands.append(Command(line, self.tls, self.number))
+        if len(raw) + 2 > (12288 if raw[:5].upper() == b"AUTH " else limit):  # RFC 4954
+            return line, self.violation("line too long", line)
+        if re.search("[\r\n\0]", line):
+            return line, self.violation("bare CR, bare LF or NUL", line)
+        # a client that waits for answers never sends two lines at once, unless one was smuggled in
+        return line, self.violation("more than one line at once", line) if self.buffer else ""
+
+    def violation(self, text, line):
+        self.server.violations.append(f"{text}: {line[:80]!r}")
+        return text
+
+    def send(self, data):
+        self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
+
+    def reply(self, text):
+        self.send(text.replace("\n", "\r\n") + "\r\n")
+
+    def fault(self, stage, last=False):
+        """Do what ``fail`` planned for this visit of ``stage``."""
+        with self.server.lock:
+            fault, gate = next(self.server.faults[stage], None), self.server.gate
+        if fault == "reset":  # lingering for 0 s makes close() send RST
+            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        while fault == "drip" and not gate.is_set():  # each byte in time, the answer never
+            for byte in self.dripping:
+                self.send(byte)
+                gate.wait(self.server.drip)
+        if fault == "stall":
+            gate.wait()
+        if fault in ("reset", "close") or self.server.closing:
+            raise _Hangup
+        if fault not in (None, "stall", "drip"):
+            text = f"{fault} injected fault" if isinstance(fault, int) else self.words.get(fault, fault)
+            raise (_Hangup if last or text.startswith(("421", "BYE")) else _Instead)(text)
+
+
+class FakeServer:
+    """Listens on 127.0.0.1. ``commands`` has every line as it came, ``violations`` what no client may do."""
+
+    talk, stages, host = _Talk, (), "127.0.0.1"
+    drip = 0.01  # s between two bytes
+
+    def __init__(self, trusted):
+        self.trusted, self.closing, self.sessions = trusted, False, 0
+        self.commands, self.violations, self._talks, self._threads = [], [], [], []
+        self.faults = {stage: iter(()) for stage in self.stages}
+        self.lock, self.gate = threading.Lock(), threading.Event()
+        self._listener = socket.create_server((self.host, 0))
+        self.port = self._listener.getsockname()[1]
+        self._start(self._accept)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+    def fail(self, stage, *faults, times=1):
+        """Plan the next visits of ``stage``, ``times`` over (None: for ever). A fault None: all goes well."""
+        plan = itertools.cycle(faults) if times is None else iter(faults * times)
+        with self.lock:
+            self.faults[stage] = itertools.chain(self.faults[stage], plan)
+
+    def release(self):
+        """Let what stalls or drips go on as if nothing had been."""
+        self.gate, gate = threading.Event(), self.gate
+        gate.set()
+
+    def close(self):
+        if self.closing:
+            return
+        self.closing = True
+        with contextlib.suppress(OSError):  # wakes accept(), which closing alone does not do everywhere
+            socket.create_connection((self.host, self.port)).close()
+        self._threads[0].join()
+        self.release()
+        for talk in list(self._talks):
+            with contextlib.suppress(OSError):  # SSLSocket.shutdown would take the TLS object away
+                socket.socket.shutdown(talk.sock, socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+
+    def _start(self, function, *args):
+        self._threads.append(threading.Thread(target=function, args=args, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self):
+        with self._listener:
+            while True:
+                sock = self._listener.accept()[0]
+                if self.closing:
+                    return sock.close()
+                self.sessions += 1
+                self._talks.append(self.talk(self, sock))
+                self._start(self._serve, self._talks[-1])
+
+    def _serve(self, talk):
+        try:
+            talk.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            talk.run()
+        except _Hangup as end:
+            with contextlib.suppress(OSError):
+                for words in end.args:
+                    talk.reply(words)
+        except OSError:  # the client left, or distrusts the certificate
+            pass
+        finally:
+            self._talks.remove(talk)
+            talk.sock.close()
+
+
+class _SMTPTalk(_Talk):
+    dripping = [b"%c" % byte for byte in b"250-one moment\r\n"]
+    words = {"garbage": "\x15\x03\x01 <html>\xff\xfe"}
+    hello = sender = None
+    esmtp = utf8 = eightbit = False
+
+    def run(self):
+        if self.server.tls == "ssl":
+            self.start_tls()
+        self.fault("connect", last=True)
+        self.reply("220 mx.example.test ESMTP")
+        while True:
+            line, wrong = self.line(512)
+            verb, _, argument = line.partition(" ")
+            do = getattr(self, "do_" + verb.lower(), None)
+            if not do:
+                wrong = wrong or self.violation("unknown command", line)
+            elif not (line.isascii() or self.utf8 or "SMTPUTF8" in line):
+                wrong = wrong or self.violation("8-bit command", line)
+            try:
+                reply = "500 5.5.2 " + wrong if wrong else do(argument)
+            except _Instead as fault:
+                reply = str(fault)
+            if reply:
+                self.reply(reply)
+
+    def forget(self):
+        self.sender, self.rcpts, self.utf8, self.eightbit = None, [], False, False
+
+    def do_ehlo(self, argument, esmtp=True):
+        if not re.fullmatch(r"[\w.-]+|\[[\w.:]+\]", argument, re.A):
+            return "501 5.5.4 " + self.violation("no host name in EHLO", argument)
+        if esmtp:
+            self.fault("ehlo")
+        self.forget()
+        self.hello, self.esmtp = argument, esmtp
+        lines = ["mx.example.test"] + self.server.features(self.tls) if esmtp else []
+        return "\n".join(["250-" + line for line in lines] + ["250 ENHANCEDSTATUSCODES"])
+
+    def do_helo(self, argument):
+        return self.do_ehlo(argument, esmtp=False)
+
+    def do_starttls(self, argument):
+        if self.tls or self.server.tls != "starttls":
+            return "502 5.5.1 not offered"
+        self.fault("starttls")
+        self.reply("220 2.0.0 ready to start TLS")
+        self.start_tls()
+        self.forget()
+        self.hello = None  # RFC 3207: everything said in clear is forgotten
+
+    def closed(self, text):
+        clear = self.server.tls == "starttls" and not self.tls
+        return "530 5.7.0 must issue a STARTTLS command first" if clear else text
+
+    def do_auth(self, argument):
+        name, _, first = argument.partition(" ")
+        offered = [line.split()[1:] for line in self.server.features(self.tls) if line.startswith("AUTH ")]
+        if not offered:
+            return self.closed("503 5.5.1 " + self.violation("AUTH was not offered", ""))
+        if not self.esmtp or self.user or self.sender is not None:
+            return "503 5.5.1 not now"
+        prompts = {"PLAIN": [""], "LOGIN": ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"]}.get(name.upper(), [])
+        if name.upper() not in offered[0] or not prompts:
+            return "504 5.5.4 unknown mechanism"
+        answers = [first] if first else []
+        for prompt in prompts[len(answers):]:
+            self.reply("334 " + prompt)
+            answers.append(self.line(12288)[0])
+        try:
+            words = [base64.b64decode(answer, validate=True).decode() for answer in answers]
+        except ValueError:
+            return "501 5.5.2 cannot decode response"
+        words = words[0].split("\0")[1:] if len(words) == 1 else words
+        self.fault("auth")
+        if words != [self.server.user, self.server.password]:  # two lines, as Gmail says it
+            return ("535-5.7.8 Username and Password not accepted. For more information, go to\n"
+                    "535 5.7.8  https://support.google.com/mail/?p=BadCredentials")
+        self.user = words[0]
+        return "235 2.7.0 accepted"
+
+    def address(self, keyword, argument):
+        found = re.fullmatch(keyword + r":<([^<>]*)>((?: [^ ]+)*)", argument, re.I)
+        address, options = found.groups() if found else ("", "")
+        local, _, domain = address.rpartition("@")
+        ascii_only = 0 if self.utf8 or "SMTPUTF8" in options else re.A
+        null = found and keyword == "FROM" and not address
+        if not (null or re.fullmatch(r"[^\s\x00-\x1f\x7f@]{1,64}", local)
+                and re.fullmatch(r"[\w-]+(\.[\w-]+)*", domain, ascii_only) and len(domain) < 256):
+            raise _Instead("501 5.1.3 " + self.violation("bad address", argument))
+        return address, options.upper().split()
+
+    def do_mail(self, argument):
+        address, options = self.address("FROM", argument)
+        size = max([0] + [int(option[5:]) for option in options if re.fullmatch(r"SIZE=\d{1,20}", option)])
+        known = {"SIZE": self.server.size, "BODY": self.server.eightbit, "SMTPUTF8": self.server.smtputf8}
+        if self.hello is None or self.sender is not None:
+            return "503 5.5.1 EHLO first, and one MAIL at a time"
+        if self.server.user is not None and self.user is None:
+            return self.closed("530 5.7.0 authentication required")
+        if not all(self.esmtp and known.get(option.split("=")[0]) for option in options):
+            return "555 5.5.4 " + self.violation("option was not offered", argument)
+        if size > self.server.size:
+            return "552 5.3.4 message size exceeds fixed limit"
+        self.fault("mail")
+        self.forget()
+        self.sender, self.utf8, self.eightbit = address, "SMTPUTF8" in options, "BODY=8BITMIME" in options
+        return "250 2.1.0 ok"
+
+    def do_rcpt(self, argument):
+        address, _ = self.address("TO", argument)
+        if self.sender is None:
+            return "503 5.5.1 MAIL first"
+        if len(self.rcpts) >= self.server.max_rcpts:
+            return "452 4.5.3 too many recipients"
+        self.fault("rcpt")
+        plan = self.server.refuse.get(address)
+        refusal = (plan.pop(0) if plan else None) if isinstance(plan, list) else plan
+        if refusal is None:
+            self.rcpts.append(address)
+        return refusal or "250 2.1.5 ok"
+
+    def do_data(self, argument):
+        if self.sender is None or not self.rcpts:
+            return "503 5.5.1 MAIL first" if self.sender is None else "554 5.5.1 no valid recipients"
+        self.fault("data")
+        self.reply("354 go ahead")
+        start = self.until(size=1)
+        self.fault("body", last=True)
+        self.buffer[:0] = b"\r\n" + start  # so that the first line is a line like all others
+        data = re.sub(rb"\r\n\.", b"\r\n", self.until(b"\r\n.\r\n"))[2:] + b"\r\n"
+        message = email.message_from_bytes(data, policy=email.policy.default)
+        wrong, mail_id = self.wrong(data, message), str(message["Message-ID"]).strip()
+        if self.server.rewrite_ids:  # as SES and Microsoft 365 do: replies name an id unknown here
+            del message["Message-ID"]
+            message["X-Microsoft-Original-Message-ID"] = mail_id
+            message["Message-ID"] = f"<0100{len(self.server.mails):012x}@eu-west-1.amazonses.test>"
+        mail = Mail(self.sender, self.rcpts, data, message, mail_id, self.tls, self.user)
+        self.forget()
+        if wrong:
+            return "550 5.6.0 " + self.violation(wrong, mail_id)
+        if len(data) > self.server.size:
+            return "552 5.3.4 message too big"
+        self.fault("dot")
+        self.server.mails.append(mail)
+        self.fault("accepted")
+        return "250 2.0.0 ok, queued"
+
+    def wrong(self, data, message):
+        counts = collections.Counter(name.lower() for name in message.keys())
+        single = "to cc subject reply-to sender references in-reply-to mime-version content-type".split()
+        eight, head = re.compile(rb"[\x80-\xff]"), data.partition(b"\r\n\r\n")[0]
+        tests = {
+            "bare CR or LF": re.search(rb"(?<!\r)\n|\r(?!\n)", data),
+            "NUL": b"\0" in data,
+            "line over 998 octets": max(map(len, data.split(b"\r\n"))) > 998,
+            "8-bit data without BODY=8BITMIME": not self.eightbit and eight.search(data),
+            "8-bit header without SMTPUTF8": not self.utf8 and eight.search(head),
+            # assumed: RFC 5322 asks for From and Date only; big providers refuse the rest as well
+            "From, Date, Message-ID: once": {counts[name] for name in ("from", "date", "message-id")} != {1},
+            "header twice": any(counts[name] > 1 for name in single),
+            "malformed header": message.defects}
+        return next((text for text, found in tests.items() if found), "")
+
+    def do_rset(self, argument):
+        self.forget()
+        return "250 2.0.0 ok"
+
+    def do_noop(self, argument):
+        return "250 2.0.0 ok"
+
+    def do_quit(self, argument):
+        self.fault("quit", last=True)
+        raise _Hangup("221 2.0.0 bye")
+
+
+class FakeSMTP(FakeServer):
+    """``tls``: "starttls" (offered), "ssl" (at once) or None. ``user`` None: nobody need log in."""
+
+    talk, stages = _SMTPTalk, "connect ehlo starttls auth mail rcpt data body dot accepted quit".split()
+
+    def __init__(self, tls="starttls", trusted=True, user=None, password=None, clear_auth=False,
+                 mechanisms=("PLAIN", "LOGIN"), size=35882577, eightbit=True, smtputf8=False, max_rcpts=100,
+                 rewrite_ids=False):
+        self.tls, self.user, self.password = tls, user, password
+        self.clear_auth, self.mechanisms = clear_auth, mechanisms
+        self.size, self.eightbit, self.smtputf8, self.max_rcpts = size, eightbit, smtputf8, max_rcpts
+        self.rewrite_ids, self.mails, self.refuse = rewrite_ids, [], {}
+        super().__init__(trusted)
+
+    def features(self, secure):
+        auth = self.user is not None and (secure or self.clear_auth)
+        upgrade = self.tls == "starttls" and not secure
+        return ([f"SIZE {self.size}"] + ["8BITMIME"] * self.eightbit + ["SMTPUTF8"] * self.smtputf8
+                + ["STARTTLS"] * upgrade + ["AUTH " + " ".join(self.mechanisms)] * auth)
+
+    def copies(self, message_id, rcpt=None):
+        """How many stored copies ``rcpt`` has; without it, how many times the mail was stored."""
+        stored = [mail.rcpts for mail in self.mails if mail.message_id == message_id]
+        return sum(rcpts.count(rcpt) if rcpt else 1 for rcpts in stored)
+
+
+# === Fake IMAP ===
+class _IMAPTalk(_Talk):
+    dripping = [b"%c" % byte for byte in b"* OK one moment\r\n"]
+    words = {"garbage": "\x15\x03\x01 <html>\xff\xfe", "BYE": "BYE system going down"}
+    box, tag = None, "*"
+
+    def reply(self, text):
+        tag = "" if text == self.words["garbage"] else "* " if text.startswith("BYE") else self.tag + " "
+        self.send(tag + text + "\r\n")
+
+    def run(self):
+        self.start_tls()
+        self.fault("greeting", last=True)
+        self.reply(f"OK [CAPABILITY {self.server.capabilities}] ready")
+        while True:
+            line = self.command()
+            self.tag, _, rest = line.partition(" ")
+            verb, argument = re.fullmatch(r"((?:UID )?\S*) ?(.*)", rest, re.I | re.S).groups()
+            verb = verb.lower().replace(" ", "_")
+            do = getattr(self, "do_" + verb, None)
+            early = verb in ("capability", "noop", "login", "authenticate", "logout")
+            try:
+                if not re.fullmatch(r"[A-Za-z0-9.]+", self.tag) or not do or not line.isascii():
+                    raise ValueError("unknown command")
+                if not self.user and not early or self.box is None and verb.startswith("uid_"):
+                    raise ValueError("not in this state")
+                self.reply(do(self.tokens(argument)))
+            except (ValueError, IndexError) as error:
+                self.violation(str(error), line)
+                self.tag = self.tag if self.tag.isalnum() else "*"
+                self.reply("BAD could not parse command")
+            except _Instead as fault:
+                self.reply(str(fault))
+
+    def command(self):
+        line = self.line(8192)[0]
+        while re.search(r"\{\d+\}$", line):  # a literal: the client waits for "+", then sends its octets
+            head, _, size = line[:-1].rpartition("{")
+            self.send("+ go ahead\r\n")
+            literal = self.until(size=int(size)).decode("ascii", "backslashreplace")
+            line = head + '"{}"'.format(re.sub(r'(["\\])', r"\\\1", literal)) + self.line(8192)[0]
+        return line
+
+    def tokens(self, text):
+        """Atoms and parentheses as they are, strings with a quote in front."""
+        pattern = re.compile(r'\s*(?:"((?:[^"\\]|\\["\\])*)"|([()]|(?:[^\s()"\[]|\[[^\]]*\])+))')
+        tokens, at = [], 0
+        while text[at:].strip():
+            found = pattern.match(text, at)
+            if not found:
+                raise ValueError("unbalanced quotes")
+            quoted, at = found.group(1), found.end()
+            tokens.append(found.group(2) if quoted is None else '"' + re.sub(r"\\(.)", r"\1", quoted))
+        return tokens
+
+    def do_capability(self, tokens):
+        self.send(f"* CAPABILITY {self.server.capabilities}\r\n")
+        return "OK done"
+
+    def do_login(self, tokens):
+        user, password = [_bare(token) for token in tokens]
+        self.fault("login")
+        if [user, password] != [self.server.user, self.server.password]:
+            return "NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)"
+        self.user = user
+        self.server.logins += 1
+        return f"OK [CAPABILITY {self.server.capabilities}] logged in"
+
+    def do_authenticate(self, tokens):
+        if tokens[0].upper() != "PLAIN":
+            return "NO unsupported mechanism"
+        if len(tokens) < 2:
+            self.send("+ \r\n")
+            tokens.append(self.line(12288)[0])
+        return self.do_login(base64.b64decode(tokens[1], validate=True).decode().split("\0")[1:])
+
+    def do_examine(self, tokens, writable=False):
+        name = "INBOX" if _bare(tokens[0]).upper() == "INBOX" else _bare(tokens[0])
+        self.server.selects.append(("SELECT" if writable else "EXAMINE", name))
+        self.box = None  # RFC 3501: after a failure nothing is selected
+        self.fault("select")
+        if name not in self.server.boxes:
+            return f"NO [NONEXISTENT] Unknown Mailbox: {name} (Failure)"
+        self.box, self.writable, self.view = name, writable, list(self.server.boxes[name])
+        self.send(f"* FLAGS (\\Answered \\Flagged \\Draft \\Deleted \\Seen)\r\n* {len(self.view)} EXISTS\r\n"
+                  f"* 0 RECENT\r\n* OK [UIDVALIDITY {self.server.uidvalidity}] UIDs valid\r\n"
+                  f"* OK [UIDNEXT {self.server.next_uid}] predicted\r\n")
+        return "OK [READ-WRITE] selected" if writable else "OK [READ-ONLY] examined"
+
+    def do_select(self, tokens):
+        return self.do_examine(tokens, writable=True)
+
+    def do_noop(self, tokens):
+        self.fault("noop")
+        if self.box and self.view != self.server.boxes[self.box]:
+            self.view = list(self.server.boxes[self.box])
+            self.send(f"* {len(self.view)} EXISTS\r\n")
+        return "OK noop"
+
+    def do_list(self, tokens):
+        for name in self.server.boxes:
+            self.send(f'* LIST (\\HasNoChildren) "/" "{name}"\r\n')
+        return "OK list"
+
+    def do_logout(self, tokens):
+        self.send("* BYE logging out\r\n")
+        raise _Hangup("OK logout")
+
+    def do_uid_search(self, tokens):
+        if tokens[0].upper() == "CHARSET":
+            if _bare(tokens[1]).upper() not in ("US-ASCII", "UTF-8"):
+                return "NO [BADCHARSET (US-ASCII UTF-8)] no such charset"
+            del tokens[:2]
+        test = self.test(["("] + tokens + [")"])
+        self.fault("search")
+        found = [str(mail.uid) for mail in self.view if test(mail)]
+        self.send(" ".join(["* SEARCH", *found]) + "\r\n")
+        return "OK search completed"
+
+    def test(self, tokens):
+        """Take one search key off the front; return the test that it means."""
+        key = tokens.pop(0).upper()
+        if key == "(":
+            tests = [self.test(tokens)]
+            while tokens[0] != ")":
+                tests.append(self.test(tokens))
+            del tokens[0]
+            return lambda mail: all(test(mail) for test in tests)
+        if key in ("ALL", "UNDELETED"):
+            return lambda mail: True
+        if key in ("SEEN", "UNSEEN"):
+            return lambda mail: (mail.uid in self.server.seen) == (key == "SEEN")
+        if key in ("NOT", "OR"):
+            one, two = self.test(tokens), self.test(tokens) if key == "OR" else None
+            return lambda mail: one(mail) or two(mail) if two else not one(mail)
+        if key in ("SINCE", "BEFORE", "ON"):
+            day, month, year = _bare(tokens.pop(0)).title().split("-")
+            date = datetime.date(int(year), MONTHS.index(month) + 1, int(day))
+            compare = {"SINCE": date.__le__, "BEFORE": date.__gt__, "ON": date.__eq__}[key]
+            return lambda mail: compare(self.server.local(mail.date).date())
+        if key in ("SUBJECT", "FROM", "TO", "CC", "HEADER"):
+            name = _bare(tokens.pop(0)) if key == "HEADER" else key
+            text = _bare(tokens.pop(0))
+            return lambda mail: any(self.holds(str(value), text, key == "HEADER")
+                                    for value in mail.message.get_all(name, ()))
+        if key in ("TEXT", "BODY"):
+            text = _bare(tokens.pop(0))
+            return lambda mail: self.holds(_words(mail.message, key == "TEXT"), text)
+        if key != "UID" and not re.fullmatch(r"[\d:,*]+", key):
+            raise ValueError("unknown search key " + key)
+        uid = key == "UID"
+        inside = self.numbers(tokens.pop(0) if uid else key, uid)
+        return lambda mail: inside(mail.uid if uid else self.view.index(mail) + 1)
+
+    def holds(self, value, text, item=False):
+        value, text = value.lower(), text.lower()
+        if self.server.substring or not text:  # as RFC 3501 has it
+            return text in value
+        if item:  # assumed (Gmail): HEADER finds a whole message id, not a piece of one
+            return text == value or text.strip("<>") in [word.strip("<>") for word in value.split()]
+        # assumed (Gmail): whole words only
+        return bool(re.search(r"(?<!\w)" + re.escape(text) + r"(?!\w)", value))
+
+    def numbers(self, text, uid=True):
+        last = len(self.view) if not uid else self.view[-1].uid if self.view else 0
+        if not re.fullmatch(r"(?:[1-9]\d*|\*)(?:[:,](?:[1-9]\d*|\*))*", text):
+            raise ValueError("bad sequence set")
+        # smallest to largest: n:* with n above the last UID means *:n, so the last mail comes again and again
+        ends = [[last if end == "*" else int(end) for end in part.split(":")] for part in text.split(",")]
+        return lambda number: any(min(end) <= number <= max(end) for end in ends)
+
+    def do_uid_fetch(self, tokens):
+        inside, listed = self.numbers(tokens.pop(0)), tokens[0] == "("
+        items = [token.upper() for token in (tokens[1:-1] if listed else tokens)]
+        if not items or listed != (tokens[-1] == ")") or len(items) > 1 and not listed:
+            raise ValueError("bad list of items")
+        items += ["UID"] * ("UID" not in items)
+        answers = [b"* %d FETCH (%s)\r\n" % (number, b" ".join([self.item(mail, item) for item in items]))
+                   for number, mail in enumerate(self.view, 1) if inside(mail.uid)]
+        try:
+            self.fault("fetch")
+        except _Instead as fault:
+            if str(fault) != "cut":
+                raise
+            self.send(b"".join(answers)[:-len(answers[-1]) // 2])  # breaks in the middle of a literal
+            raise _Hangup from None
+        self.send(b"".join(answers))
+        return "OK fetch completed"
+
+    def item(self, mail, item):
+        section = r"BODY(\.PEEK)?\[(|HEADER|TEXT|HEADER\.FIELDS \(([^)]+)\))\](?:<(\d+)\.([1-9]\d*)>)?"
+        body = re.fullmatch(section, item)
+        if item == "UID":
+            return b"UID %d" % mail.uid
+        if item == "RFC822.SIZE":
+            return b"RFC822.SIZE %d" % len(mail.raw)
+        if item == "FLAGS":
+            return b"FLAGS (%s)" % (b"\\Seen" if mail.uid in self.server.seen else b"")
+        if item == "INTERNALDATE":  # the day is two columns wide, the zone the server's own
+            when = self.server.local(mail.date)
+            rest = when.strftime("%Y %H:%M:%S %z")
+            return f'INTERNALDATE "{when.day:2}-{MONTHS[when.month - 1]}-{rest}"'.encode()
+        if not body:
+            raise ValueError("unknown item " + item)
+        peek, section, names, start, size = body.groups()
+        if not peek and self.writable:  # EXAMINE never changes flags
+            self.server.seen.add(mail.uid)
+        head, _, text = mail.raw.partition(b"\r\n\r\n")
+        if names:
+            lines, names = re.split(rb"\r\n(?![ \t])", head), names.encode().split()
+            head = b"\r\n".join(line for line in lines if line.split(b":")[0].upper() in names)
+        data = mail.raw if not section else text if section == "TEXT" else head + b"\r\n\r\n"
+        data, origin = (data[int(start):][:int(size)], f"<{start}>") if start else (data, "")
+        return f"BODY[{section}]{origin} {{{len(data)}}}\r\n".encode() + data
+
+
+class FakeIMAP(FakeServer):
+    """TLS at once. ``clock.now()`` dates what comes in; SINCE counts days in ``zone`` (hours from UTC)."""
+
+    talk, stages = _IMAPTalk, "greeting login select search fetch noop".split()
+    capabilities, uidvalidity = "IMAP4rev1 AUTH=PLAIN", 3857529045
+
+    def __init__(self, user="bot@example.org", password="secret", trusted=True, clock=None, zone=-8,
+                 substring=False):
+        self.user, self.password, self.substring = user, password, substring
+        self.now = clock.now if clock else time.time
+        self.zone = datetime.timezone(datetime.timedelta(hours=zone))
+        self.boxes, self.seen, self.selects, self.logins, self.next_uid = {"INBOX": []}, set(), [], 0, 101
+        super().__init__(trusted)
+
+    def local(self, seconds):
+        return datetime.datetime.fromtimestamp(seconds, self.zone)
+
+    def deliver(self, mail, at=None, box="INBOX"):
+        """Put bytes or a message into ``box``, return its UID. Sessions see it after NOOP or EXAMINE."""
+        raw = mail if isinstance(mail, bytes) else mail.as_bytes()
+        raw = re.sub(rb"\r?\n", b"\r\n", raw)
+        message = email.message_from_bytes(raw, policy=email.policy.default)
+        with self.lock:
+            uid, self.next_uid = self.next_uid, self.next_uid + 1
+            self.boxes.setdefault(box, []).append(Stored(uid, raw, message, self.now() if at is None else at))
+        return uid
+
+
+def _bare(token):
+    return token[1:] if token[:1] == '"' else token
+
+
+def _words(message, headers):
+    texts = [part.get_content() for part in message.walk() if part.get_content_maintype() == "text"]
+    return "\n".join([str(value) for value in message.values()] * headers + texts)
+
+
+# === Replies as mail clients write them ===
+# Per language: what Gmail, then Apple, writes over the quote; Outlook's head, From, Sent, To, Subject;
+# signatures of the iPhone and of Outlook for iOS, Outlook's "Re:" and "Automatic reply:"; days and months.
+LANGUAGES = {
+    "en": ("On {wd}, {mon} {d}, {y} at {t12} {who} wrote:", "On {d} {mon} {y}, at {t}, {who} wrote:",
+           "Original Message|From:|Sent:|To:|Subject:",
+           "Sent from my iPhone|Get Outlook for iOS|RE:|Automatic reply:",
+           "Mon Tue Wed Thu Fri Sat Sun Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"),
+    "de": ("Am {wd}., {d}. {mon}. {y} um {t} Uhr schrieb {who}:", "Am {d}.{m}.{y} um {t} schrieb {who}:",
+           "Ursprüngliche Nachricht|Von:|Gesendet:|An:|Betreff:",
+           "Von meinem iPhone gesendet|Outlook für iOS beziehen|AW:|Automatische Antwort:",
+           "Mo Di Mi Do Fr Sa So Jan Feb März Apr Mai Juni Juli Aug Sept Okt Nov Dez"),
+    "fr": ("Le {wd}. {d} {mon}. {y} à {t}, {who} a écrit\xa0:", "Le {d} {mon}. {y} à {t}, {who} a écrit\xa0:",
+           "Message d'origine|De :|Envoyé :|À :|Objet :",
+           "Envoyé de mon iPhone|Télécharger Outlook pour iOS|RE:|Réponse automatique\xa0:",
+           "lun mar mer jeu ven sam dim janv févr mars avr mai juin juil août sept oct nov déc"),
+    "es": ("El {wd}, {d} {mon} {y} a las {t}, {es} escribió:", "El {d} {mon} {y}, a las {t}, {who} escribió:",
+           "Mensaje original|De:|Enviado el:|Para:|Asunto:",
+           "Enviado desde mi iPhone|Obtener Outlook para iOS|RE:|Respuesta automática:",
+           "lun mar mié jue vie sáb dom ene feb mar abr may jun jul ago sept oct nov dic"),
+    "it": ("Il giorno {wd} {d} {mon} {y} alle ore {t} {who} ha scritto:",
+           "Il giorno {d} {mon} {y}, alle ore {t}, {who} ha scritto:",
+           "Messaggio originale|Da:|Inviato:|A:|Oggetto:",
+           "Inviato da iPhone|Scarica Outlook per iOS|R:|Risposta automatica:",
+           "lun mar mer gio ven sab dom gen feb mar apr mag giu lug ago set ott nov dic"),
+    "nl": ("Op {wd} {d} {mon} {y} om {t} schreef {who}:",
+           "Op {d} {mon}. {y}, om {t} heeft {who} het volgende geschreven:",
+           "Oorspronkelijk bericht|Van:|Verzonden:|Aan:|Onderwerp:",
+           "Verstuurd vanaf mijn iPhone|Outlook voor iOS downloaden|RE:|Automatisch antwoord:",
+           "ma di wo do vr za zo jan feb mrt apr mei jun jul aug sep okt nov dec"),
+    "pt": ("Em {wd}., {d} de {mon}. de {y} às {t}, {who} escreveu:",
+           "Em {d} de {mon}. de {y}, à(s) {t}, {who} escreveu:",
+           "Mensagem original|De:|Enviada em:|Para:|Assunto:",
+           "Enviado do meu iPhone|Obter o Outlook para iOS|RES:|Resposta automática:",
+           "seg ter qua qui sex sáb dom jan fev mar abr mai jun jul ago set out nov dez"),
+}
+TEXTS = {
+    "gmail": "{text}\n\n{gmail}\n\n{quoted}\n",
+    "outlook": "{text}\n________________________________\n{block}\n\n{question}\n",
+    "outlook-desktop": "{text}\n\n-----{head}-----\n{block}\n\n{question}\n",
+    "outlook-phone": "{text}\n\n{outlook}<https://aka.ms/o0ukef>\n________________________________\n{block}\n"
+                     "\n{question}\n",
+    "apple": "{text}\n\n> {apple}\n> \n{quoted}\n",
+    "phone": "{text}\n\n{iphone}\n\n> {apple}\n> \n> \ufeff\n{quoted}\n",
+    "plain": "{text}\n\n{apple}\n{quoted}\n\n{signature}\n",
+    "bottom": "{apple}\n{quoted}\n\n{text}\n\n{signature}\n",  # as on old mailing lists
+}
+OUTLOOK_HTML = (
+    '<html><head><style type="text/css" style="display:none;">P {{margin:0}}</style></head><body dir="ltr">'
+    '<div class="elementToProof">{said}</div>%s<div id="appendonsend"></div><hr style="width:98%%">'
+    '<div id="divRplyFwdMsg" dir="ltr"><font>{table}</font><div>&nbsp;</div></div>{rich}</body></html>')
+MOBILE_HTML = '<div id="ms-outlook-mobile-signature"><a href="https://aka.ms/o0ukef">{outlook}</a></div>'
+PAGES = {
+    "gmail": '<div dir="ltr">{said}</div><br><div class="gmail_quote gmail_quote_container"><div dir="ltr" '
+             'class="gmail_attr">{over}<br></div><blockquote class="gmail_quote">{rich}</blockquote></div>',
+    "outlook": OUTLOOK_HTML % "",
+    "outlook-desktop":
+        '<html xmlns:o="urn:schemas-microsoft-com:office:office"><body><div class="WordSection1">{word}'
+        '<div style="border:none;border-top:solid #E1E1E1 1.0pt"><p class="MsoNormal">{table}</p></div>'
+        '{rich}</div></body></html>',
+    "outlook-phone": OUTLOOK_HTML % MOBILE_HTML,
+    "apple": '<html><body>{said}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote type="cite">'
+             '<div>{cite}</div><br class="Apple-interchange-newline">{rich}</blockquote></div></body></html>',
+    "phone": '<html><body dir="auto">{said}<br id="lineBreakAtBeginningOfSignature"><div dir="ltr">'
+             '{iphone}</div><div dir="ltr"><br><blockquote type="cite">{cite}<br><br></blockquote></div>'
+             '<blockquote type="cite"><div dir="ltr">\ufeff{rich}</div></blockquote></body></html>',
+    "plain": "<html><body>{said}<p>{cite}</p><blockquote>{rich}</blockquote></body></html>",
+    "bottom": "<html><body><p>{cite}</p><blockquote>{rich}</blockquote>{said}</body></html>",
+}
+# Another sign with each client, so that every one is needed; some Exchange servers give the subject alone.
+VACATION = {"gmail": {"Auto-Submitted": "auto-replied", "Precedence": "bulk", "X-Autoreply": "yes"},
+            "outlook": {}, "plain": {"Auto-Submitted": "auto-replied (vacation)"},
+            "apple": {"X-Autorespond": "yes"},
+            "phone": {"X-Autoreply-From": "me"}, "bottom": {"Precedence": "auto_reply"}}
+CLIENTS = tuple(TEXTS)
+REPLY_IDS = itertools.count(1)
+
+
+def mail_reply(original, sender, text, client="gmail", html_only=False, language="en", keep_subject=True,
+               keep_ids=True, automatic=None, date=None):
+    """What arrives when ``sender`` answers ``original`` with ``text`` in ``client`` (one of CLIENTS).
+
+    ``automatic``: a machine answers ("vacation", "bounce"), or the answer comes through a mailing "list".
+    """
+    gmail, apple, labels, phrases, names = LANGUAGES[language]
+    (head, *labels), names, company = labels.split("|"), names.split(), client.partition("-")[0]
+    iphone, outlook, re_prefix, auto_prefix = phrases.split("|")
+    author, subject = original["From"].addresses[0], re.sub(r"\s+", " ", str(original["Subject"]))
+    when = original["Date"].datetime if original["Date"] else datetime.datetime.now(datetime.timezone.utc)
+    day, month, clock = names[when.weekday()], names[6 + when.month], when.strftime("%H:%M")
+    who = (f"{author.display_name} <{author.addr_spec}>").strip()
+    gmail, apple = [line.format(
+        wd=day, mon=month, d=when.day, m=when.month, y=when.year, t=clock, who=who,
+        t12=when.strftime("%I:%M\u202f%p").lstrip("0"), es=who.replace("<", "(<").replace(">", ">)"),
+    ) for line in (gmail, apple)]
+    wrapped = textwrap.wrap(gmail, 76) if len(gmail) > 76 else gmail.rsplit(" ", 1)  # as Gmail breaks it
+    sent = f"{day} {when.day} {month} {when.year} {clock}"
+    block = list(zip(labels, (who, sent, str(original["To"]), subject)))
+    plain, page = original.get_body(("plain",)), original.get_body(("html",))
+    question = plain.get_content() if plain else re.sub("<[^>]+>", " ", page.get_content())
+    question = question.replace("\r\n", "\n").rstrip("\n")
+    rich = page.get_content() if page else f"<pre>{html.escape(question)}</pre>"
+    rich = re.sub(r"(?is).*<body[^>]*>|</body>.*", "", rich)
+    if "approve" not in question.lower() or "reject" not in question.lower():  # to mislead
+        question += "\n\nReply with\napprove\nor\nreject"
+        rich += "<p>Reply with</p><p>approve</p><p>or</p><p>reject</p>"
+    me = email.message_from_string(f"From: {sender}\n\n", policy=email.policy.default)["From"].addresses[0]
+    lines = [html.escape(line) or "<br>" for line in text.split("\n")]
+    parts = {
+        "text": text, "head": head, "question": question, "rich": rich, "iphone": iphone,
+        "outlook": outlook, "apple": apple,
+        "gmail": "\n".join(wrapped), "over": html.escape(gmail), "cite": html.escape(apple),
+        "quoted": "\n".join((">" if line.startswith(">") else "> ") + line for line in question.split("\n")),
+        "block": "\n".join("{} {}".format(*pair) for pair in block),
+        "table": "<br>".join(f"<b>{label}</b> {html.escape(value)}" for label, value in block),
+        "said": "".join(f"<div>{line}</div>" for line in lines),
+        "word": "".join(f'<p class="MsoNormal">{line}<o:p></o:p></p>' for line in lines),
+        "signature": f"-- \n{me.display_name or me.username}\nTeam that may approve or reject"}
+
+    # max_line_length: the default policy encodes a long message id, which breaks threading
+    reply = email.message.EmailMessage(policy=email.policy.default.clone(max_line_length=900))
+    number = next(REPLY_IDS)
+    domain = {"gmail": "mail.gmail.com", "outlook": "EURP191.PROD.OUTLOOK.COM"}.get(company, me.domain)
+    vacation_prefix = {"outlook": auto_prefix, "plain": "Auto:"}.get(company, "Re:")
+    prefix = {"vacation": vacation_prefix, "bounce": "Undelivered Mail:", "list": "[team] Re:"}.get(
+        automatic, re_prefix if company == "outlook" else "Re:")
+    other = "Out of Office" if automatic == "vacation" else "quick answer"
+    signs = {
+        "vacation": VACATION[company],
+        "bounce": {} if company == "outlook" else {"Auto-Submitted": "auto-replied"},
+        "list": {"List-Id": "Team <team.lists.example.org>", "Precedence": "list"},
+        # no signs of a machine, whatever they look like
+        None: {"outlook": {"X-Auto-Response-Suppress": "All"},
+               "plain": {"Auto-Submitted": "no"}}.get(company, {}),
+    }[automatic]
+    headers = {
+        "Return-Path": "<>" if automatic == "bounce" else f"<{me.addr_spec}>", "From": me, "To": author,
+        "Subject": f"{prefix} {subject}" if keep_subject else other,
+        "Date": date or when + datetime.timedelta(minutes=5), "Message-ID": f"<CA+{number:08x}@{domain}>"}
+    if keep_ids and original["Message-ID"]:
+        headers["In-Reply-To"] = str(original["Message-ID"])
+        headers["References"] = "{} {}".format(original["References"] or "", original["Message-ID"])
+    for name, value in dict(headers, **signs).items():
+        reply[name] = value.strip() if isinstance(value, str) else value
+
+    coding = {"charset": "utf-8", "cte": "base64" if company == "outlook" else "quoted-printable"}
+    if automatic in ("vacation", "bounce"):
+        reply.set_content(text, **coding)
+    elif html_only:
+        reply.set_content(PAGES[client].format(**parts), subtype="html", **coding)
+    else:
+        reply.set_content(TEXTS[client].format(**parts), **coding)
+        if client not in ("plain", "bottom"):
+            reply.add_alternative(PAGES[client].format(**parts), subtype="html", **coding)
+    if automatic == "bounce":
+        fields = ("Reporting-MTA: dns; mx.example.test\n\n",
+                  f"Final-Recipient: rfc822; {me.addr_spec}\nAction: failed\nStatus: 5.1.1\n\n")
+        status = email.message.EmailMessage()
+        status["Content-Type"] = "message/delivery-status"
+        status.set_payload([email.message_from_string(field) for field in fields])
+        reply.make_mixed()
+        reply.attach(status)
+        reply.add_attachment(original)
+        kind = f'multipart/report; report-type="delivery-status"; boundary="=_report_{number}"'
+        reply.replace_header("Content-Type", kind)
+    return reply
+
+
+# === Certificates ===
+# Worth nothing outside these tests. Valid 2020 to 2099; the server is "localhost" and 127.0.0.1.
+CA_PEM = """\
+-----BEGIN CERTIFICATE-----
+MIIBfDCCASKgAwIBAgIUOo8d8AigJNjFYLSJszMO3f4qTlkwCgYIKoZIzj0EAwIw
+GzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAgFw0yMDAxMDEwMDAwMDBaGA8y
+MDk5MTIzMTIzNTk1OVowGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTBZMBMG
+ByqGSM49AgEGCCqGSM49AwEHA0IABP8UNUhdmE4CF04tkXpZxMid7ni+E3DzHd0T
+6pC+iVAsHWNWFPr3JJCUaAZtCWWbQXjnb4uZXEiiLydJwTpJAAijQjBAMA8GA1Ud
+EwEB/wQFMAMBAf8wDgYDVR0PAQH/BAQDAgEGMB0GA1UdDgQWBBQGerQ8uPi8E7JV
+pbY+mz3Zj0RN6TAKBggqhkjOPQQDAgNIADBFAiEA4+2dXY2t7HagrvfDSd5UI62y
+YoyQEUevKqDRmsw0sSACIF8hkUbvRGR/IlpgjAER5CtC89rluDmpzPbycK8PB/zT
+-----END CERTIFICATE-----
+"""
+SERVER_PEM = """\
+-----BEGIN CERTIFICATE-----
+MIIBxjCCAWygAwIBAgIUPuM/WTOF7O+yqBTHKmgUuLLjXmowCgYIKoZIzj0EAwIw
+GzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAgFw0yMDAxMDEwMDAwMDBaGA8y
+MDk5MTIzMTIzNTk1OVowFDESMBAGA1UEAwwJbG9jYWxob3N0MFkwEwYHKoZIzj0C
+AQYIKoZIzj0DAQcDQgAEcODPROOtq1woL7O4bBrF0LewEI/1vpUhSgxcxQvJUXsa
+zCfQdUT3mH9FYcYVonqBlrO/uu8X+om+pXiT/3ngqKOBkjCBjzAMBgNVHRMBAf8E
+AjAAMA4GA1UdDwEB/wQEAwIHgDATBgNVHSUEDDAKBggrBgEFBQcDATAaBgNVHREE
+EzARgglsb2NhbGhvc3SHBH8AAAEwHQYDVR0OBBYEFLLMrJ8JjDhxI4Qux0sLZkLU
+Pi/vMB8GA1UdIwQYMBaAFAZ6tDy4+LwTslWltj6bPdmPRE3pMAoGCCqGSM49BAMC
+A0gAMEUCIQCbN/pauxm9Zqh0m11EPqT1GZx7ijuiom36beJMpneDngIgMXjuWtSH
+WLOQcwQcy2FBB4hY7XHX8YWNu5sMHBj7HZk=
+-----END CERTIFICATE-----
+"""
+SERVER_KEY = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4PSmyb4AblzcLXe3
+MKJwiJFHibbbiJm3SfSleSgWbOihRANCAARw4M9E462rXCgvs7hsGsXQt7AQj/W+
+lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCo
+-----END PRIVATE KEY-----
+"""
+UNTRUSTED_PEM = """\
+-----BEGIN CERTIFICATE-----
+MIIBmzCCAUKgAwIBAgIUWsFK72PhyQrojeRQdYJDtNsR/bgwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTIwMDEwMTAwMDAwMFoYDzIwOTkxMjMx
+MjM1OTU5WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAARw4M9E462rXCgvs7hsGsXQt7AQj/W+lSFKDFzFC8lRexrMJ9B1RPeY
+f0VhxhWieoGWs7+67xf6ib6leJP/eeCoo3AwbjAMBgNVHRMBAf8EAjAAMA4GA1Ud
+DwEB/wQEAwIHgDATBgNVHSUEDDAKBggrBgEFBQcDATAaBgNVHREEEzARgglsb2Nh
+bGhvc3SHBH8AAAEwHQYDVR0OBBYEFLLMrJ8JjDhxI4Qux0sLZkLUPi/vMAoGCCqG
+SM49BAMCA0cAMEQCIAZlSwwRzfXifKCoCGhEUQ0d43A8Ooin99d9xhSwPJMxAiAt
+6Pcjvr6k/CmLJmLp0iC3LQ0HeD8DSNFeHhWgTXqP6Q==
+-----END CERTIFICATE-----
+"""
+ALERTS_TEST_PEM = """\
+-----BEGIN CERTIFICATE-----
+MIIBijCCAS+gAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthbGVydHMu
+dGVzdDAgFw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNTk1OVowFjEUMBIGA1UE
+AwwLYWxlcnRzLnRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARw4M9E462r
+XCgvs7hsGsXQt7AQj/W+lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6
+ib6leJP/eeCoo2wwajAdBgNVHQ4EFgQUssysnwmMOHEjhC7HSwtmQtQ+L+8wFgYD
+VR0RBA8wDYILYWxlcnRzLnRlc3QwDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8EBAMC
+B4AwEwYDVR0lBAwwCgYIKwYBBQUHAwEwCgYIKoZIzj0EAwIDSQAwRgIhAMeOa4ie
+G9m4BjNJEhejjXNEwDlcx4dtW9L+d3uomWxGAiEA8y43SjZ34UaVEZ9NSSr0lhfz
+LBI3ZdTllvdjvwWX6Mc=
+-----END CERTIFICATE-----
+"""
+
+
+@functools.lru_cache(None)
+def tls_server_context(trusted=True):
+    """The context of a server whose certificate the test CA signed, or nobody did."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.TemporaryDirectory() as folder:  # load_cert_chain takes nothing but paths
+        path = os.path.join(folder, "server.pem")
+        with open(path, "w") as file:
+            file.write((SERVER_PEM if trusted else UNTRUSTED_PEM) + SERVER_KEY)
+        context.load_cert_chain(path)
+    return context
+
+
+def ca_file(tmp_path):
+    """Write the test CA as a bundle under ``tmp_path``; return its path."""
+    path = os.path.join(str(tmp_path), "ca.pem")
+    with open(path, "w") as file:
+        file.write(CA_PEM)
+    return path
+
+
+# === The set-up of all tests ===
+MORE = os.environ.get("ALERTERS_TEST_MORE") == "1"  # the long forms as well
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path):
+    """Keep every test off the network, off this user's configuration and off other tests' leftovers."""
+    others = ("http_proxy https_proxy no_proxy all_proxy "
+              "ssl_cert_file ssl_cert_dir requests_ca_bundle curl_ca_bundle").split()
+    for name in list(os.environ):
+        if name.startswith("ALERTERS_") or name.lower() in others:
+            monkeypatch.delenv(name)
+    alerters._KNOWN_SECRETS.clear()  # else what one test calls a secret would be hidden in all later ones
+    monkeypatch.setenv("ALERTERS_STORE", str(tmp_path / "stacks.json"))
+    connect = socket.socket.connect
+
+    def loopback_only(self, address):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", loopback_only)
+    open_connection = http.client.HTTPConnection.connect
+
+    def take_the_shortcut(self):
+        service = _Server.busy.get(self.port) if self.host == "127.0.0.1" else None
+        if not service or service.wired or self._tunnel_host:
+            return open_connection(self)
+        self.sock = _Shortcut(service)
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", take_the_shortcut)
+    flavors = dict(FLAVORS)
+    yield
+    FLAVORS.clear()
+    FLAVORS.update(flavors)
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def shortcut(monkeypatch):
+    """No threads, and no sockets (see `_Shortcut`)."""
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Timer", _NoTimer)
+        yield patch
+
+
+@pytest.fixture
+def slack(clock, shortcut):
+    with FakeSlack(clock=clock) as service:
+        yield service
+
+
+@pytest.fixture
+def discord(clock, shortcut):
+    with FakeDiscord(clock=clock) as service:
+        yield service
+
+
+@pytest.fixture
+def smtp(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    with FakeSMTP(user="bot@example.org", password="smtp-password-1") as service:
+        yield service
+
+
+@pytest.fixture
+def imap(tmp_path, monkeypatch, clock):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    with FakeIMAP(user="bot@example.org", password="smtp-password-1", clock=clock) as service:
+        yield service
+
+
+def in_time(cls, clock):
+    """Return the flavor's class with another clock; `clock` is no field, so a subclass is all it takes."""
+    return type(cls.__name__, (cls,), {"clock": clock})
+
+
+def slack_alerter(service, **fields):
+    fields = {"slack_token": service.token, "slack_channel_id": service.channel,
+              "slack_api_url": service.api_url, **fields}
+    return in_time(SlackAlerter, service.clock)(**fields)
+
+
+def discord_alerter(service, **fields):
+    fields = {"discord_token": service.token, "discord_channel_id": service.channel,
+              "discord_api_url": service.api_url, **fields}
+    return in_time(DiscordAlerter, service.clock)(**fields)
+
+
+def mail_alerter(smtp, imap=None, clock=None, **fields):
+    fields = {"smtp_server": smtp.host, "smtp_port": smtp.port, "sender_email": "bot@example.org",
+              "password": "smtp-password-1", "recipient_email": ["ann@example.org", "bob@example.org"],
+              **fields}
+    if imap:
+        fields = {"imap_server": imap.host, "imap_port": imap.port, **fields}
+    return (in_time(SMTPEmailAlerter, clock) if clock else SMTPEmailAlerter)(**fields)
+
+
+# === Rendering and delivery on Slack, Discord and the console ===
+
+CHAT_KINDS = ("slack", "slack webhook", "discord", "discord webhook")
+PNG, GIF = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3, b"GIF89a" + bytes(range(255, 0, -1)) * 2
+SECRETS = ("xoxb-1-secret", "hooksecret", "MTIz.secret.discord", "hook-secret")
+
+
+@pytest.fixture
+def chats(slack, discord, clock):
+    """Return {kind: (alerter, its service)} for the four ways to a chat."""
+    return _chats(slack, discord, clock)
+
+
+@pytest.fixture
+def wired(slack, discord, clock, shortcut):
+    """Return the same as `chats`, over real sockets."""
+    shortcut.undo()
+    slack.wired = discord.wired = True
+    return _chats(slack, discord, clock)
+
+
+def _chats(slack, discord, clock):
+    return {
+        "slack": (slack_alerter(slack), slack),
+        "slack webhook": (in_time(SlackAlerter, clock)(slack_webhook_url=slack.webhook_url), slack),
+        "discord": (discord_alerter(discord), discord),
+        "discord webhook": (in_time(DiscordAlerter, clock)(discord_webhook_url=discord.webhook_url), discord),
+    }
+
+
+def _sent_by(kind, payload):
+    """Return the payload without the ids that no one can foresee, once they are seen to be there."""
+    payload = copy.deepcopy(payload)
+    if kind.startswith("slack"):
+        for block in payload.get("blocks", [])[:1]:
+            assert re.fullmatch(r"[0-9a-f]{16}-\d+", block.pop("block_id"))
+    elif kind == "discord":
+        assert re.fullmatch(r"[0-9a-f]{16}-\d+",
+                            payload.pop("nonce")) and payload.pop("enforce_nonce") is True
+    return payload
+
+
+def _seen(kind, payload):
+    """Return what people see of a payload, without what this module puts around the text."""
+    return slack_text(payload) if kind.startswith("slack") else discord_text(payload)
+
+
+def _texts(kind, payload):
+    """Return the marked-up texts of a payload, as the service gets them."""
+    if kind.startswith("slack"):
+        blocks = [b["text"]["text"] for b in payload.get("blocks", []) if b["type"] == "section" and "text"
+                  in b]
+        return blocks or [payload["text"]]
+    return [e["description"] for e in payload.get("embeds", []) if "description"
+            in e] or [payload.get("content", "")]
+
+
+def _pings(kind, payload):
+    if kind.startswith("slack"):
+        return [found for found in slack_active_mentions(payload) if found[0] != "link"]
+    return [found for found in discord_active_mentions(payload, "webhook" in kind) if found[0] != "link"]
+
+
+FULL = {"title": "Train & test", "body": "Loss is **low**, see `loss.csv`.\n```python\nx < 1\n```\ndone",
+            "metadata": {"accuracy": 0.95, "f1_score": [1]}, "level": "error", "images": ["https://x.example/a.png"]}
+SLACK_FULL = {
+    "text": "*Train &amp; test*\nLoss is *low*, see `loss.csv`.\n```\nx &lt; 1\n```\ndone\naccuracy: 0.95\n"
+            "f1_score: [1]\n🔴 error", "unfurl_links": False, "unfurl_media": False,
+    "blocks": [
+        {"type": "header", "text": {"type": "plain_text", "text": "Train & test", "emoji": True}},
+        {"type": "section", "expand": True, "text": {"type": "mrkdwn", "verbatim": True, "text":
+            "Loss is *low*, see `loss.csv`.\n```\nx &lt; 1\n```\ndone"}},
+        {"type": "section", "fields": [{"type": "mrkdwn", "verbatim": True, "text": "*accuracy*\n0.95"},
+                                       {"type": "mrkdwn", "verbatim": True, "text": "*f1_score*\n[1]"}]},
+        {"type": "image", "image_url": "https://x.example/a.png", "alt_text": "image-1"},
+        {"type": "context", "elements": [{"type": "mrkdwn", "verbatim": True, "text": "🔴 error"}]}]}
+DISCORD_FULL = {
+    "allowed_mentions": {"parse": [], "users": [], "roles": []}, "embeds": [
+        {"color": 0xDC2626, "title": "Train & test",
+         "description": "Loss is **low**, see `loss.csv`.\n```\nx < 1\n```\ndone",
+         "fields": [{"name": "accuracy", "value": "0.95", "inline": True},
+                    {"name": "f1\\_score", "value": "\\[1\\]", "inline": True}],
+         "footer": {"text": "🔴 error"}},
+        {"image": {"url": "https://x.example/a.png"}}]}
+WHOLE_PAYLOADS = {"slack": dict(SLACK_FULL, channel="C0ALERTS"), "slack webhook": SLACK_FULL,
+                  "discord": DISCORD_FULL, "discord webhook": DISCORD_FULL}
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_a_full_message_is_this_payload(chats, kind):
+    alerter, service = chats[kind]
+    receipt = alerter.send(AlerterMessage(**FULL))
+    assert [_sent_by(kind, row["payload"]) for row in service.posted] == [WHOLE_PAYLOADS[kind]]
+    assert (service.warnings, service.statuses) == ([], [200])
+    row = service.posted[0]
+    ref = {"slack": {"channel": "C0ALERTS", "ts": row.get("ts")}, "slack webhook": {},
+           }.get(kind, {"channel_id": "300", "message_id": row.get("id")})
+    assert (receipt.alerter, receipt.ref) == (alerter.flavor, ref)
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_a_bare_text_is_this_payload(chats, kind):
+    alerter, service = chats[kind]
+    assert alerter.post("Done") is True
+    slack = {"text": "Done", "unfurl_links": False, "unfurl_media": False, "blocks": [
+        {"type": "section", "expand": True, "text": {"type": "mrkdwn", "verbatim": True, "text": "Done"}}]}
+    discord = {"allowed_mentions": {"parse": [], "users": [], "roles": []},
+               "embeds": [{"color": 0x3B82F6, "description": "Done"}]}
+    wanted = {"slack": dict(slack, channel="C0ALERTS"), "slack webhook": slack}.get(kind, discord)
+    assert [_sent_by(kind, row["payload"]) for row in service.posted] == [wanted]
+
+
+def test_the_console_writes_the_message_to_stderr(capsys):
+    assert ConsoleAlerter().post(AlerterMessage(**FULL))
+    assert capsys.readouterr() == ("", (
+        "[!!] Train & test\n    Loss is **low**, see `loss.csv`.\n    ```python\n    x < 1\n    ```\n"
+        "    done\n"
+        "    accuracy: 0.95\n    f1_score: [1]\n    [https://x.example/a.png]\n"))
+
+
+@pytest.mark.parametrize("flavor", ["slack", "discord"])
+def test_preview_prints_what_is_sent_and_sends_nothing(chats, capsys, flavor):
+    alerter, service = chats[flavor]
+    argv = ["preview", FULL["body"], "--flavor", flavor, "--title", FULL["title"], "--level", "error",
+            "--metadata", "accuracy=0.95", "--image", "https://x.example/a.png"]
+    assert (alerters.main(argv), service.calls) == (0, [])
+    shown = json.loads(capsys.readouterr().out)
+    alerter.send(AlerterMessage(**dict(FULL, metadata={"accuracy": "0.95"})))
+    shown.update({"channel": "C0ALERTS"} if flavor == "slack" else {})
+    assert _sent_by(flavor, shown) == _sent_by(flavor, service.posted[0]["payload"])
+
+
+# source: (Slack, Discord)
+MARKDOWN = {
+    "bold": ("a **b c** d", "a *b c* d", "a **b c** d"),
+    "italic": ("a *b* _c d_ e", "a _b_ _c d_ e", "a *b* *c d* e"),
+    "code": ("run `a_b*c <x>`", "run `a_b*c &lt;x&gt;`", "run `a_b*c <x>`"),
+    "link": ("[docs](https://e.example/a?b=1&c=2)", "<https://e.example/a?b=1&amp;c=2|docs>",
+             "[docs](https://e.example/a?b=1&c=2)"),
+    "bare link": ("see https://e.example/a_b_c.", "see <https://e.example/a_b_c>.",
+                  "see https://e.example/a_b_c."),
+    "bare link in brackets": ("(https://e.example/a)", "(<https://e.example/a>)", "(https://e.example/a)"),
+    "code block": ("```python\nx = 1\n```", "```\nx = 1\n```", "```\nx = 1\n```"),
+    "code block in a line": ("```x = 1```", "```\nx = 1\n```", "```\nx = 1\n```"),
+    "open code block": ("a\n```\nx", "a\n```\nx\n```", "a\n```\nx\n```"),
+    "names with underscores": ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
+    "a sum": ("2 * 3 * 4 = 24", "2 * 3 * 4 = 24", "2 \\* 3 \\* 4 = 24"),
+    "unclosed": ("**a *b `c [d](e", "**a *b `c [d](e", "\\*\\*a \\*b \\`c \\[d\\](e"),
+    "entities": ("a < b & c > d &amp;", "a &lt; b &amp; c &gt; d &amp;amp;", "a \\< b & c > d &amp;"),
+    "heading": ("# a", "# a", "\\# a"),
+    "quote": ("> a", "&gt; a", "\\> a"),
+    "list": ("- a\n1. b", "- a\n1. b", "\\- a\n1\\. b"),
+    "strike and spoiler": ("~~a~~ ||b||", "~~a~~ ||b||", "\\~\\~a\\~\\~ \\|\\|b\\|\\|"),
+    "backslash": ("C:\\new\\*x", "C:\\new\\*x", "C:\\\\new\\\\\\*x"),
+    "fence in code": ("````\na ``` b\n```", "```\n`\na `\u200b`\u200b` b\n```", "```\n`\na `\u200b`` b\n```"),
+    "windows lines": ("a\r\nb\rc", "a\nb\nc", "a\nb\nc"),
+}
+
+
+@pytest.mark.parametrize("source, on_slack, on_discord", list(MARKDOWN.values()), ids=list(MARKDOWN))
+def test_light_markdown_becomes_each_services_markup(chats, source, on_slack, on_discord):
+    (slack_bot, slack), (discord_bot, discord) = chats["slack"], chats["discord"]
+    assert slack_bot.post(source) and discord_bot.post(source)
+    assert _texts("slack", slack.posted[0]["payload"]) == [on_slack]
+    assert _texts("discord", discord.posted[0]["payload"]) == [on_discord]
+
+
+class _Money:
+    def __str__(self):
+        return "12 <€>"
+
+    def __format__(self, spec):
+        return "formatted"
+
+
+VALUES = {"z": 1, "a": 0.1, "none": None, "list": [1, "x"], "dict": {"k": 2}, "bytes": b"\xff",
+          "object": _Money(),
+          "nan": math.nan, "true": True, "empty": "", 7: "a number as name"}
+VALUES_SEEN = ["1", "0.1", "None", "[1, 'x']", "{'k': 2}", "b'\\xff'", "12 <€>", "nan", "True", "",
+               "a number as name"]
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_metadata_keeps_its_order_and_takes_any_value(chats, kind):
+    alerter, service = chats[kind]
+    few = dict(list(VALUES.items())[:10])
+    alerter.send(AlerterMessage("t", metadata=few))
+    alerter.send(AlerterMessage("t", metadata={f"{k} {n}": v for n in range(9) for k, v in VALUES.items()}))
+    first, second = (row["payload"] for row in service.posted)
+    if kind.startswith("slack"):
+        fields = [field["text"] for field in first["blocks"][1]["fields"]]
+        shown = [re.sub(r"&(lt|gt);", lambda m: "<>"[m[1] == "gt"], text).split("\n")[1] for text in fields]
+    else:
+        shown = [re.sub(r"\\(.)", r"\1", field["value"]) if "bytes" != field["name"] else "b'\\xff'"
+                 for field in first["embeds"][0]["fields"]]
+    assert [value.strip("\u200b ") for value in shown] == VALUES_SEEN[:10]
+    lines = _seen(kind, second).split("\n")
+    wanted = [f"{k} {n}: {v}" for n in range(9) for k, v in zip(VALUES, VALUES_SEEN)]
+    assert [line.rstrip() for line in lines if ": " in line + " "] == [line.rstrip() for line in wanted]
+    assert (set(service.statuses), service.warnings) == ({200}, [])
+
+
+class _Mute:
+    def __str__(self):
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("value", [10 ** 5000, _Mute()], ids=["a number too long for str()", "str() raises"])
+def test_a_value_that_cannot_be_shown_does_not_cost_the_alert(chats, value):
+    for kind, (alerter, service) in chats.items():
+        assert alerter.post(AlerterMessage("title stays", metadata={"a": 1, "value": value, "z": 2})) is True
+        assert "title stays" in _seen(kind, service.posted[-1]["payload"])
+
+
+BIG_FIELDS = {"a long name": {"n" * 300: 1}, "a name of 780": {"n" * 780: "v"},
+              "a long value": {"k": "v" * 1100},
+              "a value of lines": {"k": "v\n" * 900}, "marks in a name": {"<&>_*" * 40: "[" * 300},
+              "nameless": {"": "", " ": "\t"}, "1,000 of them": {f"k{i}": i for i in range(1000)}}
+
+
+@pytest.mark.parametrize("metadata", list(BIG_FIELDS.values()), ids=list(BIG_FIELDS))
+def test_metadata_of_any_size_is_taken_as_it_is_first_sent(chats, metadata):
+    for kind, (alerter, service) in chats.items():
+        before = len(service.posted)
+        alerter.send(AlerterMessage("t", metadata=metadata))
+        assert set(service.statuses) == {200} and not _refused(service), kind
+        seen = "".join("".join(_seen(kind, row["payload"]) for row in service.posted[before:]).split())
+        words = ["".join(str(word).split()) for pair in metadata.items() for word in pair]
+        assert [word for word in words if word not in seen] == [] and service.warnings == [], kind
+
+
+def _refused(service):
+    """Return how many posts a service refused; Slack refuses with HTTP 200."""
+    posts = [c for c in service.calls if re.search("chat.postMessage|/services/|/messages$|/webhooks/",
+                                                   c.path)]
+    return len(posts) - len([row for row in service.posted if "files" not in row["payload"]])
+
+
+# === Long texts ===
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_a_long_text_is_split_at_line_ends_with_code_closed_and_reopened(chats, kind):
+    alerter, service = chats[kind]
+    prose, code = [f"line {i} of the prose" for i in range(60)], [f"    code[{i}] = {i} < 9" for i
+                                                                  in range(400)]
+    body = "\n".join([*prose, "```python", *code, "```", *prose])
+    receipt = alerter.send(AlerterMessage("Long", body, metadata={"k": 1}, level="warning"))
+    parts = [row["payload"] for row in service.posted]
+    assert 2 < len(parts) <= 10
+    for part in parts:
+        assert [text.count("```") % 2 for text in _texts(kind, part)] == [0]
+    lines = "\n".join(_texts(kind, part)[0].replace("&lt;", "<") for part in parts).split("\n")
+    assert [line for line in lines if "```" not in line] == [*prose, *code, *prose]
+    titled = [kind.startswith("slack") and "header" in str(part.get("blocks")) or "title"
+              in str(part.get("embeds"))
+              for part in parts]
+    assert titled == [True] + [False] * (len(parts) - 1)
+    if kind == "slack":
+        assert [part.get("thread_ts") for part in parts] == [None] + [receipt.ref["ts"]] * (len(parts) - 1)
+    if kind == "discord":
+        reference = {"message_id": receipt.ref["message_id"], "fail_if_not_exists": False}
+        assert [part.get("message_reference") for part in parts] == [None] + [reference] * (len(parts) - 1)
+        assert [any(part["allowed_mentions"].values()) for part in parts] == [False] * len(parts)
+    assert (service.warnings, set(service.statuses)) == ([], {200})
+
+
+TRACE = "\n".join(f'  File "step_{i}.py", line {i}, in <module>' for i in range(4400))
+
+
+@pytest.mark.parametrize("kind", ["slack", "discord", "discord webhook"])
+def test_more_than_ten_messages_become_one_with_the_whole_text_as_a_file(chats, kind):
+    alerter, service = chats[kind]
+    assert len(TRACE) > 170_000
+    alerter.send(AlerterMessage("Nightly failed", TRACE, metadata={"host": "a1"}))
+    posts = [row for row in service.posted if kind != "slack" or "text" in row["payload"]]
+    assert len(posts) == 1
+    seen = _seen(kind, posts[0]["payload"])
+    assert "Nightly failed" in seen and "step_0.py" in seen and "a1" in seen and "left out" not in seen
+    if kind == "slack":
+        (file,) = service.files.values()
+        assert (file["name"], file["shared_in"]) == ("message.txt", ("C0ALERTS", posts[0]["ts"]))
+        data = file["bytes"]
+    else:
+        assert [a["filename"] for a in posts[0]["attachments"]] == ["message.txt"]
+        data = posts[0]["files"]["message.txt"]
+    assert data.decode() == "Nightly failed\n" + TRACE + "\nhost: a1"
+    assert service.warnings == []
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_where_no_file_is_taken_ten_messages_say_what_is_left_out(chats, kind):
+    alerter, service = chats[kind]
+    service.fail("files.getUploadURLExternal",
+                 Fault(status=200, body={"ok": False, "error": "file_uploads_disabled"}),
+                 times=None)
+    if kind.startswith("discord"):
+        service.permissions[service.channel].discard("ATTACH_FILES")
+        service.fail("POST",
+                     *[Fault(status=413, body={"code": 40005, "message": "Request entity too large"})] * 1)
+    assert alerter.post(AlerterMessage("Nightly failed", TRACE)) is True
+    parts = [row["payload"] for row in service.posted]
+    text = "\n".join("\n".join(_texts(kind, part)) for part in parts)
+    text = text.replace("&lt;", "<").replace("&gt;", ">").replace("\\", "")
+    cut = re.search(r"\n… ([\d,]+) characters left out …\n", text)
+    assert len(parts) in (10, 9) and cut, len(parts)
+    assert TRACE.startswith(text[:cut.start()]) and TRACE.endswith(text[cut.end():])
+    assert abs(len(TRACE) - (len(text) - len(cut[0])) - int(cut[1].replace(",", ""))) <= 2
+    where = next(i for i, part in enumerate(parts) if "characters left out" in str(part))
+    assert 3 <= where <= 6 and service.warnings == []
+
+
+BLANKS = {"blank lines in the middle": "a" + "\n" * 7000 + "z", "blank lines first": "\n" * 7000 + "a z",
+          "blanks in one line": "a" + " " * 20_000 + "z",
+          "a blank block of code": "a\n```\n" + "\n" * 9000 + "\n```\nz"}
+
+
+@pytest.mark.parametrize("text", list(BLANKS.values()), ids=list(BLANKS))
+def test_blank_stretches_cost_no_part_of_the_message(chats, text):
+    for kind, (alerter, service) in chats.items():
+        before = len(service.posted)
+        assert alerter.post(text) is True, kind
+        seen = "".join(_seen(kind, row["payload"]) for row in service.posted[before:])
+        assert ("a" in seen, "z" in seen) == (True, True), kind
+
+
+@pytest.mark.parametrize("whole", ["👩‍👩‍👧‍👦", "🏳️‍🌈", "e\u0301", "👍🏽", "𝔘"],
+                         ids=["family", "flag", "accent", "skin tone", "astral"])
+def test_a_cut_goes_between_emoji_and_never_through_one(chats, whole):
+    text = whole * 2000
+    for kind, (alerter, service) in chats.items():
+        before = len(service.posted)
+        alerter.send(text)
+        seen = [_seen(kind, row["payload"]) for row in service.posted[before:]]
+        assert "".join(seen) == text and all(part == whole * (len(part) // len(whole)) for part in seen), kind
+
+
+@pytest.mark.parametrize("kind, field, error", [
+    ("slack", "chat.postMessage", {"ok": False, "error": "invalid_blocks"}),
+    ("discord", "/messages", {"code": 50035, "message": "Invalid Form Body"})])
+@pytest.mark.parametrize("part", [1, 2, 3])
+def test_a_refused_form_goes_out_plain_whichever_part_it_is(chats, kind, field, error, part):
+    alerter, service = chats[kind]
+    lines = [f"line {i}" for i in range(900)]
+    status = 200 if kind == "slack" else 400
+    service.fail(field, *[Fault("")] * (part - 1), Fault(status=status, body=error))
+    assert alerter.post("\n".join(lines)) is True
+    texts = "\n".join("\n".join(_texts(kind, row["payload"])) for row in service.posted)
+    assert re.findall(r"line \d+", texts) == lines
+
+
+def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
+    alerter, service = chats["slack"]
+    service.broken_images.add("https://x.example/a.png")
+    assert alerter.post(AlerterMessage(**FULL)) is True
+    (row,) = service.posted
+    assert row["payload"] == {"channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False, "text": (
+        "Train &amp; test\nLoss is *low*, see `loss.csv`.\n```\nx &lt; 1\n```\ndone\naccuracy: 0.95\n"
+        "f1_score: [1]\n<https://x.example/a.png>\n🔴 error")}
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+# === Any text, a thousand times ===
+ACTS = ("<!channel>", "<!here|x>", "<@U1>", "<@123>", "<@&9>", "@here", "@everyone", "@channel", "<#C1>",
+        "<!subteam^S1>",
+        "[bank.example](https://evil.example)", "[x](javascript:alert(1))", "<https://evil.example|bank>",
+        "\\@everyone", "@\u200beveryone", "`@here`", "**@everyone**",
+        "<!date^1^{date}^https://evil.example|x>")
+NOISE = ("\x00", "\x1b[31m", "\ud800", "\udfff", "\u202e", "\u2066", "\u200b", "\u200d", "\x85", "\u2028",
+         "\xa0", "\ufeff",
+         "*", "_", "~", "|", "`", "``` ", "```\n", "[", "](", ")", "<", ">", "&", "&amp;", "\\", "#", "- ",
+         "1. ", "> ", "\t", "\r\n",
+         "https://", "https://e.example/a_b*c", "{{env.HOME}}", "\u0301", "👩‍👧", "🇩🇪", "👍🏽")
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCXYZ0123456789äßéøñжщ漢字かな𝔘"
+KEPT = re.compile("[" + LETTERS + "]")
+
+
+_letter = random.Random(1).choices
+TEXT_WORDS = ["".join(_letter(LETTERS, k=size)) for size in (3, 5, 8, 20) for _ in range(200)]
+
+
+def _any_text(rng, size):
+    """Return a random text of about `size` characters, built of words, marks, noise and what would act."""
+    pieces, left = [], size
+    while left > 0:
+        pick = rng.random()
+        if pick < .25:
+            piece = rng.choice(ACTS if pick < .05 else NOISE)
+        else:
+            piece = " ".join(rng.sample(TEXT_WORDS, min(12, left // 8 + 1))) + rng.choice(" \n")
+        if pick > .998:
+            piece = "x" * rng.choice((500, 3000, 6000))
+        elif pick > .98:
+            piece = f"\n```{rng.choice(('', 'python'))}\n{piece}\n```\n"
+        pieces.append(piece)
+        left -= len(piece)
+    return "".join(pieces)
+
+
+def _missing(source, seen):
+    """Return what stands around the first letter of `source` that `seen` lacks, in order; None if it has all.
+
+    Only the address of a link may stand between two letters that follow each other.
+    """
+    if "".join(KEPT.findall(source)) in "".join(KEPT.findall(seen)):
+        return None
+    found, end = KEPT.finditer(seen), 0
+    for at in KEPT.finditer(source):
+        match = next((m for m in found if m[0] == at[0]), None)
+        if match is None or match.start() - end > 200 and match[0] != "x":
+            return source[max(0, at.start() - 60):at.start() + 20], seen[max(0, end - 60):end + 40]
+        end = match.start()
+    return None
+
+
+def _written(body):
+    """Return what light Markdown shows of a body made of these: no language of a block, no masked address."""
+    body = re.sub(r"(\A|\n)```python\n", "\\1\n", body)
+    return re.sub(r"\]\(https://evil.example\)|https?://[^\s<>\"'`|\\\\^{}]*|bank.example", "]", body)
+
+
+def test_no_text_is_refused_cut_or_lets_anything_act(chats):
+    """2,000 messages of all sizes over the four ways; ten times as many with ALERTERS_TEST_MORE=1."""
+    rng, slack = random.Random(20240601), chats["slack"][1]
+    refused, lost, active = [], [], []
+    for number in range(20_000 if MORE else 2_000):
+        kind = CHAT_KINDS[number % 4]
+        alerter, service = chats[kind]
+        size = rng.choice((1, 5, 20, 80, 80, 200)) if number % 200 >= 4 else rng.choice((3000, 9000))
+        body = "Ω" + _any_text(rng, size if number % 2000 >= 4 else 45_000)
+        title = _any_text(rng, rng.choice((5, 30, 400))) if rng.random() < .3 else None
+        metadata = {f"{i} " + _any_text(rng, rng.choice((3, 10, 300))): _any_text(rng,
+            rng.choice((1, 20, 20, 1500)))
+                    for i in range(rng.choice((0, 0, 1, 3, 14)))} if rng.random() < .2 else {}
+        for kept in (service.posted, service.statuses, service.calls, service.rows, service.warnings,
+                     slack.files):
+            kept.clear()
+        alerter.send(AlerterMessage(title, body, metadata))
+        payloads = [row["payload"] for row in service.posted if "files" not in row["payload"]]
+        if set(service.statuses) != {200} or _refused(service) or service.warnings:
+            refused.append((number, kind, service.warnings))
+        masked = r"evil.*\|.*bank|^<javascript" if "slack" in kind else r"^\[bank.*evil|\(javascript"
+        for payload in payloads:
+            found = slack_active_mentions(payload) if "slack" in kind else discord_active_mentions(payload)
+            active += [(number, kind, raw) for what, raw,
+                       _ in found if what != "link" or re.search(masked, raw)]
+        files = [file["bytes"] for file in slack.files.values()]
+        files += [data for row in service.posted if "embeds" in row for data in row["files"].values()]
+        seen = "\n".join([data.decode() for data in files] or [_seen(kind, payload) for payload in payloads])
+        missing = None if "characters left out" in seen else _missing(_written(body), seen.partition("Ω")[2])
+        lost += [(number, kind, missing)] if missing else []
+    assert (refused, active, lost) == ([], [], [])
+
+
+# === Hostile text ===
+HOSTILE = {
+    "slack everyone": "<!channel> <!here> <!everyone>", "slack user": "<@U1> <@W1|bob>",
+    "slack group": "<!subteam^S1>",
+    "slack channel": "<#C1>", "plain here": "@here @channel @everyone @Here",
+    "discord user": "<@123> <@!123> <@&9> <#9>",
+    "escaped already": "&lt;!channel&gt; \\@everyone",
+    "in code": "`<!channel>` `@everyone`\n```\n<@U1> @here\n```",
+    "in a link": "[@everyone](https://e.example) [<!here>](https://e.example/a|b)",
+    "in bold": "**@everyone** *<!here>*",
+    "masked": "[https://bank.example](https://evil.example) [bank.example](https://evil.example)",
+    "slack's mask": "<https://evil.example|bank.example>",
+    "no web": "[x](javascript:alert(1)) <javascript:alert(1)|x>",
+    "fence break": "```\n``` @everyone <!channel>\n````\n<@U1>",
+    "date": "<!date^1392734382^{date}^https://evil.example|x>",
+    "after a URL": "https://e.example/a[bank.example](https://evil.example)",
+    "joined": "@\u200beveryone @\u2060here <\u200b!channel>", "bidi": "\u202e@everyone\u2066<!here>\u2069",
+    "controls": "\x00\x01\x1b[2J\x07\x9b31m<!here>\x7f", "surrogates": "\ud800 a \udfff <@U1> \ud83d",
+    "lines": "a\u2028@everyone\u2029<!here>\x0b\x0c\x85b", "only invisible": "\u200b\u200b\ufeff",
+    "empty code": "``` ```", "a lone fence": "```", "markdown only": "** __ ~~ || ``"}
+
+
+@pytest.mark.parametrize("text", list(HOSTILE.values()), ids=list(HOSTILE))
+def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
+    """Wherever it stands: body, title, name or value of metadata, or the file name of an image."""
+    for kind, (alerter, service) in chats.items():
+        for message in (AlerterMessage(body=text),
+                        AlerterMessage("t " + text, metadata={"k " + text: text, "z": text}),
+                        AlerterMessage("t", metadata={f"{i} {text}": text for i in range(20)}),
+                        AlerterMessage("t", images=["/nowhere/" + text.replace("\x00", "") + ".png"])):
+            service.posted.clear()
+            assert alerter.post(message) is True, kind
+            for payload in (row["payload"] for row in service.posted):
+                assert _pings(kind, payload) == [], kind
+                shown = json.dumps(payload, ensure_ascii=False)
+                assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]",
+                                     shown), kind
+                active = slack_active_mentions if "slack" in kind else discord_active_mentions
+                masked = r"evil.*\|.*bank|^<java" if "slack" in kind else r"^\[.*bank.*evil|\(java"
+                links = active(payload)
+                assert [raw for _, raw, _ in links if re.search(masked, raw)] == [], kind
+            ConsoleAlerter().send(message)
+            shown = capsys.readouterr().err
+            assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]",
+                                 shown)
+    assert (slack_warnings(chats), {s for _, service in chats.values() for s in service.statuses}) == ([],
+                                                                                                       {200})
+
+
+def slack_warnings(chats):
+    return [warning for _, service in chats.values() for warning in service.warnings]
+
+
+MENTIONS = {
+    "slack": (SlackAlerterParameters(mention=["U1", "S2", "here", "channel", "everyone"]),
+              "<@U1> <!subteam^S2> <!here> <!channel> <!everyone>"),
+    "discord": (DiscordAlerterParameters(mention=["11", "&22", "here"]), "<@11> <@&22> @here")}
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_mention_pings_on_purpose_and_once(chats, kind):
+    alerter, service = chats[kind]
+    params, ping = MENTIONS[kind.split()[0]]
+    alerter.send("\n".join(f"line {i} @everyone <@11> <@U1>" for i in range(600)), params)
+    payloads = [row["payload"] for row in service.posted]
+    assert len(payloads) > 2 and [_pings(kind, payload) for payload
+                                  in payloads[1:]] == [[]] * (len(payloads) - 1)
+    if kind.startswith("slack"):
+        assert payloads[0]["blocks"][0]["text"]["text"] == ping
+        assert payloads[0]["text"].startswith(ping + "\n")
+    else:
+        assert payloads[0]["content"] == ping
+        assert payloads[0]["allowed_mentions"] == {"parse": ["everyone"], "users": ["11"], "roles": ["22"]}
+
+
+MARKUP = {"bold that never ends": "**a ", "italic that never ends": "*a _b ", "open brackets": "[",
+          "open links":
+          "[a](http://x", "ticks": "`", "stars": "*", "URLs": "http://", "bangs of a URL": "https://a.b/!",
+          "fences": "```\n",
+          "blank lines": "\n", "entities": "&<>", "line ends": "a\n", "nothing special": "x",
+          "zero width": "\u200b"}
+
+
+@pytest.mark.parametrize("size", [3_000, 200_000])
+def test_no_markup_makes_rendering_slow(chats, size):
+    """An expression that explodes takes minutes; beyond ten messages the time must not grow with the line."""
+    for name, piece in MARKUP.items() if size < 99_999 else list(MARKUP.items())[:1]:
+        text, began = "a" + piece * (size // len(piece)) + "z", time.perf_counter()
+        for kind in ("slack", "discord") if size < 99_999 else ("slack",):
+            assert chats[kind][0].post(AlerterMessage(body=text)) is True, (name, kind)
+        assert time.perf_counter() - began < 5, name
+
+
+def test_ten_megabytes_in_one_line_go_out_in_a_moment(chats):
+    alerter, service = chats["slack"]
+    before = time.perf_counter()
+    assert alerter.post("x" * 9_999_997 + "end") is True
+    assert time.perf_counter() - before < 4
+    (data,) = [file["bytes"] for file in service.files.values()]
+    assert len(data) == 10_000_000 and data.endswith(b"xend")
+
+
+# === Threads and replies ===
+def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, monkeypatch):
+    alerter, slack = chats["slack"]
+    first = alerter.send("first")
+    assert alerters.post("second", alerter=alerter, reply_to=first) is True
+    assert alerters.post("third", alerter=alerter,
+                         params=SlackAlerterParameters(thread_ts=first.ref["ts"])) is True
+    under = alerter.send("fourth " * 900, SlackAlerterParameters(thread_ts=first.ref["ts"]))
+    assert len(slack.posted) > 4 and {row.get("thread_ts") for row in slack.posted} == {first.ref["ts"]}
+    assert [row["payload"].get("thread_ts") for row in slack.posted[:2]] == [None, first.ref["ts"]]
+    assert under.ref["ts"] != first.ref["ts"]
+    discord_bot, discord = chats["discord"]
+    start = discord_bot.send("first")
+    assert alerters.post("second", alerter=discord_bot, reply_to=start) is True
+    assert [row.get("message_reference", {}).get("message_id") for row in discord.posted] == [
+        None, start.ref["message_id"]]
+    json.dumps([first.ref, start.ref])
+
+
+# === The fault matrix ===
+WAITS = {"429": Fault(status=429, headers={"Retry-After": "2"}), "503": Fault(status=503)}
+FINAL = {"401": Fault(status=401, body={"message": "401: Unauthorized", "code": 0}), "403": Fault(status=403),
+         "404": Fault(status=404, body={"code": 10003, "message": "Unknown Channel"}),
+         "400": Fault(status=400),
+         "redirect": Fault("redirect", to="/elsewhere"),
+         "308": Fault("redirect", status=308, to="/elsewhere")}
+DOUBT = {"500": Fault(status=500), "502": Fault("html", status=502), "reset": Fault("reset"),
+         "close": Fault("close"),
+         "garbage": Fault("garbage"), "a page": Fault("html"), "act 500": Fault("act_status", status=500),
+         "act close": Fault("act_close"), "act reset": Fault("act_reset"), "cut short": Fault("truncate"),
+         "empty": Fault(status=200, ctype="text/plain"), "list": Fault(status=200, body=[1]),
+         "number": Fault(status=200, body=5), "text": Fault(status=200, body="x"), "huge": Fault("huge")}
+CALLS = {"slack": "chat.postMessage", "slack webhook": "/services/", "discord": "/messages",
+         "discord webhook": "/webhooks/"}
+
+
+def _outcome(alerter, message):
+    """Send; return what came of it, and the error if there is one."""
+    try:
+        alerter.send(message)
+        return "sent", None
+    except DeliveryError as error:
+        assert error.hint and "\n" not in str(error) and str(error).startswith(alerter.flavor
+                                                                               + ": "), repr(error)
+        return error.outcome, error
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_every_fault_of_a_post_loses_and_doubles_nothing(wired, clock, kind):
+    """Once: it is there once, or the error says what may be. For ever: at most once, and within 30 s."""
+    alerter, service = wired[kind]
+    got, wanted = {}, {}
+    for name, fault in {**WAITS, **FINAL, **DOUBT}.items():
+        fault = Fault.discord_429(2.0) if name == "429" and "discord" in kind else fault
+        for times in (1,) if name == "huge" else (1, None):
+            service.posted.clear()
+            service.rows.clear()
+            began = clock.monotonic()
+            service.fail("POST", fault, times=times)
+            outcome, error = _outcome(alerter, f"alert {name} {times}")
+            service.heal()
+            took, copies = clock.monotonic() - began, len(service.posted)
+            assert took <= 30.0, (name, times, took)
+            acts = name in ("act 500", "act close", "act reset", "cut short")
+            if name in WAITS:
+                expected = ("sent", 1) if times else ("not_sent", 0)
+            elif name in FINAL:
+                expected = ("not_sent", 0)
+            elif "webhook" in kind:
+                expected = ("unknown", 1 if acts else 0)
+            elif times:
+                expected = ("sent", 1)
+            elif kind == "slack":
+                expected = ("unknown", copies) if copies < 2 else None
+            else:
+                expected = ("unknown", 1 if acts else 0)
+            got[name, times], wanted[name, times] = (outcome, copies), expected
+    if kind == "slack webhook":  # its custom hosts answer anything with 2xx; and a page is none of theirs
+        for odd in ("empty", "list", "number", "text", "huge"):
+            got = {key: value for key, value in got.items() if key[0] != odd}
+            wanted = {key: value for key, value in wanted.items() if key[0] != odd}
+    assert got == wanted
+
+
+SHAPES_OF_NONSENSE = [[1], "x", 5, None, True, {}, {"ok": True}, {"ok": False, "error": ["a"]},
+                      {"message": {"a": 1}},
+                      {"message": 5, "code": [1]}, {"code": {}, "errors": [1]},
+                      {"errors": {"a": {"_errors": 5}}},
+                      {"ok": False, "error": "x", "response_metadata": ["a"]},
+                      {"retry_after": [1], "message": "m"},
+                      {"ok": False, "error": "x", "response_metadata": {"messages": {"a": 1}}},
+                      {"retry_after": "nan"},
+                      {"ok": False, "error": "missing_scope", "needed": 5, "provided": []}, [[[[]]]],
+                      {"id": {}, "ts": []}]
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+@pytest.mark.parametrize("status", [200, 400, 429, 500])
+def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind, status):
+    alerter, service = chats[kind]
+    for shape in SHAPES_OF_NONSENSE if status in (200, 400) else SHAPES_OF_NONSENSE[:12:3]:
+        service.fail("POST", Fault(status=status, body=shape), times=None)
+        service.fail("GET", Fault(status=status, body=shape), times=None)
+        _outcome(alerter, AlerterMessage("t", images=[PNG]))
+        asked = [alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1))]
+        for call in asked if status == 200 else []:
+            try:
+                call()
+            except (DeliveryError, AskNotSupported) as error:
+                assert str(error)
+        service.heal()
+        service.posted.clear()
+
+
+@pytest.mark.parametrize("given", ["abc", "nan", "-5", "0x10", "", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_retry_after_of_any_form_is_survived(chats, clock, given):
+    for kind, (alerter, service) in chats.items():
+        faults = [Fault(status=429, headers={"Retry-After": given}),
+                  Fault(status=503, headers={"Retry-After": given})]
+        faults += [Fault(status=200, headers={"Retry-After": given},
+                         body={"ok": False, "error": "ratelimited"})
+                   ] if kind == "slack" else []
+        for fault in faults:
+            service.posted.clear()
+            service.fail("POST", fault)
+            assert (_outcome(alerter, "x")[0], len(service.posted)) == (
+                "not_sent", 0) if "discord" in kind and fault.status == 429 else ("sent", 1), kind
+            service.heal()
+    assert all(0 <= nap < 30 for nap in clock.naps)
+
+
+def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chats, clock):
+    slack_bot, slack = chats["slack"]
+    slack.fail("chat.postMessage", Fault(status=429, headers={"Retry-After": "7"}),
+               Fault(status=429, headers={
+        "Retry-After": "3"}))
+    assert slack_bot.post("x") and clock.naps == [7.0, 3.0]
+    discord_bot, discord = chats["discord"]
+    discord.fail("/messages", Fault.discord_429(1.25), Fault.discord_429(0.65, "shared"))
+    assert discord_bot.post("x") and clock.naps[2:] == [1.25, 0.65]
+    for kind, fault in (("slack", Fault(status=429, headers={"Retry-After": "60"})),
+                        ("discord", Fault.discord_429(60.0)),
+                        ("slack webhook", Fault(status=429, headers={"Retry-After": "3600"})),
+                        ("discord webhook", Fault.discord_429(31.5, "global"))):
+        alerter, service = chats[kind]
+        calls, began = len(service.calls), clock.monotonic()
+        service.fail("POST", fault, times=None)
+        outcome, error = _outcome(alerter, "x")
+        service.heal()
+        assert (outcome, error.status, len(service.calls) - calls, clock.monotonic()) == ("not_sent", 429, 1,
+                                                                                          began)
+        assert error.retry_after >= 31 and f"{error.retry_after:g} s" in error.hint
+    discord.fail("/messages", Fault("html", status=429, headers={"Retry-After": "1"}),
+                 times=None)  # Cloudflare's ban
+    calls = len(discord.calls)
+    assert _outcome(discord_bot, "x")[0] == "not_sent" and len(discord.calls) - calls == 1
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_a_part_refused_in_the_end_is_told_as_partial(wired, kind, caplog):
+    alerter, service = wired[kind]
+    text = "\n".join(f"line {i}" for i in range(900))
+    for fault in (Fault(status=403), Fault(status=503), Fault("close")):
+        service.posted.clear()
+        service.fail("POST", Fault(""))
+        service.fail("POST", fault, times=None)
+        assert _outcome(alerter, text)[0] == "partial" and len(service.posted) == 1
+        service.heal()
+    service.fail("POST", Fault(""), Fault(status=401))
+    assert alerter.post(text) is False and caplog.records[-1].levelname == "ERROR"
+
+
+UPLOADS = {"slack": ("getUploadURLExternal", "/upload/", "completeUploadExternal"), "discord": ("/messages",),
+           "discord webhook": ("/webhooks/",)}
+
+
+@pytest.mark.parametrize("kind, call", [(kind, call) for kind, calls in UPLOADS.items() for call in calls])
+def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(wired, clock, caplog, kind,
+                                                                               call):
+    alerter, service = wired[kind]
+    problems = []
+    faults = {**WAITS, **FINAL, **DOUBT}
+    for name in ("429", "503", "403", "redirect", "500", "close", "a page", "list", "act close", "cut short"):
+        fault = faults[name]
+        fault = Fault.discord_429(2.0) if name == "429" and "discord" in kind else fault
+        for times in (1, None):
+            for kept in (service.posted, service.rows, service.files if kind == "slack" else [],
+                         caplog.records):
+                kept.clear()
+            began = clock.monotonic()
+            service.fail(call, fault, times=times)
+            sent = alerter.post(AlerterMessage("plot", images=[PNG]))
+            service.heal()
+            rows = [row for row in service.rows if "plot" in str(row.get("payload"))]
+            if kind == "slack":
+                shown = sum("files" in row["payload"] for row in service.posted)
+                shown += sum("files" in row and "payload" not in row for row in service.posted)
+            else:
+                shown = sum(bool(row["files"]) for row in service.posted)
+            named = "image-1" in json.dumps([row["payload"] for row in service.posted if
+                                             not row.get("files")])
+            warned = any(record.levelname == "WARNING" for record in caplog.records)
+            if kind == "slack":
+                good = sent and shown <= 1 and (shown == 1 or named and warned)
+                page = call == "/upload/" and name in ("a page", "list")  # the status tells
+                good = good and (times is None or name in FINAL or page or shown == 1 and not named)
+            else:  # one call holds text and file, so its fate is that of a post
+                good = len(rows) <= 1 and (sent is bool(rows) or "act" in name or name == "cut short")
+            if not good or clock.monotonic() - began > 120:
+                problems.append((name, times, sent, len(rows), shown, named, warned))
+    assert problems == []
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "http://192.0.2.1/x", "", None, 5])
+def test_an_upload_address_that_cannot_be_trusted_costs_the_image_only(chats, caplog, address):
+    alerter, slack = chats["slack"]
+    slack.fail("getUploadURL", Fault(status=200, body={"ok": True, "upload_url": address, "file_id": "F1"}),
+               times=None)
+    assert alerter.post(AlerterMessage("plot", images=[PNG])) is True
+    assert "image-1" in slack.posted[-1]["payload"]["text"]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+
+
+ASK_CALLS = {"slack": ("auth.test", "chat.postMessage", "reactions.add", "conversations.replies"),
+             "discord": ("/users/@me", "POST /api/v10/channels/300/messages", "PUT",
+                         "GET /api/v10/channels/300/messages")}
+
+
+@pytest.mark.parametrize("kind, call", [(kind, call) for kind, calls in ASK_CALLS.items() for call in calls])
+def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(wired, clock, kind, call):
+    alerter, service = wired[kind]
+    names = ("429", "reset", "act close", "cut short")
+    for number, (name, fault) in enumerate((n, {**WAITS, **DOUBT}[n]) for n in names):
+        fault = Fault.discord_429(2.0) if name == "429" and kind == "discord" else fault
+        service.posted.clear()
+        service.rows.clear()
+        asker = type(alerter)(**dict({f: getattr(alerter, f) for f in alerter.__dataclass_fields__},
+                                     timeout=61.0 + number))
+
+        def approve():
+            row = service.posted[0]
+            service.say("U7", "yes", row["ts"]) if kind == "slack" else service.say("7", "yes", row["id"])
+
+        clock.at(clock.monotonic() + 12, approve)
+        service.fail(call, fault)
+        decision = asker.decide("Deploy?")
+        service.heal()
+        asked = [row for row in service.posted if "Deploy?" in json.dumps(row["payload"])]
+        assert (decision.status, len(asked)) == ("approved", 1), name
+
+
+# === The wire ===
+class _Hurried(FakeClock):
+    """A clock on which all but a fraction of a call's time is gone, so that what never ends ends soon."""
+
+    asked = 0
+
+    def monotonic(self):
+        self.asked += 1
+        return self._passed if self.asked == 1 else self._passed + 29.75
+
+
+def test_a_server_that_stalls_or_drips_is_left_in_time(slack, discord):
+    """All at once, for each costs its real quarter of a second."""
+    results = {}
+
+    def run(name, cls, fields, fault, service):
+        service.fail(fields.pop("at"), fault, times=None)
+        began = time.monotonic()
+        outcome, error = _outcome(in_time(cls, _Hurried())(**fields), "x")
+        results[name] = outcome, time.monotonic() - began < 5
+
+    services, threads = [], []
+    for name, fault in (("stall", Fault("stall")), ("act_stall", Fault("act_stall")),
+                        ("drip", Fault("drip", seconds=60))):
+        service = FakeSlack()
+        services.append(service.__enter__())
+        fields = {"slack_token": service.token, "slack_channel_id": service.channel,
+                  "slack_api_url": service.api_url,
+                  "at": "chat."}
+        threads.append(threading.Thread(target=run, args=(name, SlackAlerter, fields, fault, service)))
+        other = FakeDiscord()
+        services.append(other.__enter__())
+        fields = {"discord_webhook_url": other.webhook_url, "at": "POST"}
+        threads.append(threading.Thread(target=run,
+                                        args=(name + " hook", DiscordAlerter, fields, fault, other)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    for service in services:
+        service.__exit__(None)
+    kinds = [f"{name}{hook}" for name in ("stall", "act_stall", "drip") for hook in ("", " hook")]
+    assert results == dict.fromkeys(kinds, ("unknown", True))
+
+
+def test_a_body_without_end_is_read_to_a_cap_only(wired):
+    import tracemalloc
+
+    alerter, service = wired["slack webhook"]
+    service.fail("/services/", Fault("huge"))
+    tracemalloc.start()
+    alerter.post("x")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 75_000_000
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_redirect_is_refused_and_the_token_goes_nowhere(wired, kind, status):
+    alerter, service = wired[kind]
+    with FakeSlack() as elsewhere:
+        service.fail("POST", Fault("redirect", status=status, to=elsewhere.api_url + "/chat.postMessage"),
+                     times=None)
+        outcome, error = _outcome(alerter, "x")
+        assert (outcome, error.status, elsewhere.calls) == ("not_sent", status, [])
+        assert "redirect" in str(error) and len(service.calls) == 1
+
+
+ADDRESSES = {  # address: whether it may be built
+    "https://slack.example/api": True, "http://127.0.0.1:1/api": True, "http://localhost/api": True,
+    "http://[::1]:1/api": True,
+    "http://LOCALHOST:1/api": True, "HTTPS://slack.example/api": True, "http://slack.example/api": False,
+    "ftp://slack.example": False, "file:///etc/passwd": False, "slack.example/api": False, "https://": False,
+    "https://user:pw@slack.example": False, "https://slack.example:port": False, "https://a b.example": False,
+    "http://127.0.0.1.evil.example": False, "http://localhost.evil.example": False,
+    "http://127.evil.example": False,
+    "https://[::1": False, "data:,x": False, "https://x\nHost: y": False,
+    "https://" + "a" * 70 + ".example": False,
+    "http://127.0.0.1@evil.example/": False, "http://127.0.0.1\\@evil.example/": False}
+
+
+@pytest.mark.parametrize("address, good", list(ADDRESSES.items()))
+def test_only_https_and_http_to_this_machine_can_be_configured(address, good):
+    for cls, fields in ((SlackAlerter,
+                         {"slack_token": "xoxb-1", "slack_channel_id": "C1", "slack_api_url": address}),
+                        (SlackAlerter, {"slack_webhook_url": address}),
+                        (DiscordAlerter, {"discord_webhook_url": address}),
+                        (DiscordAlerter, {"discord_token": "t.t", "discord_channel_id": "1",
+                                          "discord_api_url": address})):
+        try:
+            cls(**fields)
+            built = True
+        except ConfigError as error:
+            built = False
+            assert "\n" not in str(error) and "_url" in str(error)
+            assert "webhook" not in str(fields) or address not in str(error) or len(address) < 9  # a secret
+        assert built is good
+
+
+class _Proxy:
+    """A proxy that notes what it is told and carries every CONNECT to one port of this machine."""
+
+    def __init__(self, port):
+        self.port, self.heads = port, []
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.carry, args=(client,), daemon=True).start()
+
+    def carry(self, client):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = client.recv(65536)
+            if not piece:
+                return client.close()
+            head += piece
+        self.heads.append(head.decode())
+        if not self.port or not head.startswith(b"CONNECT"):
+            client.sendall(b"HTTP/1.0 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            return client.close()
+        client.sendall(b"HTTP/1.0 200 Connection established\r\n\r\n")
+        target = socket.create_connection(("127.0.0.1", self.port))
+
+        def copy(source, sink):
+            try:
+                for piece in iter(lambda: source.recv(65536), b""):
+                    sink.sendall(piece)
+                sink.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+
+        back = threading.Thread(target=copy, args=(target, client), daemon=True)
+        back.start()
+        copy(client, target)
+        back.join(5)
+        target.close()
+        client.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown(socket.SHUT_RDWR) if sys.platform.startswith("linux") else None
+        self.server.close()
+
+
+@pytest.fixture
+def alerts_test(tmp_path):
+    """Return a FakeSlack that is "alerts.test" by its certificate, and that certificate's path."""
+    path, both = tmp_path / "alerts-test.pem", tmp_path / "both.pem"
+    path.write_text(ALERTS_TEST_PEM)
+    both.write_text(ALERTS_TEST_PEM + SERVER_KEY)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(str(both))
+    with FakeSlack(ssl_context=context) as service:
+        yield service, str(path)
+
+
+def _behind(service, host="alerts.test", **fields):
+    return in_time(SlackAlerter, FakeClock())(**dict(
+        slack_token=service.token, slack_channel_id=service.channel, slack_api_url=f"https://{host}/api",
+        **fields))
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(alerts_test, monkeypatch, variable):
+    service, ca = alerts_test
+    monkeypatch.setenv("SSL_CERT_FILE", ca)
+    with _Proxy(service._server.server_port) as proxy:
+        monkeypatch.setenv(variable, proxy.url.replace("//", "//ann:proxy-password@"))
+        assert _behind(service).post("x") is True
+        (head,) = proxy.heads
+        assert head.startswith("CONNECT alerts.test:443 ") and "Proxy-Authorization: Basic " in head
+        assert service.token not in head and len(service.posted) == 1
+        outcome, error = _outcome(_behind(service, "other.test"), "x")
+        assert (outcome, error.code, len(service.calls)) == ("not_sent", "certificate", 1)  # not its name
+    with _Proxy(None) as proxy:
+        monkeypatch.setenv(variable, proxy.url.replace("//", "//ann:proxy-password@"))
+        outcome, error = _outcome(_behind(service), "x")
+        assert (outcome, len(service.calls)) == ("not_sent", 1) and "proxy" in error.hint
+        assert "proxy-password" not in str(error) + repr(error)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
+def test_this_machine_is_never_reached_through_a_proxy(monkeypatch, slack, host):
+    port = slack.url.rpartition(":")[2]
+    with _Proxy(None) as proxy:
+        for name in ("http_proxy", "https_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+        outcome, _ = _outcome(slack_alerter(slack, slack_api_url=f"http://{host}:{port}/api"), "x")
+        assert proxy.heads == []
+    assert outcome == ("sent" if host != "[::1]" else "not_sent")
+
+
+def test_an_untrusted_certificate_is_final_and_names_the_cure(monkeypatch):
+    with FakeSlack(ssl_context=tls_server_context(trusted=False)) as service:
+        alerter = in_time(SlackAlerter, FakeClock())(slack_token=service.token, slack_channel_id="C0ALERTS",
+                                                     slack_api_url=service.api_url)
+        outcome, error = _outcome(alerter, "x")
+        assert (outcome, error.code, service.calls, alerter.clock.naps) == ("not_sent", "certificate", [], [])
+        assert "SSL_CERT_FILE" in error.hint
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_an_extra_ca_is_trusted_but_not_for_another_name(monkeypatch, tmp_path, alerts_test, variable):
+    monkeypatch.setenv(variable, ca_file(tmp_path))
+    with FakeSlack(ssl_context=tls_server_context()) as service:
+        fields = {"slack_token": service.token, "slack_channel_id": "C0ALERTS",
+                  "slack_api_url": service.api_url}
+        assert in_time(SlackAlerter, FakeClock())(**fields).post("x") is True
+        assert len(service.posted) == 1
+    other, ca = alerts_test
+    monkeypatch.setenv(variable, ca)
+    outcome, error = _outcome(in_time(SlackAlerter, FakeClock())(**dict(fields, slack_api_url=other.api_url)),
+                              "x")
+    assert (outcome, error.code, other.calls) == ("not_sent", "certificate", [])
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_ca_file_that_cannot_be_read_is_named(monkeypatch, tmp_path, variable):
+    monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
+    with pytest.raises((ConfigError, DeliveryError), match="none.pem"):
+        SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1",
+                     slack_api_url="https://127.0.0.1:1").send("x")
+
+
+# === Images ===
+class _Figure:
+    def savefig(self, file, format=None, **_):
+        assert format == "png"
+        file.write(PNG)
+
+
+class _Picture:
+    def save(self, file, format=None, **_):
+        assert format.lower() == "png"
+        file.write(PNG)
+
+
+def _files_at(kind, service):
+    """Return {name: bytes} of what arrived, in order, where it is shown in the alert's place."""
+    if kind == "slack":
+        assert all(file["shared_in"] == ("C0ALERTS", service.posted[0]["ts"]) for file
+                   in service.files.values())
+        return [(file["name"], file["bytes"]) for file in service.files.values()]
+    return [pair for row in service.posted for pair in row["files"].items()]
+
+
+@pytest.mark.parametrize("kind", ["slack", "discord", "discord webhook"])
+def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog):
+    alerter, service = chats[kind]
+    (tmp_path / "löss 1.png").write_bytes(PNG)
+    (tmp_path / "plain.gif").write_bytes(GIF)
+    images = ["https://x.example/a.png?b=1&c=2", str(tmp_path / "plain.gif"), tmp_path / "löss 1.png", PNG,
+              bytearray(GIF),
+              memoryview(PNG), _Figure(), _Picture()]
+    assert alerter.post(AlerterMessage("Plots", images=images)) is True
+    assert [data for _, data in _files_at(kind, service)] == [GIF, PNG, PNG, GIF, PNG, PNG, PNG]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+\.(png|gif)", name) for name, _ in _files_at(kind, service))
+    urls = re.findall(r"https://x.example[^\"]*", json.dumps(service.posted[0]["payload"]))
+    assert urls and set(urls) == {"https://x.example/a.png?b=1&c=2"}
+    if kind != "slack":
+        embeds = [embed["image"]["url"] for embed in service.posted[0]["embeds"] if "image" in embed]
+        names = [name for name, _ in _files_at(kind, service)]
+        assert embeds == [urls[0]] + ["attachment://" + name for name in names] and len(set(names)) == 7
+    assert (service.warnings, caplog.records) == ([], [])
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_path, caplog, kind):
+    alerter, service = chats[kind]
+
+    class Broken:
+        def savefig(self, *_, **__):
+            raise RuntimeError("no @everyone backend")
+
+    (tmp_path / "empty.png").write_bytes(b"")
+    images = [tmp_path / "none.png", tmp_path, tmp_path / "empty.png", Broken(), b"", 5, None, "",
+              "ftp://x/y.png", "a\0b",
+              "https://x.example/a b.png"]
+    assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
+    seen = _seen(kind, service.posted[0]["payload"])
+    assert "the text" in seen and "none.png could not be shown: No such file or directory" in seen
+    assert seen.count("could not be shown") == len(images) == len(caplog.records)
+    assert {record.levelname for record in caplog.records} == {"WARNING"} and _pings(kind,
+        service.posted[0]["payload"]) == []
+
+
+@pytest.mark.parametrize("kind", ["slack", "discord", "discord webhook"])
+def test_twenty_images_arrive_in_order(chats, kind):
+    alerter, service = chats[kind]
+    images = [PNG + bytes([i]) for i in range(20)]
+    assert alerter.post(AlerterMessage("Plots", images=images)) is True
+    assert [data for _, data in _files_at(kind, service)] == images
+    assert service.warnings == []
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+@pytest.mark.parametrize("count", [8, 20, 60])
+def test_no_image_by_url_vanishes(chats, kind, count):
+    alerter, service = chats[kind]
+    urls = [f"https://x.example/{i}.png" for i in range(count)]
+    assert alerter.post(AlerterMessage("Plots", images=urls)) is True
+    sent = json.dumps([row["payload"] for row in service.posted])
+    assert [url for url in urls if url not in sent] == [] and set(service.statuses) == {200}
+
+
+@pytest.mark.parametrize("kind, call", [("slack", "getUploadURLExternal"), ("discord", "/messages"),
+                                        ("discord webhook", "/webhooks/")])
+def test_a_refused_image_is_named_under_the_alert(chats, caplog, kind, call):
+    alerter, service = chats[kind]
+    if kind == "slack":
+        service.scopes.discard("files:write")
+    else:
+        service.fail(call, Fault(status=413, body={"code": 40005, "message": "Request entity too large"}))
+    assert alerter.post(AlerterMessage("Plots", "the text", images=[PNG])) is True
+    seen = "\n".join(_seen(kind, row["payload"]) for row in service.posted)
+    assert "the text" in seen and re.search("image-1.png could not be shown: .*(missing_scope|too large)",
+                                            seen)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+# === check ===
+def test_check_says_a_line_a_point(chats):
+    assert chats["slack"][0].check() == (
+        "ok    token: alerts in Example\nok    channel alerts\nok    may read replies")
+    assert chats["discord"][0].check().split("\n")[:2] == ["ok    token: alerts", "ok    channel alerts"]
+    assert chats["discord webhook"][0].check() == "ok    webhook hook for channel 300"
+    assert chats["slack webhook"][0].check().startswith("ok    ")
+    assert ConsoleAlerter().check().startswith("ok    writes to stderr; ")
+    assert not [row for _, service in chats.values() for row in service.rows]
+
+
+def _without(service, what):
+    service.scopes.discard(what) if isinstance(service,
+                                               FakeSlack) else service.permissions["300"].discard(what)
+
+
+CHECK_FAILS = {
+    "scope to post": ("slack", lambda s: _without(s, "chat:write"),
+                      "chat:write is missing.*add it.*reinstall"),
+    "scope to read": ("slack", lambda s: _without(s, "channels:history"),
+                      "may read replies: .*missing_scope.*channels:history"),
+    "no channel": ("slack", lambda s: s.channels.clear(), "channel_not_found"),
+    "not invited": ("slack", lambda s: s.channels["C0ALERTS"].update(is_member=False),
+                    "invite the bot with /invite"),
+    "bad token": ("slack", lambda s: setattr(s, "token", "xoxb-new"), "invalid_auth"),
+    "bad Discord token": ("discord", lambda s: setattr(s, "token", "new"), "Unauthorized|401"),
+    "no Discord channel": ("discord", lambda s: s.channels.clear(), "Unknown Channel"),
+    "not seen": ("discord", lambda s: _without(s, "VIEW_CHANNEL"), "50001 Missing Access: .*View Channel"),
+    "not a text channel": ("discord", lambda s: s.channels["300"].update(type=4), "takes no messages"),
+    "history": ("discord", lambda s: (s.say("7", "hi"), _without(s, "READ_MESSAGE_HISTORY")),
+                "Read Message History"),
+    "webhook gone": ("discord webhook", lambda s: setattr(s, "webhook_deleted", True),
+                     "10015 Unknown Webhook"),
+}
+
+
+@pytest.mark.parametrize("kind, change, words", list(CHECK_FAILS.values()), ids=list(CHECK_FAILS))
+def test_check_names_what_fails_and_what_to_do(chats, kind, change, words):
+    alerter, service = chats[kind]
+    change(service)
+    with pytest.raises(DeliveryError, match=words) as caught:
+        alerter.check()
+    assert caught.value.hint and not service.posted
+
+
+def test_check_tells_of_a_missing_message_content_intent(chats):
+    alerter, service = chats["discord"]
+    service.message_content = False
+    service.say("7", "hello")
+    assert "Message Content intent is off" in alerter.check()
+
+
+# === The hunt for secrets ===
+def _all_of(error, with_locals=False):
+    """Return everything an error can tell: texts, attributes, tracebacks, and its whole chain of causes."""
+    seen, parts = set(), []
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        parts += [str(error), repr(error), repr(vars(error)), repr(error.args)]
+        trace = error.__traceback__
+        while trace and trace.tb_frame.f_code.co_filename == __file__:  # our own frames hold the secrets
+            trace = trace.tb_next
+        parts += traceback.TracebackException(type(error), error, trace, capture_locals=with_locals).format()
+        error = error.__cause__ or error.__context__
+    return "\n".join(parts)
+
+
+ECHOES = (lambda c: Fault(status=403, body={"ok": False, "error": f"no {c}", "message": f"got {c}"}),
+          lambda c: Fault(status=200,
+                          body={"ok": False, "error": "invalid_blocks",
+                                "response_metadata": {"messages": [c]}}),
+          lambda c: Fault(status=400,
+                          body={"code": 50035, "message": c, "errors": {c: {"_errors": [{"message": c}]}}}),
+          lambda c: Fault(status=404, body=c.encode(), ctype="text/plain"),
+          lambda c: Fault("html", status=500),
+          lambda c: Fault("redirect", to="https://evil.example/" + c), lambda c: Fault("garbage"),
+          lambda c: Fault("close"),
+          lambda c: Fault(status=429, headers={"Retry-After": "900"},
+                          body={"message": c, "retry_after": 900}))
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+@pytest.mark.parametrize("referenced", [False, True], ids=["given", "by reference"])
+def test_no_secret_is_in_any_log_output_error_or_traceback(wired, monkeypatch, caplog, capfd, kind,
+                                                           referenced):
+    alerter, service = wired[kind]
+    name = next(f for f in type(alerter).__dataclass_fields__ if f.endswith(("token", "webhook_url"))
+                and getattr(alerter, f))
+    if referenced:
+        monkeypatch.setenv("HIDDEN", str(getattr(alerter, name)))
+        alerter = type(alerter)(**{f: getattr(alerter, f) if f != name else "{{env.HIDDEN}}"
+                                   for f in alerter.__dataclass_fields__ if getattr(alerter, f) != ""})
+    caplog.set_level(logging.DEBUG)
+    told = [repr(alerter), str(alerter), repr(vars(alerter)), repr([alerter])]
+    for echo in ECHOES:
+        echoed = echo({"slack": "Bearer xoxb-1-secret", "discord": "Bot MTIz.secret.discord"}.get(
+            kind, service.webhook_url))
+        service.fail("", echoed, times=None)
+        for attempt in (lambda: alerter.send(AlerterMessage("t", images=[PNG])), alerter.check,
+                        lambda: alerter.decide("Go?", AlerterParameters(timeout=3))):
+            try:
+                attempt()
+            except alerters.AlerterError as error:
+                told.append(_all_of(error, with_locals=echoed.kind in ("close", "garbage", "redirect")))
+        service.heal()
+    if "webhook" not in kind:
+        question = alerter.open_question("Go?")
+        told += [json.dumps(question.to_dict()), repr(question), repr(vars(question))]
+    told += [repr(record.__dict__) + record.getMessage() for record
+             in caplog.records] + list(capfd.readouterr())
+    told = "\n".join(told)
+    where = {secret: told[max(0, told.find(secret) - 150):told.find(secret) + 60] for secret in SECRETS
+             if secret in told}
+    assert where == {}
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+@pytest.mark.parametrize("referenced", [False, True], ids=["given", "by reference"])
+def test_no_secret_goes_out_in_a_message_that_holds_it(chats, monkeypatch, tmp_path, kind, referenced):
+    alerter, service = chats[kind]
+    name = next(f for f in type(alerter).__dataclass_fields__ if f.endswith(("token", "webhook_url"))
+                and getattr(alerter, f))
+    secret = str(getattr(alerter, name))
+    if referenced:  # one that this process has never seen
+        secret = secret.replace("xoxb-1-secret", "xoxb-1-fresh").replace("hooksecret", "hookfresh").replace(
+            "MTIz.secret.discord", "MTIz.fresh.discord").replace("hook-secret", "hook-fresh")
+        service.token = secret
+        (tmp_path / "secret").write_text(secret + "\n")
+        alerter = type(alerter)(**{f: getattr(alerter, f) if f != name else "{{file.%s}}"
+                                   % (tmp_path / "secret")
+                                   for f in alerter.__dataclass_fields__ if getattr(alerter, f) != ""})
+    text, ending = f"curl -H 'Authorization: Bearer {secret}' failed", secret.rpartition("/")[2]
+    try:
+        alerter.send(AlerterMessage(text, text, metadata={text: text}, images=["/nowhere/" + ending]))
+    except DeliveryError:
+        pass  # the webhook's fresh secret is not the fake's
+    sent = "".join(call.body.decode("utf-8", "replace") for call in service.calls)
+    assert sent and ending not in sent and ending.replace("_", "\\\\_") not in sent
+
+
+@pytest.mark.parametrize("secret", ["p{{w-secret1", "}}{{env.secret1", "{{secret1}}"])
+def test_a_secret_with_braces_is_masked_like_any_other(secret):
+    try:
+        alerter = SMTPEmailAlerter(smtp_server="localhost", sender_email="a@b.example",
+                                   recipient_email="a@b.example",
+                                   password=secret)
+    except ConfigError as error:
+        assert "secret1" not in str(error)
+    else:
+        assert "secret1" not in repr(alerter) + repr(vars(alerter))
+
+
+REFERENCES = {"not set": ("{{env.NOT_SET}}", "NOT_SET is not set"),
+              "no file": ("{{file./no/such/file}}", "/no/such/file"),
+              "empty": ("{{env.EMPTY}}", "EMPTY holds no usable secret"),
+              "two lines": ("{{env.TWO}}", "TWO holds no usable secret")}
+
+
+@pytest.mark.parametrize("given, words", list(REFERENCES.values()), ids=list(REFERENCES))
+def test_a_reference_that_leads_nowhere_is_one_clear_line(slack, monkeypatch, given, words):
+    monkeypatch.setenv("EMPTY", " ")
+    monkeypatch.setenv("TWO", "a\nsecond-secret")
+    alerter = slack_alerter(slack, slack_token=given)  # resolved on use, not before
+    with pytest.raises(ConfigError, match=words) as caught:
+        alerter.post("x")
+    told = _all_of(caught.value)
+    assert "\n" not in str(caught.value) and "second-secret" not in told and slack.calls == []
+
+
+def test_references_are_resolved_on_use_and_kept_as_they_are(slack, discord, monkeypatch, tmp_path):
+    (tmp_path / "hook").write_text(discord.webhook_url + "\n")
+    hook = in_time(DiscordAlerter, discord.clock)(discord_webhook_url="{{ file.%s }}" % (tmp_path / "hook"))
+    bot = slack_alerter(slack, slack_token="{{env.SLACK_TOKEN_OF_TEST}}")
+    monkeypatch.setenv("SLACK_TOKEN_OF_TEST", slack.token)
+    assert hook.post("x") and bot.post("x") and (len(slack.posted), len(discord.posted)) == (1, 1)
+    assert bot.slack_token == "{{env.SLACK_TOKEN_OF_TEST}}" and "{{env.SLACK_TOKEN_OF_TEST}}" in repr(bot)
+    monkeypatch.setenv("SLACK_TOKEN_OF_TEST", "xoxb-rotated")
+    slack.token = "xoxb-rotated"
+    assert bot.post("x") is True
+
+
+# === Alerters as objects, and where they run ===
+WRONG_FIELDS = {
+    "nothing": (SlackAlerter, {}, "slack_token"),
+    "newline": (SlackAlerter, {"slack_token": "xoxb-1\nX: y"}, "slack_token"),
+    "space": (DiscordAlerter, {"discord_token": "a b"}, "discord_token"),
+    "type": (SlackAlerter, {"slack_token": 5}, "slack_token"),
+    "non-ascii token": (SlackAlerter, {"slack_token": "xoxb-é"}, "slack_token"),
+    "listen": (SlackAlerter, {"slack_token": "x", "listen": "everywhere"}, "listen"),
+    "timeout": (SlackAlerter, {"slack_token": "x", "timeout": -1}, "timeout"),
+    "nan": (SlackAlerter, {"slack_token": "x", "timeout": math.nan}, "timeout"),
+    "bool": (DiscordAlerter, {"discord_token": "x", "case_sensitive": "maybe"}, "case_sensitive"),
+    "approvers": (SlackAlerter, {"slack_token": "x", "approvers": 5.5}, "approvers"),
+    "channel name": (DiscordAlerter, {"discord_token": "x", "discord_channel_id": "#alerts"},
+                     "discord_channel_id"),
+    "channel line": (SlackAlerter, {"slack_token": "x", "slack_channel_id": "C1\u2028"}, "slack_channel_id"),
+    "channel type": (DiscordAlerter, {"discord_token": "x", "discord_channel_id": 123}, "discord_channel_id")}
+
+
+@pytest.mark.parametrize("cls, fields, word", list(WRONG_FIELDS.values()), ids=list(WRONG_FIELDS))
+def test_a_field_that_cannot_be_right_is_one_line_when_built(cls, fields, word):
+    with pytest.raises(ConfigError, match=word) as caught:
+        cls(**fields)
+    assert "\n" not in str(caught.value) and isinstance(caught.value, ValueError)
+
+
+MISTAKES = {"no channel": ("x", None), "no message": (None, None), "bytes": (b"x", None), "empty": ("", None),
+            "blank": (" ", None),
+            "params": ("x", {"mention": "here"}), "mention": ("x", AlerterParameters(mention=[""]))}
+
+
+@pytest.mark.parametrize("kind", ["slack", "discord"])
+@pytest.mark.parametrize("what", list(MISTAKES))
+def test_a_mistake_of_the_caller_is_raised_and_nothing_is_sent(chats, kind, what):
+    alerter, service = chats[kind]
+    if what == "no channel":
+        alerter = type(alerter)(**{f"{kind}_token": service.token, f"{kind}_api_url": service.api_url})
+    with pytest.raises(ConfigError) as caught:
+        alerter.post(*MISTAKES[what])
+    assert "\n" not in str(caught.value) and service.calls == []
+
+
+def test_alerters_are_values():
+    fields = {"slack_token": "xoxb-1", "slack_channel_id": "C1", "approvers": ["U1", "U2"]}
+    one, same = SlackAlerter(**fields), SlackAlerter(**dict(fields, approvers=("U1", "U2")))
+    other = SlackAlerter(**dict(fields, slack_channel_id="C2"))
+    assert one == same and hash(one) == hash(same) and len({one, same, other}) == 2 and one != other
+    assert one != DiscordAlerter(discord_token="xoxb-1") and one != "xoxb-1"
+    for twin in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one)):
+        assert twin == one and hash(twin) == hash(one) and twin.slack_token == "xoxb-1"
+        assert "xoxb-1" not in repr(twin)
+
+
+@pytest.mark.parametrize("change",
+                         [lambda a: setattr(a, "slack_token", "b"), lambda a: delattr(a, "slack_token"),
+                                    lambda a: setattr(a, "slack_chanel_id", "C2")],
+                                    ids=["set", "delete", "add"])
+def test_alerters_cannot_be_changed(change):
+    alerter = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1")
+    with pytest.raises(AttributeError):
+        change(alerter)
+    assert alerter == SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1")
+
+
+ELSEWHERE = """
+import asyncio, pickle, sys, threading
+from vendor.tools import _tell
+assert "alerters" not in sys.modules and False is __debug__
+fields = dict(slack_token="xoxb-1-secret", slack_channel_id="C0ALERTS", slack_api_url=sys.argv[1])
+slack = _tell.SlackAlerter(**fields)
+twin = pickle.loads(pickle.dumps(slack))
+results = []
+threads = [threading.Thread(target=lambda: results.append(twin.post("from a thread"))) for _ in range(5)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+
+async def main():
+    loop = asyncio.get_running_loop()
+    return [slack.post("in the loop"), await loop.run_in_executor(None, slack.post, "beside the loop")]
+
+print(results + asyncio.run(main()), repr(slack))
+"""
+
+
+def test_it_runs_vendored_under_another_name_optimised_in_threads_and_in_a_loop(slack, tmp_path):
+    (tmp_path / "vendor" / "tools").mkdir(parents=True)
+    shutil.copy(alerters.__file__, str(tmp_path / "vendor" / "tools" / "_tell.py"))
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run([sys.executable, "-O", "-W", "error", "-c", ELSEWHERE, slack.api_url], env=environ,
+                          cwd=str(tmp_path), capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"[" + b"True, " * 6 + b"True] ")
+    assert b"xoxb-1-secret" not in done.stdout
+    assert sorted(row["payload"]["text"] for row
+                  in slack.posted) == ["beside the loop"] + ["from a thread"] * 5 + ["in the loop"]
+
+
+PICKLED = """
+import pickle, sys
+alerter = pickle.loads(bytes.fromhex(sys.argv[1]))
+print(alerter.post("x"))
+"""
+
+
+def test_a_secret_stays_one_in_the_process_that_unpickles_it(slack):
+    """As multiprocessing does it; the service echoes the token in its error."""
+    slack.fail("chat.", Fault(status=403, body={"ok": False, "error": "no Bearer xoxb-1-secret"}), times=None)
+    alerter = SlackAlerter(slack_token=slack.token, slack_channel_id="C0ALERTS", slack_api_url=slack.api_url)
+    environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.abspath(alerters.__file__))}
+    done = subprocess.run([sys.executable, "-c", PICKLED, pickle.dumps(alerter).hex()], env=environ,
+                          timeout=60,
+                          capture_output=True)
+    assert done.stdout.split() == [b"False"] and b"no Bearer ***" in done.stderr
+    assert b"secret" not in done.stderr
+
+
+def test_nothing_is_left_open(wired):
+    """Under -W error an unclosed socket or file would surface here."""
+    for alerter, service in wired.values():
+        for fault in (Fault(status=500), Fault("garbage"), Fault("truncate"), Fault("redirect"),
+                      Fault("reset")):
+            service.fail("POST", fault)
+            alerter.post("x")
+            service.heal()
+    gc.collect()
+
+
+def test_posting_inside_a_running_event_loop_works(wired):
+    async def job():
+        return [alerter.post("x") for alerter, _ in wired.values()]
+
+    assert asyncio.run(job()) == [True] * 4
+
+
+# === Asking: a room on Slack or Discord ===
+class Room:
+    """One channel, in which people do the same things whatever the service is."""
+
+    def __init__(self, kind, service):
+        self.kind, self.service, self.clock, self.usual = kind, service, service.clock, None
+        self.ann, self.bob, self.eve = ("UANN", "UBOB", "UEVE") if kind == "slack" else ("11", "12", "13")
+
+    def alerter(self, **fields):
+        return {"slack": slack_alerter, "discord": discord_alerter}[self.kind](self.service, **fields)
+
+    def ask(self, text="Deploy?", alerter=None, **params):
+        self.usual = self.usual or self.alerter()
+        return (alerter or self.usual).open_question(text, AlerterParameters(**params))
+
+    def id(self, question):
+        return question.ref["ts" if self.kind == "slack" else "message_id"]
+
+    def row(self, row_id):
+        key = "ts" if self.kind == "slack" else "id"
+        return next(row for row in self.service.rows if row[key] == row_id)
+
+    def time(self, row_id):
+        row = self.row(row_id)
+        return float(row["ts"]) if self.kind == "slack" else ((int(row["id"]) >> 22) + 1420070400000) / 1000
+
+    def posted_questions(self):
+        """The posted messages that are questions: neither replies nor notes."""
+        replies = ("thread_ts",) if self.kind == "slack" else ("message_reference",)
+        return [row for row in self.service.posted if not any(key in row["payload"] for key in replies)]
+
+    def asked(self):
+        """The question posted last, as something to answer to."""
+        row = self.posted_questions()[-1]
+        return SimpleNamespace(ref={"ts": row["ts"]} if self.kind == "slack" else {"message_id": row["id"]})
+
+    # What people do.
+    def reply(self, question, user, text, **more):
+        if self.kind == "slack":
+            return self.service.say(user, text, self.id(question), **more)
+        return self.service.say(user, text, reply_to=self.id(question), **more)
+
+    def in_thread(self, question, user, text, **more):
+        if self.kind == "slack":
+            return self.service.say(user, text, self.id(question), **more)
+        return self.service.say_in_thread(user, text, self.id(question), **more)
+
+    def plain(self, user, text, **more):
+        return self.service.say(user, text, **more)
+
+    def react(self, question, user, emoji, **more):
+        name = EMOJI.get(emoji, emoji) if self.kind == "slack" else emoji
+        return self.service.react(user, name, self.id(question), **more)
+
+    def bot_reply(self, question, text):
+        if self.kind == "slack":
+            return self.service.bot_says(text, self.id(question))
+        return self.service.say("777", text, reply_to=self.id(question), bot=True)
+
+    def own_reply(self, question, text):
+        if self.kind == "slack":
+            return self.service.say("UBOT", text, self.id(question), bot_id="BBOT")
+        return self.service.say(self.service.bot_id, text, reply_to=self.id(question), bot=True)
+
+    def system_row(self, question, text):
+        if self.kind == "slack":
+            return self.service.say(self.ann, text, self.id(question), subtype="channel_topic")
+        return self.service.say(self.ann, text, reply_to=self.id(question), type=6)
+
+    def mention(self, text):
+        return f"<@UBOT> {text}" if self.kind == "slack" else f"<@{self.service.bot_id}> {text}"
+
+    # What the alerter wrote and did.
+    def text(self, payload):
+        return slack_text(payload) if self.kind == "slack" else discord_text(payload)
+
+    def pings(self, payload):
+        found = slack_active_mentions(payload) if self.kind == "slack" else discord_active_mentions(payload)
+        return [(kind, raw) for kind, raw, _ in found]
+
+    def under(self, question):
+        """Payloads that the alerter wrote under the question."""
+        def parent(payload):
+            return payload.get("thread_ts") or (payload.get("message_reference") or {}).get("message_id")
+
+        return [row["payload"] for row in self.service.posted if parent(row["payload"]) == self.id(question)]
+
+    def notes(self, question):
+        return [self.text(payload) for payload in self.under(question)]
+
+    def taps(self, question):
+        """The reactions that the alerter itself has put on the question, as characters."""
+        chars = {name: char for char, name in EMOJI.items()}
+        mine = self.service.bot_user if self.kind == "slack" else self.service.bot_id
+        row = self.row(self.id(question))
+        return [chars.get(name, name) for name, users in row["reactions"].items() if mine in users]
+
+    @property
+    def reads(self):
+        return "conversations.replies" if self.kind == "slack" else "GET /api/v10/channels/"
+
+    @property
+    def posts(self):
+        return "chat.postMessage" if self.kind == "slack" else "POST /api/v10/channels/"
+
+    def limited(self, seconds):
+        if self.kind == "discord":
+            return Fault.discord_429(seconds)
+        return no("ratelimited", 429, {"Retry-After": str(int(seconds))})
+
+
+@pytest.fixture(params=["slack", "discord"])
+def room(request):
+    return Room(request.param, request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def slack_room(slack):
+    return Room("slack", slack)
+
+
+@pytest.fixture
+def discord_room(discord):
+    return Room("discord", discord)
+
+
+def no(error, status=200, headers=None):
+    """Slack's way to refuse."""
+    return Fault(status=status, headers=headers, body={"ok": False, "error": error})
+
+
+YES, NO = "approved", "declined"
+
+
+def outcome(question):
+    """One poll: the status of the decision, or None. (A declined Decision is false.)"""
+    decision = question.check()
+    return None if decision is None else decision.status
+
+
+# === Asking: the failures of existing tools ===
+def test_one_ok_does_not_answer_two_questions(room):
+    alerter = room.alerter()
+    first, second = room.ask("Deploy A?", alerter), room.ask("Deploy B?", alerter)
+    answer = room.reply(second, room.ann, "ok")
+    assert first.check() is None
+    assert second.check() == Decision(YES, room.ann, "ok", "reply", room.time(answer))
+
+
+def test_one_plain_ok_does_not_answer_two_questions_that_listen_to_the_channel(room):
+    alerter = room.alerter(listen="channel")
+    first, second = room.ask("Deploy A?", alerter), room.ask("Deploy B?", alerter)
+    answer = room.plain(room.ann, "ok")
+    assert first.check() is None
+    assert second.check() == Decision(YES, room.ann, "ok", "channel", room.time(answer))
+
+
+def test_a_bots_ok_is_no_answer(room):
+    question = room.ask(timeout=10)
+    room.bot_reply(question, "ok")
+    room.own_reply(question, "ok")
+    assert question.wait() == Decision("timeout", at=room.clock.start + 10)
+
+
+def test_a_reply_in_the_thread_is_seen(room):
+    question = room.ask()
+    answer = room.in_thread(question, room.ann, "LGTM")
+    assert question.wait() == Decision(YES, room.ann, "LGTM", "reply", room.time(answer))
+
+
+@pytest.mark.parametrize("emoji,status", [("✅", YES), ("❌", NO)])
+def test_one_tap_decides(room, emoji, status):
+    question = room.ask()
+    room.clock.at(9.5, lambda: room.react(question, room.ann, emoji))
+    decision = question.wait()
+    name = EMOJI[emoji] if room.kind == "slack" else emoji
+    assert decision == Decision(status, room.ann, name, "reaction", decision.at)
+    assert decision.at == room.clock.start + 10
+
+
+def test_approve_with_a_mark_is_seen(room):
+    for text in ("approve!", " *approve* ", "`approve`.", "_approve_", "**approve**", "approve\n"):
+        question = room.ask()
+        answer = room.reply(question, room.ann, text)
+        assert question.check() == Decision(YES, room.ann, text, "reply", room.time(answer))
+
+
+@pytest.mark.parametrize("texts,status", [(("no", "yes"), NO), (("yes", "no"), YES)])
+def test_the_first_of_two_replies_in_one_poll_decides(room, texts, status):
+    question = room.ask()
+    for text in texts:
+        room.reply(question, room.ann, text)
+    assert question.check().status == status
+
+
+def test_one_429_is_no_answer(room):
+    question = room.ask()
+    room.service.fail(room.reads, room.limited(5))
+    room.clock.at(15, lambda: room.reply(question, room.ann, "yes"))
+    assert question.wait().status == YES
+
+
+def test_an_error_while_waiting_is_no_answer(room):
+    question = room.ask()
+    room.service.fail(room.reads, Fault(status=500), times=4)
+    room.clock.at(15, lambda: room.reply(question, room.ann, "yes"))
+    assert question.wait().status == YES
+
+
+def test_an_error_at_the_post_is_not_read_as_a_decision(room, caplog):
+    refusal = Fault(status=403, body={"message": "Missing Access", "code": 50001})
+    room.service.fail(room.posts, refusal, times=None)
+    with pytest.raises(DeliveryError):
+        room.alerter().decide("Deploy?")
+    assert room.alerter().ask("Deploy?") is False
+    told = [(r.name, r.levelname) for r in caplog.records if r.levelno > logging.INFO]
+    assert told == [("alerters", "ERROR")]
+    assert room.clock.now() - room.clock.start < 30
+
+
+# === Asking: what counts ===
+def _broadcast(room, question, text):
+    return room.service.say(room.ann, text, room.id(question), subtype="thread_broadcast")
+
+
+ANSWERS = {  # what somebody writes or does -> status, via, the service it is about
+    "a word": (lambda r, q: r.reply(q, r.ann, "ok"), YES, "reply", ""),
+    "a declining word": (lambda r, q: r.reply(q, r.ann, "disapprove"), NO, "reply", ""),
+    "with the bot's mention": (lambda r, q: r.reply(q, r.ann, r.mention("yes!")), YES, "reply", ""),
+    "with white space around": (lambda r, q: r.reply(q, r.ann, " \n\t yes \n"), YES, "reply", ""),
+    "markup in markup": (lambda r, q: r.reply(q, r.ann, "*_`yes!`_*"), YES, "reply", ""),
+    "a code block": (lambda r, q: r.reply(q, r.ann, "```\nno\n```"), NO, "reply", ""),
+    "in the thread": (lambda r, q: r.in_thread(q, r.ann, "reject."), NO, "reply", ""),
+    "after talk": (lambda r, q: [r.reply(q, r.bob, "hm"), r.reply(q, r.ann, "yes")][1], YES, "reply", ""),
+    "a tap and then a no": (
+        lambda r, q: [r.react(q, r.bob, "✅"), r.reply(q, r.ann, "no")][1], NO, "reply", ""),
+    "shouted": (lambda r, q: r.reply(q, r.ann, "APPROVE!"), YES, "reply", "slack"),
+    "by phone": (lambda r, q: r.reply(q, r.ann, "Ok"), YES, "reply", "slack"),
+    "lgtm": (lambda r, q: r.reply(q, r.ann, "lgtm"), YES, "reply", "slack"),
+    "also sent to the channel": (lambda r, q: _broadcast(r, q, "yes"), YES, "reply", "slack"),
+    "with a file": (lambda r, q: r.reply(q, r.ann, "yes", subtype="file_share"), YES, "reply", "slack"),
+    "/me": (lambda r, q: r.reply(q, r.ann, "yes", subtype="me_message"), YES, "reply", "slack"),
+    "from another organisation": (lambda r, q: r.reply(q, "W0THER", "yes"), YES, "reply", "slack"),
+    "with a nickname mention": (lambda r, q: r.reply(q, r.ann, "<@!200> ok"), YES, "reply", "discord"),
+}
+NEVER = {  # what nobody may decide with
+    "a bot": (lambda r, q: r.bot_reply(q, "ok"), ""),
+    "itself": (lambda r, q: r.own_reply(q, "ok"), ""),
+    "a system row": (lambda r, q: r.system_row(q, "ok"), ""),
+    "a plain message": (lambda r, q: r.plain(r.ann, "ok"), ""),
+    "quoted": (lambda r, q: r.reply(q, r.ann, "> yes"), ""),
+    "quoted with an addition": (lambda r, q: r.reply(q, r.ann, "> Deploy?\nyes"), ""),
+    "in quotation marks": (lambda r, q: r.reply(q, r.ann, '"yes"'), ""),
+    "struck out": (lambda r, q: r.reply(q, r.ann, "~yes~"), ""),
+    "struck out twice": (lambda r, q: r.reply(q, r.ann, "~~yes~~"), ""),
+    "struck out in bold": (lambda r, q: r.reply(q, r.ann, "*~yes~*"), ""),
+    "a question back": (lambda r, q: r.reply(q, r.ann, "yes?"), ""),
+    "excited": (lambda r, q: r.reply(q, r.ann, "yes!!"), ""),
+    "negated": (lambda r, q: r.reply(q, r.ann, "not ok"), ""),
+    "two words": (lambda r, q: r.reply(q, r.ann, "yes no"), ""),
+    "somebody else's mention": (lambda r, q: r.reply(q, r.ann, "<@999> yes"), ""),
+    "another tap": (lambda r, q: r.react(q, r.ann, "🎉"), ""),
+    "a hidden character": (lambda r, q: r.reply(q, r.ann, "y\u200bes"), ""),
+    "a look-alike": (lambda r, q: r.reply(q, r.ann, "\u0443es"), ""),
+    "nothing": (lambda r, q: r.reply(q, r.ann, ""), ""),
+    "marks only": (lambda r, q: r.reply(q, r.ann, "*" * 4000), ""),
+    "a spoken emoji": (lambda r, q: r.reply(q, r.ann, ":ok:"), ""),
+    "a classic integration": (
+        lambda r, q: r.service.say(r.ann, "ok", r.id(q), subtype="bot_message", bot_id="B"), "slack"),
+    "a workflow": (lambda r, q: r.service.say(r.ann, "ok", r.id(q), bot_id="BWORKFLOW"), "slack"),
+    "Slackbot": (lambda r, q: r.reply(q, "USLACKBOT", "ok"), "slack"),
+    "Slackbot's tap": (lambda r, q: r.react(q, "USLACKBOT", "✅"), "slack"),
+    "Discord's case": (lambda r, q: r.reply(q, r.ann, "OK"), "discord"),
+    "Discord's capital": (lambda r, q: r.reply(q, r.ann, "Yes"), "discord"),
+    "a webhook": (lambda r, q: r.service.say("400", "ok", reply_to=r.id(q), webhook=True), "discord"),
+    "a bot's tap": (lambda r, q: r.react(q, "777", "✅", bot=True), "discord"),
+    "a bot's super tap": (lambda r, q: r.react(q, "777", "✅", bot=True, burst=True), "discord"),
+    "a bot in the thread": (lambda r, q: r.in_thread(q, "777", "ok", bot=True), "discord"),
+    "a spoiler with more": (lambda r, q: r.reply(q, r.ann, "||yes|| or no"), "discord"),
+}
+
+
+def test_what_counts(room):
+    got, wanted = {}, {}
+    for case, (act, status, via, only) in ANSWERS.items():
+        if only in ("", room.kind):
+            question = room.ask()
+            answer = act(room, question)
+            row = room.row(answer)
+            by = row["user"] if room.kind == "slack" else row["author"]["id"]
+            decision = question.check()
+            text = "no decision" if decision is None else decision.text
+            wanted[case] = Decision(status, by, text, via, room.time(answer)), 1, True
+            ends = [note for note in room.notes(question) if "by" in note]
+            got[case] = decision, len(ends), question.check() == decision  # it stays, without another note
+    assert {case: what for case, what in got.items() if what != wanted[case]} == {}
+
+
+def test_what_never_counts(room):
+    got, question = {}, room.ask()
+    for case, (act, only) in NEVER.items():
+        if only in ("", room.kind):
+            act(room, question)
+            got[case] = outcome(question)
+            question = room.ask() if got[case] else question
+    assert {case: what for case, what in got.items() if what} == {}
+    room.react(question, room.ann, "❌")
+    assert question.check().status == NO  # the question is still alive
+
+
+def test_a_reply_to_a_reply_or_to_another_message_is_no_reply_to_the_question(discord_room):
+    room = discord_room
+    question, talk = room.ask(), room.plain(room.bob, "lunch?")
+    room.service.say(room.ann, "ok", reply_to=talk)
+    assert question.check() is None
+
+
+def test_a_reply_in_a_question_thread_to_another_question_asked_there_counts_once(room):
+    """Two questions in one thread: the answer belongs to the newest above it."""
+    first = room.ask("Deploy A?")
+    if room.kind == "slack":
+        second = room.alerter().open_question("Deploy B?", SlackAlerterParameters(thread_ts=room.id(first)))
+        room.service.say(room.ann, "yes", room.id(first))
+    else:
+        room.service.open_thread(room.id(first))
+        there = DiscordAlerterParameters(discord_channel_id=room.id(first))
+        second = room.alerter().open_question("Deploy B?", there)
+        room.service.say(room.ann, "yes", channel=room.id(first), reply_to=room.id(second))
+    assert second.check().status == YES
+    assert first.check() is None
+
+
+def test_a_plain_yes_in_the_thread_of_a_question_belongs_to_the_newest_question_there(discord_room):
+    room = discord_room
+    alerter = room.alerter(listen="channel")
+    first = room.ask("Deploy A?", alerter)
+    room.service.open_thread(room.id(first))
+    second = alerter.open_question("Deploy B?", DiscordAlerterParameters(discord_channel_id=room.id(first)))
+    room.service.say(room.ann, "yes", channel=room.id(first))
+    assert second.check().status == YES
+    assert first.check() is None
+
+
+def test_two_questions_asked_into_one_thread_never_take_each_others_answers(slack_room):
+    room = slack_room
+    thread = room.plain(room.bob, "Release 7")
+    where = SlackAlerterParameters(thread_ts=thread)
+    first = room.alerter().open_question("Deploy A?", where)
+    early = room.service.say(room.bob, "no", thread)
+    second = room.alerter().open_question("Deploy B?", where)
+    late = room.service.say(room.ann, "yes", thread)
+    assert first.check() == Decision(NO, room.bob, "no", "reply", room.time(early))
+    assert second.check() == Decision(YES, room.ann, "yes", "reply", room.time(late))
+
+
+APPROVERS = {
+    "one": (lambda r: [r.ann], True), "two": (lambda r: (r.bob, r.ann), True),
+    "a str": (lambda r: r.ann, True),
+    "a mention": (lambda r: [f"<@{r.ann}>"], True), "small letters": (lambda r: [r.ann.lower()], True),
+    "others": (lambda r: [r.bob], False), "a part of the id": (lambda r: [r.ann[:-1]], False),
+    "a longer id": (lambda r: [r.ann + "1"], False),
+}
+
+
+@pytest.mark.parametrize("how", ["reply, field", "tap, params"])
+def test_only_approvers_decide(room, how):
+    got = {}
+    for case, (who, _) in APPROVERS.items():
+        if "params" in how:  # params win over the field
+            question = room.ask(alerter=room.alerter(approvers=[room.eve]), approvers=who(room))
+        else:
+            question = room.ask(alerter=room.alerter(approvers=who(room)))
+        room.react(question, room.eve, "✅") if "tap" in how else room.reply(question, room.eve, "no")
+        assert question.check() is None, case
+        room.react(question, room.ann, "✅") if "tap" in how else room.reply(question, room.ann, "yes")
+        decision = question.check()
+        got[case] = decision is not None and (decision.status, decision.by) == (YES, room.ann)
+    assert got == {case: may for case, (_, may) in APPROVERS.items()}
+
+
+def test_an_empty_list_of_approvers_never_means_everybody(room):
+    with pytest.raises(ConfigError):
+        room.ask(approvers=[])
+    assert room.service.posted == []
+
+
+def test_an_edit_counts_as_it_stands_and_when_it_was_made(room):
+    question = room.ask(timeout=100)
+    answer = room.reply(question, room.ann, "let me see")
+    assert question.check() is None
+    room.clock.sleep(20)
+    room.service.edit(answer, "yes")
+    decision = question.check()
+    assert decision == Decision(YES, room.ann, "yes", "reply", decision.at)
+    assert decision.at == pytest.approx(room.clock.start + 20, abs=1)
+
+
+def test_an_edit_after_the_deadline_never_approves(room):
+    question = room.ask(timeout=100)
+    answer = room.reply(question, room.ann, "maybe")
+    room.clock.sleep(130)
+    room.service.edit(answer, "yes")
+    assert question.check() == Decision("timeout", at=room.clock.start + 130)
+
+
+def test_an_edit_that_takes_the_yes_back_counts_when_nobody_had_read_it(room):
+    question = room.ask()
+    answer = room.reply(question, room.ann, "yes")
+    room.clock.sleep(5)
+    room.service.edit(answer, "no")
+    assert question.check().status == NO
+
+
+def test_a_deleted_answer_is_no_answer(room):
+    question = room.ask()
+    room.service.delete(room.reply(question, room.ann, "yes"))
+    assert question.check() is None
+
+
+def test_an_answer_is_found_behind_hundreds_of_others(room):
+    question = room.ask()
+    for i in range(230):
+        room.reply(question, room.bob, f"remark {i}")
+    assert question.check() is None
+    answer = room.reply(question, room.ann, "yes")
+    assert question.check() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+
+
+# === Asking: listening to the channel ===
+def test_a_plain_message_counts_only_where_the_alerter_listens_to_the_channel(room):
+    deaf, listening = room.ask(), None
+    room.plain(room.ann, "yes")
+    assert deaf.check() is None
+    listening = room.ask(alerter=room.alerter(listen="channel"))
+    assert listening.check() is None  # what stands above it is older
+    answer = room.plain(room.ann, "yes")
+    assert listening.check() == Decision(YES, room.ann, "yes", "channel", room.time(answer))
+
+
+def test_a_question_of_another_bot_ends_what_plain_messages_answer(room):
+    """Another app with this module in the same channel: two questions, two owners, one "yes"."""
+    question = room.ask(alerter=room.alerter(listen="channel"))
+    text = "Drop the database?\nQuestion 0123456789abcdef"
+    room.service.bot_says(text) if room.kind == "slack" else room.service.say("777", text, bot=True)
+    room.plain(room.ann, "yes")
+    assert question.check() is None
+
+
+def test_people_cannot_end_a_question_by_writing_its_mark(room):
+    question = room.ask(alerter=room.alerter(listen="channel"))
+    room.plain(room.eve, "Question 0123456789abcdef")
+    room.plain(room.ann, "yes")
+    assert question.check().status == YES
+
+
+def test_replies_to_other_messages_are_no_plain_messages(room):
+    alerter = room.alerter(listen="channel")
+    old, talk = room.ask("Deploy A?"), room.plain(room.bob, "lunch?")
+    question = room.ask("Deploy B?", alerter)
+    if room.kind == "slack":
+        room.service.say(room.ann, "yes", talk)
+        room.service.say(room.ann, "yes", talk, subtype="thread_broadcast")
+        room.service.say(room.ann, "yes", room.id(old), subtype="thread_broadcast")
+    else:
+        room.service.say(room.ann, "yes", reply_to=talk)
+        room.service.say(room.ann, "yes", reply_to=room.id(old))
+    room.service.bot_says("yes") if room.kind == "slack" else room.service.say("777", "yes", bot=True)
+    assert question.check() is None
+
+
+def test_a_newer_question_keeps_its_plain_answers_in_a_busy_channel(room):
+    """The page that holds the newer question cannot be read: its "yes" must not go to the older one."""
+    alerter = room.alerter(listen="channel")
+    first = room.ask("Deploy A?", alerter)
+    second = room.ask("Deploy B?", alerter)
+    for i in range(205):
+        room.plain(room.bob, f"remark {i}")
+    room.plain(room.ann, "yes")
+    path = "conversations.history" if room.kind == "slack" else "GET /api/v10/channels/300/messages"
+    if room.kind == "slack":
+        ok = room.service.answer
+        pages = []
+
+        def second_page_fails(call):
+            if path in call.path and pages.append(1) or len(pages) == 2 and path in call.path:
+                return 500, {}, {}
+            return ok(call)
+
+        room.service.answer = second_page_fails
+    assert first.check() is None
+    assert first.check() is None
+    assert second.check().status == YES
+
+
+def test_a_newer_question_keeps_its_plain_answers_where_reading_is_rationed(slack_room):
+    room = slack_room
+    room.service.ration("conversations.replies")
+    room.service.ration("conversations.history")
+    alerter = room.alerter(listen="channel")
+    first, _ = room.ask("Deploy A?", alerter, timeout=600), room.ask("Deploy B?", alerter)
+    for i in range(20):
+        room.plain(room.bob, f"remark {i}")
+    room.plain(room.ann, "yes")
+    assert first.wait().status == "timeout"
+
+
+def test_the_first_plain_answer_decides_even_if_it_stands_on_another_page(slack_room):
+    room = slack_room
+    question = room.ask(alerter=room.alerter(listen="channel"))
+    room.plain(room.ann, "no")
+    for i in range(205):
+        room.plain(room.bob, f"remark {i}")
+    room.plain(room.ann, "yes")
+    room.service.fail("conversations.history", Fault(""), Fault(status=500))
+    assert outcome(question) in (None, NO)
+    room.service.heal()
+    assert question.check().status == NO
+
+
+def test_two_questions_in_one_rationed_thread_keep_their_answers(slack_room):
+    room = slack_room
+    thread = room.plain(room.bob, "Release 7")
+    where = SlackAlerterParameters(thread_ts=thread, timeout=600)
+    first = room.alerter().open_question("Deploy A?", where)
+    room.alerter().open_question("Deploy B?", where)
+    for i in range(20):
+        room.service.say(room.bob, f"remark {i}", thread)
+    room.service.say(room.ann, "yes", thread)
+    room.service.ration("conversations.replies")
+    assert first.wait().status == "timeout"
+
+
+# === Asking: words and emoji ===
+def test_case_counts_where_the_field_says_so(room):
+    strict, loose = room.alerter(case_sensitive=True), room.alerter(case_sensitive=False)
+    question = room.ask(alerter=strict)
+    room.reply(question, room.ann, "OK")
+    assert question.check() is None
+    question = room.ask(alerter=loose)
+    room.reply(question, room.ann, "oK")
+    assert question.check().status == YES
+
+
+LISTS = {  # approve, decline; what is written or tapped; status; the taps of the alerter
+    "character": (["🚀"], ["🛑"], "🚀", YES, ["🚀", "🛑"]),
+    "shortcode": ([":rocket:"], [":octagonal_sign:"], "🛑", NO, ["🚀", "🛑"]),
+    "alias": ([":thumbsup:"], [":thumbsdown:"], "👍", YES, ["👍", "👎"]),
+    "canonical name": ([":+1:"], [":-1:"], "👎", NO, ["👍", "👎"]),
+    "words and emoji": (["ship it", "🚀"], ["stop"], "🚀", YES, ["🚀", "❌"]),
+    "words and the other tap": (["ship it", "🚀"], ["stop"], "❌", NO, ["🚀", "❌"]),
+    "the usual tap is replaced": (["🚀"], ["🛑"], "✅", None, ["🚀", "🛑"]),
+    "only words": (["ship"], ["stop"], "✅", YES, ["✅", "❌"]),
+    "a reaction's name": (["rocket"], ["octagonal_sign"], "🚀", YES, None),
+    "an alias as a name": (["thumbsup"], ["thumbsdown"], "👎", NO, None),
+    "with a variation selector": (["✔\ufe0f"], ["✖\ufe0f"], "✔", YES, ["✔", "✖"]),
+    "the second of a list": (["🎉", "🚀"], ["🛑"], "🚀", YES, ["🎉", "🛑"]),
+    "default decline": (["🚀"], None, "❌", NO, ["🚀", "❌"]),
+}
+
+
+@pytest.mark.parametrize("way", ["tap", "reply"])
+def test_lists_with_emoji(room, way):
+    got, wanted = {}, {}
+    for case, (approve, decline, emoji, status, taps) in LISTS.items():
+        question = room.ask(approve_msg_options=approve, disapprove_msg_options=decline)
+        if way == "tap":
+            room.react(question, room.ann, emoji)
+        elif emoji in "✅❌" or taps is None:
+            continue  # written out, only what is in the lists counts
+        else:
+            room.reply(question, room.ann, emoji)
+        wanted[case] = status, taps or ["✅", "❌"]
+        got[case] = outcome(question), room.taps(question)
+    assert {case: what for case, what in got.items() if what != wanted[case]} == {}
+
+
+def test_a_skin_tone_changes_nothing(room):
+    got = []
+    for tone in (2, 3, 6):
+        char = "👍" + chr(0x1F3FB + tone - 2)
+        question = room.ask(approve_msg_options=["👍🏽" if tone % 2 else "👍"], disapprove_msg_options=["👎"])
+        room.react(question, room.ann, f"+1::skin-tone-{tone}" if room.kind == "slack" else char)
+        got.append(outcome(question))
+        question = room.ask(approve_msg_options=["👍"], disapprove_msg_options=["👎"])
+        room.reply(question, room.ann, char)
+        got.append(outcome(question))
+    assert got == [YES] * 6
+
+
+def test_custom_emoji_count_and_are_tapped(room):
+    if room.kind == "slack":
+        room.service.custom_emoji |= {"ship-it", "stop_it"}
+        lists, tap = ([":ship-it:"], [":stop_it:"]), "stop_it"
+    else:
+        room.service.custom_emoji |= {"shipit:123", "stopit:124"}
+        lists, tap = (["<:shipit:123>"], ["<a:stopit:124>"]), "stopit:124"
+    question = room.ask(approve_msg_options=lists[0], disapprove_msg_options=lists[1])
+    taps = ["ship-it", "stop_it"] if room.kind == "slack" else ["shipit:123", "stopit:124"]
+    assert room.taps(question) == taps
+    room.react(question, room.ann, tap)
+    assert question.check().status == NO
+    question = room.ask(approve_msg_options=lists[0], disapprove_msg_options=lists[1])
+    room.reply(question, room.ann, lists[0][0])
+    assert question.check().status == YES
+
+
+def test_words_with_markup_characters_are_matched_as_typed(room):
+    options = {"approve_msg_options": ["R&D <go>"], "disapprove_msg_options": ["a_b_c", "&amp;"]}
+    written = {"R&D <go>": YES, "a_b_c": NO, "&amp;": NO, "R&amp;D <go>": None, "&": None}
+    for text, status in written.items():
+        question = room.ask(**options)
+        room.reply(question, room.ann, text)
+        assert outcome(question) == status, text
+
+
+@pytest.mark.parametrize("approve,decline", [(["go"], ["Go"]), (["yes"], ["yes"]), ([], ["no"]), ([""], None),
+                                             (["👍"], [":thumbsup:"])])
+def test_lists_that_cannot_be_told_apart_are_refused_before_anything_is_posted(room, approve, decline):
+    with pytest.raises(ConfigError):
+        room.ask(approve_msg_options=approve, disapprove_msg_options=decline)
+    assert room.service.posted == []
+
+
+def test_one_list_takes_its_words_out_of_the_others_defaults(room):
+    question = room.ask(disapprove_msg_options=["ok", "stop"])
+    room.reply(question, room.ann, "ok")
+    assert question.check().status == NO
+
+
+def test_people_that_slack_leaves_out_of_a_partial_list_are_found(slack_room):
+    room = slack_room
+    room.service.reaction_users_max = 1
+    question = room.ask(approvers=[room.ann])
+    for user in ("U1", "U2", room.ann):
+        room.react(question, user, "✅")
+    decision = question.check()
+    assert (decision.status, decision.by) == (YES, room.ann)
+
+
+def test_super_reactions_count(discord_room):
+    room = discord_room
+    question = room.ask()
+    room.react(question, room.ann, "❌", burst=True)
+    assert (question.check().status, question.check().by) == (NO, room.ann)
+
+
+def test_the_approver_is_found_among_hundreds_who_tapped(room):
+    question = room.ask(approvers=["U900" if room.kind == "slack" else "900"])
+    for i in range(130):
+        room.react(question, f"U{i}" if room.kind == "slack" else str(500 + i), "✅", **(
+            {"burst": i % 2 == 0} if room.kind == "discord" else {}))
+    assert question.check() is None
+    room.react(question, "U900" if room.kind == "slack" else "900", "✅")
+    assert question.check().status == YES
+
+
+def test_a_tap_that_is_taken_back_is_none(room):
+    question = room.ask()
+    room.react(question, room.ann, "✅")
+    room.service.unreact(room.ann, "white_check_mark" if room.kind == "slack" else "✅", room.id(question))
+    assert question.check() is None
+
+
+@pytest.mark.parametrize("taps", ["✅❌", "❌✅"])
+def test_of_two_taps_the_declining_one_wins(room, taps):
+    question = room.ask()
+    for user, emoji in zip((room.ann, room.bob), taps):
+        room.react(question, user, emoji)
+    assert question.check().status == NO
+
+
+def test_replies_count_where_reactions_cannot_be_read(room):
+    question = room.ask()
+    room.react(question, room.bob, "❌" if room.kind == "slack" else "✅")
+    if room.kind == "slack":
+        room.service.reaction_users_max = 0
+        room.service.scopes.discard("reactions:read")
+    else:
+        room.service.fail("/reactions/", Fault(status=500), times=None)
+    room.reply(question, room.ann, "yes")
+    assert outcome(question) == YES
+
+
+# === Asking: the question, its help and its end ===
+def test_the_question_says_how_to_answer(room):
+    question = room.ask(AlerterMessage("Deploy?", "v2"), timeout=3600, approvers=[room.ann, room.bob])
+    [row] = room.service.posted
+    said = room.text(row["payload"])
+    until = time.strftime("%Y-%m-%d %H:%M", time.gmtime(room.clock.start + 3600))
+    parts = ["Deploy?", "v2", *WORDS, "✅", "❌", room.ann, room.bob, until]
+    assert [part for part in parts if part not in said] == []
+    assert room.taps(question) == ["✅", "❌"]
+    assert room.pings(row["payload"]) == []
+
+
+def test_a_long_question_says_how_to_answer_in_its_first_message(room):
+    question = room.ask("line of the long text\n" * 700)
+    said = room.text(room.row(room.id(question))["payload"])
+    assert "approve" in said and "✅" in said and len(room.service.posted) > 1
+    room.reply(question, room.ann, "yes")
+    assert question.check().status == YES
+
+
+@pytest.mark.parametrize("failure", [
+    Fault(status=403, body={"message": "Missing Permissions", "code": 50013}), no("missing_scope"),
+    Fault(status=500), Fault("garbage"), Fault("reset")], ids=["403", "scope", "500", "garbage", "reset"])
+def test_the_taps_are_best_effort(room, failure):
+    room.service.fail("reactions.add" if room.kind == "slack" else "PUT ", failure, times=None)
+    question = room.ask()
+    room.reply(question, room.ann, "yes")
+    assert question.check().status == YES
+    assert len(room.posted_questions()) == 1
+
+
+WORDS = ("approve", "LGTM", "ok", "yes", "decline", "disapprove", "no", "reject")
+NEAR = {"lgtm": "discord", "OK": "discord", "yes please": "", "Approve it": "", "not ok": "", "~yes~": "",
+        "> yes": "",
+        "no idea": "", "yes?": "", "ok " + "x" * 57: ""}
+FAR = ["hello", "nothing", "yesterday", "okay", "y", "", "yes " + "x" * 57, "подождите"]
+
+
+def test_a_near_miss_is_helped_once(room):
+    for text, only in NEAR.items():
+        if only in ("", room.kind):
+            question = room.ask()
+            room.reply(question, room.ann, text)
+            for _ in range(3):
+                assert question.check() is None, text
+                room.reply(question, room.bob, "yes please")
+            [note] = room.notes(question)
+            assert [word for word in WORDS if word not in note] == [], text
+            assert room.pings(room.under(question)[0]) == [], text
+
+
+def test_what_is_no_near_miss_gets_no_help(room):
+    for text in FAR:
+        question = room.ask()
+        room.reply(question, room.ann, text)
+        assert (question.check(), room.notes(question)) == (None, []), text
+
+
+def test_help_goes_only_to_those_who_may_decide(room):
+    question = room.ask(approvers=[room.ann])
+    room.reply(question, room.eve, "yes please")
+    room.bot_reply(question, "yes please")
+    assert (question.check(), room.notes(question)) == (None, [])
+    room.reply(question, room.ann, "yes please")
+    assert (question.check(), len(room.notes(question))) == (None, 1)
+
+
+def test_help_names_the_words_of_this_question(room):
+    question = room.ask(approve_msg_options=["ship it", "🚀"], disapprove_msg_options=["halt"])
+    room.reply(question, room.ann, "ship it now")
+    assert question.check() is None
+    [note] = room.notes(question)
+    assert all(word in note for word in ("ship it", "🚀", "halt")) and "LGTM" not in note
+
+
+def test_help_that_fails_does_not_end_the_wait(room):
+    question = room.ask()
+    room.service.fail(room.posts, no("restricted_action", 403), times=None)
+    room.reply(question, room.ann, "yes please")
+    assert question.check() is None
+    room.reply(question, room.ann, "yes")
+    assert question.check().status == YES
+
+
+@pytest.mark.parametrize("text,word", [("yes", "Approved"), ("no", "Declined")])
+def test_the_end_is_written_under_the_question_and_mentions_only_who_decided(room, text, word):
+    question = room.ask("Deploy? @everyone <!channel> <@UBOB> <@12>")
+    room.reply(question, room.ann, text)
+    question.check()
+    [payload] = room.under(question)
+    assert room.pings(payload) == [("user", f"<@{room.ann}>")]
+    assert word in room.text(payload)
+
+
+def test_that_nobody_decided_is_written_and_mentions_nobody(room):
+    question = room.ask(timeout=5, approvers=[room.ann])
+    assert question.wait() == Decision("timeout", at=room.clock.start + 5)
+    [payload] = room.under(question)
+    assert (room.pings(payload), "Nobody decided" in room.text(payload)) == ([], True)
+
+
+@pytest.mark.parametrize("failure", [
+    no("restricted_action", 403), Fault(status=500), Fault("garbage"),
+    Fault("reset"), Fault(status=429, headers={"Retry-After": "999"}), Fault(status=200, body=["odd"])],
+    ids=["403", "500", "garbage", "reset", "429", "odd"])
+def test_the_decision_stands_when_its_note_fails(room, failure):
+    question = room.ask(timeout=50)
+    room.service.fail(room.posts, failure, times=None)
+    answer = room.reply(question, room.ann, "yes")
+    assert question.wait() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+    question = Question.from_dict(dict(question.to_dict(), deadline=room.clock.now() + 1), room.alerter())
+    room.service.delete(answer)
+    assert question.wait().status == "timeout"
+
+
+def test_a_missing_message_content_intent_is_told_once(discord_room, caplog):
+    room = discord_room
+    room.service.message_content = False
+    question = room.ask()
+    room.reply(question, room.ann, "yes", ping=False)
+    room.reply(question, room.ann, "yes", ping=False)
+    assert (question.check(), question.check()) == (None, None)
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == 1 and "Message Content" in warnings[0]
+    room.react(question, room.ann, "✅")
+    assert question.check().status == YES
+
+
+def test_without_the_intent_a_reply_with_the_ping_on_counts(discord_room, caplog):
+    room = discord_room
+    room.service.message_content = False
+    question = room.ask()
+    room.reply(question, room.ann, "yes")
+    assert (question.check().status, caplog.records) == (YES, [])
+
+
+def test_a_thread_that_is_deleted_again_does_not_end_the_question(discord_room):
+    room = discord_room
+    question = room.ask()
+    room.in_thread(question, room.bob, "hm")
+    assert question.check() is None
+    del room.service.channels[room.id(question)]
+    room.reply(question, room.ann, "yes")
+    assert question.check().status == YES
+
+
+# === Asking: staying alive ===
+HICCUPS = {
+    "500": lambda r: Fault(status=500), "502 page": lambda r: Fault("html", status=502),
+    "503": lambda r: Fault(status=503),
+    "503 later": lambda r: Fault(status=503, headers={"Retry-After": "3"}),
+    "504": lambda r: Fault(status=504, body=b"upstream"), "408": lambda r: Fault(status=408),
+    "429": lambda r: r.limited(3), "429 without a word": lambda r: Fault(status=429),
+    "429 in riddles": lambda r: Fault(status=429, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}),
+    "429 not a number": lambda r: Fault(status=429, headers={"Retry-After": "nan"}),
+    "429 below zero": lambda r: Fault(status=429, headers={"Retry-After": "-5"}),
+    "HTML with 200": lambda r: Fault("html"), "HTML with 404": lambda r: Fault("html", status=404),
+    "reset": lambda r: Fault("reset"), "closed": lambda r: Fault("close"),
+    "cut off": lambda r: Fault("truncate"),
+    "garbage": lambda r: Fault("garbage"), "redirect": lambda r: Fault("redirect"),
+    "huge": lambda r: Fault("huge"),
+    "empty": lambda r: Fault(status=200), "no JSON": lambda r: Fault(status=200, body=b"{"),
+    "deep JSON": lambda r: Fault(status=200, body=b"[" * 200_000),
+    "a list": lambda r: Fault(status=200, body=[]), "a str": lambda r: Fault(status=200, body="odd"),
+    "a number": lambda r: Fault(status=200, body=7), "null": lambda r: Fault(status=200, body=None),
+    "a list of nulls": lambda r: Fault(status=200, body=[None]),
+    "a list of str": lambda r: Fault(status=200, body=["x"]),
+    "an odd object": lambda r: Fault(status=200, body={"odd": 1}),
+    "odd rows": lambda r: Fault(status=200, body={"ok": True, "messages": "odd", "id": 1, "reactions": 3}),
+    "rows of nulls": lambda r: Fault(status=200, body={"ok": True, "messages": [None], "reactions": [None]}),
+    "rows of lists": lambda r: Fault(
+        status=200, body={"ok": True, "messages": [[]], "response_metadata": []}),
+    "no words": lambda r: Fault(status=200, body={"ok": False}),
+    "an odd error": lambda r: Fault(
+        status=500, body={"ok": False, "error": ["x"], "code": {}, "errors": [1]}),
+    "Slack's trouble": lambda r: no("internal_error"),
+    "Slack's fatal trouble": lambda r: no("fatal_error"),
+    "ratelimited with 200": lambda r: no("ratelimited"),
+    "ratelimited in riddles": lambda r: no("ratelimited", headers={"Retry-After": "soon"}),
+    "ratelimited not a number": lambda r: no("ratelimited", headers={"Retry-After": "nan"}),
+}
+
+
+def test_hiccups_cost_time_and_never_the_answer(room):
+    """Each kind of trouble at the first read; the answer, given meanwhile, is read after it."""
+    got, asked = {}, room.ask()
+    answer = room.reply(asked, room.ann, "no")
+    for case, fault in HICCUPS.items():
+        question = Question.from_dict(asked.to_dict(), room.usual)
+        room.service.fail(room.reads, fault(room))
+        try:
+            got[case] = question.wait() == Decision(NO, room.ann, "no", "reply", room.time(answer))
+        except Exception as error:  # whatever it is, it is what the test is about
+            got[case] = repr(error)
+        room.service.heal()
+    assert {case: what for case, what in got.items() if what is not True} == {}
+
+
+@pytest.mark.parametrize("trouble", ["DNS", "refused", "stall"])
+def test_trouble_of_the_network_costs_time_and_never_the_answer(room, monkeypatch, shortcut, trouble):
+    shortcut.undo()
+    room.service.wired = True
+    question = room.ask()
+    left = [3]
+    connect = socket.socket.connect
+
+    def fails(original, error):
+        def call(*args, **kwargs):
+            left[0] -= 1
+            if left[0] >= 0:
+                raise error
+            return original(*args, **kwargs)
+        return call
+
+    if trouble == "DNS":
+        name_error = socket.gaierror(-3, "Temporary failure in name resolution")
+        monkeypatch.setattr(socket, "getaddrinfo", fails(socket.getaddrinfo, name_error))
+    elif trouble == "refused":
+        monkeypatch.setattr(socket.socket, "connect", fails(connect, ConnectionRefusedError(111, "refused")))
+    else:
+        def impatient(self, address):  # instead of ten real seconds
+            self.settimeout(0.03)
+            return connect(self, address)
+
+        monkeypatch.setattr(socket.socket, "connect", impatient)
+        room.service.fail(room.reads, Fault("stall"), times=2)
+    room.clock.at(4, lambda: room.reply(question, room.ann, "yes"))
+    assert outcome(question) is None
+    assert question.wait().status == YES
+
+
+def _archived(room):
+    if room.kind == "slack":
+        room.service.channels["C0ALERTS"]["is_member"] = False
+    else:
+        room.service.permissions["300"].clear()
+
+
+REFUSALS = {  # what happens -> status, code that the error carries
+    "slack": {
+        "token revoked": (
+            lambda r, q: r.service.fail(r.reads, no("token_revoked"), times=None), 200, "token_revoked"),
+        "401": (lambda r, q: r.service.fail(r.reads, Fault(status=401), times=None), 401, None),
+        "403": (lambda r, q: r.service.fail(r.reads, Fault("html", status=403), times=None), 403, None),
+        "missing scope": (lambda r, q: r.service.scopes.discard("channels:history"), 200, "missing_scope"),
+        "thrown out": (lambda r, q: _archived(r), 200, "not_in_channel"),
+        "channel gone": (lambda r, q: r.service.channels.clear(), 200, "channel_not_found"),
+        "question deleted": (lambda r, q: r.service.delete(r.id(q)), 200, "thread_not_found"),
+    },
+    "discord": {
+        "token reset": (lambda r, q: setattr(r.service, "token", "another"), 401, None),
+        "403 page": (lambda r, q: r.service.fail(r.reads, Fault("html", status=403), times=None), 403, None),
+        "thrown out": (lambda r, q: _archived(r), 403, "50001"),
+        "channel gone": (lambda r, q: r.service.channels.clear(), 404, "10003"),
+        "question deleted": (lambda r, q: r.service.delete(r.id(q)), 404, "10008"),
+    },
+}
+
+
+@pytest.mark.parametrize("kind,case", [(kind, case) for kind in REFUSALS for case in REFUSALS[kind]])
+def test_a_permanent_refusal_ends_the_wait_at_once_with_its_reason(request, kind, case):
+    room = Room(kind, request.getfixturevalue(kind))
+    question = room.ask(timeout=3600)
+    happens, status, code = REFUSALS[kind][case]
+    room.clock.at(10, lambda: happens(room, question))
+    with pytest.raises(DeliveryError) as caught:
+        question.wait()
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert caught.value.hint
+    assert room.clock.now() - room.clock.start <= 11
+    assert room.service.token not in str(caught.value)
+
+
+def test_ask_logs_a_permanent_refusal_and_is_false(room, caplog):
+    room.service.fail(room.reads, Fault(status=401), times=None)
+    assert room.alerter().ask("Deploy?") is False
+    [record] = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert record.name == "alerters" and room.kind in record.getMessage()
+
+
+# === Asking: when it polls ===
+def _intervals(timeout):
+    """The contract: a tenth of the age, from 1 to 30 s, never past the deadline."""
+    age, naps = 0.0, []
+    while age < timeout:
+        naps.append(min(30.0, max(1.0, age / 10), timeout - age))
+        age += naps[-1]
+    return naps
+
+
+@pytest.mark.parametrize("timeout", [0, 0.4, 15.5, 200])
+def test_the_poll_interval_is_a_tenth_of_the_age(room, timeout):
+    question = room.ask(timeout=timeout)
+    before = len(room.service.calls)
+    decision = question.wait()
+    assert room.clock.naps == pytest.approx(_intervals(timeout))
+    assert decision.status == "timeout" and decision.at == pytest.approx(room.clock.start + timeout)
+    polls = len(_intervals(timeout)) + 1
+    per_poll = 1 if room.kind == "slack" else 2
+    assert len(room.service.calls) - before == polls * per_poll + 1  # and the note
+
+
+def test_the_last_poll_is_at_the_deadline(room):
+    question = room.ask(timeout=40)
+    room.clock.at(39.5, lambda: room.reply(question, room.ann, "yes"))
+    decision = question.wait()
+    assert (decision.status, room.clock.now()) == (YES, room.clock.start + 40)
+
+
+def test_an_answer_after_the_deadline_never_counts(room):
+    for act in (lambda q: room.reply(q, room.ann, "yes"), lambda q: room.react(q, room.ann, "✅")):
+        question = room.ask(timeout=10)
+        room.clock.sleep(15)
+        act(question)
+        assert question.check() == Decision("timeout", at=room.clock.now())
+        act(question)
+        assert question.wait().status == "timeout"
+
+
+def test_an_answer_in_time_counts_though_it_is_read_after_the_deadline(room):
+    question = room.ask(timeout=10)
+    answer = room.reply(question, room.ann, "yes")
+    room.clock.sleep(500)
+    assert question.check() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+
+
+class SkewedClock:
+    """The service's own clock, which is not ours."""
+
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds = clock, seconds
+
+    def now(self):
+        return self.clock.now() + self.seconds
+
+
+@pytest.mark.parametrize("skew", [-3000, -20, 20, 3000])
+def test_the_deadline_holds_though_the_clocks_differ(room, skew):
+    room.service.now = SkewedClock(room.clock, skew).now
+    for second, status in ((90, YES), (110, "timeout")):
+        question = room.ask(timeout=100)
+        room.clock.at(room.clock.monotonic() + second, lambda q=question: room.reply(q, room.ann, "yes"))
+        room.clock.sleep(200)
+        assert outcome(question) == status
+
+
+def test_retry_after_is_obeyed(room):
+    question = room.ask(timeout=300)
+    before = len(room.service.calls)
+    room.service.fail("/api", room.limited(50), times=2 if room.kind == "slack" else 1)
+    assert question.wait(timeout=49) == Decision("timeout", at=room.clock.start + 49)
+    paths = [call.path for call in room.service.calls[before:]]
+    assert len(paths) == len(set(paths))  # what was refused is not asked again
+    room.reply(question, room.ann, "yes")
+    assert question.wait().status == YES
+    assert room.clock.now() - room.clock.start <= 55
+
+
+def test_a_retry_after_past_the_deadline_is_obeyed_and_ends_with_it(room):
+    question = room.ask(timeout=100)
+    room.service.fail(room.reads, room.limited(500), times=None)
+    if room.kind == "slack":
+        room.service.fail("reactions.get", room.limited(500), times=None)
+    room.reply(question, room.ann, "yes")
+    before = len(room.service.calls)
+    assert question.wait() == Decision("timeout", at=room.clock.start + 100)
+    calls = room.service.calls[before:]
+    reads = [call.path for call in calls if room.posts not in call.method + " " + call.path]
+    assert len(reads) == len(set(reads))  # each refused method once
+
+
+def test_slack_reads_reactions_while_thread_reading_is_rationed(slack_room):
+    room = slack_room
+    room.service.ration("conversations.replies")
+    question = room.ask()
+    assert outcome(question) is None
+    began, before = room.clock.now(), len(room.service.calls)
+    room.clock.at(20, lambda: room.react(question, room.ann, "✅"))
+    decision = question.wait()
+    assert (decision.status, decision.via) == (YES, "reaction")
+    assert room.clock.now() - began <= 22.1
+    reads = [call.path for call in room.service.calls[before:] if "replies" in call.path]
+    assert len(reads) <= 2
+
+
+def test_slack_reads_the_rationed_thread_again_when_it_may(slack_room):
+    room = slack_room
+    room.service.ration("conversations.replies")
+    question = room.ask(timeout=600)
+    room.clock.at(30, lambda: room.reply(question, room.ann, "yes"))
+    assert question.wait().status == YES
+    assert room.clock.now() - room.clock.start <= 70
+
+
+def test_slack_reads_a_rationed_thread_of_more_than_a_page(slack_room):
+    room = slack_room
+    room.service.ration("conversations.replies")
+    question = room.ask(timeout=900)
+    for i in range(40):
+        room.reply(question, room.bob, f"remark {i}")
+    answer = room.reply(question, room.ann, "yes")
+    assert question.wait() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+    assert room.clock.now() - room.clock.start <= 240
+
+
+def test_slack_reads_reactions_in_between_where_the_channel_is_rationed_too(slack_room):
+    room = slack_room
+    room.service.ration("conversations.replies")
+    room.service.ration("conversations.history")
+    question = room.ask(alerter=room.alerter(listen="channel"), timeout=600)
+    room.clock.at(90, lambda: room.react(question, room.ann, "✅"))
+    assert question.wait().via == "reaction"
+    assert room.clock.now() - room.clock.start <= 101
+
+
+def test_slack_obeys_the_retry_after_of_reactions_get(slack_room):
+    room = slack_room
+    room.service.ration("conversations.replies")
+    question = room.ask(timeout=600)
+    room.service.fail("reactions.get", room.limited(25))
+    question.wait(timeout=100)
+    moments = [call.at for call in room.service.calls if "reactions.get" in call.path]
+    assert moments[1] - moments[0] >= 25
+
+
+def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
+    """A limit met once is no ration for good: the delay stays within a tenth of the age."""
+    room = slack_room
+    question = room.ask(timeout=3600)
+    room.service.fail("conversations.replies", room.limited(300))
+    room.clock.at(700, lambda: room.reply(question, room.ann, "yes"))
+    assert question.wait().status == YES
+    assert room.clock.now() - room.clock.start <= 731
+
+
+# Flavors of one's own, as short as they can be; with them the base's polling is watched without a network.
+@dataclasses.dataclass
+class Board(BaseAlerter):
+    """A plain dataclass that can ask."""
+
+    flavor = "board"
+    name: str = "kitchen"
+    token: str = ""
+
+    def send(self, message, params=None):
+        BOARDS.setdefault(self.name, []).append(message.body)
+        return Receipt(self.name, {"line": len(BOARDS[self.name]) - 1})
+
+    def replies(self, question):
+        POLLS.append(self.clock.now())
+        given = ANSWERS_ON_BOARDS.get((self.name, question.ref["line"]), [])
+        return [reply for reply in given if reply.get("at", 0) <= self.clock.now()]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenBoard(BaseAlerter):
+    """A frozen one, with a field that has no default."""
+
+    flavor = "frozen_board"
+    name: str
+    case_sensitive: bool = False
+    approvers: tuple = None
+    timeout: float = None
+
+    send, replies = Board.send, Board.replies
+
+
+BOARDS, ANSWERS_ON_BOARDS, POLLS = {}, {}, []
+
+
+@pytest.fixture
+def boards():
+    for left in (BOARDS, ANSWERS_ON_BOARDS, POLLS):
+        left.clear()
+
+
+def test_a_question_of_24_hours_makes_at_most_6000_requests(boards, clock):
+    question = in_time(Board, clock)().open_question("Deploy?", AlerterParameters(timeout=86400))
+    assert question.wait().status == "timeout"
+    assert clock.naps == pytest.approx(_intervals(86400))
+    assert 2800 < len(POLLS) == len(clock.naps) + 1 <= 2990  # of two requests at most, with six besides
+    assert max(clock.naps) == 30
+
+
+@pytest.mark.skipif(not MORE, reason="ALERTERS_TEST_MORE=1 runs it")
+def test_a_question_of_24_hours_counted_at_the_service(room):
+    decision = room.alerter().decide("Deploy?", AlerterParameters(timeout=86400))
+    assert decision == Decision("timeout", at=room.clock.start + 86400)
+    assert len(room.service.calls) <= 6000
+
+
+def test_an_answer_is_seen_within_a_tenth_of_the_age_or_30_s(boards, clock):
+    chance = random.Random(4)
+    alerter = in_time(Board, clock)()
+    for line in range(200):
+        asked, age = clock.now(), 86400 ** chance.random()
+        ANSWERS_ON_BOARDS["kitchen", line] = [{"by": "ann", "text": "yes", "via": "reply", "at": asked + age}]
+        decision = alerter.decide("Deploy?", AlerterParameters(timeout=90000))
+        assert decision == Decision(YES, "ann", "yes", "reply", asked + age)
+        assert clock.now() - asked - age <= min(30, max(1, age / 10)) + 1e-3
+
+
+# === Asking: elsewhere and later ===
+def test_a_shorter_wait_leaves_the_question_open(room):
+    question = room.ask(timeout=3600)
+    assert question.wait(timeout=10) == Decision("timeout", at=room.clock.start + 10)
+    assert room.notes(question) == []
+    assert question.wait(0) == Decision("timeout", at=room.clock.start + 10)
+    answer = room.reply(question, room.ann, "yes")
+    assert question.wait(timeout=10) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+
+
+def test_a_longer_wait_ends_at_the_deadline(room):
+    question = room.ask(timeout=10)
+    assert question.wait(timeout=1000) == Decision("timeout", at=room.clock.start + 10)
+    assert len(room.notes(question)) == 1
+
+
+@pytest.mark.parametrize("timeout", [-1, "5", float("nan"), True])
+def test_a_wait_that_is_no_number_of_seconds_is_refused(room, timeout):
+    with pytest.raises(ConfigError):
+        room.ask().wait(timeout=timeout)
+
+
+def test_a_question_is_plain_json_without_secrets(room):
+    alerter = room.alerter(approvers=[room.ann])
+    question = room.ask("Deploy? \U0001f600 \u00e9", alerter, timeout=60)
+    state = question.to_dict()
+    text = json.dumps(state, allow_nan=False)
+    assert json.loads(text) == state
+    assert room.service.token not in text and room.service.url not in text
+    state["ref"].clear()
+    state["approve"].clear()
+    assert question.to_dict() == json.loads(text)  # what is handed out is a copy
+    again = Question.from_dict(json.loads(text), alerter)
+    assert again.to_dict() == json.loads(text)
+    assert (again.ref, again.token, again.deadline) == (question.ref, question.token, question.deadline)
+    room.reply(question, room.bob, "no")
+    room.reply(question, room.ann, "yes")
+    assert again.check() == question.check()
+
+
+def test_half_a_question_is_refused(room):
+    alerter = room.alerter()
+    state = room.ask(alerter=alerter).to_dict()
+    for key in ("token", "ref", "deadline", "approve", "decline", "asked", "text"):
+        with pytest.raises(ConfigError, match=key):
+            Question.from_dict({k: v for k, v in state.items() if k != key}, alerter)
+    with pytest.raises(ConfigError):
+        Question.from_dict(state)  # its alerter had no name
+
+
+def _python(code, *args):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, universal_newlines=True,
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(alerters.__file__)))
+
+
+RESUME = """
+import json, sys, alerters
+kind, token, channel, url, state = sys.argv[1:]
+fields = {f"{kind}_token": token, f"{kind}_channel_id": channel, f"{kind}_api_url": url}
+question = alerters.Question.from_dict(json.loads(state), alerters.FLAVORS[kind](**fields))
+decision = question.wait(20)
+print(json.dumps([decision.status, decision.by, decision.text, decision.via]))
+"""
+
+
+@pytest.mark.parametrize("kind,fake", [("slack", FakeSlack), ("discord", FakeDiscord)])
+def test_a_question_is_answered_in_another_process(kind, fake):
+    with fake() as service:  # in real time
+        room = Room(kind, service)
+        fields = [service.token, service.channel, service.api_url]
+        names = [f"{kind}_token", f"{kind}_channel_id", f"{kind}_api_url"]
+        question = FLAVORS[kind](**dict(zip(names, fields))).open_question("Deploy?")
+        state = json.dumps(question.to_dict())
+        room.reply(question, room.ann, "ok")
+        with _python(RESUME, kind, *fields, state) as process:
+            assert json.loads(process.communicate()[0]) == [YES, room.ann, "ok", "reply"]
+
+
+# === Asking: many at once ===
+def test_many_questions_in_one_channel_get_their_own_answers(room):
+    chance, many = random.Random(100), 100 if MORE else 20
+    alerter = room.alerter()
+    questions = [room.ask(f"Deploy {n}?", alerter) for n in range(many)]
+    order = list(range(many))
+    chance.shuffle(order)
+    wanted = {}
+    for turn, n in enumerate(order):
+        status, way = chance.choice([YES, NO]), chance.randrange(3)
+        who = str(1000 + n) if room.kind == "discord" else f"U{n}"
+        if way == 0:
+            room.reply(questions[n], who, "ok" if status == YES else "no")
+        elif way == 1:
+            room.react(questions[n], who, "✅" if status == YES else "❌")
+        else:
+            room.in_thread(questions[n], who, "yes" if status == YES else "reject")
+        wanted[n] = status, who
+        if turn % 10 == 0:
+            other = questions[chance.choice(order[turn + 1:] or [n])]
+            assert other is questions[n] or other.check() is None
+    decisions = {n: questions[n].check() for n in chance.sample(order, many)}
+    assert {n: (d.status, d.by) for n, d in decisions.items()} == wanted
+
+
+def test_questions_asked_from_many_threads_get_their_own_answers(room):
+    """Real threads over one alerter; each answers its own question by what it reads in the channel."""
+    alerter, got = room.alerter(), {}
+
+    def work(n):
+        question = room.ask(f"Deploy {n}?", alerter)
+        room.reply(question, room.ann, ("yes", "no")[n % 2])
+        got[n] = outcome(question)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert got == {n: (YES, NO)[n % 2] for n in range(8)}
+
+
+# === Asking: a key that outlives the process ===
+class Gone(BaseException):
+    """Stands for the end of a process: nothing of the module may catch it."""
+
+
+def _die(clock, seconds):
+    def die():
+        raise Gone
+
+    clock.at(clock.monotonic() + seconds, die)
+
+
+def _records():
+    """What the store holds of questions."""
+    try:
+        with open(os.environ["ALERTERS_STORE"], encoding="utf-8") as file:
+            return json.load(file).get("questions", {})
+    except FileNotFoundError:
+        return {}
+
+
+def _ask_and_die(room, seconds=2, text="Deploy?", alerter=None, key="deploy-42", **params):
+    _die(room.clock, seconds)
+    with pytest.raises(Gone):
+        (alerter or room.alerter()).decide(text, AlerterParameters(**params), key=key)
+    return room.asked()
+
+
+def _decide(room, text="Deploy?", alerter=None, key="deploy-42", **params):
+    return (alerter or room.alerter()).decide(text, AlerterParameters(**params), key=key)
+
+
+def test_a_question_is_recorded_before_it_is_posted_and_gone_once_decided(room):
+    seen = []
+    real = room.service.answer
+
+    def answer(call):
+        seen.append((call.method + " " + call.path, _records()))
+        return real(call)
+
+    room.service.answer = answer
+    room.clock.at(3, lambda: room.reply(room.asked(), room.ann, "yes"))
+    assert _decide(room).status == YES
+    before = next(records for line, records in seen if line.startswith("POST ") and room.posts in line)
+    assert list(before) == ["deploy-42"] and before["deploy-42"]["ref"] is None
+    assert _records() == {}
+    with open(os.environ["ALERTERS_STORE"], encoding="utf-8") as file:
+        assert room.service.token not in file.read()
+
+
+def test_the_record_holds_no_secret_and_says_where_the_question_is(room):
+    question = _ask_and_die(room)
+    [record] = _records().values()
+    assert room.service.token not in json.dumps(record)
+    assert room.id(question) in record["ref"].values()
+
+
+def test_a_question_of_the_same_key_is_adopted_with_the_answer_given_meanwhile(room):
+    question = _ask_and_die(room, timeout=300)
+    room.clock.sleep(50)
+    answer = room.reply(question, room.ann, "yes")
+    assert _decide(room, timeout=300) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+    assert len(room.posted_questions()) == 1
+    assert _records() == {}
+
+
+def test_an_adopted_question_has_the_time_that_is_left(room):
+    _ask_and_die(room, timeout=20)
+    decision = _decide(room, timeout=20)
+    assert decision == Decision("timeout", at=room.clock.start + 20)
+    assert (len(room.posted_questions()), _records()) == (1, {})
+
+
+def test_an_old_approval_is_never_used_again(room):
+    room.clock.at(5, lambda: room.reply(room.asked(), room.ann, "yes"))
+    assert _decide(room).status == YES
+    assert _decide(room, timeout=5).status == "timeout"
+    assert len(room.posted_questions()) == 2
+
+
+def test_an_answer_in_time_counts_though_the_question_expired_unread(room):
+    question = _ask_and_die(room, timeout=100)
+    answer = room.reply(question, room.ann, "yes")
+    room.clock.sleep(5000)
+    assert _decide(room, timeout=100) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+    assert (len(room.posted_questions()), _records()) == (1, {})
+
+
+@pytest.mark.parametrize("way", ["reply", "edit", "tap"])
+def test_an_answer_after_the_deadline_is_not_adopted(room, way):
+    question = _ask_and_die(room, timeout=100)
+    answer = room.reply(question, room.ann, "hm") if way == "edit" else None
+    room.clock.sleep(5000)
+    if way == "tap":
+        room.react(question, room.ann, "✅")
+    elif way == "edit":
+        room.service.edit(answer, "yes")
+    else:
+        room.reply(question, room.ann, "yes")
+    assert _decide(room, timeout=5).status == "timeout"
+    assert len(room.posted_questions()) == 2  # asked anew
+    assert "Nobody decided" in " ".join(room.notes(question))
+    assert _records() == {}
+
+
+@pytest.mark.parametrize("change", [
+    {"text": "Deploy 2?"}, {"approvers": ["U5"]}, {"approve_msg_options": ["go"]},
+    {"text": AlerterMessage("Deploy?")}], ids=["text", "approvers", "words", "title"])
+def test_another_question_under_the_same_key_closes_the_old_one_and_is_asked_anew(room, change):
+    old = _ask_and_die(room)
+    room.reply(old, room.ann, "yes")  # not for the new one
+    assert _decide(room, timeout=5, **change).status == "timeout"
+    assert len(room.posted_questions()) == 2
+    [note] = room.notes(old)
+    assert "replaced" in note and "closed" in note
+    assert _records() == {}
+
+
+def test_a_process_that_still_waits_for_a_replaced_question_gets_no_approval(room):
+    def replace():
+        room.clock.at(25, lambda: room.reply(old[0], room.ann, "yes"))
+        _ask_and_die(room, seconds=30, text="Deploy 2?")
+
+    old = []
+    room.clock.at(5, lambda: old.append(room.asked()))
+    room.clock.at(10, replace)
+    assert _decide(room, timeout=100).status == "timeout"
+    assert list(_records()) == ["deploy-42"]  # the new one's
+
+
+def test_a_replaced_question_stays_closed_when_the_new_one_is_decided(room):
+    def replace():
+        room.clock.at(12, lambda: room.reply(room.asked(), room.bob, "yes"))
+        assert _decide(room, text="Deploy 2?").status == YES
+        room.reply(old[0], room.ann, "yes")
+
+    old = []
+    room.clock.at(5, lambda: old.append(room.asked()))
+    room.clock.at(10, replace)
+    assert _decide(room, timeout=100).status == "timeout"
+
+
+def test_keys_do_not_know_each_other(room):
+    first = _ask_and_die(room, key="a")
+    second = _ask_and_die(room, key="b")
+    assert len(room.posted_questions()) == 2
+    room.reply(second, room.ann, "no")
+    assert _decide(room, key="b").status == NO
+    room.reply(first, room.ann, "yes")
+    assert _decide(room, key="a").status == YES
+
+
+@pytest.mark.parametrize("key", ["", "  ", 7, b"x"])
+def test_a_key_that_is_no_name_is_refused_before_anything_is_posted(room, key):
+    with pytest.raises(ConfigError):
+        _decide(room, key=key)
+    assert room.service.posted == []
+
+
+def test_a_key_may_hold_anything(room):
+    key = 'de/ploy "42" \u2603\n\ud83d\ude00'.encode("utf-16", "surrogatepass").decode("utf-16")
+    question = _ask_and_die(room, key=key)
+    room.reply(question, room.ann, "yes")
+    assert (_decide(room, key=key).status, _records()) == (YES, {})
+
+
+def _lost(room, acts=True, alerter=None, params=None, **fields):
+    """Nobody knows whether the question was posted: the record has no ref yet."""
+    room.service.fail(room.posts, Fault("act_reset" if acts else "reset"), times=None)
+    room.service.fail("conversations.history" if room.kind == "slack" else "GET /api/v10/channels",
+                      Fault(status=500), times=None)
+    with pytest.raises(DeliveryError) as caught:
+        (alerter or room.alerter()).decide("Deploy?", params or AlerterParameters(**fields), key="deploy-42")
+    room.service.heal()
+    assert caught.value.outcome == "unknown"
+    [record] = _records().values()
+    assert record["ref"] is None
+
+
+def test_a_question_that_may_have_been_posted_is_found_again(room):
+    _lost(room)
+    assert len(room.posted_questions()) == 1
+    question = room.asked()
+    room.clock.sleep(150)  # longer than Discord remembers a nonce
+    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(question, room.ann, "yes"))
+    assert _decide(room).status == YES
+    assert len(room.posted_questions()) == 1
+    assert room.taps(question) == ["✅", "❌"]  # one tap decides, also on a question that was found again
+
+
+def test_a_question_that_was_not_posted_is_posted_under_its_record(room):
+    _lost(room, acts=False)
+    assert room.posted_questions() == []
+    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(room.asked(), room.ann, "yes"))
+    assert _decide(room).status == YES
+    assert len(room.posted_questions()) == 1
+
+
+def test_a_doubtful_question_is_found_behind_a_busy_channel(room):
+    _lost(room)
+    question = room.asked()
+    room.clock.sleep(150)
+    for i in range(120):
+        room.plain(room.bob, f"remark {i}")
+    room.reply(question, room.ann, "yes")
+    assert _decide(room).status == YES
+    assert len(room.posted_questions()) == 1
+
+
+def test_what_another_bot_repeats_is_not_taken_for_the_question(room):
+    """An archive bot copies the question; an "ok" under the copy counts nothing."""
+    _lost(room)
+    question, payload = room.asked(), room.posted_questions()[0]["payload"]
+    text = room.text(payload)
+    if room.kind == "slack":
+        room.service.say(room.eve, "ok", room.service.bot_says(text))
+    else:
+        room.service.say(room.eve, "ok", reply_to=room.service.say("777", text, bot=True))
+    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(question, room.ann, "no"))
+    decision = _decide(room)
+    assert (decision.status, decision.by) == (NO, room.ann)
+
+
+def test_a_doubtful_question_in_a_channel_of_the_params_is_looked_for_there(room):
+    other = "C0OTHER" if room.kind == "slack" else "301"
+    room.service.add_channel(other, "other")
+    params = (SlackAlerterParameters(slack_channel_id=other) if room.kind == "slack" else
+              DiscordAlerterParameters(discord_channel_id=other))
+    _lost(room, params=params)
+    question = room.asked()
+    room.clock.sleep(150)  # longer than Discord remembers a nonce
+    if room.kind == "slack":
+        room.service.say(room.ann, "yes", room.id(question), channel=other)
+    else:
+        room.service.say(room.ann, "yes", reply_to=room.id(question), channel=other)
+    assert room.alerter().decide("Deploy?", params, key="deploy-42").status == YES
+    assert len(room.posted_questions()) == 1
+
+
+def test_a_doubtful_question_in_a_thread_is_looked_for_there(slack_room):
+    room = slack_room
+    thread = room.plain(room.bob, "Release 7")
+    params = SlackAlerterParameters(thread_ts=thread)
+    room.service.fail("chat.postMessage", Fault("act_reset"), times=None)
+    room.service.fail("conversations.replies", Fault(status=500), times=None)
+    with pytest.raises(DeliveryError):
+        room.alerter().decide("Deploy?", params, key="deploy-42")
+    room.service.heal()
+    room.service.say(room.ann, "yes", thread)
+    assert room.alerter().decide("Deploy?", params, key="deploy-42").status == YES
+    assert len(room.service.posted) == 2  # the question and the note
+
+
+@pytest.mark.parametrize("channel", ["#alerts", "alerts", "UANN"])
+def test_a_channel_that_cannot_be_searched_does_not_lock_the_key_for_ever(slack_room, channel):
+    """Slack posts to a name or to a person, but its history wants the id."""
+    room = slack_room
+    alerter = room.alerter(slack_channel_id=channel)
+    _lost(room, alerter=alerter, timeout=60)
+    room.clock.sleep(3600)
+    room.clock.at(room.clock.monotonic() + 5, lambda: room.service.say(
+        room.ann, "yes", room.service.posted[-1]["ts"], channel=room.service.posted[-1]["channel"]))
+    assert alerter.decide("Deploy?", AlerterParameters(timeout=60), key="deploy-42").status == YES
+
+
+def test_another_question_under_the_key_of_a_doubtful_one(room):
+    """The record has no ref: there is nothing yet under which the note could be written."""
+    _lost(room, acts=False)
+    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(room.asked(), room.ann, "yes"))
+    assert _decide(room, text="Deploy 2?").status == YES
+    assert len(room.posted_questions()) == 1
+
+
+def test_a_doubtful_question_that_was_posted_is_closed_by_another_one(room):
+    _lost(room)
+    old = room.asked()
+    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(room.asked(), room.ann, "yes"))
+    assert _decide(room, text="Deploy 2?").status == YES
+    assert any("closed" in note for note in room.notes(old))
+
+
+def test_a_question_that_was_certainly_not_posted_leaves_no_record(room):
+    room.service.fail(room.posts, Fault(status=401), times=None)
+    with pytest.raises(DeliveryError):
+        _decide(room)
+    assert _records() == {}
+
+
+def test_a_service_that_is_down_keeps_the_record_and_the_answer(room):
+    question = _ask_and_die(room, timeout=100)
+    answer = room.reply(question, room.ann, "yes")
+    room.clock.sleep(5000)
+    room.service.fail("/api", Fault(status=500), times=None)
+    with pytest.raises(DeliveryError):
+        _decide(room, timeout=100)
+    room.service.heal()
+    assert _decide(room, timeout=100) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+
+
+def test_a_question_that_was_deleted_while_nobody_waited_is_asked_anew_once_it_expired(room):
+    question = _ask_and_die(room, timeout=100)
+    room.service.delete(room.id(question))
+    room.clock.sleep(200)
+    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(room.asked(), room.ann, "yes"))
+    assert _decide(room, timeout=100).status == YES
+    assert _records() == {}
+
+
+def test_two_processes_with_one_key_post_one_question_and_both_get_its_answer(room):
+    """The second one comes while the first one waits."""
+    second = []
+
+    def also():
+        room.clock.at(20, lambda: room.reply(room.asked(), room.ann, "yes"))
+        second.append(_decide(room))
+
+    room.clock.at(10, also)
+    first = _decide(room)
+    assert first == second[0] and first.status == YES
+    assert (len(room.posted_questions()), _records()) == (1, {})
+
+
+def test_a_near_miss_is_helped_once_though_the_process_changes(room):
+    question = _ask_and_die(room, seconds=1)
+    room.reply(question, room.ann, "yes please")
+    _ask_and_die(room, seconds=10)
+    room.reply(question, room.ann, "ok then")
+    _ask_and_die(room, seconds=10)
+    assert len(room.notes(question)) == 1
+
+
+def test_a_key_in_the_store_of_its_alerter(room, tmp_path):
+    store = StackStore(tmp_path / "own.json")
+    store.register_alerter("team", room.kind, **{
+        f"{room.kind}_token": room.service.token, f"{room.kind}_channel_id": room.service.channel,
+        f"{room.kind}_api_url": room.service.api_url})
+    FLAVORS[room.kind] = in_time(FLAVORS[room.kind], room.clock)
+    question = _ask_and_die(room, alerter=store.load_alerter("team"))
+    with open(store.path, encoding="utf-8") as file:
+        assert list(json.load(file)["questions"]) == ["deploy-42"]
+    assert _records() == {}
+    room.reply(question, room.ann, "yes")
+    assert _decide(room, alerter=StackStore(tmp_path / "own.json").load_alerter("team")).status == YES
+
+
+KILLED = """
+import sys, alerters
+kind, token, channel, url = sys.argv[1:]
+fields = {f"{kind}_token": token, f"{kind}_channel_id": channel, f"{kind}_api_url": url}
+alerter = alerters.FLAVORS[kind](**fields)
+decision = alerter.decide("Deploy?", alerters.AlerterParameters(timeout=60), key=url)
+print(decision.status, decision.by, flush=True)
+"""
+
+
+def _killed_again_and_again(kind, fake, chance, kills):
+    """Ask under one key, killed on the way, until the answer comes out; return kills and what went wrong."""
+    with fake() as service:
+        room, respond, plan = Room(kind, service), service.respond, {"calls": 0}
+        wanted = [chance.choice([YES, NO]), "U9" if kind == "slack" else "99"]
+        answer_after, answered, killed, said = chance.randrange(kills + 1), False, 0, []
+
+        def killing(http, call):
+            """kill -9 the process right before or right after the service acts on one of its requests."""
+            plan["calls"] -= 1
+            if plan["calls"] != 0:
+                return respond(http, call)
+            if plan["after"]:
+                with service.lock:
+                    service._act(call)
+            plan["process"].kill()
+
+        service.respond = killing
+        while not said:
+            last, at_random = killed >= kills, chance.random() < 0.4
+            process = _python(KILLED, kind, service.token, service.channel, service.api_url)
+            calls = 0 if last or at_random else chance.randrange(1, 6)
+            plan.update(process=process, calls=calls, after=chance.random() < 0.5)
+            end = time.monotonic() + (60 if last else chance.uniform(0.05, 0.3) if at_random else 1)
+            while process.poll() is None and time.monotonic() < end:
+                if killed >= answer_after and not answered and room.posted_questions():
+                    answered = True
+                    room.reply(room.asked(), wanted[1], "yes" if wanted[0] == YES else "no")
+                time.sleep(0.005)
+            process.kill()
+            said = process.communicate()[0].split()
+            killed += process.returncode != 0
+        wrong = [] if said == wanted else [f"said {said}, not {wanted}"]
+        asked = len(room.posted_questions())
+        return killed, wrong + [f"{asked} questions"] * (asked != 1)
+
+
+def test_no_answer_is_lost_and_no_question_doubled_when_the_process_is_killed():
+    """At random moments of its life, and right before and after what the service does for it."""
+    seed = random.SystemRandom().randrange(10**6) if MORE else 9
+    ends, killed = [], 0
+
+    def life(n):
+        kind, fake = [("slack", FakeSlack), ("discord", FakeDiscord)][n % 2]
+        ends.append(_killed_again_and_again(kind, fake, random.Random(seed + n), 5 if MORE else 2))
+
+    for turn in range(0, 100, 2):
+        threads = [threading.Thread(target=life, args=(n,)) for n in (turn, turn + 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        killed = sum(count for count, _ in ends)
+        if len(ends) < turn + 2 or killed >= (50 if MORE else 1):
+            break
+    assert (seed, len(ends), [wrong for _, wrong in ends if wrong], _records()) == (seed, turn + 2, [], {})
+    assert killed >= (50 if MORE else 1)
+
+
+# === Asking: what is no answer, at random ===
+WORD_LISTS = {YES: ("approve", "LGTM", "ok", "yes"), NO: ("decline", "disapprove", "no", "reject")}
+
+
+def _no_answers(chance, count):
+    """Texts that look like an answer and are none: by construction, whatever is drawn."""
+    words = [word for status in (YES, NO) for word in WORD_LISTS[status]]
+    others = ("oui да si hai ja nein igen \u044fes \u043ek k yep nope sure approved declined rejecting okay "
+              "\u4e0d yess n o please not never don't if maybe yes? no? later wait both either \U0001f44d "
+              "\U0001f197 :+1: 1 0 true").split()
+    shapes = [
+        lambda w: f"{w} {chance.choice(others)}", lambda w: f"{chance.choice(others)} {w}",
+        lambda w: f"> {w}",
+        lambda w: f">{w}", lambda w: f">>> {w}", lambda w: f"~{w}~", lambda w: f"~~{w}~~", lambda w: f'"{w}"',
+        lambda w: f"\u201c{w}\u201d", lambda w: f"'{w}'", lambda w: f"({w})", lambda w: f"[{w}]",
+        lambda w: f"{w}?",
+        lambda w: f"{w}!!", lambda w: f"{w}..", lambda w: f"{w}!?", lambda w: f"!{w}", lambda w: f"/{w}",
+        lambda w: f"{w},", lambda w: f"{w}: ", lambda w: f":{w}:", lambda w: f"not {w}", lambda w: f"un{w}",
+        lambda w: f"{w}{w}", lambda w: f"{w} {chance.choice(words)}",
+        lambda w: f"{w}\n{chance.choice(words)}", lambda w: w[0] + "\u200b" + w[1:],
+        lambda w: w[0] + " " + w[1:], lambda w: w[::-1] + "x", lambda w: w[:-1],
+        lambda w: "\u202e" + w, lambda w: w.replace("o", "\u043e").replace("e", "\u0435") + "\u0301",
+        lambda w: f"*{w}", lambda w: f"{w}*", lambda w: f"*{w}_", lambda w: f"*{w}* *{chance.choice(words)}*",
+        lambda w: f"||{w}||x", lambda w: f"&lt;{w}&gt;", lambda w: f"<{w}>", lambda w: f"<@999> {w}",
+        lambda w: f"- {w}",
+        lambda w: f"# {w}", lambda w: f"1. {w}", lambda w: f"Deploy?\n{w}", lambda w: f"{w}\n> Deploy?",
+        lambda w: f"@ann {w}", lambda w: w + "\x00", lambda w: chance.choice(others),
+        lambda w: f"http://{w}.com"]
+    return [chance.choice(shapes)(chance.choice(words)) for _ in range(count)]
+
+
+def test_what_is_not_exactly_an_answer_never_decides(room):
+    chance, wrong = random.Random(2026), []
+    alerter = room.alerter(case_sensitive=False)  # the looser of the two
+    for _ in range(3):
+        texts = _no_answers(chance, 95)
+        question = room.ask(alerter=alerter)
+        for text in texts:
+            room.reply(question, room.ann, text)
+        decision = question.check()
+        wrong += [] if decision is None else [decision.text]
+        answer = room.reply(question, room.ann, chance.choice(["Yes", " *OK*. ", "approve!", "`lgtm`"]))
+        assert wrong or question.check().at == room.time(answer)
+    assert wrong == []
+
+
+def test_random_characters_decide_only_if_they_are_a_word_in_plain_marks(boards, clock):
+    """A necessary condition, apart from how it is done: a word, and nothing but marks around it."""
+    chance, words = random.Random(7), {w.lower(): status for status in WORD_LISTS for w in WORD_LISTS[status]}
+    alerter, decided, text = in_time(FrozenBoard, clock)("hall"), 0, ""
+    for line in range(4000):
+        word = list(chance.choice(list(words)))
+        for _ in range(chance.randrange(6)):
+            place = chance.choice([0, len(word), chance.randrange(len(word) + 1)])
+            word.insert(place, chance.choice("*_`~>!. \n?o"))
+        text = "".join(word)
+        ANSWERS_ON_BOARDS["hall", line] = [{"by": "ann", "text": text, "via": "reply"}]
+        decision = alerter.open_question("Deploy?").check()
+        bare = text.strip("*_`!. \n")
+        marks = text.replace(bare, "", 1)
+        ends = marks.count("!") + marks.count(".")
+        exact = bare in words and ends <= 1 and not set("!.") & set(text.split(bare)[0])
+        if decision is not None:
+            decided += 1
+            assert exact and decision.status == words[bare], text
+        elif exact:
+            head, tail = text.split(bare)
+            balanced = [c for c in head if c in "*_`"] == [c for c in reversed(tail) if c in "*_`"]
+            assert not balanced or set(" \n") & set(text), text  # marks on both sides alike: an answer
+    assert decided > 400
+
+
+# === Asking: flavors of one's own, and what cannot be asked ===
+def test_a_plain_flavor_asks(boards, clock):
+    alerter = in_time(register_flavor(Board), clock)()
+    clock.at(5, lambda: ANSWERS_ON_BOARDS.update({("kitchen", 0): [
+        {"by": "bob", "text": "Yes", "via": "reply"}, {"by": "ann", "text": "yes", "via": "reply"}]}))
+    assert alerter.decide("Deploy?") == Decision(YES, "ann", "yes", "reply", clock.start + 5)  # case counts
+    assert BOARDS["kitchen"][0].startswith("Deploy?") and "LGTM" in BOARDS["kitchen"][0]
+    assert alerter.ask("Deploy?", AlerterParameters(timeout=5)) is False
+    assert alerter.post("Done") is True and BOARDS["kitchen"][-1] == "Done"
+    assert hash(alerter) == hash(in_time(Board, clock)()) or type(alerter) is not Board
+
+
+def test_a_frozen_flavor_asks(boards, clock):
+    alerter = in_time(register_flavor(FrozenBoard), clock)("hall", approvers=("ann",), timeout=20)
+    ANSWERS_ON_BOARDS["hall", 0] = [{"by": "bob", "text": "no", "via": "reply"},
+                                    {"by": "ann", "text": "OK", "via": "reply"}]
+    assert alerter.decide("Deploy?") == Decision(YES, "ann", "OK", "reply", clock.start)
+    assert alerter.decide("Deploy?") == Decision("timeout", at=clock.start + 20)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        alerter.name = "x"
+
+
+@pytest.mark.parametrize("cls", [Board, FrozenBoard])
+def test_an_own_flavor_has_keys_and_questions_that_travel(boards, clock, cls):
+    alerter = in_time(cls, clock)("attic")
+    _die(clock, 5)
+    with pytest.raises(Gone):
+        alerter.decide("Deploy?", key="deploy-42")
+    ANSWERS_ON_BOARDS["attic", 0] = [{"by": "ann", "text": "yes", "via": "reply"}]
+    assert alerter.decide("Deploy?", key="deploy-42").status == YES
+    assert (len(BOARDS["attic"]), _records()) == (1, {})
+    question = alerter.open_question("Deploy?")
+    again = Question.from_dict(json.loads(json.dumps(question.to_dict())), alerter)
+    ANSWERS_ON_BOARDS["attic", 1] = [{"by": "ann", "text": "no", "via": "reply"}]
+    assert (outcome(question), outcome(again)) == (NO, NO)
+
+
+@pytest.mark.parametrize("error", [
+    OSError("cable"), DeliveryError("board: later"), DeliveryError("board: 500", status=500),
+    DeliveryError("board: slow down", status=429, retry_after=7.0)], ids=["OSError", "later", "500", "429"])
+def test_trouble_of_an_own_flavor_costs_time_and_never_the_answer(boards, clock, error):
+    troubles = [error] * 3
+
+    @dataclasses.dataclass
+    class Shaky(Board):
+        flavor = "shaky"
+
+        def replies(self, question):
+            if troubles:
+                raise troubles.pop()
+            return Board.replies(self, question)
+
+    ANSWERS_ON_BOARDS["kitchen", 0] = [{"by": "ann", "text": "yes", "via": "reply"}]
+    assert in_time(Shaky, clock)().decide("Deploy?").status == YES
+    assert clock.now() - clock.start == (21 if error.args == ("board: slow down",) else 3)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_refusal_of_an_own_flavor_is_final(boards, clock, status):
+    @dataclasses.dataclass
+    class Shut(Board):
+        flavor = "shut"
+
+        def replies(self, question):
+            raise DeliveryError("board: shut", status=status)
+
+    with pytest.raises(DeliveryError, match="shut"):
+        in_time(Shut, clock)().decide("Deploy?")
+    assert clock.naps == []
+
+
+def test_a_flavor_with_post_and_ask_alone_works(clock):
+    @dataclasses.dataclass
+    class Old(BaseAlerter):
+        flavor = "old"
+        answer: bool = True
+
+        def post(self, message, params=None):
+            return True
+
+        def ask(self, question, params=None):
+            return self.answer
+
+    old = in_time(Old, clock)
+    assert (old().ask("?"), old(answer=False).ask("?"), old().decide("?").status) == (True, False, YES)
+    assert old(answer=False).decide("?") == Decision(NO, at=clock.start)
+
+
+def test_what_cannot_be_asked_is_refused_before_anything_is_posted(slack, discord):
+    @dataclasses.dataclass
+    class Mute(BaseAlerter):
+        flavor = "mute"
+
+        def send(self, message, params=None):
+            raise AssertionError("posted")
+
+    webhooks = [in_time(SlackAlerter, slack.clock)(slack_webhook_url=slack.webhook_url),
+                in_time(DiscordAlerter, discord.clock)(discord_webhook_url=discord.webhook_url)]
+    for alerter in [*webhooks, Mute()]:
+        for way in (alerter.ask, alerter.decide, alerter.open_question,
+                    lambda text, a=alerter: a.decide(text, key="k")):
+            with pytest.raises(AskNotSupported):
+                way("Deploy?")
+    assert (slack.calls, discord.calls, _records()) == ([], [], {})
+
+
+def test_a_token_that_cannot_be_used_is_refused_before_anything_is_posted(room):
+    room.service.token = "another"
+    alerter = room.alerter(**{f"{room.kind}_token": "x" * 20})
+    with pytest.raises(DeliveryError):
+        alerter.decide("Deploy?", key="deploy-42")
+    assert (room.service.posted, _records()) == ([], {})
+    assert len(room.service.calls) == 1
+
+
+# === E-mail ===
+ANN, BOB, EVE = "ann@example.org", "bob@example.org", "eve@evil.test"
+MAIL_PASSWORD = "smtp-password-1"
+MAIL_PNG = b"\x89PNG\r\n\x1a\n.\r\n" + bytes(range(256)) * 300
+MAIL_JPG = b"\xff\xd8\xff\xe0" + b"\r\n.\r\n" * 99
+MAIL_GIF = b"GIF89a" + b"\0" * 60
+
+
+@pytest.fixture
+def relay():
+    """A mail server of this machine that wants neither TLS nor a log-in."""
+    with FakeSMTP(tls=None) as service:
+        yield service
+
+
+def relay_alerter(relay, clock=None, **fields):
+    return mail_alerter(relay, clock=clock, **{"use_tls": False, "password": "", **fields})
+
+
+def mail_asker(relay, imap, clock, **fields):
+    return mail_alerter(relay, imap, clock,
+                        **{"use_tls": False, "password": "", "imap_password": MAIL_PASSWORD,
+                                               **fields})
+
+
+def errors_of(caplog, level=logging.ERROR):
+    return [record.getMessage() for record in caplog.records if record.name == "alerters"
+            and record.levelno == level]
+
+
+def part_text(part):
+    return part.get_content().replace("\r\n", "\n")
+
+
+def mail_text(mail):
+    return part_text(mail.message.get_body(("plain",)))
+
+
+def mail_shape(part):
+    """The structure of a mail as text: multipart/mixed(text/plain, image/png)."""
+    inside = ", ".join(map(mail_shape, part.iter_parts())) if part.is_multipart() else ""
+    return part.get_content_type() + (f"({inside})" if inside else "")
+
+
+class MailPage(html.parser.HTMLParser):
+    """What a reader of the HTML sees (`words`), and what could act."""
+
+    def __init__(self, mail):
+        super().__init__()
+        self.tags, self.attributes, self.links, self.images, self.words = set(), set(), [], [], []
+        self.source, self.depth = part_text(mail.message.get_body(("html",))), 0
+        self.feed(self.source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+        self.links += [value for name, value in attrs if tag == "a" and name == "href"]
+        self.images += [value for name, value in attrs if tag == "img" and name == "src"]
+        self.depth += tag == "style"
+
+    def handle_endtag(self, tag):
+        self.depth -= tag == "style"
+
+    def handle_data(self, data):
+        if data.strip() and not self.depth:
+            self.words.append(" ".join(data.split()))
+
+
+# === E-mail: the connection ===
+MAIL_WAYS = {  # server, fields: TLS, user
+    "STARTTLS is the default": ({}, {}, True, "bot@example.org"),
+    "starttls outright": ({}, {"use_tls": "starttls"}, True, "bot@example.org"),
+    "ssl outright": ({"tls": "ssl"}, {"use_tls": "ssl"}, True, "bot@example.org"),
+    "another user": ({"user": "relay-user"}, {"username": "relay-user"}, True, "relay-user"),
+    "a server that has only LOGIN": ({"mechanisms": ("LOGIN",)}, {}, True, "bot@example.org"),
+    "STARTTLS without a password": ({"user": None}, {"password": ""}, True, None),
+    "ssl without a password": ({"user": None, "tls": "ssl"}, {"password": "", "use_tls": "ssl"}, True, None),
+    "a relay without TLS": ({"user": None, "tls": None}, {"password": "", "use_tls": False}, False, None),
+    "no TLS though offered": ({"user": None}, {"password": "", "use_tls": False}, False, None),
+    "a password on loopback": ({"tls": None, "clear_auth": True}, {"use_tls": False}, False,
+                               "bot@example.org"),
+}
+
+
+@pytest.mark.parametrize("way", MAIL_WAYS)
+def test_mail_goes_the_way_its_fields_say(way, tmp_path, monkeypatch):
+    server, fields, tls, user = MAIL_WAYS[way]
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    with FakeSMTP(**{"user": "bot@example.org", "password": MAIL_PASSWORD, **server}) as service:
+        receipt = mail_alerter(service, **fields).send("hello")
+        [mail] = service.mails
+        assert (mail.tls, mail.user, mail.envelope_from, mail.rcpts) == (tls, user, "bot@example.org",
+                                                                         [ANN, BOB])
+        assert receipt == Receipt("smtp_email", {"message_id": mail.message_id})
+        assert not service.violations and service.sessions == 1
+        assert all(c.tls == tls for c in service.commands if c.line[:4] in ("MAIL", "RCPT", "DATA", "AUTH"))
+
+
+def test_port_465_means_tls_at_once_and_587_starttls(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    connect = socket.create_connection
+    for port, kind in ((465, "ssl"), (587, "starttls"), (25, "starttls")):
+        with FakeSMTP(kind, user="bot@example.org", password=MAIL_PASSWORD) as service:
+            monkeypatch.setattr(socket, "create_connection",
+                                lambda address, *rest, **more: connect((address[0], service.port), *rest,
+                                                                       **more))
+            mail_alerter(service, smtp_port=port).send("hello")
+            assert [mail.tls for mail in service.mails] == [True]
+            monkeypatch.setattr(socket, "create_connection", connect)
+
+
+@pytest.mark.parametrize("fault",
+                         ["not offered", "454 4.7.0 no TLS now", "502 5.5.1 what?", "garbage", "close"])
+def test_starttls_is_never_skipped(fault, clock, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    offered = fault != "not offered"
+    with FakeSMTP("starttls" if offered else None, user="bot@example.org", password=MAIL_PASSWORD,
+                  clear_auth=True) as service:
+        if offered:
+            service.fail("starttls", fault, times=None)
+        with pytest.raises(DeliveryError) as caught:
+            mail_alerter(service, clock=clock).send("hello")
+        assert caught.value.outcome == "not_sent" and caught.value.hint
+        assert MAIL_PASSWORD not in str(caught.value)
+        assert {c.line.split()[0].upper()
+                for c in service.commands} <= {"EHLO", "STARTTLS", "QUIT"} and not service.mails
+
+
+@pytest.mark.parametrize("way", ["starttls", "ssl"])
+def test_an_untrusted_certificate_gets_nothing(way, clock, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    with FakeSMTP(way, trusted=False, user="bot@example.org", password=MAIL_PASSWORD) as service:
+        alerter = mail_alerter(service, clock=clock, use_tls=way)
+        with pytest.raises(DeliveryError) as caught:
+            alerter.send("hello")
+        assert (caught.value.code, caught.value.outcome) == ("certificate", "not_sent")
+        assert "SSL_CERT_FILE" in caught.value.hint and alerter.post("hello") is False
+        assert {c.line.split()[0].upper()
+                for c in service.commands} <= {"EHLO", "STARTTLS"} and not service.mails
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_each_ca_variable_is_enough_for_mail(variable, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, ca_file(tmp_path))
+    with FakeSMTP(user="bot@example.org", password=MAIL_PASSWORD) as service:
+        assert mail_alerter(service).post("hello") is True
+
+
+MAIL_MISTAKES = {
+    "password without TLS": {"smtp_server": "mail.example.org", "use_tls": False},
+    "another word for TLS": {"use_tls": "banana"},
+    "no server": {"smtp_server": ""},
+    "a server with a scheme": {"smtp_server": "smtp://mail.example.org"},
+    "a server with a line break": {"smtp_server": "mail.example.org\r\nRSET"},
+    "no sender": {"sender_email": ""},
+    "a sender that is none": {"sender_email": "bot"},
+    "a sender with a line break": {"sender_email": "bot@example.org\r\nBcc: eve@evil.test"},
+    "a sender with a name": {"sender_email": "Bot <bot@example.org>"},
+    "port 0": {"smtp_port": 0},
+    "port 70000": {"imap_port": 70000},
+    "a port in words": {"smtp_port": "587"},
+    "password with a line break": {"password": "abc\r\ndefgh"},
+    "IMAP password with a line break": {"imap_password": "abc\ndefgh"},
+    "user with a line break": {"username": "bot\r\nA1 DELETE INBOX"},
+    "prefix with a line break": {"subject_prefix": "[x]\r\nBcc: eve@evil.test"},
+    "IMAP server with a path": {"imap_server": "imap.example.org/inbox"},
+    "no number for timeout": {"timeout": "soon"},
+}
+BAD_ADDRESSES = ["", "ann", "@example.org", "ann@", "ann@@example.org", "ann example@example.org",
+                 "ann@exa mple.org",
+                 "ann@example.org\r\nRSET", "ann@example.org\nBcc: eve@evil.test", "ann\0@example.org",
+                 "ann@example.org, bob@example.org", "ann@example.org>", "<ann@example.org>",
+                 '"ann"@example.org',
+                 "ann@example..org", "x" * 65 + "@example.org", "ann@" + "x" * 64 + ".org",
+                 "ann@" + "x." * 130 + "org",
+                 "änn@example.org", "ann@example.org]<eve@evil.test>", "ann;eve@evil.test", "ann@[127.0.0.1",
+                 "ann@example.org\u2028RSET", "ann@example.org ORCPT=rfc822;x"]
+
+
+@pytest.mark.parametrize("mistake", MAIL_MISTAKES)
+def test_a_field_that_cannot_be_right_is_a_config_error(mistake):
+    fields = {"smtp_server": "127.0.0.1", "sender_email": "bot@example.org", "recipient_email": ANN,
+              "password": "geheim-123"}
+    with pytest.raises(ConfigError) as caught:
+        SMTPEmailAlerter(**{**fields, **MAIL_MISTAKES[mistake]})
+    assert "geheim-123" not in str(caught.value) and "abc" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_address_is_refused_before_anything_is_sent(relay):
+    taken = []
+    for address in BAD_ADDRESSES:
+        with contextlib.suppress(ConfigError):
+            taken.append((relay_alerter(relay, recipient_email=[address]), address))
+        with contextlib.suppress(ConfigError):
+            if address:
+                taken.append((relay_alerter(relay).post("hi",
+                                                        SMTPEmailAlerterParameters(recipient_email=address)),
+                                                        address))
+        with contextlib.suppress(ConfigError):
+            taken.append((relay_alerter(relay, sender_email=address), address))
+    assert taken == [] and not relay.commands
+
+
+def test_no_recipient_anywhere_is_a_config_error(relay):
+    with pytest.raises(ConfigError, match="recipient_email"):
+        relay_alerter(relay, recipient_email=()).post("hi")
+    assert not relay.commands
+
+
+@pytest.mark.parametrize("field", ["password", "imap_password"])
+def test_a_missing_secret_reference_is_a_config_error(field, relay, imap, clock):
+    """A mistake in the caller's set-up raises: it is a bug to see, not a hiccup of the mail server."""
+    alerter = mail_asker(relay, imap, clock, **{field: "{{env.NO_SUCH_SECRET}}"})
+    with pytest.raises(ConfigError, match="NO_SUCH_SECRET"):
+        alerter.decide("Deploy?", AlerterParameters(timeout=5))
+
+
+def test_a_password_reference_is_resolved_on_use(smtp, monkeypatch, tmp_path):
+    alerter = mail_alerter(smtp, password="{{env.MAIL_SECRET}}")
+    monkeypatch.setenv("MAIL_SECRET", MAIL_PASSWORD)
+    assert alerter.post("one") is True
+    (tmp_path / "secret").write_text(MAIL_PASSWORD + "\n")
+    assert mail_alerter(smtp, password="{{file.%s}}" % (tmp_path / "secret")).post("two") is True
+    assert [mail.user for mail in smtp.mails] == ["bot@example.org"] * 2
+    assert MAIL_PASSWORD not in repr(alerter)
+
+
+# === E-mail: the mail ===
+def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
+    message = AlerterMessage("Training done",
+                             "All **good**, *really*: `0.95`.\nSee [the log](https://example.org/l).",
+                             {"accuracy": 0.95, "b < c & d": None, "epochs": [1, 2]}, level="success")
+    relay_alerter(relay, clock).send(message)
+    [mail] = relay.mails
+    headers = {name: str(value) for name, value in mail.message.items()}
+    message_id, content_type = headers.pop("Message-ID"), headers.pop("Content-Type")
+    assert re.fullmatch(r"<alerters\.[0-9a-f]{16}@example\.org>", message_id)
+    assert content_type.startswith("multipart/alternative")
+    assert headers == {
+        "Subject": "Training done", "From": "bot@example.org", "To": "ann@example.org, bob@example.org",
+        "Date": "Tue, 14 Nov 2023 22:13:20 +0000", "Auto-Submitted": "auto-generated", "MIME-Version": "1.0",
+        "X-Auto-Response-Suppress": "OOF, AutoReply"}
+    assert mail_text(mail) == (
+        "Training done\n\nAll **good**, *really*: `0.95`.\nSee [the log](https://example.org/l).\n\n"
+        "accuracy: 0.95\nb < c & d: None\nepochs: [1, 2]\n")
+    page = MailPage(mail)
+    assert page.words == ["Success", "Training done", "All", "good", ",", "really", ":", "0.95", ".", "See",
+                          "the log", ".",
+                          "accuracy", "0.95", "b < c & d", "None", "epochs", "[1, 2]"]
+    assert page.links == ["https://example.org/l"] and {"h1", "strong", "em", "code", "table"} <= page.tags
+    assert page.source.startswith("<!DOCTYPE html>") and not page.images
+
+
+def test_the_html_needs_nothing_from_outside_and_knows_dark_mode(relay):
+    relay_alerter(relay).send(AlerterMessage("T", "```\ncode\n```", {"k": "v"}, [MAIL_PNG], "error"))
+    page = MailPage(relay.mails[0])
+    assert not page.tags & {"script", "link", "iframe", "form", "object", "svg", "video"}
+    assert not re.search(r"(?i)https?:|@import|url\(|expression|position:", page.source)
+    assert "prefers-color-scheme:dark" in page.source.replace(" ", "") and page.images == ["cid:image0"]
+    assert 'role="presentation"' in page.source
+
+
+MAIL_SHAPES = {
+    "text and HTML": ({}, [], "multipart/alternative(text/plain, text/html)"),
+    "text alone": ({"include_html": False}, [], "text/plain"),
+    "an image": ({}, [MAIL_PNG],
+                 "multipart/alternative(text/plain, multipart/related(text/html, image/png))"),
+    "images": ({}, [MAIL_PNG, MAIL_JPG, MAIL_GIF],
+               "multipart/alternative(text/plain, multipart/related(text/html, image/png, image/jpeg, "
+               "image/gif))"),
+    "an image and text alone": ({"include_html": False}, [MAIL_PNG],
+                                "multipart/mixed(text/plain, image/png)"),
+    "a picture that mail cannot show": ({}, [b"<svg/>"],
+                                        "multipart/mixed(multipart/alternative(text/plain, text/html), "
+                                                         "application/octet-stream)"),
+    "both": ({}, [b"<svg/>", MAIL_PNG],
+             "multipart/mixed(multipart/alternative(text/plain, multipart/related(text/html, image/png)), "
+             "application/octet-stream)"),
+    "a URL": ({}, ["https://example.org/plot.png"], "multipart/alternative(text/plain, text/html)"),
+}
+
+
+@pytest.mark.parametrize("case", MAIL_SHAPES)
+def test_the_structure_of_a_mail(case, relay):
+    fields, images, shape = MAIL_SHAPES[case]
+    relay_alerter(relay, **fields).send(AlerterMessage(body="see", images=images))
+    [mail] = relay.mails
+    assert mail_shape(mail.message) == shape and not relay.violations
+    files = [part.get_content() for part in mail.message.walk()
+             if part.get_content_maintype() in ("image", "application")]
+    assert sorted(files) == sorted(image for image in images if isinstance(image, bytes))
+
+
+MAIL_SUBJECTS = {  # message, alerter's fields, params: subject
+    "the title": ({"title": "Done"}, {}, {}, "Done"),
+    "the body's first line": ({"body": "\n\nfirst\nsecond"}, {}, {}, "first"),
+    "neither": ({"metadata": {"a": 1}}, {}, {}, "Alert"),
+    "prefix": ({"title": "Done"}, {"subject_prefix": "[ml]"}, {}, "[ml] Done"),
+    "prefix of the call": ({"title": "Done"}, {"subject_prefix": "[ml]"}, {"subject_prefix": "[x]"},
+                           "[x] Done"),
+    "subject of the call": ({"title": "Done"}, {"subject_prefix": "[ml]"}, {"subject": "Own"}, "[ml] Own"),
+    "several lines": ({"title": "one\r\ntwo\n three\u2028four\x0bfive"}, {}, {}, None),
+    "not ASCII": ({"title": "Prüfung ✅ 完了"}, {}, {}, "Prüfung ✅ 完了"),
+    "a lone surrogate": ({"title": "a\ud83d b"}, {}, {}, "a\ufffd b"),
+}
+
+
+@pytest.mark.parametrize("case", MAIL_SUBJECTS)
+def test_the_subject(case, relay):
+    message, fields, params, subject = MAIL_SUBJECTS[case]
+    relay_alerter(relay, **fields).send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
+    got = str(relay.mails[0].message["Subject"])
+    if subject:
+        assert got == subject
+    else:
+        assert re.fullmatch(r"one two three\W{1,2}four\W{1,2}five", got), got
+    assert not relay.violations
+
+
+@pytest.mark.parametrize("title", ["x" * 3000, "wörd " * 600, "完" * 1000, "🔥" * 900])
+def test_a_long_title_stays_one_header_and_is_whole_in_the_mail(title, relay):
+    relay_alerter(relay).send(AlerterMessage(title, "body"))
+    [mail] = relay.mails
+    assert len(str(mail.message["Subject"])) <= 200 and str(mail.message["Subject"])[:90] == title[:90]
+    assert title.strip() in mail_text(mail) and not relay.violations
+
+
+def test_params_of_the_call_win_and_those_of_another_flavor_are_ignored(relay):
+    alerter = relay_alerter(relay)
+    alerter.send("one", SMTPEmailAlerterParameters(recipient_email="carl@example.org", include_html=False))
+    alerter.send("two", SMTPEmailAlerterParameters(recipient_email=("carl@example.org", "dora@example.org"),
+                                                   html_body="<p>own <b>html</b></p>"))
+    alerter.send("three", SlackAlerterParameters(slack_channel_id="C1", timeout=3))
+    assert [mail.rcpts for mail in relay.mails] == [["carl@example.org"],
+                                                    ["carl@example.org", "dora@example.org"], [ANN, BOB]]
+    assert [mail_shape(mail.message).count("html") for mail in relay.mails] == [0, 1, 1]
+    assert part_text(relay.mails[1].message.get_body(("html",))) == "<p>own <b>html</b></p>\n"
+    assert str(relay.mails[1].message["To"]) == "carl@example.org, dora@example.org"
+    relay_alerter(relay, include_html=False).send("four", SMTPEmailAlerterParameters(include_html=True))
+    assert mail_shape(relay.mails[3].message) == "multipart/alternative(text/plain, text/html)"
+
+
+def test_an_international_domain_goes_out_in_ascii(relay):
+    relay_alerter(relay, sender_email="bot@münchen.example", recipient_email="ann@bücher.example").send("hi")
+    [mail] = relay.mails
+    assert (mail.envelope_from, mail.rcpts) == ("bot@xn--mnchen-3ya.example", ["ann@xn--bcher-kva.example"])
+    assert str(mail.message["To"]) == "ann@xn--bcher-kva.example" and not relay.violations
+
+
+def test_the_same_recipient_twice_gets_one_mail(relay):
+    relay_alerter(relay, recipient_email=[ANN, ANN, BOB]).send("hi")
+    assert [mail.rcpts for mail in relay.mails] == [[ANN, BOB]]
+
+
+def test_a_long_sender_domain_keeps_ids_short_enough_to_thread(relay):
+    relay_alerter(relay, sender_email="bot@" + "a" * 60 + ".example.org").send("hi")
+    assert len(relay.mails[0].message_id) <= 77 and not relay.violations
+
+
+MAIL_EVIL = [
+    "a\r\nBcc: eve@evil.test", "a\nX-Evil: 1", "a\rX-Evil: 1", "a\r\n\r\n<html>", "a\x0bX-Evil: 1",
+    "a\x0cX-Evil: 1",
+    "a\x85X-Evil: 1", "a\u2028X-Evil: 1", "a\u2029X-Evil: 1", "a\x1c\x1d\x1eX-Evil: 1", "a\0b\x08\x1b[31mc",
+    "=?utf-8?q?a=0AX-Evil:_1?=", "=?utf-8?q?a=0D=0ABcc:_eve=40evil.test?=", "=?utf-8?b?YQpYLUV2aWw6IDE=?=",
+    "=?us-ascii?Q?=0D=0A=0D=0A<script>?=", "=\n?utf-8?q?a=0AX-Evil:_1?=", "=\u200b?utf-8?q?a=0AX-Evil:_1?=",
+    "= ?utf-8?q?a=0AX-Evil:_1?=", "=\0?utf-8?q?a=0AX-Evil:_1?=", "=\ud800?utf-8?q?a=0AX-Evil:_1?=",
+    "x" * 70 + " =?utf-8?q?a=0AX-Evil:_1?= " + "y" * 70, "==??utf-8?q?a=0AX-Evil:_1?=?=",
+    "<script>alert(1)</script>", "</td></table><img src=x onerror=alert(1)>", "\"'><svg/onload=alert(1)>",
+    "[click](javascript:alert(1))", "[a](JaVaScRiPt:alert(1)) [b](data:text/html,<script>)",
+    "javascript:alert(1)",
+    "[x](https://ok.example/\"onmouseover=\"alert(1))", "https://ok.example/\"><script>",
+    "[a](https://e.test/'x)",
+    "[https://bank.example](https://evil.test/)", "`<b>`", "**<i>**", "```\n</pre><script>\n```", "<!--",
+    "]]>", "--></style>",
+    "\u202egnp.exe\u2066", "\udce4\ud83d", "&lt;script&gt;", "cid:image0",
+    "\r\n.\r\nMAIL FROM:<eve@evil.test>\r\n", ".",
+    "\n.\nRSET", "alerters-file-7f00", "%s {0} {title}", "=20=\n", "From bot", "\ufeff",
+]
+MAIL_HEADERS = {"subject", "from", "to", "message-id", "date", "auto-submitted", "x-auto-response-suppress",
+                "mime-version",
+                "content-type"}
+
+
+@pytest.mark.parametrize("where", ["message", "title", "params and images"])
+def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(where, relay):
+    alerter, sent = relay_alerter(relay), 0
+    for text in MAIL_EVIL if where != "title" else MAIL_EVIL[:22]:
+        if where == "message":
+            message, params = {"title": text, "body": "x" + text, "metadata": {text: text},
+                               "level": "error"}, {}
+        elif where == "title":
+            message, params = {"title": text + " x"}, {"subject_prefix": "="}
+        else:
+            message = {"body": "x", "images": [f"/no/such/{text}.png", f"{text}.png",
+                                               "https://e.test/" + text, "http://" + text]}
+            params = {"subject": text, "subject_prefix": text}
+        alerter.send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
+        sent += 1
+        mail = relay.mails[-1]
+        names = [name.lower() for name in mail.message.keys()]
+        assert set(names) - {"content-transfer-encoding"} == MAIL_HEADERS, text
+        assert len(names) == len(set(names)), text
+        assert str(mail.message["To"]) == "ann@example.org, bob@example.org"
+        page = MailPage(mail)
+        assert not page.tags & {"script", "svg", "i", "b"}, text
+        assert not {name for name in page.attributes if name.startswith("on")}, text
+        assert all(urllib.parse.urlsplit(link).scheme in ("http", "https") for link in page.links), text
+        assert all(link.startswith(("https://", "http://")) for link in page.images), text
+        assert not re.search("[\0\x08\x1b\u202e\u2066]", page.source + mail_text(mail)), text
+        assert len(mail.message.defects) == 0 and mail.rcpts == [ANN, BOB]
+    assert len(relay.mails) == sent == relay.sessions and not relay.violations
+
+
+def test_a_label_that_looks_like_an_address_never_hides_another(relay):
+    relay_alerter(relay).send("[https://bank.example](https://evil.test/) [bank.example](https://evil.test/)")
+    page = MailPage(relay.mails[0])
+    assert "https://evil.test/" in " ".join(page.words)
+
+
+MAIL_BODIES = {
+    "dots": ".\n..\n.hidden\n.\n\n. .\nend.", "only a dot": ".",
+    "long lines": "x" * 5000 + "\n" + "word " * 2000 + "end",
+    "998": "y" * 998 + "\n" + "z" * 999, "not ASCII": "Größe ✅ 完了 🔥\n" * 3 + "é",
+    "From at the start": "From me\n>From you",
+    "line ends": ("a\r\nb\rc\nd", "a\nb\nc\nd"), "lone surrogates": ("a\ud83d b \udc00", "a\ufffd b \ufffd"),
+    "NUL and controls": ("a\0b\x1b[0m\x7f", "a␀b␛[0m␡"), "trailing equals": "a=\nb=3D\n=20",
+    "blank lines": "a\n\n\n\nb",
+    "tabs": "a\tb\n\tc", "boundary": "--===============\n--\n--a--", "mixed": ".ä\n.\n" + "é" * 1200,
+}
+
+
+def test_any_text_arrives_as_written(relay):
+    for case, body in MAIL_BODIES.items():
+        given, arrives = body if isinstance(body, tuple) else (body, body)
+        relay_alerter(relay).send(given)
+        assert mail_text(relay.mails[-1]) == arrives + "\n" and not relay.violations, case
+
+
+def test_random_text_arrives_whole(relay):
+    dice, alerter = random.Random(4), relay_alerter(relay)
+    letters = "ab .=?_-\n\t<>&\"'`*[]()@#\r\0\x0b\x85\u2028é完🔥\ud800\u202e" * 3
+    for _ in range(25):
+        text = "s" + "".join(dice.choice(letters) for _ in range(dice.randrange(1, 400))) + "e"
+        alerter.send(AlerterMessage(text, text, {text: text}))
+        got = mail_text(relay.mails[-1])
+        for char in "ab=?_<>&é完🔥":
+            assert got.count(char) == 4 * text.count(char)
+    assert not relay.violations and len(relay.mails) == 25
+
+
+def test_a_traceback_of_200000_characters_arrives_whole(relay):
+    lines = [f'  File "/app/módulo_{n}.py", line {n}, in <fn>' for n in range(4600)]
+    text = "```\n" + "\n".join(lines) + "\n```\nValueError: the end"
+    assert len(text) > 200_000
+    relay_alerter(relay).send(AlerterMessage("Failed", text, {"host": "gpu-17"}, level="error"))
+    [mail] = relay.mails
+    [attached] = mail.message.iter_attachments()
+    whole = attached.get_payload(decode=True).decode("utf-8")
+    assert attached.get_filename() == "message.txt" and text in whole and "host: gpu-17" in whole
+    assert attached.get_content_type() == "text/plain"
+    for shown in (mail_text(mail), " ".join(MailPage(mail).words)):
+        assert "Failed" in shown and lines[0].split()[1] in shown and "ValueError: the end" in shown
+        assert "gpu-17" in shown and re.search(r"… [\d,]+ characters left out …", shown)
+        assert len(shown.encode()) < 102_400  # beyond that Gmail clips
+    assert not relay.violations
+
+
+def test_metadata_of_any_length_arrives_whole(relay):
+    relay_alerter(relay).send(AlerterMessage("T", "body", {"log": "y" * 300_000, "k": "v"}))
+    [mail] = relay.mails
+    parts = [part.get_payload(decode=True) for part in mail.message.walk() if not part.is_multipart()]
+    assert any(b"y" * 300_000 in part
+               for part in parts) and len(part_text(mail.message.get_body(("html",)))) < 102_400
+    assert not relay.violations
+
+
+class Figure:
+    """Saves itself as a matplotlib figure does."""
+
+    def savefig(self, file, format=None, **_):
+        assert format == "png"
+        file.write(MAIL_PNG + b"figure")
+
+
+class Picture:
+    """Saves itself as a PIL image does."""
+
+    def save(self, file, format=None, **_):
+        assert format.lower() == "png"
+        file.write(MAIL_PNG + b"picture")
+
+
+class BrokenFigure:
+    def savefig(self, *_, **__):
+        raise ZeroDivisionError("nothing\nto plot")
+
+
+def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(relay, tmp_path):
+    path = tmp_path / "loss curve ü\".png"
+    path.write_bytes(MAIL_PNG + b"path")
+    images = [path, str(path), MAIL_JPG, bytearray(MAIL_GIF), memoryview(MAIL_PNG), Figure(), Picture(),
+              b"RIFF1234WEBPxx"]
+    assert relay_alerter(relay).post(AlerterMessage("T", "see", images=images)) is True
+    [mail] = relay.mails
+    parts = {part["Content-ID"]: part for part in mail.message.walk() if part["Content-ID"]}
+    shown = [parts[f"<{urllib.parse.unquote(source[4:])}>"] for source in MailPage(mail).images]
+    assert [part.get_content() for part in shown] == [
+        MAIL_PNG + b"path", MAIL_PNG + b"path", MAIL_JPG, MAIL_GIF, MAIL_PNG, MAIL_PNG + b"figure",
+        MAIL_PNG + b"picture",
+        b"RIFF1234WEBPxx"]
+    assert [part.get_content_type() for part in shown] == ["image/" + kind for kind in
+                                                           "png png jpeg gif png png png webp".split()]
+    assert all(part.get_content_disposition() == "inline" for part in shown) and len(parts) == 8
+    assert not relay.violations
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_alert_goes_out(relay, caplog, tmp_path):
+    images = [tmp_path / "gone.png", b"", BrokenFigure(), 42, MAIL_PNG, "https://example.org/x.png"]
+    assert relay_alerter(relay).post(AlerterMessage("T", "the text", images=images)) is True
+    [mail] = relay.mails
+    for shown in (mail_text(mail), " ".join(MailPage(mail).words)):
+        assert "the text" in shown and "gone.png could not be shown" in shown and "nothing to plot" in shown
+        assert shown.count("could not be shown") == 4
+    assert MailPage(mail).images == ["cid:image4", "https://example.org/x.png"]
+    assert len(errors_of(caplog, logging.WARNING)) == 4 and not errors_of(caplog)
+
+
+def test_ten_megabytes_arrive_byte_for_byte(relay):
+    image = MAIL_PNG[:8] + random.Random(1).getrandbits(80_000_000).to_bytes(10_000_000, "big")
+    assert relay_alerter(relay).post(AlerterMessage(body="big", images=[image])) is True
+    [part] = [part for part in relay.mails[0].message.walk() if part.get_content_type() == "image/png"]
+    assert part.get_content() == image and not relay.violations
+
+
+def test_images_and_the_long_text_go_together(relay):
+    relay_alerter(relay).send(AlerterMessage(body="line\n" * 30_000, images=[MAIL_PNG, b"<svg/>", MAIL_JPG]))
+    files = [part.get_payload(decode=True) for part in relay.mails[0].message.walk()
+             if not part.is_multipart() and part.get_filename()]
+    assert sorted(map(len, files))[:3] == [6, len(MAIL_JPG), len(MAIL_PNG)] and len(files) == 4
+    assert max(files, key=len).decode().startswith("line\n" * 29_999)
+
+
+# === E-mail: nothing lost, nothing doubled ===
+STAGES = "connect ehlo starttls auth mail rcpt data body dot accepted quit".split()
+MAIL_FAULTS = {"421": "421 4.3.2 going down", "451": "451 4.3.0 try later", "554": "554 5.7.1 refused",
+               "close": "close",
+               "reset": "reset", "garbage": "garbage"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("times", [1, None], ids=["once", "for ever"])
+def test_fault_matrix_of_smtp(stage, times, clock, tmp_path, monkeypatch):
+    """Every fault at every stage: what can be delivered is, once, and what cannot is told with a hint."""
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    secure = stage in ("starttls", "auth")
+    for name, fault in MAIL_FAULTS.items():
+        where = (stage, name, times)
+        start = clock.monotonic()
+        with FakeSMTP(**({"user": "bot@example.org", "password": MAIL_PASSWORD, "mechanisms": ["PLAIN"]}
+                        if secure else {"tls": None})) as service:
+            service.fail(stage, fault, times=2 if times and stage == "rcpt" else times)  # both recipients
+            alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
+            try:
+                receipt, error = alerter.send("the alert"), None
+            except DeliveryError as caught:
+                receipt, error = None, caught
+            ids = {mail.message_id for mail in service.mails}
+            held = {rcpt for mail in service.mails for rcpt in mail.rcpts}
+            assert len(ids) <= 1 and clock.monotonic() - start <= 30 and not service.violations, where
+            if stage != "accepted":
+                assert len(service.mails) == (receipt is not None), where
+            if receipt:
+                assert held == {ANN, BOB} and receipt.ref == {"message_id": ids.pop()}, where
+            final = name == "554" and stage not in ("ehlo", "quit")
+            expected = stage == "quit" or not final and times == 1 or stage == "ehlo" and times == 1
+            assert bool(receipt) == expected or stage == "ehlo" and not times, (where, error)  # HELO may do
+            if error:
+                assert error.hint and "\n" not in str(error), (where, str(error))
+                assert error.status == (int(name) if name.isdigit()
+                                        else None) or (name, error.status) == ("421", None), where
+                doubtful = stage in ("body", "dot", "accepted") and not name.isdigit()
+                assert error.outcome == ("unknown" if doubtful else "not_sent"), (where, error.outcome)
+            if final and times == 1:
+                assert service.sessions == 1, where  # 5xx is final
+
+
+def test_the_same_message_id_from_data_on(relay, clock):
+    relay.fail("accepted", "close", "reset", 451, "garbage")
+    receipt = relay_alerter(relay, clock).send("the alert")
+    assert [mail.message_id for mail in relay.mails] == [receipt.ref["message_id"]] * 5
+    assert len({mail.data for mail in relay.mails}) == 1
+
+
+MAIL_REFUSALS = {  # refusals: who has it, who is named at ERROR, outcome
+    "all taken": ({}, [ANN, BOB], [], None),
+    "one unknown": ({BOB: "550 5.1.1 no such user"}, [ANN], [BOB], "partial"),
+    "the first unknown": ({ANN: "553 5.1.3 bad"}, [BOB], [ANN], "partial"),
+    "greylisted once": ({BOB: ["451 4.7.1 greylisted"]}, [ANN, BOB], [], None),
+    "both greylisted": ({ANN: ["450 4.2.0 later"], BOB: ["451 4.7.1 greylisted"] * 2}, [ANN, BOB], [], None),
+    "full for ever": ({BOB: "452 4.2.2 mailbox full"}, [ANN], [BOB], "partial"),
+    "one unknown, one greylisted": ({ANN: "550 5.1.1 no", BOB: ["451 4.7.1 later"]}, [BOB], [ANN], "partial"),
+    "one unknown, one full": ({ANN: "550 5.1.1 no", BOB: "452 4.2.2 full"}, [], [ANN, BOB], "not_sent"),
+    "all unknown": ({ANN: "550 5.1.1 no", BOB: "550 5.1.1 no"}, [], [ANN, BOB], "not_sent"),
+}
+
+
+@pytest.mark.parametrize("case", MAIL_REFUSALS)
+def test_refused_recipients_are_named_and_the_others_have_it_once(case, relay, clock, caplog):
+    refusals, held, named, outcome = MAIL_REFUSALS[case]
+    relay.refuse = {address: list(plan) if isinstance(plan, list) else plan
+                    for address, plan in refusals.items()}
+    alerter = relay_alerter(relay, clock)
+    assert alerter.post("the alert") is (outcome is None)
+    assert sorted(rcpt for mail in relay.mails for rcpt in mail.rcpts) == held
+    assert len({mail.message_id for mail in relay.mails}) <= 1 and clock.monotonic() <= 30
+    lines = errors_of(caplog)
+    assert len(lines) == (outcome is not None)
+    assert [address for address in (ANN, BOB) if address in "".join(lines)] == named
+    if outcome:
+        relay.refuse = {address: list(plan) if isinstance(plan, list) else plan
+                        for address, plan in refusals.items()}
+        with pytest.raises(DeliveryError) as caught:
+            alerter.send("again")
+        assert caught.value.outcome == outcome and caught.value.hint
+        assert caught.value.status in {int(refusals[address][:3]) for address in named}
+
+
+def test_more_recipients_than_the_server_takes_at_once_all_get_one(relay, clock):
+    people = [f"user{n}@example.org" for n in range(250)]
+    assert relay_alerter(relay, clock, recipient_email=people).post("hi") is True
+    assert sorted(rcpt for mail in relay.mails for rcpt in mail.rcpts) == sorted(people)
+    assert len({mail.message_id for mail in relay.mails}) == 1 and clock.monotonic() <= 30
+
+
+def test_a_mail_lost_after_one_part_went_out_is_told_as_partial(relay, clock):
+    relay.refuse = {BOB: ["451 4.7.1 later"] * 1}
+    relay.fail("data", None, "554 5.7.1 spam")
+    with pytest.raises(DeliveryError) as caught:
+        relay_alerter(relay, clock).send("hi")
+    assert (caught.value.outcome, [mail.rcpts for mail in relay.mails]) == ("partial", [[ANN]])
+    assert BOB in str(caught.value) and ANN not in str(caught.value)
+
+
+def test_a_mail_that_is_too_large_is_told_so(clock):
+    with FakeSMTP(tls=None, size=50_000) as service, pytest.raises(DeliveryError) as caught:
+        relay_alerter(service, clock).send(AlerterMessage(body="x", images=[MAIL_PNG]))
+    assert (caught.value.status, caught.value.outcome) == (552,
+                                                           "not_sent") and "too large" in caught.value.hint
+
+
+def test_a_wrong_password_is_final_and_says_app_password(smtp, clock, caplog):
+    alerter = mail_alerter(smtp, clock=clock, password="wrong-password-2")
+    assert alerter.post("hi") is False
+    [line] = errors_of(caplog)
+    assert "app password" in line and "5.7.8" in line and "wrong-password-2" not in line and "\n" not in line
+    assert smtp.sessions == 1 and not clock.naps
+
+
+def test_an_error_names_the_flavor_once(relay, clock):
+    relay.fail("mail", "550 5.7.1 sender refused")
+    relay.refuse = {BOB: "550 5.1.1 no such user"}
+    alerter = relay_alerter(relay, clock)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(DeliveryError) as caught:
+            alerter.send("hi")
+        errors.append(str(caught.value))
+    assert errors == ["smtp_email: 550 5.7.1 sender refused: the address or the sender is refused",
+                      "smtp_email: refused: bob@example.org (550 5.1.1 no such user): "
+                      "the address or the sender is refused"]
+
+
+def test_nobody_listens(clock, caplog):
+    with FakeSMTP(tls=None) as service:
+        alerter = relay_alerter(service, clock)
+    assert alerter.post("hi") is False and clock.monotonic() <= 30
+    [line] = errors_of(caplog)
+    assert "check host and port" in line
+
+
+REAL_TIMER = threading.Timer
+
+
+class FastClock(FakeClock):
+    """Real time, a hundred times as fast; see `hasty`."""
+
+    def now(self):
+        return self.start + self.monotonic()
+
+    def monotonic(self):
+        return time.monotonic() * 100
+
+    def sleep(self, seconds):
+        time.sleep(seconds / 100)
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Let timeouts of sockets and timers pass a hundred times as fast; return a clock that runs with them."""
+    monkeypatch.setattr(threading, "Timer", lambda t, *rest, **more: REAL_TIMER(t / 100, *rest, **more))
+    settle, tell = socket.socket.settimeout, socket.socket.gettimeout
+    monkeypatch.setattr(socket.socket, "settimeout", lambda sock, t: settle(sock, t and t / 100))
+    monkeypatch.setattr(socket.socket, "gettimeout", lambda sock: tell(sock) and tell(sock) * 100)
+    return FastClock()
+
+
+@contextlib.contextmanager
+def at_most(service, seconds=0.8):
+    """Close the service after that long: who waits for ever fails the test and does not hang it."""
+    timer = REAL_TIMER(seconds, service.close)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+@pytest.mark.parametrize("stage, fault", [("connect", "drip"), ("mail", "stall"), ("accepted", "drip")])
+def test_a_server_that_stalls_or_drips_holds_nobody_longer_than_30_s(stage, fault, relay, hasty):
+    relay.drip = 0.02
+    relay.fail(stage, fault, times=None)
+    start = hasty.monotonic()
+    with at_most(relay), pytest.raises(DeliveryError) as caught:
+        relay_alerter(relay, hasty).send("hi")
+    assert hasty.monotonic() - start <= 33
+    assert caught.value.outcome == ("unknown" if stage in ("body", "dot", "accepted")
+                                    else "not_sent") and caught.value.hint
+
+
+def test_a_server_that_takes_its_time_for_every_line_holds_nobody_longer_than_30_s(hasty):
+    class Slow(FakeSMTP):
+        class talk(FakeSMTP.talk):
+            def reply(self, text):
+                time.sleep(0.08)  # 8 s
+                super().reply(text)
+
+    with Slow(tls=None) as service, at_most(service):
+        start = hasty.monotonic()
+        relay_alerter(service, hasty, recipient_email=[f"user{n}@example.org" for n in range(9)]).post("hi")
+        assert hasty.monotonic() - start <= 41
+
+
+def test_a_stall_after_the_mail_is_taken_is_a_delivery(relay, hasty):
+    relay.fail("quit", "stall", times=None)
+    assert relay_alerter(relay, hasty).post("hi") is True and len(relay.mails) == 1
+
+
+@pytest.mark.parametrize("echo", ["plain", "base64"])
+def test_a_server_that_repeats_the_password_does_not_get_it_into_errors_or_logs(echo, clock, tmp_path,
+                                                                                monkeypatch, caplog):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    caplog.set_level(logging.DEBUG)
+    coded = base64.b64encode(("\0bot@example.org\0" + MAIL_PASSWORD).encode()).decode()
+    word = MAIL_PASSWORD if echo == "plain" else coded
+    with FakeSMTP(user="bot@example.org", password=MAIL_PASSWORD) as service:
+        service.fail("auth", "535 5.7.8 bad credentials: AUTH PLAIN " + word, times=None)
+        alerter = mail_alerter(service, clock=clock)
+        with pytest.raises(DeliveryError) as caught:
+            alerter.send("hi")
+        alerter.post("hi")
+    assert word not in str(caught.value) + repr(caught.value) + caplog.text + repr(alerter)
+    assert word not in "".join(traceback.format_exception(
+        type(caught.value), caught.value, caught.value.__traceback__))
+
+
+@pytest.mark.parametrize("password", ["pässword-123", "密码密码密码"])
+def test_a_password_that_is_not_ascii_fails_with_words_and_without_the_password(password, smtp, clock,
+                                                                                caplog):
+    alerter = mail_alerter(smtp, clock=clock, password=password)
+    assert alerter.post("hi") is False
+    [line] = errors_of(caplog)
+    assert password not in line and "log in" in line
+
+
+def test_the_password_never_goes_out_in_the_mail(smtp):
+    mail_alerter(smtp).send(AlerterMessage("t " + MAIL_PASSWORD, "b " + MAIL_PASSWORD,
+                                           {MAIL_PASSWORD: MAIL_PASSWORD}))
+    assert MAIL_PASSWORD.encode() not in smtp.mails[0].data and MAIL_PASSWORD not in mail_text(smtp.mails[0])
+
+
+def test_check_tells_what_works(smtp, imap, clock):
+    lines = mail_alerter(smtp, imap, clock).check().split("\n")
+    assert ["SMTP" in line or "IMAP" in line for line in lines] == [True, True]
+    assert "cannot ask" in mail_alerter(smtp).check()
+    with pytest.raises(DeliveryError) as caught:
+        mail_alerter(smtp, imap, clock, imap_password="wrong-password-2").check()
+    assert "app password" in str(caught.value) and "wrong-password-2" not in str(caught.value)
+    assert not smtp.mails and not imap.selects or {verb for verb, _ in imap.selects} == {"EXAMINE"}
+
+
+# === E-mail: asking ===
+@pytest.fixture
+def desk(relay, imap, clock):
+    """A relay, a mailbox and an alerter that asks Ann and Bob by them, in virtual time."""
+
+    class Desk:
+        def __init__(self):
+            self.relay, self.imap, self.clock, self.alerter = relay, imap, clock, mail_asker(relay, imap,
+                clock)
+
+        def open(self, text="Deploy?", **params):
+            return self.alerter.open_question(text, AlerterParameters(**params))
+
+        @property
+        def asked(self):
+            return relay.mails[0].message
+
+        @property
+        def box(self):
+            return imap.boxes["INBOX"]
+
+        def deliver(self, sender, text, client="gmail", at=None, **how):
+            return imap.deliver(mail_reply(self.asked, sender, text, client, **how), at=at)
+
+        def deliver_raw(self, head, body="approve", at=None, token=True):
+            subject = "Subject: Re: {}\n".format(self.asked["Subject"]) if token else ""
+            head, body = [part if isinstance(part, bytes) else part.encode() for part in (head, body)]
+            return imap.deliver(head + b"\n" + subject.encode() + b"\n" + body + b"\n", at=at)
+
+    yield Desk()
+    assert not imap.violations and not relay.violations and not imap.seen
+    assert {verb for verb, _ in imap.selects} <= {"EXAMINE"}
+    assert all(".PEEK[" in c.line for c in imap.commands if " FETCH " in c.line)
+
+
+ANN_FULL = "Ann Doe <ann@example.org>"
+
+
+@pytest.mark.parametrize("text, status", [("approve", "approved"), ("No", "declined")])
+def test_a_reply_by_mail_decides(text, status, desk):
+    desk.clock.at(40, lambda: desk.deliver(ANN_FULL, text))
+    decision = desk.alerter.decide("Deploy?", AlerterParameters(timeout=300))
+    assert (decision.status, decision.by, decision.text, decision.via, decision.at) == (
+        status, ANN, text, "email", desk.clock.start + 40)
+    assert bool(decision) == (status == "approved") and desk.clock.monotonic() <= 40 + 5
+    question, note = desk.relay.mails
+    assert note.rcpts == [ANN, BOB] and str(note.message["In-Reply-To"]) == question.message_id
+    assert str(note.message["References"]) == question.message_id and note.message_id != question.message_id
+    assert mail_text(note).strip() == f"{status.capitalize()} by ann@example.org."
+    assert note.message["Auto-Submitted"] == "auto-generated" and desk.imap.logins == 1
+
+
+def test_the_question_says_how_who_and_until_when(desk):
+    desk.open(timeout=3600, approvers=[BOB], approve_msg_options=["ship it"])
+    text = mail_text(desk.relay.mails[0])
+    for shown in (text, " ".join(MailPage(desk.relay.mails[0]).words)):
+        for words in ("Deploy?", "Reply", "ship it", "decline", "2023-11-14 23:13:20 UTC", BOB):
+            assert words in shown
+    subject, message_id = str(desk.asked["Subject"]), desk.relay.mails[0].message_id
+    token = re.fullmatch(r"Deploy\? \[#([0-9a-f]{16})\]", subject)[1]
+    assert token in message_id and desk.asked["Auto-Submitted"] == "auto-generated"
+
+
+def test_two_questions_never_share_a_token(desk):
+    tokens = {desk.open("Deploy?").token for _ in range(5)}
+    assert len(tokens) == 5 and all(len(token) >= 16 for token in tokens)
+
+
+def test_every_client_in_every_language_is_understood(desk):
+    """Also where the reply lost the subject, or the ids, and where it is HTML alone."""
+    question, cells = desk.open("Deploy?\n\nReply approve\nor\nreject"), []
+    for client in CLIENTS:
+        for language in LANGUAGES:
+            for html_only in (False, True):
+                n = len(cells)
+                cells.append((client, language, html_only, ("Approve!", "no")[n % 2],
+                              ("nothing", "subject", "ids")[n % 3]))
+                desk.deliver(ANN_FULL, cells[n][3], client, desk.clock.start + n, html_only=html_only,
+                             language=language,
+                             keep_subject=n % 3 != 1, keep_ids=n % 3 != 2)
+    got = {int(reply["at"] - desk.clock.start): (reply["by"], reply["text"], reply["via"])
+           for reply in desk.alerter.replies(question)}
+    question.check()
+    assert {cell: got.get(n) for n, cell in enumerate(cells) if got.get(n) != (ANN, cell[3], "email")} == {}
+
+
+def test_no_machine_answers_for_a_person(desk):
+    """Absence notes in every language, bounces and mailing lists, even where the text is the word."""
+    question, cells = desk.open(), []
+    for client in CLIENTS:
+        for automatic in ("vacation", "bounce", "list"):
+            languages = LANGUAGES if (client, automatic) == ("outlook", "vacation") else ["en"]
+            for language in languages:
+                desk.deliver(ANN_FULL, "approve", client, desk.clock.start + len(cells), language=language,
+                             automatic=automatic)
+                cells.append((client, automatic, language))
+    got = [cells[int(reply["at"] - desk.clock.start)] for reply in desk.alerter.replies(question)]
+    assert got == [] and question.check() is None
+
+
+@pytest.mark.parametrize("title",
+                         ["Déployer le modèle ?", "デプロイしますか？本番環境へ",
+                         "🚀" * 20, "x" * 300, "Развернуть?"])
+def test_a_subject_that_is_not_ascii_alone_finds_the_question(title, desk):
+    question = desk.open(AlerterMessage(title, "Deploy?"))
+    desk.deliver(ANN_FULL, "yes", keep_ids=False)
+    assert bool(question.check()) is True
+
+
+def test_a_provider_that_rewrites_message_ids_changes_nothing(imap, clock):
+    with FakeSMTP(tls=None, rewrite_ids=True) as service:
+        question = mail_asker(service, imap, clock).open_question("Deploy?")
+        asked = service.mails[0].message
+        assert question.token not in str(asked["Message-ID"])
+        imap.deliver(mail_reply(asked, ANN, "approve", "outlook"))
+        assert bool(question.check()) is True
+
+
+FROM = {  # header(s): who that is
+    "From: ann@example.org": ANN, "From: <ann@example.org>": ANN,
+    "From: Ann <ANN@Example.ORG>": "ANN@Example.ORG",
+    'From: "Doe, Ann" <ann@example.org>': ANN, "From: =?utf-8?q?=C3=84nn?= <ann@example.org>": ANN,
+    "From: Ann\n <ann@example.org>": ANN, 'From: "ann@example.org" <ann@example.org>': ANN,
+    "From: 'ann@example.org' <ann@example.org>": ANN, 'From: "Ann \\"AD\\" Doe" <ann@example.org>': ANN,
+    "From: Ann Doe (Ops) <ann@example.org>": ANN, "From: Änn <ann@example.org>": ANN,
+    "From: ann@example.org\nFrom: bob@example.org": None,
+    "From: ann@example.org\nfrom: ann@example.org": None,
+    "From: ann@example.org, bob@example.org": None, "From: ann@example.org, eve@evil.test": None,
+    "From: ann@example.org]<eve@evil.test>": None, "From: ann@example.org <eve@evil.test>": None,
+    'From: "ann@example.org" <eve@evil.test>': None, "From: Ann <ann@example.org> <eve@evil.test>": None,
+    "From: eve@evil.test <ann@example.org> ": None, "From: <eve@evil.test> ann@example.org": None,
+    "From: eve@evil.test": None, "From: <ann@example.org.evil.test>": None,
+    "From: Team: ann@example.org;": None,
+    "From: Ann <ann@example.org>\n <eve@evil.test>": None,
+    "From: =?utf-8?q?ann=40example=2Eorg?= <eve@evil.test>": None,
+    "From: ann": None, "From:": None, "X-From: ann@example.org": None,
+    "From: ann@example.org (c) eve@evil.test": None,
+    "Sender: ann@example.org\nFrom: eve@evil.test": None,
+    "Reply-To: ann@example.org\nFrom: eve@evil.test": None,
+    "From: =?utf-8?q?Ann_<ann=40example=2Eorg>?=": None, "From: ann@EXAMPLE.org@evil.test": None,
+    "From: ann@example.org\0@evil.test": None, "From: xann@example.org": None, "From: bot@example.org": None,
+}
+
+
+def test_who_wrote_is_who_the_one_from_header_says(desk):
+    question = desk.open()
+    for n, header in enumerate(FROM):
+        desk.deliver_raw(header, at=desk.clock.start + n)
+    got = {int(reply["at"] - desk.clock.start): reply["by"] for reply in desk.alerter.replies(question)}
+    question.check()
+    assert {header: got.get(n) for n, header in enumerate(FROM)} == FROM
+
+
+@pytest.mark.parametrize("approvers, sender, decides", [
+    (None, ANN, True), (None, EVE, False), ([BOB], ANN, False),
+    (["BOB@Example.org"], "bob@EXAMPLE.ORG", True),
+    (["boss@example.org"], "boss@example.org", True), (["boss@example.org"], ANN, False)])
+def test_only_recipients_or_approvers_decide(approvers, sender, decides, desk):
+    question = desk.open(approvers=approvers)
+    desk.deliver(sender, "approve")
+    assert (question.check() is not None) == decides
+
+
+def test_the_recipients_of_the_call_decide_and_hear_the_end_and_the_others_do_not(desk):
+    question = desk.alerter.open_question("Deploy?",
+                                          SMTPEmailAlerterParameters(recipient_email="carl@example.org"))
+    desk.deliver(ANN, "approve")
+    assert question.check() is None
+    desk.deliver("carl@example.org", "approve")
+    again = Question.from_dict(question.to_dict(), desk.alerter)  # as in another process
+    decision = again.check()
+    assert decision is not None and decision.by == "carl@example.org"
+    assert [mail.rcpts for mail in desk.relay.mails] == [["carl@example.org"]] * 2
+
+
+def test_an_alerter_without_recipients_of_its_own_can_ask(desk):
+    alerter = mail_asker(desk.relay, desk.imap, desk.clock, recipient_email=())
+    question = alerter.open_question("Deploy?", SMTPEmailAlerterParameters(recipient_email=ANN))
+    desk.deliver(ANN, "approve")
+    assert bool(question.check()) is True and [mail.rcpts for mail in desk.relay.mails] == [[ANN], [ANN]]
+
+
+def test_approvers_with_an_international_domain_decide(desk):
+    question = desk.open(approvers=["ann@bücher.example"])
+    desk.deliver("ann@xn--bcher-kva.example", "approve")
+    assert bool(question.check()) is True
+
+
+NOT_APPROVALS = [
+    "yes please", "approve it", "do not approve", "don't approve", "not ok", "approve?",
+    "approve\n\nwait, no", "no\napprove",
+    "approve if the tests pass", "I would approve", "approve\nreject", "ok, but later", "approve\n\nNot!",
+    '"approve"',
+    "'ok'", "~~approve~~", "(approve)", "approve / reject", "approuvé", "ja", "disapprove this",
+    "approve approve",
+    "I cannot\napprove", "yes and no", "", "\n\n", "approve :(", "> approve", ">approve",
+    "approve\n> quoted\nwait, no",
+    "approve\nOn second thought, no", "approve\nOn hold until Monday", "yes\nEm espera", "ok\nAm Montag erst",
+    "ok\nLe build est rouge",
+    "ok\nEl build falla", "ok\nIl test fallisce", "ok\nOp maandag pas", "approve\n\nOn reflection: wait",
+    "approve\nSent too early, wait", "ok\nEnviado demasiado pronto, espera",
+    "ok\nEnvoyé de façon prématurée, attendez",
+    "approve\nSent from my mistake, please wait", "approve\n--- not yet, wait ---",
+    "approve\n-- not before noon --",
+    "approve\n____________\nPS: not today", "approve\n----- wait -----\nNote: not before noon",
+    "approve\nOn 2026-12-01, not before", "ok\nAm 1.12.2026, nicht vorher",
+    "approve\nFrom: me\nTo: you\nNote: not yet\n",
+    "approve\n__________\nwait, no", "approve\nFrom: my side\nDate: not yet", "approve\nwhen CI is green",
+    "approve\n\n\n\n\n\n\n\nP.S. not today", "approve\n\tnot today", "y\u0435s", "аpprove", "app\u200brove",
+    "a p p r o v e",
+    "approve\n> Deploy?\nno\n> more\n", "Sent from my iPhone", "-- \napprove", "approve\x00d",
+    "=?utf-8?q?approve?=",
+]
+
+
+QUOTES = {  # what stands around the answer, cheaper than `mail_reply` and with attributions of other programs
+    "thunderbird": "%s\n\nOn 11/23/26 10:00, bot@example.org wrote:\n> Deploy?\n> approve\n",
+    "gmail": "%s\n\nOn Mon, Nov 23, 2026 at 10:00\u202fAM Bot <bot@example.org> wrote:\n\n> approve\n",
+    "outlook": "%s\n________________________________\nFrom: bot@example.org\nSent: Monday\nTo: Ann\n"
+               "Subject: Deploy?\n\napprove\n",
+    "bottom": "On 23 Nov 2026, at 10:00, <bot@example.org> wrote:\n> Deploy?\n> approve\n\n%s\n",
+    "tight": "%s\nOn 11/23/26 10:00, bot@example.org wrote:\n> approve\n",
+    "no quote": "%s", "signature": "%s\n-- \nAnn\nTeam that may approve\n",
+}
+
+
+@pytest.mark.parametrize("quote", [*QUOTES, "HTML"])
+def test_what_is_not_exactly_the_word_never_approves(quote, desk):
+    """A wrong answer is worse than none: negations, several lines, doubts, other languages, tricks."""
+    question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
+    for n, text in enumerate(NOT_APPROVALS):
+        page = "<div>%s</div><blockquote>approve</blockquote>"
+        body = QUOTES[quote] % text if quote != "HTML" else page % (
+            "".join("<div>%s</div>" % ("&gt;" + line[1:] if line[:1] == ">" else line or "<br>")
+                    for line in text.split("\n")))
+        kind = "html" if quote == "HTML" else "plain"
+        desk.deliver_raw(f"From: ann@example.org\nContent-Type: text/{kind}; charset=utf-8", body,
+                         at=desk.clock.start + n)
+    approved = [NOT_APPROVALS[int(reply["at"] - desk.clock.start)] for reply in desk.alerter.replies(question)
+                if reply["text"].strip(" \n\t.!*_`").lower() in ("approve", "ok", "yes", "lgtm")]
+    decision = question.check()
+    assert approved == [] and not decision
+
+
+def test_random_replies_never_approve_unless_they_are_the_word(desk):
+    dice, question, said = random.Random(7), desk.open(), []
+    pieces = ["approve", "no", "ok", "not", "wait", "> approve", "\n", "\n\n", " ", ".", "!", "?",
+              "On Monday", "yes", "-- ", "*",
+              "\nSent from my iPhone\n", "if", "wrote:", ">", "___________",
+              "On a, bot@example.org wrote:\n> x\n", "\t", "From: x"]
+    for n in range(300):
+        text = "".join(dice.choice(pieces) + dice.choice(["", " ", "\n"])
+                       for _ in range(dice.randrange(1, 7)))
+        text += "\n\nOn 11/23/26 10:00, bot@example.org wrote:\n> approve" * dice.randrange(2)
+        said.append(text)
+        desk.deliver_raw("From: ann@example.org", text, at=desk.clock.start + n)
+    for reply in desk.alerter.replies(question):
+        text = said[int(reply["at"] - desk.clock.start)]
+        if reply["text"].strip(" .!*\n\t").lower() in ("approve", "ok", "yes"):
+            own = re.sub(r"On (a|11/23/26 10:00), bot@example.org wrote:(?=\s*>)", "", text)
+            own = re.split(r"(?m)^(?:-- ?|_{10,})$", own)[0]
+            own = [line.strip() for line in own.split("\n") if line.strip()
+                   and not line.strip().startswith(">")]
+            own = [line for line in own if line != "Sent from my iPhone"]
+            assert [line.strip(" .!*\t").lower() for line in own if line.strip(" .!*\t")] == [
+                reply["text"].strip(" .!*\n\t").lower()], text
+    question.check()
+
+
+HTML_ANSWERS = {  # HTML of a reply: the text that counts, or None for whatever is no approval
+    "<p>approve</p>": "approve", "<div>Approve<br></div>": "Approve", "approve": "approve",
+    "<b>yes</b>": "yes",
+    "<p>&nbsp;</p><p>ok&nbsp;</p>": "ok", "<table><tr><td>no</td></tr></table>": "no",
+    "<style>p{}</style><p>ok</p>": "ok", "<!-- no --><p>ok</p>": "ok",
+    "<p>LGTM</p><blockquote>no</blockquote>": "LGTM",
+    "<div>approve</div><div>if CI is green</div>": None, "<s>approve</s>": None, "<del>approve</del>": None,
+    "<strike>approve</strike>": None, '<span style="text-decoration:line-through">approve</span>': None,
+    "<blockquote>approve</blockquote>": None, "<script>approve</script>": None,
+    "<p>approve</p><blockquote>x</blockquote><p>no</p>": None,
+    '<div class="gmail_quote">approve</div>': None, "<p>not</p><p>ok</p>": None,
+    "<ul><li>ok</li><li>no</li></ul>": None,
+    '<div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>': None,
+    "<p>ok<p>no": None,
+    "<p>ok</p><table><tr><td>not</td><td>now</td></tr></table>": None, "<title>ok</title>": None,
+    "<p title='ok'>": None,
+}
+
+
+def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
+    question = desk.open()
+    for n, page in enumerate(HTML_ANSWERS):
+        desk.deliver_raw("From: ann@example.org\nMIME-Version: 1.0\nContent-Type: text/html; charset=utf-8",
+                         f"<html><body>{page}</body></html>", at=desk.clock.start + n)
+    got = {int(reply["at"] - desk.clock.start): reply["text"] for reply in desk.alerter.replies(question)}
+    question.check()
+    wrong = {}
+    for n, (page, text) in enumerate(HTML_ANSWERS.items()):
+        said = got.get(n)
+        if said != text and (text or (said or "").lower() in ("approve", "ok", "yes", "lgtm")):
+            wrong[page] = said
+    assert not wrong
+
+
+POISON = {
+    "no charset that is known": (b'Content-Type: text/plain; charset="nope"', b"approve"),
+    "no boundary": (b"Content-Type: multipart/mixed", b"--x\n\napprove\n--x--"),
+    "odd disposition": (b"Content-Disposition: ; filename*=utf-8''%ff", b"maybe"),
+    "odd type": (b"Content-Type: text/plain; charset*0*=; x*=y''; =", b"maybe"),
+    "type of nothing": (b"Content-Type:", b"maybe"),
+    "bad base64": (b"Content-Type: text/plain\nContent-Transfer-Encoding: base64", b"\xff!!\0abc="),
+    "odd transfer encoding": (b"Content-Transfer-Encoding: x-uuencode", b"begin 666\nxx"),
+    "8-bit head": (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"),
+    "bad encoded word": (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
+    "deep nesting": (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
+        b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(150))),
+    "a mail in a mail in a mail": (b"Content-Type: message/rfc822",
+                                   b"Content-Type: message/rfc822\n\n" * 150),
+    "many headers": (b"\n".join(b"X-%d: y" % n for n in range(3000)), b"maybe"),
+    "many addresses": (b"Cc: " + b"a@b.c, " * 3000, b"maybe"),
+    "unclosed comment": (b"Date: " + b"(" * 3000 + b"\nMessage-ID: <" + b"(" * 3000, b"maybe"),
+    "angle brackets": (b"References: " + b"<" * 3000, b"maybe"),
+    "attributions without end": (b"X: y", b"On " + b"wrote: " * 4000 + b"\n\n\n"),
+    "blank lines": (b"X: y", b"On x wrote:" + b"\n" * 20000 + b"x"),
+    "dashes": (b"X: y", b"-" * 20000 + b"\n" + b"- - " * 5000),
+    "tags without end": (b"Content-Type: text/html",
+                         b"<div>" * 5000 + b"<![CDATA[ <!-- <a href='" + b"<" * 5000),
+    "odd markup": (b"Content-Type: text/html",
+                   b"<!DOCTYPE [<!ENTITY x><![if x]><?php <![ &#xffffffff; &#99999999999; <a b=c"),
+    "only a picture": (b"Content-Type: image/png", b"\x89PNG"),
+}
+
+
+def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
+    question = desk.open(timeout=300)
+    for name, (head, body) in POISON.items():
+        desk.deliver_raw(b"From: ann@example.org\nMIME-Version: 1.0\n" + head, body)
+        start = time.perf_counter()
+        assert question.check() is None and time.perf_counter() - start < 0.5, name
+    desk.deliver(BOB, "approve")
+    assert question.check().by == BOB
+
+
+def test_nothing_from_a_mail_or_an_error_ever_goes_to_the_server(desk):
+    """Every line the mailbox saw is made of our own words, a date and numbers."""
+    desk.imap.fail("search", "NO 1:* A9 DELETE INBOX", "BAD (NO SUCH) \"", "NO [x] 7 8 9")
+    desk.imap.fail("fetch", "NO 1:*", "BAD x")
+    for n, text in enumerate(['"\r\nA9 DELETE INBOX', "{5}\r\nabcde", "hello\r\n.",
+                              "* 1 FETCH (UID 1 BODY[] {3}"]):
+        desk.clock.at(5 * n, lambda text=text: desk.deliver_raw(
+            "From: ann@example.org\nX-Uid: 1:*\nMessage-ID: <\"\\) A9 LOGOUT>", text))
+    assert desk.alerter.decide("Deploy? \" \\ {3}\r\nA9 DELETE INBOX",
+                               AlerterParameters(timeout=60)).status == "timeout"
+    allowed = (rf'\w+ (CAPABILITY|LOGIN "?bot@example\.org"? "{MAIL_PASSWORD}"|EXAMINE INBOX|NOOP|LOGOUT'
+               r"|UID SEARCH SINCE \d+-\w{3}-\d{4}"
+               r"|UID FETCH [\d,:*]+ \([A-Z0-9. \[\]]+\))")
+    assert [c.line for c in desk.imap.commands if not re.fullmatch(allowed, c.line)] == []
+
+
+IMAP_FAULTS = ["close", "reset", "garbage", "BYE", "NO try later", "BAD what", "cut"]
+
+
+@pytest.mark.parametrize("stage", ["greeting", "login", "select", "search", "fetch"])
+def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(stage, desk):
+    for fault in IMAP_FAULTS:
+        if fault == "cut" and stage != "fetch" or fault[:2] in ("NO", "BA") and stage in ("greeting",
+            "login"):
+            continue
+        start = desk.clock.monotonic()
+        question = desk.open(timeout=300)
+        desk.imap.fail(stage, fault, times=3)
+        asked = desk.relay.mails[-1].message
+        desk.clock.at(start + 3, lambda asked=asked: desk.imap.deliver(mail_reply(asked, ANN, "approve")))
+        assert bool(question.wait()) is True, fault
+        assert desk.clock.monotonic() - start < 20, fault
+
+
+@pytest.mark.parametrize("stage, fault", [("greeting", "drip"), ("select", "stall"), ("fetch", "drip")])
+def test_a_mailbox_that_stalls_or_drips_costs_time_and_not_the_answer(stage, fault, relay, imap, hasty):
+    imap.now = hasty.now
+    imap.drip = 0.02
+    question = mail_asker(relay, imap, hasty).open_question("Deploy?")
+    imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
+    imap.fail(stage, fault)
+    start = hasty.monotonic()
+    with at_most(imap):
+        assert bool(question.wait(60)) is True
+    assert hasty.monotonic() - start < 60
+
+
+def test_a_refused_log_in_is_permanent_and_says_what_to_do(desk, caplog):
+    alerter = mail_asker(desk.relay, desk.imap, desk.clock, imap_password="wrong-password-2")
+    with pytest.raises(DeliveryError) as caught:
+        alerter.decide("Deploy?", AlerterParameters(timeout=3600))
+    assert "AUTHENTICATIONFAILED" in str(caught.value) and "app password" in caught.value.hint
+    assert desk.clock.monotonic() <= 30 and "wrong-password-2" not in str(caught.value)
+    assert alerter.ask("Deploy?", AlerterParameters(timeout=3600)) is False
+    [line] = errors_of(caplog)
+    assert "imap_password" in line and "wrong-password-2" not in line and "\n" not in line
+    desk.imap.violations.clear()
+
+
+def test_a_log_in_that_is_unavailable_for_now_is_tried_again(desk):
+    desk.imap.fail("login", "NO [UNAVAILABLE] backend down", times=4)
+    desk.clock.at(2, lambda: desk.deliver(ANN, "approve"))
+    assert desk.alerter.ask("Deploy?", AlerterParameters(timeout=300)) is True
+
+
+def test_a_log_in_that_is_withdrawn_while_waiting_ends_the_wait(desk):
+    desk.imap.fail("login", None, "NO [AUTHENTICATIONFAILED] password changed", times=1)
+    desk.imap.fail("search", None, "close")
+    with pytest.raises(DeliveryError, match="password changed"):
+        desk.alerter.decide("Deploy?", AlerterParameters(timeout=3600))
+    assert desk.clock.monotonic() < 60
+
+
+def test_a_server_that_repeats_the_imap_password_does_not_get_it_into_errors_or_logs(desk, caplog):
+    caplog.set_level(logging.DEBUG)
+    desk.imap.fail("login", f"NO bad LOGIN bot@example.org {MAIL_PASSWORD}", times=None)
+    with pytest.raises(DeliveryError) as caught:
+        desk.alerter.decide("Deploy?", AlerterParameters(timeout=60))
+    assert MAIL_PASSWORD not in str(caught.value) + caplog.text + repr(caught.value)
+
+
+def test_an_untrusted_mailbox_gets_no_password(relay, clock, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    with FakeIMAP(trusted=False, password=MAIL_PASSWORD, clock=clock) as box:
+        alerter = mail_asker(relay, box, clock)
+        assert alerter.decide("Deploy?", AlerterParameters(timeout=5)).status == "timeout"
+        with pytest.raises(DeliveryError) as caught:
+            alerter.check()
+        assert not box.commands and "SSL_CERT_FILE" in str(caught.value)
+
+
+@pytest.mark.parametrize("user, password",
+                         [("bot user", "a b"), ('b"ot', 'q"u\\ote'), ("bot@example.org", "{5}"),
+                          ("a(b)", ")")])
+def test_any_ascii_user_and_password_log_in_to_the_mailbox(user, password, relay, clock, tmp_path,
+                                                           monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    with FakeIMAP(user=user, password=password, clock=clock) as box:
+        question = mail_asker(relay, box, clock, imap_username=user,
+                              imap_password=password).open_question("Deploy?")
+        box.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
+        assert bool(question.check()) is True and not box.violations
+
+
+def test_uids_that_begin_anew_are_read_anew(desk):
+    question = desk.open(timeout=600)
+    desk.deliver_raw("From: eve@evil.test", "hello", token=False)
+
+    def rebuilt():
+        desk.imap.uidvalidity += 1
+        desk.imap.next_uid = 101
+        desk.box.clear()
+        desk.deliver(ANN, "approve")  # has the number of the mail that was read before
+
+    desk.clock.at(30, rebuilt)
+    assert bool(question.wait()) is True
+
+
+def test_a_mailbox_with_3000_other_mails_is_read_once_and_no_more_than_it_must(desk):
+    for n in range(3000):
+        date = desk.clock.now() - 86400 * 5 * (n < 2600)
+        desk.box.append(Stored(desk.imap.next_uid, b"From: x@y.z\r\nSubject: other %d\r\n\r\nok" % n, None,
+                               date))
+        desk.imap.next_uid += 1
+    question = desk.open(timeout=3000)
+    desk.clock.at(1000, lambda: desk.deliver(ANN, "approve"))
+    assert bool(question.wait()) is True
+    fetched = [c.line for c in desk.imap.commands if " FETCH " in c.line]
+    polls = sum(" SEARCH " in c.line for c in desk.imap.commands)
+    assert len(fetched) <= 400 // 100 + 2 and len(desk.imap.commands) <= len(fetched) + 2 * polls + 4
+    assert desk.imap.logins == 1 and sum("BODY.PEEK[]" in line for line in fetched) == 1
+
+
+def test_the_first_valid_answer_decides(desk):
+    question = desk.open()
+    desk.deliver(ANN, "what is that?")
+    desk.deliver(BOB, "reject", at=desk.clock.start + 1)
+    desk.deliver(ANN, "approve", at=desk.clock.start + 2)
+    decision = question.check()
+    assert (decision.status, decision.by) == ("declined", BOB) and question.check() == decision
+
+
+@pytest.mark.parametrize("late, status", [(-1, "approved"), (5, "timeout")])
+def test_an_answer_after_the_deadline_is_none(late, status, desk):
+    question = desk.open(timeout=100)
+    desk.clock.sleep(5000)  # nobody looked in the meantime
+    desk.deliver(ANN, "approve", at=desk.clock.start + 100 + late, date=None)
+    assert question.check().status == status
+
+
+def test_nobody_answers(desk):
+    decision = desk.alerter.decide("Deploy?", AlerterParameters(timeout=120))
+    assert (decision.status, decision.by, decision.text, decision.via) == ("timeout", None, None, None)
+    assert desk.clock.monotonic() == pytest.approx(120, abs=2) and len(desk.relay.mails) == 2
+    assert "Nobody decided" in mail_text(desk.relay.mails[1])
+
+
+def test_a_near_miss_gets_one_mail_that_names_the_words(desk):
+    for second, text in ((5, "yes please"), (10, "Approve it"), (30, "approve")):
+        desk.clock.at(second, lambda text=text: desk.deliver(ANN_FULL, text))
+    desk.clock.at(2, lambda: desk.deliver(EVE, "ok then"))
+    assert desk.alerter.ask("Deploy?", AlerterParameters(timeout=300)) is True
+    question, hint, note = desk.relay.mails
+    assert hint.rcpts == [ANN] and str(hint.message["In-Reply-To"]) == question.message_id
+    assert "approve" in mail_text(hint) and "decline" in mail_text(hint) and note.rcpts == [ANN, BOB]
+
+
+def test_a_refused_note_never_changes_the_decision(desk, caplog):
+    desk.relay.fail("mail", None, "550 5.7.1 no more mails", times=1)
+    desk.clock.at(5, lambda: desk.deliver(ANN, "approve"))
+    assert desk.alerter.ask("Deploy?", AlerterParameters(timeout=300)) is True
+    assert len(desk.relay.mails) == 1 and "could not write under the question" in errors_of(caplog,
+        logging.WARNING)[0]
+
+
+def test_a_sender_who_is_also_the_recipient_does_not_answer_himself(desk):
+    alerter = mail_asker(desk.relay, desk.imap, desk.clock, recipient_email="bot@example.org")
+
+    def copy_all():
+        for mail in desk.relay.mails[len(desk.box):]:
+            desk.imap.deliver(mail.data)
+
+    for second in (1, 10, 50):
+        desk.clock.at(second, copy_all)
+    decision = alerter.decide("approve", AlerterParameters(timeout=60, approve_msg_options=["approve"]))
+    assert decision.status == "timeout" and len(desk.relay.mails) == 2
+
+
+def test_answers_to_another_question_do_not_count(desk):
+    first, second = desk.open("Deploy A?"), desk.open("Deploy B?")
+    desk.imap.deliver(mail_reply(desk.relay.mails[1].message, ANN, "approve"))
+    assert first.check() is None and bool(second.check()) is True
+    for token in ("", "0" * 16, first.token[:15], first.token[::-1]):
+        desk.imap.deliver(b"From: ann@example.org\nSubject: Re: Deploy? [#%s]\n\nok\n" % token.encode())
+    assert first.check() is None
+
+
+def test_twelve_questions_in_one_mailbox_get_their_own_answers(desk):
+    dice = random.Random(3)
+    questions = [desk.open(f"Deploy {n}?") for n in range(12)]
+    mails = [mail.message for mail in desk.relay.mails]
+    answers = [dice.choice(["approve", "no"]) for _ in questions]
+    for n in dice.sample(range(12), 12):
+        desk.imap.deliver(mail_reply(mails[n], dice.choice([ANN, BOB]), answers[n], dice.choice(CLIENTS),
+                                     keep_subject=n % 3 > 0, keep_ids=n % 3 < 2))
+    assert [question.check().status for question in questions] == [
+        {"approve": "approved", "no": "declined"}[answer] for answer in answers]
+
+
+def test_words_of_the_call_and_case(desk):
+    question = desk.open(approve_msg_options=["Ship It"], disapprove_msg_options=["Halt"])
+    desk.deliver(ANN, "approve")
+    assert question.check() is None
+    desk.deliver(ANN, "ship it!")
+    assert bool(question.check()) is True
+    strict = mail_asker(desk.relay, desk.imap, desk.clock, case_sensitive=True).open_question("Deploy?")
+    desk.imap.deliver(mail_reply(desk.relay.mails[-1].message, ANN, "APPROVE"))
+    assert strict.check() is None
+
+
+def test_a_key_adopts_the_question_and_its_answer(desk):
+    with pytest.raises(KeyboardInterrupt):
+        desk.clock.at(5, lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
+        desk.alerter.decide("Deploy?", AlerterParameters(timeout=300), key="deploy-42")
+    desk.deliver(ANN, "approve")
+    assert len(desk.relay.mails) == 1
+    decision = desk.alerter.decide("Deploy?", AlerterParameters(timeout=300), key="deploy-42")
+    assert (decision.status, len(desk.relay.mails)) == ("approved", 2)  # the question and its end
+    desk.clock.at(desk.clock.monotonic() + 400, lambda: None)
+    assert desk.alerter.decide("Deploy?", AlerterParameters(timeout=20), key="deploy-42").status == "timeout"
+    assert len({mail.message_id for mail in desk.relay.mails}) == 4
+
+
+def test_another_text_under_the_same_key_closes_the_old_question(desk):
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            desk.clock.at(desk.clock.monotonic() + 5, lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
+            text = f"Deploy {len(desk.relay.mails)}?"
+            desk.alerter.decide(text, AlerterParameters(timeout=300), key="k")
+    first, closed, second = desk.relay.mails
+    assert "replaced" in mail_text(closed) and str(closed.message["In-Reply-To"]) == first.message_id
+    desk.imap.deliver(mail_reply(first.message, ANN, "approve"))
+    desk.clock.at(desk.clock.monotonic() + 30,
+                  lambda: desk.imap.deliver(mail_reply(second.message, ANN, "no")))
+    assert desk.alerter.decide("Deploy 1?", AlerterParameters(timeout=300), key="k").status == "declined"
+
+
+def test_a_question_that_may_have_gone_out_is_asked_again_with_the_same_ids(desk):
+    """Killed between DATA and the record: the repeat has the same Message-ID and token."""
+    desk.relay.fail("accepted", "close", times=None)
+    with pytest.raises(DeliveryError) as caught:
+        desk.alerter.decide("Deploy?", AlerterParameters(timeout=300), key="k")
+    assert caught.value.outcome == "unknown"
+    desk.relay.faults["accepted"] = iter(())
+    desk.clock.at(desk.clock.monotonic() + 20, lambda: desk.deliver(ANN, "approve"))
+    assert desk.alerter.decide("Deploy?", AlerterParameters(timeout=300), key="k").status == "approved"
+    assert len({mail.message_id for mail in desk.relay.mails}) == 2  # the question, and the note
+
+
+def test_without_imap_nothing_is_posted_and_nothing_asked(relay):
+    with pytest.raises(AskNotSupported, match="imap_server"):
+        relay_alerter(relay).ask("Deploy?")
+    assert not relay.commands
+
+
+def test_sockets_are_closed_after_every_use(desk):
+    question = desk.open(timeout=60)
+    for _ in range(3):
+        assert question.check() is None
+    desk.imap.fail("search", "close", "reset", "garbage")
+    assert question.wait(40).status == "timeout"
+    gc.collect()  # under -W error an open socket would fail here
+    assert question.wait().status == "timeout" and desk.imap.logins >= 4
+
+
+# === The store, the functions and the command line ===
+
+HOME_FILE = os.path.abspath(alerters.__file__)
+home_posix = pytest.mark.skipif(os.name == "nt", reason="signals, terminals and modes of POSIX")
+
+
+def home_cli(capsys, *args):
+    """Run a command in this process; return (exit code, stdout, stderr)."""
+    capsys.readouterr()
+    code = main([str(arg) for arg in args])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def home_environment(**changes):
+    paths = [os.path.dirname(HOME_FILE), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONIOENCODING": "utf-8",
+           **changes}
+    return {name: value for name, value in env.items() if value is not None}
+
+
+def home_start(*args, env=None, **more):
+    """Start `python -m alerters …`, or python itself with -c, and do not wait for it."""
+    command = [sys.executable, *([] if args[:1] == ("-c",) else ["-m", "alerters"]), *map(str, args)]
+    return subprocess.Popen(command, env=home_environment(**(env or {})), encoding="utf-8",
+                            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+                               "stderr": subprocess.PIPE, **more})
+
+
+def home_process(*args, input=None, **more):
+    """Run it as `home_start` does and return the finished process."""
+    if input is not None:
+        more["stdin"] = subprocess.PIPE
+    with home_start(*args, **more) as process:
+        try:
+            out, err = process.communicate(input, timeout=30)
+        finally:
+            process.kill()
+    return types.SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
+
+
+def home_ended(process):
+    """Wait for a started process and return it finished."""
+    out, err = process.communicate(timeout=30)
+    return types.SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
+
+
+def home_until(condition, what="it"):
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, f"waited for {what} in vain"
+        time.sleep(0.005)
+
+
+def home_store_file():
+    return os.environ["ALERTERS_STORE"]
+
+
+def home_read():
+    with open(home_store_file(), "rb") as file:
+        return file.read()
+
+
+def home_write(content):
+    with open(home_store_file(), "wb") as file:
+        file.write(content if isinstance(content, bytes) else json.dumps(content).encode())
+
+
+def home_register(service, name="my_slack_alerter", flavor="slack", clock=None, **fields):
+    """Register the alerter of a fake in the store, in virtual time if a clock is given."""
+    if clock:
+        FLAVORS[flavor] = in_time(FLAVORS[flavor], clock)
+    if flavor == "smtp_email":
+        own = {"smtp_server": service.host, "smtp_port": service.port, "sender_email": "bot@example.org",
+               "password": "smtp-password-1", "recipient_email": ["ann@example.org"]}
+    else:
+        own = {f"{flavor}_token": service.token, f"{flavor}_channel_id": service.channel,
+               f"{flavor}_api_url": service.api_url}
+    StackStore().register_alerter(name, flavor, **{**own, **fields})
+    StackStore().register_stack(f"{name}_stack", [name], activate=True)
+
+
+class HomeTold(list):
+    """What recorder alerters were told: (alerter's tag, message), in order."""
+
+    @property
+    def titles(self):
+        return [message.title for _, message in self]
+
+    @property
+    def last(self):
+        return self[-1][1]
+
+
+@pytest.fixture
+def home_told(monkeypatch):
+    """A flavor of our own, `recorder`, in use through the environment; the list of what it was told."""
+    told = HomeTold()
+
+    @register_flavor
+    @dataclasses.dataclass
+    class Recorder(BaseAlerter):
+        flavor = "recorder"
+        tag: str = "env"
+        trouble: str = ""
+
+        def send(self, message, params=None):
+            if self.trouble == "bug":
+                raise RuntimeError("a bug of the flavor")
+            if self.trouble:
+                raise DeliveryError(f"recorder: {self.trouble}")
+            told.append((self.tag, message))
+            return Receipt(self.tag, {})
+
+    told.alerter = Recorder
+    monkeypatch.setenv("ALERTERS_FLAVOR", "recorder")
+    return told
+
+
+# === The public surface ===
+HOME_ALL = """
+AlerterMessage AlerterParameters SlackAlerterParameters DiscordAlerterParameters SMTPEmailAlerterParameters
+BaseAlerter SlackAlerter DiscordAlerter SMTPEmailAlerter ConsoleAlerter Receipt Question Decision
+post ask decide alerter_post_step alerter_ask_step alerter_success_hook alerter_failure_hook
+watch AlertHandler
+slack_alerter_post_step slack_alerter_ask_step discord_alerter_post_step discord_alerter_ask_step
+smtp_email_alerter_post_step FLAVORS register_flavor StackStore
+AlerterError ConfigError StoreError AskNotSupported DeliveryError main
+""".split()
+
+
+def test_all_is_exactly_the_public_surface():
+    assert sorted(alerters.__all__) == sorted(HOME_ALL)
+    module = types.ModuleType
+    others = {name for name, value in vars(alerters).items()
+              if not name.startswith("_") and not isinstance(value, module)}
+    assert others - set(HOME_ALL) == {"TYPE_CHECKING"}
+    assert isinstance(alerters.__version__, str)
+    space = {}
+    exec("from alerters import *", space)
+    assert set(HOME_ALL) <= set(space)
+    with pytest.raises(AttributeError, match="no attribute 'Alert_Handler'"):
+        alerters.Alert_Handler  # noqa: B018
+
+
+def test_every_public_name_is_explained():
+    missing = []
+    for name in HOME_ALL:
+        value = getattr(alerters, name)
+        if name != "FLAVORS" and not inspect.getdoc(value):
+            missing.append(name)
+        if inspect.isclass(value):
+            missing += [f"{name}.{key}" for key in dir(BaseAlerter) if callable(getattr(value, key, None))
+                        and not key.startswith("_") and not inspect.getdoc(getattr(value, key))]
+            if "(" in (value.__doc__ or "(")[:len(name) + 1] and dataclasses.is_dataclass(value):
+                missing.append(f"{name} has the docstring that dataclasses made")
+    assert missing == []
+
+
+HOME_SHAPES = {
+    "AlerterMessage": "title=None body=None metadata images level='info'",
+    "AlerterParameters": "approve_msg_options=None disapprove_msg_options=None approvers=None timeout=None "
+                         "mention=None",
+    "Receipt": "alerter ref url=None",
+    "Decision": "status by=None text=None via=None at",
+    "DeliveryError": "message *status=None *code=None *hint=None *retry_after=None *outcome='not_sent'",
+    "BaseAlerter.post": "self message params=None", "BaseAlerter.ask": "self question params=None",
+    "BaseAlerter.send": "self message params=None",
+    "BaseAlerter.decide": "self question params=None key=None",
+    "BaseAlerter.open_question": "self question params=None", "BaseAlerter.check": "self",
+    "Question.check": "self", "Question.wait": "self timeout=None", "Question.to_dict": "self",
+    "Question.from_dict": "d alerter=None",
+    "post": "message params=None *alerter=None fields",
+    "ask": "question params=None *alerter=None *key=None fields",
+    "decide": "question params=None *alerter=None *key=None fields",
+    "alerter_post_step": "message params=None", "alerter_ask_step": "message params=None",
+    "alerter_success_hook": "context", "alerter_failure_hook": "exception=None context",
+    "watch": "name=None *on_success=True *longer_than=0 *alerter=None",
+    "AlertHandler": "level=40 alerter=None", "register_flavor": "cls_or_dotted_path",
+    "StackStore": "path=None",
+    "StackStore.register_alerter": "self name flavor fields", "StackStore.update_alerter": "self name fields",
+    "StackStore.delete_alerter": "self name", "StackStore.alerters": "self",
+    "StackStore.register_stack": "self name alerters activate=False", "StackStore.delete_stack": "self name",
+    "StackStore.set_active_stack": "self name", "StackStore.stacks": "self",
+    "StackStore.active_stack": "self",
+    "StackStore.load_alerter": "self name=None", "main": "argv=None",
+    **{f"{flavor}_alerter_{kind}_step": "message params=None"
+       for flavor, kind in (("slack", "post"), ("slack", "ask"), ("discord", "post"), ("discord", "ask"),
+                            ("smtp_email", "post"))}}
+HOME_FREE = {"cls_or_dotted_path": "flavor", "d": "state"}  # positional ones whose name nobody writes
+
+
+@pytest.mark.parametrize("name", HOME_SHAPES)
+def test_signatures_are_those_of_the_contract(name):
+    target = alerters
+    for part in name.split("."):
+        target = getattr(target, part)
+    kinds = inspect.Parameter
+    said = []
+    for parameter in inspect.signature(target).parameters.values():
+        text = ("*" if parameter.kind is kinds.KEYWORD_ONLY else "") + parameter.name
+        plain = parameter.default is kinds.empty or "factory" in repr(parameter.default)
+        said.append(text if plain else f"{text}={parameter.default!r}")
+    wanted = HOME_SHAPES[name].split()
+    assert len(said) == len(wanted)
+    for have, want in zip(said, wanted):
+        assert have in (want, HOME_FREE.get(want)) or name == "Decision", said
+
+
+def test_errors_are_a_tree():
+    assert issubclass(ConfigError, (AlerterError, ValueError)) and issubclass(ConfigError, ValueError)
+    assert issubclass(AskNotSupported, NotImplementedError)
+    assert all(issubclass(cls, AlerterError) for cls in (ConfigError, StoreError, AskNotSupported,
+                                                         DeliveryError))
+    assert not issubclass(StoreError, ConfigError) and not issubclass(DeliveryError, ConfigError)
+
+
+def test_import_costs_little():
+    heavy = "typing logging urllib.request ssl email argparse subprocess asyncio"
+    # -S: what site's .pth files import is not ours
+    program = ("import sys, dataclasses; before = set(sys.modules); import alerters; "
+               f"print(*sorted(set('{heavy}'.split()) & (set(sys.modules) - before)))")
+    done = subprocess.run([sys.executable, "-S", "-c", program], env=home_environment(), encoding="utf-8",
+                          capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_works_under_another_name_and_inside_a_package(tmp_path):
+    package = tmp_path / "vendored"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    shutil.copy(HOME_FILE, str(package / "tell.py"))
+    program = textwrap.dedent("""
+        import pickle, sys
+        from vendored import tell
+        from vendored.tell import AlertHandler, post, watch
+        assert post("Hello", title="From another name") is True
+        with watch("job"):
+            pass
+        alerter = tell.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1")
+        assert pickle.loads(pickle.dumps(alerter)) == alerter
+        assert AlertHandler.__module__ == "vendored.tell" and "alerters" not in sys.modules
+        """)
+    done = home_process("-c", program, cwd=str(tmp_path), env={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "[i] From another name\n    Hello\n[+] job succeeded\n" in done.stderr
+
+
+@pytest.mark.parametrize("flavor", ["slack", "discord", "smtp_email", "console", "recorder"])
+def test_alerters_are_immutable_hashable_and_picklable(flavor, home_told):
+    fields = {"slack": {"slack_token": "xoxb-1", "slack_channel_id": "C1", "approvers": ["U1"]},
+              "discord": {"discord_token": "abc.def", "discord_channel_id": "1"},
+              "smtp_email": {"smtp_server": "localhost", "sender_email": "a@b.org", "password": "hush-hush",
+                             "recipient_email": ["c@d.org"]}, "console": {}, "recorder": {"tag": "x"}}[flavor]
+    alerter, same = FLAVORS[flavor](**fields), FLAVORS[flavor](**fields)
+    assert alerter == same and hash(alerter) == hash(same) and {alerter: 1}[same] == 1
+    copies = [copy.deepcopy(alerter), copy.copy(alerter), dataclasses.replace(alerter)]
+    if flavor != "recorder":  # a local class does not pickle
+        copies.append(pickle.loads(pickle.dumps(alerter)))
+    assert all(other == alerter for other in copies)
+    for name in fields:
+        with pytest.raises(AttributeError):
+            setattr(alerter, name, "other")
+    assert alerter == same
+    for secret in ("xoxb-1", "abc.def", "hush-hush"):
+        assert secret not in repr(alerter) + str(alerter) + repr([dataclasses.asdict(alerter)])
+
+
+# === The store ===
+def test_a_new_store_posts_to_the_console_and_reading_writes_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "not" / "there"
+    store = StackStore(folder / "stacks.json")
+    assert store.alerters() == {"console": {"flavor": "console"}}
+    assert store.stacks() == {"default": ["console"]}
+    assert store.active_stack() == "default"
+    assert store.load_alerter() == ConsoleAlerter() == store.load_alerter("console")
+    monkeypatch.setenv("ALERTERS_STORE", str(folder / "stacks.json"))
+    for args in (["list"], ["stack", "list"], ["stack", "describe"], ["flavor", "list"], ["pending"],
+                 ["describe", "console"], ["check"], ["preview", "x", "--flavor", "slack"]):
+        assert main(args) == 0
+    assert not folder.parent.exists()
+
+
+HOME_PLACES = {
+    "the variable": ({"ALERTERS_STORE": "{}/a/b.json"}, "a/b.json"),
+    "XDG": ({"XDG_CONFIG_HOME": "{}/xdg", "HOME": "{}/home"}, "xdg/alerters/stacks.json"),
+    "home": ({"XDG_CONFIG_HOME": "", "HOME": "{}/home"}, "home/.config/alerters/stacks.json"),
+}
+
+
+@home_posix
+@pytest.mark.parametrize("case", HOME_PLACES)
+def test_where_the_store_is(case, tmp_path, monkeypatch):
+    variables, place = HOME_PLACES[case]
+    monkeypatch.delenv("ALERTERS_STORE")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    StackStore().register_alerter("me", "console")
+    assert (tmp_path / place).is_file()
+    assert StackStore(str(tmp_path / place)).load_alerter("me") == ConsoleAlerter()  # and a path given wins
+
+
+def test_what_the_file_looks_like():
+    store = StackStore()
+    store.register_alerter("team", "slack", slack_token="{{env.HOME_TOKEN}}", slack_channel_id="C1",
+                           approvers=("U1", "U2"))
+    store.register_stack("prod", ["team", "console"])
+    assert json.loads(home_read()) == {
+        "version": 1,
+        "alerters": {"console": {"flavor": "console"},
+                     "team": {"flavor": "slack", "slack_token": "{{env.HOME_TOKEN}}",
+                              "slack_channel_id": "C1",
+                              "approvers": ["U1", "U2"]}},
+        "stacks": {"default": ["console"], "prod": ["team", "console"]}, "active_stack": "prod"}
+    assert home_read().endswith(b"}\n") and home_read().count(b"\n") > 10  # readable by hand
+    assert not [name for name in os.listdir(os.path.dirname(home_store_file())) if name.endswith(".tmp")]
+
+
+@home_posix
+def test_nobody_else_may_read_the_file_from_its_first_byte(monkeypatch, tmp_path):
+    path, modes, fsync = tmp_path / "new" / "stacks.json", [], os.fsync
+
+    def look(number):
+        found = os.fstat(number)
+        modes.append((stat.S_ISREG(found.st_mode), oct(stat.S_IMODE(found.st_mode))))
+        return fsync(number)
+
+    monkeypatch.setattr(os, "fsync", look)
+    old = os.umask(0)
+    try:
+        StackStore(path).register_alerter("a", "slack", slack_token="xoxb-1", slack_channel_id="C1")
+        os.chmod(str(path), 0o644)
+        StackStore(path).update_alerter("a", slack_channel_id="C2")
+    finally:
+        os.umask(old)
+    assert [mode for is_file, mode in modes if is_file] == ["0o600", "0o600"]
+    assert {oct(stat.S_IMODE(os.stat(str(p)).st_mode)) for p in path.parent.iterdir()} == {"0o600"}
+    assert oct(stat.S_IMODE(os.stat(str(path.parent)).st_mode)) == "0o700"
+
+
+def test_unknown_keys_are_kept_and_references_are_written_back_as_they_were(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME_TOKEN", "xoxb-from-the-environment")
+    entry = {"flavor": "slack", "slack_token": "{{env.HOME_TOKEN}}", "slack_channel_id": "C1"}
+    before = {"version": 1, "owner": "Ann", "alerters": {"a": entry}, "stacks": {"default": ["a"]},
+              "active_stack": "default", "later": {"x": [1, None, "é"]}}
+    home_write(before)
+    store = StackStore()
+    store.update_alerter("a", slack_channel_id="C2", timeout=5)
+    store.register_alerter("b", "console")
+    store.load_alerter("a").post  # noqa: B018
+    after = json.loads(home_read())
+    want = copy.deepcopy(before)
+    want["alerters"]["a"].update(slack_channel_id="C2", timeout=5)
+    want["alerters"]["b"] = {"flavor": "console"}
+    assert after == want and b"xoxb-from" not in home_read()
+    store.update_alerter("a", timeout=None)
+    assert "timeout" not in json.loads(home_read())["alerters"]["a"]
+
+
+def test_the_first_stack_registered_becomes_active():
+    store = StackStore()
+    store.register_alerter("a", "console")
+    store.register_stack("one", ["a"])
+    assert store.active_stack() == "one"
+    store.register_stack("two", "a")
+    assert (store.active_stack(), store.stacks()["two"]) == ("one", ["a"])
+    store.register_stack("three", ["a", "console"], activate=True)
+    assert store.active_stack() == "three"
+    store.set_active_stack("two")
+    store.delete_stack("three")
+    assert (store.active_stack(), sorted(store.stacks())) == ("two", ["default", "one", "two"])
+
+
+def home_two():
+    store = StackStore()
+    store.register_alerter("team", "slack", slack_token="xoxb-1-hidden", slack_channel_id="C1")
+    store.register_stack("prod", ["team"])
+    return store
+
+
+HOME_REFUSED = {
+    "same alerter": (lambda s: s.register_alerter("team", "console"),
+                     "alerter 'team' exists already: update changes it"),
+    "same stack": (lambda s: s.register_stack("prod", ["console"]), "stack 'prod' exists already"),
+    "unknown flavor": (lambda s: s.register_alerter("x", "slak"), "no flavor 'slak'; did you mean 'slack'?"),
+    "unknown field": (lambda s: s.register_alerter("x", "slack", slack_tokn="xoxb-2-hidden"),
+                      "has no field 'slack_tokn'; did you mean 'slack_token'?"),
+    "missing field": (lambda s: s.register_alerter("x", "smtp_email", sender_email="a@b.org"), "smtp_server"),
+    "missing secret": (lambda s: s.register_alerter("x", "slack", slack_channel_id="C1"), "slack_token"),
+    "wrong type": (lambda s: s.register_alerter("x", "slack", slack_token=5, slack_channel_id="C1"),
+                   "slack_token must be str, not int"),
+    "wrong number": (lambda s: s.update_alerter("team", timeout="soon"), "timeout must be"),
+    "negative": (lambda s: s.update_alerter("team", timeout=-1),
+                 "timeout must be a number of seconds, 0 or more"),
+    "update unknown": (lambda s: s.update_alerter("teem", timeout=1),
+                       "no alerter 'teem'; did you mean 'team'?"),
+    "update unknown field": (lambda s: s.update_alerter("team", chanel="C"), "has no field 'chanel'"),
+    "delete unknown": (lambda s: s.delete_alerter("teem"), "did you mean 'team'?"),
+    "delete used": (lambda s: s.delete_alerter("team"), "alerter 'team' is in the stack prod"),
+    "load unknown": (lambda s: s.load_alerter("teem"), "did you mean 'team'?"),
+    "stack of unknown": (lambda s: s.register_stack("x", ["teem"]),
+                         "no alerter 'teem'; did you mean 'team'?"),
+    "stack of nothing": (lambda s: s.register_stack("x", []), "alerter"),
+    "stack of numbers": (lambda s: s.register_stack("x", [None]), "alerter"),
+    "set unknown": (lambda s: s.set_active_stack("prd"), "no stack 'prd'; did you mean 'prod'?"),
+    "delete unknown stack": (lambda s: s.delete_stack("prd"), "did you mean 'prod'?"),
+    "delete active": (lambda s: s.delete_stack("prod"), "active"),
+    "bad name": (lambda s: s.register_alerter("a/../b", "console"), "a name is letters, digits, _ . and -"),
+    "empty name": (lambda s: s.register_alerter("", "console"), "name"),
+    "name with a line break": (lambda s: s.register_alerter("a\n", "console"), "name"),
+    "no name": (lambda s: s.register_alerter(None, "console"), "name"),
+    "a list as a name": (lambda s: s.register_alerter(["a"], "console"), "name"),
+    "a list as a flavor": (lambda s: s.register_alerter("x", ["slack"]), "flavor"),
+    "half a character": (lambda s: s.register_alerter("x", "slack", slack_token="xoxb-1",
+                                                      slack_channel_id="\ud800"),
+                         ""),
+}
+
+
+@pytest.mark.parametrize("case", HOME_REFUSED)
+def test_the_store_refuses_what_does_not_fit_and_changes_nothing(case):
+    call, words = HOME_REFUSED[case]
+    store = home_two()
+    before = home_read()
+    with pytest.raises(AlerterError) as caught:
+        call(store)
+    assert words in str(caught.value) and "\n" not in str(caught.value) and "hidden" not in str(caught.value)
+    assert home_read() == before
+
+
+def test_a_value_that_json_cannot_hold_is_refused(home_told):
+    @register_flavor
+    @dataclasses.dataclass
+    class Odd(BaseAlerter):
+        flavor = "odd"
+        what: object = None
+
+        def send(self, message, params=None):
+            return Receipt("odd", {})
+
+    home_two()
+    before = home_read()
+    with pytest.raises(AlerterError, match="JSON|what"):
+        StackStore().register_alerter("x", "odd", what=object())
+    assert home_read() == before
+
+
+HOME_BROKEN = {
+    "empty": b"", "truncated": b'{"version": 1, "alerters": {"console": {"fl', "not JSON": b"hello",
+    "a list": b"[]",
+    "null": b"null", "a number": b"5", "binary": bytes(range(256)),
+    "UTF-16": '{"version": 1}'.encode("utf-16"),
+    "deep": b"[" * 100_000, "later": b'{"version": 2, "stacks": {}}', "much later": b'{"version": 99}',
+    "version of letters": b'{"version": "1.0"}', "version null": b'{"version": null}',
+    "alerters a list": b'{"alerters": []}', "alerter a text": b'{"alerters": {"console": "console"}}',
+    "alerter null": b'{"alerters": {"console": null}}',
+    "alerter without flavor": b'{"alerters": {"console": {}}}',
+    "flavor a list": b'{"alerters": {"console": {"flavor": ["console"]}}}',
+    "unknown flavor": b'{"alerters": {"console": {"flavor": "pager"}}}',
+    "unknown field": b'{"alerters": {"console": {"flavor": "console", "colour": "red"}}}',
+    "wrong type": b'{"alerters": {"console": {"flavor": "slack", "slack_token": 5}}}',
+    "stacks null": b'{"stacks": null}', "stack a text": b'{"stacks": {"default": "console"}}',
+    "stack a number": b'{"stacks": {"default": 5}}', "stack null": b'{"stacks": {"default": null}}',
+    "stack empty": b'{"stacks": {"default": []}}',
+    "stack of a list": b'{"stacks": {"default": [["console"]]}}',
+    "stack of unknown": b'{"stacks": {"default": ["team"]}}', "no such stack": b'{"active_stack": "prod"}',
+    "active a list": b'{"active_stack": ["default"]}', "active null": b'{"active_stack": null}',
+}
+
+
+@pytest.mark.parametrize("case", HOME_BROKEN)
+def test_a_broken_store_is_named_and_left_as_it_is(case, capsys):
+    home_write(HOME_BROKEN[case])
+    for args in (["post", "x"], ["stack", "set", "prod"], ["register", "console", "--flavor=console"],
+                 ["update", "console", "--colour=red"], ["ask", "x"], ["check"]):
+        code, out, err = home_cli(capsys, *args)
+        assert (code, err.count("\n")) == (2, 1) or args[0] == "register" and code == 0, (args, out, err)
+        assert "Traceback" not in err and not err.startswith("alerters: '"), (args, err)
+        if code == 0:
+            home_write(HOME_BROKEN[case])
+        assert home_read() == HOME_BROKEN[case], args
+    with pytest.raises(AlerterError):
+        post("x")
+    for args in (["list"], ["stack", "list"], ["stack", "describe"], ["describe", "console"], ["pending"],
+                 ["flavor", "list"], ["describe", "nobody"]):
+        code, out, err = home_cli(capsys, *args)  # some of it may still be shown
+        assert code in (0, 2) and err.count("\n") == (code == 2), (args, err)
+    assert home_read() == HOME_BROKEN[case]
+
+
+@pytest.mark.parametrize("case", ["truncated", "binary", "later", "a list", "alerters a list"])
+def test_a_store_that_cannot_be_used_is_named_with_its_path(case):
+    home_write(HOME_BROKEN[case])
+    with pytest.raises(StoreError) as caught:
+        StackStore().alerters()
+    assert str(caught.value).startswith(os.path.realpath(home_store_file()) + ": ")
+    assert "left as it is" in str(caught.value)
+
+
+@pytest.mark.parametrize("record", ["{}", '"x"', "null", '{"deadline": "soon", "text": 5}', "[]"])
+def test_a_broken_record_of_a_question_is_one_line(record, capsys):
+    home_write(b'{"questions": {"deploy": %s}}' % record.encode())
+    code, out, err = home_cli(capsys, "pending")
+    assert code in (0, 2) and "Traceback" not in err and (err + out).count("\n") == 1
+
+
+HOME_UNUSABLE = ["a folder in its place", "a file in place of the folder", "a broken link", "a loop of links"]
+
+
+@home_posix
+@pytest.mark.parametrize("case", HOME_UNUSABLE)
+def test_a_place_that_cannot_be_used_is_one_line(case, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "config" / "stacks.json"
+    if case == "a file in place of the folder":
+        path.parent.write_text("mine")
+    elif case == "a folder in its place":
+        path.mkdir(parents=True)
+    else:
+        path.parent.mkdir()
+        os.symlink(str(tmp_path / "gone" / "x" if case == "a broken link" else path), str(path))
+    monkeypatch.setenv("ALERTERS_STORE", str(path))
+    code, out, err = home_cli(capsys, "register", "a", "--flavor=console")
+    if case == "a broken link":  # what it points to is made
+        assert code == 0 and (tmp_path / "gone" / "x").is_file() and path.is_symlink()
+        return
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("alerters: ") and str(path.parent) in err
+    code, out, err = home_cli(capsys, "post", "still told")
+    assert code in (0, 2) and "Traceback" not in err
+    assert path.is_dir() or path.is_symlink() or path.parent.read_text() == "mine"
+
+
+def test_without_a_home_folder(tmp_path):
+    env = {"ALERTERS_STORE": None, "HOME": os.devnull, "XDG_CONFIG_HOME": None, "APPDATA": os.devnull}
+    done = home_process("register", "a", "--flavor=console", env=env)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "$ALERTERS_STORE" in done.stderr  # says what to do
+    done = home_process("post", "still told", env={**env, "ALERTERS_FLAVOR": "console"})
+    assert (done.returncode, done.stderr) == (0, "[i] still told\n")
+
+
+@home_posix
+def test_a_link_stays_a_link(tmp_path, monkeypatch):
+    (tmp_path / "real.json").write_text("{}")
+    os.symlink(str(tmp_path / "real.json"), str(tmp_path / "link.json"))
+    StackStore(tmp_path / "link.json").register_alerter("a", "console")
+    assert (tmp_path / "link.json").is_symlink() and "a" in StackStore(tmp_path / "real.json").alerters()
+
+
+@home_posix
+def test_a_planted_link_or_a_leftover_does_not_catch_the_secrets(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in (".tmp", ".lock"):
+        if name == ".tmp":
+            os.symlink(str(victim), home_store_file() + name)
+    StackStore().register_alerter("a", "slack", slack_token="xoxb-1", slack_channel_id="C1")
+    assert victim.read_text() == "mine" and "a" in StackStore().alerters()
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace", "open"])
+def test_a_failure_in_mid_write_keeps_the_old_file(function, monkeypatch):
+    store = home_two()
+    before = home_read()
+    with monkeypatch.context() as patch:
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(os, function, full)
+        with pytest.raises(StoreError, match="No space left on device") as caught:
+            store.update_alerter("team", slack_channel_id="C2")
+    assert home_read() == before and "hidden" not in str(caught.value)
+    store.update_alerter("team", slack_channel_id="C2")
+    assert store.alerters()["team"]["slack_channel_id"] == "C2"
+
+
+@home_posix
+def test_a_full_disk_keeps_the_old_file():
+    home_two()
+    before = home_read()
+    program = ("import resource, sys, alerters; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); "
+               "sys.exit(alerters.main(['register', 'x', '--flavor=console']))")
+    done = home_process("-c", program)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "nothing was changed" in done.stderr and os.path.realpath(home_store_file()) in done.stderr
+    assert home_read() == before
+
+
+def test_threads_and_processes_register_at_once_and_none_is_lost(tmp_path):
+    processes, each, threads = 3, 5, 5
+    program = ("import sys, alerters\n"
+               "for n in range(int(sys.argv[2])):\n"
+               "    alerters.StackStore().register_alerter(f'p{sys.argv[1]}-{n}', 'console')")
+    command = [sys.executable, "-c", program]
+    running = [subprocess.Popen([*command, str(n), str(each)],
+                                env=home_environment()) for n in range(processes)]
+
+    def work(number):
+        for n in range(each):
+            StackStore().register_alerter(f"t{number}-{n}", "console")
+
+    workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+    [worker.start() for worker in workers]
+    [worker.join() for worker in workers]
+    assert [process.wait(30) for process in running] == [0] * processes
+    want = {f"p{n}-{i}" for n in range(processes) for i in range(each)}
+    want |= {f"t{n}-{i}" for n in range(threads) for i in range(each)}
+    assert set(StackStore().alerters()) == want | {"console"}
+
+
+HOME_KILLS = 30 if MORE else 3
+
+
+@home_posix
+def test_a_kill_in_mid_write_loses_and_breaks_nothing():
+    program = ("import itertools, sys, alerters\n"
+               "store = alerters.StackStore()\n"
+               "for n in itertools.count():\n"
+               "    store.register_alerter(f'k{sys.argv[1]}-{n}', 'console')\n"
+               "    print(n, flush=True)")
+    promised = {"console"}
+    for number in range(HOME_KILLS):
+        process = subprocess.Popen([sys.executable, "-c", program, str(number)], env=home_environment(),
+                                   stdout=subprocess.PIPE, encoding="utf-8")
+        process.stdout.readline()
+        time.sleep(0.001 * (number % 17))
+        process.kill()
+        done = 1 + len(process.communicate()[0].split())
+        promised |= {f"k{number}-{n}" for n in range(done)}
+        data = json.loads(home_read())
+        assert promised <= set(data["alerters"]), "an entry was lost"
+    assert len(set(data["alerters"]) - promised) <= HOME_KILLS  # written, and killed before it could say so
+
+
+@home_posix
+def test_reading_does_not_wait_for_a_writer():
+    import fcntl
+
+    home_two()
+    lock = os.open(home_store_file() + ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        began = time.monotonic()
+        assert StackStore().active_stack() == "prod" and StackStore().load_alerter().flavor == "slack"
+        assert time.monotonic() - began < 0.5
+    finally:
+        os.close(lock)
+
+
+def test_one_alerter_of_ten_thousand_loads_as_fast_as_the_file():
+    entry = {"flavor": "slack", "slack_token": "xoxb-1", "slack_channel_id": "C1"}
+    home_write({"version": 1, "alerters": {f"a{n}": entry for n in range(10_000)},
+                "stacks": {"default": ["a77"]},
+                "active_stack": "default"})
+
+    def best(call):
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    def bare():
+        with open(home_store_file(), encoding="utf-8") as file:
+            json.load(file)
+
+    StackStore().load_alerter()
+    assert best(StackStore().load_alerter) < 1.5 * best(bare) + 0.004
+
+
+# === Configuration from the environment ===
+def home_set(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"ALERTERS_{name}", value)
+
+
+def test_the_environment_alone_posts_and_wins_over_store_and_stack(slack, discord, monkeypatch):
+    home_register(discord, "other", "discord")
+    home_set(monkeypatch, STACK="other_stack")
+    assert post("to the stack") is True
+    home_set(monkeypatch, FLAVOR="slack", SLACK_TOKEN=slack.token, SLACK_CHANNEL_ID=slack.channel,
+             SLACK_API_URL=slack.api_url)
+    assert post("to the environment's") is True
+    assert post("by name", alerter="other") is True
+    assert post("by object", alerter=ConsoleAlerter()) is True
+    assert [slack_text(row["payload"]) for row in slack.posted] == ["to the environment's"]
+    assert [discord_text(row["payload"]) for row in discord.posted] == ["to the stack", "by name"]
+    assert main(["post", "by stack", "--stack", "other_stack"]) == 0
+    assert len(discord.posted) == 3 and len(slack.posted) == 1
+
+
+def test_the_environment_needs_no_store_and_no_file(slack, monkeypatch, tmp_path):
+    home_write(b"broken")
+    home_set(monkeypatch, FLAVOR="slack", SLACK_TOKEN=slack.token, SLACK_CHANNEL_ID=slack.channel,
+             SLACK_API_URL=slack.api_url)
+    assert post("x") is True and len(slack.posted) == 1 and home_read() == b"broken"
+
+
+def test_a_stack_for_one_process(monkeypatch, home_told):
+    monkeypatch.delenv("ALERTERS_FLAVOR")
+    store = StackStore()
+    for name in ("one", "two"):
+        store.register_alerter(name, "recorder", tag=name)
+        store.register_stack(f"{name}_stack", [name])
+    assert post("x") and store.active_stack() == "one_stack"
+    monkeypatch.setenv("ALERTERS_STACK", "two_stack")
+    assert post("x") and store.active_stack() == "two_stack"
+    assert json.loads(home_read())["active_stack"] == "one_stack"
+    assert [name for name, _ in home_told] == ["one", "two"]
+    monkeypatch.setenv("ALERTERS_STACK", "two_stak")
+    with pytest.raises(ConfigError, match="no stack 'two_stak'; did you mean 'two_stack'\\?"):
+        post("x")
+
+
+HOME_WORDS = {"true": True, "yes": True, "on": True, "1": True, "TRUE": True, " Yes ": True,
+              "false": False, "no": False, "off": False, "0": False, "OFF": False}
+
+
+@pytest.mark.parametrize("word", HOME_WORDS)
+def test_booleans_and_lists_are_written_the_same_in_environment_and_command_line(word, monkeypatch):
+    fields = {"SMTP_SERVER": "127.0.0.1", "SENDER_EMAIL": "a@b.org", "RECIPIENT_EMAIL": "c@d.org, e@f.org,",
+              "INCLUDE_HTML": word, "SMTP_PORT": "2525", "TIMEOUT": "7.5", "USE_TLS": "starttls"}
+    args = [f"--{name.lower()}={value}" for name, value in fields.items()]
+    assert main(["register", "mail", "--flavor=smtp_email", *args]) == 0
+    stored = StackStore().load_alerter("mail")
+    home_set(monkeypatch, FLAVOR="smtp_email", **fields)
+    said = []
+    monkeypatch.setattr(SMTPEmailAlerter, "post", lambda self, message,
+                        params=None: bool(said.append(self)) or True)
+    assert post("x") is True
+    for alerter in (stored, said[0]):
+        assert (alerter.include_html, alerter.smtp_port, alerter.timeout, alerter.use_tls) == (
+            HOME_WORDS[word], 2525, 7.5, "starttls")
+        assert tuple(alerter.recipient_email) == ("c@d.org", "e@f.org")
+
+
+HOME_VARIABLES = {
+    "unknown flavor": ({"FLAVOR": "slak"}, "no flavor 'slak'; did you mean 'slack'?"),
+    "missing secret": ({"FLAVOR": "slack", "SLACK_CHANNEL_ID": "C1"}, "slack_token"),
+    "missing fields": ({"FLAVOR": "smtp_email"}, "smtp_server"),
+    "bool": ({"FLAVOR": "smtp_email", "USE_TLS": "maybe"},
+             "$ALERTERS_USE_TLS must be true or false, not 'maybe'"),
+    "number": ({"FLAVOR": "smtp_email", "SMTP_PORT": "smtp"},
+               "$ALERTERS_SMTP_PORT must be a number, not 'smtp'"),
+    "line break": ({"FLAVOR": "slack", "SLACK_TOKEN": "xoxb-1\nhidden", "SLACK_CHANNEL_ID": "C1"},
+                   "slack_token"),
+    "no such secret": ({"FLAVOR": "slack", "SLACK_TOKEN": "{{env.HOME_NOT_SET}}", "SLACK_CHANNEL_ID": "C1"},
+                       "HOME_NOT_SET is not set"),
+    "no such file": ({"FLAVOR": "slack", "SLACK_TOKEN": "{{file./nowhere/hidden}}", "SLACK_CHANNEL_ID": "C1"},
+                     "/nowhere/hidden"),
+}
+
+
+@pytest.mark.parametrize("case", HOME_VARIABLES)
+def test_a_wrong_variable_is_one_clear_line(case, monkeypatch, capsys):
+    variables, words = HOME_VARIABLES[case]
+    home_set(monkeypatch, **variables)
+    code, out, err = home_cli(capsys, "post", "x")
+    assert (code, out, err.count("\n")) == (2, "", 1) and words in err
+    assert case == "no such file" or "hidden" not in err
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        post("x")
+
+
+def test_a_secret_may_be_a_reference(slack, monkeypatch, tmp_path):
+    (tmp_path / "token").write_text(slack.token + "\n")
+    home_register(slack, slack_token="{{file.%s}}" % (tmp_path / "token"))
+    assert post("from a file") is True
+    monkeypatch.setenv("HOME_TOKEN", slack.token)
+    StackStore().update_alerter("my_slack_alerter", slack_token="{{env.HOME_TOKEN}}")
+    assert post("from a variable") is True
+    assert len(slack.posted) == 2 and slack.token.encode() not in home_read()
+
+
+# === Flavors of one's own ===
+HOME_PAGER = '''
+import dataclasses
+from alerters import BaseAlerter, DeliveryError, Receipt, register_flavor
+
+
+@register_flavor
+@dataclasses.dataclass(frozen=True)
+class PagerAlerter(BaseAlerter):
+    """Pages whoever is on call."""
+
+    flavor = "pager"
+    pager_token: str = dataclasses.field(repr=False)
+    file: str = "pages.txt"
+
+    def send(self, message, params=None):
+        if self.file == "refuse":
+            raise DeliveryError("pager: line busy", hint="try again later")
+        with open(self.file, "a") as out:
+            out.write(f"{message.title}|{message.body}\\n")
+        return Receipt("pager", {"n": 1})
+
+    def replies(self, question):
+        return [{"by": "ann", "text": "yes", "via": "reply"}]
+'''
+
+
+@pytest.fixture
+def home_pager(tmp_path, monkeypatch):
+    """A package my_package with a flavor, in the folder that we are in."""
+    folder = tmp_path / "work"
+    (folder / "my_package").mkdir(parents=True)
+    (folder / "my_package" / "__init__.py").write_text("")
+    (folder / "my_package" / "my_flavor.py").write_text(HOME_PAGER)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        del sys.modules[name]
+
+
+def test_an_own_flavor_works_everywhere_by_its_path(home_pager, capsys):
+    path = "my_package.my_flavor.PagerAlerter"
+    assert home_cli(capsys, "flavor", "register", path) == (0, "flavor pager is registered\n", "")
+    assert "\npager " in home_cli(capsys, "flavor", "list")[1]
+    assert json.loads(home_read())["flavors"] == {"pager": path}
+    assert home_cli(capsys, "register", "p", "--flavor=pager", "--pager_token=pager-hidden")[0] == 0
+    assert home_cli(capsys, "stack", "register", "s", "-al", "p")[0] == 0
+    # from now on in processes that know it by the store alone
+    started = [home_start(*args, cwd=str(home_pager)) for args in (
+        ["post", "Hello", "--title", "T"], ["ask", "Deploy?"], ["describe", "p"],
+        ["alerter", "register", "q", "--flavor=pagr"])]
+    done = [home_ended(process) for process in started]
+    assert [d.returncode for d in done] == [0, 0, 0, 2]
+    pages = (home_pager / "pages.txt").read_text()
+    assert "T|Hello\n" in pages and "None|Deploy?\n" in pages
+    assert "pager-hidden" not in "".join(d.stdout + d.stderr for d in done), "its secret was shown"
+    assert "did you mean 'pager'?" in done[3].stderr
+
+
+def test_the_secrets_of_a_flavor_that_is_not_imported_are_masked(home_pager, capsys):
+    home_write({"version": 1, "flavors": {"pager": "my_package.gone.PagerAlerter"},
+                "alerters": {"p": {"flavor": "pager", "pager_token": "pager-hidden",
+                                   "webhook_url": "http://hidden"}}})
+    for args in (["describe", "p"], ["list"], ["post", "x", "--alerter", "p"], ["flavor", "list"]):
+        code, out, err = home_cli(capsys, *args)
+        assert "hidden" not in out + err and "Traceback" not in err
+    assert "hidden" not in repr(StackStore().alerters())
+    assert home_cli(capsys, "post", "x", "--alerter", "p")[0] == 2
+
+
+def test_an_own_flavor_is_built_checked_and_asked_by_the_base(home_told):
+    class Instant:
+        now = monotonic = staticmethod(lambda: 1_700_000_000.0)
+
+        @staticmethod
+        def sleep(seconds):
+            raise AssertionError("an answer was there")
+
+    @register_flavor
+    @dataclasses.dataclass
+    class Sign(BaseAlerter):
+        flavor, clock = "sign", Instant()
+        colour: str = "red"
+        lines: int = 3
+
+        def send(self, message, params=None):
+            home_told.append((self.colour, message))
+            return Receipt("sign", {"n": 7})
+
+        def replies(self, question):
+            assert question.ref == {"n": 7}
+            return [{"by": "eve", "text": "approve", "via": "reply"},
+                    {"by": "ann", "text": "LGTM!", "via": "reply"}]
+
+    decision = Sign("blue").decide("Deploy?", AlerterParameters(approvers=["ann"]))
+    assert decision == Decision("approved", "ann", "LGTM!", "reply", 1_700_000_000.0)
+    assert "Deploy?" in home_told.last.body and "`LGTM`" in home_told.last.body  # says how to answer
+    assert Sign().ask("Deploy?", AlerterParameters(disapprove_msg_options=["LGTM"],
+                                                   approvers=["ann"])) is False
+    assert Sign().check() and Sign().post("x") is True
+    for wrong in ({"lines": "many"}, {"colour": 5}, {"colour": "re\nd"}):
+        with pytest.raises(ConfigError, match="^sign: "):
+            Sign(**wrong)
+
+
+def test_a_flavor_that_only_overrides_post_and_ask_works(home_told, monkeypatch):
+    @register_flavor
+    @dataclasses.dataclass(frozen=True)
+    class Old(BaseAlerter):
+        flavor = "old"
+        answer: bool = True
+
+        def post(self, message, params=None):
+            home_told.append(("old", message))
+            return self.answer
+
+        def ask(self, question, params=None):
+            home_told.append(("ask", question))
+            return self.answer
+
+    monkeypatch.setenv("ALERTERS_FLAVOR", "old")
+    assert post("x") is True and ask("y") is True and decide("z").status == "approved"
+    monkeypatch.setenv("ALERTERS_ANSWER", "no")
+    assert post("x") is False and ask("y") is False and decide("z").status == "declined"
+    assert [name for name, _ in home_told] == ["old", "ask", "ask"] * 2
+    assert main(["post", "x"]) == 4 and main(["ask", "x"]) == 1
+
+
+def test_a_flavor_may_have_a_field_called_name(capsys):
+    @register_flavor
+    @dataclasses.dataclass
+    class Named(BaseAlerter):
+        flavor = "named"
+        name: str = "x"
+
+        def send(self, message, params=None):
+            return Receipt(self.name, {})
+
+    assert home_cli(capsys, "register", "n", "--flavor=named", "--name=Ann")[0] == 0
+    assert StackStore().load_alerter("n").name == "Ann"
+    assert home_cli(capsys, "update", "n", "--name=Bob")[0] == 0
+    assert StackStore().load_alerter("n").name == "Bob"
+
+
+def test_a_flavor_that_cannot_ask_or_send_says_so(home_told):
+    with pytest.raises(AskNotSupported, match="recorder.*replies"):
+        ask("Deploy?")
+    assert home_told == []  # refused before anything was posted
+
+    @dataclasses.dataclass
+    class Nothing(BaseAlerter):
+        flavor = "nothing"
+
+    with pytest.raises(ConfigError, match="flavor nothing has no send"):
+        Nothing().post("x")
+
+
+HOME_NO_FLAVORS = {
+    "no module": "nowhere.to.Be", "no class": "json.Flavor", "no flavor": "json.JSONDecoder",
+    "no dots": "Pager",
+    "empty": "", "a function": "json.dumps", "the base": "alerters.BaseAlerter", "relative": "..x.Y",
+    "syntax": "home_syntax.Flavor", "raises": "home_raises.Flavor", "exits": "home_exits.Flavor",
+    "blank": " ",
+}
+
+
+@pytest.mark.parametrize("case", HOME_NO_FLAVORS)
+def test_what_is_no_flavor_is_one_clear_line(case, tmp_path, monkeypatch, capsys):
+    (tmp_path / "home_syntax.py").write_text("class Flavor(:\n")
+    (tmp_path / "home_raises.py").write_text("raise RuntimeError('of the module')")
+    (tmp_path / "home_exits.py").write_text("import sys; sys.exit('of the module')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = HOME_NO_FLAVORS[case]
+    code, out, err = home_cli(capsys, "flavor", "register", path)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "flavor" in err
+    with pytest.raises(ConfigError):
+        register_flavor(path)
+    assert not os.path.exists(home_store_file())
+    for wrong in (None, 5, object, int, [], ConsoleAlerter()):
+        with pytest.raises(ConfigError):
+            register_flavor(wrong)
+
+
+# === Posting and asking from anywhere ===
+def test_text_and_fields_make_a_message(home_told):
+    assert post("Done", title="Train", metadata={"accuracy": 0.95, 3: None}, level="success",
+                images=[]) is True
+    assert post(AlerterMessage(title="T", body="B")) is True
+    assert home_told == [("env", AlerterMessage("Train", "Done", {"accuracy": 0.95, 3: None}, [], "success")),
+                         ("env", AlerterMessage("T", "B"))]
+
+
+HOME_WRONG_CALLS = {
+    "nothing": lambda: post(""), "blank": lambda: post(" \n\t"), "number": lambda: post(5),
+    "none": lambda: post(None),
+    "bytes": lambda: post(b"x"), "level": lambda: post("x", level="eror"),
+    "title": lambda: post("x", title=5),
+    "metadata": lambda: post("x", metadata=[1]), "images": lambda: post("x", images="a.png"),
+    "field": lambda: post("x", titel="T"), "ask's field": lambda: post("x", timeout=5),
+    "fields of a message": lambda: post(AlerterMessage("x"), title="T"),
+    "params": lambda: post("x", {"timeout": 5}),
+    "alerter": lambda: post("x", alerter=5), "a class": lambda: post("x", alerter=ConsoleAlerter),
+    "no such alerter": lambda: post("x", alerter="teem"), "list": lambda: post("x", alerter=["team"]),
+    "reply_to": lambda: post("x", reply_to="1"), "body twice": lambda: post("x", body="y"),
+    "ask words": lambda: ask("x", approve_msg_options=[]), "ask timeout": lambda: ask("x", timeout="soon"),
+    "ask key": lambda: ask("x", key=5, alerter=HOME_ASKED), "ask field": lambda: ask("x", timout=5),
+    "message": lambda: AlerterMessage(), "message body": lambda: AlerterMessage(body=["x"]),
+}
+HOME_ASKED = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url="http://127.0.0.1:9/api")
+
+
+@pytest.mark.parametrize("case", HOME_WRONG_CALLS)
+def test_a_wrong_call_is_a_config_error_and_posts_nothing(case, home_told, monkeypatch):
+    if case.startswith("ask "):
+        monkeypatch.setattr(home_told.alerter, "replies", lambda self, question: [], raising=False)
+    with pytest.raises(ConfigError) as caught:
+        HOME_WRONG_CALLS[case]()
+    assert home_told == [] and "\n" not in str(caught.value)
+
+
+def test_the_same_steps_work_whatever_the_stack_holds(slack, discord, smtp, clock):
+    home_register(slack, "slack", clock=clock)
+    home_register(discord, "discord", "discord", clock=clock)
+    home_register(smtp, "mail", "smtp_email")
+    message = AlerterMessage(title="Hello from my pipeline!", body="All checks passed successfully.",
+                             metadata={"accuracy": 0.95, "f1_score": 0.92})
+    question = AlerterMessage(title="Deployment Approval", body="Deploy model to production?")
+    params = SlackAlerterParameters(approve_msg_options=["deploy", "ship it", "✅"],
+                                    disapprove_msg_options=["stop", "cancel", "❌"])
+    for stack in ("slack_stack", "discord_stack", "mail_stack"):
+        StackStore().set_active_stack(stack)
+        assert alerter_post_step(message) is True and alerter_post_step(message, params) is True
+    seen = [slack_text(slack.posted[0]["payload"]), discord_text(discord.posted[0]["payload"]),
+            smtp.mails[0].message.get_body(("plain",)).get_content() + str(smtp.mails[0].message["Subject"])]
+    for text in seen:
+        for words in ("Hello from my pipeline!", "All checks passed successfully.", "accuracy", "0.95"):
+            assert words in text
+    for answer, approved in (("ship it", True), ("cancel", False)):
+        for service, stack in ((slack, "slack_stack"), (discord, "discord_stack")):
+            StackStore().set_active_stack(stack)
+            if service is slack:
+                clock.at(clock.monotonic() + 3,
+                         lambda text=answer: slack.say("U1", text, slack.posted[-1]["ts"]))
+            else:
+                clock.at(clock.monotonic() + 3,
+                         lambda text=answer: discord.say("1", text, discord.posted[-1]["id"]))
+            assert alerter_ask_step(question, params=params) is approved
+    StackStore().set_active_stack("mail_stack")
+    with pytest.raises(NotImplementedError):
+        alerter_ask_step(question)
+    assert len(smtp.mails) == 2
+
+
+HOME_STACKS = {
+    "all take it": ("", True), "one refuses": ("line busy", False),
+}
+
+
+@pytest.mark.parametrize("case", HOME_STACKS)
+def test_a_stack_of_several_posts_to_all_at_the_same_time(case, home_told, monkeypatch, caplog):
+    monkeypatch.delenv("ALERTERS_FLAVOR")
+    trouble, result = HOME_STACKS[case]
+    meet = threading.Barrier(3, timeout=5)
+    send = home_told.alerter.send
+
+    def together(self, message, params=None):
+        meet.wait()  # breaks unless all three are in `send` at once
+        return send(self, message, params)
+
+    monkeypatch.setattr(home_told.alerter, "send", together)
+    store = StackStore()
+    for name in "abc":
+        store.register_alerter(name, "recorder", tag=name,
+                               **({"trouble": trouble} if name == "a" and trouble else {}))
+    store.register_stack("all", list("abc"))
+    assert post("x") is result
+    assert sorted(name for name, _ in home_told) == (list("abc") if result else list("bc"))
+    assert [record.getMessage() for record in caplog.records] == ([] if result else ["recorder: line busy"])
+    assert main(["post", "x"]) == (0 if result else 4)
+
+
+def test_one_alerter_with_a_bug_does_not_hinder_the_others(home_told, monkeypatch):
+    monkeypatch.delenv("ALERTERS_FLAVOR")
+    store = StackStore()
+    for name, trouble in (("a", "bug"), ("b", ""), ("c", "")):
+        store.register_alerter(name, "recorder", tag=name, trouble=trouble)
+    store.register_stack("all", list("abc"))
+    with pytest.raises(RuntimeError, match="a bug of the flavor"):
+        post("x")
+    assert sorted(name for name, _ in home_told) == ["b", "c"]
+
+
+def test_an_alerter_named_twice_in_a_stack_is_told_once(home_told, monkeypatch):
+    monkeypatch.delenv("ALERTERS_FLAVOR")
+    StackStore().register_alerter("a", "recorder")
+    try:
+        StackStore().register_stack("twice", ["a", "a"], activate=True)
+    except ConfigError:
+        return  # refusing it is as good
+    assert post("x") is True and len(home_told) == 1
+
+
+def home_mixed(slack, discord, home_told, monkeypatch):
+    """A stack of one that cannot ask, then Slack, then Discord."""
+    monkeypatch.delenv("ALERTERS_FLAVOR")
+    home_register(slack, "slack", clock=slack.clock)
+    home_register(discord, "discord", "discord", clock=slack.clock)
+    StackStore().register_alerter("quiet", "recorder")
+    StackStore().register_stack("mixed", ["quiet", "slack", "discord"], activate=True)
+
+
+def test_a_question_goes_to_the_first_that_can_ask(slack, discord, clock, home_told, monkeypatch):
+    home_mixed(slack, discord, home_told, monkeypatch)
+    clock.at(2, lambda: slack.say("U1", "yes", slack.posted[-1]["ts"]))
+    assert ask("Deploy?") is True
+    assert home_told == [] and discord.posted == [] and "Deploy?" in slack_text(slack.posted[0]["payload"])
+
+
+def test_a_question_that_the_first_does_not_take_goes_to_the_next(slack, discord, clock, home_told,
+                                                                  monkeypatch):
+    home_mixed(slack, discord, home_told, monkeypatch)
+    slack.channels[slack.channel]["is_member"] = False  # not_in_channel: certainly not asked there
+    clock.at(2, lambda: discord.say("1", "yes", discord.posted[-1]["id"]))
+    assert ask("Deploy?") is True
+    assert "Deploy?" in discord_text(discord.posted[0]["payload"]) and slack.posted == []
+
+
+def test_one_warning_says_that_alerts_only_reach_the_console():
+    program = ("import logging, alerters; logging.basicConfig(format='%(levelname)s %(name)s %(message)s')\n"
+               "for n in 'ab': alerters.post(n)")
+    done = home_process("-c", program)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, lines[1:]) == (0, ["[i] a", "[i] b"])
+    assert lines[0].startswith("WARNING alerters alerts only reach the console")
+    StackStore().register_alerter("mine", "console")
+    StackStore().register_stack("chosen", ["mine"])  # a choice, not the untouched default
+    assert home_process("-c", program).stderr == "[i] a\n[i] b\n"
+
+
+# === Steps of old ===
+HOME_OLD = {"slack_alerter_post_step": "slack", "slack_alerter_ask_step": "slack",
+            "discord_alerter_post_step": "discord", "discord_alerter_ask_step": "discord",
+            "smtp_email_alerter_post_step": "mail"}
+
+
+@pytest.mark.parametrize("name", HOME_OLD)
+def test_a_step_of_old_warns_at_the_callers_line_and_works(name, slack, discord, smtp, clock):
+    home_register(slack, "slack", clock=clock)
+    home_register(discord, "discord", "discord", clock=clock)
+    home_register(smtp, "mail", "smtp_email")
+    step, mine = getattr(alerters, name), HOME_OLD[name] + "_stack"
+    StackStore().set_active_stack(mine)
+    clock.at(2, lambda: slack.say("U1", "yes", slack.posted[-1]["ts"]) if mine == "slack_stack" else
+             discord.say("1", "yes", discord.posted[-1]["id"]))
+    with pytest.warns(DeprecationWarning) as caught:
+        line = inspect.currentframe().f_lineno + 1
+        assert step(AlerterMessage(title="T", body="B")) is True
+    assert [(w.filename, w.lineno) for w in caught] == [(__file__, line)]
+    generic = "alerter_ask_step" if "_ask_" in name else "alerter_post_step"
+    assert re.search(rf"{name} is deprecated.*\b{generic}\b", str(caught[0].message))
+    before = len(slack.posted), len(discord.posted), len(smtp.mails)
+    StackStore().set_active_stack("slack_stack" if mine != "slack_stack" else "mail_stack")
+    with pytest.warns(DeprecationWarning), pytest.raises(ConfigError) as refused:
+        step("x")
+    assert "flavor" in str(refused.value) and (len(slack.posted), len(discord.posted),
+                                               len(smtp.mails)) == before
+
+
+# === Hooks ===
+def home_failed(text="the data are gone"):
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return error
+
+
+def home_zenml(hook, error):
+    """Call a hook as ZenML does: each argument must be annotated with BaseException, and comes by name."""
+    spec = inspect.getfullargspec(inspect.unwrap(hook))
+    annotations = {name: value for name, value in spec.annotations.items() if name != "return"}
+    assert len(spec.args) == len(annotations)
+    assert all(value is BaseException for value in annotations.values())
+    return hook(**dict.fromkeys(spec.args, error))
+
+
+class HomeAirflowContext(MutableMapping):
+    """Airflow 2 gives a mapping that is no dict, and says more than anybody should post."""
+
+    def __init__(self, values):
+        self.values_ = values
+
+    def __getitem__(self, key):
+        return self.values_[key]
+
+    def __setitem__(self, key, value):
+        self.values_[key] = value
+
+    def __delitem__(self, key):
+        del self.values_[key]
+
+    def __iter__(self):
+        return iter(self.values_)
+
+    def __len__(self):
+        return len(self.values_)
+
+
+def home_airflow(error=None):
+    return {"dag": types.SimpleNamespace(dag_id="nightly", params={"key": "private"}),
+            "run_id": "scheduled__1",
+            "task_instance": types.SimpleNamespace(task_id="train", log_url="http://private"),
+            "conf": {"core": "private"}, "params": {"password": "private"}, "var": "private",
+            **({"exception": error} if error else {})}
+
+
+class HomeState:
+    """A state of Prefect."""
+
+    name, message, type = "Failed", "private", "FAILED"
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def result(self, raise_on_failure=True):
+        if self.error and raise_on_failure:
+            raise self.error
+        return self.error if self.error else "private"
+
+
+class Flow:
+    name, parameters = "nightly", {"password": "private"}
+
+
+class Task:
+    name, parameters = "train", {"password": "private"}
+
+
+HOME_RUN = types.SimpleNamespace(name="jolly-otter", parameters={"password": "private"})
+HOME_HOOKS = {
+    "ZenML": (lambda hook, e: home_zenml(hook, e), "Pipeline", {}),
+    "bare": (lambda hook, e: hook(), "Pipeline", {}),
+    "exception": (lambda hook, e: hook(e) if e else hook(), "Pipeline", {}),
+    "keyword": (lambda hook, e: hook(exception=e) if e else hook(), "Pipeline", {}),
+    "Airflow": (lambda hook, e: hook(home_airflow(e)), "train",
+                {"dag": "nightly", "run": "scheduled__1", "task": "train"}),
+    "Airflow 2": (lambda hook, e: hook(HomeAirflowContext(home_airflow(e))), "train",
+                  {"dag": "nightly", "run": "scheduled__1", "task": "train"}),
+    "Airflow with text": (lambda hook, e: hook(home_airflow(e and f"ValueError: {e}")), "train",
+                          {"dag": "nightly", "run": "scheduled__1", "task": "train"}),
+    "Prefect flow": (lambda hook, e: hook(Flow(), HOME_RUN, HomeState(e)), "nightly",
+                     {"flow": "nightly", "run": "jolly-otter"}),
+    "Prefect task": (lambda hook, e: hook(Task(), HOME_RUN, HomeState(e)), "train",
+                     {"task": "train", "run": "jolly-otter"}),
+}
+
+
+@pytest.mark.parametrize("case", HOME_HOOKS)
+def test_hooks_take_the_shapes_that_frameworks_call(case, home_told):
+    call, name, names = HOME_HOOKS[case]
+    assert call(alerter_failure_hook, home_failed()) is None
+    assert call(alerter_success_hook, None) is None
+    assert home_told.titles == [f"{name} failed", f"{name} succeeded"]
+    failed, succeeded = (message for _, message in home_told)
+    assert (failed.level, succeeded.level) == ("error", "success")
+    assert dict(failed.metadata) == dict(succeeded.metadata) == names
+    if case != "bare":
+        assert "ValueError: the data are gone" in failed.body
+    assert succeeded.body is None
+    assert "private" not in repr(home_told), "more of the context went out than exception and names"
+
+
+class HomeHostile:
+    """Raises whatever is read of it."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("hostile")
+
+    def __str__(self):
+        raise RuntimeError("hostile")
+
+    __repr__ = __bool__ = __str__
+
+
+class HomeBadError(Exception):
+    def __str__(self):
+        raise RuntimeError("hostile")
+
+
+HOME_HOSTILE = {
+    "hostile": (HomeHostile(),), "three": (HomeHostile(),) * 3, "many": tuple(range(50)),
+    "bad error": (HomeBadError(),),
+    "bad error in a dict": ({"exception": HomeBadError(), "dag": HomeHostile()},), "class": (ValueError,),
+    "interrupt": (KeyboardInterrupt(),), "mentions": ("<!channel> @everyone",),
+    "huge": (ValueError("x" * 10**6),),
+    "surrogates": (ValueError("\ud800\x00"),), "none": (None, None, None), "state": (Flow(), HOME_RUN, None),
+}
+
+
+@pytest.mark.parametrize("case", HOME_HOSTILE)
+def test_hooks_never_raise_whatever_they_are_given(case, home_told):
+    assert alerter_failure_hook(*HOME_HOSTILE[case]) is None
+    assert alerter_success_hook(*HOME_HOSTILE[case]) is None
+
+
+HOME_TROUBLE = {"no such stack": {"ALERTERS_STACK": "gone"}, "no such flavor": {"ALERTERS_FLAVOR": "gone"},
+                "broken store": {}, "refused": {"ALERTERS_FLAVOR": "recorder",
+                                                "ALERTERS_TROUBLE": "line busy"},
+                "bug": {"ALERTERS_FLAVOR": "recorder", "ALERTERS_TROUBLE": "bug"}}
+
+
+@pytest.mark.parametrize("case", HOME_TROUBLE)
+def test_hooks_and_watch_never_raise_for_a_broken_set_up(case, home_told, monkeypatch, caplog):
+    monkeypatch.delenv("ALERTERS_FLAVOR")
+    for name, value in HOME_TROUBLE[case].items():
+        monkeypatch.setenv(name, value)
+    if case == "broken store":
+        home_write(b"broken")
+    assert alerter_failure_hook(home_failed()) is None and alerter_success_hook() is None
+    with watch("job"):
+        pass
+    assert watch(lambda: 5)() == 5
+    with pytest.raises(ValueError, match="^mine$"):
+        with watch("job"):
+            raise ValueError("mine")
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 5
+
+
+def test_hooks_of_a_framework_cannot_be_made_to_ping(slack, clock):
+    home_register(slack, clock=clock)
+    alerter_failure_hook(home_failed("<!channel> <@U1> @here ```" + "x" * 50_000))
+    alerter_failure_hook({"exception": "<!everyone>", "dag": types.SimpleNamespace(dag_id="<!here>")})
+    assert len(slack.posted) >= 2
+    kinds = {kind for row in slack.posted for kind, *_ in slack_active_mentions(row["payload"])}
+    assert not kinds & {"everyone", "user", "group"}
+
+
+# === watch ===
+def test_watch_tells_success_and_failure_with_the_end_of_the_traceback(home_told):
+    @watch
+    def train(a, b=2):
+        """Train."""
+        return a + b
+
+    @watch("named")
+    def fail():
+        raise KeyError("gone")
+
+    assert train(1, b=3) == 4 and (train.__name__, train.__doc__) == ("train", "Train.")
+    with pytest.raises(KeyError, match="gone"):
+        fail()
+    with watch("block") as block:
+        assert block is not None
+    first, second, third = (message for _, message in home_told)
+    assert home_told.titles[0].endswith("train succeeded")
+    assert home_told.titles[1:] == ["named failed", "block succeeded"]
+    assert (first.level, second.level, third.level) == ("success", "error", "success")
+    assert list(first.metadata) == list(second.metadata) == ["duration", "host"]
+    assert re.fullmatch(r"\d+\.\d s", first.metadata["duration"]) and first.metadata["host"]
+    assert "KeyError: 'gone'" in second.body and 'raise KeyError("gone")' in second.body
+    assert first.body is None
+
+
+def test_the_end_of_a_long_traceback_is_seen_first(home_told):
+    def deep(n):
+        if n:
+            return deep(n - 1)
+        raise ValueError("at the bottom")
+
+    def deep_two(n):
+        return deep_one(n - 1) if n else deep(0)
+
+    def deep_one(n):
+        return deep_two(n - 1) if n else deep(0)
+
+    with pytest.raises(ValueError):
+        with watch("job"):
+            deep_one(60)
+    body = home_told.last.body
+    assert "ValueError: at the bottom" in body[:len(body) // 3]
+
+
+HOME_ENDS = {
+    "KeyboardInterrupt": (KeyboardInterrupt(), "failed"), "SystemExit 3": (SystemExit(3), "failed"),
+    "SystemExit text": (SystemExit("no"), "failed"), "SystemExit 0": (SystemExit(0), "succeeded"),
+    "SystemExit": (SystemExit(), "succeeded"), "StopIteration": (StopIteration(5), "failed"),
+    "MemoryError": (MemoryError(), "failed"), "bad error": (HomeBadError(), "failed"),
+}
+
+
+@pytest.mark.parametrize("case", HOME_ENDS)
+def test_watch_passes_every_exception_through_untouched(case, home_told):
+    error, how = HOME_ENDS[case]
+
+    @watch("job")
+    def job():
+        raise error
+
+    caught = None
+    try:
+        job()
+    except BaseException as raised:
+        caught = raised
+    assert caught is error and error.__cause__ is None and error.__context__ is None
+    assert home_told.titles == [f"job {how}"]
+
+
+HOME_QUIET = {
+    "short success": ({"longer_than": 60}, None, []),
+    "short failure": ({"longer_than": 60}, ValueError("x"), ["job failed"]),
+    "long enough": ({"longer_than": 0}, None, ["job succeeded"]),
+    "no success": ({"on_success": False}, None, []),
+    "failure though": ({"on_success": False}, ValueError("x"), ["job failed"]),
+}
+
+
+@pytest.mark.parametrize("case", HOME_QUIET)
+def test_watch_can_be_quiet_about_successes_only(case, home_told):
+    options, error, titles = HOME_QUIET[case]
+
+    def job():
+        if error:
+            raise error
+        return 5
+
+    for run in (watch("job", **options)(job), None):
+        try:
+            if run:
+                assert run() == 5
+            else:
+                with watch("job", **options):
+                    job()
+        except ValueError as raised:
+            assert raised is error
+    assert home_told.titles == titles * 2
+
+
+def test_watch_counts_from_longer_than_on(home_told, monkeypatch):
+    moments = iter([10.0, 70.0, 100.0, 159.9])
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    for _ in range(2):
+        with watch("job", longer_than=60):
+            pass
+    monkeypatch.undo()
+    assert [message.metadata["duration"] for _, message in home_told] == ["1 min 00 s"]
+
+
+def test_watch_leaves_generators_as_they_are(home_told):
+    closed = []
+
+    @watch("gen")
+    def numbers():
+        try:
+            got = yield 1
+            while True:
+                try:
+                    got = yield got
+                except KeyError as error:
+                    got = f"caught {error.args[0]}"
+                if got == "end":
+                    return "returned"
+        finally:
+            closed.append(True)
+
+    assert inspect.isgeneratorfunction(numbers)
+    gen = numbers()
+    assert home_told == [] and [next(gen), gen.send("a"), gen.throw(KeyError("k"))] == [1, "a", "caught k"]
+    with pytest.raises(StopIteration) as stop:
+        gen.send("end")
+    assert stop.value.value == "returned" and home_told.titles == ["gen succeeded"] and closed == [True]
+    gen = numbers()
+    next(gen)
+    gen.close()
+    assert closed == [True, True] and home_told.titles == ["gen succeeded"] * 2
+    gen = numbers()
+    next(gen)
+    with pytest.raises(ZeroDivisionError):
+        gen.throw(ZeroDivisionError())
+    assert home_told.titles[2:] == ["gen failed"]
+
+    def outer():
+        return (yield from numbers())
+
+    gen = outer()
+    assert next(gen) == 1 and gen.send("b") == "b"
+    gen.close()
+
+
+def test_watch_leaves_coroutines_and_asynchronous_generators_as_they_are(home_told):
+    @watch("co")
+    async def job(error=None):
+        await asyncio.sleep(0)
+        if error:
+            raise error
+        return 5
+
+    @watch("agen")
+    async def numbers():
+        got = None
+        while got != "end":
+            try:
+                got = yield got
+            except KeyError as error:
+                got = f"caught {error.args[0]}"
+
+    async def use():
+        assert await job() == 5
+        with pytest.raises(ValueError, match="^mine$"):
+            await job(ValueError("mine"))
+        assert await asyncio.gather(job(), job()) == [5, 5]
+        gen = numbers()
+        got = [await gen.__anext__(), await gen.asend("a"), await gen.athrow(KeyError("k"))]
+        assert got == [None, "a", "caught k"]
+        with pytest.raises(StopAsyncIteration):
+            await gen.asend("end")
+        gen = numbers()
+        await gen.__anext__()
+        await gen.aclose()
+        with pytest.raises(ZeroDivisionError):
+            gen = numbers()
+            await gen.__anext__()
+            await gen.athrow(ZeroDivisionError())
+        task = asyncio.ensure_future(watch("slow")(forever)())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    async def forever():
+        await asyncio.sleep(100)
+
+    assert inspect.iscoroutinefunction(job) and inspect.isasyncgenfunction(numbers)
+    asyncio.run(use())
+    assert home_told.titles == ["co succeeded", "co failed", "co succeeded", "co succeeded", "agen succeeded",
+                                "agen succeeded", "agen failed", "slow failed"]
+
+
+def test_a_watched_coroutine_can_be_closed_inside_a_running_loop(home_told):
+    @watch("co")
+    async def job():
+        await asyncio.sleep(100)
+
+    async def use():
+        coroutine = job()
+        coroutine.send(None)
+        coroutine.close()  # unwatched, this says nothing
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "asynchronous generator"])
+def test_an_alert_does_not_hold_up_the_event_loop(kind, home_told, monkeypatch):
+    let_go = threading.Event()
+    send = home_told.alerter.send
+
+    def slow(self, message, params=None):
+        assert let_go.wait(5), "the loop was held up"
+        return send(self, message, params)
+
+    monkeypatch.setattr(home_told.alerter, "send", slow)
+
+    async def other():
+        await asyncio.sleep(0.01)
+        let_go.set()
+
+    @watch("co")
+    async def job():
+        return 5
+
+    @watch("agen")
+    async def numbers():
+        yield 5
+
+    async def consume():
+        return [number async for number in numbers()][0]
+
+    async def use():
+        return (await asyncio.gather(job() if kind == "coroutine" else consume(), other()))[0]
+
+    if kind != "coroutine":
+        monkeypatch.setattr(let_go, "wait", lambda seconds: threading.Event.wait(let_go, 1))
+    assert asyncio.run(use()) == 5
+    assert len(home_told) == 1
+
+
+def test_watch_in_recursion_and_threads(home_told):
+    @watch("fib")
+    def fib(n):
+        return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+    assert fib(5) == 5 and home_told.titles == ["fib succeeded"] * 15
+    del home_told[:]
+    workers = [threading.Thread(target=fib, args=(1,)) for _ in range(20)]
+    [worker.start() for worker in workers]
+    [worker.join() for worker in workers]
+    assert home_told.titles == ["fib succeeded"] * 20
+    shared = watch("shared")
+    with shared:
+        with shared:
+            pass
+    assert home_told.titles[20:] == ["shared succeeded"] * 2
+
+
+def test_watch_on_methods_and_with_a_named_alerter(home_told):
+    class Model:
+        @watch("method", alerter=home_told.alerter(tag="own"))
+        def train(self):
+            return self
+
+        @classmethod
+        @watch
+        def build(cls):
+            return cls
+
+        @staticmethod
+        @watch
+        def load():
+            return 7
+
+    model = Model()
+    assert model.train() is model and Model.build() is Model and model.load() == 7
+    assert [name for name, _ in home_told] == ["own", "env", "env"]
+    assert home_told.titles[1].endswith("Model.build succeeded")
+
+
+# === AlertHandler ===
+@pytest.fixture
+def home_logger(home_told):
+    """A logger of its own with an AlertHandler for the recorder; closed at the end."""
+    logger, handler = logging.getLogger("home.app"), alerters.AlertHandler()
+    logger.addHandler(handler)
+    logger.handler = handler
+    yield logger
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def test_a_logged_error_becomes_an_alert(home_logger, home_told):
+    home_logger.warning("not this")
+    try:
+        raise ValueError("deep inside")
+    except ValueError:
+        home_logger.exception("job %s failed", "nightly")
+    home_logger.handler.flush()
+    assert home_told.titles == ["job nightly failed"]
+    message = home_told.last
+    assert message.level == "error" and "ValueError: deep inside" in message.body
+    assert dict(message.metadata)["logger"] == "home.app" and dict(message.metadata)["level"] == "ERROR"
+
+
+def test_repeats_are_folded(home_logger, home_told):
+    for _ in range(215):
+        home_logger.error("disk %s is full", "sda")
+    home_logger.error("something else")
+    home_logger.handler.flush()
+    assert sorted(home_told.titles) == ["disk sda is full", "disk sda is full", "something else"]
+    assert [message.body for _, message in home_told if "more" in message.body] == ["… 214 more times"]
+
+
+def test_logging_does_not_wait_for_the_alert(home_logger, home_told, monkeypatch):
+    gate, send = threading.Event(), home_told.alerter.send
+
+    def slow(self, message, params=None):
+        assert gate.wait(10)
+        return send(self, message, params)
+
+    monkeypatch.setattr(home_told.alerter, "send", slow)
+    began = time.monotonic()
+    for n in range(50):
+        home_logger.error(f"error {n}")
+    assert time.monotonic() - began < 0.5 and home_told == []
+    gate.set()
+    home_logger.handler.flush()
+    assert home_told.titles == [f"error {n}" for n in range(50)]
+
+
+def test_what_is_logged_while_a_flush_ends_is_not_forgotten(home_logger, home_told, monkeypatch):
+    gate, began, send = threading.Event(), threading.Event(), home_told.alerter.send
+
+    def slow(self, message, params=None):
+        began.set()
+        assert gate.wait(10)
+        return send(self, message, params)
+
+    monkeypatch.setattr(home_told.alerter, "send", slow)
+    home_logger.error("first")
+    assert began.wait(10)
+    flusher = threading.Thread(target=home_logger.handler.flush)
+    flusher.start()
+    time.sleep(0.05)
+    home_logger.error("second")  # behind what flush has put into the queue
+    gate.set()
+    flusher.join(10)
+    home_logger.handler.flush()
+    assert home_told.titles == ["first", "second"]
+
+
+@pytest.mark.parametrize("trouble", ["line busy", "bug", ""])
+def test_what_is_logged_while_posting_is_never_posted(trouble, home_told, monkeypatch):
+    monkeypatch.setenv("ALERTERS_TROUBLE", trouble)
+    calls, send = [], home_told.alerter.send
+
+    def chatty(self, message, params=None):
+        calls.append(message.title)
+        logging.getLogger("urllib3.like").error("logged while posting %d", len(calls))
+        thread = threading.Thread(target=logging.getLogger("urllib3.like").error, args=("from a thread",))
+        thread.name = "alerters-x"
+        thread.start()
+        thread.join()
+        return send(self, message, params)
+
+    monkeypatch.setattr(home_told.alerter, "send", chatty)
+    handler, root = alerters.AlertHandler(), logging.getLogger()
+    root.addHandler(handler)
+    try:
+        logging.getLogger("home.app").error("once")
+        handler.flush()
+        post("by hand", alerter=home_told.alerter(trouble="line busy"))  # our own errors are no alerts either
+        handler.flush()
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+    assert calls[0] == "once" and "from a thread" not in calls
+    assert "logged while posting 1" not in calls
+    assert not [title for title in calls if title and ("line busy" in title or "not sent" in title)]
+
+
+def test_a_wrong_logging_call_is_still_an_alert(home_logger, home_told):
+    for said, args in (("%d items", ("many",)), ("100% done", (5,)), (HomeHostile(), ()), ("", ()),
+                       ("last", ())):
+        home_logger.handler.handle(logging.LogRecord("home.app", 40, __file__, 1, said, args, None))
+    home_logger.handler.flush()
+    assert "last" in home_told.titles and any("%d items" in title for title in home_told.titles)
+
+
+def test_the_handler_comes_by_name_from_a_configuration(home_told):
+    names = ("home.configured",)
+    logging.config.dictConfig({
+        "version": 1, "disable_existing_loggers": False,
+        "handlers": {"alerts": {"class": "alerters.AlertHandler", "level": "WARNING"}},
+        "loggers": {name: {"handlers": ["alerts"]} for name in names}})
+    logger = logging.getLogger(names[0])
+    handler = logger.handlers[0]
+    try:
+        assert type(handler) is alerters.AlertHandler and handler.level == logging.WARNING
+        logger.warning("from a configuration")
+        handler.flush()
+        assert home_told.titles == ["from a configuration"] and home_told.last.level == "warning"
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+HOME_LOGGING = """
+    import dataclasses, logging, os, sys, time, alerters
+
+    @alerters.register_flavor
+    @dataclasses.dataclass
+    class File(alerters.BaseAlerter):
+        flavor = "file"
+
+        def send(self, message, params=None):
+            while os.path.exists("wait"):
+                time.sleep(0.005)
+            with open("told.txt", "a") as out:
+                out.write(f"{message.title} {'' if '```' in (message.body or '') else message.body}\\n")
+            return alerters.Receipt("file", {})
+
+    handler = alerters.AlertHandler(alerter=File())
+    log = logging.getLogger()
+    log.addHandler(handler)
+    """
+
+
+def home_logging_process(tmp_path, program):
+    program = textwrap.dedent(HOME_LOGGING) + textwrap.dedent(program)
+    done = home_process("-c", program, cwd=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return (tmp_path / "told.txt").read_text().splitlines()
+
+
+def test_what_is_left_is_told_at_exit(tmp_path):
+    lines = home_logging_process(tmp_path, """
+        for n in range(3):
+            log.error("the last words")
+        log.error("good bye")
+        """)
+    assert sorted(line.strip() for line in lines) == ["good bye", "the last words",
+                                                      "the last words … 2 more times"]
+
+
+def test_shutting_down_logging_does_not_wait_for_itself():
+    # shutdown holds the handler's lock while the post fails and logs, and root has this very handler
+    process = home_start("-c", textwrap.dedent(HOME_LOGGING) + textwrap.dedent("""
+        def fail(self, message, params=None):
+            time.sleep(0.1)
+            raise alerters.DeliveryError("line busy")
+
+        File.send = fail
+        log.error("x")
+        logging.shutdown()
+        print("ended")
+        """))
+    try:
+        out, err = process.communicate(timeout=5)
+    except subprocess.TimeoutExpired:
+        out, err = "", "shutdown waits for the alert, and the alert for the lock that shutdown holds"
+    finally:
+        process.kill()
+        process.communicate()
+    assert (out, err) == ("ended\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_tells_its_own_records_and_no_others(tmp_path):
+    lines = home_logging_process(tmp_path, """
+        import warnings
+        warnings.simplefilter("ignore")  # 3.12 warns of fork and threads
+        open("wait", "w").close()
+        log.error("taken by the thread")
+        log.error("waits in the queue")
+        time.sleep(0.05)
+        child = os.fork()
+        if not child:
+            os.unlink("wait")
+            log.error("of the child")
+            handler.flush()
+            os._exit(0)
+        os.waitpid(child, 0)
+        log.error("of the parent")
+        """)
+    assert sorted(line.strip() for line in lines) == ["of the child", "of the parent", "taken by the thread",
+                                                      "waits in the queue"]
+
+
+# === The command line ===
+def test_the_documented_commands_of_the_model(slack, capsys, clock):
+    FLAVORS["slack"] = in_time(SlackAlerter, clock)
+    table = [
+        (["alerter", "flavor", "list"], None),
+        (["alerter", "register", "my_slack_alerter", "--flavor=slack", f"--slack_token={slack.token}",
+          f"--slack_channel_id={slack.channel}", f"--slack_api_url={slack.api_url}"],
+         "alerter my_slack_alerter is registered\n"),
+        (["stack", "register", "my_stack", "-al", "my_slack_alerter", "--set"], None),
+        (["stack", "set", "my_stack"], "stack my_stack is active\n"),
+        (["stack", "describe"], "* my_stack: my_slack_alerter\n"),
+        (["stack", "describe", "default"], "  default: console\n"),
+        (["stack", "list"], "  default: console\n* my_stack: my_slack_alerter\n"),
+        (["alerter", "list"], "  console  (console)\n* my_slack_alerter  (slack)\n"),
+        (["list"], "  console  (console)\n* my_slack_alerter  (slack)\n"),
+        (["alerter", "describe", "my_slack_alerter"],
+         f"flavor: slack\nslack_token: ***\nslack_channel_id: {slack.channel}\n"
+         f"slack_api_url: {slack.api_url}\n"),
+        (["post", "Hello", "--title", "T", "--metadata", "a=b=c", "--metadata", "d=", "--level", "success"],
+         ""),
+        (["alerter", "post", "to", "--alerter", "my_slack_alerter"], ""),
+        (["post", "to the default", "--stack", "default"], ""),
+        (["alerter", "update", "my_slack_alerter", "--slack_channel_id", "C0OTHER"],
+         "alerter my_slack_alerter is updated\n"),
+        (["describe", "my_slack_alerter"],
+         f"flavor: slack\nslack_token: ***\nslack_channel_id: C0OTHER\nslack_api_url: {slack.api_url}\n"),
+        (["stack", "set", "default"], "stack default is active\n"),
+        (["stack", "delete", "my_stack"], "stack my_stack is deleted\n"),
+        (["alerter", "delete", "my_slack_alerter"], "alerter my_slack_alerter is deleted\n"),
+        (["list"], "* console  (console)\n"),
+        (["pending"], ""),
+    ]
+    for args, want in table:
+        code, out, err = home_cli(capsys, *args)
+        assert code == 0, (args, err)
+        assert err == ("[i] to the default\n" if "to the default" in args else ""), args
+        assert want is None or out == want, args
+        assert slack.token not in out + err
+    texts = [slack_text(row["payload"]) for row in slack.posted]
+    assert len(texts) == 2 and all(words in texts[0] for words in ("T", "Hello", "a", "b=c", "d"))
+
+
+def test_flavor_list_tells_of_every_flavor(capsys):
+    code, out, err = home_cli(capsys, "flavor", "list")
+    assert (code, err) == (0, "") and [line.split()[0] for line in out.splitlines()] == list(FLAVORS)
+    assert all(len(line.split()) > 4 for line in out.splitlines())
+
+
+HOME_MISTAKES = {
+    "no such command": (["regster", "x"], "did you mean 'register'?"),
+    "no such stack command": (["stack", "remove", "prod"], "stack"),
+    "stack alone": (["stack"], "stack"), "flavor alone": (["flavor"], "flavor list"),
+    "option as a command": (["--flavor"], "--flavor"),
+    "unknown flavor": (["register", "x", "--flavor=slak"], "no flavor 'slak'; did you mean 'slack'?"),
+    "no flavor": (["register", "x"], "--flavor"), "no name": (["register", "--flavor=slack"], "NAME"),
+    "unknown field": (["register", "x", "--flavor=slack", "--slack_tokn=xoxb-2-hidden"],
+                      "did you mean '--slack_token'?"),
+    "unknown field of another": (["register", "x", "--flavor=console", "--slack_token=xoxb-2-hidden"],
+                                 "--slack_token"),
+    "missing secret": (["register", "x", "--flavor=slack", "--slack_channel_id=C1"], "slack_token"),
+    "missing fields": (["register", "x", "--flavor=smtp_email"], "smtp_server"),
+    "missing value": (["register", "x", "--flavor=slack", "--slack_token=xoxb-2-hidden",
+                       "--slack_channel_id"],
+                      "slack_channel_id"),
+    "wrong bool": (["register", "x", "--flavor=smtp_email", "--use_tls=maybe"],
+                   "--use_tls must be true or false, not 'maybe'"),
+    "wrong number": (["update", "team", "--timeout=soon"], "--timeout must be a number, not 'soon'"),
+    "wrong port": (["register", "x", "--flavor=smtp_email", "--smtp_server=h", "--sender_email=a@b.org",
+                    "--recipient_email=c@d.org", "--smtp_port=70000"], "smtp_port must be a port"),
+    "bad address": (["register", "x", "--flavor=smtp_email", "--smtp_server=h", "--sender_email=nobody",
+                     "--recipient_email=c@d.org"], "sender_email"),
+    "token with a space": (["update", "team", "--slack_token=xoxb hidden"], "slack_token"),
+    "clear text": (["update", "team", "--slack_api_url=http://example.org"],
+                   "slack_api_url must begin with https://"),
+    "registered twice": (["register", "team", "--flavor=console"],
+                         "alerter 'team' exists already: update changes it"),
+    "unknown alerter": (["describe", "teem"], "no alerter 'teem'; did you mean 'team'?"),
+    "update unknown": (["update", "teem", "--timeout=5"], "did you mean 'team'?"),
+    "delete unknown": (["delete", "teem"], "did you mean 'team'?"),
+    "delete used": (["delete", "team"], "alerter 'team' is in the stack prod"),
+    "post to unknown": (["post", "x", "--alerter", "teem"], "did you mean 'team'?"),
+    "post to unknown stack": (["post", "x", "--stack", "prd"], "no stack 'prd'; did you mean 'prod'?"),
+    "check unknown": (["check", "teem"], "did you mean 'team'?"),
+    "stack of unknown": (["stack", "register", "s", "-al", "teem"], "did you mean 'team'?"),
+    "stack of nothing": (["stack", "register", "s"], "-al"),
+    "set unknown": (["stack", "set", "prd"], "'prod'"),
+    "describe unknown stack": (["stack", "describe", "prd"], "'prod'"),
+    "delete unknown stack": (["stack", "delete", "prd"], "'prod'"),
+    "delete active stack": (["stack", "delete", "prod"], "active"),
+    "unknown option": (["post", "x", "--titel", "T"], "did you mean '--title'?"),
+    "unknown ask option": (["ask", "x", "--aprove", "T"], "did you mean '--approve'?"),
+    "abbreviated option": (["post", "x", "--titl", "T"], "did you mean '--title'?"),
+    "two texts": (["post", "a", "b"], "'b'"), "no text": (["post"], "TEXT"),
+    "empty text": (["post", ""], "nothing to say"),
+    "wrong level": (["post", "x", "--level", "eror"], "no level 'eror'; did you mean 'error'?"),
+    "wrong metadata": (["post", "x", "--metadata", "accuracy"], "write it as KEY=VALUE"),
+    "wrong timeout": (["ask", "x", "--timeout", "soon"], "--timeout"),
+    "negative timeout": (["ask", "x", "--timeout=-5"], "timeout"),
+    "nan": (["ask", "x", "--timeout", "nan"], "timeout"),
+    "same words": (["ask", "x", "--approve", "go", "--decline", "go"], "go"),
+    "option without value": (["post", "x", "--title"], "--title"), "no command": (["run"], "--"),
+    "run without --": (["run", "ls"], "--"), "run nothing": (["run", "--"], "--"),
+    "preview nothing": (["preview", "x"], "--flavor"),
+    "preview unknown": (["preview", "x", "--flavor=slak"], "'slack'"),
+    "html to nowhere": (["preview", "x", "--flavor=smtp_email", "--html=/nowhere/x.html"], "/nowhere/x.html"),
+}
+
+
+@pytest.mark.parametrize("case", HOME_MISTAKES)
+def test_a_mistake_is_one_line_that_says_what_was_meant(case, capsys):
+    args, words = HOME_MISTAKES[case]
+    team = {"flavor": "slack", "slack_token": "xoxb-1-hidden", "slack_channel_id": "C1",
+            "slack_api_url": "http://127.0.0.1:9/api"}  # nobody is there: what it tried would end with 4
+    home_write({"version": 1, "alerters": {"console": {"flavor": "console"}, "team": team},
+                "stacks": {"default": ["console"], "prod": ["team"]}, "active_stack": "prod"})
+    before = home_read()
+    code, out, err = home_cli(capsys, *args)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("alerters: ") and words in err and "hidden" not in err and "Traceback" not in err
+    assert home_read() == before
+
+
+def test_help_and_version(capsys):
+    code, out, err = home_cli(capsys, "--help")
+    assert code == 0 and err == "" and "register NAME --flavor=F" in out
+    assert home_cli(capsys)[0] == 2
+    assert home_cli(capsys, "--version") == (0, alerters.__version__ + "\n", "")
+    for command in ("post", "ask", "run", "check", "preview", "pending", "register", "update", "list",
+                    "describe",
+                    "delete", "stack register", "stack list", "stack describe", "stack set", "stack delete",
+                    "flavor list", "flavor register"):
+        code, out, err = home_cli(capsys, *command.split(), "--help")
+        assert (code, err) == (0, "") and f"usage: alerters {command}" in out
+    code, out, err = home_cli(capsys, "register", "x", "--flavor=slack", "--help")
+    assert code == 0 and "--slack_channel_id" in out  # options come from the flavor's fields
+
+
+def test_post_reads_standard_input_and_odd_texts(home_told, monkeypatch, capsys):
+    class Input:
+        buffer = None
+
+    Input.buffer = io.BytesIO("körper\nzwei\n".encode() + b"\xff")
+    monkeypatch.setattr(sys, "stdin", Input)
+    assert home_cli(capsys, "post", "-", "--title", "T") == (0, "", "")
+    assert home_told.last.body.startswith("körper\nzwei") and home_told.last.title == "T"
+    assert home_cli(capsys, "post", "--title=T", "--", "--dashes") == (0, "", "")
+    assert home_told.last.body == "--dashes"
+    Input.buffer = io.BytesIO(b"")
+    assert home_cli(capsys, "post", "-")[0] == 2
+
+
+def test_post_that_is_not_delivered_ends_with_4_and_the_reason(slack, clock, capsys, caplog):
+    home_register(slack, clock=clock)
+    slack.channels[slack.channel]["is_member"] = False
+    code, out, err = home_cli(capsys, "post", "x")
+    assert (code, out) == (4, "")
+    assert "slack: not_in_channel: invite the bot with /invite" in err + caplog.text
+    assert slack.posted == []
+
+
+HOME_ANSWERS = {
+    "approved": (lambda s: s.say("U1", "yes", s.posted[-1]["ts"]), [], 0, "approved by U1 (yes)\n"),
+    "declined": (lambda s: s.say("U1", "no", s.posted[-1]["ts"]), [], 1, "declined by U1 (no)\n"),
+    "reaction": (lambda s: s.react("U1", "x", s.posted[-1]["ts"]), [], 1, None),
+    "nobody": (lambda s: None, ["--timeout", "5"], 3, "timeout\n"),
+    "own words": (lambda s: s.say("U1", "ship it", s.posted[-1]["ts"]),
+                  ["--approve", "ship it", "--approve", "go", "--decline", "stop"], 0,
+                  "approved by U1 (ship it)\n"),
+    "not asked": (lambda s: s.say("U2", "yes", s.posted[-1]["ts"]), ["--approver", "U1", "--timeout=5"], 3,
+                  "timeout\n"),
+    "refused": (None, [], 4, ""),
+}
+
+
+@pytest.mark.parametrize("case", HOME_ANSWERS)
+def test_ask_on_the_command_line(case, slack, clock, capsys):
+    answer, args, want, said = HOME_ANSWERS[case]
+    home_register(slack, clock=clock)
+    if answer is None:
+        slack.channels[slack.channel]["is_archived"] = True
+    else:
+        clock.at(3, lambda: answer(slack))
+    code, out, err = home_cli(capsys, "ask", "Deploy?", *args)
+    assert code == want, err
+    assert said is None or out == said
+    if case == "refused":
+        assert err.startswith("alerters: slack: ") and err.count("\n") == 1 and slack.posted == []
+
+
+@pytest.mark.parametrize("text, code", [("yes", 0), ("no", 1), (None, 3)])
+def test_ask_prints_the_decision_as_json(text, code, slack, clock, capsys):
+    home_register(slack, clock=clock)
+    clock.at(3, lambda: text and slack.say("U1", text, slack.posted[-1]["ts"]))
+    found, out, err = home_cli(capsys, "ask", "Deploy?", "--json", "--timeout=60")
+    decision = json.loads(out)
+    assert (found, err, out.count("\n")) == (code, "", 1)
+    assert list(decision) == ["status", "by", "text", "via", "at"]
+    at = decision.pop("at")
+    assert decision == {"status": {0: "approved", 1: "declined", 3: "timeout"}[code], "text": text,
+                        "by": text and "U1", "via": text and "reply"}
+    assert clock.start + 3 <= at <= clock.start + 63
+
+
+def test_pending_lists_the_open_questions(slack, clock, capsys, monkeypatch):
+    home_register(slack, clock=clock)
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt():
+        raise Interrupted
+
+    clock.at(5, interrupt)
+    with pytest.raises(Interrupted):
+        ask("Deploy the *model*\x1b[31m?", key="deploy-42", timeout=3600)
+    code, out, err = home_cli(capsys, "pending")
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert out.startswith("deploy-42  my_slack_alerter  ")
+    assert "Deploy the *model*" in out and "\x1b" not in out
+    assert slack.token not in out
+    clock.at(clock.monotonic() + 1, lambda: slack.say("U1", "yes", slack.posted[0]["ts"]))
+    assert home_cli(capsys, "ask", "Deploy the *model*\x1b[31m?", "--key", "deploy-42",
+                    "--timeout=3600")[0] == 0
+    assert home_cli(capsys, "pending") == (0, "", "") and "deploy-42" not in home_read().decode()
+
+
+def test_check_says_what_works_and_what_does_not(slack, discord, smtp, clock, capsys):
+    home_register(slack, "chat", clock=clock)
+    home_register(discord, "game", "discord", clock=clock)
+    home_register(smtp, "mail", "smtp_email")
+    StackStore().register_stack("all", ["chat", "game", "mail", "console"])
+    for args in (["chat"], ["--alerter", "game"], ["mail"], ["console"], ["--stack", "all"]):
+        code, out, err = home_cli(capsys, "check", *args)
+        assert (code, err) == (0, ""), (args, out, err)
+        assert out.count("\n") >= 2 and "FAIL" not in out
+        assert slack.token not in out and discord.token not in out and "smtp-password-1" not in out
+    assert slack.posted == discord.posted == [] and smtp.mails == []
+    slack.scopes.discard("channels:history")
+    code, out, err = home_cli(capsys, "check", "--stack", "all")
+    assert code == 4 and err.count("\n") == 1 and "channels:history" in out
+    assert "FAIL" in out and "mail (smtp_email)" in out  # the others are checked all the same
+    slack.fail("auth.test", Fault(body={"ok": False, "error": "invalid_auth"}, status=200), times=None)
+    code, out, err = home_cli(capsys, "check", "chat")
+    assert code == 4 and "invalid_auth" in out + err and "token" in out + err
+
+
+@pytest.mark.parametrize("flavor", ["slack", "discord", "smtp_email", "console", "recorder"])
+def test_preview_shows_what_would_be_sent_and_sends_nothing(flavor, capsys, home_told, tmp_path):
+    code, out, err = home_cli(capsys, "preview", "All **good**", "--flavor", flavor, "--title", "Nightly",
+                              "--metadata", "accuracy=0.95", "--level", "success", "--image",
+                              "https://example.org/a.png")
+    assert (code, err, home_told) == (0, "", [])
+    for words in ("Nightly", "good", "accuracy", "0.95"):
+        assert words in out
+    if flavor in ("slack", "discord"):
+        payload = json.loads(out)
+        assert payload["blocks" if flavor == "slack" else "embeds"]
+        if flavor == "slack":
+            assert not block_errors(payload["blocks"])
+        else:
+            assert not embed_errors(payload["embeds"])
+    if flavor == "smtp_email":
+        assert "Subject: " in out and "\nFrom: " in "\n" + out
+    page = tmp_path / "page.html"
+    assert home_cli(capsys, "preview", "x <script>", "--flavor", flavor, "--html", page) == (0, "", "")
+    html = page.read_text(encoding="utf-8")
+    assert html.startswith("<!DOCTYPE html>") and "<script>" not in html and "x &lt;script&gt;" in html
+    assert not os.path.exists(home_store_file())
+
+
+def test_secrets_are_masked_wherever_they_could_be_shown(capsys, monkeypatch):
+    secrets = {"slack": ["--slack_token=xoxb-hidden-1", "--slack_channel_id=C1"],
+               "discord": ["--discord_token=MTIz.hidden-1", "--discord_channel_id=1"],
+               "smtp_email": ["--smtp_server=localhost", "--sender_email=a@b.org", "--password=hidden-1",
+                              "--recipient_email=c@d.org", "--imap_server=localhost",
+                              "--imap_password=hidden-2"]}
+    shown = ""
+    for flavor, args in secrets.items():
+        for command in (["register", flavor, f"--flavor={flavor}", *args],
+                        ["register", flavor, f"--flavor={flavor}", *args],
+                        ["describe", flavor], ["list"], ["stack", "register", flavor, "-al", flavor],
+                        ["stack", "describe", flavor], ["update", flavor, "--timeout=x"]):
+            shown += "".join(map(str, home_cli(capsys, *command)[1:]))
+    for command in (["register", "hook", "--flavor=slack",
+                     "--slack_webhook_url=https://hooks.slack.com/services/T/B/hidden"], ["describe", "hook"],
+                    ["update", "hook", "--slack_webhook_url=ftp://hooks.slack.com/hidden"]):
+        shown += "".join(map(str, home_cli(capsys, *command)[1:]))
+    shown += repr(StackStore().alerters())
+    shown += repr([StackStore().load_alerter(name) for name in StackStore().alerters()])
+    assert "hidden" not in shown and shown.count("***") >= 5
+    monkeypatch.setenv("HOME_TOKEN", "xoxb-hidden-2")
+    assert home_cli(capsys, "update", "slack", "--slack_token={{env.HOME_TOKEN}}")[0] == 0
+    assert "slack_token: {{env.HOME_TOKEN}}\n" in home_cli(capsys, "describe", "slack")[1]
+
+
+# === The command line as a process ===
+def test_as_a_file_as_a_module_and_through_a_pipe(tmp_path):
+    shutil.copy(HOME_FILE, str(tmp_path / "alerters.py"))
+    env = home_environment(PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1")
+    for args in (["alerters.py"], ["-m", "alerters"]):
+        done = subprocess.run([sys.executable, "-W", "error", *args, "post", "-", "--title", "Füße",
+                               "--metadata", "a=1"],
+                              env=env, cwd=str(tmp_path), input="through a pipe ✅\n".encode(), timeout=30,
+                              capture_output=True)
+        *_, first, second, third = done.stderr.decode().splitlines()
+        assert (done.returncode, done.stdout) == (0, b"")
+        assert [first, second, third] == ["[i] Füße", "    through a pipe ✅", "    a: 1"]
+    assert not os.path.exists(home_store_file())
+
+
+def test_a_question_that_nobody_can_be_asked_is_one_line_and_no_approval():
+    done = home_process("ask", "Deploy?")
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.startswith("alerters: ")] == lines[-1:]
+    assert "terminal" in lines[-1]
+    assert len(lines) == 1, "the question ends with one line"
+
+
+HOME_STREAMS = {
+    "stdout closed": ("flavor list >&-", (0, 2)), "stdout full": ("flavor list >/dev/full", (1, 2, 4, 141)),
+    "stdin closed": ("post - <&-", (2,)), "stdin closed, ask": ("ask x <&-", (2,)),
+    "stderr closed": ("flavor list 2>&-", (0,)), "stderr closed, post": ("post x 2>&-", (0, 2, 4)),
+    "nobody reads": ("flavor list | head -c 0", (0, 141)), "ascii": ("--help", (0,)),
+}
+
+
+@home_posix
+def test_odd_streams_give_no_traceback():
+    shell = shutil.which("bash") or "sh"
+    pipefail = "" if shell == "sh" else "set -o pipefail; "
+    cases = {case: (f'{pipefail}"$0" -m alerters {command}', codes)
+             for case, (command, codes) in HOME_STREAMS.items()
+             if "/dev/full" not in command or os.path.exists("/dev/full")}
+    started = {case: subprocess.Popen(
+        [shell, "-c", command, sys.executable], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=dict(home_environment(), PYTHONIOENCODING=case.split()[0] if
+                                         case.startswith("ascii") else "utf-8"))
+        for case, (command, _) in cases.items()}
+    wrong = {}
+    for case, process in started.items():
+        err = process.communicate(timeout=30)[1].decode("utf-8", "replace")
+        if "Traceback" in err or "Exception ignored" in err or process.returncode not in cases[case][1]:
+            wrong[case] = process.returncode, err.strip().split("\n")[-1]
+    assert wrong == {}
+
+
+HOME_INTERRUPTED = {"ask": (["ask", "Deploy?"], None), "post": (["post", "x"], Fault("stall")),
+                    "check": (["check"], Fault("stall"))}
+
+
+@home_posix
+@pytest.mark.parametrize("case", HOME_INTERRUPTED)
+def test_ctrl_c_ends_a_command_without_a_traceback_and_never_with_0(case):
+    args, fault = HOME_INTERRUPTED[case]
+    with FakeSlack() as slack:
+        home_register(slack)
+        if fault:
+            slack.fail("", fault, times=None)
+        process = home_start(*args)
+        home_until(lambda: slack.calls and (fault or slack.posted), "the first call")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130 and out == ("my_slack_alerter (slack)\n" if case == "check" else "")
+    assert "Traceback" not in err and "Exception" not in err and err.count("\n") == 1
+
+
+# === The console ===
+class HomeTerminal:
+    """A process whose controlling terminal is a pty; what it shows is in `seen`."""
+
+    START = ("import fcntl, os, sys, termios\n"
+             "terminal = os.open(sys.argv.pop(1), os.O_RDWR)\n"
+             "fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)\n"
+             "kept = sys.argv.pop(1)\n"
+             "for number in (0, 1, 2):\n"
+             "    os.dup2(terminal, number) if str(number) in kept else None\n"
+             "import alerters\n"
+             "sys.exit(alerters.main(sys.argv[1:]))\n")
+
+    def __init__(self, *args, on="012", env=None):
+        import pty
+
+        self.master, slave = pty.openpty()
+        self.seen = ""
+        self.process = subprocess.Popen([sys.executable, "-c", self.START, os.ttyname(slave), on,
+                                         *map(str, args)],
+                                        env=home_environment(**(env or {})), stdin=slave,
+                                        stdout=subprocess.PIPE if "1" not in on else slave,
+                                        stderr=subprocess.PIPE if "2" not in on else slave,
+                                        start_new_session=True)
+        os.close(slave)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream:
+                stream.close()
+        os.close(self.master)
+
+    def read(self, seconds):
+        import select
+
+        if not select.select([self.master], [], [], seconds)[0]:
+            return False
+        try:
+            data = os.read(self.master, 65536)
+        except OSError:  # Linux: nobody has the other side open any more
+            return False
+        self.seen += data.decode("utf-8", "replace")
+        return bool(data)
+
+    def until(self, words):
+        end = time.monotonic() + 10
+        while words not in self.seen:
+            assert self.read(max(0, end - time.monotonic())), f"{words!r} did not come: {self.seen}"
+
+    def type(self, text):
+        os.write(self.master, text.encode())
+
+    def end(self):
+        end = time.monotonic() + 10
+        while self.process.poll() is None and time.monotonic() < end:
+            self.read(0.05)
+        while self.read(0):
+            pass
+        return self.process.wait(1)
+
+
+HOME_TYPED = {
+    "near miss": (["yes please\n", "yes\n"], 0, "approved by"), "Ctrl-C": (["\x03"], 130, "interrupted"),
+    "Ctrl-D": (["\x04"], None, ""),
+}
+
+
+@home_posix
+@pytest.mark.parametrize("case", HOME_TYPED)
+def test_the_console_asks_on_a_terminal(case):
+    lines, code, words = HOME_TYPED[case]
+    with HomeTerminal("ask", "Deploy?", "--title", "Production") as terminal:
+        terminal.until("Open until")
+        for line in lines[:-1]:
+            terminal.type(line)
+            if "please" in line:
+                terminal.until("not an answer yet")
+        terminal.type(lines[-1])
+        found = terminal.end()
+    assert "[?] Production\r\n    Deploy?" in terminal.seen and "Traceback" not in terminal.seen
+    assert words in terminal.seen and terminal.seen.count("not an answer yet") == (case == "near miss")
+    assert found == code if code is not None else found not in (0, 1)
+
+
+@home_posix
+def test_the_console_keeps_its_timeout_and_says_so():
+    with HomeTerminal("ask", "Deploy?", "--timeout", "0.2") as terminal:
+        began = time.monotonic()
+        assert terminal.end() == 3
+        assert time.monotonic() - began < 3
+    assert "Nobody decided in time" in terminal.seen and "timeout" in terminal.seen
+
+
+@home_posix
+def test_the_console_in_the_calling_process(monkeypatch, capsys):
+    import pty
+
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "r") as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        for typed, approved in (("yes", True), ("no", False), ("LgTm!", True), (" *ok*. ", True),
+                                ("\x1b[31m\nwhat is this?\nreject", False)):
+            os.write(master, typed.encode() + b"\n")
+            decision = decide("Deploy?", timeout=5)
+            assert bool(decision) is approved and decision.status in ("approved", "declined")
+            assert decision.by and decision.via == "console" and abs(decision.at - time.time()) < 60
+            assert decision.text.strip() == typed.split("\n")[-1].strip()
+        os.write(master, b"deploy\n")
+        assert ask("Deploy?", approve_msg_options=["deploy"], timeout=5) is True
+        began = time.monotonic()
+        assert decide("Deploy?", timeout=0.05).status == "timeout" and time.monotonic() - began < 1
+        os.write(master, b"no\n")  # typed ahead of the question
+        assert ask("Deploy?", approvers=["nobody-of-that-name"], timeout=0.05) is False
+    os.close(master)
+
+
+@home_posix
+def test_a_missing_secret_is_asked_for_without_echo():
+    args = ["register", "team", "--flavor", "slack", "--slack_channel_id", "C1"]
+    with HomeTerminal(*args) as terminal:
+        terminal.until("slack_token")
+        terminal.type("xoxb-typed-hidden\n")
+        assert terminal.end() == 0
+    assert "hidden" not in terminal.seen and "is registered" in terminal.seen
+    assert json.loads(home_read())["alerters"]["team"]["slack_token"] == "xoxb-typed-hidden"
+
+
+@home_posix
+@pytest.mark.parametrize("typed, code", [("\x04", 2), ("\x03", 130)])
+def test_no_secret_at_the_prompt_registers_nothing(typed, code):
+    with HomeTerminal("register", "team", "--flavor", "slack", "--slack_channel_id", "C1") as terminal:
+        terminal.until("slack_token")
+        terminal.type(typed)
+        found = terminal.end()
+    assert "Traceback" not in terminal.seen and found == code and not os.path.exists(home_store_file())
+
+
+# === run ===
+def home_run(capfd, *args):
+    """Run a command under `run` in this process; return (exit code, stdout, stderr)."""
+    capfd.readouterr()
+    code = main(["run", *map(str, args)])
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+@home_posix
+@pytest.mark.parametrize("script, code", [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143),
+                                          ("kill -9 $$", 137)])
+def test_run_keeps_output_and_exit_code(script, code, slack, capfd):
+    home_register(slack)
+    script = f"echo to stdout; echo to stderr >&2; {script}"
+    assert home_run(capfd, "--", "sh", "-c", script) == (code, "to stdout\n", "to stderr\n")
+    (row,) = slack.posted
+    text = slack_text(row["payload"])
+    assert ("failed" in text, "succeeded" in text) == (bool(code), not code)
+    assert str(code) in text and "to stderr" in text
+
+
+@home_posix
+def test_run_keeps_input_and_bytes(slack):
+    home_register(slack)
+    done = home_process("run", "--", "sh", "-c", "cat; cat /dev/null >&2; exit 3", input="of stdin ✅\n")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "of stdin ✅\n", "")
+    (row,) = slack.posted
+    assert "of stdin" not in slack_text(row["payload"]).replace("cat; cat /dev/null", "")
+
+
+@home_posix
+def test_run_tells_the_end_of_a_long_stderr_without_colours(slack, capfd):
+    home_register(slack)
+    code, out, err = home_run(capfd, "--title", "Nightly", "--", "sh", "-c",
+                              "i=0; while [ $i -lt 3000 ]; do echo line $i of many >&2; i=$((i+1)); done; "
+                              "printf '\\033[31mred\\033[0m\\n' >&2; exit 1")
+    assert (code, out) == (1, "") and err.count("\n") == 3001 and "\x1b[31mred" in err
+    (row,) = slack.posted
+    text = slack_text(row["payload"])
+    assert "Nightly failed" in text and "line 2999 of many" in text and "line 100 of many" not in text
+    assert "red" in text and "\x1b" not in text
+
+
+@home_posix
+def test_run_is_quiet_about_short_successes_only(slack, capfd):
+    home_register(slack)
+    assert home_run(capfd, "--longer-than", "60", "--", "true") == (0, "", "") and slack.posted == []
+    assert home_run(capfd, "--longer-than", "60", "--", "false") == (1, "", "") and len(slack.posted) == 1
+
+
+@home_posix
+def test_run_posts_to_every_alerter_of_the_stack(slack, discord, capfd):
+    home_register(slack, "one")
+    home_register(discord, "two", "discord")
+    StackStore().register_stack("both", ["one", "two"], activate=True)
+    slack.channels[slack.channel]["is_archived"] = True
+    assert home_run(capfd, "--", "sh", "-c", "exit 9")[:2] == (9, "")
+    assert slack.posted == [] and "exit 9" in discord_text(discord.posted[0]["payload"])
+    assert home_run(capfd, "--alerter", "two", "--title", "T", "--", "true")[0] == 0
+    assert len(discord.posted) == 2
+
+
+@home_posix
+@pytest.mark.parametrize("number", [15, 2])
+def test_run_passes_signals_on_and_tells_of_them(number):
+    with FakeSlack() as slack:
+        home_register(slack)
+        process = home_start("run", "--", "sh", "-c", "trap 'echo caught; exit 0' TERM INT; echo ready; "
+                                                      "while :; do sleep 0.01; done", start_new_session=True)
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(number)
+            out, err = process.communicate(timeout=5)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # if the command outlived it
+        assert (process.returncode, out, err) == (128 + number, "caught\n", "")
+        (row,) = slack.posted
+        assert "failed" in slack_text(row["payload"]) and str(128 + number) in slack_text(row["payload"])
+
+
+HOME_NOT_RUN = {"missing": (["/nowhere/command"], 127), "no program": ([os.devnull], 126),
+                "a folder": (["/"], 126)}
+
+
+@home_posix
+@pytest.mark.parametrize("case", HOME_NOT_RUN)
+def test_run_tells_of_a_command_that_cannot_be_run(case, slack, capfd):
+    command, code = HOME_NOT_RUN[case]
+    home_register(slack)
+    found, out, err = home_run(capfd, "--", *command)
+    assert (found, out, err.count("\n")) == (code, "", 1) and command[0] in err and "Traceback" not in err
+    (row,) = slack.posted
+    assert "failed" in slack_text(row["payload"])
+
+
+@home_posix
+@pytest.mark.parametrize("case", ["broken store", "refused", "no service", "no such stack"])
+def test_run_runs_the_command_whatever_happens_to_the_alert(case, slack, capfd, caplog, monkeypatch):
+    home_register(slack)
+    if case == "refused":
+        slack.channels[slack.channel]["is_archived"] = True
+    elif case == "no service":
+        slack.fail("", Fault(status=401, body={}), times=None)
+    elif case == "no such stack":
+        monkeypatch.setenv("ALERTERS_STACK", "gone")
+    else:
+        home_write(b"broken")
+    code, out, err = home_run(capfd, "--", "sh", "-c", "echo done; exit 5")
+    assert (code, out) == (5, "done\n") and "Traceback" not in err and err + caplog.text
+
+
+@home_posix
+def test_run_leaves_a_terminal_a_terminal():
+    with HomeTerminal("run", "--", sys.executable, "-c",
+                      "import os, sys; print([os.isatty(n) for n in (0, 1, 2)]); sys.exit(4)") as terminal:
+        assert terminal.end() == 4
+    assert "[True, True, True]" in terminal.seen and "failed" in terminal.seen
+
+
+@home_posix
+def test_ctrl_c_on_a_terminal_ends_the_command_and_is_told_once():
+    with HomeTerminal("run", "--", "sh", "-c", "echo ready; while :; do sleep 0.01; done") as terminal:
+        terminal.until("ready")
+        terminal.type("\x03")
+        assert terminal.end() == 130
+    assert "Traceback" not in terminal.seen and terminal.seen.count("failed") == 1 and "130" in terminal.seen
+
+
+# === The notebook ===
+HOME_CELLS = [
+    "from alerters import AlerterMessage, ask, post, watch",
+    "post('from a cell', title='Cell')",
+    "with watch('train'):\n    total = sum(range(10))\ntotal",
+    "async def job():\n    return post('from asyncio')\nawait job()",
+    "@watch('co')\nasync def co():\n    return 7\nawait co()",
+    "AlerterMessage('Shown **bold**', 'in the cell <script>')",
+    "ask('Deploy?', alerter='console')", "ask('Deploy?', alerter='console')",
+    "try:\n    with watch('fails'):\n        1 / 0\nexcept ZeroDivisionError:\n    print('raised')",
+]
+
+
+def test_a_notebook_posts_watches_shows_and_asks(slack, tmp_path, monkeypatch):
+    pytest.importorskip("ipykernel")
+    client = pytest.importorskip("jupyter_client").manager
+    home_register(slack)
+    folders = {"IPYTHONDIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
+    for name, value in home_environment(**folders).items():
+        monkeypatch.setenv(name, value)
+    results, answers = [], iter(["yes", "no"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tools
+        manager, kernel = client.start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+        try:
+            for cell in [*HOME_CELLS, HOME_CELLS[-3]]:
+                shown = []
+                reply = kernel.execute_interactive(
+                    cell, timeout=30, allow_stdin=len(results) < len(HOME_CELLS), output_hook=shown.append,
+                    stdin_hook=lambda message: kernel.input(next(answers)))
+                data = [m["content"].get("data") or m["content"] for m in shown
+                        if m["msg_type"] in ("execute_result", "error", "stream")]
+                results.append((reply["content"]["status"], data))
+        finally:
+            kernel.stop_channels()
+            manager.shutdown_kernel(now=True)
+    status, (refusal,) = results.pop()  # no input box: refused before the question is shown
+    assert status == "error" and refusal["ename"] == "AskNotSupported"
+    assert [status for status, _ in results] == ["ok"] * len(HOME_CELLS), results
+    last = [[d.get("text/plain") for d in data if "text/plain" in d] for _, data in results]
+    assert last[1:5] == [["True"], ["45"], ["True"], ["7"]] and last[6:8] == [["True"], ["False"]]
+    (page,) = [d["text/html"] for d in results[5][1] if "text/html" in d]
+    assert "<script>" not in page and "in the cell &lt;script&gt;" in page
+    texts = [slack_text(row["payload"]) for row in slack.posted]
+    assert len(texts) == 5
+    wanted = "from a cell", "train succeeded", "from asyncio", "co succeeded", "fails failed"
+    for text, words in zip(texts, wanted):
+        assert words in text
+    assert "ZeroDivisionError" in texts[4]
