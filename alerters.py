@@ -81,7 +81,9 @@ else:
             self.__name__ = name
 
         def __getattr__(self, attribute):
-            return getattr(sys.modules.get(self.__name__) or importlib.import_module(self.__name__), attribute)
+            if "_module" not in self.__dict__:
+                self._module = importlib.import_module(self.__name__)
+            return getattr(self._module, attribute)
 
     for _name in ("argparse base64 datetime email email.message email.policy email.utils getpass hashlib "
                   "html html.parser http.client imaplib inspect json logging pathlib secrets signal smtplib "
@@ -1281,8 +1283,8 @@ def _http(who: str, method: str, url: str, *, clock: _Clock, until: float, body:
           headers: Mapping[str, str] = {}) -> _Answer:
     """Return the answer, whatever its status. The one place that speaks HTTP.
 
-    body: pieces, sent one after the other and never joined. until: on clock.monotonic; headers that drip are the
-    one thing urllib cannot bound. Raises DeliveryError, with outcome "unknown" once the connection was made.
+    body: pieces, sent one after the other and never joined. until: on clock.monotonic; headers that drip are
+    the one thing urllib cannot bound. Raises DeliveryError, outcome "unknown" once the connection was made.
     """
     left = until - clock.monotonic()
     stop, wire, taken = time.monotonic() + left, _wire()(context=_tls()), bytearray()
