@@ -2274,11 +2274,13 @@ class SMTPEmailAlerter(BaseAlerter):
         subject = _one_line(subject.replace("=?", "= ?"), 180)  # older Pythons decode "=?" into new headers
         mail["Subject"] = subject + (f" [#{question.token}]" if question else "")
         mail["From"], mail["To"] = self.sender_email, ", ".join(to)
-        mail["Date"] = _email_utils.formatdate(self.clock.now(), usegmt=True)
-        mail["Message-ID"] = f"<alerters.{ident}@{domain}>"
+        fixed = {"Date": _email_utils.formatdate(self.clock.now(), usegmt=True),
+                 "Message-ID": f"<alerters.{ident}@{domain}>",
+                 "Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "OOF, AutoReply"}
         if re.fullmatch(r"<[!-~]{3,75}>", str(above.get("message_id"))):
-            mail["In-Reply-To"] = mail["References"] = above["message_id"]
-        mail["Auto-Submitted"], mail["X-Auto-Response-Suppress"] = "auto-generated", "OOF, AutoReply"
+            fixed["In-Reply-To"] = fixed["References"] = above["message_id"]
+        for name, value in fixed.items():  # as they are: parsing each costs a tenth of the whole mail
+            mail.set_raw(name, value)
         return mail
 
     def _compose(self, message: AlerterMessage, params: AlerterParameters | None,
