@@ -66,11 +66,11 @@ if TYPE_CHECKING:
     import urllib.parse as _parse
     import urllib.request as _urllib
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, NoReturn, TypeVar
+    from typing import Any, Dict, NoReturn, Tuple, TypeVar
     from typing import overload as _overload
 
-    _Dict = dict[str, Any]
-    _Line = tuple[str, str]  # kind ("text", "plain" or "code") and one line without its end
+    _Dict = Dict[str, Any]
+    _Line = Tuple[str, str]  # kind ("text", "plain" or "code") and one line without its end
     _Field = dataclasses.Field[Any]
     _T = TypeVar("_T")
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -290,7 +290,7 @@ class _Record:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._values().items())})"
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._values() == other._values()
+        return isinstance(other, _Record) and type(other) is type(self) and self._values() == other._values()
 
     def __hash__(self) -> int:
         return hash((type(self), *self._values().values()))
@@ -773,7 +773,8 @@ class Question:
                 decisions.append(Decision(status, by, text, via, now if at is None else at))
             elif via not in ("reaction", "channel") and not words and not overdue:
                 self._help(text, by)
-        return max(words[:1] + taps, key=lambda decision: decision.status == "declined", default=None)
+        found = words[:1] + taps
+        return next((decision for decision in found if not decision), found[0] if found else None)
 
     def _verdict(self, text: str, tapped: bool) -> str | None:
         """Return what one reply means. A reaction may also be one of the two that the alerter added."""
@@ -1023,12 +1024,13 @@ class BaseAlerter(_Record):
     def _nothing(self, *given: Any, **named: Any) -> Any:
         """What a built-in flavor overrides besides; here it does nothing and returns None."""
 
-    _check_together = _nothing  # () raises ConfigError for fields that cannot go together
-    _where = _nothing  # (message, params) returns, as JSON for `_find`, where a question goes
-    _find = _nothing  # (question) returns the ref of a question that may have been posted, or None
-    _offer_taps = _nothing  # (question) puts the two reactions on it
-    _say = _nothing  # (question, text, to) writes under the question; to: the person it is for, or None
-    _release = _nothing  # (question) lets go of what its `_memo` holds open
+    # What each is called with, and returns:
+    _check_together: Callable[..., Any] = _nothing  # () raises ConfigError for fields that cannot go together
+    _where: Callable[..., Any] = _nothing  # (message, params): where a question goes, as JSON for `_find`
+    _find: Callable[..., Any] = _nothing  # (question): the ref of one that may have been posted, or None
+    _offer_taps: Callable[..., Any] = _nothing  # (question) puts the two reactions on it
+    _say: Callable[..., Any] = _nothing  # (question, text, to) writes under it; to: whom it is for, or None
+    _release: Callable[..., Any] = _nothing  # (question) lets go of what its `_memo` holds open
 
     def _cannot_ask(self) -> str:
         """Return why it cannot be asked, or an empty string."""
@@ -1912,7 +1914,6 @@ class DiscordAlerter(_ChatAlerter):
     _batch = 9
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "preview", "discord_channel_id": "123456789012345678"}
-    _measure = staticmethod(len)  # code points, says Discord's staff
 
     def _check_together(self) -> None:
         super()._check_together()
@@ -2034,6 +2035,9 @@ class DiscordAlerter(_ChatAlerter):
     def _identify(self) -> str:
         me = _insist(lambda: self._call("GET", "/users/@me"), self.clock, self._until(), sure=True)
         return str(me["id"])
+
+    def _measure(self, text: str) -> int:
+        return len(text)  # code points, says Discord's staff
 
     def _takes_files(self) -> bool:
         return True
@@ -2560,7 +2564,8 @@ def _fetched(session: _imaplib.IMAP4_SSL, uids: list[str], what: str,
 def _mail_answer(data: bytes, token: str, asker: str, people: set[str], at: float | None) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or without the token."""
     raw = _email.message_from_bytes(data)
-    mail = _email.message_from_bytes(data, policy=_email_policy.default)
+    modern: Any = _email_policy.default
+    mail: Any = _email.message_from_bytes(data, policy=modern)
 
     def all_of(*names: str) -> list[str]:
         return [" ".join(str(value).split()) for name in names for value in raw.get_all(name, [])]
@@ -3526,7 +3531,7 @@ def __getattr__(name: str) -> Any:
 
 # === Command line ===
 if TYPE_CHECKING:
-    _Option = tuple[str, _Dict]  # its names, and further words for argparse
+    _Option = Tuple[str, _Dict]  # its names, and further words for argparse
 
 
 def _options(name: str, about: str, spec: Sequence[_Option], args: list[str], last: bool = True) -> Any:

@@ -32,6 +32,7 @@ import os
 import pickle
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -2089,7 +2090,7 @@ VACATION = {"gmail": {"Auto-Submitted": "auto-replied", "Precedence": "bulk", "X
             "apple": {"X-Autorespond": "yes"},
             "phone": {"X-Autoreply-From": "me"}, "bottom": {"Precedence": "auto_reply"}}
 CLIENTS = tuple(TEXTS)
-REPLY_IDS = itertools.count(1)
+NUMBERS = itertools.count(1)  # of replies and of stores
 
 
 def mail_reply(original, sender, text, client="gmail", html_only=False, language="en", keep_subject=True,
@@ -2135,7 +2136,7 @@ def mail_reply(original, sender, text, client="gmail", html_only=False, language
 
     # max_line_length: the default policy encodes a long message id, which breaks threading
     reply = email.message.EmailMessage(policy=email.policy.default.clone(max_line_length=900))
-    number = next(REPLY_IDS)
+    number = next(NUMBERS)
     domain = {"gmail": "mail.gmail.com", "outlook": "EURP191.PROD.OUTLOOK.COM"}.get(company, me.domain)
     vacation_prefix = {"outlook": auto_prefix, "plain": "Auto:"}.get(company, "Re:")
     prefix = {"vacation": vacation_prefix, "bounce": "Undelivered Mail:", "list": "[team] Re:"}.get(
@@ -2267,10 +2268,11 @@ def ca_file(tmp_path):
 
 # === The set-up of all tests ===
 MORE = os.environ.get("ALERTERS_TEST_MORE") == "1"  # the long forms as well
+posix = pytest.mark.skipif(os.name == "nt", reason="signals, terminals and modes of POSIX")
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch, tmp_path, tmp_path_factory):
+def _alone(monkeypatch, tmp_path_factory):
     """Keep every test off the network, off this user's configuration and off other tests' leftovers."""
     others = ("http_proxy https_proxy no_proxy all_proxy "
               "ssl_cert_file ssl_cert_dir requests_ca_bundle curl_ca_bundle").split()
@@ -2278,8 +2280,9 @@ def _alone(monkeypatch, tmp_path, tmp_path_factory):
         if name.startswith("ALERTERS_") or name.lower() in others:
             monkeypatch.delenv(name)
     alerters._KNOWN_SECRETS.clear()  # else what one test calls a secret would be hidden in all later ones
-    monkeypatch.setenv("ALERTERS_STORE", str(tmp_path / "stacks.json"))
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path_factory.getbasetemp() / "pycache"))
+    folder = tmp_path_factory.getbasetemp()  # to make one for each test takes its time
+    monkeypatch.setenv("ALERTERS_STORE", str(folder / f"stacks-{next(NUMBERS)}.json"))
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder / "pycache"))
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it would make processes slow to start
     connect = socket.socket.connect
 
@@ -5053,10 +5056,10 @@ def test_half_a_question_is_refused(room):
         Question.from_dict(state)  # its alerter had no name
 
 
-def _python(code, *args):
+def _python(code, *args, **more):
     return subprocess.Popen(
         [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, universal_newlines=True,
-        env=dict(os.environ, PYTHONPATH=os.path.dirname(alerters.__file__)))
+        env=dict(os.environ, PYTHONPATH=os.path.dirname(alerters.__file__)), **more)
 
 
 RESUME = """
@@ -5470,72 +5473,89 @@ def test_a_key_in_the_store_of_its_alerter(room, tmp_path):
 
 
 KILLED = """
-import sys, alerters
-kind, token, channel, url = sys.argv[1:]
-fields = {f"{kind}_token": token, f"{kind}_channel_id": channel, f"{kind}_api_url": url}
-alerter = alerters.FLAVORS[kind](**fields)
-decision = alerter.decide("Deploy?", alerters.AlerterParameters(timeout=60), key=url)
-print(decision.status, decision.by, flush=True)
+import email.parser, fcntl, http.client, json, os, select, socket, ssl, sys, urllib.request, alerters
+for line in sys.stdin:
+    kind, token, channel, url = line.split()
+    ours, theirs = os.pipe()
+    process = os.fork()
+    if not process:
+        fields = {f"{kind}_token": token, f"{kind}_channel_id": channel, f"{kind}_api_url": url}
+        try:
+            alerter = alerters.FLAVORS[kind](**fields)
+            decision = alerter.decide("Deploy?", alerters.AlerterParameters(timeout=60), key=url)
+            os.write(theirs, f"{decision.status} {decision.by}".encode())
+        except BaseException as error:
+            os.write(theirs, repr(error).encode())
+        os._exit(0)
+    os.close(theirs)
+    print(process, flush=True)
+    with os.fdopen(ours) as said:
+        print(said.read() or "killed", flush=True)
+    os.waitpid(process, 0)
 """
 
 
-def _killed_again_and_again(kind, fake, chance, kills):
-    """Ask under one key, killed on the way, until the answer comes out; return kills and what went wrong."""
+def _killed_again_and_again(kind, fake, chance, kills, forks):
+    """Ask under one key, killed on the way, until the answer comes out; return what went wrong.
+
+    forks: a process that has imported all there is and forks, which takes a fiftieth of starting one.
+    """
     with fake() as service:
         room, respond, plan = Room(kind, service), service.respond, {"calls": 0}
-        wanted = [chance.choice([YES, NO]), "U9" if kind == "slack" else "99"]
-        answer_after, answered, killed, said = chance.randrange(kills + 1), False, 0, []
+        wanted = f"{chance.choice([YES, NO])} {'U9' if kind == 'slack' else '99'}"
+        answer_after, answered, killed, said = chance.randrange(kills + 1), False, 0, "killed"
+
+        def kill():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(plan["process"], signal.SIGKILL)
 
         def killing(http, call):
             """kill -9 the process right before or right after the service acts on one of its requests."""
-            plan["calls"] -= 1
-            if plan["calls"] != 0:
-                return respond(http, call)
-            if plan["after"]:
-                with service.lock:
+            with service.lock:
+                plan["calls"] -= 1
+                doomed = plan["calls"] == 0
+                if doomed and plan["after"]:
                     service._act(call)
-            plan["process"].kill()
+            return kill() if doomed else respond(http, call)
 
         service.respond = killing
-        while not said:
+        while said == "killed":
             last, at_random = killed >= kills, chance.random() < 0.4
-            process = _python(KILLED, kind, service.token, service.channel, service.api_url)
             calls = 0 if last or at_random else chance.randrange(1, 6)
-            plan.update(process=process, calls=calls, after=chance.random() < 0.5)
-            end = time.monotonic() + (60 if last else chance.uniform(0.05, 0.3) if at_random else 1)
-            while process.poll() is None and time.monotonic() < end:
+            with service.lock:  # its first call waits until its number is known
+                forks.stdin.write(f"{kind} {service.token} {service.channel} {service.api_url}\n")
+                forks.stdin.flush()
+                process = int(forks.stdout.readline())
+                plan.update(process=process, calls=calls, after=chance.random() < 0.5)
+            end = time.monotonic() + (60 if last else chance.uniform(0.001, 0.1) if at_random else 1)
+            while not select.select([forks.stdout], [], [], 0.002)[0] and time.monotonic() < end:
                 if killed >= answer_after and not answered and room.posted_questions():
                     answered = True
-                    room.reply(room.asked(), wanted[1], "yes" if wanted[0] == YES else "no")
-                time.sleep(0.005)
-            process.kill()
-            said = process.communicate()[0].split()
-            killed += process.returncode != 0
+                    room.reply(room.asked(), wanted.split()[1], "yes" if YES in wanted else "no")
+            kill()
+            said = forks.stdout.readline().strip()
+            killed += said == "killed"
         wrong = [] if said == wanted else [f"said {said}, not {wanted}"]
         asked = len(room.posted_questions())
         return killed, wrong + [f"{asked} questions"] * (asked != 1)
 
 
+@posix
 def test_no_answer_is_lost_and_no_question_doubled_when_the_process_is_killed():
     """At random moments of its life, and right before and after what the service does for it."""
     seed = random.SystemRandom().randrange(10**6) if MORE else 9
-    ends, killed = [], 0
-
-    def life(n):
-        kind, fake = [("slack", FakeSlack), ("discord", FakeDiscord)][n % 2]
-        ends.append(_killed_again_and_again(kind, fake, random.Random(seed + n), 5 if MORE else 2))
-
-    for turn in range(0, 100, 2):
-        threads = [threading.Thread(target=life, args=(n,)) for n in (turn, turn + 1)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        killed = sum(count for count, _ in ends)
-        if len(ends) < turn + 2 or killed >= (50 if MORE else 1):
-            break
-    assert (seed, len(ends), [wrong for _, wrong in ends if wrong], _records()) == (seed, turn + 2, [], {})
-    assert killed >= (50 if MORE else 1)
+    ends, killed, enough = [], 0, 50 if MORE else 6
+    with _python(KILLED, stdin=subprocess.PIPE) as forks:
+        for n in range(100):
+            kind, fake = [("slack", FakeSlack), ("discord", FakeDiscord)][n % 2]
+            count, wrong = _killed_again_and_again(kind, fake, random.Random(seed + n), 4, forks)
+            killed += count
+            ends += wrong
+            if killed >= enough and n % 2:
+                break
+        forks.stdin.close()
+    assert (seed, ends, _records()) == (seed, [], {})
+    assert killed >= enough
 
 
 # === Asking: what is no answer, at random ===
@@ -7140,7 +7160,6 @@ def test_sockets_are_closed_after_every_use(desk):
 # === The store, the functions and the command line ===
 
 HOME_FILE = os.path.abspath(alerters.__file__)
-home_posix = pytest.mark.skipif(os.name == "nt", reason="signals, terminals and modes of POSIX")
 
 
 def home_cli(capsys, *args):
@@ -7427,7 +7446,7 @@ HOME_PLACES = {
 }
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("case", HOME_PLACES)
 def test_where_the_store_is(case, tmp_path, monkeypatch):
     variables, place = HOME_PLACES[case]
@@ -7452,10 +7471,11 @@ def test_what_the_file_looks_like():
                               "approvers": ["U1", "U2"]}},
         "stacks": {"default": ["console"], "prod": ["team", "console"]}, "active_stack": "prod"}
     assert home_read().endswith(b"}\n") and home_read().count(b"\n") > 10  # readable by hand
-    assert not [name for name in os.listdir(os.path.dirname(home_store_file())) if name.endswith(".tmp")]
+    folder, name = os.path.split(home_store_file())
+    assert [other for other in os.listdir(folder) if other.startswith(name) and other.endswith(".tmp")] == []
 
 
-@home_posix
+@posix
 def test_nobody_else_may_read_the_file_from_its_first_byte(monkeypatch, tmp_path):
     path, modes, fsync = tmp_path / "new" / "stacks.json", [], os.fsync
 
@@ -7646,7 +7666,7 @@ def test_a_broken_record_of_a_question_is_one_line(record, capsys):
 HOME_UNUSABLE = ["a folder in its place", "a file in place of the folder", "a broken link", "a loop of links"]
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("case", HOME_UNUSABLE)
 def test_a_place_that_cannot_be_used_is_one_line(case, tmp_path, monkeypatch, capsys):
     path = tmp_path / "config" / "stacks.json"
@@ -7678,7 +7698,7 @@ def test_without_a_home_folder(tmp_path):
     assert (done.returncode, done.stderr) == (0, "[i] still told\n")
 
 
-@home_posix
+@posix
 def test_a_link_stays_a_link(tmp_path, monkeypatch):
     (tmp_path / "real.json").write_text("{}")
     os.symlink(str(tmp_path / "real.json"), str(tmp_path / "link.json"))
@@ -7686,7 +7706,7 @@ def test_a_link_stays_a_link(tmp_path, monkeypatch):
     assert (tmp_path / "link.json").is_symlink() and "a" in StackStore(tmp_path / "real.json").alerters()
 
 
-@home_posix
+@posix
 def test_a_planted_link_or_a_leftover_does_not_catch_the_secrets(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine")
@@ -7713,7 +7733,7 @@ def test_a_failure_in_mid_write_keeps_the_old_file(function, monkeypatch):
     assert store.alerters()["team"]["slack_channel_id"] == "C2"
 
 
-@home_posix
+@posix
 def test_a_full_disk_keeps_the_old_file():
     home_two()
     before = home_read()
@@ -7725,53 +7745,71 @@ def test_a_full_disk_keeps_the_old_file():
     assert home_read() == before
 
 
-def test_threads_and_processes_register_at_once_and_none_is_lost(tmp_path):
-    processes, each, threads = 3, 5, 5
-    program = ("import sys, alerters\n"
-               "for n in range(int(sys.argv[2])):\n"
-               "    alerters.StackStore().register_alerter(f'p{sys.argv[1]}-{n}', 'console')")
-    command = [sys.executable, "-c", program]
-    running = [subprocess.Popen([*command, str(n), str(each)],
-                                env=home_environment()) for n in range(processes)]
+HOME_WRITERS = """
+import os, signal, sys, time, alerters, fcntl, tempfile, secrets
+def fork(work, number):
+    ours, theirs = os.pipe()
+    process = os.fork()
+    if process:
+        os.close(theirs)
+        return process, ours
+    try:
+        work(number, theirs)
+    finally:
+        os._exit(1)
+def race(number, said):
+    for n in range(int(sys.argv[2])):
+        alerters.StackStore().register_alerter(f"p{number}-{n}", "console")
+    os._exit(0)
+def write_on(number, said):
+    for n in range(10**6):
+        alerters.StackStore().register_alerter(f"k{number}-{n}", "console")
+        os.write(said, b".")
+if sys.argv[1] == "race":
+    processes = [fork(race, number) for number in range(int(sys.argv[3]))]
+    print(*[os.waitpid(process, 0)[1] for process, _ in processes])
+else:
+    for number in range(int(sys.argv[2])):
+        process, said = fork(write_on, number)
+        os.read(said, 1)
+        time.sleep(0.0007 * (number % 17))
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        print(1 + len(os.read(said, 9999)), flush=True)
+"""
 
-    def work(number):
-        for n in range(each):
-            StackStore().register_alerter(f"t{number}-{n}", "console")
 
-    workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
-    [worker.start() for worker in workers]
-    [worker.join() for worker in workers]
-    assert [process.wait(30) for process in running] == [0] * processes
+@posix
+def test_threads_and_twenty_processes_register_at_once_and_none_is_lost():
+    processes, each, threads = 20, 20 if MORE else 2, 5
+    with home_start("-c", HOME_WRITERS, "race", each, processes) as running:
+        def work(number):
+            for n in range(each):
+                StackStore().register_alerter(f"t{number}-{n}", "console")
+
+        workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
+        [worker.start() for worker in workers]
+        [worker.join() for worker in workers]
+        assert running.communicate(timeout=60) == (" ".join(["0"] * processes) + "\n", "")
     want = {f"p{n}-{i}" for n in range(processes) for i in range(each)}
     want |= {f"t{n}-{i}" for n in range(threads) for i in range(each)}
     assert set(StackStore().alerters()) == want | {"console"}
 
 
-HOME_KILLS = 30 if MORE else 3
-
-
-@home_posix
+@posix
 def test_a_kill_in_mid_write_loses_and_breaks_nothing():
-    program = ("import itertools, sys, alerters\n"
-               "store = alerters.StackStore()\n"
-               "for n in itertools.count():\n"
-               "    store.register_alerter(f'k{sys.argv[1]}-{n}', 'console')\n"
-               "    print(n, flush=True)")
-    promised = {"console"}
-    for number in range(HOME_KILLS):
-        process = subprocess.Popen([sys.executable, "-c", program, str(number)], env=home_environment(),
-                                   stdout=subprocess.PIPE, encoding="utf-8")
-        process.stdout.readline()
-        time.sleep(0.001 * (number % 17))
-        process.kill()
-        done = 1 + len(process.communicate()[0].split())
-        promised |= {f"k{number}-{n}" for n in range(done)}
-        data = json.loads(home_read())
-        assert promised <= set(data["alerters"]), "an entry was lost"
-    assert len(set(data["alerters"]) - promised) <= HOME_KILLS  # written, and killed before it could say so
+    kills, promised = 200 if MORE else 10, {"console"}
+    with home_start("-c", HOME_WRITERS, "kill", kills) as running:
+        for number in range(kills):
+            done = int(running.stdout.readline())
+            promised |= {f"k{number}-{n}" for n in range(done)}
+            assert promised <= set(json.loads(home_read())["alerters"]), "an entry was lost"
+        assert running.communicate(timeout=60) == ("", "")
+    more = set(json.loads(home_read())["alerters"]) - promised
+    assert len(more) <= kills  # written, and killed before it could say so
 
 
-@home_posix
+@posix
 def test_reading_does_not_wait_for_a_writer():
     import fcntl
 
@@ -9274,7 +9312,7 @@ HOME_STREAMS = {
 }
 
 
-@home_posix
+@posix
 def test_odd_streams_give_no_traceback():
     shell = shutil.which("bash") or "sh"
     pipefail = "" if shell == "sh" else "set -o pipefail; "
@@ -9298,7 +9336,7 @@ HOME_INTERRUPTED = {"ask": (["ask", "Deploy?"], None), "post": (["post", "x"], F
                     "check": (["check"], Fault("stall"))}
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("case", HOME_INTERRUPTED)
 def test_ctrl_c_ends_a_command_without_a_traceback_and_never_with_0(case):
     args, fault = HOME_INTERRUPTED[case]
@@ -9386,7 +9424,7 @@ HOME_TYPED = {
 }
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("case", HOME_TYPED)
 def test_the_console_asks_on_a_terminal(case):
     lines, code, words = HOME_TYPED[case]
@@ -9403,7 +9441,7 @@ def test_the_console_asks_on_a_terminal(case):
     assert found == code if code is not None else found not in (0, 1)
 
 
-@home_posix
+@posix
 def test_the_console_keeps_its_timeout_and_says_so():
     with HomeTerminal("ask", "Deploy?", "--timeout", "0.2") as terminal:
         began = time.monotonic()
@@ -9412,7 +9450,7 @@ def test_the_console_keeps_its_timeout_and_says_so():
     assert "Nobody decided in time" in terminal.seen and "timeout" in terminal.seen
 
 
-@home_posix
+@posix
 def test_the_console_in_the_calling_process(monkeypatch, capsys):
     import pty
 
@@ -9435,7 +9473,7 @@ def test_the_console_in_the_calling_process(monkeypatch, capsys):
     os.close(master)
 
 
-@home_posix
+@posix
 def test_a_missing_secret_is_asked_for_without_echo():
     args = ["register", "team", "--flavor", "slack", "--slack_channel_id", "C1"]
     with HomeTerminal(*args) as terminal:
@@ -9446,7 +9484,7 @@ def test_a_missing_secret_is_asked_for_without_echo():
     assert json.loads(home_read())["alerters"]["team"]["slack_token"] == "xoxb-typed-hidden"
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("typed, code", [("\x04", 2), ("\x03", 130)])
 def test_no_secret_at_the_prompt_registers_nothing(typed, code):
     with HomeTerminal("register", "team", "--flavor", "slack", "--slack_channel_id", "C1") as terminal:
@@ -9465,7 +9503,7 @@ def home_run(capfd, *args):
     return code, out, err
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("script, code", [("exit 0", 0), ("exit 7", 7), ("kill -TERM $$", 143),
                                           ("kill -9 $$", 137)])
 def test_run_keeps_output_and_exit_code(script, code, slack, capfd):
@@ -9478,7 +9516,7 @@ def test_run_keeps_output_and_exit_code(script, code, slack, capfd):
     assert str(code) in text and "to stderr" in text
 
 
-@home_posix
+@posix
 def test_run_keeps_input_and_bytes(slack):
     home_register(slack)
     done = home_process("run", "--", "sh", "-c", "cat; cat /dev/null >&2; exit 3", input="of stdin ✅\n")
@@ -9487,7 +9525,7 @@ def test_run_keeps_input_and_bytes(slack):
     assert "of stdin" not in slack_text(row["payload"]).replace("cat; cat /dev/null", "")
 
 
-@home_posix
+@posix
 def test_run_tells_the_end_of_a_long_stderr_without_colours(slack, capfd):
     home_register(slack)
     code, out, err = home_run(capfd, "--title", "Nightly", "--", "sh", "-c",
@@ -9500,14 +9538,14 @@ def test_run_tells_the_end_of_a_long_stderr_without_colours(slack, capfd):
     assert "red" in text and "\x1b" not in text
 
 
-@home_posix
+@posix
 def test_run_is_quiet_about_short_successes_only(slack, capfd):
     home_register(slack)
     assert home_run(capfd, "--longer-than", "60", "--", "true") == (0, "", "") and slack.posted == []
     assert home_run(capfd, "--longer-than", "60", "--", "false") == (1, "", "") and len(slack.posted) == 1
 
 
-@home_posix
+@posix
 def test_run_posts_to_every_alerter_of_the_stack(slack, discord, capfd):
     home_register(slack, "one")
     home_register(discord, "two", "discord")
@@ -9519,7 +9557,7 @@ def test_run_posts_to_every_alerter_of_the_stack(slack, discord, capfd):
     assert len(discord.posted) == 2
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("number", [15, 2])
 def test_run_passes_signals_on_and_tells_of_them(number):
     with FakeSlack() as slack:
@@ -9542,7 +9580,7 @@ HOME_NOT_RUN = {"missing": (["/nowhere/command"], 127), "no program": ([os.devnu
                 "a folder": (["/"], 126)}
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("case", HOME_NOT_RUN)
 def test_run_tells_of_a_command_that_cannot_be_run(case, slack, capfd):
     command, code = HOME_NOT_RUN[case]
@@ -9553,7 +9591,7 @@ def test_run_tells_of_a_command_that_cannot_be_run(case, slack, capfd):
     assert "failed" in slack_text(row["payload"])
 
 
-@home_posix
+@posix
 @pytest.mark.parametrize("case", ["broken store", "refused", "no service", "no such stack"])
 def test_run_runs_the_command_whatever_happens_to_the_alert(case, slack, capfd, caplog, monkeypatch):
     home_register(slack)
@@ -9569,7 +9607,7 @@ def test_run_runs_the_command_whatever_happens_to_the_alert(case, slack, capfd, 
     assert (code, out) == (5, "done\n") and "Traceback" not in err and err + caplog.text
 
 
-@home_posix
+@posix
 def test_run_leaves_a_terminal_a_terminal():
     with HomeTerminal("run", "--", sys.executable, "-c",
                       "import os, sys; print([os.isatty(n) for n in (0, 1, 2)]); sys.exit(4)") as terminal:
@@ -9577,7 +9615,7 @@ def test_run_leaves_a_terminal_a_terminal():
     assert "[True, True, True]" in terminal.seen and "failed" in terminal.seen
 
 
-@home_posix
+@posix
 def test_ctrl_c_on_a_terminal_ends_the_command_and_is_told_once():
     with HomeTerminal("run", "--", "sh", "-c", "echo ready; while :; do sleep 0.01; done") as terminal:
         terminal.until("ready")
