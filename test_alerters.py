@@ -33,6 +33,7 @@ import pickle
 import random
 import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -57,8 +58,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, unquote
 
-import alerters
 import pytest
+
+import alerters
 from alerters import (
     FLAVORS,
     AlerterError,
@@ -344,14 +346,17 @@ class _Shortcut(io.BytesIO):
         handler.server, handler.connection = self.service._server, self
         handler.rfile, handler.wfile = io.BytesIO(body), self.answer
         handler.serve()
-        if self.broken:
-            raise ConnectionResetError(104, "Connection reset by peer")
-        return io.BytesIO(self.answer.getvalue())
+        return _Reset() if self.broken else io.BytesIO(self.answer.getvalue())
 
 
 class _Answer(io.BytesIO):
     def close(self):
         pass
+
+
+class _Reset(io.BytesIO):
+    def readline(self, *_):
+        raise ConnectionResetError(104, "Connection reset by peer")
 
 
 class _NoTimer(threading.Thread):
@@ -400,23 +405,18 @@ EMOJI = dict(zip("👍👎✅✔☑❌✖❎⛔🚫🛑✋👌🆗🚀👀🚨�
     """.split()))
 ALIASES = {"thumbsup": "+1", "thumbsdown": "-1", "raised_hand": "hand"}
 SCOPES = {"auth.test": "", "conversations.info": ":read", "conversations.history": ":history",
-          "conversations.replies": ":history", "chat.postMessage": "chat:write", "chat.update": "chat:write",
-          "chat.getPermalink": "", "reactions.add": "reactions:write", "reactions.remove": "reactions:write",
-          "reactions.get": "reactions:read", "files.getUploadURLExternal": "files:write",
-          "files.completeUploadExternal": "files:write"}
+          "conversations.replies": ":history", "chat.postMessage": "chat:write",
+          "reactions.add": "reactions:write", "reactions.get": "reactions:read",
+          "files.getUploadURLExternal": "files:write", "files.completeUploadExternal": "files:write"}
 CONTROL = re.compile(r"<(?:[!@#]|[a-z][a-z0-9+.-]*:)[^<>\n]*>", re.I)
-BOTH, RICH = "plain_text mrkdwn", "rich_text_section rich_text_list rich_text_preformatted rich_text_quote"
-SPAN = "text link emoji user usergroup channel broadcast date"
+BOTH = "plain_text mrkdwn"
 # kind -> {field: (limit, kinds of what it holds, limit of each if a list)}; "?": optional; no kind: string.
 SHAPES = {
-    "header": {"text": (150, "plain_text")}, "divider": {}, "markdown": {"text": (12_000, "")},
+    "header": {"text": (150, "plain_text")}, "divider": {},
     "section": {"text?": (3000, BOTH), "fields?": (10, BOTH, 2000), "expand?": None},
     "context": {"elements": (10, BOTH + " image", 3000)},
     "image": {"image_url": (3000, ""), "alt_text": (2000, ""), "title?": (2000, "plain_text")},
-    "rich_text": {"elements": (10_000, RICH, 0)},
-    "plain_text": {"text": (0, ""), "emoji?": None}, "mrkdwn": {"text": (0, ""), "verbatim?": None},
-    **{kind: {"elements": (10_000, "rich_text_section " + SPAN, 0)} for kind in RICH.split()},
-    **{kind: {} for kind in SPAN.split()}, "text": {"text": (10**6, "")}, "link": {"url": (3000, "")}}
+    "plain_text": {"text": (0, ""), "emoji?": None}, "mrkdwn": {"text": (0, ""), "verbatim?": None}}
 
 
 def units(text):
@@ -447,7 +447,7 @@ def stored_text(text, human=True):
 
 
 def block_errors(blocks, broken_images=()):
-    """Slack's complaints about blocks, each with its json-pointer; interactive blocks are refused."""
+    """Slack's complaints about blocks, each with its json-pointer; kinds that no test needs are refused."""
     errors, ids = [], []
 
     def bad(where, why):
@@ -478,12 +478,10 @@ def block_errors(blocks, broken_images=()):
             elif rule and units(given) > (rule[0] or limit):
                 bad(at, f"must be less than {(rule[0] or limit) + 1} characters")
         extra = set(value) - {field.rstrip("?") for field in SHAPES[kind]} - {"type", "block_id"}
-        if extra and kind not in (RICH + " " + SPAN).split():
+        if extra:
             bad(where, f"invalid additional property: {min(extra)}")
         if kind == "section" and not value.keys() & {"text", "fields"}:
             bad(where, "missing required field: text")
-        if kind == "rich_text_list" and value.get("style") not in ("bullet", "ordered"):
-            bad(where + "/style", "missing required field")
         url = str(value.get("image_url"))
         if kind == "image" and (not re.match(r"https?://\S+$", url) or url in broken_images):
             bad(where + "/image_url", "downloading image failed")  # Slack fetches it while the call waits
@@ -491,10 +489,7 @@ def block_errors(blocks, broken_images=()):
             bad(where + "/block_id", "must be unique and less than 256 characters")
         ids.append(value.get("block_id"))
 
-    items(blocks, "", 50, "header section context divider image markdown rich_text", 0)
-    markdown = [node for _, node in _slack_nodes(blocks) if node.get("type") == "markdown"]
-    if sum(units(str(node.get("text"))) for node in markdown) > 12_000:
-        bad("", "markdown text is over 12000 characters in all")
+    items(blocks, "", 50, "header section context divider image", 0)
     return errors
 
 
@@ -523,7 +518,6 @@ class FakeSlack(FakeService):
         self.channels, self.files, self.custom_emoji = {}, {}, set()
         self.add_channel(self.channel, "alerts")
         self.reaction_users_max = None  # the most `users` shown of a reaction; `count` counts all
-        self.parent_despite_oldest = False  # whether replies(oldest=…) still gives the parent; assumed not
         self.broken_images, self._rations, self._last_ts = set(), {}, 0
 
     def add_channel(self, channel, name, **flags):
@@ -685,20 +679,17 @@ class FakeSlack(FakeService):
             raise self._no("is_archived")
         return channel
 
-    def _checked(self, args, text_max=40_000):
+    def _checked(self, args):
         """The fields of a row from a message's arguments, or the refusal."""
         text, blocks = args.get("text", ""), args.get("blocks", [])
         if not isinstance(text, str) or not isinstance(args.get("thread_ts", ""), str):
             raise self._no("invalid_arguments")
-        if "markdown_text" in args and (text or blocks):
-            raise self._no("markdown_text_conflict")
-        text = args.get("markdown_text", text)
+        if "markdown_text" in args:
+            raise self._no("invalid_arguments")  # not so at Slack; nothing here sends it
         if not text.strip() and not blocks and not args.get("attachments"):
             raise self._no("no_text")
         if len(args.get("attachments", [])) > 100:
             raise self._no("too_many_attachments")
-        if units(text) > (12_000 if "markdown_text" in args else text_max if text_max < 40_000 else math.inf):
-            raise self._no("msg_too_long")
         self.warnings += ["text over 4000"] if units(text) > 4000 else []
         errors = block_errors(blocks, self.broken_images) if blocks else []
         if errors:
@@ -744,36 +735,17 @@ class FakeSlack(FakeService):
         row = self._add(channel, fields, args.get("thread_ts"))
         return {"channel": channel, "ts": row["ts"], "message": self._show(row)}
 
-    def _chat_update(self, args):
-        row = self._find(args.get("ts"), self._writable(self._channel(args)))
-        if row.get("bot_id") != self.bot_id or row.get("subtype") == "bot_message":
-            raise self._no("cant_update_message")
-        fields = self._checked(args, text_max=4000)
-        row.pop("blocks", None)  # text without blocks drops the old ones
-        row.update(fields)
-        row.update({"edited": {"user": self.bot_user, "ts": self._new_ts()}} if args.get("text") else {})
-        return {"channel": row["channel"], "ts": row["ts"], "text": row["text"], "message": self._show(row)}
-
-    def _chat_getPermalink(self, args):
-        channel = self._channel(args, reads=False)
-        ts = self._find(args.get("message_ts"), channel)["ts"]
-        link = "https://example.slack.com/archives/{}/p{}".format(channel, ts.replace(".", ""))
-        return {"channel": channel, "permalink": link}
-
-    def _reactions_add(self, args, adding=True):
+    def _reactions_add(self, args):
         row = self._find(args.get("timestamp"), self._writable(self._channel(args)))
         base, tone, shade = str(args.get("name")).partition("::")
         known = base in set(EMOJI.values()) | set(ALIASES) | self.custom_emoji
         if not known or tone and not re.match("skin-tone-[2-6]$", shade):
             raise self._no("invalid_name")
         users = row["reactions"].setdefault(ALIASES.get(base, base) + tone + shade, [])
-        if (self.bot_user in users) == adding:
-            raise self._no("already_reacted" if adding else "no_reaction")
-        (users.append if adding else users.remove)(self.bot_user)
+        if self.bot_user in users:
+            raise self._no("already_reacted")
+        users.append(self.bot_user)
         return {}
-
-    def _reactions_remove(self, args):
-        return self._reactions_add(args, adding=False)
 
     def _reactions_get(self, args):
         row = self._find(args.get("timestamp"), self._channel(args))
@@ -797,7 +769,7 @@ class FakeSlack(FakeService):
             ts = Decimal(row["ts"])
             if cursor:
                 return (ts < cursor if newest_first else ts > cursor) and row["ts"] != parent and inside(ts)
-            return inside(ts) or row["ts"] == parent and (low == 0 or self.parent_despite_oldest)
+            return inside(ts) or row["ts"] == parent and low == 0  # assumed: not if `oldest` is given
 
         def inside(ts):
             return low < ts < high or edge and ts in (low, high)
@@ -891,26 +863,19 @@ class FakeSlack(FakeService):
         return 200, "ok", {}
 
 
-def slack_active_mentions(payload, update=False):
+def slack_active_mentions(payload):
     """(kind, raw, json-pointer) of all that pings or links in a payload; kinds: everyone, user, group,
-    channel, date, link. chat.update parses plain text more eagerly than a post: pass update=True for it."""
+    channel, date, link."""
     kinds, found = {"@": "user", "#": "channel"}, []
-    eager = update or bool(payload.get("link_names")) or payload.get("parse", "none") != "none"
+    eager = bool(payload.get("link_names")) or payload.get("parse", "none") != "none"
     texts = [("/text", {"type": "mrkdwn", "text": payload.get("text") or "", "verbatim": not eager})]
     texts += _slack_nodes(payload.get("blocks") or [], "/blocks")
     for where, node in texts + list(_slack_nodes(payload.get("attachments") or [], "/attachments")):
         kind, text = node.get("type"), node.get("text")
-        if kind in ("user", "usergroup", "channel", "broadcast", "date", "link"):  # elements of rich_text
-            kind = {"usergroup": "group", "broadcast": "everyone"}.get(kind, kind)
-            raw = node.get("url") or node.get("range") or node.get(node["type"] + "_id")
-            found.append((kind, raw, where))
-        elif isinstance(text, str) and kind not in ("plain_text", "text"):
+        if isinstance(text, str) and kind != "plain_text":
             for raw in CONTROL.findall(text):
                 special = "group" if raw[1:9] == "!subteam" else "date" if raw[1:6] == "!date" else "everyone"
                 found.append((special if raw[1] == "!" else kinds.get(raw[1], "link"), raw, where))
-            if kind == "markdown":
-                links = re.findall(r"(?<!\\)\[[^\]]*\]\([^)\s]+[^)]*\)", text)
-                found += [("link", raw, where) for raw in links]
             if not node.get("verbatim"):
                 pings = re.findall(r"(?<![<\w])@(?:here|channel|everyone)\b", text)
                 found += [("everyone", raw, where) for raw in pings]
@@ -929,11 +894,6 @@ def slack_text(payload):
         kind, text = node.get("type", ""), node.get("text")
         if isinstance(text, str):
             return mrkdwn(text) if kind == "mrkdwn" else text
-        if kind in ("rich_text_section", "rich_text_preformatted", "rich_text_quote"):
-            return "".join(map(seen, node["elements"]))
-        for key, mark in (("url", "%s"), ("name", ":%s:"), ("range", "@%s"), ("user_id", "@%s")):
-            if key in node:
-                return mark % node[key]
         return seen([node[key] for key in ("title", "text", "fields", "elements") if key in node])
 
     blocks = payload.get("blocks")
@@ -1004,11 +964,10 @@ class FakeDiscord(FakeService):
     def __init__(self, clock=None, ssl_context=None):
         super().__init__(clock, ssl_context)
         self.api_url = self.url + "/api/v10"
-        # As people copy it: without a version, so v6 unless one is put in.
+        # As people copy it: without a version, which one has to put in.
         self.webhook_url = f"{self.url}/api/webhooks/{self.webhook_id}/{self.webhook_token}"
         self.channels, self.permissions, self.custom_emoji = {}, {}, set()
         self.message_content, self.webhook_deleted = True, False
-        self.webhook_losses = 0  # so many posts without wait=true are answered 204 and not saved
         self.rate_headers = {"X-RateLimit-Remaining": "49", "X-RateLimit-Reset-After": "1.0"}
         self._last_id, self._nonces = 0, {}
         self.add_channel(self.channel, "alerts")
@@ -1017,11 +976,6 @@ class FakeDiscord(FakeService):
         self.channels[channel] = dict(more, id=channel, type=type, name=name, guild_id=self.guild)
         # A thread shares its parent's set.
         self.permissions[channel] = self.permissions.get(more.get("parent_id"), set(EVERYTHING))
-
-    @property
-    def bad_answers(self):
-        """Answers that count towards the ban of this address (10,000 in ten minutes)."""
-        return sum(status in (401, 403) for status in self.statuses)
 
     # What people do.
     def say(self, user, text, reply_to=None, channel=None, bot=False, webhook=False, type=None, ping=True):
@@ -1109,16 +1063,14 @@ class FakeDiscord(FakeService):
                 return row
         raise self._no(404, 10008, "Unknown Message")
 
-    def _show(self, row, version=10, nested=False):
+    def _show(self, row, nested=False):
         shown = {k: v for k, v in row.items() if k not in ("payload", "files", "edits", "reactions")}
         mine = self.bot_id in [row["author"]["id"]] + [user["id"] for user in row["mentions"]]
         if not self.message_content and not mine and self.channels[row["channel_id"]]["type"] != 1:
             shown.update(content="", embeds=[], attachments=[])  # without the intent: blanks, and no error
-        if version < 8 and row["type"] == 19:
-            shown["type"] = 0
         if row["type"] in (19, 21) and not nested:
             target = [r for r in self.rows if r["id"] == row["message_reference"]["message_id"]]
-            shown["referenced_message"] = self._show(target[0], version, True) if target else None
+            shown["referenced_message"] = self._show(target[0], True) if target else None
         reactions = []
         for emoji, users in row["reactions"].items():
             burst = sum(is_burst for _, is_burst in users.values())
@@ -1134,16 +1086,14 @@ class FakeDiscord(FakeService):
         if not agent or agent.startswith(("Python-urllib", "Java/1.")):
             return 403, "error code: 1010", {}  # Cloudflare, as text: the API is never reached
         call.reply_headers.update(self.rate_headers, Via="1.1 google")
-        path = re.match(r"/api(?:/v(\d+))?/(.*)", call.path)
+        path = re.match("/api/v10/(.*)", call.path)
         if not path:
-            raise self._no(404, 0, "404: Not Found")
-        version, parts = int(path[1] or 6), [unquote(part) for part in path[2].split("/")]
-        if version != 10:
-            self.warnings.append(f"API version {version}")
+            raise self._no(404, 0, "404: Not Found")  # other versions differ, and v6 is what none means
+        parts = [unquote(part) for part in path[1].split("/")]
         if not re.match(r"DiscordBot \(\S+, \S+\)", agent):
             self.warnings.append("User-Agent " + agent)
         if parts[0] == "webhooks" and len(parts) >= 3:
-            return self._webhook(call, version, parts[1:])
+            return self._webhook(call, parts[1:])
         if "Mozilla/" in agent:
             raise self._no(403, 40333, "internal network error")
         if call.headers.get("Authorization") != "Bot " + self.token:
@@ -1163,19 +1113,15 @@ class FakeDiscord(FakeService):
         names = {3: "id", 5: "emoji"}
         route = call.method + " " + "/".join(names.get(i, part) for i, part in enumerate(parts) if i >= 2)
         if route == "POST messages":
-            return 200, self._show(self._post(call, channel), version), {}
+            return 200, self._show(self._post(call, channel)), {}
         if route == "GET messages":
-            return 200, [self._show(row, version) for row in self._list(call, channel)], {}
+            return 200, [self._show(row) for row in self._list(call, channel)], {}
         if len(parts) < 4:
             raise self._no(405, 0, "405: Method Not Allowed")
         row = self._find(parts[3], channel["id"])
-        if route in ("PATCH messages/id", "DELETE messages/id"):
-            if row["author"]["id"] != self.bot_id:
-                raise self._no(403, 50005 if call.method == "PATCH" else 50013)
-            return self._change(call, row, version)
         self._need(channel, "READ_MESSAGE_HISTORY", 50001)
         if route == "GET messages/id":
-            return 200, self._show(row, version), {}
+            return 200, self._show(row), {}
         emoji = self._emoji(parts[5]) if len(parts) > 5 else ""
         users = row["reactions"].get(emoji, {})
         if route == "GET messages/id/reactions/emoji":
@@ -1189,9 +1135,6 @@ class FakeDiscord(FakeService):
                 if sum(map(bool, row["reactions"].values())) >= 20:
                     raise self._no(400, 30010, "Maximum number of reactions reached (20)")
             self.react(self.bot_id, emoji, row["id"], bot=True)
-            return 204, None, {}
-        if route == "DELETE messages/id/reactions/emoji/@me":
-            users.pop(self.bot_id, None)
             return 204, None, {}
         raise self._no(405, 0, "405: Method Not Allowed")
 
@@ -1227,7 +1170,7 @@ class FakeDiscord(FakeService):
             return sorted(near, key=lambda row: -int(row["id"]))
         return [row for row in rows if int(row["id"]) < pivot][-limit:][::-1]
 
-    def _checked(self, call, editing=False):
+    def _checked(self, call):
         """The fields of a message from a request, or the refusal."""
         args, files = call.args, call.files
         if len(call.body) > 25 * MIB:
@@ -1256,7 +1199,7 @@ class FakeDiscord(FakeService):
                 bad[("attachments", str(i), "description")] = (TOO_LONG[0], TOO_LONG[1] % 1024)
         if bad:
             raise self._no(400, 50035, "Invalid Form Body", bad)
-        if not content.strip() and not embeds and not files and not editing:
+        if not content.strip() and not embeds and not files:
             raise self._no(400, 50006, "Cannot send an empty message")
         shown = [embed.get(key, {}).get("url", "") for embed in embeds for key in ("image", "thumbnail")]
         for name in (url[13:] for url in shown if url.startswith("attachment://")):
@@ -1303,18 +1246,7 @@ class FakeDiscord(FakeService):
         self._nonces[key] = row, now
         return row
 
-    def _change(self, call, row, version):
-        if call.method == "DELETE":
-            self.rows.remove(row)
-            return 204, None, {}
-        fields = self._checked(call, editing=True)
-        given = {key: fields[key] for key in ("content", "embeds") if key in call.args}
-        if not dict(row, **given)["content"] and not dict(row, **given)["embeds"] and not row["attachments"]:
-            raise self._no(400, 50006, "Cannot send an empty message")
-        row.update(given, edited_timestamp=self._iso(), edits=row.get("edits", []) + [call.args])
-        return 200, self._show(row, version), {}
-
-    def _webhook(self, call, version, parts):
+    def _webhook(self, call, parts):
         if parts[0] != self.webhook_id or self.webhook_deleted:
             raise self._no(404, 10015, "Unknown Webhook")
         if parts[1] != self.webhook_token:
@@ -1325,8 +1257,8 @@ class FakeDiscord(FakeService):
             if row.get("webhook_id") != self.webhook_id:
                 raise self._no(404, 10008, "Unknown Message")
             if call.method == "GET":  # assumed: no reactions seen with the webhook's token
-                return 200, {k: v for k, v in self._show(row, version).items() if k != "reactions"}, {}
-            return self._change(call, row, version)
+                return 200, {k: v for k, v in self._show(row).items() if k != "reactions"}, {}
+            raise self._no(405, 0, "405: Method Not Allowed")
         if len(parts) == 2 and call.method == "GET":
             return 200, {"id": self.webhook_id, "type": 1, "name": "hook", "channel_id": self.channel}, {}
         if len(parts) != 2 or call.method != "POST":
@@ -1342,12 +1274,9 @@ class FakeDiscord(FakeService):
         if len(username) > 80 or re.search("discord|clyde", username.lower()):
             raise self._invalid(username="Username cannot contain that.")  # the names' rule: assumed
         waits = call.query.get("wait", "").lower() in ("true", "1")
-        if not waits and self.webhook_losses:
-            self.webhook_losses -= 1
-            return 204, None, {}
         # message_reference and nonce mean nothing here.
         row = self._add(where["id"], dict(fields, author=author, webhook_id=self.webhook_id))
-        return (200, self._show(row, version), {}) if waits else (204, None, {})
+        return (200, self._show(row), {}) if waits else (204, None, {})
 
 
 def _code_parts(text):
@@ -1756,11 +1685,6 @@ class FakeSMTP(FakeServer):
         return ([f"SIZE {self.size}"] + ["8BITMIME"] * self.eightbit + ["SMTPUTF8"] * self.smtputf8
                 + ["STARTTLS"] * upgrade + ["AUTH " + " ".join(self.mechanisms)] * auth)
 
-    def copies(self, message_id, rcpt=None):
-        """How many stored copies ``rcpt`` has; without it, how many times the mail was stored."""
-        stored = [mail.rcpts for mail in self.mails if mail.message_id == message_id]
-        return sum(rcpts.count(rcpt) if rcpt else 1 for rcpts in stored)
-
 
 # === Fake IMAP ===
 class _IMAPTalk(_Talk):
@@ -1782,7 +1706,7 @@ class _IMAPTalk(_Talk):
             verb, argument = re.fullmatch(r"((?:UID )?\S*) ?(.*)", rest, re.I | re.S).groups()
             verb = verb.lower().replace(" ", "_")
             do = getattr(self, "do_" + verb, None)
-            early = verb in ("capability", "noop", "login", "authenticate", "logout")
+            early = verb in ("capability", "noop", "login", "logout")
             try:
                 if not re.fullmatch(r"[A-Za-z0-9.]+", self.tag) or not do or not line.isascii():
                     raise ValueError("unknown command")
@@ -1830,14 +1754,6 @@ class _IMAPTalk(_Talk):
         self.server.logins += 1
         return f"OK [CAPABILITY {self.server.capabilities}] logged in"
 
-    def do_authenticate(self, tokens):
-        if tokens[0].upper() != "PLAIN":
-            return "NO unsupported mechanism"
-        if len(tokens) < 2:
-            self.send("+ \r\n")
-            tokens.append(self.line(12288)[0])
-        return self.do_login(base64.b64decode(tokens[1], validate=True).decode().split("\0")[1:])
-
     def do_examine(self, tokens, writable=False):
         name = "INBOX" if _bare(tokens[0]).upper() == "INBOX" else _bare(tokens[0])
         self.server.selects.append(("SELECT" if writable else "EXAMINE", name))
@@ -1861,20 +1777,11 @@ class _IMAPTalk(_Talk):
             self.send(f"* {len(self.view)} EXISTS\r\n")
         return "OK noop"
 
-    def do_list(self, tokens):
-        for name in self.server.boxes:
-            self.send(f'* LIST (\\HasNoChildren) "/" "{name}"\r\n')
-        return "OK list"
-
     def do_logout(self, tokens):
         self.send("* BYE logging out\r\n")
         raise _Hangup("OK logout")
 
     def do_uid_search(self, tokens):
-        if tokens[0].upper() == "CHARSET":
-            if _bare(tokens[1]).upper() not in ("US-ASCII", "UTF-8"):
-                return "NO [BADCHARSET (US-ASCII UTF-8)] no such charset"
-            del tokens[:2]
         test = self.test(["("] + tokens + [")"])
         self.fault("search")
         found = [str(mail.uid) for mail in self.view if test(mail)]
@@ -1882,7 +1789,7 @@ class _IMAPTalk(_Talk):
         return "OK search completed"
 
     def test(self, tokens):
-        """Take one search key off the front; return the test that it means."""
+        """Take one search key off the front; return the test that it means. Others than these: refused."""
         key = tokens.pop(0).upper()
         if key == "(":
             tests = [self.test(tokens)]
@@ -1890,43 +1797,19 @@ class _IMAPTalk(_Talk):
                 tests.append(self.test(tokens))
             del tokens[0]
             return lambda mail: all(test(mail) for test in tests)
-        if key in ("ALL", "UNDELETED"):
+        if key == "ALL":
             return lambda mail: True
-        if key in ("SEEN", "UNSEEN"):
-            return lambda mail: (mail.uid in self.server.seen) == (key == "SEEN")
-        if key in ("NOT", "OR"):
-            one, two = self.test(tokens), self.test(tokens) if key == "OR" else None
-            return lambda mail: one(mail) or two(mail) if two else not one(mail)
-        if key in ("SINCE", "BEFORE", "ON"):
+        if key == "SINCE":
             day, month, year = _bare(tokens.pop(0)).title().split("-")
             date = datetime.date(int(year), MONTHS.index(month) + 1, int(day))
-            compare = {"SINCE": date.__le__, "BEFORE": date.__gt__, "ON": date.__eq__}[key]
-            return lambda mail: compare(self.server.local(mail.date).date())
-        if key in ("SUBJECT", "FROM", "TO", "CC", "HEADER"):
-            name = _bare(tokens.pop(0)) if key == "HEADER" else key
-            text = _bare(tokens.pop(0))
-            return lambda mail: any(self.holds(str(value), text, key == "HEADER")
-                                    for value in mail.message.get_all(name, ()))
-        if key in ("TEXT", "BODY"):
-            text = _bare(tokens.pop(0))
-            return lambda mail: self.holds(_words(mail.message, key == "TEXT"), text)
-        if key != "UID" and not re.fullmatch(r"[\d:,*]+", key):
+            return lambda mail: date <= self.server.local(mail.date).date()
+        if key != "UID":
             raise ValueError("unknown search key " + key)
-        uid = key == "UID"
-        inside = self.numbers(tokens.pop(0) if uid else key, uid)
-        return lambda mail: inside(mail.uid if uid else self.view.index(mail) + 1)
+        inside = self.numbers(tokens.pop(0))
+        return lambda mail: inside(mail.uid)
 
-    def holds(self, value, text, item=False):
-        value, text = value.lower(), text.lower()
-        if self.server.substring or not text:  # as RFC 3501 has it
-            return text in value
-        if item:  # assumed (Gmail): HEADER finds a whole message id, not a piece of one
-            return text == value or text.strip("<>") in [word.strip("<>") for word in value.split()]
-        # assumed (Gmail): whole words only
-        return bool(re.search(r"(?<!\w)" + re.escape(text) + r"(?!\w)", value))
-
-    def numbers(self, text, uid=True):
-        last = len(self.view) if not uid else self.view[-1].uid if self.view else 0
+    def numbers(self, text):
+        last = self.view[-1].uid if self.view else 0
         if not re.fullmatch(r"(?:[1-9]\d*|\*)(?:[:,](?:[1-9]\d*|\*))*", text):
             raise ValueError("bad sequence set")
         # smallest to largest: n:* with n above the last UID means *:n, so the last mail comes again and again
@@ -1984,9 +1867,8 @@ class FakeIMAP(FakeServer):
     talk, stages = _IMAPTalk, "greeting login select search fetch noop".split()
     capabilities, uidvalidity = "IMAP4rev1 AUTH=PLAIN", 3857529045
 
-    def __init__(self, user="bot@example.org", password="secret", trusted=True, clock=None, zone=-8,
-                 substring=False):
-        self.user, self.password, self.substring = user, password, substring
+    def __init__(self, user="bot@example.org", password="secret", trusted=True, clock=None, zone=-8):
+        self.user, self.password = user, password
         self.now = clock.now if clock else time.time
         self.zone = datetime.timezone(datetime.timedelta(hours=zone))
         self.boxes, self.seen, self.selects, self.logins, self.next_uid = {"INBOX": []}, set(), [], 0, 101
@@ -2008,11 +1890,6 @@ class FakeIMAP(FakeServer):
 
 def _bare(token):
     return token[1:] if token[:1] == '"' else token
-
-
-def _words(message, headers):
-    texts = [part.get_content() for part in message.walk() if part.get_content_maintype() == "text"]
-    return "\n".join([str(value) for value in message.values()] * headers + texts)
 
 
 # === Replies as mail clients write them ===
@@ -2307,6 +2184,13 @@ def _alone(monkeypatch, tmp_path_factory):
     FLAVORS.update(flavors)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _light():
+    """Spare the garbage collector what pytest and the tests' own code hold to the end."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def clock():
     return FakeClock()
@@ -2373,7 +2257,6 @@ def mail_alerter(smtp, imap=None, clock=None, **fields):
 
 
 # === Rendering and delivery on Slack, Discord and the console ===
-
 CHAT_KINDS = ("slack", "slack webhook", "discord", "discord webhook")
 PNG, GIF = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3, b"GIF89a" + bytes(range(255, 0, -1)) * 2
 SECRETS = ("xoxb-1-secret", "hooksecret", "MTIz.secret.discord", "hook-secret")
@@ -2911,11 +2794,13 @@ MARKUP = {"bold that never ends": "**a ", "italic that never ends": "*a _b ", "o
 
 def test_no_markup_makes_rendering_slow(chats):
     """An expression that explodes takes minutes; beyond ten messages the time must not grow with the line."""
-    for name, piece in [*MARKUP.items(), ("bold, and long", "**a " * (200_000 // 12_000 if MORE else 7))]:
-        repeats, began = 3_000 // len(piece) if "long" not in name else 3_000, time.perf_counter()
-        for kind in ("slack", "discord") if "long" not in name else ("slack",):
-            assert chats[kind][0].post(AlerterMessage(body=f"a{piece * repeats}z")) is True, (name, kind)
-        assert time.perf_counter() - began < 5, name
+    texts = [(kind, piece * (3_000 // len(piece)))
+             for piece in MARKUP.values() for kind in ("slack", "discord")]
+    texts.append(("slack", "**a " * (50_000 if MORE else 20_000)))
+    for kind, text in texts:
+        began = time.perf_counter()
+        assert chats[kind][0].post(AlerterMessage(body=f"a{text}z")) is True, (kind, text[:9])
+        assert time.perf_counter() - began < 5, (kind, text[:9])
 
 
 def test_ten_megabytes_in_one_line_go_out_in_a_moment(chats):
@@ -3112,7 +2997,7 @@ def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(w
     for name in ("429", "503", "403", "redirect", "500", "close", "a page", "list", "act close", "cut short"):
         fault = faults[name]
         fault = Fault.discord_429(2.0) if name == "429" and "discord" in kind else fault
-        for times in (1, None):
+        for times in (1, None) if MORE or name in ("503", "403", "close", "act close") else (1,):
             for kept in (service.posted, service.rows, service.files if kind == "slack" else [],
                          caplog.records):
                 kept.clear()
@@ -6305,6 +6190,8 @@ def test_fault_matrix_of_smtp(stage, times, clock, tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
     secure = stage in ("starttls", "auth")
     for name, fault in MAIL_FAULTS.items():
+        if times is None and name in ("451", "reset", "garbage") and not MORE:
+            continue
         where = (stage, name, times)
         start = clock.monotonic()
         with FakeSMTP(**({"user": "bot@example.org", "password": MAIL_PASSWORD, "mechanisms": ["PLAIN"]}
@@ -7158,7 +7045,6 @@ def test_sockets_are_closed_after_every_use(desk):
 
 
 # === The store, the functions and the command line ===
-
 HOME_FILE = os.path.abspath(alerters.__file__)
 
 
@@ -7832,7 +7718,7 @@ def test_one_alerter_of_ten_thousand_loads_as_fast_as_the_file():
 
     def best(call):
         times = []
-        for _ in range(5):
+        for _ in range(9):
             began = time.perf_counter()
             call()
             times.append(time.perf_counter() - began)
@@ -7843,7 +7729,7 @@ def test_one_alerter_of_ten_thousand_loads_as_fast_as_the_file():
             json.load(file)
 
     StackStore().load_alerter()
-    assert best(StackStore().load_alerter) < 1.5 * best(bare) + 0.004
+    assert best(StackStore().load_alerter) < 1.5 * best(bare) + 0.01
 
 
 # === Configuration from the environment ===
@@ -9673,3 +9559,98 @@ def test_a_notebook_posts_watches_shows_and_asks(slack, tmp_path, monkeypatch):
     for text, words in zip(texts, wanted):
         assert words in text
     assert "ZeroDivisionError" in texts[4]
+
+
+# === The README ===
+README = os.path.join(os.path.dirname(os.path.abspath(alerters.__file__)), "README.md")
+
+
+class AnsweringClock(FakeClock):
+    """A clock in whose sleep somebody says yes to every question that is open on the fake Slack."""
+
+    service = None
+
+    def sleep(self, seconds):
+        super().sleep(seconds)
+        answered = {row.get("thread_ts") for row in self.service.rows if row.get("user") == "UANN"}
+        for row in list(self.service.posted):
+            if re.search(r"\nQuestion [0-9a-f]{16}$", row.get("text", "")) and row["ts"] not in answered:
+                word = "Ship it!" if "ship it" in row["text"] else "LGTM"
+                self.service.say("UANN", word, thread_ts=row["ts"], channel=row["channel"])
+
+
+def readme_blocks(language):
+    with open(README, encoding="utf-8") as file:
+        return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", file.read())
+
+
+@pytest.fixture
+def readme(monkeypatch, tmp_path):
+    """An empty folder, and a Slack on which somebody approves whatever is asked."""
+    clock = AnsweringClock()
+    with FakeSlack(clock=clock) as service:
+        clock.service = service
+        service.add_channel("C0123456789", "general", is_member=True)
+        FLAVORS["slack"] = in_time(SlackAlerter, clock)
+        monkeypatch.setenv("SLACK_TOKEN", service.token)
+        monkeypatch.chdir(tmp_path)
+        yield service
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(readme, monkeypatch, capsys):
+    for name, value in {"FLAVOR": "slack", "SLACK_TOKEN": readme.token, "SLACK_CHANNEL_ID": "C0123456789",
+                        "SLACK_API_URL": readme.api_url}.items():
+        monkeypatch.setenv(f"ALERTERS_{name}", value)
+    handlers, names = list(logging.getLogger().handlers), {}
+    try:
+        for block in readme_blocks("python"):
+            exec(compile(block, "README.md", "exec"), names)
+    finally:
+        for handler in set(logging.getLogger().handlers) - set(handlers):
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+    assert capsys.readouterr().out.splitlines() == ["deploying", "approved UANN LGTM reply"]
+    assert names["approved"] is True and names["decision"].status == "approved"
+    titles = [row["payload"]["blocks"][0]["text"]["text"] for row in readme.posted
+              if row["payload"].get("blocks", [{}])[0].get("type") == "header"]
+    assert titles == ["Epoch 12 done", "Hello from my pipeline!", "Deployment Approval",
+                      "nightly ETL succeeded"]
+    alerter = names["FileAlerter"]()
+    alerter.send(alerters.AlerterMessage("Title", "text"))
+    with open("alerts.log", "a", encoding="utf-8") as file:
+        file.write("answer:approve\n")
+    question = alerter.open_question("Go?", alerters.AlerterParameters(timeout=60))
+    assert question.check().status == "approved" and "file" in FLAVORS
+
+
+def test_the_commands_of_the_readme_run_as_they_stand(readme, capsys):
+    codes = []
+    for block in readme_blocks("sh"):
+        if "pytest" in block:  # the command that runs this
+            continue
+        for line in block.splitlines():
+            for part in line.split(" && "):
+                words = shlex.split(part)
+                if words[0] != "python3":
+                    continue
+                name = "alerters.py" if "alerters.py" in words else "alerters"
+                codes.append(alerters.main(words[words.index(name) + 1:]))
+                with contextlib.suppress(alerters.ConfigError):
+                    StackStore().update_alerter("my_slack_alerter", slack_api_url=readme.api_url)
+    streams = capsys.readouterr()
+    assert codes == [0, 2, 0, 0, 0, 0, 0, 0]
+    assert "accuracy: 0.95" in streams.err and "nobody can be asked here" in streams.err
+    assert [row["payload"]["text"].splitlines()[0] for row in readme.posted
+            if "thread_ts" not in row["payload"]] == [
+        "Hello from my pipeline!", "Deploy?"]
+
+
+def test_the_readme_is_short_names_every_field_and_shows_code_at_once():
+    with open(README, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    assert len(lines) <= 200 and lines.index("```python") < 8 and lines.count("<!-- test command -->") == 1
+    table = "\n".join(line for line in lines if line.startswith("| `"))
+    said_once = {"timeout", "approvers", "case_sensitive", "listen", "default_discord_channel_id"}
+    for cls in (FLAVORS[name] for name in ("slack", "discord", "smtp_email")):
+        names = {field.name for field in dataclasses.fields(cls)} - said_once
+        assert names <= set(re.findall(r"\w+", table)), cls.flavor
