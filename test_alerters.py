@@ -7278,15 +7278,15 @@ def test_works_under_another_name_and_inside_a_package(tmp_path):
         import pickle, sys
         from vendored import tell
         from vendored.tell import AlertHandler, post, watch
-        assert post("Hello", title="From another name") is True
+        posted = post("Hello", title="From another name")
         with watch("job"):
             pass
         alerter = tell.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1")
-        assert pickle.loads(pickle.dumps(alerter)) == alerter
-        assert AlertHandler.__module__ == "vendored.tell" and "alerters" not in sys.modules
+        print(posted, pickle.loads(pickle.dumps(alerter)) == alerter, AlertHandler.__module__,
+              "alerters" in sys.modules)  # no assert: the tests run with -O as well
         """)
     done = home_process("-c", program, cwd=str(tmp_path), env={"PYTHONPATH": str(tmp_path)})
-    assert (done.returncode, done.stdout) == (0, "")
+    assert (done.returncode, done.stdout) == (0, "True True vendored.tell False\n")
     assert "[i] From another name\n    Hello\n[+] job succeeded\n" in done.stderr
 
 
