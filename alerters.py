@@ -2311,8 +2311,8 @@ class SMTPEmailAlerter(BaseAlerter):
         if self._option(params, "include_html", True):
             own = getattr(params, "html_body", None)
             mail.add_alternative(_clean(own) if own else _mail_html(message, images), subtype="html")
-            page: Any = mail.get_body(("html",))
             shown = [file for file in files if file.image and not own]
+            page: Any = mail.get_body(("html",)) if shown else None
             for file in shown:
                 page.add_related(_placeholder(file), *file.type.split("/"), filename=file.name,
                                  disposition="inline", cid=f"<image{images.index(file)}>")

@@ -2319,7 +2319,8 @@ def _pings(kind, payload):
 
 
 FULL = {"title": "Train & test", "body": "Loss is **low**, see `loss.csv`.\n```python\nx < 1\n```\ndone",
-            "metadata": {"accuracy": 0.95, "f1_score": [1]}, "level": "error", "images": ["https://x.example/a.png"]}
+            "metadata": {"accuracy": 0.95, "f1_score": [1]}, "level": "error",
+            "images": ["https://x.example/a.png"]}
 SLACK_FULL = {
     "text": "*Train &amp; test*\nLoss is *low*, see `loss.csv`.\n```\nx &lt; 1\n```\ndone\naccuracy: 0.95\n"
             "f1_score: [1]\n🔴 error", "unfurl_links": False, "unfurl_media": False,
