@@ -2773,7 +2773,10 @@ class ConsoleAlerter(BaseAlerter):
             raise _failure(self.flavor, _reason(error), hint="stderr is closed") from None
 
     def _cannot_ask(self) -> str:
-        if _in_notebook() or sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty():
+        if _in_notebook():  # ipykernel tells for each cell whether its front end has an input box
+            box: Any = input
+            return "" if box.__self__._allow_stdin else "this notebook has no input box"
+        if sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty():
             return ""
         return "standard input is no terminal, so there is nobody to answer; register an alerter that can ask"
 
