@@ -440,7 +440,7 @@ def _message(message: object) -> AlerterMessage:
 _HARMLESS = {**{c: chr(0x2400 + c) for c in range(32) if c not in (9, 10)}, 0x7F: "\u2421",
              **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")}
 _URL = r"https?://[^\s<>\"'`|\\^{}\[\]]*[^\s<>\"'`|\\^{}\[\].,;:!?)*_~]"
-_INLINE = (r"`(?P<code>[^`]{1,500})`|\*\*(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)\*\*"
+_INLINE = (r"(?<!`)`(?P<code>[^`]{1,500})`(?!`)|\*\*(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)\*\*"
            r"|(?<![\w*])\*(?=[^\s*])(?P<italic>[^*]{1,500}?)(?<=[^\s*])\*(?![\w*])"
            r"|(?<![\w_])_(?=[^\s_])(?P<italic2>[^_]{1,500}?)(?<=[^\s_])_(?![\w_])"
            r"|\[(?P<label>[^][]{1,500})\]\((?P<href>" + _URL + r"/?)\)|(?P<url>" + _URL + ")")

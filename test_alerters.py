@@ -2658,14 +2658,14 @@ def _any_text(rng, size):
 def _missing(source, seen):
     """Return what stands around the first letter of `source` that `seen` lacks, in order; None if it has all.
 
-    Only the address of a link may stand between two letters that follow each other.
+    Only the address of a link may stand between two letters that follow each other; x makes them long.
     """
     if "".join(KEPT.findall(source)) in "".join(KEPT.findall(seen)):
         return None
     found, end = KEPT.finditer(seen), 0
     for at in KEPT.finditer(source):
         match = next((m for m in found if m[0] == at[0]), None)
-        if match is None or match.start() - end > 200 and match[0] != "x":
+        if match is None or len(seen[end:match.start()].replace("x", "")) > 200:
             return source[max(0, at.start() - 60):at.start() + 20], seen[max(0, end - 60):end + 40]
         end = match.start()
     return None
@@ -2729,6 +2729,7 @@ HOSTILE = {
     "joined": "@\u200beveryone @\u2060here <\u200b!channel>", "bidi": "\u202e@everyone\u2066<!here>\u2069",
     "controls": "\x00\x01\x1b[2J\x07\x9b31m<!here>\x7f", "surrogates": "\ud800 a \udfff <@U1> \ud83d",
     "lines": "a\u2028@everyone\u2029<!here>\x0b\x0c\x85b", "only invisible": "\u200b\u200b\ufeff",
+    "ticks in a row": "a ``` [bank.example](https://evil.example) `b `",
     "empty code": "``` ```", "a lone fence": "```", "markdown only": "** __ ~~ || ``"}
 
 
