@@ -1449,6 +1449,7 @@ class _ChatAlerter(BaseAlerter):
         """Return the lines of each message; of more than ten cut in the middle, and the whole as a file."""
         limit, lines = self._limits[0 if rich else 1], list(draft.lines)
         if not rich:
+            limit -= 25 * len(draft.mention)  # they stand in the same text
             lines[:0] = [("plain", draft.title)] if draft.title else []
             lines += [("plain", line) for k, v in draft.fields for line in f"{k}: {v}".split("\n")]
             lines += [("plain", image.url or image.name) for image in draft.images]
@@ -1948,9 +1949,10 @@ class DiscordAlerter(_ChatAlerter):
         """Return replies to the question, answers in a thread on it, and reactions. At least two requests."""
         memo, place, mid = question._memo, question.ref["channel_id"], question.ref["message_id"]
         message = self._call("GET", f"/channels/{place}/messages/{mid}")
+        parts = question._state.get("parts", [mid])  # more if it was split; after a killed process, unknown
         rows = self._rows(place, mid, memo.setdefault("channel", {}))
         found = [(row, "reply") for row in rows if row.get("type") == 19
-                 and _mapping(row.get("message_reference")).get("message_id") == mid]
+                 and _mapping(row.get("message_reference")).get("message_id") in parts]
         if self.listen == "channel":
             found += [(row, "channel") for row in _until_next_question(rows, _token_of, question.token)
                       if row.get("type") == 0 and not row.get("message_reference")]
@@ -2096,6 +2098,8 @@ class DiscordAlerter(_ChatAlerter):
             try:
                 call = functools.partial(self._call, "POST", path, [payload, *files], until)
                 sent = _insist(call, self.clock, until, sure=bool(self.discord_token))
+                if draft.message._question:  # a reply to any part of it counts
+                    draft.message._question._state.setdefault("parts", []).append(str(sent["id"]))
                 return {"channel_id": str(sent["channel_id"]), "message_id": str(sent["id"])}, refused
             except DeliveryError as error:
                 if not files or error.outcome != "not_sent" or error.status not in (400, 403, 413):
@@ -2981,7 +2985,7 @@ class StackStore:
         problem, what_to_do = "", "it was left as it is: mend it, move it away, or use a newer alerters.py"
         data: Any = {}
         try:
-            with open(self.path, encoding="utf-8") as file:
+            with open(self.path, encoding="utf-8-sig") as file:  # some editors put a BOM
                 data = _json.load(file)
         except (FileNotFoundError, NotADirectoryError):
             pass
@@ -3108,6 +3112,8 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     if alerter is not None and not isinstance(alerter, str):
         raise ConfigError(f"alerter must be a name or an alerter, not {type(alerter).__name__}")
     store = StackStore()
+    if alerter and stack:
+        raise ConfigError("--alerter and --stack: give one of them")
     if alerter or stack:
         return store._alerters_of(alerter, stack)
     configured = _from_environment()
@@ -3722,7 +3728,10 @@ def _cmd_register(options: Any) -> None:
         store.register_alerter(options.name, options.flavor, **fields)
     else:
         store.update_alerter(options.name, **fields)
-    _print(f"alerter {options.name} is {'registered' if new else 'updated'}")
+    unused = not any(options.name in members for members in store.stacks().values())
+    done = "updated" if not new else "registered" + (
+        f"; put it to use by: stack register STACK -al {options.name}" if unused else "")
+    _print(f"alerter {options.name} is {done}")
 
 
 def _changes(method: str, done: str) -> Callable[[Any], None]:
@@ -3822,7 +3831,9 @@ def _run(name: str, args: list[str]) -> int:
     if name not in _COMMANDS:
         raise ConfigError(f"no command {name!r}; {_did_you_mean(name, _COMMANDS)}")
     work, about, spec = _COMMANDS[name]
-    at = args.index("--") if name == "run" and "--" in args else len(args)
+    at = len(args)
+    if work is _cmd_run and not {"-h", "--help"} & {*args[:1]}:
+        at = args.index("--") if "--" in args else 0  # without it, the message says where a command belongs
     if work is _cmd_register:
         spec = [*spec, *_field_options(name, args)]
     options: Any = _options(name, about, spec, args[:at]) if spec or args else ()
@@ -3844,7 +3855,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = 2 if args[:1] in (["flavor"], ["stack"]) else 1
     name = " ".join(args[:words])
     try:
-        if name in ("", "-h", "--help", "help", "--version"):
+        if name in ("", "--version") or {"-h", "--help", "help"} & {*args[:words]}:
             _print(__version__ if name == "--version" else _USAGE)
             code = 0 if name else 2
         else:

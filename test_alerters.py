@@ -2607,6 +2607,16 @@ def test_a_refused_form_goes_out_plain_whichever_part_it_is(chats, kind, field, 
     assert re.findall(r"line \d+", texts) == lines
 
 
+def test_many_mentions_leave_room_in_the_plain_form(chats):
+    alerter, service = chats["discord"]
+    service.fail("/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form Body"}))
+    people = [str(10 ** 18 + n) for n in range(50)]
+    assert alerter.post("word " * 2000, AlerterParameters(mention=people)) is True
+    first = service.posted[0]["payload"]
+    assert first["content"].startswith(" ".join(f"<@{p}>" for p in people)) and len(first["content"]) <= 2000
+    assert set(service.statuses) <= {200, 400} and service.statuses.count(400) == 1
+
+
 def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
     alerter, service = chats["slack"]
     service.broken_images.add("https://x.example/a.png")
@@ -4407,7 +4417,10 @@ def test_a_long_question_says_how_to_answer_in_its_first_message(room):
     question = room.ask("line of the long text\n" * 700)
     said = room.text(room.row(room.id(question))["payload"])
     assert "approve" in said and "✅" in said and len(room.service.posted) > 1
-    room.reply(question, room.ann, "yes")
+    assert question.check() is None
+    last = room.service.posted[-1]  # people answer what they read last
+    room.reply(SimpleNamespace(ref={"ts": room.id(question), "message_id": last["id"]}
+                               if room.kind == "discord" else question.ref), room.ann, "yes")
     assert question.check().status == YES
 
 
@@ -7535,6 +7548,11 @@ def test_a_broken_store_is_named_and_left_as_it_is(case, capsys):
     assert home_read() == HOME_BROKEN[case]
 
 
+def test_a_store_saved_by_an_editor_that_adds_a_bom_is_read():
+    home_write(b'\xef\xbb\xbf{"stacks": {"default": ["console"], "night": ["console"]}}')
+    assert "night" in StackStore().stacks()
+
+
 @pytest.mark.parametrize("case", ["truncated", "binary", "later", "a list", "alerters a list"])
 def test_a_store_that_cannot_be_used_is_named_with_its_path(case):
     home_write(HOME_BROKEN[case])
@@ -8880,7 +8898,8 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
         (["alerter", "flavor", "list"], None),
         (["alerter", "register", "my_slack_alerter", "--flavor=slack", f"--slack_token={slack.token}",
           f"--slack_channel_id={slack.channel}", f"--slack_api_url={slack.api_url}"],
-         "alerter my_slack_alerter is registered\n"),
+         "alerter my_slack_alerter is registered; put it to use by: "
+         "stack register STACK -al my_slack_alerter\n"),
         (["stack", "register", "my_stack", "-al", "my_slack_alerter", "--set"], None),
         (["stack", "set", "my_stack"], "stack my_stack is active\n"),
         (["stack", "describe"], "* my_stack: my_slack_alerter\n"),
@@ -8956,6 +8975,7 @@ HOME_MISTAKES = {
     "post to unknown": (["post", "x", "--alerter", "teem"], "did you mean 'team'?"),
     "post to unknown stack": (["post", "x", "--stack", "prd"], "no stack 'prd'; did you mean 'prod'?"),
     "check unknown": (["check", "teem"], "did you mean 'team'?"),
+    "two destinations": (["post", "x", "--alerter", "team", "--stack", "prod"], "--alerter and --stack"),
     "stack of unknown": (["stack", "register", "s", "-al", "teem"], "did you mean 'team'?"),
     "stack of nothing": (["stack", "register", "s"], "-al"),
     "set unknown": (["stack", "set", "prd"], "'prod'"),
@@ -8974,7 +8994,7 @@ HOME_MISTAKES = {
     "nan": (["ask", "x", "--timeout", "nan"], "timeout"),
     "same words": (["ask", "x", "--approve", "go", "--decline", "go"], "go"),
     "option without value": (["post", "x", "--title"], "--title"), "no command": (["run"], "--"),
-    "run without --": (["run", "ls"], "--"), "run nothing": (["run", "--"], "--"),
+    "run without --": (["run", "ls"], "behind --"), "run nothing": (["run", "--"], "--"),
     "preview nothing": (["preview", "x"], "--flavor"),
     "preview unknown": (["preview", "x", "--flavor=slak"], "'slack'"),
     "html to nowhere": (["preview", "x", "--flavor=smtp_email", "--html=/nowhere/x.html"], "/nowhere/x.html"),
@@ -8998,6 +9018,7 @@ def test_a_mistake_is_one_line_that_says_what_was_meant(case, capsys):
 def test_help_and_version(capsys):
     code, out, err = home_cli(capsys, "--help")
     assert code == 0 and err == "" and "register NAME --flavor=F" in out
+    assert home_cli(capsys, "stack", "--help") == home_cli(capsys, "flavor", "help") == (0, out, "")
     assert home_cli(capsys)[0] == 2
     assert home_cli(capsys, "--version") == (0, alerters.__version__ + "\n", "")
     for command in ("post", "ask", "run", "check", "preview", "pending", "register", "update", "list",
