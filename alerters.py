@@ -976,20 +976,15 @@ class BaseAlerter(_Record):
 
     def post(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
-        try:
-            self.send(*self._checked(message, params))
-        except DeliveryError as error:
-            _log().error("%s", error)
-            return False
-        return True
+        def deliver() -> bool:
+            self._sent(*self._checked(message, params))
+            return True
+
+        return _worked(deliver)
 
     def ask(self, question: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
-        try:
-            return bool(self._open(question, params).wait())
-        except DeliveryError as error:
-            _log().error("%s", error)
-            return False
+        return _worked(lambda: self._open(question, params).wait())
 
     def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
         """Deliver the message and return where it landed. Raises DeliveryError."""
@@ -1020,6 +1015,14 @@ class BaseAlerter(_Record):
     def check(self) -> str:
         """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
         return f"ok    the fields are valid; flavor {self.flavor} has no other check"
+
+    def _sent(self, message: AlerterMessage, params: AlerterParameters | None) -> Any:
+        """Return what `send` returns; what sockets raise in a flavor of one's own becomes a DeliveryError."""
+        try:
+            return self.send(message, params)
+        except OSError as caught:
+            error = _transport_failure(self.flavor, caught, True)
+        raise error
 
     def _nothing(self, *given: Any, **named: Any) -> Any:
         """What a built-in flavor overrides besides; here it does nothing and returns None."""
@@ -1163,10 +1166,19 @@ class BaseAlerter(_Record):
         body = message.body
         if not self._shows_questions:
             body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
-        receipt = self.send(message._with(_question=question, body=body), params)
+        receipt = self._sent(message._with(_question=question, body=body), params)
         if isinstance(receipt, Receipt):
             question.ref = question._state["ref"] = receipt.ref
             question._state["url"] = receipt.url
+
+
+def _worked(work: Callable[[], object]) -> bool:
+    """Return bool(work()); where a service refuses or cannot be reached, log why and return False."""
+    try:
+        return bool(work())
+    except DeliveryError as error:
+        _log().error("%s", error)
+        return False
 
 
 def _params(params: object) -> AlerterParameters | None:
@@ -3191,11 +3203,7 @@ def ask(question: str | AlerterMessage, params: AlerterParameters | None = None,
     same key and text, it is taken up with the answers and the time it has. fields: those of `post` and of
     AlerterParameters. Raises AskNotSupported where nobody can be asked, before anything is posted.
     """
-    try:
-        return bool(decide(question, params, alerter=alerter, key=key, **fields))
-    except DeliveryError as error:
-        _log().error("%s", error)
-        return False
+    return _worked(lambda: decide(question, params, alerter=alerter, key=key, **fields))
 
 
 def decide(question: str | AlerterMessage, params: AlerterParameters | None = None, *,

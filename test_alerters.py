@@ -50,6 +50,7 @@ import time
 import traceback
 import types
 import unicodedata
+import urllib.error
 import urllib.parse
 import warnings
 from collections.abc import MutableMapping
@@ -5586,6 +5587,25 @@ def test_trouble_of_an_own_flavor_costs_time_and_never_the_answer(boards, clock,
     ANSWERS_ON_BOARDS["kitchen", 0] = [{"by": "ann", "text": "yes", "via": "reply"}]
     assert in_time(Shaky, clock)().decide("Deploy?").status == YES
     assert clock.now() - clock.start == (21 if error.args == ("board: slow down",) else 3)
+
+
+def test_what_sockets_raise_in_an_own_flavor_is_no_surprise(boards, clock, caplog, capsys):
+    @register_flavor
+    @dataclasses.dataclass
+    class Torn(Board):
+        flavor = "torn"
+
+        def send(self, message, params=None):
+            raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+
+    torn = Torn()
+    assert (torn.post("x"), post("x", alerter=torn), torn.ask("x"), ask("x", alerter=torn)) == (False,) * 4
+    assert [r.getMessage()[:25] for r in caplog.records] == ["torn: Connection refused:"] * 4
+    with pytest.raises(DeliveryError) as caught:
+        torn.decide("x")
+    assert caught.value.outcome == "unknown" and caught.value.hint
+    StackStore().register_alerter("torn", "torn")
+    assert main(["post", "x", "--alerter", "torn"]) == main(["ask", "x", "--alerter", "torn"]) == 4
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
