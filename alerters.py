@@ -275,7 +275,7 @@ def _reveal(value: str, where: str) -> str:
     except (KeyError, OSError, UnicodeDecodeError) as error:
         why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
         raise ConfigError(f"{where}: {source} {name} {why}") from None
-    if not re.fullmatch(r"[!-~]+" if "token" in where else r"[^\x00-\x1f\x7f]+", value):
+    if not re.fullmatch(r"[!-~]+" if where.endswith("token") else r"[^\x00-\x1f\x7f]+", value):
         raise ConfigError(f"{where}: {source} {name} holds no usable secret (empty, or with a blank)")
     return _Secret(value)
 
@@ -284,7 +284,9 @@ def _reveal(value: str, where: str) -> str:
 class _Record:
     """Repr, comparison and hash of all dataclasses here: once, instead of generated for each at import."""
     def _values(self) -> _Dict:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        if not dataclasses.is_dataclass(self):
+            return {}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._values().items())})"
@@ -324,7 +326,9 @@ class AlerterMessage(_Record):
             raise ConfigError(f"message: metadata must be a dict, not {type(self.metadata).__name__}")
         if isinstance(self.images, (str, bytes)) or not hasattr(self.images, "__iter__"):
             raise ConfigError("message: images must be a list; write images=[…]")
-        if self.level not in _LEVELS:
+        if not hasattr(self.images, "__len__"):  # a generator: every alerter is to see them
+            self.images = list(self.images)
+        if not isinstance(self.level, str) or self.level not in _LEVELS:
             raise ConfigError(f"message: no level {self.level!r}; {_did_you_mean(str(self.level), _LEVELS)}")
         if not (f"{self.title or ''}{self.body or ''}".strip() or self.metadata or len(self.images)):
             raise ConfigError("message: there is nothing to say: give a title, body, metadata or images")
@@ -701,14 +705,16 @@ class Question:
         return copy.deepcopy(self._state)
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any], alerter: BaseAlerter | None = None) -> Question:
+    def from_dict(cls, state: dict[str, Any], alerter: BaseAlerter | str | None = None) -> Question:
         """Return the question again. alerter: needed unless it was a named one of the store."""
+        if not isinstance(state, dict):
+            raise ConfigError(f"question: pass the dict that to_dict gave, not {type(state).__name__}")
         missing = {"token", "ref", "deadline", "approve", "decline", "asked", "text", "alerter"} - set(state)
         if missing:
             raise ConfigError(f"question: {', '.join(sorted(missing))} missing: pass what to_dict gave")
         if alerter is None and not state["alerter"]:
             raise ConfigError("question: its alerter had no name: pass it as alerter=")
-        return cls(alerter or StackStore().load_alerter(state["alerter"]), dict(state))
+        return cls(_targets(alerter or state["alerter"])[0], dict(state))
 
     def check(self) -> Decision | None:
         """Poll once: the decision, or None while there is none. Compare with None: a declined one is false.
@@ -885,10 +891,12 @@ _SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
 
 
 def _kind(field: _Field) -> str:
-    """Return what a flavor's field takes: list, bool, float, int, str, or "" for anything."""
-    words = ("equence", "uple", "ist", "bool", "float", "int", "str")
-    word = next((word for word in words if word in str(field.type)), "")
-    return "list" if word in words[:3] else word
+    """Return what a flavor's field takes: list (of words), bool, float, int, str, or "" for anything."""
+    name = re.sub(r"<class '(\w+)'>|\s|typing\.|\|\s*None|None\s*\|", r"\1", str(field.type))
+    name = re.sub(r"Optional\[(.*)\]", r"\1", name)
+    if re.fullmatch(r"(str\|)?(Sequence|[Ll]ist|[Tt]uple)\[str(,\.\.\.)?\]", name):
+        return "list"
+    return "bool" if field.name == "use_tls" else name if name in ("bool", "float", "int", "str") else ""
 
 
 def _is_secret(field: _Field) -> bool:
@@ -898,7 +906,12 @@ def _is_secret(field: _Field) -> bool:
 def _checked(where: str, field: _Field, value: Any) -> Any:
     """Return the value of a flavor's field, checked for what can be told without asking the service."""
     kind, name, secret = _kind(field), field.name, _is_secret(field)
-    if value is None or value is field.default or isinstance(value, str) and not value:
+    default = field.default
+    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if value is None:
+        return None if default is dataclasses.MISSING else default
+    if value is default or value == "" and kind in ("str", "list", "") or kind == "list" and value == default:
         return value
     if kind == "list":
         return _names(value, where)
@@ -1008,6 +1021,7 @@ class BaseAlerter(_Record):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return people's answers so far, oldest first: {"by": user id, "text": as written, "via": "reply"}.
 
+        Only those to this question, which `question.ref` tells: the ref of the Receipt that `send` returned.
         "at": UNIX seconds, if known. Matching, approvers, polling and timeout are the base's.
         """
         raise AskNotSupported(f"{self.flavor}: this flavor cannot be asked: it has no replies(question)")
@@ -1068,10 +1082,13 @@ class BaseAlerter(_Record):
 
     def _checked(self, message: object, params: object) -> tuple[AlerterMessage, AlerterParameters | None]:
         """Return both, checked; and learn the secrets that are references, so that no text can hold them."""
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for name, field in _fields_of(type(self)).items():
             with contextlib.suppress(ConfigError):  # whoever needs it raises
-                _reveal(str(_is_secret(field) and getattr(self, field.name) or ""), field.name)
+                _reveal(str(_is_secret(field) and getattr(self, name) or ""), name)
         return _message(message), _params(params)
+
+    def _secret(self, name: str) -> str:
+        return _reveal(getattr(self, name), f"{self._label}: {name}")
 
     def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
         """Return a choice: from the params, then the alerter's field, then the default."""
@@ -1104,6 +1121,8 @@ class BaseAlerter(_Record):
         message, params = self._checked(question, params)
         if self._cannot_ask():
             raise AskNotSupported(f"{self._label}: nobody can be asked here: {self._cannot_ask()}")
+        if not self._overrides("replies"):
+            raise AskNotSupported(f"{self._label}: it has its own ask alone, so no question can stay open")
         asked = self._frame(message, params, key)
         if key is None:
             self._publish(asked, message, params)
@@ -1129,10 +1148,13 @@ class BaseAlerter(_Record):
 
         The recorded one counts while it is open, and if it was answered in time though nobody read it.
         """
-        if any(found._state.get(part) != asked._state[part] for part in ("fingerprint", "flavor")):
-            with contextlib.suppress(DeliveryError):
-                self._locate(found)
-            found._say("This question was replaced by another one and is closed.")
+        if any(found._state.get(part) != asked._state[part] for part in ("fingerprint", "flavor", "alerter")):
+            name = found._state["alerter"]
+            with contextlib.suppress(AlerterError):  # the note belongs where that question stands
+                found.alerter = self._store().load_alerter(name) if name else self
+                if found.alerter.flavor == found._state.get("flavor", self.flavor):
+                    found.alerter._locate(found)
+                    found._say("This question was replaced by another one and is closed.")
             return asked
         open_still, decision = self.clock.now() < found.deadline, None
         try:
@@ -1184,6 +1206,11 @@ def _worked(work: Callable[[], object]) -> bool:
 def _params(params: object) -> AlerterParameters | None:
     if params is not None and not isinstance(params, AlerterParameters):
         raise ConfigError(f"params must be AlerterParameters, not {type(params).__name__}")
+    blocks = getattr(params, "blocks", None) or ()
+    if not isinstance(blocks, (list, tuple)) or not all(isinstance(block, dict) for block in blocks):
+        raise ConfigError("params: blocks must be a list of dicts, as Block Kit has them")
+    if not isinstance(getattr(params, "thread_ts", None), (str, type(None))):
+        raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
     return params
 
 
@@ -1820,7 +1847,7 @@ class SlackAlerter(_ChatAlerter):
         return ref, refused
 
     def _post_webhook(self, payload: _Dict, until: float) -> None:
-        url = _reveal(self.slack_webhook_url, "slack_webhook_url")
+        url = self._secret("slack_webhook_url")
         answer = _http(self.flavor, "POST", url, clock=self.clock, until=until, headers=_JSON,
                        body=[_json.dumps(payload, allow_nan=False).encode()])
         word, official = answer.text.strip(), "://hooks.slack" in self.slack_webhook_url
@@ -1861,7 +1888,7 @@ class SlackAlerter(_ChatAlerter):
         body, kind = _parse.urlencode(args) or " ", {"Content-Type": "application/x-www-form-urlencoded"}
         if method.startswith("chat."):  # the others are documented with forms first
             body, kind = _json.dumps(args, allow_nan=False), _JSON
-        token = str.__new__(_Secret, "Bearer " + _reveal(self.slack_token, "slack_token"))
+        token = str.__new__(_Secret, "Bearer " + self._secret("slack_token"))
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
         answer = _http(self.flavor, "POST", url, clock=self.clock, until=end, body=[body.encode()],
                        headers={**kind, "Authorization": token})
@@ -1948,8 +1975,9 @@ class DiscordAlerter(_ChatAlerter):
             name = f"channel {channel.get('name')}"
             points.append((good, name if good else f"{name} takes no messages: choose another"))
             rows = self._call("GET", f"{path}/messages?limit=50")
-            told = "may read replies" if rows else "sees no messages: give the bot Read Message History"
-            points.append((bool(rows) or not channel.get("last_message_id"), told))
+            seen = bool(rows) or not channel.get("last_message_id")
+            points.append((seen, "may read replies" if seen else
+                           "sees no messages: give the bot Read Message History"))
             if any(map(_is_mute, rows)):
                 points.append((True, _INTENT))
         except DeliveryError as error:
@@ -2129,10 +2157,10 @@ class DiscordAlerter(_ChatAlerter):
         if method == "PUT":
             headers["Content-Length"] = "0"
         if path:
-            url, token = self.discord_api_url.rstrip("/") + path, _reveal(self.discord_token, "discord_token")
+            url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = str.__new__(_Secret, f"Bot {token}")
         else:
-            url = _reveal(self.discord_webhook_url, "discord_webhook_url")
+            url = self._secret("discord_webhook_url")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
             url = _Secret(url + ("&" if "?" in url else "?") + "wait=true")
         answer = _http(self.flavor, method, url, clock=self.clock, until=end, body=body, headers=headers)
@@ -2343,7 +2371,7 @@ class SMTPEmailAlerter(BaseAlerter):
         """Open a connection, encrypted and logged in as the fields say. Its failures are DeliveryErrors."""
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
         options: _Dict = {"timeout": _SOCKET_TIMEOUT, "local_hostname": "[127.0.0.1]"}  # else it asks the DNS
-        user, password = self.username or self.sender_email, _reveal(self.password, "smtp_email: password")
+        user, password = self.username or self.sender_email, self._secret("password")
         for told in (f"\0{user}\0{password}", password) if password else ():  # as a server may repeat them
             _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
         context = _tls()
@@ -2438,7 +2466,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
         made: list[Any] = []
         session, context = None, _tls()
-        password = _reveal(self.imap_password or self.password, "smtp_email: imap_password")
+        password = self._secret("imap_password" if self.imap_password else "password")
         user = re.sub(r'(["\\])', r"\\\1", self.imap_username or self.username or self.sender_email)
         try:
             with _cut_off(until - self.clock.monotonic(), lambda: made[-1]):
@@ -2450,7 +2478,8 @@ class SMTPEmailAlerter(BaseAlerter):
             if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
                 passing = "[UNAVAILABLE]" in str(caught).upper()
                 hint = "check imap_username and imap_password; Gmail and others want an app password"
-                error = _failure(self.flavor, f"IMAP log-in refused: {caught}", hint=hint, again=passing,
+                words = str(caught)[2:-1] if isinstance(caught.args[0], bytes) else caught
+                error = _failure(self.flavor, f"IMAP log-in refused: {words}", hint=hint, again=passing,
                                  final=not passing)
         with contextlib.suppress(OSError):
             if session:
@@ -2758,9 +2787,18 @@ class ConsoleAlerter(BaseAlerter):
             while self._ready(0):
                 lines.append(sys.stdin.readline())
                 if not lines[-1]:
-                    raise _failure("console", "standard input ended", final=True, hint="run it in a terminal")
-        now, user = self.clock.now(), _getpass.getuser()
-        return [{"by": user, "text": line, "via": "console", "at": now} for line in lines]
+                    raise _failure("console", "standard input ended, so nobody answered", final=True,
+                                   hint="ask again where somebody can type")
+        now, user = self.clock.now(), ""
+        try:
+            user = _getpass.getuser()
+        except (KeyError, OSError, ImportError):  # in a container: no name for this number
+            user = str(getattr(os, "getuid", os.getpid)())
+        return [{"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": now} for line in lines]
+
+    def _locate(self, found: Question) -> bool:
+        found._state["ref"] = None  # whoever sits here now has not seen it: it is shown again
+        return False
 
     def _pause(self, question: Question, seconds: float) -> None:
         if not _in_notebook():
@@ -2807,8 +2845,9 @@ FLAVORS: dict[str, type[BaseAlerter]] = {
     cls.flavor: cls for cls in (SlackAlerter, DiscordAlerter, SMTPEmailAlerter, ConsoleAlerter)}
 
 
-def register_flavor(flavor: Any) -> Any:
+def register_flavor(cls_or_dotted_path: Any) -> Any:
     """Add a flavor to FLAVORS: as a class decorator, or by "package.module.Class". Returns the class."""
+    flavor = cls_or_dotted_path
     path = flavor if isinstance(flavor, str) else ""
     if path:
         module, _, name = path.rpartition(".")
@@ -2835,7 +2874,9 @@ def _flavor(name: Any, data: Mapping[str, Any] = {}) -> type[BaseAlerter]:
 
 
 def _fields_of(cls: type[BaseAlerter]) -> dict[str, _Field]:
-    return {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if not dataclasses.is_dataclass(cls):
+        raise ConfigError(f"flavor {cls.__name__}: write @dataclasses.dataclass above the class")
+    return {field.name: field for field in dataclasses.fields(cls)}
 
 
 def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], where: str) -> BaseAlerter:
@@ -2889,20 +2930,24 @@ class StackStore:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         home = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME") or "~/.config"
         path = path or os.environ.get("ALERTERS_STORE") or os.path.join(home, "alerters", "stacks.json")
-        self.path = os.path.realpath(os.path.expanduser(os.fspath(path)))
+        if not isinstance(path, (str, os.PathLike)):
+            raise ConfigError(f"the store's path must be text or a path, not {type(path).__name__}")
+        path = os.path.expanduser(os.fspath(path))
+        self.path = path if path[:1] == "~" else os.path.realpath(path)  # "~": no home is known
 
-    def register_alerter(self, name: str, flavor: str, /, **fields: Any) -> BaseAlerter:
+    def register_alerter(self, name: str, flavor: str, **fields: Any) -> BaseAlerter:
         """Add an alerter under a new name and return it."""
-        with self._changing() as data:
-            _check_new("alerter", name, data["alerters"], "update changes it")
-            data["alerters"][name] = {"flavor": flavor, **_plain(fields)}
-            _from_entry(data, name)
-        return self.load_alerter(name)
+        return self._put(name, {"flavor": flavor, **fields}, new=True)
 
-    def update_alerter(self, name: str, /, **fields: Any) -> BaseAlerter:
+    def update_alerter(self, name: str, **fields: Any) -> BaseAlerter:
         """Change fields of an alerter and return it; a field given as None goes back to its default."""
+        return self._put(name, fields, new=False)
+
+    def _put(self, name: str, fields: _Dict, new: bool) -> BaseAlerter:
         with self._changing() as data:
-            entry = {**_entry(data, "alerters", name), **_plain(fields)}
+            if new:
+                _check_new("alerter", name, data["alerters"], "update changes it")
+            entry = {**({} if new else _entry(data, "alerters", name)), **_plain(fields)}
             data["alerters"][name] = {key: value for key, value in entry.items() if value is not None}
             _from_entry(data, name)
         return self.load_alerter(name)
@@ -3059,6 +3104,8 @@ def _locked(path: str) -> Iterator[None]:
     """Hold a lock file; a process that dies lets go of it."""
     with contextlib.ExitStack() as at_the_end:
         try:
+            if path[:1] == "~":
+                raise OSError("no home folder is known")
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             at_the_end.callback(os.close, file)
@@ -3089,14 +3136,14 @@ def _lock(file: int) -> bool:
 
 
 def _entry(data: _Dict, kind: str, name: Any) -> Any:
-    if name not in data[kind]:
+    if not isinstance(name, str) or name not in data[kind]:
         raise ConfigError(f"no {kind[:-1]} {name!r}; {_did_you_mean(str(name), data[kind])}")
     return data[kind][name]
 
 
 def _from_entry(data: _Dict, name: str) -> BaseAlerter:
     fields = dict(_entry(data, "alerters", name))
-    return _build(_flavor(fields.pop("flavor"), data), fields, f"alerter {name}")
+    return _build(_flavor(fields.pop("flavor", None), data), fields, f"alerter {name}")
 
 
 def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> None:
@@ -3185,9 +3232,12 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
 
     threads = [_threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
                for target in targets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    for target, thread in zip(targets, threads):
+        try:
+            thread.start()
+        except RuntimeError:  # no new threads while the interpreter ends
+            work(target)
+    for thread in filter(_threading.Thread.is_alive, threads):
         thread.join()
     for result in results:
         if isinstance(result, Exception):
@@ -3308,7 +3358,7 @@ def _hook_message(what: str, context: Sequence[Any]) -> AlerterMessage:
     first = "task" if objects and "task" in type(objects[0]).__name__.lower() else "flow"
     names.update({label: item.name for label, item in zip((first, "run"), objects)
                   if isinstance(getattr(item, "name", None), str)})
-    if len(objects) > 2 and error is None:
+    if len(objects) > 2 and error is None and what == "failed":
         error = _state_error(objects[2])
     names = {label: str(name) for label, name in names.items() if name}
     name = names.get("task") or names.get("flow") or names.get("dag") or "Pipeline"
@@ -3442,7 +3492,8 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
     Failures are always told, with traceback; successes with on_success, from `longer_than` seconds on.
     Results, exceptions, generators and coroutines pass through untouched, and a failing alert never shows.
     """
-    watched = _Watch(None if callable(name) else name, on_success, longer_than, alerter)
+    least = _seconds(longer_than, "longer_than")
+    watched = _Watch(None if callable(name) else name, on_success, least, alerter)
     return watched(name) if callable(name) else watched
 
 
@@ -3589,7 +3640,10 @@ def _typed_message(options: Any) -> AlerterMessage:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
     if options.text == "-" and sys.stdin is None:
         raise ConfigError("- reads standard input, which is closed")
-    text = sys.stdin.buffer.read().decode("utf-8", "replace") if options.text == "-" else options.text
+    text = options.text
+    if text == "-":
+        data = getattr(sys.stdin, "buffer", sys.stdin).read()
+        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
     facts = dict(pair.split("=", 1) for pair in options.metadata)
     return AlerterMessage(options.title, text, facts, options.image, options.level)
 
@@ -3643,7 +3697,8 @@ def _run_command(command: list[str]) -> tuple[int, str]:
     def pass_on(number: int, _: object) -> None:
         caught.append(number)
         if child and not (hears_ctrl_c and number == _signal.SIGINT):
-            child.send_signal(number)
+            with contextlib.suppress(OSError):  # it has just ended
+                child.send_signal(number)
 
     def copy_stderr(pipe: Any) -> None:
         with pipe:
@@ -3658,7 +3713,8 @@ def _run_command(command: list[str]) -> tuple[int, str]:
     try:
         child = _subprocess.Popen(command, stderr=pipe, bufsize=0)
         for number in caught:  # those that came before there was a child
-            child.send_signal(number)
+            with contextlib.suppress(OSError):
+                child.send_signal(number)
         reader = _threading.Thread(target=copy_stderr, args=(child.stderr,), daemon=True)
         if pipe:
             reader.start()
@@ -3726,16 +3782,15 @@ def _cmd_register(options: Any) -> None:
     flavor = options.flavor if new else _entry(data, "alerters", options.name)["flavor"]
     known = _fields_of(_flavor(flavor, data))
     given = {name: vars(options)[f"--{name}"] for name in known}
-    fields = {name: _parsed(known[name], text, f"--{name}") for name, text in given.items()
-              if text is not None}
+    fields = {name: _parsed(known[name], text, f"--{name}") if text else None for name, text in given.items()
+              if (text is not None if not new else text)}  # update: an empty one goes back to its default
+    if not new and not fields:
+        raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     secrets = [name for name, field in known.items() if _is_secret(field)]
     if new and secrets and not any(map(fields.get, secrets)) and sys.stdin and sys.stdin.isatty():
         with contextlib.suppress(EOFError):
             fields[secrets[0]] = _getpass.getpass(f"{secrets[0]} (not shown, empty for none): ")
-    if new:
-        store.register_alerter(options.name, options.flavor, **fields)
-    else:
-        store.update_alerter(options.name, **fields)
+    store._put(options.name, {"flavor": flavor, **fields}, new)
     unused = not any(options.name in members for members in store.stacks().values())
     done = "updated" if not new else "registered" + (
         f"; put it to use by: stack register STACK -al {options.name}" if unused else "")
@@ -3749,6 +3804,14 @@ def _changes(method: str, done: str) -> Callable[[Any], None]:
         _print(done.format(options.name))
 
     return command
+
+
+def _cmd_stack_register(options: Any) -> None:
+    store = StackStore()
+    store.register_stack(**vars(options))
+    active = store.active_stack()
+    more = "" if active == options.name else f"; {active} stays active until: stack set {options.name}"
+    _print(f"stack {options.name} is registered{more}")
 
 
 def _cmd_list(options: Any) -> None:
@@ -3815,7 +3878,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]]
     "list": (_cmd_list, "list the alerters, those in use with *", ()),
     "describe": (_cmd_describe, "show an alerter, secrets masked", (_NAME,)),
     "delete": (_changes("delete_alerter", "alerter {} is deleted"), "remove an unused alerter", (_NAME,)),
-    "stack register": (_changes("register_stack", "stack {} is registered"), "choose the alerters in use", (
+    "stack register": (_cmd_stack_register, "choose the alerters in use", (
         _NAME, ("-al --alerter", {"dest": "alerters", "action": "append", "required": True, "metavar": "A"}),
         ("--set", {"dest": "activate", "action": "store_true", "help": "use it from now on"}))),
     "stack list": (_cmd_stacks, "list the stacks, the active one with *", ()),
@@ -3883,8 +3946,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141 if isinstance(error, BrokenPipeError) else _complain(error)
     except AlerterError as error:
         return _complain(error, 4 if isinstance(error, DeliveryError) else 2)
+    except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined
+        _log().debug("unexpected", exc_info=True)
+        return _complain(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":
-    sys.modules.setdefault("alerters", sys.modules["__main__"])  # one module for all
+    for _name in ("alerters", __spec__.name if __spec__ else os.path.splitext(os.path.basename(__file__))[0]):
+        sys.modules.setdefault(_name, sys.modules["__main__"])  # one module for all, whatever it is called
     sys.exit(main())

@@ -5146,6 +5146,27 @@ def test_another_question_under_the_same_key_closes_the_old_one_and_is_asked_ane
     assert _records() == {}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_key_that_moves_to_another_alerter_closes_the_old_question_where_it_stands(room, known, boards):
+    """Another flavor, or another workspace: its ids mean nothing to the new alerter."""
+    home_register(room.service, "old", room.kind, clock=room.clock)
+    old = _ask_and_die(room, alerter=StackStore().load_alerter("old"))
+    room.reply(old, room.ann, "yes")
+    if not known:
+        StackStore().set_active_stack("default")
+        StackStore().delete_stack("old_stack")
+        StackStore().delete_alerter("old")
+    board = in_time(register_flavor(Board), room.clock)()
+    assert _decide(room, alerter=board, timeout=5).status == "timeout"
+    assert len(BOARDS["kitchen"]) == len(room.posted_questions()) == 1 and _records() == {}
+    assert ["replaced" in note for note in room.notes(old)] == [True] * known
+    [board] = in_time(Board, room.clock)("attic"),
+    _ask_and_die(SimpleNamespace(clock=room.clock, asked=list), alerter=board)
+    home_register(room.service, "new", room.kind, clock=room.clock)
+    assert _decide(room, alerter=StackStore().load_alerter("new"), timeout=5).status == "timeout"
+    assert len(room.posted_questions()) == 2 and _records() == {}
+
+
 def test_a_process_that_still_waits_for_a_replaced_question_gets_no_approval(room):
     def replace():
         room.clock.at(25, lambda: room.reply(old[0], room.ann, "yes"))
@@ -7947,6 +7968,54 @@ def test_the_secrets_of_a_flavor_that_is_not_imported_are_masked(home_pager, cap
     assert home_cli(capsys, "post", "x", "--alerter", "p")[0] == 2
 
 
+def test_a_bug_of_an_own_flavor_is_one_line_and_no_decline(home_told, monkeypatch, capsys):
+    monkeypatch.setenv("ALERTERS_TROUBLE", "bug")
+    for args in (["post", "x"], ["ask", "x"]):
+        monkeypatch.setattr(home_told.alerter, "replies", lambda *_: [], raising=False)
+        code, out, err = home_cli(capsys, *args)
+        assert (code, out, err) == (2, "", "alerters: RuntimeError: a bug of the flavor\n")
+
+
+def test_an_own_flavor_has_fields_of_any_type():
+    class Endpoint:
+        pass
+
+    @dataclasses.dataclass
+    class Wide(BaseAlerter):
+        flavor = "wide"
+        headers: "Dict[str, str]" = dataclasses.field(default_factory=dict)
+        names: "typing.List[str]" = dataclasses.field(default_factory=list)
+        port: "Union[int, str]" = 0
+        called: "Optional[Callable[[int], None]]" = None
+        endpoint: "Endpoint" = None
+        size: "Tuple[int, int]" = (1, 2)
+        level: "Optional[int]" = None
+        verify: "bool | str" = True
+
+    wide = Wide(headers={"a": "b"}, port="a", called=print, endpoint=Endpoint(), size=(3, 4), verify="ca.pem")
+    assert (wide.headers, wide.names, wide.port, wide.size, wide.level) == ({"a": "b"}, [], "a", (3, 4), None)
+    assert Wide(names=["x", "y"], level=5).names == ("x", "y")
+    for wrong in ({"names": ["x", ""]}, {"level": "5"}, {"names": [None]}):
+        with pytest.raises(ConfigError, match="^wide: "):
+            Wide(**wrong)
+
+
+@pytest.mark.parametrize("cls, fields", [
+    (SlackAlerter, {"slack_token": "xoxb-1-hidden", "slack_api_url": None, "case_sensitive": None}),
+    (DiscordAlerter, {"discord_token": "hidden", "discord_api_url": None, "listen": None, "timeout": None}),
+    (SMTPEmailAlerter, {"smtp_server": "h", "sender_email": "a@b.org", "smtp_port": None, "use_tls": None,
+                        "password": None, "imap_server": None, "username": None, "subject_prefix": None}),
+], ids=["slack", "discord", "smtp_email"])
+def test_none_for_a_field_is_its_default(cls, fields):
+    """As os.environ.get gives it: a missing use_tls must not mean that the mail goes in the clear."""
+    alerter = cls(**fields)
+    assert alerter == cls(**{name: value for name, value in fields.items() if value is not None})
+    for name in fields:
+        if isinstance(getattr(alerter, name), (bool, int)):
+            with pytest.raises(ConfigError, match=name):
+                cls(**{**fields, name: ""})
+
+
 def test_an_own_flavor_is_built_checked_and_asked_by_the_base(home_told):
     class Instant:
         now = monotonic = staticmethod(lambda: 1_700_000_000.0)
@@ -8701,6 +8770,12 @@ def test_watch_on_methods_and_with_a_named_alerter(home_told):
     assert home_told.titles[1].endswith("Model.build succeeded")
 
 
+@pytest.mark.parametrize("wrong", ["60", None, -1, float("nan"), True])
+def test_a_wrong_longer_than_is_told_before_the_work_begins(wrong):
+    with pytest.raises(ConfigError, match="longer_than"):
+        watch("nightly", longer_than=wrong)
+
+
 # === AlertHandler ===
 @pytest.fixture
 def home_logger(home_told):
@@ -9233,6 +9308,34 @@ def test_a_question_that_nobody_can_be_asked_is_one_line_and_no_approval():
     assert len(lines) == 1, "the question ends with one line"
 
 
+@pytest.mark.parametrize("place, imported, args", [
+    ("notify.py", "notify", ["notify.py"]), ("pkg/vendored/alerts.py", "pkg.vendored.alerts",
+                                             ["-m", "pkg.vendored.alerts"])])
+def test_a_flavor_of_a_renamed_or_vendored_file_is_registered(tmp_path, place, imported, args):
+    target = tmp_path / place
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for folder in target.relative_to(tmp_path).parents:
+        (tmp_path / folder / "__init__.py").write_text("")
+    shutil.copy(HOME_FILE, str(target))
+    (tmp_path / "bell.py").write_text(f"""
+import dataclasses
+from {imported} import BaseAlerter, Receipt
+
+@dataclasses.dataclass
+class Bell(BaseAlerter):
+    flavor = "bell"
+    def send(self, message, params=None):
+        print("ding", message.body)
+        return Receipt("bell", {{}})
+""")
+    for command in (["flavor", "register", "bell.Bell"], ["register", "b", "--flavor=bell"],
+                    ["post", "x", "--alerter=b"]):
+        done = subprocess.run([sys.executable, *args, *command], env=home_environment(PYTHONPATH=None),
+                              cwd=str(tmp_path), timeout=30, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == b"ding x\n"
+
+
 HOME_STREAMS = {
     "stdout closed": ("flavor list >&-", (0, 2)), "stdout full": ("flavor list >/dev/full", (1, 2, 4, 141)),
     "stdin closed": ("post - <&-", (2,)), "stdin closed, ask": ("ask x <&-", (2,)),
@@ -9392,7 +9495,13 @@ def test_the_console_in_the_calling_process(monkeypatch, capsys):
             decision = decide("Deploy?", timeout=5)
             assert bool(decision) is approved and decision.status in ("approved", "declined")
             assert decision.by and decision.via == "console" and abs(decision.at - time.time()) < 60
-            assert decision.text.strip() == typed.split("\n")[-1].strip()
+            assert decision.text == typed.split("\n")[-1]
+        with monkeypatch.context() as nobody:  # a container whose user number has no name
+            for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+                nobody.delenv(name, raising=False)
+            nobody.setattr("pwd.getpwuid", {}.__getitem__)
+            os.write(master, b"yes\n")
+            assert decide("Deploy?", timeout=5).by == str(os.getuid())
         os.write(master, b"deploy\n")
         assert ask("Deploy?", approve_msg_options=["deploy"], timeout=5) is True
         began = time.monotonic()
@@ -9400,6 +9509,16 @@ def test_the_console_in_the_calling_process(monkeypatch, capsys):
         os.write(master, b"no\n")  # typed ahead of the question
         assert ask("Deploy?", approvers=["nobody-of-that-name"], timeout=0.05) is False
     os.close(master)
+
+
+@posix
+def test_a_question_taken_up_again_on_a_terminal_is_shown_again():
+    for typed, code in (("\x03", 130), ("yes\n", 0)):
+        with HomeTerminal("ask", "Deploy?", "--key", "deploy-42") as terminal:
+            terminal.until("Open until")
+            terminal.type(typed)
+            assert terminal.end() == code and "Deploy?" in terminal.seen
+    assert _records() == {}
 
 
 @posix
@@ -9503,6 +9622,17 @@ def test_run_passes_signals_on_and_tells_of_them(number):
         assert (process.returncode, out, err) == (128 + number, "caught\n", "")
         (row,) = slack.posted
         assert "failed" in slack_text(row["payload"]) and str(128 + number) in slack_text(row["payload"])
+
+
+@posix
+def test_run_keeps_the_code_of_a_command_that_ended_by_the_same_signal():
+    """As when a terminal, systemd or timeout signals the whole group."""
+    for _ in range(12 if MORE else 3):
+        process = home_start("run", "--", "sh", "-c", "echo ready; exec sleep 9", start_new_session=True)
+        assert process.stdout.readline() == "ready\n"
+        os.killpg(process.pid, signal.SIGTERM)
+        out, err = process.communicate(timeout=10)
+        assert process.returncode == 143 and "No such process" not in err and "Traceback" not in err
 
 
 HOME_NOT_RUN = {"missing": (["/nowhere/command"], 127), "no program": ([os.devnull], 126),
@@ -9661,9 +9791,12 @@ def test_the_python_of_the_readme_runs_as_it_stands(readme, monkeypatch, capsys)
     alerter = names["FileAlerter"]()
     alerter.send(alerters.AlerterMessage("Title", "text"))
     with open("alerts.log", "a", encoding="utf-8") as file:
-        file.write("answer:approve\n")
-    question = alerter.open_question("Go?", alerters.AlerterParameters(timeout=60))
-    assert question.check().status == "approved" and "file" in FLAVORS
+        file.write("answer: approve\n")
+        file.flush()
+        question = alerter.open_question("Go?", alerters.AlerterParameters(timeout=60))
+        assert question.check() is None and "file" in FLAVORS  # that was the answer to an older one
+        file.write("answer: approve\n")
+    assert question.check().status == "approved"
 
 
 def test_the_commands_of_the_readme_run_as_they_stand(readme, capsys):
