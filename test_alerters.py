@@ -49,6 +49,7 @@ import threading
 import time
 import traceback
 import types
+import typing
 import unicodedata
 import urllib.error
 import urllib.parse
@@ -7983,13 +7984,13 @@ def test_an_own_flavor_has_fields_of_any_type():
     @dataclasses.dataclass
     class Wide(BaseAlerter):
         flavor = "wide"
-        headers: "Dict[str, str]" = dataclasses.field(default_factory=dict)
-        names: "typing.List[str]" = dataclasses.field(default_factory=list)
-        port: "Union[int, str]" = 0
-        called: "Optional[Callable[[int], None]]" = None
+        headers: typing.Dict[str, str] = dataclasses.field(default_factory=dict)
+        names: typing.List[str] = dataclasses.field(default_factory=list)
+        port: typing.Union[int, str] = 0
+        called: typing.Optional[typing.Callable[[int], None]] = None
         endpoint: "Endpoint" = None
-        size: "Tuple[int, int]" = (1, 2)
-        level: "Optional[int]" = None
+        size: typing.Tuple[int, int] = (1, 2)
+        level: typing.Optional[int] = None
         verify: "bool | str" = True
 
     wide = Wide(headers={"a": "b"}, port="a", called=print, endpoint=Endpoint(), size=(3, 4), verify="ca.pem")
@@ -9331,7 +9332,7 @@ class Bell(BaseAlerter):
     for command in (["flavor", "register", "bell.Bell"], ["register", "b", "--flavor=bell"],
                     ["post", "x", "--alerter=b"]):
         done = subprocess.run([sys.executable, *args, *command], env=home_environment(PYTHONPATH=None),
-                              cwd=str(tmp_path), timeout=30, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                              cwd=str(tmp_path), timeout=30, capture_output=True)
         assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == b"ding x\n"
 
