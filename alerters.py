@@ -712,6 +712,8 @@ class Question:
         missing = {"token", "ref", "deadline", "approve", "decline", "asked", "text", "alerter"} - set(state)
         if missing:
             raise ConfigError(f"question: {', '.join(sorted(missing))} missing: pass what to_dict gave")
+        if not _is_question(state):
+            raise ConfigError("question: a part of it has another form than to_dict gave")
         if alerter is None and not state["alerter"]:
             raise ConfigError("question: its alerter had no name: pass it as alerter=")
         return cls(_targets(alerter or state["alerter"])[0], dict(state))
@@ -857,7 +859,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
     sure: the service knows a repeat, so what may have arrived is sent again as well. Otherwise `find` looks
     for it first and returns what it found, or None; without either, the error is raised.
     """
-    pause = 0.5
+    pause, doubtful = 0.5, False
     while True:
         try:
             return call()
@@ -865,7 +867,9 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             error = caught
         if error.code == "certificate" and _trust_all_installed():
             continue
-        doubtful = error.outcome == "unknown"
+        if doubtful and error.outcome == "not_sent":
+            error.outcome, error.hint = "unknown", f"{error.hint}; an earlier try may have arrived"
+        doubtful = doubtful or error.outcome == "unknown"
         if not (error._again or doubtful and (sure or find)):
             raise error
         wait = max(error.retry_after or 0, pause)
@@ -882,6 +886,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
                 found = find()
                 if found is not None:
                     return found
+                doubtful = False
                 continue
             raise error
 
@@ -1106,7 +1111,7 @@ class BaseAlerter(_Record):
         if both:
             raise ConfigError(f"the same word both approves and declines: {', '.join(sorted(both))}")
         approvers, now = _names(self._option(params, "approvers"), "approvers"), self.clock.now()
-        fields = [[str(k), str(v)] for k, v in message.metadata.items()]
+        fields = [[_clean(k), _clean(v)] for k, v in message.metadata.items()]
         says = repr([message.title, message.body, fields, lists, approvers]).encode("utf-8", "replace")
         return Question(self, {
             "alerter": self._origin[0], "flavor": self.flavor, "ref": None, "url": None, "key": key,
@@ -1207,8 +1212,13 @@ def _params(params: object) -> AlerterParameters | None:
     if params is not None and not isinstance(params, AlerterParameters):
         raise ConfigError(f"params must be AlerterParameters, not {type(params).__name__}")
     blocks = getattr(params, "blocks", None) or ()
-    if not isinstance(blocks, (list, tuple)) or not all(isinstance(block, dict) for block in blocks):
-        raise ConfigError("params: blocks must be a list of dicts, as Block Kit has them")
+    try:
+        good = isinstance(blocks, (list, tuple)) and all(isinstance(block, dict) for block in blocks)
+        _json.dumps(blocks, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        good = False
+    if not good:
+        raise ConfigError("params: blocks must be a list of dicts for JSON, as Block Kit has them")
     if not isinstance(getattr(params, "thread_ts", None), (str, type(None))):
         raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
     return params
@@ -1263,7 +1273,7 @@ class _Answer:
 
     def seconds(self, given: Any = None) -> float:
         """Return how long the service asks to wait; 1 s if it does not say."""
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             wait = float(given or self.headers.get("Retry-After") or 1)
             if wait == wait:  # no NaN
                 return min(max(wait, 0.25), 1e6)
@@ -1301,7 +1311,7 @@ def _cut_off(seconds: float, socket_of: Callable[[], Any]) -> Iterator[None]:
 
 @functools.lru_cache(maxsize=1)
 def _wire() -> Any:
-    """Return the urllib handler that notes in `made` which connection stands, so that doubt has a border."""
+    """Return the urllib handler that notes in `made` the socket that stands, so that doubt has a border."""
     class Wire(_urllib.HTTPSHandler, _urllib.HTTPHandler):
         made: Any = None
 
@@ -1309,15 +1319,46 @@ def _wire() -> Any:
             def connection(host: str, **more: Any) -> Any:
                 def connect() -> None:
                     kind.connect(link)
-                    self.made = link
+                    self.made = link.sock
+
+                def send_request(*given: Any, **named: Any) -> None:
+                    try:
+                        kind.request(link, *given, **named)
+                    except (BrokenPipeError, ConnectionResetError):
+                        if not self.made:
+                            raise  # else an answer may be there already: a 413, say
 
                 link = kind(host, **more)
-                link.connect = connect
+                link.connect, link.request, link._create_connection = connect, send_request, _dial
                 return link
 
             return super().do_open(connection, request, **options)
 
     return Wire
+
+
+def _slices(body: Sequence[bytes], stop: float) -> Iterator[Any]:
+    """Yield 64 KB at a time: a socket's timeout is for each of them, so a slow line may take its time."""
+    for piece in body:
+        for start in range(0, len(piece), 65536):
+            if time.monotonic() > stop:
+                raise TimeoutError("sending took too long")
+            yield memoryview(piece)[start:start + 65536]
+
+
+def _dial(address: tuple[str, int], timeout: float, *_: Any) -> _socket.socket:
+    """Return a connection. The timeout is for all addresses of a host together, unlike the library's."""
+    found = _socket.getaddrinfo(*address, 0, _socket.SOCK_STREAM)
+    for number, row in enumerate(found, 1):
+        try:
+            link = _socket.create_connection((str(row[4][0]), address[1]), timeout / len(found))
+        except OSError:
+            if number == len(found):
+                raise
+        else:
+            link.settimeout(timeout)
+            return link
+    raise OSError("the host has no address")
 
 
 def _http(who: str, method: str, url: str, *, clock: _Clock, until: float, body: Sequence[bytes] = (),
@@ -1334,15 +1375,19 @@ def _http(who: str, method: str, url: str, *, clock: _Clock, until: float, body:
     try:
         if left <= 0:
             raise TimeoutError("no time left")
-        request = _urllib.Request(url, iter(body) if body else None, {"User-Agent": agent, **headers, **size},
-                                  method=method)
+        request = _urllib.Request(url, _slices(body, stop) if body else None,
+                                  {"User-Agent": agent, **headers, **size}, method=method)
         opener = _urllib.OpenerDirector()  # an empty one follows no redirect and raises for no status
         opener.add_handler(wire)
         if not _is_loopback(_parse.urlsplit(url).hostname or ""):
             opener.add_handler(_urllib.ProxyHandler())
         with opener.open(request, timeout=min(left, _SOCKET_TIMEOUT)) as response:
-            for piece in iter(lambda: response.read1(65536), b""):
+            while True:
+                wire.made.settimeout(min(max(stop - time.monotonic(), 0.01), _SOCKET_TIMEOUT))
+                piece = response.read1(65536)
                 taken += piece
+                if not piece:
+                    break
                 if time.monotonic() > stop:
                     raise TimeoutError("the answer took too long")
                 if len(taken) > _BODY_CAP:
@@ -1575,7 +1620,7 @@ def _documented(who: str) -> Iterator[None]:
         return
     except ConfigError:
         raise
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
         error = _failure(who, "an answer of another form than documented", final=False, outcome="unknown")
     raise error
 
@@ -1638,6 +1683,7 @@ class SlackAlerter(_ChatAlerter):
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "xoxb-preview", "slack_channel_id": "C0123456789"}
 
+    @_documented("slack")
     def check(self) -> str:
         """Try the token, its scopes, the channel, and reading there."""
         if not self.slack_token:
@@ -1745,6 +1791,7 @@ class SlackAlerter(_ChatAlerter):
         in_thread = {"thread_ts": thread} if thread else {}
         return {"channel": channel, "ts": found[0]["ts"], **in_thread} if found else None
 
+    @_documented("slack")
     def _say(self, question: Question, text: str, to: str | None) -> None:
         ref, text = question.ref, self._text(_lines(_clean(text)))
         self._call("chat.postMessage", {
@@ -1962,6 +2009,7 @@ class DiscordAlerter(_ChatAlerter):
         if not re.fullmatch(r"\d{0,20}", self.discord_channel_id):
             raise ConfigError("discord: discord_channel_id is a number: Developer Mode, Copy Channel ID")
 
+    @_documented("discord")
     def check(self) -> str:
         """Try the token, the channel, and reading there; tell about the Message Content intent."""
         if not self.discord_token:
@@ -2057,6 +2105,7 @@ class DiscordAlerter(_ChatAlerter):
                  if _mapping(row.get("author")).get("id") == self._me() and question.token in str(row))
         return next(({"channel_id": channel, "message_id": mid} for mid in found), None)
 
+    @_documented("discord")
     def _say(self, question: Question, text: str, to: str | None) -> None:
         named = re.findall(r"<@(\d+)>", text)[:1]  # the one who decided
         self._call("POST", f"/channels/{question.ref['channel_id']}/messages", [{
@@ -2201,6 +2250,8 @@ def _written(row: _Dict) -> float:
 
 def _flat_errors(errors: Any, where: str) -> list[str]:
     """Return Discord's nested errors as "embeds.0.title: Must be 256 or fewer in length"."""
+    if where.count(".") > 20:  # no real one is so deep
+        return []
     own = [f"{where}: {error.get('message')}" for error in _rows_of(_mapping(errors).get("_errors"))]
     return own + [text for key, value in _mapping(errors).items() if key != "_errors"
                   for text in _flat_errors(value, f"{where}.{key}".strip("."))]
@@ -2375,8 +2426,9 @@ class SMTPEmailAlerter(BaseAlerter):
         for told in (f"\0{user}\0{password}", password) if password else ():  # as a server may repeat them
             _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
         context = _tls()
-        session = _smtplib.SMTP_SSL(context=context, **options) if at_once else _smtplib.SMTP(**options)
-        session._host = self.smtp_server  # type: ignore[attr-defined]  # to verify; connect sets none
+        plain, encrypted = _smtp_classes()
+        session = encrypted(context=context, **options) if at_once else plain(**options)
+        session._host = self.smtp_server  # to verify; connect sets none
         try:
             with _cut_off(until - self.clock.monotonic(), lambda: session.sock):
                 _expect(session.connect(self.smtp_server, self.smtp_port), 220)
@@ -2399,10 +2451,19 @@ class SMTPEmailAlerter(BaseAlerter):
     def _deliver(self, mail: _email_message.EmailMessage, people: list[str], files: list[_File]) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
         refused: dict[str, DeliveryError] = {}
+        doubts: list[DeliveryError] = []
         left, flat = list(people), mail.as_bytes()
         until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
+
+        def transact() -> None:
+            try:
+                self._transact(flat, files, left, refused, until)
+            except DeliveryError as error:
+                doubts.extend([error] if error.outcome == "unknown" else [])
+                raise
+
         try:  # the Message-ID is the same each time
-            _insist(lambda: self._transact(flat, files, left, refused, until), self.clock, until, sure=True)
+            _insist(transact, self.clock, until, sure=True)
         except DeliveryError as error:
             if left == people:
                 raise  # it is not about one of them
@@ -2412,7 +2473,8 @@ class SMTPEmailAlerter(BaseAlerter):
             why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
             raise _failure(self.flavor, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
                            hint=worst.hint, final=worst._final,
-                           outcome="partial" if len(refused) < len(people) else worst.outcome)
+                           outcome="partial" if len(refused) < len(people) else
+                           "unknown" if doubts else worst.outcome)
 
     def _transact(self, flat: bytes, files: list[_File], left: list[str], refused: dict[str, DeliveryError],
                   until: float) -> None:
@@ -2459,7 +2521,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _imap(self, until: float) -> _imaplib.IMAP4_SSL:
         class Connection(_imaplib.IMAP4_SSL):
             def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
-                made.append(_socket.create_connection((self.host, self.port), _SOCKET_TIMEOUT))
+                made.append(_dial((self.host, self.port), _SOCKET_TIMEOUT))
                 made.append(context.wrap_socket(made[0], False, False, server_hostname=self.host))
                 made[1].do_handshake()  # out here, where it can be cut off
                 return made[1]
@@ -2473,7 +2535,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 session = Connection(self.imap_server, self.imap_port, ssl_context=context)
                 session.login(f'"{user}"', password)
             return session
-        except (OSError, ValueError, _imaplib.IMAP4.error) as caught:
+        except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
             error = _transport_failure(self.flavor, caught, False)
             if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
                 passing = "[UNAVAILABLE]" in str(caught).upper()
@@ -2496,7 +2558,7 @@ class SMTPEmailAlerter(BaseAlerter):
         try:
             with _cut_off(_SEND_BUDGET, lambda: memo["imap"].sock):
                 return self._read(memo["imap"], question)
-        except (OSError, ValueError, _imaplib.IMAP4.error) as caught:
+        except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
             error = _transport_failure(self.flavor, caught, False)
         self._release(question)
         raise error
@@ -2571,6 +2633,19 @@ def _on_the_wire(flat: bytes, files: list[_File]) -> Iterator[bytes]:
             piece = memoryview(file.data)[start:start + 57 * 1024]
             yield _base64.encodebytes(piece).replace(b"\n", b"\r\n")
     yield flat + (b"" if flat.endswith(b"\r\n") else b"\r\n") + b".\r\n"
+
+
+@functools.lru_cache(maxsize=1)
+def _smtp_classes() -> tuple[Any, Any]:
+    """Return smtplib's SMTP and SMTP_SSL, connecting by `_dial`."""
+    class Plain(_smtplib.SMTP):
+        def _get_socket(self, host: str, port: int, timeout: float) -> _socket.socket:
+            return _dial((host, port), timeout)
+
+    class Encrypted(_smtplib.SMTP_SSL, Plain):
+        pass
+
+    return Plain, Encrypted
 
 
 def _expect(answer: tuple[int, bytes], code: int) -> None:
@@ -3082,18 +3157,26 @@ class StackStore:
                 raise StoreError(problem) from None
 
 
+def _is_question(state: Any) -> bool:
+    """True for a recorded question in the shape that the rest relies on; its times are UNIX seconds."""
+    def is_list(words: Any) -> bool:
+        return isinstance(words, list) and all(isinstance(word, str) for word in words)
+
+    return (isinstance(state, dict) and {"token", "ref", "text", "alerter"} <= set(state)
+            and isinstance(state["ref"], (dict, type(None))) and isinstance(state["alerter"], str)
+            and all(is_list(state.get(name) or []) for name in ("approve", "decline", "approvers", "parts"))
+            and bool(state.get("approve") and state.get("decline"))
+            and all(isinstance(state.get(at), (int, float)) and 0 <= state[at] < 1e10
+                    for at in ("asked", "deadline")))
+
+
 def _is_store(data: Any) -> bool:
     """True for JSON in the shapes that the rest relies on; what else it holds is kept as it is."""
-    def is_question(state: Any) -> bool:
-        needed = {"token", "ref", "approve", "decline", "text", "alerter"}
-        return isinstance(state, dict) and needed <= set(state) and all(  # times are UNIX seconds
-            isinstance(state.get(at), (int, float)) and 0 <= state[at] < 1e10 for at in ("asked", "deadline"))
-
     checks = {
         "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
         "stacks": lambda names: isinstance(names, list) and names and {str} == set(map(type, names)),
         "flavors": lambda path: isinstance(path, str), "closed": lambda end: isinstance(end, (int, float)),
-        "questions": is_question}
+        "questions": _is_question}
     return isinstance(data, dict) and isinstance(data.get("active_stack", ""), str) and all(
         isinstance(data.get(part, {}), dict) and all(map(check, data.get(part, {}).values()))
         for part, check in checks.items())

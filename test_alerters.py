@@ -333,6 +333,9 @@ class _Shortcut(io.BytesIO):
 
     sendall = io.BytesIO.write
 
+    def settimeout(self, seconds):
+        assert seconds > 0
+
     def setsockopt(self, _, option, value):
         self.broken = option == socket.SO_LINGER
 
@@ -4626,11 +4629,12 @@ def test_trouble_of_the_network_costs_time_and_never_the_answer(room, monkeypatc
     elif trouble == "refused":
         monkeypatch.setattr(socket.socket, "connect", fails(connect, ConnectionRefusedError(111, "refused")))
     else:
-        def impatient(self, address):  # instead of ten real seconds
-            self.settimeout(0.03)
-            return connect(self, address)
+        set_to = socket.socket.settimeout
 
-        monkeypatch.setattr(socket.socket, "connect", impatient)
+        def impatient(self, seconds):  # instead of ten real seconds
+            set_to(self, seconds and min(seconds, 0.03))
+
+        monkeypatch.setattr(socket.socket, "settimeout", impatient)
         room.service.fail(room.reads, Fault("stall"), times=2)
     room.clock.at(4, lambda: room.reply(question, room.ann, "yes"))
     assert outcome(question) is None
