@@ -249,9 +249,17 @@ class _Secret(str):
         return repr(_MASK)
 
 
+class _Hidden(dict):  # type: ignore[type-arg]
+    """A dict with secrets in it, which no repr and no traceback with locals shows."""
+    def __repr__(self) -> str:
+        return "{…}"
+
+
 def _remember_secret(value: str) -> None:
-    rest = value.partition("://")[2]  # a webhook URL's path alone is enough to post
-    parts = [value, "/" + rest.partition("/")[2], rest.rstrip("/").rpartition("/")[2]]
+    rest = value.partition("://")[2]  # a webhook URL's path alone is enough to post, and so is its token
+    path = "/" + rest.partition("/")[2]
+    parts = [value, path, path.partition("?")[0], rest.rstrip("/").rpartition("/")[2]]
+    parts += [part for part in re.split(r"[/?#]", path) if len(part) >= 16]
     if re.match(r"https?://[^/@]+/.{5}", value):
         del parts[0]  # the path hides it, whatever the host
     _KNOWN_SECRETS.update(p for p in parts if len(p) >= 6)  # shorter ones would blot out ordinary words
@@ -276,8 +284,12 @@ def _reveal(value: str, where: str) -> str:
         why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
         raise ConfigError(f"{where}: {source} {name} {why}") from None
     if not re.fullmatch(r"[!-~]+" if where.endswith("token") else r"[^\x00-\x1f\x7f]+", value):
+        value = ""  # in no traceback that shows locals
         raise ConfigError(f"{where}: {source} {name} holds no usable secret (empty, or with a blank)")
-    return _Secret(value)
+    value = _Secret(value)
+    if where.endswith("_url"):
+        _check_url(where, value)
+    return value
 
 
 # === Messages ===
@@ -465,14 +477,20 @@ def _one_line(text: object, limit: int = 500) -> str:
     return line if len(line) <= limit else line[:limit - 1] + "…"
 
 
+def _looks_like_address(label: str) -> bool:
+    bare = re.sub("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]", "", label).replace("。", ".")
+    bare = bare if bare.isascii() else _unicodedata.normalize("NFKC", bare)
+    return bool(re.search(r"://|\w@\w|(?<![\w-])(?:[\w-]+\.)+[^\W\d_]{2,}(?![\w-])|(?:\d+\.){3}\d", bare))
+
+
 def _spans(kind: str, line: str) -> Iterator[tuple[str, str, str]]:
     """Yield (style, text, url) of one line: text, bold, italic, code, link. A plain line has only URLs."""
     end = 0
     for found in re.finditer(_INLINE if kind == "text" else f"(?P<url>{_URL})", line):
         part = {style: text for style, text in found.groupdict().items() if text is not None}
         label, url = part.get("label", ""), part.get("href") or part.get("url", "")
-        if re.search(r"://|^\s*(?:www\.)?[\w-]+(\.[\w-]+)+(/|\s*$)", label):
-            continue  # a label that looks like an address may lead elsewhere: it stays as written
+        if _looks_like_address(label):
+            continue  # it may lead elsewhere: it stays as written
         if found.start() > end:
             yield "text", line[end:found.start()], ""
         end = found.end()
@@ -513,8 +531,12 @@ def _render(lines: Iterable[_Line], mark: Callable[[str, str, str], str],
     return "\n".join(blocks)
 
 
+def _unfenced(text: str) -> str:
+    return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
+
+
 def _fenced(text: str) -> str:
-    return "```\n" + text.rstrip().replace("```", "`\u200b``") + "\n```"
+    return "```\n" + _unfenced(text.rstrip()) + "\n```"
 
 
 def _defuse(text: str) -> str:
@@ -606,7 +628,7 @@ def _load_image(image: Any, number: int) -> _File:
     name = f"image-{number}"
     try:
         if isinstance(image, str) and re.match(r"https?://", image, re.I):
-            url = image if re.fullmatch(r"[!-~]{1,3000}", image) else ""
+            url = image if re.fullmatch(r"[!-~]{1,2048}", image) else ""  # Discord takes no longer one
             return _File(name, url=url, problem="" if url else "bad URL")
         if isinstance(image, (str, os.PathLike)):
             name = re.sub(r"[^A-Za-z0-9_.-]+", "_", _clean(os.path.basename(os.fspath(image))))[-80:] or name
@@ -671,7 +693,7 @@ def _seconds(value: Any, what: str) -> float:
 
 
 def _among(words: Sequence[str]) -> str:
-    shown = [w if "`" in w or not w.isascii() else f"`{w}`" for w in words]
+    shown = [w if "`" in w or not w.isascii() else f"`{w}`" for w in (_one_line(word, 100) for word in words)]
     return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
@@ -818,7 +840,7 @@ class Question:
         """Return the lines of light Markdown that tell how to answer, who may, and until when."""
         approve, decline = (_among(self._state[name]) for name in ("approve", "decline"))
         exact = "written exactly so, " if self._state.get("case_sensitive") else ""
-        taps = f" Or tap {' or '.join(self._taps())}." if self.alerter._has_reactions else ""
+        taps = f" Or tap {' or '.join(map(_one_line, self._taps()))}." if self.alerter._has_reactions else ""
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.deadline))
         who = f" for {_among(self._state['approvers'])}" if self._state.get("approvers") else ""
         how = f"{self.alerter._answer_by} {approve} to approve, or {decline} to decline"
@@ -867,10 +889,11 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             error = caught
         if error.code == "certificate" and _trust_all_installed():
             continue
-        if doubtful and error.outcome == "not_sent":
+        unheard = error.outcome == "unknown"
+        if doubtful and not unheard:
             error.outcome, error.hint = "unknown", f"{error.hint}; an earlier try may have arrived"
-        doubtful = doubtful or error.outcome == "unknown"
-        if not (error._again or doubtful and (sure or find)):
+        doubtful = doubtful or unheard
+        if not (error._again or unheard and (sure or find)):
             raise error
         wait = max(error.retry_after or 0, pause)
         in_time = clock.monotonic() + wait <= until
@@ -881,7 +904,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
         if tries < 1 or not in_time:
             raise error
         clock.sleep(wait)
-        if doubtful and find and not sure:
+        if unheard and find and not sure:
             with contextlib.suppress(DeliveryError):
                 found = find()
                 if found is not None:
@@ -944,14 +967,15 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
 
 
 def _check_url(where: str, url: str) -> None:
-    try:
-        parts = _parse.urlsplit(url)
-        host, _ = (parts.hostname or "").encode("idna").decode(), parts.port
-    except ValueError:
-        host = ""
-    if not host or parts.username or not re.fullmatch(r"[!-~]+", url):
+    scheme = host = ""
+    with contextlib.suppress(ValueError):
+        parts: Any = _parse.urlsplit(url)
+        if not parts.username and (parts.port or True) and re.fullmatch(r"[!-~]+", url):
+            scheme, host = parts.scheme, (parts.hostname or "").encode("idna").decode()
+    parts = None  # it may be secret, and a traceback may show locals
+    if not host:
         raise ConfigError(f"{where} is not a valid address: it needs https:// and a host")
-    if parts.scheme != "https" and (parts.scheme != "http" or not _is_loopback(host)):
+    if scheme != "https" and (scheme != "http" or not _is_loopback(host)):
         raise ConfigError(f"{where} must begin with https:// (http:// only for this machine)")
 
 
@@ -1351,7 +1375,7 @@ def _dial(address: tuple[str, int], timeout: float, *_: Any) -> _socket.socket:
     found = _socket.getaddrinfo(*address, 0, _socket.SOCK_STREAM)
     for number, row in enumerate(found, 1):
         try:
-            link = _socket.create_connection((str(row[4][0]), address[1]), timeout / len(found))
+            link = _socket.create_connection((str(row[4][0]), int(row[4][1])), timeout / len(found))
         except OSError:
             if number == len(found):
                 raise
@@ -1435,6 +1459,10 @@ class _Draft:
                  params: AlerterParameters | None) -> None:
         question, images = message._question, message._files(alerter.flavor)
         self.message, self.params = message, params
+        for image in images if not alerter._takes_files() else ():
+            if image.data and not image.problem:
+                image.problem = "a webhook takes no files, only an image's URL"
+                _log().warning("%s: %s", alerter.flavor, image.label)
         self.reply_to = message._reply_to.ref if message._reply_to else {}
         self.nonce = question.token if question else _secrets.token_hex(8)
         self.mention = [m.strip("<@!>") for m in _names(getattr(params, "mention", None), "mention") or ()]
@@ -1476,7 +1504,7 @@ class _ChatAlerter(BaseAlerter):
     _limits = (2700, 2700)  # of the text of one message, in the rich and in the plain form
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _shown_images = 9  # by their URL, in one message
-    _batch = 1000  # files in one message
+    _batch = 1000  # files in one message; Slack uploads each for itself
     # A service's dialect: what each of the two has to have.
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
     _measure: Callable[[str], int]  # how much of the limit a text takes
@@ -1498,14 +1526,20 @@ class _ChatAlerter(BaseAlerter):
         return self._send(draft, False)
 
     def _send(self, draft: _Draft, rich: bool) -> Receipt:
-        files = [image for image in draft.images if image.data]
-        until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
         parts, whole = self._parts(draft, rich)
-        files += whole
+        files = [image for image in draft.images if image.data] + whole
+        until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
         ref, refused = self._put(draft, rich, parts[0], 0, files[:self._batch], None, until)
-        for start in range(self._batch, len(files), self._batch):
-            batch = files[start:start + self._batch]
-            refused += self._put(draft, rich, [], 1000 + start, batch, ref, until)[1]
+        batches = [files[start:start + self._batch] for start in range(self._batch, len(files), self._batch)]
+        if self._batch < 1000 and len(refused) > 1:  # one of them was too large, or all together
+            batches[:0], refused = [[file] for file in refused], []
+        for number, batch in enumerate(batches, 1000):
+            try:
+                self._put(draft, rich, [], number, batch, ref, until)
+            except DeliveryError as error:  # the text has arrived, which counts
+                for file in batch:
+                    file.problem = str(error)
+                refused += batch
         if whole and whole[0] not in refused:
             parts = parts[:1]
         for number, part in enumerate(parts[1:], 1):
@@ -1525,8 +1559,9 @@ class _ChatAlerter(BaseAlerter):
         if missing:
             _log().warning("%s: %s", self.flavor, "; ".join(missing))
             lines = [("plain", f"[{label}]") for label in missing]
-            with contextlib.suppress(DeliveryError):  # the text has arrived, which counts
-                self._put(draft, rich, lines, len(parts), [], ref, self._until())
+            with contextlib.suppress(DeliveryError):
+                for n, part in enumerate(self._split(lines, self._limits[0 if rich else 1]), len(parts)):
+                    self._put(draft, rich, part, n, [], ref, self._until())
         return Receipt(self._label, ref)
 
     def _parts(self, draft: _Draft, rich: bool) -> tuple[list[list[_Line]], list[_File]]:
@@ -1755,13 +1790,13 @@ class SlackAlerter(_ChatAlerter):
         text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
         return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
-    def _rows(self, kind: str, args: _Dict, memo: _Dict) -> list[_Dict]:
+    def _rows(self, kind: str, args: _Dict, memo: _Dict, until: float | None = None) -> list[_Dict]:
         """Return all rows of conversations.`kind`. Where a page fails, the next call with `memo` goes on."""
         for _ in range(50):
             cursor, limit = memo.get("cursor"), memo.setdefault("limit", 200)
             start = {**args, "cursor": cursor} if cursor else args
             try:
-                page = self._call(f"conversations.{kind}", {**start, "limit": str(limit)})
+                page = self._call(f"conversations.{kind}", {**start, "limit": str(limit)}, until)
             except DeliveryError as error:
                 if error.outcome == "unknown":  # the page may be larger than what is read of an answer
                     memo["limit"] = max(limit // 2, 10)
@@ -1781,12 +1816,13 @@ class SlackAlerter(_ChatAlerter):
         return self._find_post(question._state["where"], since, memo,
                                lambda row: question.token in str(row.get("text")))
 
-    def _find_post(self, where: _Dict, since: float, memo: _Dict,
-                   is_it: Callable[[_Dict], bool]) -> _Dict | None:
+    @_documented("slack")
+    def _find_post(self, where: _Dict, since: float, memo: _Dict, is_it: Callable[[_Dict], bool],
+                   until: float | None = None) -> _Dict | None:
         """Return the ref of a message of ours that may or may not have been posted."""
         channel, thread = where["channel"], where["thread"]
         kind, start = ("replies", {"ts": thread}) if thread else ("history", {"oldest": f"{since:.6f}"})
-        rows = self._rows(kind, {"channel": channel, **start}, memo)
+        rows = self._rows(kind, {"channel": channel, **start}, memo, until)
         found = sorted((row for row in rows if row.get("user") == self._me() and is_it(row)), key=_moment)
         in_thread = {"thread_ts": thread} if thread else {}
         return {"channel": channel, "ts": found[0]["ts"], **in_thread} if found else None
@@ -1796,7 +1832,7 @@ class SlackAlerter(_ChatAlerter):
         ref, text = question.ref, self._text(_lines(_clean(text)))
         self._call("chat.postMessage", {
             "channel": ref["channel"], "thread_ts": ref.get("thread_ts") or ref["ts"], "unfurl_links": False,
-            "text": re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", text, count=1)})  # the one who decided
+            "text": text if to else re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", text, count=1)})  # who decided
 
     def _mention_of(self, user: str) -> str:
         return f"<@{user}>" if re.fullmatch(r"[UW]\w+", user) else user
@@ -1820,7 +1856,7 @@ class SlackAlerter(_ChatAlerter):
             url = url.replace("&", "&amp;").replace("|", "%7C")
             return f"<{url}>" if safe == url else f"<{url}|{safe.replace('|', '¦')}>"
         if style != "code":
-            safe = safe.replace("```", "`\u200b`\u200b`")  # a fence would end the block
+            safe = _unfenced(safe)
         return {"bold": f"*{safe}*", "italic": f"_{safe}_", "code": f"`{safe}`"}.get(style, safe)
 
     def _payload(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
@@ -1845,7 +1881,8 @@ class SlackAlerter(_ChatAlerter):
             payload["thread_ts"] = thread
         custom = getattr(draft.params, "blocks", None) if first else None
         if custom:
-            title, text, fields = "", self._text(draft.asks), []
+            title, fields = "", []
+            text = self._text(next(iter(self._split(draft.asks, self._limits[0])), []))
         images = [image for image in draft.images if image.url and first][:self._shown_images]
         header = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(draft.title))
         blocks: list[Any] = [
@@ -1858,10 +1895,12 @@ class SlackAlerter(_ChatAlerter):
             notes and {"type": "context", "elements": [mrkdwn(note) for note in notes]}]
         blocks = [block for block in blocks if block and rich]
         if blocks:
-            blocks[0].setdefault("block_id", f"{draft.nonce}-{number}")  # a doubtful post is looked for by it
             payload["blocks"] = blocks
+            for block in [block for block in blocks if "block_id" not in block][:1]:
+                block["block_id"] = f"{draft.nonce}-{number}"  # a doubtful post is looked for by it
         return payload
 
+    @_documented("slack")
     def _put(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
              parent: _Dict | None, until: float) -> tuple[_Dict, list[_File]]:
         payload, started = self._payload(draft, rich, lines, number, files, parent), self.clock.now()
@@ -1871,9 +1910,12 @@ class SlackAlerter(_ChatAlerter):
             _insist(lambda: self._post_webhook(payload, until), self.clock, until)
             return {}, []
 
+        mark = f"{draft.nonce}-{number}"
+        marked = any(block["block_id"] == mark for block in payload.get("blocks", ()) if "block_id" in block)
+
         def is_it(row: _Dict) -> bool:
-            if row.get("blocks"):
-                return any(block.get("block_id") == f"{draft.nonce}-{number}" for block in row["blocks"])
+            if marked:
+                return any(block.get("block_id") == mark for block in _rows_of(row.get("blocks")))
             sent, there = (_canonical(self._plain(it.get("text"), "-")).split() for it in (payload, row))
             return _moment(row) >= started - 5 and sent == there
 
@@ -1882,7 +1924,8 @@ class SlackAlerter(_ChatAlerter):
             return {"channel": answer.get("channel") or channel, "ts": str(answer.get("ts"))}
 
         where, refused = {"channel": channel, "thread": thread}, []
-        ref = _insist(post, self.clock, until, find=lambda: self._find_post(where, started - 120, {}, is_it))
+        ref = _insist(post, self.clock, until,
+                      find=lambda: self._find_post(where, started - _LOOK_BACK, {}, is_it, until))
         if thread:
             ref["thread_ts"] = thread
         for file in files:
@@ -1897,7 +1940,7 @@ class SlackAlerter(_ChatAlerter):
         url = self._secret("slack_webhook_url")
         answer = _http(self.flavor, "POST", url, clock=self.clock, until=until, headers=_JSON,
                        body=[_json.dumps(payload, allow_nan=False).encode()])
-        word, official = answer.text.strip(), "://hooks.slack" in self.slack_webhook_url
+        word, official = answer.text.strip(), "://hooks.slack" in url
         if not (200 <= answer.status < 300 and (word == "ok" or not official and word[:1] != "<")):
             code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
             raise answer.refusal(self.flavor, code or f"HTTP {answer.status} from the webhook", code)
@@ -1918,7 +1961,7 @@ class SlackAlerter(_ChatAlerter):
                 raise answer.refusal(self.flavor, f"HTTP {answer.status} for the upload")
 
         def find() -> _Dict | None:
-            rows = self._rows("replies", {"channel": ref["channel"], "ts": thread}, {})
+            rows = self._rows("replies", {"channel": ref["channel"], "ts": thread}, {}, until)
             return next((f for row in rows for f in row.get("files") or () if f.get("id") == file_id), None)
 
         _insist(send_bytes, self.clock, until, sure=True)  # nothing shows before the last step
@@ -2082,7 +2125,8 @@ class DiscordAlerter(_ChatAlerter):
                     users = self._call("GET", f"{path}?limit=100&type={kind}&after={after}")
                     yield from ({"by": user["id"], "text": name, "via": "reaction"} for user in users
                                 if user["id"] != self._me() and not user.get("bot"))
-                    after = users[-1]["id"] if len(users) == 100 else ""
+                    last = users[-1]["id"] if len(users) == 100 else ""
+                    after = last if last != after else ""
 
     def _rows(self, channel: str, after: str, memo: dict[str, list[_Dict]]) -> list[_Dict]:
         """Return the messages after an id, oldest first. Full pages are kept in `memo`."""
@@ -2092,8 +2136,9 @@ class DiscordAlerter(_ChatAlerter):
         while True:
             path = f"/channels/{channel}/messages?after={after}&limit=100"
             page = sorted(memo.get(after) or self._call("GET", path), key=lambda row: int(row["id"]))
+            known = len(rows)
             rows.update((row["id"], row) for row in page)
-            if len(page) < 100:
+            if len(page) < 100 or len(rows) == known:
                 return list(rows.values())
             memo[after], after = page, page[-1]["id"]
 
@@ -2107,9 +2152,9 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented("discord")
     def _say(self, question: Question, text: str, to: str | None) -> None:
-        named = re.findall(r"<@(\d+)>", text)[:1]  # the one who decided
+        named = [] if to else re.findall(r"<@(\d+)>", text)[:1]  # the one who decided
         self._call("POST", f"/channels/{question.ref['channel_id']}/messages", [{
-            "content": self._text(_lines(_clean(text))).replace("\\<@", "<@", 1)[:2000],
+            "content": self._text(_lines(_clean(text))).replace("\\<@", "<@", len(named))[:2000],
             "allowed_mentions": {"parse": [], "users": named},
             "message_reference": {"message_id": question.ref["message_id"], "fail_if_not_exists": False}}])
 
@@ -2138,7 +2183,7 @@ class DiscordAlerter(_ChatAlerter):
         if style == "link":
             return url if text == url else f"[{self._mark('text', text, '')}]({url})"
         if style == "block":
-            return safe.replace("```", "`\u200b``")
+            return _unfenced(safe)
         if style == "code":
             return f"`{safe}`"
         safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", safe)
@@ -2175,29 +2220,36 @@ class DiscordAlerter(_ChatAlerter):
                 payload["message_reference"] = {"message_id": reply_to, "fail_if_not_exists": False}
         return payload
 
+    @_documented("discord")
     def _put(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
              parent: _Dict | None, until: float) -> tuple[_Dict, list[_File]]:
-        path = f"/channels/{self._channel(draft.params)}/messages" if self.discord_token else ""
+        channel = self._channel(draft.params)
+        path = f"/channels/{channel}/messages" if self.discord_token else ""
         refused: list[_File] = []
         for n, file in enumerate(files):  # attachments of one message are told apart by their names
             if file.name in [other.name for other in files[:n]]:
                 file.name = f"{n + 1}-{file.name}"
         while True:
             payload = self._payload(draft, rich, lines, number, files, parent)
+            end = until - _SOCKET_TIMEOUT if files else until
             try:
-                call = functools.partial(self._call, "POST", path, [payload, *files], until)
-                sent = _insist(call, self.clock, until, sure=bool(self.discord_token))
-                if draft.message._question:  # a reply to any part of it counts
-                    draft.message._question._state.setdefault("parts", []).append(str(sent["id"]))
-                return {"channel_id": str(sent["channel_id"]), "message_id": str(sent["id"])}, refused
-            except DeliveryError as error:
-                if not files or error.outcome != "not_sent" or error.status not in (400, 403, 413):
+                call = functools.partial(self._call, "POST", path, [payload, *files], end)
+                sent = _insist(call, self.clock, end, sure=bool(self.discord_token))
+            except DeliveryError as error:  # once more without files: a repeat is known by its nonce
+                refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
+                doubtful = error.outcome == "unknown" and self.discord_token
+                if not files or number >= 1000 or not (refusal or doubtful):
                     raise
                 for file in files:
                     file.problem = str(error)
-                if number >= 1000:
-                    return {}, files
                 refused, files = files, []
+                continue
+            if not sent and not path:  # a webhook that does not tell what became of it
+                return {}, refused
+            if draft.message._question:  # a reply to any part of it counts
+                draft.message._question._state.setdefault("parts", []).append(str(sent["id"]))
+            ref = {"channel_id": str(sent.get("channel_id") or channel), "message_id": str(sent["id"])}
+            return ref, [] if sent.get("attachments") else refused
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
         """Return the decoded answer. path: empty for the webhook. parts: the JSON body, then files."""
@@ -2421,7 +2473,9 @@ class SMTPEmailAlerter(BaseAlerter):
     def _smtp(self, until: float) -> Iterator[_smtplib.SMTP]:
         """Open a connection, encrypted and logged in as the fields say. Its failures are DeliveryErrors."""
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
-        options: _Dict = {"timeout": _SOCKET_TIMEOUT, "local_hostname": "[127.0.0.1]"}  # else it asks the DNS
+        left = max(until - self.clock.monotonic(), 0.1)
+        options: _Dict = {"timeout": min(left, _SOCKET_TIMEOUT),
+                          "local_hostname": "[127.0.0.1]"}  # else it asks the DNS
         user, password = self.username or self.sender_email, self._secret("password")
         for told in (f"\0{user}\0{password}", password) if password else ():  # as a server may repeat them
             _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
@@ -2529,7 +2583,9 @@ class SMTPEmailAlerter(BaseAlerter):
         made: list[Any] = []
         session, context = None, _tls()
         password = self._secret("imap_password" if self.imap_password else "password")
-        user = re.sub(r'(["\\])', r"\\\1", self.imap_username or self.username or self.sender_email)
+        user, quoted = (re.sub(r'(["\\])', r"\\\1", text) for text in (
+            self.imap_username or self.username or self.sender_email, password))
+        _remember_secret(quoted)  # as a server may repeat it
         try:
             with _cut_off(until - self.clock.monotonic(), lambda: made[-1]):
                 session = Connection(self.imap_server, self.imap_port, ssl_context=context)
@@ -2540,7 +2596,8 @@ class SMTPEmailAlerter(BaseAlerter):
             if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
                 passing = "[UNAVAILABLE]" in str(caught).upper()
                 hint = "check imap_username and imap_password; Gmail and others want an app password"
-                words = str(caught)[2:-1] if isinstance(caught.args[0], bytes) else caught
+                words = caught.args[0] if caught.args else ""
+                words = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
                 error = _failure(self.flavor, f"IMAP log-in refused: {words}", hint=hint, again=passing,
                                  final=not passing)
         with contextlib.suppress(OSError):
@@ -2614,7 +2671,8 @@ def _address(text: Any, what: str) -> str:
     """Return one mail address, its domain in ASCII."""
     local, _, domain = str(text).strip().rpartition("@")
     with contextlib.suppress(UnicodeError):
-        if re.fullmatch(_ADDRESS, f"{local}@{domain}"):
+        # An encoded word could become another header: CVE-2024-6923.
+        if re.fullmatch(_ADDRESS, f"{local}@{domain}") and "=?" not in str(text):
             return f"{local}@{domain.encode('idna').decode()}"
     raise ConfigError(f"smtp_email: {what}: {_one_line(text, 60)!r} is not a mail address")
 
@@ -2661,8 +2719,10 @@ def _smtp_failure(error: BaseException, in_data: bool) -> DeliveryError:
         usual = "the server asks to try later" if again else "the server refused it; its words say why"
         return _failure("smtp_email", f"{status} {words.decode('utf-8', 'replace')}", status=status,
                         again=again, final=not again, hint=_SMTP_HINTS.get(status, usual))
-    if type(error).__name__ in ("SMTPNotSupportedError", "SMTPException") or isinstance(error, UnicodeError):
-        return _failure("smtp_email", _reason(error), final=True,
+    odd = isinstance(error, UnicodeError)
+    if odd or type(error).__name__ in ("SMTPNotSupportedError", "SMTPException"):
+        what = "user or password holds letters that cannot be sent" if odd else _reason(error)
+        return _failure("smtp_email", what, final=True,
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
     return _transport_failure("smtp_email", error, in_data)
 
@@ -2963,7 +3023,8 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], where: str) -> Bas
                and field.default is field.default_factory is dataclasses.MISSING]
     if missing:
         raise ConfigError(f"{where}: {', '.join(missing)} missing")
-    return cls(**fields)
+    return cls(**{name: str.__new__(_Secret, value) if isinstance(value, str) and _is_secret(known[name])
+                  else value for name, value in fields.items()})
 
 
 def _parsed(field: _Field, text: str, where: str) -> Any:
@@ -2988,8 +3049,9 @@ def _from_environment() -> BaseAlerter | None:
         return None
     cls = _flavor(flavor, {} if flavor in FLAVORS else StackStore()._load())
     variables = {f"ALERTERS_{name.upper()}": field for name, field in _fields_of(cls).items()}
-    return _build(cls, {field.name: _parsed(field, os.environ[variable], f"${variable}")
-                        for variable, field in variables.items() if os.environ.get(variable)}, "environment")
+    return _build(cls, _Hidden((field.name, _parsed(field, os.environ[variable], f"${variable}"))
+                               for variable, field in variables.items() if os.environ.get(variable)),
+                  "environment")
 
 
 # === The store ===
@@ -3022,7 +3084,7 @@ class StackStore:
         with self._changing() as data:
             if new:
                 _check_new("alerter", name, data["alerters"], "update changes it")
-            entry = {**({} if new else _entry(data, "alerters", name)), **_plain(fields)}
+            entry = _Hidden({} if new else _entry(data, "alerters", name), **_plain(fields))
             data["alerters"][name] = {key: value for key, value in entry.items() if value is not None}
             _from_entry(data, name)
         return self.load_alerter(name)
@@ -3039,7 +3101,7 @@ class StackStore:
     def alerters(self) -> dict[str, dict[str, Any]]:
         """Return {name: fields}, "flavor" among them; the repr of a secret is masked."""
         data = self._load()
-        found: dict[str, _Dict] = data["alerters"]
+        found: dict[str, _Dict] = dict(data["alerters"])
         for entry in found.values():
             known: dict[str, _Field] = {}
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
@@ -3114,8 +3176,8 @@ class StackStore:
                 data["closed"] = {token: end for token, end in closed.items() if end > old["asked"]}
 
     def _load(self) -> _Dict:
-        problem, what_to_do = "", "it was left as it is: mend it, move it away, or use a newer alerters.py"
-        data: Any = {}
+        problem, what_to_do = "", "it was left as it is: mend it, or choose another with $ALERTERS_STORE"
+        data: _Dict = {}
         try:
             with open(self.path, encoding="utf-8-sig") as file:  # some editors put a BOM
                 data = _json.load(file)
@@ -3126,11 +3188,14 @@ class StackStore:
         if not problem and not _is_store(data):
             problem = "this is no store of alerters"
         elif not problem and data.get("version", 1) != 1:
-            problem = f"written by a later version ({data['version']})"
+            problem = f"written by a later version ({data['version']}) of alerters.py, which can read it"
         if problem:
+            data = {}  # it may hold secrets, and a traceback may show locals
             raise StoreError(f"{self.path}: {problem}; {what_to_do}")
-        return {"version": 1, "alerters": {"console": {"flavor": "console"}},
-                "stacks": {"default": ["console"]}, "active_stack": "default", **data}
+        data = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
+                        "stacks": {"default": ["console"]}, "active_stack": "default", **data})
+        data["alerters"] = _Hidden(data["alerters"])
+        return data
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Dict]:
@@ -3140,21 +3205,20 @@ class StackStore:
             yield data
             draft = self.path + ".tmp"
             try:
-                text = (_json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(draft)
                 with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write(text)
+                    file.write((_json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(draft, self.path)
-                if os.name != "nt":
-                    folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
-                    os.fsync(folder)
-                    os.close(folder)
             except (OSError, TypeError, ValueError) as error:
                 problem = f"{self.path}: cannot be written ({_reason(error)}); nothing was changed"
                 raise StoreError(problem) from None
+            with contextlib.suppress(OSError):  # a folder that may not be read, or Windows
+                folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
+                os.fsync(folder)
+                os.close(folder)
 
 
 def _is_question(state: Any) -> bool:
@@ -3225,7 +3289,7 @@ def _entry(data: _Dict, kind: str, name: Any) -> Any:
 
 
 def _from_entry(data: _Dict, name: str) -> BaseAlerter:
-    fields = dict(_entry(data, "alerters", name))
+    fields = _Hidden(_entry(data, "alerters", name))
     return _build(_flavor(fields.pop("flavor", None), data), fields, f"alerter {name}")
 
 

@@ -2415,7 +2415,7 @@ MARKDOWN = {
     "list": ("- a\n1. b", "- a\n1. b", "\\- a\n1\\. b"),
     "strike and spoiler": ("~~a~~ ||b||", "~~a~~ ||b||", "\\~\\~a\\~\\~ \\|\\|b\\|\\|"),
     "backslash": ("C:\\new\\*x", "C:\\new\\*x", "C:\\\\new\\\\\\*x"),
-    "fence in code": ("````\na ``` b\n```", "```\n`\na `\u200b`\u200b` b\n```", "```\n`\na `\u200b`` b\n```"),
+    "fence in code": ("````\na ``` b\n```", "```\n`\na `\u200b`` b\n```", "```\n`\na `\u200b`` b\n```"),
     "windows lines": ("a\r\nb\rc", "a\nb\nc", "a\nb\nc"),
 }
 
@@ -2779,6 +2779,62 @@ def slack_warnings(chats):
     return [warning for _, service in chats.values() for warning in service.warnings]
 
 
+ODD_WORDS = ["\x00\x07\x1b[31m", "\ud800x", "\u202eabc", "a\r\nX-Evil: 1", "a\x85b", "<!channel>",
+             "\u00e9<@U0VICTIM>", "\u00e9<@123456>", "@everyone"]
+
+
+def test_words_and_people_of_a_question_do_nothing_either(chats, relay, clock, capsys):
+    """They stand in the question, and again in the help; there, too, nothing pings."""
+    for kind in ("slack", "discord"):
+        room = Room(kind, chats[kind][1])
+        question = room.ask(approve_msg_options=[*ODD_WORDS, "yes"], approvers=[room.ann, *ODD_WORDS])
+        room.reply(question, room.ann, "yes please")
+        assert question.check() is None
+        for payload in (row["payload"] for row in room.service.posted):
+            assert _pings(kind, payload) == []
+            shown = json.dumps(payload, ensure_ascii=False)
+            assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", shown)
+        assert "not an answer yet" in json.dumps(room.service.posted[-1]["payload"])
+    mail = mail_alerter(relay, clock=clock, use_tls=False, password="", imap_server="localhost")
+    mail.open_question("Deploy?", AlerterParameters(approve_msg_options=ODD_WORDS))
+    assert "X-Evil" not in relay.mails[0].message and b"\x1b" not in relay.mails[0].data
+
+
+def test_metadata_that_cannot_be_shown_does_not_stop_a_question(room):
+    class Odd:
+        def __str__(self):
+            raise ValueError("no")
+
+    assert room.ask(AlerterMessage("Deploy?", metadata={"model": Odd()})).check() is None
+
+
+@pytest.mark.parametrize("length", range(3, 12))
+def test_ticks_in_a_row_end_no_block_of_code(chats, length):
+    ticks = "`" * length
+    body = f"```\na {ticks} b\n{ticks}c [bank](https://evil.example)\n```"
+    for kind in ("slack", "discord"):
+        alerter, service = chats[kind]
+        alerter.send(body)
+        (text,) = _texts(kind, service.posted[-1]["payload"])
+        assert text.count("```") == 2 and text.startswith("```") and text.endswith("```")
+    try:
+        raise ValueError(f"a {ticks}\nb {ticks}")
+    except ValueError as error:
+        assert alerters._exception_text(error).count("```") == 2
+
+
+@pytest.mark.parametrize("label, works", [
+    ("bank.com:443", False), ("bank.com?", False), ("www.bank.com.", False), ("user@bank.com", False),
+    ("login at bank.com/x", False), ("bank.com\u200b", False), ("bank\u2024com", False),
+    ("b\xe4nk.com", False), ("10.0.0.1", False), ("https:bank", True), ("the report", True), ("v1.2", True),
+    ("run 3.14.1 of today", True), ("@ann's notes", True), ("e.g. this", True)])
+def test_a_label_that_looks_like_an_address_makes_no_link(chats, label, works):
+    alerter, service = chats["slack"]
+    alerter.send(f"see [{label}](https://evil.example/x)")
+    (text,) = _texts("slack", service.posted[-1]["payload"])
+    assert ("<https://evil.example/x|" in text) is works
+
+
 MENTIONS = {
     "slack": (SlackAlerterParameters(mention=["U1", "S2", "here", "channel", "everyone"]),
               "<@U1> <!subteam^S2> <!here> <!channel> <!everyone>"),
@@ -3080,7 +3136,202 @@ def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(wired, clock, 
         assert (decision.status, len(asked)) == ("approved", 1), name
 
 
+def test_a_refusal_after_a_doubt_is_no_certain_loss(chats, relay, clock):
+    """The first try arrived though nobody heard of it; what refuses the later ones says nothing of that."""
+    alerter, service = chats["discord"]
+    service.fail("/messages", Fault("act_reset"), Fault(status=503), Fault(status=403, body={"code": 50013}))
+    relay.fail("accepted", "close")
+    relay.fail("mail", None, "550 no more")
+    for sender in (alerter, relay_alerter(relay, clock)):
+        with pytest.raises(DeliveryError) as caught:
+            sender.send("x")
+        assert caught.value.outcome == "unknown" and "arrived" in caught.value.hint
+    assert len(service.posted) == len(relay.mails) == 1
+
+
+@pytest.mark.parametrize("own_id", [False, True])
+def test_a_doubtful_post_is_found_whatever_its_blocks_and_the_clocks(chats, clock, own_id):
+    _, service = chats["slack"]
+    ahead = SimpleNamespace(now=lambda: clock.now() + 300, monotonic=clock.monotonic, sleep=clock.sleep)
+    alerter = dataclasses.replace(slack_alerter(service))
+    object.__setattr__(alerter, "clock", clock if own_id else ahead)
+    params = SlackAlerterParameters(blocks=[{"type": "divider", "block_id": "mine"}] if own_id else None)
+    service.fail("chat.postMessage", Fault("act_reset"))
+    assert alerter.post("x", params) is True and len(service.posted) == 1
+    service.fail("chat.postMessage", Fault("reset"))
+    assert alerter.post("y", params) is True and len(service.posted) == 2
+
+
+ODD_ANSWERS = {  # what answers which call -> what becomes of the post
+    "no content": ("discord webhook", "POST ", Fault(status=204), True),
+    "no channel": ("discord", "/messages", Fault(status=200, body={"id": "5"}), True),
+    "no id": ("discord", "/messages", Fault(status=204), False),
+    "a wait beyond floats": ("discord", "/messages", Fault(
+        status=429, headers={"Via": "1.1 google"}, body=b'{"retry_after": 1%s}' % (b"0" * 400)), False),
+    "deep errors": ("discord", "/messages", Fault(
+        status=400, body=b'{"code": 1, "errors": %s{}%s}' % (b'{"a": ' * 600, b"}" * 600)), False),
+    **{f"history {body}": ("slack", "conversations.history", Fault(
+        status=200, body={"ok": True, **body}), False) for body in (
+            {}, {"messages": None}, {"messages": [1, "x"]}, {"messages": [], "response_metadata": 5},
+            {"messages": {"a": 1}})}}
+
+
+@pytest.mark.parametrize("case", ODD_ANSWERS)
+def test_an_odd_answer_is_no_surprise(chats, case):
+    kind, call, fault, delivered = ODD_ANSWERS[case]
+    alerter, service = chats[kind]
+    service.fail(call, fault, times=None)
+    if kind == "slack":
+        service.fail("chat.postMessage", Fault("act_reset"))
+    assert alerter.post("x") is delivered
+
+
+@pytest.mark.parametrize("rows", [[1], [None], [[]], [{"id": float("inf")}]])
+def test_check_and_replies_survive_odd_rows(chats, rows):
+    alerter, service = chats["discord"]
+    question = alerter.open_question("Deploy?")
+    service.fail("GET /api/v10/channels/300/messages?", Fault(status=200, body=rows), times=None)
+    service.fail("GET /api/v10/channels/300/messages?", Fault(status=200, body=rows), times=None)
+    with contextlib.suppress(DeliveryError):
+        alerter.check()
+    assert question.check() is None
+
+
+def test_a_server_that_pages_in_circles_is_left(chats):
+    alerter, service = chats["discord"]
+    question = alerter.open_question("Deploy?")
+    page = [{"id": str(10 ** 18 + n), "type": 0, "author": {"id": "9"}, "content": "x"} for n in range(100)]
+    service.fail("messages?", Fault(status=200, body=page), times=None)
+    assert question.check() is None and len(service.calls) < 20
+
+
+def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats, caplog):
+    alerter, service = chats["discord"]
+    service.fail("/messages", Fault(""), Fault.discord_429(400))
+    message = AlerterMessage("t", "text", images=[PNG + bytes([n]) for n in range(12)])
+    assert alerter.post(message) is True
+    assert "image-10.png could not be shown" in caplog.text and "image-9.png" not in caplog.text
+    assert "image-12.png" in discord_text(service.posted[-1]["payload"])
+
+
+def test_one_image_too_large_does_not_cost_the_others(chats, caplog):
+    alerter, service = chats["discord"]
+    assert alerter.post(AlerterMessage("t", "x", images=[PNG, PNG + b"x" * 11 * 2 ** 20, PNG + b"2"])) is True
+    got = [data for row in service.posted for data in row.get("files", {}).values()]
+    assert got == [PNG, PNG + b"2"] and "image-2.png could not be shown" in caplog.text
+
+
+def test_many_refused_images_are_all_named(chats):
+    alerter, service = chats["slack"]
+    service.fail("files.getUploadURLExternal", no("file_uploads_disabled"), times=None)
+    assert alerter.post(AlerterMessage("t", "x", images=[PNG + bytes([n]) for n in range(60)])) is True
+    assert service.warnings == [] and len(service.posted) > 2
+    assert "image-60.png" in slack_text(service.posted[-1]["payload"])
+
+
+def test_an_image_that_a_webhook_cannot_take_is_named(chats, caplog):
+    alerter, service = chats["slack webhook"]
+    assert alerter.post(AlerterMessage("t", "x", images=[PNG])) is True
+    assert "image-1.png could not be shown" in slack_text(service.posted[0]["payload"])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 # === The wire ===
+def _server_of(*handlers):
+    """Start a bare server that gives each connection to the next handler(connection, its head)."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    done = []
+
+    def serve():
+        with listener:
+            for handler in handlers:
+                connection, _ = listener.accept()
+                with connection:
+                    head = b""
+                    while b"\r\n\r\n" not in head:
+                        head += connection.recv(1024)
+                    done.append(handler(connection, head))
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}", done
+
+
+def _http_answer(connection, status, body):
+    body = json.dumps(body).encode()
+    connection.sendall(b"HTTP/1.1 %d x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+                       % (status, len(body), body))
+
+
+def test_a_large_file_on_a_slow_line_takes_its_time(monkeypatch):
+    """A socket's timeout, here 0.2 s for 10 s, is for one piece of the file and not for all of it."""
+    def slow(connection, head):
+        size = int(re.search(rb"Content-Length: (\d+)", head)[1]) - len(head.partition(b"\r\n\r\n")[2])
+        while size > 0:
+            time.sleep(0.005)
+            size -= len(connection.recv(min(size, 20_000)))
+        _http_answer(connection, 200, {"id": "5", "channel_id": "1", "attachments": [{}]})
+        return size
+
+    def connect(self, address, real=socket.socket.connect):
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        return real(self, address)
+
+    set_to = socket.socket.settimeout
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket.socket, "settimeout", lambda self, s: set_to(self, s and min(s, 0.2)))
+    url, done = _server_of(slow)
+    alerter = DiscordAlerter(discord_token="t" * 30, discord_channel_id="1", discord_api_url=url)
+    began = time.monotonic()
+    assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 1_500_000])) is True
+    assert done == [0] and time.monotonic() - began > 0.3
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_a_file_refused_before_it_is_read_costs_no_text(token, caplog):
+    def early(connection, head):
+        _http_answer(connection, 413, {"code": 40005, "message": "Request entity too large"})
+        time.sleep(0.05)  # what it still sends meets a closed door
+
+    def take(connection, head):
+        _http_answer(connection, 200, {"id": "5", "channel_id": "1"})
+
+    url, done = _server_of(early, take, take)
+    fields = {"discord_token": "t" * 30, "discord_channel_id": "1", "discord_api_url": url} if token else {
+        "discord_webhook_url": url + "/api/webhooks/1/" + "t" * 30}
+    message = AlerterMessage("t", images=[PNG + b"x" * 8_000_000])
+    assert DiscordAlerter(**fields).post(message) is True and len(done) >= 2
+    assert "image-1.png could not be shown" in caplog.text
+
+
+def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatch, shortcut):
+    shortcut.undo()
+    alerter, service = chats["slack"]
+    service.wired = True
+    found, asked = socket.getaddrinfo, []
+
+    def two(host, port, *rest, **more):
+        asked.append(host)
+        dead = socket.create_server(("127.0.0.1", 0))
+        with dead:
+            return found("127.0.0.1", dead.getsockname()[1], *rest, **more) + found(host, port, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    assert alerter.post("x") is True and asked[0] == "127.0.0.1"
+
+
+def test_a_webhook_by_reference_is_checked_when_it_is_used(monkeypatch, chats):
+    for url in ("http://hooks.example.org/services/T0/B0/aaaaaaaaaaaaaaaaaaaaaaaa", "ftp://x.example/aaaaaaaa",
+                "file:///etc/passwd", "data:,aaaaaaaaaa"):
+        monkeypatch.setenv("HOOK", url)
+        for alerter in (SlackAlerter(slack_webhook_url="{{env.HOOK}}"),
+                        DiscordAlerter(discord_webhook_url="{{env.HOOK}}")):
+            with pytest.raises(ConfigError, match="webhook_url.*https://"):
+                alerter.post("x")
+
+
 class _Hurried(FakeClock):
     """A clock on which all but a fraction of a call's time is gone, so that what never ends ends soon."""
 
@@ -3589,6 +3840,44 @@ def test_references_are_resolved_on_use_and_kept_as_they_are(slack, discord, mon
     monkeypatch.setenv("SLACK_TOKEN_OF_TEST", "xoxb-rotated")
     slack.token = "xoxb-rotated"
     assert bot.post("x") is True
+
+
+def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch, tmp_path):
+    home_write({"version": 1, "alerters": {"team": {"flavor": "slack", "slack_token": "xoxb-hidden-1"}},
+                "stacks": {"default": ["team"]}, "active_stack": "default"})
+    (tmp_path / "blank").write_text("hidden 2 of a file")
+    monkeypatch.setenv("HOOK", "https://example.org/hidden-3 x")
+
+    def broken():
+        home_write({"version": 2, "alerters": {"team": {"flavor": "slack", "slack_token": "xoxb-hidden-4"}}})
+        post("x")
+
+    def environment():
+        monkeypatch.setenv("ALERTERS_FLAVOR", "slack")
+        monkeypatch.setenv("ALERTERS_SLACK_TOKEN", "xoxb-hidden-5")
+        monkeypatch.setenv("ALERTERS_TIMEOUT", "-1")
+        post("x")
+
+    reference = "{{file.%s}}" % (tmp_path / "blank")
+    for mistake in (lambda: post("x", alerter="nope"), lambda: StackStore().set_active_stack("nope"),
+                    lambda: StackStore().register_alerter("team", "slack"), lambda: post("x"),
+                    lambda: SlackAlerter(slack_token=reference, slack_channel_id="C1").send("x"),
+                    lambda: SlackAlerter(slack_webhook_url="{{env.HOOK}}").send("x"), broken, environment):
+        with pytest.raises(AlerterError) as caught:
+            mistake()
+        shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        lines = [line for line in "".join(shown.format()).split("\n") if "hidden" in line]
+        assert [line for line in lines if "home_write(" not in line and "setenv(" not in line] == []
+
+
+@pytest.mark.parametrize("url", [
+    "https://discord.com/api/webhooks/1/{}?thread_id=5", "https://discord.com/api/webhooks/1/{}/slack"])
+def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats, url):
+    token = "whsecret-" + "k" * 50
+    DiscordAlerter(discord_webhook_url=url.format(token))
+    alerter, service = chats["slack"]
+    alerter.send(f"failed: {url.format(token)} or https://discord.com/api/webhooks/1/{token} or {token}")
+    assert token not in json.dumps(service.posted[-1]["payload"])
 
 
 # === Alerters as objects, and where they run ===
