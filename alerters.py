@@ -921,7 +921,7 @@ _SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
 def _kind(field: _Field) -> str:
     """Return what a flavor's field takes: list (of words), bool, float, int, str, or "" for anything."""
     name = re.sub(r"<class '(\w+)'>|\s|typing\.|\|\s*None|None\s*\|", r"\1", str(field.type))
-    name = re.sub(r"Optional\[(.*)\]", r"\1", name)
+    name = re.sub(r"^(?:Optional|Union)\[(.*?)(,NoneType)?\]$", r"\1", name)
     if re.fullmatch(r"(str\|)?(Sequence|[Ll]ist|[Tt]uple)\[str(,\.\.\.)?\]", name):
         return "list"
     return "bool" if field.name == "use_tls" else name if name in ("bool", "float", "int", "str") else ""
@@ -1406,7 +1406,7 @@ def _http(who: str, method: str, url: str, *, clock: _Clock, until: float, body:
         if not _is_loopback(_parse.urlsplit(url).hostname or ""):
             opener.add_handler(_urllib.ProxyHandler())
         with opener.open(request, timeout=min(left, _SOCKET_TIMEOUT)) as response:
-            while True:
+            while not response.isclosed():
                 wire.made.settimeout(min(max(stop - time.monotonic(), 0.01), _SOCKET_TIMEOUT))
                 piece = response.read1(65536)
                 taken += piece
