@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import datetime
 import email
+import email.headerregistry
 import email.message
 import email.policy
 import functools
@@ -1336,7 +1337,7 @@ def discord_text(payload):
 # === Fake SMTP ===
 Command = collections.namedtuple("Command", "line tls session")
 Mail = collections.namedtuple("Mail", "envelope_from rcpts data message message_id tls user")
-Stored = collections.namedtuple("Stored", "uid raw message date")
+Stored = collections.namedtuple("Stored", "uid raw date")
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
@@ -1819,7 +1820,8 @@ class _IMAPTalk(_Talk):
             raise ValueError("bad sequence set")
         # smallest to largest: n:* with n above the last UID means *:n, so the last mail comes again and again
         ends = [[last if end == "*" else int(end) for end in part.split(":")] for part in text.split(",")]
-        return lambda number: any(min(end) <= number <= max(end) for end in ends)
+        ranges, alone = [sorted(end) for end in ends if len(end) > 1], {end[0] for end in ends}
+        return lambda number: number in alone or any(low <= number <= high for low, high in ranges)
 
     def do_uid_fetch(self, tokens):
         inside, listed = self.numbers(tokens.pop(0)), tokens[0] == "("
@@ -1886,10 +1888,9 @@ class FakeIMAP(FakeServer):
         """Put bytes or a message into ``box``, return its UID. Sessions see it after NOOP or EXAMINE."""
         raw = mail if isinstance(mail, bytes) else mail.as_bytes()
         raw = re.sub(rb"\r?\n", b"\r\n", raw)
-        message = email.message_from_bytes(raw, policy=email.policy.default)
         with self.lock:
             uid, self.next_uid = self.next_uid, self.next_uid + 1
-            self.boxes.setdefault(box, []).append(Stored(uid, raw, message, self.now() if at is None else at))
+            self.boxes.setdefault(box, []).append(Stored(uid, raw, self.now() if at is None else at))
         return uid
 
 
@@ -2141,11 +2142,11 @@ def tls_server_context(trusted=True):
 
 
 def ca_file(tmp_path):
-    """Write the test CA as a bundle under ``tmp_path``; return its path."""
-    path = os.path.join(str(tmp_path), "ca.pem")
-    with open(path, "w") as file:
-        file.write(CA_PEM)
-    return path
+    """Write the test CA as a bundle; return its path, one for all tests, so that they share a TLS context."""
+    path = tmp_path.parent / "ca.pem"
+    if not path.exists():
+        path.write_text(CA_PEM)
+    return str(path)
 
 
 # === The set-up of all tests ===
@@ -2191,9 +2192,21 @@ def _alone(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def _light():
-    """Spare the garbage collector what pytest and the tests' own code hold to the end."""
+    """Take off what costs time and shows nothing.
+
+    The garbage collector need not look at what pytest and the tests' own code hold to the end, nor so often;
+    no test can see whether the disk has what the kernel has; and the same header is parsed the same again.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    parse = email.headerregistry.HeaderRegistry.__call__
+    parse_once = functools.lru_cache(20_000)(parse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        patch.setattr(email.headerregistry.HeaderRegistry, "__call__", lambda self, name, value: (
+            parse_once if type(value) is str else parse)(self, name, value))
+        yield
 
 
 @pytest.fixture
@@ -2752,10 +2765,8 @@ HOSTILE = {
 def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
     """Wherever it stands: body, title, name or value of metadata, or the file name of an image."""
     for kind, (alerter, service) in chats.items():
-        for message in (AlerterMessage(body=text),
-                        AlerterMessage("t " + text, metadata={"k " + text: text, "z": text}),
-                        AlerterMessage("t", metadata={f"{i} {text}": text for i in range(20)}),
-                        AlerterMessage("t", images=["/nowhere/" + text.replace("\x00", "") + ".png"])):
+        for message in (AlerterMessage(body=text, images=["/nowhere/" + text.replace("\x00", "") + ".png"]),
+                        AlerterMessage("t " + text, metadata={f"{i} {text}": text for i in range(20)})):
             service.posted.clear()
             assert alerter.post(message) is True, kind
             for payload in (row["payload"] for row in service.posted):
@@ -2813,7 +2824,7 @@ def test_no_markup_makes_rendering_slow(chats):
     """An expression that explodes takes minutes; beyond ten messages the time must not grow with the line."""
     texts = [(kind, piece * (3_000 // len(piece)))
              for piece in MARKUP.values() for kind in ("slack", "discord")]
-    texts.append(("slack", "**a " * (50_000 if MORE else 20_000)))
+    texts.append(("slack", "**a " * (50_000 if MORE else 10_000)))
     for kind, text in texts:
         began = time.perf_counter()
         assert chats[kind][0].post(AlerterMessage(body=f"a{text}z")) is True, (kind, text[:9])
@@ -2929,9 +2940,12 @@ SHAPES_OF_NONSENSE = [[1], "x", 5, None, True, {}, {"ok": True}, {"ok": False, "
 @pytest.mark.parametrize("status", [200, 400, 429, 500])
 def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind, status):
     alerter, service = chats[kind]
-    for shape in SHAPES_OF_NONSENSE if status in (200, 400) else SHAPES_OF_NONSENSE[:12:3]:
-        service.fail("POST", Fault(status=status, body=shape), times=None)
-        service.fail("GET", Fault(status=status, body=shape), times=None)
+    shapes = SHAPES_OF_NONSENSE if status in (200, 400) else SHAPES_OF_NONSENSE[:12:3]
+    for number, shape in enumerate(shapes):
+        headers = {"Retry-After": "9"} if number and status > 400 else {}  # fewer tries than without
+        fault = Fault(status=status, body=shape, headers=headers)
+        service.fail("POST", fault, times=None)
+        service.fail("GET", fault, times=None)
         _outcome(alerter, AlerterMessage("t", images=[PNG]))
         asked = [alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1))]
         for call in asked if status == 200 else []:
@@ -2988,8 +3002,8 @@ def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chat
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
-def test_a_part_refused_in_the_end_is_told_as_partial(wired, kind, caplog):
-    alerter, service = wired[kind]
+def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind, caplog):
+    alerter, service = chats[kind]
     text = "\n".join(f"line {i}" for i in range(900))
     for fault in (Fault(status=403), Fault(status=503), Fault("close")):
         service.posted.clear()
@@ -3006,9 +3020,9 @@ UPLOADS = {"slack": ("getUploadURLExternal", "/upload/", "completeUploadExternal
 
 
 @pytest.mark.parametrize("kind, call", [(kind, call) for kind, calls in UPLOADS.items() for call in calls])
-def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(wired, clock, caplog, kind,
+def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(chats, clock, caplog, kind,
                                                                                call):
-    alerter, service = wired[kind]
+    alerter, service = chats[kind]
     problems = []
     faults = {**WAITS, **FINAL, **DOUBT}
     for name in ("429", "503", "403", "redirect", "500", "close", "a page", "list", "act close", "cut short"):
@@ -3058,8 +3072,8 @@ ASK_CALLS = {"slack": ("auth.test", "chat.postMessage", "reactions.add", "conver
 
 
 @pytest.mark.parametrize("kind, call", [(kind, call) for kind, calls in ASK_CALLS.items() for call in calls])
-def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(wired, clock, kind, call):
-    alerter, service = wired[kind]
+def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(chats, clock, kind, call):
+    alerter, service = chats[kind]
     names = ("429", "reset", "act close", "cut short")
     for number, (name, fault) in enumerate((n, {**WAITS, **DOUBT}[n]) for n in names):
         fault = Fault.discord_429(2.0) if name == "429" and kind == "discord" else fault
@@ -6222,7 +6236,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_alert_goes_out(relay, cap
 
 
 def test_megabytes_arrive_byte_for_byte(relay):
-    size = 10_000_000 if MORE else 3_000_000
+    size = 10_000_000 if MORE else 1_000_000
     image = MAIL_PNG[:8] + random.Random(1).getrandbits(8 * size).to_bytes(size, "big")
     assert relay_alerter(relay).post(AlerterMessage(body="big", images=[image])) is True
     [part] = [part for part in relay.mails[0].message.walk() if part.get_content_type() == "image/png"]
@@ -6250,15 +6264,16 @@ def test_fault_matrix_of_smtp(stage, times, clock, tmp_path, monkeypatch):
     """Every fault at every stage: what can be delivered is, once, and what cannot is told with a hint."""
     monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
     secure = stage in ("starttls", "auth")
-    for name, fault in MAIL_FAULTS.items():
-        if times is None and name in ("451", "reset", "garbage") and not MORE:
-            continue
-        where = (stage, name, times)
-        start = clock.monotonic()
-        with FakeSMTP(**({"user": "bot@example.org", "password": MAIL_PASSWORD, "mechanisms": ["PLAIN"]}
-                        if secure else {"tls": None})) as service:
+    ways = {"user": "bot@example.org", "password": MAIL_PASSWORD, "mechanisms": ["PLAIN"]}
+    with FakeSMTP(**(ways if secure else {"tls": None})) as service:
+        alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
+        for name, fault in MAIL_FAULTS.items():
+            if times is None and name in ("451", "554", "reset", "garbage") and not MORE:
+                continue
+            where, start = (stage, name, times), clock.monotonic()
+            service.mails.clear()
+            service.sessions, service.faults[stage] = 0, iter(())
             service.fail(stage, fault, times=2 if times and stage == "rcpt" else times)  # both recipients
-            alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
             try:
                 receipt, error = alerter.send("the alert"), None
             except DeliveryError as caught:
@@ -6559,9 +6574,9 @@ def test_two_questions_never_share_a_token(desk):
 def test_every_client_in_every_language_is_understood(desk):
     """Also where the reply lost the subject, or the ids, and where it is HTML alone."""
     question, cells = desk.open("Deploy?\n\nReply approve\nor\nreject"), []
-    for client in CLIENTS:
-        for language in LANGUAGES:
-            for html_only in (False, True):
+    for row, client in enumerate(CLIENTS):
+        for column, language in enumerate(LANGUAGES):
+            for html_only in (False, True) if MORE or (row + column) % 4 == 0 else (row % 4 == column % 4,):
                 n = len(cells)
                 cells.append((client, language, html_only, ("Approve!", "no")[n % 2],
                               ("nothing", "subject", "ids")[n % 3]))
@@ -6717,8 +6732,10 @@ QUOTES = {  # what stands around the answer, cheaper than `mail_reply` and with 
 @pytest.mark.parametrize("quote", [*QUOTES, "HTML"])
 def test_what_is_not_exactly_the_word_never_approves(quote, desk):
     """A wrong answer is worse than none: negations, several lines, doubts, other languages, tricks."""
-    question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
+    question, row = desk.open("Deploy?\n\nReply\napprove\nor\nreject"), [*QUOTES, "HTML"].index(quote)
     for n, text in enumerate(NOT_APPROVALS):
+        if (row + n) % 3 and quote != "no quote" and not MORE:
+            continue
         page = "<div>%s</div><blockquote>approve</blockquote>"
         body = QUOTES[quote] % text if quote != "HTML" else page % (
             "".join("<div>%s</div>" % ("&gt;" + line[1:] if line[:1] == ">" else line or "<br>")
@@ -6951,8 +6968,7 @@ def test_uids_that_begin_anew_are_read_anew(desk):
 def test_a_mailbox_with_3000_other_mails_is_read_once_and_no_more_than_it_must(desk):
     for n in range(3000):
         date = desk.clock.now() - 86400 * 5 * (n < 2600)
-        desk.box.append(Stored(desk.imap.next_uid, b"From: x@y.z\r\nSubject: other %d\r\n\r\nok" % n, None,
-                               date))
+        desk.box.append(Stored(desk.imap.next_uid, b"From: x@y.z\r\nSubject: other %d\r\n\r\nok" % n, date))
         desk.imap.next_uid += 1
     question = desk.open(timeout=3000)
     desk.clock.at(300, lambda: desk.deliver(ANN, "approve"))
@@ -7027,12 +7043,12 @@ def test_answers_to_another_question_do_not_count(desk):
     assert first.check() is None
 
 
-def test_twelve_questions_in_one_mailbox_get_their_own_answers(desk):
-    dice = random.Random(3)
-    questions = [desk.open(f"Deploy {n}?") for n in range(12)]
+def test_many_questions_in_one_mailbox_get_their_own_answers(desk):
+    dice, many = random.Random(3), 12 if MORE else 6
+    questions = [desk.open(f"Deploy {n}?") for n in range(many)]
     mails = [mail.message for mail in desk.relay.mails]
     answers = [dice.choice(["approve", "no"]) for _ in questions]
-    for n in dice.sample(range(12), 12):
+    for n in dice.sample(range(many), many):
         desk.imap.deliver(mail_reply(mails[n], dice.choice([ANN, BOB]), answers[n], dice.choice(CLIENTS),
                                      keep_subject=n % 3 > 0, keep_ids=n % 3 < 2))
     assert [question.check().status for question in questions] == [
