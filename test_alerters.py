@@ -355,6 +355,17 @@ class _Shortcut(io.BytesIO):
         return _Reset() if self.broken else io.BytesIO(self.answer.getvalue())
 
 
+def _headers_of(file, *more, parse=http.client.parse_headers, **options):
+    """As `http.client.parse_headers`, at a third of its price for what a `_Shortcut` answers."""
+    if type(file) is not io.BytesIO:
+        return parse(file, *more, **options)
+    headers = http.client.HTTPMessage()
+    for line in iter(lambda: file.readline().rstrip(b"\r\n"), b""):
+        name, _, value = line.decode("latin-1").partition(":")
+        headers[name] = value.strip(" ")
+    return headers
+
+
 class _Answer(io.BytesIO):
     def close(self):
         pass
@@ -379,7 +390,8 @@ def _strict_json(data):
         raise ValueError(word)  # NaN and Infinity, which json.dumps writes by default
 
     value = json.loads(data.decode("utf-8"), parse_constant=refuse)
-    json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is refused; assumed
+    if b"\\u" in data:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is refused; assumed
     return value
 
 
@@ -409,6 +421,7 @@ EMOJI = dict(zip("👍👎✅✔☑❌✖❎⛔🚫🛑✋👌🆗🚀👀🚨�
     negative_squared_cross_mark no_entry no_entry_sign octagonal_sign hand ok_hand ok rocket eyes
     rotating_light warning information_source tada
     """.split()))
+PICTURES = re.compile("[\U0001f300-\U0001faff" + "".join(EMOJI) + "]")
 ALIASES = {"thumbsup": "+1", "thumbsdown": "-1", "raised_hand": "hand"}
 SCOPES = {"auth.test": "", "conversations.info": ":read", "conversations.history": ":history",
           "conversations.replies": ":history", "chat.postMessage": "chat:write",
@@ -437,13 +450,12 @@ def stored_text(text, human=True):
         part = part.replace("<", "&lt;").replace(">", "&gt;")
         part = re.sub(r"https?://[^\s|]+[^\s|.,;:!?)]|\b([\w-]+\.)+(com|org|net|io|it)\b",
                       lambda m: f"<{m[0]}>" if m[0][:4] == "http" else f"<http://{m[0]}|{m[0]}>", part)
-        return "".join(map(colon, part)).replace("\ufe0f", "")
+        return PICTURES.sub(colon, part).replace("\ufe0f", "")
 
-    def colon(char):
+    def colon(match):
+        char = match[0]
         if "\U0001f3fb" <= char <= "\U0001f3ff":
             return f":skin-tone-{ord(char) - 0x1F3FB + 2}:"
-        if char not in EMOJI and not "\U0001f300" <= char <= "\U0001faff":
-            return char
         return ":%s:" % (EMOJI.get(char) or unicodedata.name(char, "emoji").lower().replace(" ", "_"))
 
     kept = [m.span() for m in CONTROL.finditer(text)]
@@ -1372,6 +1384,8 @@ class _Talk:
             data = self.sock.recv(1 << 16)
             if not data:
                 raise _Hangup
+            if len(data) > 9999 and hasattr(socket, "TCP_QUICKACK"):  # else the last bytes wait 40 ms
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self.buffer += data
         end = self.buffer.find(mark, max(0, seen - len(mark))) if mark else size
         data = bytes(self.buffer[:end])
@@ -2217,8 +2231,11 @@ def clock():
 @pytest.fixture
 def shortcut(monkeypatch):
     """No threads, and no sockets (see `_Shortcut`)."""
+    paths = ssl.get_default_verify_paths()
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Timer", _NoTimer)
+        patch.setattr(http.client, "parse_headers", _headers_of)
+        patch.setattr(ssl, "get_default_verify_paths", lambda: paths)
         yield patch
 
 
@@ -2594,6 +2611,8 @@ BLANKS = {"blank lines in the middle": "a" + "\n" * 7000 + "z", "blank lines fir
 @pytest.mark.parametrize("text", list(BLANKS.values()), ids=list(BLANKS))
 def test_blank_stretches_cost_no_part_of_the_message(chats, text):
     for kind, (alerter, service) in chats.items():
+        if kind == "slack webhook" and not MORE:  # its messages are cut as those of slack
+            continue
         before = len(service.posted)
         assert alerter.post(text) is True, kind
         seen = "".join(_seen(kind, row["payload"]) for row in service.posted[before:])
@@ -2688,14 +2707,18 @@ def _missing(source, seen):
 
     Only the address of a link may stand between two letters that follow each other; x makes them long.
     """
-    if "".join(KEPT.findall(source)) in "".join(KEPT.findall(seen)):
+    want, have = ("".join(KEPT.findall(text)) for text in (source, seen))
+    if want in have:
         return None
-    found, end = KEPT.finditer(seen), 0
-    for at in KEPT.finditer(source):
-        match = next((m for m in found if m[0] == at[0]), None)
-        if match is None or len(seen[end:match.start()].replace("x", "")) > 200:
-            return source[max(0, at.start() - 60):at.start() + 20], seen[max(0, end - 60):end + 40]
-        end = match.start()
+    places, at, end = [-1] + [m.start() for m in KEPT.finditer(seen)], 0, 0
+    while at < len(want):
+        if want[at:at + 40] == have[end:end + 40]:
+            at, end = at + 40, end + 40
+            continue
+        found = have.find(want[at], end)
+        if found < 0 or len(seen[max(0, places[end]):places[found + 1]].replace("x", "")) > 200:
+            return want[max(0, at - 60):at + 20], have[max(0, end - 60):end + 40]
+        at, end = at + 1, found + 1
     return None
 
 
@@ -6430,29 +6453,50 @@ def at_most(service, seconds=0.8):
         timer.join()
 
 
-@pytest.mark.parametrize("stage, fault", [("connect", "drip"), ("mail", "stall"), ("accepted", "drip")])
-def test_a_server_that_stalls_or_drips_holds_nobody_longer_than_30_s(stage, fault, relay, hasty):
-    relay.drip = 0.02
-    relay.fail(stage, fault, times=None)
-    start = hasty.monotonic()
-    with at_most(relay), pytest.raises(DeliveryError) as caught:
-        relay_alerter(relay, hasty).send("hi")
-    assert hasty.monotonic() - start <= 33
-    assert caught.value.outcome == ("unknown" if stage in ("body", "dot", "accepted")
-                                    else "not_sent") and caught.value.hint
+def all_at_once(function, cases):
+    """Return what came of each case; each waits its real time, in a thread of its own."""
+    results = {}
+
+    def run(case):
+        try:
+            results[case] = function(*case)
+        except BaseException as error:
+            results[case] = repr(error)
+
+    threads = [threading.Thread(target=run, args=(case,)) for case in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return results
 
 
-def test_a_server_that_takes_its_time_for_every_line_holds_nobody_longer_than_30_s(hasty):
-    class Slow(FakeSMTP):
-        class talk(FakeSMTP.talk):
-            def reply(self, text):
-                time.sleep(0.08)  # 8 s
-                super().reply(text)
+class SlowSMTP(FakeSMTP):
+    class talk(FakeSMTP.talk):
+        def reply(self, text):
+            time.sleep(0.08)  # 8 s
+            super().reply(text)
 
-    with Slow(tls=None) as service, at_most(service):
-        start = hasty.monotonic()
-        relay_alerter(service, hasty, recipient_email=[f"user{n}@example.org" for n in range(9)]).post("hi")
-        assert hasty.monotonic() - start <= 41
+
+def test_a_server_that_stalls_or_drips_or_is_slow_holds_nobody_longer_than_30_s(hasty):
+    def case(stage, fault):
+        with (FakeSMTP if stage else SlowSMTP)(tls=None) as service, at_most(service):
+            start, people = hasty.monotonic(), [ANN, BOB]
+            service.drip = 0.02
+            if stage:
+                service.fail(stage, fault, times=None)
+            else:
+                people = [f"user{n}@example.org" for n in range(9)]
+            try:
+                relay_alerter(service, hasty, recipient_email=people).send("hi")
+                outcome = "sent"
+            except DeliveryError as error:
+                outcome = error.outcome if error.hint else "no hint"
+            return outcome, hasty.monotonic() - start <= (35 if stage else 41)
+
+    stalls = {("connect", "drip"): ("not_sent", True), ("mail", "stall"): ("not_sent", True),
+              ("accepted", "drip"): ("unknown", True), (None, None): ("not_sent", True)}
+    assert all_at_once(case, stalls) == stalls
 
 
 def test_a_stall_after_the_mail_is_taken_is_a_delivery(relay, hasty):
@@ -6881,17 +6925,21 @@ def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(stage, desk):
         assert desk.clock.monotonic() - start < 20, fault
 
 
-@pytest.mark.parametrize("stage, fault", [("greeting", "drip"), ("select", "stall"), ("fetch", "drip")])
-def test_a_mailbox_that_stalls_or_drips_costs_time_and_not_the_answer(stage, fault, relay, imap, hasty):
-    imap.now = hasty.now
-    imap.drip = 0.02
-    question = mail_asker(relay, imap, hasty).open_question("Deploy?")
-    imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
-    imap.fail(stage, fault)
-    start = hasty.monotonic()
-    with at_most(imap):
-        assert bool(question.wait(60)) is True
-    assert hasty.monotonic() - start < 60
+def test_a_mailbox_that_stalls_or_drips_costs_time_and_not_the_answer(hasty, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+
+    def case(stage, fault):
+        with FakeSMTP(tls=None) as relay, FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
+            imap.drip = 0.02
+            question = mail_asker(relay, imap, hasty).open_question("Deploy?")
+            imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
+            imap.fail(stage, fault)
+            start = hasty.monotonic()
+            with at_most(imap):
+                return bool(question.wait(60)), hasty.monotonic() - start < 60
+
+    stalls = [("greeting", "drip"), ("select", "stall"), ("fetch", "drip")]
+    assert all_at_once(case, stalls) == dict.fromkeys(stalls, (True, True))
 
 
 def test_a_refused_log_in_is_permanent_and_says_what_to_do(desk, caplog):
@@ -8967,7 +9015,7 @@ def test_shutting_down_logging_does_not_wait_for_itself():
     # shutdown holds the handler's lock while the post fails and logs, and root has this very handler
     process = home_start("-c", textwrap.dedent(HOME_LOGGING) + textwrap.dedent("""
         def fail(self, message, params=None):
-            time.sleep(0.1)
+            time.sleep(0.03)
             raise alerters.DeliveryError("line busy")
 
         File.send = fail
@@ -9496,7 +9544,7 @@ def test_the_console_asks_on_a_terminal(case):
 
 @posix
 def test_the_console_keeps_its_timeout_and_says_so():
-    with HomeTerminal("ask", "Deploy?", "--timeout", "0.2") as terminal:
+    with HomeTerminal("ask", "Deploy?", "--timeout", "0.05") as terminal:
         began = time.monotonic()
         assert terminal.end() == 3
         assert time.monotonic() - began < 3
