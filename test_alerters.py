@@ -2179,7 +2179,12 @@ def _alone(monkeypatch, tmp_path_factory):
     alerters._KNOWN_SECRETS.clear()  # else what one test calls a secret would be hidden in all later ones
     folder = tmp_path_factory.getbasetemp()  # to make one for each test takes its time
     monkeypatch.setenv("ALERTERS_STORE", str(folder / f"stacks-{next(NUMBERS)}.json"))
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder / "pycache"))
+    library = folder / "library"  # a copy for other processes, that they may compile it once for all
+    if not library.exists():
+        library.mkdir()
+        shutil.copy(alerters.__file__, str(library))
+    monkeypatch.chdir(library)
+    monkeypatch.setenv("PYTHONPATH", str(library))
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it would make processes slow to start
     connect = socket.socket.connect
 
@@ -3713,7 +3718,8 @@ print(results + asyncio.run(main()), repr(slack))
 def test_it_runs_vendored_under_another_name_optimised_in_threads_and_in_a_loop(slack, tmp_path):
     (tmp_path / "vendor" / "tools").mkdir(parents=True)
     shutil.copy(alerters.__file__, str(tmp_path / "vendor" / "tools" / "_tell.py"))
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "utf-8",
+               "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-O", "-W", "error", "-c", ELSEWHERE, slack.api_url], env=environ,
                           cwd=str(tmp_path), capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -3734,9 +3740,7 @@ def test_a_secret_stays_one_in_the_process_that_unpickles_it(slack):
     """As multiprocessing does it; the service echoes the token in its error."""
     slack.fail("chat.", Fault(status=403, body={"ok": False, "error": "no Bearer xoxb-1-secret"}), times=None)
     alerter = SlackAlerter(slack_token=slack.token, slack_channel_id="C0ALERTS", slack_api_url=slack.api_url)
-    environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.abspath(alerters.__file__))}
-    done = subprocess.run([sys.executable, "-c", PICKLED, pickle.dumps(alerter).hex()], env=environ,
-                          timeout=60,
+    done = subprocess.run([sys.executable, "-c", PICKLED, pickle.dumps(alerter).hex()], timeout=60,
                           capture_output=True)
     assert done.stdout.split() == [b"False"] and b"no Bearer ***" in done.stderr
     assert b"secret" not in done.stderr
@@ -5001,8 +5005,7 @@ def test_half_a_question_is_refused(room):
 
 def _python(code, *args, **more):
     return subprocess.Popen(
-        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, universal_newlines=True,
-        env=dict(os.environ, PYTHONPATH=os.path.dirname(alerters.__file__)), **more)
+        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, universal_newlines=True, **more)
 
 
 RESUME = """
@@ -7182,9 +7185,7 @@ def home_cli(capsys, *args):
 
 
 def home_environment(**changes):
-    paths = [os.path.dirname(HOME_FILE), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONIOENCODING": "utf-8",
-           **changes}
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", **changes}
     return {name: value for name, value in env.items() if value is not None}
 
 
