@@ -2627,7 +2627,7 @@ def test_blank_stretches_cost_no_part_of_the_message(chats, text):
 @pytest.mark.parametrize("whole", ["👩‍👩‍👧‍👦", "🏳️‍🌈", "e\u0301", "👍🏽", "𝔘"],
                          ids=["family", "flag", "accent", "skin tone", "astral"])
 def test_a_cut_goes_between_emoji_and_never_through_one(chats, whole):
-    text = whole * 2000
+    text = whole * (14_000 // len(whole) if MORE or len(whole) > 2 else 2000)
     for kind, (alerter, service) in chats.items():
         before = len(service.posted)
         alerter.send(text)
@@ -2740,11 +2740,11 @@ def test_no_text_is_refused_cut_or_lets_anything_act(chats):
     for number in range(20_000 if MORE else 2_000):
         kind = CHAT_KINDS[number % 4]
         alerter, service = chats[kind]
-        size = rng.choice((1, 5, 20, 80, 80, 200)) if number % 200 >= 4 else rng.choice((3000, 9000))
+        size = rng.choice((1, 5, 20, 80, 80, 200)) if number % 400 >= 4 else rng.choice((3000, 9000))
         body = "Ω" + _any_text(rng, size if number % 2000 >= 4 else 45_000)
         title = _any_text(rng, rng.choice((5, 30, 400))) if rng.random() < .3 else None
         metadata = {f"{i} " + _any_text(rng, rng.choice((3, 10, 10, 300))):
-                    _any_text(rng, rng.choice((1, 20, 20, 20, 20, 1500)))
+                    _any_text(rng, rng.choice((1, 20, 20, 20, 1500)) if number % 10 == i else 15)
                     for i in range(rng.choice((0, 0, 1, 3, 14)))} if rng.random() < .2 else {}
         for kept in (service.posted, service.statuses, service.calls, service.rows, service.warnings,
                      slack.files):
@@ -2850,7 +2850,7 @@ MARKUP = {"bold that never ends": "**a ", "italic that never ends": "*a _b ", "o
 
 def test_no_markup_makes_rendering_slow(chats):
     """An expression that explodes takes minutes; beyond ten messages the time must not grow with the line."""
-    texts = [(kind, piece * (3_000 // len(piece)))
+    texts = [(kind, piece * ((3_000 if MORE else 1_500) // len(piece)))
              for piece in MARKUP.values() for kind in ("slack", "discord")]
     texts.append(("slack", "**a " * (50_000 if MORE else 10_000)))
     for kind, text in texts:
@@ -3130,11 +3130,11 @@ class _Hurried(FakeClock):
 
     def monotonic(self):
         self.asked += 1
-        return self._passed if self.asked == 1 else self._passed + 29.75
+        return self._passed if self.asked == 1 else self._passed + 29.85
 
 
 def test_a_server_that_stalls_or_drips_is_left_in_time(slack, discord):
-    """All at once, for each costs its real quarter of a second."""
+    """All at once, for each costs its real moment."""
     results = {}
 
     def run(name, cls, fields, fault, service):
@@ -3535,9 +3535,12 @@ ECHOES = (lambda c: Fault(status=403, body={"ok": False, "error": f"no {c}", "me
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 @pytest.mark.parametrize("referenced", [False, True], ids=["given", "by reference"])
-def test_no_secret_is_in_any_log_output_error_or_traceback(wired, monkeypatch, caplog, capfd, kind,
+def test_no_secret_is_in_any_log_output_error_or_traceback(chats, shortcut, monkeypatch, caplog, capfd, kind,
                                                            referenced):
-    alerter, service = wired[kind]
+    alerter, service = chats[kind]
+    if not referenced:
+        shortcut.undo()
+        service.wired = True
     name = next(f for f in type(alerter).__dataclass_fields__ if f.endswith(("token", "webhook_url"))
                 and getattr(alerter, f))
     if referenced:
@@ -6120,15 +6123,14 @@ MAIL_HEADERS = {"subject", "from", "to", "message-id", "date", "auto-submitted",
 @pytest.mark.parametrize("where", ["message", "title", "params and images"])
 def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(where, relay):
     alerter, sent = relay_alerter(relay), 0
-    for text in MAIL_EVIL if where != "title" else MAIL_EVIL[:22]:
+    for text in MAIL_EVIL if where == "message" or MORE else MAIL_EVIL[:22]:
         if where == "message":
             message, params = {"title": text, "body": "x" + text, "metadata": {text: text},
-                               "level": "error"}, {}
+                               "level": "error", "images": [f"/no/such/{text}.png", "http://" + text]}, {}
         elif where == "title":
             message, params = {"title": text + " x"}, {"subject_prefix": "="}
         else:
-            message = {"body": "x", "images": [f"/no/such/{text}.png", f"{text}.png",
-                                               "https://e.test/" + text, "http://" + text]}
+            message = {"body": "x", "images": [f"{text}.png", "https://e.test/" + text]}
             params = {"subject": text, "subject_prefix": text}
         alerter.send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
         sent += 1
@@ -6294,7 +6296,7 @@ def test_fault_matrix_of_smtp(stage, times, clock, tmp_path, monkeypatch):
     with FakeSMTP(**(ways if secure else {"tls": None})) as service:
         alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
         for name, fault in MAIL_FAULTS.items():
-            if times is None and name in ("451", "554", "reset", "garbage") and not MORE:
+            if times is None and name != ("421", "close")[len(stage) % 2] and not MORE:
                 continue
             where, start = (stage, name, times), clock.monotonic()
             service.mails.clear()
@@ -6481,8 +6483,23 @@ class SlowSMTP(FakeSMTP):
             super().reply(text)
 
 
-def test_a_server_that_stalls_or_drips_or_is_slow_holds_nobody_longer_than_30_s(hasty):
+def test_who_stalls_or_drips_or_is_slow_holds_nobody_and_costs_no_answer(hasty, tmp_path, monkeypatch):
+    """A mail server 30 s at most, a mailbox time and not the answer; all at once, as each takes real time."""
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+
+    def mailbox(stage, fault):
+        with FakeSMTP(tls=None) as relay, FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
+            imap.drip = 0.02
+            question = mail_asker(relay, imap, hasty).open_question("Deploy?")
+            imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
+            imap.fail(stage, fault)
+            start = hasty.monotonic()
+            with at_most(imap):
+                return bool(question.wait(60)), hasty.monotonic() - start < 60
+
     def case(stage, fault):
+        if stage in FakeIMAP.stages:
+            return mailbox(stage, fault)
         with (FakeSMTP if stage else SlowSMTP)(tls=None) as service, at_most(service):
             start, people = hasty.monotonic(), [ANN, BOB]
             service.drip = 0.02
@@ -6498,7 +6515,9 @@ def test_a_server_that_stalls_or_drips_or_is_slow_holds_nobody_longer_than_30_s(
             return outcome, hasty.monotonic() - start <= (35 if stage else 41)
 
     stalls = {("connect", "drip"): ("not_sent", True), ("mail", "stall"): ("not_sent", True),
-              ("accepted", "drip"): ("unknown", True), (None, None): ("not_sent", True)}
+              ("accepted", "drip"): ("unknown", True), (None, None): ("not_sent", True),
+              ("greeting", "drip"): (True, True), ("select", "stall"): (True, True),
+              ("fetch", "drip"): (True, True)}
     assert all_at_once(case, stalls) == stalls
 
 
@@ -6928,23 +6947,6 @@ def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(stage, desk):
         assert desk.clock.monotonic() - start < 20, fault
 
 
-def test_a_mailbox_that_stalls_or_drips_costs_time_and_not_the_answer(hasty, tmp_path, monkeypatch):
-    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
-
-    def case(stage, fault):
-        with FakeSMTP(tls=None) as relay, FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
-            imap.drip = 0.02
-            question = mail_asker(relay, imap, hasty).open_question("Deploy?")
-            imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
-            imap.fail(stage, fault)
-            start = hasty.monotonic()
-            with at_most(imap):
-                return bool(question.wait(60)), hasty.monotonic() - start < 60
-
-    stalls = [("greeting", "drip"), ("select", "stall"), ("fetch", "drip")]
-    assert all_at_once(case, stalls) == dict.fromkeys(stalls, (True, True))
-
-
 def test_a_refused_log_in_is_permanent_and_says_what_to_do(desk, caplog):
     alerter = mail_asker(desk.relay, desk.imap, desk.clock, imap_password="wrong-password-2")
     with pytest.raises(DeliveryError) as caught:
@@ -7189,9 +7191,10 @@ def home_environment(**changes):
     return {name: value for name, value in env.items() if value is not None}
 
 
-def home_start(*args, env=None, **more):
-    """Start `python -m alerters …`, or python itself with -c, and do not wait for it."""
-    command = [sys.executable, *([] if args[:1] == ("-c",) else ["-m", "alerters"]), *map(str, args)]
+def home_start(*args, env=None, python=(), **more):
+    """Start `python -m alerters …`, or python itself with -c, -m or a file, and do not wait for it."""
+    itself = args[0] in ("-c", "-m", "alerters.py")
+    command = [sys.executable, *python, *([] if itself else ["-m", "alerters"]), *map(str, args)]
     return subprocess.Popen(command, env=home_environment(**(env or {})), encoding="utf-8",
                             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                                "stderr": subprocess.PIPE, **more})
@@ -9357,14 +9360,13 @@ def test_secrets_are_masked_wherever_they_could_be_shown(capsys, monkeypatch):
 # === The command line as a process ===
 def test_as_a_file_as_a_module_and_through_a_pipe(tmp_path):
     shutil.copy(HOME_FILE, str(tmp_path / "alerters.py"))
-    env = home_environment(PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1")
-    for args in (["alerters.py"], ["-m", "alerters"]):
-        done = subprocess.run([sys.executable, "-W", "error", *args, "post", "-", "--title", "Füße",
-                               "--metadata", "a=1"],
-                              env=env, cwd=str(tmp_path), input="through a pipe ✅\n".encode(), timeout=30,
-                              capture_output=True)
-        *_, first, second, third = done.stderr.decode().splitlines()
-        assert (done.returncode, done.stdout) == (0, b"")
+    env = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    for process in [home_start(*args, "post", "-", "--title", "Füße", "--metadata", "a=1", env=env,
+                               cwd=str(tmp_path), stdin=subprocess.PIPE, python=["-W", "error"])
+                    for args in (["alerters.py"], ["-m", "alerters"])]:
+        out, err = process.communicate("through a pipe ✅\n", timeout=30)
+        *_, first, second, third = err.splitlines()
+        assert (process.returncode, out) == (0, "")
         assert [first, second, third] == ["[i] Füße", "    through a pipe ✅", "    a: 1"]
     assert not os.path.exists(home_store_file())
 
@@ -9434,24 +9436,24 @@ def test_odd_streams_give_no_traceback():
     assert wrong == {}
 
 
-HOME_INTERRUPTED = {"ask": (["ask", "Deploy?"], None), "post": (["post", "x"], Fault("stall")),
-                    "check": (["check"], Fault("stall"))}
-
-
 @posix
-@pytest.mark.parametrize("case", HOME_INTERRUPTED)
-def test_ctrl_c_ends_a_command_without_a_traceback_and_never_with_0(case):
-    args, fault = HOME_INTERRUPTED[case]
-    with FakeSlack() as slack:
+def test_ctrl_c_ends_a_command_without_a_traceback_and_never_with_0():
+    started = {}
+    with FakeSlack() as slack, FakeSlack() as stalled:
         home_register(slack)
-        if fault:
-            slack.fail("", fault, times=None)
-        process = home_start(*args)
-        home_until(lambda: slack.calls and (fault or slack.posted), "the first call")
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
-    assert process.returncode == 130 and out == ("my_slack_alerter (slack)\n" if case == "check" else "")
-    assert "Traceback" not in err and "Exception" not in err and err.count("\n") == 1
+        home_register(stalled, "stalled")
+        stalled.fail("", Fault("stall"), times=None)
+        for args in ("ask Deploy? --alerter my_slack_alerter", "post x --alerter stalled", "check stalled"):
+            started[args[:5]] = home_start(*args.split())
+        home_until(lambda: slack.posted and len(stalled.calls) == 2, "the first calls")
+        for process in started.values():
+            process.send_signal(signal.SIGINT)
+        ended = {case: home_ended(process) for case, process in started.items()}
+    for case, done in ended.items():
+        assert done.returncode == 130, case
+        assert done.stdout == ("stalled (slack)\n" if case == "check" else ""), case
+        assert "Traceback" not in done.stderr and "Exception" not in done.stderr, case
+        assert done.stderr.count("\n") == 1, case
 
 
 # === The console ===
