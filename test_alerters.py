@@ -1821,8 +1821,9 @@ class _IMAPTalk(_Talk):
             return lambda mail: True
         if key == "SINCE":
             day, month, year = _bare(tokens.pop(0)).title().split("-")
-            date = datetime.date(int(year), MONTHS.index(month) + 1, int(day))
-            return lambda mail: date <= self.server.local(mail.date).date()
+            date = datetime.datetime(int(year), MONTHS.index(month) + 1, int(day), tzinfo=self.server.zone)
+            since = date.timestamp()
+            return lambda mail: since <= mail.date
         if key != "UID":
             raise ValueError("unknown search key " + key)
         inside = self.numbers(tokens.pop(0))
@@ -2014,7 +2015,7 @@ def mail_reply(original, sender, text, client="gmail", html_only=False, language
     question = plain.get_content() if plain else re.sub("<[^>]+>", " ", page.get_content())
     question = question.replace("\r\n", "\n").rstrip("\n")
     rich = page.get_content() if page else f"<pre>{html.escape(question)}</pre>"
-    rich = re.sub(r"(?is).*<body[^>]*>|</body>.*", "", rich)
+    rich = re.split("(?i)</body>", re.split("(?i)<body[^>]*>", rich)[-1])[0]
     if "approve" not in question.lower() or "reject" not in question.lower():  # to mislead
         question += "\n\nReply with\napprove\nor\nreject"
         rich += "<p>Reply with</p><p>approve</p><p>or</p><p>reject</p>"
@@ -2214,16 +2215,20 @@ def _light():
     """Take off what costs time and shows nothing.
 
     The garbage collector need not look at what pytest and the tests' own code hold to the end, nor so often;
-    no test can see whether the disk has what the kernel has; and the same header is parsed the same again.
+    no test can see whether the disk has what the kernel has; the same header is parsed the same again, and
+    the patterns of a thousand tests need not push each other out.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
-    parse = email.headerregistry.HeaderRegistry.__call__
+    registry = email.headerregistry.HeaderRegistry
+    parse, kind_of = registry.__call__, functools.lru_cache(None)(registry.__getitem__)
     parse_once = functools.lru_cache(20_000)(parse)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda number: None)
-        patch.setattr(email.headerregistry.HeaderRegistry, "__call__", lambda self, name, value: (
+        patch.setattr(re, "_MAXCACHE", 9999, raising=False)
+        patch.setattr(registry, "__getitem__", lambda self, name: kind_of(self, name))
+        patch.setattr(registry, "__call__", lambda self, name, value: (
             parse_once if type(value) is str else parse)(self, name, value))
         yield
 
