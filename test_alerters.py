@@ -2745,7 +2745,7 @@ def test_no_text_is_refused_cut_or_lets_anything_act(chats):
     for number in range(20_000 if MORE else 2_000):
         kind = CHAT_KINDS[number % 4]
         alerter, service = chats[kind]
-        size = rng.choice((1, 5, 20, 80, 80, 200)) if number % 400 >= 4 else rng.choice((3000, 9000))
+        size = rng.choice((1, 5, 20, 40, 80, 200)) if number % 400 >= 4 else rng.choice((3000, 9000))
         body = "Ω" + _any_text(rng, size if number % 2000 >= 4 else 45_000)
         title = _any_text(rng, rng.choice((5, 30, 400))) if rng.random() < .3 else None
         metadata = {f"{i} " + _any_text(rng, rng.choice((3, 10, 10, 300))):
@@ -2800,6 +2800,8 @@ def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
     for kind, (alerter, service) in chats.items():
         for message in (AlerterMessage(body=text, images=["/nowhere/" + text.replace("\x00", "") + ".png"]),
                         AlerterMessage("t " + text, metadata={f"{i} {text}": text for i in range(20)})):
+            if message.metadata and "webhook" in kind and not MORE:  # rendered as those of the bot
+                continue
             service.posted.clear()
             assert alerter.post(message) is True, kind
             for payload in (row["payload"] for row in service.posted):
@@ -3039,7 +3041,7 @@ def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chat
 def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind, caplog):
     alerter, service = chats[kind]
     text = "\n".join(f"line {i}" for i in range(900))
-    for fault in (Fault(status=403), Fault(status=503), Fault("close")):
+    for fault in (Fault(status=403), Fault("close")) + (Fault(status=503),) * MORE:
         service.posted.clear()
         service.fail("POST", Fault(""))
         service.fail("POST", fault, times=None)
@@ -3560,7 +3562,7 @@ def test_no_secret_is_in_any_log_output_error_or_traceback(chats, shortcut, monk
             kind, service.webhook_url))
         service.fail("", echoed, times=None)
         for attempt in (lambda: alerter.send(AlerterMessage("t", images=[PNG])), alerter.check,
-                        lambda: alerter.decide("Go?", AlerterParameters(timeout=3))):
+                        lambda: alerter.decide("Go?", AlerterParameters(timeout=1))):
             try:
                 attempt()
             except alerters.AlerterError as error:
@@ -6303,7 +6305,8 @@ def test_fault_matrix_of_smtp(stage, times, clock, tmp_path, monkeypatch):
     with FakeSMTP(**(ways if secure else {"tls": None})) as service:
         alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
         for name, fault in MAIL_FAULTS.items():
-            if times is None and name != ("421", "close")[len(stage) % 2] and not MORE:
+            place = STAGES.index(stage)
+            if times is None and (place % 2 or name != ("421", "close")[place // 2 % 2]) and not MORE:
                 continue
             where, start = (stage, name, times), clock.monotonic()
             service.mails.clear()
@@ -9533,20 +9536,23 @@ HOME_TYPED = {
 
 
 @posix
-@pytest.mark.parametrize("case", HOME_TYPED)
-def test_the_console_asks_on_a_terminal(case):
-    lines, code, words = HOME_TYPED[case]
-    with HomeTerminal("ask", "Deploy?", "--title", "Production") as terminal:
-        terminal.until("Open until")
-        for line in lines[:-1]:
-            terminal.type(line)
-            if "please" in line:
-                terminal.until("not an answer yet")
-        terminal.type(lines[-1])
-        found = terminal.end()
-    assert "[?] Production\r\n    Deploy?" in terminal.seen and "Traceback" not in terminal.seen
-    assert words in terminal.seen and terminal.seen.count("not an answer yet") == (case == "near miss")
-    assert found == code if code is not None else found not in (0, 1)
+def test_the_console_asks_on_a_terminal():
+    with contextlib.ExitStack() as stack:  # all at once
+        terminals = {case: stack.enter_context(HomeTerminal("ask", "Deploy?", "--title", "Production"))
+                     for case in HOME_TYPED}
+        for case, terminal in terminals.items():
+            lines, code, words = HOME_TYPED[case]
+            terminal.until("Open until")
+            for line in lines[:-1]:
+                terminal.type(line)
+                if "please" in line:
+                    terminal.until("not an answer yet")
+            terminal.type(lines[-1])
+            found = terminal.end()
+            assert "[?] Production\r\n    Deploy?" in terminal.seen and "Traceback" not in terminal.seen
+            assert words in terminal.seen
+            assert terminal.seen.count("not an answer yet") == (case == "near miss")
+            assert found == code if code is not None else found not in (0, 1)
 
 
 @posix
@@ -9609,13 +9615,15 @@ def test_a_missing_secret_is_asked_for_without_echo():
 
 
 @posix
-@pytest.mark.parametrize("typed, code", [("\x04", 2), ("\x03", 130)])
-def test_no_secret_at_the_prompt_registers_nothing(typed, code):
-    with HomeTerminal("register", "team", "--flavor", "slack", "--slack_channel_id", "C1") as terminal:
-        terminal.until("slack_token")
-        terminal.type(typed)
-        found = terminal.end()
-    assert "Traceback" not in terminal.seen and found == code and not os.path.exists(home_store_file())
+def test_no_secret_at_the_prompt_registers_nothing():
+    args = "register team --flavor slack --slack_channel_id C1".split()
+    with HomeTerminal(*args) as ended, HomeTerminal(*args) as interrupted:
+        for terminal, typed, code in ((ended, "\x04", 2), (interrupted, "\x03", 130)):
+            terminal.until("slack_token")
+            terminal.type(typed)
+            found = terminal.end()
+            assert "Traceback" not in terminal.seen and found == code
+            assert not os.path.exists(home_store_file())
 
 
 # === run ===
@@ -9682,22 +9690,28 @@ def test_run_posts_to_every_alerter_of_the_stack(slack, discord, capfd):
 
 
 @posix
-@pytest.mark.parametrize("number", [15, 2])
-def test_run_passes_signals_on_and_tells_of_them(number):
+def test_run_passes_signals_on_and_tells_of_them():
     with FakeSlack() as slack:
         home_register(slack)
-        process = home_start("run", "--", "sh", "-c", "trap 'echo caught; exit 0' TERM INT; echo ready; "
-                                                      "while :; do sleep 0.01; done", start_new_session=True)
+        started = {number: home_start(
+            "run", "--title", f"job {number}", "--", "sh", "-c",
+            "trap 'echo caught; exit 0' TERM INT; echo ready; while :; do sleep 0.01; done",
+            start_new_session=True) for number in (15, 2)}
         try:
-            assert process.stdout.readline() == "ready\n"
-            process.send_signal(number)
-            out, err = process.communicate(timeout=5)
+            for number, process in started.items():
+                assert process.stdout.readline() == "ready\n"
+                process.send_signal(number)
+            ended = {number: process.communicate(timeout=5) for number, process in started.items()}
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # if the command outlived it
-        assert (process.returncode, out, err) == (128 + number, "caught\n", "")
-        (row,) = slack.posted
-        assert "failed" in slack_text(row["payload"]) and str(128 + number) in slack_text(row["payload"])
+            for process in started.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # if the command outlived it
+        assert len(slack.posted) == 2
+        for number, process in started.items():
+            assert (process.returncode, *ended[number]) == (128 + number, "caught\n", "")
+            [text] = [text for text in (slack_text(row["payload"]) for row in slack.posted)
+                      if f"job {number} " in text]
+            assert "failed" in text and str(128 + number) in text
 
 
 @posix
