@@ -3138,7 +3138,7 @@ class _Hurried(FakeClock):
 
     def monotonic(self):
         self.asked += 1
-        return self._passed if self.asked == 1 else self._passed + 29.85
+        return self._passed if self.asked == 1 else self._passed + 29.9
 
 
 def test_a_server_that_stalls_or_drips_is_left_in_time(slack, discord):
@@ -4684,7 +4684,7 @@ def test_trouble_of_the_network_costs_time_and_never_the_answer(room, monkeypatc
         set_to = socket.socket.settimeout
 
         def impatient(self, seconds):  # instead of ten real seconds
-            set_to(self, seconds and min(seconds, 0.03))
+            set_to(self, seconds and min(seconds, 0.02))
 
         monkeypatch.setattr(socket.socket, "settimeout", impatient)
         room.service.fail(room.reads, Fault("stall"), times=2)
@@ -6434,25 +6434,25 @@ REAL_TIMER = threading.Timer
 
 
 class FastClock(FakeClock):
-    """Real time, a hundred times as fast; see `hasty`."""
+    """Real time, 150 times as fast; see `hasty`."""
 
     def now(self):
         return self.start + self.monotonic()
 
     def monotonic(self):
-        return time.monotonic() * 100
+        return time.monotonic() * 150
 
     def sleep(self, seconds):
-        time.sleep(seconds / 100)
+        time.sleep(seconds / 150)
 
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """Let timeouts of sockets and timers pass a hundred times as fast; return a clock that runs with them."""
-    monkeypatch.setattr(threading, "Timer", lambda t, *rest, **more: REAL_TIMER(t / 100, *rest, **more))
+    """Let timeouts of sockets and timers pass 150 times as fast; return a clock that runs with them."""
+    monkeypatch.setattr(threading, "Timer", lambda t, *rest, **more: REAL_TIMER(t / 150, *rest, **more))
     settle, tell = socket.socket.settimeout, socket.socket.gettimeout
-    monkeypatch.setattr(socket.socket, "settimeout", lambda sock, t: settle(sock, t and t / 100))
-    monkeypatch.setattr(socket.socket, "gettimeout", lambda sock: tell(sock) and tell(sock) * 100)
+    monkeypatch.setattr(socket.socket, "settimeout", lambda sock, t: settle(sock, t and t / 150))
+    monkeypatch.setattr(socket.socket, "gettimeout", lambda sock: tell(sock) and tell(sock) * 150)
     return FastClock()
 
 
@@ -6489,7 +6489,7 @@ def all_at_once(function, cases):
 class SlowSMTP(FakeSMTP):
     class talk(FakeSMTP.talk):
         def reply(self, text):
-            time.sleep(0.08)  # 8 s
+            time.sleep(0.06)  # 9 s
             super().reply(text)
 
 
@@ -6523,7 +6523,7 @@ def test_who_stalls_or_drips_or_is_slow_holds_nobody_and_costs_no_answer(hasty, 
             except DeliveryError as error:
                 outcome = error.outcome if error.hint else "no hint"
             assert len(service.mails) == (stage in ("accepted", "quit"))
-            return outcome, hasty.monotonic() - start <= (35 if stage else 41)
+            return outcome, hasty.monotonic() - start <= (40 if stage else 45)
 
     stalls = {("connect", "drip"): ("not_sent", True), ("mail", "stall"): ("not_sent", True),
               ("accepted", "drip"): ("unknown", True), (None, None): ("not_sent", True),
@@ -9587,9 +9587,9 @@ def test_the_console_in_the_calling_process(monkeypatch, capsys):
         os.write(master, b"deploy\n")
         assert ask("Deploy?", approve_msg_options=["deploy"], timeout=5) is True
         began = time.monotonic()
-        assert decide("Deploy?", timeout=0.05).status == "timeout" and time.monotonic() - began < 1
+        assert decide("Deploy?", timeout=0.02).status == "timeout" and time.monotonic() - began < 1
         os.write(master, b"no\n")  # typed ahead of the question
-        assert ask("Deploy?", approvers=["nobody-of-that-name"], timeout=0.05) is False
+        assert ask("Deploy?", approvers=["nobody-of-that-name"], timeout=0.02) is False
     os.close(master)
 
 
