@@ -2218,12 +2218,11 @@ def _light():
     no test can see whether the disk has what the kernel has; the same header is parsed the same again, and
     the patterns of a thousand tests need not push each other out.
     """
-    gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 10, 10)
+    gc.set_threshold(50_000, 10, 1000)
     registry = email.headerregistry.HeaderRegistry
     parse, kind_of = registry.__call__, functools.lru_cache(None)(registry.__getitem__)
-    parse_once = functools.lru_cache(20_000)(parse)
+    parse_once = functools.lru_cache(1000)(parse)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda number: None)
         patch.setattr(re, "_MAXCACHE", 9999, raising=False)
@@ -2231,6 +2230,8 @@ def _light():
         patch.setattr(registry, "__call__", lambda self, name, value: (
             parse_once if type(value) is str else parse)(self, name, value))
         yield
+    gc.collect()  # what was left open comes to light here, and not five times over
+    gc.freeze()
 
 
 @pytest.fixture
@@ -2984,7 +2985,7 @@ def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind, 
         service.fail("GET", fault, times=None)
         _outcome(alerter, AlerterMessage("t", images=[PNG]))
         asked = [alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1))]
-        for call in asked if status == 200 else []:
+        for call in asked if MORE else asked[number % 2:][:status == 200]:
             try:
                 call()
             except (DeliveryError, AskNotSupported) as error:
