@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import datetime
 import email
+import email.headerregistry
 import email.message
 import email.policy
 import functools
@@ -354,6 +355,17 @@ class _Shortcut(io.BytesIO):
         return _Reset() if self.broken else io.BytesIO(self.answer.getvalue())
 
 
+def _headers_of(file, *more, parse=http.client.parse_headers, **options):
+    """As `http.client.parse_headers`, at a third of its price for what a `_Shortcut` answers."""
+    if type(file) is not io.BytesIO:
+        return parse(file, *more, **options)
+    headers = http.client.HTTPMessage()
+    for line in iter(lambda: file.readline().rstrip(b"\r\n"), b""):
+        name, _, value = line.decode("latin-1").partition(":")
+        headers[name] = value.strip(" ")
+    return headers
+
+
 class _Answer(io.BytesIO):
     def close(self):
         pass
@@ -378,7 +390,8 @@ def _strict_json(data):
         raise ValueError(word)  # NaN and Infinity, which json.dumps writes by default
 
     value = json.loads(data.decode("utf-8"), parse_constant=refuse)
-    json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is refused; assumed
+    if b"\\u" in data:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is refused; assumed
     return value
 
 
@@ -408,6 +421,7 @@ EMOJI = dict(zip("👍👎✅✔☑❌✖❎⛔🚫🛑✋👌🆗🚀👀🚨�
     negative_squared_cross_mark no_entry no_entry_sign octagonal_sign hand ok_hand ok rocket eyes
     rotating_light warning information_source tada
     """.split()))
+PICTURES = re.compile("[\U0001f300-\U0001faff" + "".join(EMOJI) + "]")
 ALIASES = {"thumbsup": "+1", "thumbsdown": "-1", "raised_hand": "hand"}
 SCOPES = {"auth.test": "", "conversations.info": ":read", "conversations.history": ":history",
           "conversations.replies": ":history", "chat.postMessage": "chat:write",
@@ -436,13 +450,12 @@ def stored_text(text, human=True):
         part = part.replace("<", "&lt;").replace(">", "&gt;")
         part = re.sub(r"https?://[^\s|]+[^\s|.,;:!?)]|\b([\w-]+\.)+(com|org|net|io|it)\b",
                       lambda m: f"<{m[0]}>" if m[0][:4] == "http" else f"<http://{m[0]}|{m[0]}>", part)
-        return "".join(map(colon, part)).replace("\ufe0f", "")
+        return PICTURES.sub(colon, part).replace("\ufe0f", "")
 
-    def colon(char):
+    def colon(match):
+        char = match[0]
         if "\U0001f3fb" <= char <= "\U0001f3ff":
             return f":skin-tone-{ord(char) - 0x1F3FB + 2}:"
-        if char not in EMOJI and not "\U0001f300" <= char <= "\U0001faff":
-            return char
         return ":%s:" % (EMOJI.get(char) or unicodedata.name(char, "emoji").lower().replace(" ", "_"))
 
     kept = [m.span() for m in CONTROL.finditer(text)]
@@ -1336,7 +1349,7 @@ def discord_text(payload):
 # === Fake SMTP ===
 Command = collections.namedtuple("Command", "line tls session")
 Mail = collections.namedtuple("Mail", "envelope_from rcpts data message message_id tls user")
-Stored = collections.namedtuple("Stored", "uid raw message date")
+Stored = collections.namedtuple("Stored", "uid raw date")
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
@@ -1371,6 +1384,8 @@ class _Talk:
             data = self.sock.recv(1 << 16)
             if not data:
                 raise _Hangup
+            if len(data) > 9999 and hasattr(socket, "TCP_QUICKACK"):  # else the last bytes wait 40 ms
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             self.buffer += data
         end = self.buffer.find(mark, max(0, seen - len(mark))) if mark else size
         data = bytes(self.buffer[:end])
@@ -1806,8 +1821,9 @@ class _IMAPTalk(_Talk):
             return lambda mail: True
         if key == "SINCE":
             day, month, year = _bare(tokens.pop(0)).title().split("-")
-            date = datetime.date(int(year), MONTHS.index(month) + 1, int(day))
-            return lambda mail: date <= self.server.local(mail.date).date()
+            date = datetime.datetime(int(year), MONTHS.index(month) + 1, int(day), tzinfo=self.server.zone)
+            since = date.timestamp()
+            return lambda mail: since <= mail.date
         if key != "UID":
             raise ValueError("unknown search key " + key)
         inside = self.numbers(tokens.pop(0))
@@ -1819,7 +1835,8 @@ class _IMAPTalk(_Talk):
             raise ValueError("bad sequence set")
         # smallest to largest: n:* with n above the last UID means *:n, so the last mail comes again and again
         ends = [[last if end == "*" else int(end) for end in part.split(":")] for part in text.split(",")]
-        return lambda number: any(min(end) <= number <= max(end) for end in ends)
+        ranges, alone = [sorted(end) for end in ends if len(end) > 1], {end[0] for end in ends}
+        return lambda number: number in alone or any(low <= number <= high for low, high in ranges)
 
     def do_uid_fetch(self, tokens):
         inside, listed = self.numbers(tokens.pop(0)), tokens[0] == "("
@@ -1886,10 +1903,9 @@ class FakeIMAP(FakeServer):
         """Put bytes or a message into ``box``, return its UID. Sessions see it after NOOP or EXAMINE."""
         raw = mail if isinstance(mail, bytes) else mail.as_bytes()
         raw = re.sub(rb"\r?\n", b"\r\n", raw)
-        message = email.message_from_bytes(raw, policy=email.policy.default)
         with self.lock:
             uid, self.next_uid = self.next_uid, self.next_uid + 1
-            self.boxes.setdefault(box, []).append(Stored(uid, raw, message, self.now() if at is None else at))
+            self.boxes.setdefault(box, []).append(Stored(uid, raw, self.now() if at is None else at))
         return uid
 
 
@@ -1999,7 +2015,7 @@ def mail_reply(original, sender, text, client="gmail", html_only=False, language
     question = plain.get_content() if plain else re.sub("<[^>]+>", " ", page.get_content())
     question = question.replace("\r\n", "\n").rstrip("\n")
     rich = page.get_content() if page else f"<pre>{html.escape(question)}</pre>"
-    rich = re.sub(r"(?is).*<body[^>]*>|</body>.*", "", rich)
+    rich = re.split("(?i)</body>", re.split("(?i)<body[^>]*>", rich)[-1])[0]
     if "approve" not in question.lower() or "reject" not in question.lower():  # to mislead
         question += "\n\nReply with\napprove\nor\nreject"
         rich += "<p>Reply with</p><p>approve</p><p>or</p><p>reject</p>"
@@ -2141,11 +2157,11 @@ def tls_server_context(trusted=True):
 
 
 def ca_file(tmp_path):
-    """Write the test CA as a bundle under ``tmp_path``; return its path."""
-    path = os.path.join(str(tmp_path), "ca.pem")
-    with open(path, "w") as file:
-        file.write(CA_PEM)
-    return path
+    """Write the test CA as a bundle; return its path, one for all tests, so that they share a TLS context."""
+    path = tmp_path.parent / "ca.pem"
+    if not path.exists():
+        path.write_text(CA_PEM)
+    return str(path)
 
 
 # === The set-up of all tests ===
@@ -2164,7 +2180,12 @@ def _alone(monkeypatch, tmp_path_factory):
     alerters._KNOWN_SECRETS.clear()  # else what one test calls a secret would be hidden in all later ones
     folder = tmp_path_factory.getbasetemp()  # to make one for each test takes its time
     monkeypatch.setenv("ALERTERS_STORE", str(folder / f"stacks-{next(NUMBERS)}.json"))
-    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(folder / "pycache"))
+    library = folder / "library"  # a copy for other processes, that they may compile it once for all
+    if not library.exists():
+        library.mkdir()
+        shutil.copy(alerters.__file__, str(library))
+    monkeypatch.chdir(library)
+    monkeypatch.setenv("PYTHONPATH", str(library))
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it would make processes slow to start
     connect = socket.socket.connect
 
@@ -2191,8 +2212,25 @@ def _alone(monkeypatch, tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="session")
 def _light():
-    """Spare the garbage collector what pytest and the tests' own code hold to the end."""
-    gc.collect()
+    """Take off what costs time and shows nothing.
+
+    The garbage collector need not look at what pytest and the tests' own code hold to the end, nor so often;
+    no test can see whether the disk has what the kernel has; the same header is parsed the same again, and
+    the patterns of a thousand tests need not push each other out.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 10, 1000)
+    registry = email.headerregistry.HeaderRegistry
+    parse, kind_of = registry.__call__, functools.lru_cache(None)(registry.__getitem__)
+    parse_once = functools.lru_cache(1000)(parse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        patch.setattr(re, "_MAXCACHE", 9999, raising=False)
+        patch.setattr(registry, "__getitem__", lambda self, name: kind_of(self, name))
+        patch.setattr(registry, "__call__", lambda self, name, value: (
+            parse_once if type(value) is str else parse)(self, name, value))
+        yield
+    gc.collect()  # what was left open comes to light here, and not five times over
     gc.freeze()
 
 
@@ -2204,8 +2242,11 @@ def clock():
 @pytest.fixture
 def shortcut(monkeypatch):
     """No threads, and no sockets (see `_Shortcut`)."""
+    paths = ssl.get_default_verify_paths()
     with monkeypatch.context() as patch:
         patch.setattr(threading, "Timer", _NoTimer)
+        patch.setattr(http.client, "parse_headers", _headers_of)
+        patch.setattr(ssl, "get_default_verify_paths", lambda: paths)
         yield patch
 
 
@@ -2581,6 +2622,8 @@ BLANKS = {"blank lines in the middle": "a" + "\n" * 7000 + "z", "blank lines fir
 @pytest.mark.parametrize("text", list(BLANKS.values()), ids=list(BLANKS))
 def test_blank_stretches_cost_no_part_of_the_message(chats, text):
     for kind, (alerter, service) in chats.items():
+        if "webhook" in kind and not MORE:  # its messages are cut as those of the bot
+            continue
         before = len(service.posted)
         assert alerter.post(text) is True, kind
         seen = "".join(_seen(kind, row["payload"]) for row in service.posted[before:])
@@ -2590,7 +2633,7 @@ def test_blank_stretches_cost_no_part_of_the_message(chats, text):
 @pytest.mark.parametrize("whole", ["👩‍👩‍👧‍👦", "🏳️‍🌈", "e\u0301", "👍🏽", "𝔘"],
                          ids=["family", "flag", "accent", "skin tone", "astral"])
 def test_a_cut_goes_between_emoji_and_never_through_one(chats, whole):
-    text = whole * 2000
+    text = whole * (2000 if MORE else 1000)
     for kind, (alerter, service) in chats.items():
         before = len(service.posted)
         alerter.send(text)
@@ -2675,14 +2718,18 @@ def _missing(source, seen):
 
     Only the address of a link may stand between two letters that follow each other; x makes them long.
     """
-    if "".join(KEPT.findall(source)) in "".join(KEPT.findall(seen)):
+    want, have = ("".join(KEPT.findall(text)) for text in (source, seen))
+    if want in have:
         return None
-    found, end = KEPT.finditer(seen), 0
-    for at in KEPT.finditer(source):
-        match = next((m for m in found if m[0] == at[0]), None)
-        if match is None or len(seen[end:match.start()].replace("x", "")) > 200:
-            return source[max(0, at.start() - 60):at.start() + 20], seen[max(0, end - 60):end + 40]
-        end = match.start()
+    places, at, end = [-1] + [m.start() for m in KEPT.finditer(seen)], 0, 0
+    while at < len(want):
+        if want[at:at + 40] == have[end:end + 40]:
+            at, end = at + 40, end + 40
+            continue
+        found = have.find(want[at], end)
+        if found < 0 or len(seen[max(0, places[end]):places[found + 1]].replace("x", "")) > 200:
+            return want[max(0, at - 60):at + 20], have[max(0, end - 60):end + 40]
+        at, end = at + 1, found + 1
     return None
 
 
@@ -2699,11 +2746,11 @@ def test_no_text_is_refused_cut_or_lets_anything_act(chats):
     for number in range(20_000 if MORE else 2_000):
         kind = CHAT_KINDS[number % 4]
         alerter, service = chats[kind]
-        size = rng.choice((1, 5, 20, 80, 80, 200)) if number % 200 >= 4 else rng.choice((3000, 9000))
+        size = rng.choice((1, 5, 20, 40, 80, 200)) if number % 400 >= 4 else rng.choice((3000, 9000))
         body = "Ω" + _any_text(rng, size if number % 2000 >= 4 else 45_000)
         title = _any_text(rng, rng.choice((5, 30, 400))) if rng.random() < .3 else None
         metadata = {f"{i} " + _any_text(rng, rng.choice((3, 10, 10, 300))):
-                    _any_text(rng, rng.choice((1, 20, 20, 20, 20, 1500)))
+                    _any_text(rng, rng.choice((1, 20, 20, 20, 1500)) if number % 10 == i else 15)
                     for i in range(rng.choice((0, 0, 1, 3, 14)))} if rng.random() < .2 else {}
         for kept in (service.posted, service.statuses, service.calls, service.rows, service.warnings,
                      slack.files):
@@ -2752,10 +2799,10 @@ HOSTILE = {
 def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
     """Wherever it stands: body, title, name or value of metadata, or the file name of an image."""
     for kind, (alerter, service) in chats.items():
-        for message in (AlerterMessage(body=text),
-                        AlerterMessage("t " + text, metadata={"k " + text: text, "z": text}),
-                        AlerterMessage("t", metadata={f"{i} {text}": text for i in range(20)}),
-                        AlerterMessage("t", images=["/nowhere/" + text.replace("\x00", "") + ".png"])):
+        for message in (AlerterMessage(body=text, images=["/nowhere/" + text.replace("\x00", "") + ".png"]),
+                        AlerterMessage("t " + text, metadata={f"{i} {text}": text for i in range(20)})):
+            if message.metadata and "webhook" in kind and not MORE:  # rendered as those of the bot
+                continue
             service.posted.clear()
             assert alerter.post(message) is True, kind
             for payload in (row["payload"] for row in service.posted):
@@ -2867,22 +2914,22 @@ MARKUP = {"bold that never ends": "**a ", "italic that never ends": "*a _b ", "o
 
 def test_no_markup_makes_rendering_slow(chats):
     """An expression that explodes takes minutes; beyond ten messages the time must not grow with the line."""
-    texts = [(kind, piece * (3_000 // len(piece)))
+    texts = [(kind, piece * ((3_000 if MORE else 1_500) // len(piece)))
              for piece in MARKUP.values() for kind in ("slack", "discord")]
-    texts.append(("slack", "**a " * (50_000 if MORE else 20_000)))
+    texts.append(("slack", "**a " * (50_000 if MORE else 10_000)))
     for kind, text in texts:
         began = time.perf_counter()
         assert chats[kind][0].post(AlerterMessage(body=f"a{text}z")) is True, (kind, text[:9])
         assert time.perf_counter() - began < 5, (kind, text[:9])
 
 
-def test_ten_megabytes_in_one_line_go_out_in_a_moment(chats):
+def test_megabytes_in_one_line_go_out_in_a_moment(chats):
     alerter, service = chats["slack"]
-    before = time.perf_counter()
-    assert alerter.post("x" * 9_999_997 + "end") is True
+    size, before = 10_000_000 if MORE else 4_000_000, time.perf_counter()
+    assert alerter.post("x" * (size - 3) + "end") is True
     assert time.perf_counter() - before < 4
     (data,) = [file["bytes"] for file in service.files.values()]
-    assert len(data) == 10_000_000 and data.endswith(b"xend")
+    assert len(data) == size and data.endswith(b"xend")
 
 
 # === Threads and replies ===
@@ -2942,6 +2989,7 @@ def test_every_fault_of_a_post_loses_and_doubles_nothing(wired, clock, kind):
         for times in (1,) if name == "huge" else (1, None):
             service.posted.clear()
             service.rows.clear()
+            service.wired = times == 1  # over real sockets once
             began = clock.monotonic()
             service.fail("POST", fault, times=times)
             outcome, error = _outcome(alerter, f"alert {name} {times}")
@@ -2985,12 +3033,15 @@ SHAPES_OF_NONSENSE = [[1], "x", 5, None, True, {}, {"ok": True}, {"ok": False, "
 @pytest.mark.parametrize("status", [200, 400, 429, 500])
 def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind, status):
     alerter, service = chats[kind]
-    for shape in SHAPES_OF_NONSENSE if status in (200, 400) else SHAPES_OF_NONSENSE[:12:3]:
-        service.fail("POST", Fault(status=status, body=shape), times=None)
-        service.fail("GET", Fault(status=status, body=shape), times=None)
+    shapes = SHAPES_OF_NONSENSE if status in (200, 400) else SHAPES_OF_NONSENSE[:12:3]
+    for number, shape in enumerate(shapes):
+        headers = {"Retry-After": "9"} if number and status > 400 else {}  # fewer tries than without
+        fault = Fault(status=status, body=shape, headers=headers)
+        service.fail("POST", fault, times=None)
+        service.fail("GET", fault, times=None)
         _outcome(alerter, AlerterMessage("t", images=[PNG]))
         asked = [alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1))]
-        for call in asked if status == 200 else []:
+        for call in asked if MORE else asked[number % 2:][:status == 200]:
             try:
                 call()
             except (DeliveryError, AskNotSupported) as error:
@@ -3044,10 +3095,10 @@ def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chat
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
-def test_a_part_refused_in_the_end_is_told_as_partial(wired, kind, caplog):
-    alerter, service = wired[kind]
+def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind, caplog):
+    alerter, service = chats[kind]
     text = "\n".join(f"line {i}" for i in range(900))
-    for fault in (Fault(status=403), Fault(status=503), Fault("close")):
+    for fault in (Fault(status=403), Fault("close")) + (Fault(status=503),) * MORE:
         service.posted.clear()
         service.fail("POST", Fault(""))
         service.fail("POST", fault, times=None)
@@ -3062,9 +3113,9 @@ UPLOADS = {"slack": ("getUploadURLExternal", "/upload/", "completeUploadExternal
 
 
 @pytest.mark.parametrize("kind, call", [(kind, call) for kind, calls in UPLOADS.items() for call in calls])
-def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(wired, clock, caplog, kind,
+def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(chats, clock, caplog, kind,
                                                                                call):
-    alerter, service = wired[kind]
+    alerter, service = chats[kind]
     problems = []
     faults = {**WAITS, **FINAL, **DOUBT}
     for name in ("429", "503", "403", "redirect", "500", "close", "a page", "list", "act close", "cut short"):
@@ -3114,8 +3165,8 @@ ASK_CALLS = {"slack": ("auth.test", "chat.postMessage", "reactions.add", "conver
 
 
 @pytest.mark.parametrize("kind, call", [(kind, call) for kind, calls in ASK_CALLS.items() for call in calls])
-def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(wired, clock, kind, call):
-    alerter, service = wired[kind]
+def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(chats, clock, kind, call):
+    alerter, service = chats[kind]
     names = ("429", "reset", "act close", "cut short")
     for number, (name, fault) in enumerate((n, {**WAITS, **DOUBT}[n]) for n in names):
         fault = Fault.discord_429(2.0) if name == "429" and kind == "discord" else fault
@@ -3339,11 +3390,11 @@ class _Hurried(FakeClock):
 
     def monotonic(self):
         self.asked += 1
-        return self._passed if self.asked == 1 else self._passed + 29.75
+        return self._passed if self.asked == 1 else self._passed + 29.9
 
 
 def test_a_server_that_stalls_or_drips_is_left_in_time(slack, discord):
-    """All at once, for each costs its real quarter of a second."""
+    """All at once, for each costs its real moment."""
     results = {}
 
     def run(name, cls, fields, fault, service):
@@ -3744,9 +3795,12 @@ ECHOES = (lambda c: Fault(status=403, body={"ok": False, "error": f"no {c}", "me
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 @pytest.mark.parametrize("referenced", [False, True], ids=["given", "by reference"])
-def test_no_secret_is_in_any_log_output_error_or_traceback(wired, monkeypatch, caplog, capfd, kind,
+def test_no_secret_is_in_any_log_output_error_or_traceback(chats, shortcut, monkeypatch, caplog, capfd, kind,
                                                            referenced):
-    alerter, service = wired[kind]
+    alerter, service = chats[kind]
+    if not referenced:
+        shortcut.undo()
+        service.wired = True
     name = next(f for f in type(alerter).__dataclass_fields__ if f.endswith(("token", "webhook_url"))
                 and getattr(alerter, f))
     if referenced:
@@ -3760,7 +3814,7 @@ def test_no_secret_is_in_any_log_output_error_or_traceback(wired, monkeypatch, c
             kind, service.webhook_url))
         service.fail("", echoed, times=None)
         for attempt in (lambda: alerter.send(AlerterMessage("t", images=[PNG])), alerter.check,
-                        lambda: alerter.decide("Go?", AlerterParameters(timeout=3))):
+                        lambda: alerter.decide("Go?", AlerterParameters(timeout=1))):
             try:
                 attempt()
             except alerters.AlerterError as error:
@@ -3965,7 +4019,8 @@ print(results + asyncio.run(main()), repr(slack))
 def test_it_runs_vendored_under_another_name_optimised_in_threads_and_in_a_loop(slack, tmp_path):
     (tmp_path / "vendor" / "tools").mkdir(parents=True)
     shutil.copy(alerters.__file__, str(tmp_path / "vendor" / "tools" / "_tell.py"))
-    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "utf-8"}
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONIOENCODING": "utf-8",
+               "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-O", "-W", "error", "-c", ELSEWHERE, slack.api_url], env=environ,
                           cwd=str(tmp_path), capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -3986,9 +4041,7 @@ def test_a_secret_stays_one_in_the_process_that_unpickles_it(slack):
     """As multiprocessing does it; the service echoes the token in its error."""
     slack.fail("chat.", Fault(status=403, body={"ok": False, "error": "no Bearer xoxb-1-secret"}), times=None)
     alerter = SlackAlerter(slack_token=slack.token, slack_channel_id="C0ALERTS", slack_api_url=slack.api_url)
-    environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.abspath(alerters.__file__))}
-    done = subprocess.run([sys.executable, "-c", PICKLED, pickle.dumps(alerter).hex()], env=environ,
-                          timeout=60,
+    done = subprocess.run([sys.executable, "-c", PICKLED, pickle.dumps(alerter).hex()], timeout=60,
                           capture_output=True)
     assert done.stdout.split() == [b"False"] and b"no Bearer ***" in done.stderr
     assert b"secret" not in done.stderr
@@ -4921,7 +4974,7 @@ def test_trouble_of_the_network_costs_time_and_never_the_answer(room, monkeypatc
         set_to = socket.socket.settimeout
 
         def impatient(self, seconds):  # instead of ten real seconds
-            set_to(self, seconds and min(seconds, 0.03))
+            set_to(self, seconds and min(seconds, 0.02))
 
         monkeypatch.setattr(socket.socket, "settimeout", impatient)
         room.service.fail(room.reads, Fault("stall"), times=2)
@@ -5193,7 +5246,7 @@ def test_a_question_of_24_hours_counted_at_the_service(room):
 def test_an_answer_is_seen_within_a_tenth_of_the_age_or_30_s(boards, clock):
     chance = random.Random(4)
     alerter = in_time(Board, clock)()
-    for line in range(200):
+    for line in range(200 if MORE else 100):
         asked, age = clock.now(), 86400 ** chance.random()
         ANSWERS_ON_BOARDS["kitchen", line] = [{"by": "ann", "text": "yes", "via": "reply", "at": asked + age}]
         decision = alerter.decide("Deploy?", AlerterParameters(timeout=90000))
@@ -5253,8 +5306,7 @@ def test_half_a_question_is_refused(room):
 
 def _python(code, *args, **more):
     return subprocess.Popen(
-        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, universal_newlines=True,
-        env=dict(os.environ, PYTHONPATH=os.path.dirname(alerters.__file__)), **more)
+        [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, universal_newlines=True, **more)
 
 
 RESUME = """
@@ -5824,7 +5876,7 @@ def test_random_characters_decide_only_if_they_are_a_word_in_plain_marks(boards,
     """A necessary condition, apart from how it is done: a word, and nothing but marks around it."""
     chance, words = random.Random(7), {w.lower(): status for status in WORD_LISTS for w in WORD_LISTS[status]}
     alerter, decided, text = in_time(FrozenBoard, clock)("hall"), 0, ""
-    count = 4000 if MORE else 1200
+    count = 4000 if MORE else 700
     for line in range(count):
         word = list(chance.choice(list(words)))
         for _ in range(chance.randrange(6)):
@@ -6369,15 +6421,14 @@ MAIL_HEADERS = {"subject", "from", "to", "message-id", "date", "auto-submitted",
 @pytest.mark.parametrize("where", ["message", "title", "params and images"])
 def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(where, relay):
     alerter, sent = relay_alerter(relay), 0
-    for text in MAIL_EVIL if where != "title" else MAIL_EVIL[:22]:
+    for text in MAIL_EVIL if where == "message" or MORE else MAIL_EVIL[:22]:
         if where == "message":
             message, params = {"title": text, "body": "x" + text, "metadata": {text: text},
-                               "level": "error"}, {}
+                               "level": "error", "images": [f"/no/such/{text}.png", "http://" + text]}, {}
         elif where == "title":
             message, params = {"title": text + " x"}, {"subject_prefix": "="}
         else:
-            message = {"body": "x", "images": [f"/no/such/{text}.png", f"{text}.png",
-                                               "https://e.test/" + text, "http://" + text]}
+            message = {"body": "x", "images": [f"{text}.png", "https://e.test/" + text]}
             params = {"subject": text, "subject_prefix": text}
         alerter.send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
         sent += 1
@@ -6424,13 +6475,14 @@ def test_any_text_arrives_as_written(relay):
 def test_random_text_arrives_whole(relay):
     dice, alerter = random.Random(4), relay_alerter(relay)
     letters = "ab .=?_-\n\t<>&\"'`*[]()@#\r\0\x0b\x85\u2028é完🔥\ud800\u202e" * 3
-    for _ in range(25):
+    many = 100 if MORE else 12
+    for _ in range(many):
         text = "s" + "".join(dice.choice(letters) for _ in range(dice.randrange(1, 400))) + "e"
         alerter.send(AlerterMessage(text, text, {text: text}))
         got = mail_text(relay.mails[-1])
         for char in "ab=?_<>&é完🔥":
             assert got.count(char) == 4 * text.count(char)
-    assert not relay.violations and len(relay.mails) == 25
+    assert not relay.violations and len(relay.mails) == many
 
 
 def test_a_traceback_of_200000_characters_arrives_whole(relay):
@@ -6511,7 +6563,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_alert_goes_out(relay, cap
 
 
 def test_megabytes_arrive_byte_for_byte(relay):
-    size = 10_000_000 if MORE else 3_000_000
+    size = 10_000_000 if MORE else 1_000_000
     image = MAIL_PNG[:8] + random.Random(1).getrandbits(8 * size).to_bytes(size, "big")
     assert relay_alerter(relay).post(AlerterMessage(body="big", images=[image])) is True
     [part] = [part for part in relay.mails[0].message.walk() if part.get_content_type() == "image/png"]
@@ -6539,15 +6591,17 @@ def test_fault_matrix_of_smtp(stage, times, clock, tmp_path, monkeypatch):
     """Every fault at every stage: what can be delivered is, once, and what cannot is told with a hint."""
     monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
     secure = stage in ("starttls", "auth")
-    for name, fault in MAIL_FAULTS.items():
-        if times is None and name in ("451", "reset", "garbage") and not MORE:
-            continue
-        where = (stage, name, times)
-        start = clock.monotonic()
-        with FakeSMTP(**({"user": "bot@example.org", "password": MAIL_PASSWORD, "mechanisms": ["PLAIN"]}
-                        if secure else {"tls": None})) as service:
+    ways = {"user": "bot@example.org", "password": MAIL_PASSWORD, "mechanisms": ["PLAIN"]}
+    with FakeSMTP(**(ways if secure else {"tls": None})) as service:
+        alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
+        for name, fault in MAIL_FAULTS.items():
+            place = STAGES.index(stage)
+            if times is None and (place % 2 or name != ("421", "close")[place // 2 % 2]) and not MORE:
+                continue
+            where, start = (stage, name, times), clock.monotonic()
+            service.mails.clear()
+            service.sessions, service.faults[stage] = 0, iter(())
             service.fail(stage, fault, times=2 if times and stage == "rcpt" else times)  # both recipients
-            alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
             try:
                 receipt, error = alerter.send("the alert"), None
             except DeliveryError as caught:
@@ -6614,7 +6668,7 @@ def test_refused_recipients_are_named_and_the_others_have_it_once(case, relay, c
 
 
 def test_more_recipients_than_the_server_takes_at_once_all_get_one(relay, clock):
-    people = [f"user{n}@example.org" for n in range(250)]
+    people = [f"user{n}@example.org" for n in range(250 if MORE else 120)]
     assert relay_alerter(relay, clock, recipient_email=people).post("hi") is True
     assert sorted(rcpt for mail in relay.mails for rcpt in mail.rcpts) == sorted(people)
     assert len({mail.message_id for mail in relay.mails}) == 1 and clock.monotonic() <= 30
@@ -6670,25 +6724,25 @@ REAL_TIMER = threading.Timer
 
 
 class FastClock(FakeClock):
-    """Real time, a hundred times as fast; see `hasty`."""
+    """Real time, 150 times as fast; see `hasty`."""
 
     def now(self):
         return self.start + self.monotonic()
 
     def monotonic(self):
-        return time.monotonic() * 100
+        return time.monotonic() * 150
 
     def sleep(self, seconds):
-        time.sleep(seconds / 100)
+        time.sleep(seconds / 150)
 
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """Let timeouts of sockets and timers pass a hundred times as fast; return a clock that runs with them."""
-    monkeypatch.setattr(threading, "Timer", lambda t, *rest, **more: REAL_TIMER(t / 100, *rest, **more))
+    """Let timeouts of sockets and timers pass 150 times as fast; return a clock that runs with them."""
+    monkeypatch.setattr(threading, "Timer", lambda t, *rest, **more: REAL_TIMER(t / 150, *rest, **more))
     settle, tell = socket.socket.settimeout, socket.socket.gettimeout
-    monkeypatch.setattr(socket.socket, "settimeout", lambda sock, t: settle(sock, t and t / 100))
-    monkeypatch.setattr(socket.socket, "gettimeout", lambda sock: tell(sock) and tell(sock) * 100)
+    monkeypatch.setattr(socket.socket, "settimeout", lambda sock, t: settle(sock, t and t / 150))
+    monkeypatch.setattr(socket.socket, "gettimeout", lambda sock: tell(sock) and tell(sock) * 150)
     return FastClock()
 
 
@@ -6704,34 +6758,69 @@ def at_most(service, seconds=0.8):
         timer.join()
 
 
-@pytest.mark.parametrize("stage, fault", [("connect", "drip"), ("mail", "stall"), ("accepted", "drip")])
-def test_a_server_that_stalls_or_drips_holds_nobody_longer_than_30_s(stage, fault, relay, hasty):
-    relay.drip = 0.02
-    relay.fail(stage, fault, times=None)
-    start = hasty.monotonic()
-    with at_most(relay), pytest.raises(DeliveryError) as caught:
-        relay_alerter(relay, hasty).send("hi")
-    assert hasty.monotonic() - start <= 33
-    assert caught.value.outcome == ("unknown" if stage in ("body", "dot", "accepted")
-                                    else "not_sent") and caught.value.hint
+def all_at_once(function, cases):
+    """Return what came of each case; each waits its real time, in a thread of its own."""
+    results = {}
+
+    def run(case):
+        try:
+            results[case] = function(*case)
+        except BaseException as error:
+            results[case] = repr(error)
+
+    threads = [threading.Thread(target=run, args=(case,)) for case in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return results
 
 
-def test_a_server_that_takes_its_time_for_every_line_holds_nobody_longer_than_30_s(hasty):
-    class Slow(FakeSMTP):
-        class talk(FakeSMTP.talk):
-            def reply(self, text):
-                time.sleep(0.08)  # 8 s
-                super().reply(text)
-
-    with Slow(tls=None) as service, at_most(service):
-        start = hasty.monotonic()
-        relay_alerter(service, hasty, recipient_email=[f"user{n}@example.org" for n in range(9)]).post("hi")
-        assert hasty.monotonic() - start <= 41
+class SlowSMTP(FakeSMTP):
+    class talk(FakeSMTP.talk):
+        def reply(self, text):
+            time.sleep(0.06)  # 9 s
+            super().reply(text)
 
 
-def test_a_stall_after_the_mail_is_taken_is_a_delivery(relay, hasty):
-    relay.fail("quit", "stall", times=None)
-    assert relay_alerter(relay, hasty).post("hi") is True and len(relay.mails) == 1
+def test_who_stalls_or_drips_or_is_slow_holds_nobody_and_costs_no_answer(hasty, tmp_path, monkeypatch):
+    """A mail server 30 s at most, a mailbox time and not the answer; all at once, as each takes real time."""
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+
+    def mailbox(stage, fault):
+        with FakeSMTP(tls=None) as relay, FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
+            imap.drip = 0.02
+            question = mail_asker(relay, imap, hasty).open_question("Deploy?")
+            imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
+            imap.fail(stage, fault)
+            start = hasty.monotonic()
+            with at_most(imap):
+                return bool(question.wait(60)), hasty.monotonic() - start < 60
+
+    def case(stage, fault):
+        if stage in FakeIMAP.stages:
+            return mailbox(stage, fault)
+        with (FakeSMTP if stage else SlowSMTP)(tls=None) as service, at_most(service):
+            start, people = hasty.monotonic(), [ANN, BOB]
+            service.drip = 0.02
+            if stage:
+                service.fail(stage, fault, times=None)
+            else:
+                people = [f"user{n}@example.org" for n in range(9)]
+            try:
+                relay_alerter(service, hasty, recipient_email=people).send("hi")
+                outcome = "sent"
+            except DeliveryError as error:
+                outcome = error.outcome if error.hint else "no hint"
+            assert len(service.mails) == (stage in ("accepted", "quit"))
+            return outcome, hasty.monotonic() - start <= (40 if stage else 45)
+
+    stalls = {("connect", "drip"): ("not_sent", True), ("mail", "stall"): ("not_sent", True),
+              ("accepted", "drip"): ("unknown", True), (None, None): ("not_sent", True),
+              ("quit", "stall"): ("sent", True),  # the mail was taken
+              ("greeting", "drip"): (True, True), ("select", "stall"): (True, True),
+              ("fetch", "drip"): (True, True)}
+    assert all_at_once(case, stalls) == stalls
 
 
 @pytest.mark.parametrize("echo", ["plain", "base64"])
@@ -6848,9 +6937,9 @@ def test_two_questions_never_share_a_token(desk):
 def test_every_client_in_every_language_is_understood(desk):
     """Also where the reply lost the subject, or the ids, and where it is HTML alone."""
     question, cells = desk.open("Deploy?\n\nReply approve\nor\nreject"), []
-    for client in CLIENTS:
-        for language in LANGUAGES:
-            for html_only in (False, True):
+    for row, client in enumerate(CLIENTS):
+        for column, language in enumerate(LANGUAGES):
+            for html_only in (False, True) if MORE or (row + column) % 4 == 0 else (row % 4 == column % 4,):
                 n = len(cells)
                 cells.append((client, language, html_only, ("Approve!", "no")[n % 2],
                               ("nothing", "subject", "ids")[n % 3]))
@@ -7006,8 +7095,10 @@ QUOTES = {  # what stands around the answer, cheaper than `mail_reply` and with 
 @pytest.mark.parametrize("quote", [*QUOTES, "HTML"])
 def test_what_is_not_exactly_the_word_never_approves(quote, desk):
     """A wrong answer is worse than none: negations, several lines, doubts, other languages, tricks."""
-    question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
+    question, row = desk.open("Deploy?\n\nReply\napprove\nor\nreject"), [*QUOTES, "HTML"].index(quote)
     for n, text in enumerate(NOT_APPROVALS):
+        if (row + n) % 3 and quote != "no quote" and not MORE:
+            continue
         page = "<div>%s</div><blockquote>approve</blockquote>"
         body = QUOTES[quote] % text if quote != "HTML" else page % (
             "".join("<div>%s</div>" % ("&gt;" + line[1:] if line[:1] == ">" else line or "<br>")
@@ -7027,7 +7118,7 @@ def test_random_replies_never_approve_unless_they_are_the_word(desk):
               "On Monday", "yes", "-- ", "*",
               "\nSent from my iPhone\n", "if", "wrote:", ">", "___________",
               "On a, bot@example.org wrote:\n> x\n", "\t", "From: x"]
-    for n in range(300):
+    for n in range(600 if MORE else 200):
         text = "".join(dice.choice(pieces) + dice.choice(["", " ", "\n"])
                        for _ in range(dice.randrange(1, 7)))
         text += "\n\nOn 11/23/26 10:00, bot@example.org wrote:\n> approve" * dice.randrange(2)
@@ -7091,7 +7182,7 @@ POISON = {
     "8-bit head": (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"),
     "bad encoded word": (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
     "deep nesting": (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
-        b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(150))),
+        b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(100))),
     "a mail in a mail in a mail": (b"Content-Type: message/rfc822",
                                    b"Content-Type: message/rfc822\n\n" * 150),
     "many headers": (b"\n".join(b"X-%d: y" % n for n in range(3000)), b"maybe"),
@@ -7114,7 +7205,7 @@ def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
     for name, (head, body) in POISON.items():
         desk.deliver_raw(b"From: ann@example.org\nMIME-Version: 1.0\n" + head, body)
         start = time.perf_counter()
-        assert question.check() is None and time.perf_counter() - start < 0.5, name
+        assert question.check() is None and time.perf_counter() - start < 1, name
     desk.deliver(BOB, "approve")
     assert question.check().by == BOB
 
@@ -7151,19 +7242,6 @@ def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(stage, desk):
         desk.clock.at(start + 3, lambda asked=asked: desk.imap.deliver(mail_reply(asked, ANN, "approve")))
         assert bool(question.wait()) is True, fault
         assert desk.clock.monotonic() - start < 20, fault
-
-
-@pytest.mark.parametrize("stage, fault", [("greeting", "drip"), ("select", "stall"), ("fetch", "drip")])
-def test_a_mailbox_that_stalls_or_drips_costs_time_and_not_the_answer(stage, fault, relay, imap, hasty):
-    imap.now = hasty.now
-    imap.drip = 0.02
-    question = mail_asker(relay, imap, hasty).open_question("Deploy?")
-    imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
-    imap.fail(stage, fault)
-    start = hasty.monotonic()
-    with at_most(imap):
-        assert bool(question.wait(60)) is True
-    assert hasty.monotonic() - start < 60
 
 
 def test_a_refused_log_in_is_permanent_and_says_what_to_do(desk, caplog):
@@ -7237,11 +7315,10 @@ def test_uids_that_begin_anew_are_read_anew(desk):
     assert bool(question.wait()) is True
 
 
-def test_a_mailbox_with_3000_other_mails_is_read_once_and_no_more_than_it_must(desk):
-    for n in range(3000):
-        date = desk.clock.now() - 86400 * 5 * (n < 2600)
-        desk.box.append(Stored(desk.imap.next_uid, b"From: x@y.z\r\nSubject: other %d\r\n\r\nok" % n, None,
-                               date))
+def test_a_mailbox_with_thousands_of_other_mails_is_read_once_and_no_more_than_it_must(desk):
+    for n in range(3000 if MORE else 1000):
+        date = desk.clock.now() - 86400 * 5 * (n >= 400)
+        desk.box.append(Stored(desk.imap.next_uid, b"From: x@y.z\r\nSubject: other %d\r\n\r\nok" % n, date))
         desk.imap.next_uid += 1
     question = desk.open(timeout=3000)
     desk.clock.at(300, lambda: desk.deliver(ANN, "approve"))
@@ -7316,12 +7393,12 @@ def test_answers_to_another_question_do_not_count(desk):
     assert first.check() is None
 
 
-def test_twelve_questions_in_one_mailbox_get_their_own_answers(desk):
-    dice = random.Random(3)
-    questions = [desk.open(f"Deploy {n}?") for n in range(12)]
+def test_many_questions_in_one_mailbox_get_their_own_answers(desk):
+    dice, many = random.Random(3), 12 if MORE else 6
+    questions = [desk.open(f"Deploy {n}?") for n in range(many)]
     mails = [mail.message for mail in desk.relay.mails]
     answers = [dice.choice(["approve", "no"]) for _ in questions]
-    for n in dice.sample(range(12), 12):
+    for n in dice.sample(range(many), many):
         desk.imap.deliver(mail_reply(mails[n], dice.choice([ANN, BOB]), answers[n], dice.choice(CLIENTS),
                                      keep_subject=n % 3 > 0, keep_ids=n % 3 < 2))
     assert [question.check().status for question in questions] == [
@@ -7407,15 +7484,14 @@ def home_cli(capsys, *args):
 
 
 def home_environment(**changes):
-    paths = [os.path.dirname(HOME_FILE), os.environ.get("PYTHONPATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONIOENCODING": "utf-8",
-           **changes}
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", **changes}
     return {name: value for name, value in env.items() if value is not None}
 
 
-def home_start(*args, env=None, **more):
-    """Start `python -m alerters …`, or python itself with -c, and do not wait for it."""
-    command = [sys.executable, *([] if args[:1] == ("-c",) else ["-m", "alerters"]), *map(str, args)]
+def home_start(*args, env=None, python=(), **more):
+    """Start `python -m alerters …`, or python itself with -c, -m or a file, and do not wait for it."""
+    itself = args[0] in ("-c", "-m", "alerters.py")
+    command = [sys.executable, *python, *([] if itself else ["-m", "alerters"]), *map(str, args)]
     return subprocess.Popen(command, env=home_environment(**(env or {})), encoding="utf-8",
                             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
                                "stderr": subprocess.PIPE, **more})
@@ -8065,9 +8141,9 @@ def test_reading_does_not_wait_for_a_writer():
         os.close(lock)
 
 
-def test_one_alerter_of_ten_thousand_loads_as_fast_as_the_file():
+def test_one_alerter_of_thousands_loads_as_fast_as_the_file():
     entry = {"flavor": "slack", "slack_token": "xoxb-1", "slack_channel_id": "C1"}
-    home_write({"version": 1, "alerters": {f"a{n}": entry for n in range(10_000)},
+    home_write({"version": 1, "alerters": {f"a{n}": entry for n in range(10_000 if MORE else 3_000)},
                 "stacks": {"default": ["a77"]},
                 "active_stack": "default"})
 
@@ -9240,7 +9316,7 @@ def test_shutting_down_logging_does_not_wait_for_itself():
     # shutdown holds the handler's lock while the post fails and logs, and root has this very handler
     process = home_start("-c", textwrap.dedent(HOME_LOGGING) + textwrap.dedent("""
         def fail(self, message, params=None):
-            time.sleep(0.1)
+            time.sleep(0.03)
             raise alerters.DeliveryError("line busy")
 
         File.send = fail
@@ -9581,14 +9657,13 @@ def test_secrets_are_masked_wherever_they_could_be_shown(capsys, monkeypatch):
 # === The command line as a process ===
 def test_as_a_file_as_a_module_and_through_a_pipe(tmp_path):
     shutil.copy(HOME_FILE, str(tmp_path / "alerters.py"))
-    env = home_environment(PYTHONPATH=str(tmp_path), PYTHONDONTWRITEBYTECODE="1")
-    for args in (["alerters.py"], ["-m", "alerters"]):
-        done = subprocess.run([sys.executable, "-W", "error", *args, "post", "-", "--title", "Füße",
-                               "--metadata", "a=1"],
-                              env=env, cwd=str(tmp_path), input="through a pipe ✅\n".encode(), timeout=30,
-                              capture_output=True)
-        *_, first, second, third = done.stderr.decode().splitlines()
-        assert (done.returncode, done.stdout) == (0, b"")
+    env = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    for process in [home_start(*args, "post", "-", "--title", "Füße", "--metadata", "a=1", env=env,
+                               cwd=str(tmp_path), stdin=subprocess.PIPE, python=["-W", "error"])
+                    for args in (["alerters.py"], ["-m", "alerters"])]:
+        out, err = process.communicate("through a pipe ✅\n", timeout=30)
+        *_, first, second, third = err.splitlines()
+        assert (process.returncode, out) == (0, "")
         assert [first, second, third] == ["[i] Füße", "    through a pipe ✅", "    a: 1"]
     assert not os.path.exists(home_store_file())
 
@@ -9658,24 +9733,24 @@ def test_odd_streams_give_no_traceback():
     assert wrong == {}
 
 
-HOME_INTERRUPTED = {"ask": (["ask", "Deploy?"], None), "post": (["post", "x"], Fault("stall")),
-                    "check": (["check"], Fault("stall"))}
-
-
 @posix
-@pytest.mark.parametrize("case", HOME_INTERRUPTED)
-def test_ctrl_c_ends_a_command_without_a_traceback_and_never_with_0(case):
-    args, fault = HOME_INTERRUPTED[case]
-    with FakeSlack() as slack:
+def test_ctrl_c_ends_a_command_without_a_traceback_and_never_with_0():
+    started = {}
+    with FakeSlack() as slack, FakeSlack() as stalled:
         home_register(slack)
-        if fault:
-            slack.fail("", fault, times=None)
-        process = home_start(*args)
-        home_until(lambda: slack.calls and (fault or slack.posted), "the first call")
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
-    assert process.returncode == 130 and out == ("my_slack_alerter (slack)\n" if case == "check" else "")
-    assert "Traceback" not in err and "Exception" not in err and err.count("\n") == 1
+        home_register(stalled, "stalled")
+        stalled.fail("", Fault("stall"), times=None)
+        for args in ("ask Deploy? --alerter my_slack_alerter", "post x --alerter stalled", "check stalled"):
+            started[args[:5]] = home_start(*args.split())
+        home_until(lambda: slack.posted and len(stalled.calls) == 2, "the first calls")
+        for process in started.values():
+            process.send_signal(signal.SIGINT)
+        ended = {case: home_ended(process) for case, process in started.items()}
+    for case, done in ended.items():
+        assert done.returncode == 130, case
+        assert done.stdout == ("stalled (slack)\n" if case == "check" else ""), case
+        assert "Traceback" not in done.stderr and "Exception" not in done.stderr, case
+        assert done.stderr.count("\n") == 1, case
 
 
 # === The console ===
@@ -9751,25 +9826,28 @@ HOME_TYPED = {
 
 
 @posix
-@pytest.mark.parametrize("case", HOME_TYPED)
-def test_the_console_asks_on_a_terminal(case):
-    lines, code, words = HOME_TYPED[case]
-    with HomeTerminal("ask", "Deploy?", "--title", "Production") as terminal:
-        terminal.until("Open until")
-        for line in lines[:-1]:
-            terminal.type(line)
-            if "please" in line:
-                terminal.until("not an answer yet")
-        terminal.type(lines[-1])
-        found = terminal.end()
-    assert "[?] Production\r\n    Deploy?" in terminal.seen and "Traceback" not in terminal.seen
-    assert words in terminal.seen and terminal.seen.count("not an answer yet") == (case == "near miss")
-    assert found == code if code is not None else found not in (0, 1)
+def test_the_console_asks_on_a_terminal():
+    with contextlib.ExitStack() as stack:  # all at once
+        terminals = {case: stack.enter_context(HomeTerminal("ask", "Deploy?", "--title", "Production"))
+                     for case in HOME_TYPED}
+        for case, terminal in terminals.items():
+            lines, code, words = HOME_TYPED[case]
+            terminal.until("Open until")
+            for line in lines[:-1]:
+                terminal.type(line)
+                if "please" in line:
+                    terminal.until("not an answer yet")
+            terminal.type(lines[-1])
+            found = terminal.end()
+            assert "[?] Production\r\n    Deploy?" in terminal.seen and "Traceback" not in terminal.seen
+            assert words in terminal.seen
+            assert terminal.seen.count("not an answer yet") == (case == "near miss")
+            assert found == code if code is not None else found not in (0, 1)
 
 
 @posix
 def test_the_console_keeps_its_timeout_and_says_so():
-    with HomeTerminal("ask", "Deploy?", "--timeout", "0.2") as terminal:
+    with HomeTerminal("ask", "Deploy?", "--timeout", "0.05") as terminal:
         began = time.monotonic()
         assert terminal.end() == 3
         assert time.monotonic() - began < 3
@@ -9799,9 +9877,9 @@ def test_the_console_in_the_calling_process(monkeypatch, capsys):
         os.write(master, b"deploy\n")
         assert ask("Deploy?", approve_msg_options=["deploy"], timeout=5) is True
         began = time.monotonic()
-        assert decide("Deploy?", timeout=0.05).status == "timeout" and time.monotonic() - began < 1
+        assert decide("Deploy?", timeout=0.02).status == "timeout" and time.monotonic() - began < 1
         os.write(master, b"no\n")  # typed ahead of the question
-        assert ask("Deploy?", approvers=["nobody-of-that-name"], timeout=0.05) is False
+        assert ask("Deploy?", approvers=["nobody-of-that-name"], timeout=0.02) is False
     os.close(master)
 
 
@@ -9827,13 +9905,15 @@ def test_a_missing_secret_is_asked_for_without_echo():
 
 
 @posix
-@pytest.mark.parametrize("typed, code", [("\x04", 2), ("\x03", 130)])
-def test_no_secret_at_the_prompt_registers_nothing(typed, code):
-    with HomeTerminal("register", "team", "--flavor", "slack", "--slack_channel_id", "C1") as terminal:
-        terminal.until("slack_token")
-        terminal.type(typed)
-        found = terminal.end()
-    assert "Traceback" not in terminal.seen and found == code and not os.path.exists(home_store_file())
+def test_no_secret_at_the_prompt_registers_nothing():
+    args = "register team --flavor slack --slack_channel_id C1".split()
+    with HomeTerminal(*args) as ended, HomeTerminal(*args) as interrupted:
+        for terminal, typed, code in ((ended, "\x04", 2), (interrupted, "\x03", 130)):
+            terminal.until("slack_token")
+            terminal.type(typed)
+            found = terminal.end()
+            assert "Traceback" not in terminal.seen and found == code
+            assert not os.path.exists(home_store_file())
 
 
 # === run ===
@@ -9900,22 +9980,28 @@ def test_run_posts_to_every_alerter_of_the_stack(slack, discord, capfd):
 
 
 @posix
-@pytest.mark.parametrize("number", [15, 2])
-def test_run_passes_signals_on_and_tells_of_them(number):
+def test_run_passes_signals_on_and_tells_of_them():
     with FakeSlack() as slack:
         home_register(slack)
-        process = home_start("run", "--", "sh", "-c", "trap 'echo caught; exit 0' TERM INT; echo ready; "
-                                                      "while :; do sleep 0.01; done", start_new_session=True)
+        started = {number: home_start(
+            "run", "--title", f"job {number}", "--", "sh", "-c",
+            "trap 'echo caught; exit 0' TERM INT; echo ready; while :; do sleep 0.01; done",
+            start_new_session=True) for number in (15, 2)}
         try:
-            assert process.stdout.readline() == "ready\n"
-            process.send_signal(number)
-            out, err = process.communicate(timeout=5)
+            for number, process in started.items():
+                assert process.stdout.readline() == "ready\n"
+                process.send_signal(number)
+            ended = {number: process.communicate(timeout=5) for number, process in started.items()}
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # if the command outlived it
-        assert (process.returncode, out, err) == (128 + number, "caught\n", "")
-        (row,) = slack.posted
-        assert "failed" in slack_text(row["payload"]) and str(128 + number) in slack_text(row["payload"])
+            for process in started.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # if the command outlived it
+        assert len(slack.posted) == 2
+        for number, process in started.items():
+            assert (process.returncode, *ended[number]) == (128 + number, "caught\n", "")
+            [text] = [text for text in (slack_text(row["payload"]) for row in slack.posted)
+                      if f"job {number} " in text]
+            assert "failed" in text and str(128 + number) in text
 
 
 @posix
