@@ -125,7 +125,8 @@ _EMOJI = {
     "☑": "ballot_box_with_check", "✖": "heavy_multiplication_x", "❎": "negative_squared_cross_mark",
     "⛔": "no_entry", "🚫": "no_entry_sign", "🛑": "octagonal_sign", "✋": "hand raised_hand", "🆗": "ok",
     "👌": "ok_hand", "🚀": "rocket", "👀": "eyes", "🚨": "rotating_light", "🎉": "tada", "🔥": "fire",
-    "🙏": "pray"}
+    "🙏": "pray", "🎯": "dart", "💯": "100", "👏": "clap", "🙌": "raised_hands", "🟢": "large_green_circle",
+    "🔴": "red_circle", "⏩": "fast_forward", "🤝": "handshake", "✨": "sparkles", "⚠": "warning"}
 _SHORTCODES = {key: names.split()[0] for char, names in _EMOJI.items() for key in [char, *names.split()]}
 # What to do about a service's own words. Sources: docs.slack.dev/reference/methods, docs.discord.com.
 _HINTS = {
@@ -738,7 +739,10 @@ class Question:
             raise ConfigError("question: a part of it has another form than to_dict gave")
         if alerter is None and not state["alerter"]:
             raise ConfigError("question: its alerter had no name: pass it as alerter=")
-        return cls(_targets(alerter or state["alerter"])[0], dict(state))
+        target = _targets(alerter or state["alerter"])[0]
+        if state.get("flavor", target.flavor) != target.flavor:
+            raise ConfigError(f"question: it was asked on {state['flavor']}, not on {target.flavor}")
+        return cls(target, dict(state))
 
     def check(self) -> Decision | None:
         """Poll once: the decision, or None while there is none. Compare with None: a declined one is false.
@@ -761,7 +765,9 @@ class Question:
                 if decision is not None:
                     return decision
                 if now >= until:
-                    return Decision("timeout", at=now)
+                    if until < self.deadline:
+                        return Decision("timeout", at=now)
+                    continue  # that poll began before the deadline: once more, and it settles
                 pause = min(_POLL_MAX, max(_POLL_MIN, _POLL_SHARE * (now - self._state["asked"])))
                 self.alerter._pause(self, min(max(pause, self._not_before - now), until - now))
         finally:
@@ -772,10 +778,13 @@ class Question:
             return self._decision
         now, decision = self.alerter.clock.now(), None
         if now >= self._not_before:
-            try:
-                decision = self._look()
+            try:  # the last look is worth a second try
+                decision = self._look() if now < self.deadline else _insist(
+                    self._look, self.alerter.clock, self.alerter._until(), sure=True, tries=2)
             except (DeliveryError, OSError) as error:
                 if isinstance(error, DeliveryError) and _is_final(error):
+                    if error.code in ("10008", "message_not_found", "thread_not_found"):
+                        self._forget()
                     raise
                 self._not_before = now + (getattr(error, "retry_after", None) or 0)
                 _log().debug("%s: waiting goes on: %s", self.alerter.flavor, _one_line(error))
@@ -787,36 +796,46 @@ class Question:
         """Read the replies once and return what they decide. Raises whatever reading raises.
 
         Messages count in their order; when a reaction was given no service tells, so a declining one wins.
+        What is read before the deadline was given before it, whatever the service's clock says.
         """
-        now, person, approvers = self.alerter.clock.now(), self.alerter._person, self._state.get("approvers")
+        person, approvers = self.alerter._person, self._state.get("approvers")
+        replies = list(self.alerter.replies(self))
+        now = self.alerter.clock.now()
         overdue = now > self.deadline + _LATE
         words: list[Decision] = []
         taps: list[Decision] = []
-        for reply in self.alerter.replies(self):
+        vetoes: list[Decision] = []  # declining taps that may have come too late
+        for reply in replies:
             text, by, via, at = str(reply["text"]), str(reply.get("by") or ""), reply["via"], reply.get("at")
-            late = overdue if at is None else at > reply.get("until", self.deadline)
-            if late or not person(by) or approvers is not None and person(by) not in map(person, approvers):
-                continue  # given after the deadline, or nobody can tell when, or by somebody else
+            if not person(by) or approvers is not None and person(by) not in map(person, approvers):
+                continue
             status = self._verdict(text, via == "reaction")
-            if status:
-                decisions = taps if via == "reaction" else words
-                decisions.append(Decision(status, by, text, via, now if at is None else at))
+            answer = Decision(status or "", by, text, via, now if at is None else at)
+            if overdue if at is None else now > self.deadline and at > reply.get("until", self.deadline):
+                vetoes += [answer] if via == "reaction" and status == "declined" else []
+            elif status:
+                (taps if via == "reaction" else words).append(answer)
             elif via not in ("reaction", "channel") and not words and not overdue:
                 self._help(text, by)
         found = words[:1] + taps
-        return next((decision for decision in found if not decision), found[0] if found else None)
+        decision = next((each for each in found + vetoes if not each), found[0]) if found else None
+        if decision and self._memo.get("unread"):
+            raise _failure(self.alerter.flavor, "who tapped to decline cannot be read", again=True)
+        return decision
 
     def _verdict(self, text: str, tapped: bool) -> str | None:
         """Return what one reply means. A reaction may also be one of the two that the alerter added."""
         fold = tapped or not self._state.get("case_sensitive")
-        word = _word(f":{text.split('::')[0]}:" if tapped and text.isascii() else text, fold)
+        own = re.fullmatch(r"<a?(:\w+:)(\d+)>", text) if tapped else None  # Discord's own emoji
+        named = tapped and re.fullmatch(r"([\w+'-]+)(::.*)?", text)
+        word = own[1].casefold() if own else _word(f":{named[1]}:" if named else text, fold)
         for status, options, tap in (("declined", "decline", 1), ("approved", "approve", 0)):
             words = {_word(option, fold) for option in self._state[options]}
             if tapped:
                 words.add(_word(self._taps()[tap], fold))
                 words |= {f":{_SHORTCODES.get(w, w)}:" for w in words if w.isascii() and w[:1] != ":"}
-                words |= {re.sub(r"<a?(:\w+:)\d+>", r"\1", w) for w in words}  # Discord's own emoji
-            if word in words:
+                ids = {found[1] for found in (re.fullmatch(r"<a?:\w+:(\d+)>", w) for w in words) if found}
+            if word in words or own and tapped and own[2] in ids:
                 return status
         return None
 
@@ -833,8 +852,18 @@ class Question:
         words = [re.escape(_word(w, True)) for name in ("approve", "decline") for w in self._state[name]]
         if re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(text).casefold()):
             self._state["helped"] = True
-            self._save()
+            before = None
+            try:
+                before = self._save()
+            except StoreError as error:
+                _log().warning("%s", _one_line(error))
+            if before and (before["token"] != self.token or before.get("helped")):
+                return  # it was replaced, or another process has helped
             self._say(f"That is not an answer yet. {self._instructions()[0]}", by)
+
+    def _time_given(self) -> float:
+        """Return the seconds between the post, which the service stamped, and the deadline."""
+        return self.deadline - float(self._state.get("posted") or self._state["asked"])
 
     def _instructions(self) -> list[str]:
         """Return the lines of light Markdown that tell how to answer, who may, and until when."""
@@ -856,10 +885,14 @@ class Question:
             self._say("Nobody decided in time. This question is closed.")
         else:
             self._say(f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}.")
-        if key and record.get("questions", {}).get(key, {}).get("token") == self.token:
-            store._save_question(key, None)
+        self._forget()
         self._decision = decision
         return decision
+
+    def _forget(self) -> None:
+        key, store = self._state.get("key"), self.alerter._store()
+        if key and store._questions().get(key, {}).get("token") == self.token:
+            store._save_question(key, None)
 
     def _say(self, text: str, to: str | None = None) -> None:
         try:
@@ -869,9 +902,10 @@ class Question:
             who = self.alerter.flavor
             _log().warning("%s: could not write under the question: %s", who, _one_line(error))
 
-    def _save(self) -> None:
-        if self._state.get("key"):
-            self.alerter._store()._save_question(self._state["key"], self._state)
+    def _save(self, anew: bool = False) -> _Dict | None:
+        """Write the record, unless it is another question's by now; return what was there."""
+        key = self._state.get("key")
+        return self.alerter._store()._save_question(key, self._state, anew) if key else None
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
@@ -939,7 +973,7 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
         default = field.default_factory()
     if value is None:
         return None if default is dataclasses.MISSING else default
-    if value is default or value == "" and kind in ("str", "list", "") or kind == "list" and value == default:
+    if value is default or value == "" and kind in ("str", "") or kind == "list" and value == default:
         return value
     if kind == "list":
         return _names(value, where)
@@ -1131,10 +1165,16 @@ class BaseAlerter(_Record):
         taken = {_word(word, True) for words in given for word in words or ()}
         lists = [list(words or [word for word in usual if _word(word, True) not in taken])
                  for words, usual in zip(given, (_APPROVE, _DECLINE))]
+        if not all(_word(word, True) for words in lists for word in words):
+            raise ConfigError("a word that decides must have a letter, a digit or an emoji in it")
         both = set.intersection(*({_word(word, True) for word in words} for words in lists))
         if both:
             raise ConfigError(f"the same word both approves and declines: {', '.join(sorted(both))}")
-        approvers, now = _names(self._option(params, "approvers"), "approvers"), self.clock.now()
+        approvers, now = getattr(params, "approvers", None), self.clock.now()
+        approvers = _names(getattr(self, "approvers", None) if approvers is None else approvers, "approvers")
+        nobody = [name for name in approvers or () if not self._person(name)]
+        if nobody:
+            raise ConfigError(f"approvers: {nobody[0]!r} is not how {self.flavor} names a person")
         fields = [[_clean(k), _clean(v)] for k, v in message.metadata.items()]
         says = repr([message.title, message.body, fields, lists, approvers]).encode("utf-8", "replace")
         return Question(self, {
@@ -1158,6 +1198,7 @@ class BaseAlerter(_Record):
             return asked
         if not isinstance(key, str) or not key.strip():
             raise ConfigError("key must be a name, such as \"deploy-42\"")
+        asked._state["where"] = self._where(message, params)
         store, lock = self._store(), _hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[0]
         with _locked(f"{store.path}.asking-{lock}"):  # so that two processes with one key post one question
             old = store._questions().get(key)
@@ -1167,7 +1208,7 @@ class BaseAlerter(_Record):
                     self._publish(asked, message, params)
                 except (ConfigError, DeliveryError) as error:
                     if getattr(error, "outcome", "not_sent") == "not_sent":
-                        store._save_question(key, None)
+                        asked._forget()
                     raise
                 asked._save()
         return asked
@@ -1179,6 +1220,7 @@ class BaseAlerter(_Record):
         """
         if any(found._state.get(part) != asked._state[part] for part in ("fingerprint", "flavor", "alerter")):
             name = found._state["alerter"]
+            asked._save(anew=True)  # first of all: from now on nobody is approved by the old one
             with contextlib.suppress(AlerterError):  # the note belongs where that question stands
                 found.alerter = self._store().load_alerter(name) if name else self
                 if found.alerter.flavor == found._state.get("flavor", self.flavor):
@@ -1212,8 +1254,8 @@ class BaseAlerter(_Record):
         return ref is not None
 
     def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
-        question._state["where"] = self._where(message, params)
-        question._save()
+        question._state["posted"] = self.clock.now()
+        question._save(anew=True)
         body = message.body
         if not self._shows_questions:
             body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
@@ -1611,11 +1653,11 @@ class _ChatAlerter(BaseAlerter):
         self._offer_taps(question)
 
     def _offer_taps(self, question: Question) -> None:
-        try:
-            for emoji in question._taps():
+        for emoji in question._taps():
+            try:
                 self._tap(question.ref, emoji)
-        except DeliveryError as error:  # a missing permission for it is no error: words still decide
-            _log().info("%s: no reactions on the question: %s", self.flavor, error)
+            except DeliveryError as error:  # a missing permission for it is no error: words still decide
+                _log().info("%s: no %s on the question: %s", self.flavor, emoji, error)
 
     def _me(self) -> str:
         """Return the bot's own user id, asked for once a process."""
@@ -1757,9 +1799,14 @@ class SlackAlerter(_ChatAlerter):
                 memo["thread_free"] = now + error.retry_after  # rationed: reactions are read in between
                 rows = rows or thread.get("rows", [])  # they come oldest first, so these count already
         parent = next((row for row in rows if row.get("ts") == ref["ts"]), {})
-        reactions = parent.get("reactions") or []
-        partial = not parent or any(len(r.get("users") or ()) < r.get("count", 0) for r in reactions)
-        if partial and now >= memo.get("reactions_free", 0.0):
+        reactions, memo["unread"] = parent.get("reactions") or [], False
+        if parent.get("subtype") == "tombstone":
+            raise _failure(self.flavor, "the question was deleted", code="message_not_found", final=True)
+
+        def unread() -> list[str]:
+            return [str(r.get("name")) for r in reactions if len(r.get("users") or ()) < r.get("count", 0)]
+
+        if (not parent or unread()) and now >= memo.get("reactions_free", 0.0):
             try:
                 row = self._call("reactions.get", {**channel, "timestamp": ref["ts"], "full": "true"})
                 reactions = row["message"].get("reactions") or []
@@ -1767,6 +1814,8 @@ class SlackAlerter(_ChatAlerter):
                 if error.code != "missing_scope" and _is_final(error):
                     raise
                 memo["reactions_free"] = now + (error.retry_after or 0)
+        if now <= memo.get("reactions_free", -1.0):  # they could not be read
+            memo["unread"] = "declined" in {question._verdict(name, True) for name in unread()}
         said = self._answers(question, plain, "channel") + self._answers(question, rows, "reply")
         return sorted(said, key=lambda answer: answer["at"]) + [
             {"by": user, "text": reaction["name"], "via": "reaction"} for reaction in reactions
@@ -1775,7 +1824,7 @@ class SlackAlerter(_ChatAlerter):
     def _answers(self, question: Question, rows: list[_Dict], via: str) -> list[_Dict]:
         """Return what people wrote in `rows` below the question and above the bot's next one."""
         asked, me = _moment(question.ref), self._me()
-        until = asked + question.deadline - question._state["asked"]  # by Slack's clock, which stamped both
+        until = asked + question._time_given()  # by Slack's clock, which stamped both
         below = sorted((row for row in rows if _moment(row) > asked), key=_moment)
         return [{"by": row["user"], "text": self._plain(row.get("text"), me), "via": via, "until": until,
                  "at": _moment(row.get("edited")) or _moment(row)}
@@ -1800,6 +1849,9 @@ class SlackAlerter(_ChatAlerter):
             except DeliveryError as error:
                 if error.outcome == "unknown":  # the page may be larger than what is read of an answer
                     memo["limit"] = max(limit // 2, 10)
+                if error.code == "invalid_cursor":  # it has expired: from the start again
+                    memo.clear()
+                    error._final = False
                 raise
             memo.setdefault("rows", []).extend(page["messages"])
             memo["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
@@ -1914,6 +1966,8 @@ class SlackAlerter(_ChatAlerter):
         marked = any(block["block_id"] == mark for block in payload.get("blocks", ()) if "block_id" in block)
 
         def is_it(row: _Dict) -> bool:
+            if draft.message._question and not number:  # its token is in it
+                return draft.nonce in str(row.get("text"))
             if marked:
                 return any(block.get("block_id") == mark for block in _rows_of(row.get("blocks")))
             sent, there = (_canonical(self._plain(it.get("text"), "-")).split() for it in (payload, row))
@@ -2082,8 +2136,7 @@ class DiscordAlerter(_ChatAlerter):
         message = self._call("GET", f"/channels/{place}/messages/{mid}")
         parts = question._state.get("parts", [mid])  # more if it was split; after a killed process, unknown
         rows = self._rows(place, mid, memo.setdefault("channel", {}))
-        found = [(row, "reply") for row in rows if row.get("type") == 19
-                 and _mapping(row.get("message_reference")).get("message_id") in parts]
+        found = [(row, "reply") for row in rows if _answers_to(row) in parts]
         if self.listen == "channel":
             found += [(row, "channel") for row in _until_next_question(rows, _token_of, question.token)
                       if row.get("type") == 0 and not row.get("message_reference")]
@@ -2091,7 +2144,7 @@ class DiscordAlerter(_ChatAlerter):
             try:
                 rows = self._rows(mid, mid, memo.setdefault("thread", {}))
                 found += [(row, "reply") for row in _until_next_question(rows, _token_of, question.token)
-                          if row.get("type") in (0, 19)]
+                          if row.get("type") == 0 or _answers_to(row) in parts]
             except DeliveryError as error:
                 if error.status not in (403, 404):  # deleted or locked: the question itself is still there
                     raise
@@ -2099,23 +2152,26 @@ class DiscordAlerter(_ChatAlerter):
         if not memo.get("warned") and any(_is_mute(row) for row, _ in found):
             memo["warned"] = True
             _log().warning("discord: a reply came without its text: %s", _INTENT)
-        until = _written({"id": mid}) + question.deadline - question._state["asked"]  # by Discord's clock
+        until = _written({"id": mid}) + question._time_given()  # by Discord's clock
         own = rf"<@!?{self._me()}>"
         answers = [{"by": row["author"]["id"], "text": re.sub(own, " ", row.get("content") or ""), "via": via,
                     "at": _written(row), "until": until} for row, via in found]
         try:
             taps = list(self._reactions(question, message))
+            memo["unread"] = False
         except DeliveryError as error:  # the words that people wrote count all the same
-            if _is_final(error):
+            if _is_final(error) and error.code != "10014":  # an emoji that is gone
                 raise
             taps = []
+            memo["unread"] = any(r["count"] > bool(r.get("me")) and question._verdict(_shown(r), True) ==
+                                 "declined" for r in message.get("reactions") or ())
         return sorted(answers, key=lambda answer: answer["at"]) + taps
 
     def _reactions(self, question: Question, message: _Dict) -> Iterator[_Dict]:
         """Yield who gave the reactions that mean something. Super reactions are listed apart, as type 1."""
         for reaction in message.get("reactions") or ():
-            emoji, name = reaction["emoji"], str(reaction["emoji"].get("name"))
-            if reaction["count"] <= bool(reaction.get("me")) or not question._verdict(name, True):
+            emoji, name, shown = reaction["emoji"], reaction["emoji"].get("name"), _shown(reaction)
+            if reaction["count"] <= bool(reaction.get("me")) or not question._verdict(shown, True):
                 continue
             code = _parse.quote(f"{name}:{emoji['id']}" if emoji.get("id") else name, safe="")
             path = _REACTIONS.format(code, **question.ref)
@@ -2123,7 +2179,7 @@ class DiscordAlerter(_ChatAlerter):
                 after = "0"
                 while after:
                     users = self._call("GET", f"{path}?limit=100&type={kind}&after={after}")
-                    yield from ({"by": user["id"], "text": name, "via": "reaction"} for user in users
+                    yield from ({"by": user["id"], "text": shown, "via": "reaction"} for user in users
                                 if user["id"] != self._me() and not user.get("bot"))
                     last = users[-1]["id"] if len(users) == 100 else ""
                     after = last if last != after else ""
@@ -2153,10 +2209,12 @@ class DiscordAlerter(_ChatAlerter):
     @_documented("discord")
     def _say(self, question: Question, text: str, to: str | None) -> None:
         named = [] if to else re.findall(r"<@(\d+)>", text)[:1]  # the one who decided
-        self._call("POST", f"/channels/{question.ref['channel_id']}/messages", [{
+        sent = self._call("POST", f"/channels/{question.ref['channel_id']}/messages", [{
             "content": self._text(_lines(_clean(text))).replace("\\<@", "<@", len(named))[:2000],
             "allowed_mentions": {"parse": [], "users": named},
             "message_reference": {"message_id": question.ref["message_id"], "fail_if_not_exists": False}}])
+        if to:  # people answer the help, too
+            question._state.setdefault("parts", [question.ref["message_id"]]).append(str(sent.get("id")))
 
     def _mention_of(self, user: str) -> str:
         return f"<@{user}>"
@@ -2281,6 +2339,17 @@ class DiscordAlerter(_ChatAlerter):
         raise error
 
 
+def _shown(reaction: _Dict) -> str:
+    """Return the emoji of a reaction as people write it."""
+    name, number = str(reaction["emoji"].get("name")), reaction["emoji"].get("id")
+    return f"<:{name}:{number}>" if number else name
+
+
+def _answers_to(row: _Dict) -> Any:
+    """Return the id of the message that a row replies to."""
+    return _mapping(row.get("message_reference")).get("message_id") if row.get("type") == 19 else None
+
+
 def _is_bot(row: _Dict) -> bool:
     author = _mapping(row.get("author"))
     return bool(author.get("bot") or author.get("system") or row.get("webhook_id"))
@@ -2337,11 +2406,16 @@ _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*
 _FROM = r"\*?(?:From|Von|De|Da|Van)\*?[ \xa0]?:"
 _QUOTE_HEAD = (r"(?m)^(?:(?:-{4,}[^\n-]{0,30}r(?:igin|spr)[^\n-]{0,30}-{4,}|_{10,})\n)?" + _FROM +
                r"[^\n]*(?:\n(?!" + _FROM + r")\*?[^\W\d][^\n:]{0,24}:[^\n]*){2,}")
+_VERBS = r"(?:wrote|schrieb|écrit|escribió|scritto|geschreven|schreef|escreveu)"
 # Right above a quote: "On 23 Nov 2026, at 10:00, Bot <bot@example.org> wrote:", broken where Gmail breaks it.
 _ATTRIBUTION = (r"(?m)^(?:On|Am|Le|El|Il|Op|Em)\b(?=[^\n]*\d[:h]\d\d)[^\n]*(?:>\)?(?: h?a)?\n"
                 r"|\d[:h]\d\d(?:\W?[AP]M| Uhr)?,?\n\(?<[^\n<>]*>\)? (?:h?a )?)?"
-                r"\b(?:wrote|schrieb|écrit|escribió|scritto|geschreven|schreef|escreveu)\b"
+                r"\b" + _VERBS + r"\b"
                 r"(?:[^\n]{0,80}|\n<[^\n<>]*>)[ \xa0]?:$(?=\s*>)")
+# Where it names the asker it is one wherever the client breaks it; %s is the asker's address.
+_ATTRIBUTION_OF = (r"(?m)^(?:(?:On|Am|Le|El|Il|Op|Em)\b[^\n>]*\d[:h]\d\d[^\n>]*\n?"
+                   r"(?!(?:On|Am|Le|El|Il|Op|Em)\b)[^\n>]*|[^\n<>]{0,80})<\s*%s\s*>,?\s+(?:h?a )?" + _VERBS +
+                   r"\b[^\n]{0,80}:$")
 _PHONE = (r"(?mi)^(?:(?:sent from my|von meinem|envoyé de(?:puis)? mon|enviado (?:desde mi|do meu)"
           r"|inviato da(?:l mio)?|ver(?:zonden|stuurd) (?:vanaf|met|van) mijn) (?:[\w-]+ ){0,2}(?:\w*phone"
           r"|ipad|galaxy|android|mobile|device|gerät|handy)(?: gesendet)?|sent from mail for windows(?: 1\d)?"
@@ -2636,7 +2710,12 @@ class SMTPEmailAlerter(BaseAlerter):
         new, mine = [uid for uid in rows if uid.isdigit() and uid not in seen], []
         for start in range(0, len(new), 100):
             for uid, _, head in _fetched(session, new[start:start + 100], "BODY.PEEK[HEADER]"):
-                if token.encode() in re.sub(rb"\s+", b"", head.lower()):  # long headers are folded anywhere
+                known = token.encode() in re.sub(rb"\s+", b"", head.lower())  # folded anywhere
+                if not known and re.search(rb"(?im)^subject:.*=\?", head):
+                    with contextlib.suppress(Exception):  # what a hostile head makes the parser raise
+                        policy: Any = _email_policy.default
+                        known = token in _subject(_email.message_from_bytes(head, policy=policy))
+                if known:
                     mine.append(uid)
                 else:
                     seen[uid] = None
@@ -2750,8 +2829,11 @@ def _mail_answer(data: bytes, token: str, asker: str, people: set[str], at: floa
     def all_of(*names: str) -> list[str]:
         return [" ".join(str(value).split()) for name in names for value in raw.get_all(name, [])]
 
-    subject = "".join(all_of("Subject")).replace(" ", "").lower()  # long ones are folded anywhere
-    if not any(token in value for value in [subject, *all_of("In-Reply-To", "References")]):
+    # The last one counts: a question may have been asked below another one.
+    tokens = re.findall(r"\[#([0-9a-f]{16})\]", _subject(mail)) or [token for name in (
+        "References", "In-Reply-To") for value in all_of(name)
+        for token in re.findall(r"<alerters\.([0-9a-f]{16})[.@]", value)]
+    if tokens[-1:] != [token]:
         return None
     senders = all_of("From")  # one, of one person: a doubled one is nobody, and so is one that names another
     found = len(senders) == 1 and re.fullmatch(
@@ -2767,16 +2849,32 @@ def _mail_answer(data: bytes, token: str, asker: str, people: set[str], at: floa
             or re.match(_ABSENT, str(mail["Subject"]).strip())):
         return None
     plain, page = mail.get_body(("plain",)), mail.get_body(("html",))
-    text = plain.get_content() if plain else ""
+    text = _content(plain) if plain else ""
     if page and not text.strip():
-        text = _html_text(page.get_content())
+        text = _html_text(_content(page))
     return {"by": by, "text": _newly_written(text, token, asker), "via": "email", "at": at}
+
+
+def _subject(mail: Any) -> str:
+    """Return a mail's subject, decoded, without the blanks where it was folded."""
+    return re.sub(r"\s+", "", str(mail["Subject"])).lower()
+
+
+def _content(part: Any) -> str:
+    try:
+        return str(part.get_content())
+    except LookupError:  # a charset that Python does not know
+        return bytes(part.get_payload(decode=True)).decode("utf-8", "replace")
 
 
 def _newly_written(text: str, token: str, asker: str) -> str:
     """Return what the writer added: without quotes, attributions and signature."""
     text = "\n".join(line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n"))
     text = re.sub(_ATTRIBUTION, "", text)
+    named = re.search(_ATTRIBUTION_OF % re.escape(asker), text, re.I)
+    if named:  # some clients leave the quote below it unmarked
+        below = text[named.end():] if text[named.end():].lstrip().startswith(">") else ""
+        text = text[:named.start()] + below
     for head in re.finditer(_QUOTE_HEAD, text):  # with neither in it, the writer may have written it
         if token in head[0].lower() or asker.lower() in head[0].lower():
             text = text[:head.start()]
@@ -2799,7 +2897,7 @@ def _html_text(source: str) -> str:
                 out.append("~~")  # struck out: not an answer
             if tag in ("br", "p", "div", "tr", "li", "hr"):
                 out.append("\n")
-            quote = tag == "blockquote" or "gmail_quote" in marks
+            quote = tag == "blockquote" or re.search("(gmail|yahoo|protonmail)_quote", marks)
             if quote and not skipped:
                 out.append("\n>\n")
             if (quote or skipped or tag in ("style", "script", "head", "title")) and tag not in (
@@ -2902,6 +3000,8 @@ class ConsoleAlerter(BaseAlerter):
         message, params = self._checked(message, params)
         marks = {"info": "i", "success": "+", "warning": "!", "error": "!!"}
         mark = "?" if message._question else marks[message.level]
+        if message._question and not _in_notebook():
+            self._forget_typed()
         text = message._as_text(message._files(self.flavor), "\n").replace("\n", "\n    ")
         self._write(f"[{mark}] {text}")
         return Receipt(self._label, {})
@@ -2930,6 +3030,18 @@ class ConsoleAlerter(BaseAlerter):
         except (KeyError, OSError, ImportError):  # in a container: no name for this number
             user = str(getattr(os, "getuid", os.getpid)())
         return [{"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": now} for line in lines]
+
+    def _forget_typed(self) -> None:
+        """Drop what was typed before the question was there: it cannot be an answer to it."""
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # no terminal
+                termios = importlib.import_module("termios")
+                termios.tcflush(sys.stdin, termios.TCIFLUSH)
+            return
+        import msvcrt
+
+        while msvcrt.kbhit():
+            msvcrt.getwch()
 
     def _locate(self, found: Question) -> bool:
         found._state["ref"] = None  # whoever sits here now has not seen it: it is shown again
@@ -3049,9 +3161,10 @@ def _from_environment() -> BaseAlerter | None:
         return None
     cls = _flavor(flavor, {} if flavor in FLAVORS else StackStore()._load())
     variables = {f"ALERTERS_{name.upper()}": field for name, field in _fields_of(cls).items()}
+    given = {variable: field for variable, field in variables.items() if os.environ.get(variable)
+             or field.name == "approvers" and variable in os.environ}  # an empty list is not everyone
     return _build(cls, _Hidden((field.name, _parsed(field, os.environ[variable], f"${variable}"))
-                               for variable, field in variables.items() if os.environ.get(variable)),
-                  "environment")
+                               for variable, field in given.items()), "environment")
 
 
 # === The store ===
@@ -3164,16 +3277,21 @@ class StackStore:
     def _questions(self) -> dict[str, _Dict]:
         return dict(self._load().get("questions", {}))
 
-    def _save_question(self, key: str, state: _Dict | None) -> None:
+    def _save_question(self, key: str, state: _Dict | None, anew: bool = False) -> _Dict | None:
+        """Write or drop a record and return the old one. anew: it takes the place of another question."""
         with self._changing() as data:
             questions = data.setdefault("questions", {})
-            old = questions.pop(key, None)
+            old: _Dict | None = questions.get(key)
             if state is None:
-                return
+                questions.pop(key, None)
+                return old
+            if not anew and (old or {}).get("token") != state["token"]:
+                return old
             questions[key] = state
             if old and old["token"] != state["token"]:  # who waits for it is not to be approved by it
                 closed = {**data.get("closed", {}), old["token"]: old["deadline"]}
                 data["closed"] = {token: end for token, end in closed.items() if end > old["asked"]}
+            return old
 
     def _load(self) -> _Dict:
         problem, what_to_do = "", "it was left as it is: mend it, or choose another with $ALERTERS_STORE"
@@ -3929,8 +4047,8 @@ def _cmd_register(options: Any) -> None:
     flavor = options.flavor if new else _entry(data, "alerters", options.name)["flavor"]
     known = _fields_of(_flavor(flavor, data))
     given = {name: vars(options)[f"--{name}"] for name in known}
-    fields = {name: _parsed(known[name], text, f"--{name}") if text else None for name, text in given.items()
-              if (text is not None if not new else text)}  # update: an empty one goes back to its default
+    fields = {name: _parsed(known[name], text, f"--{name}") if text or new or name == "approvers" else None
+              for name, text in given.items() if text is not None}  # update: empty goes back to the default
     if not new and not fields:
         raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     secrets = [name for name, field in known.items() if _is_secret(field)]

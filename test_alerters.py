@@ -4736,16 +4736,21 @@ def test_of_two_taps_the_declining_one_wins(room, taps):
     assert question.check().status == NO
 
 
-def test_replies_count_where_reactions_cannot_be_read(room):
+@pytest.mark.parametrize("tap, status", [("✅", YES), ("❌", None)])
+def test_replies_count_where_reactions_cannot_be_read(room, tap, status):
+    """But for an approval while somebody, nobody knows who, has tapped to decline."""
     question = room.ask()
-    room.react(question, room.bob, "❌" if room.kind == "slack" else "✅")
+    room.react(question, room.bob, tap)
     if room.kind == "slack":
         room.service.reaction_users_max = 0
         room.service.scopes.discard("reactions:read")
     else:
         room.service.fail("/reactions/", Fault(status=500), times=None)
     room.reply(question, room.ann, "yes")
-    assert outcome(question) == YES
+    assert outcome(question) == status
+    if room.kind == "discord":
+        room.service.heal()
+        assert outcome(question) == (status or NO)
 
 
 # === Asking: the question, its help and its end ===
@@ -7172,7 +7177,7 @@ def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
 
 
 POISON = {
-    "no charset that is known": (b'Content-Type: text/plain; charset="nope"', b"approve"),
+    "no charset that is known": (b'Content-Type: text/plain; charset="nope"', b"approve\xff"),
     "no boundary": (b"Content-Type: multipart/mixed", b"--x\n\napprove\n--x--"),
     "odd disposition": (b"Content-Disposition: ; filename*=utf-8''%ff", b"maybe"),
     "odd type": (b"Content-Type: text/plain; charset*0*=; x*=y''; =", b"maybe"),
@@ -9860,9 +9865,18 @@ def test_the_console_in_the_calling_process(monkeypatch, capsys):
     master, slave = pty.openpty()
     with os.fdopen(slave, "r") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
+        shown = ConsoleAlerter._write
+        answers = []
+
+        def write(self, text):  # people type once the question is there
+            shown(self, text)
+            os.write(master, answers.pop().encode() + b"\n" if answers else b"")
+
+        monkeypatch.setattr(ConsoleAlerter, "_write", write)
         for typed, approved in (("yes", True), ("no", False), ("LgTm!", True), (" *ok*. ", True),
                                 ("\x1b[31m\nwhat is this?\nreject", False)):
-            os.write(master, typed.encode() + b"\n")
+            os.write(master, b"yes\n" if not approved else b"no\n")  # before the question: no answer to it
+            answers.append(typed)
             decision = decide("Deploy?", timeout=5)
             assert bool(decision) is approved and decision.status in ("approved", "declined")
             assert decision.by and decision.via == "console" and abs(decision.at - time.time()) < 60
@@ -9871,13 +9885,13 @@ def test_the_console_in_the_calling_process(monkeypatch, capsys):
             for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
                 nobody.delenv(name, raising=False)
             nobody.setattr("pwd.getpwuid", {}.__getitem__)
-            os.write(master, b"yes\n")
+            answers.append("yes")
             assert decide("Deploy?", timeout=5).by == str(os.getuid())
-        os.write(master, b"deploy\n")
+        answers.append("deploy")
         assert ask("Deploy?", approve_msg_options=["deploy"], timeout=5) is True
         began = time.monotonic()
         assert decide("Deploy?", timeout=0.02).status == "timeout" and time.monotonic() - began < 1
-        os.write(master, b"no\n")  # typed ahead of the question
+        answers.append("no")
         assert ask("Deploy?", approvers=["nobody-of-that-name"], timeout=0.02) is False
     os.close(master)
 
