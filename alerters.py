@@ -1458,7 +1458,8 @@ class _Draft:
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
         question, images = message._question, message._files(alerter.flavor)
-        self.message, self.params = message, params
+        self.message, self.params, self.plain, self.until = message, params, False, 0.0
+        self.ref: _Dict = {}  # of the first part, once it is posted
         for image in images if not alerter._takes_files() else ():
             if image.data and not image.problem:
                 image.problem = "a webhook takes no files, only an image's URL"
@@ -1501,7 +1502,7 @@ class _ChatAlerter(BaseAlerter):
 
     _shows_questions = _has_reactions = True
     _title_limit = 150
-    _limits = (2700, 2700)  # of the text of one message, in the rich and in the plain form
+    _limits = (2700, 2700)  # of the text of one message; [True]: in the plain form
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _shown_images = 9  # by their URL, in one message
     _batch = 1000  # files in one message; Slack uploads each for itself
@@ -1509,8 +1510,8 @@ class _ChatAlerter(BaseAlerter):
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
     _measure: Callable[[str], int]  # how much of the limit a text takes
     _takes_files: Callable[[], bool]
-    _payload: Callable[[_Draft, bool, list[_Line], int, list[_File], _Dict | None], _Dict]
-    _put: Callable[..., tuple[_Dict, list[_File]]]  # posts one message: its ref, the refused files
+    _payload: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]
+    _put: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]  # posts it: the ref
     _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
     _identify: Callable[[], str]
 
@@ -1518,56 +1519,60 @@ class _ChatAlerter(BaseAlerter):
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
         draft = _Draft(self, *self._checked(message, params))
         try:
-            return self._send(draft, True)
+            return self._send(draft)
         except DeliveryError as error:
             if error.outcome != "not_sent" or error.code not in self._refused_forms:
                 raise
             _log().warning("%s; it goes as plain text", error.args[0])
-        return self._send(draft, False)
+        draft.plain = True
+        return self._send(draft)
 
-    def _send(self, draft: _Draft, rich: bool) -> Receipt:
-        parts, whole = self._parts(draft, rich)
+    def _send(self, draft: _Draft) -> Receipt:
+        parts, whole = self._parts(draft)
         files = [image for image in draft.images if image.data] + whole
-        until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
-        ref, refused = self._put(draft, rich, parts[0], 0, files[:self._batch], None, until)
+        draft.until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
+        draft.ref = self._put(draft, parts[0], 0, files[:self._batch])
         batches = [files[start:start + self._batch] for start in range(self._batch, len(files), self._batch)]
+        refused = [file for file in files if file.problem]
         if self._batch < 1000 and len(refused) > 1:  # one of them was too large, or all together
-            batches[:0], refused = [[file] for file in refused], []
+            batches[:0] = [[file] for file in refused]
         for number, batch in enumerate(batches, 1000):
             try:
-                self._put(draft, rich, [], number, batch, ref, until)
+                self._put(draft, [], number, batch)
             except DeliveryError as error:  # the text has arrived, which counts
                 for file in batch:
                     file.problem = str(error)
-                refused += batch
-        if whole and whole[0] not in refused:
+        if whole and not whole[0].problem:
             parts = parts[:1]
         for number, part in enumerate(parts[1:], 1):
             try:
                 try:
-                    self._put(draft, rich, part, number, [], ref, until)
+                    self._put(draft, part, number, [])
                 except DeliveryError as error:
-                    if not rich or error.outcome != "not_sent" or error.code not in self._refused_forms:
+                    if draft.plain or error.outcome != "not_sent" or error.code not in self._refused_forms:
                         raise
-                    for n, piece in enumerate(self._split(part, self._limits[1])):
-                        self._put(draft, False, piece, 100 * number + n, [], ref, until)
+                    draft.plain = True
+                    for n, piece in enumerate(self._split(part, self._limits[True])):
+                        self._put(draft, piece, 100 * number + n, [])
+                    draft.plain = False
             except DeliveryError as error:
                 error.args = (f"{error.args[0]} (part {number + 1} of {len(parts)})",)
                 error.outcome = "partial"
                 raise
-        missing = [file.label for file in refused if file not in whole]
+        missing = [file.label for file in draft.images if file.problem]
         if missing:
             _log().warning("%s: %s", self.flavor, "; ".join(missing))
             lines = [("plain", f"[{label}]") for label in missing]
             with contextlib.suppress(DeliveryError):
-                for n, part in enumerate(self._split(lines, self._limits[0 if rich else 1]), len(parts)):
-                    self._put(draft, rich, part, n, [], ref, self._until())
-        return Receipt(self._label, ref)
+                for n, part in enumerate(self._split(lines, self._limits[draft.plain]), len(parts)):
+                    draft.until = self._until()
+                    self._put(draft, part, n, [])
+        return Receipt(self._label, draft.ref)
 
-    def _parts(self, draft: _Draft, rich: bool) -> tuple[list[list[_Line]], list[_File]]:
+    def _parts(self, draft: _Draft) -> tuple[list[list[_Line]], list[_File]]:
         """Return the lines of each message; of more than ten cut in the middle, and the whole as a file."""
-        limit, lines = self._limits[0 if rich else 1], list(draft.lines)
-        if not rich:
+        limit, lines = self._limits[draft.plain], list(draft.lines)
+        if draft.plain:
             limit -= 25 * len(draft.mention)  # they stand in the same text
             lines[:0] = [("plain", draft.title)] if draft.title else []
             lines += [("plain", line) for k, v in draft.fields for line in f"{k}: {v}".split("\n")]
@@ -1599,9 +1604,9 @@ class _ChatAlerter(BaseAlerter):
 
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
-        parts, whole = self._parts(draft, True)
+        parts, whole = self._parts(draft)
         parts = parts[:1] if whole else parts
-        shown = [self._payload(draft, True, part, n, [], None) for n, part in enumerate(parts)]
+        shown = [self._payload(draft, part, n, []) for n, part in enumerate(parts)]
         shown += [{"file": file.name, "bytes": len(file.data)} for file in draft.images + whole if file.data]
         return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
 
@@ -1859,8 +1864,7 @@ class SlackAlerter(_ChatAlerter):
             safe = _unfenced(safe)
         return {"bold": f"*{safe}*", "italic": f"_{safe}_", "code": f"`{safe}`"}.get(style, safe)
 
-    def _payload(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
-                 parent: _Dict | None) -> _Dict:
+    def _payload(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
         def mrkdwn(words: str) -> _Dict:  # verbatim: Slack makes no mentions or links of its own
             return {"type": "mrkdwn", "text": words, "verbatim": True}
@@ -1868,15 +1872,15 @@ class SlackAlerter(_ChatAlerter):
         first, text, where = number == 0, self._text(lines), self._where(draft.message, draft.params)
         ping = " ".join(f"<!{m}>" if m in ("here", "channel", "everyone") else
                         f"<!subteam^{m}>" if m.startswith("S") else f"<@{m}>" for m in draft.mention if first)
-        title = self._mark("text", draft.title, "") if first and rich else ""
-        fields = draft.fields if first and rich else []
+        title = self._mark("text", draft.title, "") if first and not draft.plain else ""
+        fields = draft.fields if first and not draft.plain else []
         fields = [(self._mark("text", k, "") or " ", self._mark("text", v, "") or " ") for k, v in fields]
         notes = draft.notes if first else []
         said = [ping, title and f"*{title}*", text, *map(": ".join, fields)]
         shown = list(filter(None, said)) or [image.name for image in draft.images]
         payload: _Dict = {"channel": where["channel"], "text": "\n".join(shown + notes),
                           "unfurl_links": False, "unfurl_media": False}
-        thread = parent.get("thread_ts") or parent["ts"] if parent else where["thread"]
+        thread = draft.ref.get("thread_ts") or draft.ref.get("ts") or where["thread"]
         if thread:
             payload["thread_ts"] = thread
         custom = getattr(draft.params, "blocks", None) if first else None
@@ -1893,7 +1897,7 @@ class SlackAlerter(_ChatAlerter):
             fields and {"type": "section", "fields": [mrkdwn(f"*{k}*\n{v}") for k, v in fields]},
             *({"type": "image", "image_url": image.url, "alt_text": image.name} for image in images),
             notes and {"type": "context", "elements": [mrkdwn(note) for note in notes]}]
-        blocks = [block for block in blocks if block and rich]
+        blocks = [block for block in blocks if block and not draft.plain]
         if blocks:
             payload["blocks"] = blocks
             for block in [block for block in blocks if "block_id" not in block][:1]:
@@ -1901,21 +1905,21 @@ class SlackAlerter(_ChatAlerter):
         return payload
 
     @_documented("slack")
-    def _put(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
-             parent: _Dict | None, until: float) -> tuple[_Dict, list[_File]]:
-        payload, started = self._payload(draft, rich, lines, number, files, parent), self.clock.now()
+    def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
+        payload, started, until = self._payload(draft, lines, number, files), self.clock.now(), draft.until
         channel, thread = payload["channel"], payload.get("thread_ts")
         if not self.slack_token:
             del payload["channel"]
             _insist(lambda: self._post_webhook(payload, until), self.clock, until)
-            return {}, []
+            return {}
 
-        mark = f"{draft.nonce}-{number}"
-        marked = any(block["block_id"] == mark for block in payload.get("blocks", ()) if "block_id" in block)
+        def marked(row: _Dict) -> bool:
+            mark = f"{draft.nonce}-{number}"
+            return any(block.get("block_id") == mark for block in _rows_of(row.get("blocks")))
 
         def is_it(row: _Dict) -> bool:
-            if marked:
-                return any(block.get("block_id") == mark for block in _rows_of(row.get("blocks")))
+            if marked(payload):
+                return marked(row)
             sent, there = (_canonical(self._plain(it.get("text"), "-")).split() for it in (payload, row))
             return _moment(row) >= started - 5 and sent == there
 
@@ -1923,7 +1927,7 @@ class SlackAlerter(_ChatAlerter):
             answer = self._call("chat.postMessage", payload, until)
             return {"channel": answer.get("channel") or channel, "ts": str(answer.get("ts"))}
 
-        where, refused = {"channel": channel, "thread": thread}, []
+        where = {"channel": channel, "thread": thread}
         ref = _insist(post, self.clock, until,
                       find=lambda: self._find_post(where, started - _LOOK_BACK, {}, is_it, until))
         if thread:
@@ -1933,8 +1937,7 @@ class SlackAlerter(_ChatAlerter):
                 self._upload(file, ref, until)
             except DeliveryError as error:
                 file.problem = str(error)
-                refused.append(file)
-        return ref, refused
+        return ref
 
     def _post_webhook(self, payload: _Dict, until: float) -> None:
         url = self._secret("slack_webhook_url")
@@ -2190,8 +2193,7 @@ class DiscordAlerter(_ChatAlerter):
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
         return {"bold": f"**{safe}**", "italic": f"*{safe}*"}.get(style, safe)
 
-    def _payload(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
-                 parent: _Dict | None) -> _Dict:
+    def _payload(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
         first, text = number == 0, self._text(lines)
         mention, notes = (draft.mention, draft.notes) if first else ([], [])
@@ -2199,7 +2201,10 @@ class DiscordAlerter(_ChatAlerter):
         payload: _Dict = {"allowed_mentions": {  # without it Discord lets everything ping
             "parse": ["everyone"] if {"here", "everyone"} & set(mention) else [],
             "users": [m for m in mention if m.isdigit()], "roles": [m[1:] for m in mention if m[:1] == "&"]}}
-        if rich:
+        content = ping
+        if draft.plain:
+            content = "\n".join(filter(None, [ping, text, *notes])) or "\u200b"
+        else:
             fields = [{"name": self._mark("text", k, "") or "\u200b", "inline": len(v) <= 40,
                        "value": self._mark("text", v, "") or "\u200b"} for k, v in draft.fields if first]
             title = self._mark("text", draft.title, "") if first else ""
@@ -2210,46 +2215,45 @@ class DiscordAlerter(_ChatAlerter):
             sources += [f"attachment://{file.name}" for file in files if file.image]
             payload["embeds"] = [{**embed, "color": draft.color}] if embed or not sources else []
             payload["embeds"] += [{"image": {"url": source}} for source in sources[:9]]
-        content = ping if rich else "\n".join(filter(None, [ping, text, *notes])) or "\u200b"
         if content:
             payload["content"] = content
         if self.discord_token:
             payload.update(nonce=f"{draft.nonce}-{number}", enforce_nonce=True)
-            reply_to = (parent or draft.reply_to).get("message_id")
+            reply_to = (draft.ref or draft.reply_to).get("message_id")
             if reply_to:
                 payload["message_reference"] = {"message_id": reply_to, "fail_if_not_exists": False}
         return payload
 
     @_documented("discord")
-    def _put(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
-             parent: _Dict | None, until: float) -> tuple[_Dict, list[_File]]:
+    def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         channel = self._channel(draft.params)
         path = f"/channels/{channel}/messages" if self.discord_token else ""
-        refused: list[_File] = []
+
+        def post(files: list[_File]) -> Any:
+            payload = self._payload(draft, lines, number, files)
+            until = draft.until - _SOCKET_TIMEOUT if files else draft.until
+            return _insist(lambda: self._call("POST", path, [payload, *files], until), self.clock, until,
+                           sure=bool(self.discord_token))
+
         for n, file in enumerate(files):  # attachments of one message are told apart by their names
+            file.problem = ""
             if file.name in [other.name for other in files[:n]]:
                 file.name = f"{n + 1}-{file.name}"
-        while True:
-            payload = self._payload(draft, rich, lines, number, files, parent)
-            end = until - _SOCKET_TIMEOUT if files else until
-            try:
-                call = functools.partial(self._call, "POST", path, [payload, *files], end)
-                sent = _insist(call, self.clock, end, sure=bool(self.discord_token))
-            except DeliveryError as error:  # once more without files: a repeat is known by its nonce
-                refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
-                doubtful = error.outcome == "unknown" and self.discord_token
-                if not files or number >= 1000 or not (refusal or doubtful):
-                    raise
-                for file in files:
-                    file.problem = str(error)
-                refused, files = files, []
-                continue
-            if not sent and not path:  # a webhook that does not tell what became of it
-                return {}, refused
-            if draft.message._question:  # a reply to any part of it counts
-                draft.message._question._state.setdefault("parts", []).append(str(sent["id"]))
-            ref = {"channel_id": str(sent.get("channel_id") or channel), "message_id": str(sent["id"])}
-            return ref, [] if sent.get("attachments") else refused
+        try:
+            sent = post(files)
+        except DeliveryError as error:  # once more without files: a repeat is known by its nonce
+            refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
+            doubtful = error.outcome == "unknown" and self.discord_token
+            if not files or number >= 1000 or not (refusal or doubtful):
+                raise
+            sent = post([])
+            for file in files if not sent.get("attachments") else ():
+                file.problem = str(error)
+        if not sent and not path:  # a webhook that does not tell what became of it
+            return {}
+        if draft.message._question:  # a reply to any part of it counts
+            draft.message._question._state.setdefault("parts", []).append(str(sent["id"]))
+        return {"channel_id": str(sent.get("channel_id") or channel), "message_id": str(sent["id"])}
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
         """Return the decoded answer. path: empty for the webhook. parts: the JSON body, then files."""
