@@ -1333,32 +1333,17 @@ def _cut_off(seconds: float, socket_of: Callable[[], Any]) -> Iterator[None]:
         timer.cancel()
 
 
-@functools.lru_cache(maxsize=1)
-def _wire() -> Any:
-    """Return the urllib handler that notes in `made` the socket that stands, so that doubt has a border."""
-    class Wire(_urllib.HTTPSHandler, _urllib.HTTPHandler):
-        made: Any = None
-
-        def do_open(self, kind: Any, request: Any, **options: Any) -> Any:  # type: ignore[override]
-            def connection(host: str, **more: Any) -> Any:
-                def connect() -> None:
-                    kind.connect(link)
-                    self.made = link.sock
-
-                def send_request(*given: Any, **named: Any) -> None:
-                    try:
-                        kind.request(link, *given, **named)
-                    except (BrokenPipeError, ConnectionResetError):
-                        if not self.made:
-                            raise  # else an answer may be there already: a 413, say
-
-                link = kind(host, **more)
-                link.connect, link.request, link._create_connection = connect, send_request, _dial
-                return link
-
-            return super().do_open(connection, request, **options)
-
-    return Wire
+def _link(request: _urllib.Request, timeout: float, context: _ssl.SSLContext) -> Any:
+    """Return the connection to make: direct, or through the proxy that the environment names."""
+    host, proxy = request.host, _urllib.getproxies().get("https")
+    if request.type == "http":  # on this machine
+        return _http_client.HTTPConnection(host, timeout=timeout)
+    if proxy and not _is_loopback(request.origin_req_host):
+        _urllib.ProxyHandler({}).proxy_open(request, proxy, "https")  # sets it, unless no_proxy has the host
+    link = _http_client.HTTPSConnection(request.host, timeout=timeout, context=context)
+    if request.host != host:
+        link.set_tunnel(host, headers={name.title(): text for name, text in request.headers.items()})
+    return link
 
 
 def _slices(body: Sequence[bytes], stop: float) -> Iterator[Any]:
@@ -1385,43 +1370,47 @@ def _dial(address: tuple[str, int], timeout: float, *_: Any) -> _socket.socket:
     raise OSError("the host has no address")
 
 
-def _http(who: str, method: str, url: str, *, clock: _Clock, until: float, body: Sequence[bytes] = (),
+def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Sequence[bytes] = (),
           headers: Mapping[str, str] = {}) -> _Answer:
-    """Return the answer, whatever its status. The one place that speaks HTTP.
+    """Return the answer, whatever its status. The one place that speaks HTTP; it follows no redirect.
 
     body: pieces, sent one after the other and never joined. until: on clock.monotonic; headers that drip are
-    the one thing urllib cannot bound. Raises DeliveryError, outcome "unknown" once the connection was made.
+    the one thing it cannot bound. Raises DeliveryError, outcome "unknown" once the connection was made.
     """
-    left = until - clock.monotonic()
-    stop, wire, taken = time.monotonic() + left, _wire()(context=_tls()), bytearray()
+    left, context, made, taken = until - alerter.clock.monotonic(), _tls(), None, bytearray()
     agent = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"
-    size = {"Content-Length": str(sum(map(len, body)))} if body else {}
+    headers = {"User-Agent": agent, "Connection": "close", **headers}
+    if body:
+        headers["Content-Length"] = str(sum(map(len, body)))
+    stop = time.monotonic() + left
     try:
         if left <= 0:
             raise TimeoutError("no time left")
-        request = _urllib.Request(url, _slices(body, stop) if body else None,
-                                  {"User-Agent": agent, **headers, **size}, method=method)
-        opener = _urllib.OpenerDirector()  # an empty one follows no redirect and raises for no status
-        opener.add_handler(wire)
-        if not _is_loopback(_parse.urlsplit(url).hostname or ""):
-            opener.add_handler(_urllib.ProxyHandler())
-        with opener.open(request, timeout=min(left, _SOCKET_TIMEOUT)) as response:
-            while not response.isclosed():
-                wire.made.settimeout(min(max(stop - time.monotonic(), 0.01), _SOCKET_TIMEOUT))
-                piece = response.read1(65536)
-                taken += piece
-                if not piece:
-                    break
-                if time.monotonic() > stop:
-                    raise TimeoutError("the answer took too long")
-                if len(taken) > _BODY_CAP:
-                    raise ValueError("the answer is too large")
-            if response.length:
-                raise _http_client.IncompleteRead(b"")
-            return _Answer(response.status, response.headers, bytes(taken))
+        request = _urllib.Request(url)
+        link = _link(request, min(left, _SOCKET_TIMEOUT), context)
+        link._create_connection = _dial
+        with contextlib.closing(link):
+            link.connect()
+            made = link.sock
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # an answer may be there: a 413
+                link.request(method, request.selector, _slices(body, stop) if body else None, headers)
+            with link.getresponse() as response:
+                while not response.isclosed():
+                    made.settimeout(min(max(stop - time.monotonic(), 0.01), _SOCKET_TIMEOUT))
+                    piece = response.read1(65536)
+                    taken += piece
+                    if not piece:
+                        break
+                    if time.monotonic() > stop:
+                        raise TimeoutError("the answer took too long")
+                    if len(taken) > _BODY_CAP:
+                        raise ValueError("the answer is too large")
+                if response.length:
+                    raise _http_client.IncompleteRead(b"")
+                return _Answer(response.status, response.headers, bytes(taken))
     except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
-        error = _transport_failure(who, caught, bool(wire.made))
-    raise error  # out here, so that what urllib raised, which knows URL and headers, does not travel with it
+        error = _transport_failure(alerter.flavor, caught, bool(made))
+    raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
 
 
 def _transport_failure(who: str, error: BaseException, reached: bool) -> DeliveryError:
@@ -1941,8 +1930,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _post_webhook(self, payload: _Dict, until: float) -> None:
         url = self._secret("slack_webhook_url")
-        answer = _http(self.flavor, "POST", url, clock=self.clock, until=until, headers=_JSON,
-                       body=[_json.dumps(payload, allow_nan=False).encode()])
+        answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
         word, official = answer.text.strip(), "://hooks.slack" in url
         if not (200 <= answer.status < 300 and (word == "ok" or not official and word[:1] != "<")):
             code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
@@ -1958,8 +1946,8 @@ class SlackAlerter(_ChatAlerter):
             raise _failure(self.flavor, "no usable upload address in the answer")
 
         def send_bytes() -> None:  # without the token: the URL has its own
-            answer = _http(self.flavor, "POST", url, clock=self.clock, until=until, body=[file.data],
-                           headers={"Content-Type": "application/octet-stream"})
+            kind = {"Content-Type": "application/octet-stream"}
+            answer = _http(self, "POST", url, until, [file.data], kind)
             if answer.status != 200:
                 raise answer.refusal(self.flavor, f"HTTP {answer.status} for the upload")
 
@@ -1983,8 +1971,7 @@ class SlackAlerter(_ChatAlerter):
             body, kind = _json.dumps(args, allow_nan=False), _JSON
         token = str.__new__(_Secret, "Bearer " + self._secret("slack_token"))
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
-        answer = _http(self.flavor, "POST", url, clock=self.clock, until=end, body=[body.encode()],
-                       headers={**kind, "Authorization": token})
+        answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
         if answer.status == 200 and (data.get("ok") is True or data.get("error") == "already_reacted"):
             return data if scopes is None else {**data, "scopes": re.split(r"[,\s]+", scopes)}
@@ -2259,8 +2246,6 @@ class DiscordAlerter(_ChatAlerter):
         """Return the decoded answer. path: empty for the webhook. parts: the JSON body, then files."""
         end = self._until() if until is None else until
         body, headers = _multipart(parts[0], parts[1:]) if parts else ([], {})
-        if method == "PUT":
-            headers["Content-Length"] = "0"
         if path:
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = str.__new__(_Secret, f"Bot {token}")
@@ -2268,7 +2253,7 @@ class DiscordAlerter(_ChatAlerter):
             url = self._secret("discord_webhook_url")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
             url = _Secret(url + ("&" if "?" in url else "?") + "wait=true")
-        answer = _http(self.flavor, method, url, clock=self.clock, until=end, body=body, headers=headers)
+        answer = _http(self, method, url, end, body, headers)
         data = answer.json()
         known, listed = _mapping(data), "?" in path and method == "GET"
         if answer.status == 204:
