@@ -296,9 +296,8 @@ def _reveal(value: str, where: str) -> str:
 class _Record:
     """Repr, comparison and hash of all dataclasses here: once, instead of generated for each at import."""
     def _values(self) -> _Dict:
-        if not dataclasses.is_dataclass(self):
-            return {}
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields: Any = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        return {field.name: getattr(self, field.name) for field in fields}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._values().items())})"
@@ -699,14 +698,9 @@ def _among(words: Sequence[str]) -> str:
 
 class _Clock:
     """The time and the waiting of an alerter. A subclass with another `clock` runs in virtual time."""
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
 
 
 class Question:
@@ -1018,11 +1012,7 @@ class BaseAlerter(_Record):
 
     def post(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
-        def deliver() -> bool:
-            self._sent(*self._checked(message, params))
-            return True
-
-        return _worked(deliver)
+        return _worked(lambda: [self._sent(*self._checked(message, params))])  # in a list: it may return nothing
 
     def ask(self, question: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
@@ -1074,6 +1064,7 @@ class BaseAlerter(_Record):
     _check_together: Callable[..., Any] = _nothing  # () raises ConfigError for fields that cannot go together
     _where: Callable[..., Any] = _nothing  # (message, params): where a question goes, as JSON for `_find`
     _find: Callable[..., Any] = _nothing  # (question): the ref of one that may have been posted, or None
+    _me: Any = _nothing  # () its own user id; fails if the token cannot read
     _offer_taps: Callable[..., Any] = _nothing  # (question) puts the two reactions on it
     _say: Callable[..., Any] = _nothing  # (question, text, to) writes under it; to: whom it is for, or None
     _release: Callable[..., Any] = _nothing  # (question) lets go of what its `_memo` holds open
@@ -1212,6 +1203,7 @@ class BaseAlerter(_Record):
         return ref is not None
 
     def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
+        self._me()  # a token that cannot read is refused before anything is posted
         question._state["where"] = self._where(message, params)
         question._save()
         body = message.body
@@ -1221,6 +1213,7 @@ class BaseAlerter(_Record):
         if isinstance(receipt, Receipt):
             question.ref = question._state["ref"] = receipt.ref
             question._state["url"] = receipt.url
+            self._offer_taps(question)
 
 
 def _worked(work: Callable[[], object]) -> bool:
@@ -1290,10 +1283,8 @@ class _Answer:
 
     def json(self) -> Any:
         """Return the decoded body, None if it is not JSON."""
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             return _json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
 
     def seconds(self, given: Any = None) -> float:
         """Return how long the service asks to wait; 1 s if it does not say."""
@@ -1436,7 +1427,6 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 
 
 # === Chat services ===
-_IDENTITIES: dict[Any, str] = {}  # the bot's own user id, by alerter
 _MARKER = r"(?:^|\n)Question ([0-9a-f]{16})\s*$"  # the last line of every question
 _MENTIONS = 50  # at most: they have to fit into one message, beside its text
 
@@ -1599,11 +1589,6 @@ class _ChatAlerter(BaseAlerter):
         shown += [{"file": file.name, "bytes": len(file.data)} for file in draft.images + whole if file.data]
         return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
 
-    def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
-        self._me()  # a token that cannot read is refused before anything is posted
-        super()._publish(question, message, params)
-        self._offer_taps(question)
-
     def _offer_taps(self, question: Question) -> None:
         try:
             for emoji in question._taps():
@@ -1611,11 +1596,13 @@ class _ChatAlerter(BaseAlerter):
         except DeliveryError as error:  # a missing permission for it is no error: words still decide
             _log().info("%s: no reactions on the question: %s", self.flavor, error)
 
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # alerters are few
     def _me(self) -> str:
         """Return the bot's own user id, asked for once a process."""
-        if self not in _IDENTITIES:
-            _IDENTITIES[self] = self._identify()
-        return _IDENTITIES[self]
+        return self._identify()
+
+    def _mention_of(self, user: str) -> str:
+        return f"<@{user}>" if re.fullmatch(r"[UW]\w+|\d+", user) else user
 
     def _check_together(self) -> None:
         token, webhook = (f"{self.flavor}_{name}" for name in ("token", "webhook_url"))
@@ -1664,9 +1651,15 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     return [row for row in value if isinstance(row, kind)] if isinstance(value, list) else []
 
 
-def _until_next_question(rows: Iterable[_T], token_of: Callable[[_T], str | None], own: str) -> Iterator[_T]:
+def _above_next(rows: Iterable[_Dict], question: Question) -> Iterator[_Dict]:
     """Yield the rows that come before the bot's next question: those below it belong to that one."""
-    return itertools.takewhile(lambda row: token_of(row) in (None, own), rows)
+    for row in rows:
+        footers = (_mapping(embed.get("footer")).get("text") for embed in row.get("embeds") or ())
+        texts = (row.get("text"), row.get("content"), *footers) if row.get("bot_id") or _is_bot(row) else ()
+        marks = [re.search(_MARKER, str(text)) for text in texts]
+        if any(mark and mark[1] != question.token for mark in marks):
+            break
+        yield row
 
 
 def _report(who: str, points: Sequence[tuple[bool, str]]) -> str:
@@ -1724,13 +1717,12 @@ class SlackAlerter(_ChatAlerter):
         for what, method in (("channel", "info"), ("may read replies", "history")):
             try:
                 found = self._call(f"conversations.{method}", {"channel": self._channel(None), "limit": "1"})
+                channel = _mapping(found.get("channel"))
+                member = channel.get("is_member") is not False
+                name = f"{what} {channel.get('name') or ''}"
+                points.append((member, name if member else f"{name}: invite the bot with /invite"))
             except DeliveryError as error:
                 points.append((error.code == "missing_scope" and what == "channel", f"{what}: {error}"))
-                continue
-            channel = _mapping(found.get("channel"))
-            member = channel.get("is_member") is not False
-            what += f" {channel.get('name') or ''}" + ("" if member else ": invite the bot with /invite")
-            points.append((member, what))
         return _report(self.flavor, points)
 
     @_documented("slack")
@@ -1773,7 +1765,7 @@ class SlackAlerter(_ChatAlerter):
         below = sorted((row for row in rows if _moment(row) > asked), key=_moment)
         return [{"by": row["user"], "text": self._plain(row.get("text"), me), "via": via, "until": until,
                  "at": _moment(row.get("edited")) or _moment(row)}
-                for row in _until_next_question(below, _token_of, question.token)
+                for row in _above_next(below, question)
                 if row.get("user") not in (None, me, "USLACKBOT") and not row.get("bot_id")
                 and row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
                 and (via == "reply" or row.get("thread_ts") in (None, row["ts"]))]
@@ -1827,9 +1819,6 @@ class SlackAlerter(_ChatAlerter):
         self._call("chat.postMessage", {
             "channel": ref["channel"], "thread_ts": ref.get("thread_ts") or ref["ts"], "unfurl_links": False,
             "text": text if to else re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", text, count=1)})  # who decided
-
-    def _mention_of(self, user: str) -> str:
-        return f"<@{user}>" if re.fullmatch(r"[UW]\w+", user) else user
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
@@ -1994,13 +1983,6 @@ def _moment(row: Any) -> float:
     return float(ts) if re.fullmatch(r"\d+(\.\d+)?", ts) else 0.0
 
 
-def _token_of(row: _Dict) -> str | None:
-    """Return the token of the question that a bot's message, of Slack or Discord, asks."""
-    footers = (_mapping(embed.get("footer")).get("text") for embed in row.get("embeds") or ())
-    texts = (row.get("text"), row.get("content"), *footers) if row.get("bot_id") or _is_bot(row) else ()
-    return next((mark[1] for mark in (re.search(_MARKER, str(text)) for text in texts) if mark), None)
-
-
 # === Discord ===
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
@@ -2032,6 +2014,7 @@ class DiscordAlerter(_ChatAlerter):
     _title_limit = 256
     _limits = (3800, 1800)
     _batch = 9
+    _measure = staticmethod(len)  # code points, says Discord's staff
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "preview", "discord_channel_id": "123456789012345678"}
 
@@ -2075,13 +2058,12 @@ class DiscordAlerter(_ChatAlerter):
         found = [(row, "reply") for row in rows if row.get("type") == 19
                  and _mapping(row.get("message_reference")).get("message_id") in parts]
         if self.listen == "channel":
-            found += [(row, "channel") for row in _until_next_question(rows, _token_of, question.token)
+            found += [(row, "channel") for row in _above_next(rows, question)
                       if row.get("type") == 0 and not row.get("message_reference")]
         if (message.get("flags") or 0) & 32 or message.get("thread"):  # a thread is a channel
             try:
                 rows = self._rows(mid, mid, memo.setdefault("thread", {}))
-                found += [(row, "reply") for row in _until_next_question(rows, _token_of, question.token)
-                          if row.get("type") in (0, 19)]
+                found += [(row, "reply") for row in _above_next(rows, question) if row.get("type") in (0, 19)]
             except DeliveryError as error:
                 if error.status not in (403, 404):  # deleted or locked: the question itself is still there
                     raise
@@ -2148,9 +2130,6 @@ class DiscordAlerter(_ChatAlerter):
             "allowed_mentions": {"parse": [], "users": named},
             "message_reference": {"message_id": question.ref["message_id"], "fail_if_not_exists": False}}])
 
-    def _mention_of(self, user: str) -> str:
-        return f"<@{user}>"
-
     def _tap(self, ref: _Dict, emoji: str) -> None:
         own = re.fullmatch(r"<a?:(\w+:\d+)>", emoji)
         chars = {f":{name}:": char for char, names in _EMOJI.items() for name in names.split()}
@@ -2161,9 +2140,6 @@ class DiscordAlerter(_ChatAlerter):
     def _identify(self) -> str:
         me = _insist(lambda: self._call("GET", "/users/@me"), self.clock, self._until(), sure=True)
         return str(me["id"])
-
-    def _measure(self, text: str) -> int:
-        return len(text)  # code points, says Discord's staff
 
     def _takes_files(self) -> bool:
         return True
