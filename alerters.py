@@ -560,15 +560,12 @@ def _head(text: str, fits: Callable[[str], bool], limit: int) -> str:
 
 
 def _chunks(lines: Iterable[_Line], size: Callable[[str, str], int], limit: int) -> Iterator[list[_Line]]:
-    """Yield runs of lines whose rendered size is within `limit`; only a line too long alone is cut.
-
-    size(kind, line): rendered size of one. A code block that goes on is closed and reopened by `_render`.
-    """
+    """Yield runs of lines, of size(kind, line) each, within `limit`; only a line too long alone is cut."""
     chunk: list[_Line] = []
     used = 0
     for kind, text in lines:
         while True:
-            fence = 8 if kind == "code" and not (chunk and chunk[-1][0] == "code") else 0
+            fence = 8 if kind == "code" and not (chunk and chunk[-1][0] == "code") else 0  # `_render` adds it
             cost = size(kind, text) + 1 + fence if len(text) <= 2 * limit else limit + 1
             if used + cost <= limit:
                 break
@@ -659,13 +656,10 @@ def _canonical(text: str) -> str:
 
 
 def _word(text: str, fold: bool) -> str:
-    """Return a reply as the word it may be: no white space, markup or final . or ! around it.
-
-    Strike-through and quotes are left on: a word struck out or quoted is not an answer.
-    """
+    """Return a reply as the word it may be: no white space, markup or final . or ! around it."""
     text, ended = _canonical(text).strip(), False
     while True:
-        wrapped = re.fullmatch(r"([*_`])(.+)\1", text, re.S)
+        wrapped = re.fullmatch(r"([*_`])(.+)\1", text, re.S)  # what is struck out or quoted is no answer
         if wrapped:
             text = wrapped[2].strip()
         elif text[-1:] in (".", "!") and not ended:
@@ -778,10 +772,7 @@ class Question:
         return self._settle(Decision("timeout", at=now) if decision is None else decision)
 
     def _look(self) -> Decision | None:
-        """Read the replies once and return what they decide. Raises whatever reading raises.
-
-        Messages count in their order; when a reaction was given no service tells, so a declining one wins.
-        """
+        """Read the replies once and return what they decide. Raises whatever reading raises."""
         now, person, approvers = self.alerter.clock.now(), self.alerter._person, self._state.get("approvers")
         overdue = now > self.deadline + _LATE
         words: list[Decision] = []
@@ -797,7 +788,7 @@ class Question:
                 decisions.append(Decision(status, by, text, via, now if at is None else at))
             elif via not in ("reaction", "channel") and not words and not overdue:
                 self._help(text, by)
-        found = words[:1] + taps
+        found = words[:1] + taps  # when a reaction was given no service tells, so a declining one wins
         return next((decision for decision in found if not decision), found[0] if found else None)
 
     def _verdict(self, text: str, tapped: bool) -> str | None:
@@ -1012,7 +1003,7 @@ class BaseAlerter(_Record):
 
     def post(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
-        return _worked(lambda: [self._sent(*self._checked(message, params))])  # in a list: it may return nothing
+        return _worked(lambda: [self._sent(*self._checked(message, params))])  # one may return nothing
 
     def ask(self, question: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
@@ -1229,11 +1220,10 @@ def _params(params: object) -> AlerterParameters | None:
     if params is not None and not isinstance(params, AlerterParameters):
         raise ConfigError(f"params must be AlerterParameters, not {type(params).__name__}")
     blocks = getattr(params, "blocks", None) or ()
-    try:
-        good = isinstance(blocks, (list, tuple)) and all(isinstance(block, dict) for block in blocks)
+    good = False
+    with contextlib.suppress(TypeError, ValueError, RecursionError):
         _json.dumps(blocks, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        good = False
+        good = isinstance(blocks, (list, tuple)) and all(isinstance(block, dict) for block in blocks)
     if not good:
         raise ConfigError("params: blocks must be a list of dicts for JSON, as Block Kit has them")
     if not isinstance(getattr(params, "thread_ts", None), (str, type(None))):
@@ -1289,9 +1279,7 @@ class _Answer:
     def seconds(self, given: Any = None) -> float:
         """Return how long the service asks to wait; 1 s if it does not say."""
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            wait = float(given or self.headers.get("Retry-After") or 1)
-            if wait == wait:  # no NaN
-                return min(max(wait, 0.25), 1e6)
+            return min(max(0.25, float(given or self.headers.get("Retry-After") or 1)), 1e6)  # NaN is 0.25
         return 1.0
 
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None) -> DeliveryError:
@@ -1439,7 +1427,7 @@ class _Draft:
         question, images = message._question, message._files(alerter.flavor)
         self.message, self.params, self.plain, self.until = message, params, False, 0.0
         self.ref: _Dict = {}  # of the first part, once it is posted
-        for image in images if not alerter._takes_files() else ():
+        for image in images if not alerter._takes_files else ():
             if image.data and not image.problem:
                 image.problem = "a webhook takes no files, only an image's URL"
                 _log().warning("%s: %s", alerter.flavor, image.label)
@@ -1485,14 +1473,13 @@ class _ChatAlerter(BaseAlerter):
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _shown_images = 9  # by their URL, in one message
     _batch = 1000  # files in one message; Slack uploads each for itself
+    _takes_files: Any = True
     # A service's dialect: what each of the two has to have.
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
     _measure: Callable[[str], int]  # how much of the limit a text takes
-    _takes_files: Callable[[], bool]
     _payload: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]
     _put: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]  # posts it: the ref
     _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
-    _identify: Callable[[], str]
 
     def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
@@ -1566,7 +1553,7 @@ class _ChatAlerter(BaseAlerter):
         while len(chunks) > _PARTS:
             chunks = self._split(_squeeze(lines, keep), limit)
             keep = keep * 4 // 5
-        return chunks, [_File(_TEXT_FILE, draft.text.encode("utf-8"))] if self._takes_files() else []
+        return chunks, [_File(_TEXT_FILE, draft.text.encode("utf-8"))] if self._takes_files else []
 
     def _split(self, lines: list[_Line], limit: int) -> list[list[_Line]]:
         """Return the parts, one more than allowed at the most; one of blank lines alone would be refused."""
@@ -1575,8 +1562,7 @@ class _ChatAlerter(BaseAlerter):
 
     def _size(self, kind: str, line: str) -> int:
         """Return how much of the service's limit one line takes."""
-        spans = [("block", line, "")] if kind == "code" else _spans(kind, line)
-        return self._measure("".join(self._mark(*span) for span in spans))
+        return self._measure(_render([(kind, line)], self._mark, ("", "")))
 
     def _text(self, lines: Iterable[_Line]) -> str:
         return _render(lines, self._mark).strip("\n")
@@ -1595,11 +1581,6 @@ class _ChatAlerter(BaseAlerter):
                 self._tap(question.ref, emoji)
         except DeliveryError as error:  # a missing permission for it is no error: words still decide
             _log().info("%s: no reactions on the question: %s", self.flavor, error)
-
-    @functools.lru_cache(maxsize=None)  # noqa: B019  # alerters are few
-    def _me(self) -> str:
-        """Return the bot's own user id, asked for once a process."""
-        return self._identify()
 
     def _mention_of(self, user: str) -> str:
         return f"<@{user}>" if re.fullmatch(r"[UW]\w+|\d+", user) else user
@@ -1824,9 +1805,11 @@ class SlackAlerter(_ChatAlerter):
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
         self._call("reactions.add", args, sure=True)
 
-    def _identify(self) -> str:
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    def _me(self) -> str:
         return str(self._call("auth.test", {}, sure=True).get("user_id"))
 
+    @property
     def _takes_files(self) -> bool:
         return bool(self.slack_token)
 
@@ -1986,6 +1969,7 @@ def _moment(row: Any) -> float:
 # === Discord ===
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
+_MESSAGES = "/channels/{}/messages?"
 _REACTIONS = "/channels/{channel_id}/messages/{message_id}/reactions/{}"
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 
@@ -2054,7 +2038,7 @@ class DiscordAlerter(_ChatAlerter):
         memo, place, mid = question._memo, question.ref["channel_id"], question.ref["message_id"]
         message = self._call("GET", f"/channels/{place}/messages/{mid}")
         parts = question._state.get("parts", [mid])  # more if it was split; after a killed process, unknown
-        rows = self._rows(place, mid, memo.setdefault("channel", {}))
+        rows = self._rows(_MESSAGES.format(place), mid, memo.setdefault("channel", {}))
         found = [(row, "reply") for row in rows if row.get("type") == 19
                  and _mapping(row.get("message_reference")).get("message_id") in parts]
         if self.listen == "channel":
@@ -2062,7 +2046,7 @@ class DiscordAlerter(_ChatAlerter):
                       if row.get("type") == 0 and not row.get("message_reference")]
         if (message.get("flags") or 0) & 32 or message.get("thread"):  # a thread is a channel
             try:
-                rows = self._rows(mid, mid, memo.setdefault("thread", {}))
+                rows = self._rows(_MESSAGES.format(mid), mid, memo.setdefault("thread", {}))
                 found += [(row, "reply") for row in _above_next(rows, question) if row.get("type") in (0, 19)]
             except DeliveryError as error:
                 if error.status not in (403, 404):  # deleted or locked: the question itself is still there
@@ -2092,22 +2076,18 @@ class DiscordAlerter(_ChatAlerter):
             code = _parse.quote(f"{name}:{emoji['id']}" if emoji.get("id") else name, safe="")
             path = _REACTIONS.format(code, **question.ref)
             for kind in (0, 1) if _mapping(reaction.get("count_details")).get("burst") else (0,):
-                after = "0"
-                while after:
-                    users = self._call("GET", f"{path}?limit=100&type={kind}&after={after}")
-                    yield from ({"by": user["id"], "text": name, "via": "reaction"} for user in users
-                                if user["id"] != self._me() and not user.get("bot"))
-                    last = users[-1]["id"] if len(users) == 100 else ""
-                    after = last if last != after else ""
+                for user in self._rows(f"{path}?type={kind}", "0", {}):
+                    if user["id"] != self._me() and not user.get("bot"):
+                        yield {"by": user["id"], "text": name, "via": "reaction"}
 
-    def _rows(self, channel: str, after: str, memo: dict[str, list[_Dict]]) -> list[_Dict]:
-        """Return the messages after an id, oldest first. Full pages are kept in `memo`."""
+    def _rows(self, path: str, after: str, memo: dict[str, list[_Dict]]) -> list[_Dict]:
+        """Return the rows after an id, oldest first. Full pages are kept in `memo`."""
         if memo:  # one of them is read again each time, for answers edited in
             del memo[next(iter(memo))]
         rows: dict[str, _Dict] = {}
         while True:
-            path = f"/channels/{channel}/messages?after={after}&limit=100"
-            page = sorted(memo.get(after) or self._call("GET", path), key=lambda row: int(row["id"]))
+            page = memo.get(after) or self._call("GET", f"{path}&after={after}&limit=100")
+            page = sorted(page, key=lambda row: int(row["id"]))
             known = len(rows)
             rows.update((row["id"], row) for row in page)
             if len(page) < 100 or len(rows) == known:
@@ -2118,7 +2098,7 @@ class DiscordAlerter(_ChatAlerter):
     def _find(self, question: Question) -> _Dict | None:
         channel = question._state["where"]["channel"]
         since = int((question._state["asked"] - _LOOK_BACK - _DISCORD_EPOCH) * 1000) << 22
-        found = (row["id"] for row in self._rows(channel, str(since), {})
+        found = (row["id"] for row in self._rows(_MESSAGES.format(channel), str(since), {})
                  if _mapping(row.get("author")).get("id") == self._me() and question.token in str(row))
         return next(({"channel_id": channel, "message_id": mid} for mid in found), None)
 
@@ -2137,12 +2117,10 @@ class DiscordAlerter(_ChatAlerter):
         path = _REACTIONS.format(name, **ref) + "/@me"
         _insist(lambda: self._call("PUT", path), self.clock, self._until(), sure=True)
 
-    def _identify(self) -> str:
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    def _me(self) -> str:
         me = _insist(lambda: self._call("GET", "/users/@me"), self.clock, self._until(), sure=True)
         return str(me["id"])
-
-    def _takes_files(self) -> bool:
-        return True
 
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _defuse(text)
