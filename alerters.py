@@ -1839,11 +1839,6 @@ class SlackAlerter(_ChatAlerter):
         notes = draft.notes if first else []
         said = [ping, title and f"*{title}*", text, *map(": ".join, fields)]
         shown = list(filter(None, said)) or [image.name for image in draft.images]
-        payload: _Dict = {"channel": where["channel"], "text": "\n".join(shown + notes),
-                          "unfurl_links": False, "unfurl_media": False}
-        thread = draft.ref.get("thread_ts") or draft.ref.get("ts") or where["thread"]
-        if thread:
-            payload["thread_ts"] = thread
         custom = getattr(draft.params, "blocks", None) if first else None
         if custom:
             title, fields = "", []
@@ -1859,11 +1854,12 @@ class SlackAlerter(_ChatAlerter):
             *({"type": "image", "image_url": image.url, "alt_text": image.name} for image in images),
             notes and {"type": "context", "elements": [mrkdwn(note) for note in notes]}]
         blocks = [block for block in blocks if block and not draft.plain]
-        if blocks:
-            payload["blocks"] = blocks
-            for block in [block for block in blocks if "block_id" not in block][:1]:
-                block["block_id"] = f"{draft.nonce}-{number}"  # a doubtful post is looked for by it
-        return payload
+        for block in [block for block in blocks if "block_id" not in block][:1]:
+            block["block_id"] = f"{draft.nonce}-{number}"  # a doubtful post is looked for by it
+        thread = draft.ref.get("thread_ts") or draft.ref.get("ts") or where["thread"]
+        payload = {"channel": where["channel"], "text": "\n".join(shown + notes), "thread_ts": thread,
+                   "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
+        return {name: part for name, part in payload.items() if part not in (None, [])}
 
     @_documented("slack")
     def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
@@ -2139,12 +2135,11 @@ class DiscordAlerter(_ChatAlerter):
         first, text = number == 0, self._text(lines)
         mention, notes = (draft.mention, draft.notes) if first else ([], [])
         ping = " ".join(f"@{m}" if m in ("here", "everyone") else f"<@{m}>" for m in mention)
-        payload: _Dict = {"allowed_mentions": {  # without it Discord lets everything ping
+        payload: _Dict = {"content": ping, "allowed_mentions": {  # without it Discord lets everything ping
             "parse": ["everyone"] if {"here", "everyone"} & set(mention) else [],
             "users": [m for m in mention if m.isdigit()], "roles": [m[1:] for m in mention if m[:1] == "&"]}}
-        content = ping
         if draft.plain:
-            content = "\n".join(filter(None, [ping, text, *notes])) or "\u200b"
+            payload["content"] = "\n".join(filter(None, [ping, text, *notes])) or "\u200b"
         else:
             fields = [{"name": self._mark("text", k, "") or "\u200b", "inline": len(v) <= 40,
                        "value": self._mark("text", v, "") or "\u200b"} for k, v in draft.fields if first]
@@ -2156,14 +2151,11 @@ class DiscordAlerter(_ChatAlerter):
             sources += [f"attachment://{file.name}" for file in files if file.image]
             payload["embeds"] = [{**embed, "color": draft.color}] if embed or not sources else []
             payload["embeds"] += [{"image": {"url": source}} for source in sources[:9]]
-        if content:
-            payload["content"] = content
         if self.discord_token:
-            payload.update(nonce=f"{draft.nonce}-{number}", enforce_nonce=True)
-            reply_to = (draft.ref or draft.reply_to).get("message_id")
-            if reply_to:
-                payload["message_reference"] = {"message_id": reply_to, "fail_if_not_exists": False}
-        return payload
+            above = (draft.ref or draft.reply_to).get("message_id")
+            payload.update(nonce=f"{draft.nonce}-{number}", enforce_nonce=True, message_reference=above and {
+                "message_id": above, "fail_if_not_exists": False})
+        return {name: part for name, part in payload.items() if part}
 
     @_documented("discord")
     def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
