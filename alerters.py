@@ -184,7 +184,6 @@ class DeliveryError(AlerterError):
     arrived) or "unknown" (it may have arrived: look before you send it again).
     """
     _again = False  # worth another try: it was certainly not accepted
-    _final: bool | None = None  # ends a wait; None: the status tells
     _report: Sequence[str] = ()  # the lines of a failed check
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None,
@@ -193,6 +192,7 @@ class DeliveryError(AlerterError):
         super().__init__(message)
         self.status, self.code, self.hint = status, code, hint
         self.retry_after, self.outcome = retry_after, outcome
+        self._final = status in (401, 403, 404, 410)  # waiting cannot mend it, so it ends a wait
 
     def __str__(self) -> str:
         return f"{self.args[0]}: {self.hint}" if self.hint else str(self.args[0])
@@ -210,13 +210,8 @@ def _failure(who: str, what: object, *, again: bool = False, final: bool | None 
         hints.append("the service has trouble: try again later")
     hint = hint or [*hints, "`check` tells which part of the set-up works"][0]
     error = DeliveryError(_one_line(f"{who}: {what}"), hint=hint, **{**facts, "code": _hide(code) or None})
-    error._again, error._final = again, final
+    error._again, error._final = again, error._final if final is None else final
     return error
-
-
-def _is_final(error: DeliveryError) -> bool:
-    """True for a refusal that waiting cannot mend: a bad token, no permission, a channel that is gone."""
-    return error.status in (401, 403, 404, 410) if error._final is None else error._final
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -763,7 +758,7 @@ class Question:
             try:
                 decision = self._look()
             except (DeliveryError, OSError) as error:
-                if isinstance(error, DeliveryError) and _is_final(error):
+                if getattr(error, "_final", False):
                     raise
                 self._not_before = now + (getattr(error, "retry_after", None) or 0)
                 _log().debug("%s: waiting goes on: %s", self.alerter.flavor, _one_line(error))
@@ -1155,10 +1150,7 @@ class BaseAlerter(_Record):
         return asked
 
     def _adopt(self, found: Question, asked: Question) -> Question:
-        """Return the recorded question, without a ref if it has to be posted yet, or the new one.
-
-        The recorded one counts while it is open, and if it was answered in time though nobody read it.
-        """
+        """Return the recorded question, if it is open or was answered in time unread, or else the new one."""
         if any(found._state.get(part) != asked._state[part] for part in ("fingerprint", "flavor", "alerter")):
             name = found._state["alerter"]
             with contextlib.suppress(AlerterError):  # the note belongs where that question stands
@@ -1175,7 +1167,7 @@ class BaseAlerter(_Record):
                 return found
             decision = _insist(found._look, self.clock, self._until(_SEND_BUDGET), sure=True)
         except DeliveryError as error:
-            if open_still or not _is_final(error):
+            if open_still or not error._final:
                 raise
         finally:
             self._release(found)
@@ -1731,7 +1723,7 @@ class SlackAlerter(_ChatAlerter):
                 row = self._call("reactions.get", {**channel, "timestamp": ref["ts"], "full": "true"})
                 reactions = row["message"].get("reactions") or []
             except DeliveryError as error:
-                if error.code != "missing_scope" and _is_final(error):
+                if error.code != "missing_scope" and error._final:
                     raise
                 memo["reactions_free"] = now + (error.retry_after or 0)
         said = self._answers(question, plain, "channel") + self._answers(question, rows, "reply")
@@ -2058,7 +2050,7 @@ class DiscordAlerter(_ChatAlerter):
         try:
             taps = list(self._reactions(question, message))
         except DeliveryError as error:  # the words that people wrote count all the same
-            if _is_final(error):
+            if error._final:
                 raise
             taps = []
         return sorted(answers, key=lambda answer: answer["at"]) + taps
@@ -2119,16 +2111,12 @@ class DiscordAlerter(_ChatAlerter):
         return str(me["id"])
 
     def _mark(self, style: str, text: str, url: str) -> str:
-        safe = _defuse(text)
-        if style == "link":
-            return url if text == url else f"[{self._mark('text', text, '')}]({url})"
-        if style == "block":
-            return _unfenced(safe)
-        if style == "code":
-            return f"`{safe}`"
-        safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", safe)
+        bare = _defuse(text)
+        safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
-        return {"bold": f"**{safe}**", "italic": f"*{safe}*"}.get(style, safe)
+        marks = {"link": url if text == url else f"[{safe}]({url})", "block": _unfenced(bare),
+                 "code": f"`{bare}`", "bold": f"**{safe}**", "italic": f"*{safe}*"}
+        return marks.get(style, safe)
 
     def _payload(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
