@@ -1856,7 +1856,7 @@ class SlackAlerter(_ChatAlerter):
     @_documented("slack")
     def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         payload, started, until = self._payload(draft, lines, number, files), self.clock.now(), draft.until
-        channel, thread = payload["channel"], payload.get("thread_ts")
+        where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
         if not self.slack_token:
             del payload["channel"]
             _insist(lambda: self._post_webhook(payload, until), self.clock, until)
@@ -1874,13 +1874,12 @@ class SlackAlerter(_ChatAlerter):
 
         def post() -> _Dict:
             answer = self._call("chat.postMessage", payload, until)
-            return {"channel": answer.get("channel") or channel, "ts": str(answer.get("ts"))}
+            return {"channel": answer.get("channel") or where["channel"], "ts": str(answer.get("ts"))}
 
-        where = {"channel": channel, "thread": thread}
         ref = _insist(post, self.clock, until,
                       find=lambda: self._find_post(where, started - _LOOK_BACK, {}, is_it, until))
-        if thread:
-            ref["thread_ts"] = thread
+        if where["thread"]:
+            ref["thread_ts"] = where["thread"]
         for file in files:
             try:
                 self._upload(file, ref, until)
