@@ -185,7 +185,6 @@ class DeliveryError(AlerterError):
     arrived) or "unknown" (it may have arrived: look before you send it again).
     """
     _again = False  # worth another try: it was certainly not accepted
-    _final: bool | None = None  # ends a wait; None: the status tells
     _report: Sequence[str] = ()  # the lines of a failed check
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None,
@@ -194,6 +193,7 @@ class DeliveryError(AlerterError):
         super().__init__(message)
         self.status, self.code, self.hint = status, code, hint
         self.retry_after, self.outcome = retry_after, outcome
+        self._final = status in (401, 403, 404, 410)  # waiting cannot mend it, so it ends a wait
 
     def __str__(self) -> str:
         return f"{self.args[0]}: {self.hint}" if self.hint else str(self.args[0])
@@ -211,13 +211,8 @@ def _failure(who: str, what: object, *, again: bool = False, final: bool | None 
         hints.append("the service has trouble: try again later")
     hint = hint or [*hints, "`check` tells which part of the set-up works"][0]
     error = DeliveryError(_one_line(f"{who}: {what}"), hint=hint, **{**facts, "code": _hide(code) or None})
-    error._again, error._final = again, final
+    error._again, error._final = again, error._final if final is None else final
     return error
-
-
-def _is_final(error: DeliveryError) -> bool:
-    """True for a refusal that waiting cannot mend: a bad token, no permission, a channel that is gone."""
-    return error.status in (401, 403, 404, 410) if error._final is None else error._final
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -297,9 +292,8 @@ def _reveal(value: str, where: str) -> str:
 class _Record:
     """Repr, comparison and hash of all dataclasses here: once, instead of generated for each at import."""
     def _values(self) -> _Dict:
-        if not dataclasses.is_dataclass(self):
-            return {}
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields: Any = dataclasses.fields(self) if dataclasses.is_dataclass(self) else ()
+        return {field.name: getattr(self, field.name) for field in fields}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._values().items())})"
@@ -562,15 +556,12 @@ def _head(text: str, fits: Callable[[str], bool], limit: int) -> str:
 
 
 def _chunks(lines: Iterable[_Line], size: Callable[[str, str], int], limit: int) -> Iterator[list[_Line]]:
-    """Yield runs of lines whose rendered size is within `limit`; only a line too long alone is cut.
-
-    size(kind, line): rendered size of one. A code block that goes on is closed and reopened by `_render`.
-    """
+    """Yield runs of lines, of size(kind, line) each, within `limit`; only a line too long alone is cut."""
     chunk: list[_Line] = []
     used = 0
     for kind, text in lines:
         while True:
-            fence = 8 if kind == "code" and not (chunk and chunk[-1][0] == "code") else 0
+            fence = 8 if kind == "code" and not (chunk and chunk[-1][0] == "code") else 0  # `_render` adds it
             cost = size(kind, text) + 1 + fence if len(text) <= 2 * limit else limit + 1
             if used + cost <= limit:
                 break
@@ -661,13 +652,10 @@ def _canonical(text: str) -> str:
 
 
 def _word(text: str, fold: bool) -> str:
-    """Return a reply as the word it may be: no white space, markup or final . or ! around it.
-
-    Strike-through and quotes are left on: a word struck out or quoted is not an answer.
-    """
+    """Return a reply as the word it may be: no white space, markup or final . or ! around it."""
     text, ended = _canonical(text).strip(), False
     while True:
-        wrapped = re.fullmatch(r"([*_`])(.+)\1", text, re.S)
+        wrapped = re.fullmatch(r"([*_`])(.+)\1", text, re.S)  # what is struck out or quoted is no answer
         if wrapped:
             text = wrapped[2].strip()
         elif text[-1:] in (".", "!") and not ended:
@@ -700,14 +688,9 @@ def _among(words: Sequence[str]) -> str:
 
 class _Clock:
     """The time and the waiting of an alerter. A subclass with another `clock` runs in virtual time."""
-    def now(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+    now = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+    sleep = staticmethod(time.sleep)
 
 
 class Question:
@@ -782,8 +765,8 @@ class Question:
                 decision = self._look() if now < self.deadline else _insist(
                     self._look, self.alerter.clock, self.alerter._until(), sure=True, tries=2)
             except (DeliveryError, OSError) as error:
-                if isinstance(error, DeliveryError) and _is_final(error):
-                    if error.code in ("10008", "message_not_found", "thread_not_found"):
+                if getattr(error, "_final", False):
+                    if getattr(error, "code", None) in ("10008", "message_not_found", "thread_not_found"):
                         self._forget()
                     raise
                 self._not_before = now + (getattr(error, "retry_after", None) or 0)
@@ -795,7 +778,6 @@ class Question:
     def _look(self) -> Decision | None:
         """Read the replies once and return what they decide. Raises whatever reading raises.
 
-        Messages count in their order; when a reaction was given no service tells, so a declining one wins.
         What is read before the deadline was given before it, whatever the service's clock says.
         """
         person, approvers = self.alerter._person, self._state.get("approvers")
@@ -817,7 +799,7 @@ class Question:
                 (taps if via == "reaction" else words).append(answer)
             elif via not in ("reaction", "channel") and not words and not overdue:
                 self._help(text, by)
-        found = words[:1] + taps
+        found = words[:1] + taps  # when a reaction was given no service tells, so a declining one wins
         decision = next((each for each in found + vetoes if not each), found[0]) if found else None
         if decision and self._memo.get("unread"):
             raise _failure(self.alerter.flavor, "who tapped to decline cannot be read", again=True)
@@ -1052,11 +1034,7 @@ class BaseAlerter(_Record):
 
     def post(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
-        def deliver() -> bool:
-            self._sent(*self._checked(message, params))
-            return True
-
-        return _worked(deliver)
+        return _worked(lambda: [self._sent(*self._checked(message, params))])  # one may return nothing
 
     def ask(self, question: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
@@ -1108,6 +1086,7 @@ class BaseAlerter(_Record):
     _check_together: Callable[..., Any] = _nothing  # () raises ConfigError for fields that cannot go together
     _where: Callable[..., Any] = _nothing  # (message, params): where a question goes, as JSON for `_find`
     _find: Callable[..., Any] = _nothing  # (question): the ref of one that may have been posted, or None
+    _me: Any = _nothing  # () its own user id; fails if the token cannot read
     _offer_taps: Callable[..., Any] = _nothing  # (question) puts the two reactions on it
     _say: Callable[..., Any] = _nothing  # (question, text, to) writes under it; to: whom it is for, or None
     _release: Callable[..., Any] = _nothing  # (question) lets go of what its `_memo` holds open
@@ -1214,10 +1193,7 @@ class BaseAlerter(_Record):
         return asked
 
     def _adopt(self, found: Question, asked: Question) -> Question:
-        """Return the recorded question, without a ref if it has to be posted yet, or the new one.
-
-        The recorded one counts while it is open, and if it was answered in time though nobody read it.
-        """
+        """Return the recorded question, if it is open or was answered in time unread, or else the new one."""
         if any(found._state.get(part) != asked._state[part] for part in ("fingerprint", "flavor", "alerter")):
             name = found._state["alerter"]
             asked._save(anew=True)  # first of all: from now on nobody is approved by the old one
@@ -1235,7 +1211,7 @@ class BaseAlerter(_Record):
                 return found
             decision = _insist(found._look, self.clock, self._until(_SEND_BUDGET), sure=True)
         except DeliveryError as error:
-            if open_still or not _is_final(error):
+            if open_still or not error._final:
                 raise
         finally:
             self._release(found)
@@ -1254,6 +1230,7 @@ class BaseAlerter(_Record):
         return ref is not None
 
     def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
+        self._me()  # a token that cannot read is refused before anything is posted
         question._state["posted"] = self.clock.now()
         question._save(anew=True)
         body = message.body
@@ -1263,6 +1240,7 @@ class BaseAlerter(_Record):
         if isinstance(receipt, Receipt):
             question.ref = question._state["ref"] = receipt.ref
             question._state["url"] = receipt.url
+            self._offer_taps(question)
 
 
 def _worked(work: Callable[[], object]) -> bool:
@@ -1278,11 +1256,10 @@ def _params(params: object) -> AlerterParameters | None:
     if params is not None and not isinstance(params, AlerterParameters):
         raise ConfigError(f"params must be AlerterParameters, not {type(params).__name__}")
     blocks = getattr(params, "blocks", None) or ()
-    try:
-        good = isinstance(blocks, (list, tuple)) and all(isinstance(block, dict) for block in blocks)
+    good = False
+    with contextlib.suppress(TypeError, ValueError, RecursionError):
         _json.dumps(blocks, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        good = False
+        good = isinstance(blocks, (list, tuple)) and all(isinstance(block, dict) for block in blocks)
     if not good:
         raise ConfigError("params: blocks must be a list of dicts for JSON, as Block Kit has them")
     if not isinstance(getattr(params, "thread_ts", None), (str, type(None))):
@@ -1332,17 +1309,13 @@ class _Answer:
 
     def json(self) -> Any:
         """Return the decoded body, None if it is not JSON."""
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             return _json.loads(self.body)
-        except (ValueError, RecursionError):
-            return None
 
     def seconds(self, given: Any = None) -> float:
         """Return how long the service asks to wait; 1 s if it does not say."""
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            wait = float(given or self.headers.get("Retry-After") or 1)
-            if wait == wait:  # no NaN
-                return min(max(wait, 0.25), 1e6)
+            return min(max(0.25, float(given or self.headers.get("Retry-After") or 1)), 1e6)  # NaN is 0.25
         return 1.0
 
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None) -> DeliveryError:
@@ -1375,32 +1348,17 @@ def _cut_off(seconds: float, socket_of: Callable[[], Any]) -> Iterator[None]:
         timer.cancel()
 
 
-@functools.lru_cache(maxsize=1)
-def _wire() -> Any:
-    """Return the urllib handler that notes in `made` the socket that stands, so that doubt has a border."""
-    class Wire(_urllib.HTTPSHandler, _urllib.HTTPHandler):
-        made: Any = None
-
-        def do_open(self, kind: Any, request: Any, **options: Any) -> Any:  # type: ignore[override]
-            def connection(host: str, **more: Any) -> Any:
-                def connect() -> None:
-                    kind.connect(link)
-                    self.made = link.sock
-
-                def send_request(*given: Any, **named: Any) -> None:
-                    try:
-                        kind.request(link, *given, **named)
-                    except (BrokenPipeError, ConnectionResetError):
-                        if not self.made:
-                            raise  # else an answer may be there already: a 413, say
-
-                link = kind(host, **more)
-                link.connect, link.request, link._create_connection = connect, send_request, _dial
-                return link
-
-            return super().do_open(connection, request, **options)
-
-    return Wire
+def _link(request: _urllib.Request, timeout: float, context: _ssl.SSLContext) -> Any:
+    """Return the connection to make: direct, or through the proxy that the environment names."""
+    host, proxy = request.host, _urllib.getproxies().get("https")
+    if request.type == "http":  # on this machine
+        return _http_client.HTTPConnection(host, timeout=timeout)
+    if proxy and not _is_loopback(request.origin_req_host):
+        _urllib.ProxyHandler({}).proxy_open(request, proxy, "https")  # sets it, unless no_proxy has the host
+    link = _http_client.HTTPSConnection(request.host, timeout=timeout, context=context)
+    if request.host != host:
+        link.set_tunnel(host, headers={name.title(): text for name, text in request.headers.items()})
+    return link
 
 
 def _slices(body: Sequence[bytes], stop: float) -> Iterator[Any]:
@@ -1427,43 +1385,47 @@ def _dial(address: tuple[str, int], timeout: float, *_: Any) -> _socket.socket:
     raise OSError("the host has no address")
 
 
-def _http(who: str, method: str, url: str, *, clock: _Clock, until: float, body: Sequence[bytes] = (),
+def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Sequence[bytes] = (),
           headers: Mapping[str, str] = {}) -> _Answer:
-    """Return the answer, whatever its status. The one place that speaks HTTP.
+    """Return the answer, whatever its status. The one place that speaks HTTP; it follows no redirect.
 
     body: pieces, sent one after the other and never joined. until: on clock.monotonic; headers that drip are
-    the one thing urllib cannot bound. Raises DeliveryError, outcome "unknown" once the connection was made.
+    the one thing it cannot bound. Raises DeliveryError, outcome "unknown" once the connection was made.
     """
-    left = until - clock.monotonic()
-    stop, wire, taken = time.monotonic() + left, _wire()(context=_tls()), bytearray()
+    left, context, made, taken = until - alerter.clock.monotonic(), _tls(), None, bytearray()
     agent = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"
-    size = {"Content-Length": str(sum(map(len, body)))} if body else {}
+    headers = {"User-Agent": agent, "Connection": "close", **headers}
+    if body:
+        headers["Content-Length"] = str(sum(map(len, body)))
+    stop = time.monotonic() + left
     try:
         if left <= 0:
             raise TimeoutError("no time left")
-        request = _urllib.Request(url, _slices(body, stop) if body else None,
-                                  {"User-Agent": agent, **headers, **size}, method=method)
-        opener = _urllib.OpenerDirector()  # an empty one follows no redirect and raises for no status
-        opener.add_handler(wire)
-        if not _is_loopback(_parse.urlsplit(url).hostname or ""):
-            opener.add_handler(_urllib.ProxyHandler())
-        with opener.open(request, timeout=min(left, _SOCKET_TIMEOUT)) as response:
-            while not response.isclosed():
-                wire.made.settimeout(min(max(stop - time.monotonic(), 0.01), _SOCKET_TIMEOUT))
-                piece = response.read1(65536)
-                taken += piece
-                if not piece:
-                    break
-                if time.monotonic() > stop:
-                    raise TimeoutError("the answer took too long")
-                if len(taken) > _BODY_CAP:
-                    raise ValueError("the answer is too large")
-            if response.length:
-                raise _http_client.IncompleteRead(b"")
-            return _Answer(response.status, response.headers, bytes(taken))
+        request = _urllib.Request(url)
+        link = _link(request, min(left, _SOCKET_TIMEOUT), context)
+        link._create_connection = _dial
+        with contextlib.closing(link):
+            link.connect()
+            made = link.sock
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # an answer may be there: a 413
+                link.request(method, request.selector, _slices(body, stop) if body else None, headers)
+            with link.getresponse() as response:
+                while not response.isclosed():
+                    made.settimeout(min(max(stop - time.monotonic(), 0.01), _SOCKET_TIMEOUT))
+                    piece = response.read1(65536)
+                    taken += piece
+                    if not piece:
+                        break
+                    if time.monotonic() > stop:
+                        raise TimeoutError("the answer took too long")
+                    if len(taken) > _BODY_CAP:
+                        raise ValueError("the answer is too large")
+                if response.length:
+                    raise _http_client.IncompleteRead(b"")
+                return _Answer(response.status, response.headers, bytes(taken))
     except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
-        error = _transport_failure(who, caught, bool(wire.made))
-    raise error  # out here, so that what urllib raised, which knows URL and headers, does not travel with it
+        error = _transport_failure(alerter.flavor, caught, bool(made))
+    raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
 
 
 def _transport_failure(who: str, error: BaseException, reached: bool) -> DeliveryError:
@@ -1489,7 +1451,6 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 
 
 # === Chat services ===
-_IDENTITIES: dict[Any, str] = {}  # the bot's own user id, by alerter
 _MARKER = r"(?:^|\n)Question ([0-9a-f]{16})\s*$"  # the last line of every question
 _MENTIONS = 50  # at most: they have to fit into one message, beside its text
 
@@ -1500,8 +1461,9 @@ class _Draft:
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
         question, images = message._question, message._files(alerter.flavor)
-        self.message, self.params = message, params
-        for image in images if not alerter._takes_files() else ():
+        self.message, self.params, self.plain, self.until = message, params, False, 0.0
+        self.ref: _Dict = {}  # of the first part, once it is posted
+        for image in images if not alerter._takes_files else ():
             if image.data and not image.problem:
                 image.problem = "a webhook takes no files, only an image's URL"
                 _log().warning("%s: %s", alerter.flavor, image.label)
@@ -1543,73 +1505,76 @@ class _ChatAlerter(BaseAlerter):
 
     _shows_questions = _has_reactions = True
     _title_limit = 150
-    _limits = (2700, 2700)  # of the text of one message, in the rich and in the plain form
+    _limits = (2700, 2700)  # of the text of one message; [True]: in the plain form
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _shown_images = 9  # by their URL, in one message
     _batch = 1000  # files in one message; Slack uploads each for itself
+    _takes_files: Any = True
     # A service's dialect: what each of the two has to have.
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
     _measure: Callable[[str], int]  # how much of the limit a text takes
-    _takes_files: Callable[[], bool]
-    _payload: Callable[[_Draft, bool, list[_Line], int, list[_File], _Dict | None], _Dict]
-    _put: Callable[..., tuple[_Dict, list[_File]]]  # posts one message: its ref, the refused files
+    _payload: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]
+    _put: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]  # posts it: the ref
     _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
-    _identify: Callable[[], str]
 
     def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
         draft = _Draft(self, *self._checked(message, params))
         try:
-            return self._send(draft, True)
+            return self._send(draft)
         except DeliveryError as error:
             if error.outcome != "not_sent" or error.code not in self._refused_forms:
                 raise
             _log().warning("%s; it goes as plain text", error.args[0])
-        return self._send(draft, False)
+        draft.plain = True
+        return self._send(draft)
 
-    def _send(self, draft: _Draft, rich: bool) -> Receipt:
-        parts, whole = self._parts(draft, rich)
+    def _send(self, draft: _Draft) -> Receipt:
+        parts, whole = self._parts(draft)
         files = [image for image in draft.images if image.data] + whole
-        until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
-        ref, refused = self._put(draft, rich, parts[0], 0, files[:self._batch], None, until)
+        draft.until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
+        draft.ref = self._put(draft, parts[0], 0, files[:self._batch])
         batches = [files[start:start + self._batch] for start in range(self._batch, len(files), self._batch)]
+        refused = [file for file in files if file.problem]
         if self._batch < 1000 and len(refused) > 1:  # one of them was too large, or all together
-            batches[:0], refused = [[file] for file in refused], []
+            batches[:0] = [[file] for file in refused]
         for number, batch in enumerate(batches, 1000):
             try:
-                self._put(draft, rich, [], number, batch, ref, until)
+                self._put(draft, [], number, batch)
             except DeliveryError as error:  # the text has arrived, which counts
                 for file in batch:
                     file.problem = str(error)
-                refused += batch
-        if whole and whole[0] not in refused:
+        if whole and not whole[0].problem:
             parts = parts[:1]
         for number, part in enumerate(parts[1:], 1):
             try:
                 try:
-                    self._put(draft, rich, part, number, [], ref, until)
+                    self._put(draft, part, number, [])
                 except DeliveryError as error:
-                    if not rich or error.outcome != "not_sent" or error.code not in self._refused_forms:
+                    if draft.plain or error.outcome != "not_sent" or error.code not in self._refused_forms:
                         raise
-                    for n, piece in enumerate(self._split(part, self._limits[1])):
-                        self._put(draft, False, piece, 100 * number + n, [], ref, until)
+                    draft.plain = True
+                    for n, piece in enumerate(self._split(part, self._limits[True])):
+                        self._put(draft, piece, 100 * number + n, [])
+                    draft.plain = False
             except DeliveryError as error:
                 error.args = (f"{error.args[0]} (part {number + 1} of {len(parts)})",)
                 error.outcome = "partial"
                 raise
-        missing = [file.label for file in refused if file not in whole]
+        missing = [file.label for file in draft.images if file.problem]
         if missing:
             _log().warning("%s: %s", self.flavor, "; ".join(missing))
             lines = [("plain", f"[{label}]") for label in missing]
             with contextlib.suppress(DeliveryError):
-                for n, part in enumerate(self._split(lines, self._limits[0 if rich else 1]), len(parts)):
-                    self._put(draft, rich, part, n, [], ref, self._until())
-        return Receipt(self._label, ref)
+                for n, part in enumerate(self._split(lines, self._limits[draft.plain]), len(parts)):
+                    draft.until = self._until()
+                    self._put(draft, part, n, [])
+        return Receipt(self._label, draft.ref)
 
-    def _parts(self, draft: _Draft, rich: bool) -> tuple[list[list[_Line]], list[_File]]:
+    def _parts(self, draft: _Draft) -> tuple[list[list[_Line]], list[_File]]:
         """Return the lines of each message; of more than ten cut in the middle, and the whole as a file."""
-        limit, lines = self._limits[0 if rich else 1], list(draft.lines)
-        if not rich:
+        limit, lines = self._limits[draft.plain], list(draft.lines)
+        if draft.plain:
             limit -= 25 * len(draft.mention)  # they stand in the same text
             lines[:0] = [("plain", draft.title)] if draft.title else []
             lines += [("plain", line) for k, v in draft.fields for line in f"{k}: {v}".split("\n")]
@@ -1624,7 +1589,7 @@ class _ChatAlerter(BaseAlerter):
         while len(chunks) > _PARTS:
             chunks = self._split(_squeeze(lines, keep), limit)
             keep = keep * 4 // 5
-        return chunks, [_File(_TEXT_FILE, draft.text.encode("utf-8"))] if self._takes_files() else []
+        return chunks, [_File(_TEXT_FILE, draft.text.encode("utf-8"))] if self._takes_files else []
 
     def _split(self, lines: list[_Line], limit: int) -> list[list[_Line]]:
         """Return the parts, one more than allowed at the most; one of blank lines alone would be refused."""
@@ -1633,24 +1598,18 @@ class _ChatAlerter(BaseAlerter):
 
     def _size(self, kind: str, line: str) -> int:
         """Return how much of the service's limit one line takes."""
-        spans = [("block", line, "")] if kind == "code" else _spans(kind, line)
-        return self._measure("".join(self._mark(*span) for span in spans))
+        return self._measure(_render([(kind, line)], self._mark, ("", "")))
 
     def _text(self, lines: Iterable[_Line]) -> str:
         return _render(lines, self._mark).strip("\n")
 
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
-        parts, whole = self._parts(draft, True)
+        parts, whole = self._parts(draft)
         parts = parts[:1] if whole else parts
-        shown = [self._payload(draft, True, part, n, [], None) for n, part in enumerate(parts)]
+        shown = [self._payload(draft, part, n, []) for n, part in enumerate(parts)]
         shown += [{"file": file.name, "bytes": len(file.data)} for file in draft.images + whole if file.data]
         return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
-
-    def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
-        self._me()  # a token that cannot read is refused before anything is posted
-        super()._publish(question, message, params)
-        self._offer_taps(question)
 
     def _offer_taps(self, question: Question) -> None:
         for emoji in question._taps():
@@ -1659,11 +1618,8 @@ class _ChatAlerter(BaseAlerter):
             except DeliveryError as error:  # a missing permission for it is no error: words still decide
                 _log().info("%s: no %s on the question: %s", self.flavor, emoji, error)
 
-    def _me(self) -> str:
-        """Return the bot's own user id, asked for once a process."""
-        if self not in _IDENTITIES:
-            _IDENTITIES[self] = self._identify()
-        return _IDENTITIES[self]
+    def _mention_of(self, user: str) -> str:
+        return f"<@{user}>" if re.fullmatch(r"[UW]\w+|\d+", user) else user
 
     def _check_together(self) -> None:
         token, webhook = (f"{self.flavor}_{name}" for name in ("token", "webhook_url"))
@@ -1712,9 +1668,15 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     return [row for row in value if isinstance(row, kind)] if isinstance(value, list) else []
 
 
-def _until_next_question(rows: Iterable[_T], token_of: Callable[[_T], str | None], own: str) -> Iterator[_T]:
+def _above_next(rows: Iterable[_Dict], question: Question) -> Iterator[_Dict]:
     """Yield the rows that come before the bot's next question: those below it belong to that one."""
-    return itertools.takewhile(lambda row: token_of(row) in (None, own), rows)
+    for row in rows:
+        footers = (_mapping(embed.get("footer")).get("text") for embed in row.get("embeds") or ())
+        texts = (row.get("text"), row.get("content"), *footers) if row.get("bot_id") or _is_bot(row) else ()
+        marks = [re.search(_MARKER, str(text)) for text in texts]
+        if any(mark and mark[1] != question.token for mark in marks):
+            break
+        yield row
 
 
 def _report(who: str, points: Sequence[tuple[bool, str]]) -> str:
@@ -1772,13 +1734,12 @@ class SlackAlerter(_ChatAlerter):
         for what, method in (("channel", "info"), ("may read replies", "history")):
             try:
                 found = self._call(f"conversations.{method}", {"channel": self._channel(None), "limit": "1"})
+                channel = _mapping(found.get("channel"))
+                member = channel.get("is_member") is not False
+                name = f"{what} {channel.get('name') or ''}"
+                points.append((member, name if member else f"{name}: invite the bot with /invite"))
             except DeliveryError as error:
                 points.append((error.code == "missing_scope" and what == "channel", f"{what}: {error}"))
-                continue
-            channel = _mapping(found.get("channel"))
-            member = channel.get("is_member") is not False
-            what += f" {channel.get('name') or ''}" + ("" if member else ": invite the bot with /invite")
-            points.append((member, what))
         return _report(self.flavor, points)
 
     @_documented("slack")
@@ -1811,7 +1772,7 @@ class SlackAlerter(_ChatAlerter):
                 row = self._call("reactions.get", {**channel, "timestamp": ref["ts"], "full": "true"})
                 reactions = row["message"].get("reactions") or []
             except DeliveryError as error:
-                if error.code != "missing_scope" and _is_final(error):
+                if error.code != "missing_scope" and error._final:
                     raise
                 memo["reactions_free"] = now + (error.retry_after or 0)
         if now <= memo.get("reactions_free", -1.0):  # they could not be read
@@ -1828,7 +1789,7 @@ class SlackAlerter(_ChatAlerter):
         below = sorted((row for row in rows if _moment(row) > asked), key=_moment)
         return [{"by": row["user"], "text": self._plain(row.get("text"), me), "via": via, "until": until,
                  "at": _moment(row.get("edited")) or _moment(row)}
-                for row in _until_next_question(below, _token_of, question.token)
+                for row in _above_next(below, question)
                 if row.get("user") not in (None, me, "USLACKBOT") and not row.get("bot_id")
                 and row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
                 and (via == "reply" or row.get("thread_ts") in (None, row["ts"]))]
@@ -1886,16 +1847,15 @@ class SlackAlerter(_ChatAlerter):
             "channel": ref["channel"], "thread_ts": ref.get("thread_ts") or ref["ts"], "unfurl_links": False,
             "text": text if to else re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", text, count=1)})  # who decided
 
-    def _mention_of(self, user: str) -> str:
-        return f"<@{user}>" if re.fullmatch(r"[UW]\w+", user) else user
-
     def _tap(self, ref: _Dict, emoji: str) -> None:
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
         self._call("reactions.add", args, sure=True)
 
-    def _identify(self) -> str:
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    def _me(self) -> str:
         return str(self._call("auth.test", {}, sure=True).get("user_id"))
 
+    @property
     def _takes_files(self) -> bool:
         return bool(self.slack_token)
 
@@ -1911,8 +1871,7 @@ class SlackAlerter(_ChatAlerter):
             safe = _unfenced(safe)
         return {"bold": f"*{safe}*", "italic": f"_{safe}_", "code": f"`{safe}`"}.get(style, safe)
 
-    def _payload(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
-                 parent: _Dict | None) -> _Dict:
+    def _payload(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
         def mrkdwn(words: str) -> _Dict:  # verbatim: Slack makes no mentions or links of its own
             return {"type": "mrkdwn", "text": words, "verbatim": True}
@@ -1920,17 +1879,12 @@ class SlackAlerter(_ChatAlerter):
         first, text, where = number == 0, self._text(lines), self._where(draft.message, draft.params)
         ping = " ".join(f"<!{m}>" if m in ("here", "channel", "everyone") else
                         f"<!subteam^{m}>" if m.startswith("S") else f"<@{m}>" for m in draft.mention if first)
-        title = self._mark("text", draft.title, "") if first and rich else ""
-        fields = draft.fields if first and rich else []
+        title = self._mark("text", draft.title, "") if first and not draft.plain else ""
+        fields = draft.fields if first and not draft.plain else []
         fields = [(self._mark("text", k, "") or " ", self._mark("text", v, "") or " ") for k, v in fields]
         notes = draft.notes if first else []
         said = [ping, title and f"*{title}*", text, *map(": ".join, fields)]
         shown = list(filter(None, said)) or [image.name for image in draft.images]
-        payload: _Dict = {"channel": where["channel"], "text": "\n".join(shown + notes),
-                          "unfurl_links": False, "unfurl_media": False}
-        thread = parent.get("thread_ts") or parent["ts"] if parent else where["thread"]
-        if thread:
-            payload["thread_ts"] = thread
         custom = getattr(draft.params, "blocks", None) if first else None
         if custom:
             title, fields = "", []
@@ -1945,55 +1899,53 @@ class SlackAlerter(_ChatAlerter):
             fields and {"type": "section", "fields": [mrkdwn(f"*{k}*\n{v}") for k, v in fields]},
             *({"type": "image", "image_url": image.url, "alt_text": image.name} for image in images),
             notes and {"type": "context", "elements": [mrkdwn(note) for note in notes]}]
-        blocks = [block for block in blocks if block and rich]
-        if blocks:
-            payload["blocks"] = blocks
-            for block in [block for block in blocks if "block_id" not in block][:1]:
-                block["block_id"] = f"{draft.nonce}-{number}"  # a doubtful post is looked for by it
-        return payload
+        blocks = [block for block in blocks if block and not draft.plain]
+        for block in [block for block in blocks if "block_id" not in block][:1]:
+            block["block_id"] = f"{draft.nonce}-{number}"  # a doubtful post is looked for by it
+        thread = draft.ref.get("thread_ts") or draft.ref.get("ts") or where["thread"]
+        payload = {"channel": where["channel"], "text": "\n".join(shown + notes), "thread_ts": thread,
+                   "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
+        return {name: part for name, part in payload.items() if part not in (None, [])}
 
     @_documented("slack")
-    def _put(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
-             parent: _Dict | None, until: float) -> tuple[_Dict, list[_File]]:
-        payload, started = self._payload(draft, rich, lines, number, files, parent), self.clock.now()
-        channel, thread = payload["channel"], payload.get("thread_ts")
+    def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
+        payload, started, until = self._payload(draft, lines, number, files), self.clock.now(), draft.until
+        where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
         if not self.slack_token:
             del payload["channel"]
             _insist(lambda: self._post_webhook(payload, until), self.clock, until)
-            return {}, []
+            return {}
 
-        mark = f"{draft.nonce}-{number}"
-        marked = any(block["block_id"] == mark for block in payload.get("blocks", ()) if "block_id" in block)
+        def marked(row: _Dict) -> bool:
+            mark = f"{draft.nonce}-{number}"
+            return any(block.get("block_id") == mark for block in _rows_of(row.get("blocks")))
 
         def is_it(row: _Dict) -> bool:
             if draft.message._question and not number:  # its token is in it
                 return draft.nonce in str(row.get("text"))
-            if marked:
-                return any(block.get("block_id") == mark for block in _rows_of(row.get("blocks")))
+            if marked(payload):
+                return marked(row)
             sent, there = (_canonical(self._plain(it.get("text"), "-")).split() for it in (payload, row))
             return _moment(row) >= started - 5 and sent == there
 
         def post() -> _Dict:
             answer = self._call("chat.postMessage", payload, until)
-            return {"channel": answer.get("channel") or channel, "ts": str(answer.get("ts"))}
+            return {"channel": answer.get("channel") or where["channel"], "ts": str(answer.get("ts"))}
 
-        where, refused = {"channel": channel, "thread": thread}, []
         ref = _insist(post, self.clock, until,
                       find=lambda: self._find_post(where, started - _LOOK_BACK, {}, is_it, until))
-        if thread:
-            ref["thread_ts"] = thread
+        if where["thread"]:
+            ref["thread_ts"] = where["thread"]
         for file in files:
             try:
                 self._upload(file, ref, until)
             except DeliveryError as error:
                 file.problem = str(error)
-                refused.append(file)
-        return ref, refused
+        return ref
 
     def _post_webhook(self, payload: _Dict, until: float) -> None:
         url = self._secret("slack_webhook_url")
-        answer = _http(self.flavor, "POST", url, clock=self.clock, until=until, headers=_JSON,
-                       body=[_json.dumps(payload, allow_nan=False).encode()])
+        answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
         word, official = answer.text.strip(), "://hooks.slack" in url
         if not (200 <= answer.status < 300 and (word == "ok" or not official and word[:1] != "<")):
             code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
@@ -2009,8 +1961,8 @@ class SlackAlerter(_ChatAlerter):
             raise _failure(self.flavor, "no usable upload address in the answer")
 
         def send_bytes() -> None:  # without the token: the URL has its own
-            answer = _http(self.flavor, "POST", url, clock=self.clock, until=until, body=[file.data],
-                           headers={"Content-Type": "application/octet-stream"})
+            kind = {"Content-Type": "application/octet-stream"}
+            answer = _http(self, "POST", url, until, [file.data], kind)
             if answer.status != 200:
                 raise answer.refusal(self.flavor, f"HTTP {answer.status} for the upload")
 
@@ -2034,8 +1986,7 @@ class SlackAlerter(_ChatAlerter):
             body, kind = _json.dumps(args, allow_nan=False), _JSON
         token = str.__new__(_Secret, "Bearer " + self._secret("slack_token"))
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
-        answer = _http(self.flavor, "POST", url, clock=self.clock, until=end, body=[body.encode()],
-                       headers={**kind, "Authorization": token})
+        answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
         if answer.status == 200 and (data.get("ok") is True or data.get("error") == "already_reacted"):
             return data if scopes is None else {**data, "scopes": re.split(r"[,\s]+", scopes)}
@@ -2058,16 +2009,10 @@ def _moment(row: Any) -> float:
     return float(ts) if re.fullmatch(r"\d+(\.\d+)?", ts) else 0.0
 
 
-def _token_of(row: _Dict) -> str | None:
-    """Return the token of the question that a bot's message, of Slack or Discord, asks."""
-    footers = (_mapping(embed.get("footer")).get("text") for embed in row.get("embeds") or ())
-    texts = (row.get("text"), row.get("content"), *footers) if row.get("bot_id") or _is_bot(row) else ()
-    return next((mark[1] for mark in (re.search(_MARKER, str(text)) for text in texts) if mark), None)
-
-
 # === Discord ===
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
+_MESSAGES = "/channels/{}/messages?"
 _REACTIONS = "/channels/{channel_id}/messages/{message_id}/reactions/{}"
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 
@@ -2096,6 +2041,7 @@ class DiscordAlerter(_ChatAlerter):
     _title_limit = 256
     _limits = (3800, 1800)
     _batch = 9
+    _measure = staticmethod(len)  # code points, says Discord's staff
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "preview", "discord_channel_id": "123456789012345678"}
 
@@ -2135,15 +2081,15 @@ class DiscordAlerter(_ChatAlerter):
         memo, place, mid = question._memo, question.ref["channel_id"], question.ref["message_id"]
         message = self._call("GET", f"/channels/{place}/messages/{mid}")
         parts = question._state.get("parts", [mid])  # more if it was split; after a killed process, unknown
-        rows = self._rows(place, mid, memo.setdefault("channel", {}))
+        rows = self._rows(_MESSAGES.format(place), mid, memo.setdefault("channel", {}))
         found = [(row, "reply") for row in rows if _answers_to(row) in parts]
         if self.listen == "channel":
-            found += [(row, "channel") for row in _until_next_question(rows, _token_of, question.token)
+            found += [(row, "channel") for row in _above_next(rows, question)
                       if row.get("type") == 0 and not row.get("message_reference")]
         if (message.get("flags") or 0) & 32 or message.get("thread"):  # a thread is a channel
             try:
-                rows = self._rows(mid, mid, memo.setdefault("thread", {}))
-                found += [(row, "reply") for row in _until_next_question(rows, _token_of, question.token)
+                rows = self._rows(_MESSAGES.format(mid), mid, memo.setdefault("thread", {}))
+                found += [(row, "reply") for row in _above_next(rows, question)
                           if row.get("type") == 0 or _answers_to(row) in parts]
             except DeliveryError as error:
                 if error.status not in (403, 404):  # deleted or locked: the question itself is still there
@@ -2160,7 +2106,7 @@ class DiscordAlerter(_ChatAlerter):
             taps = list(self._reactions(question, message))
             memo["unread"] = False
         except DeliveryError as error:  # the words that people wrote count all the same
-            if _is_final(error) and error.code != "10014":  # an emoji that is gone
+            if error._final and error.code != "10014":  # an emoji that is gone
                 raise
             taps = []
             memo["unread"] = any(r["count"] > bool(r.get("me")) and question._verdict(_shown(r), True) ==
@@ -2176,22 +2122,18 @@ class DiscordAlerter(_ChatAlerter):
             code = _parse.quote(f"{name}:{emoji['id']}" if emoji.get("id") else name, safe="")
             path = _REACTIONS.format(code, **question.ref)
             for kind in (0, 1) if _mapping(reaction.get("count_details")).get("burst") else (0,):
-                after = "0"
-                while after:
-                    users = self._call("GET", f"{path}?limit=100&type={kind}&after={after}")
-                    yield from ({"by": user["id"], "text": shown, "via": "reaction"} for user in users
-                                if user["id"] != self._me() and not user.get("bot"))
-                    last = users[-1]["id"] if len(users) == 100 else ""
-                    after = last if last != after else ""
+                for user in self._rows(f"{path}?type={kind}", "0", {}):
+                    if user["id"] != self._me() and not user.get("bot"):
+                        yield {"by": user["id"], "text": shown, "via": "reaction"}
 
-    def _rows(self, channel: str, after: str, memo: dict[str, list[_Dict]]) -> list[_Dict]:
-        """Return the messages after an id, oldest first. Full pages are kept in `memo`."""
+    def _rows(self, path: str, after: str, memo: dict[str, list[_Dict]]) -> list[_Dict]:
+        """Return the rows after an id, oldest first. Full pages are kept in `memo`."""
         if memo:  # one of them is read again each time, for answers edited in
             del memo[next(iter(memo))]
         rows: dict[str, _Dict] = {}
         while True:
-            path = f"/channels/{channel}/messages?after={after}&limit=100"
-            page = sorted(memo.get(after) or self._call("GET", path), key=lambda row: int(row["id"]))
+            page = memo.get(after) or self._call("GET", f"{path}&after={after}&limit=100")
+            page = sorted(page, key=lambda row: int(row["id"]))
             known = len(rows)
             rows.update((row["id"], row) for row in page)
             if len(page) < 100 or len(rows) == known:
@@ -2202,7 +2144,7 @@ class DiscordAlerter(_ChatAlerter):
     def _find(self, question: Question) -> _Dict | None:
         channel = question._state["where"]["channel"]
         since = int((question._state["asked"] - _LOOK_BACK - _DISCORD_EPOCH) * 1000) << 22
-        found = (row["id"] for row in self._rows(channel, str(since), {})
+        found = (row["id"] for row in self._rows(_MESSAGES.format(channel), str(since), {})
                  if _mapping(row.get("author")).get("id") == self._me() and question.token in str(row))
         return next(({"channel_id": channel, "message_id": mid} for mid in found), None)
 
@@ -2216,9 +2158,6 @@ class DiscordAlerter(_ChatAlerter):
         if to:  # people answer the help, too
             question._state.setdefault("parts", [question.ref["message_id"]]).append(str(sent.get("id")))
 
-    def _mention_of(self, user: str) -> str:
-        return f"<@{user}>"
-
     def _tap(self, ref: _Dict, emoji: str) -> None:
         own = re.fullmatch(r"<a?:(\w+:\d+)>", emoji)
         chars = {f":{name}:": char for char, names in _EMOJI.items() for name in names.split()}
@@ -2226,38 +2165,30 @@ class DiscordAlerter(_ChatAlerter):
         path = _REACTIONS.format(name, **ref) + "/@me"
         _insist(lambda: self._call("PUT", path), self.clock, self._until(), sure=True)
 
-    def _identify(self) -> str:
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    def _me(self) -> str:
         me = _insist(lambda: self._call("GET", "/users/@me"), self.clock, self._until(), sure=True)
         return str(me["id"])
 
-    def _measure(self, text: str) -> int:
-        return len(text)  # code points, says Discord's staff
-
-    def _takes_files(self) -> bool:
-        return True
-
     def _mark(self, style: str, text: str, url: str) -> str:
-        safe = _defuse(text)
-        if style == "link":
-            return url if text == url else f"[{self._mark('text', text, '')}]({url})"
-        if style == "block":
-            return _unfenced(safe)
-        if style == "code":
-            return f"`{safe}`"
-        safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", safe)
+        bare = _defuse(text)
+        safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
-        return {"bold": f"**{safe}**", "italic": f"*{safe}*"}.get(style, safe)
+        marks = {"link": url if text == url else f"[{safe}]({url})", "block": _unfenced(bare),
+                 "code": f"`{bare}`", "bold": f"**{safe}**", "italic": f"*{safe}*"}
+        return marks.get(style, safe)
 
-    def _payload(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
-                 parent: _Dict | None) -> _Dict:
+    def _payload(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
         first, text = number == 0, self._text(lines)
         mention, notes = (draft.mention, draft.notes) if first else ([], [])
         ping = " ".join(f"@{m}" if m in ("here", "everyone") else f"<@{m}>" for m in mention)
-        payload: _Dict = {"allowed_mentions": {  # without it Discord lets everything ping
+        payload: _Dict = {"content": ping, "allowed_mentions": {  # without it Discord lets everything ping
             "parse": ["everyone"] if {"here", "everyone"} & set(mention) else [],
             "users": [m for m in mention if m.isdigit()], "roles": [m[1:] for m in mention if m[:1] == "&"]}}
-        if rich:
+        if draft.plain:
+            payload["content"] = "\n".join(filter(None, [ping, text, *notes])) or "\u200b"
+        else:
             fields = [{"name": self._mark("text", k, "") or "\u200b", "inline": len(v) <= 40,
                        "value": self._mark("text", v, "") or "\u200b"} for k, v in draft.fields if first]
             title = self._mark("text", draft.title, "") if first else ""
@@ -2268,53 +2199,47 @@ class DiscordAlerter(_ChatAlerter):
             sources += [f"attachment://{file.name}" for file in files if file.image]
             payload["embeds"] = [{**embed, "color": draft.color}] if embed or not sources else []
             payload["embeds"] += [{"image": {"url": source}} for source in sources[:9]]
-        content = ping if rich else "\n".join(filter(None, [ping, text, *notes])) or "\u200b"
-        if content:
-            payload["content"] = content
         if self.discord_token:
-            payload.update(nonce=f"{draft.nonce}-{number}", enforce_nonce=True)
-            reply_to = (parent or draft.reply_to).get("message_id")
-            if reply_to:
-                payload["message_reference"] = {"message_id": reply_to, "fail_if_not_exists": False}
-        return payload
+            above = (draft.ref or draft.reply_to).get("message_id")
+            payload.update(nonce=f"{draft.nonce}-{number}", enforce_nonce=True, message_reference=above and {
+                "message_id": above, "fail_if_not_exists": False})
+        return {name: part for name, part in payload.items() if part}
 
     @_documented("discord")
-    def _put(self, draft: _Draft, rich: bool, lines: list[_Line], number: int, files: list[_File],
-             parent: _Dict | None, until: float) -> tuple[_Dict, list[_File]]:
+    def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         channel = self._channel(draft.params)
         path = f"/channels/{channel}/messages" if self.discord_token else ""
-        refused: list[_File] = []
+
+        def post(files: list[_File]) -> Any:
+            payload = self._payload(draft, lines, number, files)
+            until = draft.until - _SOCKET_TIMEOUT if files else draft.until
+            return _insist(lambda: self._call("POST", path, [payload, *files], until), self.clock, until,
+                           sure=bool(self.discord_token))
+
         for n, file in enumerate(files):  # attachments of one message are told apart by their names
+            file.problem = ""
             if file.name in [other.name for other in files[:n]]:
                 file.name = f"{n + 1}-{file.name}"
-        while True:
-            payload = self._payload(draft, rich, lines, number, files, parent)
-            end = until - _SOCKET_TIMEOUT if files else until
-            try:
-                call = functools.partial(self._call, "POST", path, [payload, *files], end)
-                sent = _insist(call, self.clock, end, sure=bool(self.discord_token))
-            except DeliveryError as error:  # once more without files: a repeat is known by its nonce
-                refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
-                doubtful = error.outcome == "unknown" and self.discord_token
-                if not files or number >= 1000 or not (refusal or doubtful):
-                    raise
-                for file in files:
-                    file.problem = str(error)
-                refused, files = files, []
-                continue
-            if not sent and not path:  # a webhook that does not tell what became of it
-                return {}, refused
-            if draft.message._question:  # a reply to any part of it counts
-                draft.message._question._state.setdefault("parts", []).append(str(sent["id"]))
-            ref = {"channel_id": str(sent.get("channel_id") or channel), "message_id": str(sent["id"])}
-            return ref, [] if sent.get("attachments") else refused
+        try:
+            sent = post(files)
+        except DeliveryError as error:  # once more without files: a repeat is known by its nonce
+            refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
+            doubtful = error.outcome == "unknown" and self.discord_token
+            if not files or number >= 1000 or not (refusal or doubtful):
+                raise
+            sent = post([])
+            for file in files if not sent.get("attachments") else ():
+                file.problem = str(error)
+        if not sent and not path:  # a webhook that does not tell what became of it
+            return {}
+        if draft.message._question:  # a reply to any part of it counts
+            draft.message._question._state.setdefault("parts", []).append(str(sent["id"]))
+        return {"channel_id": str(sent.get("channel_id") or channel), "message_id": str(sent["id"])}
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
         """Return the decoded answer. path: empty for the webhook. parts: the JSON body, then files."""
         end = self._until() if until is None else until
         body, headers = _multipart(parts[0], parts[1:]) if parts else ([], {})
-        if method == "PUT":
-            headers["Content-Length"] = "0"
         if path:
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = str.__new__(_Secret, f"Bot {token}")
@@ -2322,7 +2247,7 @@ class DiscordAlerter(_ChatAlerter):
             url = self._secret("discord_webhook_url")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
             url = _Secret(url + ("&" if "?" in url else "?") + "wait=true")
-        answer = _http(self.flavor, method, url, clock=self.clock, until=end, body=body, headers=headers)
+        answer = _http(self, method, url, end, body, headers)
         data = answer.json()
         known, listed = _mapping(data), "?" in path and method == "GET"
         if answer.status == 204:
