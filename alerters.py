@@ -2473,16 +2473,18 @@ class SMTPEmailAlerter(BaseAlerter):
     def _smtp(self, until: float) -> Iterator[_smtplib.SMTP]:
         """Open a connection, encrypted and logged in as the fields say. Its failures are DeliveryErrors."""
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
-        left = max(until - self.clock.monotonic(), 0.1)
-        options: _Dict = {"timeout": min(left, _SOCKET_TIMEOUT),
-                          "local_hostname": "[127.0.0.1]"}  # else it asks the DNS
+        left, context = max(until - self.clock.monotonic(), 0.1), _tls()
         user, password = self.username or self.sender_email, self._secret("password")
         for told in (f"\0{user}\0{password}", password) if password else ():  # as a server may repeat them
             _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
-        context = _tls()
-        plain, encrypted = _smtp_classes()
-        session = encrypted(context=context, **options) if at_once else plain(**options)
-        session._host = self.smtp_server  # to verify; connect sets none
+
+        def dial(host: str, port: int, timeout: float) -> _socket.socket:
+            link = _dial((host, port), timeout)
+            return context.wrap_socket(link, server_hostname=host) if at_once else link
+
+        session: Any = _smtplib.SMTP(local_hostname="[127.0.0.1]",  # else it asks the DNS
+                                     timeout=min(left, _SOCKET_TIMEOUT))
+        session._get_socket, session._host = dial, self.smtp_server  # the name is what starttls verifies
         try:
             with _cut_off(until - self.clock.monotonic(), lambda: session.sock):
                 _expect(session.connect(self.smtp_server, self.smtp_port), 220)
@@ -2693,19 +2695,6 @@ def _on_the_wire(flat: bytes, files: list[_File]) -> Iterator[bytes]:
     yield flat + (b"" if flat.endswith(b"\r\n") else b"\r\n") + b".\r\n"
 
 
-@functools.lru_cache(maxsize=1)
-def _smtp_classes() -> tuple[Any, Any]:
-    """Return smtplib's SMTP and SMTP_SSL, connecting by `_dial`."""
-    class Plain(_smtplib.SMTP):
-        def _get_socket(self, host: str, port: int, timeout: float) -> _socket.socket:
-            return _dial((host, port), timeout)
-
-    class Encrypted(_smtplib.SMTP_SSL, Plain):
-        pass
-
-    return Plain, Encrypted
-
-
 def _expect(answer: tuple[int, bytes], code: int) -> None:
     if answer[0] != code:
         raise _smtplib.SMTPResponseException(*answer)
@@ -2886,8 +2875,6 @@ def _mail_html(message: AlerterMessage, images: list[_File], inline: bool = Fals
 
 
 # === Console ===
-
-
 @dataclasses.dataclass(repr=False, eq=False)
 class ConsoleAlerter(BaseAlerter):
     """The terminal this runs in: writes to stderr, asks whoever sits there; notebooks by input box."""
@@ -3055,8 +3042,6 @@ def _from_environment() -> BaseAlerter | None:
 
 
 # === The store ===
-
-
 class StackStore:
     """The alerters and stacks in one JSON file, readable by hand, written only under a lock.
 
@@ -3086,8 +3071,8 @@ class StackStore:
                 _check_new("alerter", name, data["alerters"], "update changes it")
             entry = _Hidden({} if new else _entry(data, "alerters", name), **_plain(fields))
             data["alerters"][name] = {key: value for key, value in entry.items() if value is not None}
-            _from_entry(data, name)
-        return self.load_alerter(name)
+            alerter = self._built(data, name)
+        return alerter
 
     def delete_alerter(self, name: str) -> None:
         """Remove an alerter that no stack names."""
@@ -3155,11 +3140,13 @@ class StackStore:
         """Return one alerter by name, or all of a stack, the active one if none is named."""
         data = self._load()
         stack = stack or os.environ.get("ALERTERS_STACK") or data["active_stack"]
-        names = [name] if name else _entry(data, "stacks", stack)
-        found = [_from_entry(data, member) for member in names]
-        for member, alerter in zip(names, found):
-            alerter._set("_origin", (member, self.path))
-        return found
+        return [self._built(data, member) for member in ([name] if name else _entry(data, "stacks", stack))]
+
+    def _built(self, data: _Dict, name: str) -> BaseAlerter:
+        fields = _Hidden(_entry(data, "alerters", name))
+        alerter = _build(_flavor(fields.pop("flavor", None), data), fields, f"alerter {name}")
+        alerter._set("_origin", (name, self.path))
+        return alerter
 
     def _questions(self) -> dict[str, _Dict]:
         return dict(self._load().get("questions", {}))
@@ -3176,8 +3163,7 @@ class StackStore:
                 data["closed"] = {token: end for token, end in closed.items() if end > old["asked"]}
 
     def _load(self) -> _Dict:
-        problem, what_to_do = "", "it was left as it is: mend it, or choose another with $ALERTERS_STORE"
-        data: _Dict = {}
+        problem, data = "", {}
         try:
             with open(self.path, encoding="utf-8-sig") as file:  # some editors put a BOM
                 data = _json.load(file)
@@ -3185,13 +3171,14 @@ class StackStore:
             pass
         except (OSError, ValueError, RecursionError) as error:
             problem = f"cannot be read ({_one_line(_reason(error), 120)})"
-        if not problem and not _is_store(data):
+        if not _is_store(data):
             problem = "this is no store of alerters"
-        elif not problem and data.get("version", 1) != 1:
+        elif data.get("version", 1) != 1:
             problem = f"written by a later version ({data['version']}) of alerters.py, which can read it"
         if problem:
             data = {}  # it may hold secrets, and a traceback may show locals
-            raise StoreError(f"{self.path}: {problem}; {what_to_do}")
+            raise StoreError(f"{self.path}: {problem}; it was left as it is: mend it, or choose another with "
+                             "$ALERTERS_STORE")
         data = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
                         "stacks": {"default": ["console"]}, "active_stack": "default", **data})
         data["alerters"] = _Hidden(data["alerters"])
@@ -3286,11 +3273,6 @@ def _entry(data: _Dict, kind: str, name: Any) -> Any:
     if not isinstance(name, str) or name not in data[kind]:
         raise ConfigError(f"no {kind[:-1]} {name!r}; {_did_you_mean(str(name), data[kind])}")
     return data[kind][name]
-
-
-def _from_entry(data: _Dict, name: str) -> BaseAlerter:
-    fields = _Hidden(_entry(data, "alerters", name))
-    return _build(_flavor(fields.pop("flavor", None), data), fields, f"alerter {name}")
 
 
 def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> None:
@@ -3463,8 +3445,6 @@ smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step, post)
 
 
 # === Hooks and watch ===
-
-
 def _tell(message_of: Callable[[], AlerterMessage], *targets: BaseAlerter | str | None) -> None:
     """Post for a job that must not notice: whatever goes wrong is one line in the log."""
     for target in targets or (None,):
@@ -3581,9 +3561,9 @@ class _Watch:
                 level="success" if ended_well else "error"), self.alerter)
 
     def __call__(self, function: _F) -> _F:
-        def fresh() -> _Watch:  # one for each call: calls may overlap
-            name = self.name or getattr(function, "__qualname__", "Job")
-            return _Watch(name, self.on_success, self.longer_than, self.alerter)
+        name = self.name or getattr(function, "__qualname__", "Job")
+        fresh = functools.partial(  # one for each call: calls may overlap
+            _Watch, name, self.on_success, self.longer_than, self.alerter)
 
         def plain(*args: Any, **kwargs: Any) -> Any:
             with fresh():
@@ -3785,10 +3765,10 @@ def _typed_message(options: Any) -> AlerterMessage:
     for pair in options.metadata:
         if "=" not in pair:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
-    if options.text == "-" and sys.stdin is None:
-        raise ConfigError("- reads standard input, which is closed")
     text = options.text
     if text == "-":
+        if sys.stdin is None:
+            raise ConfigError("- reads standard input, which is closed")
         data = getattr(sys.stdin, "buffer", sys.stdin).read()
         text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
     facts = dict(pair.split("=", 1) for pair in options.metadata)
@@ -3929,8 +3909,8 @@ def _cmd_register(options: Any) -> None:
     flavor = options.flavor if new else _entry(data, "alerters", options.name)["flavor"]
     known = _fields_of(_flavor(flavor, data))
     given = {name: vars(options)[f"--{name}"] for name in known}
-    fields = {name: _parsed(known[name], text, f"--{name}") if text else None for name, text in given.items()
-              if (text is not None if not new else text)}  # update: an empty one goes back to its default
+    fields = {name: _parsed(known[name], text, f"--{name}") if text else None  # an empty one: its default
+              for name, text in given.items() if text is not None}
     if not new and not fields:
         raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     secrets = [name for name, field in known.items() if _is_secret(field)]
