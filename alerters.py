@@ -2969,9 +2969,8 @@ FLAVORS: dict[str, type[BaseAlerter]] = {
 
 def register_flavor(cls_or_dotted_path: Any) -> Any:
     """Add a flavor to FLAVORS: as a class decorator, or by "package.module.Class". Returns the class."""
-    flavor = cls_or_dotted_path
-    path = flavor if isinstance(flavor, str) else ""
-    if path:
+    flavor = path = cls_or_dotted_path
+    if isinstance(path, str):
         module, _, name = path.rpartition(".")
         try:
             flavor = getattr(importlib.import_module(module), name)
@@ -2980,7 +2979,7 @@ def register_flavor(cls_or_dotted_path: Any) -> Any:
                               "package.module.Class, and run where it can be imported") from None
     if not (isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
             and isinstance(flavor.flavor, str) and flavor.flavor):
-        raise ConfigError(f"flavor {path or flavor!r}: it must be a dataclass on BaseAlerter with a `flavor`")
+        raise ConfigError(f"flavor {path!r}: it must be a dataclass on BaseAlerter with a `flavor`")
     FLAVORS[flavor.flavor] = flavor
     return flavor
 
@@ -3069,8 +3068,9 @@ class StackStore:
         with self._changing() as data:
             if new:
                 _check_new("alerter", name, data["alerters"], "update changes it")
-            entry = _Hidden({} if new else _entry(data, "alerters", name), **_plain(fields))
-            data["alerters"][name] = {key: value for key, value in entry.items() if value is not None}
+            entry = _Hidden({} if new else _entry(data, "alerters", name), **fields)
+            data["alerters"][name] = {key: list(value) if isinstance(value, (tuple, set)) else value
+                                      for key, value in entry.items() if value is not None}
             alerter = self._built(data, name)
         return alerter
 
@@ -3282,12 +3282,6 @@ def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> 
         raise ConfigError(f"{kind} {name!r} exists already: {instead}")
 
 
-def _plain(fields: Mapping[str, Any]) -> _Dict:
-    """Return fields for JSON: tuples as lists, secrets as plain text."""
-    return {name: list(value) if isinstance(value, (tuple, set)) else str(value) if isinstance(value, str)
-            else value for name, value in fields.items()}
-
-
 # === Posting and asking from anywhere ===
 _WARNED: list[bool] = []
 
@@ -3456,12 +3450,10 @@ def _tell(message_of: Callable[[], AlerterMessage], *targets: BaseAlerter | str 
 
 def _exception_text(error: BaseException) -> str:
     """Return an exception for a message: its end, which says what happened, is seen first."""
-    told = "".join(_traceback.format_exception(type(error), error, error.__traceback__))
-    lines = told.rstrip().split("\n")
-    whole = _fenced("\n".join(lines))
-    if len(lines) <= 20:
-        return whole
-    return _fenced("\n".join(lines[-15:])) + "\n\nThe whole traceback:\n" + whole
+    whole = "".join(_traceback.format_exception(type(error), error, error.__traceback__))
+    lines = whole.rstrip().split("\n")
+    end = _fenced("\n".join(lines[-15:])) + "\n\nThe whole traceback:\n" if len(lines) > 20 else ""
+    return end + _fenced(whole)
 
 
 def _hook_message(what: str, context: Sequence[Any]) -> AlerterMessage:
