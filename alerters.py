@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 
     _Dict = Dict[str, Any]
     _Line = Tuple[str, str]  # kind ("text", "plain" or "code") and one line without its end
+    _Option = Tuple[str, _Dict]  # the names of a command's option, and further words for argparse
     _Field = dataclasses.Field[Any]
     _T = TypeVar("_T")
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -1160,7 +1161,7 @@ class BaseAlerter(_Record):
             raise ConfigError("key must be a name, such as \"deploy-42\"")
         store, lock = self._store(), _hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[0]
         with _locked(f"{store.path}.asking-{lock}"):  # so that two processes with one key post one question
-            old = store._questions().get(key)
+            old = store._load().get("questions", {}).get(key)
             asked = self._adopt(Question(self, old), asked) if old else asked
             if asked._state["ref"] is None:
                 try:
@@ -2733,8 +2734,7 @@ def _fetched(session: _imaplib.IMAP4_SSL, uids: list[str], what: str,
 def _mail_answer(data: bytes, token: str, asker: str, people: set[str], at: float | None) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or without the token."""
     raw = _email.message_from_bytes(data)
-    modern: Any = _email_policy.default
-    mail: Any = _email.message_from_bytes(data, policy=modern)
+    mail: Any = _email.message_from_bytes(data, policy=_email_policy.default)
 
     def all_of(*names: str) -> list[str]:
         return [" ".join(str(value).split()) for name in names for value in raw.get_all(name, [])]
@@ -3148,9 +3148,6 @@ class StackStore:
         alerter._set("_origin", (name, self.path))
         return alerter
 
-    def _questions(self) -> dict[str, _Dict]:
-        return dict(self._load().get("questions", {}))
-
     def _save_question(self, key: str, state: _Dict | None) -> None:
         with self._changing() as data:
             questions = data.setdefault("questions", {})
@@ -3313,12 +3310,12 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
 def _arguments(message: Any, params: AlerterParameters | None, fields: _Dict,
                asks: bool) -> tuple[AlerterMessage, AlerterParameters | None]:
     """Return message and params, with the keyword fields put where they belong."""
-    own = ("title", "metadata", "images", "level")
+    own = ("title", "metadata", "images", "level", "reply_to")
     choices = [f.name for f in dataclasses.fields(AlerterParameters)] if asks else ["mention"]
-    for name in set(fields) - {*own, *choices, "reply_to"}:
-        raise ConfigError(f"no option {name!r}; {_did_you_mean(name, {*own, *choices, 'reply_to'})}")
+    for name in set(fields) - {*own, *choices}:
+        raise ConfigError(f"no option {name!r}; {_did_you_mean(name, {*own, *choices})}")
     said = {name: fields.pop(name) for name in own if name in fields}
-    reply_to = fields.pop("reply_to", None)
+    reply_to = said.pop("reply_to", None)
     if isinstance(message, str):
         message = AlerterMessage(body=message, **said)
     elif said:
@@ -3717,10 +3714,6 @@ def __getattr__(name: str) -> Any:
 
 
 # === Command line ===
-if TYPE_CHECKING:
-    _Option = Tuple[str, _Dict]  # its names, and further words for argparse
-
-
 def _options(name: str, about: str, spec: Sequence[_Option], args: list[str], last: bool = True) -> Any:
     """Return the parsed options. last: an unknown one is an error that says what was meant."""
     class Parser(_argparse.ArgumentParser):
@@ -3878,7 +3871,7 @@ def _cmd_preview(options: Any) -> None:
 
 
 def _cmd_pending(options: Any) -> None:
-    for key, state in StackStore()._questions().items():
+    for key, state in StackStore()._load().get("questions", {}).items():
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state["deadline"]))
         over = "expired" if state["deadline"] < time.time() else "open until"
         _print(f"{key}  {state['alerter'] or state.get('flavor')}  {over} {until}  {state['text']}")
