@@ -2508,7 +2508,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _deliver(self, mail: _email_message.EmailMessage, people: list[str], files: list[_File]) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
         refused: dict[str, DeliveryError] = {}
-        doubts: list[DeliveryError] = []
+        outcomes: list[str] = []  # of the tries that failed
         left, flat = list(people), mail.as_bytes()
         until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
 
@@ -2516,7 +2516,7 @@ class SMTPEmailAlerter(BaseAlerter):
             try:
                 self._transact(flat, files, left, refused, until)
             except DeliveryError as error:
-                doubts.extend([error] if error.outcome == "unknown" else [])
+                outcomes.append(error.outcome)
                 raise
 
         try:  # the Message-ID is the same each time
@@ -2528,10 +2528,10 @@ class SMTPEmailAlerter(BaseAlerter):
         if refused:
             worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", bool(error._final)))
             why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
+            outcome = "unknown" if "unknown" in outcomes else worst.outcome
             raise _failure(self.flavor, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
                            hint=worst.hint, final=worst._final,
-                           outcome="partial" if len(refused) < len(people) else
-                           "unknown" if doubts else worst.outcome)
+                           outcome=outcome if len(refused) == len(people) else "partial")
 
     def _transact(self, flat: bytes, files: list[_File], left: list[str], refused: dict[str, DeliveryError],
                   until: float) -> None:
@@ -2911,7 +2911,7 @@ class ConsoleAlerter(BaseAlerter):
                 if not lines[-1]:
                     raise _failure("console", "standard input ended, so nobody answered", final=True,
                                    hint="ask again where somebody can type")
-        now, user = self.clock.now(), ""
+        now = self.clock.now()
         try:
             user = _getpass.getuser()
         except (KeyError, OSError, ImportError):  # in a container: no name for this number
@@ -3633,7 +3633,6 @@ class _AlertHandler(_Handler):
         self._begin()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin)  # what waits is the parent's to tell
-        importlib.import_module("atexit").register(self.close)
 
     def _begin(self) -> None:
         self._waiting: Any = importlib.import_module("queue").Queue()  # records, and () for a flush
@@ -3696,9 +3695,8 @@ class _AlertHandler(_Handler):
                                                       _SEND_BUDGET + _SOCKET_TIMEOUT)
 
     def close(self) -> None:
-        """Flush, and leave the end of the program alone."""
+        """Flush first. At the end of the program logging itself flushes and closes all handlers."""
         self.flush()
-        importlib.import_module("atexit").unregister(self.close)
         super().close()
 
 
@@ -3788,7 +3786,7 @@ def _cmd_run(options: Any) -> int:
     code, tail = _run_command(options.command)
     seconds = time.monotonic() - began
     if targets and (code or seconds >= options.longer_than):
-        name = options.title or " ".join(map(importlib.import_module("shlex").quote, options.command))
+        name = options.title or importlib.import_module("shlex").join(options.command)
         facts = {"exit code": code, "duration": _duration(seconds), "host": _socket.gethostname()}
         message = AlerterMessage(_one_line(f"{name} {'failed' if code else 'succeeded'}", 300),
                                  tail and _fenced(tail), facts, level="error" if code else "success")
