@@ -2844,14 +2844,12 @@ def _mail_html(message: AlerterMessage, images: list[_File], inline: bool = Fals
     bar, (ink, dark_ink) = f"#{_LEVELS[message.level][1]:06x}", _INKS[message.level]
     rows = [f'<tr><td style="background:{bar};height:4px;line-height:4px;border-radius:8px 8px 0 0;'
             'font-size:0">&nbsp;</td></tr>']
-    level = (f'<strong class="al-level" style="color:{ink};letter-spacing:.06em">'
-             f'{message.level.capitalize()}</strong>')
-    row("" if message.level == "info" else level,
-        "padding-top:16px;padding-bottom:0;font-size:12px;text-transform:uppercase")
+    if message.level != "info":
+        row(f'<strong class="al-level" style="color:{ink}">{message.level.capitalize()}</strong>',
+            "padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;text-transform:uppercase")
     title = _html.escape(message._plain_title())
     row(title and f'<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3;color:#111827">{title}</h1>')
-    pre = (f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap;'
-           'word-break:break-word">')
+    pre = f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
     body = _render(_lines(_clean(message.body or "").rstrip()), mark, (pre, "</pre>"), "<br>\n")
     row(re.sub(r"(?:<br>\s*)+(?=<pre)|(?<=</pre>)\s*(?:<br>\s*)+", "", body))  # a block has its own margins
     asks = message._question._instructions() if message._question else []
