@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 
     _Dict = Dict[str, Any]
     _Line = Tuple[str, str]  # kind ("text", "plain" or "code") and one line without its end
+    _Option = Tuple[str, _Dict]  # the names of a command's option, and further words for argparse
     _Field = dataclasses.Field[Any]
     _T = TypeVar("_T")
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -873,7 +874,7 @@ class Question:
 
     def _forget(self) -> None:
         key, store = self._state.get("key"), self.alerter._store()
-        if key and store._questions().get(key, {}).get("token") == self.token:
+        if key and store._load().get("questions", {}).get(key, {}).get("token") == self.token:
             store._save_question(key, None)
 
     def _say(self, text: str, to: str | None = None) -> None:
@@ -1180,7 +1181,7 @@ class BaseAlerter(_Record):
         asked._state["where"] = self._where(message, params)
         store, lock = self._store(), _hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[0]
         with _locked(f"{store.path}.asking-{lock}"):  # so that two processes with one key post one question
-            old = store._questions().get(key)
+            old = store._load().get("questions", {}).get(key)
             asked = self._adopt(Question(self, old), asked) if old else asked
             if asked._state["ref"] is None:
                 try:
@@ -2472,16 +2473,18 @@ class SMTPEmailAlerter(BaseAlerter):
     def _smtp(self, until: float) -> Iterator[_smtplib.SMTP]:
         """Open a connection, encrypted and logged in as the fields say. Its failures are DeliveryErrors."""
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
-        left = max(until - self.clock.monotonic(), 0.1)
-        options: _Dict = {"timeout": min(left, _SOCKET_TIMEOUT),
-                          "local_hostname": "[127.0.0.1]"}  # else it asks the DNS
+        left, context = max(until - self.clock.monotonic(), 0.1), _tls()
         user, password = self.username or self.sender_email, self._secret("password")
         for told in (f"\0{user}\0{password}", password) if password else ():  # as a server may repeat them
             _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
-        context = _tls()
-        plain, encrypted = _smtp_classes()
-        session = encrypted(context=context, **options) if at_once else plain(**options)
-        session._host = self.smtp_server  # to verify; connect sets none
+
+        def dial(host: str, port: int, timeout: float) -> _socket.socket:
+            link = _dial((host, port), timeout)
+            return context.wrap_socket(link, server_hostname=host) if at_once else link
+
+        session: Any = _smtplib.SMTP(local_hostname="[127.0.0.1]",  # else it asks the DNS
+                                     timeout=min(left, _SOCKET_TIMEOUT))
+        session._get_socket, session._host = dial, self.smtp_server  # the name is what starttls verifies
         try:
             with _cut_off(until - self.clock.monotonic(), lambda: session.sock):
                 _expect(session.connect(self.smtp_server, self.smtp_port), 220)
@@ -2504,7 +2507,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _deliver(self, mail: _email_message.EmailMessage, people: list[str], files: list[_File]) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
         refused: dict[str, DeliveryError] = {}
-        doubts: list[DeliveryError] = []
+        outcomes: list[str] = []  # of the tries that failed
         left, flat = list(people), mail.as_bytes()
         until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
 
@@ -2512,7 +2515,7 @@ class SMTPEmailAlerter(BaseAlerter):
             try:
                 self._transact(flat, files, left, refused, until)
             except DeliveryError as error:
-                doubts.extend([error] if error.outcome == "unknown" else [])
+                outcomes.append(error.outcome)
                 raise
 
         try:  # the Message-ID is the same each time
@@ -2524,10 +2527,10 @@ class SMTPEmailAlerter(BaseAlerter):
         if refused:
             worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", bool(error._final)))
             why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
+            outcome = "unknown" if "unknown" in outcomes else worst.outcome
             raise _failure(self.flavor, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
                            hint=worst.hint, final=worst._final,
-                           outcome="partial" if len(refused) < len(people) else
-                           "unknown" if doubts else worst.outcome)
+                           outcome=outcome if len(refused) == len(people) else "partial")
 
     def _transact(self, flat: bytes, files: list[_File], left: list[str], refused: dict[str, DeliveryError],
                   until: float) -> None:
@@ -2697,19 +2700,6 @@ def _on_the_wire(flat: bytes, files: list[_File]) -> Iterator[bytes]:
     yield flat + (b"" if flat.endswith(b"\r\n") else b"\r\n") + b".\r\n"
 
 
-@functools.lru_cache(maxsize=1)
-def _smtp_classes() -> tuple[Any, Any]:
-    """Return smtplib's SMTP and SMTP_SSL, connecting by `_dial`."""
-    class Plain(_smtplib.SMTP):
-        def _get_socket(self, host: str, port: int, timeout: float) -> _socket.socket:
-            return _dial((host, port), timeout)
-
-    class Encrypted(_smtplib.SMTP_SSL, Plain):
-        pass
-
-    return Plain, Encrypted
-
-
 def _expect(answer: tuple[int, bytes], code: int) -> None:
     if answer[0] != code:
         raise _smtplib.SMTPResponseException(*answer)
@@ -2748,8 +2738,7 @@ def _fetched(session: _imaplib.IMAP4_SSL, uids: list[str], what: str,
 def _mail_answer(data: bytes, token: str, asker: str, people: set[str], at: float | None) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or without the token."""
     raw = _email.message_from_bytes(data)
-    modern: Any = _email_policy.default
-    mail: Any = _email.message_from_bytes(data, policy=modern)
+    mail: Any = _email.message_from_bytes(data, policy=_email_policy.default)
 
     def all_of(*names: str) -> list[str]:
         return [" ".join(str(value).split()) for name in names for value in raw.get_all(name, [])]
@@ -2878,14 +2867,12 @@ def _mail_html(message: AlerterMessage, images: list[_File], inline: bool = Fals
     bar, (ink, dark_ink) = f"#{_LEVELS[message.level][1]:06x}", _INKS[message.level]
     rows = [f'<tr><td style="background:{bar};height:4px;line-height:4px;border-radius:8px 8px 0 0;'
             'font-size:0">&nbsp;</td></tr>']
-    level = (f'<strong class="al-level" style="color:{ink};letter-spacing:.06em">'
-             f'{message.level.capitalize()}</strong>')
-    row("" if message.level == "info" else level,
-        "padding-top:16px;padding-bottom:0;font-size:12px;text-transform:uppercase")
+    if message.level != "info":
+        row(f'<strong class="al-level" style="color:{ink}">{message.level.capitalize()}</strong>',
+            "padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;text-transform:uppercase")
     title = _html.escape(message._plain_title())
     row(title and f'<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3;color:#111827">{title}</h1>')
-    pre = (f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap;'
-           'word-break:break-word">')
+    pre = f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
     body = _render(_lines(_clean(message.body or "").rstrip()), mark, (pre, "</pre>"), "<br>\n")
     row(re.sub(r"(?:<br>\s*)+(?=<pre)|(?<=</pre>)\s*(?:<br>\s*)+", "", body))  # a block has its own margins
     asks = message._question._instructions() if message._question else []
@@ -2909,8 +2896,6 @@ def _mail_html(message: AlerterMessage, images: list[_File], inline: bool = Fals
 
 
 # === Console ===
-
-
 @dataclasses.dataclass(repr=False, eq=False)
 class ConsoleAlerter(BaseAlerter):
     """The terminal this runs in: writes to stderr, asks whoever sits there; notebooks by input box."""
@@ -2949,7 +2934,7 @@ class ConsoleAlerter(BaseAlerter):
                 if not lines[-1]:
                     raise _failure("console", "standard input ended, so nobody answered", final=True,
                                    hint="ask again where somebody can type")
-        now, user = self.clock.now(), ""
+        now = self.clock.now()
         try:
             user = _getpass.getuser()
         except (KeyError, OSError, ImportError):  # in a container: no name for this number
@@ -3019,9 +3004,8 @@ FLAVORS: dict[str, type[BaseAlerter]] = {
 
 def register_flavor(cls_or_dotted_path: Any) -> Any:
     """Add a flavor to FLAVORS: as a class decorator, or by "package.module.Class". Returns the class."""
-    flavor = cls_or_dotted_path
-    path = flavor if isinstance(flavor, str) else ""
-    if path:
+    flavor = path = cls_or_dotted_path
+    if isinstance(path, str):
         module, _, name = path.rpartition(".")
         try:
             flavor = getattr(importlib.import_module(module), name)
@@ -3030,7 +3014,7 @@ def register_flavor(cls_or_dotted_path: Any) -> Any:
                               "package.module.Class, and run where it can be imported") from None
     if not (isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
             and isinstance(flavor.flavor, str) and flavor.flavor):
-        raise ConfigError(f"flavor {path or flavor!r}: it must be a dataclass on BaseAlerter with a `flavor`")
+        raise ConfigError(f"flavor {path!r}: it must be a dataclass on BaseAlerter with a `flavor`")
     FLAVORS[flavor.flavor] = flavor
     return flavor
 
@@ -3093,8 +3077,6 @@ def _from_environment() -> BaseAlerter | None:
 
 
 # === The store ===
-
-
 class StackStore:
     """The alerters and stacks in one JSON file, readable by hand, written only under a lock.
 
@@ -3122,10 +3104,11 @@ class StackStore:
         with self._changing() as data:
             if new:
                 _check_new("alerter", name, data["alerters"], "update changes it")
-            entry = _Hidden({} if new else _entry(data, "alerters", name), **_plain(fields))
-            data["alerters"][name] = {key: value for key, value in entry.items() if value is not None}
-            _from_entry(data, name)
-        return self.load_alerter(name)
+            entry = _Hidden({} if new else _entry(data, "alerters", name), **fields)
+            data["alerters"][name] = {key: list(value) if isinstance(value, (tuple, set)) else value
+                                      for key, value in entry.items() if value is not None}
+            alerter = self._built(data, name)
+        return alerter
 
     def delete_alerter(self, name: str) -> None:
         """Remove an alerter that no stack names."""
@@ -3193,14 +3176,13 @@ class StackStore:
         """Return one alerter by name, or all of a stack, the active one if none is named."""
         data = self._load()
         stack = stack or os.environ.get("ALERTERS_STACK") or data["active_stack"]
-        names = [name] if name else _entry(data, "stacks", stack)
-        found = [_from_entry(data, member) for member in names]
-        for member, alerter in zip(names, found):
-            alerter._set("_origin", (member, self.path))
-        return found
+        return [self._built(data, member) for member in ([name] if name else _entry(data, "stacks", stack))]
 
-    def _questions(self) -> dict[str, _Dict]:
-        return dict(self._load().get("questions", {}))
+    def _built(self, data: _Dict, name: str) -> BaseAlerter:
+        fields = _Hidden(_entry(data, "alerters", name))
+        alerter = _build(_flavor(fields.pop("flavor", None), data), fields, f"alerter {name}")
+        alerter._set("_origin", (name, self.path))
+        return alerter
 
     def _save_question(self, key: str, state: _Dict | None, anew: bool = False) -> _Dict | None:
         """Write or drop a record and return the old one. anew: it takes the place of another question."""
@@ -3219,8 +3201,7 @@ class StackStore:
             return old
 
     def _load(self) -> _Dict:
-        problem, what_to_do = "", "it was left as it is: mend it, or choose another with $ALERTERS_STORE"
-        data: _Dict = {}
+        problem, data = "", {}
         try:
             with open(self.path, encoding="utf-8-sig") as file:  # some editors put a BOM
                 data = _json.load(file)
@@ -3228,13 +3209,14 @@ class StackStore:
             pass
         except (OSError, ValueError, RecursionError) as error:
             problem = f"cannot be read ({_one_line(_reason(error), 120)})"
-        if not problem and not _is_store(data):
+        if not _is_store(data):
             problem = "this is no store of alerters"
-        elif not problem and data.get("version", 1) != 1:
+        elif data.get("version", 1) != 1:
             problem = f"written by a later version ({data['version']}) of alerters.py, which can read it"
         if problem:
             data = {}  # it may hold secrets, and a traceback may show locals
-            raise StoreError(f"{self.path}: {problem}; {what_to_do}")
+            raise StoreError(f"{self.path}: {problem}; it was left as it is: mend it, or choose another with "
+                             "$ALERTERS_STORE")
         data = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
                         "stacks": {"default": ["console"]}, "active_stack": "default", **data})
         data["alerters"] = _Hidden(data["alerters"])
@@ -3331,22 +3313,11 @@ def _entry(data: _Dict, kind: str, name: Any) -> Any:
     return data[kind][name]
 
 
-def _from_entry(data: _Dict, name: str) -> BaseAlerter:
-    fields = _Hidden(_entry(data, "alerters", name))
-    return _build(_flavor(fields.pop("flavor", None), data), fields, f"alerter {name}")
-
-
 def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
         raise ConfigError(f"{kind} {name!r}: a name is letters, digits, _ . and -")
     if name in known:
         raise ConfigError(f"{kind} {name!r} exists already: {instead}")
-
-
-def _plain(fields: Mapping[str, Any]) -> _Dict:
-    """Return fields for JSON: tuples as lists, secrets as plain text."""
-    return {name: list(value) if isinstance(value, (tuple, set)) else str(value) if isinstance(value, str)
-            else value for name, value in fields.items()}
 
 
 # === Posting and asking from anywhere ===
@@ -3380,12 +3351,12 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
 def _arguments(message: Any, params: AlerterParameters | None, fields: _Dict,
                asks: bool) -> tuple[AlerterMessage, AlerterParameters | None]:
     """Return message and params, with the keyword fields put where they belong."""
-    own = ("title", "metadata", "images", "level")
+    own = ("title", "metadata", "images", "level", "reply_to")
     choices = [f.name for f in dataclasses.fields(AlerterParameters)] if asks else ["mention"]
-    for name in set(fields) - {*own, *choices, "reply_to"}:
-        raise ConfigError(f"no option {name!r}; {_did_you_mean(name, {*own, *choices, 'reply_to'})}")
+    for name in set(fields) - {*own, *choices}:
+        raise ConfigError(f"no option {name!r}; {_did_you_mean(name, {*own, *choices})}")
     said = {name: fields.pop(name) for name in own if name in fields}
-    reply_to = fields.pop("reply_to", None)
+    reply_to = said.pop("reply_to", None)
     if isinstance(message, str):
         message = AlerterMessage(body=message, **said)
     elif said:
@@ -3506,8 +3477,6 @@ smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step, post)
 
 
 # === Hooks and watch ===
-
-
 def _tell(message_of: Callable[[], AlerterMessage], *targets: BaseAlerter | str | None) -> None:
     """Post for a job that must not notice: whatever goes wrong is one line in the log."""
     for target in targets or (None,):
@@ -3519,12 +3488,10 @@ def _tell(message_of: Callable[[], AlerterMessage], *targets: BaseAlerter | str 
 
 def _exception_text(error: BaseException) -> str:
     """Return an exception for a message: its end, which says what happened, is seen first."""
-    told = "".join(_traceback.format_exception(type(error), error, error.__traceback__))
-    lines = told.rstrip().split("\n")
-    whole = _fenced("\n".join(lines))
-    if len(lines) <= 20:
-        return whole
-    return _fenced("\n".join(lines[-15:])) + "\n\nThe whole traceback:\n" + whole
+    whole = "".join(_traceback.format_exception(type(error), error, error.__traceback__))
+    lines = whole.rstrip().split("\n")
+    end = _fenced("\n".join(lines[-15:])) + "\n\nThe whole traceback:\n" if len(lines) > 20 else ""
+    return end + _fenced(whole)
 
 
 def _hook_message(what: str, context: Sequence[Any]) -> AlerterMessage:
@@ -3624,9 +3591,9 @@ class _Watch:
                 level="success" if ended_well else "error"), self.alerter)
 
     def __call__(self, function: _F) -> _F:
-        def fresh() -> _Watch:  # one for each call: calls may overlap
-            name = self.name or getattr(function, "__qualname__", "Job")
-            return _Watch(name, self.on_success, self.longer_than, self.alerter)
+        name = self.name or getattr(function, "__qualname__", "Job")
+        fresh = functools.partial(  # one for each call: calls may overlap
+            _Watch, name, self.on_success, self.longer_than, self.alerter)
 
         def plain(*args: Any, **kwargs: Any) -> Any:
             with fresh():
@@ -3707,7 +3674,6 @@ class _AlertHandler(_Handler):
         self._begin()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin)  # what waits is the parent's to tell
-        importlib.import_module("atexit").register(self.close)
 
     def _begin(self) -> None:
         self._waiting: Any = importlib.import_module("queue").Queue()  # records, and () for a flush
@@ -3770,9 +3736,8 @@ class _AlertHandler(_Handler):
                                                       _SEND_BUDGET + _SOCKET_TIMEOUT)
 
     def close(self) -> None:
-        """Flush, and leave the end of the program alone."""
+        """Flush first. At the end of the program logging itself flushes and closes all handlers."""
         self.flush()
-        importlib.import_module("atexit").unregister(self.close)
         super().close()
 
 
@@ -3788,10 +3753,6 @@ def __getattr__(name: str) -> Any:
 
 
 # === Command line ===
-if TYPE_CHECKING:
-    _Option = Tuple[str, _Dict]  # its names, and further words for argparse
-
-
 def _options(name: str, about: str, spec: Sequence[_Option], args: list[str], last: bool = True) -> Any:
     """Return the parsed options. last: an unknown one is an error that says what was meant."""
     class Parser(_argparse.ArgumentParser):
@@ -3828,10 +3789,10 @@ def _typed_message(options: Any) -> AlerterMessage:
     for pair in options.metadata:
         if "=" not in pair:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
-    if options.text == "-" and sys.stdin is None:
-        raise ConfigError("- reads standard input, which is closed")
     text = options.text
     if text == "-":
+        if sys.stdin is None:
+            raise ConfigError("- reads standard input, which is closed")
         data = getattr(sys.stdin, "buffer", sys.stdin).read()
         text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
     facts = dict(pair.split("=", 1) for pair in options.metadata)
@@ -3866,7 +3827,7 @@ def _cmd_run(options: Any) -> int:
     code, tail = _run_command(options.command)
     seconds = time.monotonic() - began
     if targets and (code or seconds >= options.longer_than):
-        name = options.title or " ".join(map(importlib.import_module("shlex").quote, options.command))
+        name = options.title or importlib.import_module("shlex").join(options.command)
         facts = {"exit code": code, "duration": _duration(seconds), "host": _socket.gethostname()}
         message = AlerterMessage(_one_line(f"{name} {'failed' if code else 'succeeded'}", 300),
                                  tail and _fenced(tail), facts, level="error" if code else "success")
@@ -3949,7 +3910,7 @@ def _cmd_preview(options: Any) -> None:
 
 
 def _cmd_pending(options: Any) -> None:
-    for key, state in StackStore()._questions().items():
+    for key, state in StackStore()._load().get("questions", {}).items():
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state["deadline"]))
         over = "expired" if state["deadline"] < time.time() else "open until"
         _print(f"{key}  {state['alerter'] or state.get('flavor')}  {over} {until}  {state['text']}")
@@ -3972,8 +3933,8 @@ def _cmd_register(options: Any) -> None:
     flavor = options.flavor if new else _entry(data, "alerters", options.name)["flavor"]
     known = _fields_of(_flavor(flavor, data))
     given = {name: vars(options)[f"--{name}"] for name in known}
-    fields = {name: _parsed(known[name], text, f"--{name}") if text or new or name == "approvers" else None
-              for name, text in given.items() if text is not None}  # update: empty goes back to the default
+    fields = {name: _parsed(known[name], text, f"--{name}") if text or name == "approvers" else None
+              for name, text in given.items() if text is not None}  # an empty one: its default
     if not new and not fields:
         raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     secrets = [name for name, field in known.items() if _is_secret(field)]
