@@ -537,7 +537,7 @@ def _fenced(text: str) -> str:
 
 def _defuse(text: str) -> str:
     """Return text in which @here and its like name nobody, even where a service reads them as words."""
-    return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I)
+    return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I) if "@" in text else text
 
 
 # === Splitting ===
@@ -652,6 +652,7 @@ def _canonical(text: str) -> str:
     return text if text.isascii() else "".join(map(shortcode, text))
 
 
+@functools.lru_cache(maxsize=128)  # the same few words are looked for at every poll
 def _word(text: str, fold: bool) -> str:
     """Return a reply as the word it may be: no white space, markup or final . or ! around it."""
     text, ended = _canonical(text).strip(), False
@@ -935,6 +936,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 _SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
 
 
+@functools.lru_cache(maxsize=256)
 def _kind(field: _Field) -> str:
     """Return what a flavor's field takes: list (of words), bool, float, int, str, or "" for anything."""
     name = re.sub(r"<class '(\w+)'>|\s|typing\.|\|\s*None|None\s*\|", r"\1", str(field.type))
@@ -944,6 +946,7 @@ def _kind(field: _Field) -> str:
     return "bool" if field.name == "use_tls" else name if name in ("bool", "float", "int", "str") else ""
 
 
+@functools.lru_cache(maxsize=256)
 def _is_secret(field: _Field) -> bool:
     return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
 
