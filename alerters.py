@@ -2110,7 +2110,7 @@ class DiscordAlerter(_ChatAlerter):
             taps = list(self._reactions(question, message))
             memo["unread"] = False
         except DeliveryError as error:  # the words that people wrote count all the same
-            if error._final and error.code != "10014":  # an emoji that is gone
+            if error._final:
                 raise
             taps = []
             memo["unread"] = any(r["count"] > bool(r.get("me")) and question._verdict(_shown(r), True) ==
@@ -2126,7 +2126,13 @@ class DiscordAlerter(_ChatAlerter):
             code = _parse.quote(f"{name}:{emoji['id']}" if emoji.get("id") else name, safe="")
             path = _REACTIONS.format(code, **question.ref)
             for kind in (0, 1) if _mapping(reaction.get("count_details")).get("burst") else (0,):
-                for user in self._rows(f"{path}?type={kind}", "0", {}):
+                try:
+                    users = self._rows(f"{path}?type={kind}", "0", {})
+                except DeliveryError as error:
+                    if error.code != "10014":  # an emoji that is gone
+                        raise
+                    users = []
+                for user in users:
                     if user["id"] != self._me() and not user.get("bot"):
                         yield {"by": user["id"], "text": shown, "via": "reaction"}
 

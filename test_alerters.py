@@ -3345,6 +3345,7 @@ def test_a_large_file_on_a_slow_line_takes_its_time(monkeypatch):
     alerter = DiscordAlerter(discord_token="t" * 30, discord_channel_id="1", discord_api_url=url)
     began = time.monotonic()
     assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 900_000])) is True
+    home_until(lambda: done)
     assert done == [0] and time.monotonic() - began > 0.12
 
 
@@ -3361,7 +3362,8 @@ def test_a_file_refused_before_it_is_read_costs_no_text(token, caplog):
     fields = {"discord_token": "t" * 30, "discord_channel_id": "1", "discord_api_url": url} if token else {
         "discord_webhook_url": url + "/api/webhooks/1/" + "t" * 30}
     message = AlerterMessage("t", images=[PNG + b"x" * 8_000_000])
-    assert DiscordAlerter(**fields).post(message) is True and len(done) >= 2
+    assert DiscordAlerter(**fields).post(message) is True
+    home_until(lambda: len(done) >= 2)
     assert "image-1.png could not be shown" in caplog.text
 
 
@@ -4744,6 +4746,95 @@ def test_of_two_taps_the_declining_one_wins(room, taps):
     assert question.check().status == NO
 
 
+@pytest.mark.parametrize("tap, status", [("❌", NO), ("✅", YES), ("🎉", YES)])
+def test_read_too_late_a_declining_tap_still_stops_an_approval(room, tap, status):
+    """Nobody knows when it was given; as with two taps, declining wins."""
+    question = room.ask(timeout=60)
+    room.react(question, room.bob, tap)
+    room.reply(question, room.ann, "yes")
+    room.clock.sleep(5000)
+    assert question.check().status == status
+
+
+def test_a_declining_tap_alone_that_is_read_too_late_decides_nothing(room):
+    question = room.ask(timeout=60)
+    room.react(question, room.bob, "❌")
+    room.clock.sleep(5000)
+    assert question.check().status == "timeout"
+
+
+@pytest.mark.parametrize("nobody", ["", [""], [], "  "])
+def test_an_empty_list_of_approvers_is_not_everybody(room, nobody, monkeypatch, capsys):
+    for ask_so in (lambda: room.ask(approvers=nobody), lambda: room.alerter(approvers=nobody)):
+        with pytest.raises(ConfigError, match="approvers"):
+            ask_so()
+    assert room.service.posted == []
+    monkeypatch.setenv("ALERTERS_FLAVOR", room.kind)
+    monkeypatch.setenv(f"ALERTERS_{room.kind.upper()}_TOKEN", room.service.token)
+    monkeypatch.setenv("ALERTERS_APPROVERS", "")
+    with pytest.raises(ConfigError, match="approvers"):
+        ask("Deploy?")
+    args = [f"--{room.kind}_token={room.service.token}", "--approvers="]
+    assert home_cli(capsys, "register", "x", f"--flavor={room.kind}", *args)[0] == 2
+
+
+@pytest.mark.parametrize("word", ["!", ".", "`", "🏻", "** **"])
+def test_a_word_of_marks_alone_is_refused(room, word):
+    with contextlib.suppress(ConfigError):
+        question = room.ask(approve_msg_options=[word])
+        room.reply(question, room.ann, "")
+        room.reply(question, room.ann, "!")
+        assert question.check() is None
+
+
+def test_discords_own_emoji_are_told_apart_by_their_id(discord):
+    room = Room("discord", discord)
+    discord.custom_emoji |= {"ship:123", "ship:999"}
+    question = room.ask(approve_msg_options=["<:ship:123>"])
+    discord.react(room.ann, "ship:999", room.id(question))
+    assert question.check() is None
+    discord.react(room.bob, ":gone:5", room.id(question))  # listing it is refused
+    discord.react(room.ann, "ship:123", room.id(question))
+    assert question.check().status == YES
+
+
+def test_in_a_thread_on_discord_an_answer_to_somebody_else_is_none(discord):
+    room = Room("discord", discord)
+    question = room.ask()
+    other = room.in_thread(question, room.bob, "should we revert it?")
+    room.in_thread(question, room.ann, "yes", reply_to=other)
+    assert question.check() is None
+    room.in_thread(question, room.ann, "yes")
+    assert question.check().status == YES
+
+
+def test_an_answer_to_the_help_counts(discord):
+    room = Room("discord", discord)
+    question = room.ask()
+    room.reply(question, room.ann, "yes please")
+    assert question.check() is None
+    discord.say(room.ann, "yes", reply_to=discord.posted[-1]["id"])
+    assert question.check().status == YES
+
+
+def test_a_deleted_question_on_slack_approves_nothing(slack_room):
+    room = slack_room
+    question = room.ask()
+    room.reply(question, room.ann, "yes")
+    row = room.row(room.id(question))  # docs.slack.dev: what is left of a message with replies
+    row.update(subtype="tombstone", user="USLACKBOT", text="This message was deleted.")
+    with pytest.raises(DeliveryError, match="deleted"):
+        question.check()
+
+
+def test_a_cursor_that_expired_costs_time_only(slack_room):
+    room = slack_room
+    question = room.ask()
+    room.service.fail("conversations.replies", no("invalid_cursor"))
+    room.reply(question, room.ann, "yes")
+    assert (outcome(question), outcome(question)) == (None, YES)
+
+
 @pytest.mark.parametrize("tap, status", [("✅", YES), ("❌", None)])
 def test_replies_count_where_reactions_cannot_be_read(room, tap, status):
     """But for an approval while somebody, nobody knows who, has tapped to decline."""
@@ -5267,7 +5358,49 @@ def test_an_answer_is_seen_within_a_tenth_of_the_age_or_30_s(boards, clock):
         assert clock.now() - asked - age <= min(30, max(1, age / 10)) + 1e-3
 
 
+def test_a_poll_that_ends_after_the_deadline_is_not_the_last_one(room):
+    """Slow answers: nobody is told of a timeout while a "yes" in time is left for somebody to use later."""
+    real, slow = room.service.answer, [0.0]
+
+    def answer(call):
+        result = real(call)
+        room.clock.sleep(slow[0])
+        return result
+
+    room.service.answer = answer
+    for latency in (0.3, 1.7, 3.1):
+        slow[0] = 0.0
+        question, asked = room.ask(timeout=20), room.clock.monotonic()
+        slow[0] = latency
+        room.clock.at(asked + 19.5, lambda question=question: room.reply(question, room.ann, "yes"))
+        assert question.wait().status == YES, latency
+        question = room.ask(timeout=20)
+        assert question.wait().status == "timeout" and room.notes(question) != []
+
+
+def test_one_hiccup_at_the_deadline_loses_no_answer(room):
+    question = room.ask(timeout=20)
+    room.clock.at(room.clock.monotonic() + 19.9, lambda: (
+        room.reply(question, room.ann, "yes"), room.service.fail(room.reads, Fault(status=502))))
+    assert question.wait().status == YES
+
+
+def test_an_own_flavors_clock_may_be_ahead(boards, clock):
+    """What is read before the deadline was given before it."""
+    @dataclasses.dataclass
+    class Ahead(Board):
+        def replies(self, question):
+            return [{"by": "ann", "text": "yes", "via": "reply", "at": self.clock.now() + 600}]
+
+    assert in_time(Ahead, clock)().decide("Deploy?", AlerterParameters(timeout=60)).status == YES
+
+
 # === Asking: elsewhere and later ===
+def test_a_question_is_resumed_only_on_its_own_flavor(room, boards):
+    with pytest.raises(ConfigError, match="asked on"):
+        Question.from_dict(room.ask().to_dict(), Board())
+
+
 def test_a_shorter_wait_leaves_the_question_open(room):
     question = room.ask(timeout=3600)
     assert question.wait(timeout=10) == Decision("timeout", at=room.clock.start + 10)
@@ -5524,6 +5657,62 @@ def test_a_key_that_moves_to_another_alerter_closes_the_old_question_where_it_st
     home_register(room.service, "new", room.kind, clock=room.clock)
     assert _decide(room, alerter=StackStore().load_alerter("new"), timeout=5).status == "timeout"
     assert len(room.posted_questions()) == 2 and _records() == {}
+
+
+def test_a_key_posted_late_has_its_deadline_by_the_time_of_the_post(room):
+    """Killed before it was posted, asked again 200 s later: the time that is left counts from there."""
+    _lost(room, acts=False, timeout=300)
+    room.clock.sleep(150)
+    question = _ask_and_die(room, timeout=300)
+    room.clock.sleep(150)  # past the deadline
+    room.reply(question, room.ann, "yes")
+    assert _decide(room, timeout=5).status == "timeout"
+
+
+def test_help_never_brings_a_replaced_or_decided_record_back(room):
+    first = room.alerter()._open("Deploy?", None, "deploy-42")
+    room.reply(first, room.bob, "yes please")
+    second = room.alerter()._open("Deploy 2?", None, "deploy-42")
+    assert first.check() is None and room.posted_questions()[-1] is not None
+    assert _records()["deploy-42"]["token"] == second.token
+    room.reply(second, room.ann, "yes")
+    assert second.check().status == YES and _records() == {}
+    again = Question.from_dict({**second.to_dict(), "helped": False}, room.usual or room.alerter())
+    room.reply(second, room.bob, "ok then")
+    again._look()
+    assert _records() == {}
+
+
+def test_help_is_given_once_by_two_who_wait_and_by_one_who_cannot_write(room, monkeypatch):
+    first = room.alerter()._open("Deploy?", None, "deploy-42")
+    second = Question.from_dict(first.to_dict(), room.alerter())
+    room.reply(first, room.ann, "yes please")
+    assert (first.check(), second.check(), len(room.notes(first))) == (None, None, 1)
+    third = room.alerter()._open("Deploy 3?", None, "deploy-43")
+    room.reply(third, room.ann, "yes please")
+    os.unlink(home_store_file())
+    os.mkdir(home_store_file())
+    assert third.check() is None and len(room.notes(third)) == 1
+
+
+def test_a_replaced_question_is_closed_though_the_new_one_cannot_be_posted(room):
+    first = room.alerter()._open("Deploy?", None, "deploy-42")
+    room.service.fail(room.posts, Fault(""), Fault(status=403, body={"code": 50001}) if room.kind == "discord"
+                      else no("restricted_action"))
+    with pytest.raises(DeliveryError):
+        room.alerter()._open("Deploy 2?", None, "deploy-42")
+    assert "replaced" in room.notes(first)[0]
+    room.reply(first, room.ann, "yes")
+    assert first.check().status == "timeout" and _records() == {}
+
+
+def test_a_question_that_is_gone_does_not_hold_its_key(discord):
+    room = Room("discord", discord)
+    _ask_and_die(room)
+    discord.rows.clear()
+    with pytest.raises(DeliveryError, match="10008"):
+        _decide(room)
+    assert _records() == {}
 
 
 def test_a_process_that_still_waits_for_a_replaced_question_gets_no_approval(room):
@@ -7183,6 +7372,72 @@ def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
         if said != text and (text or (said or "").lower() in ("approve", "ok", "yes", "lgtm")):
             wrong[page] = said
     assert not wrong
+
+
+def test_of_two_questions_in_one_mail_the_last_is_answered(desk):
+    """Asked with reply_to, the second carries the first one's id as well."""
+    first = desk.open("Deploy?")
+    message = AlerterMessage("Deploy 2?")._with(_reply_to=Receipt("x", first.ref))
+    second = desk.alerter.open_question(message)
+    desk.imap.deliver(mail_reply(desk.relay.mails[1].message, ANN, "approve", "gmail"))
+    assert (outcome(first), outcome(second)) == (None, YES)
+
+
+@pytest.mark.parametrize("coding", ["b", "q"])
+def test_an_encoded_subject_alone_finds_the_question(desk, coding):
+    question = desk.open("Modèle 🚀?")
+    subject = f"Re: {email.header.decode_header(str(desk.asked['Subject']))[0][0]}"
+    data = subject.encode()
+    word = base64.b64encode(data).decode() if coding == "b" else "".join(f"={byte:02X}" for byte in data)
+    desk.imap.deliver(f"From: {ANN}\nSubject: =?utf-8?{coding}?{word}?=\n\napprove\n".encode())
+    assert outcome(question) == YES
+
+
+@pytest.mark.parametrize("charset", ["unknown-8bit", "x-unknown", "iso-8859-8-i", "x-mac-roman"])
+def test_a_charset_that_python_does_not_know_hides_no_answer(desk, charset):
+    question = desk.open()
+    desk.deliver_raw(f"From: {ANN}\nContent-Type: text/plain; charset={charset}", "approve")
+    assert outcome(question) == YES
+
+
+OTHER_QUOTES = {  # as other programs, and other languages, break or order the line above the quote
+    "Gmail, long address": "On Mon, Nov 23, 2026 at 10:00\u202fAM <\nbot@example.org> wrote:\n\n> ok",
+    "Gmail, long name": "On Mon, Nov 23, 2026 at 10:00 AM Deploy Bot\n<bot@example.org> wrote:\n> ok",
+    "Gmail in Portugal": "Bot <bot@example.org> escreveu (segunda, 23/11/2026 à(s) 10:00):\n\n> ok",
+    "Yahoo": "On Monday, November 23, 2026, 10:00:00 AM GMT+1, Bot <bot@example.org> wrote:\n\nDeploy?"}
+
+
+@pytest.mark.parametrize("quote", OTHER_QUOTES)
+def test_an_attribution_that_names_the_asker_is_one_however_it_breaks(desk, quote):
+    question = desk.open()
+    head, above = f"From: {ANN}\nContent-Type: text/plain; charset=utf-8", OTHER_QUOTES[quote]
+    for body in (f"approve\n\n{above}\n", f"{above}\n\napprove\n"):
+        desk.deliver_raw(head, body)
+        assert outcome(question) == (YES if ">" in above.rpartition("\n")[2] or body[:1] == "a" else None)  # an unmarked quote
+        question = desk.alerter.open_question("Deploy?")
+        desk.relay.mails[:] = desk.relay.mails[-1:]
+
+
+def test_what_stands_above_such_an_attribution_is_read(desk):
+    for n, line in enumerate(("no", "On hold until 10:30", "not before 10:00", "never")):
+        text = f"{line}\nOn Mon, Nov 23, 2026 at 10:00 AM Bot\n<bot@example.org> wrote:\n> ok\n\napprove\n"
+        question = desk.open()
+        desk.deliver_raw(f"From: {ANN}\nContent-Type: text/plain; charset=utf-8\nX-N: {n}", text)
+        assert outcome(question) in (None, NO), line
+
+
+@pytest.mark.parametrize("quote", ["yahoo_quoted", "protonmail_quote", "gmail_quote"])
+def test_the_quotes_of_html_mails_are_left_out(desk, quote):
+    question = desk.open()
+    page = f'<div>approve</div><div class="x {quote}"><div>Bot wrote: decline</div></div>'
+    desk.deliver_raw(f"From: {ANN}\nContent-Type: text/html; charset=utf-8", page)
+    assert outcome(question) == YES
+
+
+def test_an_approver_by_mail_is_an_address(desk):
+    with pytest.raises(ConfigError, match="approvers: 'Boss <boss@example.com>'"):
+        desk.open(approvers=["Boss <boss@example.com>"])
+    assert desk.relay.mails == []
 
 
 POISON = {
