@@ -2211,6 +2211,100 @@ def _alone(monkeypatch, tmp_path_factory):
     FLAVORS.update(flavors)
 
 
+# === Two processes ===
+class _Beside:
+    """The second half of a whole run in a process of its own, where there are two processors for it.
+
+    There each test writes what became of it; here it waits for that. So all is reported in one place, as if
+    it had run here. Parts of the suite (-k, a name) run here alone.
+    """
+
+    path = os.environ.get("ALERTERS_TEST_BESIDE", "")  # not empty: this is that process, and writes there
+    process = None
+
+    @classmethod
+    def start(cls, session, folder):
+        option = session.config.option
+        if (cls.path or option.keyword or option.markexpr or option.usepdb or len(session.items) < 500
+                or (os.cpu_count() or 1) < 2):
+            return
+        cls.file, cls.found = folder / "beside.jsonl", {}
+        cls.log = open(str(folder / "beside.log"), "w+b")
+        flags = ["-O"] * sys.flags.optimize + [f"-W{words}" for words in sys.warnoptions]
+        cls.process = subprocess.Popen(
+            [sys.executable, *flags, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "beside",
+             *[f"-W{words}" for words in option.pythonwarnings or ()], f"--assert={option.assertmode}",
+             f"--rootdir={session.config.rootpath}", __file__],
+            env={**os.environ, "ALERTERS_TEST_BESIDE": str(cls.file)}, stdin=subprocess.DEVNULL,
+            stdout=cls.log, stderr=cls.log, cwd=str(session.config.rootpath))
+
+    @classmethod
+    def tell(cls, name, problem):
+        with open(cls.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps([name, problem]) + "\n")
+
+    @classmethod
+    def outcome(cls, name):
+        """Wait for a test of the other process: its traceback, "" if it has passed, None if skipped.
+
+        "not run" if that process ended before it.
+        """
+        while name not in cls.found:
+            ended = cls.process.poll() is not None
+            if cls.file.exists():
+                lines = cls.file.read_text("utf-8").split("\n")[len(cls.found):-1]
+                cls.found.update(json.loads(line) for line in lines)
+            if name not in cls.found and ended:
+                return "not run"
+            time.sleep(0 if name in cls.found else 0.01)
+        return cls.found[name]
+
+    @classmethod
+    def read(cls):
+        cls.log.seek(0)
+        return cls.log.read().decode("utf-8", "replace")[-5000:]
+
+    @classmethod
+    def end(cls, session):
+        if cls.process:
+            if session.shouldstop or session.shouldfail:
+                cls.process.kill()
+            code, words = cls.process.wait(60), cls.read()
+            cls.log.close()
+            told = session.testsfailed  # else it failed outside of a test, in the end of a fixture say
+            assert code == 0 or told, f"the second process ended with {code}:\n{words}"
+
+    @classmethod
+    def wrapped(cls, test):
+        @functools.wraps(test)
+        def run(**given):
+            name = os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].rpartition(" ")[0]
+            problem = cls.outcome(name) if cls.process else "not run"
+            if problem == "not run":
+                problem = ""
+                try:
+                    test(**given)
+                except BaseException as error:
+                    problem = None if isinstance(error, pytest.skip.Exception) else traceback.format_exc()
+                    raise
+                finally:
+                    if cls.path:
+                        cls.tell(name, problem)
+            if problem is None:
+                pytest.skip("skipped in the second process")
+            if problem:
+                pytest.fail(problem, pytrace=False)
+
+        return pytest.mark.beside(run)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _second_process(request, tmp_path_factory):
+    _Beside.start(request.session, tmp_path_factory.getbasetemp())
+    yield
+    _Beside.end(request.session)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _light():
     """Take off what costs time and shows nothing.
@@ -6243,6 +6337,9 @@ def test_a_token_that_cannot_be_used_is_refused_before_anything_is_posted(room):
 
 
 # === E-mail ===
+SECOND_HALF = inspect.currentframe().f_lineno  # from here on all may run in the second process
+
+
 ANN, BOB, EVE = "ann@example.org", "bob@example.org", "eve@evil.test"
 MAIL_PASSWORD = "smtp-password-1"
 MAIL_PNG = b"\x89PNG\r\n\x1a\n.\r\n" + bytes(range(256)) * 300
@@ -10499,3 +10596,8 @@ def test_the_readme_is_short_names_every_field_and_shows_code_at_once():
     for cls in (FLAVORS[name] for name in ("slack", "discord", "smtp_email")):
         names = {field.name for field in dataclasses.fields(cls)} - said_once
         assert names <= set(re.findall(r"\w+", table)), cls.flavor
+
+
+for _name, _test in list(globals().items()):
+    if _name.startswith("test_") and inspect.unwrap(_test).__code__.co_firstlineno > SECOND_HALF:
+        globals()[_name] = _Beside.wrapped(_test)
