@@ -805,7 +805,8 @@ class Question:
         found = words[:1] + taps  # when a reaction was given no service tells, so a declining one wins
         decision = next((each for each in found + vetoes if not each), found[0]) if found else None
         if decision and self._memo.get("unread"):
-            raise _failure(self.alerter.flavor, "who tapped to decline cannot be read", again=True)
+            who = self.alerter.flavor
+            raise _failure(who, "who tapped to decline cannot be read", code="unread", again=True)
         return decision
 
     def _verdict(self, text: str, tapped: bool) -> str | None:
@@ -1216,7 +1217,7 @@ class BaseAlerter(_Record):
                 return found
             decision = _insist(found._look, self.clock, self._until(_SEND_BUDGET), sure=True)
         except DeliveryError as error:
-            if open_still or not error._final:
+            if open_still or not error._final and error.code != "unread":  # which a missing scope is for good
                 raise
         finally:
             self._release(found)
@@ -3651,10 +3652,12 @@ def _duration(seconds: float) -> str:
 
 
 @_overload
-def watch(name: _F) -> _F: ...
+def watch(name: _F) -> _F:
+    """Return the function, watched: `@watch`."""
 @_overload
 def watch(name: str | None = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
-          alerter: BaseAlerter | str | None = None) -> _Watch: ...
+          alerter: BaseAlerter | str | None = None) -> _Watch:
+    """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
 def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
           alerter: BaseAlerter | str | None = None) -> Any:
     """Tell how a piece of work ended, as `@watch`, `@watch("train")` or `with watch("nightly"):`.
@@ -4111,7 +4114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AlerterError as error:
         return _complain(error, 4 if isinstance(error, DeliveryError) else 2)
     except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined
-        _log().debug("unexpected", exc_info=True)
         return _complain(f"{type(error).__name__}: {error}")
 
 

@@ -5760,6 +5760,18 @@ def test_a_key_that_moves_to_another_alerter_closes_the_old_question_where_it_st
     assert len(room.posted_questions()) == 2 and _records() == {}
 
 
+def test_a_tap_that_can_never_be_read_does_not_hold_an_expired_key(slack_room):
+    room = slack_room
+    question = _ask_and_die(room, timeout=60)
+    room.react(question, room.bob, "❌")
+    room.reply(question, room.ann, "yes")
+    room.service.reaction_users_max = 0
+    room.service.scopes.discard("reactions:read")
+    room.clock.sleep(5000)
+    assert _decide(room, timeout=5).status == "timeout"
+    assert (len(room.posted_questions()), _records()) == (2, {})
+
+
 def test_a_key_posted_late_has_its_deadline_by_the_time_of_the_post(room):
     """Killed before it was posted, asked again 200 s later: the time that is left counts from there."""
     _lost(room, acts=False, timeout=300)
@@ -8716,12 +8728,14 @@ def test_the_secrets_of_a_flavor_that_is_not_imported_are_masked(home_pager, cap
     assert home_cli(capsys, "post", "x", "--alerter", "p")[0] == 2
 
 
-def test_a_bug_of_an_own_flavor_is_one_line_and_no_decline(home_told, monkeypatch, capsys):
+def test_a_bug_of_an_own_flavor_is_one_line_and_no_decline(home_told, monkeypatch, capsys, caplog):
+    caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("ALERTERS_TROUBLE", "bug")
     for args in (["post", "x"], ["ask", "x"]):
         monkeypatch.setattr(home_told.alerter, "replies", lambda *_: [], raising=False)
         code, out, err = home_cli(capsys, *args)
         assert (code, out, err) == (2, "", "alerters: RuntimeError: a bug of the flavor\n")
+        assert "a bug of the flavor" not in caplog.text  # a traceback in a log is not masked
 
 
 def test_an_own_flavor_has_fields_of_any_type():
