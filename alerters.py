@@ -3654,10 +3654,14 @@ def _duration(seconds: float) -> str:
 @_overload
 def watch(name: _F) -> _F:
     """Return the function, watched: `@watch`."""
+
+
 @_overload
 def watch(name: str | None = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
           alerter: BaseAlerter | str | None = None) -> _Watch:
     """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
+
+
 def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
           alerter: BaseAlerter | str | None = None) -> Any:
     """Tell how a piece of work ended, as `@watch`, `@watch("train")` or `with watch("nightly"):`.
