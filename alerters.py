@@ -773,7 +773,7 @@ class Question:
                         self._forget()
                     raise
                 self._not_before = now + (getattr(error, "retry_after", None) or 0)
-                _log().debug("%s: waiting goes on: %s", self.alerter.flavor, _one_line(error))
+                _log().debug("%s: waiting goes on: %s", self.alerter._who, _one_line(error))
         if decision is None and now < self.deadline:
             return None
         return self._settle(Decision("timeout", at=now) if decision is None else decision)
@@ -805,7 +805,7 @@ class Question:
         found = words[:1] + taps  # when a reaction was given no service tells, so a declining one wins
         decision = next((each for each in found + vetoes if not each), found[0]) if found else None
         if decision and self._memo.get("unread"):
-            who = self.alerter.flavor
+            who = self.alerter._who
             raise _failure(who, "who tapped to decline cannot be read", code="unread", again=True)
         return decision
 
@@ -885,7 +885,7 @@ class Question:
             if self._state["ref"] is not None:  # else it was never found
                 self.alerter._say(self, text, to)
         except (AlerterError, OSError) as error:
-            who = self.alerter.flavor
+            who = self.alerter._who
             _log().warning("%s: could not write under the question: %s", who, _one_line(error))
 
     def _save(self, anew: bool = False) -> _Dict | None:
@@ -1024,7 +1024,7 @@ class BaseAlerter(_Record):
         if cls.__hash__ is None:  # a plain @dataclass takes the hash away
             cls.__hash__ = BaseAlerter.__hash__
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            self._set(field.name, _checked(f"{self.flavor}: {field.name}", field, getattr(self, field.name)))
+            self._set(field.name, _checked(f"{self._who}: {field.name}", field, getattr(self, field.name)))
         self._check_together()
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -1071,7 +1071,7 @@ class BaseAlerter(_Record):
         Only those to this question, which `question.ref` tells: the ref of the Receipt that `send` returned.
         "at": UNIX seconds, if known. Matching, approvers, polling and timeout are the base's.
         """
-        raise AskNotSupported(f"{self.flavor}: this flavor cannot be asked: it has no replies(question)")
+        raise AskNotSupported(f"{self._who}: this flavor cannot be asked: it has no replies(question)")
 
     def check(self) -> str:
         """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
@@ -1082,7 +1082,7 @@ class BaseAlerter(_Record):
         try:
             return self.send(message, params)
         except OSError as caught:
-            error = _transport_failure(self.flavor, caught, True)
+            error = _transport_failure(self._who, caught, True)
         raise error
 
     def _nothing(self, *given: Any, **named: Any) -> Any:
@@ -1113,11 +1113,16 @@ class BaseAlerter(_Record):
 
     def _preview(self, message: AlerterMessage) -> str:
         """Return what `send` would send, for people to read."""
-        return message._as_text(message._files(self.flavor))
+        return message._as_text(message._files(self._who))
 
     @property
     def _label(self) -> str:
         return self._origin[0] or self.flavor
+
+    @property
+    def _who(self) -> str:
+        """What every error and warning about it begins with."""
+        return f"{self._origin[0]} ({self.flavor})" if self._origin[0] else self.flavor
 
     def _overrides(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(BaseAlerter, method)
@@ -1136,7 +1141,7 @@ class BaseAlerter(_Record):
         return _message(message), _params(params)
 
     def _secret(self, name: str) -> str:
-        return _reveal(getattr(self, name), f"{self._label}: {name}")
+        return _reveal(getattr(self, name), f"{self._who}: {name}")
 
     def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
         """Return a choice: from the params, then the alerter's field, then the default."""
@@ -1159,7 +1164,7 @@ class BaseAlerter(_Record):
         approvers = _names(getattr(self, "approvers", None) if approvers is None else approvers, "approvers")
         nobody = [name for name in approvers or () if not self._person(name)]
         if nobody:
-            raise ConfigError(f"approvers: {nobody[0]!r} is not how {self.flavor} names a person")
+            raise ConfigError(f"{self._who}: approvers: {nobody[0]!r} is not how it names a person")
         fields = [[_clean(k), _clean(v)] for k, v in message.metadata.items()]
         says = repr([message.title, message.body, fields, lists, approvers]).encode("utf-8", "replace")
         return Question(self, {
@@ -1174,9 +1179,9 @@ class BaseAlerter(_Record):
               key: str | None = None) -> Question:
         message, params = self._checked(question, params)
         if self._cannot_ask():
-            raise AskNotSupported(f"{self._label}: nobody can be asked here: {self._cannot_ask()}")
+            raise AskNotSupported(f"{self._who}: nobody can be asked here: {self._cannot_ask()}")
         if not self._overrides("replies"):
-            raise AskNotSupported(f"{self._label}: it has its own ask alone, so no question can stay open")
+            raise AskNotSupported(f"{self._who}: it has its own ask alone, so no question can stay open")
         asked = self._frame(message, params, key)
         if key is None:
             self._publish(asked, message, params)
@@ -1430,7 +1435,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
                     raise _http_client.IncompleteRead(b"")
                 return _Answer(response.status, response.headers, bytes(taken))
     except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
-        error = _transport_failure(alerter.flavor, caught, bool(made))
+        error = _transport_failure(alerter._who, caught, bool(made))
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
 
 
@@ -1466,13 +1471,13 @@ class _Draft:
 
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
-        question, images = message._question, message._files(alerter.flavor)
+        question, images = message._question, message._files(alerter._who)
         self.message, self.params, self.plain, self.until = message, params, False, 0.0
         self.ref: _Dict = {}  # of the first part, once it is posted
         for image in images if not alerter._takes_files else ():
             if image.data and not image.problem:
                 image.problem = "a webhook takes no files, only an image's URL"
-                _log().warning("%s: %s", alerter.flavor, image.label)
+                _log().warning("%s: %s", alerter._who, image.label)
         self.reply_to = message._reply_to.ref if message._reply_to else {}
         self.nonce = question.token if question else _secrets.token_hex(8)
         self.mention = [m.strip("<@!>") for m in _names(getattr(params, "mention", None), "mention") or ()]
@@ -1569,7 +1574,7 @@ class _ChatAlerter(BaseAlerter):
                 raise
         missing = [file.label for file in draft.images if file.problem]
         if missing:
-            _log().warning("%s: %s", self.flavor, "; ".join(missing))
+            _log().warning("%s: %s", self._who, "; ".join(missing))
             lines = [("plain", f"[{label}]") for label in missing]
             with contextlib.suppress(DeliveryError):
                 for n, part in enumerate(self._split(lines, self._limits[draft.plain]), len(parts)):
@@ -1622,7 +1627,7 @@ class _ChatAlerter(BaseAlerter):
             try:
                 self._tap(question.ref, emoji)
             except DeliveryError as error:  # a missing permission for it is no error: words still decide
-                _log().info("%s: no %s on the question: %s", self.flavor, emoji, error)
+                _log().info("%s: no %s on the question: %s", self._who, emoji, error)
 
     def _mention_of(self, user: str) -> str:
         return f"<@{user}>" if re.fullmatch(r"[UW]\w+|\d+", user) else user
@@ -1630,9 +1635,9 @@ class _ChatAlerter(BaseAlerter):
     def _check_together(self) -> None:
         token, webhook = (f"{self.flavor}_{name}" for name in ("token", "webhook_url"))
         if not getattr(self, token) and not getattr(self, webhook):
-            raise ConfigError(f"{self.flavor}: give {token} (posts and asks) or {webhook} (posts only)")
+            raise ConfigError(f"{self._who}: give {token} (posts and asks) or {webhook} (posts only)")
         if getattr(self, "listen", "thread") not in ("thread", "channel"):
-            raise ConfigError(f"{self.flavor}: listen must be \"thread\" or \"channel\"")
+            raise ConfigError(f"{self._who}: listen must be \"thread\" or \"channel\"")
 
     def _cannot_ask(self) -> str:
         token = f"{self.flavor}_token"
@@ -1642,7 +1647,7 @@ class _ChatAlerter(BaseAlerter):
         name = f"{self.flavor}_channel_id"
         channel = str(self._option(params, name, ""))
         if not channel and not self._cannot_ask():
-            raise ConfigError(f"{self.flavor}: no channel: give {name} in the alerter or in the parameters")
+            raise ConfigError(f"{self._who}: no channel: give {name} in the alerter or in the parameters")
         return channel
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
@@ -1651,17 +1656,20 @@ class _ChatAlerter(BaseAlerter):
         return {"channel": self._channel(params), "thread": thread}
 
 
-@contextlib.contextmanager
-def _documented(who: str) -> Iterator[None]:
+def _documented(method: _F) -> _F:
     """Turn what goes wrong over an answer of an undocumented form, by a proxy say, into a DeliveryError."""
-    try:
-        yield
-        return
-    except ConfigError:
-        raise
-    except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
-        error = _failure(who, "an answer of another form than documented", final=False, outcome="unknown")
-    raise error
+    @functools.wraps(method)
+    def careful(self: BaseAlerter, *given: Any, **named: Any) -> Any:
+        try:
+            return method(self, *given, **named)
+        except ConfigError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
+            error = _failure(self._who, "an answer of another form than documented", final=False,
+                             outcome="unknown")
+        raise error
+
+    return careful  # type: ignore[return-value]
 
 
 def _mapping(value: Any) -> _Dict:
@@ -1728,7 +1736,7 @@ class SlackAlerter(_ChatAlerter):
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "xoxb-preview", "slack_channel_id": "C0123456789"}
 
-    @_documented("slack")
+    @_documented
     def check(self) -> str:
         """Try the token, its scopes, the channel, and reading there."""
         if not self.slack_token:
@@ -1746,9 +1754,9 @@ class SlackAlerter(_ChatAlerter):
                 points.append((member, name if member else f"{name}: invite the bot with /invite"))
             except DeliveryError as error:
                 points.append((error.code == "missing_scope" and what == "channel", f"{what}: {error}"))
-        return _report(self.flavor, points)
+        return _report(self._who, points)
 
-    @_documented("slack")
+    @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and its reactions. One request when nothing has changed."""
         ref, memo, me, now = question.ref, question._memo, self._me(), self.clock.now()
@@ -1768,7 +1776,7 @@ class SlackAlerter(_ChatAlerter):
         parent = next((row for row in rows if row.get("ts") == ref["ts"]), {})
         reactions, memo["unread"] = parent.get("reactions") or [], False
         if parent.get("subtype") == "tombstone":
-            raise _failure(self.flavor, "the question was deleted", code="message_not_found", final=True)
+            raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
 
         def unread() -> list[str]:
             return [str(r.get("name")) for r in reactions if len(r.get("users") or ()) < r.get("count", 0)]
@@ -1827,15 +1835,15 @@ class SlackAlerter(_ChatAlerter):
                 if len(rows) <= limit:
                     memo.clear()
                 return rows
-        raise _failure(self.flavor, f"more rows than one poll reads ({kind})", final=False)
+        raise _failure(self._who, f"more rows than one poll reads ({kind})", final=False)
 
-    @_documented("slack")
+    @_documented
     def _find(self, question: Question) -> _Dict | None:
         since, memo = question._state["asked"] - _LOOK_BACK, question._memo.setdefault("find", {})
         return self._find_post(question._state["where"], since, memo,
                                lambda row: question.token in str(row.get("text")))
 
-    @_documented("slack")
+    @_documented
     def _find_post(self, where: _Dict, since: float, memo: _Dict, is_it: Callable[[_Dict], bool],
                    until: float | None = None) -> _Dict | None:
         """Return the ref of a message of ours that may or may not have been posted."""
@@ -1846,7 +1854,7 @@ class SlackAlerter(_ChatAlerter):
         in_thread = {"thread_ts": thread} if thread else {}
         return {"channel": channel, "ts": found[0]["ts"], **in_thread} if found else None
 
-    @_documented("slack")
+    @_documented
     def _say(self, question: Question, text: str, to: str | None) -> None:
         ref, text = question.ref, self._text(_lines(_clean(text)))
         self._call("chat.postMessage", {
@@ -1913,7 +1921,7 @@ class SlackAlerter(_ChatAlerter):
                    "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
         return {name: part for name, part in payload.items() if part not in (None, [])}
 
-    @_documented("slack")
+    @_documented
     def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         payload, started, until = self._payload(draft, lines, number, files), self.clock.now(), draft.until
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
@@ -1955,7 +1963,7 @@ class SlackAlerter(_ChatAlerter):
         word, official = answer.text.strip(), "://hooks.slack" in url
         if not (200 <= answer.status < 300 and (word == "ok" or not official and word[:1] != "<")):
             code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
-            raise answer.refusal(self.flavor, code or f"HTTP {answer.status} from the webhook", code)
+            raise answer.refusal(self._who, code or f"HTTP {answer.status} from the webhook", code)
 
     def _upload(self, file: _File, ref: _Dict, until: float) -> None:
         """Share a file in the message's thread: docs.slack.dev/messaging/working-with-files, three steps."""
@@ -1964,13 +1972,13 @@ class SlackAlerter(_ChatAlerter):
         url, file_id = str(place.get("upload_url")), str(place.get("file_id"))
         thread = ref.get("thread_ts") or ref["ts"]
         if not url.startswith(("https://", self.slack_api_url.partition("/api")[0] + "/")):
-            raise _failure(self.flavor, "no usable upload address in the answer")
+            raise _failure(self._who, "no usable upload address in the answer")
 
         def send_bytes() -> None:  # without the token: the URL has its own
             kind = {"Content-Type": "application/octet-stream"}
             answer = _http(self, "POST", url, until, [file.data], kind)
             if answer.status != 200:
-                raise answer.refusal(self.flavor, f"HTTP {answer.status} for the upload")
+                raise answer.refusal(self._who, f"HTTP {answer.status} for the upload")
 
         def find() -> _Dict | None:
             rows = self._rows("replies", {"channel": ref["channel"], "ts": thread}, {}, until)
@@ -1999,11 +2007,11 @@ class SlackAlerter(_ChatAlerter):
         code = data.get("error") if isinstance(data.get("error"), str) else None
         if answer.status != 200 or not code:
             what = code or f"HTTP {answer.status}, no answer of Slack"
-            raise answer.refusal(self.flavor, f"{what} ({method})", code)
+            raise answer.refusal(self._who, f"{what} ({method})", code)
         details = [f"needs {data['needed']}, has {data.get('provided')}"] if data.get("needed") else []
         details += _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)[:3]
         busy, doubtful = code in _SLACK_BUSY, code in _SLACK_DOUBTFUL
-        raise _failure(self.flavor, f"{code} ({'; '.join(details)})" if details else code, status=200,
+        raise _failure(self._who, f"{code} ({'; '.join(details)})" if details else code, status=200,
                        code=code, again=busy, final=not (busy or doubtful),
                        outcome="unknown" if doubtful else "not_sent",
                        retry_after=answer.seconds() if code.endswith("limited") else None)
@@ -2055,9 +2063,9 @@ class DiscordAlerter(_ChatAlerter):
         self._set("discord_channel_id", self.discord_channel_id or self.default_discord_channel_id)
         self._set("default_discord_channel_id", "")
         if not re.fullmatch(r"\d{0,20}", self.discord_channel_id):
-            raise ConfigError("discord: discord_channel_id is a number: Developer Mode, Copy Channel ID")
+            raise ConfigError(f"{self._who}: discord_channel_id is a number: Developer Mode, Copy Channel ID")
 
-    @_documented("discord")
+    @_documented
     def check(self) -> str:
         """Try the token, the channel, and reading there; tell about the Message Content intent."""
         if not self.discord_token:
@@ -2078,9 +2086,9 @@ class DiscordAlerter(_ChatAlerter):
                 points.append((True, _INTENT))
         except DeliveryError as error:
             points.append((False, str(error)))
-        return _report(self.flavor, points)
+        return _report(self._who, points)
 
-    @_documented("discord")
+    @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. At least two requests."""
         memo, place, mid = question._memo, question.ref["channel_id"], question.ref["message_id"]
@@ -2102,7 +2110,7 @@ class DiscordAlerter(_ChatAlerter):
         found = [(row, via) for row, via in found if not _is_bot(row) and row["author"]["id"] != self._me()]
         if not memo.get("warned") and any(_is_mute(row) for row, _ in found):
             memo["warned"] = True
-            _log().warning("discord: a reply came without its text: %s", _INTENT)
+            _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
         until = _written({"id": mid}) + question._time_given()  # by Discord's clock
         own = rf"<@!?{self._me()}>"
         answers = [{"by": row["author"]["id"], "text": re.sub(own, " ", row.get("content") or ""), "via": via,
@@ -2151,7 +2159,7 @@ class DiscordAlerter(_ChatAlerter):
                 return list(rows.values())
             memo[after], after = page, page[-1]["id"]
 
-    @_documented("discord")
+    @_documented
     def _find(self, question: Question) -> _Dict | None:
         channel = question._state["where"]["channel"]
         since = int((question._state["asked"] - _LOOK_BACK - _DISCORD_EPOCH) * 1000) << 22
@@ -2159,7 +2167,7 @@ class DiscordAlerter(_ChatAlerter):
                  if _mapping(row.get("author")).get("id") == self._me() and question.token in str(row))
         return next(({"channel_id": channel, "message_id": mid} for mid in found), None)
 
-    @_documented("discord")
+    @_documented
     def _say(self, question: Question, text: str, to: str | None) -> None:
         named = [] if to else re.findall(r"<@(\d+)>", text)[:1]  # the one who decided
         sent = self._call("POST", f"/channels/{question.ref['channel_id']}/messages", [{
@@ -2219,7 +2227,7 @@ class DiscordAlerter(_ChatAlerter):
                 "message_id": above, "fail_if_not_exists": False})
         return {name: part for name, part in payload.items() if part}
 
-    @_documented("discord")
+    @_documented
     def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
         channel = self._channel(draft.params)
         path = f"/channels/{channel}/messages" if self.discord_token else ""
@@ -2272,7 +2280,7 @@ class DiscordAlerter(_ChatAlerter):
         code = str(known["code"]) if known.get("code") else blocked[1] if blocked else None
         details = "; ".join(_flat_errors(known.get("errors"), ""))
         what = " ".join(filter(None, [code, str(known.get("message") or ""), details and f"({details})"]))
-        error = answer.refusal(self.flavor, what or f"HTTP {answer.status}", code, known.get("retry_after"))
+        error = answer.refusal(self._who, what or f"HTTP {answer.status}", code, known.get("retry_after"))
         if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
             error._again, error.retry_after = False, None
         raise error
@@ -2395,13 +2403,13 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _check_together(self) -> None:
         if not self.smtp_server or not self.sender_email:
-            raise ConfigError("smtp_email: smtp_server and sender_email are needed")
+            raise ConfigError(f"{self._who}: smtp_server and sender_email are needed")
         if re.search(r"[\s/@]", self.smtp_server + self.imap_server):
-            raise ConfigError("smtp_email: smtp_server and imap_server are mere host names, no addresses")
-        self._set("sender_email", _address(self.sender_email, "sender_email"))
+            raise ConfigError(f"{self._who}: smtp_server and imap_server are mere host names, no addresses")
+        self._set("sender_email", _address(self.sender_email, f"{self._who}: sender_email"))
         self._set("recipient_email", tuple(self._recipients(self.recipient_email)))
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
-            raise ConfigError("smtp_email: a password is not sent without TLS: leave use_tls=True")
+            raise ConfigError(f"{self._who}: a password is not sent without TLS: leave use_tls=True")
 
     def check(self) -> str:
         """Log in over SMTP, and over IMAP if it is set."""
@@ -2414,7 +2422,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 points.append((True, f"{name}: connected and logged in"))
             except DeliveryError as error:
                 points.append((False, f"{name}: {error}"))
-        return _report(self.flavor, points)
+        return _report(self._who, points)
 
     def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
@@ -2426,8 +2434,8 @@ class SMTPEmailAlerter(BaseAlerter):
         return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
 
     def _recipients(self, given: Any) -> list[str]:
-        names = _names(given or None, "recipient_email") or ()
-        return list(dict.fromkeys(_address(address, "recipient_email") for address in names))
+        where = f"{self._who}: recipient_email"
+        return list(dict.fromkeys(_address(address, where) for address in _names(given or None, where) or ()))
 
     def _new_mail(self, subject: str, to: Sequence[str], question: Question | None, ident: str,
                   above: _Dict) -> _email_message.EmailMessage:
@@ -2452,8 +2460,8 @@ class SMTPEmailAlerter(BaseAlerter):
         """Return the mail, with a placeholder for each file, its recipients, and the files in their order."""
         recipients = self._recipients(getattr(params, "recipient_email", None) or self.recipient_email)
         if not recipients:
-            raise ConfigError("smtp_email: no recipient: give recipient_email in the alerter or the params")
-        question, images = message._question, message._files(self.flavor)
+            raise ConfigError(f"{self._who}: no recipient: give recipient_email in the alerter or the params")
+        question, images = message._question, message._files(self._who)
         subject = (getattr(params, "subject", None) or message._plain_title()
                    or _clean(message.body or "Alert").strip().split("\n")[0])
         mail = self._new_mail(f"{self._option(params, 'subject_prefix', '')} {subject}", recipients, question,
@@ -2512,7 +2520,7 @@ class SMTPEmailAlerter(BaseAlerter):
                     session.quit()
             return
         except (OSError, ValueError) as caught:
-            error = _smtp_failure(caught, False)
+            error = _smtp_failure(self._who, caught, False)
         finally:
             session.close()
         raise error from None
@@ -2541,7 +2549,7 @@ class SMTPEmailAlerter(BaseAlerter):
             worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", bool(error._final)))
             why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
             outcome = "unknown" if "unknown" in outcomes else worst.outcome
-            raise _failure(self.flavor, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
+            raise _failure(self._who, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
                            hint=worst.hint, final=worst._final,
                            outcome=outcome if len(refused) == len(people) else "partial")
 
@@ -2553,7 +2561,7 @@ class SMTPEmailAlerter(BaseAlerter):
             _expect(session.mail(self.sender_email), 250)
             for address in list(left):
                 answer = session.rcpt(address)
-                error = _smtp_failure(_smtplib.SMTPResponseException(*answer), False)
+                error = _smtp_failure(self._who, _smtplib.SMTPResponseException(*answer), False)
                 if answer[0] in (250, 251):
                     accepted.append(address)
                 elif error._final:
@@ -2568,7 +2576,7 @@ class SMTPEmailAlerter(BaseAlerter):
                         session.send(piece)
                     _expect(session.getreply(), 250)
                 except (OSError, ValueError) as caught:
-                    raise _smtp_failure(caught, True) from None
+                    raise _smtp_failure(self._who, caught, True) from None
                 left[:] = [address for address in left if address not in accepted]
         if later:
             raise later
@@ -2607,13 +2615,13 @@ class SMTPEmailAlerter(BaseAlerter):
                 session.login(f'"{user}"', password)
             return session
         except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
-            error = _transport_failure(self.flavor, caught, False)
+            error = _transport_failure(self._who, caught, False)
             if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
                 passing = "[UNAVAILABLE]" in str(caught).upper()
                 hint = "check imap_username and imap_password; Gmail and others want an app password"
                 words = caught.args[0] if caught.args else ""
                 words = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
-                error = _failure(self.flavor, f"IMAP log-in refused: {words}", hint=hint, again=passing,
+                error = _failure(self._who, f"IMAP log-in refused: {words}", hint=hint, again=passing,
                                  final=not passing)
         with contextlib.suppress(OSError):
             if session:
@@ -2631,7 +2639,7 @@ class SMTPEmailAlerter(BaseAlerter):
             with _cut_off(_SEND_BUDGET, lambda: memo["imap"].sock):
                 return self._read(memo["imap"], question)
         except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
-            error = _transport_failure(self.flavor, caught, False)
+            error = _transport_failure(self._who, caught, False)
         self._release(question)
         raise error
 
@@ -2667,7 +2675,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 seen[uid] = _mail_answer(data, token, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 seen[uid] = None
-                _log().debug("smtp_email: a mail that cannot be read: %s", _one_line(error))
+                _log().debug("%s: a mail that cannot be read: %s", self._who, _one_line(error))
         return [answer for _, answer in sorted(seen.items(), key=lambda item: int(item[0])) if answer]
 
     def _person(self, name: str) -> str:
@@ -2687,14 +2695,14 @@ def _log_out(session: _imaplib.IMAP4_SSL) -> None:
         session.shutdown()
 
 
-def _address(text: Any, what: str) -> str:
+def _address(text: Any, where: str) -> str:
     """Return one mail address, its domain in ASCII."""
     local, _, domain = str(text).strip().rpartition("@")
     with contextlib.suppress(UnicodeError):
         # An encoded word could become another header: CVE-2024-6923.
         if re.fullmatch(_ADDRESS, f"{local}@{domain}") and "=?" not in str(text):
             return f"{local}@{domain.encode('idna').decode()}"
-    raise ConfigError(f"smtp_email: {what}: {_one_line(text, 60)!r} is not a mail address")
+    raise ConfigError(f"{where}: {_one_line(text, 60)!r} is not a mail address")
 
 
 def _placeholder(file: _File) -> bytes:
@@ -2718,20 +2726,20 @@ def _expect(answer: tuple[int, bytes], code: int) -> None:
         raise _smtplib.SMTPResponseException(*answer)
 
 
-def _smtp_failure(error: BaseException, in_data: bool) -> DeliveryError:
+def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryError:
     """Return the DeliveryError for what smtplib raised; from DATA on nobody knows whether it arrived."""
     status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
     if 200 <= status < 600:
         again = 400 <= status < 500
         usual = "the server asks to try later" if again else "the server refused it; its words say why"
-        return _failure("smtp_email", f"{status} {words.decode('utf-8', 'replace')}", status=status,
+        return _failure(who, f"{status} {words.decode('utf-8', 'replace')}", status=status,
                         again=again, final=not again, hint=_SMTP_HINTS.get(status, usual))
     odd = isinstance(error, UnicodeError)
     if odd or type(error).__name__ in ("SMTPNotSupportedError", "SMTPException"):
         what = "user or password holds letters that cannot be sent" if odd else _reason(error)
-        return _failure("smtp_email", what, final=True,
+        return _failure(who, what, final=True,
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
-    return _transport_failure("smtp_email", error, in_data)
+    return _transport_failure(who, error, in_data)
 
 
 def _fetched(session: _imaplib.IMAP4_SSL, uids: list[str], what: str,
@@ -2926,7 +2934,7 @@ class ConsoleAlerter(BaseAlerter):
         mark = "?" if message._question else marks[message.level]
         if message._question and not _in_notebook():
             self._forget_typed()
-        text = message._as_text(message._files(self.flavor), "\n").replace("\n", "\n    ")
+        text = message._as_text(message._files(self._who), "\n").replace("\n", "\n    ")
         self._write(f"[{mark}] {text}")
         return Receipt(self._label, {})
 
@@ -2941,12 +2949,13 @@ class ConsoleAlerter(BaseAlerter):
             try:
                 lines.append(input("Answer: "))
             except (NotImplementedError, EOFError) as error:
-                raise AskNotSupported(f"console: this notebook has no input box: {_reason(error)}") from None
+                why = f"this notebook has no input box: {_reason(error)}"
+                raise AskNotSupported(f"{self._who}: {why}") from None
         else:
             while self._ready(0):
                 lines.append(sys.stdin.readline())
                 if not lines[-1]:
-                    raise _failure("console", "standard input ended, so nobody answered", final=True,
+                    raise _failure(self._who, "standard input ended, so nobody answered", final=True,
                                    hint="ask again where somebody can type")
         now = self.clock.now()
         try:
@@ -2995,7 +3004,7 @@ class ConsoleAlerter(BaseAlerter):
             sys.stderr.write(text.encode(encoding, "replace").decode(encoding) + "\n")
             sys.stderr.flush()
         except (OSError, ValueError, AttributeError) as error:
-            raise _failure(self.flavor, _reason(error), hint="stderr is closed") from None
+            raise _failure(self._who, _reason(error), hint="stderr is closed") from None
 
     def _cannot_ask(self) -> str:
         if _in_notebook():  # ipykernel tells for each cell whether its front end has an input box
@@ -3049,17 +3058,22 @@ def _fields_of(cls: type[BaseAlerter]) -> dict[str, _Field]:
     return {field.name: field for field in dataclasses.fields(cls)}
 
 
-def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], where: str) -> BaseAlerter:
-    """Return the alerter that has these fields; a wrong name says what was meant."""
+def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str, str | None] = ("", None),
+           ) -> BaseAlerter:
+    """Return the alerter that has these fields. origin: its name in a store, and the store's path."""
+    alerter: Any = cls.__new__(cls)
+    alerter._set("_origin", origin)  # first, so that what its constructor says begins with the name
     known = _fields_of(cls)
     for name in set(fields) - set(known):
-        raise ConfigError(f"{where}: flavor {cls.flavor} has no field {name!r}; {_did_you_mean(name, known)}")
+        raise ConfigError(f"{alerter._who}: it has no field {name!r}; {_did_you_mean(name, known)}")
     missing = [name for name, field in known.items() if name not in fields and field.init
                and field.default is field.default_factory is dataclasses.MISSING]
     if missing:
-        raise ConfigError(f"{where}: {', '.join(missing)} missing")
-    return cls(**{name: str.__new__(_Secret, value) if isinstance(value, str) and _is_secret(known[name])
-                  else value for name, value in fields.items()})
+        raise ConfigError(f"{alerter._who}: {', '.join(missing)} missing")
+    alerter.__init__(**{name: str.__new__(_Secret, value)
+                        if isinstance(value, str) and _is_secret(known[name]) else value
+                        for name, value in fields.items()})
+    return alerter  # type: ignore[no-any-return]
 
 
 def _parsed(field: _Field, text: str, where: str) -> Any:
@@ -3087,7 +3101,7 @@ def _from_environment() -> BaseAlerter | None:
     given = {variable: field for variable, field in variables.items() if os.environ.get(variable)
              or field.name == "approvers" and variable in os.environ}  # an empty list is not everyone
     return _build(cls, _Hidden((field.name, _parsed(field, os.environ[variable], f"${variable}"))
-                               for variable, field in given.items()), "environment")
+                               for variable, field in given.items()))
 
 
 # === The store ===
@@ -3194,9 +3208,7 @@ class StackStore:
 
     def _built(self, data: _Dict, name: str) -> BaseAlerter:
         fields = _Hidden(_entry(data, "alerters", name))
-        alerter = _build(_flavor(fields.pop("flavor", None), data), fields, f"alerter {name}")
-        alerter._set("_origin", (name, self.path))
-        return alerter
+        return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
 
     def _save_question(self, key: str, state: _Dict | None, anew: bool = False) -> _Dict | None:
         """Write or drop a record and return the old one. anew: it takes the place of another question."""
@@ -3453,7 +3465,7 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
             _log().warning("%s; the next alerter is asked", error)
         else:
             return question.wait()
-    why = "; ".join(f"{target._label}: {target._cannot_ask()}" for target in targets)
+    why = "; ".join(f"{target._who}: {target._cannot_ask()}" for target in targets)
     raise AskNotSupported(f"nobody can be asked here: {why}")
 
 
@@ -3909,7 +3921,7 @@ def _run_command(command: list[str]) -> tuple[int, str]:
 def _cmd_check(options: Any) -> None:
     failed: DeliveryError | None = None
     for target in _targets(options.name or options.alerter, options.stack):
-        _print(f"{target._label} ({target.flavor})")
+        _print(target._who)
         try:
             _print(target.check())
         except DeliveryError as error:

@@ -8289,6 +8289,28 @@ def test_the_store_refuses_what_does_not_fit_and_changes_nothing(case):
     assert home_read() == before
 
 
+HOME_NAMED = {
+    "a wrong field": lambda s: s.register_alerter("red", "slack", slack_token="xoxb 1"),
+    "an unknown field": lambda s: s.register_alerter("red", "slack", slack_tokn="xoxb-1"),
+    "nothing given": lambda s: s.register_alerter("red", "discord"),
+    "a wrong address": lambda s: s.register_alerter("red", "smtp_email", smtp_server="mail.example.org",
+                                                    sender_email="bot"),
+    "a missing channel": lambda s: s.register_alerter("red", "slack", slack_token="xoxb-1").post("x"),
+    "a reference to nothing": lambda s: s.register_alerter("red", "discord", discord_channel_id="123",
+                                                           discord_token="{{env.NO_SUCH}}").send("x"),
+    "a webhook that is asked": lambda s: s.register_alerter(
+        "red", "slack", slack_webhook_url="http://127.0.0.1:9/services/x").ask("x"),
+    "a console without a terminal": lambda s: s.register_alerter("red", "console").decide("x"),
+}
+
+
+@pytest.mark.parametrize("case", HOME_NAMED)
+def test_what_is_said_of_an_alerter_begins_with_its_name_and_flavor(case):
+    with pytest.raises(AlerterError) as caught:
+        HOME_NAMED[case](StackStore())
+    assert re.match(r"red \((slack|discord|smtp_email|console)\): \S", str(caught.value))
+
+
 def test_a_value_that_json_cannot_hold_is_refused(home_told):
     @register_flavor
     @dataclasses.dataclass
@@ -9907,7 +9929,7 @@ def test_post_that_is_not_delivered_ends_with_4_and_the_reason(slack, clock, cap
     slack.channels[slack.channel]["is_member"] = False
     code, out, err = home_cli(capsys, "post", "x")
     assert (code, out) == (4, "")
-    assert "slack: not_in_channel: invite the bot with /invite" in err + caplog.text
+    assert "my_slack_alerter (slack): not_in_channel: invite the bot with /invite" in err + caplog.text
     assert slack.posted == []
 
 
@@ -9937,7 +9959,8 @@ def test_ask_on_the_command_line(case, slack, clock, capsys):
     assert code == want, err
     assert said is None or out == said
     if case == "refused":
-        assert err.startswith("alerters: slack: ") and err.count("\n") == 1 and slack.posted == []
+        assert err.startswith("alerters: my_slack_alerter (slack): is_archived: ")
+        assert err.count("\n") == 1 and slack.posted == []
 
 
 @pytest.mark.parametrize("text, code", [("yes", 0), ("no", 1), (None, 3)])
