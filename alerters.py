@@ -35,11 +35,15 @@ import re
 import sys
 import time
 
-TYPE_CHECKING = False  # type checkers take it for true; the module itself never pays for importing typing
+# Most programs use few of these modules, and some are slow to import. Type checkers, and tools that look for
+# import statements (PyInstaller, cx_Freeze, Nuitka), read the first branch; a running program the second.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse as _argparse
+    import asyncio as _asyncio
     import base64 as _base64
     import datetime as _datetime
+    import difflib as _difflib
     import email as _email
     import email.message as _email_message
     import email.policy as _email_policy
@@ -51,20 +55,26 @@ if TYPE_CHECKING:
     import http.client as _http_client
     import imaplib as _imaplib
     import inspect as _inspect
+    import io as _io
     import json as _json
     import logging as _logging
     import pathlib as _pathlib
+    import queue as _queue
     import secrets as _secrets
+    import select as _select
+    import shlex as _shlex
     import signal as _signal
     import smtplib as _smtplib
     import socket as _socket
     import ssl as _ssl
     import subprocess as _subprocess
+    import termios as _termios
     import threading as _threading
     import traceback as _traceback
     import unicodedata as _unicodedata
     import urllib.parse as _parse
     import urllib.request as _urllib
+    import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Any, Dict, NoReturn, Tuple, TypeVar
     from typing import overload as _overload
@@ -77,7 +87,7 @@ if TYPE_CHECKING:
     _F = TypeVar("_F", bound=Callable[..., Any])
 else:
     class _Module:
-        """A module that is imported when it is first used: most programs use few, and some are slow."""
+        """A module that is imported when it is first used."""
         def __init__(self, name):
             self.__name__ = name
 
@@ -86,9 +96,10 @@ else:
                 self._module = importlib.import_module(self.__name__)
             return getattr(self._module, attribute)
 
-    for _name in ("argparse base64 datetime email email.message email.policy email.utils getpass hashlib "
-                  "html html.parser http.client imaplib inspect json logging pathlib secrets signal smtplib "
-                  "socket ssl subprocess threading traceback unicodedata").split():
+    for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
+                  "getpass hashlib html html.parser http.client imaplib inspect io json logging pathlib "
+                  "queue secrets select shlex signal smtplib socket ssl subprocess termios threading "
+                  "traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
@@ -218,7 +229,7 @@ def _failure(who: str, what: object, *, again: bool = False, final: bool | None 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
-    close = importlib.import_module("difflib").get_close_matches(word, names, 1)
+    close = _difflib.get_close_matches(word, names, 1)
     return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(names) or 'none'}"
 
 
@@ -633,7 +644,7 @@ def _load_image(image: Any, number: int) -> _File:
             save = getattr(image, "savefig", None) or getattr(image, "save", None)
             if not save:
                 raise TypeError(f"{type(image).__name__} is no URL, path, bytes, figure or image")
-            buffer = importlib.import_module("io").BytesIO()
+            buffer = _io.BytesIO()
             save(buffer, format="png")
             data = buffer.getvalue()
     except Exception as error:  # whatever a plotting library raises must not cost the alert its text
@@ -2968,8 +2979,7 @@ class ConsoleAlerter(BaseAlerter):
         """Drop what was typed before the question was there: it cannot be an answer to it."""
         if sys.platform != "win32":
             with contextlib.suppress(OSError, ValueError, AttributeError):  # no terminal
-                termios = importlib.import_module("termios")
-                termios.tcflush(sys.stdin, termios.TCIFLUSH)
+                _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
             return
         import msvcrt
 
@@ -2987,7 +2997,7 @@ class ConsoleAlerter(BaseAlerter):
     def _ready(self, seconds: float) -> bool:
         """Wait for a typed line, for so many seconds at most."""
         if sys.platform != "win32":
-            return bool(importlib.import_module("select").select([sys.stdin], [], [], max(seconds, 0))[0])
+            return bool(_select.select([sys.stdin], [], [], max(seconds, 0))[0])
         import msvcrt
 
         end = time.monotonic() + seconds
@@ -3483,8 +3493,7 @@ def _old_step(flavor: str, new: _F, call: Callable[..., bool]) -> _F:
     """Return a step of old: it warns, and does what `new` does if its flavor is active."""
     @functools.wraps(new)
     def step(message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
-        warn = importlib.import_module("warnings").warn
-        warn(f"{step.__name__} is deprecated: use {new.__name__}", DeprecationWarning, stacklevel=2)
+        _warnings.warn(f"{step.__name__} is deprecated: use {new.__name__}", DeprecationWarning, stacklevel=2)
         targets = [target for target in _targets() if target.flavor == flavor]
         if not targets:
             raise ConfigError(f"no alerter of flavor {flavor} is active: use {new.__name__}")
@@ -3600,7 +3609,7 @@ class _Watch:
         """Tell from a thread, so that the event loop goes on; without one, or when closed, right here."""
         seconds, loop = time.monotonic() - self.began.pop(), None
         with contextlib.suppress(RuntimeError):
-            loop = importlib.import_module("asyncio").get_running_loop()
+            loop = _asyncio.get_running_loop()
         if loop is None or isinstance(error, GeneratorExit):
             self.tell(error, seconds)
         else:
@@ -3708,7 +3717,7 @@ class _AlertHandler(_Handler):
             os.register_at_fork(after_in_child=self._begin)  # what waits is the parent's to tell
 
     def _begin(self) -> None:
-        self._waiting: Any = importlib.import_module("queue").Queue()  # records, and () for a flush
+        self._waiting: Any = _queue.Queue()  # records, and () for a flush
         self._seen: dict[Any, list[Any]] = {}  # what a record is: [time, repeats, what it said]
         self._worker: _threading.Thread | None = None
 
@@ -3731,7 +3740,7 @@ class _AlertHandler(_Handler):
             self._worker.start()
 
     def _work(self) -> None:
-        empty = importlib.import_module("queue").Empty
+        empty = _queue.Empty
         while True:
             item: Any = None
             with contextlib.suppress(empty):
@@ -3859,7 +3868,7 @@ def _cmd_run(options: Any) -> int:
     code, tail = _run_command(options.command)
     seconds = time.monotonic() - began
     if targets and (code or seconds >= options.longer_than):
-        name = options.title or importlib.import_module("shlex").join(options.command)
+        name = options.title or _shlex.join(options.command)
         facts = {"exit code": code, "duration": _duration(seconds), "host": _socket.gethostname()}
         message = AlerterMessage(_one_line(f"{name} {'failed' if code else 'succeeded'}", 300),
                                  tail and _fenced(tail), facts, level="error" if code else "success")

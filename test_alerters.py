@@ -8084,6 +8084,17 @@ def test_import_costs_little():
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
+def test_every_module_is_named_in_an_import_statement():
+    """PyInstaller, cx_Freeze and Nuitka find a module only there: elsewhere a frozen program dies of it."""
+    with open(HOME_FILE, encoding="utf-8") as file:
+        source = file.read()
+    named = re.findall(r"^    import (\S+) as (_\w+)$", source, re.M)
+    lazy = [(vars(module)["__name__"], name) for name, module in vars(alerters).items()
+            if type(module) is alerters._Module]
+    assert sorted(named) == sorted(lazy) and len(lazy) > 30
+    assert not re.findall(r"""(?:import_module|__import__)\(["'].*""", source)
+
+
 @long_form
 def test_works_under_another_name_and_inside_a_package(tmp_path):
     package = tmp_path / "vendored"
