@@ -37,7 +37,7 @@ import time
 
 # Most programs use few of these modules, and some are slow to import. Type checkers, and tools that look for
 # import statements (PyInstaller, cx_Freeze, Nuitka), read the first branch; a running program the second.
-TYPE_CHECKING = False
+TYPE_CHECKING = not sys.modules  # that is False, but Nuitka does not know, and so leaves no import out
 if TYPE_CHECKING:
     import argparse as _argparse
     import asyncio as _asyncio
