@@ -707,22 +707,128 @@ class _Clock:
     sleep = staticmethod(time.sleep)
 
 
+class _QuestionRecord:
+    """All that outlives a process about a question: `Question.to_dict`, and what the store keeps of a key.
+
+    Times are UNIX seconds by this machine's clock. A record of an earlier version lacks some of the keys,
+    which then have the value given here; what a later version adds is kept as it is.
+    """
+    # Which question it is.
+    token: str = ""  # 16 hex digits in the message, in the ids of mails: by these it is found again
+    key: str | None = None  # the caller's name for it, if it is to survive the process
+    fingerprint: str = ""  # of what it asks, where and whom: under one key another one is another question
+    text: str = ""  # its title, or else its text, in one line of 80 characters at most
+    # Where it stands.
+    alerter: str = ""  # the alerter's name in the store; empty for one that was built in code
+    flavor: str = ""
+    where: dict[str, Any] | None = None  # what the flavor's `_where` said before it was posted, for `_find`
+    ref: dict[str, Any] | None = None  # the service's ids of it; None until it is known to be posted
+    url: str | None = None
+    author: str | None = None  # the user id it was posted with, which never decides; None: not known
+    parts: list[str] = []  # Discord: ids of further messages, a reply to which is one to the question
+    recipients: list[str] = []  # mail: the addresses it was sent to
+    # Who may answer, and how.
+    approve: list[str] = []
+    decline: list[str] = []
+    approvers: list[str] | None = None  # user ids; None: everybody
+    case_sensitive: bool = False
+    # Its times.
+    asked: float = 0.0  # when the process began to ask
+    posted: float | None = None  # when the service took it; None: not known
+    deadline: float = 0.0  # as people were shown it
+    # How far it has come.
+    helped: bool = False  # a near miss was answered
+
+    _more: _Dict = {}  # what a later version added
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        for name in _QUESTION_KEYS:
+            setattr(self, name, copy.deepcopy(facts.get(name, getattr(type(self), name))))
+        self._more = {name: value for name, value in facts.items() if name not in _QUESTION_KEYS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON; a copy."""
+        known = {name: getattr(self, name) for name in _QUESTION_KEYS}
+        return copy.deepcopy({**self._more, **known})
+
+    def _is_sound(self) -> bool:
+        """True if all parts have the form that the rest relies on."""
+        for name in ("token", "text", "alerter", "flavor", "fingerprint"):
+            if not isinstance(getattr(self, name), str):
+                return False
+        for name in ("approve", "decline", "parts", "recipients", "approvers"):
+            words = [] if name == "approvers" and self.approvers is None else getattr(self, name)
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                return False
+        for moment in (self.asked, self.deadline, self.posted or 0):
+            if not isinstance(moment, (int, float)) or not 0 <= moment < 1e10:
+                return False
+        places = (dict, type(None))
+        if not isinstance(self.ref, places) or not isinstance(self.where, places):
+            return False
+        return bool(self.token and self.approve and self.decline)
+
+
+_QUESTION_KEYS = tuple(name for name in _QuestionRecord.__annotations__ if name != "_more")
+
+
+def _recorded(key: str, given: Any) -> _QuestionRecord:
+    """Return what the store holds of a key; one that cannot be read stops this key and nothing else."""
+    if isinstance(given, dict):
+        record = _QuestionRecord(given)
+        if record._is_sound():
+            return record
+    raise StoreError(f"the record of the question {key!r} cannot be read: take it out of \"questions\" in "
+                     "the store, or use another key")
+
+
+class _Reply:
+    """What a person wrote or tapped, made from one of the dicts that a flavor's `replies` returns.
+
+    by: user id. text: as written, or the emoji. via: reply, reaction, channel, email, console. at: when it
+    was written or last edited, UNIX seconds by the service's clock; None: not known. until: the deadline by
+    that clock. thread: where to answer it, if not at the question; a flavor's own.
+    """
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.by, self.text = str(given.get("by") or ""), str(given["text"])
+        self.via: str = given.get("via", "reply")
+        self.at: float | None = given.get("at")
+        self.until: float | None = given.get("until")
+        self.thread: Any = given.get("thread")
+
+
 class Question:
     """A message that waits for a decision. `ref`: the service's ids of it; `deadline`: UNIX seconds."""
-    def __init__(self, alerter: BaseAlerter, state: dict[str, Any]) -> None:
-        self.alerter, self._state = alerter, state
+    def __init__(self, alerter: BaseAlerter, record: _QuestionRecord) -> None:
+        self.alerter, self._record = alerter, record
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
+        # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
+        self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
+        self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is decided
         self._decision: Decision | None = None
         self._not_before = 0.0
-        self.ref: dict[str, Any] = state.get("ref") or {}
-        self.token, self.deadline = str(state["token"]), float(state["deadline"])
+
+    @property
+    def ref(self) -> dict[str, Any]:
+        """The service's ids of the message, as in the Receipt; empty until it is posted."""
+        return self._record.ref or {}
+
+    @property
+    def token(self) -> str:
+        """The unguessable word that names this question in its message."""
+        return self._record.token
+
+    @property
+    def deadline(self) -> float:
+        """Until when it may be answered, UNIX seconds, as people were shown it."""
+        return self._record.deadline
 
     def __repr__(self) -> str:
-        return f"Question({self._state['text']!r}, alerter={self._state['alerter']!r}, ref={self.ref!r})"
+        return f"Question({self._record.text!r}, alerter={self._record.alerter!r}, ref={self.ref!r})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the question as plain JSON, without secrets, for `from_dict` in another process."""
-        return copy.deepcopy(self._state)
+        return self._record.to_dict()
 
     @classmethod
     def from_dict(cls, state: dict[str, Any], alerter: BaseAlerter | str | None = None) -> Question:
@@ -732,14 +838,15 @@ class Question:
         missing = {"token", "ref", "deadline", "approve", "decline", "asked", "text", "alerter"} - set(state)
         if missing:
             raise ConfigError(f"question: {', '.join(sorted(missing))} missing: pass what to_dict gave")
-        if not _is_question(state):
+        record = _QuestionRecord(state)
+        if not record._is_sound():
             raise ConfigError("question: a part of it has another form than to_dict gave")
-        if alerter is None and not state["alerter"]:
+        if alerter is None and not record.alerter:
             raise ConfigError("question: its alerter had no name: pass it as alerter=")
-        target = _targets(alerter or state["alerter"])[0]
-        if state.get("flavor", target.flavor) != target.flavor:
-            raise ConfigError(f"question: it was asked on {state['flavor']}, not on {target.flavor}")
-        return cls(target, dict(state))
+        target = _targets(alerter or record.alerter)[0]
+        if record.flavor not in ("", target.flavor):
+            raise ConfigError(f"question: it was asked on {record.flavor}, not on {target.flavor}")
+        return cls(target, record)
 
     def check(self) -> Decision | None:
         """Poll once: the decision, or None while there is none. Compare with None: a declined one is false.
@@ -765,7 +872,7 @@ class Question:
                     if until < self.deadline:
                         return Decision("timeout", at=now)
                     continue  # that poll began before the deadline: once more, and it settles
-                pause = min(_POLL_MAX, max(_POLL_MIN, _POLL_SHARE * (now - self._state["asked"])))
+                pause = min(_POLL_MAX, max(_POLL_MIN, _POLL_SHARE * (now - self._record.asked)))
                 self.alerter._pause(self, min(max(pause, self._not_before - now), until - now))
         finally:
             self.alerter._release(self)
@@ -794,40 +901,53 @@ class Question:
 
         What is read before the deadline was given before it, whatever the service's clock says.
         """
-        person, approvers = self.alerter._person, self._state.get("approvers")
-        replies = list(self.alerter.replies(self))
-        now = self.alerter.clock.now()
+        now, replies = self._read()
         overdue = now > self.deadline + _LATE
         words: list[Decision] = []
         taps: list[Decision] = []
         vetoes: list[Decision] = []  # declining taps that may have come too late
         for reply in replies:
-            text, by, via, at = str(reply["text"]), str(reply.get("by") or ""), reply["via"], reply.get("at")
-            if not person(by) or approvers is not None and person(by) not in map(person, approvers):
-                continue
-            status = self._verdict(text, via == "reaction")
-            answer = Decision(status or "", by, text, via, now if at is None else at)
-            if overdue if at is None else now > self.deadline and at > reply.get("until", self.deadline):
-                vetoes += [answer] if via == "reaction" and status == "declined" else []
+            tapped = reply.via == "reaction"
+            status = self._verdict(reply.text, tapped)
+            at = now if reply.at is None else reply.at
+            answer = Decision(status or "", reply.by, reply.text, reply.via, at)
+            until = self.deadline if reply.until is None else reply.until
+            late = overdue if reply.at is None else now > self.deadline and at > until
+            if late:
+                vetoes += [answer] if tapped and status == "declined" else []
             elif status:
-                (taps if via == "reaction" else words).append(answer)
-            elif via not in ("reaction", "channel") and not words and not overdue:
-                self._help(text, by)
+                (taps if tapped else words).append(answer)
+            elif not tapped and reply.via != "channel" and not words and not overdue:
+                self._help(reply)
         found = words[:1] + taps  # when a reaction was given no service tells, so a declining one wins
         decision = next((each for each in found + vetoes if not each), found[0]) if found else None
-        if decision and self._memo.get("unread"):
+        if decision and self._veto_unread:
             who = self.alerter._who
             raise _failure(who, "who tapped to decline cannot be read", code="unread", again=True)
         return decision
 
+    def _read(self) -> tuple[float, list[_Reply]]:
+        """Return what those who may decide have answered so far, and the time when all of it was read."""
+        self._missing, self._veto_unread = None, False
+        given = [_Reply(reply) for reply in self.alerter.replies(self)]
+        person, approvers = self.alerter._person, self._record.approvers
+        allowed = None if approvers is None else {person(name) for name in approvers}
+        replies = []
+        for reply in given:
+            who = person(reply.by)
+            if who and (allowed is None or who in allowed) and reply.by != self._record.author:
+                replies.append(reply)
+        return self.alerter.clock.now(), replies
+
     def _verdict(self, text: str, tapped: bool) -> str | None:
         """Return what one reply means. A reaction may also be one of the two that the alerter added."""
-        fold = tapped or not self._state.get("case_sensitive")
+        fold = tapped or not self._record.case_sensitive
         own = re.fullmatch(r"<a?(:\w+:)(\d+)>", text) if tapped else None  # Discord's own emoji
         named = tapped and re.fullmatch(r"([\w+'-]+)(::.*)?", text)
         word = own[1].casefold() if own else _word(f":{named[1]}:" if named else text, fold)
-        for status, options, tap in (("declined", "decline", 1), ("approved", "approve", 0)):
-            words = {_word(option, fold) for option in self._state[options]}
+        lists = (("declined", self._record.decline, 1), ("approved", self._record.approve, 0))
+        for status, options, tap in lists:
+            words = {_word(option, fold) for option in options}
             if tapped:
                 words.add(_word(self._taps()[tap], fold))
                 words |= {f":{_SHORTCODES.get(w, w)}:" for w in words if w.isascii() and w[:1] != ":"}
@@ -839,16 +959,17 @@ class Question:
     def _taps(self) -> list[str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
         emoji = r":[^:\s]+:|<a?:\w+:\d+>"
-        return [next((o for o in self._state[name] if re.fullmatch(emoji, _canonical(o))), tap)
-                for name, tap in zip(("approve", "decline"), _TAPS)]
+        return [next((option for option in options if re.fullmatch(emoji, _canonical(option))), tap)
+                for options, tap in zip((self._record.approve, self._record.decline), _TAPS)]
 
-    def _help(self, text: str, by: str) -> None:
+    def _help(self, reply: _Reply) -> None:
         """Answer a near miss, once per question."""
-        if self._state.get("helped") or len(text.strip()) > _NEAR_MISS:
+        if self._record.helped or len(reply.text.strip()) > _NEAR_MISS:
             return
-        words = [re.escape(_word(w, True)) for name in ("approve", "decline") for w in self._state[name]]
-        if re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(text).casefold()):
-            self._state["helped"] = True
+        options = self._record.approve + self._record.decline
+        words = [re.escape(_word(option, True)) for option in options]
+        if re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(reply.text).casefold()):
+            self._record.helped = True
             before = None
             try:
                 before = self._save()
@@ -856,25 +977,28 @@ class Question:
                 _log().warning("%s", _one_line(error))
             if before and (before["token"] != self.token or before.get("helped")):
                 return  # it was replaced, or another process has helped
-            self._say(f"That is not an answer yet. {self._instructions()[0]}", by)
+            self._say(f"That is not an answer yet. {self._instructions()[0]}", reply)
+            with contextlib.suppress(StoreError):
+                self._save()  # an answer to the help counts after a restart, too
 
     def _time_given(self) -> float:
         """Return the seconds between the post, which the service stamped, and the deadline."""
-        return self.deadline - float(self._state.get("posted") or self._state["asked"])
+        return self.deadline - (self._record.posted or self._record.asked)
 
     def _instructions(self) -> list[str]:
         """Return the lines of light Markdown that tell how to answer, who may, and until when."""
-        approve, decline = (_among(self._state[name]) for name in ("approve", "decline"))
-        exact = "written exactly so, " if self._state.get("case_sensitive") else ""
+        record = self._record
+        approve, decline = _among(record.approve), _among(record.decline)
+        exact = "written exactly so, " if record.case_sensitive else ""
         taps = f" Or tap {' or '.join(map(_one_line, self._taps()))}." if self.alerter._has_reactions else ""
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.deadline))
-        who = f" for {_among(self._state['approvers'])}" if self._state.get("approvers") else ""
+        who = f" for {_among(record.approvers)}" if record.approvers else ""
         how = f"{self.alerter._answer_by} {approve} to approve, or {decline} to decline"
         return [f"{how}, {exact}and nothing else.{taps}", f"Open until {until}{who}."]
 
     def _settle(self, decision: Decision) -> Decision:
         """Write the end under the question and drop its record: last, so that a killed process asks again."""
-        key, store = self._state.get("key"), self.alerter._store()
+        key, store = self._record.key, self.alerter._store()
         record = store._load() if key else {}
         if self.token in record.get("closed", {}):  # another text took the key
             decision = Decision("timeout", at=self.alerter.clock.now())
@@ -887,13 +1011,13 @@ class Question:
         return decision
 
     def _forget(self) -> None:
-        key, store = self._state.get("key"), self.alerter._store()
+        key, store = self._record.key, self.alerter._store()
         if key and store._load().get("questions", {}).get(key, {}).get("token") == self.token:
             store._save_question(key, None)
 
-    def _say(self, text: str, to: str | None = None) -> None:
+    def _say(self, text: str, to: _Reply | None = None) -> None:
         try:
-            if self._state["ref"] is not None:  # else it was never found
+            if self._record.ref is not None:  # else it was never found
                 self.alerter._say(self, text, to)
         except (AlerterError, OSError) as error:
             who = self.alerter._who
@@ -901,8 +1025,8 @@ class Question:
 
     def _save(self, anew: bool = False) -> _Dict | None:
         """Write the record, unless it is another question's by now; return what was there."""
-        key = self._state.get("key")
-        return self.alerter._store()._save_question(key, self._state, anew) if key else None
+        key = self._record.key
+        return self.alerter._store()._save_question(key, self._record.to_dict(), anew) if key else None
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
@@ -1096,17 +1220,37 @@ class BaseAlerter(_Record):
             error = _transport_failure(self._who, caught, True)
         raise error
 
-    def _nothing(self, *given: Any, **named: Any) -> Any:
-        """What a built-in flavor overrides besides; here it does nothing and returns None."""
+    # What a flavor may have besides; here each does nothing.
+    def _check_together(self) -> None:
+        """Raise ConfigError for fields that cannot go together."""
 
-    # What each is called with, and returns:
-    _check_together: Callable[..., Any] = _nothing  # () raises ConfigError for fields that cannot go together
-    _where: Callable[..., Any] = _nothing  # (message, params): where a question goes, as JSON for `_find`
-    _find: Callable[..., Any] = _nothing  # (question): the ref of one that may have been posted, or None
-    _me: Any = _nothing  # () its own user id; fails if the token cannot read
-    _offer_taps: Callable[..., Any] = _nothing  # (question) puts the two reactions on it
-    _say: Callable[..., Any] = _nothing  # (question, text, to) writes under it; to: whom it is for, or None
-    _release: Callable[..., Any] = _nothing  # (question) lets go of what its `_memo` holds open
+    def _ready_to_read(self) -> None:
+        """Raise DeliveryError if answers could not be read: what cannot be read is not asked."""
+
+    def _me(self) -> str | None:
+        """Return the user id that it posts with: its own words and taps decide nothing."""
+        return None
+
+    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
+        """Return where a question would go, as JSON: it binds a key to its place, and serves `_find`."""
+        return {}
+
+    def _find(self, question: Question) -> _Dict | None:
+        """Return the ref of a question that may have been posted; None: it was not."""
+        return None
+
+    def _offer_taps(self, question: Question) -> None:
+        """Put the two reactions on it, so that one tap decides."""
+
+    def _is_machine(self, user: str) -> bool:
+        """True if a user id whose reaction would decide is a bot's; asked only where the service can tell."""
+        return False
+
+    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
+        """Write under the question. to: the reply that it answers; None: it is for everybody."""
+
+    def _release(self, question: Question) -> None:
+        """Let go of what its `_memo` holds open."""
 
     def _cannot_ask(self) -> str:
         """Return why it cannot be asked, or an empty string."""
@@ -1178,13 +1322,13 @@ class BaseAlerter(_Record):
             raise ConfigError(f"{self._who}: approvers: {nobody[0]!r} is not how it names a person")
         fields = [[_clean(k), _clean(v)] for k, v in message.metadata.items()]
         says = repr([message.title, message.body, fields, lists, approvers]).encode("utf-8", "replace")
-        return Question(self, {
+        return Question(self, _QuestionRecord({
             "alerter": self._origin[0], "flavor": self.flavor, "ref": None, "url": None, "key": key,
             "text": _one_line(message.title or message.body or "(no text)", 80),
             "token": _secrets.token_hex(8), "fingerprint": _hashlib.sha256(says).hexdigest(),
             "approve": lists[0], "decline": lists[1], "approvers": approvers and list(approvers),
             "case_sensitive": bool(getattr(self, "case_sensitive", True)), "asked": now,
-            "deadline": now + _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")})
+            "deadline": now + _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")}))
 
     def _open(self, question: str | AlerterMessage, params: AlerterParameters | None,
               key: str | None = None) -> Question:
@@ -1199,12 +1343,12 @@ class BaseAlerter(_Record):
             return asked
         if not isinstance(key, str) or not key.strip():
             raise ConfigError("key must be a name, such as \"deploy-42\"")
-        asked._state["where"] = self._where(message, params)
+        asked._record.where = self._where(message, params)
         store, lock = self._store(), _hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[0]
         with _locked(f"{store.path}.asking-{lock}"):  # so that two processes with one key post one question
             old = store._load().get("questions", {}).get(key)
-            asked = self._adopt(Question(self, old), asked) if old else asked
-            if asked._state["ref"] is None:
+            asked = self._adopt(Question(self, _recorded(key, old)), asked) if old else asked
+            if asked._record.ref is None:
                 try:
                     self._publish(asked, message, params)
                 except (ConfigError, DeliveryError) as error:
@@ -1216,12 +1360,13 @@ class BaseAlerter(_Record):
 
     def _adopt(self, found: Question, asked: Question) -> Question:
         """Return the recorded question, if it is open or was answered in time unread, or else the new one."""
-        if any(found._state.get(part) != asked._state[part] for part in ("fingerprint", "flavor", "alerter")):
-            name = found._state["alerter"]
+        if any(getattr(found._record, part) != getattr(asked._record, part)
+               for part in ("fingerprint", "flavor", "alerter")):
+            name = found._record.alerter
             asked._save(anew=True)  # first of all: from now on nobody is approved by the old one
             with contextlib.suppress(AlerterError):  # the note belongs where that question stands
                 found.alerter = self._store().load_alerter(name) if name else self
-                if found.alerter.flavor == found._state.get("flavor", self.flavor):
+                if found.alerter.flavor == (found._record.flavor or self.flavor):
                     found.alerter._locate(found)
                     found._say("This question was replaced by another one and is closed.")
             return asked
@@ -1242,26 +1387,27 @@ class BaseAlerter(_Record):
 
     def _locate(self, found: Question) -> bool:
         """True if it is known where a recorded question stands; else it is looked for."""
-        ref = found._state["ref"]
+        ref = found._record.ref
         if ref is None:
             ref = _insist(lambda: self._find(found), self.clock, self._until(_SEND_BUDGET), sure=True)
             if ref is not None:
-                found.ref = found._state["ref"] = ref
+                found._record.ref = ref
                 found._save()
                 self._offer_taps(found)
         return ref is not None
 
     def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
-        self._me()  # a token that cannot read is refused before anything is posted
-        question._state["posted"] = self.clock.now()
+        self._ready_to_read()
+        question._record.author = self._me()
+        question._record.posted = self.clock.now()
         question._save(anew=True)
         body = message.body
         if not self._shows_questions:
             body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
         receipt = self._sent(message._with(_question=question, body=body), params)
         if isinstance(receipt, Receipt):
-            question.ref = question._state["ref"] = receipt.ref
-            question._state["url"] = receipt.url
+            question._record.ref = receipt.ref
+            question._record.url = receipt.url
             self._offer_taps(question)
 
 
@@ -1785,7 +1931,7 @@ class SlackAlerter(_ChatAlerter):
                 memo["thread_free"] = now + error.retry_after  # rationed: reactions are read in between
                 rows = rows or thread.get("rows", [])  # they come oldest first, so these count already
         parent = next((row for row in rows if row.get("ts") == ref["ts"]), {})
-        reactions, memo["unread"] = parent.get("reactions") or [], False
+        reactions = parent.get("reactions") or []
         if parent.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
 
@@ -1801,7 +1947,7 @@ class SlackAlerter(_ChatAlerter):
                     raise
                 memo["reactions_free"] = now + (error.retry_after or 0)
         if now <= memo.get("reactions_free", -1.0):  # they could not be read
-            memo["unread"] = "declined" in {question._verdict(name, True) for name in unread()}
+            question._veto_unread = "declined" in {question._verdict(name, True) for name in unread()}
         said = self._answers(question, plain, "channel") + self._answers(question, rows, "reply")
         return sorted(said, key=lambda answer: answer["at"]) + [
             {"by": user, "text": reaction["name"], "via": "reaction"} for reaction in reactions
@@ -1850,8 +1996,8 @@ class SlackAlerter(_ChatAlerter):
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
-        since, memo = question._state["asked"] - _LOOK_BACK, question._memo.setdefault("find", {})
-        return self._find_post(question._state["where"], since, memo,
+        since, memo = question._record.asked - _LOOK_BACK, question._memo.setdefault("find", {})
+        return self._find_post(question._record.where or {}, since, memo,
                                lambda row: question.token in str(row.get("text")))
 
     @_documented
@@ -1866,7 +2012,7 @@ class SlackAlerter(_ChatAlerter):
         return {"channel": channel, "ts": found[0]["ts"], **in_thread} if found else None
 
     @_documented
-    def _say(self, question: Question, text: str, to: str | None) -> None:
+    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         ref, text = question.ref, self._text(_lines(_clean(text)))
         self._call("chat.postMessage", {
             "channel": ref["channel"], "thread_ts": ref.get("thread_ts") or ref["ts"], "unfurl_links": False,
@@ -2104,7 +2250,7 @@ class DiscordAlerter(_ChatAlerter):
         """Return replies to the question, answers in a thread on it, and reactions. At least two requests."""
         memo, place, mid = question._memo, question.ref["channel_id"], question.ref["message_id"]
         message = self._call("GET", f"/channels/{place}/messages/{mid}")
-        parts = question._state.get("parts", [mid])  # more if it was split; after a killed process, unknown
+        parts = [mid, *question._record.parts]  # more if it was split; after a killed process, unknown
         rows = self._rows(_MESSAGES.format(place), mid, memo.setdefault("channel", {}))
         found = [(row, "reply") for row in rows if _answers_to(row) in parts]
         if self.listen == "channel":
@@ -2128,13 +2274,13 @@ class DiscordAlerter(_ChatAlerter):
                     "at": _written(row), "until": until} for row, via in found]
         try:
             taps = list(self._reactions(question, message))
-            memo["unread"] = False
         except DeliveryError as error:  # the words that people wrote count all the same
             if error._final:
                 raise
             taps = []
-            memo["unread"] = any(r["count"] > bool(r.get("me")) and question._verdict(_shown(r), True) ==
-                                 "declined" for r in message.get("reactions") or ())
+            question._veto_unread = any(
+                r["count"] > bool(r.get("me")) and question._verdict(_shown(r), True) == "declined"
+                for r in message.get("reactions") or ())
         return sorted(answers, key=lambda answer: answer["at"]) + taps
 
     def _reactions(self, question: Question, message: _Dict) -> Iterator[_Dict]:
@@ -2172,21 +2318,21 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
-        channel = question._state["where"]["channel"]
-        since = int((question._state["asked"] - _LOOK_BACK - _DISCORD_EPOCH) * 1000) << 22
+        channel = (question._record.where or {})["channel"]
+        since = int((question._record.asked - _LOOK_BACK - _DISCORD_EPOCH) * 1000) << 22
         found = (row["id"] for row in self._rows(_MESSAGES.format(channel), str(since), {})
                  if _mapping(row.get("author")).get("id") == self._me() and question.token in str(row))
         return next(({"channel_id": channel, "message_id": mid} for mid in found), None)
 
     @_documented
-    def _say(self, question: Question, text: str, to: str | None) -> None:
+    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         named = [] if to else re.findall(r"<@(\d+)>", text)[:1]  # the one who decided
         sent = self._call("POST", f"/channels/{question.ref['channel_id']}/messages", [{
             "content": self._text(_lines(_clean(text))).replace("\\<@", "<@", len(named))[:2000],
             "allowed_mentions": {"parse": [], "users": named},
             "message_reference": {"message_id": question.ref["message_id"], "fail_if_not_exists": False}}])
         if to:  # people answer the help, too
-            question._state.setdefault("parts", [question.ref["message_id"]]).append(str(sent.get("id")))
+            question._record.parts.append(str(sent.get("id")))
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         own = re.fullmatch(r"<a?:(\w+:\d+)>", emoji)
@@ -2266,7 +2412,7 @@ class DiscordAlerter(_ChatAlerter):
         if not sent and not path:  # a webhook that does not tell what became of it
             return {}
         if draft.message._question:  # a reply to any part of it counts
-            draft.message._question._state.setdefault("parts", []).append(str(sent["id"]))
+            draft.message._question._record.parts.append(str(sent["id"]))
         return {"channel_id": str(sent.get("channel_id") or channel), "message_id": str(sent["id"])}
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
@@ -2441,7 +2587,7 @@ class SMTPEmailAlerter(BaseAlerter):
         mail, recipients, files = self._compose(message, params)
         self._deliver(mail, recipients, files)
         if message._question:  # they are the ones who may decide
-            message._question._state["recipients"] = recipients
+            message._question._record.recipients = recipients
         return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
 
     def _recipients(self, given: Any) -> list[str]:
@@ -2598,11 +2744,11 @@ class SMTPEmailAlerter(BaseAlerter):
     def _cannot_ask(self) -> str:
         return "" if self.imap_server else "an e-mail alerter needs imap_server to read the answers"
 
-    def _say(self, question: Question, text: str, to: str | None) -> None:
-        known = question._state.get("recipients") or self._recipients(self.recipient_email)
-        people = [_address(to, "reply")] if to else known
+    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
+        known = question._record.recipients or self._recipients(self.recipient_email)
+        people = [_address(to.by, "reply")] if to else known
         ident = f"{question.token}.{_secrets.token_hex(4)}"
-        mail = self._new_mail(f"Re: {question._state['text']}", people, question, ident, question.ref)
+        mail = self._new_mail(f"Re: {question._record.text}", people, question, ident, question.ref)
         mail.set_content(_clean(text).replace("`", "") + "\n")
         self._deliver(mail, people, [])
 
@@ -2655,14 +2801,14 @@ class SMTPEmailAlerter(BaseAlerter):
         raise error
 
     def _read(self, session: _imaplib.IMAP4_SSL, question: Question) -> list[_Dict]:
-        memo, state, token = question._memo, question._state, question.token
+        memo, record, token = question._memo, question._record, question.token
         if session.select("INBOX", readonly=True)[0] != "OK":
             raise ValueError("INBOX cannot be opened")
         validity = session.response("UIDVALIDITY")[1]
         if memo.get("validity") != validity:
             memo.update(validity=validity, seen={})
         seen: dict[str, _Dict | None] = memo["seen"]  # what each mail answers, by its UID
-        since = _imaplib.Time2Internaldate(state["asked"] - 2 * 86400)[1:12]  # SINCE knows days, not whose
+        since = _imaplib.Time2Internaldate(record.asked - 2 * 86400)[1:12]  # SINCE knows days, not whose
         status, found = session.uid("SEARCH", "SINCE", since)
         if status != "OK":
             raise ValueError("the mailbox cannot be searched")
@@ -2679,8 +2825,8 @@ class SMTPEmailAlerter(BaseAlerter):
                     mine.append(uid)
                 else:
                     seen[uid] = None
-        people = state.get("approvers") or state.get("recipients") or self.recipient_email
-        people = {self._person(address) for address in people}
+        may_decide = record.approvers or record.recipients or self.recipient_email
+        people = {self._person(address) for address in may_decide}
         for uid, arrived, data in _fetched(session, mine, "BODY.PEEK[]"):
             try:
                 seen[uid] = _mail_answer(data, token, self.sender_email, people, arrived)
@@ -2987,7 +3133,7 @@ class ConsoleAlerter(BaseAlerter):
             msvcrt.getwch()
 
     def _locate(self, found: Question) -> bool:
-        found._state["ref"] = None  # whoever sits here now has not seen it: it is shown again
+        found._record.ref = None  # whoever sits here now has not seen it: it is shown again
         return False
 
     def _pause(self, question: Question, seconds: float) -> None:
@@ -3005,7 +3151,7 @@ class ConsoleAlerter(BaseAlerter):
             time.sleep(0.05)
         return msvcrt.kbhit()
 
-    def _say(self, question: Question, text: str, to: str | None) -> None:
+    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         self._write("    " + _clean(text).replace("`", ""))
 
     def _write(self, text: str) -> None:
@@ -3282,26 +3428,13 @@ class StackStore:
                 os.close(folder)
 
 
-def _is_question(state: Any) -> bool:
-    """True for a recorded question in the shape that the rest relies on; its times are UNIX seconds."""
-    def is_list(words: Any) -> bool:
-        return isinstance(words, list) and all(isinstance(word, str) for word in words)
-
-    return (isinstance(state, dict) and {"token", "ref", "text", "alerter"} <= set(state)
-            and isinstance(state["ref"], (dict, type(None))) and isinstance(state["alerter"], str)
-            and all(is_list(state.get(name) or []) for name in ("approve", "decline", "approvers", "parts"))
-            and bool(state.get("approve") and state.get("decline"))
-            and all(isinstance(state.get(at), (int, float)) and 0 <= state[at] < 1e10
-                    for at in ("asked", "deadline")))
-
-
 def _is_store(data: Any) -> bool:
     """True for JSON in the shapes that the rest relies on; what else it holds is kept as it is."""
     checks = {
         "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
         "stacks": lambda names: isinstance(names, list) and names and {str} == set(map(type, names)),
         "flavors": lambda path: isinstance(path, str), "closed": lambda end: isinstance(end, (int, float)),
-        "questions": _is_question}
+        "questions": lambda record: True}  # each is judged when its key is asked for
     return isinstance(data, dict) and isinstance(data.get("active_stack", ""), str) and all(
         isinstance(data.get(part, {}), dict) and all(map(check, data.get(part, {}).values()))
         for part, check in checks.items())
@@ -3951,10 +4084,15 @@ def _cmd_preview(options: Any) -> None:
 
 
 def _cmd_pending(options: Any) -> None:
-    for key, state in StackStore()._load().get("questions", {}).items():
-        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(state["deadline"]))
-        over = "expired" if state["deadline"] < time.time() else "open until"
-        _print(f"{key}  {state['alerter'] or state.get('flavor')}  {over} {until}  {state['text']}")
+    for key, given in StackStore()._load().get("questions", {}).items():
+        try:
+            record = _recorded(key, given)
+        except StoreError as error:
+            _complain(error)
+            continue
+        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.deadline))
+        over = "expired" if record.deadline < time.time() else "open until"
+        _print(f"{key}  {record.alerter or record.flavor}  {over} {until}  {record.text}")
 
 
 def _field_options(name: str, args: list[str]) -> list[_Option]:
