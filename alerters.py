@@ -76,13 +76,17 @@ if TYPE_CHECKING:
     import urllib.request as _urllib
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Dict, NoReturn, Tuple, TypeVar
+    from typing import Any, Dict, Literal, NoReturn, Tuple, TypeVar, Union
     from typing import overload as _overload
 
     _Dict = Dict[str, Any]
     _Line = Tuple[str, str]  # kind ("text", "plain" or "code") and one line without its end
     _Option = Tuple[str, _Dict]  # the names of a command's option, and further words for argparse
     _Field = dataclasses.Field[Any]
+    _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
+    _Time = Union[float, str, _datetime.timedelta]
+    _Level = Literal["info", "success", "warning", "error"]
+    _Status = Literal["approved", "declined", "timeout"]
     _T = TypeVar("_T")
     _F = TypeVar("_F", bound=Callable[..., Any])
 else:
@@ -329,13 +333,15 @@ class AlerterMessage(_Record):
     body: str | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     images: Sequence[Any] = dataclasses.field(default_factory=list)
-    level: str = "info"
+    level: _Level = "info"
+    files: Sequence[Any] = dataclasses.field(default_factory=list)
     _question = None  # type: Question | None
     _reply_to = None  # type: Receipt | None
 
     def __post_init__(self) -> None:
         self.metadata = {} if self.metadata is None else self.metadata
         self.images = [] if self.images is None else self.images
+        self.files = [] if self.files is None else self.files
         self._check()
 
     def _check(self) -> AlerterMessage:
@@ -344,13 +350,11 @@ class AlerterMessage(_Record):
                 raise ConfigError(f"message: {name} must be text, not {type(text).__name__}")
         if not hasattr(self.metadata, "items"):
             raise ConfigError(f"message: metadata must be a dict, not {type(self.metadata).__name__}")
-        if isinstance(self.images, (str, bytes)) or not hasattr(self.images, "__iter__"):
-            raise ConfigError("message: images must be a list; write images=[…]")
-        if not hasattr(self.images, "__len__"):  # a generator: every alerter is to see them
-            self.images = list(self.images)
+        self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
         if not isinstance(self.level, str) or self.level not in _LEVELS:
             raise ConfigError(f"message: no level {self.level!r}; {_did_you_mean(str(self.level), _LEVELS)}")
-        if not (f"{self.title or ''}{self.body or ''}".strip() or self.metadata or len(self.images)):
+        said = f"{self.title or ''}{self.body or ''}".strip()
+        if not (said or self.metadata or len(self.images) or len(self.files)):
             raise ConfigError("message: there is nothing to say: give a title, body, metadata or images")
         return self
 
@@ -383,19 +387,39 @@ class AlerterMessage(_Record):
         return _mail_html(self, self._files(""), inline=True)
 
 
+def _listed(items: Any, name: str) -> Sequence[Any]:
+    if isinstance(items, (str, bytes)) or not hasattr(items, "__iter__"):
+        raise ConfigError(f"message: {name} must be a list; write {name}=[…]")
+    return items if hasattr(items, "__len__") else list(items)  # a generator: every alerter is to see them
+
+
 @dataclasses.dataclass(repr=False, eq=False)
 class AlerterParameters(_Record):
     """Choices for one call; None leaves them to the alerter, then to the defaults.
 
     approve_msg_options, disapprove_msg_options: the words (or emoji) that decide. approvers: user ids of the
-    service. timeout: seconds. mention: whom to ping; on Slack `U…`, `S…`, here, channel, everyone; on Discord
-    a user id, & and a role id, here, everyone.
+    service. timeout: seconds, a timedelta, or a text such as "5m" or "1h30m". mention: whom to ping; on Slack
+    `U…`, `S…`, here, channel, everyone; on Discord a user id, & and a role id, here, everyone.
     """
-    approve_msg_options: Sequence[str] | None = None
-    disapprove_msg_options: Sequence[str] | None = None
-    approvers: Sequence[str] | None = None
-    timeout: float | None = None
-    mention: Sequence[str] | None = None
+    approve_msg_options: Iterable[str] | None = None
+    disapprove_msg_options: Iterable[str] | None = None
+    approvers: Iterable[str] | None = None
+    timeout: _Time | None = None
+    mention: Iterable[str] | None = None
+
+    def __post_init__(self) -> None:
+        self._check()
+
+    def _check(self) -> AlerterParameters:
+        """Raise ConfigError for what no service takes. Called again before each use: fields may change."""
+        for name in ("approve_msg_options", "disapprove_msg_options", "approvers", "mention"):
+            given = getattr(self, name)
+            names = _names(given, name)
+            if given is not None and not hasattr(given, "__len__"):  # a generator gives its items once only
+                setattr(self, name, names)
+        if self.timeout is not None:
+            _seconds(self.timeout, "timeout")
+        return self
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -404,6 +428,17 @@ class SlackAlerterParameters(AlerterParameters):
     slack_channel_id: str | None = None
     thread_ts: str | None = None
     blocks: Sequence[dict[str, Any]] | None = None
+
+    def _check(self) -> AlerterParameters:
+        blocks, good = self.blocks or (), False
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            _json.dumps(blocks, allow_nan=False)
+            good = isinstance(blocks, (list, tuple)) and all(isinstance(block, dict) for block in blocks)
+        if not good:
+            raise ConfigError("params: blocks must be a list of dicts for JSON, as Block Kit has them")
+        if not isinstance(self.thread_ts, (str, type(None))):
+            raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
+        return super()._check()
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -415,7 +450,7 @@ class DiscordAlerterParameters(AlerterParameters):
 @dataclasses.dataclass(repr=False, eq=False)
 class SMTPEmailAlerterParameters(AlerterParameters):
     """Choices for one mail. html_body: own HTML in place of the rendered one."""
-    recipient_email: str | Sequence[str] | None = None
+    recipient_email: str | Iterable[str] | None = None
     subject: str | None = None
     subject_prefix: str | None = None
     include_html: bool | None = None
@@ -440,7 +475,7 @@ class Decision(_Record):
     status: approved, declined, timeout. by: the service's user id. text: as written. via: reply, reaction,
     channel, email, console. at: UNIX seconds. by, text and via are None when nobody decided.
     """
-    status: str
+    status: _Status
     by: str | None = None
     text: str | None = None
     via: str | None = None
@@ -450,13 +485,73 @@ class Decision(_Record):
         return self.status == "approved"
 
 
-def _message(message: object) -> AlerterMessage:
-    """Return `message`, a str or an AlerterMessage, as a checked AlerterMessage."""
+def _message(message: object, **fields: Any) -> AlerterMessage:
+    """Return `message`, a str, an exception or an AlerterMessage, as a checked AlerterMessage."""
+    if isinstance(message, AlerterMessage):
+        if fields:
+            given = ", ".join(fields)
+            raise ConfigError(f"{given}: put it into the AlerterMessage, or pass the message as text")
+        return message._check()
     if isinstance(message, str):
-        return AlerterMessage(body=message)
-    if not isinstance(message, AlerterMessage):
-        raise ConfigError(f"a message is a str or an AlerterMessage, not {type(message).__name__}")
-    return message._check()
+        return AlerterMessage(**{"body": message, **fields})
+    if isinstance(message, BaseException):
+        told = {"title": _exception_line(message), "body": _exception_text(message), "level": "error"}
+        return AlerterMessage(**{**told, **fields})
+    kind = type(message).__name__
+    raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {kind}")
+
+
+def _exception_line(error: BaseException) -> str:
+    """Return the type and the text of an exception, as they stand at the end of its traceback."""
+    lines = _traceback.TracebackException(type(error), error, None).format_exception_only()
+    last = next(line for line in lines if line[:1] != " ")  # above: a SyntaxError's place; below: notes
+    return _one_line(last, 300)
+
+
+def _params(params: object) -> AlerterParameters | None:
+    if params is None:
+        return None
+    if not isinstance(params, AlerterParameters):
+        raise ConfigError(f"params must be AlerterParameters, not {type(params).__name__}")
+    return params._check()
+
+
+def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
+    """Return the message and the parameters of a call. given: its locals(), where None is "not given"."""
+    named = {name: value for name, value in given.items() if value is not None}
+    said = {name: named[name] for name in ("title", "metadata", "images", "files", "level") if name in named}
+    message = _message(given["question" if "question" in given else "message"], **said)
+    error, above, params = named.get("exception"), named.get("reply_to"), _params(given["params"])
+    if error is not None:
+        if not isinstance(error, BaseException):
+            raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
+        body = f"{message.body or ''}\n\n{_exception_text(error)}".lstrip("\n")
+        level = "error" if message.level == "info" else message.level
+        message = message._with(body=body, level=named.get("level", level))
+    if above is not None:
+        if not isinstance(above, Receipt):
+            raise ConfigError("reply_to must be the Receipt that send returned")
+        message = message._with(_reply_to=above)
+    choices = {field.name: named[field.name] for field in dataclasses.fields(AlerterParameters)
+               if field.name in named}
+    if choices:
+        params = dataclasses.replace(params or AlerterParameters(), **choices)
+    return message, params
+
+
+def _known_keywords(function: _F) -> _F:
+    """Let a wrong keyword be a ConfigError that says what was meant."""
+    code: Any = function.__code__
+    known = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+
+    @functools.wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        for name in named:
+            if name not in known:
+                raise ConfigError(f"{function.__name__}: no keyword {name!r}; {_did_you_mean(name, known)}")
+        return function(*given, **named)
+
+    return call  # type: ignore[return-value]
 
 
 # === Text ===
@@ -689,10 +784,23 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
     return names
 
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_TIME = r"(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)"
+
+
 def _seconds(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
-        raise ConfigError(f"{what} must be a number of seconds, 0 or more, not {value!r}")
-    return float(value)
+    """Return a time as seconds: a number of them, a timedelta, or a text such as 90s, 5m, 1h30m, 2d."""
+    seconds = value.total_seconds() if hasattr(value, "total_seconds") else value
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        elif re.fullmatch(rf"(?:{_TIME}\s*)+", text):
+            seconds = sum(float(number) * _UNITS[unit[0]] for number, unit in re.findall(_TIME, text))
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 1e9:
+        raise ConfigError(f"{what} must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m "
+                          f"or 2d, not {value!r}")
+    return float(seconds)
 
 
 def _among(words: Sequence[str]) -> str:
@@ -908,9 +1016,9 @@ class Question:
         vetoes: list[Decision] = []  # declining taps that may have come too late
         for reply in replies:
             tapped = reply.via == "reaction"
-            status = self._verdict(reply.text, tapped)
+            status: Any = self._verdict(reply.text, tapped)
             at = now if reply.at is None else reply.at
-            answer = Decision(status or "", reply.by, reply.text, reply.via, at)
+            answer = Decision(status, reply.by, reply.text, reply.via, at)
             until = self.deadline if reply.until is None else reply.until
             late = overdue if reply.at is None else now > self.deadline and at > until
             if late:
@@ -1100,11 +1208,11 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
         return value
     if kind == "list":
         return _names(value, where)
+    if name == "timeout":
+        return _seconds(value, where)
     wanted: Any = {"bool": bool, "int": int, "float": (int, float), "str": str}.get(kind, object)
     if not isinstance(value, wanted) and not (name == "use_tls" and value in ("ssl", "starttls")):
         raise ConfigError(f"{where} must be {kind}, not {type(value).__name__}")
-    if name == "timeout":
-        return _seconds(value, where)
     if name.endswith("_port") and not 0 < value < 65536:
         raise ConfigError(f"{where} must be a port from 1 to 65535")
     if not isinstance(value, str):
@@ -1173,32 +1281,69 @@ class BaseAlerter(_Record):
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
-    def post(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
+    @_known_keywords
+    def post(self, message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+             metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+             files: Iterable[Any] | None = None, level: _Level | None = None,
+             exception: BaseException | None = None, mention: Iterable[str] | None = None,
+             reply_to: Receipt | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
-        return _worked(lambda: [self._sent(*self._checked(message, params))])  # one may return nothing
+        message, params = _arguments(locals())
+        return _worked(lambda: [self._sent(message, params)])  # it may return nothing
 
-    def ask(self, question: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
+    @_known_keywords
+    def ask(self, question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+            metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+            level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
+            mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
+            disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+            reply_to: Receipt | None = None,
+            key: str | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
-        return _worked(lambda: self._open(question, params).wait())
+        message, params = _arguments(locals())
+        return _worked(lambda: self._open(message, params, key).wait())
 
-    def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
-        """Deliver the message and return where it landed. Raises DeliveryError."""
+    def send(self, message: Any, params: Any = None) -> Receipt:
+        """Deliver the message and return where it landed. Raises DeliveryError. A flavor overrides it.
+
+        It takes what `post` takes; the override gets an AlerterMessage, and AlerterParameters or None.
+        """
         raise ConfigError(f"flavor {self.flavor or type(self).__name__} has no send(message, params)")
 
-    def decide(self, question: str | AlerterMessage, params: AlerterParameters | None = None,
-               key: str | None = None) -> Decision:
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if "send" in vars(cls):
+            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
+
+    @_known_keywords
+    def decide(self, question: _Text, params: AlerterParameters | None = None, key: str | None = None, *,
+               title: str | None = None, metadata: Mapping[str, Any] | None = None,
+               images: Iterable[Any] | None = None, level: _Level | None = None, timeout: _Time | None = None,
+               approvers: Iterable[str] | None = None, mention: Iterable[str] | None = None,
+               approve_msg_options: Iterable[str] | None = None,
+               disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+               reply_to: Receipt | None = None) -> Decision:
         """Ask, wait, and return who decided, when and with what words; key: as for the function `ask`.
 
         Raises DeliveryError if the service refuses for good, AskNotSupported before anything is posted.
         """
+        message, params = _arguments(locals())
         if self._overrides("ask"):
-            return Decision("approved" if self.ask(question, params) else "declined", at=self.clock.now())
-        return self._open(question, params, key).wait()
+            return Decision("approved" if self.ask(message, params) else "declined", at=self.clock.now())
+        return self._open(message, params, key).wait()
 
-    def open_question(self, question: str | AlerterMessage,
-                      params: AlerterParameters | None = None) -> Question:
+    @_known_keywords
+    def open_question(self, question: _Text, params: AlerterParameters | None = None, *,
+                      title: str | None = None, metadata: Mapping[str, Any] | None = None,
+                      images: Iterable[Any] | None = None, level: _Level | None = None,
+                      timeout: _Time | None = None, approvers: Iterable[str] | None = None,
+                      mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
+                      disapprove_msg_options: Iterable[str] | None = None,
+                      minimum_approvals: int | None = None, reply_to: Receipt | None = None,
+                      key: str | None = None) -> Question:
         """Post the question and return at once; its `check()` and `wait()` read the answers."""
-        return self._open(question, params)
+        message, params = _arguments(locals())
+        return self._open(message, params, key)
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return people's answers so far, oldest first: {"by": user id, "text": as written, "via": "reply"}.
@@ -1330,7 +1475,7 @@ class BaseAlerter(_Record):
             "case_sensitive": bool(getattr(self, "case_sensitive", True)), "asked": now,
             "deadline": now + _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")}))
 
-    def _open(self, question: str | AlerterMessage, params: AlerterParameters | None,
+    def _open(self, question: AlerterMessage, params: AlerterParameters | None,
               key: str | None = None) -> Question:
         message, params = self._checked(question, params)
         if self._cannot_ask():
@@ -1411,6 +1556,15 @@ class BaseAlerter(_Record):
             self._offer_taps(question)
 
 
+def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
+    """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
+    @functools.wraps(send)
+    def checked(self: BaseAlerter, message: _Text, params: AlerterParameters | None = None) -> Receipt:
+        return send(self, *self._checked(message, params))
+
+    return checked
+
+
 def _worked(work: Callable[[], object]) -> bool:
     """Return bool(work()); where a service refuses or cannot be reached, log why and return False."""
     try:
@@ -1418,21 +1572,6 @@ def _worked(work: Callable[[], object]) -> bool:
     except DeliveryError as error:
         _log().error("%s", error)
         return False
-
-
-def _params(params: object) -> AlerterParameters | None:
-    if params is not None and not isinstance(params, AlerterParameters):
-        raise ConfigError(f"params must be AlerterParameters, not {type(params).__name__}")
-    blocks = getattr(params, "blocks", None) or ()
-    good = False
-    with contextlib.suppress(TypeError, ValueError, RecursionError):
-        _json.dumps(blocks, allow_nan=False)
-        good = isinstance(blocks, (list, tuple)) and all(isinstance(block, dict) for block in blocks)
-    if not good:
-        raise ConfigError("params: blocks must be a list of dicts for JSON, as Block Kit has them")
-    if not isinstance(getattr(params, "thread_ts", None), (str, type(None))):
-        raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
-    return params
 
 
 # === HTTP and TLS ===
@@ -1685,9 +1824,9 @@ class _ChatAlerter(BaseAlerter):
     _put: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]  # posts it: the ref
     _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
 
-    def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
+    def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
-        draft = _Draft(self, *self._checked(message, params))
+        draft = _Draft(self, _message(message), params)
         try:
             return self._send(draft)
         except DeliveryError as error:
@@ -2581,9 +2720,9 @@ class SMTPEmailAlerter(BaseAlerter):
                 points.append((False, f"{name}: {error}"))
         return _report(self._who, points)
 
-    def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
+    def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
-        message, params = self._checked(message, params)
+        message = _message(message)
         mail, recipients, files = self._compose(message, params)
         self._deliver(mail, recipients, files)
         if message._question:  # they are the ones who may decide
@@ -3084,9 +3223,9 @@ class ConsoleAlerter(BaseAlerter):
     _answer_by = "Type"
     _shows_questions = True
 
-    def send(self, message: str | AlerterMessage, params: AlerterParameters | None = None) -> Receipt:
+    def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Write the message to stderr."""
-        message, params = self._checked(message, params)
+        message = _message(message)
         marks = {"info": "i", "success": "+", "warning": "!", "error": "!!"}
         mark = "?" if message._question else marks[message.level]
         if message._question and not _in_notebook():
@@ -3237,6 +3376,8 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
     kind, word = _kind(field), text.strip().lower()
     if kind == "list":
         return [item.strip() for item in text.split(",") if item.strip()]
+    if field.name == "timeout":
+        return _seconds(text, where)
     if kind == "bool" and word not in ("ssl", "starttls"):
         if word not in ("true", "yes", "on", "1", "false", "no", "off", "0"):
             raise ConfigError(f"{where} must be true or false, not {text!r}")
@@ -3517,35 +3658,20 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     return found
 
 
-def _arguments(message: Any, params: AlerterParameters | None, fields: _Dict,
-               asks: bool) -> tuple[AlerterMessage, AlerterParameters | None]:
-    """Return message and params, with the keyword fields put where they belong."""
-    own = ("title", "metadata", "images", "level", "reply_to")
-    choices = [f.name for f in dataclasses.fields(AlerterParameters)] if asks else ["mention"]
-    for name in set(fields) - {*own, *choices}:
-        raise ConfigError(f"no option {name!r}; {_did_you_mean(name, {*own, *choices})}")
-    said = {name: fields.pop(name) for name in own if name in fields}
-    reply_to = said.pop("reply_to", None)
-    if isinstance(message, str):
-        message = AlerterMessage(body=message, **said)
-    elif said:
-        raise ConfigError(f"{', '.join(said)}: put it into the AlerterMessage, or pass the message as text")
-    message, params = _message(message), _params(params)
-    if not isinstance(reply_to, (Receipt, type(None))):
-        raise ConfigError("reply_to must be the Receipt that send returned")
-    if reply_to:
-        message = message._with(_reply_to=reply_to)
-    return message, dataclasses.replace(params or AlerterParameters(), **fields) if fields else params
-
-
-def post(message: str | AlerterMessage, params: AlerterParameters | None = None, *,
-         alerter: BaseAlerter | str | None = None, **fields: Any) -> bool:
+@_known_keywords
+def post(message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+         metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+         files: Iterable[Any] | None = None, level: _Level | None = None,
+         exception: BaseException | None = None, mention: Iterable[str] | None = None,
+         reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None) -> bool:
     """Return True once every alerter of the active stack took the message, else False (logged at ERROR).
 
-    alerter: a name or an alerter in place of the active stack. fields: title, metadata, images, level,
-    mention, and reply_to=receipt. Raises ConfigError for a wrong set-up or call, never for a service.
+    message: text, an AlerterMessage, or an exception. exception: one whose traceback goes below the text.
+    reply_to: the Receipt of what it belongs under. alerter: a name or an alerter in place of the active
+    stack. Raises ConfigError for a wrong set-up or call, never for a service.
     """
-    return _post_to(_targets(alerter), *_arguments(message, params, fields, asks=False))
+    message, params = _arguments(locals())
+    return _post_to(_targets(alerter), message, params)
 
 
 def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None) -> bool:
@@ -3575,21 +3701,34 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
     return all(results)
 
 
-def ask(question: str | AlerterMessage, params: AlerterParameters | None = None, *,
-        alerter: BaseAlerter | str | None = None, key: str | None = None, **fields: Any) -> bool:
+@_known_keywords
+def ask(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+        metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+        level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
+        mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
+        disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+        reply_to: Receipt | None = None,
+        alerter: BaseAlerter | str | None = None, key: str | None = None) -> bool:
     """Return True only if the question was approved: not if declined, unanswered in time, or failed (logged).
 
-    key: a name, such as "deploy-42", under which the question outlives this process: asked again with the
-    same key and text, it is taken up with the answers and the time it has. fields: those of `post` and of
-    AlerterParameters. Raises AskNotSupported where nobody can be asked, before anything is posted.
+    timeout: seconds, a timedelta, or a text such as "1h30m". key: a name, such as "deploy-42", under which
+    the question outlives this process: asked again with the same key and text, it is taken up with the
+    answers and the time it has. Raises AskNotSupported where nobody can be asked, before anything is posted.
     """
-    return _worked(lambda: decide(question, params, alerter=alerter, key=key, **fields))
+    message, params = _arguments(locals())
+    return _worked(lambda: _decide(_targets(alerter, warn=False), message, params, key))
 
 
-def decide(question: str | AlerterMessage, params: AlerterParameters | None = None, *,
-           alerter: BaseAlerter | str | None = None, key: str | None = None, **fields: Any) -> Decision:
+@_known_keywords
+def decide(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+           metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+           level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
+           mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
+           disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+           reply_to: Receipt | None = None,
+           alerter: BaseAlerter | str | None = None, key: str | None = None) -> Decision:
     """Ask as `ask` does and return the Decision: who, when, with what words. Raises DeliveryError."""
-    message, params = _arguments(question, params, fields, asks=True)
+    message, params = _arguments(locals())
     return _decide(_targets(alerter, warn=False), message, params, key)
 
 
@@ -3612,12 +3751,12 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     raise AskNotSupported(f"nobody can be asked here: {why}")
 
 
-def alerter_post_step(message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
+def alerter_post_step(message: _Text, params: AlerterParameters | None = None) -> bool:
     """Post to the active stack; True if posted."""
     return post(message, params)
 
 
-def alerter_ask_step(message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
+def alerter_ask_step(message: _Text, params: AlerterParameters | None = None) -> bool:
     """Ask on the active stack; True only on approval."""
     return ask(message, params)
 
@@ -3625,7 +3764,7 @@ def alerter_ask_step(message: str | AlerterMessage, params: AlerterParameters | 
 def _old_step(flavor: str, new: _F, call: Callable[..., bool]) -> _F:
     """Return a step of old: it warns, and does what `new` does if its flavor is active."""
     @functools.wraps(new)
-    def step(message: str | AlerterMessage, params: AlerterParameters | None = None) -> bool:
+    def step(message: _Text, params: AlerterParameters | None = None) -> bool:
         _warnings.warn(f"{step.__name__} is deprecated: use {new.__name__}", DeprecationWarning, stacklevel=2)
         targets = [target for target in _targets() if target.flavor == flavor]
         if not targets:
@@ -3688,7 +3827,7 @@ def _hook_message(what: str, context: Sequence[Any]) -> AlerterMessage:
     names = {label: str(name) for label, name in names.items() if name}
     name = names.get("task") or names.get("flow") or names.get("dag") or "Pipeline"
     body = _exception_text(error) if isinstance(error, BaseException) else error and _fenced(str(error))
-    level = "error" if what == "failed" else "success"
+    level: _Level = "error" if what == "failed" else "success"
     return AlerterMessage(f"{name} {what}", body or None, names, level=level)
 
 
@@ -3889,7 +4028,7 @@ class _AlertHandler(_Handler):
             self._seen[key][1] += 1
             return
         self._seen[key] = [time.monotonic(), 0, said]
-        mood = "error" if key[1] >= 40 else "warning" if key[1] >= 30 else "info"
+        mood: _Level = "error" if key[1] >= 40 else "warning" if key[1] >= 30 else "info"
         facts = {"logger": key[0], "level": level, "host": _socket.gethostname()}
         _tell(lambda: AlerterMessage(_one_line(said, 140) or level, text, facts, level=mood), self.alerter)
 
@@ -3979,7 +4118,8 @@ def _cmd_post(options: Any) -> int:
 
 
 def _cmd_ask(options: Any) -> int:
-    params = AlerterParameters(options.approve, options.decline, options.approver, options.timeout)
+    timeout = None if options.timeout is None else _seconds(options.timeout, "--timeout")
+    params = AlerterParameters(options.approve, options.decline, options.approver, timeout)
     message = _typed_message(options)
     decision = _decide(_targets(options.alerter, options.stack, warn=False), message, params, options.key)
     if options.json:
@@ -4189,7 +4329,7 @@ _MESSAGE: Sequence[_Option] = (
 _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]] = {
     "post": (_cmd_post, "post an alert; the text - reads standard input", (*_MESSAGE, *_WHERE)),
     "ask": (_cmd_ask, 'ask for approval: alerters ask "Deploy?" && ./deploy.sh', (
-        *_MESSAGE, *_WHERE, ("--timeout", {"type": float, "metavar": "S", "help": "seconds, default 300"}),
+        *_MESSAGE, *_WHERE, ("--timeout", {"metavar": "TIME", "help": "such as 90s or 1h30m; default 5m"}),
         ("--approve", {"metavar": "WORD", "action": "append", "help": "in place of the usual words"}),
         ("--decline", {"metavar": "WORD", "action": "append"}),
         ("--approver", {"metavar": "ID", "action": "append", "help": "who may decide"}),

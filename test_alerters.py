@@ -4069,9 +4069,10 @@ def test_a_field_that_cannot_be_right_is_one_line_when_built(cls, fields, word):
     assert "\n" not in str(caught.value) and isinstance(caught.value, ValueError)
 
 
-MISTAKES = {"no channel": ("x", None), "no message": (None, None), "bytes": (b"x", None), "empty": ("", None),
-            "blank": (" ", None),
-            "params": ("x", {"mention": "here"}), "mention": ("x", AlerterParameters(mention=[""]))}
+MISTAKES = {"no channel": lambda a: a.post("x"), "no message": lambda a: a.post(None),
+            "bytes": lambda a: a.post(b"x"), "empty": lambda a: a.post(""), "blank": lambda a: a.post(" "),
+            "params": lambda a: a.post("x", {"mention": "here"}),
+            "mention": lambda a: a.post("x", mention=[""])}
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord"])
@@ -4081,7 +4082,7 @@ def test_a_mistake_of_the_caller_is_raised_and_nothing_is_sent(chats, kind, what
     if what == "no channel":
         alerter = type(alerter)(**{f"{kind}_token": service.token, f"{kind}_api_url": service.api_url})
     with pytest.raises(ConfigError) as caught:
-        alerter.post(*MISTAKES[what])
+        MISTAKES[what](alerter)
     assert "\n" not in str(caught.value) and service.calls == []
 
 
@@ -5517,7 +5518,7 @@ def test_a_longer_wait_ends_at_the_deadline(room):
     assert len(room.notes(question)) == 1
 
 
-@pytest.mark.parametrize("timeout", [-1, "5", float("nan"), True])
+@pytest.mark.parametrize("timeout", [-1, "5 apples", float("nan"), True])
 def test_a_wait_that_is_no_number_of_seconds_is_refused(room, timeout):
     with pytest.raises(ConfigError):
         room.ask().wait(timeout=timeout)
@@ -8016,22 +8017,28 @@ def test_every_public_name_is_explained():
     assert missing == []
 
 
+HOME_SAID = "*title=None *metadata=None *images=None "
+HOME_POST = f"{HOME_SAID}*files=None *level=None *exception=None *mention=None *reply_to=None"
+HOME_ASK = (f"{HOME_SAID}*level=None *timeout=None *approvers=None *mention=None *approve_msg_options=None "
+            "*disapprove_msg_options=None *minimum_approvals=None *reply_to=None")
 HOME_SHAPES = {
-    "AlerterMessage": "title=None body=None metadata images level='info'",
+    "AlerterMessage": "title=None body=None metadata images level='info' files",
     "AlerterParameters": "approve_msg_options=None disapprove_msg_options=None approvers=None timeout=None "
                          "mention=None",
     "Receipt": "alerter ref url=None",
     "Decision": "status by=None text=None via=None at",
     "DeliveryError": "message *status=None *code=None *hint=None *retry_after=None *outcome='not_sent'",
-    "BaseAlerter.post": "self message params=None", "BaseAlerter.ask": "self question params=None",
-    "BaseAlerter.send": "self message params=None",
-    "BaseAlerter.decide": "self question params=None key=None",
-    "BaseAlerter.open_question": "self question params=None", "BaseAlerter.check": "self",
+    "BaseAlerter.post": f"self message params=None {HOME_POST}",
+    "BaseAlerter.ask": f"self question params=None {HOME_ASK} *key=None",
+    "BaseAlerter.send": "self message params=None", "SlackAlerter.send": "self message params=None",
+    "BaseAlerter.decide": f"self question params=None key=None {HOME_ASK}",
+    "BaseAlerter.open_question": f"self question params=None {HOME_ASK} *key=None",
+    "BaseAlerter.check": "self",
     "Question.check": "self", "Question.wait": "self timeout=None", "Question.to_dict": "self",
     "Question.from_dict": "d alerter=None",
-    "post": "message params=None *alerter=None fields",
-    "ask": "question params=None *alerter=None *key=None fields",
-    "decide": "question params=None *alerter=None *key=None fields",
+    "post": f"message params=None {HOME_POST} *alerter=None",
+    "ask": f"question params=None {HOME_ASK} *alerter=None *key=None",
+    "decide": f"question params=None {HOME_ASK} *alerter=None *key=None",
     "alerter_post_step": "message params=None", "alerter_ask_step": "message params=None",
     "alerter_success_hook": "context", "alerter_failure_hook": "exception=None context",
     "watch": "name=None *on_success=True *longer_than=0 *alerter=None",
@@ -8949,6 +8956,108 @@ HOME_WRONG_CALLS = {
     "ask key": lambda: ask("x", key=5, alerter=HOME_ASKED), "ask field": lambda: ask("x", timout=5),
     "message": lambda: AlerterMessage(), "message body": lambda: AlerterMessage(body=["x"]),
 }
+HOME_NO_TIME = "timeout must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m or 2d, not "
+HOME_MEANT = {  # a wrong keyword -> what is said of it
+    "post": (lambda: post("x", titel="T"), "post: no keyword 'titel'; did you mean 'title'?"),
+    "ask": (lambda: ask("x", timout=5), "ask: no keyword 'timout'; did you mean 'timeout'?"),
+    "decide": (lambda: decide("x", lvel="info"), "decide: no keyword 'lvel'; did you mean 'level'?"),
+    "an alerter's post": (lambda: HOME_ASKED.post("x", imges=[]),
+                          "post: no keyword 'imges'; did you mean 'images'?"),
+    "an alerter's ask": (lambda: HOME_ASKED.ask("x", keyy=""), "ask: no keyword 'keyy'; did you mean 'key'?"),
+    "an alerter's question": (lambda: HOME_ASKED.open_question("x", approver=["U1"]),
+                              "open_question: no keyword 'approver'; did you mean 'approvers'?"),
+    "a time": (lambda: ask("x", timeout="5 apples"), HOME_NO_TIME + "'5 apples'"),
+    "a time in parameters": (lambda: AlerterParameters(timeout="1:30"), HOME_NO_TIME + "'1:30'"),
+    "a time of an alerter": (lambda: dataclasses.replace(HOME_ASKED, timeout="1h30"),
+                             f"slack: {HOME_NO_TIME}'1h30'"),
+    "an exception": (lambda: post("x", exception="E"), "exception must be an exception, not str"),
+}
+
+
+@pytest.mark.parametrize("case", HOME_MEANT)
+def test_a_wrong_keyword_says_what_was_meant(case):
+    call, words = HOME_MEANT[case]
+    with pytest.raises(ConfigError) as caught:
+        call()
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize("written, seconds", [
+    (90, 90), (0.5, 0.5), ("90", 90), ("90s", 90), ("5m", 300), ("1h30m", 5400), ("2d", 172800),
+    ("1.5 h", 5400), (" 1H 30 Min ", 5400), ("1 day 2 hours", 93600), ("10 seconds", 10),
+    (datetime.timedelta(hours=2), 7200)])
+def test_a_time_is_written_as_people_write_it(slack, clock, written, seconds):
+    began = clock.now()
+    for alerter, given in ((slack_alerter(slack), written), (slack_alerter(slack, timeout=written), None)):
+        assert alerter.open_question("Deploy?", timeout=given).deadline - began == pytest.approx(seconds)
+    assert slack_alerter(slack, timeout=written).timeout == seconds
+
+
+def test_an_alerter_takes_the_keywords_of_the_functions(slack, clock):
+    alerter = slack_alerter(slack)
+    receipt = alerter.send("first")
+    assert alerter.post("x", title="T", metadata={"a": 1}, level="warning", mention=["here"],
+                        reply_to=receipt) is True
+    payload = slack.posted[-1]["payload"]
+    assert payload["thread_ts"] == receipt.ref["ts"] and "<!here>" in payload["text"]
+    assert all(word in payload["text"] for word in ("T", "x", "a: 1"))
+    clock.at(3, lambda: slack.say("U1", "go", slack.posted[-1]["ts"]))
+    words = {"approve_msg_options": ["go"], "disapprove_msg_options": {"stop"}}
+    decision = alerter.decide("Deploy?", timeout="1m", approvers=(user for user in ["U1"]), **words)
+    assert (decision.status, decision.by) == ("approved", "U1")
+    question = alerter.open_question("Deploy?", title="Model", key="deploy-42", **words)
+    assert "deploy-42" in StackStore()._load()["questions"] and "Model" in slack.posted[-1]["payload"]["text"]
+    assert question.wait(timeout=0).status == "timeout"
+
+
+def raised(error):
+    try:
+        raise error
+    except type(error) as caught:
+        return caught
+
+
+def test_an_exception_is_a_message(home_told):
+    error = raised(ValueError("no such column: \n price"))
+    assert post(error) and post("Job failed", exception=error) and post(error, level="warning", title="Oh")
+    assert post("", title="Nightly", exception=KeyError(), level="info", metadata={"try": 2}) is True
+    first, second, third, last = (message for _, message in home_told)
+    assert (first.title, first.level) == ("ValueError: no such column: price", "error")
+    assert "no such column" in first.body and "in raised" in first.body and first.body.count("Traceback") == 1
+    assert (second.title, second.level, second.body) == (None, "error", f"Job failed\n\n{first.body}")
+    assert (third.title, third.level, third.body) == ("Oh", "warning", first.body)
+    assert (last.title, last.level) == ("Nightly", "info") and "KeyError" in last.body
+
+
+@pytest.mark.parametrize("error, title", [
+    (SyntaxError("bad", ("a.py", 1, 2, "x y", 1, 3)), "SyntaxError: bad"),
+    (KeyboardInterrupt(), "KeyboardInterrupt"),
+    (type("Odd", (Exception,), {"__str__": lambda self: 1 / 0})(), "test_alerters.Odd: <")])
+def test_any_exception_has_a_line(error, title, home_told):
+    assert post(error) and home_told.last.title.startswith(title)
+
+
+def test_send_of_an_own_flavor_gets_a_message():
+    got = []
+
+    @dataclasses.dataclass
+    class Own(BaseAlerter):
+        flavor = "own"
+
+        def send(self, message, params=None):
+            got.append(message)
+
+    class Later(Own):
+        def send(self, message, params=None):
+            return super().send(message._with(title="later"))
+
+    Own().send("text")
+    Later().send(message="text")
+    assert got == [AlerterMessage(body="text"), AlerterMessage("later", "text")]
+    with pytest.raises(ConfigError, match="a message is a str, an exception or an AlerterMessage, not int"):
+        Own().send(5)
+
+
 HOME_ASKED = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url="http://127.0.0.1:9/api")
 
 
@@ -9565,7 +9674,7 @@ def test_watch_on_methods_and_with_a_named_alerter(home_told):
     assert home_told.titles[1].endswith("Model.build succeeded")
 
 
-@pytest.mark.parametrize("wrong", ["60", None, -1, float("nan"), True])
+@pytest.mark.parametrize("wrong", ["60 apples", None, -1, float("nan"), True])
 def test_a_wrong_longer_than_is_told_before_the_work_begins(wrong):
     with pytest.raises(ConfigError, match="longer_than"):
         watch("nightly", longer_than=wrong)
@@ -9848,7 +9957,7 @@ HOME_MISTAKES = {
                       "slack_channel_id"),
     "wrong bool": (["register", "x", "--flavor=smtp_email", "--use_tls=maybe"],
                    "--use_tls must be true or false, not 'maybe'"),
-    "wrong number": (["update", "team", "--timeout=soon"], "--timeout must be a number, not 'soon'"),
+    "wrong number": (["update", "team", "--timeout=soon"], "--timeout must be a number of seconds"),
     "wrong port": (["register", "x", "--flavor=smtp_email", "--smtp_server=h", "--sender_email=a@b.org",
                     "--recipient_email=c@d.org", "--smtp_port=70000"], "smtp_port must be a port"),
     "bad address": (["register", "x", "--flavor=smtp_email", "--smtp_server=h", "--sender_email=nobody",
