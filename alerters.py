@@ -354,7 +354,7 @@ class AlerterMessage(_Record):
         if not isinstance(self.level, str) or self.level not in _LEVELS:
             raise ConfigError(f"message: no level {self.level!r}; {_did_you_mean(str(self.level), _LEVELS)}")
         said = f"{self.title or ''}{self.body or ''}".strip()
-        if not (said or self.metadata or len(self.images) or len(self.files)):
+        if not (said or _snapshot(self.metadata) or len(self.images) or len(self.files)):
             raise ConfigError("message: there is nothing to say: give a title, body, metadata or images")
         return self
 
@@ -491,7 +491,7 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
         if fields:
             given = ", ".join(fields)
             raise ConfigError(f"{given}: put it into the AlerterMessage, or pass the message as text")
-        return message._check()
+        return message._check()._with(metadata=_snapshot(message.metadata))
     if isinstance(message, str):
         return AlerterMessage(**{"body": message, **fields})
     if isinstance(message, BaseException):
@@ -499,6 +499,14 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
         return AlerterMessage(**{**told, **fields})
     kind = type(message).__name__
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {kind}")
+
+
+def _snapshot(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return a copy of a mapping that other threads may be changing."""
+    for _ in range(100):
+        with contextlib.suppress(RuntimeError):  # it changed while it was copied
+            return dict(mapping.items())
+    return dict(mapping.items())
 
 
 def _exception_line(error: BaseException) -> str:
@@ -3295,19 +3303,29 @@ class ConsoleAlerter(BaseAlerter):
 
     def _write(self, text: str) -> None:
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+        flush = getattr(sys.stderr, "flush", None)
         try:
             sys.stderr.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError, AttributeError) as error:
+            if flush:
+                flush()
+        except Exception as error:  # it may be closed, or anything that somebody put there
             raise _failure(self._who, _reason(error), hint="stderr is closed") from None
 
     def _cannot_ask(self) -> str:
         if _in_notebook():  # ipykernel tells for each cell whether its front end has an input box
             box: Any = input
             return "" if box.__self__._allow_stdin else "this notebook has no input box"
-        if sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty():
+        if _is_terminal(sys.stdin):
             return ""
         return "standard input is no terminal, so there is nobody to answer; register an alerter that can ask"
+
+
+def _is_terminal(stream: Any) -> bool:
+    """True for a stream on a terminal; not for None, a closed one, or what a logger put there."""
+    try:
+        return os.isatty(stream.fileno())
+    except Exception:  # who replaced the stream wrote it: it may lack anything, and raise anything
+        return False
 
 
 def _in_notebook() -> bool:
@@ -3650,7 +3668,7 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     if configured:
         return [configured]
     found = store._alerters_of()
-    seen = _in_notebook() or sys.stderr and sys.stderr.isatty()
+    seen = _in_notebook() or _is_terminal(sys.stderr)
     untouched = store.active_stack() == "default" and [a.flavor for a in found] == ["console"]
     if untouched and warn and not seen and not _WARNED:
         _WARNED.append(True)
@@ -3675,16 +3693,17 @@ def post(message: _Text, params: AlerterParameters | None = None, *, title: str 
 
 
 def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None) -> bool:
-    """Post to all at the same time; one that fails does not hinder the others."""
+    """Post to all at the same time; whatever one of them raises, the others have it."""
     if len(targets) == 1:
         return targets[0].post(message, params)
-    results: list[bool | Exception] = []
+    results: list[bool] = []
+    errors: list[tuple[BaseAlerter, BaseException]] = []
 
     def work(target: BaseAlerter) -> None:
         try:
-            results.append(target.post(message, params))
-        except Exception as error:  # raised below, once the others are done
-            results.append(error)
+            results.append(bool(target.post(message, params)))
+        except BaseException as error:  # raised or logged below, once the others are done
+            errors.append((target, error))
 
     threads = [_threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
                for target in targets]
@@ -3695,10 +3714,12 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
             work(target)
     for thread in filter(_threading.Thread.is_alive, threads):
         thread.join()
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-    return all(results)
+    for target, error in errors:
+        if isinstance(error, (Exception, KeyboardInterrupt)):
+            raise error
+        # In a thread these end nothing, so they are one alerter's failure like any other.
+        _log().error("%s: it raised %s", target._who, _one_line(repr(error)))
+    return all(results) and not errors
 
 
 @_known_keywords
@@ -4070,6 +4091,8 @@ def _options(name: str, about: str, spec: Sequence[_Option], args: list[str], la
     """Return the parsed options. last: an unknown one is an error that says what was meant."""
     class Parser(_argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
+            if message.endswith("required: TEXT"):
+                message += "; one that begins with - stands behind --"
             raise ConfigError(f"{message} (see: alerters {name} --help)")
 
     parser = Parser(prog=f"alerters {name}", description=about, allow_abbrev=False, add_help=last,
@@ -4092,7 +4115,7 @@ def _print(text: object) -> None:
 
 def _complain(text: object, code: int = 2) -> int:
     """Print one line on stderr, if there is one that takes it, and return the exit code."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
         sys.stderr.write(f"alerters: {_one_line(text, 2000)}\n")
         sys.stderr.flush()
     return code
@@ -4102,26 +4125,36 @@ def _typed_message(options: Any) -> AlerterMessage:
     for pair in options.metadata:
         if "=" not in pair:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
-    text = options.text
-    if text == "-":
-        if sys.stdin is None:
-            raise ConfigError("- reads standard input, which is closed")
-        data = getattr(sys.stdin, "buffer", sys.stdin).read()
-        text = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    text = _standard_input() if options.text == "-" else options.text
     facts = dict(pair.split("=", 1) for pair in options.metadata)
     return AlerterMessage(options.title, text, facts, options.image, options.level)
 
 
+def _standard_input() -> str:
+    try:
+        data = getattr(sys.stdin, "buffer", sys.stdin).read()
+    except (AttributeError, ValueError):  # it is None, or closed
+        raise ConfigError("- reads standard input, which is closed") from None
+    text: str = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
+    return text[1:] if text[:1] == "\ufeff" else text  # a byte order mark, as PowerShell puts it
+
+
+def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
+    """Return the alerters that the options name, each once."""
+    names = dict.fromkeys(options.alerter or [None])
+    return [target for name in names for target in _targets(name, options.stack, warn)]
+
+
 def _cmd_post(options: Any) -> int:
     message = _typed_message(options)
-    return 0 if _post_to(_targets(options.alerter, options.stack), message, None) else 4
+    return 0 if _post_to(_chosen(options), message, None) else 4
 
 
 def _cmd_ask(options: Any) -> int:
     timeout = None if options.timeout is None else _seconds(options.timeout, "--timeout")
     params = AlerterParameters(options.approve, options.decline, options.approver, timeout)
     message = _typed_message(options)
-    decision = _decide(_targets(options.alerter, options.stack, warn=False), message, params, options.key)
+    decision = _decide(_chosen(options, warn=False), message, params, options.key)
     if options.json:
         print(_json.dumps(dataclasses.asdict(decision)))
     else:
@@ -4134,7 +4167,7 @@ def _cmd_run(options: Any) -> int:
         raise ConfigError("run: write the command behind --, as in: alerters run -- python train.py")
     targets: list[BaseAlerter] = []
     try:
-        targets = _targets(options.alerter, options.stack)
+        targets = _chosen(options)
     except AlerterError as error:  # the job matters more than its alert
         _complain(f"{error}; the command runs all the same")
     began = time.monotonic()
@@ -4202,7 +4235,8 @@ def _run_command(command: list[str]) -> tuple[int, str]:
 
 def _cmd_check(options: Any) -> None:
     failed: DeliveryError | None = None
-    for target in _targets(options.name or options.alerter, options.stack):
+    options.alerter = [options.name] if options.name else options.alerter
+    for target in _chosen(options):
         _print(target._who)
         try:
             _print(target.check())
@@ -4257,7 +4291,7 @@ def _cmd_register(options: Any) -> None:
     if not new and not fields:
         raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     secrets = [name for name, field in known.items() if _is_secret(field)]
-    if new and secrets and not any(map(fields.get, secrets)) and sys.stdin and sys.stdin.isatty():
+    if new and secrets and not any(map(fields.get, secrets)) and _is_terminal(sys.stdin):
         with contextlib.suppress(EOFError):
             fields[secrets[0]] = _getpass.getpass(f"{secrets[0]} (not shown, empty for none): ")
     store._put(options.name, {"flavor": flavor, **fields}, new)
@@ -4320,7 +4354,9 @@ def _cmd_flavor_register(options: Any) -> None:
 
 _NAME: _Option = ("name", {"metavar": "NAME"})
 _ANY_NAME: _Option = ("name", {"metavar": "NAME", "nargs": "?"})
-_WHERE: Sequence[_Option] = (("--alerter", {"metavar": "NAME"}), ("--stack", {"metavar": "NAME"}))
+_WHERE: Sequence[_Option] = (
+    ("--alerter", {"metavar": "NAME", "action": "append", "help": "in place of the active stack"}),
+    ("--stack", {"metavar": "NAME"}))
 _MESSAGE: Sequence[_Option] = (
     ("text", {"metavar": "TEXT", "help": "the text in light Markdown; - reads standard input"}),
     ("--title", {}), ("--metadata", {"metavar": "K=V", "action": "append", "default": []}),
@@ -4401,7 +4437,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = 0 if name else 2
         else:
             code = _run(name, args[words:])
-        if sys.stdout:
+        with contextlib.suppress(AttributeError, ValueError):  # it is None, closed, or somebody's own
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:

@@ -9129,17 +9129,102 @@ def test_a_stack_of_several_posts_to_all_at_the_same_time(case, home_told, monke
     assert sorted(name for name, _ in home_told) == (list("abc") if result else list("bc"))
     assert [record.getMessage() for record in caplog.records] == ([] if result else ["recorder: line busy"])
     assert main(["post", "x"]) == (0 if result else 4)
+    meet, before = threading.Barrier(2, timeout=5), len(home_told)
+    assert main("post x --alerter b --alerter c --alerter b".split()) == 0 and len(home_told) == before + 2
 
 
-def test_one_alerter_with_a_bug_does_not_hinder_the_others(home_told, monkeypatch):
+HOME_RAISED = {  # what one alerter of a stack raises, and what `post` returns or raises after that
+    "a bug": (RuntimeError("a bug of the flavor"), RuntimeError),
+    "cancelled": (asyncio.CancelledError(), False), "exit": (SystemExit(3), False),
+    "generator": (GeneratorExit(), False),
+    "Ctrl-C": (KeyboardInterrupt(), KeyboardInterrupt), "set-up": (ConfigError("wrong"), ConfigError)}
+
+
+@pytest.mark.parametrize("threads", [True, False])
+@pytest.mark.parametrize("case", HOME_RAISED)
+def test_whatever_one_alerter_raises_the_others_have_it(case, threads, home_told, monkeypatch, caplog):
     monkeypatch.delenv("ALERTERS_FLAVOR")
+    error, result = HOME_RAISED[case]
+    sent = home_told.alerter.send
+
+    def send(self, message, params=None):
+        if self.trouble:
+            raise error
+        return sent(self, message, params)
+
+    monkeypatch.setattr(home_told.alerter, "send", send)
+    def no_thread(self):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    if not threads:
+        monkeypatch.setattr(threading.Thread, "start", no_thread)
     store = StackStore()
-    for name, trouble in (("a", "bug"), ("b", ""), ("c", "")):
+    for name, trouble in (("a", ""), ("b", "yes"), ("c", "")):
         store.register_alerter(name, "recorder", tag=name, trouble=trouble)
     store.register_stack("all", list("abc"))
-    with pytest.raises(RuntimeError, match="a bug of the flavor"):
-        post("x")
-    assert sorted(name for name, _ in home_told) == ["b", "c"]
+    if result is False:
+        assert post("x") is False
+        assert [r.getMessage() for r in caplog.records] == [f"b (recorder): it raised {error!r}"]
+    else:
+        with pytest.raises(result):
+            post("x")
+    assert sorted(name for name, _ in home_told) == ["a", "c"]
+
+
+class HomeOddStream:
+    """What loggers, services and pythonw put in place of sys.stderr and sys.stdin."""
+
+    def __init__(self, *has):
+        for name in has:
+            setattr(self, name, [].append)
+
+    def fileno(self):
+        raise RuntimeError("no such thing")
+
+
+ODD_STREAMS = {"None": None, "closed": io.StringIO(), "bare": object(), "a logger's": HomeOddStream("write"),
+               "raises": HomeOddStream(),
+               "no number": SimpleNamespace(fileno=lambda: "x", isatty=lambda: True)}
+ODD_STREAMS["closed"].close()
+
+
+@pytest.mark.parametrize("case", ODD_STREAMS)
+def test_odd_streams_cost_no_alert(case, slack, clock, monkeypatch):
+    home_register(slack, clock=clock)
+    StackStore().register_stack("console", ["console"])
+    with monkeypatch.context() as patch:  # pytest itself needs them
+        for name in ("stdin", "stdout", "stderr"):
+            patch.setattr(sys, name, ODD_STREAMS[case])
+        told = [post("from a service"), main(["post", "from a shell"]), main(["run"])]
+        with pytest.raises(ValueError, match="a failure"), watch("job"):
+            raise ValueError("a failure")
+        patch.setenv("ALERTERS_STACK", "console")
+        told += [post("to the console"), main(["ask", "x"]), main(["post", "-"])]
+        patch.setattr(alerters, "_WARNED", [])
+        patch.setenv("ALERTERS_STACK", "default")
+        told += [post("to the untouched default")]
+    heard = case == "a logger's"  # what can be written to is told
+    assert told == [True, 0, 2, heard, 2, 2, heard]
+    assert len(slack.posted) == 3 and "a failure" in slack_text(slack.posted[2]["payload"])
+
+
+def test_metadata_may_change_meanwhile_and_be_neither_true_nor_false(home_told):
+    class Series(dict):  # as of pandas
+        def __bool__(self):
+            raise ValueError("The truth value of a Series is ambiguous.")
+
+    class Busy(dict):  # another thread adds to it while it is read
+        def items(self):
+            self["step"] = self.get("step", 0) + 1
+            if self["step"] < 20:
+                raise RuntimeError("dictionary changed size during iteration")
+            return super().items()
+
+    facts = {"a": Series(b=1)}
+    assert post("x", metadata=facts) and post("x", metadata=Series(loss=0.5)) and post("", metadata=Busy(a=1))
+    facts["late"] = 1
+    told = [message.metadata for _, message in home_told]
+    assert told[0] == {"a": {"b": 1}} and told[1] == {"loss": 0.5} and told[2]["a"] == 1
 
 
 def test_an_alerter_named_twice_in_a_stack_is_told_once(home_told, monkeypatch):
@@ -9992,6 +10077,7 @@ HOME_MISTAKES = {
     "negative timeout": (["ask", "x", "--timeout=-5"], "timeout"),
     "nan": (["ask", "x", "--timeout", "nan"], "timeout"),
     "same words": (["ask", "x", "--approve", "go", "--decline", "go"], "go"),
+    "a text like an option": (["post", "-5%"], "TEXT; one that begins with - stands behind --"),
     "option without value": (["post", "x", "--title"], "--title"), "no command": (["run"], "--"),
     "run without --": (["run", "ls"], "behind --"), "run nothing": (["run", "--"], "--"),
     "preview nothing": (["preview", "x"], "--flavor"),
@@ -10034,7 +10120,7 @@ def test_post_reads_standard_input_and_odd_texts(home_told, monkeypatch, capsys)
     class Input:
         buffer = None
 
-    Input.buffer = io.BytesIO("körper\nzwei\n".encode() + b"\xff")
+    Input.buffer = io.BytesIO(b"\xef\xbb\xbf" + "körper\nzwei\n".encode() + b"\xff")
     monkeypatch.setattr(sys, "stdin", Input)
     assert home_cli(capsys, "post", "-", "--title", "T") == (0, "", "")
     assert home_told.last.body.startswith("körper\nzwei") and home_told.last.title == "T"
