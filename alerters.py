@@ -921,6 +921,7 @@ class Question:
         # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
         self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is decided
+        self._due = float("inf")  # on clock.monotonic: this poll counts what was read since then; inf: anew
         self._decision: Decision | None = None
         self._not_before = 0.0
 
@@ -1377,7 +1378,7 @@ class BaseAlerter(_Record):
     def _check_together(self) -> None:
         """Raise ConfigError for fields that cannot go together."""
 
-    def _ready_to_read(self) -> None:
+    def _ready_to_read(self, where: _Dict) -> None:
         """Raise DeliveryError if answers could not be read: what cannot be read is not asked."""
 
     def _me(self) -> str | None:
@@ -1550,7 +1551,7 @@ class BaseAlerter(_Record):
         return ref is not None
 
     def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
-        self._ready_to_read()
+        self._ready_to_read(self._where(message, params))
         question._record.author = self._me()
         question._record.posted = self.clock.now()
         question._save(anew=True)
@@ -1918,6 +1919,19 @@ class _ChatAlerter(BaseAlerter):
     def _text(self, lines: Iterable[_Line]) -> str:
         return _render(lines, self._mark).strip("\n")
 
+    def _share(self, view: _View, question: Question, read: Callable[[_View], None]) -> None:
+        """Read what several questions need, unless one of them has done so since this one's poll was due."""
+        with view.lock:
+            if view.began < question._due:
+                began, view.error = self.clock.monotonic(), None
+                try:
+                    read(view)
+                except DeliveryError as error:
+                    view.error = error
+                view.began = began
+            if view.error:
+                raise copy.copy(view.error)
+
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
         parts, whole = self._parts(draft)
@@ -1986,15 +2000,33 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     return [row for row in value if isinstance(row, kind)] if isinstance(value, list) else []
 
 
-def _above_next(rows: Iterable[_Dict], question: Question) -> Iterator[_Dict]:
-    """Yield the rows that come before the bot's next question: those below it belong to that one."""
-    for row in rows:
-        footers = (_mapping(embed.get("footer")).get("text") for embed in row.get("embeds") or ())
-        texts = (row.get("text"), row.get("content"), *footers) if row.get("bot_id") or _is_bot(row) else ()
-        marks = [re.search(_MARKER, str(text)) for text in texts]
-        if any(mark and mark[1] != question.token for mark in marks):
-            break
-        yield row
+class _View:
+    """What is read of one channel or thread for the questions there that this process waits for."""
+
+    def __init__(self, question: Question | None, channel: str, thread: str = "") -> None:
+        self.channel, self.thread = channel, thread
+        self.questions = {question.token: question} if question else {}
+        self.lock = _threading.Lock()  # one reads, and the others take what it finds
+        self.began = -1.0  # on clock.monotonic: when the last reading began
+        self.error: DeliveryError | None = None  # what it ended with
+        self.rows: list[_Dict] = []  # what it showed
+        self.pages = _Pages()  # Discord's
+        # Slack's:
+        self.paging = _Paging()
+        self.resumed = False  # it went on where an earlier one had failed: its first rows are older
+        self.missing: DeliveryError | None = None  # why the rows are not all
+        self.free_at = 0.0  # on clock.monotonic: Slack allows no other before
+        self.rationed = False
+        self.read_at = -1e9  # on clock.monotonic: when it was last read whole
+
+    def waiting(self) -> list[Question]:
+        return list(self.questions.values())
+
+
+def _asks_another(question: Question, row: _Dict, by_bot: bool, texts: Sequence[object]) -> bool:
+    """True for the row of another question: what stands below it belongs to that one."""
+    marks = [re.search(_MARKER, str(text)) for text in texts] if by_bot else []
+    return any(mark and mark[1] != question.token for mark in marks)
 
 
 def _report(who: str, points: Sequence[tuple[bool, str]]) -> str:
@@ -2010,6 +2042,7 @@ def _report(who: str, points: Sequence[tuple[bool, str]]) -> str:
 
 # === Slack ===
 _LOOK_BACK = 3600.0  # s before a question was asked, for a service whose clock is behind ours
+_RATION = 60.0  # s between two readings of an app that Slack rations
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _SCOPES = (("chat:write", "to post"), ("reactions:write", "to offer one tap"),
            ("reactions:read", "to read all taps"), ("files:write", "for images and long texts"))
@@ -2063,54 +2096,139 @@ class SlackAlerter(_ChatAlerter):
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and its reactions. One request when nothing has changed."""
-        ref, memo, me, now = question.ref, question._memo, self._me(), self.clock.now()
-        channel, thread = {"channel": ref["channel"]}, memo.setdefault("thread", {})
-        rows, plain = [], []  # type: list[_Dict], list[_Dict]
-        if now >= memo.get("thread_free", 0.0):
-            try:
-                rows = self._rows("replies", {**channel, "ts": ref.get("thread_ts") or ref["ts"]}, thread)
-                if self.listen == "channel" and not ref.get("thread_ts"):
-                    history = memo.setdefault("history", {})
-                    plain = self._rows("history", {**channel, "oldest": ref["ts"]}, history)
-            except DeliveryError as error:
-                if error.retry_after is None:
-                    raise
-                memo["thread_free"] = now + error.retry_after  # rationed: reactions are read in between
-                rows = rows or thread.get("rows", [])  # they come oldest first, so these count already
-        parent = next((row for row in rows if row.get("ts") == ref["ts"]), {})
-        reactions = parent.get("reactions") or []
-        if parent.get("subtype") == "tombstone":
+        seen = self._seen(question)
+        self._read_thread_of(question, seen)
+        row = seen.row(question)
+        if _mapping(row).get("subtype") == "tombstone" or row is None and not seen.missing:
             raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
+        question._missing = seen.missing
+        taps = self._taps(question, seen, row)
+        answers = self._answers(question, seen, seen.rows, "reply")
+        if self.listen == "channel" and not question.ref.get("thread_ts"):
+            answers += self._answers(question, seen, self._channel_rows(question, seen), "channel")
+        answers.sort(key=lambda answer: float(answer["at"]))
+        return answers + taps
 
-        def unread() -> list[str]:
-            return [str(r.get("name")) for r in reactions if len(r.get("users") or ()) < r.get("count", 0)]
+    def _seen(self, question: Question) -> _SlackMemory:
+        if "slack" not in question._memo:
+            question._memo["slack"] = _SlackMemory(question)
+        seen: _SlackMemory = question._memo["slack"]
+        return seen
 
-        if (not parent or unread()) and now >= memo.get("reactions_free", 0.0):
+    def _read_thread_of(self, question: Question, seen: _SlackMemory) -> None:
+        """Set `seen.rows` to the question's row and its thread, as far as they can be read."""
+        self._share(seen.thread, question, self._read_thread)
+        seen.rows, seen.missing, seen.fresh = seen.thread.rows, seen.thread.missing, not seen.thread.resumed
+
+    def _read_thread(self, view: _View) -> None:
+        """Read a thread to its end, or as far as Slack lets: some apps may read one page a minute.
+
+        Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
+        """
+        now = self.clock.monotonic()
+        view.resumed = bool(view.paging.cursor)
+        if now < view.free_at or self._saves_for_the_end(view):
+            view.rows, view.missing = [], _failure(self._who, "Slack rations reading the thread", again=True)
+            return
+        try:
+            rows = self._rows("replies", {"channel": view.channel, "ts": view.thread}, view.paging)
+        except DeliveryError as error:
+            if error.retry_after is None:
+                raise
+            view.free_at, view.rationed = now + error.retry_after, True
+            view.rows, view.missing = list(view.paging.rows), error  # the oldest come first: these count
+            return
+        view.rows, view.missing = rows, None
+        view.rationed = view.rationed and now - view.read_at >= _RATION  # else it was refused for once
+        view.read_at = now
+
+    def _saves_for_the_end(self, view: _View) -> bool:
+        """True in the minute before a deadline, if reading is rationed: at the deadline it must be free."""
+        now = self.clock.now()
+        left = [question.deadline - now for question in view.waiting()]
+        return view.rationed and any(0 < seconds < _RATION for seconds in left)
+
+    def _channel_rows(self, question: Question, seen: _SlackMemory) -> list[_Dict]:
+        """Return the channel's rows from the question on, none where they cannot all be read."""
+        view = seen.channel
+        try:
+            self._share(view, question, self._read_channel)
+        except DeliveryError as error:
+            if error.retry_after is None:
+                raise
+            question._missing = error
+            return []
+        if view.resumed:  # its newest page is of an earlier poll
+            question._missing = _failure(self._who, "the newest messages are yet to be read", again=True)
+        return view.rows
+
+    def _read_channel(self, view: _View) -> None:
+        """Read a channel from the oldest question on that somebody waits for."""
+        now = self.clock.monotonic()
+        if now < view.free_at:
+            raise _failure(self._who, "Slack rations reading the channel", retry_after=view.free_at - now)
+        oldest = min((question.ref for question in view.waiting()), key=_moment)
+        view.resumed = bool(view.paging.cursor)
+        args = {"channel": view.channel, "oldest": str(oldest["ts"]), "inclusive": "true"}
+        try:
+            view.rows = self._rows("history", args, view.paging)
+        except DeliveryError as error:
+            view.free_at = now + (error.retry_after or 0.0)
+            raise
+
+    def _taps(self, question: Question, seen: _SlackMemory, row: _Dict | None) -> list[_Dict]:
+        """Return who gave which reaction. row: the question's own; None if it was not read."""
+        reactions = self._reactions(question, seen, row)
+        nobody = (self._me(), seen.author, "USLACKBOT")
+        taps = []
+        for reaction in reactions:
+            for user in _rows_of(reaction.get("users"), str):
+                if user not in nobody:
+                    taps.append({"by": user, "text": str(reaction.get("name")), "via": "reaction"})
+        return taps
+
+    def _reactions(self, question: Question, seen: _SlackMemory, row: _Dict | None) -> list[_Dict]:
+        """Return the question's reactions with all who gave them; the question is told what stays unread."""
+        now, listed = self.clock.monotonic(), _rows_of(_mapping(row).get("reactions"))
+        seen.author = str(_mapping(row).get("user") or seen.author)
+        fresh = seen.fresh and row is not None
+        partial = [str(reaction.get("name")) for reaction in listed if _lacks_users(reaction)]
+        if fresh and not partial:
+            return listed
+        if now >= seen.taps_free_at:
+            args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
             try:
-                row = self._call("reactions.get", {**channel, "timestamp": ref["ts"], "full": "true"})
-                reactions = row["message"].get("reactions") or []
+                message = self._call("reactions.get", args)["message"]
+                seen.author = str(message.get("user") or seen.author)
+                return _rows_of(message.get("reactions"))
             except DeliveryError as error:
-                if error.code != "missing_scope" and error._final:
+                if error._final and error.code != "missing_scope":
                     raise
-                memo["reactions_free"] = now + (error.retry_after or 0)
-        if now <= memo.get("reactions_free", -1.0):  # they could not be read
-            question._veto_unread = "declined" in {question._verdict(name, True) for name in unread()}
-        said = self._answers(question, plain, "channel") + self._answers(question, rows, "reply")
-        return sorted(said, key=lambda answer: answer["at"]) + [
-            {"by": user, "text": reaction["name"], "via": "reaction"} for reaction in reactions
-            for user in reaction.get("users") or () if user not in (me, "USLACKBOT")]
+                seen.taps_free_at, seen.taps_error = now + (error.retry_after or 0.0), error
+        unread = {question._verdict(name, True) for name in partial}
+        if not fresh and getattr(seen.taps_error, "code", None) != "missing_scope":
+            unread.add("declined")  # nothing is known of them, so there may be one
+        question._veto_unread = "declined" in unread
+        if unread - {None}:
+            question._missing = question._missing or seen.taps_error
+        return listed
 
-    def _answers(self, question: Question, rows: list[_Dict], via: str) -> list[_Dict]:
-        """Return what people wrote in `rows` below the question and above the bot's next one."""
+    def _answers(self, question: Question, seen: _SlackMemory, rows: list[_Dict], via: str) -> list[_Dict]:
+        """Return what people wrote in `rows` below the question and above the next one there."""
         asked, me = _moment(question.ref), self._me()
         until = asked + question._time_given()  # by Slack's clock, which stamped both
         below = sorted((row for row in rows if _moment(row) > asked), key=_moment)
-        return [{"by": row["user"], "text": self._plain(row.get("text"), me), "via": via, "until": until,
-                 "at": _moment(row.get("edited")) or _moment(row)}
-                for row in _above_next(below, question)
-                if row.get("user") not in (None, me, "USLACKBOT") and not row.get("bot_id")
-                and row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
-                and (via == "reply" or row.get("thread_ts") in (None, row["ts"]))]
+        answers = []
+        for row in below:
+            if _asks_another(question, row, bool(row.get("bot_id")), [row.get("text")]):
+                break
+            in_a_thread = row.get("thread_ts") not in (None, row["ts"])
+            if via == "channel" and in_a_thread or not _is_person(row) or row["user"] in (me, seen.author):
+                continue
+            at = _moment(row.get("edited")) or _moment(row)
+            text = self._plain(row.get("text"), me)
+            answers.append({"by": row["user"], "text": text, "via": via, "until": until, "at": at})
+        return answers
 
     def _plain(self, text: object, me: str) -> str:
         """Return Slack's markup as typed: links first, entities last."""
@@ -2118,45 +2236,50 @@ class SlackAlerter(_ChatAlerter):
         text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
         return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
-    def _rows(self, kind: str, args: _Dict, memo: _Dict, until: float | None = None) -> list[_Dict]:
-        """Return all rows of conversations.`kind`. Where a page fails, the next call with `memo` goes on."""
-        for _ in range(50):
-            cursor, limit = memo.get("cursor"), memo.setdefault("limit", 200)
-            start = {**args, "cursor": cursor} if cursor else args
+    def _rows(self, kind: str, args: _Dict, paging: _Paging, until: float | None = None,
+              pages: int = 50) -> list[_Dict]:
+        """Return all rows of conversations.`kind`. After a failed page the next call goes on there."""
+        for _ in range(pages):
+            asked = {**args, "limit": str(paging.limit)}
+            if paging.cursor:
+                asked["cursor"] = paging.cursor
             try:
-                page = self._call(f"conversations.{kind}", {**start, "limit": str(limit)}, until)
+                page = self._call(f"conversations.{kind}", asked, until)
             except DeliveryError as error:
                 if error.outcome == "unknown":  # the page may be larger than what is read of an answer
-                    memo["limit"] = max(limit // 2, 10)
+                    paging.limit = max(paging.limit // 2, 10)
                 if error.code == "invalid_cursor":  # it has expired: from the start again
-                    memo.clear()
+                    paging.restart()
                     error._final = False
                 raise
-            memo.setdefault("rows", []).extend(page["messages"])
-            memo["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
-            if not memo["cursor"]:
-                rows: list[_Dict] = memo.pop("rows")
-                if len(rows) <= limit:
-                    memo.clear()
-                return rows
-        raise _failure(self._who, f"more rows than one poll reads ({kind})", final=False)
+            paging.rows.extend(page["messages"])
+            more = page.get("response_metadata") or {}
+            paging.cursor = more.get("next_cursor") or ""
+            if not paging.cursor:
+                return paging.restart()
+        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many", final=False)
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
-        since, memo = question._record.asked - _LOOK_BACK, question._memo.setdefault("find", {})
-        return self._find_post(question._record.where or {}, since, memo,
+        paging: _Paging = question._memo.setdefault("find", _Paging())
+        since = question._record.asked - _LOOK_BACK
+        return self._find_post(question._record.where or {}, since, paging,
                                lambda row: question.token in str(row.get("text")))
 
     @_documented
-    def _find_post(self, where: _Dict, since: float, memo: _Dict, is_it: Callable[[_Dict], bool],
+    def _find_post(self, where: _Dict, since: float, paging: _Paging, is_it: Callable[[_Dict], bool],
                    until: float | None = None) -> _Dict | None:
         """Return the ref of a message of ours that may or may not have been posted."""
         channel, thread = where["channel"], where["thread"]
-        kind, start = ("replies", {"ts": thread}) if thread else ("history", {"oldest": f"{since:.6f}"})
-        rows = self._rows(kind, {"channel": channel, **start}, memo, until)
-        found = sorted((row for row in rows if row.get("user") == self._me() and is_it(row)), key=_moment)
-        in_thread = {"thread_ts": thread} if thread else {}
-        return {"channel": channel, "ts": found[0]["ts"], **in_thread} if found else None
+        if thread:
+            rows = self._rows("replies", {"channel": channel, "ts": thread}, paging, until)
+        else:
+            rows = self._rows("history", {"channel": channel, "oldest": f"{since:.6f}"}, paging, until)
+        for row in sorted(rows, key=_moment):
+            if row.get("user") == self._me() and is_it(row):
+                ref = {"channel": channel, "ts": row["ts"]}
+                return {**ref, "thread_ts": thread} if thread else ref
+        return None
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
@@ -2170,8 +2293,38 @@ class SlackAlerter(_ChatAlerter):
         self._call("reactions.add", args, sure=True)
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    def _account(self) -> _Dict:
+        """Return whom the token belongs to; with "scopes" where the service tells them."""
+        return self._call("auth.test", {}, sure=True)
+
     def _me(self) -> str:
-        return str(self._call("auth.test", {}, sure=True).get("user_id"))
+        return str(self._account().get("user_id"))
+
+    def _may(self, *scopes: str) -> bool:
+        """True if the token has one of the scopes, or if it cannot be told."""
+        return bool({*scopes} & {*self._account().get("scopes", scopes)})
+
+    def _ready_to_read(self, where: _Dict) -> None:
+        kinds = {"C": "channels groups mpim", "G": "groups mpim", "D": "im", "U": "im", "W": "im"}
+        letter = where["channel"][:1]
+        scopes = [f"{kind}:history" for kind in kinds.get(letter, "channels groups").split()]
+        if not self._may(*scopes):
+            SlackAlerter._account.cache_clear()  # the app may have been given it since
+        if not self._may(*scopes):
+            what = f"missing_scope: to read the answers the app needs {' or '.join(scopes)}"
+            raise _failure(self._who, what, code="missing_scope", status=200, final=True)
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    @_documented
+    def _is_machine(self, user: str) -> bool:
+        if "users:read" not in self._account().get("scopes", ()):
+            return False
+        try:
+            return bool(self._call("users.info", {"user": user}, sure=True)["user"].get("is_bot"))
+        except DeliveryError as error:
+            if error.code == "user_not_found":  # whom nobody knows does not decide
+                return True
+            raise
 
     @property
     def _takes_files(self) -> bool:
@@ -2251,7 +2404,7 @@ class SlackAlerter(_ChatAlerter):
             return {"channel": answer.get("channel") or where["channel"], "ts": str(answer.get("ts"))}
 
         ref = _insist(post, self.clock, until,
-                      find=lambda: self._find_post(where, started - _LOOK_BACK, {}, is_it, until))
+                      find=lambda: self._find_post(where, started - _LOOK_BACK, _Paging(), is_it, until))
         if where["thread"]:
             ref["thread_ts"] = where["thread"]
         for file in files:
@@ -2285,7 +2438,7 @@ class SlackAlerter(_ChatAlerter):
                 raise answer.refusal(self._who, f"HTTP {answer.status} for the upload")
 
         def find() -> _Dict | None:
-            rows = self._rows("replies", {"channel": ref["channel"], "ts": thread}, {}, until)
+            rows = self._rows("replies", {"channel": ref["channel"], "ts": thread}, _Paging(), until)
             return next((f for row in rows for f in row.get("files") or () if f.get("id") == file_id), None)
 
         _insist(send_bytes, self.clock, until, sure=True)  # nothing shows before the last step
@@ -2324,7 +2477,54 @@ class SlackAlerter(_ChatAlerter):
 def _moment(row: Any) -> float:
     """Return the `ts` of a row as a time, 0 if it has none; the string itself stays the id."""
     ts = str(_mapping(row).get("ts"))
-    return float(ts) if re.fullmatch(r"\d+(\.\d+)?", ts) else 0.0
+    return float(ts) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", ts) else 0.0
+
+
+def _is_person(row: _Dict) -> bool:
+    """True if a person wrote the row. Source: docs.slack.dev/reference/events/message/bot_message"""
+    if row.get("bot_id") or row.get("user") in (None, "USLACKBOT"):
+        return False
+    return row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
+
+
+def _lacks_users(reaction: _Dict) -> bool:
+    """True if Slack left out some who gave it, as it does outside of reactions.get."""
+    return len(_rows_of(reaction.get("users"), str)) < int(reaction.get("count", 0))
+
+
+class _Paging:
+    """How far the reading of a list has come: after a failed page it goes on there, not from its start."""
+
+    def __init__(self) -> None:
+        self.cursor = ""  # Slack's word for the next page
+        self.rows: list[_Dict] = []  # of the pages so far
+        self.limit = 200  # rows in a page; fewer where one was too much for one answer
+
+    def restart(self) -> list[_Dict]:
+        """Begin again; return the rows so far."""
+        rows, self.cursor, self.rows = self.rows, "", []
+        if len(rows) <= self.limit:
+            self.limit = 200
+        return rows
+
+
+class _SlackMemory:
+    """What is kept of a question from poll to poll."""
+
+    def __init__(self, question: Question) -> None:
+        channel, ts = question.ref["channel"], question.ref["ts"]
+        self.thread = _View(question, channel, question.ref.get("thread_ts") or ts)
+        self.channel = _View(question, channel)
+        self.author = ""  # who posted the question, and never decides
+        self.rows: list[_Dict] = []  # this poll's: the question and its thread
+        self.missing: DeliveryError | None = None  # why some of them could not be read
+        self.fresh = False  # the first of them were read in this poll too
+        self.taps_free_at = 0.0  # on clock.monotonic: no reactions.get before
+        self.taps_error: DeliveryError | None = None  # why it failed last
+
+    def row(self, question: Question) -> _Dict | None:
+        """Return the question's own row."""
+        return next((row for row in self.rows if row.get("ts") == question.ref["ts"]), None)
 
 
 # === Discord ===
@@ -2394,90 +2594,134 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
-        """Return replies to the question, answers in a thread on it, and reactions. At least two requests."""
-        memo, place, mid = question._memo, question.ref["channel_id"], question.ref["message_id"]
-        message = self._call("GET", f"/channels/{place}/messages/{mid}")
-        parts = [mid, *question._record.parts]  # more if it was split; after a killed process, unknown
-        rows = self._rows(_MESSAGES.format(place), mid, memo.setdefault("channel", {}))
-        found = [(row, "reply") for row in rows if _answers_to(row) in parts]
+        """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
+        if "discord" not in question._memo:
+            question._memo["discord"] = _DiscordMemory(question)
+        seen: _DiscordMemory = question._memo["discord"]
+        place, mid = question.ref["channel_id"], question.ref["message_id"]
+        self._share(seen.channel, question, self._read_channel)
+        message = next((row for row in seen.channel.rows if row["id"] == mid), None)
+        if message is None:  # deleted, or the channel can no longer be read: this tells
+            message = self._call("GET", f"/channels/{place}/messages/{mid}")
+        question_ids = [mid, *question._record.parts]
+        below = [row for row in seen.channel.rows if int(row["id"]) > int(mid)]
+        answers = [self._answer(question, row, "reply") for row in below if _answers_to(row) in question_ids]
         if self.listen == "channel":
-            found += [(row, "channel") for row in _above_next(rows, question)
-                      if row.get("type") == 0 and not row.get("message_reference")]
-        if (message.get("flags") or 0) & 32 or message.get("thread"):  # a thread is a channel
-            try:
-                rows = self._rows(_MESSAGES.format(mid), mid, memo.setdefault("thread", {}))
-                found += [(row, "reply") for row in _above_next(rows, question)
-                          if row.get("type") == 0 or _answers_to(row) in parts]
-            except DeliveryError as error:
-                if error.status not in (403, 404):  # deleted or locked: the question itself is still there
-                    raise
-        found = [(row, via) for row, via in found if not _is_bot(row) and row["author"]["id"] != self._me()]
-        if not memo.get("warned") and any(_is_mute(row) for row, _ in found):
-            memo["warned"] = True
+            for row in _above_next(below, question):
+                if row.get("type") == 0 and not row.get("message_reference"):
+                    answers.append(self._answer(question, row, "channel"))
+        for row in _above_next(self._thread_rows(message, seen), question):
+            if row.get("type") == 0 or _answers_to(row) in question_ids:
+                place_of = {"channel_id": mid, "message_id": row["id"]}
+                answers.append({**self._answer(question, row, "reply"), "thread": place_of})
+        author = _mapping(message.get("author")).get("id")
+        answers = [answer for answer in answers if answer["by"] not in (None, self._me(), author)]
+        if any(answer["mute"] for answer in answers) and not seen.warned:
+            seen.warned = True
             _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
-        until = _written({"id": mid}) + question._time_given()  # by Discord's clock
-        own = rf"<@!?{self._me()}>"
-        answers = [{"by": row["author"]["id"], "text": re.sub(own, " ", row.get("content") or ""), "via": via,
-                    "at": _written(row), "until": until} for row, via in found]
+        answers.sort(key=lambda answer: float(answer["at"]))
+        return answers + self._taps(question, message)
+
+    def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
+        """Return what a row says; by nobody if no person wrote it."""
+        asked = {"id": question.ref["message_id"]}
+        text = re.sub(rf"<@!?{self._me()}>", " ", row.get("content") or "")
+        return {"by": None if _is_bot(row) else row["author"]["id"], "text": text, "via": via,
+                "at": _written(row), "mute": _is_mute(row),
+                "until": _written(asked) + question._time_given()}  # by Discord's clock, which stamped both
+
+    def _read_channel(self, view: _View) -> None:
+        """List a channel from the oldest question on that somebody waits for."""
+        mids = [str(question.ref["message_id"]) for question in view.waiting()]
+        view.pages.begin(min(map(int, mids)))
+        view.rows = self._rows(_MESSAGES.format(view.channel), view.pages, mids)
+
+    def _thread_rows(self, message: _Dict, seen: _DiscordMemory) -> list[_Dict]:
+        """Return what stands in the thread on a question, if there is one: its channel has the same id."""
+        has_thread = (message.get("flags") or 0) & 32 or message.get("thread")
+        if not has_thread:
+            return []
         try:
-            taps = list(self._reactions(question, message))
-        except DeliveryError as error:  # the words that people wrote count all the same
-            if error._final:
-                raise
-            taps = []
-            question._veto_unread = any(
-                r["count"] > bool(r.get("me")) and question._verdict(_shown(r), True) == "declined"
-                for r in message.get("reactions") or ())
-        return sorted(answers, key=lambda answer: answer["at"]) + taps
+            return self._rows(_MESSAGES.format(message["id"]), seen.thread)
+        except DeliveryError as error:
+            if error.status == 404:  # the thread was deleted; the question itself is still there
+                return []
+            raise
 
-    def _reactions(self, question: Question, message: _Dict) -> Iterator[_Dict]:
-        """Yield who gave the reactions that mean something. Super reactions are listed apart, as type 1."""
-        for reaction in message.get("reactions") or ():
-            emoji, name, shown = reaction["emoji"], reaction["emoji"].get("name"), _shown(reaction)
-            if reaction["count"] <= bool(reaction.get("me")) or not question._verdict(shown, True):
+    def _taps(self, question: Question, message: _Dict) -> list[_Dict]:
+        """Return who gave the reactions that decide; those that cannot be read are told to the question."""
+        taps = []
+        for reaction in _rows_of(message.get("reactions")):
+            shown, others = _shown(reaction), reaction["count"] - bool(reaction.get("me"))
+            status = question._verdict(shown, True)
+            if not status or others < 1:
                 continue
-            code = _parse.quote(f"{name}:{emoji['id']}" if emoji.get("id") else name, safe="")
-            path = _REACTIONS.format(code, **question.ref)
-            for kind in (0, 1) if _mapping(reaction.get("count_details")).get("burst") else (0,):
-                try:
-                    users = self._rows(f"{path}?type={kind}", "0", {})
-                except DeliveryError as error:
-                    if error.code != "10014":  # an emoji that is gone
-                        raise
-                    users = []
-                for user in users:
-                    if user["id"] != self._me() and not user.get("bot"):
-                        yield {"by": user["id"], "text": shown, "via": "reaction"}
+            try:
+                users = self._users(question, reaction)
+            except DeliveryError as error:
+                if error._final:
+                    raise
+                question._missing = error
+                question._veto_unread = question._veto_unread or status == "declined"
+                continue
+            for user in users:
+                if user["id"] != self._me() and not user.get("bot"):
+                    taps.append({"by": user["id"], "text": shown, "via": "reaction"})
+        return taps
 
-    def _rows(self, path: str, after: str, memo: dict[str, list[_Dict]]) -> list[_Dict]:
-        """Return the rows after an id, oldest first. Full pages are kept in `memo`."""
-        if memo:  # one of them is read again each time, for answers edited in
-            del memo[next(iter(memo))]
+    def _users(self, question: Question, reaction: _Dict) -> list[_Dict]:
+        """Return who gave a reaction. Super reactions are listed apart, as type 1."""
+        emoji = reaction["emoji"]
+        name = f"{emoji.get('name')}:{emoji['id']}" if emoji.get("id") else emoji["name"]
+        path = _REACTIONS.format(_parse.quote(name, safe=""), **question.ref)
+        kinds = [0, 1] if _mapping(reaction.get("count_details")).get("burst") else [0]
+        users = []
+        for kind in kinds:
+            try:
+                users += self._rows(f"{path}?type={kind}", _Pages(0))
+            except DeliveryError as error:
+                if error.code != "10014":  # an emoji that is gone
+                    raise
+        return users
+
+    def _rows(self, path: str, pages: _Pages, fresh: Sequence[str] = ()) -> list[_Dict]:
+        """Return the rows after an id, oldest first; all pages with a row in `fresh` are read anew."""
+        pages.forget(fresh)
         rows: dict[str, _Dict] = {}
+        after = pages.start
         while True:
-            page = memo.get(after) or self._call("GET", f"{path}&after={after}&limit=100")
-            page = sorted(page, key=lambda row: int(row["id"]))
+            page = pages.kept.get(after)
+            if page is None:
+                page = self._call("GET", f"{path}&after={after}&limit=100")
+                page.sort(key=lambda row: int(row["id"]))
             known = len(rows)
-            rows.update((row["id"], row) for row in page)
+            for row in page:
+                rows[row["id"]] = row
             if len(page) < 100 or len(rows) == known:
                 return list(rows.values())
-            memo[after], after = page, page[-1]["id"]
+            pages.kept[after] = page
+            after = int(page[-1]["id"])
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
         channel = (question._record.where or {})["channel"]
-        since = int((question._record.asked - _LOOK_BACK - _DISCORD_EPOCH) * 1000) << 22
-        found = (row["id"] for row in self._rows(_MESSAGES.format(channel), str(since), {})
-                 if _mapping(row.get("author")).get("id") == self._me() and question.token in str(row))
-        return next(({"channel_id": channel, "message_id": mid} for mid in found), None)
+        since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
+        for row in self._rows(_MESSAGES.format(channel), _Pages(int(since * 1000) << 22)):
+            if _mapping(row.get("author")).get("id") == self._me() and question.token in str(row):
+                return {"channel_id": channel, "message_id": row["id"]}
+        return None
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        named = [] if to else re.findall(r"<@(\d+)>", text)[:1]  # the one who decided
-        sent = self._call("POST", f"/channels/{question.ref['channel_id']}/messages", [{
-            "content": self._text(_lines(_clean(text))).replace("\\<@", "<@", len(named))[:2000],
-            "allowed_mentions": {"parse": [], "users": named},
-            "message_reference": {"message_id": question.ref["message_id"], "fail_if_not_exists": False}}])
+        place = to.thread if to and to.thread else question.ref
+        said = self._text(_lines(_clean(text)))
+        decider = None if to else re.search(r"<@([0-9]+)>", text)  # the one who is mentioned
+        if decider:
+            said = said.replace("\\<@", "<@", 1)
+        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [{
+            "content": said[:2000],
+            "allowed_mentions": {"parse": [], "users": [decider[1]] if decider else []},
+            "message_reference": {"message_id": place["message_id"], "fail_if_not_exists": False}}])
         if to:  # people answer the help, too
             question._record.parts.append(str(sent.get("id")))
 
@@ -2487,6 +2731,18 @@ class DiscordAlerter(_ChatAlerter):
         name = _parse.quote(own[1] if own else chars.get(emoji, emoji).replace("\ufe0f", ""), safe="")
         path = _REACTIONS.format(name, **ref) + "/@me"
         _insist(lambda: self._call("PUT", path), self.clock, self._until(), sure=True)
+
+    def _ready_to_read(self, where: _Dict) -> None:
+        """Without Read Message History a list comes empty, and only the reading of one message is refused."""
+        channel = f"/channels/{where['channel']}"
+        try:
+            if not self._call("GET", f"{channel}/messages?limit=1"):
+                last = self._call("GET", channel).get("last_message_id")
+                if last:
+                    self._call("GET", f"{channel}/messages/{last}")
+        except DeliveryError as error:
+            if error._final and error.code != "10008":  # that one was deleted; any other trouble may pass
+                raise
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     def _me(self) -> str:
@@ -2596,6 +2852,19 @@ def _shown(reaction: _Dict) -> str:
     return f"<:{name}:{number}>" if number else name
 
 
+def _above_next(rows: list[_Dict], question: Question) -> list[_Dict]:
+    """Return the rows that come before the next question there."""
+    above = []
+    for row in rows:
+        texts = [row.get("content")]
+        for embed in _rows_of(row.get("embeds")):
+            texts.append(_mapping(embed.get("footer")).get("text"))
+        if _asks_another(question, row, _is_bot(row), texts):
+            break
+        above.append(row)
+    return above
+
+
 def _answers_to(row: _Dict) -> Any:
     """Return the id of the message that a row replies to."""
     return _mapping(row.get("message_reference")).get("message_id") if row.get("type") == 19 else None
@@ -2618,6 +2887,37 @@ def _written(row: _Dict) -> float:
         edited = str(row.get("edited_timestamp")).replace("Z", "+00:00")
         return _datetime.datetime.fromisoformat(edited).timestamp()
     return (int(row["id"]) >> 22) / 1000 + _DISCORD_EPOCH
+
+
+class _Pages:
+    """The messages of a channel, page by page: full ones are kept, for what is in them hardly changes."""
+
+    def __init__(self, start: int = -1) -> None:
+        self.start = start  # the id after which they begin
+        self.kept: dict[int, list[_Dict]] = {}  # by the id after which they come; the one read last is last
+
+    def begin(self, oldest: int) -> None:
+        """Let them begin no later than with this id, and not much earlier."""
+        if not 0 <= self.start < oldest:
+            self.start, self.kept = oldest - 1, {}
+        while self.start in self.kept and int(self.kept[self.start][-1]["id"]) < oldest:
+            self.start = int(self.kept.pop(self.start)[-1]["id"])
+
+    def forget(self, fresh: Sequence[str]) -> None:
+        """Read those with a row of `fresh` again, and the one read longest ago, for answers edited in."""
+        longest_ago = next(iter(self.kept), None)
+        for after, page in list(self.kept.items()):
+            if after == longest_ago or any(row["id"] in fresh for row in page):
+                del self.kept[after]
+
+
+class _DiscordMemory:
+    """What is kept of a question from poll to poll."""
+
+    def __init__(self, question: Question) -> None:
+        self.channel = _View(question, question.ref["channel_id"])
+        self.thread = _Pages(int(question.ref["message_id"]))  # of the thread on it
+        self.warned = False  # that replies come without their text
 
 
 def _flat_errors(errors: Any, where: str) -> list[str]:

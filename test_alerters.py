@@ -425,7 +425,7 @@ PICTURES = re.compile("[\U0001f300-\U0001faff" + "".join(EMOJI) + "]")
 ALIASES = {"thumbsup": "+1", "thumbsdown": "-1", "raised_hand": "hand"}
 SCOPES = {"auth.test": "", "conversations.info": ":read", "conversations.history": ":history",
           "conversations.replies": ":history", "chat.postMessage": "chat:write",
-          "reactions.add": "reactions:write", "reactions.get": "reactions:read",
+          "reactions.add": "reactions:write", "reactions.get": "reactions:read", "users.info": "users:read",
           "files.getUploadURLExternal": "files:write", "files.completeUploadExternal": "files:write"}
 CONTROL = re.compile(r"<(?:[!@#]|[a-z][a-z0-9+.-]*:)[^<>\n]*>", re.I)
 BOTH = "plain_text mrkdwn"
@@ -531,9 +531,10 @@ class FakeSlack(FakeService):
     def __init__(self, clock=None, ssl_context=None):
         super().__init__(clock, ssl_context)
         self.api_url, self.webhook_url = self.url + "/api", self.url + "/services/T000/B000/hooksecret"
-        self.scopes = {"chat:write", "reactions:read", "reactions:write", "files:write"} | {
+        self.scopes = {"chat:write", "reactions:read", "reactions:write", "files:write", "users:read"} | {
             kind + what for kind in ("channels", "groups", "im") for what in (":read", ":history")}
         self.channels, self.files, self.custom_emoji = {}, {}, set()
+        self.bots = {self.bot_user, "UOTHERBOT"}  # of all other users `users.info` says that they are people
         self.add_channel(self.channel, "alerts")
         self.reaction_users_max = None  # the most `users` shown of a reaction; `count` counts all
         self.broken_images, self._rations, self._last_ts = set(), {}, 0
@@ -546,6 +547,11 @@ class FakeSlack(FakeService):
     def ration(self, method, seconds=60):
         """Let `method` through once per `seconds`, 15 rows at a time: an unlisted app since May 2025."""
         self._rations[method] = [seconds, None]
+
+    def change_app(self):
+        """Let another app of the workspace, in the same channels, be the one that the module runs as."""
+        self.token, self.bot_user, self.bot_id = "xoxb-2-secret", "UBOT2", "BBOT2"
+        self.bots.add(self.bot_user)
 
     # What people and other bots do. `channel` is the bot's unless given.
     def say(self, user, text, thread_ts=None, channel=None, **extra):
@@ -734,6 +740,11 @@ class FakeSlack(FakeService):
     def _auth_test(self, args):
         return {"url": "https://example.slack.com/", "team": "Example", "team_id": "T000", "user": "alerts",
                 "user_id": self.bot_user, "bot_id": self.bot_id}
+
+    def _users_info(self, args):
+        if not re.match(r"[UW][A-Z0-9]+$", str(args.get("user"))) or args["user"] == "UNOBODY":
+            raise self._no("user_not_found")
+        return {"user": {"id": args["user"], "is_bot": args["user"] in self.bots}}
 
     def _conversations_info(self, args):
         return {"channel": self.channels[self._channel(args, reads=False)]}
@@ -4910,13 +4921,18 @@ def test_in_a_thread_on_discord_an_answer_to_somebody_else_is_none(discord):
     assert question.check().status == YES
 
 
-def test_an_answer_to_the_help_counts(discord):
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_an_answer_to_the_help_counts_after_a_restart_too(discord, in_thread):
     room = Room("discord", discord)
     question = room.ask()
-    room.reply(question, room.ann, "yes please")
+    near_miss = (room.in_thread if in_thread else room.reply)(question, room.ann, "yes please")
     assert question.check() is None
-    discord.say(room.ann, "yes", reply_to=discord.posted[-1]["id"])
-    assert question.check().status == YES
+    row = discord.posted[-1]
+    where = (room.id(question), near_miss) if in_thread else (discord.channel, room.id(question))
+    assert (row["channel_id"], row["message_reference"]["message_id"]) == where
+    later = Question.from_dict(question.to_dict(), room.alerter())
+    discord.say(room.ann, "yes", reply_to=row["id"], channel=row["channel_id"])
+    assert later.check().status == YES
 
 
 def test_a_deleted_question_on_slack_approves_nothing(slack_room):
@@ -4927,6 +4943,34 @@ def test_a_deleted_question_on_slack_approves_nothing(slack_room):
     row.update(subtype="tombstone", user="USLACKBOT", text="This message was deleted.")
     with pytest.raises(DeliveryError, match="deleted"):
         question.check()
+
+
+def test_a_question_deleted_inside_a_thread_approves_nothing(slack_room):
+    """Nothing is left of it there: its row is missing from a thread that was read to its end."""
+    room, deaf = slack_room, slack_room.alerter()
+    room.service.scopes.discard("reactions:read")
+    thread = room.plain(room.bob, "Release 7")
+    question = deaf.open_question("Deploy?", SlackAlerterParameters(thread_ts=thread))
+    room.service.say(room.ann, "yes", thread)
+    room.service.delete(room.id(question))
+    with pytest.raises(DeliveryError, match="the question was deleted"):
+        question.check()
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_the_author_never_decides_whoevers_token_reads(slack_room, recorded):
+    room = slack_room
+    question = room.ask()
+    record = question.to_dict()
+    if not recorded:
+        del record["author"]
+    room.service.change_app()
+    later = Question.from_dict(record, room.alerter())
+    assert (room.taps(question), outcome(later)) == ([], None)  # its ✅ and ❌ are not ours any more
+    room.service.say("UBOT", "yes", room.id(question))  # with no mark of a bot
+    assert outcome(later) is None
+    room.react(question, room.ann, "✅")
+    assert later.check().by == room.ann
 
 
 def test_a_cursor_that_expired_costs_time_only(slack_room):
@@ -5256,8 +5300,7 @@ def test_the_poll_interval_is_a_tenth_of_the_age(room, timeout):
     assert room.clock.naps == pytest.approx(_intervals(timeout))
     assert decision.status == "timeout" and decision.at == pytest.approx(room.clock.start + timeout)
     polls = len(_intervals(timeout)) + 1
-    per_poll = 1 if room.kind == "slack" else 2
-    assert len(room.service.calls) - before == polls * per_poll + 1  # and the note
+    assert len(room.service.calls) - before == polls + 1  # and the note
 
 
 def test_the_last_poll_is_at_the_deadline(room):
@@ -5350,6 +5393,16 @@ def test_slack_reads_the_rationed_thread_again_when_it_may(slack_room):
     room.clock.at(30, lambda: room.reply(question, room.ann, "yes"))
     assert question.wait().status == YES
     assert room.clock.now() - room.clock.start <= 70
+
+
+@pytest.mark.parametrize("second", [241, 260, 299])
+def test_slack_reads_a_rationed_thread_at_the_deadline(slack_room, second):
+    room = slack_room
+    room.service.ration("conversations.replies")
+    question = room.ask(timeout=300)
+    room.clock.at(second, lambda: room.reply(question, room.ann, "yes"))
+    assert question.wait().status == YES
+    assert room.clock.now() - room.clock.start <= 300
 
 
 def test_slack_reads_a_rationed_thread_of_more_than_a_page(slack_room):
@@ -6338,6 +6391,44 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_posted(slack, discor
             with pytest.raises(AskNotSupported):
                 way("Deploy?")
     assert (slack.calls, discord.calls, _records()) == ([], [], {})
+
+
+@pytest.mark.parametrize("channel, scopes, asks", [
+    ("C0ALERTS", "", False), ("C0ALERTS", "im:history", False), ("C0ALERTS", "groups:history", True),
+    ("D0ANN", "channels:history", False), ("D0ANN", "im:history", True), ("alerts", "im:history", False)])
+def test_what_slack_would_not_let_read_is_not_asked(slack_room, channel, scopes, asks):
+    room = slack_room
+    room.service.add_channel("D0ANN", None, is_channel=False, is_im=True)
+    room.service.scopes = {"chat:write", "reactions:read", *scopes.split()}
+    alerter, before = room.alerter(slack_channel_id=channel), room.service.calls[:]
+    if not asks:
+        with pytest.raises(DeliveryError, match=":history.*reinstall the app"):
+            alerter.decide("Deploy?", key="deploy-42")
+        assert {call.path for call in room.service.calls[len(before):]} == {"/api/auth.test"}
+        assert (room.service.posted, _records()) == ([], {})
+        room.service.scopes |= {"channels:history", "im:history"}
+    assert alerter.open_question("Deploy?").ref
+
+
+@pytest.mark.parametrize("lacks, above, asks", [
+    ("READ_MESSAGE_HISTORY", 1, False), ("READ_MESSAGE_HISTORY", 0, True), ("VIEW_CHANNEL", 1, False),
+    ("ADD_REACTIONS", 0, True)])
+def test_what_discord_would_not_let_read_is_not_asked(discord_room, lacks, above, asks):
+    room, alerter = discord_room, discord_room.alerter()
+    for _ in range(above):
+        room.plain(room.bob, "hm")
+    room.service.permissions[room.service.channel].discard(lacks)
+    if asks:  # in an empty channel nobody can tell
+        assert alerter.open_question("Deploy?").ref
+    else:
+        with pytest.raises(DeliveryError, match="Read Message History"):
+            alerter.open_question("Deploy?")
+    assert len(room.service.posted) == asks
+
+
+def test_an_empty_channel_whose_last_message_was_deleted_is_asked_in(discord_room):
+    discord_room.service.delete(discord_room.plain(discord_room.bob, "hm"))
+    assert discord_room.ask().check() is None
 
 
 def test_a_token_that_cannot_be_used_is_refused_before_anything_is_posted(room):
