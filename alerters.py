@@ -27,8 +27,10 @@ from __future__ import annotations as _annotations
 import contextlib
 import copy
 import dataclasses
+import errno
 import functools
 import importlib
+import io
 import itertools
 import os
 import re
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     import imaplib as _imaplib
     import inspect as _inspect
     import io as _io
+    import ipaddress as _ipaddress
     import json as _json
     import logging as _logging
     import pathlib as _pathlib
@@ -101,8 +104,8 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "getpass hashlib html html.parser http.client imaplib inspect io json logging pathlib "
-                  "queue secrets select shlex signal smtplib socket ssl subprocess termios threading "
+                  "getpass hashlib html html.parser http.client imaplib inspect io ipaddress json logging "
+                  "pathlib queue secrets select shlex signal smtplib socket ssl subprocess termios threading "
                   "traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
@@ -132,6 +135,8 @@ _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
 _ATTEMPTS = 5  # besides those that a Retry-After asked for
 _BODY_CAP = 8 * 1024 * 1024  # bytes of any answer
+_MAILBOX_CAP = 64 * 1024 * 1024  # bytes that one poll reads of a mailbox
+_GOOD_BYE = 2.0  # s for an IMAP server to take its leave
 _PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
 _FOLD = 60.0  # s in which repeats of a log record become one message
@@ -971,7 +976,8 @@ class Question:
         Raises DeliveryError when the service refuses for good; hiccups count as no answer yet.
         """
         try:
-            return self._poll()
+            with _one_operation():
+                return self._poll()
         finally:
             self.alerter._release(self)
 
@@ -982,7 +988,9 @@ class Question:
             until = min(until, clock.now() + _seconds(timeout, "timeout"))
         try:
             while True:
-                decision, now = self._poll(), clock.now()
+                with _one_operation():
+                    decision = self._poll()
+                now = clock.now()
                 if decision is not None:
                     return decision
                 if now >= until:
@@ -1159,14 +1167,14 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             return call()
         except DeliveryError as caught:
             error = caught
-        if error.code == "certificate" and _trust_all_installed():
-            continue
         unheard = error.outcome == "unknown"
         if doubtful and not unheard:
             error.outcome, error.hint = "unknown", f"{error.hint}; an earlier try may have arrived"
         doubtful = doubtful or unheard
         if not (error._again or unheard and (sure or find)):
             raise error
+        if error.status in (429, 503) and error.retry_after is None:
+            pause = max(pause, 1.0)
         wait = max(error.retry_after or 0, pause)
         in_time = clock.monotonic() + wait <= until
         if error.retry_after is None:
@@ -1240,21 +1248,70 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
     return _Secret(value) if secret else value
 
 
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host's name
+
+
 def _check_url(where: str, url: str) -> None:
-    scheme = host = ""
-    with contextlib.suppress(ValueError):
-        parts: Any = _parse.urlsplit(url)
-        if not parts.username and (parts.port or True) and re.fullmatch(r"[!-~]+", url):
-            scheme, host = parts.scheme, (parts.hostname or "").encode("idna").decode()
-    parts = None  # it may be secret, and a traceback may show locals
-    if not host:
-        raise ConfigError(f"{where} is not a valid address: it needs https:// and a host")
-    if scheme != "https" and (scheme != "http" or not _is_loopback(host)):
-        raise ConfigError(f"{where} must begin with https:// (http:// only for this machine)")
+    problem = _url_problem(url)
+    if problem:
+        raise ConfigError(f"{where} {problem}")
+
+
+def _url_problem(url: str) -> str:
+    """Return what is wrong with an address, or "". It names the host alone: the rest may be secret."""
+    usual = "is not a valid address: it needs https:// and a host"
+    try:
+        parts = _parse.urlsplit(url)
+        host, port = _host_of(parts), parts.port
+    except ValueError:
+        return usual
+    if not re.fullmatch(r"(\[[^\[\]@]+\]|[^\[\]@:]+)(:\d*)?", parts.netloc) or port == 0:
+        return usual
+    problem = _host_problem(host)
+    if problem:
+        return f"is not a valid address: {problem}"
+    if not re.fullmatch(r"[!-~]+", url):
+        return usual
+    if parts.scheme != "https" and (parts.scheme != "http" or not _is_loopback(host)):
+        return "must begin with https:// (http:// only for this machine)"
+    return ""
+
+
+def _host_of(parts: _parse.SplitResult) -> str:
+    """Return the host of an address; the scope of an IPv6 one is written %25 there (RFC 6874)."""
+    return (parts.hostname or "").replace("%25", "%")
+
+
+def _host_problem(host: str) -> str:
+    """Return why no host can be called so, or an empty string."""
+    if not host.isascii():
+        return f"write its host as {_xn_form(host)}"
+    name = host.partition("%")[0]
+    if ":" in name or re.fullmatch(r"[\d.]+", name):
+        with contextlib.suppress(ValueError):
+            _ipaddress.ip_address(name)
+            return ""
+        return f"{host} is no IP address"
+    labels = name[:-1].split(".") if name.endswith(".") else name.split(".")
+    good = len(name) <= 253 and all(re.fullmatch(_LABEL, label) for label in labels)
+    return "" if good else f"{_one_line(host, 60)!r} is no host's name"
+
+
+def _xn_form(host: str) -> str:
+    """Return a name in its ASCII form. Python's codec is of 2003 and makes another domain of straße.de."""
+    labels = _unicodedata.normalize("NFC", host.lower()).split(".")
+    for number, label in enumerate(labels):
+        if not label.isascii():
+            labels[number] = "xn--" + label.encode("punycode").decode()
+    return ".".join(labels)
 
 
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1", "[::1]") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", host))
+    if host.lower() == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return _ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    return False
 
 
 class BaseAlerter(_Record):
@@ -1371,7 +1428,8 @@ class BaseAlerter(_Record):
         try:
             return self.send(message, params)
         except OSError as caught:
-            error = _transport_failure(self._who, caught, True)
+            reached = caught.filename is None  # else a module or a file could not be opened
+            error = _transport_failure(self._who, caught, reached)
         raise error
 
     # What a flavor may have besides; here each does nothing.
@@ -1493,7 +1551,8 @@ class BaseAlerter(_Record):
             raise AskNotSupported(f"{self._who}: it has its own ask alone, so no question can stay open")
         asked = self._frame(message, params, key)
         if key is None:
-            self._publish(asked, message, params)
+            with _one_operation():
+                self._publish(asked, message, params)
             return asked
         if not isinstance(key, str) or not key.strip():
             raise ConfigError("key must be a name, such as \"deploy-42\"")
@@ -1504,7 +1563,8 @@ class BaseAlerter(_Record):
             asked = self._adopt(Question(self, _recorded(key, old)), asked) if old else asked
             if asked._record.ref is None:
                 try:
-                    self._publish(asked, message, params)
+                    with _one_operation():
+                        self._publish(asked, message, params)
                 except (ConfigError, DeliveryError) as error:
                     if getattr(error, "outcome", "not_sent") == "not_sent":
                         asked._forget()
@@ -1569,7 +1629,8 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
     """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
     @functools.wraps(send)
     def checked(self: BaseAlerter, message: _Text, params: AlerterParameters | None = None) -> Receipt:
-        return send(self, *self._checked(message, params))
+        with _one_operation():
+            return send(self, *self._checked(message, params))
 
     return checked
 
@@ -1585,54 +1646,463 @@ def _worked(work: Callable[[], object]) -> bool:
 
 # === HTTP and TLS ===
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_TRUST_ALL: list[bool] = []  # not empty once a certificate failed against the folder of CAs alone
+_OWN_CA = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
+_HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
+_PASSING = (502, 503, 504)  # answers of a proxy that may be others soon
+_PIECE = 16 * 1024  # bytes that are written at once: one TLS record
+_SLOW = "it may be overloaded, or a firewall swallows what is sent: try later, or check the network"
+# What a handshake breaks on, by OpenSSL's word for it: what it means, what to do, and whether a try may help.
+_TLS_FAULTS = (
+    (r"WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
+     "it does not speak TLS at once on that port", "check host and port", False),
+    (r"CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA",
+     "it demands a certificate of its clients", "clients' certificates are not supported: ask its admin for "
+     "an address that needs none", False),
+    (r"PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT",
+     "its TLS is too old or too weak", "it has to speak TLS 1.2 or later, with today's ciphers", False),
+    (r"HANDSHAKE_FAILURE", "it refused", "its TLS is too old, or it demands a certificate of its clients, "
+     "which are not supported: ask its admin", False),
+    (r"", "the connection was closed in the handshake", "a firewall in between may forbid it, or that port "
+     "does not speak TLS at once: check host, port and network", True),
+)
+# The same for certificates, by OpenSSL's number (its page X509_STORE_CTX_get_error); 80 to 94 are strictness.
+_CERTIFICATE_FAULTS = {
+    9: ("is not valid yet; this machine's date is {now}", "set this machine's clock if it is wrong"),
+    10: ("has expired; this machine's date is {now}", "its owner has to renew it, unless that date is wrong"),
+    23: ("was revoked", "its owner has to replace it"),
+    **dict.fromkeys((62, 64), (
+        "is for another host", "check the host's name; a proxy or a log-in page may answer in its place")),
+    **dict.fromkeys((66, 67, 68), (
+        "or its CA's is too weak", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256")),
+    **dict.fromkeys(range(80, 95), (
+        "does not keep to RFC 5280 ({why})",
+        "Python 3.13 and later are strict: certificate or CA have to be made anew by their owner")),
+}
 
 
-def _tls() -> _ssl.SSLContext:
-    """Return the TLS context of this process; it verifies certificates and host names."""
-    named = tuple(map(os.environ.get, _CA_VARIABLES))
-    return _tls_context(named, None if any(named) or _TRUST_ALL else _ssl.get_default_verify_paths().capath)
+class _Unreachable(OSError):
+    """Why there is no connection, told by the place that knows. Nothing was delivered."""
+
+    def __init__(self, what: str, hint: str, *, code: str | None = None, again: bool = True) -> None:
+        super().__init__(what)
+        self.hint, self.code, self.again = hint, code, again
 
 
-@functools.lru_cache(maxsize=8)
-def _tls_context(named: tuple[str | None, ...], folder: str | None) -> _ssl.SSLContext:
-    """folder: of hashed CAs, used alone if it is one: that costs 0.1 ms, parsing the whole bundle 20 ms."""
-    with contextlib.suppress(OSError):
-        if folder and any(re.fullmatch(r"[0-9a-f]{8}\.\d", name) for name in os.listdir(folder)):
-            return _ssl.create_default_context(capath=folder)
-    context = _ssl.create_default_context()  # SSL_CERT_FILE is OpenSSL's own; the others are added here
-    for path in filter(None, named[1:]):
+class _Deadline:
+    """When something has to be over: by the alerter's clock or the real one, as a test's may stand still."""
+
+    def __init__(self, clock: _Clock, until: float) -> None:
+        self.clock, self.until = clock, until
+        self.stop = time.monotonic() + until - clock.monotonic()
+
+    def left(self) -> float:
+        return min(self.until - self.clock.monotonic(), self.stop - time.monotonic())
+
+
+class _Incoming(io.RawIOBase):
+    """What http.client, smtplib and imaplib read of a connection."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self.wire = wire
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self.wire.recv_into(buffer)
+
+
+class _Wire:
+    """A connection that ends in time, in the place of a socket.
+
+    A socket's timeout is for each read and write, so bytes that drip could go on for ever. Here each has what
+    is left until the deadline, and `room` bytes at most are read.
+    """
+
+    def __init__(self, sock: Any, place: str, deadline: _Deadline) -> None:
+        self.sock, self.place, self.deadline, self.room = sock, place, deadline, _BODY_CAP
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def allow(self, deadline: _Deadline, room: int = _BODY_CAP) -> None:
+        """Give what follows so much time, and the answer so many bytes."""
+        self.deadline, self.room = deadline, room
+
+    def _hurry(self) -> None:
+        left = self.deadline.left()
+        if left <= 0:
+            raise TimeoutError("no answer in time")
+        self.sock.settimeout(min(left, _SOCKET_TIMEOUT))
+
+    def sendall(self, data: Any) -> None:
+        for start in range(0, len(data), _PIECE):
+            self._hurry()
+            try:
+                self.sock.sendall(memoryview(data)[start:start + _PIECE])
+            except OSError as error:
+                if type(error).__name__ not in ("SSLEOFError", "SSLZeroReturnError"):
+                    raise
+                closed = BrokenPipeError(_reason(error))  # so that it is read what the peer said before
+            else:
+                continue
+            raise closed
+
+    def recv_into(self, buffer: Any) -> int:
+        self._hurry()
         try:
-            context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
+            count: int = self.sock.recv_into(buffer)
         except OSError as error:
-            raise ConfigError(f"cannot read the CA certificates in {path}: {_reason(error)}") from None
-    return context
+            if not re.search("CERTIFICATE_REQUIRED", str(getattr(error, "reason", ""))):
+                raise
+            trouble = _tls_trouble(error, self.place, "")  # TLS 1.3 says so after the handshake
+        else:
+            self.room -= count
+            if self.room < 0:
+                raise OSError("the answer is too large")
+            return count
+        raise trouble
+
+    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
+        return io.BufferedReader(_Incoming(self))
+
+    def encrypt(self, trust: _Trust, host: str) -> None:
+        """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
+        self._hurry()
+        try:
+            self.sock = trust.context.wrap_socket(self.sock, server_hostname=host.partition("%")[0],
+                                                  do_handshake_on_connect=False)
+            self.sock.do_handshake()
+            return
+        except (OSError, ValueError) as error:
+            trouble = _tls_trouble(error, self.place, trust.advice)
+        raise trouble
+
+    def is_quiet(self) -> bool:
+        """True if the peer has neither closed the connection nor said what nobody asked for."""
+        try:
+            self.sock.settimeout(0)
+            _socket.socket.recv(self.sock, 1, _socket.MSG_PEEK)  # below TLS, which has no peeking
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
 
-def _trust_all_installed() -> bool:
-    """True if a certificate that failed is worth another try, now with the whole bundle of CAs."""
-    again = not (_TRUST_ALL or any(map(os.environ.get, _CA_VARIABLES)))
-    _TRUST_ALL.append(True)
-    return again
+class _Trust:
+    """The CAs that connections trust, in the place of an SSLContext where a library starts TLS itself."""
+
+    def __init__(self, context: _ssl.SSLContext, advice: str = _OWN_CA, partial: bool = False) -> None:
+        self.context, self.advice = context, advice  # what to do about a certificate that is not trusted
+        self.partial = partial  # the system's folder of CAs alone, which need not hold them all
+
+    def wrap_socket(self, sock: Any, server_hostname: str) -> Any:
+        sock.encrypt(self, server_hostname)
+        return sock
+
+
+_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}  # by the variables that choose
+
+
+def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
+    """Return connect(trust), which makes a connection over TLS, to SMTP and IMAP servers too.
+
+    The system's folder of hashed CAs costs 0.1 ms, its whole bundle 20 ms. So the folder comes first, and
+    where a certificate fails against it alone, everything is done once more with the bundle.
+    """
+    key = tuple(os.environ.get(variable) for variable in (*_CA_VARIABLES, "SSL_CERT_DIR"))
+    trust = _TRUSTS.get(key) or _trust(who, key, False)
+    try:
+        return connect(trust)
+    except _Unreachable as error:
+        if not trust.partial or error.code != "certificate":
+            raise
+    kept = _TRUSTS[key]
+    return connect(_trust(who, key, True) if kept.partial else kept)
+
+
+def _trust(who: str, key: tuple[str | None, ...], whole: bool) -> _Trust:
+    """Return what the variables or the system name. It is kept if there are CAs in it.
+
+    There are none where the machine has none, or where this process has too many files open to read them.
+    """
+    try:
+        paths = _ssl.get_default_verify_paths()
+    except ImportError:
+        raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on this "
+                          "machine, and mail servers with use_tls=False") from None
+    named = [(variable, path) for variable, path in zip(_CA_VARIABLES, key) if path]
+    if not named and not whole and _is_hashed(paths.capath):
+        found = _Trust(_ssl.create_default_context(capath=paths.capath), partial=True)
+        return _TRUSTS.setdefault(key, found)
+    make: Any = _ssl.create_default_context
+    if key[0]:  # OpenSSL would pass over it in silence if it cannot be read
+        context = _read_cas(who, functools.partial(make, capath=paths.capath), *named.pop(0))
+    else:
+        context = make()
+    for variable, path in named:
+        _read_cas(who, context.load_verify_locations, variable, path)
+    advice = _OWN_CA
+    empty = not context.cert_store_stats()["x509"] and not _is_hashed(paths.capath)
+    if empty:
+        advice = "this machine has no CAs: install ca-certificates, or name a PEM file in SSL_CERT_FILE"
+    elif key[0] or named:
+        files = [f"{variable} ({path})" for variable, path in zip(_CA_VARIABLES, key) if path]
+        advice = f"no CA in {_among(files)} vouches for it: add the one that does"
+    elif key[-1] and not _is_hashed(key[-1]):
+        advice = f"SSL_CERT_DIR ({key[-1]}) has no hashed names: run openssl rehash {key[-1]}"
+    trust = _Trust(context, advice)
+    if not empty:
+        _TRUSTS[key] = trust
+    return trust
+
+
+def _is_hashed(folder: str | None) -> bool:
+    """True for a folder in which OpenSSL finds CAs: by names like 5ed36f99.0."""
+    try:
+        return any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in os.listdir(folder or os.devnull))
+    except OSError:
+        return False
+
+
+def _read_cas(who: str, load: Callable[..., _T], variable: str, path: str) -> _T:
+    """Return load(cafile=path), or capath. Raises ConfigError with what is wrong with that file."""
+    what = f"{who}: {variable} ({path})"
+    if os.path.isdir(path):
+        if not _is_hashed(path):
+            raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
+        return load(capath=path)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(65536)
+        return load(cafile=path)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        why = f"cannot be read: {_reason(error)}"
+        if isinstance(error, _ssl.SSLError):
+            why = "has a broken certificate in it"
+            if not head:
+                why = "is empty"
+            elif head[:1] == b"0":
+                why = f"is in DER form: make PEM of it with openssl x509 -inform der -in {path}"
+            elif b"-----BEGIN CERTIFICATE" not in head:
+                why = "holds no certificate in PEM form"
+    raise ConfigError(f"{what} {why}")
+
+
+def _tls_trouble(error: Exception, place: str, advice: str) -> _Unreachable:
+    """Return what it means that a handshake failed."""
+    if isinstance(error, _ssl.SSLCertVerificationError):
+        now = time.strftime("%Y-%m-%d")
+        usual = ("is not trusted ({why})", advice)
+        what, hint = _CERTIFICATE_FAULTS.get(error.verify_code, usual)
+        what = what.format(now=now, why=error.verify_message.rstrip("."))
+        what = f"TLS with {place}: the certificate {what}"
+        return _Unreachable(what, hint, code="certificate", again=False)
+    if isinstance(error, _socket.timeout):
+        return _Unreachable(f"TLS with {place}: no answer in time", _SLOW)
+    word = str(getattr(error, "reason", None) or "")
+    fault = next(fault for fault in _TLS_FAULTS if re.search(fault[0], word))
+    _, what, hint, again = fault
+    return _Unreachable(f"TLS with {place}: {what} ({_reason(error)})", hint, again=again)
+
+
+class _Proxy:
+    """The proxy through which the environment, or the system's settings, want https to go."""
+
+    def __init__(self, variable: str, address: str) -> None:
+        scheme, _, rest = address.rpartition("://")
+        if re.match("(?i)socks|https$", scheme):
+            raise ConfigError(f"{variable} names a {scheme.lower()}:// proxy, which is not supported: name its "
+                              "http:// one")
+        parts = _parse.urlsplit("")
+        port = None
+        with contextlib.suppress(ValueError):
+            parts = _parse.urlsplit("http://" + rest)
+            port = parts.port
+        self.host = _host_of(parts)
+        if scheme.lower() not in ("", "http") or not self.host or _host_problem(self.host):
+            raise ConfigError(f"{variable} is not the address of a proxy: write http://HOST:PORT")
+        self.variable, self.port, self.login = variable, port or 80, ""
+        self.place = f"the proxy {_join(self.host, self.port)} of {variable}"
+        if parts.username is not None:
+            user, password = _parse.unquote(parts.username), _parse.unquote(parts.password or "")
+            _remember_secret(password)
+            self.login = _Secret(_base64.b64encode(f"{user}:{password}".encode()).decode())
+
+    def open_tunnel(self, wire: _Wire, target: str) -> None:
+        """target: host:port. Raises _Unreachable with what the proxy says."""
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", "", ""]
+        if self.login:
+            lines.insert(2, f"Proxy-Authorization: Basic {self.login}")
+        try:
+            wire.sendall("\r\n".join(lines).encode("ascii"))
+            with _head_of(wire, "CONNECT") as answer:
+                if 200 <= answer.status < 300:
+                    return
+            trouble = self._refusal(answer, target)
+        except (OSError, _http_client.HTTPException, ValueError) as error:
+            slow = isinstance(error, _socket.timeout)
+            what = "no answer in time" if slow else f"no sensible answer ({_reason(error)})"
+            trouble = _Unreachable(f"{self.place}: {what}", "check that an HTTP proxy listens there")
+        raise trouble
+
+    def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
+        """Return why there is no tunnel. A refused log-in is not tried again: that locks accounts."""
+        status = answer.status
+        offers = answer.headers.get_all("Proxy-Authenticate") or []
+        schemes = sorted({offer.partition(" ")[0] for offer in offers})
+        if status == 407 and schemes and "basic" not in map(str.lower, schemes):
+            hint = f"it takes {' or '.join(schemes)} alone, which is not supported: ask its admin"
+        elif status == 407 and self.login:
+            hint = f"it does not take the user and password in {self.variable}: correct them"
+        elif status == 407:
+            hint = f"it wants a log-in: write http://USER:PASSWORD@HOST:PORT into {self.variable}"
+        elif 300 <= status < 400:
+            hint = "it redirects, to a log-in page perhaps: ask its admin how programs get out"
+        elif status in _PASSING:
+            hint = f"it cannot reach {target} now: try again later"
+        else:
+            hint = f"ask its admin to allow CONNECT to {target}"
+        return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy",
+                            again=status in _PASSING)
+
+
+def _proxy_for(host: str, port: int) -> _Proxy | None:
+    named = any(name.lower().endswith("_proxy") for name in os.environ)
+    if _is_loopback(host) or not named and sys.platform not in ("darwin", "win32"):
+        return None
+    proxies = _urllib.getproxies()
+    kind = "https" if proxies.get("https") else "all"
+    if not proxies.get(kind) or _urllib.proxy_bypass(_join(host, port)):
+        return None
+    usual = (f"{kind}_proxy", f"{kind}_proxy".upper())
+    variable = next((name for name in usual if os.environ.get(name)), "the system's settings")
+    return _Proxy(variable, proxies[kind])
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _dial(host: str, port: int, deadline: _Deadline, place: str = "", advice: str = "") -> _Wire:
+    """Return a connection. The time is for the look-up of the name and for all its addresses together.
+
+    place: what errors call it. advice: what they say besides where nothing is reached.
+    """
+    place = place or _join(host, port)
+    try:
+        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _no_connection(f"{place}: name look-up failed", error, advice) from None
+    if deadline.left() <= 0:
+        raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
+    end = time.monotonic() + min(deadline.left(), _SOCKET_TIMEOUT)
+    trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
+    for number, (family, kind, protocol, _, address) in enumerate(found):
+        sock = None
+        try:
+            sock = _socket.socket(family, kind, protocol)
+            sock.settimeout(max(end - time.monotonic(), 0.01) / (len(found) - number))
+            sock.connect(address)
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            return _Wire(sock, place, deadline)
+        except BaseException as error:  # whatever comes, Ctrl-C too, the socket is closed
+            if sock:
+                sock.close()
+            if not isinstance(error, OSError):
+                raise
+            trouble = _no_connection(f"{place}: no connection", error, advice)
+    raise trouble
+
+
+def _no_connection(what: str, error: Exception, advice: str) -> _Unreachable:
+    number = getattr(error, "errno", None)
+    if isinstance(error, (_socket.gaierror, UnicodeError)):
+        hint = "check the host's name, and this machine's DNS and network" + advice
+    elif isinstance(error, ConnectionRefusedError):
+        hint = "nothing listens there: check host and port"
+    elif isinstance(error, _socket.timeout):
+        hint = "a firewall may swallow it: check host and port" + advice
+    elif number in (errno.EMFILE, errno.ENFILE):
+        hint = "this process has too many files open: close some, or raise `ulimit -n`"
+    elif number in (errno.EACCES, errno.EPERM):
+        hint = "a sandbox or firewall of this machine forbids it"
+    else:
+        hint = "there is no way to that address from here: check the network" + advice
+    return _Unreachable(f"{what} ({_reason(error)})", hint)
+
+
+def _dial_mail(host: str, port: int, deadline: _Deadline) -> _Wire:
+    """Return a connection to a mail server, for SMTP or IMAP."""
+    proxies = [name for name in os.environ if name.lower() in ("https_proxy", "all_proxy")]
+    advice = f"; mail does not go through the proxy of {proxies[0]}" if proxies else ""
+    return _dial(host, port, deadline, advice=advice)
+
+
+class _Target:
+    """Where a request goes: an object, for the path may be secret, and a traceback may show locals."""
+
+    def __init__(self, url: str) -> None:
+        parts = _parse.urlsplit(url)
+        usual = 443 if parts.scheme == "https" else 80
+        self.encrypted, self.host, self.port = usual == 443, _host_of(parts), parts.port or usual
+        self.path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        name = self.host.partition("%")[0]  # a scope is this machine's affair
+        self.netloc = _join(name, self.port)
+        if self.port == usual:
+            self.netloc = self.netloc.rpartition(":")[0]
+
+    def connect(self, who: str, deadline: _Deadline) -> _Wire:
+        if not self.encrypted:  # on this machine
+            return _dial(self.host, self.port, deadline)
+        proxy = _proxy_for(self.host, self.port)
+
+        def dial(trust: _Trust) -> _Wire:
+            if proxy:
+                wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
+            else:
+                wire = _dial(self.host, self.port, deadline, advice=", or name a proxy in HTTPS_PROXY")
+            try:
+                if proxy:
+                    proxy.open_tunnel(wire, _join(self.host, self.port))
+                    wire.place = f"{_join(self.host, self.port)} through {proxy.place}"
+                wire.encrypt(trust, self.host)
+                return wire
+            except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
+                wire.close()
+                raise
+
+        return _trusting(who, dial)
 
 
 class _Answer:
     """What an HTTP service answered."""
 
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.status, self.headers, self.body = status, headers, body
-        self.text = body.decode("utf-8", "replace")
+    def __init__(self, status: int, headers: _email_message.Message, body: bytes, now: float) -> None:
+        self.status, self.headers, self.body, self.now = status, headers, body, now
+        self.text = body.decode("utf-8-sig", "replace")
 
     def json(self) -> Any:
         """Return the decoded body, None if it is not JSON."""
         with contextlib.suppress(ValueError, RecursionError):
             return _json.loads(self.body)
 
-    def seconds(self, given: Any = None) -> float:
-        """Return how long the service asks to wait; 1 s if it does not say."""
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            return min(max(0.25, float(given or self.headers.get("Retry-After") or 1)), 1e6)  # NaN is 0.25
-        return 1.0
+    def is_page(self) -> bool:
+        """True for a web page, as a log-in or an error page in the place of the service."""
+        return "text/html" in self.headers.get("Content-Type", "").lower() or self.text.lstrip()[:1] == "<"
+
+    def seconds(self, given: Any = None) -> float | None:
+        """Return how long the service asks to wait, None if it says nothing sensible."""
+        asked: Any = given or self.headers.get("Retry-After")
+        with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
+            if isinstance(asked, str) and ":" in asked:  # RFC 9110 allows a date as well
+                asked = _email_utils.parsedate_to_datetime(asked).timestamp() - self.now
+            seconds = float(asked)
+            return min(max(0.25, seconds), 1e6) if seconds > 0 else None  # not NaN either
+        return None
 
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None) -> DeliveryError:
         """Return the error for an answer that is no success."""
@@ -1640,129 +2110,150 @@ class _Answer:
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
         doubtful = status < 300 or status >= 500 and status != 503
-        waits = status == 429 or status == 503 and "Retry-After" in self.headers
         return _failure(who, what, status=status, code=code, hint=hint, again=status in (429, 503),
                         outcome="unknown" if doubtful else "not_sent",
-                        retry_after=self.seconds(retry_after) if waits else None,
+                        retry_after=self.seconds(retry_after) if status in (429, 503) else None,
                         final=None if code or status in (401, 403) else False)
 
 
-@contextlib.contextmanager
-def _cut_off(seconds: float, socket_of: Callable[[], Any]) -> Iterator[None]:
-    """Shut down a connection that goes on for longer: bytes that drip are in time for a socket's timeout."""
-    def shut() -> None:
-        with contextlib.suppress(OSError, TypeError, IndexError):  # it is closed already, or not made yet
-            _socket.socket.shutdown(socket_of(), _socket.SHUT_RDWR)
+_KEPT: dict[tuple[int, int], dict[str, _Wire]] = {}  # connections of operations, by process and thread
 
-    timer = _threading.Timer(max(seconds, 0.0), shut)
-    timer.daemon = True
-    with contextlib.suppress(RuntimeError):  # no new threads while the interpreter ends
-        timer.start()
+
+@contextlib.contextmanager
+def _one_operation() -> Iterator[None]:
+    """Keep this thread's HTTP connections from one request to the next, and close them at the end."""
+    thread = os.getpid(), _threading.get_ident()
+    if thread in _KEPT:  # this is part of a larger one
+        yield
+        return
+    kept = _KEPT[thread] = {}
     try:
         yield
     finally:
-        timer.cancel()
-
-
-def _link(request: _urllib.Request, timeout: float, context: _ssl.SSLContext) -> Any:
-    """Return the connection to make: direct, or through the proxy that the environment names."""
-    host, proxy = request.host, _urllib.getproxies().get("https")
-    if request.type == "http":  # on this machine
-        return _http_client.HTTPConnection(host, timeout=timeout)
-    if proxy and not _is_loopback(request.origin_req_host):
-        _urllib.ProxyHandler({}).proxy_open(request, proxy, "https")  # sets it, unless no_proxy has the host
-    link = _http_client.HTTPSConnection(request.host, timeout=timeout, context=context)
-    if request.host != host:
-        link.set_tunnel(host, headers={name.title(): text for name, text in request.headers.items()})
-    return link
-
-
-def _slices(body: Sequence[bytes], stop: float) -> Iterator[Any]:
-    """Yield 64 KB at a time: a socket's timeout is for each of them, so a slow line may take its time."""
-    for piece in body:
-        for start in range(0, len(piece), 65536):
-            if time.monotonic() > stop:
-                raise TimeoutError("sending took too long")
-            yield memoryview(piece)[start:start + 65536]
-
-
-def _dial(address: tuple[str, int], timeout: float, *_: Any) -> _socket.socket:
-    """Return a connection. The timeout is for all addresses of a host together, unlike the library's."""
-    found = _socket.getaddrinfo(*address, 0, _socket.SOCK_STREAM)
-    for number, row in enumerate(found, 1):
-        try:
-            link = _socket.create_connection((str(row[4][0]), int(row[4][1])), timeout / len(found))
-        except OSError:
-            if number == len(found):
-                raise
-        else:
-            link.settimeout(timeout)
-            return link
-    raise OSError("the host has no address")
+        del _KEPT[thread]
+        for wire in kept.values():
+            wire.close()
 
 
 def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Sequence[bytes] = (),
           headers: Mapping[str, str] = {}) -> _Answer:
     """Return the answer, whatever its status. The one place that speaks HTTP; it follows no redirect.
 
-    body: pieces, sent one after the other and never joined. until: on clock.monotonic; headers that drip are
-    the one thing it cannot bound. Raises DeliveryError, outcome "unknown" once the connection was made.
+    body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
+    outcome "unknown" once a request was written.
     """
-    left, context, made, taken = until - alerter.clock.monotonic(), _tls(), None, bytearray()
-    agent = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"
-    headers = {"User-Agent": agent, "Connection": "close", **headers}
+    kept = _KEPT.get((os.getpid(), _threading.get_ident()))
+    headers = {"User-Agent": f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters",
+               "Connection": "close" if kept is None else "keep-alive", **headers}
     if body:
         headers["Content-Length"] = str(sum(map(len, body)))
-    stop = time.monotonic() + left
+    wire, written = None, False
     try:
-        if left <= 0:
-            raise TimeoutError("no time left")
-        request = _urllib.Request(url)
-        link = _link(request, min(left, _SOCKET_TIMEOUT), context)
-        link._create_connection = _dial
-        with contextlib.closing(link):
+        deadline = _Deadline(alerter.clock, until)
+        if deadline.left() <= 0:
+            raise _Unreachable("no time left", "what came before took it all")
+        target = _Target(url)
+        headers["Host"] = target.netloc
+        link: Any = _http_client.HTTPConnection(target.host, target.port)
+        link.debuglevel = 0  # a program that sets it on the class would see the token printed
+        link._create_connection = lambda *_: target.connect(alerter._who, deadline)
+        wire = _still_open(kept, target, deadline)
+        if wire is None:
             link.connect()
-            made = link.sock
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # an answer may be there: a 413
-                link.request(method, request.selector, _slices(body, stop) if body else None, headers)
-            with link.getresponse() as response:
-                while not response.isclosed():
-                    made.settimeout(min(max(stop - time.monotonic(), 0.01), _SOCKET_TIMEOUT))
-                    piece = response.read1(65536)
-                    taken += piece
-                    if not piece:
-                        break
-                    if time.monotonic() > stop:
-                        raise TimeoutError("the answer took too long")
-                    if len(taken) > _BODY_CAP:
-                        raise ValueError("the answer is too large")
-                if response.length:
-                    raise _http_client.IncompleteRead(b"")
-                return _Answer(response.status, response.headers, bytes(taken))
+            wire = link.sock
+        link.sock, written = wire, True
+        whole = False
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # an answer may be there: a 413
+            link.request(method, target.path, iter(body) if body else None, headers)
+            whole = True
+        answer, stays = _read_answer(wire, method, alerter.clock.now())
+        if kept is not None and stays and whole:
+            kept[target.netloc], wire = wire, None
+        return answer
+    except AlerterError:
+        raise
     except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
-        error = _transport_failure(alerter._who, caught, bool(made))
+        error = _transport_failure(alerter._who, caught, written)
+    except BaseException as caught:  # Ctrl-C, a time limit
+        raise _stripped(caught) from None
+    finally:
+        if wire is not None:
+            wire.close()
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
 
 
+def _still_open(kept: dict[str, _Wire] | None, target: _Target, deadline: _Deadline) -> _Wire | None:
+    """Take the connection that an earlier request of the operation left, if it can be used again."""
+    wire = kept.pop(target.netloc, None) if kept else None
+    if wire is None:
+        return None
+    if not wire.is_quiet():
+        wire.close()
+        return None
+    wire.allow(deadline)
+    return wire
+
+
+def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
+    """Return an answer whose head is read. Those before it, as 103 Early Hints, are passed over."""
+    wire.room = _HEAD_CAP
+    answer: Any = _http_client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
+    answer.begin()
+    while 100 < answer.status < 200:  # the library itself passes over 100 alone
+        answer.headers = None
+        answer.begin()
+    wire.room = _BODY_CAP
+    return answer  # type: ignore[no-any-return]
+
+
+def _read_answer(wire: _Wire, method: str, now: float) -> tuple[_Answer, bool]:
+    """Return the whole answer, and whether the connection stays open after it."""
+    taken = bytearray()
+    with _head_of(wire, method) as response:
+        while not response.isclosed():
+            piece = response.read1(65536)
+            if not piece:
+                break
+            taken += piece
+        if response.length:
+            raise _http_client.IncompleteRead(b"")
+        answer = _Answer(response.status, response.headers, bytes(taken), now)
+        return answer, not response.will_close
+
+
+def _stripped(error: BaseException) -> BaseException:
+    """Return it without the frames and causes of a library, whose locals hold tokens and passwords."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 def _transport_failure(who: str, error: BaseException, reached: bool) -> DeliveryError:
-    """Return the DeliveryError for what sockets, ssl, urllib, http.client, smtplib or imaplib raised."""
-    reason = getattr(error, "reason", None)  # of a URLError
-    cause = reason if isinstance(reason, BaseException) else error
-    code = "certificate" if isinstance(cause, _ssl.SSLCertVerificationError) else None
-    hints: tuple[tuple[Any, str], ...] = (  # the first that fits
-        (_ssl.SSLCertVerificationError, "the certificate is not trusted: if a proxy or an own CA is in use, "
-                                        "name its PEM file in SSL_CERT_FILE"),
-        (_ssl.SSLError, "TLS failed: check host and port, and whether that port speaks TLS at once"),
-        (_socket.gaierror, "the host was not found: check its name, DNS and the network"),
-        (ConnectionRefusedError, "nothing listens there: check host and port"),
-        ((_socket.timeout, TimeoutError), "no answer in time: check network, firewall and proxy"),
-        (BaseException, "the connection failed: check network and proxy"))
-    hint = next(text for kind, text in hints if isinstance(cause, kind))
-    if "Tunnel connection" in str(cause):
-        hint = "the proxy refused: check HTTPS_PROXY and its user and password"
-    hint += "; it may have arrived, so look before you send it again" if reached else ""
+    """Return the DeliveryError for what sockets, ssl, http.client, smtplib or imaplib raised.
+
+    reached: a request may have been written, so nobody knows what became of it.
+    """
+    cause = getattr(error, "reason", None)  # a URLError's
+    inner = error.__context__  # smtplib raises its own error in place of what the socket raised
+    if isinstance(inner, _Unreachable):
+        cause = inner
+    elif not isinstance(cause, BaseException):
+        cause = error
+    if isinstance(cause, _Unreachable):
+        return _failure(who, cause, code=cause.code, hint=cause.hint, again=cause.again,
+                        final=cause.code == "proxy" and not cause.again)
     what = _reason(cause) if isinstance(cause, OSError) else f"no sensible answer ({type(cause).__name__})"
-    return _failure(who, what, code=code, hint=hint, final=False, again=not reached and not code,
+    if isinstance(cause, _socket.timeout):
+        what, hint = "no answer in time", "the service is slow, or something in between swallows it"
+    elif isinstance(cause, ConnectionRefusedError):
+        hint = "nothing listens there: check host and port"
+    elif isinstance(cause, ConnectionError):
+        hint = "the connection broke before the answer came: a proxy or firewall in between may do that"
+    elif isinstance(cause, OSError):
+        hint = "the connection failed"
+    else:
+        hint = "something else than the service seems to answer there: check the address and the port"
+    hint += "; it may have arrived, so look before you send it again" if reached else ""
+    return _failure(who, what, hint=hint, final=False, again=not reached,
                     outcome="unknown" if reached else "not_sent")
 
 
@@ -2418,7 +2909,7 @@ class SlackAlerter(_ChatAlerter):
         url = self._secret("slack_webhook_url")
         answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
         word, official = answer.text.strip(), "://hooks.slack" in url
-        if not (200 <= answer.status < 300 and (word == "ok" or not official and word[:1] != "<")):
+        if not (200 <= answer.status < 300 and (word == "ok" or not official and not answer.is_page())):
             code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
             raise answer.refusal(self._who, code or f"HTTP {answer.status} from the webhook", code)
 
@@ -2428,7 +2919,8 @@ class SlackAlerter(_ChatAlerter):
         place = self._call("files.getUploadURLExternal", about, until, sure=True)
         url, file_id = str(place.get("upload_url")), str(place.get("file_id"))
         thread = ref.get("thread_ts") or ref["ts"]
-        if not url.startswith(("https://", self.slack_api_url.partition("/api")[0] + "/")):
+        local = not self.slack_api_url.lower().startswith("https://")
+        if _url_problem(url) or not local and not url.startswith("https://"):
             raise _failure(self._who, "no usable upload address in the answer")
 
         def send_bytes() -> None:  # without the token: the URL has its own
@@ -3008,8 +3500,11 @@ class SMTPEmailAlerter(BaseAlerter):
     def _check_together(self) -> None:
         if not self.smtp_server or not self.sender_email:
             raise ConfigError(f"{self._who}: smtp_server and sender_email are needed")
-        if re.search(r"[\s/@]", self.smtp_server + self.imap_server):
-            raise ConfigError(f"{self._who}: smtp_server and imap_server are mere host names, no addresses")
+        for name in ("smtp_server", "imap_server"):
+            host = getattr(self, name)
+            problem = _host_problem(host) if host else ""
+            if problem:
+                raise ConfigError(f"{self._who}: {name} has to be a mere host name: {problem}")
         self._set("sender_email", _address(self.sender_email, f"{self._who}: sender_email"))
         self._set("recipient_email", tuple(self._recipients(self.recipient_email)))
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
@@ -3097,37 +3592,51 @@ class SMTPEmailAlerter(BaseAlerter):
     @contextlib.contextmanager
     def _smtp(self, until: float) -> Iterator[_smtplib.SMTP]:
         """Open a connection, encrypted and logged in as the fields say. Its failures are DeliveryErrors."""
-        at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
-        left, context = max(until - self.clock.monotonic(), 0.1), _tls()
+        session: Any = None
         user, password = self.username or self.sender_email, self._secret("password")
-        for told in (f"\0{user}\0{password}", password) if password else ():  # as a server may repeat them
-            _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
-
-        def dial(host: str, port: int, timeout: float) -> _socket.socket:
-            link = _dial((host, port), timeout)
-            return context.wrap_socket(link, server_hostname=host) if at_once else link
-
-        session: Any = _smtplib.SMTP(local_hostname="[127.0.0.1]",  # else it asks the DNS
-                                     timeout=min(left, _SOCKET_TIMEOUT))
-        session._get_socket, session._host = dial, self.smtp_server  # the name is what starttls verifies
         try:
-            with _cut_off(until - self.clock.monotonic(), lambda: session.sock):
-                _expect(session.connect(self.smtp_server, self.smtp_port), 220)
-                session.ehlo_or_helo_if_needed()
-                if self.use_tls and not at_once:
-                    session.starttls(context=context)
-                    session.ehlo_or_helo_if_needed()
-                if password:
-                    session.login(user, password)
-                yield session
-                with contextlib.suppress(OSError):  # how the server says good-bye does not matter
-                    session.quit()
+            if self.use_tls:
+                session = _trusting(self._who, lambda trust: self._smtp_connect(until, trust))
+            else:
+                session = self._smtp_connect(until, None)
+            if password:
+                _smtp_login(session, user, password)
+            yield session
+            with contextlib.suppress(OSError):  # how the server says good-bye does not matter
+                session.quit()
             return
+        except AlerterError:
+            raise
         except (OSError, ValueError) as caught:
             error = _smtp_failure(self._who, caught, False)
         finally:
-            session.close()
+            if session:
+                session.close()
         raise error from None
+
+    def _smtp_connect(self, until: float, trust: _Trust | None) -> _smtplib.SMTP:
+        """Return a connection, encrypted as use_tls says. trust is None without TLS."""
+        at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
+        session: Any = _smtplib.SMTP(local_hostname="[127.0.0.1]")  # else it asks the DNS
+
+        def dial(host: str, port: int, _: float) -> _Wire:
+            session.sock = wire = _dial_mail(host, port, _Deadline(self.clock, until))
+            wire.room = _HEAD_CAP  # of all that the server says
+            if trust and at_once:
+                wire.encrypt(trust, host)
+            return wire
+
+        session._get_socket, session._host = dial, self.smtp_server  # the name is what starttls verifies
+        try:
+            _expect(session.connect(self.smtp_server, self.smtp_port), 220)
+            session.ehlo_or_helo_if_needed()
+            if trust and not at_once:
+                session.starttls(context=trust)
+                session.ehlo_or_helo_if_needed()
+        except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
+            session.close()
+            raise
+        return session  # type: ignore[no-any-return]
 
     def _deliver(self, mail: _email_message.EmailMessage, people: list[str], files: list[_File]) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
@@ -3199,25 +3708,35 @@ class SMTPEmailAlerter(BaseAlerter):
         mail.set_content(_clean(text).replace("`", "") + "\n")
         self._deliver(mail, people, [])
 
-    def _imap(self, until: float) -> _imaplib.IMAP4_SSL:
-        class Connection(_imaplib.IMAP4_SSL):
-            def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
-                made.append(_dial((self.host, self.port), _SOCKET_TIMEOUT))
-                made.append(context.wrap_socket(made[0], False, False, server_hostname=self.host))
-                made[1].do_handshake()  # out here, where it can be cut off
-                return made[1]
+    def _imap(self, until: float) -> _imaplib.IMAP4:
+        """Open a connection over TLS and log in. Its failures are DeliveryErrors."""
+        deadline = _Deadline(self.clock, until)
 
-        made: list[Any] = []
-        session, context = None, _tls()
+        class Connection(_imaplib.IMAP4):
+            def __init__(self, host: str, port: int, trust: _Trust) -> None:
+                self.trust = trust
+                super().__init__(host, port)
+
+            def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
+                wire = _dial_mail(self.host, self.port, deadline)
+                try:
+                    wire.encrypt(self.trust, self.host)
+                except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
+                    wire.close()
+                    raise
+                return wire
+
+        session: Any = None
         password = self._secret("imap_password" if self.imap_password else "password")
         user, quoted = (re.sub(r'(["\\])', r"\\\1", text) for text in (
             self.imap_username or self.username or self.sender_email, password))
-        _remember_secret(quoted)  # as a server may repeat it
+        quoted = _Secret(quoted)  # as a server may repeat it
         try:
-            with _cut_off(until - self.clock.monotonic(), lambda: made[-1]):
-                session = Connection(self.imap_server, self.imap_port, ssl_context=context)
-                session.login(f'"{user}"', password)
-            return session
+            session = _trusting(self._who, lambda trust: Connection(self.imap_server, self.imap_port, trust))
+            _imap_login(session, user, password)
+            return session  # type: ignore[no-any-return]
+        except AlerterError:
+            raise
         except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
             error = _transport_failure(self._who, caught, False)
             if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
@@ -3230,8 +3749,6 @@ class SMTPEmailAlerter(BaseAlerter):
         with contextlib.suppress(OSError):
             if session:
                 session.shutdown()
-        for sock in made:
-            sock.close()
         raise error
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
@@ -3240,14 +3757,14 @@ class SMTPEmailAlerter(BaseAlerter):
         if "imap" not in memo:
             memo["imap"] = _insist(lambda: self._imap(until), self.clock, until, tries=1)
         try:
-            with _cut_off(_SEND_BUDGET, lambda: memo["imap"].sock):
-                return self._read(memo["imap"], question)
+            memo["imap"].sock.allow(_Deadline(self.clock, self._until(_SEND_BUDGET)), _MAILBOX_CAP)
+            return self._read(memo["imap"], question)
         except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
             error = _transport_failure(self._who, caught, False)
         self._release(question)
         raise error
 
-    def _read(self, session: _imaplib.IMAP4_SSL, question: Question) -> list[_Dict]:
+    def _read(self, session: _imaplib.IMAP4, question: Question) -> list[_Dict]:
         memo, record, token = question._memo, question._record, question.token
         if session.select("INBOX", readonly=True)[0] != "OK":
             raise ValueError("INBOX cannot be opened")
@@ -3292,8 +3809,10 @@ class SMTPEmailAlerter(BaseAlerter):
             _log_out(question._memo.pop("imap"))
 
 
-def _log_out(session: _imaplib.IMAP4_SSL) -> None:
+def _log_out(session: Any) -> None:
     with contextlib.suppress(OSError, _imaplib.IMAP4.error):
+        clock = session.sock.deadline.clock
+        session.sock.allow(_Deadline(clock, clock.monotonic() + _GOOD_BYE))
         session.logout()
     with contextlib.suppress(OSError):  # where that failed
         session.shutdown()
@@ -3330,6 +3849,35 @@ def _expect(answer: tuple[int, bytes], code: int) -> None:
         raise _smtplib.SMTPResponseException(*answer)
 
 
+def _remember_encoded(user: str, password: str) -> None:
+    """Keep the password out of every text in the forms in which a server may repeat it."""
+    for told in (f"\0{user}\0{password}", password):
+        _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
+
+
+def _smtp_login(session: Any, user: str, password: str) -> None:
+    """Log in. Under TLS PLAIN is as safe as CRAM-MD5, which fails on machines without MD5 (FIPS)."""
+    _remember_encoded(user, password)
+    offered = session.esmtp_features.get("auth", "").split()
+    if "PLAIN" in map(str.upper, offered) or "LOGIN" in map(str.upper, offered):
+        session.esmtp_features["auth"] = " ".join(way for way in offered if way.upper() != "CRAM-MD5")
+    try:
+        session.login(user, password)
+    except Exception:  # told by the caller
+        raise
+    except BaseException as error:  # Ctrl-C, a time limit
+        raise _stripped(error) from None
+
+
+def _imap_login(session: _imaplib.IMAP4, user: str, password: str) -> None:
+    try:
+        session.login(f'"{user}"', password)
+    except Exception:  # told by the caller
+        raise
+    except BaseException as error:  # Ctrl-C, a time limit
+        raise _stripped(error) from None
+
+
 def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryError:
     """Return the DeliveryError for what smtplib raised; from DATA on nobody knows whether it arrived."""
     status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
@@ -3346,7 +3894,7 @@ def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryErro
     return _transport_failure(who, error, in_data)
 
 
-def _fetched(session: _imaplib.IMAP4_SSL, uids: list[str], what: str,
+def _fetched(session: _imaplib.IMAP4, uids: list[str], what: str,
              ) -> Iterator[tuple[str, float | None, bytes]]:
     """Yield (UID, time of arrival, bytes) of mails. UIDs are digits and `what` is ours: no quoting."""
     status, rows = session.uid("FETCH", ",".join(uids), f"(UID INTERNALDATE {what})") if uids else ("OK", [])
