@@ -1915,7 +1915,7 @@ class _Proxy:
     def __init__(self, variable: str, address: str) -> None:
         scheme, _, rest = address.rpartition("://")
         if re.match("(?i)socks|https$", scheme):
-            raise ConfigError(f"{variable} names a {scheme.lower()}:// proxy, which is not supported: name its "
+            raise ConfigError(f"{variable} names a {scheme.lower()}:// proxy, which cannot be used: name its "
                               "http:// one")
         parts = _parse.urlsplit("")
         port = None
