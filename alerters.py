@@ -36,6 +36,7 @@ import os
 import re
 import sys
 import time
+import weakref
 
 # Most programs use few of these modules, and some are slow to import. Type checkers, and tools that look for
 # import statements (PyInstaller, cx_Freeze, Nuitka), read the first branch; a running program the second.
@@ -926,6 +927,7 @@ class Question:
         # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
         self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is decided
+        self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._due = float("inf")  # on clock.monotonic: this poll counts what was read since then; inf: anew
         self._decision: Decision | None = None
         self._not_before = 0.0
@@ -987,6 +989,7 @@ class Question:
         if timeout is not None:
             until = min(until, clock.now() + _seconds(timeout, "timeout"))
         try:
+            self.alerter._join(self)
             while True:
                 with _one_operation():
                     decision = self._poll()
@@ -1460,6 +1463,9 @@ class BaseAlerter(_Record):
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         """Write under the question. to: the reply that it answers; None: it is for everybody."""
+
+    def _join(self, question: Question) -> None:
+        """Begin to wait for a question: it may be read together with others from now on."""
 
     def _release(self, question: Question) -> None:
         """Let go of what its `_memo` holds open."""
@@ -2323,6 +2329,7 @@ class _ChatAlerter(BaseAlerter):
     _payload: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]
     _put: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]  # posts it: the ref
     _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
+    _place_of: Callable[[Question], Tuple[str, str]]  # the channel it stands in, and the thread or ""
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
@@ -2410,6 +2417,45 @@ class _ChatAlerter(BaseAlerter):
     def _text(self, lines: Iterable[_Line]) -> str:
         return _render(lines, self._mark).strip("\n")
 
+    def _join(self, question: Question) -> None:
+        view, left = self._shared_view(question), question.deadline - self.clock.now()
+        if len(view.questions) > 1 and left > _POLL_MIN:
+            self._pause(question, _POLL_MIN)
+
+    def _shared_view(self, question: Question) -> _View:
+        """Return what is read of the question's channel or thread together for all who wait there."""
+        if question._shared is None:
+            channel, thread = self._place_of(question)
+            token, listen = getattr(self, f"{self.flavor}_token"), getattr(self, "listen", "")
+            key = (os.getpid(), self.flavor, token, listen, id(self.clock), channel, thread)
+            question._shared = _VIEWS.get(key) or _View(channel, thread)
+            _VIEWS[key] = question._shared
+        question._shared.questions.add(question)
+        view: _View = question._shared
+        return view
+
+    def _release(self, question: Question) -> None:
+        if question._shared is not None:
+            question._shared.questions.discard(question)
+        question._shared, question._due = None, float("inf")
+
+    def _pause(self, question: Question, seconds: float) -> None:
+        """Sleep between two polls; where others wait, too, until a moment at which all of them poll.
+
+        These are the multiples of 1, 2, 4, 8 and 16 s: one reading then serves all whose poll is due.
+        """
+        now, step = self.clock.monotonic(), _POLL_MIN
+        while step * 2 <= seconds:
+            step *= 2
+        moment = (now // step + 1) * step
+        together = len(self._shared_view(question).questions) > 1 and seconds >= step
+        if together and moment - now < question.deadline - self.clock.now():
+            question._due = moment - 0.05  # clocks and sleeps are not that exact
+            seconds = moment - now
+        else:
+            question._due = float("inf")
+        self.clock.sleep(max(seconds, 0.0))
+
     def _share(self, view: _View, question: Question, read: Callable[[_View], None]) -> None:
         """Read what several questions need, unless one of them has done so since this one's poll was due."""
         with view.lock:
@@ -2494,9 +2540,9 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
 class _View:
     """What is read of one channel or thread for the questions there that this process waits for."""
 
-    def __init__(self, question: Question | None, channel: str, thread: str = "") -> None:
+    def __init__(self, channel: str, thread: str = "", *questions: Question) -> None:
         self.channel, self.thread = channel, thread
-        self.questions = {question.token: question} if question else {}
+        self.questions = set(questions)
         self.lock = _threading.Lock()  # one reads, and the others take what it finds
         self.began = -1.0  # on clock.monotonic: when the last reading began
         self.error: DeliveryError | None = None  # what it ended with
@@ -2510,8 +2556,15 @@ class _View:
         self.rationed = False
         self.read_at = -1e9  # on clock.monotonic: when it was last read whole
 
+        self.quiet_for = _POLL_MIN  # s for which a thread is taken to be as it was if the channel says so
+
     def waiting(self) -> list[Question]:
-        return list(self.questions.values())
+        """Return the questions as they are now, whoever comes or goes meanwhile."""
+        return list(self.questions)
+
+
+# The views of all questions that are waited for, by process, alerter, channel and thread.
+_VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 
 
 def _asks_another(question: Question, row: _Dict, by_bot: bool, texts: Sequence[object]) -> bool:
@@ -2608,8 +2661,39 @@ class SlackAlerter(_ChatAlerter):
 
     def _read_thread_of(self, question: Question, seen: _SlackMemory) -> None:
         """Set `seen.rows` to the question's row and its thread, as far as they can be read."""
-        self._share(seen.thread, question, self._read_thread)
-        seen.rows, seen.missing, seen.fresh = seen.thread.rows, seen.thread.missing, not seen.thread.resumed
+        shared: _View | None = question._shared
+        thread, told = seen.thread, None
+        if shared and shared.thread:
+            thread = shared
+        elif shared and len(shared.questions) > 1 and question.deadline > self.clock.now():
+            row = self._overview_row(question, shared)
+            if row and self._is_as_it_was(row, seen, shared):
+                replies = [reply for reply in seen.thread.rows if reply.get("ts") != row["ts"]]
+                seen.rows, seen.missing, seen.fresh = [row, *replies], None, True
+                return
+            told = _told(row)
+        self._share(thread, question, self._read_thread)
+        seen.rows, seen.missing, seen.fresh = thread.rows, thread.missing, not thread.resumed
+        seen.told, seen.told_at = told, thread.began
+
+    def _overview_row(self, question: Question, view: _View) -> _Dict | None:
+        """Return the question's row from the list of the channel, None where it is not to be had."""
+        try:
+            self._share(view, question, self._read_channel)
+        except DeliveryError as error:
+            if error.retry_after is None:
+                raise
+            return None  # rationed, or too much stands between the questions: each is read for itself
+        rows = [] if view.resumed else view.rows
+        return next((row for row in rows if row.get("ts") == question.ref["ts"]), None)
+
+    def _is_as_it_was(self, row: _Dict, seen: _SlackMemory, view: _View) -> bool:
+        """True if its row tells that a thread needs no reading. An answer edited in, it does not tell."""
+        if not row.get("reply_count") and not row.get("thread_ts"):
+            seen.thread.rows = []
+            return True
+        recently = self.clock.monotonic() - seen.told_at < view.quiet_for
+        return recently and not seen.missing and _told(row) == seen.told
 
     def _read_thread(self, view: _View) -> None:
         """Read a thread to its end, or as far as Slack lets: some apps may read one page a minute.
@@ -2641,7 +2725,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _channel_rows(self, question: Question, seen: _SlackMemory) -> list[_Dict]:
         """Return the channel's rows from the question on, none where they cannot all be read."""
-        view = seen.channel
+        view: _View = question._shared or seen.channel
         try:
             self._share(view, question, self._read_channel)
         except DeliveryError as error:
@@ -2654,18 +2738,27 @@ class SlackAlerter(_ChatAlerter):
         return view.rows
 
     def _read_channel(self, view: _View) -> None:
-        """Read a channel from the oldest question on that somebody waits for."""
+        """Read a channel from the oldest question that somebody waits for to the newest, or to its end."""
         now = self.clock.monotonic()
         if now < view.free_at:
-            raise _failure(self._who, "Slack rations reading the channel", retry_after=view.free_at - now)
-        oldest = min((question.ref for question in view.waiting()), key=_moment)
+            raise _failure(self._who, "the channel cannot be read now", retry_after=view.free_at - now)
+        refs = sorted((question.ref for question in view.waiting()), key=_moment)
+        args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
+        pages = 50
+        if self.listen != "channel":  # the questions alone are wanted
+            args["latest"], pages = str(refs[-1]["ts"]), 1 + len(refs) // 10
         view.resumed = bool(view.paging.cursor)
-        args = {"channel": view.channel, "oldest": str(oldest["ts"]), "inclusive": "true"}
         try:
-            view.rows = self._rows("history", args, view.paging)
+            view.rows = self._rows("history", args, view.paging, pages=pages)
         except DeliveryError as error:
+            if self.listen != "channel":
+                view.paging.restart()  # what they showed earlier is of no use
+                if error.code == "too_many":
+                    error.retry_after = _RATION
             view.free_at = now + (error.retry_after or 0.0)
             raise
+        talked = sum(bool(row.get("reply_count")) for row in view.rows)
+        view.quiet_for = max(_POLL_MIN, talked / 4)  # so that four of them are read in a second
 
     def _taps(self, question: Question, seen: _SlackMemory, row: _Dict | None) -> list[_Dict]:
         """Return who gave which reaction. row: the question's own; None if it was not read."""
@@ -2790,6 +2883,9 @@ class SlackAlerter(_ChatAlerter):
 
     def _me(self) -> str:
         return str(self._account().get("user_id"))
+
+    def _place_of(self, question: Question) -> tuple[str, str]:
+        return str(question.ref["channel"]), str(question.ref.get("thread_ts") or "")
 
     def _may(self, *scopes: str) -> bool:
         """True if the token has one of the scopes, or if it cannot be told."""
@@ -2979,6 +3075,12 @@ def _is_person(row: _Dict) -> bool:
     return row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
 
 
+def _told(row: _Dict | None) -> tuple[Any, ...]:
+    """Return what the row of a thread's parent tells of the replies."""
+    row = row or {}
+    return row.get("reply_count"), row.get("latest_reply")
+
+
 def _lacks_users(reaction: _Dict) -> bool:
     """True if Slack left out some who gave it, as it does outside of reactions.get."""
     return len(_rows_of(reaction.get("users"), str)) < int(reaction.get("count", 0))
@@ -3005,14 +3107,16 @@ class _SlackMemory:
 
     def __init__(self, question: Question) -> None:
         channel, ts = question.ref["channel"], question.ref["ts"]
-        self.thread = _View(question, channel, question.ref.get("thread_ts") or ts)
-        self.channel = _View(question, channel)
+        self.thread = _View(channel, question.ref.get("thread_ts") or ts, question)
+        self.channel = _View(channel, "", question)
         self.author = ""  # who posted the question, and never decides
         self.rows: list[_Dict] = []  # this poll's: the question and its thread
         self.missing: DeliveryError | None = None  # why some of them could not be read
         self.fresh = False  # the first of them were read in this poll too
         self.taps_free_at = 0.0  # on clock.monotonic: no reactions.get before
         self.taps_error: DeliveryError | None = None  # why it failed last
+        self.told: Any = None  # what the channel's list told of the thread when that was last read whole
+        self.told_at = -1e9  # on clock.monotonic
 
     def row(self, question: Question) -> _Dict | None:
         """Return the question's own row."""
@@ -3091,12 +3195,14 @@ class DiscordAlerter(_ChatAlerter):
             question._memo["discord"] = _DiscordMemory(question)
         seen: _DiscordMemory = question._memo["discord"]
         place, mid = question.ref["channel_id"], question.ref["message_id"]
-        self._share(seen.channel, question, self._read_channel)
-        message = next((row for row in seen.channel.rows if row["id"] == mid), None)
+        view: _View = question._shared or seen.channel
+        self._share(view, question, self._read_channel)
+        rows = view.rows
+        message = next((row for row in rows if row["id"] == mid), None)
         if message is None:  # deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
         question_ids = [mid, *question._record.parts]
-        below = [row for row in seen.channel.rows if int(row["id"]) > int(mid)]
+        below = [row for row in rows if int(row["id"]) > int(mid)]
         answers = [self._answer(question, row, "reply") for row in below if _answers_to(row) in question_ids]
         if self.listen == "channel":
             for row in _above_next(below, question):
@@ -3223,6 +3329,9 @@ class DiscordAlerter(_ChatAlerter):
         name = _parse.quote(own[1] if own else chars.get(emoji, emoji).replace("\ufe0f", ""), safe="")
         path = _REACTIONS.format(name, **ref) + "/@me"
         _insist(lambda: self._call("PUT", path), self.clock, self._until(), sure=True)
+
+    def _place_of(self, question: Question) -> tuple[str, str]:
+        return str(question.ref["channel_id"]), ""
 
     def _ready_to_read(self, where: _Dict) -> None:
         """Without Read Message History a list comes empty, and only the reading of one message is refused."""
@@ -3407,7 +3516,7 @@ class _DiscordMemory:
     """What is kept of a question from poll to poll."""
 
     def __init__(self, question: Question) -> None:
-        self.channel = _View(question, question.ref["channel_id"])
+        self.channel = _View(question.ref["channel_id"], "", question)
         self.thread = _Pages(int(question.ref["message_id"]))  # of the thread on it
         self.warned = False  # that replies come without their text
 

@@ -5649,6 +5649,89 @@ def test_many_questions_in_one_channel_get_their_own_answers(room):
     assert {n: (d.status, d.by) for n, d in decisions.items()} == wanted
 
 
+class CrowdClock(FakeClock):
+    """Virtual time for many threads: when all of them sleep, it goes on to where the first one wakes."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn, self.awake, self.sleepers = threading.Condition(), 0, {}
+
+    def sleep(self, seconds):
+        me = threading.get_ident()
+        with self.turn:
+            self.sleepers[me] = self._passed + seconds
+            self.awake -= 1
+            self._go_on()
+            self.turn.wait_for(lambda: me not in self.sleepers)
+
+    def _go_on(self):
+        while not self.awake and self.sleepers:
+            super().sleep(max(min(self.sleepers.values()) - self._passed, 0))
+            due = [who for who, wakes in self.sleepers.items() if wakes <= self._passed]
+            self.awake += len(due)
+            for who in due:
+                del self.sleepers[who]
+            self.turn.notify_all()
+
+    def run(self, work, *cases):
+        """Call work(case) for each in a thread of its own; return what they returned."""
+        results = {}
+
+        def one(number):
+            try:
+                results[number] = work(cases[number])
+            finally:
+                with self.turn:
+                    self.awake -= 1
+                    self._go_on()
+
+        threads = [threading.Thread(target=one, args=(n,)) for n in range(len(cases))]
+        self.awake = len(threads)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [results.get(n) for n in range(len(cases))]
+
+
+@pytest.fixture(params=["slack", "discord"])
+def crowd(request, shortcut):
+    """A room with many open questions, of which a tenth have an answer of somebody who may not decide."""
+    with {"slack": FakeSlack, "discord": FakeDiscord}[request.param](CrowdClock()) as service:
+        room = Room(request.param, service)
+        alerter = room.alerter(approvers=[room.ann, room.bob], timeout=300)
+        room.questions = [room.ask(f"Deploy {n}?", alerter) for n in range(100 if MORE else 40)]
+        for question in room.questions[::10]:
+            room.reply(question, room.eve, "yes")
+        yield room
+
+
+def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
+    room, clock, edited = crowd, crowd.clock, []
+    acts = {  # question -> when, what
+        1: (7, lambda q: room.reply(q, room.ann, "yes")), 2: (7, lambda q: room.reply(q, room.ann, "no")),
+        3: (8, lambda q: room.react(q, room.bob, "✅")), 5: (90, lambda q: room.react(q, room.ann, "❌")),
+        4: (40, lambda q: room.in_thread(q, room.ann, "yes")),
+        7: (299.5, lambda q: room.reply(q, room.ann, "yes"))}
+    for n, (second, act) in acts.items():
+        clock.at(second, lambda q=room.questions[n], act=act: act(q))
+    clock.at(2, lambda: edited.append(room.reply(room.questions[6], room.ann, "hm")))
+    clock.at(20, lambda: room.service.edit(edited[0], "yes"))
+    before = len(room.service.calls)
+    decisions = clock.run(lambda question: question.wait(), *room.questions)
+    wanted = {1: YES, 2: NO, 3: YES, 4: YES, 5: NO, 6: YES, 7: YES}
+    assert {n: d.status for n, d in enumerate(decisions) if d.status != "timeout"} == wanted
+    assert {n: decisions[n].by for n in wanted} == {n: room.bob if n == 3 else room.ann for n in wanted}
+    reads = [call.at - clock.start for call in room.service.calls[before:] if call.path.find("post") < 0]
+
+    def rate(start, end):
+        return sum(start <= moment < end for moment in reads) / (end - start)
+
+    assert rate(0, 10) <= 12 and rate(50, 100) <= 3 and rate(200, 290) <= 1.5
+    delays = {n: decisions[n].at - acts[n][0] - clock.start for n in (3, 5)}
+    assert delays[3] <= 1.1 and delays[5] <= 9.1  # a tap's decision has the time of its reading
+
+
 def test_questions_asked_from_many_threads_get_their_own_answers(room):
     """Real threads over one alerter; each answers its own question by what it reads in the channel."""
     alerter, got = room.alerter(), {}
