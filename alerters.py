@@ -501,7 +501,8 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
     if isinstance(message, str):
         return AlerterMessage(**{"body": message, **fields})
     if isinstance(message, BaseException):
-        told = {"title": _exception_line(message), "body": _exception_text(message), "level": "error"}
+        told = {"title": _exception_line(message), "body": _exception_text(message, line_first=False),
+                "level": "error"}
         return AlerterMessage(**{**told, **fields})
     kind = type(message).__name__
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {kind}")
@@ -4762,74 +4763,214 @@ smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step, post)
 
 
 # === Hooks and watch ===
-def _tell(message_of: Callable[[], AlerterMessage], *targets: BaseAlerter | str | None) -> None:
+_FRAMEWORKS = ("airflow", "celery", "dagster", "prefect", "zenml")
+_WILL_RETRY = "failed, will retry"
+_PREFECT_ENDINGS = {"Crashed": "crashed", "TimedOut": "timed out", "Cancelled": "cancelled"}
+
+
+def _tell(message_of: Callable[[], AlerterMessage], *targets: BaseAlerter | str | None) -> bool:
     """Post for a job that must not notice: whatever goes wrong is one line in the log."""
+    told = True
     for target in targets or (None,):
         try:
-            post(message_of(), alerter=target)
+            told = post(message_of(), alerter=target) and told
         except Exception as error:  # the wrapped job's own result matters more than any error of an alert
-            _log().error("the alert was not sent: %s", _one_line(error))
+            told = False
+            with contextlib.suppress(Exception):  # and so it does where another's log handler raises
+                _log().error("the alert was not sent: %s", _one_line(error))
+    return told
 
 
-def _exception_text(error: BaseException) -> str:
-    """Return an exception for a message: its end, which says what happened, is seen first."""
-    whole = "".join(_traceback.format_exception(type(error), error, error.__traceback__))
-    lines = whole.rstrip().split("\n")
-    end = _fenced("\n".join(lines[-15:])) + "\n\nThe whole traceback:\n" if len(lines) > 20 else ""
-    return end + _fenced(whole)
+def _import_for_failures() -> None:
+    """Import what a failure is told with: by then there may be no file descriptor left to read it."""
+    import logging, socket, threading, traceback  # noqa: E401, F401, I001
 
 
-def _hook_message(what: str, context: Sequence[Any]) -> AlerterMessage:
-    """Return a hook's message. Only the exception and the names of run, dag, flow and task go out.
+def _exception_text(error: BaseException, line_first: bool = True) -> str:
+    """Return an exception for a message: its own line, then the traceback as Python prints it.
 
-    ZenML passes the exception; Airflow a dict; Prefect flow (or task), run and state.
+    Frames of this module and of a framework that called the job say nothing about the job: they are left out.
     """
-    error: Any = None
-    names: dict[str, Any] = {}
-    objects = []
-    for item in context:
-        if isinstance(item, (BaseException, str)):
-            error = item
-        elif hasattr(item, "keys"):
-            error = item.get("exception") or error
-            task = item.get("task_instance") or item.get("ti") or item.get("task")
-            names.update(dag=getattr(item.get("dag"), "dag_id", None), run=item.get("run_id"),
-                         task=getattr(task, "task_id", None))
-        elif item is not None:
-            objects.append(item)
-    first = "task" if objects and "task" in type(objects[0]).__name__.lower() else "flow"
-    names.update({label: item.name for label, item in zip((first, "run"), objects)
-                  if isinstance(getattr(item, "name", None), str)})
-    if len(objects) > 2 and error is None and what == "failed":
-        error = _state_error(objects[2])
-    names = {label: str(name) for label, name in names.items() if name}
-    name = names.get("task") or names.get("flow") or names.get("dag") or "Pipeline"
-    body = _exception_text(error) if isinstance(error, BaseException) else error and _fenced(str(error))
-    level: _Level = "error" if what == "failed" else "success"
-    return AlerterMessage(f"{name} {what}", body or None, names, level=level)
+    whole = _traceback.TracebackException(type(error), error, error.__traceback__)
+    left_out = _folders_left_out()
+    parts = [whole]
+    while parts:
+        part = parts.pop()
+        kept = [frame for frame in part.stack if not frame.filename.startswith(left_out)]
+        part.stack[:] = kept or part.stack
+        parts += filter(None, (part.__cause__, part.__context__))
+        parts += getattr(part, "exceptions", None) or ()  # of a group
+    line = "".join(whole.format_exception_only())
+    text = "".join(whole.format())
+    if line_first and text != line:
+        text = f"{line}\n{text}"
+    return _fenced(text)
+
+
+def _folders_left_out() -> tuple[str, ...]:
+    """Return how the file names of frames begin that no traceback shows."""
+    folders = [_folders_left_out.__code__.co_filename]
+    for name in _FRAMEWORKS:
+        for folder in getattr(sys.modules.get(name), "__path__", ()):
+            folders.append(os.path.join(folder, ""))
+    return tuple(folders)
+
+
+class _Ending:
+    """How a piece of work ended, as a framework told it: only this goes out of all that it hands over."""
+    def __init__(self, name: Any, facts: Mapping[str, Any], error: Any = None, how: str = "failed") -> None:
+        self.name, self.facts, self.error, self.how = name or "Pipeline", facts, error, how
+
+    def message(self, failed: bool) -> AlerterMessage:
+        if not failed:
+            return AlerterMessage(f"{self.name} succeeded", metadata=self.facts, level="success")
+        body = None
+        if isinstance(self.error, BaseException):
+            body = _exception_text(self.error)
+        elif isinstance(self.error, str) and self.error:
+            body = _fenced(self.error)
+        level: _Level = "error"
+        if self.how == _WILL_RETRY:
+            level = "warning"
+        return AlerterMessage(f"{self.name} {self.how}", body, self.facts, level=level)
+
+
+def _peek(source: Any, path: str) -> Any:
+    """Return what stands at a dotted path in a framework's object, None if nothing does or can be read."""
+    for name in path.split("."):
+        try:
+            if hasattr(source, "keys"):
+                source = source[name]
+            else:
+                source = getattr(source, name)
+        except Exception:  # a context may ask a database for it; the rest is told all the same
+            return None
+    return source
+
+
+def _facts(source: Any, **paths: str) -> _Dict:
+    """Return the facts that stand at dotted paths in a framework's object, for a message."""
+    facts = {}
+    for label, path in paths.items():
+        fact = _peek(source, path)
+        if fact is not None:
+            facts[label.replace("_", " ")] = fact
+    return facts
+
+
+def _hook_message(failed: bool, first: Any, rest: Sequence[Any], named: Mapping[str, Any]) -> AlerterMessage:
+    """Return what a hook tells. Each framework calls it in a way of its own."""
+    if "sender" in named:
+        ending = _celery_ending(first, named)
+    elif hasattr(first, "keys"):
+        ending = _airflow_ending(first)
+    elif rest:
+        ending = _prefect_ending(failed, first, *rest[:2])
+    elif first is None or isinstance(first, (BaseException, str)):
+        ending = _zenml_ending(first)
+    else:
+        ending = _dagster_ending(first)
+    return ending.message(failed)
+
+
+def _zenml_ending(error: Any) -> _Ending:
+    """ZenML passes the exception at most; the names are in the context of the step that is running."""
+    context = None
+    with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
+        context = sys.modules["zenml"].get_step_context()
+    facts = _facts(context, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name")
+    return _Ending(facts.get("step"), facts, error)
+
+
+def _airflow_ending(context: Any) -> _Ending:
+    """Airflow passes a mapping. Source: airflow.apache.org, Logging & Monitoring, Callbacks."""
+    error = _peek(context, "exception")
+    facts = _facts(context, dag="dag.dag_id", run="run_id", reason="reason")
+    if "reason" in facts:  # of a whole DAG: the task instance in there is any one of its tasks
+        return _Ending(facts.get("dag"), facts, error)
+    task = _peek(context, "task_instance") or _peek(context, "ti") or _peek(context, "task")
+    facts.update(_facts(task, task="task_id", map_index="map_index", host="hostname", log="log_url"))
+    if facts.get("map index") == -1:
+        del facts["map index"]  # the task is not mapped
+    state = _peek(task, "state")
+    number = _peek(task, "try_number")
+    retries = _peek(task, "max_tries")
+    if isinstance(number, int) and isinstance(retries, int):
+        facts["try"] = f"{number} of {retries + 1}"
+        if number <= retries and state != "failed":  # it fails early where the task asks for no other try
+            state = "up_for_retry"
+    how = "failed"
+    if state == "up_for_retry":
+        how = _WILL_RETRY
+    return _Ending(facts.get("task"), facts, error, how)
+
+
+def _prefect_ending(failed: bool, work: Any, run: Any, state: Any = None) -> _Ending:
+    """Prefect passes flow (or task), run and state. Source: docs.prefect.io/v3/how-to-guides/workflows."""
+    kind = "flow"
+    if "task" in type(work).__name__.lower():
+        kind = "task"
+    facts = {**_facts(work, **{kind: "name"}), **_facts(run, run="name")}
+    with contextlib.suppress(Exception):  # another Prefect, say: then there is no link
+        link = sys.modules["prefect.utilities.urls"].url_for(run)
+        if link:
+            facts["link"] = link
+    if not failed:
+        return _Ending(facts.get(kind), facts)
+    facts.update(_facts(state, state="name"))
+    error = _state_error(state) or _peek(state, "message")
+    how = _PREFECT_ENDINGS.get(facts.get("state", ""), "failed")
+    return _Ending(facts.get(kind), facts, error, how)
 
 
 def _state_error(state: Any) -> BaseException | None:
     """Return the exception in a Prefect state, or None."""
-    found = getattr(state, "data", None)
-    if not isinstance(found, BaseException) and callable(getattr(state, "result", None)):
-        try:
-            found = state.result(raise_on_failure=False)
-        except Exception as error:  # a state whose result is missing still tells of the failure
-            found = error
-        if _inspect.iscoroutine(found):
-            found.close()  # it cannot be awaited here
+    for found in (_peek(state, "data"), _peek(state, "data.result")):
+        if isinstance(found, BaseException):
+            return found
+    try:
+        found = state.result(raise_on_failure=False)
+        if _inspect.iscoroutine(found):  # of an async flow, and there is no waiting for it here
+            with contextlib.closing(found):
+                found.send(None)
+    except StopIteration as end:
+        found = end.value
+    except Exception as error:  # a state whose result is missing still tells of the failure
+        found = error
     return found if isinstance(found, BaseException) else None
 
 
-def alerter_success_hook(*context: Any) -> None:
-    """Post that a step, task or flow succeeded, as ZenML, Airflow and Prefect call it. Never raises."""
-    _tell(lambda: _hook_message("succeeded", context))
+def _dagster_ending(context: Any) -> _Ending:
+    """Dagster passes one context. Source: docs.dagster.io/guides/build/ops/op-hooks."""
+    facts = _facts(context, op="op.name", job="job_name", run="run_id")
+    return _Ending(facts.get("op"), facts, _peek(context, "op_exception"))
 
 
-def alerter_failure_hook(exception: Any = None, *context: Any) -> None:
-    """Post that a step, task or flow failed, with the exception. Never raises."""
-    _tell(lambda: _hook_message("failed", (exception, *context)))
+def _celery_ending(error: Any, named: Mapping[str, Any]) -> _Ending:
+    """Celery passes keywords. Source: docs.celeryq.dev/en/stable/userguide/signals.html."""
+    facts = _facts(named, task="sender.name", task_id="sender.request.id")
+    facts.update(_facts(named, task_id="task_id"))
+    if "reason" in named:  # of the signal task_retry
+        return _Ending(facts.get("task"), facts, named["reason"], _WILL_RETRY)
+    return _Ending(facts.get("task"), facts, error)
+
+
+def alerter_success_hook(*context: Any, **named: Any) -> None:
+    """Post that a step, task, flow or DAG succeeded, called as ZenML, Airflow, Prefect, Dagster, Celery do.
+
+    The message names it and its run, and holds nothing else of the context. Never raises.
+    """
+    first, *rest = context or (None,)
+    _tell(functools.partial(_hook_message, False, first, rest, named))
+
+
+def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> None:
+    """Post that a step, task, flow or DAG failed, called as ZenML, Airflow, Prefect, Dagster, Celery do.
+
+    The message has the exception with its traceback, names what failed and its run, and holds nothing else
+    of the context. Never raises.
+    """
+    _tell(functools.partial(_hook_message, True, exception, context, named))
 
 
 # ZenML reads these: it wants the class itself on the exception, and none on anything else.
@@ -4850,76 +4991,97 @@ class _Watch:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self.tell(error, time.monotonic() - self.began.pop())
+        self._tell(error, time.monotonic() - self.began.pop())
 
     async def __aenter__(self) -> _Watch:
         return self.__enter__()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Tell from a thread, so that the event loop goes on; without one, or when closed, right here."""
-        seconds, loop = time.monotonic() - self.began.pop(), None
-        with contextlib.suppress(RuntimeError):
-            loop = _asyncio.get_running_loop()
-        if loop is None or isinstance(error, GeneratorExit):
-            self.tell(error, seconds)
-        else:
-            await loop.run_in_executor(None, self.tell, error, seconds)
+        """Tell from a thread, so that the event loop goes on; where there is none to be had, right here."""
+        seconds = time.monotonic() - self.began.pop()
+        told: list[bool] = []
 
-    def tell(self, error: BaseException | None, seconds: float) -> None:
-        ended_well = isinstance(error, (type(None), GeneratorExit)) or (
-            isinstance(error, SystemExit) and error.code in (None, 0))
-        if not ended_well or self.on_success and seconds >= self.longer_than:
-            _tell(lambda: AlerterMessage(
-                f"{self.name or 'Job'} {'succeeded' if ended_well else 'failed'}",
-                None if ended_well or error is None else _exception_text(error),
-                {"duration": _duration(seconds), "host": _socket.gethostname()},
-                level="success" if ended_well else "error"), self.alerter)
+        def tell_once() -> None:  # an executor that could not start a thread may still run it later
+            if not told:
+                told.append(True)
+                self._tell(error, seconds)
+
+        if not isinstance(error, GeneratorExit):  # nothing can be awaited in what is being closed
+            with contextlib.suppress(RuntimeError):  # the loop is not running or shut down; no thread starts
+                await _asyncio.get_running_loop().run_in_executor(None, tell_once)
+        tell_once()
+
+    def _tell(self, error: BaseException | None, seconds: float) -> None:
+        ended_well = error is None or isinstance(error, GeneratorExit)
+        if isinstance(error, SystemExit):
+            ended_well = error.code in (None, 0)
+        if not ended_well:
+            _tell(functools.partial(self._message, "failed", "error", seconds, error), self.alerter)
+        elif self.on_success and seconds >= self.longer_than:
+            _tell(functools.partial(self._message, "succeeded", "success", seconds), self.alerter)
+
+    def _message(self, how: str, level: _Level, seconds: float,
+                 error: BaseException | None = None) -> AlerterMessage:
+        body = None
+        if error is not None:
+            body = _exception_text(error)
+        facts = {"duration": _duration(seconds), "host": _socket.gethostname()}
+        return AlerterMessage(f"{self.name or 'Job'} {how}", body, facts, level=level)
 
     def __call__(self, function: _F) -> _F:
         name = self.name or getattr(function, "__qualname__", "Job")
-        fresh = functools.partial(  # one for each call: calls may overlap
+        each = functools.partial(  # a watch for each call, since calls may overlap
             _Watch, name, self.on_success, self.longer_than, self.alerter)
 
         def plain(*args: Any, **kwargs: Any) -> Any:
-            with fresh():
+            with each():
                 return function(*args, **kwargs)
 
         def generator(*args: Any, **kwargs: Any) -> Any:
-            with fresh():
+            with each():
                 return (yield from function(*args, **kwargs))
 
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            async with fresh():
+            async with each():
                 return await function(*args, **kwargs)
 
         async def async_generator(*args: Any, **kwargs: Any) -> Any:
-            async with fresh():
+            async with each():
                 source = function(*args, **kwargs)
                 step = source.__anext__()
-                while True:
+                while True:  # what `yield from` does in a plain generator
                     try:
                         item = await step
                     except StopAsyncIteration:
                         return
                     try:
-                        step = source.asend((yield item))
+                        sent = yield item
                     except GeneratorExit:
                         await source.aclose()
                         raise
-                    except BaseException as error:  # handed on to the generator, as if it were not wrapped
+                    except BaseException as error:
                         step = source.athrow(error)
+                    else:
+                        step = source.asend(sent)
 
-        kind = (async_generator if _inspect.isasyncgenfunction(function) else
-                coroutine if _inspect.iscoroutinefunction(function) else
-                generator if _inspect.isgeneratorfunction(function) else plain)
-        return functools.wraps(function)(kind)  # type: ignore[return-value]
+        call: Any = plain
+        if _inspect.isasyncgenfunction(function):
+            call = async_generator
+        elif _inspect.iscoroutinefunction(function):
+            call = coroutine
+        elif _inspect.isgeneratorfunction(function):
+            call = generator
+        return functools.wraps(function)(call)  # type: ignore[return-value]
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
     if seconds < 60:
         return f"{seconds:.1f} s"
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
 
 
 @_overload
@@ -4940,6 +5102,7 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
     Failures are always told, with traceback; successes with on_success, from `longer_than` seconds on.
     Results, exceptions, generators and coroutines pass through untouched, and a failing alert never shows.
     """
+    _import_for_failures()
     least = _seconds(longer_than, "longer_than")
     watched = _Watch(None if callable(name) else name, on_success, least, alerter)
     return watched(name) if callable(name) else watched

@@ -8201,7 +8201,7 @@ HOME_SHAPES = {
     "ask": f"question params=None {HOME_ASK} *alerter=None *key=None",
     "decide": f"question params=None {HOME_ASK} *alerter=None *key=None",
     "alerter_post_step": "message params=None", "alerter_ask_step": "message params=None",
-    "alerter_success_hook": "context", "alerter_failure_hook": "exception=None context",
+    "alerter_success_hook": "context named", "alerter_failure_hook": "exception=None context named",
     "watch": "name=None *on_success=True *longer_than=0 *alerter=None",
     "AlertHandler": "level=40 alerter=None", "register_flavor": "cls_or_dotted_path",
     "StackStore": "path=None",
@@ -9185,13 +9185,14 @@ def test_an_exception_is_a_message(home_told):
     first, second, third, last = (message for _, message in home_told)
     assert (first.title, first.level) == ("ValueError: no such column: price", "error")
     assert "no such column" in first.body and "in raised" in first.body and first.body.count("Traceback") == 1
-    assert (second.title, second.level, second.body) == (None, "error", f"Job failed\n\n{first.body}")
+    line_first = f"Job failed\n\n```\nValueError: no such column: \n price\n\n{first.body[4:]}"
+    assert (second.title, second.level, second.body) == (None, "error", line_first)
     assert (third.title, third.level, third.body) == ("Oh", "warning", first.body)
     assert (last.title, last.level) == ("Nightly", "info") and "KeyError" in last.body
 
 
 @pytest.mark.parametrize("error, title", [
-    (SyntaxError("bad", ("a.py", 1, 2, "x y", 1, 3)), "SyntaxError: bad"),
+    (SyntaxError("bad", ("a.py", 1, 2, "x y")), "SyntaxError: bad"),
     (KeyboardInterrupt(), "KeyboardInterrupt"),
     (type("Odd", (Exception,), {"__str__": lambda self: 1 / 0})(), "test_alerters.Odd: <")])
 def test_any_exception_has_a_line(error, title, home_told):
@@ -9488,6 +9489,8 @@ class HomeAirflowContext(MutableMapping):
         self.values_ = values
 
     def __getitem__(self, key):
+        if key == "var":
+            raise RuntimeError("the database is gone")
         return self.values_[key]
 
     def __setitem__(self, key, value):
@@ -9503,26 +9506,32 @@ class HomeAirflowContext(MutableMapping):
         return len(self.values_)
 
 
-def home_airflow(error=None):
-    return {"dag": types.SimpleNamespace(dag_id="nightly", params={"key": "private"}),
-            "run_id": "scheduled__1",
-            "task_instance": types.SimpleNamespace(task_id="train", log_url="http://private"),
+def home_airflow(error=None, **ti):
+    """The context of a task callback of Airflow 3.3; in that of 2 the task instance is the same."""
+    ti = SimpleNamespace(task_id="train", dag_id="nightly", hostname="worker-1", map_index=-1, max_tries=3,
+                         log_url="https://airflow.example.org/log", xcom="private", **ti)
+    return {"dag": SimpleNamespace(dag_id="nightly", params={"key": "private"}), "run_id": "scheduled__1",
+            "ti": ti, "task_instance": ti, "task": SimpleNamespace(task_id="train"),
             "conf": {"core": "private"}, "params": {"password": "private"}, "var": "private",
             **({"exception": error} if error else {})}
 
 
 class HomeState:
-    """A state of Prefect."""
+    """A state of Prefect 3: `data` holds a record of the result, or the exception itself."""
 
-    name, message, type = "Failed", "private", "FAILED"
-
-    def __init__(self, error=None):
-        self.error = error
+    def __init__(self, name="Failed", message="private", data=None, result=None):
+        self.name, self.message, self.data, self.result_ = name, message, data, result
 
     def result(self, raise_on_failure=True):
-        if self.error and raise_on_failure:
-            raise self.error
-        return self.error if self.error else "private"
+        assert not raise_on_failure
+        return self.result_
+
+
+class HomeAsyncState(HomeState):
+    """Inside an event loop `result` is a coroutine."""
+
+    async def result(self, raise_on_failure=True):
+        return self.result_
 
 
 class Flow:
@@ -9533,38 +9542,185 @@ class Task:
     name, parameters = "train", {"password": "private"}
 
 
-HOME_RUN = types.SimpleNamespace(name="jolly-otter", parameters={"password": "private"})
+def home_record(result):
+    return SimpleNamespace(result=result, metadata="private")
+
+
+def home_dagster(error):
+    return SimpleNamespace(op_exception=error, op=SimpleNamespace(name="train"), job_name="nightly",
+                           run_id="1ca59c4a", op_config={"password": "private"}, resources="private")
+
+
+def home_celery(error=None, **named):
+    sender = SimpleNamespace(name="jobs.train", request=SimpleNamespace(id="07d2", args=["private"]))
+    return {"signal": "private", "sender": sender, **named, **({"exception": error} if error else {})}
+
+
+HOME_CELERY = {"task_id": "07d2", "args": ["private"], "kwargs": {"key": "private"}, "traceback": "private",
+               "einfo": "private"}
+HOME_RUN = SimpleNamespace(name="jolly-otter", id="1", parameters={"password": "private"})
+HOME_E = home_failed()
+HOME_TASK_FACTS = {"dag": "nightly", "run": "scheduled__1", "task": "train", "host": "worker-1",
+                   "log": "https://airflow.example.org/log"}
+HOME_DAG = {**home_airflow(state=None, try_number=4), "ti": SimpleNamespace(task_id="good_task")}
+HOME_DAG.update(task_instance=HOME_DAG["ti"])
+HOME_PREFECT = {"flow": "nightly", "run": "jolly-otter", "link": "https://prefect.example.org/runs/1"}
+HOME_OP = {"op": "train", "job": "nightly", "run": "1ca59c4a"}
+HOME_JOB = {"task": "jobs.train", "task id": "07d2"}
+# How a framework calls the hook for a failure, and what is told: title, the body's beginning, facts, level.
 HOME_HOOKS = {
-    "ZenML": (lambda hook, e: home_zenml(hook, e), "Pipeline", {}),
-    "bare": (lambda hook, e: hook(), "Pipeline", {}),
-    "exception": (lambda hook, e: hook(e) if e else hook(), "Pipeline", {}),
-    "keyword": (lambda hook, e: hook(exception=e) if e else hook(), "Pipeline", {}),
-    "Airflow": (lambda hook, e: hook(home_airflow(e)), "train",
-                {"dag": "nightly", "run": "scheduled__1", "task": "train"}),
-    "Airflow 2": (lambda hook, e: hook(HomeAirflowContext(home_airflow(e))), "train",
-                  {"dag": "nightly", "run": "scheduled__1", "task": "train"}),
-    "Airflow with text": (lambda hook, e: hook(home_airflow(e and f"ValueError: {e}")), "train",
-                          {"dag": "nightly", "run": "scheduled__1", "task": "train"}),
-    "Prefect flow": (lambda hook, e: hook(Flow(), HOME_RUN, HomeState(e)), "nightly",
-                     {"flow": "nightly", "run": "jolly-otter"}),
-    "Prefect task": (lambda hook, e: hook(Task(), HOME_RUN, HomeState(e)), "train",
-                     {"task": "train", "run": "jolly-otter"}),
+    "ZenML": (lambda hook: home_zenml(hook, HOME_E), "trainer failed", HOME_E,
+              {"step": "trainer", "pipeline": "nightly", "run": "nightly-2026"}),
+    "nothing": (lambda hook: hook(), "Pipeline failed", None, {}),
+    "an exception": (lambda hook: hook(HOME_E), "Pipeline failed", HOME_E, {}),
+    "a keyword": (lambda hook: hook(exception=HOME_E), "Pipeline failed", HOME_E, {}),
+    "Airflow": (lambda hook: hook(home_airflow(HOME_E, state="failed", try_number=4)), "train failed", HOME_E,
+                {**HOME_TASK_FACTS, "try": "4 of 4"}),
+    "Airflow 2": (lambda hook: hook(HomeAirflowContext(home_airflow(HOME_E))), "train failed", HOME_E,
+                  HOME_TASK_FACTS),
+    "Airflow, text": (lambda hook: hook(home_airflow("killed by <SIGKILL>", state="failed", try_number=4)),
+                      "train failed", "killed by <SIGKILL>", {**HOME_TASK_FACTS, "try": "4 of 4"}),
+    "Airflow, no other try": (lambda hook: hook(home_airflow(HOME_E, state="failed", try_number=2)),
+                              "train failed", HOME_E, {**HOME_TASK_FACTS, "try": "2 of 4"}),
+    "Airflow, retry": (lambda hook: hook(home_airflow(HOME_E, state="up_for_retry", try_number=4)),
+                       "train failed, will retry", HOME_E, {**HOME_TASK_FACTS, "try": "4 of 4"}, "warning"),
+    "Airflow, retry without a state": (
+        lambda hook: hook(home_airflow(HOME_E, state=None, try_number=2)),
+        "train failed, will retry", HOME_E, {**HOME_TASK_FACTS, "try": "2 of 4"}, "warning"),
+    "Airflow, DAG": (lambda hook: hook({**HOME_DAG, "reason": "task_failure"}), "nightly failed", None,
+                     {"dag": "nightly", "run": "scheduled__1", "reason": "task_failure"}),
+    "Prefect flow": (lambda hook: hook(Flow(), HOME_RUN, HomeState(data=home_record(HOME_E))),
+                     "nightly failed", HOME_E, {**HOME_PREFECT, "state": "Failed"}),
+    "Prefect flow, asynchronous": (
+        lambda hook: hook(Flow(), HOME_RUN, HomeAsyncState(data=home_record(HOME_E))),
+        "nightly failed", HOME_E, {**HOME_PREFECT, "state": "Failed"}),
+    "Prefect, crash": (lambda hook: hook(Flow(), HOME_RUN, HomeState("Crashed", data=HOME_E)),
+                       "nightly crashed", HOME_E, {**HOME_PREFECT, "state": "Crashed"}),
+    "Prefect, time-out": (lambda hook: hook(Flow(), HOME_RUN, HomeAsyncState("TimedOut", data=HOME_E)),
+                          "nightly timed out", HOME_E, {**HOME_PREFECT, "state": "TimedOut"}),
+    "Prefect, message": (
+        lambda hook: hook(Flow(), HOME_RUN, HomeAsyncState("Failed", "accuracy too low", home_record(None))),
+        "nightly failed", "accuracy too low", {**HOME_PREFECT, "state": "Failed"}),
+    "Prefect 2": (lambda hook: hook(Flow(), HOME_RUN, HomeState(result=HOME_E)), "nightly failed", HOME_E,
+                  {**HOME_PREFECT, "state": "Failed"}),
+    "Prefect 2, asynchronous": (lambda hook: hook(Flow(), HOME_RUN, HomeAsyncState(result=HOME_E)),
+                                "nightly failed", HOME_E, {**HOME_PREFECT, "state": "Failed"}),
+    "Prefect task": (
+        lambda hook: hook(Task(), HOME_RUN, HomeState(data=home_record(HOME_E))), "train failed", HOME_E,
+        {"task": "train", "run": "jolly-otter", "link": HOME_PREFECT["link"], "state": "Failed"}),
+    "Dagster": (lambda hook: hook(home_dagster(HOME_E)), "train failed", HOME_E, HOME_OP),
+    "Celery": (lambda hook: hook(**home_celery(HOME_E, **HOME_CELERY)), "jobs.train failed", HOME_E,
+               HOME_JOB),
+    "Celery, retry": (lambda hook: hook(**home_celery(reason="Retry in 0s: KeyError('flaky')")),
+                      "jobs.train failed, will retry", "Retry in 0s: KeyError('flaky')", HOME_JOB, "warning"),
 }
 
 
+@pytest.fixture
+def home_frameworks(monkeypatch):
+    """What ZenML and Prefect have in sys.modules: the hooks look there, and import nothing."""
+    context = SimpleNamespace(step_run=SimpleNamespace(name="trainer", config="private"),
+                              pipeline=SimpleNamespace(name="nightly"),
+                              pipeline_run=SimpleNamespace(name="nightly-2026", config="private"))
+    monkeypatch.setitem(sys.modules, "prefect.utilities.urls", SimpleNamespace(
+        url_for=lambda run: f"https://prefect.example.org/runs/{run.id}"))
+    zenml = SimpleNamespace(get_step_context=lambda: context)
+
+    def step_runs(runs):
+        if runs:
+            monkeypatch.setitem(sys.modules, "zenml", zenml)
+        else:
+            monkeypatch.delitem(sys.modules, "zenml", raising=False)
+
+    return step_runs
+
+
 @pytest.mark.parametrize("case", HOME_HOOKS)
-def test_hooks_take_the_shapes_that_frameworks_call(case, home_told):
-    call, name, names = HOME_HOOKS[case]
-    assert call(alerter_failure_hook, home_failed()) is None
-    assert call(alerter_success_hook, None) is None
-    assert home_told.titles == [f"{name} failed", f"{name} succeeded"]
-    failed, succeeded = (message for _, message in home_told)
-    assert (failed.level, succeeded.level) == ("error", "success")
-    assert dict(failed.metadata) == dict(succeeded.metadata) == names
-    if case != "bare":
-        assert "ValueError: the data are gone" in failed.body
-    assert succeeded.body is None
-    assert "private" not in repr(home_told), "more of the context went out than exception and names"
+def test_a_failure_is_told_as_the_framework_calls_it(case, home_told, home_frameworks):
+    call, title, error, facts, *level = HOME_HOOKS[case]
+    home_frameworks("ZenML" in case)
+    assert call(alerter_failure_hook) is None
+    message = home_told.last
+    assert (message.title, message.level) == (title, *(level or ["error"]))
+    assert dict(message.metadata) == facts
+    if error is HOME_E:
+        assert message.body.startswith("```\nValueError: the data are gone\n\nTraceback (most recent call")
+        assert message.body.count("Traceback") == 1
+    else:
+        assert message.body == (error and f"```\n{error}\n```")
+    assert "private" not in repr(home_told), "more of the context went out than what tells of the failure"
+
+
+HOME_SUCCESSES = {
+    "ZenML": (lambda hook: home_zenml(hook, None), "trainer succeeded", HOME_HOOKS["ZenML"][3]),
+    "Airflow": (lambda hook: hook(home_airflow(state="success", try_number=4)), "train succeeded",
+                {**HOME_TASK_FACTS, "try": "4 of 4"}),
+    "Airflow, DAG": (lambda hook: hook({**HOME_DAG, "reason": "success"}), "nightly succeeded",
+                     {"dag": "nightly", "run": "scheduled__1", "reason": "success"}),
+    "Airflow, mapped": (lambda hook: hook({"ti": SimpleNamespace(task_id="train", map_index=0)}),
+                        "train succeeded", {"task": "train", "map index": 0}),
+    "Prefect": (lambda hook: hook(Flow(), HOME_RUN, HomeState("Completed", data=home_record("private"))),
+                "nightly succeeded", HOME_PREFECT),
+    "Dagster": (lambda hook: hook(home_dagster(None)), "train succeeded", HOME_OP),
+    "Celery": (lambda hook: hook(**home_celery(result="private", runtime=0.1)), "jobs.train succeeded",
+               HOME_JOB),
+    "nothing": (lambda hook: hook(), "Pipeline succeeded", {}),
+}
+
+
+@pytest.mark.parametrize("case", HOME_SUCCESSES)
+def test_a_success_is_told_as_the_framework_calls_it(case, home_told, home_frameworks):
+    call, title, facts = HOME_SUCCESSES[case]
+    home_frameworks("ZenML" in case)
+    assert call(alerter_success_hook) is None
+    message = home_told.last
+    assert (message.title, message.level, message.body) == (title, "success", None)
+    assert dict(message.metadata) == facts
+    assert "private" not in repr(home_told), "more of the context went out than what tells of the success"
+
+
+HOME_CALLS = {  # the files of a program: the framework calls the job, and the job a library
+    "airflow/run.py": "def run(job):\n    return job()\n",
+    "library.py": "def read():\n    raise KeyError('rows')\n",
+    "dags/airflow_job.py": "import library\nfrom alerters import watch\n\n@watch('train')\ndef train():\n"
+                           "    try:\n        library.read()\n    except KeyError as error:\n"
+                           "        raise ValueError('the data are gone') from error\n",
+}
+
+
+def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, home_told, monkeypatch):
+    modules = {}
+    for name, text in HOME_CALLS.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        modules[path.stem] = types.ModuleType(path.stem)
+        monkeypatch.setitem(sys.modules, path.stem, modules[path.stem])
+        exec(compile(text, str(path), "exec"), vars(modules[path.stem]))
+    monkeypatch.setitem(sys.modules, "airflow", SimpleNamespace(__path__=[str(tmp_path / "airflow")]))
+    try:
+        modules["run"].run(modules["airflow_job"].train)
+    except ValueError as error:
+        alerter_failure_hook(error.with_traceback(error.__traceback__.tb_next))  # without this frame
+    lines = "\n".join(line for line in home_told.last.body.split("\n") if line.strip(" ^~") or not line)
+    assert lines == textwrap.dedent(f"""\
+        ```
+        ValueError: the data are gone
+
+        Traceback (most recent call last):
+          File "{tmp_path}/dags/airflow_job.py", line 7, in train
+            library.read()
+          File "{tmp_path}/library.py", line 2, in read
+            raise KeyError('rows')
+        KeyError: 'rows'
+
+        The above exception was the direct cause of the following exception:
+
+        Traceback (most recent call last):
+          File "{tmp_path}/dags/airflow_job.py", line 9, in train
+            raise ValueError('the data are gone') from error
+        ValueError: the data are gone
+        ```""")
 
 
 class HomeHostile:
@@ -9598,6 +9754,7 @@ HOME_HOSTILE = {
 def test_hooks_never_raise_whatever_they_are_given(case, home_told):
     assert alerter_failure_hook(*HOME_HOSTILE[case]) is None
     assert alerter_success_hook(*HOME_HOSTILE[case]) is None
+    assert "hostile" == case or len(home_told) == 2 or "three" == case
 
 
 HOME_TROUBLE = {"no such stack": {"ALERTERS_STACK": "gone"}, "no such flavor": {"ALERTERS_FLAVOR": "gone"},
@@ -9878,6 +10035,68 @@ def test_an_alert_does_not_hold_up_the_event_loop(kind, home_told, monkeypatch):
         monkeypatch.setattr(let_go, "wait", lambda seconds: threading.Event.wait(let_go, 1))
     assert asyncio.run(use()) == 5
     assert len(home_told) == 1
+
+
+@pytest.mark.parametrize("trouble", ["the executor is shut down", "no thread can be started"])
+def test_without_a_thread_to_tell_from_it_is_told_at_once_and_once(trouble, home_told, monkeypatch):
+    async def use():
+        async with watch("job"):
+            loop = asyncio.get_running_loop()
+            if trouble == "the executor is shut down":
+                await loop.shutdown_default_executor()
+            else:
+                monkeypatch.setattr(threading.Thread, "start", cannot_start)
+        monkeypatch.undo()
+        await loop.run_in_executor(None, int) if "started" in trouble else None  # runs what waits there
+
+    def cannot_start(self):
+        raise RuntimeError("can't start new thread")
+
+    if sys.version_info < (3, 9) and "shut" in trouble:
+        pytest.skip("3.8 does not shut down its executor")
+    alerter = home_told.alerter()
+    monkeypatch.setattr(alerters, "_targets", lambda *given, **named: [alerter])
+    asyncio.run(use())
+    assert home_told.titles == ["job succeeded"]
+
+
+HOME_NO_DESCRIPTORS = """
+    import dataclasses, os, resource, sys
+    import alerters
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    alerter = alerters.SlackAlerter(slack_token=sys.argv[2], slack_channel_id=sys.argv[3],
+                                    slack_api_url=sys.argv[1])
+
+    @alerters.watch(alerter=alerter)
+    def job(error=None):
+        try:
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            if error:
+                raise error
+            return "done"
+
+    taken = []
+    type(alerter.clock).sleep = staticmethod(lambda seconds: None)
+    print(job())
+    try:
+        job(KeyError("mine"))
+    except KeyError as error:
+        print(repr(error), error.__cause__)
+    for number in taken:
+        os.close(number)
+    print(alerter.post("works again"))
+    """
+
+
+@posix
+def test_a_job_that_used_up_all_descriptors_keeps_its_result(slack):
+    done = home_process("-c", textwrap.dedent(HOME_NO_DESCRIPTORS), slack.api_url, slack.token, slack.channel)
+    assert (done.returncode, done.stdout) == (0, "done\nKeyError('mine') None\nTrue\n"), done.stderr
+    assert len(done.stderr.splitlines()) == 2 and done.stderr.count("Too many open files") == 2
+    assert [slack_text(row["payload"]) for row in slack.posted] == ["works again"]
 
 
 def test_watch_in_recursion_and_threads(home_told):
