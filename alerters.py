@@ -150,36 +150,11 @@ _EMOJI = {
     "🙏": "pray", "🎯": "dart", "💯": "100", "👏": "clap", "🙌": "raised_hands", "🟢": "large_green_circle",
     "🔴": "red_circle", "⏩": "fast_forward", "🤝": "handshake", "✨": "sparkles", "⚠": "warning"}
 _SHORTCODES = {key: names.split()[0] for char, names in _EMOJI.items() for key in [char, *names.split()]}
-# What to do about a service's own words. Sources: docs.slack.dev/reference/methods, docs.discord.com.
-_HINTS = {
-    "not_authed|invalid_auth|not_allowed_token_type|is_bot":
-        "wrong token, or this address is not on the app's allow-list: copy the Bot User OAuth Token, xoxb-…",
-    "token_revoked|token_expired|account_inactive": "the app was removed or its token expired: reinstall it",
-    "missing_scope": "add the scope under OAuth & Permissions, then reinstall the app",
-    "not_in_channel": "invite the bot with /invite in that channel",
-    "channel_not_found": "check the channel id; a private channel needs the bot invited with /invite",
-    ".*archived|is_inactive|160005|50083": "the channel or thread is archived or locked: choose another one",
-    ".*restricted.*|.*access.*|no_permission|action_prohibited|posting_to_general.*|team_disabled":
-        "a policy of the workspace forbids it: ask an admin, or choose another channel",
-    "(thread|message)_not_found|cannot_reply_to_message|10008": "the message is gone or takes no replies",
-    "message_limit_exceeded": "the free plan's message limit is reached",
-    "invalid_token|no_service.*|no_team|no_active_hooks|user_not_found|10015|50027":
-        "the webhook was deleted or mistyped: make a new one",
-    "storage_limit_reached|file_uploads_disabled|snippet_too_large|40005|50045": "it takes no such file",
-    "msg_.*too_long|invalid_blocks.*|no_text|invalid_payload|50006|50035|50109":
-        "the service refused the form of the message; its words say why",
-    "40001|50014": "bad bot token: reset it under Bot in the developer portal",
-    "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",
-    "50001": "the bot cannot see the channel: add it, with View Channel and Read Message History",
-    "50013|160002": "allow Send Messages, Embed Links, Attach Files, Add Reactions, Read Message History",
-    "50008|40058|22000[123]": "not a text channel: choose a text channel or a thread",
-    "200000|240000|20009": "a moderation rule of the server blocked the text",
-    "40333|1010": "Cloudflare blocked the call: a proxy seems to change the User-Agent",
-    "HTTP401": "check the token", "HTTP403": "check token and permissions", "HTTP404": "check the address",
-    "HTTP407": "the proxy wants a log-in: put user and password into the proxy variable",
-    "HTTP410": "it is gone: configure a new one", "HTTP413": "too large for the service",
-    "HTTP429": "the service asks to slow down: post less often",
-}
+_HTTP_HINTS = {  # what to do about a status, where the service's own word has no better hint
+    401: "check the token", 403: "check token and permissions", 404: "check the address",
+    407: "the proxy wants a log-in: put user and password into the proxy variable",
+    410: "it is gone: configure a new one", 413: "too large for the service",
+    429: "the service asks to slow down: try again in a minute"}
 
 
 # === Errors ===
@@ -222,16 +197,20 @@ class DeliveryError(AlerterError):
 
 
 def _failure(who: str, what: object, *, again: bool = False, final: bool | None = None,
-             hint: str | None = None, **facts: Any) -> DeliveryError:
-    """Return a DeliveryError of one line that holds no secret and always has a hint."""
+             hint: str | None = None, hints: Mapping[str, str] = {}, **facts: Any) -> DeliveryError:
+    """Return a DeliveryError of one line that holds no secret and always has a hint.
+
+    hints: what to do about a service's own words, {pattern of codes: hint}; hint: goes before them.
+    """
     code, status = str(facts.get("code") or ""), facts.get("status") or 0
-    hints = [text for word in (code, f"HTTP{status}") for words, text in _HINTS.items()
-             if re.fullmatch(words, word)]
+    known = [text for codes, text in hints.items() if re.fullmatch(codes, code)]
+    if status in _HTTP_HINTS:
+        known.append(_HTTP_HINTS[status])
     if facts.get("outcome") == "unknown":
-        hints.append("it may have arrived: look before you send it again")
+        known.append("it may have arrived: look before you send it again")
     elif status >= 500 or again:
-        hints.append("the service has trouble: try again later")
-    hint = hint or [*hints, "`check` tells which part of the set-up works"][0]
+        known.append("the service has trouble: try again later")
+    hint = hint or [*known, "`check` tells which part of the set-up works"][0]
     error = DeliveryError(_one_line(f"{who}: {what}"), hint=hint, **{**facts, "code": _hide(code) or None})
     error._again, error._final = again, error._final if final is None else final
     return error
@@ -301,13 +280,10 @@ def _reveal(value: str, where: str) -> str:
     except (KeyError, OSError, UnicodeDecodeError) as error:
         why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
         raise ConfigError(f"{where}: {source} {name} {why}") from None
-    if not re.fullmatch(r"[!-~]+" if where.endswith("token") else r"[^\x00-\x1f\x7f]+", value):
+    if not re.fullmatch(r"[^\x00-\x1f\x7f]+", value):
         value = ""  # in no traceback that shows locals
-        raise ConfigError(f"{where}: {source} {name} holds no usable secret (empty, or with a blank)")
-    value = _Secret(value)
-    if where.endswith("_url"):
-        _check_url(where, value)
-    return value
+        raise ConfigError(f"{where}: {source} {name} holds no usable secret: nothing, or several lines")
+    return _Secret(value)
 
 
 # === Messages ===
@@ -1200,56 +1176,102 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 
 # === Alerters ===
 _SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
+_KINDS = {"str": "text", "Sequence[str]": "list", "Iterable[str]": "list", "List[str]": "list",
+          "list[str]": "list", "Tuple[str,...]": "list", "tuple[str,...]": "list",
+          **{name: name for name in ("bool", "int", "float")}}
+_TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
+                          "": object}  # any other kind is a str
+_UNFILLED = (r"\$?\{\{.*\}\}|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
+             r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
+_PLACEHOLDER = (r"(?i)<[\w -]*>|.*(\.\.\.|…).*|your[-_ ].*|change-?me"
+                r"|xox[a-z]-[x-]*|https://.*/x{4,}|[cdgu]0?x{4,}")  # xoxb-xxxx-xxxx, C0XXXXXXX
+_NO_PASSWORD = r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me"
 
 
-@functools.lru_cache(maxsize=256)
+def _field(default: Any, about: str, kind: str, *, secret: bool = False) -> Any:
+    """Return a field of a built-in flavor. about: what the help says of it; kind: as `_kind` returns it."""
+    return dataclasses.field(default=default, repr=not secret, metadata={"about": about, "kind": kind})
+
+
 def _kind(field: _Field) -> str:
-    """Return what a flavor's field takes: list (of words), bool, float, int, str, or "" for anything."""
-    name = re.sub(r"<class '(\w+)'>|\s|typing\.|\|\s*None|None\s*\|", r"\1", str(field.type))
-    name = re.sub(r"^(?:Optional|Union)\[(.*?)(,NoneType)?\]$", r"\1", name)
-    if re.fullmatch(r"(str\|)?(Sequence|[Ll]ist|[Tt]uple)\[str(,\.\.\.)?\]", name):
-        return "list"
-    return "bool" if field.name == "use_tls" else name if name in ("bool", "float", "int", "str") else ""
+    """Return what a field takes: bool, int, float, list (of words), time, url, …, or "" for anything.
+
+    A flavor of one's own tells it by the annotation, and by the names that mean something to the base.
+    """
+    if "kind" in field.metadata:
+        return str(field.metadata["kind"])
+    named = {"timeout": "time", "approvers": "list"}.get(field.name)
+    written = field.type.__name__ if field.type in (bool, int, float, str) else str(field.type)
+    for none in (" ", "typing.", "collections.abc.", "|None", "None|", ",NoneType", ",None"):
+        written = written.replace(none, "")
+    if written.startswith(("Optional[", "Union[")):
+        written = written.partition("[")[2][:-1]
+    kind = _KINDS.get(written, "")
+    if kind != "text":
+        return named or kind
+    if field.name.endswith("_url"):
+        return "url"
+    if _is_secret(field):
+        return "token" if "token" in field.name else "password"
+    return kind
 
 
-@functools.lru_cache(maxsize=256)
 def _is_secret(field: _Field) -> bool:
     return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
 
 
 def _checked(where: str, field: _Field, value: Any) -> Any:
     """Return the value of a flavor's field, checked for what can be told without asking the service."""
-    kind, name, secret = _kind(field), field.name, _is_secret(field)
-    default = field.default
-    if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+    kind, default = _kind(field), field.default
+    if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     if value is None:
         return None if default is dataclasses.MISSING else default
-    if value is default or value == "" and kind in ("str", "") or kind == "list" and value == default:
+    if value is default or kind == "list" and value == default:
         return value
     if kind == "list":
         return _names(value, where)
-    if name == "timeout":
+    if kind == "time":
         return _seconds(value, where)
-    wanted: Any = {"bool": bool, "int": int, "float": (int, float), "str": str}.get(kind, object)
-    if not isinstance(value, wanted) and not (name == "use_tls" and value in ("ssl", "starttls")):
-        raise ConfigError(f"{where} must be {kind}, not {type(value).__name__}")
-    if name.endswith("_port") and not 0 < value < 65536:
+    wanted = _TYPES.get(kind, str)
+    if not isinstance(value, wanted):
+        raise ConfigError(f"{where} must be {getattr(wanted, '__name__', kind)}, not {type(value).__name__}")
+    if kind == "port" and not 0 < value < 65536:
         raise ConfigError(f"{where} must be a port from 1 to 65535")
     if not isinstance(value, str):
         return value
-    if re.search(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", value):
-        raise ConfigError(f"{where} holds a line break or another control character")
-    value = value.strip()
-    if secret and re.fullmatch(r"\{\{.*\}\}", value):
+    if _is_secret(field):
+        value = str.__new__(_Secret, value.strip())  # whatever the traceback of a refusal shows
         if re.fullmatch(_REFERENCE, value):
-            return value
-        raise ConfigError(f"{where}: a reference is written {{{{env.NAME}}}} or {{{{file./path}}}}")
-    if secret and "token" in name and not re.fullmatch(r"[!-~]*", value):
-        raise ConfigError(f"{where} holds a space or a character that no token has")
-    if name.endswith("_url"):
-        _check_url(where, value)
-    return _Secret(value) if secret else value
+            return str(value)
+    _check_text(where, kind, value)
+    return _Secret(value) if _is_secret(field) else value.strip()
+
+
+def _check_text(where: str, kind: str, text: str) -> None:
+    """Raise ConfigError for a text that can never be right for a field of this kind."""
+    if re.search(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", text):
+        raise ConfigError(f"{where} holds a line break or another control character")
+    if kind == "tls" and text not in ("ssl", "starttls"):
+        raise ConfigError(f'{where} must be True, False, "ssl" or "starttls", not {text!r}')
+    if kind in ("text", "tls", ""):
+        return
+    if re.fullmatch(_UNFILLED, text):
+        secret = kind in ("token", "password", "url")
+        how = "a reference is written {{env.NAME}} or {{file./path}}" if secret else "write the value itself"
+        raise ConfigError(f"{where} is a reference that nobody filled in: {how}")
+    if re.fullmatch(_NO_PASSWORD if kind == "password" else _PLACEHOLDER, text):
+        raise ConfigError(f"{where} is still a placeholder: put the real one there")
+    if kind == "token" and re.match(r"https?://", text):
+        raise ConfigError(f"{where} is an address: put it into {where[:-5].rpartition(' ')[2]}webhook_url")
+    if kind == "token" and not re.fullmatch(r"[!-~]*", text):
+        raise ConfigError(f"{where} holds a space or a character that no token has: copy the token alone")
+    if kind == "url" and re.match(r"xox[a-z]-", text):
+        raise ConfigError(f"{where} is a token: put it into slack_token")
+    if kind == "url" and text:
+        _check_url(where, text)
+    if kind == "host":
+        _check_host(where, text)
 
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host's name
@@ -1310,6 +1332,21 @@ def _xn_form(host: str) -> str:
     return ".".join(labels)
 
 
+def _check_host(where: str, host: str) -> None:
+    bare = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", host)
+    if bare and bare[0] != bare[1]:
+        port = f", and {bare[2]} as the port" if bare[2] else ""
+        raise ConfigError(f"{where} is a mere host name: write {bare[1]}{port}")
+    problem = _host_problem(host) if host else ""
+    if problem:
+        raise ConfigError(f"{where} is a mere host name, such as mail.example.org: {problem}")
+
+
+def _is_on(url: str, hosts: str) -> bool:
+    """True if an address is on one of a service's own hosts."""
+    return bool(re.match(rf"https://([\w-]+\.)*{hosts}(/|$)", url))
+
+
 def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
@@ -1336,9 +1373,25 @@ class BaseAlerter(_Record):
         cls = type(self)
         if cls.__hash__ is None:  # a plain @dataclass takes the hash away
             cls.__hash__ = BaseAlerter.__hash__
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            self._set(field.name, _checked(f"{self._who}: {field.name}", field, getattr(self, field.name)))
+        fields = _fields_of(cls)
+        for name, field in fields.items():
+            self._set(name, _checked(f"{self._who}: {name}", field, getattr(self, name)))
+        for name in fields:
+            self._refuse(name, getattr(self, name))
         self._check_together()
+
+    def _refuse(self, name: str, value: Any) -> None:
+        """Raise ConfigError for a field, or a parameter of that name, that can never work here."""
+        for text in value if isinstance(value, (tuple, list)) else (value,):
+            if not isinstance(text, str) or not text or re.fullmatch(_REFERENCE, text):
+                continue
+            problem = self._problem(name, text)
+            if problem:
+                raise ConfigError(f"{self._who}: {name}: {problem}")
+
+    def _problem(self, name: str, text: str) -> str:
+        """Return why a value of the field `name` can never work, and what to put there; "" if it may."""
+        return ""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
@@ -1510,12 +1563,22 @@ class BaseAlerter(_Record):
     def _checked(self, message: object, params: object) -> tuple[AlerterMessage, AlerterParameters | None]:
         """Return both, checked; and learn the secrets that are references, so that no text can hold them."""
         for name, field in _fields_of(type(self)).items():
-            with contextlib.suppress(ConfigError):  # whoever needs it raises
-                _reveal(str(_is_secret(field) and getattr(self, name) or ""), name)
-        return _message(message), _params(params)
+            if _is_secret(field) and isinstance(getattr(self, name), str):
+                with contextlib.suppress(ConfigError):  # whoever needs it raises
+                    self._secret(name)
+        choices = _params(params)
+        for name, value in (choices._values() if choices else {}).items():
+            self._refuse(name, _names(value, name) if name in ("approvers", "mention") else value)
+        return _message(message), choices
 
     def _secret(self, name: str) -> str:
-        return _reveal(getattr(self, name), f"{self._who}: {name}")
+        """Return a secret, read anew where it is a reference, and then checked as any other."""
+        given, where = getattr(self, name), f"{self._who}: {name}"
+        value = _reveal(given, where)
+        if value is not given:
+            _check_text(where, _kind(_fields_of(type(self))[name]), value)
+            self._refuse(name, value)
+        return value
 
     def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
         """Return a choice: from the params, then the alerter's field, then the default."""
@@ -2111,14 +2174,15 @@ class _Answer:
             return min(max(0.25, seconds), 1e6) if seconds > 0 else None  # not NaN either
         return None
 
-    def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None) -> DeliveryError:
+    def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
+                hints: Mapping[str, str] = {}) -> DeliveryError:
         """Return the error for an answer that is no success."""
         status, hint = self.status, None
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
         doubtful = status < 300 or status >= 500 and status != 503
-        return _failure(who, what, status=status, code=code, hint=hint, again=status in (429, 503),
-                        outcome="unknown" if doubtful else "not_sent",
+        return _failure(who, what, status=status, code=code, hint=hint, hints=hints,
+                        again=status in (429, 503), outcome="unknown" if doubtful else "not_sent",
                         retry_after=self.seconds(retry_after) if status in (429, 503) else None,
                         final=None if code or status in (401, 403) else False)
 
@@ -2323,6 +2387,9 @@ class _ChatAlerter(BaseAlerter):
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _shown_images = 9  # by their URL, in one message
     _batch = 1000  # files in one message; Slack uploads each for itself
+    _channel_field = _needed_to_ask = ""  # names of fields
+    _person_id = _callable_id = r"\S+"  # of people, and of what else can be mentioned
+    _id_help = {"approvers": "a person", "mention": "a person"}
     _takes_files: Any = True
     # A service's dialect: what each of the two has to have.
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
@@ -2488,23 +2555,36 @@ class _ChatAlerter(BaseAlerter):
     def _mention_of(self, user: str) -> str:
         return f"<@{user}>" if re.fullmatch(r"[UW]\w+|\d+", user) else user
 
-    def _check_together(self) -> None:
-        token, webhook = (f"{self.flavor}_{name}" for name in ("token", "webhook_url"))
-        if not getattr(self, token) and not getattr(self, webhook):
-            raise ConfigError(f"{self._who}: give {token} (posts and asks) or {webhook} (posts only)")
-        if getattr(self, "listen", "thread") not in ("thread", "channel"):
-            raise ConfigError(f"{self._who}: listen must be \"thread\" or \"channel\"")
+    def _by_bot(self) -> bool:
+        """True if it posts as a bot, which can read answers as well; a webhook cannot."""
+        return False
+
+    def _official(self) -> bool:
+        """True for the service itself; other servers of its protocol have ids of other forms."""
+        return True
 
     def _cannot_ask(self) -> str:
-        token = f"{self.flavor}_token"
-        return "" if getattr(self, token) else f"a webhook can only post; asking needs {token}"
+        return "" if self._by_bot() else f"a webhook can only post; asking needs {self._needed_to_ask}"
 
     def _channel(self, params: AlerterParameters | None) -> str:
-        name = f"{self.flavor}_channel_id"
-        channel = str(self._option(params, name, ""))
-        if not channel and not self._cannot_ask():
+        channel = str(self._option(params, self._channel_field, ""))
+        if not channel and self._by_bot():
+            name = self._channel_field
             raise ConfigError(f"{self._who}: no channel: give {name} in the alerter or in the parameters")
         return channel
+
+    def _problem(self, name: str, text: str) -> str:
+        if name == "listen" and text not in ("thread", "channel"):
+            return f"it is \"thread\" or \"channel\", not {text!r}"
+        if name not in ("approvers", "mention"):
+            return ""
+        bare = text.strip("<@!>")
+        ids = self._person_id if name == "approvers" else f"{self._person_id}|{self._callable_id}"
+        elsewhere = not self._official() and text[:1] != "@" and re.fullmatch(r"[\w.-]+", bare)
+        if elsewhere or re.fullmatch(ids, bare):
+            return ""
+        linked = re.search(rf"/({self._person_id})\b", text)
+        return f"write {linked[1]}" if linked else f"{text!r} is no id of {self._id_help[name]}"
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         above = message._reply_to.ref if message._reply_to else {}
@@ -2589,10 +2669,33 @@ def _report(who: str, points: Sequence[tuple[bool, str]]) -> str:
 _LOOK_BACK = 3600.0  # s before a question was asked, for a service whose clock is behind ours
 _RATION = 60.0  # s between two readings of an app that Slack rations
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
+_SLACK_HOSTS, _DISCORD_HOSTS = r"slack(-gov)?\.com", r"discord(app)?\.com"
 _SCOPES = (("chat:write", "to post"), ("reactions:write", "to offer one tap"),
            ("reactions:read", "to read all taps"), ("files:write", "for images and long texts"))
 _SLACK_BUSY = ("ratelimited", "rate_limited", "org_login_required", "team_added_to_org")
 _SLACK_DOUBTFUL = ("fatal_error", "internal_error", "service_unavailable", "request_timeout")  # may be done
+_SLACK_HINTS = {  # docs.slack.dev/reference/methods
+    "not_authed|invalid_auth|not_allowed_token_type|is_bot":
+        "wrong token, or this address is not on the app's allow-list: copy the Bot User OAuth Token, xoxb-…",
+    "token_revoked|token_expired|account_inactive": "the app was removed or its token expired: reinstall it",
+    "missing_scope": "add the scope under OAuth & Permissions, then reinstall the app",
+    "not_in_channel": "invite the bot with /invite in that channel",
+    "channel_not_found": "check the channel id; a private channel needs the bot invited with /invite",
+    ".*archived|is_inactive": "the channel is archived: choose another one",
+    ".*restricted.*|.*access.*|no_permission|action_prohibited|posting_to_general.*|team_disabled":
+        "a policy of the workspace forbids it: ask an admin, or choose another channel",
+    "(thread|message)_not_found|cannot_reply_to_message": "the message is gone or takes no replies",
+    "message_limit_exceeded": "the free plan's message limit is reached",
+    "invalid_token|no_service.*|no_team|no_active_hooks|user_not_found":
+        "the webhook was deleted or mistyped: make a new one",
+    "storage_limit_reached|file_uploads_disabled|snippet_too_large": "it takes no such file",
+    "msg_.*too_long|invalid_blocks.*|no_text|invalid_payload":
+        "the service refused the form of the message; its words say why"}
+_TIMEOUT = "how long a question waits: seconds, or 90s, 5m, 1h30m, 2d; default 5m"
+_LISTEN = "thread, or channel: plain messages in the channel answer the newest question above them, too"
+_CASE = "whether capitals count in the words that decide"
+_SLACK_CHANNEL = "id (C…), at the end of View channel details"
+_MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -2604,19 +2707,58 @@ class SlackAlerter(_ChatAlerter):
     channel messages as answers too. Source: docs.slack.dev/reference/methods
     """
 
-    slack_token: str = dataclasses.field(default="", repr=False)
-    slack_channel_id: str = ""
-    slack_webhook_url: str = dataclasses.field(default="", repr=False)
-    slack_api_url: str = "https://slack.com/api"
-    timeout: float | None = None
-    approvers: Sequence[str] | None = None
-    case_sensitive: bool = False
-    listen: str = "thread"
+    slack_token: str = _field("", "bot token, xoxb-…: OAuth & Permissions of the app", "token", secret=True)
+    slack_channel_id: str = _field("", _SLACK_CHANNEL, "id")
+    slack_webhook_url: str = _field("", "in place of the token, only to post: Incoming Webhooks of the app",
+                                    "url", secret=True)
+    slack_api_url: str = _field("https://slack.com/api", "of a compatible server", "url")
+    timeout: float | None = _field(None, _TIMEOUT, "time")
+    approvers: Sequence[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
+    case_sensitive: bool = _field(False, _CASE, "bool")
+    listen: str = _field("thread", _LISTEN, "text")
 
     flavor = "slack"
     _answer_by = "Reply in this thread with"
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
-    _example = {"slack_token": "xoxb-preview", "slack_channel_id": "C0123456789"}
+    _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
+    _channel_field, _needed_to_ask = "slack_channel_id", "slack_token"
+    _person_id, _callable_id = r"[UW][A-Z0-9]+", r"S[A-Z0-9]+|here|channel|everyone"
+    _id_help = {"approvers": f"a person on Slack; {_MEMBER_ID}",
+                "mention": f"Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone"}
+
+    def _by_bot(self) -> bool:
+        return bool(self.slack_token)
+
+    def _official(self) -> bool:
+        return _is_on(self.slack_api_url if self.slack_token else self.slack_webhook_url, _SLACK_HOSTS)
+
+    def _check_together(self) -> None:
+        if not self.slack_token and not self.slack_webhook_url:
+            ways = "slack_token (posts and asks) or slack_webhook_url (posts only)"
+            raise ConfigError(f"{self._who}: give {ways}")
+
+    def _problem(self, name: str, text: str) -> str:
+        if name == "slack_token":
+            if text.startswith("xapp-"):
+                return "an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…"
+            if re.fullmatch(_DISCORD_TOKEN, text):
+                return "that is a token of Discord: use flavor discord, discord_token"
+        if name == "slack_channel_id" and re.search(r"[\s@<>]|://", text):
+            linked = re.search(r"(?:^<#|/)([CDG][A-Z0-9]+)\b", text)
+            return f"write {linked[1]}" if linked else f"{text!r} is no channel; its {_SLACK_CHANNEL}"
+        if name == "slack_webhook_url":
+            if _is_on(text, _DISCORD_HOSTS) and not re.search(r"/slack/?(\?|$)", text):
+                return "that is a webhook of Discord: use flavor discord, discord_webhook_url"
+            if re.search(r"//hooks\.slack[\w.-]*/(workflows|triggers)/", text):  # they know no text or blocks
+                return "Workflow Builder's address takes no alerts: make an incoming webhook, …/services/…"
+            if _is_on(text, _SLACK_HOSTS) and "/services/" not in text:
+                return "that is no incoming webhook, https://hooks.slack.com/services/…: make one in the app"
+        if name == "slack_api_url" and _is_on(text, _SLACK_HOSTS):
+            if "//hooks." in text:
+                return "that is a webhook: put it into slack_webhook_url"
+            if not re.search(r"\w/api/?$", text):
+                return "write https://slack.com/api"
+        return super()._problem(name, text)
 
     @_documented
     def check(self) -> str:
@@ -2645,7 +2787,8 @@ class SlackAlerter(_ChatAlerter):
         self._read_thread_of(question, seen)
         row = seen.row(question)
         if _mapping(row).get("subtype") == "tombstone" or row is None and not seen.missing:
-            raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
+            raise _failure(self._who, "the question was deleted", code="message_not_found",
+                           hints=_SLACK_HINTS, final=True)
         question._missing = seen.missing
         taps = self._taps(question, seen, row)
         answers = self._answers(question, seen, seen.rows, "reply")
@@ -2900,7 +3043,7 @@ class SlackAlerter(_ChatAlerter):
             SlackAlerter._account.cache_clear()  # the app may have been given it since
         if not self._may(*scopes):
             what = f"missing_scope: to read the answers the app needs {' or '.join(scopes)}"
-            raise _failure(self._who, what, code="missing_scope", status=200, final=True)
+            raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, status=200, final=True)
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented
@@ -3008,7 +3151,8 @@ class SlackAlerter(_ChatAlerter):
         word, official = answer.text.strip(), "://hooks.slack" in url
         if not (200 <= answer.status < 300 and (word == "ok" or not official and not answer.is_page())):
             code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
-            raise answer.refusal(self._who, code or f"HTTP {answer.status} from the webhook", code)
+            what = code or f"HTTP {answer.status} from the webhook"
+            raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
     def _upload(self, file: _File, ref: _Dict, until: float) -> None:
         """Share a file in the message's thread: docs.slack.dev/messaging/working-with-files, three steps."""
@@ -3053,12 +3197,12 @@ class SlackAlerter(_ChatAlerter):
         code = data.get("error") if isinstance(data.get("error"), str) else None
         if answer.status != 200 or not code:
             what = code or f"HTTP {answer.status}, no answer of Slack"
-            raise answer.refusal(self._who, f"{what} ({method})", code)
+            raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
         details = [f"needs {data['needed']}, has {data.get('provided')}"] if data.get("needed") else []
         details += _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)[:3]
         busy, doubtful = code in _SLACK_BUSY, code in _SLACK_DOUBTFUL
         raise _failure(self._who, f"{code} ({'; '.join(details)})" if details else code, status=200,
-                       code=code, again=busy, final=not (busy or doubtful),
+                       code=code, hints=_SLACK_HINTS, again=busy, final=not (busy or doubtful),
                        outcome="unknown" if doubtful else "not_sent",
                        retry_after=answer.seconds() if code.endswith("limited") else None)
 
@@ -3132,6 +3276,24 @@ _REACTIONS = "/channels/{channel_id}/messages/{message_id}/reactions/{}"
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 
 
+_DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
+_DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
+    "160005|50083": "the thread is archived or locked: choose another one",
+    "10008": "the message is gone or takes no replies",
+    "10015|50027": "the webhook was deleted or mistyped: make a new one",
+    "40005|50045": "it takes no such file",
+    "50006|50035|50109": "the service refused the form of the message; its words say why",
+    "40001|50014": "bad bot token: reset it under Bot in the developer portal",
+    "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",
+    "50001": "the bot cannot see the channel: add it, with View Channel and Read Message History",
+    "50013|160002": "allow Send Messages, Embed Links, Attach Files, Add Reactions, Read Message History",
+    "50008|40058|22000[123]": "not a text channel: choose a text channel or a thread",
+    "200000|240000|20009": "a moderation rule of the server blocked the text",
+    "40333|1010": "Cloudflare blocked the call: a proxy seems to change the User-Agent"}
+_DISCORD_CHANNEL = "a number: Developer Mode on, right-click the channel, Copy Channel ID"
+_USER_ID = "user ids (digits): Developer Mode on, right-click the person, Copy User ID"
+
+
 @dataclasses.dataclass(repr=False, eq=False)
 class DiscordAlerter(_ChatAlerter):
     """Discord, by a bot token (posts and asks) or by a webhook (posts only).
@@ -3141,15 +3303,17 @@ class DiscordAlerter(_ChatAlerter):
     on. Source: docs.discord.com/developers/resources/message
     """
 
-    discord_token: str = dataclasses.field(default="", repr=False)
-    discord_channel_id: str = ""
-    discord_webhook_url: str = dataclasses.field(default="", repr=False)
-    discord_api_url: str = "https://discord.com/api/v10"
-    timeout: float | None = None
-    approvers: Sequence[str] | None = None
-    case_sensitive: bool = True
-    listen: str = "thread"
-    default_discord_channel_id: str = ""  # the older name of discord_channel_id
+    discord_token: str = _field("", "bot token: Bot, Reset Token, in the developer portal", "token",
+                                secret=True)
+    discord_channel_id: str = _field("", _DISCORD_CHANNEL, "id")
+    discord_webhook_url: str = _field("", "in place of the token, only to post: Integrations of the channel",
+                                      "url", secret=True)
+    discord_api_url: str = _field("https://discord.com/api/v10", "of a compatible server", "url")
+    timeout: float | None = _field(None, _TIMEOUT, "time")
+    approvers: Sequence[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
+    case_sensitive: bool = _field(True, _CASE, "bool")
+    listen: str = _field("thread", _LISTEN, "text")
+    default_discord_channel_id: str = _field("", "the older name of discord_channel_id", "id")
 
     flavor = "discord"
     _answer_by = "Reply to this message, with the ping on, with"
@@ -3157,14 +3321,43 @@ class DiscordAlerter(_ChatAlerter):
     _limits = (3800, 1800)
     _batch = 9
     _refused_forms = ("50035", "50013", "50006")
-    _example = {"discord_token": "preview", "discord_channel_id": "123456789012345678"}
+    _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
+    _channel_field, _needed_to_ask = "discord_channel_id", "discord_token"
+    _person_id, _callable_id = r"\d+", r"&\d+|here|everyone"
+    _id_help = {"approvers": f"a person on Discord; {_USER_ID}",
+                "mention": f"Discord; {_USER_ID}; & and a role id; or here, everyone"}
+
+    def _by_bot(self) -> bool:
+        return bool(self.discord_token)
+
+    def _official(self) -> bool:
+        url = self.discord_api_url if self.discord_token else self.discord_webhook_url
+        return _is_on(url, _DISCORD_HOSTS)
 
     def _check_together(self) -> None:
-        super()._check_together()
         self._set("discord_channel_id", self.discord_channel_id or self.default_discord_channel_id)
         self._set("default_discord_channel_id", "")
-        if not re.fullmatch(r"\d{0,20}", self.discord_channel_id):
-            raise ConfigError(f"{self._who}: discord_channel_id is a number: Developer Mode, Copy Channel ID")
+        if not self.discord_token and not self.discord_webhook_url:
+            ways = "discord_token (posts and asks) or discord_webhook_url (posts only)"
+            raise ConfigError(f"{self._who}: give {ways}")
+
+    def _problem(self, name: str, text: str) -> str:
+        if name == "discord_token" and re.match(r"xox[a-z]-|xapp-", text):
+            return "that is a token of Slack: use flavor slack, slack_token"
+        if name == "discord_token" and text.isdigit():
+            return "that is an id, no token: Bot, Reset Token, in the developer portal"
+        if name.endswith("discord_channel_id") and not re.fullmatch(r"\d{1,20}", text):
+            linked = re.search(r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)", text)
+            return f"write {linked[1]}" if linked else f"{text!r} is no channel id: {_DISCORD_CHANNEL}"
+        if name == "discord_webhook_url":
+            if _is_on(text, _SLACK_HOSTS):
+                return "that is a webhook of Slack: use flavor slack, slack_webhook_url"
+            if _is_on(text, _DISCORD_HOSTS) and not re.search(r"/webhooks/\d+/[\w-]+(\?|$)", text):
+                return "a webhook is …/webhooks/ID/TOKEN and nothing more: copy it under Integrations"
+        if name == "discord_api_url" and _is_on(text, _DISCORD_HOSTS):
+            if not re.search(r"/api(/v\d+)?/?$", text):
+                return "write https://discord.com/api/v10"
+        return super()._problem(name, text)
 
     @_documented
     def check(self) -> str:
@@ -3442,7 +3635,8 @@ class DiscordAlerter(_ChatAlerter):
         code = str(known["code"]) if known.get("code") else blocked[1] if blocked else None
         details = "; ".join(_flat_errors(known.get("errors"), ""))
         what = " ".join(filter(None, [code, str(known.get("message") or ""), details and f"({details})"]))
-        error = answer.refusal(self._who, what or f"HTTP {answer.status}", code, known.get("retry_after"))
+        error = answer.refusal(self._who, what or f"HTTP {answer.status}", code, known.get("retry_after"),
+                               _DISCORD_HINTS)
         if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
             error._again, error.retry_after = False, None
         raise error
@@ -3584,22 +3778,24 @@ class SMTPEmailAlerter(BaseAlerter):
     relay. IMAP is always TLS, with SMTP's user and password by default. Who sees the mails can answer them.
     """
 
-    smtp_server: str = ""
-    sender_email: str = ""
-    password: str = dataclasses.field(default="", repr=False)
-    recipient_email: str | Sequence[str] = ()
-    smtp_port: int = 587
-    username: str = ""
-    use_tls: bool | str = True
-    subject_prefix: str = ""
-    include_html: bool = True
-    imap_server: str = ""
-    imap_port: int = 993
-    imap_username: str = ""
-    imap_password: str = dataclasses.field(default="", repr=False)
-    timeout: float | None = None
-    approvers: Sequence[str] | None = None
-    case_sensitive: bool = False
+    smtp_server: str = _field("", "host name, such as smtp.gmail.com", "host")
+    sender_email: str = _field("", "bot@example.org, or: Training Bot <bot@example.org>", "text")
+    password: str = _field("", "of the sender; Gmail and others want an app password", "password",
+                           secret=True)
+    recipient_email: str | Sequence[str] = _field((), "one or several addresses", "list")
+    smtp_port: int = _field(587, "587 (STARTTLS) or 465 (TLS at once); default 587", "port")
+    username: str = _field("", "default: the sender's address", "id")
+    use_tls: bool | str = _field(True, "true, ssl, starttls, or false for a local relay; default true", "tls")
+    subject_prefix: str = _field("", "stands before each subject", "text")
+    include_html: bool = _field(True, "default true", "bool")
+    imap_server: str = _field("", "host name, such as imap.gmail.com; with it, it can ask", "host")
+    imap_port: int = _field(993, "TLS at once; default 993", "port")
+    imap_username: str = _field("", "default: the SMTP one", "id")
+    imap_password: str = _field("", "default: the SMTP one", "password", secret=True)
+    timeout: float | None = _field(None, _TIMEOUT, "time")
+    approvers: Sequence[str] | None = _field(None, "who may decide: addresses; default: the recipients",
+                                             "list")
+    case_sensitive: bool = _field(False, _CASE, "bool")
 
     flavor = "smtp_email"
     _answer_by = "Reply to this mail with"
@@ -3607,18 +3803,24 @@ class SMTPEmailAlerter(BaseAlerter):
     _example = {"smtp_server": "localhost", "sender_email": "a@example.org",
                 "recipient_email": "b@example.org"}
 
+    def _problem(self, name: str, text: str) -> str:
+        if name == "approvers" and not self._person(text):
+            return f"{text!r} is not a mail address"
+        return ""
+
     def _check_together(self) -> None:
         if not self.smtp_server or not self.sender_email:
             raise ConfigError(f"{self._who}: smtp_server and sender_email are needed")
-        for name in ("smtp_server", "imap_server"):
-            host = getattr(self, name)
-            problem = _host_problem(host) if host else ""
-            if problem:
-                raise ConfigError(f"{self._who}: {name} has to be a mere host name: {problem}")
-        self._set("sender_email", _address(self.sender_email, f"{self._who}: sender_email"))
+        name, address = _mailbox(self.sender_email, f"{self._who}: sender_email")
+        self._set("sender_email", f'"{name}" <{address}>' if name else address)
         self._set("recipient_email", tuple(self._recipients(self.recipient_email)))
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
             raise ConfigError(f"{self._who}: a password is not sent without TLS: leave use_tls=True")
+
+    @property
+    def _sender(self) -> str:
+        """The sender's address, without the name that may stand before it."""
+        return _email_utils.parseaddr(self.sender_email)[1]
 
     def check(self) -> str:
         """Log in over SMTP, and over IMAP if it is set."""
@@ -3643,13 +3845,16 @@ class SMTPEmailAlerter(BaseAlerter):
         return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
 
     def _recipients(self, given: Any) -> list[str]:
-        where = f"{self._who}: recipient_email"
-        return list(dict.fromkeys(_address(address, where) for address in _names(given or None, where) or ()))
+        where, found = f"{self._who}: recipient_email", {}
+        for names in _names(given or None, where) or ():
+            for name in re.split("[,;]", names):
+                found[_mailbox(name, where)[1]] = True
+        return list(found)
 
     def _new_mail(self, subject: str, to: Sequence[str], question: Question | None, ident: str,
                   above: _Dict) -> _email_message.EmailMessage:
         """Return a mail without a body. ident: for its Message-ID; above: the ref of what it answers."""
-        domain = self.sender_email.rpartition("@")[2]
+        domain = self._sender.rpartition("@")[2]
         domain = domain if len(domain) <= 40 else "alerters.invalid"  # longer ids than 77 break threading
         mail = _email_message.EmailMessage(policy=_email_policy.SMTP.clone(cte_type="7bit"))
         subject = _one_line(subject.replace("=?", "= ?"), 180)  # older Pythons decode "=?" into new headers
@@ -3703,7 +3908,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _smtp(self, until: float) -> Iterator[_smtplib.SMTP]:
         """Open a connection, encrypted and logged in as the fields say. Its failures are DeliveryErrors."""
         session: Any = None
-        user, password = self.username or self.sender_email, self._secret("password")
+        user, password = self.username or self._sender, self._secret("password")
         try:
             if self.use_tls:
                 session = _trusting(self._who, lambda trust: self._smtp_connect(until, trust))
@@ -3781,7 +3986,7 @@ class SMTPEmailAlerter(BaseAlerter):
         """Send to all in `left`: take out those who have it and, into `refused`, those who never will."""
         later, accepted = None, []
         with self._smtp(until) as session:
-            _expect(session.mail(self.sender_email), 250)
+            _expect(session.mail(self._sender), 250)
             for address in list(left):
                 answer = session.rcpt(address)
                 error = _smtp_failure(self._who, _smtplib.SMTPResponseException(*answer), False)
@@ -3839,7 +4044,7 @@ class SMTPEmailAlerter(BaseAlerter):
         session: Any = None
         password = self._secret("imap_password" if self.imap_password else "password")
         user, quoted = (re.sub(r'(["\\])', r"\\\1", text) for text in (
-            self.imap_username or self.username or self.sender_email, password))
+            self.imap_username or self.username or self._sender, password))
         quoted = _Secret(quoted)  # as a server may repeat it
         try:
             session = _trusting(self._who, lambda trust: Connection(self.imap_server, self.imap_port, trust))
@@ -3903,7 +4108,7 @@ class SMTPEmailAlerter(BaseAlerter):
         people = {self._person(address) for address in may_decide}
         for uid, arrived, data in _fetched(session, mine, "BODY.PEEK[]"):
             try:
-                seen[uid] = _mail_answer(data, token, self.sender_email, people, arrived)
+                seen[uid] = _mail_answer(data, token, self._sender, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 seen[uid] = None
                 _log().debug("%s: a mail that cannot be read: %s", self._who, _one_line(error))
@@ -3936,6 +4141,14 @@ def _address(text: Any, where: str) -> str:
         if re.fullmatch(_ADDRESS, f"{local}@{domain}") and "=?" not in str(text):
             return f"{local}@{domain.encode('idna').decode()}"
     raise ConfigError(f"{where}: {_one_line(text, 60)!r} is not a mail address")
+
+
+def _mailbox(text: str, where: str) -> tuple[str, str]:
+    """Return the name, or "", and the address of `bot@example.org` or `Training Bot <bot@example.org>`."""
+    named = re.fullmatch(r'\s*"?([^"<>@]*[^"<>@\s])"?\s*<([^<>]*)>\s*', text)
+    if named and "=?" not in text:  # see `_address`
+        return named[1].strip(), _address(named[2], where)
+    return "", _address(text, where)
 
 
 def _placeholder(file: _File) -> bytes:
@@ -4347,19 +4560,27 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
     return alerter  # type: ignore[no-any-return]
 
 
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True,
+          "false": False, "no": False, "off": False, "0": False}
+
+
 def _parsed(field: _Field, text: str, where: str) -> Any:
     """Return the value of a field that was written as text, in the environment or on the command line."""
     kind, word = _kind(field), text.strip().lower()
     if kind == "list":
         return [item.strip() for item in text.split(",") if item.strip()]
-    if field.name == "timeout":
+    if kind == "time":
         return _seconds(text, where)
-    if kind == "bool" and word not in ("ssl", "starttls"):
-        if word not in ("true", "yes", "on", "1", "false", "no", "off", "0"):
+    if kind == "tls" and word in ("ssl", "starttls"):
+        return word
+    if kind in ("bool", "tls"):
+        if word not in _TRUTH:
             raise ConfigError(f"{where} must be true or false, not {text!r}")
-        return word in ("true", "yes", "on", "1")
+        return _TRUTH[word]
+    if kind not in ("int", "port", "float"):
+        return text
     try:
-        return int(text) if kind == "int" else float(text) if kind == "float" else text
+        return float(text) if kind == "float" else int(text)
     except ValueError:
         raise ConfigError(f"{where} must be a number, not {text!r}") from None
 

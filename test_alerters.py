@@ -2938,7 +2938,7 @@ def test_words_and_people_of_a_question_do_nothing_either(chats, relay, clock, c
     """They stand in the question, and again in the help; there, too, nothing pings."""
     for kind in ("slack", "discord"):
         room = Room(kind, chats[kind][1])
-        question = room.ask(approve_msg_options=[*ODD_WORDS, "yes"], approvers=[room.ann, *ODD_WORDS])
+        question = room.ask(approve_msg_options=[*ODD_WORDS, "yes"], approvers=[room.ann])
         room.reply(question, room.ann, "yes please")
         assert question.check() is None
         for payload in (row["payload"] for row in room.service.posted):
@@ -4036,10 +4036,10 @@ def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch
 
 
 @pytest.mark.parametrize("url", [
-    "https://discord.com/api/webhooks/1/{}?thread_id=5", "https://discord.com/api/webhooks/1/{}/slack"])
+    "https://example.org/api/webhooks/1/{}?thread_id=5", "https://discord.com/api/webhooks/1/{}/slack"])
 def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats, url):
     token = "whsecret-" + "k" * 50
-    DiscordAlerter(discord_webhook_url=url.format(token))
+    SlackAlerter(slack_webhook_url=url.format(token))
     alerter, service = chats["slack"]
     alerter.send(f"failed: {url.format(token)} or https://discord.com/api/webhooks/1/{token} or {token}")
     assert token not in json.dumps(service.posted[-1]["payload"])
@@ -4092,7 +4092,7 @@ def test_alerters_are_values():
     one, same = SlackAlerter(**fields), SlackAlerter(**dict(fields, approvers=("U1", "U2")))
     other = SlackAlerter(**dict(fields, slack_channel_id="C2"))
     assert one == same and hash(one) == hash(same) and len({one, same, other}) == 2 and one != other
-    assert one != DiscordAlerter(discord_token="xoxb-1") and one != "xoxb-1"
+    assert one != DiscordAlerter(discord_token="xy.1") and one != "xoxb-1"
     for twin in (pickle.loads(pickle.dumps(one)), copy.copy(one), copy.deepcopy(one)):
         assert twin == one and hash(twin) == hash(one) and twin.slack_token == "xoxb-1"
         assert "xoxb-1" not in repr(twin)
@@ -6673,7 +6673,7 @@ MAIL_MISTAKES = {
     "no sender": {"sender_email": ""},
     "a sender that is none": {"sender_email": "bot"},
     "a sender with a line break": {"sender_email": "bot@example.org\r\nBcc: eve@evil.test"},
-    "a sender with a name": {"sender_email": "Bot <bot@example.org>"},
+    "a sender with an encoded name": {"sender_email": "=?utf-8?q?a=0AX:_1?= <bot@example.org>"},
     "port 0": {"smtp_port": 0},
     "port 70000": {"imap_port": 70000},
     "a port in words": {"smtp_port": "587"},
@@ -6687,7 +6687,7 @@ MAIL_MISTAKES = {
 BAD_ADDRESSES = ["", "ann", "@example.org", "ann@", "ann@@example.org", "ann example@example.org",
                  "ann@exa mple.org",
                  "ann@example.org\r\nRSET", "ann@example.org\nBcc: eve@evil.test", "ann\0@example.org",
-                 "ann@example.org, bob@example.org", "ann@example.org>", "<ann@example.org>",
+                 "ann@example.org, bob", "ann@example.org,", "ann@example.org>", "<ann@example.org>",
                  '"ann"@example.org',
                  "ann@example..org", "x" * 65 + "@example.org", "ann@" + "x" * 64 + ".org",
                  "ann@" + "x." * 130 + "org",
@@ -8963,6 +8963,204 @@ def test_an_own_flavor_has_fields_of_any_type():
             Wide(**wrong)
 
 
+HOME_NO_TIME = "timeout must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m or 2d, not "
+TOKEN, HOOK = {"slack_token": "xoxb-1"}, "https://hooks.slack.com/services/T1/B1/abc"
+BOT = {"discord_token": "ab.cd.ef"}
+MAIL = {"smtp_server": "smtp.example.org", "sender_email": "bot@example.org"}
+NO_REFERENCE = "is a reference that nobody filled in: a reference is written {{env.NAME}} or {{file./path}}"
+NO_VALUE = "is a reference that nobody filled in: write the value itself"
+STILL_OPEN = "is still a placeholder: put the real one there"
+NOT_SLACK = "is no id of a person on Slack; member ids (U…): in the profile, ⋮, Copy member ID"
+NOT_DISCORD = ("is no id of a person on Discord; "
+               "user ids (digits): Developer Mode on, right-click the person, Copy User ID")
+NO_FLOW = "Workflow Builder's address takes no alerts: make an incoming webhook, …/services/…"
+AT_SLACK, OF_DISCORD = "https://acme.slack.com", "https://discord.com/api/webhooks/1/abc"
+NEVER_WORKS = [  # flavor, fields, what is said after its name
+    ("slack", {**TOKEN, "approvers": ["@ann"]}, f"approvers: '@ann' {NOT_SLACK}"),
+    ("slack", {**TOKEN, "approvers": ["ann"]}, f"approvers: 'ann' {NOT_SLACK}"),
+    ("slack", {**TOKEN, "approvers": "Ann Lee"},
+     f"approvers: 'Ann Lee' {NOT_SLACK}"),
+    ("slack", {**TOKEN, "approvers": ["U1", "S012"]},
+     f"approvers: 'S012' {NOT_SLACK}"),
+    ("slack", {**TOKEN, "approvers": ["here"]}, f"approvers: 'here' {NOT_SLACK}"),
+    ("slack", {**TOKEN, "approvers": f"{AT_SLACK}/team/U012AB"}, "approvers: write U012AB"),
+    ("slack", {"slack_token": "xapp-1-A-2"},
+     "slack_token: an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…"),
+    ("slack", {"slack_token": "xoxb-..."}, f"slack_token {STILL_OPEN}"),
+    ("slack", {"slack_token": "xoxb-xxxx-xxxx"}, f"slack_token {STILL_OPEN}"),
+    ("slack", {"slack_token": "<token>"}, f"slack_token {STILL_OPEN}"),
+    ("slack", {"slack_token": "your-token"}, f"slack_token {STILL_OPEN}"),
+    ("slack", {"slack_token": "$SLACK_TOKEN"}, f"slack_token {NO_REFERENCE}"),
+    ("slack", {"slack_token": "${SLACK}"}, f"slack_token {NO_REFERENCE}"),
+    ("slack", {"slack_token": "{{ secrets.SLACK_TOKEN }}"}, f"slack_token {NO_REFERENCE}"),
+    ("slack", {"slack_token": "${{ secrets.SLACK_TOKEN }}"}, f"slack_token {NO_REFERENCE}"),
+    ("slack", {"slack_token": "{{env:SLACK_TOKEN}}"}, f"slack_token {NO_REFERENCE}"),
+    ("slack", {"slack_token": HOOK}, "slack_token is an address: put it into slack_webhook_url"),
+    ("slack", {"slack_token": "Bearer xoxb-1"},
+     "slack_token holds a space or a character that no token has: copy the token alone"),
+    ("slack", {"slack_token": "a" * 24 + ".Gabc12." + "b" * 27},
+     "slack_token: that is a token of Discord: use flavor discord, discord_token"),
+    ("slack", {"slack_webhook_url": "xoxb-1"}, "slack_webhook_url is a token: put it into slack_token"),
+    ("slack", {"slack_webhook_url": OF_DISCORD},
+     "slack_webhook_url: that is a webhook of Discord: use flavor discord, discord_webhook_url"),
+    ("slack", {"slack_webhook_url": "https://hooks.slack.com/workflows/T1/A1/2/abc"},
+     f"slack_webhook_url: {NO_FLOW}"),
+    ("slack", {"slack_webhook_url": "https://hooks.slack.com/triggers/T1/2/abc"},
+     f"slack_webhook_url: {NO_FLOW}"),
+    ("slack", {"slack_webhook_url": "https://app.slack.com/client/T1/C1"},
+     "slack_webhook_url: that is no incoming webhook, https://hooks.slack.com/services/…: make one in "
+     "the app"),
+    ("slack", {"slack_webhook_url": "https://hooks.slack.com/services/..."},
+     f"slack_webhook_url {STILL_OPEN}"),
+    ("slack", {**TOKEN, "slack_channel_id": f"{AT_SLACK}/archives/C012AB"},
+     "slack_channel_id: write C012AB"),
+    ("slack", {**TOKEN, "slack_channel_id": "<#C012AB|ml>"}, "slack_channel_id: write C012AB"),
+    ("slack", {**TOKEN, "slack_channel_id": "ml alerts"},
+     "slack_channel_id: 'ml alerts' is no channel; its id (C…), at the end of View channel details"),
+    ("slack", {**TOKEN, "slack_channel_id": "${CHANNEL}"}, f"slack_channel_id {NO_VALUE}"),
+    ("slack", {**TOKEN, "slack_channel_id": "{{env.CHANNEL}}"}, f"slack_channel_id {NO_VALUE}"),
+    ("slack", {**TOKEN, "slack_channel_id": "C0XXXXXXX"}, f"slack_channel_id {STILL_OPEN}"),
+    ("slack", {**TOKEN, "slack_api_url": "https://slack.com"}, "slack_api_url: write https://slack.com/api"),
+    ("slack", {**TOKEN, "slack_api_url": HOOK},
+     "slack_api_url: that is a webhook: put it into slack_webhook_url"),
+    ("slack", {**TOKEN, "listen": "thraed"}, "listen: it is \"thread\" or \"channel\", not 'thraed'"),
+    ("discord", {**BOT, "approvers": ["ann#1234"]},
+     f"approvers: 'ann#1234' {NOT_DISCORD}"),
+    ("discord", {**BOT, "approvers": ["U012"]}, f"approvers: 'U012' {NOT_DISCORD}"),
+    ("discord", {**BOT, "approvers": ["&12"]}, f"approvers: '&12' {NOT_DISCORD}"),
+    ("discord", {**BOT, "approvers": ["https://discord.com/users/123"]}, "approvers: write 123"),
+    ("discord", {**BOT, "discord_channel_id": "#ml"}, "discord_channel_id: '#ml' is no channel id: a number: "
+     "Developer Mode on, right-click the channel, Copy Channel ID"),
+    ("discord", {**BOT, "discord_channel_id": "https://discord.com/channels/12/345"},
+     "discord_channel_id: write 345"),
+    ("discord", {**BOT, "default_discord_channel_id": "<#345>"}, "default_discord_channel_id: write 345"),
+    ("discord", {"discord_token": "xoxb-1"},
+     "discord_token: that is a token of Slack: use flavor slack, slack_token"),
+    ("discord", {"discord_token": "123456789012345678"},
+     "discord_token: that is an id, no token: Bot, Reset Token, in the developer portal"),
+    ("discord", {"discord_token": OF_DISCORD},
+     "discord_token is an address: put it into discord_webhook_url"),
+    ("discord", {"discord_webhook_url": HOOK},
+     "discord_webhook_url: that is a webhook of Slack: use flavor slack, slack_webhook_url"),
+    ("discord", {"discord_webhook_url": "https://discord.com/api/webhooks/1/abc/slack"},
+     "discord_webhook_url: a webhook is …/webhooks/ID/TOKEN and nothing more: copy it under Integrations"),
+    ("discord", {**BOT, "discord_api_url": "https://discord.com"},
+     "discord_api_url: write https://discord.com/api/v10"),
+    ("smtp_email", {**MAIL, "smtp_server": "smtp.example.org:587"},
+     "smtp_server is a mere host name: write smtp.example.org, and 587 as the port"),
+    ("smtp_email", {**MAIL, "smtp_server": "smtps://smtp.example.org"},
+     "smtp_server is a mere host name: write smtp.example.org"),
+    ("smtp_email", {**MAIL, "imap_server": "bot@example.org"},
+     "imap_server is a mere host name, such as mail.example.org: 'bot@example.org' is no host's name"),
+    ("smtp_email", {**MAIL, "approvers": ["Ann"]}, "approvers: 'Ann' is not a mail address"),
+    ("smtp_email", {**MAIL, "recipient_email": "ann"}, "recipient_email: 'ann' is not a mail address"),
+    ("smtp_email", {**MAIL, "sender_email": "$SENDER"}, "sender_email: '$SENDER' is not a mail address"),
+    ("smtp_email", {**MAIL, "password": "<app password>"}, f"password {STILL_OPEN}"),
+    ("smtp_email", {**MAIL, "password": "${SMTP_PASSWORD}"}, f"password {NO_REFERENCE}"),
+    ("smtp_email", {**MAIL, "use_tls": "tls"},
+     "use_tls must be True, False, \"ssl\" or \"starttls\", not 'tls'"),
+    ("smtp_email", {**MAIL, "timeout": "5 apples"},
+     f"{HOME_NO_TIME}'5 apples'"),
+]
+
+
+@pytest.mark.parametrize("flavor, fields, said", NEVER_WORKS)
+def test_a_field_that_can_never_work_is_refused_wherever_it_is_set(flavor, fields, said, monkeypatch, capsys):
+    def told(call):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        return str(caught.value)
+
+    assert told(lambda: FLAVORS[flavor](**fields)) == f"{flavor}: {said}"
+    assert told(lambda: StackStore().register_alerter("red", flavor, **fields)) == f"red ({flavor}): {said}"
+    entry = {"flavor": flavor, **fields}
+    home_write({"version": 1, "alerters": {"red": entry}, "stacks": {"default": ["red"]}})
+    assert told(lambda: post("x")) == f"red ({flavor}): {said}"
+    texts = {name: ",".join(value) if isinstance(value, list) else value for name, value in fields.items()}
+    home_set(monkeypatch, FLAVOR=flavor, **{name.upper(): value for name, value in texts.items()})
+    name = list(fields)[-1]
+    environment = told(lambda: post("x"))
+    code, out, err = home_cli(capsys, "register", "blue", f"--flavor={flavor}",
+                              *(f"--{name}={value}" for name, value in texts.items()))
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    if name not in ("use_tls", "timeout"):  # whose words are read before, and begin with where they stand
+        assert environment == f"{flavor}: {said}" and err == f"alerters: blue ({flavor}): {said}\n"
+
+
+@pytest.mark.parametrize("name, value, said", [
+    ("slack_token", "xapp-1", "an app-level token"), ("slack_token", HOOK, "is an address"),
+    ("slack_webhook_url", "https://hooks.slack.com/triggers/1", "Workflow Builder"),
+    ("discord_token", "xoxb-1", "a token of Slack"), ("discord_webhook_url", HOOK, "a webhook of Slack")])
+def test_what_a_reference_holds_is_checked_as_well(name, value, said, monkeypatch):
+    monkeypatch.setenv("OF_TEST", value)
+    alerter = FLAVORS[name.partition("_")[0]](**{name: "{{env.OF_TEST}}"})
+    with pytest.raises(ConfigError, match=said):
+        alerter._secret(name)
+
+
+PEOPLE = {
+    "slack @name": ("slack", {"approvers": ["@ann"]}), "slack mention": ("slack", {"mention": ["@ann lee"]}),
+    "slack link": ("slack", {"mention": "https://acme.slack.com/team/U012"}),
+    "slack channel": ("slack", SlackAlerterParameters(slack_channel_id="https://acme.slack.com/archives/C1")),
+    "discord @name": ("discord", {"approvers": ["@ann"]}),
+    "discord mention": ("discord", {"mention": ["ann#1"]}),
+    "discord channel": ("discord", DiscordAlerterParameters(discord_channel_id="#ml")),
+}
+
+
+@pytest.mark.parametrize("case", PEOPLE)
+def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(case, chats):
+    kind, given = PEOPLE[case]
+    alerter, service = chats[kind]
+    params = given if isinstance(given, AlerterParameters) else AlerterParameters(**given)
+    with pytest.raises(ConfigError):
+        alerter.post("x", params)
+    with pytest.raises(ConfigError):
+        alerter.ask("x", params)
+    assert service.calls == []
+
+
+ODD_BUT_RIGHT = [
+    (SlackAlerter, {"slack_token": "xoxp-1"}), (SlackAlerter, {"slack_token": "xoxe.xoxb-1-abc"}),
+    (SlackAlerter, {**TOKEN, "slack_channel_id": "#ml-alerts"}),
+    (SlackAlerter, {**TOKEN, "slack_channel_id": "U012"}),
+    (SlackAlerter, {**TOKEN, "slack_channel_id": "GABC"}),
+    (SlackAlerter, {**TOKEN, "approvers": ("W01", "<@U02>")}),
+    (SlackAlerter, {"slack_webhook_url": "https://chat.example.org/hooks/4xp9"}),  # Mattermost
+    (SlackAlerter, {"slack_webhook_url": "https://discord.com/api/webhooks/1/abc/slack"}),
+    (SlackAlerter, {"slack_webhook_url": "https://hooks.slack-gov.com/services/T1/B1/abc"}),
+    (SlackAlerter, {"slack_webhook_url": "{{file./run/secrets/hook}}"}),
+    (SlackAlerter, {**TOKEN, "slack_api_url": "https://slack-gov.com/api/"}),
+    (SlackAlerter, {"slack_token": "4xp9fdt77", "slack_api_url": "https://chat.example.org/api",
+                    "slack_channel_id": "k3wq8hbc1", "approvers": ["4xp9fdt77pncbef59f4k1qe83o"]}),
+    (DiscordAlerter, {"discord_webhook_url": "https://ptb.discord.com/api/webhooks/1/a-b_c?thread_id=5"}),
+    (DiscordAlerter, {"discord_webhook_url": "https://discordapp.com/api/v10/webhooks/1/abc"}),
+    (DiscordAlerter, {**BOT, "discord_api_url": "https://discord.com/api", "approvers": [12345678901]}),
+    (SMTPEmailAlerter, {**MAIL, "password": "$ecret…", "smtp_server": "localhost"}),
+    (SMTPEmailAlerter, {**MAIL, "password": "abcd efgh ijkl mnop", "smtp_port": 465, "use_tls": "starttls"}),
+    (SMTPEmailAlerter, {**MAIL, "smtp_server": "::1", "subject_prefix": "[${TEAM}] ..."}),
+    (SMTPEmailAlerter, {**MAIL, "recipient_email": "a@x.org, Bob Lee <b@y.org>; c@z.org"}),
+    (SMTPEmailAlerter, {**MAIL, "sender_email": "Bot, Training <bot@bücher.example>", "timeout": "2d"}),
+]
+
+
+@pytest.mark.parametrize("cls, fields", ODD_BUT_RIGHT)
+def test_what_is_unusual_but_right_stays_accepted(cls, fields):
+    alerter = cls(**fields)
+    assert cls(**alerter._values()) == alerter
+    StackStore().register_alerter("red", cls.flavor, **fields)
+    assert StackStore().load_alerter("red") == alerter
+
+
+def test_people_are_written_with_their_names_in_mail(smtp, clock):
+    alerter = mail_alerter(smtp, sender_email="Bot, Training <bot@example.org>",
+                           recipient_email="ann@example.org, Bob Lee <bob@example.org>")
+    assert alerter.recipient_email == ("ann@example.org", "bob@example.org") and alerter.post("x") is True
+    mail = email.message_from_bytes(smtp.mails[-1].data, policy=email.policy.default)
+    assert mail["From"].addresses[0].display_name == "Bot, Training"
+    assert mail["From"].addresses[0].addr_spec == smtp.mails[-1].envelope_from == "bot@example.org"
+
+
 @pytest.mark.parametrize("cls, fields", [
     (SlackAlerter, {"slack_token": "xoxb-1-hidden", "slack_api_url": None, "case_sensitive": None}),
     (DiscordAlerter, {"discord_token": "hidden", "discord_api_url": None, "listen": None, "timeout": None}),
@@ -9117,7 +9315,6 @@ HOME_WRONG_CALLS = {
     "ask key": lambda: ask("x", key=5, alerter=HOME_ASKED), "ask field": lambda: ask("x", timout=5),
     "message": lambda: AlerterMessage(), "message body": lambda: AlerterMessage(body=["x"]),
 }
-HOME_NO_TIME = "timeout must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m or 2d, not "
 HOME_MEANT = {  # a wrong keyword -> what is said of it
     "post": (lambda: post("x", titel="T"), "post: no keyword 'titel'; did you mean 'title'?"),
     "ask": (lambda: ask("x", timout=5), "ask: no keyword 'timout'; did you mean 'timeout'?"),
