@@ -80,11 +80,12 @@ if TYPE_CHECKING:
     import urllib.request as _urllib
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Dict, Literal, NoReturn, Tuple, TypeVar, Union
+    from typing import Any, Dict, List, Literal, NoReturn, Tuple, TypeVar, Union
     from typing import overload as _overload
 
     _Dict = Dict[str, Any]
-    _Line = Tuple[str, str]  # kind ("text", "plain" or "code") and one line without its end
+    _Span = Tuple[str, str, str]  # style, text, url
+    _Piece = Tuple["_Block", List[Any]]  # a block, and its lines in a service's markup
     _Option = Tuple[str, _Dict]  # the names of a command's option, and further words for argparse
     _Field = dataclasses.Field[Any]
     _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
@@ -345,7 +346,7 @@ class AlerterMessage(_Record):
         vars(changed).update(changes)
         return changed
 
-    def _plain_title(self) -> str:
+    def _title_line(self) -> str:
         return " ".join(_clean(self.title or "").split())
 
     def _files(self, who: str) -> list[_File]:
@@ -356,17 +357,9 @@ class AlerterMessage(_Record):
                 _log().warning("%s: %s", who, file.label)
         return files
 
-    def _as_text(self, images: Sequence[_File], gap: str = "\n\n") -> str:
-        """Return everything as plain text."""
-        asks = self._question._instructions() if self._question else []
-        fields = [f"{_clean(k)}: {_clean(v)}" for k, v in self.metadata.items()]
-        parts = [self._plain_title(), _clean(self.body or "").rstrip(), "\n".join(asks).replace("`", ""),
-                 "\n".join(fields), "\n".join(f"[{image.url or image.label}]" for image in images)]
-        return gap.join(part for part in parts if part.strip())
-
     def _repr_html_(self) -> str:
         """Return the HTML it would be mailed as; notebooks show it at the end of a cell."""
-        return _mail_html(self, self._files(""), inline=True)
+        return _mail_html(_lay_out(self, self._files("")), self.level, inline=True)
 
 
 def _listed(items: Any, name: str) -> Sequence[Any]:
@@ -549,19 +542,28 @@ def _known_keywords(function: _F) -> _F:
 # Control and bidi characters made visible or plain, none lost.
 _HARMLESS = {**{c: chr(0x2400 + c) for c in range(32) if c not in (9, 10)}, 0x7F: "\u2421",
              **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")}
+# What terminals take for orders (ECMA-48): colours and cursor; links and titles; and the short ones.
+_TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)"
+             "|\x1b[ -/][0-~]|\x1b[78=>DEHMNOZc\\\\]")
 _URL = r"https?://[^\s<>\"'`|\\^{}\[\]]*[^\s<>\"'`|\\^{}\[\].,;:!?)*_~]"
 _INLINE = (r"(?<!`)`(?P<code>[^`]{1,500})`(?!`)|\*\*(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)\*\*"
            r"|(?<![\w*])\*(?=[^\s*])(?P<italic>[^*]{1,500}?)(?<=[^\s*])\*(?![\w*])"
            r"|(?<![\w_])_(?=[^\s_])(?P<italic2>[^_]{1,500}?)(?<=[^\s_])_(?![\w_])"
+           r"|(?<![\w~])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
            r"|\[(?P<label>[^][]{1,500})\]\((?P<href>" + _URL + r"/?)\)|(?P<url>" + _URL + ")")
 
 
 def _clean(text: object) -> str:
-    """Return str(text) without lone surrogates, controls, bidi overrides and secrets; lines end in \\n."""
+    """Return str(text) without escape sequences, controls, bidi overrides, lone surrogates and secrets.
+
+    Its lines end in \\n.
+    """
     try:
         clean = str(text).replace("\r\n", "\n").replace("\r", "\n")
     except Exception as error:  # a value that cannot be shown must not cost the alert
         clean = f"<{type(text).__name__}: {type(error).__name__}>"
+    if "\x1b" in clean or "\x9b" in clean:
+        clean = re.sub(_TERMINAL, "", clean)
     clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return _hide(clean.translate(_HARMLESS))
 
@@ -577,52 +579,36 @@ def _looks_like_address(label: str) -> bool:
     return bool(re.search(r"://|\w@\w|(?<![\w-])(?:[\w-]+\.)+[^\W\d_]{2,}(?![\w-])|(?:\d+\.){3}\d", bare))
 
 
-def _spans(kind: str, line: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (style, text, url) of one line: text, bold, italic, code, link. A plain line has only URLs."""
+def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
+    """Yield (style, text, url) of one line: text, bold, italic, strike, code, link. Unmarked: only URLs."""
     end = 0
-    for found in re.finditer(_INLINE if kind == "text" else f"(?P<url>{_URL})", line):
-        part = {style: text for style, text in found.groupdict().items() if text is not None}
-        label, url = part.get("label", ""), part.get("href") or part.get("url", "")
-        if _looks_like_address(label):
+    for found in re.finditer(_INLINE if marked else f"(?P<url>{_URL})", line):
+        style = str(found.lastgroup)
+        text, url = found[style], ""
+        if style in ("href", "url"):
+            url = text
+            text = found["label"] if style == "href" else url
+            style = "link"
+        if style == "link" and text != url and _looks_like_address(text):
             continue  # it may lead elsewhere: it stays as written
         if found.start() > end:
             yield "text", line[end:found.start()], ""
         end = found.end()
-        style, text = ("link", label or url) if url else next(iter(part.items()))
         yield style.rstrip("2"), text, url
     if end < len(line):
         yield "text", line[end:], ""
 
 
-def _lines(text: str) -> Iterator[_Line]:
-    """Yield the lines of light Markdown as (kind, line), the fences of code blocks taken off."""
-    fenced = False
-    for line in text.split("\n"):
-        bare = line.strip()
-        if fenced:
-            fenced = not bare.endswith("```")
-            if fenced or bare != "```":
-                yield "code", line if fenced else line.rstrip()[:-3]
-        elif bare.startswith("```"):
-            fenced = not (len(bare) > 5 and bare.endswith("```"))
-            rest = bare[3:] if fenced else bare[3:-3]
-            names_language = fenced and re.fullmatch(r"[\w+#.-]{1,20}", rest)
-            if rest and not names_language:
-                yield "code", rest
-        else:
-            yield "text", line
-
-
-def _render(lines: Iterable[_Line], mark: Callable[[str, str, str], str],
-            fence: tuple[str, str] = ("```\n", "\n```"), end: str = "\n") -> str:
-    """Return lines in a service's markup. mark(style, text, url): one span; style "block": a line of code."""
-    blocks = []
-    for kind, group in itertools.groupby(lines, key=lambda line: line[0]):
-        if kind == "code":
-            blocks.append(fence[0] + "\n".join(mark("block", text, "") for _, text in group) + fence[1])
-        else:
-            blocks.append(end.join("".join(mark(*span) for span in _spans(*line)) for line in group))
-    return "\n".join(blocks)
+def _bare(line: str) -> str:
+    """Return one line of light Markdown without its marks; what they say beyond looks stays."""
+    words = []
+    for style, text, url in _spans(line) if len(line) <= 2000 else [("text", line, "")]:
+        if style == "strike":
+            text = f"~~{text}~~"
+        elif url and url != text:
+            text = f"{text} ({url})"
+        words.append(text)
+    return "".join(words)
 
 
 def _unfenced(text: str) -> str:
@@ -638,59 +624,383 @@ def _defuse(text: str) -> str:
     return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I) if "@" in text else text
 
 
+# === Layout ===
+_FLOWING = ("text", "plain", "heading", "item", "quote", "code")  # kinds that are lines of one running text
+_COLUMNS, _COLUMN_WIDTH = 50, 40  # of a table: at most, and the widest that is made even
+_HEAD_MAX = 300  # characters of a table's head that is repeated on each page
+
+
+class _Block:
+    """One piece of a laid-out message: of one kind, with its lines.
+
+    ping: ids of those to call. title. text: light Markdown. plain: not Markdown. heading: of `level` 1 to 3.
+    item: of a list, `level` deep, its `label` "3." or none. quote. code: its `label` the language, its `head`
+    lines to repeat on each page. table: lines and `head` are lists of cells, `sides` l, r or c a column.
+    facts: lines are (name, value). picture: `file`. how: how to answer; `links`: (label, address) of buttons.
+    note: level and mark, in small letters. A line of `how` may be a list of spans.
+    """
+    def __init__(self, kind: str, lines: Sequence[Any], *, label: str = "", level: int = 0,
+                 head: Sequence[Any] = (), sides: str = "", file: _File | None = None) -> None:
+        self.kind, self.lines, self.label, self.level = kind, list(lines), label, level
+        self.head, self.sides, self.file = list(head), sides, file
+        self.links: list[tuple[str, str]] = []
+
+    def with_lines(self, lines: Sequence[Any]) -> _Block:
+        """Return the same block with other lines: a part of it on another page, say."""
+        part = copy.copy(self)
+        part.lines = list(lines)
+        return part
+
+
+def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
+    """Return what a message says as blocks, in the order in which people read them."""
+    question, mark = message._question, _LEVELS[message.level][0]
+    body = _clean(message.body or "").rstrip()
+    facts = [(_clean(name).strip(), _clean(value).strip()) for name, value in message.metadata.items()]
+    blocks = [_Block("title", [message._title_line()]), *_body(body), _Block("facts", facts)]
+    for number, file in enumerate(files):
+        if file.problem:
+            blocks.append(_Block("plain", [f"[{file.label}]"]))
+        else:
+            blocks.append(_Block("picture", [file.url or file.name], file=file, label=f"image{number}"))
+    if question:
+        blocks.append(_how_to_answer(question))
+    notes = [f"{mark} {message.level}"] if message.level != "info" else []
+    notes += [f"Question {question.token}"] if question else []
+    blocks.append(_Block("note", notes))
+    return [block for block in blocks if any(block.lines) or block.kind == "text"]
+
+
+def _how_to_answer(question: Question) -> _Block:
+    """Return the block that says how to answer, until when, and who may."""
+    lines: list[Any] = list(question._instructions()[:-1])
+    moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(question.deadline))
+    closing = [("text", "Open until ", ""), ("time", moment, str(int(question.deadline)))]
+    people = list(question._record.approvers or ())
+    for number, person in enumerate(people[:_CALLED]):
+        closing += [("text", ", " if number else " for ", ""), ("person", _one_line(person, 100), "")]
+    if len(people) > _CALLED:
+        closing.append(("text", f" and {len(people) - _CALLED} more", ""))
+    return _Block("how", [*lines, [*closing, ("text", ".", "")]])
+
+
+def _body(text: str) -> list[_Block]:
+    """Return the blocks of light Markdown. What is not clearly Markdown is a line of text."""
+    lines, start = text.split("\n"), 0
+    blocks: list[_Block] = []
+    while start < len(lines):
+        found = _code_at(lines, start) or _table_at(lines, start)
+        if found:
+            block, start = found
+        else:
+            block = _line_block(lines[start], bool(blocks) and blocks[-1].kind == "quote")
+            start += 1
+        if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
+            blocks[-1].lines += block.lines
+        else:
+            blocks.append(block)
+    if any(block.lines and any(block.lines) for block in blocks):
+        return blocks
+    return [_Block("plain", [text])] if text else []  # a lone fence, say, is shown as it is
+
+
+def _line_block(line: str, in_quote: bool) -> _Block:
+    """Return one line of Markdown as a heading, an item, a quote, or text."""
+    heading = re.fullmatch(r" {0,3}(#{1,3}) +(\S.*)", line)
+    if heading:
+        return _Block("heading", [heading[2]], level=len(heading[1]))
+    item = re.fullmatch(r"([ \t]*)(?:[-*]|(\d{1,3}\.))[ \t]+(\S.*)", line)
+    if item and line.strip(" \t*-"):  # a rule of stars is none
+        depth = len(item[1].expandtabs(4)) // 2
+        return _Block("item", [item[3]], level=min(depth, 5), label=item[2] or "")
+    if line.startswith("> ") or line == ">" and in_quote:
+        return _Block("quote", [line[2:]])
+    return _Block("text", [line])
+
+
+def _code_at(lines: list[str], start: int) -> tuple[_Block, int] | None:
+    """Return the block of code that begins at a line, and the number of the line behind it."""
+    fence = lines[start].strip()
+    if not fence.startswith("```"):
+        return None
+    if len(fence) > 5 and fence.endswith("```"):
+        return _Block("code", [fence[3:-3]] if fence[3:-3] else []), start + 1
+    language = re.fullmatch(r"[\w+#.-]{1,20}", fence[3:])
+    block = _Block("code", [], label=fence[3:] if language else "")
+    if fence[3:] and not language:
+        block.lines.append(fence[3:])
+    for number in range(start + 1, len(lines)):
+        bare = lines[number].strip()
+        if not bare.endswith("```"):
+            block.lines.append(lines[number])
+            continue
+        if bare != "```":
+            block.lines.append(lines[number].rstrip()[:-3])
+        return block, number + 1
+    return block, len(lines)
+
+
+def _table_at(lines: list[str], start: int) -> tuple[_Block, int] | None:
+    """Return the pipe table that begins at a line, and the number of the line behind it."""
+    if start + 1 >= len(lines) or "|" not in lines[start]:
+        return None
+    rule = lines[start + 1].strip()
+    if "|" not in rule or "-" not in rule or rule.strip("|:- \t"):
+        return None
+    head, dashes = _cells(lines[start]), _cells(rule)
+    if len(head) != len(dashes) or len(head) > _COLUMNS or not all(re.fullmatch(":?-+:?", d) for d in dashes):
+        return None
+    rows = []
+    end = start + 2
+    while end < len(lines) and "|" in lines[end]:
+        row = _cells(lines[end])
+        if len(row) > len(head):  # no cell is left out: from here on it stays as written
+            break
+        rows.append(row + [""] * (len(head) - len(row)))
+        end += 1
+    sides = ""
+    for number, dash in enumerate(dashes):
+        column = [row[number] for row in rows]
+        sides += _side(dash, column)
+    return _Block("table", rows or [[""] * len(head)], head=head, sides=sides), end
+
+
+def _cells(line: str) -> list[str]:
+    """Return the cells of one line of a pipe table."""
+    line = line.strip()
+    if line.startswith("|"):
+        line = line[1:]
+    if line.endswith("|") and not line.endswith("\\|"):
+        line = line[:-1]
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)]
+
+
+def _side(dashes: str, column: list[str]) -> str:
+    """Return where the cells of a column stand: r, l or c. Columns of numbers stand right."""
+    if dashes.endswith(":"):
+        return "c" if dashes.startswith(":") else "r"
+    number = r"[-+−]?[\d.,_]*\d(?:[eE][-+]?\d+)?\s?%?|[Nn]a[Nn]|[-+]?inf"
+    filled = [cell for cell in column if cell]
+    if filled and not dashes.startswith(":") and all(re.fullmatch(number, cell) for cell in filled):
+        return "r"
+    return "l"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a fixed-width font a text takes."""
+    if text.isascii():
+        return len(text)
+    width = 0
+    for char in text:
+        if _unicodedata.combining(char) or char in "\u200b\u200c\u200d\ufe0f":
+            continue
+        width += 2 if _unicodedata.east_asian_width(char) in "WF" else 1
+    return width
+
+
+def _aligned(table: _Block) -> _Block:
+    """Return a table as a block of code in which its columns stand below each other."""
+    rows = [[_bare(cell) for cell in row] for row in [table.head, *table.lines]]
+    widths = []
+    for cells in zip(*rows):
+        widths.append(min(max(map(_width, cells)), _COLUMN_WIDTH))
+    written = []
+    for row in rows:
+        line = [_padded(cell, width, side) for cell, width, side in zip(row, widths, table.sides)]
+        written.append("  ".join(line).rstrip())
+    head = [written[0], "  ".join("-" * max(width, 1) for width in widths)]
+    if len(head[0]) + len(head[1]) > _HEAD_MAX:
+        return _Block("code", [*head, *written[1:]])
+    return _Block("code", written[1:], head=head)
+
+
+def _padded(cell: str, width: int, side: str) -> str:
+    """Return a cell, filled up with blanks to a width; a wider one stays as it is."""
+    blanks = max(width - _width(cell), 0)
+    left = {"r": blanks, "c": blanks // 2}.get(side, 0)
+    return " " * left + cell + " " * (blanks - left)
+
+
+def _facts_as_lines(facts: _Block) -> _Block:
+    """Return facts as lines of text."""
+    lines = []
+    for name, value in facts.lines:
+        lines += f"{name}: {value}".split("\n")
+    return _Block("plain", lines)
+
+
+def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap: str = "\n\n") -> str:
+    """Return blocks as plain text. words: what becomes of a line's marks; gap: between the parts."""
+    parts = []
+    for flows, group in itertools.groupby(blocks, key=lambda block: block.kind in (*_FLOWING, "table")):
+        texts = [_block_text(block, words) for block in group]
+        parts += ["\n".join(texts)] if flows else texts
+    return gap.join(part.strip("\n") for part in parts if part.strip())
+
+
+def _block_text(block: _Block, words: Callable[[str], str]) -> str:
+    """Return one block as plain text."""
+    if block.kind == "table":
+        return _block_text(_aligned(block), words)
+    if block.kind == "facts":
+        return "\n".join(_facts_as_lines(block).lines)
+    if block.kind == "picture":
+        return f"[{block.lines[0]}]"
+    if block.kind == "note":
+        return ""
+    if block.kind == "how":
+        lines = [_bare(line) if isinstance(line, str) else "".join(text for _, text, _ in line)
+                 for line in block.lines]
+        return "\n".join(lines)
+    if block.kind in ("code", "plain"):
+        return "\n".join([*block.head, *block.lines])
+    form = {"item": "{indent}{label} {words}", "quote": "> {words}"}.get(block.kind, "{words}")
+    indent, label = "  " * block.level, block.label or "-"
+    return "\n".join(form.format(words=words(line), indent=indent, label=label) for line in block.lines)
+
+
+def _whole_text(message: AlerterMessage) -> str:
+    """Return all words of a message as they were written: what goes into a file."""
+    facts = [f"{_clean(name)}: {_clean(value)}" for name, value in message.metadata.items()]
+    parts = [message._title_line(), _clean(message.body or "").rstrip(), "\n".join(facts)]
+    return "\n".join(part for part in parts if part.strip())
+
+
 # === Splitting ===
-def _head(text: str, fits: Callable[[str], bool], limit: int) -> str:
-    """Return the longest start of `text` that fits, cut at a space if one is near, never inside an emoji."""
-    low, high = 1, min(len(text), limit)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if fits(text[:middle]) else (low, middle - 1)
-    if low == len(text):
-        return text
-    cut = text.rfind(" ", low * 3 // 4, low) + 1 or low
-    while cut > max(low - 32, 1) and (_unicodedata.combining(text[cut]) or text[cut - 1] == "\u200d"
-                                      or re.match("[\u200d\ufe00-\ufe0f🏻-🏿🇦-🇿]", text[cut])):
+class _Page:
+    """One message of a chat service: blocks, each with its lines in the service's markup."""
+    def __init__(self, room: int) -> None:
+        self.size = self.room = room  # of the service's limit: at first, and what is left
+        self.pieces: list[_Piece] = []
+        self.sources: list[_Block] = []  # the same blocks with their lines as they were written
+        self.files: list[_File] = []  # to attach
+        self.number = 0  # which message of its draft it is
+        self.first = False  # whether it is the one with title and facts
+
+    def holds(self, block: _Block) -> bool:
+        return bool(self.pieces) and self.pieces[-1][0] is block
+
+    def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
+        if not self.holds(block):
+            self.pieces.append((block, []))
+            self.sources.append(block.with_lines([]))
+        self.pieces[-1][1].append(written)
+        self.sources[-1].lines.append(line)
+        self.room -= cost
+
+    def groups(self) -> Iterator[tuple[str, list[_Piece]]]:
+        """Yield (kind, pieces) in reading order, the kinds of running text together as "text"."""
+        def kind_of(piece: _Piece) -> str:
+            return "text" if piece[0].kind in _FLOWING else piece[0].kind
+
+        for kind, pieces in itertools.groupby(self.pieces, key=kind_of):
+            yield kind, list(pieces)
+
+    def stand_in(self, frame: _Page) -> None:
+        """Put what the frame holds around the text of this page: title above, facts and the rest below."""
+        above = [piece for piece in frame.pieces if piece[0].kind in ("ping", "title")]
+        below = [piece for piece in frame.pieces if piece not in above]
+        self.pieces = [*above, *self.pieces, *below]
+
+    def says_something(self) -> bool:
+        """False for blank lines alone, which services refuse."""
+        for _, lines in self.pieces:
+            if any(not isinstance(line, str) or line.strip() for line in lines):
+                return True
+        return False
+
+
+def _boundary(text: str, count: int) -> int:
+    """Return where to cut so that about `count` characters stay: at a space near by, never in an emoji."""
+    if count >= len(text):
+        return len(text)
+    cut = text.rfind(" ", count * 3 // 4, count) + 1 or count
+    lowest = max(cut - 32, 1)
+    while cut > lowest:
+        joined = _unicodedata.combining(text[cut]) or text[cut - 1] == "\u200d"
+        if not joined and not re.match("[\u200d\ufe00-\ufe0f🏻-🏿🇦-🇿]", text[cut]):
+            break
         cut -= 1
-    return text[:cut]
+    return cut
 
 
-def _chunks(lines: Iterable[_Line], size: Callable[[str, str], int], limit: int) -> Iterator[list[_Line]]:
-    """Yield runs of lines, of size(kind, line) each, within `limit`; only a line too long alone is cut."""
-    chunk: list[_Line] = []
-    used = 0
-    for kind, text in lines:
-        while True:
-            fence = 8 if kind == "code" and not (chunk and chunk[-1][0] == "code") else 0  # `_render` adds it
-            cost = size(kind, text) + 1 + fence if len(text) <= 2 * limit else limit + 1
-            if used + cost <= limit:
-                break
-            if chunk:
-                yield chunk
-            else:
-                head = _head(text, lambda start: size(kind, start) + 9 <= limit, limit)  # noqa: B023
-                yield [(kind, head)]
-                text = text[len(head):]
-            chunk, used = [], 0
-        chunk.append((kind, text))
-        used += cost
-    if chunk:
-        yield chunk
+def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], room: int) -> tuple[str, str]:
+    """Return a start of `text`, as long as room allows or nearly, and the same in markup."""
+    count = max(room, 1)
+    while True:
+        head = text[:_boundary(text, count)]
+        written = write(head)
+        taken = size(written)
+        if taken <= room or len(head) == 1:
+            return head, written
+        count = max(min(len(head) * room // taken, len(head) - 1), 1)
 
 
-def _squeeze(lines: list[_Line], keep: int) -> list[_Line]:
-    """Return head and tail of `lines`, `keep` characters in all, between them a note of what is left out."""
-    total, half, at = sum(len(text) + 1 for _, text in lines), keep // 2, 0
-    if total <= keep:
-        return lines
-    head, tail = [], []
-    for kind, text in lines:
-        if at < half:
-            head.append((kind, text[:half - at]))
-        if at + len(text) >= total - half:
-            tail.append((kind, text[max(0, total - half - at):]))
-        at += len(text) + 1
-    left_out = total - sum(len(text) + 1 for _, text in head + tail)
-    return [*head, ("plain", f"… {left_out:,} characters left out …"), *tail]
+class _Cutter:
+    """Cuts blocks into pages of a service, between lines; only a line too long for a page is cut itself."""
+    def __init__(self, service: _ChatAlerter, limit: int, first: int) -> None:
+        self.service, self.limit = service, limit
+        self.page = _Page(first)
+        self.pages: list[_Page] = []
+
+    def cut(self, blocks: Iterable[_Block], most: int) -> list[_Page]:
+        """Return the pages, `most` and one more if there are more."""
+        for block in blocks:
+            for line in block.lines:
+                rest: Any = line
+                while rest is not None and len(self.pages) <= most:
+                    rest = self._put(block, rest)
+        self._turn()
+        return self.pages[:most + 1]
+
+    def _put(self, block: _Block, line: Any) -> Any:
+        """Put a line on the page, or its start; return what is left of it, or None."""
+        page, service = self.page, self.service
+        opening = 0 if page.holds(block) else service._opening(block)
+        whole = not isinstance(line, str)  # one that cannot be cut
+        if whole or len(line) <= 2 * self.limit:
+            written = service._write(block, line)
+            cost = service._cost(written)
+            if opening + cost <= page.room or whole and not page.pieces:
+                page.add(block, line, written, opening + cost)
+                return None
+            if page.pieces and (whole or service._opening(block) + cost <= self.limit):
+                self._turn()
+                return line
+        room = page.room - opening
+        if page.pieces and room < self.limit // 4:
+            self._turn()
+            return line
+        head, written = _head(line, lambda text: service._write(block, text), service._cost, room)
+        page.add(block, head, written, opening + service._cost(written))
+        return line[len(head):] or None
+
+    def _turn(self) -> None:
+        """Begin a new page. One of blank lines alone is left out, since services refuse it."""
+        if self.page.says_something():
+            self.pages.append(self.page)
+            self.page = _Page(self.limit)
+        else:
+            self.page = _Page(self.page.size)
+
+
+def _squeeze(blocks: Sequence[_Block], keep: int) -> list[_Block]:
+    """Return head and tail of running text, `keep` characters in all, and what is left out between them."""
+    total = sum(len(line) + 1 for block in blocks for line in block.lines)
+    start, end = keep // 2, total - keep // 2
+    head, tail, at = [], [], 0
+    for block in blocks:
+        above, below = block.with_lines([]), block.with_lines([])
+        for line in block.lines:
+            if at < start:
+                above.lines.append(line[:start - at])
+            if at + len(line) >= end:
+                below.lines.append(line[max(0, end - at):])
+            at += len(line) + 1
+        head += [above] if above.lines else []
+        tail += [below] if below.lines else []
+    kept = sum(len(line) + 1 for block in head + tail for line in block.lines)
+    return [*head, _Block("plain", [f"… {total - kept:,} characters left out …"]), *tail]
 
 
 # === Images ===
@@ -1540,7 +1850,7 @@ class BaseAlerter(_Record):
 
     def _preview(self, message: AlerterMessage) -> str:
         """Return what `send` would send, for people to read."""
-        return message._as_text(message._files(self._who))
+        return _as_text(_lay_out(message, message._files(self._who)))
 
     @property
     def _label(self) -> str:
@@ -2330,72 +2640,60 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 
 # === Chat services ===
 _MARKER = r"(?:^|\n)Question ([0-9a-f]{16})\s*$"  # the last line of every question
-_MENTIONS = 50  # at most: they have to fit into one message, beside its text
+_MENTIONS, _CALLED = 50, 30  # by `mention`, and as approvers: they have to fit into one message with its text
 
 
 class _Draft:
-    """A message on its way to a chat service: cleaned, and laid out as title, lines, fields and images."""
+    """A message on its way to a chat service."""
 
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
-        question, images = message._question, message._files(alerter._who)
-        self.message, self.params, self.plain, self.until = message, params, False, 0.0
-        self.ref: _Dict = {}  # of the first part, once it is posted
-        for image in images if not alerter._takes_files else ():
-            if image.data and not image.problem:
-                image.problem = "a webhook takes no files, only an image's URL"
-                _log().warning("%s: %s", alerter._who, image.label)
-        self.reply_to = message._reply_to.ref if message._reply_to else {}
-        self.nonce = question.token if question else _secrets.token_hex(8)
-        self.mention = [m.strip("<@!>") for m in _names(getattr(params, "mention", None), "mention") or ()]
-        if len(self.mention) > _MENTIONS:
-            raise ConfigError(f"mention: {len(self.mention)} names, {_MENTIONS} at most: mention a group")
-        self.images = [image for image in images if not image.problem]
-        self.title, self.text = message._plain_title(), message._as_text(images, "\n")
-        mark, self.color = _LEVELS[message.level]
-        self.notes = [f"{mark} {message.level}"] if message.level != "info" else []
-        self.notes += [f"Question {self.nonce}"] if question else []
-        self.asks: list[_Line] = [("text", line) for line in question._instructions()] if question else []
-        self.lines: list[_Line] = []
-
-        def size(text: str) -> int:
-            return alerter._measure(alerter._mark("text", text, "")) if len(text) < 1000 else 1000
-
-        if size(self.title) > alerter._title_limit:
-            self.lines.append(("plain", self.title))
-            self.title = _head(self.title, lambda start: size(start) < alerter._title_limit, 1000) + "…"
-        body = _clean(message.body or "")
-        lines = list(_lines(body.rstrip()))
-        if body.strip():  # a lone fence has no lines, and is shown as it is
-            self.lines += lines if any(text.strip() for _, text in lines) else [("plain", body)]
-        self.fields = [(_clean(k).strip(), _clean(v).strip()) for k, v in message.metadata.items()]
-        if len(self.fields) > 10 or any(len(k) > 100 for k, _ in self.fields) or sum(
-                size(k) + size(v) + 8 for k, v in self.fields) > 800:
-            self.lines += [("plain", line) for k, v in self.fields for line in f"{k}: {v}".split("\n")]
-            self.fields = []
-        self.lines += [("plain", f"[{image.label}]") for image in images if image.problem]
-        links = [image.url for image in self.images if image.url]
-        self.lines += [("plain", url) for url in links[alerter._shown_images:]]
+        self.message, self.params = message, params
+        self.plain = False  # whether it goes without blocks or embeds
+        self.until = 0.0  # of clock.monotonic
+        self.ref: _Dict = {}  # of the first message, once it is posted
+        self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
+        self.nonce = message._question.token if message._question else _secrets.token_hex(8)
+        self.messages = 0  # handed to the service so far: each has its number, by which a repeat is known
+        names = _names(getattr(params, "mention", None), "mention") or ()
+        if len(names) > _MENTIONS:
+            raise ConfigError(f"{alerter._who}: mention: {len(names)} names, {_MENTIONS} at most: "
+                              "mention a group")
+        self.mention = [name.strip("<@!>") for name in names]
+        files = message._files(alerter._who)
+        for file in files:
+            if file.data and not file.problem and not alerter._takes_files:
+                file.problem = "a webhook takes no files, only an image's URL"
+                _log().warning("%s: %s", alerter._who, file.label)
+        self.files = [file for file in files if not file.problem]
+        self.pictures = [file for file in self.files if file.url or alerter._attaches]  # in messages
+        self.most = alerter._most_pictures(message)  # in one of them
+        self.blocks = [_Block("ping", self.mention)] if self.mention else []
+        self.blocks += _lay_out(message, files)
 
 
 class _ChatAlerter(BaseAlerter):
-    """What Slack and Discord share: layout, splitting, continuing, attaching, falling back to plain text."""
+    """What Slack and Discord share: pages, continuing, attaching, falling back to plain text."""
 
     _shows_questions = _has_reactions = True
     _title_limit = 150
-    _limits = (2700, 2700)  # of the text of one message; [True]: in the plain form
+    _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
-    _shown_images = 9  # by their URL, in one message
-    _batch = 1000  # files in one message; Slack uploads each for itself
     _channel_field = _needed_to_ask = ""  # names of fields
     _person_id = _callable_id = r"\S+"  # of people, and of what else can be mentioned
     _id_help = {"approvers": "a person", "mention": "a person"}
     _takes_files: Any = True
+    _attaches = False  # files stand in the message itself, not below it
+    _upload_right = ""  # what it takes to attach a file
+    # How a line of each kind is written: its {words}, a heading's {hashes}, an item's {indent} and {label}.
+    _forms: Mapping[str, str] = {}
+    _bullet = "•"
+    _shows_language = False  # of a block of code
     # A service's dialect: what each of the two has to have.
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
     _measure: Callable[[str], int]  # how much of the limit a text takes
-    _payload: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]
-    _put: Callable[[_Draft, list[_Line], int, list[_File]], _Dict]  # posts it: the ref
+    _payload: Callable[[_Draft, _Page], _Dict]
+    _put: Callable[[_Draft, _Page], _Dict]  # posts it with the page's files: the ref
     _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
     _place_of: Callable[[Question], Tuple[str, str]]  # the channel it stands in, and the thread or ""
 
@@ -2403,87 +2701,246 @@ class _ChatAlerter(BaseAlerter):
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
         draft = _Draft(self, _message(message), params)
         try:
-            return self._send(draft)
+            self._send(draft)
         except DeliveryError as error:
-            if error.outcome != "not_sent" or error.code not in self._refused_forms:
+            if not self._refuses_form(error):
                 raise
             _log().warning("%s; it goes as plain text", error.args[0])
-        draft.plain = True
-        return self._send(draft)
+            draft.plain = True
+            self._send(draft)
+        return Receipt(self._label, draft.ref)
 
-    def _send(self, draft: _Draft) -> Receipt:
-        parts, whole = self._parts(draft)
-        files = [image for image in draft.images if image.data] + whole
-        draft.until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
-        draft.ref = self._put(draft, parts[0], 0, files[:self._batch])
-        batches = [files[start:start + self._batch] for start in range(self._batch, len(files), self._batch)]
-        refused = [file for file in files if file.problem]
-        if self._batch < 1000 and len(refused) > 1:  # one of them was too large, or all together
-            batches[:0] = [[file] for file in refused]
-        for number, batch in enumerate(batches, 1000):
+    def _most_pictures(self, message: AlerterMessage) -> int:
+        return 9
+
+    def _refuses_form(self, error: DeliveryError) -> bool:
+        return error.outcome == "not_sent" and error.code in self._refused_forms
+
+    def _send(self, draft: _Draft) -> None:
+        """Post the first message with its files, then the text that is left, then the pictures."""
+        pages, whole = self._cut(draft), None
+        too_long = len(pages) > _PARTS
+        if too_long and self._takes_files:
+            whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
+            pages[0].files.append(whole)
+        draft.until = self._until(_UPLOAD_BUDGET if pages[0].files else _SEND_BUDGET)
+        draft.ref = self._post(draft, pages[0])
+        if whole and not whole.problem:
+            pages = pages[:1]
+        elif too_long:
+            self._tell_cut(whole)
+            pages = self._cut_short(draft)
+        self._send_text(draft, pages)
+        self._send_pictures(draft, pages[0])
+        self._name_missing(draft)
+
+    def _post(self, draft: _Draft, page: _Page) -> _Dict:
+        page.number = draft.messages
+        draft.messages += 1
+        return self._put(draft, page)
+
+    def _send_text(self, draft: _Draft, pages: list[_Page]) -> None:
+        """Post all pages but the first one, each in the plain form if its own is refused."""
+        for number, page in enumerate(pages[1:], 2):
             try:
-                self._put(draft, [], number, batch)
+                try:
+                    self._post(draft, page)
+                except DeliveryError as error:
+                    if draft.plain or not self._refuses_form(error):
+                        raise
+                    self._post_plainly(draft, page)
+            except DeliveryError as error:
+                error.args = (f"{error.args[0]} (part {number} of {len(pages)})",)
+                error.outcome = "partial"
+                raise
+
+    def _post_plainly(self, draft: _Draft, page: _Page) -> None:
+        draft.plain = True
+        limit = self._plain_limit
+        for part in _Cutter(self, limit, limit).cut(page.sources, _PARTS):
+            self._post(draft, part)
+        draft.plain = False
+
+    def _send_pictures(self, draft: _Draft, first: _Page) -> None:
+        """Post what the first message had no room for, and once more, one by one, what it could not take."""
+        refused = [file for file in first.files if file.problem and file in draft.files]
+        batches = [[file] for file in refused] if self._attaches and len(refused) > 1 else []
+        later = draft.pictures[draft.most:]
+        while later:
+            batches.append(later[:draft.most])
+            later = later[draft.most:]
+        for batch in batches:
+            page = _Page(0)
+            page.files = [file for file in batch if file.data]
+            for file in batch:
+                page.add(_Block("picture", [file.url or file.name], file=file), "", "", 0)
+            try:
+                self._post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
                 for file in batch:
                     file.problem = str(error)
-        if whole and not whole[0].problem:
-            parts = parts[:1]
-        for number, part in enumerate(parts[1:], 1):
-            try:
-                try:
-                    self._put(draft, part, number, [])
-                except DeliveryError as error:
-                    if draft.plain or error.outcome != "not_sent" or error.code not in self._refused_forms:
-                        raise
-                    draft.plain = True
-                    for n, piece in enumerate(self._split(part, self._limits[True])):
-                        self._put(draft, piece, 100 * number + n, [])
-                    draft.plain = False
-            except DeliveryError as error:
-                error.args = (f"{error.args[0]} (part {number + 1} of {len(parts)})",)
-                error.outcome = "partial"
-                raise
-        missing = [file.label for file in draft.images if file.problem]
-        if missing:
-            _log().warning("%s: %s", self._who, "; ".join(missing))
-            lines = [("plain", f"[{label}]") for label in missing]
-            with contextlib.suppress(DeliveryError):
-                for n, part in enumerate(self._split(lines, self._limits[draft.plain]), len(parts)):
-                    draft.until = self._until()
-                    self._put(draft, part, n, [])
-        return Receipt(self._label, draft.ref)
 
-    def _parts(self, draft: _Draft) -> tuple[list[list[_Line]], list[_File]]:
-        """Return the lines of each message; of more than ten cut in the middle, and the whole as a file."""
-        limit, lines = self._limits[draft.plain], list(draft.lines)
-        if draft.plain:
-            limit -= 25 * len(draft.mention)  # they stand in the same text
-            lines[:0] = [("plain", draft.title)] if draft.title else []
-            lines += [("plain", line) for k, v in draft.fields for line in f"{k}: {v}".split("\n")]
-            lines += [("plain", image.url or image.name) for image in draft.images]
-        chunks = self._split(lines + draft.asks, limit)
-        if draft.asks and len(chunks) > 1:  # the first message tells how to answer
-            lines = draft.asks + lines
-            chunks = self._split(lines, limit)
-        if len(chunks) <= _PARTS:
-            return chunks or [[]], []
-        keep = limit * _PARTS
-        while len(chunks) > _PARTS:
-            chunks = self._split(_squeeze(lines, keep), limit)
-            keep = keep * 4 // 5
-        return chunks, [_File(_TEXT_FILE, draft.text.encode("utf-8"))] if self._takes_files else []
+    def _name_missing(self, draft: _Draft) -> None:
+        """Say under the alert, and in the log, which files it lacks."""
+        missing = [file.label for file in draft.files if file.problem]
+        if not missing:
+            return
+        _log().warning("%s: %s", self._who, "; ".join(missing))
+        limit = self._plain_limit if draft.plain else self._limit
+        names = _Block("plain", [f"[{label}]" for label in missing])
+        with contextlib.suppress(DeliveryError):
+            for page in _Cutter(self, limit, limit).cut([names], _PARTS):
+                draft.until = self._until()
+                self._post(draft, page)
 
-    def _split(self, lines: list[_Line], limit: int) -> list[list[_Line]]:
-        """Return the parts, one more than allowed at the most; one of blank lines alone would be refused."""
-        parts = (part for part in _chunks(lines, self._size, limit) if any(text.strip() for _, text in part))
-        return list(itertools.islice(parts, _PARTS + 1))
+    def _tell_cut(self, whole: _File | None) -> None:
+        why = whole.problem if whole else "a webhook takes no files"
+        _log().warning("%s: the middle of the text is left out, for it cannot be attached: %s (it takes %s)",
+                       self._who, why, self._upload_right)
 
-    def _size(self, kind: str, line: str) -> int:
-        """Return how much of the service's limit one line takes."""
-        return self._measure(_render([(kind, line)], self._mark, ("", "")))
+    def _cut(self, draft: _Draft, squeezed: int = 0) -> list[_Page]:
+        """Return the messages of a draft, _PARTS and one more if there are more.
 
-    def _text(self, lines: Iterable[_Line]) -> str:
-        return _render(lines, self._mark).strip("\n")
+        The first one has title, facts, pictures and how to answer, whatever the length of the text.
+        squeezed: so many characters of the text alone.
+        """
+        limit = self._plain_limit if draft.plain else self._limit
+        blocks = self._shaped(draft, limit)
+        text = [block for block in blocks if block.kind in _FLOWING]
+        beside = [block for block in blocks if block.kind not in _FLOWING]
+        if squeezed:
+            text = _squeeze(text, squeezed)
+        frame = _Page(limit)
+        for block in beside:
+            for line in block.lines:
+                written = self._write(block, line)
+                frame.add(block, line, written, self._cost(written))
+        if frame.room >= limit // 4:
+            pages = _Cutter(self, limit, frame.room).cut(text, _PARTS) or [_Page(0)]
+            pages[0].stand_in(frame)
+        else:  # so many people are named that they need messages of their own
+            pages = _Cutter(self, limit, limit).cut(beside, _PARTS)
+            pages += _Cutter(self, limit, limit).cut(text, _PARTS)
+        later = draft.pictures[draft.most:]
+        pages[0].first = True
+        pages[0].files = [file for file in draft.files if file.data and file not in later]
+        return pages
+
+    def _cut_short(self, draft: _Draft) -> list[_Page]:
+        """Return ten messages of a text that would take more, with what is left out said in the middle."""
+        keep = _PARTS * (self._plain_limit if draft.plain else self._limit)
+        pages = self._cut(draft, keep)
+        while len(pages) > _PARTS:
+            keep = keep * 9 // 10
+            pages = self._cut(draft, keep)
+        return pages
+
+    def _shaped(self, draft: _Draft, limit: int) -> list[_Block]:
+        """Return the blocks as this service can show them: each within what it takes of its kind."""
+        shaped = []
+        shown = draft.pictures[:draft.most]
+        for block in draft.blocks:
+            if block.kind == "table":
+                block = _aligned(block)
+            elif draft.plain and block.kind == "facts":
+                block = _facts_as_lines(block)
+            elif draft.plain and block.kind in ("title", "picture"):
+                block = _Block("plain", [_bare(block.lines[0])])
+            elif block.kind == "title" and not self._takes_title(block):
+                block, whole = self._shortened(block)
+                shaped.append(whole)
+            elif block.kind == "facts" and not self._takes_facts(block, limit // 3):
+                block = _facts_as_lines(block)
+            elif block.kind == "picture" and block.file not in shown:
+                continue
+            shaped.append(block)
+        return shaped
+
+    def _takes_title(self, title: _Block) -> bool:
+        return self._measure(self._write(title, title.lines[0])) <= self._title_limit
+
+    def _shortened(self, title: _Block) -> tuple[_Block, _Block]:
+        """Return a title that is too long as one that is not, and as text."""
+        line = _bare(title.lines[0])
+        head, _ = _head(line, lambda text: self._mark("text", text, ""), self._measure, self._title_limit - 1)
+        return title.with_lines([head + "…"]), _Block("plain", [line])
+
+    def _takes_facts(self, facts: _Block, room: int) -> bool:
+        """True if facts can stand as fields beside the text."""
+        for fact in facts.lines[:200]:
+            name, value = self._write(facts, fact)
+            room -= self._cost((name, value))
+            if self._measure(name) > 200 or self._measure(value) > 1000:
+                return False
+        return room >= 0 and len(facts.lines) <= 200
+
+    def _write(self, block: _Block, line: Any) -> Any:
+        """Return one line of a block in the service's markup; of facts, name and value."""
+        if block.kind == "code":
+            return self._mark("block", line, "")
+        if block.kind == "ping":
+            return self._mark("mention", line, "")
+        if block.kind == "facts":
+            return tuple(self._mark("text", word, "") for word in line)
+        if block.kind in ("title", "note"):
+            return self._mark("text", _bare(line), "")
+        spans = line if isinstance(line, list) else _spans(line, block.kind != "plain")
+        words = ""
+        for style, text, url in spans:
+            if block.kind == "heading" and style == "bold":  # it is bold already
+                style = "text"
+            words += self._mark(style, text, url)
+        form = self._forms.get(block.kind)
+        if form is None:
+            return words
+        return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
+                           label=block.label or self._bullet)
+
+    def _cost(self, written: Any) -> int:
+        """Return how much of a message's limit a written line takes."""
+        if isinstance(written, tuple):  # a fact: Discord allows 25 of them in each of ten embeds
+            return max(sum(map(self._measure, written)) + 8, 20)
+        return self._measure(written) + 1
+
+    def _opening(self, block: _Block) -> int:
+        """Return what a block costs besides its lines: fences, and the head of a table."""
+        if block.kind != "code":
+            return 0
+        return 8 + len(block.label) + sum(self._cost(line) for line in block.head)
+
+    def _flow(self, pieces: Sequence[_Piece]) -> str:
+        """Return pieces as one text, code in fences."""
+        texts = []
+        for block, lines in pieces:
+            text = "\n".join([*(self._mark("block", line, "") for line in block.head), *lines])
+            if block.kind == "code":
+                language = block.label if self._shows_language else ""
+                text = f"```{language}\n{text}\n```"
+            texts.append(text)
+        return "\n".join(texts).strip("\n")
+
+    def _said(self, kind: str, pieces: Sequence[_Piece]) -> str:
+        """Return pieces of one kind as text, for what shows no blocks or embeds."""
+        lines = [line for _, written in pieces for line in written]
+        if kind == "ping":
+            return " ".join(lines)
+        if kind == "title":
+            return self._forms["title"].format(words=lines[0])
+        if kind == "facts":
+            return "\n".join(f"{name}: {value}" for name, value in lines)
+        if kind == "picture":
+            return ""
+        if kind == "how":  # with room above
+            return "\n" + self._flow(pieces)
+        return self._flow(pieces)
+
+    def _text(self, text: str) -> str:
+        """Return light Markdown in the service's markup."""
+        written = []
+        for block in _body(_clean(text)):
+            block = _aligned(block) if block.kind == "table" else block
+            written.append((block, [self._write(block, line) for line in block.lines]))
+        return self._flow(written)
 
     def _join(self, question: Question) -> None:
         view, left = self._shared_view(question), question.deadline - self.clock.now()
@@ -2539,10 +2996,18 @@ class _ChatAlerter(BaseAlerter):
 
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
-        parts, whole = self._parts(draft)
-        parts = parts[:1] if whole else parts
-        shown = [self._payload(draft, part, n, []) for n, part in enumerate(parts)]
-        shown += [{"file": file.name, "bytes": len(file.data)} for file in draft.images + whole if file.data]
+        pages = self._cut(draft)
+        files = list(draft.files)
+        if len(pages) > _PARTS and self._takes_files:
+            pages = pages[:1]
+            files.append(_File(_TEXT_FILE, _whole_text(message).encode("utf-8")))
+        elif len(pages) > _PARTS:
+            pages = self._cut_short(draft)
+        shown = []
+        for number, page in enumerate(pages):
+            page.number = number
+            shown.append(self._payload(draft, page))
+        shown += [{"file": file.name, "bytes": len(file.data)} for file in files if file.data]
         return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
 
     def _offer_taps(self, question: Question) -> None:
@@ -2719,6 +3184,9 @@ class SlackAlerter(_ChatAlerter):
 
     flavor = "slack"
     _answer_by = "Reply in this thread with"
+    _upload_right = "a bot token with the scope files:write"
+    _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{label} {words}",
+              "quote": "> {words}"}
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _channel_field, _needed_to_ask = "slack_channel_id", "slack_token"
@@ -3011,7 +3479,7 @@ class SlackAlerter(_ChatAlerter):
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        ref, text = question.ref, self._text(_lines(_clean(text)))
+        ref, text = question.ref, self._text(text)
         self._call("chat.postMessage", {
             "channel": ref["channel"], "thread_ts": ref.get("thread_ts") or ref["ts"], "unfurl_links": False,
             "text": text if to else re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", text, count=1)})  # who decided
@@ -3062,87 +3530,105 @@ class SlackAlerter(_ChatAlerter):
         return bool(self.slack_token)
 
     def _measure(self, text: str) -> int:
-        return len(text.encode("utf-16-le")) // 2  # undocumented what counts; these are the most
+        return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2  # undocumented: the most
 
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        if style == "text":
+            return _unfenced(safe)
         if style == "link":
             url = url.replace("&", "&amp;").replace("|", "%7C")
             return f"<{url}>" if safe == url else f"<{url}|{safe.replace('|', '¦')}>"
-        if style != "code":
-            safe = _unfenced(safe)
-        return {"bold": f"*{safe}*", "italic": f"_{safe}_", "code": f"`{safe}`"}.get(style, safe)
+        if style == "code":
+            return f"`{safe}`"
+        if style == "time":  # in the reader's zone: docs.slack.dev/messaging/formatting-message-text
+            return f"<!date^{url}^{{date_short_pretty}} {{time}}|{safe}>"
+        if style == "person":
+            return self._mention_of(text) if re.fullmatch(r"[UW]\w+", text) else safe
+        if style == "mention":
+            kind = "!" if text in ("here", "channel", "everyone") else "!subteam^" if text[:1] == "S" else "@"
+            return f"<{kind}{text}>"
+        mark = {"bold": "*", "italic": "_", "strike": "~"}.get(style, "")
+        return f"{mark}{_unfenced(safe)}{mark}"
 
-    def _payload(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
+    def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
-        def mrkdwn(words: str) -> _Dict:  # verbatim: Slack makes no mentions or links of its own
-            return {"type": "mrkdwn", "text": words, "verbatim": True}
-
-        first, text, where = number == 0, self._text(lines), self._where(draft.message, draft.params)
-        ping = " ".join(f"<!{m}>" if m in ("here", "channel", "everyone") else
-                        f"<!subteam^{m}>" if m.startswith("S") else f"<@{m}>" for m in draft.mention if first)
-        title = self._mark("text", draft.title, "") if first and not draft.plain else ""
-        fields = draft.fields if first and not draft.plain else []
-        fields = [(self._mark("text", k, "") or " ", self._mark("text", v, "") or " ") for k, v in fields]
-        notes = draft.notes if first else []
-        said = [ping, title and f"*{title}*", text, *map(": ".join, fields)]
-        shown = list(filter(None, said)) or [image.name for image in draft.images]
-        custom = getattr(draft.params, "blocks", None) if first else None
-        if custom:
-            title, fields = "", []
-            text = self._text(next(iter(self._split(draft.asks, self._limits[0])), []))
-        images = [image for image in draft.images if image.url and first][:self._shown_images]
-        header = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(draft.title))
-        blocks: list[Any] = [
-            ping and {"type": "section", "text": mrkdwn(ping)},
-            *map(dict, custom or ()),
-            title and {"type": "header", "text": {"type": "plain_text", "text": header, "emoji": True}},
-            text.strip() and {"type": "section", "text": mrkdwn(text), "expand": True},
-            fields and {"type": "section", "fields": [mrkdwn(f"*{k}*\n{v}") for k, v in fields]},
-            *({"type": "image", "image_url": image.url, "alt_text": image.name} for image in images),
-            notes and {"type": "context", "elements": [mrkdwn(note) for note in notes]}]
-        blocks = [block for block in blocks if block and not draft.plain]
-        for block in [block for block in blocks if "block_id" not in block][:1]:
-            block["block_id"] = f"{draft.nonce}-{number}"  # a doubtful post is looked for by it
+        own = [dict(block) for block in getattr(draft.params, "blocks", None) or ()] if page.first else []
+        said: list[str] = []
+        blocks: list[_Dict] = []
+        for kind, pieces in page.groups():
+            said.append(self._said(kind, pieces))
+            if not own or kind not in ("title", "text", "facts"):
+                blocks += self._blocks(kind, pieces)
+        below_ping = 1 if page.first and draft.mention else 0
+        blocks[below_ping:below_ping] = own
+        for block in blocks:
+            if "block_id" not in block:
+                block["block_id"] = f"{draft.nonce}-{page.number}"  # a doubtful post is looked for by it
+                break
+        words = "\n".join(filter(None, said)) or "\n".join(image.name for image in draft.files)
+        payload: _Dict = {"text": words, "unfurl_links": False, "unfurl_media": False}
+        if blocks and not draft.plain:
+            payload["blocks"] = blocks
+        where = self._where(draft.message, draft.params)
         thread = draft.ref.get("thread_ts") or draft.ref.get("ts") or where["thread"]
-        payload = {"channel": where["channel"], "text": "\n".join(shown + notes), "thread_ts": thread,
-                   "blocks": blocks, "unfurl_links": False, "unfurl_media": False}
-        return {name: part for name, part in payload.items() if part not in (None, [])}
+        if where["channel"]:
+            payload["channel"] = where["channel"]
+        if thread:
+            payload["thread_ts"] = thread
+        return payload
+
+    def _blocks(self, kind: str, pieces: Sequence[_Piece]) -> list[_Dict]:
+        """Return pieces of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
+        lines = [line for _, written in pieces for line in written]
+        if kind == "title":  # no markup, but who knows what reads it
+            title = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(_bare(pieces[0][0].lines[0])))
+            return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
+        if kind == "facts":
+            fields = [_mrkdwn(f"*{name or ' '}*\n{value or ' '}") for name, value in lines]
+            return [{"type": "section", "fields": fields[at:at + 10]} for at in range(0, len(fields), 10)]
+        if kind == "picture":
+            files: list[Any] = [block.file for block, _ in pieces]
+            return [{"type": "image", "image_url": file.url, "alt_text": file.name} for file in files]
+        if kind == "note":
+            return [{"type": "context", "elements": [_mrkdwn(line) for line in lines]}]
+        text = " ".join(lines) if kind == "ping" else self._flow(pieces)
+        if not text.strip():
+            return []
+        return [{"type": "section", "text": _mrkdwn(text), "expand": True}]
 
     @_documented
-    def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
-        payload, started, until = self._payload(draft, lines, number, files), self.clock.now(), draft.until
-        where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
+    def _put(self, draft: _Draft, page: _Page) -> _Dict:
+        payload, started, until = self._payload(draft, page), self.clock.now(), draft.until
         if not self.slack_token:
-            del payload["channel"]
+            payload.pop("channel", None)
             _insist(lambda: self._post_webhook(payload, until), self.clock, until)
             return {}
+        where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
+        mark = f"{draft.nonce}-{page.number}"
 
         def marked(row: _Dict) -> bool:
-            mark = f"{draft.nonce}-{number}"
             return any(block.get("block_id") == mark for block in _rows_of(row.get("blocks")))
 
         def is_it(row: _Dict) -> bool:
-            if draft.message._question and not number:  # its token is in it
+            if draft.message._question and page.first:  # its token is in it
                 return draft.nonce in str(row.get("text"))
             if marked(payload):
                 return marked(row)
             sent, there = (_canonical(self._plain(it.get("text"), "-")).split() for it in (payload, row))
             return _moment(row) >= started - 5 and sent == there
 
+        def find() -> _Dict | None:
+            return self._find_post(where, started - _LOOK_BACK, _Paging(), is_it, until)
+
         def post() -> _Dict:
             answer = self._call("chat.postMessage", payload, until)
             return {"channel": answer.get("channel") or where["channel"], "ts": str(answer.get("ts"))}
 
-        ref = _insist(post, self.clock, until,
-                      find=lambda: self._find_post(where, started - _LOOK_BACK, _Paging(), is_it, until))
+        ref = _insist(post, self.clock, until, find=find)
         if where["thread"]:
             ref["thread_ts"] = where["thread"]
-        for file in files:
-            try:
-                self._upload(file, ref, until)
-            except DeliveryError as error:
-                file.problem = str(error)
+        self._upload(page.files, ref, until)
         return ref
 
     def _post_webhook(self, payload: _Dict, until: float) -> None:
@@ -3154,12 +3640,48 @@ class SlackAlerter(_ChatAlerter):
             what = code or f"HTTP {answer.status} from the webhook"
             raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
-    def _upload(self, file: _File, ref: _Dict, until: float) -> None:
-        """Share a file in the message's thread: docs.slack.dev/messaging/working-with-files, three steps."""
+    def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
+        """Share files in one reply in the message's thread; one that cannot be shared gets a `problem`.
+
+        In three steps: docs.slack.dev/messaging/working-with-files
+        """
+        placed = []
+        for file in files:
+            try:
+                placed.append((file, self._upload_bytes(file, until)))
+            except DeliveryError as error:
+                file.problem = str(error)
+        if not placed:
+            return
+        thread = ref.get("thread_ts") or ref["ts"]
+        ids = {file_id for _, file_id in placed}
+
+        def find() -> _Dict | None:
+            for row in self._rows("replies", {"channel": ref["channel"], "ts": thread}, _Paging(), until):
+                if ids & {file.get("id") for file in _rows_of(row.get("files"))}:
+                    return row
+            return None
+
+        def share() -> Any:
+            return self._call("files.completeUploadExternal", args, until)
+
+        words = []
+        for file, _ in placed:
+            is_text = file.name == _TEXT_FILE
+            words.append(f"The whole text, {len(file.data):,} bytes" if is_text else file.name)
+        args = {"channel_id": ref["channel"], "thread_ts": thread, "initial_comment": "\n".join(words),
+                "files": _json.dumps([{"id": file_id, "title": file.name} for file, file_id in placed])}
+        try:
+            _insist(share, self.clock, until, find=find)
+        except DeliveryError as error:
+            for file, _ in placed:
+                file.problem = str(error)
+
+    def _upload_bytes(self, file: _File, until: float) -> str:
+        """Upload the bytes of a file, which nobody sees yet; return its id."""
         about = {"filename": file.name, "length": str(len(file.data))}
         place = self._call("files.getUploadURLExternal", about, until, sure=True)
         url, file_id = str(place.get("upload_url")), str(place.get("file_id"))
-        thread = ref.get("thread_ts") or ref["ts"]
         local = not self.slack_api_url.lower().startswith("https://")
         if _url_problem(url) or not local and not url.startswith("https://"):
             raise _failure(self._who, "no usable upload address in the answer")
@@ -3170,15 +3692,8 @@ class SlackAlerter(_ChatAlerter):
             if answer.status != 200:
                 raise answer.refusal(self._who, f"HTTP {answer.status} for the upload")
 
-        def find() -> _Dict | None:
-            rows = self._rows("replies", {"channel": ref["channel"], "ts": thread}, _Paging(), until)
-            return next((f for row in rows for f in row.get("files") or () if f.get("id") == file_id), None)
-
-        _insist(send_bytes, self.clock, until, sure=True)  # nothing shows before the last step
-        comment = f"The whole text, {len(file.data):,} bytes" if file.name == _TEXT_FILE else file.name
-        args = {"channel_id": ref["channel"], "thread_ts": thread, "initial_comment": comment,
-                "files": _json.dumps([{"id": file_id, "title": file.name}])}
-        _insist(lambda: self._call("files.completeUploadExternal", args, until), self.clock, until, find=find)
+        _insist(send_bytes, self.clock, until, sure=True)
+        return file_id
 
     def _call(self, method: str, args: _Dict, until: float | None = None, sure: bool = False) -> _Dict:
         """Return the answer of a Web API method. sure: once more does no harm."""
@@ -3205,6 +3720,11 @@ class SlackAlerter(_ChatAlerter):
                        code=code, hints=_SLACK_HINTS, again=busy, final=not (busy or doubtful),
                        outcome="unknown" if doubtful else "not_sent",
                        retry_after=answer.seconds() if code.endswith("limited") else None)
+
+
+def _mrkdwn(words: str) -> _Dict:
+    """Return a text object in which Slack makes no mentions or links of its own."""
+    return {"type": "mrkdwn", "text": words, "verbatim": True}
 
 
 def _moment(row: Any) -> float:
@@ -3318,8 +3838,13 @@ class DiscordAlerter(_ChatAlerter):
     flavor = "discord"
     _answer_by = "Reply to this message, with the ping on, with"
     _title_limit = 256
-    _limits = (3800, 1800)
-    _batch = 9
+    _limit, _plain_limit = 3800, 1800
+    _attaches = True
+    _upload_right = "the permission Attach Files"
+    _forms = {"title": "**{words}**", "heading": "{hashes} {words}", "item": "{indent}{label} {words}",
+              "quote": "> {words}"}
+    _bullet = "-"
+    _shows_language = True
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
     _channel_field, _needed_to_ask = "discord_channel_id", "discord_token"
@@ -3506,7 +4031,7 @@ class DiscordAlerter(_ChatAlerter):
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         place = to.thread if to and to.thread else question.ref
-        said = self._text(_lines(_clean(text)))
+        said = self._text(text)
         decider = None if to else re.search(r"<@([0-9]+)>", text)  # the one who is mentioned
         if decider:
             said = said.replace("\\<@", "<@", 1)
@@ -3549,64 +4074,123 @@ class DiscordAlerter(_ChatAlerter):
 
     def _mark(self, style: str, text: str, url: str) -> str:
         bare = _defuse(text)
+        if style == "block":
+            return _unfenced(bare)
+        if style == "code":
+            return f"`{bare}`"
+        if style == "link" and text == url:
+            return url
+        if style == "time":  # in the reader's zone, and how long it is until then
+            return f"<t:{url}:t> (<t:{url}:R>)"
+        if style == "person" and text.isdigit():
+            return f"<@{text}>"
+        if style == "mention":
+            return f"@{text}" if text in ("here", "everyone") else f"<@{text}>"
         safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
-        marks = {"link": url if text == url else f"[{safe}]({url})", "block": _unfenced(bare),
-                 "code": f"`{bare}`", "bold": f"**{safe}**", "italic": f"*{safe}*"}
-        return marks.get(style, safe)
+        if style == "link":
+            return f"[{safe}]({url})"
+        mark = {"bold": "**", "italic": "*", "strike": "~~"}.get(style, "")
+        return f"{mark}{safe}{mark}"
 
-    def _payload(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
+    def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
-        first, text = number == 0, self._text(lines)
-        mention, notes = (draft.mention, draft.notes) if first else ([], [])
-        ping = " ".join(f"@{m}" if m in ("here", "everyone") else f"<@{m}>" for m in mention)
-        payload: _Dict = {"content": ping, "allowed_mentions": {  # without it Discord lets everything ping
-            "parse": ["everyone"] if {"here", "everyone"} & set(mention) else [],
-            "users": [m for m in mention if m.isdigit()], "roles": [m[1:] for m in mention if m[:1] == "&"]}}
+        ping, said, people = "", [], []
+        for kind, pieces in page.groups():
+            if kind == "ping":
+                ping = self._said(kind, pieces)
+            elif kind == "how":  # what an embed mentions calls nobody
+                people = self._people(pieces)
+            said.append(self._said(kind, pieces))
+        called = draft.mention if ping else []
+        payload: _Dict = {"allowed_mentions": {  # without it Discord lets everything ping
+            "parse": ["everyone"] if "here" in called or "everyone" in called else [],
+            "users": [name for name in dict.fromkeys(called + people) if name.isdigit()],
+            "roles": [name[1:] for name in called if name.startswith("&")]}}
         if draft.plain:
-            payload["content"] = "\n".join(filter(None, [ping, text, *notes])) or "\u200b"
+            payload["content"] = "\n".join(filter(None, said)) or "\u200b"
         else:
-            fields = [{"name": self._mark("text", k, "") or "\u200b", "inline": len(v) <= 40,
-                       "value": self._mark("text", v, "") or "\u200b"} for k, v in draft.fields if first]
-            title = self._mark("text", draft.title, "") if first else ""
-            footer = notes and {"text": "\n".join(notes)}
-            embed = {"title": title, "description": text.strip() and text, "fields": fields, "footer": footer}
-            embed = {name: part for name, part in embed.items() if part}
-            sources = [image.url for image in draft.images if image.url and first]
-            sources += [f"attachment://{file.name}" for file in files if file.image]
-            payload["embeds"] = [{**embed, "color": draft.color}] if embed or not sources else []
-            payload["embeds"] += [{"image": {"url": source}} for source in sources[:9]]
+            payload["embeds"] = self._embeds(draft, page)
+            payload["content"] = " ".join(filter(None, [ping, *(f"<@{person}>" for person in people)]))
+            if not payload["embeds"] and not page.files:  # a message without any content is refused
+                payload["content"] = payload["content"] or "\u200b"
         if self.discord_token:
+            payload["nonce"], payload["enforce_nonce"] = f"{draft.nonce}-{page.number}", True
             above = (draft.ref or draft.reply_to).get("message_id")
-            payload.update(nonce=f"{draft.nonce}-{number}", enforce_nonce=True, message_reference=above and {
-                "message_id": above, "fail_if_not_exists": False})
+            if above:
+                payload["message_reference"] = {"message_id": above, "fail_if_not_exists": False}
         return {name: part for name, part in payload.items() if part}
 
+    def _most_pictures(self, message: AlerterMessage) -> int:
+        return max(9 - len(message.metadata) // 25, 7)  # ten embeds in all, and 25 facts take one
+
+    def _people(self, pieces: Sequence[_Piece]) -> list[str]:
+        """Return the ids of those who may answer, to call them."""
+        people = []
+        for block, _ in pieces:
+            for line in block.lines:
+                spans = line if isinstance(line, list) else []
+                people += [text for style, text, _ in spans if style == "person" and text.isdigit()]
+        return people
+
+    def _embeds(self, draft: _Draft, page: _Page) -> list[_Dict]:
+        """Return a page as embeds. Each shows title, text, fields, picture in this order: what comes later
+        than its place begins a new one."""
+        embeds: list[_Dict] = []
+
+        def embed_for(part: str, *later: str) -> _Dict:
+            if not embeds or any(name in embeds[-1] for name in (part, *later)):
+                embeds.append({"color": _LEVELS[draft.message.level][1]})
+            return embeds[-1]
+
+        for kind, pieces in page.groups():
+            lines = [line for _, written in pieces for line in written]
+            if kind == "title":
+                embed_for("title", "description", "fields", "image")["title"] = lines[0]
+            elif kind == "facts":
+                fields = [{"name": name or "\u200b", "value": value or "\u200b", "inline": len(value) <= 40}
+                          for name, value in lines]
+                for at in range(0, len(fields), 25):
+                    embed_for("fields", "image")["fields"] = fields[at:at + 25]
+            elif kind == "picture":
+                for block, _ in pieces:
+                    file: Any = block.file
+                    if file.url or file.image and file in page.files:
+                        embed_for("image")["image"] = {"url": file.url or f"attachment://{file.name}"}
+            elif kind == "note":
+                embed_for("footer")["footer"] = {"text": "\n".join(lines)}
+            elif kind != "ping" and self._flow(pieces).strip():
+                embed_for("description", "fields", "image")["description"] = self._flow(pieces)
+        return embeds
+
     @_documented
-    def _put(self, draft: _Draft, lines: list[_Line], number: int, files: list[_File]) -> _Dict:
+    def _put(self, draft: _Draft, page: _Page) -> _Dict:
         channel = self._channel(draft.params)
         path = f"/channels/{channel}/messages" if self.discord_token else ""
+        for n, file in enumerate(page.files):  # attachments of one message are told apart by their names
+            file.problem = ""
+            if file.name in [other.name for other in page.files[:n]]:
+                file.name = f"{n + 1}-{file.name}"
 
         def post(files: list[_File]) -> Any:
-            payload = self._payload(draft, lines, number, files)
+            payload = self._payload(draft, page)
             until = draft.until - _SOCKET_TIMEOUT if files else draft.until
             return _insist(lambda: self._call("POST", path, [payload, *files], until), self.clock, until,
                            sure=bool(self.discord_token))
 
-        for n, file in enumerate(files):  # attachments of one message are told apart by their names
-            file.problem = ""
-            if file.name in [other.name for other in files[:n]]:
-                file.name = f"{n + 1}-{file.name}"
+        files = page.files
         try:
             sent = post(files)
         except DeliveryError as error:  # once more without files: a repeat is known by its nonce
             refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
             doubtful = error.outcome == "unknown" and self.discord_token
-            if not files or number >= 1000 or not (refusal or doubtful):
+            if not files or not page.says_something() or not (refusal or doubtful):
                 raise
+            page.files = []
             sent = post([])
             for file in files if not sent.get("attachments") else ():
                 file.problem = str(error)
+            page.files = files
         if not sent and not path:  # a webhook that does not tell what became of it
             return {}
         if draft.message._question:  # a reply to any part of it counts
@@ -3876,23 +4460,23 @@ class SMTPEmailAlerter(BaseAlerter):
         if not recipients:
             raise ConfigError(f"{self._who}: no recipient: give recipient_email in the alerter or the params")
         question, images = message._question, message._files(self._who)
-        subject = (getattr(params, "subject", None) or message._plain_title()
-                   or _clean(message.body or "Alert").strip().split("\n")[0])
-        mail = self._new_mail(f"{self._option(params, 'subject_prefix', '')} {subject}", recipients, question,
-                              question.token if question else _secrets.token_hex(8),
-                              message._reply_to.ref if message._reply_to else {})
-        text, shown, files = message._as_text(images) + "\n", [], [image for image in images if image.data]
-        if len(text) > _MAIL_MAX:
-            files.append(_File(_TEXT_FILE, text.encode("utf-8")))
-            long = message._with(title="", _question=None)._as_text([]).split("\n")
-            body = [line for _, line in _squeeze([("text", line) for line in long], _MAIL_MAX // 2)]
-            title = _one_line(message.title or "", 300)
-            message = message._with(title=title, body="\n".join(body), metadata={})
-            text = message._as_text(images) + "\n"
-        mail.set_content(text)
+        blocks = _lay_out(message, images)
+        subject = self._subject_of(message, params)
+        ident = question.token if question else _secrets.token_hex(8)
+        above = message._reply_to.ref if message._reply_to else {}
+        mail = self._new_mail(subject, recipients, question, ident, above)
+        shown, files = [], [image for image in images if image.data]
+        if sum(len(str(line)) + 1 for block in blocks for line in block.lines) > _MAIL_MAX:
+            files.append(_File(_TEXT_FILE, _whole_text(message).encode("utf-8")))
+            blocks = self._shortened(blocks)
+        for block in blocks:
+            if block.kind == "how" and question:
+                block.links = self._answer_links(question, str(mail["Subject"]))
+        mail.set_content(_as_text(blocks, str) + "\n")
         if self._option(params, "include_html", True):
             own = getattr(params, "html_body", None)
-            mail.add_alternative(_clean(own) if own else _mail_html(message, images), subtype="html")
+            page_source = _clean(own) if own else _mail_html(blocks, message.level)
+            mail.add_alternative(page_source, subtype="html")
             shown = [file for file in files if file.image and not own]
             page: Any = mail.get_body(("html",)) if shown else None
             for file in shown:
@@ -3903,6 +4487,36 @@ class SMTPEmailAlerter(BaseAlerter):
             kind = file.type.partition(";")[0].split("/")
             mail.add_attachment(_placeholder(file), *kind, filename=file.name)
         return mail, recipients, shown + attached
+
+    def _subject_of(self, message: AlerterMessage, params: AlerterParameters | None) -> str:
+        """Return a subject without its token: of the call, or the title, or the first line of the text."""
+        subject = getattr(params, "subject", None) or _bare(message._title_line())
+        if not subject:
+            subject = _bare(_clean(message.body or "Alert").strip().split("\n")[0])
+        return f"{self._option(params, 'subject_prefix', '')} {subject}"
+
+    def _shortened(self, blocks: list[_Block]) -> list[_Block]:
+        """Return blocks for a mail that is not clipped: the middle of text and facts is left out."""
+        short: list[_Block] = []
+        running: list[_Block] = []
+        for block in blocks:
+            if block.kind == "title":
+                short.append(block.with_lines([_one_line(block.lines[0], 300)]))
+            elif block.kind in ("table", "facts"):
+                running.append(_aligned(block) if block.kind == "table" else _facts_as_lines(block))
+            elif block.kind in _FLOWING:
+                running.append(block)
+        short += _squeeze(running, _MAIL_MAX // 2)
+        return short + [block for block in blocks if block.kind in ("picture", "how", "note")]
+
+    def _answer_links(self, question: Question, subject: str) -> list[tuple[str, str]]:
+        """Return (label, address) of the two buttons: each opens the finished answer (RFC 6068)."""
+        links = []
+        for label, words in (("Approve", question._record.approve), ("Decline", question._record.decline)):
+            head = {"subject": f"Re: {subject}", "body": words[0]}
+            query = _parse.urlencode(head, quote_via=_parse.quote, safe="")
+            links.append((label, f"mailto:{_parse.quote(self.sender_email, safe='@')}?{query}"))
+        return links
 
     @contextlib.contextmanager
     def _smtp(self, until: float) -> Iterator[_smtplib.SMTP]:
@@ -4342,50 +4956,142 @@ _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-sc
 @media (prefers-color-scheme:dark){.al-page,.al-card pre,.al-card code{background:#111827!important}
 .al-card{background:#1f2937!important}.al-card,.al-card *{color:#e5e7eb!important;
 border-color:#374151!important}
-.al-card th{color:#9ca3af!important}.al-card a{color:#93c5fd!important}.al-card .al-level{color:%s!important}}
+.al-card th{color:#9ca3af!important}.al-card a{color:#93c5fd!important}
+.al-card .al-button{color:#ffffff!important}.al-card .al-level{color:%s!important}}
 </style></head><body class="al-page" style="margin:0;padding:0;background:#f3f4f6"><table class="al-page"
 role="presentation" %s style="background:#f3f4f6"><tr><td class="al-out" style="padding:24px 12px">%s</td>
 </tr></table></body></html>"""
 
 
-def _mail_html(message: AlerterMessage, images: list[_File], inline: bool = False) -> str:
+def _html_mark(style: str, text: str, url: str) -> str:
+    """Return one span of a line as HTML."""
+    safe = _html.escape(text)
+    if style == "link":
+        return f'<a href="{_html.escape(url)}" style="color:#2563eb">{safe}</a>'
+    if style == "code":
+        return f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{safe}</code>'
+    tag = {"bold": "strong", "italic": "em", "strike": "s"}.get(style)
+    return f"<{tag}>{safe}</{tag}>" if tag else safe
+
+
+def _html_line(line: Any, marked: bool = True) -> str:
+    """Return a line of light Markdown, or of spans, as HTML."""
+    spans = line if isinstance(line, list) else _spans(line, marked)
+    return "".join(itertools.starmap(_html_mark, spans))
+
+
+def _html_flow(blocks: Sequence[_Block]) -> str:
+    """Return running text as HTML."""
+    def run(block: _Block) -> tuple[str, int, bool]:  # items of one list stand together
+        return block.kind, block.level, block.kind == "item" and bool(block.label)
+
+    pieces = []
+    for (kind, level, numbered), group in itertools.groupby(blocks, key=run):
+        run_blocks = list(group)
+        lines = [line for block in run_blocks for line in block.lines]
+        if kind == "code":
+            for block in run_blocks:
+                code = _html.escape("\n".join([*block.head, *block.lines]))
+                pieces.append(f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;'
+                              f'white-space:pre-wrap">{code}</pre>')
+        elif kind == "heading":
+            for line in lines:
+                pieces.append(f'<h{level + 1} style="margin:16px 0 4px;font-size:{20 - 2 * level}px;'
+                              f'line-height:1.3">{_html_line(line)}</h{level + 1}>')
+        elif kind == "item":
+            start = run_blocks[0].label.rstrip(".")
+            tag, first = ("ol", f' start="{start}"') if numbered else ("ul", "")
+            items = "".join(f'<li style="margin:2px 0">{_html_line(line)}</li>' for line in lines)
+            look = f"margin:6px 0;padding-left:{22 + 18 * level}px"
+            pieces.append(f'<{tag}{first} style="{look}">{items}</{tag}>')
+        elif kind == "quote":
+            quoted = "<br>\n".join(map(_html_line, lines))
+            pieces.append('<blockquote style="margin:8px 0;padding:0 0 0 12px;border-left:3px solid #d1d5db;'
+                          f'color:#4b5563">{quoted}</blockquote>')
+        else:
+            text = "\n".join(_html_line(line, kind == "text") for line in lines).strip("\n")
+            if text:
+                pieces.append('<div style="margin:8px 0">' + text.replace("\n", "<br>\n") + "</div>")
+    return "\n".join(pieces)
+
+
+def _html_table(table: _Block) -> str:
+    """Return a table as HTML; one that is too wide for its window can be moved in it."""
+    sides = [{"r": "right", "c": "center"}.get(side, "left") for side in table.sides]
+    look = "padding:6px 10px;border-bottom:1px solid #e5e7eb;font-size:14px;vertical-align:top"
+    rows = []
+    for tag, row in [("th", table.head), *(("td", row) for row in table.lines)]:
+        cells = ""
+        for cell, side in zip(row, sides):
+            weight = "color:#6b7280;font-weight:600;white-space:nowrap" if tag == "th" else ""
+            cells += f'<{tag} style="{look};text-align:{side};{weight}">{_html_line(cell)}</{tag}>'
+        rows.append(f"<tr>{cells}</tr>")
+    return (f'<div style="overflow-x:auto;margin:8px 0"><table cellpadding="0" cellspacing="0" '
+            f'style="{_FONT};border-collapse:collapse">{"".join(rows)}</table></div>')
+
+
+def _html_facts(facts: _Block) -> str:
+    cell = ("padding:7px 12px 7px 0;border-top:1px solid #e5e7eb;font-size:14px;vertical-align:top;"
+            "text-align:left;word-break:break-word")
+    rows = ""
+    for name, value in facts.lines:
+        rows += (f'<tr><th scope="row" style="{cell};color:#6b7280;font-weight:500;width:28%">'
+                 f'{_html.escape(name)}</th><td style="{cell}">{_html.escape(value)}</td></tr>')
+    return f'<table {_WIDE} style="{_FONT};margin-top:8px">{rows}</table>'
+
+
+def _html_picture(picture: _Block, inline: bool) -> str:
+    file: Any = picture.file
+    if not file.url and not file.image:
+        return _html.escape(f"[{file.label}]")
+    source = file.url or f"cid:{picture.label}"
+    if inline and not file.url:
+        source = f"data:{file.type};base64,{_base64.b64encode(file.data).decode()}"
+    return (f'<img src="{_html.escape(source)}" alt="{_html.escape(file.name)}" width="552" '
+            'style="display:block;width:100%;max-width:552px;border-radius:6px">')
+
+
+def _html_how(how: _Block) -> str:
+    """Return how to answer, and under it the buttons."""
+    text = "<br>\n".join(map(_html_line, how.lines))
+    buttons = ""
+    for (label, address), ground in zip(how.links, ("#15803d", "#b91c1c")):
+        buttons += (f'<a class="al-button" href="{_html.escape(address)}" style="display:inline-block;'
+                    f'margin:12px 12px 4px 0;padding:10px 24px;border-radius:6px;background:{ground};'
+                    f'color:#ffffff;font-weight:600;text-decoration:none">{label}</a>')
+    return text + (f"<div>{buttons}</div>" if buttons else "")
+
+
+def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> str:
     """Return a page for mail, with images by cid:, or (inline) a fragment for a notebook that holds them."""
-    def mark(style: str, text: str, url: str) -> str:
-        forms = {"bold": "<strong>{}</strong>", "italic": "<em>{}</em>",
-                 "link": f'<a href="{_html.escape(url)}" style="color:#2563eb">{{}}</a>',
-                 "code": f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{{}}</code>'}
-        return forms.get(style, "{}").format(_html.escape(text))
+    bar, (ink, dark_ink) = f"#{_LEVELS[level][1]:06x}", _INKS[level]
+    rows = [f'<tr><td style="background:{bar};height:4px;line-height:4px;border-radius:8px 8px 0 0;'
+            'font-size:0">&nbsp;</td></tr>']
 
     def row(content: str, style: str = "") -> None:
         if content.strip():
             rows.append(f'<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;'
                         f'font-size:15px;line-height:1.55;{_FONT};{style}">{content}</td></tr>')
 
-    bar, (ink, dark_ink) = f"#{_LEVELS[message.level][1]:06x}", _INKS[message.level]
-    rows = [f'<tr><td style="background:{bar};height:4px;line-height:4px;border-radius:8px 8px 0 0;'
-            'font-size:0">&nbsp;</td></tr>']
-    if message.level != "info":
-        row(f'<strong class="al-level" style="color:{ink}">{message.level.capitalize()}</strong>',
+    if level != "info":
+        row(f'<strong class="al-level" style="color:{ink}">{level.capitalize()}</strong>',
             "padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;text-transform:uppercase")
-    title = _html.escape(message._plain_title())
-    row(title and f'<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3;color:#111827">{title}</h1>')
-    pre = f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
-    body = _render(_lines(_clean(message.body or "").rstrip()), mark, (pre, "</pre>"), "<br>\n")
-    row(re.sub(r"(?:<br>\s*)+(?=<pre)|(?<=</pre>)\s*(?:<br>\s*)+", "", body))  # a block has its own margins
-    asks = message._question._instructions() if message._question else []
-    row(_render([("text", line) for line in asks], mark, end="<br>\n"), f"box-shadow:inset 3px 0 {ink}")
-    cell = ("padding:7px 12px 7px 0;border-top:1px solid #e5e7eb;font-size:14px;vertical-align:top;"
-            "text-align:left;word-break:break-word")
-    cells = "".join(f'<tr><th scope="row" style="{cell};color:#6b7280;font-weight:500;width:28%">'
-                    f'{_html.escape(_clean(k))}</th><td style="{cell}">{_html.escape(_clean(v))}</td></tr>'
-                    for k, v in message.metadata.items())
-    row(cells and f'<table {_WIDE} style="{_FONT};margin-top:8px">{cells}</table>')
-    for number, image in enumerate(images):
-        data = _base64.b64encode(image.data).decode() if inline else ""
-        source = image.url or (f"data:{image.type};base64,{data}" if inline else f"cid:image{number}")
-        row(f'<img src="{_html.escape(source)}" alt="{_html.escape(image.name)}" width="552" '
-            'style="display:block;width:100%;max-width:552px;border-radius:6px">' if image.url or image.image
-            else _html.escape(f"[{image.label}]"))
+    for kind, group in itertools.groupby(blocks, key=lambda b: "text" if b.kind in _FLOWING else b.kind):
+        if kind == "text":
+            row(_html_flow(list(group)))
+            continue
+        for block in group:
+            if kind == "title":
+                row('<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3;color:#111827">'
+                    f'{_html.escape(_bare(block.lines[0]))}</h1>')
+            elif kind == "table":
+                row(_html_table(block))
+            elif kind == "facts":
+                row(_html_facts(block))
+            elif kind == "picture":
+                row(_html_picture(block, inline))
+            elif kind == "how":
+                row(_html_how(block), f"box-shadow:inset 3px 0 {ink}")
     card = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
             f'margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;border-radius:8px">'
             f'{"".join(rows)}<tr><td style="height:16px">&nbsp;</td></tr></table>')
@@ -4409,7 +5115,7 @@ class ConsoleAlerter(BaseAlerter):
         mark = "?" if message._question else marks[message.level]
         if message._question and not _in_notebook():
             self._forget_typed()
-        text = message._as_text(message._files(self._who), "\n").replace("\n", "\n    ")
+        text = _as_text(_lay_out(message, message._files(self._who)), gap="\n").replace("\n", "\n    ")
         self._write(f"[{mark}] {text}")
         return Receipt(self._label, {})
 
@@ -5593,7 +6299,7 @@ def _cmd_preview(options: Any) -> None:
     cls = _flavor(options.flavor, StackStore()._load())
     if options.html:
         with open(options.html, "w", encoding="utf-8") as file:
-            file.write(_mail_html(message, message._files("preview")))
+            file.write(_mail_html(_lay_out(message, message._files("preview")), message.level))
     else:
         _print(cls._preview(cls(**cls._example) if cls._example else ConsoleAlerter(), message))
 

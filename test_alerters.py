@@ -2462,22 +2462,46 @@ def _texts(kind, payload):
             in e] or [payload.get("content", "")]
 
 
+OUR_TIME = r"<!date\^\d+\^{date_short_pretty} {time}\|[-:\d ]+ UTC>"
+
+
 def _pings(kind, payload):
+    """Return what calls somebody; a time in the reader's zone, as a question has one, does not."""
     if kind.startswith("slack"):
-        return [found for found in slack_active_mentions(payload) if found[0] != "link"]
+        return [found for found in slack_active_mentions(payload)
+                if found[0] != "link" and not re.fullmatch(OUR_TIME, found[1])]
     return [found for found in discord_active_mentions(payload, "webhook" in kind) if found[0] != "link"]
 
 
-FULL = {"title": "Train & test", "body": "Loss is **low**, see `loss.csv`.\n```python\nx < 1\n```\ndone",
-            "metadata": {"accuracy": 0.95, "f1_score": [1]}, "level": "error",
-            "images": ["https://x.example/a.png"]}
+FULL = {"title": "Train & **test**", "level": "error", "metadata": {"accuracy": 0.95, "f1_score": [1]},
+        "images": ["https://x.example/a.png"], "body": """\
+# Results of *run* 7
+Loss is **low**, see `loss.csv`, [the log](https://e.example/l) & ~~old~~; *.py, a | b, -1, #42, my_var
+
+- first
+  - **nested**
+3. three
+> quoted
+
+|    | model |   accuracy | 名前 |
+|---:|:------|-----------:|------|
+|  0 | a\\|b  |       0.95 | 完了 |
+| 10 | **v** |        0.9 |      |
+```python
+x < 1  # **as it is**
+```
+\x1b[31mred\x1b[0m \x1b]8;;https://evil.example\x07link\x1b]8;;\x07"""}
+FULL_TABLE = ("    model  accuracy  名前\n--  -----  --------  ----\n 0  a|b        0.95  完了\n"
+              "10  v           0.9\n")
+SLACK_BODY = ("*Results of _run_ 7*\nLoss is *low*, see `loss.csv`, <https://e.example/l|the log> &amp; "
+              "~old~; *.py, a | b, -1, #42, my_var\n\n• first\n    • *nested*\n3. three\n> quoted\n\n```\n" +
+              FULL_TABLE + "```\n```\nx &lt; 1  # **as it is**\n```\nred link")
 SLACK_FULL = {
-    "text": "*Train &amp; test*\nLoss is *low*, see `loss.csv`.\n```\nx &lt; 1\n```\ndone\naccuracy: 0.95\n"
-            "f1_score: [1]\n🔴 error", "unfurl_links": False, "unfurl_media": False,
+    "text": f"*Train &amp; test*\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: [1]\n🔴 error",
+    "unfurl_links": False, "unfurl_media": False,
     "blocks": [
         {"type": "header", "text": {"type": "plain_text", "text": "Train & test", "emoji": True}},
-        {"type": "section", "expand": True, "text": {"type": "mrkdwn", "verbatim": True, "text":
-            "Loss is *low*, see `loss.csv`.\n```\nx &lt; 1\n```\ndone"}},
+        {"type": "section", "expand": True, "text": {"type": "mrkdwn", "verbatim": True, "text": SLACK_BODY}},
         {"type": "section", "fields": [{"type": "mrkdwn", "verbatim": True, "text": "*accuracy*\n0.95"},
                                        {"type": "mrkdwn", "verbatim": True, "text": "*f1_score*\n[1]"}]},
         {"type": "image", "image_url": "https://x.example/a.png", "alt_text": "image-1"},
@@ -2485,11 +2509,16 @@ SLACK_FULL = {
 DISCORD_FULL = {
     "allowed_mentions": {"parse": [], "users": [], "roles": []}, "embeds": [
         {"color": 0xDC2626, "title": "Train & test",
-         "description": "Loss is **low**, see `loss.csv`.\n```\nx < 1\n```\ndone",
+         "description":
+             "# Results of *run* 7\nLoss is **low**, see `loss.csv`, [the log](https://e.example/l) & "
+             "~~old~~; \\*.py, a \\| b, -1, #42, my\\_var\n\n- first\n    - **nested**\n3. three\n> quoted"
+             "\n\n```\n" + FULL_TABLE + "```\n```python\nx < 1  # **as it is**\n```\nred link",
          "fields": [{"name": "accuracy", "value": "0.95", "inline": True},
                     {"name": "f1\\_score", "value": "\\[1\\]", "inline": True}],
-         "footer": {"text": "🔴 error"}},
-        {"image": {"url": "https://x.example/a.png"}}]}
+         "image": {"url": "https://x.example/a.png"}, "footer": {"text": "🔴 error"}}]}
+CONSOLE_BODY = ("Results of run 7\nLoss is low, see loss.csv, the log (https://e.example/l) & ~~old~~; "
+                "*.py, a | b, -1, #42, my_var\n\n- first\n  - nested\n3. three\n> quoted\n\n" + FULL_TABLE +
+                "x < 1  # **as it is**\nred link")
 WHOLE_PAYLOADS = {"slack": dict(SLACK_FULL, channel="C0ALERTS"), "slack webhook": SLACK_FULL,
                   "discord": DISCORD_FULL, "discord webhook": DISCORD_FULL}
 
@@ -2501,6 +2530,7 @@ def test_a_full_message_is_this_payload(chats, kind):
     assert [_sent_by(kind, row["payload"]) for row in service.posted] == [WHOLE_PAYLOADS[kind]]
     assert (service.warnings, service.statuses) == ([], [200])
     row = service.posted[0]
+    assert _pings(kind, row["payload"]) == []
     ref = {"slack": {"channel": "C0ALERTS", "ts": row.get("ts")}, "slack webhook": {},
            }.get(kind, {"channel_id": "300", "message_id": row.get("id")})
     assert (receipt.alerter, receipt.ref) == (alerter.flavor, ref)
@@ -2521,9 +2551,8 @@ def test_a_bare_text_is_this_payload(chats, kind):
 def test_the_console_writes_the_message_to_stderr(capsys):
     assert ConsoleAlerter().post(AlerterMessage(**FULL))
     assert capsys.readouterr() == ("", (
-        "[!!] Train & test\n    Loss is **low**, see `loss.csv`.\n    ```python\n    x < 1\n    ```\n"
-        "    done\n"
-        "    accuracy: 0.95\n    f1_score: [1]\n    [https://x.example/a.png]\n"))
+        f"[!!] Train & test\n{CONSOLE_BODY}\naccuracy: 0.95\nf1_score: [1]\n"
+        "[https://x.example/a.png]").replace("\n", "\n    ") + "\n")
 
 
 @pytest.mark.parametrize("flavor", ["slack", "discord"])
@@ -2548,17 +2577,32 @@ MARKDOWN = {
     "bare link": ("see https://e.example/a_b_c.", "see <https://e.example/a_b_c>.",
                   "see https://e.example/a_b_c."),
     "bare link in brackets": ("(https://e.example/a)", "(<https://e.example/a>)", "(https://e.example/a)"),
-    "code block": ("```python\nx = 1\n```", "```\nx = 1\n```", "```\nx = 1\n```"),
+    "code block": ("```python\nx = 1\n```", "```\nx = 1\n```", "```python\nx = 1\n```"),
     "code block in a line": ("```x = 1```", "```\nx = 1\n```", "```\nx = 1\n```"),
     "open code block": ("a\n```\nx", "a\n```\nx\n```", "a\n```\nx\n```"),
     "names with underscores": ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
     "a sum": ("2 * 3 * 4 = 24", "2 * 3 * 4 = 24", "2 \\* 3 \\* 4 = 24"),
     "unclosed": ("**a *b `c [d](e", "**a *b `c [d](e", "\\*\\*a \\*b \\`c \\[d\\](e"),
     "entities": ("a < b & c > d &amp;", "a &lt; b &amp; c &gt; d &amp;amp;", "a \\< b & c > d &amp;"),
-    "heading": ("# a", "# a", "\\# a"),
-    "quote": ("> a", "&gt; a", "\\> a"),
-    "list": ("- a\n1. b", "- a\n1. b", "\\- a\n1\\. b"),
-    "strike and spoiler": ("~~a~~ ||b||", "~~a~~ ||b||", "\\~\\~a\\~\\~ \\|\\|b\\|\\|"),
+    "headings": ("# a *b*\n### **c** `d`\n#### e\n#f", "*a _b_*\n*c `d`*\n#### e\n#f",
+                 "# a *b*\n### c `d`\n\\#### e\n\\#f"),
+    "quotes": ("> a **b**\n>\n> c\n>>> x\n>d\n>", "> a *b*\n> \n> c\n&gt;&gt;&gt; x\n&gt;d\n&gt;",
+               "> a **b**\n> \n> c\n\\>>> x\n\\>d\n\\>"),
+    "lists": ("- a\n  * b\n\t- c\n1. d\n   12. e\n-f\n-1\n1.5\n---\n* * *\n2)",
+              "• a\n    • b\n        • c\n1. d\n    12. e\n-f\n-1\n1.5\n---\n* * *\n2)",
+              "- a\n    - b\n        - c\n1. d\n    12. e\n\\-f\n\\-1\n1.5\n\\---\n\\* \\* \\*\n2)"),
+    "strike and spoiler": ("~~a b~~ ~~ c ~~ ||d||", "~a b~ ~~ c ~~ ||d||",
+                           "~~a b~~ \\~\\~ c \\~\\~ \\|\\|d\\|\\|"),
+    "a table": ("| a | b |\n|---|--:|\n| x | 1 |\n| y |\nend", "```\na  b\n-  -\nx  1\ny\n```\nend",
+                "```\na  b\n-  -\nx  1\ny\n```\nend"),
+    "numbers, and a long row": ("a|n|t\n-|-|:-\nx|1|7\ny|-20.5 %|\nb|c|d|e",
+                                "```\na        n  t\n-  -------  -\nx        1  7\ny  -20.5 %\n```\nb|c|d|e",
+                                "```\na        n  t\n-  -------  -\nx        1  7\ny  -20.5 %\n```\n"
+                                "b\\|c\\|d\\|e"),
+    "no tables": ("a | b\n- | c\n|---|\n| a |\n|-|-|", "a | b\n• | c\n|---|\n| a |\n|-|-|",
+                  "a \\| b\n- \\| c\n\\|---\\|\n\\| a \\|\n\\|-\\|-\\|"),
+    "orders to a terminal": ("\x1b[1;31mred\x1b[0m \x1b[2K\x1b]0;title\x1b\\a\x9b31mb\x1b(Bc\x1b]8;;x",
+                             "red abc␛]8;;x", "red abc␛\\]8;;x"),
     "backslash": ("C:\\new\\*x", "C:\\new\\*x", "C:\\\\new\\\\\\*x"),
     "fence in code": ("````\na ``` b\n```", "```\n`\na `\u200b`` b\n```", "```\n`\na `\u200b`` b\n```"),
     "windows lines": ("a\r\nb\rc", "a\nb\nc", "a\nb\nc"),
@@ -2775,8 +2819,8 @@ def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
     assert alerter.post(AlerterMessage(**FULL)) is True
     (row,) = service.posted
     assert row["payload"] == {"channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False, "text": (
-        "Train &amp; test\nLoss is *low*, see `loss.csv`.\n```\nx &lt; 1\n```\ndone\naccuracy: 0.95\n"
-        "f1_score: [1]\n<https://x.example/a.png>\n🔴 error")}
+        f"Train &amp; test\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: [1]\n<https://x.example/a.png>\n"
+        "🔴 error")}
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -2839,7 +2883,7 @@ def _missing(source, seen):
 
 def _written(body):
     """Return what light Markdown shows of a body made of these: no language of a block, no masked address."""
-    body = re.sub(r"(\A|\n)```python\n", "\\1\n", body)
+    body = re.sub(r"(\A|\n)```python\n", "\\1\n", body.replace("\x1b[31m", ""))
     return re.sub(r"\]\(https://evil.example\)|https?://[^\s<>\"'`|\\\\^{}]*|bank.example", "]", body)
 
 
@@ -2942,7 +2986,8 @@ def test_words_and_people_of_a_question_do_nothing_either(chats, relay, clock, c
         room.reply(question, room.ann, "yes please")
         assert question.check() is None
         for payload in (row["payload"] for row in room.service.posted):
-            assert _pings(kind, payload) == []
+            called = {raw for _, raw, _ in _pings(kind, payload)}
+            assert called == ({f"<@{room.ann}>"} if payload is room.service.posted[0]["payload"] else set())
             shown = json.dumps(payload, ensure_ascii=False)
             assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", shown)
         assert "not an answer yet" in json.dumps(room.service.posted[-1]["payload"])
@@ -4989,15 +5034,56 @@ def test_replies_count_where_reactions_cannot_be_read(room, tap, status):
 
 
 # === Asking: the question, its help and its end ===
-def test_the_question_says_how_to_answer(room):
-    question = room.ask(AlerterMessage("Deploy?", "v2"), timeout=3600, approvers=[room.ann, room.bob])
+def test_a_question_is_this_payload(room):
+    """Title, text, facts, picture, how to answer; those who may are called, and nobody else."""
+    message = AlerterMessage("Deploy?", "v2 @here", {"accuracy": 0.9}, ["https://x.example/a.png"])
+    question = room.ask(message, timeout=3600, approvers=[room.ann, room.bob])
+    end = int(room.clock.start + 3600)
     [row] = room.service.posted
-    said = room.text(row["payload"])
-    until = time.strftime("%Y-%m-%d %H:%M", time.gmtime(room.clock.start + 3600))
-    parts = ["Deploy?", "v2", *WORDS, "✅", "❌", room.ann, room.bob, until]
-    assert [part for part in parts if part not in said] == []
-    assert room.taps(question) == ["✅", "❌"]
-    assert room.pings(row["payload"]) == []
+    got, note = _sent_by(room.kind, row["payload"]), f"Question {question.token}"
+    words = ("`approve`, `LGTM`, `ok` or `yes` to approve, or `decline`, `disapprove`, `no` or `reject` "
+             "to decline")
+    if room.kind == "slack":
+        how = (f"Reply in this thread with {words}, and nothing else. Or tap ✅ or ❌.\nOpen until "
+               f"<!date^{end}^{{date_short_pretty}} {{time}}|2023-11-14 23:13:20 UTC> for <@UANN>, <@UBOB>.")
+
+        def mrkdwn(text):
+            return {"type": "mrkdwn", "verbatim": True, "text": text}
+
+        assert got == {
+            "channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False,
+            "text": f"*Deploy?*\nv2 @\u200bhere\naccuracy: 0.9\n\n{how}\n{note}", "blocks": [
+                {"type": "header", "text": {"type": "plain_text", "text": "Deploy?", "emoji": True}},
+                {"type": "section", "expand": True, "text": mrkdwn("v2 @\u200bhere")},
+                {"type": "section", "fields": [mrkdwn("*accuracy*\n0.9")]},
+                {"type": "image", "image_url": "https://x.example/a.png", "alt_text": "image-1"},
+                {"type": "section", "expand": True, "text": mrkdwn(how)},
+                {"type": "context", "elements": [mrkdwn(note)]}]}
+    else:
+        how = (f"Reply to this message, with the ping on, with {words}, written exactly so, and nothing "
+               f"else. Or tap ✅ or ❌.\nOpen until <t:{end}:t> (<t:{end}:R>) for <@11>, <@12>.")
+        assert got == {
+            "content": "<@11> <@12>", "allowed_mentions": {"parse": [], "users": ["11", "12"], "roles": []},
+            "embeds": [{"color": 0x3B82F6, "title": "Deploy?", "description": "v2 @\u200bhere",
+                        "fields": [{"name": "accuracy", "value": "0.9", "inline": True}],
+                        "image": {"url": "https://x.example/a.png"}},
+                       {"color": 0x3B82F6, "description": how, "footer": {"text": note}}]}
+    called = {raw for kind, raw in room.pings(row["payload"]) if kind != "date"}
+    assert (called, room.taps(question)) == ({f"<@{room.ann}>", f"<@{room.bob}>"}, ["✅", "❌"])
+
+
+def test_many_who_may_answer_are_called_as_far_as_one_message_can(room):
+    people = [f"U{n}" if room.kind == "slack" else str(10 ** 18 + n) for n in range(60)]
+    mention = [f"U1{n}" if room.kind == "slack" else str(2 * 10 ** 18 + n) for n in range(50)]
+    room.ask("line of the long text\n" * 300, approvers=people, mention=mention)
+    said = [(raw, row["payload"]) for row in room.service.posted for kind, raw in room.pings(row["payload"])]
+    assert {raw for raw, _ in said if "@" in raw} == {f"<@{who}>" for who in people[:30] + mention}
+    assert "and 30 more" in room.text(room.service.posted[0]["payload"])
+    before = len(room.service.posted)
+    room.service.fail("/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form Body"}))
+    room.service.fail("chat.postMessage", no("invalid_blocks"))
+    room.ask("plain " * 900, approvers=people, mention=mention)
+    assert "and 30 more" in "".join(room.text(row["payload"]) for row in room.service.posted[before:])
 
 
 def test_a_long_question_says_how_to_answer_in_its_first_message(room):
@@ -6942,7 +7028,7 @@ MAIL_BODIES = {
     "998": "y" * 998 + "\n" + "z" * 999, "not ASCII": "Größe ✅ 完了 🔥\n" * 3 + "é",
     "From at the start": "From me\n>From you",
     "line ends": ("a\r\nb\rc\nd", "a\nb\nc\nd"), "lone surrogates": ("a\ud83d b \udc00", "a\ufffd b \ufffd"),
-    "NUL and controls": ("a\0b\x1b[0m\x7f", "a␀b␛[0m␡"), "trailing equals": "a=\nb=3D\n=20",
+    "NUL and controls": ("a\0b\x1b[0m\x1b\x7f", "a␀b␛␡"), "trailing equals": "a=\nb=3D\n=20",
     "blank lines": "a\n\n\n\nb",
     "tabs": "a\tb\n\tc", "boundary": "--===============\n--\n--a--", "mixed": ".ä\n.\n" + "é" * 1200,
 }
