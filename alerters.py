@@ -3096,27 +3096,36 @@ class _View:
         self.pages = _Pages()  # Discord's
         # Slack's:
         self.paging = _Paging()
-        self.resumed = False  # it went on where an earlier one had failed: its first rows are older
+        self.resumed = False  # the reading went on where an earlier one had failed: its first rows are older
         self.missing: DeliveryError | None = None  # why the rows are not all
-        self.free_at = 0.0  # on clock.monotonic: Slack allows no other before
+        self.free_at = 0.0  # on clock.monotonic: Slack allows no other reading before
         self.rationed = False
-        self.read_at = -1e9  # on clock.monotonic: when it was last read whole
-
-        self.quiet_for = _POLL_MIN  # s for which a thread is taken to be as it was if the channel says so
+        self.quiet_for = _POLL_MIN  # s for which a thread is as it was if the channel says so
 
     def waiting(self) -> list[Question]:
         """Return the questions as they are now, whoever comes or goes meanwhile."""
         return list(self.questions)
+
+    def ends_within(self, seconds: float, now: float) -> bool:
+        """True if the deadline of one of the questions is near."""
+        return any(0 < question.deadline - now < seconds for question in self.waiting())
 
 
 # The views of all questions that are waited for, by process, alerter, channel and thread.
 _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 
 
-def _asks_another(question: Question, row: _Dict, by_bot: bool, texts: Sequence[object]) -> bool:
-    """True for the row of another question: what stands below it belongs to that one."""
-    marks = [re.search(_MARKER, str(text)) for text in texts] if by_bot else []
-    return any(mark and mark[1] != question.token for mark in marks)
+def _asks_another(question: Question, texts: list[Any]) -> bool:
+    """True for what a bot wrote to ask another question: what stands below it belongs to that one."""
+    for text in texts:
+        mark = re.search(_MARKER, str(text))
+        if mark and mark[1] != question.token:
+            return True
+    return False
+
+
+def _time_of(answer: _Dict) -> float:
+    return float(answer["at"])
 
 
 def _report(who: str, points: Sequence[tuple[bool, str]]) -> str:
@@ -3252,18 +3261,22 @@ class SlackAlerter(_ChatAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and its reactions. One request when nothing has changed."""
         seen = self._seen(question)
-        self._read_thread_of(question, seen)
-        row = seen.row(question)
-        if _mapping(row).get("subtype") == "tombstone" or row is None and not seen.missing:
-            raise _failure(self._who, "the question was deleted", code="message_not_found",
-                           hints=_SLACK_HINTS, final=True)
-        question._missing = seen.missing
-        taps = self._taps(question, seen, row)
-        answers = self._answers(question, seen, seen.rows, "reply")
+        thread = self._thread(question, seen)
+        question._missing = thread.missing
+        row = _row_at(question.ref, thread.rows)
+        if row is None and not thread.missing or row and row.get("subtype") == "tombstone":
+            raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
+        row = self._with_all_taps(question, seen, None if thread.resumed else row)
+        question._record.author = question._record.author or row.get("user")
+        answers = self._answers(question, thread.rows, "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
-            answers += self._answers(question, seen, self._channel_rows(question, seen), "channel")
-        answers.sort(key=lambda answer: float(answer["at"]))
-        return answers + taps
+            answers += self._answers(question, self._channel_rows(question, seen), "channel")
+        answers.sort(key=_time_of)
+        for reaction in _rows_of(row.get("reactions")):
+            for user in _rows_of(reaction.get("users"), str):
+                if user not in (self._me(), "USLACKBOT"):
+                    answers.append({"by": user, "text": str(reaction.get("name")), "via": "reaction"})
+        return answers
 
     def _seen(self, question: Question) -> _SlackMemory:
         if "slack" not in question._memo:
@@ -3271,159 +3284,114 @@ class SlackAlerter(_ChatAlerter):
         seen: _SlackMemory = question._memo["slack"]
         return seen
 
-    def _read_thread_of(self, question: Question, seen: _SlackMemory) -> None:
-        """Set `seen.rows` to the question's row and its thread, as far as they can be read."""
+    def _thread(self, question: Question, seen: _SlackMemory) -> _View:
+        """Return the question's thread, read as far as Slack lets, or as it was if nothing has moved there.
+
+        conversations.history gives reply_count, latest_reply and reactions of each question in a channel. It
+        does not tell of edited answers: for these a thread is read again now and then, and at the deadline.
+        """
         shared: _View | None = question._shared
-        thread, told = seen.thread, None
+        view, told = seen.thread, None
         if shared and shared.thread:
-            thread = shared
+            view = shared
         elif shared and len(shared.questions) > 1 and question.deadline > self.clock.now():
-            row = self._overview_row(question, shared)
-            if row and self._is_as_it_was(row, seen, shared):
-                replies = [reply for reply in seen.thread.rows if reply.get("ts") != row["ts"]]
-                seen.rows, seen.missing, seen.fresh = [row, *replies], None, True
-                return
+            self._share(shared, question, self._read_channel)
+            row = None if shared.resumed else _row_at(question.ref, shared.rows)
             told = _told(row)
-        self._share(thread, question, self._read_thread)
-        seen.rows, seen.missing, seen.fresh = thread.rows, thread.missing, not thread.resumed
-        seen.told, seen.told_at = told, thread.began
-
-    def _overview_row(self, question: Question, view: _View) -> _Dict | None:
-        """Return the question's row from the list of the channel, None where it is not to be had."""
-        try:
-            self._share(view, question, self._read_channel)
-        except DeliveryError as error:
-            if error.retry_after is None:
-                raise
-            return None  # rationed, or too much stands between the questions: each is read for itself
-        rows = [] if view.resumed else view.rows
-        return next((row for row in rows if row.get("ts") == question.ref["ts"]), None)
-
-    def _is_as_it_was(self, row: _Dict, seen: _SlackMemory, view: _View) -> bool:
-        """True if its row tells that a thread needs no reading. An answer edited in, it does not tell."""
-        if not row.get("reply_count") and not row.get("thread_ts"):
-            seen.thread.rows = []
-            return True
-        recently = self.clock.monotonic() - seen.told_at < view.quiet_for
-        return recently and not seen.missing and _told(row) == seen.told
+            if row and told == seen.told and (told == _SILENT or shared.began < seen.told_until):
+                replies = [reply for reply in view.rows if reply.get("ts") != row["ts"]]
+                view.rows, view.missing, view.resumed = [row, *replies], None, False
+                return view
+        self._share(view, question, self._read_thread)
+        if shared and not view.missing:
+            seen.told, seen.told_until = told, view.began + shared.quiet_for
+        return view
 
     def _read_thread(self, view: _View) -> None:
-        """Read a thread to its end, or as far as Slack lets: some apps may read one page a minute.
+        self._read_list(view, "replies", {"channel": view.channel, "ts": view.thread})
+
+    def _read_channel(self, view: _View) -> None:
+        """Read a channel from the oldest question that somebody waits for to its end, or to the newest one.
+
+        The latter in one page: a question that is not in it is read for itself.
+        """
+        refs = sorted((question.ref for question in view.waiting()), key=_moment)
+        args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
+        if self.listen == "channel":
+            self._read_list(view, "history", args)
+        else:
+            self._read_list(view, "history", {**args, "latest": str(refs[-1]["ts"])}, pages=1)
+            view.paging.restart()
+        talked = [row for row in view.rows if row.get("reply_count")]
+        view.quiet_for = max(_POLL_MIN, len(talked) / 4)  # so that four threads are read in a second
+
+    def _read_list(self, view: _View, kind: str, args: _Dict, pages: int = 50) -> None:
+        """Read a list to its end, or as far as Slack lets: some apps may read one page of 15 rows a minute.
 
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
         now = self.clock.monotonic()
-        view.resumed = bool(view.paging.cursor)
-        if now < view.free_at or self._saves_for_the_end(view):
-            view.rows, view.missing = [], _failure(self._who, "Slack rations reading the thread", again=True)
+        view.rows, view.missing, view.resumed = [], None, bool(view.paging.cursor)
+        if now < view.free_at or view.rationed and view.ends_within(_RATION, self.clock.now()):
+            view.missing = _failure(self._who, "Slack rations the reading of answers", again=True)
             return
         try:
-            rows = self._rows("replies", {"channel": view.channel, "ts": view.thread}, view.paging)
+            view.rows = self._rows(kind, args, view.paging, pages=pages)
         except DeliveryError as error:
-            if error.retry_after is None:
+            if error.retry_after is None and pages > 1:
                 raise
-            view.free_at, view.rationed = now + error.retry_after, True
-            view.rows, view.missing = list(view.paging.rows), error  # the oldest come first: these count
-            return
-        view.rows, view.missing = rows, None
-        view.rationed = view.rationed and now - view.read_at >= _RATION  # else it was refused for once
-        view.read_at = now
-
-    def _saves_for_the_end(self, view: _View) -> bool:
-        """True in the minute before a deadline, if reading is rationed: at the deadline it must be free."""
-        now = self.clock.now()
-        left = [question.deadline - now for question in view.waiting()]
-        return view.rationed and any(0 < seconds < _RATION for seconds in left)
+            view.rows, view.missing = list(view.paging.rows), error
+            view.free_at = now + (error.retry_after or 0.0)
+            view.rationed = error.retry_after is not None
 
     def _channel_rows(self, question: Question, seen: _SlackMemory) -> list[_Dict]:
         """Return the channel's rows from the question on, none where they cannot all be read."""
         view: _View = question._shared or seen.channel
-        try:
-            self._share(view, question, self._read_channel)
-        except DeliveryError as error:
-            if error.retry_after is None:
-                raise
-            question._missing = error
-            return []
-        if view.resumed:  # its newest page is of an earlier poll
-            question._missing = _failure(self._who, "the newest messages are yet to be read", again=True)
-        return view.rows
+        self._share(view, question, self._read_channel)
+        if view.missing or view.resumed:  # the latter: its newest page is of an earlier poll
+            question._missing = view.missing or _failure(self._who, "newer messages are yet to be read")
+        return [] if view.missing else view.rows
 
-    def _read_channel(self, view: _View) -> None:
-        """Read a channel from the oldest question that somebody waits for to the newest, or to its end."""
+    def _with_all_taps(self, question: Question, seen: _SlackMemory, row: _Dict | None) -> _Dict:
+        """Return the question's row with all who gave its reactions; the question is told what stays unread.
+
+        row: as it came with the thread, None if it did not. Only reactions.get is sure to list everybody.
+        """
+        reactions = _rows_of(row.get("reactions")) if row else []
+        partial = [str(reaction.get("name")) for reaction in reactions if _lacks_users(reaction)]
+        if row and not partial:
+            return row
         now = self.clock.monotonic()
-        if now < view.free_at:
-            raise _failure(self._who, "the channel cannot be read now", retry_after=view.free_at - now)
-        refs = sorted((question.ref for question in view.waiting()), key=_moment)
-        args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
-        pages = 50
-        if self.listen != "channel":  # the questions alone are wanted
-            args["latest"], pages = str(refs[-1]["ts"]), 1 + len(refs) // 10
-        view.resumed = bool(view.paging.cursor)
-        try:
-            view.rows = self._rows("history", args, view.paging, pages=pages)
-        except DeliveryError as error:
-            if self.listen != "channel":
-                view.paging.restart()  # what they showed earlier is of no use
-                if error.code == "too_many":
-                    error.retry_after = _RATION
-            view.free_at = now + (error.retry_after or 0.0)
-            raise
-        talked = sum(bool(row.get("reply_count")) for row in view.rows)
-        view.quiet_for = max(_POLL_MIN, talked / 4)  # so that four of them are read in a second
-
-    def _taps(self, question: Question, seen: _SlackMemory, row: _Dict | None) -> list[_Dict]:
-        """Return who gave which reaction. row: the question's own; None if it was not read."""
-        reactions = self._reactions(question, seen, row)
-        nobody = (self._me(), seen.author, "USLACKBOT")
-        taps = []
-        for reaction in reactions:
-            for user in _rows_of(reaction.get("users"), str):
-                if user not in nobody:
-                    taps.append({"by": user, "text": str(reaction.get("name")), "via": "reaction"})
-        return taps
-
-    def _reactions(self, question: Question, seen: _SlackMemory, row: _Dict | None) -> list[_Dict]:
-        """Return the question's reactions with all who gave them; the question is told what stays unread."""
-        now, listed = self.clock.monotonic(), _rows_of(_mapping(row).get("reactions"))
-        seen.author = str(_mapping(row).get("user") or seen.author)
-        fresh = seen.fresh and row is not None
-        partial = [str(reaction.get("name")) for reaction in listed if _lacks_users(reaction)]
-        if fresh and not partial:
-            return listed
         if now >= seen.taps_free_at:
             args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
             try:
-                message = self._call("reactions.get", args)["message"]
-                seen.author = str(message.get("user") or seen.author)
-                return _rows_of(message.get("reactions"))
+                whole: _Dict = self._call("reactions.get", args)["message"]
+                return whole
             except DeliveryError as error:
                 if error._final and error.code != "missing_scope":
                     raise
-                seen.taps_free_at, seen.taps_error = now + (error.retry_after or 0.0), error
-        unread = {question._verdict(name, True) for name in partial}
-        if not fresh and getattr(seen.taps_error, "code", None) != "missing_scope":
-            unread.add("declined")  # nothing is known of them, so there may be one
+                seen.taps_error, seen.taps_free_at = error, now + (error.retry_after or 0.0)
+        unread = {question._verdict(name, True) for name in partial} if row else {"declined"}
         question._veto_unread = "declined" in unread
-        if unread - {None}:
+        if unread != {None}:
             question._missing = question._missing or seen.taps_error
-        return listed
+        return row or {}
 
-    def _answers(self, question: Question, seen: _SlackMemory, rows: list[_Dict], via: str) -> list[_Dict]:
+    def _answers(self, question: Question, rows: list[_Dict], via: str) -> list[_Dict]:
         """Return what people wrote in `rows` below the question and above the next one there."""
         asked, me = _moment(question.ref), self._me()
         until = asked + question._time_given()  # by Slack's clock, which stamped both
-        below = sorted((row for row in rows if _moment(row) > asked), key=_moment)
         answers = []
-        for row in below:
-            if _asks_another(question, row, bool(row.get("bot_id")), [row.get("text")]):
+        for row in sorted(rows, key=_moment):
+            if _moment(row) <= asked:
+                continue
+            if row.get("bot_id") and _asks_another(question, [row.get("text")]):
                 break
             in_a_thread = row.get("thread_ts") not in (None, row["ts"])
-            if via == "channel" and in_a_thread or not _is_person(row) or row["user"] in (me, seen.author):
-                continue
-            at = _moment(row.get("edited")) or _moment(row)
-            text = self._plain(row.get("text"), me)
-            answers.append({"by": row["user"], "text": text, "via": via, "until": until, "at": at})
+            if _is_person(row) and row["user"] != me and not (via == "channel" and in_a_thread):
+                at = _moment(row.get("edited")) or _moment(row)
+                text = self._plain(row.get("text"), me)
+                answers.append({"by": row["user"], "text": text, "via": via, "until": until, "at": at})
         return answers
 
     def _plain(self, text: object, me: str) -> str:
@@ -3499,19 +3467,14 @@ class SlackAlerter(_ChatAlerter):
     def _place_of(self, question: Question) -> tuple[str, str]:
         return str(question.ref["channel"]), str(question.ref.get("thread_ts") or "")
 
-    def _may(self, *scopes: str) -> bool:
-        """True if the token has one of the scopes, or if it cannot be told."""
-        return bool({*scopes} & {*self._account().get("scopes", scopes)})
-
     def _ready_to_read(self, where: _Dict) -> None:
-        kinds = {"C": "channels groups mpim", "G": "groups mpim", "D": "im", "U": "im", "W": "im"}
-        letter = where["channel"][:1]
-        scopes = [f"{kind}:history" for kind in kinds.get(letter, "channels groups").split()]
-        if not self._may(*scopes):
-            SlackAlerter._account.cache_clear()  # the app may have been given it since
-        if not self._may(*scopes):
-            what = f"missing_scope: to read the answers the app needs {' or '.join(scopes)}"
-            raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, status=200, final=True)
+        kinds = {"D": ["im"], "U": ["im"], "W": ["im"], "G": ["groups", "mpim"]}
+        kinds_here = kinds.get(where["channel"][:1], ["channels", "groups", "mpim"])
+        wanted = [f"{kind}:history" for kind in kinds_here]
+        if not set(wanted) & set(self._account().get("scopes", wanted)):
+            SlackAlerter._account.cache_clear()  # the app may be given one meanwhile
+            what = f"missing_scope: to read the answers the app needs {' or '.join(wanted)}"
+            raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, final=True)
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented
@@ -3740,10 +3703,20 @@ def _is_person(row: _Dict) -> bool:
     return row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
 
 
-def _told(row: _Dict | None) -> tuple[Any, ...]:
-    """Return what the row of a thread's parent tells of the replies."""
-    row = row or {}
-    return row.get("reply_count"), row.get("latest_reply")
+def _row_at(ref: _Dict, rows: list[_Dict]) -> _Dict | None:
+    """Return the row of a message, None if it is not there. By its `ts`: it need not be the first."""
+    for row in rows:
+        if row.get("ts") == ref["ts"]:
+            return row
+    return None
+
+
+def _told(row: _Dict | None) -> tuple[Any, ...] | None:
+    """Return what a row tells of the thread on it."""
+    return (row.get("thread_ts"), row.get("reply_count"), row.get("latest_reply")) if row else None
+
+
+_SILENT = _told({"ts": ""})  # nobody ever replied
 
 
 def _lacks_users(reaction: _Dict) -> bool:
@@ -3774,18 +3747,10 @@ class _SlackMemory:
         channel, ts = question.ref["channel"], question.ref["ts"]
         self.thread = _View(channel, question.ref.get("thread_ts") or ts, question)
         self.channel = _View(channel, "", question)
-        self.author = ""  # who posted the question, and never decides
-        self.rows: list[_Dict] = []  # this poll's: the question and its thread
-        self.missing: DeliveryError | None = None  # why some of them could not be read
-        self.fresh = False  # the first of them were read in this poll too
+        self.told = _SILENT  # what the channel told of the thread when that was last read
+        self.told_until = 0.0  # on clock.monotonic: when it is read again though nothing has moved
         self.taps_free_at = 0.0  # on clock.monotonic: no reactions.get before
         self.taps_error: DeliveryError | None = None  # why it failed last
-        self.told: Any = None  # what the channel's list told of the thread when that was last read whole
-        self.told_at = -1e9  # on clock.monotonic
-
-    def row(self, question: Question) -> _Dict | None:
-        """Return the question's own row."""
-        return next((row for row in self.rows if row.get("ts") == question.ref["ts"]), None)
 
 
 # === Discord ===
@@ -3793,6 +3758,7 @@ _INTENT = ("the Message Content intent is off: only replies with the ping on, an
            "turn it on under Bot in the developer portal")
 _MESSAGES = "/channels/{}/messages?"
 _REACTIONS = "/channels/{channel_id}/messages/{message_id}/reactions/{}"
+_HAS_THREAD = 1 << 5  # a flag of messages
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 
 
@@ -3913,39 +3879,36 @@ class DiscordAlerter(_ChatAlerter):
         if "discord" not in question._memo:
             question._memo["discord"] = _DiscordMemory(question)
         seen: _DiscordMemory = question._memo["discord"]
-        place, mid = question.ref["channel_id"], question.ref["message_id"]
         view: _View = question._shared or seen.channel
         self._share(view, question, self._read_channel)
-        rows = view.rows
-        message = next((row for row in rows if row["id"] == mid), None)
-        if message is None:  # deleted, or the channel can no longer be read: this tells
+        place, mid = question.ref["channel_id"], question.ref["message_id"]
+        rows = {row["id"]: row for row in view.rows}
+        message = rows.get(mid)
+        if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
-        question_ids = [mid, *question._record.parts]
-        below = [row for row in rows if int(row["id"]) > int(mid)]
-        answers = [self._answer(question, row, "reply") for row in below if _answers_to(row) in question_ids]
+        below = [row for row in view.rows if int(row["id"]) > int(mid)]
+        ids = [mid, *question._record.parts]
+        answers = [self._answer(question, seen, row, "reply") for row in below if _answers_to(row) in ids]
         if self.listen == "channel":
             for row in _above_next(below, question):
                 if row.get("type") == 0 and not row.get("message_reference"):
-                    answers.append(self._answer(question, row, "channel"))
+                    answers.append(self._answer(question, seen, row, "channel"))
         for row in _above_next(self._thread_rows(message, seen), question):
-            if row.get("type") == 0 or _answers_to(row) in question_ids:
-                place_of = {"channel_id": mid, "message_id": row["id"]}
-                answers.append({**self._answer(question, row, "reply"), "thread": place_of})
-        author = _mapping(message.get("author")).get("id")
-        answers = [answer for answer in answers if answer["by"] not in (None, self._me(), author)]
-        if any(answer["mute"] for answer in answers) and not seen.warned:
-            seen.warned = True
-            _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
-        answers.sort(key=lambda answer: float(answer["at"]))
+            if row.get("type") == 0 or _answers_to(row) in ids:
+                answer = self._answer(question, seen, row, "reply")
+                answers.append({**answer, "thread": {"channel_id": mid, "message_id": row["id"]}})
+        answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 
-    def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
+    def _answer(self, question: Question, seen: _DiscordMemory, row: _Dict, via: str) -> _Dict:
         """Return what a row says; by nobody if no person wrote it."""
-        asked = {"id": question.ref["message_id"]}
+        if _is_mute(row) and not seen.warned:
+            seen.warned = True
+            _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
+        by = "" if _is_bot(row) else row["author"]["id"]
         text = re.sub(rf"<@!?{self._me()}>", " ", row.get("content") or "")
-        return {"by": None if _is_bot(row) else row["author"]["id"], "text": text, "via": via,
-                "at": _written(row), "mute": _is_mute(row),
-                "until": _written(asked) + question._time_given()}  # by Discord's clock, which stamped both
+        until = _posted(question.ref["message_id"]) + question._time_given()  # by Discord's clock, as `at`
+        return {"by": by, "text": text, "via": via, "at": _written(row), "until": until}
 
     def _read_channel(self, view: _View) -> None:
         """List a channel from the oldest question on that somebody waits for."""
@@ -3955,8 +3918,8 @@ class DiscordAlerter(_ChatAlerter):
 
     def _thread_rows(self, message: _Dict, seen: _DiscordMemory) -> list[_Dict]:
         """Return what stands in the thread on a question, if there is one: its channel has the same id."""
-        has_thread = (message.get("flags") or 0) & 32 or message.get("thread")
-        if not has_thread:
+        flags = message.get("flags") or 0
+        if not flags & _HAS_THREAD and not message.get("thread"):
             return []
         try:
             return self._rows(_MESSAGES.format(message["id"]), seen.thread)
@@ -3969,9 +3932,9 @@ class DiscordAlerter(_ChatAlerter):
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
         for reaction in _rows_of(message.get("reactions")):
-            shown, others = _shown(reaction), reaction["count"] - bool(reaction.get("me"))
+            shown, own = _shown(reaction), bool(reaction.get("me"))
             status = question._verdict(shown, True)
-            if not status or others < 1:
+            if not status or reaction["count"] <= own:
                 continue
             try:
                 users = self._users(question, reaction)
@@ -3982,23 +3945,25 @@ class DiscordAlerter(_ChatAlerter):
                 question._veto_unread = question._veto_unread or status == "declined"
                 continue
             for user in users:
-                if user["id"] != self._me() and not user.get("bot"):
+                if not user.get("bot"):
                     taps.append({"by": user["id"], "text": shown, "via": "reaction"})
         return taps
 
     def _users(self, question: Question, reaction: _Dict) -> list[_Dict]:
         """Return who gave a reaction. Super reactions are listed apart, as type 1."""
-        emoji = reaction["emoji"]
-        name = f"{emoji.get('name')}:{emoji['id']}" if emoji.get("id") else emoji["name"]
+        emoji, details = reaction["emoji"], _mapping(reaction.get("count_details"))
+        name = emoji["name"]
+        if emoji.get("id"):
+            name = f"{name}:{emoji['id']}"
         path = _REACTIONS.format(_parse.quote(name, safe=""), **question.ref)
-        kinds = [0, 1] if _mapping(reaction.get("count_details")).get("burst") else [0]
-        users = []
-        for kind in kinds:
-            try:
-                users += self._rows(f"{path}?type={kind}", _Pages(0))
-            except DeliveryError as error:
-                if error.code != "10014":  # an emoji that is gone
-                    raise
+        try:
+            users = self._rows(f"{path}?type=0", _Pages(0))
+            if details.get("burst"):
+                users += self._rows(f"{path}?type=1", _Pages(0))
+        except DeliveryError as error:
+            if error.code != "10014":  # an emoji that is gone
+                raise
+            return []
         return users
 
     def _rows(self, path: str, pages: _Pages, fresh: Sequence[str] = ()) -> list[_Dict]:
@@ -4010,35 +3975,37 @@ class DiscordAlerter(_ChatAlerter):
             page = pages.kept.get(after)
             if page is None:
                 page = self._call("GET", f"{path}&after={after}&limit=100")
-                page.sort(key=lambda row: int(row["id"]))
+                page.sort(key=_id_of)
             known = len(rows)
             for row in page:
                 rows[row["id"]] = row
             if len(page) < 100 or len(rows) == known:
                 return list(rows.values())
             pages.kept[after] = page
-            after = int(page[-1]["id"])
+            after = _id_of(page[-1])
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
         channel = (question._record.where or {})["channel"]
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
         for row in self._rows(_MESSAGES.format(channel), _Pages(int(since * 1000) << 22)):
-            if _mapping(row.get("author")).get("id") == self._me() and question.token in str(row):
+            author = _mapping(row.get("author"))
+            if author.get("id") == self._me() and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        place = to.thread if to and to.thread else question.ref
-        said = self._text(text)
-        decider = None if to else re.search(r"<@([0-9]+)>", text)  # the one who is mentioned
-        if decider:
+        place, said = question.ref, self._text(text)
+        named = re.findall(r"<@([0-9]+)>", text)[:1]  # the one who decided
+        if to:
+            place, named = to.thread or place, []
+        if named:
             said = said.replace("\\<@", "<@", 1)
-        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [{
-            "content": said[:2000],
-            "allowed_mentions": {"parse": [], "users": [decider[1]] if decider else []},
-            "message_reference": {"message_id": place["message_id"], "fail_if_not_exists": False}}])
+        above = {"message_id": place["message_id"], "fail_if_not_exists": False}
+        payload = {"content": said[:2000], "message_reference": above,
+                   "allowed_mentions": {"parse": [], "users": named}}
+        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
         if to:  # people answer the help, too
             question._record.parts.append(str(sent.get("id")))
 
@@ -4239,7 +4206,7 @@ def _above_next(rows: list[_Dict], question: Question) -> list[_Dict]:
         texts = [row.get("content")]
         for embed in _rows_of(row.get("embeds")):
             texts.append(_mapping(embed.get("footer")).get("text"))
-        if _asks_another(question, row, _is_bot(row), texts):
+        if _is_bot(row) and _asks_another(question, texts):
             break
         above.append(row)
     return above
@@ -4266,7 +4233,16 @@ def _written(row: _Dict) -> float:
     with contextlib.suppress(ValueError):
         edited = str(row.get("edited_timestamp")).replace("Z", "+00:00")
         return _datetime.datetime.fromisoformat(edited).timestamp()
-    return (int(row["id"]) >> 22) / 1000 + _DISCORD_EPOCH
+    return _posted(row["id"])
+
+
+def _posted(snowflake: str) -> float:
+    """Return when an id was given, in UNIX seconds."""
+    return (int(snowflake) >> 22) / 1000 + _DISCORD_EPOCH
+
+
+def _id_of(row: _Dict) -> int:
+    return int(row["id"])
 
 
 class _Pages:
@@ -4280,14 +4256,19 @@ class _Pages:
         """Let them begin no later than with this id, and not much earlier."""
         if not 0 <= self.start < oldest:
             self.start, self.kept = oldest - 1, {}
-        while self.start in self.kept and int(self.kept[self.start][-1]["id"]) < oldest:
-            self.start = int(self.kept.pop(self.start)[-1]["id"])
+        while self.start in self.kept:
+            last = _id_of(self.kept[self.start][-1])
+            if last >= oldest:
+                break
+            del self.kept[self.start]
+            self.start = last
 
     def forget(self, fresh: Sequence[str]) -> None:
         """Read those with a row of `fresh` again, and the one read longest ago, for answers edited in."""
         longest_ago = next(iter(self.kept), None)
         for after, page in list(self.kept.items()):
-            if after == longest_ago or any(row["id"] in fresh for row in page):
+            ids = {row["id"] for row in page}
+            if after == longest_ago or not ids.isdisjoint(fresh):
                 del self.kept[after]
 
 
