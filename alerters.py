@@ -2942,6 +2942,11 @@ class _ChatAlerter(BaseAlerter):
             written.append((block, [self._write(block, line) for line in block.lines]))
         return self._flow(written)
 
+    def _note_time(self, draft: _Draft, page: _Page) -> None:
+        """Note our time of a try to post a question: the service's stamp of it then tells the other clock."""
+        if draft.message._question and page.first:
+            draft.message._question._record.posted = self.clock.now()
+
     def _join(self, question: Question) -> None:
         view, left = self._shared_view(question), question.deadline - self.clock.now()
         if len(view.questions) > 1 and left > _POLL_MIN:
@@ -3585,6 +3590,7 @@ class SlackAlerter(_ChatAlerter):
             return self._find_post(where, started - _LOOK_BACK, _Paging(), is_it, until)
 
         def post() -> _Dict:
+            self._note_time(draft, page)
             answer = self._call("chat.postMessage", payload, until)
             return {"channel": answer.get("channel") or where["channel"], "ts": str(answer.get("ts"))}
 
@@ -4142,8 +4148,12 @@ class DiscordAlerter(_ChatAlerter):
         def post(files: list[_File]) -> Any:
             payload = self._payload(draft, page)
             until = draft.until - _SOCKET_TIMEOUT if files else draft.until
-            return _insist(lambda: self._call("POST", path, [payload, *files], until), self.clock, until,
-                           sure=bool(self.discord_token))
+
+            def attempt() -> Any:
+                self._note_time(draft, page)
+                return self._call("POST", path, [payload, *files], until)
+
+            return _insist(attempt, self.clock, until, sure=bool(self.discord_token))
 
         files = page.files
         try:

@@ -5424,6 +5424,16 @@ def test_the_deadline_holds_though_the_clocks_differ(room, skew):
         assert outcome(question) == status
 
 
+@pytest.mark.parametrize("second, status", [(95, YES), (110, "timeout")])
+def test_a_limit_before_the_post_moves_no_deadline(room, second, status):
+    room.service.fail(room.posts, room.limited(25))
+    question = room.ask(timeout=100)
+    assert question.deadline == room.clock.start + 100
+    room.clock.at(second, lambda: room.reply(question, room.ann, "yes"))
+    room.clock.sleep(100)
+    assert outcome(question) == status
+
+
 def test_retry_after_is_obeyed(room):
     question = room.ask(timeout=300)
     before = len(room.service.calls)
