@@ -132,7 +132,12 @@ _LEVELS = {"info": ("🔵", 0x3B82F6), "success": ("🟢", 0x16A34A), "warning":
            "error": ("🔴", 0xDC2626)}
 _ASK_TIMEOUT = 300.0  # s
 _POLL_SHARE, _POLL_MIN, _POLL_MAX = 0.1, 1.0, 30.0  # of the question's age; s; s
-_LATE = 2.0  # s after the deadline in which the last poll of a live wait still counts
+_LATE = 2.0  # s by which a deadline may be missed: by the reading of a tap, or by a post with no time at all
+_GRACE_SHARE, _GRACE_MIN, _GRACE_MAX = 0.1, 2.0, 30.0  # of the time-out; s; s: reading on after the deadline
+_WARN_AGAIN = 3600.0  # s between two warnings that the answers cannot be read
+_CLOSING = 3.0  # s that a stopped process takes to close its question
+_CLAIM, _CLAIM_PAUSE = 300.0, 0.5  # s that a claim holds at most; s between looks at somebody else's
+_REMEMBERED = 86400.0  # s for which the store knows how a question ended, for those who still wait for it
 _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
 _ATTEMPTS = 5  # besides those that a Retry-After asked for
@@ -270,6 +275,13 @@ def _hide(text: str) -> str:
     return text
 
 
+class _SecretAway(ConfigError):
+    """A secret that cannot be had. passing: it may be there in a moment, as a file that is just replaced."""
+    def __init__(self, problem: str, passing: bool) -> None:
+        super().__init__(problem)
+        self.passing = passing
+
+
 def _reveal(value: str, where: str) -> str:
     """Return the value of a secret, resolving `{{env.NAME}}` and `{{file./path}}`."""
     reference = re.fullmatch(_REFERENCE, value)
@@ -280,10 +292,11 @@ def _reveal(value: str, where: str) -> str:
         value = (os.environ[name] if source == "env" else _pathlib.Path(name).read_text("utf-8")).strip()
     except (KeyError, OSError, UnicodeDecodeError) as error:
         why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
-        raise ConfigError(f"{where}: {source} {name} {why}") from None
+        raise _SecretAway(f"{where}: {source} {name} {why}", source == "file") from None
     if not re.fullmatch(r"[^\x00-\x1f\x7f]+", value):
         value = ""  # in no traceback that shows locals
-        raise ConfigError(f"{where}: {source} {name} holds no usable secret: nothing, or several lines")
+        problem = f"{where}: {source} {name} holds no usable secret: nothing, or several lines"
+        raise _SecretAway(problem, source == "file")
     return _Secret(value)
 
 
@@ -375,12 +388,14 @@ class AlerterParameters(_Record):
     approve_msg_options, disapprove_msg_options: the words (or emoji) that decide. approvers: user ids of the
     service. timeout: seconds, a timedelta, or a text such as "5m" or "1h30m". mention: whom to ping; on Slack
     `U…`, `S…`, here, channel, everyone; on Discord a user id, & and a role id, here, everyone.
+    minimum_approvals: how many different people have to approve.
     """
     approve_msg_options: Iterable[str] | None = None
     disapprove_msg_options: Iterable[str] | None = None
     approvers: Iterable[str] | None = None
     timeout: _Time | None = None
     mention: Iterable[str] | None = None
+    minimum_approvals: int | None = 1
 
     def __post_init__(self) -> None:
         self._check()
@@ -394,6 +409,9 @@ class AlerterParameters(_Record):
                 setattr(self, name, names)
         if self.timeout is not None:
             _seconds(self.timeout, "timeout")
+        needed = self.minimum_approvals
+        if needed is not None and (isinstance(needed, bool) or not isinstance(needed, int) or needed < 1):
+            raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
         return self
 
 
@@ -448,13 +466,20 @@ class Decision(_Record):
     """How a question ended. True only if approved, so compare with None to see whether there is one.
 
     status: approved, declined, timeout. by: the service's user id. text: as written. via: reply, reaction,
-    channel, email, console. at: UNIX seconds. by, text and via are None when nobody decided.
+    channel, email, console. at: UNIX seconds. by, text and via are None when nobody decided. reason: what
+    stood behind the word of a decline. approvals: the user ids of all who approved, in order.
     """
     status: _Status
     by: str | None = None
     text: str | None = None
     via: str | None = None
     at: float = 0.0
+    reason: str | None = None
+    approvals: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.status == "approved" and self.by and not self.approvals:
+            self.approvals = (self.by,)
 
     def __bool__(self) -> bool:
         return self.status == "approved"
@@ -1074,6 +1099,27 @@ def _word(text: str, fold: bool) -> str:
             return text.casefold() if fold else text
 
 
+_OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
+
+
+def _tap_names(emoji: str) -> set[str]:
+    """Return the names under which the emoji of a reaction may stand in a list of words."""
+    own = re.fullmatch(_OWN_EMOJI, emoji)
+    if own:
+        return {f":{own[1].casefold()}:", own[2]}
+    named = re.fullmatch(r"([\w+'-]+)(::.*)?", emoji)  # as Slack has it: "thumbsup::skin-tone-3"
+    return {_word(f":{named[1]}:" if named else emoji, True)}
+
+
+def _names_as_tap(option: str) -> set[str]:
+    """Return the names that a reaction has to have to mean this word: "ok" is :ok:, too."""
+    own = re.fullmatch(_OWN_EMOJI, option)
+    if own:
+        return {own[2]}
+    word = _word(option, True)
+    return {word, f":{_SHORTCODES.get(word, word)}:"}
+
+
 def _names(value: Any, what: str) -> tuple[str, ...] | None:
     """Return one or several names as a tuple; None stays None, and an empty list is a mistake."""
     if value is None:
@@ -1109,16 +1155,24 @@ def _among(words: Sequence[str]) -> str:
     return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
+def _steady() -> float:
+    """Return seconds of a clock that nobody sets; on Linux it also runs while the machine sleeps."""
+    boot_time = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)
+
+
 class _Clock:
     """The time and the waiting of an alerter. A subclass with another `clock` runs in virtual time."""
     now = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
+    monotonic = staticmethod(_steady)
     sleep = staticmethod(time.sleep)
 
 
 class _QuestionRecord:
     """All that outlives a process about a question: `Question.to_dict`, and what the store keeps of a key.
 
+    It is claimed (about to be posted), open (posted) or settled (with its decision); the record of one that
+    is withdrawn, or whose decision was handed over, goes.
     Times are UNIX seconds by this machine's clock. A record of an earlier version lacks some of the keys,
     which then have the value given here; what a later version adds is kept as it is.
     """
@@ -1141,12 +1195,16 @@ class _QuestionRecord:
     decline: list[str] = []
     approvers: list[str] | None = None  # user ids; None: everybody
     case_sensitive: bool = False
+    minimum_approvals: int = 1  # by so many different people
     # Its times.
     asked: float = 0.0  # when the process began to ask
     posted: float | None = None  # when the service took it; None: not known
     deadline: float = 0.0  # as people were shown it
     # How far it has come.
     helped: bool = False  # a near miss was answered
+    acknowledged: list[str] = []  # user ids of first approvals that were answered
+    claim: dict[str, Any] | None = None  # who works on it, to post it or to write its end: see `_new_claim`
+    decision: dict[str, Any] | None = None  # how it ended; kept until who asked has it
 
     _more: _Dict = {}  # what a later version added
 
@@ -1165,15 +1223,17 @@ class _QuestionRecord:
         for name in ("token", "text", "alerter", "flavor", "fingerprint"):
             if not isinstance(getattr(self, name), str):
                 return False
-        for name in ("approve", "decline", "parts", "recipients", "approvers"):
+        for name in ("approve", "decline", "parts", "recipients", "acknowledged", "approvers"):
             words = [] if name == "approvers" and self.approvers is None else getattr(self, name)
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 return False
         for moment in (self.asked, self.deadline, self.posted or 0):
             if not isinstance(moment, (int, float)) or not 0 <= moment < 1e10:
                 return False
-        places = (dict, type(None))
-        if not isinstance(self.ref, places) or not isinstance(self.where, places):
+        for part in (self.ref, self.where, self.claim, self.decision):
+            if not isinstance(part, (dict, type(None))):
+                return False
+        if not isinstance(self.minimum_approvals, int) or self.decision and "status" not in self.decision:
             return False
         return bool(self.token and self.approve and self.decline)
 
@@ -1189,6 +1249,162 @@ def _recorded(key: str, given: Any) -> _QuestionRecord:
             return record
     raise StoreError(f"the record of the question {key!r} cannot be read: take it out of \"questions\" in "
                      "the store, or use another key")
+
+
+def _decision_of(facts: _Dict) -> Decision:
+    """Return a Decision as it was recorded; keys of a later version are left out."""
+    names = [field.name for field in dataclasses.fields(Decision)]
+    known = {name: facts[name] for name in names if name in facts}
+    return Decision(**{**known, "approvals": tuple(known.get("approvals") or ())})
+
+
+@functools.lru_cache(maxsize=None)
+def _this_machine() -> str:
+    """Return what names this machine since its start, and its own set of process numbers (containers)."""
+    facts = [_socket.gethostname()]
+    with contextlib.suppress(OSError):  # not on Linux
+        facts.append(_pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(facts)
+
+
+def _started(pid: int) -> str:
+    """Return what tells a process from a later one of the same number; empty: it is dead."""
+    with contextlib.suppress(OSError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            facts = file.read().rpartition(b")")[2].split()  # behind its name: state, …, start
+        return "" if facts[0] == b"Z" else facts[19].decode()
+    if sys.platform != "win32":  # there signal 0 would end it
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+        except (OSError, OverflowError):  # of another user
+            pass
+    return "alive"
+
+
+def _new_claim(now: float) -> _Dict:
+    """Return the claim of this process on a record."""
+    pid = os.getpid()
+    return {"machine": _this_machine(), "pid": pid, "started": _started(pid), "until": now + _CLAIM}
+
+
+def _is_held(claim: _Dict | None, now: float) -> bool:
+    """True while the one who made a claim is alive, as far as can be told from here, and not overdue."""
+    until, pid = (claim or {}).get("until"), (claim or {}).get("pid")
+    if not claim or not isinstance(until, (int, float)) or not isinstance(pid, int):
+        return False
+    if not now < until <= now + _CLAIM:  # the second: the clock was set back
+        return False
+    return claim.get("machine") != _this_machine() or claim.get("started") == _started(pid)
+
+
+class _Key:
+    """The record of one key in the store, and its way from claimed to open to settled.
+
+    Each step is one short locked change of the file, and nothing is locked between them: a claim says who
+    works on the record, so that another one waits, or takes over from a dead one. How a question ended stays
+    known by its token for a day: whoever still waits for it takes that, and no later question can.
+    """
+    def __init__(self, store: StackStore, name: str, clock: _Clock) -> None:
+        self.store, self.name, self.clock = store, name, clock
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[tuple[_Dict, _Dict]]:
+        """Yield the questions of the store, by key, and how others ended, by token; both may be changed."""
+        with self.store._changing() as data:
+            questions = data.setdefault("questions", {})
+            if not isinstance(questions, dict):
+                raise StoreError(f"{self.store.path}: \"questions\" cannot be read: take it out of the file")
+            ended = data["ended"] = self._remembered(data)
+            yield questions, ended
+
+    def _remembered(self, data: _Dict) -> _Dict:
+        ended, old = {}, self.clock.now() - _REMEMBERED
+        for token, end in _mapping(data.get("ended")).items():
+            at = _mapping(end).get("at")
+            if isinstance(at, (int, float)) and at > old:
+                ended[token] = end
+        return ended
+
+    def _found(self, questions: _Dict) -> _QuestionRecord | None:
+        given = questions.get(self.name)
+        return None if given is None else _recorded(self.name, given)
+
+    def read(self) -> _QuestionRecord | None:
+        """Return the record as it is now."""
+        return self._found(_mapping(self.store._load().get("questions")))
+
+    def claim(self, asked: _QuestionRecord) -> tuple[_QuestionRecord | None, _QuestionRecord | None]:
+        """Return the record to work on, and the one of another question whose place it took.
+
+        The first is `asked`, or the record of the same question from before; None while somebody works on it.
+        """
+        now, replaced = self.clock.now(), None
+        seen = self.read()
+        if seen and _is_held(seen.claim, now):
+            return None, None
+        with self._changing() as (questions, ended):
+            found = self._found(questions)
+            if found and _is_held(found.claim, now):
+                return None, None
+            if found and found.fingerprint != asked.fingerprint:
+                ended[found.token] = {"at": now}
+                replaced, found = found, None
+            record = found or asked
+            record.claim = _new_claim(now)
+            questions[self.name] = record.to_dict()
+        return record, replaced
+
+    def update(self, token: str, **changes: Any) -> _QuestionRecord | None:
+        """Change a question's record; return it as it was, or None if the key is another's by now."""
+        with self._changing() as (questions, _):
+            before = self._found(questions)
+            if before is None or before.token != token:
+                return None
+            after = _QuestionRecord({**before.to_dict(), **changes})
+            if not after._is_sound():
+                raise StoreError(f"question {self.name!r}: {', '.join(changes)} cannot be recorded")
+            questions[self.name] = after.to_dict()
+        return before
+
+    def settle(self, token: str, decision: Decision) -> tuple[Decision, bool]:
+        """Record how a question ended; return how it did, and whether nobody had recorded that before."""
+        with self._changing() as (questions, ended):
+            known, found = self._ending(token, questions, ended), self._found(questions)
+            if known is not None:
+                return known, False
+            facts = dataclasses.asdict(decision)
+            if found is None:  # the file was lost on the way
+                ended[token] = {"at": self.clock.now(), "decision": facts}
+            else:
+                found.decision, found.claim = facts, _new_claim(self.clock.now())
+                questions[self.name] = found.to_dict()
+        return decision, True
+
+    def end(self, token: str, decision: Decision | None) -> None:
+        """Drop a question's record; who still waits for it gets `decision`, or that nobody decided."""
+        with self._changing() as (questions, ended):
+            found = self._found(questions)
+            if found and found.token == token:
+                del questions[self.name]
+            facts = None if decision is None else dataclasses.asdict(decision)
+            ended.setdefault(token, {"at": self.clock.now(), "decision": facts})
+
+    def ending(self, token: str) -> Decision | None:
+        """Return how a question ended, as others have recorded it, or None while it is open."""
+        data = self.store._load()
+        return self._ending(token, _mapping(data.get("questions")), _mapping(data.get("ended")))
+
+    def _ending(self, token: str, questions: _Dict, ended: _Dict) -> Decision | None:
+        if token in ended:
+            facts = _mapping(ended[token]).get("decision")
+            return _decision_of(facts) if facts else Decision("timeout", at=self.clock.now())
+        found = self._found(questions)
+        if found and found.token != token:  # another question took the key
+            return Decision("timeout", at=self.clock.now())
+        return _decision_of(found.decision) if found and found.decision else None
 
 
 class _Reply:
@@ -1217,7 +1433,19 @@ class Question:
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._due = float("inf")  # on clock.monotonic: this poll counts what was read since then; inf: anew
         self._decision: Decision | None = None
-        self._not_before = 0.0
+        self._lock = _threading.Lock()  # several threads may wait for one question
+        self._key = _Key(alerter._store(), record.key, alerter.clock) if record.key else None
+        # From here on the wait goes by the monotonic clock: the other one may be set, or stand still.
+        now, wall = alerter.clock.monotonic(), alerter.clock.now()
+        self._began, self._ends = now - max(wall - record.asked, 0.0), now + record.deadline - wall
+        self._grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
+        self._taps_until = self._ends + _LATE
+        self._polls, self._next = 0, 0.0  # how many there were, and when the next one is due
+        self._not_before = 0.0  # when the service allows one
+        self._failing: DeliveryError | None = None  # why the last poll could not read everything
+        self._warn_from = 0.0  # when such a failure is worth a warning again
+        self._closed = False  # its end was written though nothing was decided
+        self._approvals: tuple[str, ...] = ()  # the user ids of who has approved by now
 
     @property
     def ref(self) -> dict[str, Any]:
@@ -1262,87 +1490,163 @@ class Question:
     def check(self) -> Decision | None:
         """Poll once: the decision, or None while there is none. Compare with None: a declined one is false.
 
-        Raises DeliveryError when the service refuses for good; hiccups count as no answer yet.
+        Raises DeliveryError when the service refuses for good, or could not be read when the time was over;
+        hiccups before count as no answer yet.
         """
         try:
-            with _one_operation():
-                return self._poll()
+            return self._poll()
         finally:
-            self.alerter._release(self)
+            self._release()
 
-    def wait(self, timeout: float | None = None) -> Decision:
-        """Wait for the decision. A `timeout` that ends before the deadline leaves the question open."""
-        clock, until = self.alerter.clock, self.deadline
-        if timeout is not None:
-            until = min(until, clock.now() + _seconds(timeout, "timeout"))
+    def wait(self, timeout: _Time | None = None) -> Decision:
+        """Wait for the decision. A `timeout` that ends before the deadline leaves the question open.
+
+        Raises DeliveryError as `check` does. Where Ctrl-C, SIGTERM or SystemExit ends the wait, a question
+        without a key is closed with a note.
+        """
+        clock = self.alerter.clock
+        until = None if timeout is None else clock.monotonic() + _seconds(timeout, "timeout")
         try:
             self.alerter._join(self)
-            while True:
-                with _one_operation():
-                    decision = self._poll()
-                now = clock.now()
-                if decision is not None:
-                    return decision
-                if now >= until:
-                    if until < self.deadline:
-                        return Decision("timeout", at=now)
-                    continue  # that poll began before the deadline: once more, and it settles
-                pause = min(_POLL_MAX, max(_POLL_MIN, _POLL_SHARE * (now - self._record.asked)))
-                self.alerter._pause(self, min(max(pause, self._not_before - now), until - now))
+            with self._closed_if_stopped():
+                decision = self._poll()
+                while decision is None:
+                    now, polls = clock.monotonic(), self._polls
+                    if until is not None and now >= until:
+                        return Decision("timeout", at=clock.now())
+                    wake = self._next if until is None else min(self._next, until)
+                    if wake > now:
+                        self.alerter._pause(self, wake - now)
+                    decision = self._poll(polls)
+                return decision
         finally:
+            self._release()
+
+    def _release(self) -> None:
+        with self._lock:
             self.alerter._release(self)
 
-    def _poll(self) -> Decision | None:
-        if self._decision is not None:
+    def _poll(self, seen: int | None = None) -> Decision | None:
+        """Return the decision after a look; none is made where another thread has made one since `seen`."""
+        with self._lock:
+            if self._decision is None and seen in (None, self._polls):
+                with _one_operation():
+                    self._poll_alone(self.alerter.clock.monotonic())
+                self._polls, self._next = self._polls + 1, self._next_poll()
             return self._decision
-        now, decision = self.alerter.clock.now(), None
-        if now >= self._not_before:
-            try:  # the last look is worth a second try
-                decision = self._look() if now < self.deadline else _insist(
-                    self._look, self.alerter.clock, self.alerter._until(), sure=True, tries=2)
-            except (DeliveryError, OSError) as error:
-                if getattr(error, "_final", False):
-                    if getattr(error, "code", None) in ("10008", "message_not_found", "thread_not_found"):
-                        self._forget()
-                    raise
-                self._not_before = now + (getattr(error, "retry_after", None) or 0)
-                _log().debug("%s: waiting goes on: %s", self.alerter._who, _one_line(error))
-        if decision is None and now < self.deadline:
-            return None
-        return self._settle(Decision("timeout", at=now) if decision is None else decision)
 
-    def _look(self) -> Decision | None:
+    def _next_poll(self) -> float:
+        """Return when the next poll is due: after a share of the question's age, and at the deadline."""
+        now = self.alerter.clock.monotonic()
+        if now >= self._ends:  # it could not be read there, or that read began before
+            again = max(now + _POLL_MIN, self._not_before) if self._failing else now
+            return min(again, self._ends + self._grace)
+        pause = min(max(_POLL_SHARE * (now - self._began), _POLL_MIN), _POLL_MAX)
+        return min(max(now + pause, self._not_before), self._ends)
+
+    def _poll_alone(self, began: float) -> None:
+        """Look once, and settle the question if that decides it, or if the time is over."""
+        if self._ended_elsewhere():
+            return
+        decision = None
+        if began >= self._not_before:
+            try:
+                decision = self._look(began)
+                self._failing = self._missing
+            except (DeliveryError, _SecretAway, OSError) as error:
+                if getattr(error, "_final", False) or not getattr(error, "passing", True):
+                    self._refused(error)
+                    raise
+                self._failing = self._as_failure(error)
+                self._note_failure(self._failing)
+        if decision is None and began >= self._ends and not self._failing:
+            decision = Decision("timeout", at=self.alerter.clock.now(), approvals=self._approvals)
+        if decision is not None:
+            self._settle(decision)
+        elif self._failing and self.alerter.clock.monotonic() >= self._ends + self._grace:
+            self._give_up(self._failing)
+
+    def _ended_elsewhere(self) -> bool:
+        """True if a thread or process has settled or replaced it; nothing is written then."""
+        if self._key:
+            try:
+                self._decision = self._key.ending(self.token)
+            except StoreError as error:
+                self._warn(error)
+        return self._decision is not None
+
+    def _as_failure(self, error: Exception) -> DeliveryError:
+        if isinstance(error, DeliveryError):
+            return error
+        return _failure(self.alerter._who, _reason(error), again=True)
+
+    def _note_failure(self, failing: DeliveryError) -> None:
+        """Tell that reading fails: at the first time, and each hour."""
+        now = self.alerter.clock.monotonic()
+        self._not_before = now + (failing.retry_after or 0)
+        if now >= self._ends:  # when a tap was given no service tells: while we could not look it is in time
+            self._taps_until = self._ends + self._grace
+        self._warn(f"{failing}; waiting for the answers goes on")
+
+    def _warn(self, what: object) -> None:
+        now = self.alerter.clock.monotonic()
+        level = 10
+        if now >= self._warn_from:
+            level, self._warn_from = 30, now + _WARN_AGAIN  # logging.DEBUG, logging.WARNING
+        _log().log(level, "%s", _one_line(what))
+
+    def _refused(self, error: object) -> None:
+        """Close a question whose answers can never be read; one that is gone takes no answer any more."""
+        if getattr(error, "code", None) in ("10008", "message_not_found", "thread_not_found"):
+            self._end()
+        elif not self._key:
+            self._close("The answers cannot be read. This question is closed.")
+
+    def _give_up(self, failing: DeliveryError) -> None:
+        """Raise, since nobody knows whether somebody answered in time; a key's record stays."""
+        hint = "look there for the answer"
+        if self._key:
+            hint += ", or ask again with the same key"
+        else:
+            self._close("The answers could not be read in time. This question is closed.")
+        reason = str(failing.args[0]).partition(": ")[2]
+        raise _failure(self.alerter._who, f"the answers could not be read when the time was over: {reason}",
+                       hint=hint, outcome="unknown", status=failing.status, code=failing.code)
+
+    def _close(self, note: str) -> None:
+        if not self._closed:
+            self._closed = True
+            self._say(note)
+
+    def _look(self, began: float) -> Decision | None:
         """Read the replies once and return what they decide. Raises whatever reading raises.
 
-        What is read before the deadline was given before it, whatever the service's clock says.
+        began: when, by the monotonic clock.
         """
-        now, replies = self._read()
-        overdue = now > self.deadline + _LATE
+        replies = self._read()
         words: list[Decision] = []
         taps: list[Decision] = []
         vetoes: list[Decision] = []  # declining taps that may have come too late
         for reply in replies:
-            tapped = reply.via == "reaction"
-            status: Any = self._verdict(reply.text, tapped)
-            at = now if reply.at is None else reply.at
-            answer = Decision(status, reply.by, reply.text, reply.via, at)
-            until = self.deadline if reply.until is None else reply.until
-            late = overdue if reply.at is None else now > self.deadline and at > until
-            if late:
-                vetoes += [answer] if tapped and status == "declined" else []
-            elif status:
+            tapped, late = reply.via == "reaction", self._is_late(reply, began)
+            answer = self._answer(reply)
+            if answer is None:
+                if not (tapped or late or words or reply.via == "channel"):
+                    self._help(reply)
+            elif tapped and self.alerter._is_machine(reply.by):
+                continue
+            elif not late:
                 (taps if tapped else words).append(answer)
-            elif not tapped and reply.via != "channel" and not words and not overdue:
-                self._help(reply)
-        found = words[:1] + taps  # when a reaction was given no service tells, so a declining one wins
-        decision = next((each for each in found + vetoes if not each), found[0]) if found else None
+            elif tapped and answer.status == "declined":
+                vetoes.append(answer)
+        decision = self._count(words, taps)
         if decision and self._veto_unread:
-            who = self.alerter._who
-            raise _failure(who, "who tapped to decline cannot be read", code="unread", again=True)
-        return decision
+            what = "who tapped to decline cannot be read"
+            raise _failure(self.alerter._who, what, code="unread", again=True)
+        return vetoes[0] if decision and vetoes else decision
 
-    def _read(self) -> tuple[float, list[_Reply]]:
-        """Return what those who may decide have answered so far, and the time when all of it was read."""
+    def _read(self) -> list[_Reply]:
+        """Return what those who may decide have answered so far."""
         self._missing, self._veto_unread = None, False
         given = [_Reply(reply) for reply in self.alerter.replies(self)]
         person, approvers = self.alerter._person, self._record.approvers
@@ -1352,23 +1656,94 @@ class Question:
             who = person(reply.by)
             if who and (allowed is None or who in allowed) and reply.by != self._record.author:
                 replies.append(reply)
-        return self.alerter.clock.now(), replies
+        return replies
 
-    def _verdict(self, text: str, tapped: bool) -> str | None:
-        """Return what one reply means. A reaction may also be one of the two that the alerter added."""
-        fold = tapped or not self._record.case_sensitive
-        own = re.fullmatch(r"<a?(:\w+:)(\d+)>", text) if tapped else None  # Discord's own emoji
-        named = tapped and re.fullmatch(r"([\w+'-]+)(::.*)?", text)
-        word = own[1].casefold() if own else _word(f":{named[1]}:" if named else text, fold)
-        lists = (("declined", self._record.decline, 1), ("approved", self._record.approve, 0))
-        for status, options, tap in lists:
-            words = {_word(option, fold) for option in options}
+    def _is_late(self, reply: _Reply, began: float) -> bool:
+        """True for what came after the deadline. What is read before it was given before it."""
+        if reply.at is None:
+            return began > self._taps_until
+        until = self.deadline if reply.until is None else reply.until
+        return self.alerter.clock.monotonic() > self._ends and reply.at > until
+
+    def _answer(self, reply: _Reply) -> Decision | None:
+        """Return what one reply means, as the decision that it would be."""
+        at = self.alerter.clock.now() if reply.at is None else reply.at
+        tapped, reason = reply.via == "reaction", None
+        status = self._verdict(reply.text, tapped)
+        if status is None and not tapped:
+            reason = self._reason_of(reply.text)
+            status = "declined" if reason else None
+        return Decision(status, reply.by, reply.text, reply.via, at, reason) if status else None
+
+    def _count(self, words: Sequence[Decision], taps: Sequence[Decision]) -> Decision | None:
+        """Return the decision: a decline, or the approval that completes them. words: oldest first."""
+        needed, person = self._record.minimum_approvals, self.alerter._person
+        approvals: dict[str, Decision] = {}
+        declines: list[Decision] = []
+        for answer in words:
+            if len(approvals) == needed or declines:
+                break
+            if answer.status == "declined":
+                declines.append(answer)
+            else:
+                approvals.setdefault(person(str(answer.by)), answer)
+        for tap in taps:  # when it was given no service tells, so a declining one wins
+            if tap.status == "declined":
+                declines.append(tap)
+            elif len(approvals) < needed:
+                approvals.setdefault(person(str(tap.by)), tap)
+        self._approvals = tuple(str(answer.by) for answer in approvals.values()) if needed > 1 else ()
+        if declines:
+            return dataclasses.replace(declines[0], approvals=self._approvals)
+        if len(approvals) < needed:
+            self._acknowledge()
+            return None
+        return dataclasses.replace(list(approvals.values())[-1], approvals=self._approvals)
+
+    def _acknowledge(self) -> None:
+        """Say once for each who approved, where that alone does not decide."""
+        record = self._record
+        for number, user in enumerate(self._approvals, 1):
+            if user not in record.acknowledged and self._take_step(acknowledged=[*record.acknowledged, user]):
+                who = self.alerter._mention_of(user)
+                self._say(f"Approved by {who}: {number} of {record.minimum_approvals} approvals.")
+
+    def _take_step(self, **step: Any) -> bool:
+        """Record a part; False if another process has done the same before, or the question has ended."""
+        before = None
+        for name, value in step.items():
+            setattr(self._record, name, value)
+        if self._key:
+            try:
+                before = self._key.update(self.token, **step)
+            except StoreError as error:
+                _log().warning("%s", _one_line(error))
+            else:
+                return before is not None and any(getattr(before, name) != step[name] for name in step)
+        return True
+
+    def _verdict(self, text: str, tapped: bool) -> _Status | None:
+        """Return what a whole reply, or the emoji of a reaction, means."""
+        record, tap = self._record, self._taps()
+        lists: Sequence[tuple[_Status, list[str], str]] = (
+            ("declined", record.decline, tap[1]), ("approved", record.approve, tap[0]))
+        given = _tap_names(text)
+        for status, options, own_tap in lists:
             if tapped:
-                words.add(_word(self._taps()[tap], fold))
-                words |= {f":{_SHORTCODES.get(w, w)}:" for w in words if w.isascii() and w[:1] != ":"}
-                ids = {found[1] for found in (re.fullmatch(r"<a?:\w+:(\d+)>", w) for w in words) if found}
-            if word in words or own and tapped and own[2] in ids:
+                if any(given & _names_as_tap(option) for option in [*options, own_tap]):
+                    return status
+            elif _word(text, not record.case_sensitive) in self._words(options):
                 return status
+        return None
+
+    def _words(self, options: Sequence[str]) -> set[str]:
+        return {_word(option, not self._record.case_sensitive) for option in options}
+
+    def _reason_of(self, text: str) -> str | None:
+        """Return why, of a decline that says so behind a colon: "decline: too early"."""
+        found = re.match(r"\s*(:[\w+-]+:|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)", text, re.S)
+        if found and _word(found[1], not self._record.case_sensitive) in self._words(self._record.decline):
+            return found[2].strip()
         return None
 
     def _taps(self) -> list[str]:
@@ -1383,25 +1758,17 @@ class Question:
             return
         options = self._record.approve + self._record.decline
         words = [re.escape(_word(option, True)) for option in options]
-        if re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(reply.text).casefold()):
-            self._record.helped = True
-            before = None
-            try:
-                before = self._save()
-            except StoreError as error:
-                _log().warning("%s", _one_line(error))
-            if before and (before["token"] != self.token or before.get("helped")):
-                return  # it was replaced, or another process has helped
+        near = re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(reply.text).casefold())
+        if near and self._take_step(helped=True):
             self._say(f"That is not an answer yet. {self._instructions()[0]}", reply)
-            with contextlib.suppress(StoreError):
-                self._save()  # an answer to the help counts after a restart, too
+            self._take_step(parts=self._record.parts)  # an answer to the help counts after a restart, too
 
     def _time_given(self) -> float:
         """Return the seconds between the post, which the service stamped, and the deadline."""
         return self.deadline - (self._record.posted or self._record.asked)
 
     def _instructions(self) -> list[str]:
-        """Return the lines of light Markdown that tell how to answer, who may, and until when."""
+        """Return lines of light Markdown: how to answer, and, in the last one, who may and until when."""
         record = self._record
         approve, decline = _among(record.approve), _among(record.decline)
         exact = "written exactly so, " if record.case_sensitive else ""
@@ -1409,26 +1776,86 @@ class Question:
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.deadline))
         who = f" for {_among(record.approvers)}" if record.approvers else ""
         how = f"{self.alerter._answer_by} {approve} to approve, or {decline} to decline"
-        return [f"{how}, {exact}and nothing else.{taps}", f"Open until {until}{who}."]
+        lines = [f"{how}, {exact}and nothing else.{taps}"]
+        plain = [word for word in record.decline if re.fullmatch(r"[\w -]+", word)]
+        if plain:
+            lines.append(f"A decline may say why: `{plain[0]}: the reason`.")
+        if record.minimum_approvals > 1:
+            lines.append(f"{record.minimum_approvals} different people have to approve; one decline ends it.")
+        return [*lines, f"Open until {until}{who}."]
 
-    def _settle(self, decision: Decision) -> Decision:
-        """Write the end under the question and drop its record: last, so that a killed process asks again."""
-        key, store = self._record.key, self.alerter._store()
-        record = store._load() if key else {}
-        if self.token in record.get("closed", {}):  # another text took the key
-            decision = Decision("timeout", at=self.alerter.clock.now())
-        elif decision.status == "timeout":
-            self._say("Nobody decided in time. This question is closed.")
-        else:
-            self._say(f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}.")
-        self._forget()
+    def _settle(self, decision: Decision) -> None:
+        """End it with this decision; if somebody has ended it meanwhile, with theirs, and in silence."""
+        first = True
+        if self._key:
+            decision, first = self._key.settle(self.token, decision)
+        if first:
+            self._finish(decision)
         self._decision = decision
-        return decision
 
-    def _forget(self) -> None:
-        key, store = self._record.key, self.alerter._store()
-        if key and store._load().get("questions", {}).get(key, {}).get("token") == self.token:
-            store._save_question(key, None)
+    def _finish(self, decision: Decision) -> None:
+        """Say how it ended, and drop its record: last, so that a killed process's decision is kept."""
+        if not self._key:
+            self._decision = decision  # Ctrl-C from here on does not close it once more
+        with self._working():
+            self._announce(decision)
+            if self._key:
+                self._key.end(self.token, decision)
+        self._decision = decision
+
+    def _announce(self, decision: Decision) -> None:
+        who, record = self.alerter._who, self._record
+        if decision.status == "timeout":
+            _log().info("%s: %r: nobody decided in time", who, record.text)
+            self._say("Nobody decided in time. This question is closed.")
+            return
+        _log().info("%s: %r: %s by %s (%s)", who, record.text, decision.status, decision.by, decision.via)
+        people = decision.approvals if decision else [str(decision.by)]
+        others = "".join(f", {user}" for user in people if user != decision.by)
+        self._say(f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}{others}.")
+
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        """Give up this process's claim on the key if the work on it fails: whoever comes next goes on."""
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                if self._key:
+                    self._key.update(self.token, claim=None)
+            raise
+
+    @contextlib.contextmanager
+    def _closed_if_stopped(self) -> Iterator[None]:
+        """Close a question without a key when Ctrl-C, SIGTERM or SystemExit ends what runs here."""
+        if self._key:
+            yield
+            return
+        with _sigterm_raised():
+            try:
+                yield
+            except BaseException as error:
+                if not isinstance(error, Exception) and self._decision is None:
+                    self._withdraw("Nobody waits for an answer any more. This question is closed.")
+                raise
+
+    def _withdraw(self, note: str) -> None:
+        """End it without a decision, within a few seconds even where the service does not answer."""
+        def close() -> None:
+            with contextlib.suppress(AlerterError, OSError):
+                if self._record.ref is None:  # it may just have been posted
+                    self._record.ref = self.alerter._find(self)
+            self._say(note)
+
+        self._decision = Decision("timeout", at=self.alerter.clock.now())
+        thread = _threading.Thread(target=close, name="alerters-close", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no new threads while the interpreter ends
+            thread.start()
+            thread.join(_CLOSING)
+
+    def _end(self) -> None:
+        if self._key:
+            self._key.end(self.token, None)
 
     def _say(self, text: str, to: _Reply | None = None) -> None:
         try:
@@ -1438,10 +1865,29 @@ class Question:
             who = self.alerter._who
             _log().warning("%s: could not write under the question: %s", who, _one_line(error))
 
-    def _save(self, anew: bool = False) -> _Dict | None:
-        """Write the record, unless it is another question's by now; return what was there."""
-        key = self._record.key
-        return self.alerter._store()._save_question(key, self._record.to_dict(), anew) if key else None
+
+class _Terminated(BaseException):
+    """SIGTERM, on its way through a wait."""
+
+
+@contextlib.contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Let SIGTERM pass through what runs here, so that it can clean up; then it ends the process as ever."""
+    def stop(number: int, frame: object) -> None:
+        raise _Terminated
+
+    main = _threading.current_thread() is _threading.main_thread()
+    if not main or _signal.getsignal(_signal.SIGTERM) is not _signal.SIG_DFL:  # not ours to handle
+        yield
+        return
+    _signal.signal(_signal.SIGTERM, stop)
+    try:
+        yield
+    except _Terminated:
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        os.kill(os.getpid(), _signal.SIGTERM)
+    finally:
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
@@ -1812,7 +2258,9 @@ class BaseAlerter(_Record):
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         """Return where a question would go, as JSON: it binds a key to its place, and serves `_find`."""
-        return {}
+        fields = _fields_of(type(self))
+        places = {name for name in fields if not _is_secret(fields[name])} - {"timeout", "approvers"}
+        return {name: str(getattr(self, name)) for name in sorted(places)}
 
     def _find(self, question: Question) -> _Dict | None:
         """Return the ref of a question that may have been posted; None: it was not."""
@@ -1820,6 +2268,10 @@ class BaseAlerter(_Record):
 
     def _offer_taps(self, question: Question) -> None:
         """Put the two reactions on it, so that one tap decides."""
+
+    def _takes_word(self, word: str) -> bool:
+        """True if the service can tell this word, or its emoji, in an answer."""
+        return True
 
     def _is_machine(self, user: str) -> bool:
         """True if a user id whose reaction would decide is a bot's; asked only where the service can tell."""
@@ -1897,30 +2349,77 @@ class BaseAlerter(_Record):
 
     def _frame(self, message: AlerterMessage, params: AlerterParameters | None, key: str | None) -> Question:
         """Return a question that is yet to be posted."""
-        names = ("approve_msg_options", "disapprove_msg_options")
-        given = [_names(getattr(params, name, None), name) for name in names]
-        taken = {_word(word, True) for words in given for word in words or ()}
-        lists = [list(words or [word for word in usual if _word(word, True) not in taken])
-                 for words, usual in zip(given, (_APPROVE, _DECLINE))]
-        if not all(_word(word, True) for words in lists for word in words):
-            raise ConfigError("a word that decides must have a letter, a digit or an emoji in it")
-        both = set.intersection(*({_word(word, True) for word in words} for words in lists))
+        now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
+        approve, decline = self._word_lists(params, fold)
+        approvers = self._approvers(params)
+        needed = getattr(params, "minimum_approvals", None) or 1
+        if approvers and needed > len({self._person(name) for name in approvers}):
+            raise ConfigError(f"{self._who}: minimum_approvals: {needed} people have to approve, but only "
+                              f"{len(approvers)} may")
+        timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
+        record = _QuestionRecord({
+            "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
+            "text": _one_line(message.title or message.body or "(no text)", 80),
+            "where": self._where(message, params), "approve": approve, "decline": decline,
+            "approvers": approvers, "case_sensitive": not fold, "minimum_approvals": needed,
+            "asked": now, "deadline": now + timeout})
+        record.fingerprint = self._fingerprint(message, record)
+        return Question(self, record)
+
+    def _has_asked(self, message: AlerterMessage, params: AlerterParameters | None, key: str) -> bool:
+        """True if the recorded question of a key is the one that this alerter would ask."""
+        with contextlib.suppress(ConfigError, StoreError):
+            asked = self._frame(message, params, key)
+            found = _Key(self._store(), key, self.clock).read()
+            return found is not None and found.fingerprint == asked._record.fingerprint
+        return False
+
+    def _word_lists(self, params: AlerterParameters | None, fold: bool) -> tuple[list[str], list[str]]:
+        """Return the words that approve, and those that decline."""
+        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options")
+        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options")
+        taken = {_word(word, True) for word in [*(approve or ()), *(decline or ())]}
+        lists = (list(approve or [word for word in _APPROVE if _word(word, True) not in taken]),
+                 list(decline or [word for word in _DECLINE if _word(word, True) not in taken]))
+        for words, other_tap in zip(lists, reversed(_TAPS)):
+            known = set()
+            for word in words:
+                problem = ""
+                if not _word(word, True):
+                    problem = "must have a letter, a digit or an emoji in it"
+                elif _word(word, fold) in known:
+                    problem = "stands in its list twice"
+                elif _word(word, True) == _word(other_tap, True):
+                    problem = "means the opposite on every other question"
+                elif not self._takes_word(word):
+                    problem = "holds an emoji whose name is not known here: write it as :name:"
+                if problem:
+                    raise ConfigError(f"{self._who}: the word {word!r} {problem}")
+                known.add(_word(word, fold))
+        both = {_word(word, True) for word in lists[0]} & {_word(word, True) for word in lists[1]}
         if both:
             raise ConfigError(f"the same word both approves and declines: {', '.join(sorted(both))}")
-        approvers, now = getattr(params, "approvers", None), self.clock.now()
-        approvers = _names(getattr(self, "approvers", None) if approvers is None else approvers, "approvers")
-        nobody = [name for name in approvers or () if not self._person(name)]
-        if nobody:
-            raise ConfigError(f"{self._who}: approvers: {nobody[0]!r} is not how it names a person")
-        fields = [[_clean(k), _clean(v)] for k, v in message.metadata.items()]
-        says = repr([message.title, message.body, fields, lists, approvers]).encode("utf-8", "replace")
-        return Question(self, _QuestionRecord({
-            "alerter": self._origin[0], "flavor": self.flavor, "ref": None, "url": None, "key": key,
-            "text": _one_line(message.title or message.body or "(no text)", 80),
-            "token": _secrets.token_hex(8), "fingerprint": _hashlib.sha256(says).hexdigest(),
-            "approve": lists[0], "decline": lists[1], "approvers": approvers and list(approvers),
-            "case_sensitive": bool(getattr(self, "case_sensitive", True)), "asked": now,
-            "deadline": now + _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")}))
+        return lists
+
+    def _approvers(self, params: AlerterParameters | None) -> list[str] | None:
+        given = getattr(params, "approvers", None)
+        names = _names(getattr(self, "approvers", None) if given is None else given, "approvers")
+        for name in names or ():
+            if not self._person(name):
+                raise ConfigError(f"{self._who}: approvers: {name!r} is not how it names a person")
+        return None if names is None else list(names)
+
+    def _fingerprint(self, message: AlerterMessage, record: _QuestionRecord) -> str:
+        """Return what is the same for the same question, asked of the same people at the same place."""
+        fold = not record.case_sensitive
+        facts = sorted([_clean(name), _same_text(value)] for name, value in message.metadata.items())
+        words = [sorted(_word(word, fold) for word in words) for words in (record.approve, record.decline)]
+        people = None if record.approvers is None else sorted(set(map(self._person, record.approvers)))
+        fields = _fields_of(type(self))
+        services = [getattr(self, name) for name in fields if name.endswith("_api_url")]
+        parts = [self.flavor, services, record.where, message.title, message.body, facts, words, fold, people,
+                 record.minimum_approvals]
+        return _hashlib.sha256(_json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _open(self, question: AlerterMessage, params: AlerterParameters | None,
               key: str | None = None) -> Question:
@@ -1929,80 +2428,143 @@ class BaseAlerter(_Record):
             raise AskNotSupported(f"{self._who}: nobody can be asked here: {self._cannot_ask()}")
         if not self._overrides("replies"):
             raise AskNotSupported(f"{self._who}: it has its own ask alone, so no question can stay open")
+        if key is not None and (not isinstance(key, str) or not key.strip()):
+            raise ConfigError("key must be a name, such as \"deploy-42\"")
         asked = self._frame(message, params, key)
         if key is None:
-            with _one_operation():
-                self._publish(asked, message, params)
+            self._publish(asked, message, params)
             return asked
-        if not isinstance(key, str) or not key.strip():
-            raise ConfigError("key must be a name, such as \"deploy-42\"")
-        asked._record.where = self._where(message, params)
-        store, lock = self._store(), _hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()[0]
-        with _locked(f"{store.path}.asking-{lock}"):  # so that two processes with one key post one question
-            old = store._load().get("questions", {}).get(key)
-            asked = self._adopt(Question(self, _recorded(key, old)), asked) if old else asked
-            if asked._record.ref is None:
-                try:
-                    with _one_operation():
-                        self._publish(asked, message, params)
-                except (ConfigError, DeliveryError) as error:
-                    if getattr(error, "outcome", "not_sent") == "not_sent":
-                        asked._forget()
-                    raise
-                asked._save()
-        return asked
-
-    def _adopt(self, found: Question, asked: Question) -> Question:
-        """Return the recorded question, if it is open or was answered in time unread, or else the new one."""
-        if any(getattr(found._record, part) != getattr(asked._record, part)
-               for part in ("fingerprint", "flavor", "alerter")):
-            name = found._record.alerter
-            asked._save(anew=True)  # first of all: from now on nobody is approved by the old one
-            with contextlib.suppress(AlerterError):  # the note belongs where that question stands
-                found.alerter = self._store().load_alerter(name) if name else self
-                if found.alerter.flavor == (found._record.flavor or self.flavor):
-                    found.alerter._locate(found)
-                    found._say("This question was replaced by another one and is closed.")
-            return asked
-        open_still, decision = self.clock.now() < found.deadline, None
-        try:
-            if not self._locate(found):  # it was never posted
-                return found if self.clock.now() < found.deadline else asked
-            if open_still:
+        while True:
+            found = self._claimed(asked, message, params)
+            if found:
                 return found
-            decision = _insist(found._look, self.clock, self._until(_SEND_BUDGET), sure=True)
+            asked = self._frame(message, params, key)  # its time begins now
+
+    def _claimed(self, asked: Question, message: AlerterMessage,
+                 params: AlerterParameters | None) -> Question | None:
+        """Return the key's question, posted; None: somebody works on it, or it has just ended."""
+        key: Any = asked._key
+        record, replaced = key.claim(asked._record)
+        if record is None:
+            self.clock.sleep(_CLAIM_PAUSE)
+            return None
+        fresh = record is asked._record
+        question = asked if fresh else Question(self, record)
+        with question._working():
+            if replaced:
+                self._close_replaced(replaced)
+            if not fresh and not self._take_up(question):
+                return None
+            if record.ref is None:
+                try:
+                    self._publish(question, message, params)
+                except (ConfigError, DeliveryError) as error:
+                    if fresh and getattr(error, "outcome", "not_sent") == "not_sent":
+                        key.end(record.token, None)
+                    raise
+            if question._decision is None:
+                key.update(record.token, claim=None, ref=record.ref, url=record.url, posted=record.posted,
+                           parts=record.parts, recipients=record.recipients, author=record.author)
+        return question
+
+    def _take_up(self, found: Question) -> bool:
+        """True if a recorded question is open, is yet to be posted, or was answered; else it has ended now.
+
+        An error keeps the record, and no other alerter is asked: this one may have been answered.
+        """
+        record = found._record
+        try:
+            if record.decision:  # whoever settled it died over it
+                found._finish(_decision_of(record.decision))
+                return True
+            if not self._locate(found):
+                if self.clock.now() < record.deadline:
+                    return True
+                found._end()
+                return False
+            if self.clock.now() < record.deadline:
+                return True
+            decision = self._last_look(found)
         except DeliveryError as error:
-            if open_still or not error._final and error.code != "unread":  # which a missing scope is for good
+            if record.ref is not None or not error._final or self.clock.now() < record.deadline:
+                error.outcome = "unknown"
                 raise
+            found._end()  # nobody can look for it, and its time is over
+            return False
         finally:
-            self._release(found)
+            found._release()
         found._settle(Decision("timeout", at=self.clock.now()) if decision is None else decision)
-        return asked if decision is None else found
+        return decision is not None
+
+    def _last_look(self, found: Question) -> Decision | None:
+        """Return what a question has come to whose time was over before anybody read the answers."""
+        now = self.clock.monotonic()
+        try:
+            decision = _insist(lambda: found._look(now), self.clock, self._until(_SEND_BUDGET), sure=True)
+        except DeliveryError as error:
+            if error._final or error.code == "unread":  # which a missing scope is for good
+                return None
+            raise
+        if decision is None and found._missing:
+            raise found._missing
+        return decision
+
+    def _close_replaced(self, record: _QuestionRecord) -> None:
+        """Say under a question that another one took its key, where it stands."""
+        with contextlib.suppress(AlerterError):
+            alerter = self._store().load_alerter(record.alerter) if record.alerter else self
+            if record.flavor in ("", alerter.flavor):
+                old = Question(alerter, record)
+                if alerter._locate(old):
+                    old._say("This question was replaced by another one and is closed.")
 
     def _locate(self, found: Question) -> bool:
         """True if it is known where a recorded question stands; else it is looked for."""
-        ref = found._record.ref
-        if ref is None:
-            ref = _insist(lambda: self._find(found), self.clock, self._until(_SEND_BUDGET), sure=True)
-            if ref is not None:
-                found._record.ref = ref
-                found._save()
+        record = found._record
+        if record.ref is None:
+            record.ref = _insist(lambda: self._find(found), self.clock, self._until(_SEND_BUDGET), sure=True)
+            if record.ref is not None:
+                found._take_step(ref=record.ref)
                 self._offer_taps(found)
-        return ref is not None
+        return record.ref is not None
 
     def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
-        self._ready_to_read(self._where(message, params))
-        question._record.author = self._me()
-        question._record.posted = self.clock.now()
-        question._save(anew=True)
-        body = message.body
+        record, body = question._record, message.body
+        self._ready_to_read(record.where or {})
+        record.author = self._me()
+        if self.clock.monotonic() > question._ends + _LATE:
+            raise _failure(self._who, "the time was over before the question could be posted",
+                           hint="give it a longer timeout")
+        before = self.clock.now()
+        question._take_step(posted=before)
         if not self._shows_questions:
             body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
-        receipt = self._sent(message._with(_question=question, body=body), params)
-        if isinstance(receipt, Receipt):
-            question._record.ref = receipt.ref
-            question._record.url = receipt.url
+        with question._closed_if_stopped(), _one_operation():
+            receipt = self._sent(message._with(_question=question, body=body), params)
+            if record.posted == before:  # the flavor does not say when it was taken
+                record.posted = self.clock.now()
+            record.ref = {}
+            if isinstance(receipt, Receipt):
+                record.ref, record.url = self._plain_ref(receipt), receipt.url
             self._offer_taps(question)
+
+    def _plain_ref(self, receipt: Receipt) -> dict[str, Any]:
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            _json.dumps(receipt.ref, allow_nan=False)
+            if isinstance(receipt.ref, dict):
+                return receipt.ref
+        raise ConfigError(f"{self._who}: send must return a Receipt whose ref is a dict of plain JSON")
+
+
+def _same_text(value: Any) -> str:
+    """Return a fact as text that is the same in every process."""
+    if hasattr(value, "items"):
+        return repr(sorted((_clean(name), _same_text(item)) for name, item in value.items()))
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(map(_same_text, value)))
+    if isinstance(value, (list, tuple)):
+        return repr(list(map(_same_text, value)))
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
 
 
 def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
@@ -2723,8 +3285,14 @@ class _ChatAlerter(BaseAlerter):
         if too_long and self._takes_files:
             whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
             pages[0].files.append(whole)
-        draft.until = self._until(_UPLOAD_BUDGET if pages[0].files else _SEND_BUDGET)
+        until = draft.until = self._until(_UPLOAD_BUDGET if pages[0].files else _SEND_BUDGET)
+        question = draft.message._question
+        if question:  # once its time is over it is not posted any more
+            draft.until = max(min(until, question._ends), self._until(_LATE))
         draft.ref = self._post(draft, pages[0])
+        draft.until = until
+        if question:
+            question._record.posted = self.clock.now()
         if whole and not whole.problem:
             pages = pages[:1]
         elif too_long:
@@ -4617,6 +5185,11 @@ class SMTPEmailAlerter(BaseAlerter):
     def _preview(self, message: AlerterMessage) -> str:
         return self._compose(message, None)[0].as_bytes().decode("ascii", "replace").replace("\r\n", "\n")
 
+    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
+        people = self._recipients(getattr(params, "recipient_email", None) or self.recipient_email)
+        mailbox = [self.imap_server, self.imap_username or self.username]
+        return {"mailbox": mailbox, "sender": self.sender_email, "people": sorted(map(self._person, people))}
+
     def _cannot_ask(self) -> str:
         return "" if self.imap_server else "an e-mail alerter needs imap_server to read the answers"
 
@@ -5401,22 +5974,6 @@ class StackStore:
         fields = _Hidden(_entry(data, "alerters", name))
         return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
 
-    def _save_question(self, key: str, state: _Dict | None, anew: bool = False) -> _Dict | None:
-        """Write or drop a record and return the old one. anew: it takes the place of another question."""
-        with self._changing() as data:
-            questions = data.setdefault("questions", {})
-            old: _Dict | None = questions.get(key)
-            if state is None:
-                questions.pop(key, None)
-                return old
-            if not anew and (old or {}).get("token") != state["token"]:
-                return old
-            questions[key] = state
-            if old and old["token"] != state["token"]:  # who waits for it is not to be approved by it
-                closed = {**data.get("closed", {}), old["token"]: old["deadline"]}
-                data["closed"] = {token: end for token, end in closed.items() if end > old["asked"]}
-            return old
-
     def _load(self) -> _Dict:
         problem, data = "", {}
         try:
@@ -5468,8 +6025,7 @@ def _is_store(data: Any) -> bool:
     checks = {
         "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
         "stacks": lambda names: isinstance(names, list) and names and {str} == set(map(type, names)),
-        "flavors": lambda path: isinstance(path, str), "closed": lambda end: isinstance(end, (int, float)),
-        "questions": lambda record: True}  # each is judged when its key is asked for
+        "flavors": lambda path: isinstance(path, str)}
     return isinstance(data, dict) and isinstance(data.get("active_stack", ""), str) and all(
         isinstance(data.get(part, {}), dict) and all(map(check, data.get(part, {}).values()))
         for part, check in checks.items())
@@ -5633,6 +6189,8 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
             key: str | None) -> Decision:
     """Ask the first alerter that can ask and takes the question: one question, one place."""
     able = [target for target in targets if not target._cannot_ask()]
+    if key is not None and len(able) > 1:  # first the one that has asked it already
+        able.sort(key=lambda target: not target._has_asked(message, params, key))
     for target in able:
         if target._overrides("ask"):
             return target.decide(message, params, key=key)
