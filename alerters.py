@@ -2587,39 +2587,41 @@ def _worked(work: Callable[[], object]) -> bool:
 
 
 # === HTTP and TLS ===
-_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_OWN_CA = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR")
 _HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
-_PASSING = (502, 503, 504)  # answers of a proxy that may be others soon
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
-_SLOW = "it may be overloaded, or a firewall swallows what is sent: try later, or check the network"
-# What a handshake breaks on, by OpenSSL's word for it: what it means, what to do, and whether a try may help.
-_TLS_FAULTS = (
-    (r"WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
-     "it does not speak TLS at once on that port", "check host and port", False),
-    (r"CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA",
-     "it demands a certificate of its clients", "clients' certificates are not supported: ask its admin for "
-     "an address that needs none", False),
-    (r"PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT",
-     "its TLS is too old or too weak", "it has to speak TLS 1.2 or later, with today's ciphers", False),
-    (r"HANDSHAKE_FAILURE", "it refused", "its TLS is too old, or it demands a certificate of its clients, "
-     "which are not supported: ask its admin", False),
-    (r"", "the connection was closed in the handshake", "a firewall in between may forbid it, or that port "
-     "does not speak TLS at once: check host, port and network", True),
-)
+_PASSING = (502, 503, 504)  # answers of a proxy that may be others soon
+_NAME_HINT = "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"
+_CUT_HINT = "a proxy or firewall in between may have cut it off"
+_SLOW_HINT = "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"
+_ODD_HINT = "something else than the service seems to answer there: check the address and the port"
+_FILES_HINT = "this process has too many files open: close some, or raise `ulimit -n`"
+_SANDBOX_HINT = "a sandbox or firewall of this machine forbids it"
+_NETWORK_HINTS = {  # by the name of an exception, or of its errno
+    "gaierror": _NAME_HINT, "UnicodeError": _NAME_HINT, "timeout": _SLOW_HINT, "TimeoutError": _SLOW_HINT,
+    "ConnectionRefusedError": "nothing listens there: check host and port", "ConnectionResetError": _CUT_HINT,
+    "BrokenPipeError": _CUT_HINT, "RemoteDisconnected": _CUT_HINT, "IncompleteRead": _CUT_HINT,
+    "BadStatusLine": _ODD_HINT, "EMSGSIZE": _ODD_HINT, "EMFILE": _FILES_HINT, "ENFILE": _FILES_HINT,
+    "EACCES": _SANDBOX_HINT, "EPERM": _SANDBOX_HINT}
+_TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what it means, and what to do
+    ("WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
+     "it does not speak TLS at once on that port", "check host and port"),
+    ("CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA", "it demands a certificate of its clients",
+     "that is not supported: ask its admin for an address that needs none"),
+    ("PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT",
+     "its TLS is too old or too weak", "it has to speak TLS 1.2 or later, with today's ciphers"),
+    ("HANDSHAKE_FAILURE", "it refused the handshake",
+     "its TLS is too old, or it demands a certificate of its clients, which is not supported: ask its admin"))
 # The same for certificates, by OpenSSL's number (its page X509_STORE_CTX_get_error); 80 to 94 are strictness.
+_OTHER_HOST = "is for another host", "check the host's name; a proxy or a log-in page may answer in its place"
+_TOO_WEAK = "or its CA's is too weak", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"
+_NOT_STRICT = ("does not keep to RFC 5280 ({why})",
+               "Python 3.13 and later are strict: certificate or CA have to be made anew by their owner")
 _CERTIFICATE_FAULTS = {
     9: ("is not valid yet; this machine's date is {now}", "set this machine's clock if it is wrong"),
     10: ("has expired; this machine's date is {now}", "its owner has to renew it, unless that date is wrong"),
-    23: ("was revoked", "its owner has to replace it"),
-    **dict.fromkeys((62, 64), (
-        "is for another host", "check the host's name; a proxy or a log-in page may answer in its place")),
-    **dict.fromkeys((66, 67, 68), (
-        "or its CA's is too weak", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256")),
-    **dict.fromkeys(range(80, 95), (
-        "does not keep to RFC 5280 ({why})",
-        "Python 3.13 and later are strict: certificate or CA have to be made anew by their owner")),
-}
+    23: ("was revoked", "its owner has to replace it"), 62: _OTHER_HOST, 64: _OTHER_HOST,
+    66: _TOO_WEAK, 67: _TOO_WEAK, 68: _TOO_WEAK, **dict.fromkeys(range(80, 95), _NOT_STRICT)}
 
 
 class _Unreachable(OSError):
@@ -2674,7 +2676,7 @@ class _Wire:
     def _hurry(self) -> None:
         left = self.deadline.left()
         if left <= 0:
-            raise TimeoutError("no answer in time")
+            raise _socket.timeout("no answer in time")
         self.sock.settimeout(min(left, _SOCKET_TIMEOUT))
 
     def sendall(self, data: Any) -> None:
@@ -2683,27 +2685,22 @@ class _Wire:
             try:
                 self.sock.sendall(memoryview(data)[start:start + _PIECE])
             except OSError as error:
-                if type(error).__name__ not in ("SSLEOFError", "SSLZeroReturnError"):
-                    raise
-                closed = BrokenPipeError(_reason(error))  # so that it is read what the peer said before
-            else:
-                continue
-            raise closed
+                if type(error).__name__ in ("SSLEOFError", "SSLZeroReturnError"):
+                    raise BrokenPipeError(_reason(error)) from None  # as without TLS
+                raise
 
     def recv_into(self, buffer: Any) -> int:
         self._hurry()
         try:
             count: int = self.sock.recv_into(buffer)
         except OSError as error:
-            if not re.search("CERTIFICATE_REQUIRED", str(getattr(error, "reason", ""))):
-                raise
-            trouble = _tls_trouble(error, self.place, "")  # TLS 1.3 says so after the handshake
-        else:
-            self.room -= count
-            if self.room < 0:
-                raise OSError("the answer is too large")
-            return count
-        raise trouble
+            if "CERTIFICATE_REQUIRED" in str(getattr(error, "reason", "")):  # TLS 1.3 says so this late
+                raise _tls_trouble(error, self.place) from None
+            raise
+        self.room -= count
+        if self.room < 0:
+            raise OSError(errno.EMSGSIZE, "the answer is too large")
+        return count
 
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
         return io.BufferedReader(_Incoming(self))
@@ -2711,31 +2708,27 @@ class _Wire:
     def encrypt(self, trust: _Trust, host: str) -> None:
         """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
         self._hurry()
+        host = host.partition("%")[0]
         try:
-            self.sock = trust.context.wrap_socket(self.sock, server_hostname=host.partition("%")[0],
-                                                  do_handshake_on_connect=False)
+            self.sock = trust.context.wrap_socket(self.sock, False, False, server_hostname=host)
             self.sock.do_handshake()
-            return
         except (OSError, ValueError) as error:
-            trouble = _tls_trouble(error, self.place, trust.advice)
-        raise trouble
+            raise _tls_trouble(error, self.place, trust) from None
 
     def is_quiet(self) -> bool:
         """True if the peer has neither closed the connection nor said what nobody asked for."""
+        self.sock.settimeout(0)
         try:
-            self.sock.settimeout(0)
             _socket.socket.recv(self.sock, 1, _socket.MSG_PEEK)  # below TLS, which has no peeking
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
+        except OSError as error:
+            return isinstance(error, BlockingIOError)
         return False
 
 
 class _Trust:
     """The CAs that connections trust, in the place of an SSLContext where a library starts TLS itself."""
 
-    def __init__(self, context: _ssl.SSLContext, advice: str = _OWN_CA, partial: bool = False) -> None:
+    def __init__(self, context: _ssl.SSLContext, advice: str, partial: bool = False) -> None:
         self.context, self.advice = context, advice  # what to do about a certificate that is not trusted
         self.partial = partial  # the system's folder of CAs alone, which need not hold them all
 
@@ -2744,7 +2737,7 @@ class _Trust:
         return sock
 
 
-_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}  # by the variables that choose
+_TRUSTS: dict[str, _Trust] = {}  # by the variables that choose
 
 
 def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
@@ -2753,50 +2746,51 @@ def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
     The system's folder of hashed CAs costs 0.1 ms, its whole bundle 20 ms. So the folder comes first, and
     where a certificate fails against it alone, everything is done once more with the bundle.
     """
-    key = tuple(os.environ.get(variable) for variable in (*_CA_VARIABLES, "SSL_CERT_DIR"))
-    trust = _TRUSTS.get(key) or _trust(who, key, False)
+    named = {variable: os.environ[variable] for variable in _CA_VARIABLES if os.environ.get(variable)}
+    trust = _TRUSTS.get(str(named)) or _new_trust(who, named, False)
     try:
         return connect(trust)
     except _Unreachable as error:
         if not trust.partial or error.code != "certificate":
             raise
-    kept = _TRUSTS[key]
-    return connect(_trust(who, key, True) if kept.partial else kept)
+    return connect(_new_trust(who, named, True))
 
 
-def _trust(who: str, key: tuple[str | None, ...], whole: bool) -> _Trust:
+def _new_trust(who: str, named: dict[str, str], whole: bool) -> _Trust:
     """Return what the variables or the system name. It is kept if there are CAs in it.
 
     There are none where the machine has none, or where this process has too many files open to read them.
     """
     try:
+        make = _ssl.create_default_context
         paths = _ssl.get_default_verify_paths()
     except ImportError:
         raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on this "
                           "machine, and mail servers with use_tls=False") from None
-    named = [(variable, path) for variable, path in zip(_CA_VARIABLES, key) if path]
-    if not named and not whole and _is_hashed(paths.capath):
-        found = _Trust(_ssl.create_default_context(capath=paths.capath), partial=True)
-        return _TRUSTS.setdefault(key, found)
-    make: Any = _ssl.create_default_context
-    if key[0]:  # OpenSSL would pass over it in silence if it cannot be read
-        context = _read_cas(who, functools.partial(make, capath=paths.capath), *named.pop(0))
+    folder = paths.capath if _is_hashed(paths.capath) else None
+    files = {variable: path for variable, path in named.items() if variable != "SSL_CERT_DIR"}
+    advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
+    if folder and not files and not whole:
+        return _TRUSTS.setdefault(str(named), _Trust(make(capath=folder), advice, partial=True))
+    first = files.get("SSL_CERT_FILE")
+    if first:  # OpenSSL would pass over it in silence if it cannot be read
+        context = _read_cas(who, functools.partial(make, capath=folder), "SSL_CERT_FILE", first)
     else:
         context = make()
-    for variable, path in named:
-        _read_cas(who, context.load_verify_locations, variable, path)
-    advice = _OWN_CA
-    empty = not context.cert_store_stats()["x509"] and not _is_hashed(paths.capath)
-    if empty:
+    for variable, path in files.items():
+        if variable != "SSL_CERT_FILE":
+            _read_cas(who, context.load_verify_locations, variable, path)
+    no_cas = not folder and not context.cert_store_stats()["x509"]
+    if files:
+        advice = f"no CA in {', '.join(files.values())} vouches for it: add it there ({', '.join(files)})"
+    elif named and not folder:
+        path = named["SSL_CERT_DIR"]
+        advice = f"SSL_CERT_DIR ({path}) has no hashed names: run openssl rehash {path}"
+    elif no_cas:
         advice = "this machine has no CAs: install ca-certificates, or name a PEM file in SSL_CERT_FILE"
-    elif key[0] or named:
-        files = [f"{variable} ({path})" for variable, path in zip(_CA_VARIABLES, key) if path]
-        advice = f"no CA in {_among(files)} vouches for it: add the one that does"
-    elif key[-1] and not _is_hashed(key[-1]):
-        advice = f"SSL_CERT_DIR ({key[-1]}) has no hashed names: run openssl rehash {key[-1]}"
     trust = _Trust(context, advice)
-    if not empty:
-        _TRUSTS[key] = trust
+    if not no_cas:
+        _TRUSTS[str(named)] = trust
     return trust
 
 
@@ -2834,40 +2828,40 @@ def _read_cas(who: str, load: Callable[..., _T], variable: str, path: str) -> _T
     raise ConfigError(f"{what} {why}")
 
 
-def _tls_trouble(error: Exception, place: str, advice: str) -> _Unreachable:
+def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _Unreachable:
     """Return what it means that a handshake failed."""
-    if isinstance(error, _ssl.SSLCertVerificationError):
-        now = time.strftime("%Y-%m-%d")
-        usual = ("is not trusted ({why})", advice)
+    place = f"TLS with {place}"
+    if trust and isinstance(error, _ssl.SSLCertVerificationError):
+        usual = "is not trusted ({why})", trust.advice
         what, hint = _CERTIFICATE_FAULTS.get(error.verify_code, usual)
-        what = what.format(now=now, why=error.verify_message.rstrip("."))
-        what = f"TLS with {place}: the certificate {what}"
-        return _Unreachable(what, hint, code="certificate", again=False)
-    if isinstance(error, _socket.timeout):
-        return _Unreachable(f"TLS with {place}: no answer in time", _SLOW)
+        what = what.format(now=time.strftime("%Y-%m-%d"), why=error.verify_message.rstrip("."))
+        return _Unreachable(f"{place}: the certificate {what}", hint, code="certificate", again=False)
     word = str(getattr(error, "reason", None) or "")
-    fault = next(fault for fault in _TLS_FAULTS if re.search(fault[0], word))
-    _, what, hint, again = fault
-    return _Unreachable(f"TLS with {place}: {what} ({_reason(error)})", hint, again=again)
+    for words, what, hint in _TLS_FAULTS:
+        if re.search(words, word):
+            return _Unreachable(f"{place}: {what} ({word})", hint, again=False)
+    return _Unreachable(f"{place}: the handshake broke off ({_reason(error)})", "a firewall in between may "
+                        "forbid it, or that port does not speak TLS at once: check host, port and network")
 
 
 class _Proxy:
     """The proxy through which the environment, or the system's settings, want https to go."""
 
-    def __init__(self, variable: str, address: str) -> None:
+    def __init__(self, who: str, variable: str, address: str) -> None:
         scheme, _, rest = address.rpartition("://")
-        if re.match("(?i)socks|https$", scheme):
-            raise ConfigError(f"{variable} names a {scheme.lower()}:// proxy, which cannot be used: name its "
+        scheme = scheme.lower()
+        self.variable, self.login = variable, ""
+        if scheme.startswith("socks") or scheme == "https":
+            raise ConfigError(f"{who}: {variable} names a {scheme}:// proxy, which cannot be used: name its "
                               "http:// one")
-        parts = _parse.urlsplit("")
-        port = None
-        with contextlib.suppress(ValueError):
+        try:
             parts = _parse.urlsplit("http://" + rest)
-            port = parts.port
-        self.host = _host_of(parts)
-        if scheme.lower() not in ("", "http") or not self.host or _host_problem(self.host):
-            raise ConfigError(f"{variable} is not the address of a proxy: write http://HOST:PORT")
-        self.variable, self.port, self.login = variable, port or 80, ""
+            self.host, self.port = _host_of(parts), parts.port or 80
+            problem = _host_problem(self.host) or scheme not in ("", "http")
+        except ValueError:
+            problem = True
+        if problem:
+            raise ConfigError(f"{who}: {variable} is not the address of a proxy: write http://HOST:PORT")
         self.place = f"the proxy {_join(self.host, self.port)} of {variable}"
         if parts.username is not None:
             user, password = _parse.unquote(parts.username), _parse.unquote(parts.password or "")
@@ -2886,9 +2880,7 @@ class _Proxy:
                     return
             trouble = self._refusal(answer, target)
         except (OSError, _http_client.HTTPException, ValueError) as error:
-            slow = isinstance(error, _socket.timeout)
-            what = "no answer in time" if slow else f"no sensible answer ({_reason(error)})"
-            trouble = _Unreachable(f"{self.place}: {what}", "check that an HTTP proxy listens there")
+            trouble = _Unreachable(f"{self.place}: {_told(error)}", "check that an HTTP proxy listens there")
         raise trouble
 
     def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
@@ -2912,33 +2904,29 @@ class _Proxy:
                             again=status in _PASSING)
 
 
-def _proxy_for(host: str, port: int) -> _Proxy | None:
-    named = any(name.lower().endswith("_proxy") for name in os.environ)
-    if _is_loopback(host) or not named and sys.platform not in ("darwin", "win32"):
+def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
+    if _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
         return None
     proxies = _urllib.getproxies()
-    kind = "https" if proxies.get("https") else "all"
-    if not proxies.get(kind) or _urllib.proxy_bypass(_join(host, port)):
-        return None
-    usual = (f"{kind}_proxy", f"{kind}_proxy".upper())
-    variable = next((name for name in usual if os.environ.get(name)), "the system's settings")
-    return _Proxy(variable, proxies[kind])
+    for name in ("https_proxy", "all_proxy"):
+        address = proxies.get(name.partition("_")[0])
+        if address:
+            in_capitals = not os.environ.get(name) and os.environ.get(name.upper())
+            return _Proxy(who, name.upper() if in_capitals else name, address)
+    return None
 
 
 def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _dial(host: str, port: int, deadline: _Deadline, place: str = "", advice: str = "") -> _Wire:
-    """Return a connection. The time is for the look-up of the name and for all its addresses together.
-
-    place: what errors call it. advice: what they say besides where nothing is reached.
-    """
-    place = place or _join(host, port)
+def _dial(host: str, port: int, deadline: _Deadline, place: str = "") -> _Wire:
+    """Return a connection. The time is for the look-up of the name and for all its addresses together."""
+    place = place or _join(host, port)  # what errors call it
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _no_connection(f"{place}: name look-up failed", error, advice) from None
+        raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
     if deadline.left() <= 0:
         raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
     end = time.monotonic() + min(deadline.left(), _SOCKET_TIMEOUT)
@@ -2956,32 +2944,34 @@ def _dial(host: str, port: int, deadline: _Deadline, place: str = "", advice: st
                 sock.close()
             if not isinstance(error, OSError):
                 raise
-            trouble = _no_connection(f"{place}: no connection", error, advice)
+            trouble = _Unreachable(f"{place}: no connection ({_reason(error)})", _hint_of(error))
     raise trouble
-
-
-def _no_connection(what: str, error: Exception, advice: str) -> _Unreachable:
-    number = getattr(error, "errno", None)
-    if isinstance(error, (_socket.gaierror, UnicodeError)):
-        hint = "check the host's name, and this machine's DNS and network" + advice
-    elif isinstance(error, ConnectionRefusedError):
-        hint = "nothing listens there: check host and port"
-    elif isinstance(error, _socket.timeout):
-        hint = "a firewall may swallow it: check host and port" + advice
-    elif number in (errno.EMFILE, errno.ENFILE):
-        hint = "this process has too many files open: close some, or raise `ulimit -n`"
-    elif number in (errno.EACCES, errno.EPERM):
-        hint = "a sandbox or firewall of this machine forbids it"
-    else:
-        hint = "there is no way to that address from here: check the network" + advice
-    return _Unreachable(f"{what} ({_reason(error)})", hint)
 
 
 def _dial_mail(host: str, port: int, deadline: _Deadline) -> _Wire:
     """Return a connection to a mail server, for SMTP or IMAP."""
-    proxies = [name for name in os.environ if name.lower() in ("https_proxy", "all_proxy")]
-    advice = f"; mail does not go through the proxy of {proxies[0]}" if proxies else ""
-    return _dial(host, port, deadline, advice=advice)
+    try:
+        return _dial(host, port, deadline)
+    except _Unreachable as error:
+        for name in os.environ:
+            if name.lower() in ("https_proxy", "all_proxy"):
+                error.hint += f"; mail does not go through the proxy of {name}"
+                break
+        raise
+
+
+def _hint_of(error: BaseException) -> str:
+    """Return what to do about what a socket or a library raised."""
+    number = errno.errorcode.get(getattr(error, "errno", None) or 0, "")
+    usual = "there is no way to it from here: check the network" if isinstance(error, OSError) else _ODD_HINT
+    return _NETWORK_HINTS.get(type(error).__name__) or _NETWORK_HINTS.get(number, usual)
+
+
+def _told(error: BaseException) -> str:
+    """Return what went wrong, without the words of what may hold a secret."""
+    if isinstance(error, _socket.timeout):
+        return "no answer in time"
+    return _reason(error) if isinstance(error, OSError) else f"no sensible answer ({type(error).__name__})"
 
 
 class _Target:
@@ -3000,13 +2990,13 @@ class _Target:
     def connect(self, who: str, deadline: _Deadline) -> _Wire:
         if not self.encrypted:  # on this machine
             return _dial(self.host, self.port, deadline)
-        proxy = _proxy_for(self.host, self.port)
+        proxy = _proxy_for(who, self.host, self.port)
 
         def dial(trust: _Trust) -> _Wire:
             if proxy:
                 wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
             else:
-                wire = _dial(self.host, self.port, deadline, advice=", or name a proxy in HTTPS_PROXY")
+                wire = _dial(self.host, self.port, deadline)
             try:
                 if proxy:
                     proxy.open_tunnel(wire, _join(self.host, self.port))
@@ -3184,19 +3174,9 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
     if isinstance(cause, _Unreachable):
         return _failure(who, cause, code=cause.code, hint=cause.hint, again=cause.again,
                         final=cause.code == "proxy" and not cause.again)
-    what = _reason(cause) if isinstance(cause, OSError) else f"no sensible answer ({type(cause).__name__})"
-    if isinstance(cause, _socket.timeout):
-        what, hint = "no answer in time", "the service is slow, or something in between swallows it"
-    elif isinstance(cause, ConnectionRefusedError):
-        hint = "nothing listens there: check host and port"
-    elif isinstance(cause, ConnectionError):
-        hint = "the connection broke before the answer came: a proxy or firewall in between may do that"
-    elif isinstance(cause, OSError):
-        hint = "the connection failed"
-    else:
-        hint = "something else than the service seems to answer there: check the address and the port"
+    hint = _hint_of(cause)
     hint += "; it may have arrived, so look before you send it again" if reached else ""
-    return _failure(who, what, hint=hint, final=False, again=not reached,
+    return _failure(who, _told(cause), hint=hint, final=False, again=not reached,
                     outcome="unknown" if reached else "not_sent")
 
 

@@ -16,6 +16,7 @@ import email
 import email.headerregistry
 import email.message
 import email.policy
+import errno
 import functools
 import gc
 import heapq
@@ -3770,6 +3771,415 @@ def test_a_ca_file_that_cannot_be_read_is_named(monkeypatch, tmp_path, variable)
     with pytest.raises((ConfigError, DeliveryError), match="none.pem"):
         SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1",
                      slack_api_url="https://127.0.0.1:1").send("x")
+
+
+class Workshop:
+    """Makes certificates with the openssl of this machine, for "alerts.test" and 127.0.0.1, by one CA."""
+
+    CA = ("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"
+          "subjectKeyIdentifier=hash\n")
+    LEAF = "basicConstraints=CA:FALSE\nauthorityKeyIdentifier=keyid\nsubjectAltName="
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "index").touch()
+        (folder / "index.attr").write_text("unique_subject = no")
+        (folder / "ca.cnf").write_text(
+            f"[ca]\ndefault_ca=d\n[d]\ndir={folder}\ndatabase=$dir/index\nnew_certs_dir=$dir\nrand_serial=yes\n"
+            "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n[req]\ndistinguished_name=n\n[n]\n")
+        self.ca = self.make("ca", extensions=self.CA, issuer=None)
+        self.expired = self.make("expired", start="200101000000Z", end="200102000000Z")
+        self.early = self.make("early", start="400101000000Z")
+        self.other = self.make("other", names="DNS:other.test")
+        self.weak = self.make("weak", key="rsa:1024")
+        self.good = self.make("good")
+        self.lax_ca = self.make("lax-ca", extensions="basicConstraints=CA:TRUE\n", issuer=None)
+        self.lax = self.make("lax", issuer="lax-ca", extensions="subjectAltName=IP:127.0.0.1\n")
+
+    def make(self, name, names="DNS:alerts.test,IP:127.0.0.1", start="200101000000Z", end="490101000000Z",
+             key="ec -pkeyopt ec_paramgen_curve:prime256v1", extensions=None, issuer="ca"):
+        (self.folder / f"{name}.ext").write_text(self.LEAF + names if extensions is None else extensions)
+        signer = f"-keyfile {issuer}.key -cert {issuer}.pem" if issuer else f"-keyfile {name}.key -selfsign"
+        self.run(f"req -new -nodes -config ca.cnf -newkey {key} -subj /CN={name} -keyout {name}.key "
+                 f"-out {name}.csr")
+        self.run(f"ca -batch -notext -config ca.cnf -in {name}.csr -out {name}.pem -extfile {name}.ext "
+                 f"-startdate {start} -enddate {end} {signer}")
+        return str(self.folder / f"{name}.pem")
+
+    def run(self, command):
+        subprocess.run(["openssl", *command.split()], cwd=str(self.folder), check=True, timeout=60,
+                       stdin=subprocess.DEVNULL, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory):
+    if not shutil.which("openssl"):
+        pytest.skip("there is no openssl here")
+    return Workshop(tmp_path_factory.mktemp("certificates"))
+
+
+class Scene:
+    """What a row of CAUSES needs: peers to be met, the environment, and an alerter that fails there."""
+
+    def __init__(self, monkeypatch, workshop, tmp_path):
+        self.patch, self.shop, self.tmp, self.listeners = monkeypatch, workshop, tmp_path, []
+        self.hurried = False
+
+    def peer(self, talk, tls=None, **options):
+        """Listen; talk(connection) with each that comes. tls: a certificate's path. Return the port."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.listeners.append(listener)
+        context = tls and self.context(tls, **options)
+
+        def serve():
+            with contextlib.suppress(OSError):  # the client leaves, or the listener is closed
+                while True:
+                    with listener.accept()[0] as connection:
+                        with contextlib.suppress(OSError):
+                            talk(context.wrap_socket(connection, server_side=True) if context else connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return listener.getsockname()[1]
+
+    def context(self, path, demands=False, version=None):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")  # for the weak one
+        context.load_cert_chain(path, path.replace(".pem", ".key"))
+        context.verify_mode = ssl.CERT_REQUIRED if demands else ssl.CERT_NONE
+        context.maximum_version = version or context.maximum_version
+        return context
+
+    def slack(self, port, scheme="https", host="127.0.0.1"):
+        clock = _Hurried() if self.hurried else FakeClock()
+        return in_time(SlackAlerter, clock)(slack_token="xoxb-1", slack_channel_id="C1",
+                                            slack_api_url=f"{scheme}://{host}:{port}/api")
+
+    def tls(self, name, **options):
+        """A Slack whose certificate is this one, to a client that trusts the workshop's CA."""
+        self.patch.setenv("SSL_CERT_FILE", self.shop.ca)
+        return self.slack(self.peer(said(SLACK_OK), getattr(self.shop, name), **options))
+
+    def looking_up(self, found):
+        def look_up(*_):
+            if isinstance(found, Exception):
+                raise found
+            return found() if callable(found) else found
+
+        self.patch.setattr(socket, "getaddrinfo", look_up)
+        return self.slack(443, host="alerts.test")
+
+    def connecting(self, number):
+        def connect(self, address):
+            raise OSError(number, os.strerror(number))
+
+        self.patch.setattr(socket.socket, "connect", connect)
+        return self.slack(PORT_1)
+
+    def slowly(self, talk, **options):
+        self.hurried = True
+        return self.slack(self.peer(talk), **options)
+
+    def late(self):
+        """A resolver that takes longer than there is time."""
+        alerter = self.looking_up(lambda: alerter.clock.sleep(31) or [])
+        return alerter
+
+    def full(self):
+        """A port whose queue of connections is full."""
+        self.hurried = True
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        self.listeners.append(listener)
+        for _ in range(3):
+            more = socket.socket()
+            more.setblocking(False)
+            more.connect_ex(listener.getsockname())
+            self.listeners.append(more)
+        return self.slack(listener.getsockname()[1])
+
+    def ca(self, variable, content):
+        """A variable that names a file with this content, or a folder, or nothing."""
+        path = self.tmp / "ca.pem"
+        if content == "folder":
+            path.mkdir()
+        elif content is not None:
+            path.write_bytes(content)
+        self.patch.setenv(variable, str(path))
+        return self.slack(PORT_1)
+
+    def no_ca(self):
+        paths = ssl.get_default_verify_paths()._replace(cafile=None, capath=None)
+        self.patch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+        self.patch.setattr(ssl.SSLContext, "load_default_certs", lambda *_: None)
+        alerters._TRUSTS.clear()
+        return self.slack(self.peer(said(SLACK_OK), self.shop.good))
+
+    def folder_without_hashes(self):
+        self.patch.setenv("SSL_CERT_DIR", str(self.tmp))
+        return self.slack(self.peer(said(SLACK_OK), self.shop.good))
+
+    def proxy(self, answer, login="", variable="HTTPS_PROXY", slow=False):
+        """alerts.test behind a proxy that gives this answer to CONNECT."""
+        self.hurried = slow
+        port = answer if isinstance(answer, int) else self.peer(stalled if slow else said(answer))
+        self.patch.setenv(variable, f"http://{login}127.0.0.1:{port}")
+        return self.slack(443, host="alerts.test")
+
+    def proxy_is(self, address, variable="HTTPS_PROXY"):
+        self.patch.setenv(variable, address)
+        return self.slack(443, host="alerts.test")
+
+    def mail(self, **fields):
+        return in_time(SMTPEmailAlerter, FakeClock())(**{
+            "smtp_server": "127.0.0.1", "sender_email": "bot@example.org", "recipient_email": ANN, **fields})
+
+    def mail_tls(self, name, **fields):
+        self.patch.setenv("SSL_CERT_FILE", self.shop.ca)
+        port = self.peer(said(b"220 hello\r\n"), getattr(self.shop, name))
+        return self.mail(smtp_port=port, use_tls="ssl", **fields)
+
+    def close(self):
+        for listener in self.listeners:
+            listener.close()
+
+
+def said(data, more=b"", times=1):
+    """A peer that reads a head, says this, and closes."""
+    def talk(connection):
+        if not data.startswith(b"220"):
+            head = b""
+            while b"\r\n\r\n" not in head and head[:1] != b"\x16":
+                piece = connection.recv(65536)
+                if not piece:
+                    return
+                head += piece
+        connection.sendall(data)
+        for _ in range(times):
+            connection.sendall(more)
+
+    return talk
+
+
+def stalled(connection):
+    while connection.recv(65536):
+        pass
+
+
+def dripping(data):
+    def talk(connection):
+        connection.recv(65536)
+        while True:
+            for n in range(len(data)):
+                connection.sendall(data[n:n + 1])
+                time.sleep(0.01)
+
+    return talk
+
+
+PORT_1 = 1  # nothing listens there
+SLACK_OK = b'HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n{"ok": true, "channel": "C1", "ts": "1"} '
+NO_ANSWER = b"HTTP/1.1 200 OK\r\n"
+MAYBE = "; it may have arrived, so look before you send it again"
+CHECK_NAME = "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"
+SLOW = "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"
+ODD = "something else than the service seems to answer there: check the address and the port"
+BROKE_OFF = ("a firewall in between may forbid it, or that port does not speak TLS at once: check host, port "
+             "and network")
+CUT = "a proxy or firewall in between may have cut it off"
+NOBODY = "nothing listens there: check host and port"
+OLD_TLS = "\x15\x03\x01\x00\x02\x02\x46".encode("latin-1")  # the alert protocol_version
+CAUSES = {  # what is done: who fails, and the whole message
+    "no such host": (
+        lambda s: s.looking_up(socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+        f"alerts.test:443: name look-up failed (Name or service not known): {CHECK_NAME}"),
+    "the DNS is away": (
+        lambda s: s.looking_up(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")),
+        f"alerts.test:443: name look-up failed (Temporary failure in name resolution): {CHECK_NAME}"),
+    "a slow resolver": (
+        lambda s: s.late(), "alerts.test:443: name look-up took too long: check this machine's DNS"),
+    "a host without an address": (
+        lambda s: s.looking_up([]),
+        "alerts.test:443: no connection: the host has no address: check its name"),
+    "nobody listens": (
+        lambda s: s.slack(PORT_1), f"127.0.0.1:PORT: no connection (Connection refused): {NOBODY}"),
+    "no answer to SYN": (
+        lambda s: s.full(), f"127.0.0.1:PORT: no connection (timed out): {SLOW}"),
+    "no way": (
+        lambda s: s.connecting(errno.ENETUNREACH), "127.0.0.1:PORT: no connection (Network is unreachable): "
+        "there is no way to it from here: check the network"),
+    "a sandbox": (
+        lambda s: s.connecting(errno.EACCES), "127.0.0.1:PORT: no connection (Permission denied): "
+        "a sandbox or firewall of this machine forbids it"),
+    "too many files": (
+        lambda s: s.connecting(errno.EMFILE), "127.0.0.1:PORT: no connection (Too many open files): "
+        "this process has too many files open: close some, or raise `ulimit -n`"),
+    "no TLS there": (
+        lambda s: s.slack(s.peer(said(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
+        "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): check host and port"),
+    "closed in the handshake": (
+        lambda s: s.slack(s.peer(lambda connection: connection.recv(9999))),
+        f"TLS with 127.0.0.1:PORT: the handshake broke off (REASON): {BROKE_OFF}"),
+    "silent in the handshake": (
+        lambda s: s.slowly(stalled),
+        f"TLS with 127.0.0.1:PORT: the handshake broke off (REASON): {BROKE_OFF}"),
+    "TLS 1.1": (
+        lambda s: s.slack(s.peer(said(OLD_TLS))),
+        "TLS with 127.0.0.1:PORT: its TLS is too old or too weak (REASON): it has to speak TLS 1.2 or later, "
+        "with today's ciphers"),
+    "expired": (
+        lambda s: s.tls("expired"), "TLS with 127.0.0.1:PORT: the certificate has expired; this machine's "
+        "date is DATE: its owner has to renew it, unless that date is wrong"),
+    "not valid yet": (
+        lambda s: s.tls("early"), "TLS with 127.0.0.1:PORT: the certificate is not valid yet; this machine's "
+        "date is DATE: set this machine's clock if it is wrong"),
+    "another host": (
+        lambda s: s.tls("other"), "TLS with 127.0.0.1:PORT: the certificate is for another host: "
+        "check the host's name; a proxy or a log-in page may answer in its place"),
+    "too weak": (
+        lambda s: s.tls("weak"), "TLS with 127.0.0.1:PORT: the certificate or its CA's is too weak: "
+        "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
+    "an own CA not named": (
+        lambda s: s.slack(s.peer(said(SLACK_OK), s.shop.good)),
+        "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local issuer certificate): "
+        "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"),
+    "another CA named": (
+        lambda s: s.tls("lax_ca"), "TLS with 127.0.0.1:PORT: the certificate is not trusted (REASON): "
+        "no CA in TMP/ca.pem vouches for it: add it there (SSL_CERT_FILE)"),
+    "a client's certificate": (
+        lambda s: s.tls("good", demands=True), "TLS with 127.0.0.1:PORT: it demands a certificate of its "
+        "clients (REASON): that is not supported: ask its admin for an address that needs none"),
+    "a client's certificate, TLS 1.2": (
+        lambda s: s.tls("good", demands=True, version=ssl.TLSVersion.TLSv1_2),
+        "TLS with 127.0.0.1:PORT: it refused the handshake (REASON): its TLS is too old, or it demands a "
+        "certificate of its clients, which is not supported: ask its admin"),
+    "a CA file that is missing": (
+        lambda s: s.ca("SSL_CERT_FILE", None),
+        "SSL_CERT_FILE (TMP/ca.pem) cannot be read: No such file or directory"),
+    "another, by another variable": (
+        lambda s: s.ca("REQUESTS_CA_BUNDLE", None),
+        "REQUESTS_CA_BUNDLE (TMP/ca.pem) cannot be read: No such file or directory"),
+    "a CA file that is empty": (
+        lambda s: s.ca("CURL_CA_BUNDLE", b""), "CURL_CA_BUNDLE (TMP/ca.pem) is empty"),
+    "a CA file in DER": (
+        lambda s: s.ca("SSL_CERT_FILE", ssl.PEM_cert_to_DER_cert(CA_PEM)),
+        "SSL_CERT_FILE (TMP/ca.pem) is in DER form: make PEM of it with openssl x509 -inform der "
+        "-in TMP/ca.pem"),
+    "a CA file that is broken": (
+        lambda s: s.ca("SSL_CERT_FILE", CA_PEM.replace("M", "N").encode()),
+        "SSL_CERT_FILE (TMP/ca.pem) has a broken certificate in it"),
+    "a key in place of a CA": (
+        lambda s: s.ca("REQUESTS_CA_BUNDLE", SERVER_KEY.encode()),
+        "REQUESTS_CA_BUNDLE (TMP/ca.pem) holds no certificate in PEM form"),
+    "a folder of CAs without hashes": (
+        lambda s: s.ca("REQUESTS_CA_BUNDLE", "folder"), "REQUESTS_CA_BUNDLE (TMP/ca.pem) is a folder without "
+        "hashed names: run openssl rehash TMP/ca.pem"),
+    "SSL_CERT_DIR without hashes": (
+        lambda s: s.folder_without_hashes(),
+        "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local issuer certificate): SSL_CERT_DIR (TMP) has no hashed names: run openssl rehash TMP"),
+    "no CA at all": (
+        lambda s: s.no_ca(), "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local "
+        "issuer certificate): this machine has no CAs: install ca-certificates, or name a PEM file in "
+        "SSL_CERT_FILE"),
+    "a proxy wants a log-in": (
+        lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: Basic realm=x\r\n\r\n"),
+        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: HTTP 407 Log in: it wants a log-in: write "
+        "http://USER:PASSWORD@HOST:PORT into HTTPS_PROXY"),
+    "a proxy does not take the log-in": (
+        lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\n\r\n", "ann:geheim-123@", "https_proxy"),
+        "the proxy 127.0.0.1:PORT of https_proxy: HTTP 407 Log in: it does not take the user and password in "
+        "https_proxy: correct them"),
+    "a proxy with NTLM alone": (
+        lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: NTLM\r\n"
+                          b"Proxy-Authenticate: Negotiate\r\n\r\n", "ann:geheim-123@"),
+        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: HTTP 407 Log in: it takes NTLM or Negotiate alone, which "
+        "is not supported: ask its admin"),
+    "a proxy forbids": (
+        lambda s: s.proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n"), "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
+        "HTTP 403 Forbidden: ask its admin to allow CONNECT to alerts.test:443"),
+    "a proxy redirects": (
+        lambda s: s.proxy(b"HTTP/1.1 302 Found\r\nLocation: http://login.test\r\n\r\n", variable="ALL_PROXY"),
+        "the proxy 127.0.0.1:PORT of ALL_PROXY: HTTP 302 Found: it redirects, to a log-in page perhaps: ask "
+        "its admin how programs get out"),
+    "a proxy cannot reach it": (
+        lambda s: s.proxy(b"HTTP/1.1 503 Busy\r\n\r\n"), "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
+        "HTTP 503 Busy: it cannot reach alerts.test:443 now: try again later"),
+    "no proxy there": (
+        lambda s: s.proxy(PORT_1),
+        f"the proxy 127.0.0.1:PORT of HTTPS_PROXY: no connection (Connection refused): {NOBODY}"),
+    "a proxy that is none": (
+        lambda s: s.proxy(b"220 smtp.example.org ESMTP\r\n"), "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
+        "no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
+    "a proxy says nothing": (
+        lambda s: s.proxy(b"", slow=True),
+        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: no answer in time: check that an HTTP proxy listens there"),
+    "a proxy by TLS": (
+        lambda s: s.proxy_is("https://ann:geheim-123@proxy.test:3128"),
+        "HTTPS_PROXY names a https:// proxy, which cannot be used: name its http:// one"),
+    "a SOCKS proxy": (
+        lambda s: s.proxy_is("socks5h://ann:geheim-123@proxy.test:1080", "all_proxy"),
+        "all_proxy names a socks5h:// proxy, which cannot be used: name its http:// one"),
+    "no address of a proxy": (
+        lambda s: s.proxy_is("http://ann:geheim-123@proxy.test:80a"),
+        "HTTPS_PROXY is not the address of a proxy: write http://HOST:PORT"),
+    "closed without an answer": (
+        lambda s: s.slack(s.peer(said(b"")), "http"),
+        f"Remote end closed connection without response: {CUT}{MAYBE}"),
+    "an answer that is no HTTP": (
+        lambda s: s.slack(s.peer(said(b"220 smtp.example.org ESMTP\r\n")), "http"),
+        f"no sensible answer (BadStatusLine): {ODD}{MAYBE}"),
+    "no answer": (
+        lambda s: s.slowly(stalled, scheme="http"), f"no answer in time: {SLOW}{MAYBE}"),
+    "a status line that drips": (
+        lambda s: s.slowly(dripping(b"HTTP/1.1 200 " + b"O" * 9999), scheme="http"),
+        f"no answer in time: {SLOW}{MAYBE}"),
+    "100 Continue without end": (
+        lambda s: s.slack(s.peer(said(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 999, 9999)), "http"),
+        f"the answer is too large: {ODD}{MAYBE}"),
+    "trailers without end": (
+        lambda s: s.slack(s.peer(said(NO_ANSWER + b"Transfer-Encoding: chunked\r\n\r\n0\r\n",
+                                      b"X-Trailer: 1\r\n" * 9999, 9999)), "http"),
+        f"the answer is too large: {ODD}{MAYBE}"),
+    "an answer cut off": (
+        lambda s: s.slack(s.peer(said(NO_ANSWER + b"Content-Length: 99\r\n\r\n{")), "http"),
+        f"no sensible answer (IncompleteRead): {CUT}{MAYBE}"),
+    "mail behind a proxy": (
+        lambda s: s.proxy(PORT_1) and s.mail(smtp_port=PORT_1),
+        f"127.0.0.1:PORT: no connection (Connection refused): {NOBODY}; mail does not go through the proxy "
+        "of HTTPS_PROXY"),
+    "SMTP with an expired certificate": (
+        lambda s: s.mail_tls("expired"), "TLS with 127.0.0.1:PORT: the certificate has expired; this "
+        "machine's date is DATE: its owner has to renew it, unless that date is wrong"),
+    "SMTP that speaks no TLS at once": (
+        lambda s: s.mail(smtp_port=s.peer(said(b"220 hello\r\n")), use_tls="ssl"),
+        "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): check host and port"),
+}
+if sys.version_info >= (3, 13):
+    CAUSES["an own CA that Python 3.13 refuses"] = (
+        lambda s: (s.patch.setenv("CURL_CA_BUNDLE", s.shop.lax_ca),
+                   s.slack(s.peer(said(SLACK_OK), s.shop.lax)))[1],
+        "TLS with 127.0.0.1:PORT: the certificate does not keep to RFC 5280 (REASON): Python 3.13 and later "
+        "are strict: certificate or CA have to be made anew by their owner")
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_what_is_wrong_on_the_way_is_said(cause, monkeypatch, workshop, tmp_path):
+    scene = Scene(monkeypatch, workshop, tmp_path)
+    arrange, wanted = CAUSES[cause]
+    try:
+        alerter = arrange(scene)
+        with pytest.raises((DeliveryError, ConfigError)) as caught:
+            alerter.send("x")
+    finally:
+        scene.close()
+    message = str(caught.value)
+    for words, name in ((f"{workshop.folder}|{tmp_path}", "TMP"), (r"(?<=127\.0\.0\.1:)\d+", "PORT"),
+                        (r"\d{4}-\d\d-\d\d", "DATE")):
+        message = re.sub(words, name, message)
+    if "(REASON)" in wanted:  # OpenSSL's words, which change with its version
+        message = re.sub(r"\(.+?\)(?=: )", "(REASON)", message, count=1)
+    assert message == f"{alerter.flavor}: {wanted}"
+    assert "geheim" not in "".join(traceback.format_exception(None, caught.value, caught.tb))
 
 
 # === Images ===
