@@ -2880,7 +2880,8 @@ class _Proxy:
                     return
             trouble = self._refusal(answer, target)
         except (OSError, _http_client.HTTPException, ValueError) as error:
-            trouble = _Unreachable(f"{self.place}: {_told(error)}", "check that an HTTP proxy listens there")
+            what = f"{self.place}: {_what_of(error)}"
+            trouble = _Unreachable(what, "check that an HTTP proxy listens there")
         raise trouble
 
     def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
@@ -2967,7 +2968,7 @@ def _hint_of(error: BaseException) -> str:
     return _NETWORK_HINTS.get(type(error).__name__) or _NETWORK_HINTS.get(number, usual)
 
 
-def _told(error: BaseException) -> str:
+def _what_of(error: BaseException) -> str:
     """Return what went wrong, without the words of what may hold a secret."""
     if isinstance(error, _socket.timeout):
         return "no answer in time"
@@ -3176,7 +3177,7 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
                         final=cause.code == "proxy" and not cause.again)
     hint = _hint_of(cause)
     hint += "; it may have arrived, so look before you send it again" if reached else ""
-    return _failure(who, _told(cause), hint=hint, final=False, again=not reached,
+    return _failure(who, _what_of(cause), hint=hint, final=False, again=not reached,
                     outcome="unknown" if reached else "not_sent")
 
 

@@ -4076,7 +4076,8 @@ CAUSES = {  # what is done: who fails, and the whole message
         "hashed names: run openssl rehash TMP/ca.pem"),
     "SSL_CERT_DIR without hashes": (
         lambda s: s.folder_without_hashes(),
-        "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local issuer certificate): SSL_CERT_DIR (TMP) has no hashed names: run openssl rehash TMP"),
+        "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get "
+        "local issuer certificate): SSL_CERT_DIR (TMP) has no hashed names: run openssl rehash TMP"),
     "no CA at all": (
         lambda s: s.no_ca(), "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local "
         "issuer certificate): this machine has no CAs: install ca-certificates, or name a PEM file in "
