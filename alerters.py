@@ -3535,18 +3535,19 @@ class _ChatAlerter(BaseAlerter):
             question._due = float("inf")
         self.clock.sleep(max(seconds, 0.0))
 
-    def _share(self, view: _View, question: Question, read: Callable[[_View], None]) -> None:
-        """Read what several questions need, unless one of them has done so since this one's poll was due."""
+    def _share(self, view: _View, question: Question, read: Callable[[_View], _Reading]) -> _Reading:
+        """Return the view's last reading, a new one if that began before the question's poll was due."""
         with view.lock:
             if view.began < question._due:
                 began, view.error = self.clock.monotonic(), None
                 try:
-                    read(view)
+                    view.last = read(view)
                 except DeliveryError as error:
                     view.error = error
                 view.began = began
             if view.error:
                 raise copy.copy(view.error)
+            return view.last
 
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
@@ -3637,32 +3638,36 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     return [row for row in value if isinstance(row, kind)] if isinstance(value, list) else []
 
 
+class _Reading:
+    """What one reading of a channel or thread showed."""
+
+    def __init__(self, rows: list[_Dict], missing: DeliveryError | None = None,
+                 resumed: bool = False) -> None:
+        self.rows = rows
+        self.missing = missing  # why these are not all
+        self.resumed = resumed  # it went on where an earlier one had failed: its first rows are older
+
+
 class _View:
-    """What is read of one channel or thread for the questions there that this process waits for."""
+    """A channel or thread, and the questions there that this process waits for."""
 
     def __init__(self, channel: str, thread: str = "", *questions: Question) -> None:
         self.channel, self.thread = channel, thread
         self.questions = set(questions)
         self.lock = _threading.Lock()  # one reads, and the others take what it finds
         self.began = -1.0  # on clock.monotonic: when the last reading began
-        self.error: DeliveryError | None = None  # what it ended with
-        self.rows: list[_Dict] = []  # what it showed
+        self.last = _Reading([])
+        self.error: DeliveryError | None = None  # what the last reading ended with
         self.pages = _Pages()  # Discord's
         # Slack's:
         self.paging = _Paging()
-        self.resumed = False  # the reading went on where an earlier one had failed: its first rows are older
-        self.missing: DeliveryError | None = None  # why the rows are not all
-        self.free_at = 0.0  # on clock.monotonic: Slack allows no other reading before
+        self.free_at = 0.0  # on clock.monotonic: no other reading is allowed before
         self.rationed = False
         self.quiet_for = _POLL_MIN  # s for which a thread is as it was if the channel says so
 
     def waiting(self) -> list[Question]:
         """Return the questions as they are now, whoever comes or goes meanwhile."""
         return list(self.questions)
-
-    def ends_within(self, seconds: float, now: float) -> bool:
-        """True if the deadline of one of the questions is near."""
-        return any(0 < question.deadline - now < seconds for question in self.waiting())
 
 
 # The views of all questions that are waited for, by process, alerter, channel and thread.
@@ -3838,7 +3843,7 @@ class SlackAlerter(_ChatAlerter):
         seen: _SlackMemory = question._memo["slack"]
         return seen
 
-    def _thread(self, question: Question, seen: _SlackMemory) -> _View:
+    def _thread(self, question: Question, seen: _SlackMemory) -> _Reading:
         """Return the question's thread, read as far as Slack lets, or as it was if nothing has moved there.
 
         conversations.history gives reply_count, latest_reply and reactions of each question in a channel. It
@@ -3849,22 +3854,21 @@ class SlackAlerter(_ChatAlerter):
         if shared and shared.thread:
             view = shared
         elif shared and len(shared.questions) > 1 and question.deadline > self.clock.now():
-            self._share(shared, question, self._read_channel)
-            row = None if shared.resumed else _row_at(question.ref, shared.rows)
+            channel = self._share(shared, question, self._read_channel)
+            row = None if channel.resumed else _row_at(question.ref, channel.rows)
             told = _told(row)
             if row and told == seen.told and (told == _SILENT or shared.began < seen.told_until):
-                replies = [reply for reply in view.rows if reply.get("ts") != row["ts"]]
-                view.rows, view.missing, view.resumed = [row, *replies], None, False
-                return view
-        self._share(view, question, self._read_thread)
-        if shared and not view.missing:
+                return _Reading([row, *seen.replies])
+        thread = self._share(view, question, self._read_thread)
+        if shared and not thread.missing:
             seen.told, seen.told_until = told, view.began + shared.quiet_for
-        return view
+            seen.replies = [row for row in thread.rows if row.get("ts") != question.ref["ts"]]
+        return thread
 
-    def _read_thread(self, view: _View) -> None:
-        self._read_list(view, "replies", {"channel": view.channel, "ts": view.thread})
+    def _read_thread(self, view: _View) -> _Reading:
+        return self._read_list(view, "replies", {"channel": view.channel, "ts": view.thread})
 
-    def _read_channel(self, view: _View) -> None:
+    def _read_channel(self, view: _View) -> _Reading:
         """Read a channel from the oldest question that somebody waits for to its end, or to the newest one.
 
         The latter in one page: a question that is not in it is read for itself.
@@ -3872,39 +3876,39 @@ class SlackAlerter(_ChatAlerter):
         refs = sorted((question.ref for question in view.waiting()), key=_moment)
         args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
         if self.listen == "channel":
-            self._read_list(view, "history", args)
+            reading = self._read_list(view, "history", args)
         else:
-            self._read_list(view, "history", {**args, "latest": str(refs[-1]["ts"])}, pages=1)
+            reading = self._read_list(view, "history", {**args, "latest": str(refs[-1]["ts"])}, pages=1)
             view.paging.restart()
-        talked = [row for row in view.rows if row.get("reply_count")]
+        talked = [row for row in reading.rows if row.get("reply_count")]
         view.quiet_for = max(_POLL_MIN, len(talked) / 4)  # so that four threads are read in a second
+        return reading
 
-    def _read_list(self, view: _View, kind: str, args: _Dict, pages: int = 50) -> None:
+    def _read_list(self, view: _View, kind: str, args: _Dict, pages: int = 50) -> _Reading:
         """Read a list to its end, or as far as Slack lets: some apps may read one page of 15 rows a minute.
 
+        Then nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
-        now = self.clock.monotonic()
-        view.rows, view.missing, view.resumed = [], None, bool(view.paging.cursor)
-        if now < view.free_at or view.rationed and view.ends_within(_RATION, self.clock.now()):
-            view.missing = _failure(self._who, "Slack rations the reading of answers", again=True)
-            return
+        now, resumed = self.clock.monotonic(), bool(view.paging.cursor)
+        left = [question.deadline - self.clock.now() for question in view.waiting()]
+        ends_soon = any(0 < seconds < _RATION for seconds in left)
+        if now < view.free_at or view.rationed and ends_soon:
+            return _Reading([], _failure(self._who, "Slack rations the reading of answers", again=True))
         try:
-            view.rows = self._rows(kind, args, view.paging, pages=pages)
+            return _Reading(self._rows(kind, args, view.paging, pages=pages), resumed=resumed)
         except DeliveryError as error:
             if error.retry_after is None and pages > 1:
                 raise
-            view.rows, view.missing = list(view.paging.rows), error
-            view.free_at = now + (error.retry_after or 0.0)
-            view.rationed = error.retry_after is not None
+            view.free_at, view.rationed = now + (error.retry_after or 0.0), error.retry_after is not None
+            return _Reading(list(view.paging.rows), error, resumed)
 
     def _channel_rows(self, question: Question, seen: _SlackMemory) -> list[_Dict]:
         """Return the channel's rows from the question on, none where they cannot all be read."""
-        view: _View = question._shared or seen.channel
-        self._share(view, question, self._read_channel)
-        if view.missing or view.resumed:  # the latter: its newest page is of an earlier poll
-            question._missing = view.missing or _failure(self._who, "newer messages are yet to be read")
-        return [] if view.missing else view.rows
+        channel = self._share(question._shared or seen.channel, question, self._read_channel)
+        if channel.missing or channel.resumed:  # the latter: its newest page is of an earlier poll
+            question._missing = channel.missing or _failure(self._who, "newer messages are yet to be read")
+        return [] if channel.missing else channel.rows
 
     def _with_all_taps(self, question: Question, seen: _SlackMemory, row: _Dict | None) -> _Dict:
         """Return the question's row with all who gave its reactions; the question is told what stays unread.
@@ -4304,6 +4308,7 @@ class _SlackMemory:
         self.channel = _View(channel, "", question)
         self.told = _SILENT  # what the channel told of the thread when that was last read
         self.told_until = 0.0  # on clock.monotonic: when it is read again though nothing has moved
+        self.replies: list[_Dict] = []  # what it showed
         self.taps_free_at = 0.0  # on clock.monotonic: no reactions.get before
         self.taps_error: DeliveryError | None = None  # why it failed last
 
@@ -4434,42 +4439,56 @@ class DiscordAlerter(_ChatAlerter):
         if "discord" not in question._memo:
             question._memo["discord"] = _DiscordMemory(question)
         seen: _DiscordMemory = question._memo["discord"]
-        view: _View = question._shared or seen.channel
-        self._share(view, question, self._read_channel)
+        rows = self._share(question._shared or seen.channel, question, self._read_channel).rows
         place, mid = question.ref["channel_id"], question.ref["message_id"]
-        rows = {row["id"]: row for row in view.rows}
-        message = rows.get(mid)
+        message = next((row for row in rows if row["id"] == mid), None)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
-        below = [row for row in view.rows if int(row["id"]) > int(mid)]
-        ids = [mid, *question._record.parts]
-        answers = [self._answer(question, seen, row, "reply") for row in below if _answers_to(row) in ids]
-        if self.listen == "channel":
-            for row in _above_next(below, question):
-                if row.get("type") == 0 and not row.get("message_reference"):
-                    answers.append(self._answer(question, seen, row, "channel"))
-        for row in _above_next(self._thread_rows(message, seen), question):
-            if row.get("type") == 0 or _answers_to(row) in ids:
-                answer = self._answer(question, seen, row, "reply")
-                answers.append({**answer, "thread": {"channel_id": mid, "message_id": row["id"]}})
+        below = [row for row in rows if _id_of(row) > int(mid)]
+        plain = "channel" if self.listen == "channel" else ""
+        if place == mid:  # a forum's post: the question begins a thread of its own
+            plain = "reply"
+        answers = self._answers(question, seen, below, plain)
+        answers += self._answers(question, seen, self._thread_rows(message, seen), "reply")
         answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 
+    def _answers(self, question: Question, seen: _DiscordMemory, rows: list[_Dict],
+                 plain: str) -> list[_Dict]:
+        """Return what people wrote in reply to the question, and plain messages above the next one there.
+
+        plain: the way by which the latter count, "" if they do not.
+        """
+        ids = [question.ref["message_id"], *question._record.parts]
+        answers = []
+        for row in rows:
+            if _is_bot(row):
+                if _asks_another(question, _texts_of(row)):
+                    plain = ""
+                continue
+            if _answers_to(row) in ids:
+                answers.append(self._answer(question, seen, row, "reply"))
+            elif plain and row.get("type") == 0 and not row.get("message_reference"):
+                answers.append(self._answer(question, seen, row, plain))
+        return answers
+
     def _answer(self, question: Question, seen: _DiscordMemory, row: _Dict, via: str) -> _Dict:
-        """Return what a row says; by nobody if no person wrote it."""
+        """Return what a person's row says."""
         if _is_mute(row) and not seen.warned:
             seen.warned = True
             _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
-        by = "" if _is_bot(row) else row["author"]["id"]
         text = re.sub(rf"<@!?{self._me()}>", " ", row.get("content") or "")
         until = _posted(question.ref["message_id"]) + question._time_given()  # by Discord's clock, as `at`
-        return {"by": by, "text": text, "via": via, "at": _written(row), "until": until}
+        answer = {"by": row["author"]["id"], "text": text, "via": via, "at": _written(row), "until": until}
+        if row["channel_id"] != question.ref["channel_id"]:  # in a thread: there it is answered, too
+            answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
+        return answer
 
-    def _read_channel(self, view: _View) -> None:
+    def _read_channel(self, view: _View) -> _Reading:
         """List a channel from the oldest question on that somebody waits for."""
         mids = [str(question.ref["message_id"]) for question in view.waiting()]
         view.pages.begin(min(map(int, mids)))
-        view.rows = self._rows(_MESSAGES.format(view.channel), view.pages, mids)
+        return _Reading(self._rows(_MESSAGES.format(view.channel), view.pages, mids))
 
     def _thread_rows(self, message: _Dict, seen: _DiscordMemory) -> list[_Dict]:
         """Return what stands in the thread on a question, if there is one: its channel has the same id."""
@@ -4758,17 +4777,10 @@ def _shown(reaction: _Dict) -> str:
     return f"<:{name}:{number}>" if number else name
 
 
-def _above_next(rows: list[_Dict], question: Question) -> list[_Dict]:
-    """Return the rows that come before the next question there."""
-    above = []
-    for row in rows:
-        texts = [row.get("content")]
-        for embed in _rows_of(row.get("embeds")):
-            texts.append(_mapping(embed.get("footer")).get("text"))
-        if _is_bot(row) and _asks_another(question, texts):
-            break
-        above.append(row)
-    return above
+def _texts_of(row: _Dict) -> list[Any]:
+    """Return the texts of a message in which a question may be named."""
+    footers = [_mapping(embed.get("footer")) for embed in _rows_of(row.get("embeds"))]
+    return [row.get("content"), *[footer.get("text") for footer in footers]]
 
 
 def _answers_to(row: _Dict) -> Any:
