@@ -1507,8 +1507,8 @@ class Question:
         clock = self.alerter.clock
         until = None if timeout is None else clock.monotonic() + _seconds(timeout, "timeout")
         try:
-            self.alerter._join(self)
             with self._closed_if_stopped():
+                self.alerter._join(self)
                 decision = self._poll()
                 while decision is None:
                     now, polls = clock.monotonic(), self._polls
@@ -1633,8 +1633,6 @@ class Question:
             if answer is None:
                 if not (tapped or late or words or reply.via == "channel"):
                     self._help(reply)
-            elif tapped and self.alerter._is_machine(reply.by):
-                continue
             elif not late:
                 (taps if tapped else words).append(answer)
             elif tapped and answer.status == "declined":
@@ -1643,6 +1641,8 @@ class Question:
         if decision and self._veto_unread:
             what = "who tapped to decline cannot be read"
             raise _failure(self.alerter._who, what, code="unread", again=True)
+        if decision:
+            vetoes = [veto for veto in vetoes if not self.alerter._is_machine(str(veto.by))]
         return vetoes[0] if decision and vetoes else decision
 
     def _read(self) -> list[_Reply]:
@@ -1688,10 +1688,13 @@ class Question:
             else:
                 approvals.setdefault(person(str(answer.by)), answer)
         for tap in taps:  # when it was given no service tells, so a declining one wins
+            who, changes = str(tap.by), len(approvals) < needed or tap.status == "declined"
+            if declines or not changes or self.alerter._is_machine(who):
+                continue
             if tap.status == "declined":
                 declines.append(tap)
-            elif len(approvals) < needed:
-                approvals.setdefault(person(str(tap.by)), tap)
+            else:
+                approvals.setdefault(person(who), tap)
         self._approvals = tuple(str(answer.by) for answer in approvals.values()) if needed > 1 else ()
         if declines:
             return dataclasses.replace(declines[0], approvals=self._approvals)
@@ -3497,7 +3500,7 @@ class _ChatAlerter(BaseAlerter):
             draft.message._question._record.posted = self.clock.now()
 
     def _join(self, question: Question) -> None:
-        view, left = self._shared_view(question), question.deadline - self.clock.now()
+        view, left = self._shared_view(question), question._ends - self.clock.monotonic()
         if len(view.questions) > 1 and left > _POLL_MIN:
             self._pause(question, _POLL_MIN)
 
@@ -3528,7 +3531,7 @@ class _ChatAlerter(BaseAlerter):
             step *= 2
         moment = (now // step + 1) * step
         together = len(self._shared_view(question).questions) > 1 and seconds >= step
-        if together and moment - now < question.deadline - self.clock.now():
+        if together and moment < question._ends:
             question._due = moment - 0.05  # clocks and sleeps are not that exact
             seconds = moment - now
         else:
@@ -3853,7 +3856,7 @@ class SlackAlerter(_ChatAlerter):
         view, told = seen.thread, None
         if shared and shared.thread:
             view = shared
-        elif shared and len(shared.questions) > 1 and question.deadline > self.clock.now():
+        elif shared and len(shared.questions) > 1 and self.clock.monotonic() < question._ends:
             channel = self._share(shared, question, self._read_channel)
             row = None if channel.resumed else _row_at(question.ref, channel.rows)
             told = _told(row)
@@ -3891,7 +3894,7 @@ class SlackAlerter(_ChatAlerter):
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
         now, resumed = self.clock.monotonic(), bool(view.paging.cursor)
-        left = [question.deadline - self.clock.now() for question in view.waiting()]
+        left = [question._ends - now for question in view.waiting()]
         ends_soon = any(0 < seconds < _RATION for seconds in left)
         if now < view.free_at or view.rationed and ends_soon:
             return _Reading([], _failure(self._who, "Slack rations the reading of answers", again=True))

@@ -5420,6 +5420,28 @@ def test_the_author_never_decides_whoevers_token_reads(slack_room, recorded):
     assert later.check().by == room.ann
 
 
+def test_a_bots_tap_on_slack_is_none_where_the_app_may_look_users_up(slack_room):
+    """Slack's reactions do not say it: the one who would decide is looked up, once."""
+    room, looked_up = slack_room, []
+    question = room.ask(approve_msg_options=["yes", "🚀"])
+    for user, emoji in (("UOTHERBOT", "🚀"), ("UOTHERBOT", "❌"), ("UNOBODY", "🚀")):
+        room.react(question, user, emoji)
+    assert [outcome(question) for _ in range(3)] == [None] * 3
+    room.service.fail("users.info", Fault(status=500), times=None)
+    room.react(question, room.ann, "🚀")
+    assert outcome(question) is None  # who cannot be looked up now decides nothing yet
+    room.service.heal()
+    for n in range(100):
+        room.react(question, f"U{n}", "🚀")
+    assert question.check().by == room.ann
+    looked_up = [call.args["user"] for call in room.service.calls if call.path == "/api/users.info"]
+    assert sorted({*looked_up}) == ["UANN", "UNOBODY", "UOTHERBOT"] and looked_up.count("UOTHERBOT") == 1
+    room.service.scopes.discard("users:read")
+    blind = room.ask(alerter=room.alerter())
+    room.react(blind, "UOTHERBOT", "✅")
+    assert blind.check().by == "UOTHERBOT"  # nobody can tell
+
+
 def test_a_cursor_that_expired_costs_time_only(slack_room):
     room = slack_room
     question = room.ask()
