@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import email.message as _email_message
     import email.policy as _email_policy
     import email.utils as _email_utils
+    import errno as _errno
     import getpass as _getpass
     import hashlib as _hashlib
     import html as _html
@@ -66,11 +67,12 @@ if TYPE_CHECKING:
     import queue as _queue
     import secrets as _secrets
     import select as _select
-    import shlex as _shlex
+    import shutil as _shutil
     import signal as _signal
     import smtplib as _smtplib
     import socket as _socket
     import ssl as _ssl
+    import stat as _stat
     import subprocess as _subprocess
     import termios as _termios
     import threading as _threading
@@ -106,9 +108,9 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "getpass hashlib html html.parser http.client imaplib inspect io ipaddress json logging "
-                  "pathlib queue secrets select shlex signal smtplib socket ssl subprocess termios threading "
-                  "traceback unicodedata warnings").split():
+                  "errno getpass hashlib html html.parser http.client imaplib inspect io ipaddress json "
+                  "logging pathlib queue secrets select shutil signal smtplib socket ssl stat subprocess "
+                  "termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
@@ -2326,15 +2328,19 @@ class BaseAlerter(_Record):
         return self.clock.monotonic() + seconds
 
     def _checked(self, message: object, params: object) -> tuple[AlerterMessage, AlerterParameters | None]:
-        """Return both, checked; and learn the secrets that are references, so that no text can hold them."""
-        for name, field in _fields_of(type(self)).items():
-            if _is_secret(field) and isinstance(getattr(self, name), str):
-                with contextlib.suppress(ConfigError):  # whoever needs it raises
-                    self._secret(name)
+        """Return both, checked, once no text can hold a secret any more."""
+        self._learn_secrets()
         choices = _params(params)
         for name, value in (choices._values() if choices else {}).items():
             self._refuse(name, _names(value, name) if name in ("approvers", "mention") else value)
         return _message(message), choices
+
+    def _learn_secrets(self) -> None:
+        """Look up the secrets that are references, so that they are masked from now on."""
+        for name, field in _fields_of(type(self)).items():
+            if _is_secret(field) and isinstance(getattr(self, name), str):
+                with contextlib.suppress(ConfigError):  # whoever needs it raises
+                    self._secret(name)
 
     def _secret(self, name: str) -> str:
         """Return a secret, read anew where it is a reference, and then checked as any other."""
@@ -6678,6 +6684,467 @@ def __getattr__(name: str) -> Any:
     return globals().setdefault(name, type(name, (_AlertHandler, _logging.Handler), words))
 
 
+# === run ===
+_HOW_TO_RUN = "run: nothing was run: write the command behind --, as in: run --title Nightly -- make data"
+_STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
+_PASSED_ON = (*_STOPS, "SIGUSR1", "SIGUSR2")
+_GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
+_DRAIN_TIME = 2.0  # s after a job's end in which what it printed is waited for
+_AHEAD = 256 * 1024  # bytes that it may print before they can be written
+_TAIL = 64 * 1024  # bytes kept of what it printed; far more than is shown, for colours and progress bars go
+_LONGEST_SECRET = 4096  # bytes
+_SHOWN, _SHORT = 40, 20  # lines of both streams; lines of standard error that leave room for the other
+_ESCAPES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"  # ECMA-48
+
+
+def _cmd_run(options: Any) -> int:
+    if options.words or not options.command:
+        raise ConfigError(_HOW_TO_RUN)
+    streams = _plain_streams()  # first of all: what is opened later may get the number of a closed one
+    targets: list[BaseAlerter] = []
+    try:
+        targets = _chosen(options)
+        for target in targets:
+            target._learn_secrets()
+    except Exception as error:  # the job matters more than its alert
+        _complain(f"{error}; the command runs all the same")
+    with _Signals() as signals:
+        job = _Job(options.command, streams, signals)
+        job.run()
+        if targets and (job.failed or job.seconds >= options.longer_than):
+            message = job.message(options.title or _job_name(options.command))
+            signals.do_unless_signalled(lambda: _tell_all(targets, message))
+    return job.code
+
+
+def _tell_all(targets: list[BaseAlerter], message: AlerterMessage) -> None:
+    try:
+        _post_to(targets, message, None)
+    except Exception as error:  # the job's own end matters more than any error of its alert
+        _log().error("the alert was not sent: %s", _one_line(error))
+
+
+def _job_name(command: list[str]) -> str:
+    """Return the program, and the word after it if plain or a file's name: no other argument goes out."""
+    name = os.path.basename(command[0]) or command[0]
+    word = command[1] if len(command) > 1 else ""
+    if os.path.isfile(word):
+        return f"{name} {os.path.basename(word)}"
+    return f"{name} {word}" if re.fullmatch(r"[a-z][a-z_:-]{0,19}", word) else name
+
+
+def _plain_streams() -> list[int]:
+    """Return which of standard output and error are open and no terminal: what goes there can be copied."""
+    found = []
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # it is closed, and so it is for the job
+            os.fstat(number)
+            if not os.isatty(number):
+                found.append(number)
+    return found
+
+
+class _Job:
+    """A command that runs as if `run` were not there: with our streams, descriptors, group and terminal."""
+
+    def __init__(self, command: list[str], streams: list[int], signals: _Signals) -> None:
+        self.command, self.signals = command, signals
+        one = len(streams) == 2 and os.name != "nt" and os.path.sameopenfile(*streams)
+        self.outputs = [_Output(streams)] if one else [_Output([number]) for number in streams]
+        self.code = 0
+        self.seconds = 0.0
+        self.problem = ""  # why it could not be run, or what it printed not be written
+        self.got: list[int] = []  # the signals that came
+
+    def run(self) -> None:
+        """Run it to its end. `code`: its exit code, or 128 + the signal that ended it, as shells have it."""
+        began = time.monotonic()
+        early = self.signals.read(0)  # the job was not there yet to get them
+        try:
+            child = self._start()
+        except (OSError, ValueError) as error:
+            self.code, why = _why_not_run(self.command[0], error)
+            self.problem = f"{self.command[0]}: {why}"
+            _complain(self.problem)
+            return
+        finally:
+            for output in self.outputs:
+                output.begin()
+        self._pass_on(child, early)
+        _threading.Thread(target=self._wait, args=(child,), name="alerters-run", daemon=True).start()
+        news = b""
+        while 0 not in news:
+            news = self._copy_until_news()
+            self._pass_on(child, self.signals.for_us_alone(news))
+        self._copy_the_rest()
+        self.seconds = time.monotonic() - began
+        code: int = child.returncode
+        if code < 0:
+            self.got.insert(0, -code)
+        self.code = 128 - code if code < 0 else code
+        if self.problem:  # the job could not be told of it
+            self.code = self.code or 1
+            _complain(self.problem)
+
+    def _start(self) -> _subprocess.Popen[bytes]:
+        names = {1: "stdout", 2: "stderr"}
+        streams: _Dict = {names[n]: output.inlet for output in self.outputs for n in output.numbers}
+        start: Any = functools.partial(_subprocess.Popen, close_fds=False, env=_environment(), **streams)
+        child: _subprocess.Popen[bytes]
+        try:
+            child = start(self.command)
+        except OSError as error:
+            script = _shutil.which(self.command[0])
+            if error.errno != _errno.ENOEXEC or not script or _is_binary(script) or os.name == "nt":
+                raise
+            child = start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
+        return child
+
+    def _wait(self, child: _subprocess.Popen[bytes]) -> None:
+        child.wait()
+        if child.returncode < 0 or self.got:
+            time.sleep(_GROUP_TIME)  # a signal that ended it may be on its way to us
+        self.signals.note(0)
+
+    def _pass_on(self, child: _subprocess.Popen[bytes], numbers: Iterable[int]) -> None:
+        for number in numbers:
+            with contextlib.suppress(OSError):  # it has just ended
+                child.send_signal(number)
+
+    def _copy_until_news(self) -> bytes:
+        if sys.platform != "win32":
+            while self.signals.news not in _copy(self.outputs, None, self.signals.news):
+                pass
+        news = self.signals.read()
+        self.got += filter(None, news)
+        return news
+
+    def _copy_the_rest(self) -> None:
+        """Copy what is left. What the job left in the background may print for as long as it likes."""
+        end = time.monotonic() + _DRAIN_TIME
+        if sys.platform != "win32":
+            _drain(self.outputs, end)
+        for output in self.outputs:
+            if output.thread:
+                output.thread.join(max(0, end - time.monotonic()))
+            self.problem = self.problem or output.problem
+        still = [output for output in self.outputs if output.open]
+        if still and sys.platform != "win32":
+            kept = [number for output in still for number in (output.source, output.target)]
+            _fork(lambda: _copy_on(still), kept)
+            for output in still:
+                output.close()
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.code or self._stops())
+
+    def _stops(self) -> list[str]:
+        """Return the names of the signals that ended it, or that asked it to end."""
+        names = [_signal.Signals(number).name for number in dict.fromkeys(self.got)]
+        return names if self.code > 128 else [name for name in names if name in _STOPS]
+
+    def message(self, name: str) -> AlerterMessage:
+        """Return what to tell of its end."""
+        stops = self._stops()
+        how = "failed" if self.code else f"ended after {stops[0]}" if stops else "succeeded"
+        facts: _Dict = {"exit code": self.code}
+        if stops:
+            facts["signal"] = ", ".join(stops)
+        facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
+        level: _Level = "error" if self.failed else "success"
+        return AlerterMessage(_one_line(f"{name} {how}", 300), self._printed() or None, facts, level=level)
+
+    def _printed(self) -> str:
+        """Return the end of standard error; where that is short, and it failed, of standard output too."""
+        ends = {output.numbers[-1]: output.end() for output in self.outputs}
+        errors, printed = ends.get(2, []), ends.get(1, [])
+        if self.problem:
+            errors = [*errors, _hide(self.problem)]
+        if not self.failed or len(errors) >= _SHORT:
+            printed = []
+        printed = printed[len(errors) - _SHOWN:]
+        parts = [_fenced("\n".join(lines)) for lines in (errors, printed) if lines]
+        return "\n\nStandard output:\n".join(parts)
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment, without what Python adds to it where there is no locale (PEP 538)."""
+    variables = dict(os.environ)
+    if variables.get("LC_CTYPE") in ("C.UTF-8", "C.utf8", "UTF-8"):
+        with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:  # as it was at the start
+            if b"\0LC_CTYPE=" not in b"\0" + file.read():
+                del variables["LC_CTYPE"]
+    return variables
+
+
+def _why_not_run(command: str, error: Exception) -> tuple[int, str]:
+    """Return the exit code that shells have for it, and the reason."""
+    if not isinstance(error, FileNotFoundError):
+        return 126, _reason(error)
+    script, first = _shutil.which(command), b""
+    if not script:
+        return 127, _reason(error)
+    with contextlib.suppress(OSError), open(script, "rb") as file:
+        first = file.readline(500)
+    if first[:2] != b"#!":
+        return 127, "it is there, but not the program that loads it: it was built for another system"
+    interpreter = first[2:].strip(b" \t\n").partition(b" ")[0].decode("utf-8", "replace")
+    return 127, f"its interpreter {interpreter!r}, which its first line names, is missing"
+
+
+def _is_binary(path: str) -> bool:
+    with open(path, "rb") as file:
+        return b"\0" in file.read(512)
+
+
+class _Output:
+    """A stream of a job: a pipe, which is copied to our own stream, and whose end is kept."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers  # both, where standard output and error go to the same place
+        self.target = numbers[0]
+        self.source, self.inlet = os.pipe()
+        self.waiting = bytearray()  # read, and not yet written
+        self.tail = bytearray()
+        self.problem = ""
+        mode = os.fstat(self.target).st_mode
+        self.can_fill = _stat.S_ISFIFO(mode) or _stat.S_ISSOCK(mode)
+        self.thread: _threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Let the job alone have the end that is written to; without poll() copy in a thread."""
+        os.close(self.inlet)
+        if sys.platform == "win32":
+            self.thread = _threading.Thread(target=self._copy_all, daemon=True)
+            self.thread.start()
+
+    def _copy_all(self) -> None:
+        while self.open:
+            if self.source >= 0:
+                self._read()
+            while self.waiting:
+                self._write()
+
+    @property
+    def open(self) -> bool:
+        return self.source >= 0 or bool(self.waiting)
+
+    def watch(self, poll: Any) -> None:
+        """Say what to wait for: something to read, room for what waits, or that nobody reads us any more."""
+        if sys.platform == "win32":
+            return
+        if self.source >= 0 and len(self.waiting) < _AHEAD:
+            poll.register(self.source, _select.POLLIN)
+        if self.waiting:
+            poll.register(self.target, _select.POLLOUT)
+        elif self.open and self.can_fill:
+            poll.register(self.target, 0)
+
+    def step(self, ready: Mapping[int, int]) -> None:
+        """Copy a piece, if that can be done at once."""
+        if self.target in ready:
+            if self.waiting:
+                self._write()
+            else:
+                self.drop()  # the job is to be told of it, as if it wrote there itself
+        if self.source in ready:
+            self._read()
+
+    def _read(self) -> None:
+        piece = os.read(self.source, 65536)
+        if not piece:
+            self.close()
+        self.waiting += piece
+        self.tail += piece
+        del self.tail[:-_TAIL]
+
+    def _write(self) -> None:
+        most = None
+        if sys.platform != "win32" and self.can_fill:
+            most = _select.PIPE_BUF  # more of it might block
+        try:
+            written = os.write(self.target, self.waiting[:most])
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.problem = f"what it printed could not be written: {_reason(error)}"
+            self.drop()
+        else:
+            del self.waiting[:written]
+
+    def close(self) -> None:
+        if self.source >= 0:
+            os.close(self.source)
+            self.source = -1
+
+    def drop(self) -> None:
+        self.close()
+        self.waiting.clear()
+
+    def end(self) -> list[str]:
+        """Return the last lines, as they stand on a screen, without secrets."""
+        tail = bytes(self.tail)
+        if len(tail) == _TAIL:
+            tail = tail[_LONGEST_SECRET:]  # it may begin within a secret, of which no rest may be shown
+        if b"\0" in tail:
+            return []  # data, nothing to read
+        text = re.sub(_ESCAPES, "", tail.decode("utf-8", "replace"))
+        lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+        shown = _hide("\n".join(lines)).rstrip()
+        return shown.split("\n")[-_SHOWN:] if shown else []
+
+
+class _Signals:
+    """The signals that come while `run` waits, as numbers in a pipe; 0: what it waits for has ended.
+
+    A terminal, systemd and `kill -- -GROUP` signal the job as they do us; `kill PID` us alone, and only then
+    is it passed on. No signal says which it was, so a second process of our group, the witness, hears them
+    too: what it has not heard, the job has not got.
+    """
+
+    def __init__(self) -> None:
+        self.news, self._inlet = os.pipe()
+        self._handlers: dict[int, Any] = {}
+        self._witness: _socket.socket | None = None
+        self._pid = 0
+
+    def __enter__(self) -> _Signals:
+        if _threading.current_thread() is not _threading.main_thread():
+            return self  # Python handles signals in the main thread only
+        known = [getattr(_signal, name) for name in _PASSED_ON if hasattr(_signal, name)]
+        untouched = (_signal.SIG_IGN, None)  # what is ignored stays so, for the job too
+        numbers = [number for number in known if _signal.getsignal(number) not in untouched]
+        if sys.platform == "win32":
+            self._handle(numbers)  # the console tells the job of Ctrl-C
+        else:
+            if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:  # nobody would hear of an exit code
+                self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+            os.set_blocking(self._inlet, False)
+            mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, numbers)  # none comes in between
+            with contextlib.suppress(OSError):  # no more processes: each signal is passed on
+                ours, theirs = _socket.socketpair()
+                ours.settimeout(1)
+                self._pid = _fork(lambda: _bear_witness(theirs, numbers, mask), [theirs.fileno()])
+                self._witness = ours
+                theirs.close()
+            self._handle(numbers)
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        return self
+
+    def _handle(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._handlers[number] = _signal.signal(number, self.note)
+
+    def __exit__(self, *_: object) -> None:
+        if self._witness:
+            self._witness.close()  # with which it ends
+            with contextlib.suppress(OSError):  # somebody else waited for it
+                os.waitpid(self._pid, 0)
+        for number, handler in self._handlers.items():
+            _signal.signal(number, handler)
+        os.close(self.news)
+        os.close(self._inlet)
+
+    def note(self, number: int, _: object = None) -> None:
+        with contextlib.suppress(OSError):  # thousands are waiting
+            os.write(self._inlet, bytes([number]))
+
+    def read(self, seconds: float | None = None) -> bytes:
+        """Return what came; wait for it, so many seconds at most."""
+        if sys.platform != "win32":
+            poll = _select.poll()
+            poll.register(self.news, _select.POLLIN)
+            if not poll.poll(None if seconds is None else seconds * 1000):
+                return b""
+        elif seconds == 0:
+            return b""
+        return os.read(self.news, 4096)
+
+    def for_us_alone(self, news: bytes) -> list[int]:
+        """Return those signals that the job has not got."""
+        numbers = [number for number in news if number]
+        if not numbers or sys.platform == "win32":
+            return []
+        heard = b""
+        time.sleep(_GROUP_TIME)
+        with contextlib.suppress(OSError):  # somebody stopped or killed it
+            if self._witness:
+                self._witness.send(b"?")
+                heard = self._witness.recv(4096)
+        return [number for number in numbers if number not in heard]
+
+    def do_unless_signalled(self, work: Callable[[], object]) -> None:
+        """Do it, but go on at the first signal, wherever it hangs."""
+        if not self._handlers:
+            work()
+            return
+
+        def do() -> None:
+            try:
+                work()
+            finally:
+                self.note(0)
+
+        _threading.Thread(target=do, name="alerters-run", daemon=True).start()
+        self.read()
+
+
+if sys.platform != "win32":
+    def _copy(outputs: list[_Output], seconds: float | None, news: int | None = None) -> Mapping[int, int]:
+        """Wait, so many seconds at most, until there is something to copy, or news; return what was ready."""
+        poll = _select.poll()
+        if news is not None:
+            poll.register(news, _select.POLLIN)
+        for output in outputs:
+            output.watch(poll)
+        ready = dict(poll.poll(None if seconds is None else seconds * 1000))
+        for output in outputs:
+            output.step(ready)
+        return ready
+
+    def _drain(outputs: list[_Output], end: float) -> None:
+        """Copy what has been printed by now, but not for longer than until `end`."""
+        while time.monotonic() < end:
+            full = any(output.waiting for output in outputs)
+            if not _copy(outputs, 0.05 if full else 0) and not full:
+                break
+
+    def _copy_on(outputs: list[_Output]) -> None:
+        """Go on in a process of its own, until nobody can print any more."""
+        os.setsid()  # no signal to our group is meant for it
+        while any(output.open for output in outputs):
+            _copy(outputs, None)
+
+    def _bear_witness(line: _socket.socket, numbers: list[int], mask: Iterable[int]) -> None:
+        """Tell, when asked, which signals have come since, and end with the one who asks."""
+        heard: list[int] = []
+        for number in numbers:
+            _signal.signal(number, lambda number, _: heard.append(number))
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        while line.recv(1):
+            told = bytes(heard)
+            del heard[:len(told)]
+            line.send(told + b"\0")
+
+    def _fork(work: Callable[[], object], kept: Iterable[int]) -> int:
+        """Return the id of a new process, which does `work` and has no other descriptors than `kept`."""
+        with _warnings.catch_warnings():
+            _warnings.simplefilter("ignore", DeprecationWarning)  # other threads' locks do not concern it
+            process = os.fork()
+        if process:
+            return process
+        try:
+            for name in os.listdir("/dev/fd"):
+                if int(name) not in kept:
+                    with contextlib.suppress(OSError):
+                        os.close(int(name))
+            work()
+        finally:
+            os._exit(0)
+
+
 # === Command line ===
 def _options(name: str, about: str, spec: Sequence[_Option], args: list[str], last: bool = True) -> Any:
     """Return the parsed options. last: an unknown one is an error that says what was meant."""
@@ -6752,77 +7219,6 @@ def _cmd_ask(options: Any) -> int:
     else:
         _print(decision.status + (f" by {decision.by} ({_one_line(decision.text)})" if decision.by else ""))
     return {"approved": 0, "declined": 1}.get(decision.status, 3)
-
-
-def _cmd_run(options: Any) -> int:
-    if not options.command:
-        raise ConfigError("run: write the command behind --, as in: alerters run -- python train.py")
-    targets: list[BaseAlerter] = []
-    try:
-        targets = _chosen(options)
-    except AlerterError as error:  # the job matters more than its alert
-        _complain(f"{error}; the command runs all the same")
-    began = time.monotonic()
-    code, tail = _run_command(options.command)
-    seconds = time.monotonic() - began
-    if targets and (code or seconds >= options.longer_than):
-        name = options.title or _shlex.join(options.command)
-        facts = {"exit code": code, "duration": _duration(seconds), "host": _socket.gethostname()}
-        message = AlerterMessage(_one_line(f"{name} {'failed' if code else 'succeeded'}", 300),
-                                 tail and _fenced(tail), facts, level="error" if code else "success")
-        _tell(lambda: message, *targets)
-    return code
-
-
-def _run_command(command: list[str]) -> tuple[int, str]:
-    """Run it with our streams; return its exit code (128 + signal) and the end of its stderr.
-
-    stderr is copied through a pipe only where it is no terminal, so that colours and progress bars stay.
-    """
-    child: _subprocess.Popen[bytes] | None = None
-    caught: list[int] = []
-    tail = bytearray()
-    hears_ctrl_c = os.name == "nt" or sys.stdin and sys.stdin.isatty()  # the command is told of it as we are
-
-    def pass_on(number: int, _: object) -> None:
-        caught.append(number)
-        if child and not (hears_ctrl_c and number == _signal.SIGINT):
-            with contextlib.suppress(OSError):  # it has just ended
-                child.send_signal(number)
-
-    def copy_stderr(pipe: Any) -> None:
-        with pipe:
-            for piece in iter(functools.partial(pipe.read, 65536), b""):
-                tail.extend(piece)
-                del tail[:-8000]
-                with contextlib.suppress(OSError):  # nobody may read our stderr any more; the command goes on
-                    os.write(2, piece)
-
-    pipe = None if sys.stderr and sys.stderr.isatty() else _subprocess.PIPE
-    old = {number: _signal.signal(number, pass_on) for number in (_signal.SIGINT, _signal.SIGTERM)}
-    try:
-        child = _subprocess.Popen(command, stderr=pipe, bufsize=0)
-        for number in caught:  # those that came before there was a child
-            with contextlib.suppress(OSError):
-                child.send_signal(number)
-        reader = _threading.Thread(target=copy_stderr, args=(child.stderr,), daemon=True)
-        if pipe:
-            reader.start()
-        code = child.wait()
-        if pipe:
-            reader.join(2)  # a grandchild may hold the pipe for longer
-    except OSError as error:
-        problem = f"{command[0]}: {_reason(error)}"
-        return _complain(problem, 127 if isinstance(error, FileNotFoundError) else 126), problem
-    finally:
-        for number, handler in old.items():
-            _signal.signal(number, handler)
-    if code < 0:
-        code = 128 - code
-    elif caught and not code:
-        code = 128 + caught[0]
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", bytes(tail).decode("utf-8", "replace"))
-    return code, "\n".join(text.rstrip().split("\n")[-40:])
 
 
 def _cmd_check(options: Any) -> None:
@@ -6964,7 +7360,8 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]]
         ("--key", {"metavar": "K", "help": "under which the question outlives this process"}),
         ("--json", {"action": "store_true", "help": "print the decision as JSON"}))),
     "run": (_cmd_run, "run a command and tell how it ended: run -- COMMAND", (
-        *_WHERE, ("--title", {"help": "in place of the command"}), ("--longer-than", {
+        *_WHERE, ("words", {"nargs": "*", "metavar": "-- COMMAND"}),
+        ("--title", {"help": "in place of the command"}), ("--longer-than", {
             "type": float, "default": 0.0, "metavar": "S", "help": "tell of success only from S on"}))),
     "check": (_cmd_check, "try credentials, channel and permissions for real", (*_WHERE, _ANY_NAME)),
     "preview": (_cmd_preview, "show what would be sent; sends nothing", (
@@ -7001,8 +7398,10 @@ def _run(name: str, args: list[str]) -> int:
         raise ConfigError(f"no command {name!r}; {_did_you_mean(name, _COMMANDS)}")
     work, about, spec = _COMMANDS[name]
     at = len(args)
-    if work is _cmd_run and not {"-h", "--help"} & {*args[:1]}:
-        at = args.index("--") if "--" in args else 0  # without it, the message says where a command belongs
+    if work is _cmd_run and "--" in args:
+        at = args.index("--")
+    elif work is _cmd_run and not {"-h", "--help"} & {*args}:
+        raise ConfigError(_HOW_TO_RUN)
     if work is _cmd_register:
         spec = [*spec, *_field_options(name, args)]
     options: Any = _options(name, about, spec, args[:at]) if spec or args else ()
