@@ -150,13 +150,25 @@ _PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
 _FOLD = 60.0  # s in which repeats of a log record become one message
 # Names as Slack and iamcal/emoji-data have them; the first is the canonical one.
-_EMOJI = {
-    "👍": "+1 thumbsup", "👎": "-1 thumbsdown", "✅": "white_check_mark", "✔": "heavy_check_mark", "❌": "x",
-    "☑": "ballot_box_with_check", "✖": "heavy_multiplication_x", "❎": "negative_squared_cross_mark",
-    "⛔": "no_entry", "🚫": "no_entry_sign", "🛑": "octagonal_sign", "✋": "hand raised_hand", "🆗": "ok",
-    "👌": "ok_hand", "🚀": "rocket", "👀": "eyes", "🚨": "rotating_light", "🎉": "tada", "🔥": "fire",
-    "🙏": "pray", "🎯": "dart", "💯": "100", "👏": "clap", "🙌": "raised_hands", "🟢": "large_green_circle",
-    "🔴": "red_circle", "⏩": "fast_forward", "🤝": "handshake", "✨": "sparkles", "⚠": "warning"}
+_EMOJI = dict(entry.split(" ", 1) for entry in (
+    "👍 +1 thumbsup|👎 -1 thumbsdown|✅ white_check_mark|✔ heavy_check_mark|❌ x|"
+    "☑ ballot_box_with_check|✖ heavy_multiplication_x|❎ negative_squared_cross_mark|⛔ no_entry|"
+    "🚫 no_entry_sign|🛑 octagonal_sign|✋ hand raised_hand|🆗 ok|👌 ok_hand|🚀 rocket|👀 eyes|"
+    "🚨 rotating_light|🎉 tada|🔥 fire|🙏 pray|🎯 dart|💯 100|👏 clap|🙌 raised_hands|"
+    "🟢 large_green_circle|🔴 red_circle|⏩ fast_forward|🤝 handshake|✨ sparkles|⚠ warning|❤ heart|"
+    "⭐ star|🌟 star2|💪 muscle|😀 grinning|😄 smile|🙂 slightly_smiling_face|😊 blush|😂 joy|"
+    "😎 sunglasses|🤔 thinking_face|😢 cry|😭 sob|😡 rage|🤷 shrug|🤦 face_palm|👋 wave|✌ v|"
+    "🤞 crossed_fingers|👊 facepunch punch|✊ fist|👆 point_up_2|👇 point_down|👉 point_right|"
+    "👈 point_left|☝ point_up|💔 broken_heart|💙 blue_heart|💚 green_heart|💛 yellow_heart|"
+    "💜 purple_heart|🧡 orange_heart|❗ exclamation|❓ question|⏸ double_vertical_bar|"
+    "⏹ black_square_for_stop|▶ arrow_forward|⏳ hourglass_flowing_sand|⏰ alarm_clock|🔒 lock|"
+    "🔓 unlock|🔑 key|🔔 bell|📌 pushpin|📝 memo pencil|📈 chart_with_upwards_trend|📦 package|🚢 ship|"
+    "🏁 checkered_flag|🚩 triangular_flag_on_post|🏆 trophy|🎁 gift|☕ coffee|🐛 bug|🔧 wrench|"
+    "🔨 hammer|⚙ gear|💡 bulb|💣 bomb|💥 boom collision|⚡ zap|🌈 rainbow|🤖 robot_face|👻 ghost|"
+    "💀 skull|🙈 see_no_evil|➕ heavy_plus_sign|➖ heavy_minus_sign|🔁 repeat|"
+    "🔄 arrows_counterclockwise|🆕 new|🔵 large_blue_circle|🟡 large_yellow_circle|"
+    "🟠 large_orange_circle|⚪ white_circle|⚫ black_circle|♻ recycle|🎊 confetti_ball|🙋 raising_hand|"
+    "🙅 no_good|🙆 ok_woman").split("|"))
 _SHORTCODES = {key: names.split()[0] for char, names in _EMOJI.items() for key in [char, *names.split()]}
 _HTTP_HINTS = {  # what to do about a status, where the service's own word has no better hint
     401: "check the token", 403: "check token and permissions", 404: "check the address",
@@ -1078,13 +1090,17 @@ def _load_image(image: Any, number: int) -> _File:
 # === Asking ===
 def _canonical(text: str) -> str:
     """Return text with every emoji as its :shortcode:, without skin tones and variation selectors."""
-    def shortcode(char: str) -> str:  # assumed: Slack's name of any other emoji is its Unicode name
+    def shortcode(char: str) -> str:
         name = _SHORTCODES.get(char) or _unicodedata.name(char, "").lower().replace(" ", "_")
         return f":{name}:" if name and (char in _EMOJI or _unicodedata.category(char) == "So") else char
 
     text = re.sub("[\ufe0e\ufe0f🏻-🏿]|:skin-tone-[2-6]:", "", text)
     text = re.sub(r":([\w+-]+):", lambda found: f":{_SHORTCODES.get(found[1], found[1])}:", text)
-    return text if text.isascii() else "".join(map(shortcode, text))
+    text = re.sub(r"[^\S\n]+", " ", text)
+    if text.isascii():
+        return text
+    text = _unicodedata.normalize("NFC", re.sub("[\u2018\u2019\u02bc]", "'", text))
+    return "".join(map(shortcode, text))
 
 
 @functools.lru_cache(maxsize=128)  # the same few words are looked for at every poll
@@ -1122,11 +1138,25 @@ def _names_as_tap(option: str) -> set[str]:
     return {word, f":{_SHORTCODES.get(word, word)}:"}
 
 
+def _has_unknown_emoji(word: str) -> bool:
+    """True if it holds an emoji of which it is not known here how Slack calls it."""
+    for char in re.sub("[\ufe0e\ufe0f🏻-🏿]", "", word):
+        if char not in _EMOJI and (char == "\u200d" or _unicodedata.category(char) in ("So", "Me")):
+            return True
+    return False
+
+
 def _names(value: Any, what: str) -> tuple[str, ...] | None:
     """Return one or several names as a tuple; None stays None, and an empty list is a mistake."""
     if value is None:
         return None
-    items = (value,) if isinstance(value, (str, int)) else tuple(value) if hasattr(value, "__iter__") else ()
+    items: tuple[Any, ...] = ()
+    if isinstance(value, str) and what.endswith("approvers"):
+        items = tuple(value.split(","))
+    elif isinstance(value, (str, int)):
+        items = (value,)
+    elif hasattr(value, "__iter__") and not isinstance(value, (bytes, bytearray)):
+        items = tuple(value)
     names = tuple(str(item).strip() for item in items if isinstance(item, (str, int)))
     if not names or len(names) != len(items) or not all(names):
         raise ConfigError(f"{what} must be a list of words, none of them empty; leave it out for the default")
@@ -4027,6 +4057,9 @@ class SlackAlerter(_ChatAlerter):
     def _account(self) -> _Dict:
         """Return whom the token belongs to; with "scopes" where the service tells them."""
         return self._call("auth.test", {}, sure=True)
+
+    def _takes_word(self, word: str) -> bool:
+        return not _has_unknown_emoji(word)
 
     def _me(self) -> str:
         return str(self._account().get("user_id"))
@@ -7211,7 +7244,8 @@ def _cmd_post(options: Any) -> int:
 
 def _cmd_ask(options: Any) -> int:
     timeout = None if options.timeout is None else _seconds(options.timeout, "--timeout")
-    params = AlerterParameters(options.approve, options.decline, options.approver, timeout)
+    params = AlerterParameters(options.approve, options.decline, options.approver, timeout,
+                               minimum_approvals=options.approvals)
     message = _typed_message(options)
     decision = _decide(_chosen(options, warn=False), message, params, options.key)
     if options.json:
@@ -7357,6 +7391,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]]
         ("--approve", {"metavar": "WORD", "action": "append", "help": "in place of the usual words"}),
         ("--decline", {"metavar": "WORD", "action": "append"}),
         ("--approver", {"metavar": "ID", "action": "append", "help": "who may decide"}),
+        ("--approvals", {"metavar": "N", "type": int, "default": 1, "help": "so many have to approve"}),
         ("--key", {"metavar": "K", "help": "under which the question outlives this process"}),
         ("--json", {"action": "store_true", "help": "print the decision as JSON"}))),
     "run": (_cmd_run, "run a command and tell how it ended: run -- COMMAND", (

@@ -408,10 +408,10 @@ def _multipart(ctype, body):
 
 
 # === Fake Slack ===
-EMOJI = dict(zip("👍👎✅✔☑❌✖❎⛔🚫🛑✋👌🆗🚀👀🚨⚠ℹ🎉", """
+EMOJI = dict(zip("👍👎✅✔☑❌✖❎⛔🚫🛑✋👌🆗🚀👀🚨⚠ℹ🎉❤💪⭐", """
     +1 -1 white_check_mark heavy_check_mark ballot_box_with_check x heavy_multiplication_x
     negative_squared_cross_mark no_entry no_entry_sign octagonal_sign hand ok_hand ok rocket eyes
-    rotating_light warning information_source tada
+    rotating_light warning information_source tada heart muscle star
     """.split()))
 PICTURES = re.compile("[\U0001f300-\U0001faff" + "".join(EMOJI) + "]")
 ALIASES = {"thumbsup": "+1", "thumbsdown": "-1", "raised_hand": "hand"}
@@ -4688,6 +4688,9 @@ class Room:
         name = EMOJI.get(emoji, emoji) if self.kind == "slack" else emoji
         return self.service.react(user, name, self.id(question), **more)
 
+    def unreact(self, question, user, emoji):
+        self.service.unreact(user, EMOJI[emoji] if self.kind == "slack" else emoji, self.id(question))
+
     def bot_reply(self, question, text):
         if self.kind == "slack":
             return self.service.bot_says(text, self.id(question))
@@ -5060,6 +5063,83 @@ def test_an_answer_is_found_behind_hundreds_of_others(room):
     assert question.check() is None
     answer = room.reply(question, room.ann, "yes")
     assert question.check() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+
+
+@pytest.mark.parametrize("text, reason", [
+    ("decline: accuracy too low", "accuracy too low"), ("no : see #42\nand more", "see #42\nand more"),
+    ("*Reject*:not today!", "not today!"), ("❌: too slow", "too slow"), ("decline:", None),
+    ("approve: looks good", None), ("no way: never", None), ("no :", None)])
+def test_a_decline_may_say_why_and_an_approval_may_not(room, text, reason):
+    alerter = room.alerter(case_sensitive=False)
+    question = room.ask(alerter=alerter, disapprove_msg_options=["decline", "no", "reject", "❌"])
+    answer = room.reply(question, room.ann, text)
+    decision = question.check()
+    text = room.row(answer)["text" if room.kind == "slack" else "content"]
+    wanted = reason and Decision(NO, room.ann, text.replace("&amp;", "&"), "reply", room.time(answer), reason)
+    assert decision == wanted
+    assert [note for note in room.notes(question) if "not an answer" in note] == [] or reason is None
+
+
+FOUR_EYES = {  # what happens, in order -> status, who approved
+    "two people": ("ann yes, bob ok", YES, "ann bob"), "one person": ("ann yes", None, None),
+    "one person twice": ("ann yes, ann ok", None, None),
+    "word and tap of one": ("ann yes, ann ✅", None, None),
+    "a word and a tap": ("ann yes, bob ✅", YES, "ann bob"),
+    "two taps": ("ann ✅, bob ✅", YES, "ann bob"),
+    "a decline after one": ("ann yes, bob no, eve yes", NO, "ann"),
+    "a decline first": ("bob no, ann yes", NO, ""),
+    "a decline too late": ("ann yes, bob yes, eve no", YES, "ann bob"),
+    "a declining tap": ("ann yes, bob yes, eve ❌", NO, "ann bob"),
+    "own mind changed": ("ann yes, ann no", NO, "ann"),
+    "a tap taken back": ("ann ✅, ann -✅, bob ✅", None, None)}
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_four_eyes(room, keyed):
+    got, wanted = {}, {}
+    for number, (case, (acts, status, approved)) in enumerate(FOUR_EYES.items()):
+        params = AlerterParameters(minimum_approvals=2, timeout=60)
+        question = room.alerter().open_question("Deploy?", params, key=f"key {number}" if keyed else None)
+        for act in acts.split(", "):
+            name, said = act.split()
+            who = getattr(room, name)
+            if said.startswith("-"):
+                assert question.check() is None
+                room.unreact(question, who, said[1:])
+            elif said in "✅❌":
+                room.react(question, who, said)
+            else:
+                room.reply(question, who, said)
+        question = Question.from_dict(json.loads(json.dumps(question.to_dict())), room.alerter())
+        decision = question.check()
+        got[case] = None if decision is None else (decision.status, decision.approvals)
+        wanted[case] = status and (status, tuple(getattr(room, name) for name in approved.split()))
+        firsts = [note for note in room.notes(question) if "1 of 2" in note]
+        assert len(firsts) == (1 + ("back" in case) if status is None else 0), case
+        assert "2 different people have to approve" in room.text(room.posted_questions()[-1]["payload"])
+    assert got == wanted
+    assert not keyed or len(_records()) == sum(status is None for _, status, _ in FOUR_EYES.values())
+
+
+def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
+    params = AlerterParameters(minimum_approvals=3)
+    first = room.alerter().open_question("Deploy?", params, key="deploy-42")
+    second = room.alerter().open_question("Deploy?", params, key="deploy-42")
+    room.reply(first, room.ann, "yes")
+    assert (first.check(), second.check()) == (None, None)
+    room.reply(first, room.bob, "yes")
+    assert (second.check(), first.check()) == (None, None)
+    notes = [note[note.index(":"):] for note in room.notes(first)]
+    assert notes == [": 1 of 3 approvals.", ": 2 of 3 approvals."]
+    room.reply(first, room.eve, "ok")
+    assert first.check().approvals == second.check().approvals == (room.ann, room.bob, room.eve)
+
+
+@pytest.mark.parametrize("given", [0, -1, True, "2", 1.5, 3])
+def test_approvals_that_can_never_be_had_are_refused(room, given):
+    with pytest.raises(ConfigError, match="minimum_approvals"):
+        room.alerter(approvers=[room.ann, room.bob]).decide("Deploy?", minimum_approvals=given)
+    assert room.service.posted == []
 
 
 # === Asking: listening to the channel ===
@@ -5465,6 +5545,53 @@ def test_replies_count_where_reactions_cannot_be_read(room, tap, status):
     if room.kind == "discord":
         room.service.heal()
         assert outcome(question) == (status or NO)
+
+
+@pytest.mark.parametrize("word, written", [
+    ("ship it", "ship  it"), ("ship it", "ship\u00a0it."), ("ship\u2003it", "Ship it"),
+    ("don't", "don\u2019t"), ("l\u2018ok", "l'ok"), ("caf\u00e9", "cafe\u0301"),
+    ("cafe\u0301", "caf\u00e9"), ("❤️", ":heart:"),
+    ("💪", "💪🏽"), ("⭐", "⭐"), (":tada:", "🎉")])
+def test_a_word_is_known_however_it_is_typed(room, word, written):
+    question = room.ask(alerter=room.alerter(case_sensitive=False), approve_msg_options=[word])
+    room.reply(question, room.ann, written)
+    assert outcome(question) == YES
+
+
+@pytest.mark.parametrize("word", ["heart ❤", "muscle 💪", "star ⭐", "tada 🎉"])
+def test_slacks_own_names_of_common_emoji_are_known(slack_room, word):
+    name, char = word.split()
+    question = slack_room.ask(approve_msg_options=[char])
+    slack_room.service.react(slack_room.ann, name, slack_room.id(question))
+    assert outcome(question) == YES
+
+
+@pytest.mark.parametrize("params, why", [
+    ({"approve_msg_options": ["❌"]}, "means the opposite"),
+    ({"disapprove_msg_options": [":white_check_mark:"]}, "means the opposite"),
+    ({"approve_msg_options": ["go", "go"]}, "twice"),
+    ({"approve_msg_options": ["👍", "👍🏽"]}, "twice"), ({"approve_msg_options": []}, "approve_msg_options"),
+    ({"disapprove_msg_options": ""}, "disapprove_msg_options"),
+    ({"approve_msg_options": b"go"}, "list of words"), ({"approvers": b"U0ANNA"}, "approvers"),
+    ({"approve_msg_options": [b"go"]}, "list of words")])
+def test_words_that_cannot_decide_are_refused_before_anything_is_posted(room, params, why):
+    with pytest.raises(ConfigError, match=why):
+        room.alerter().decide("Deploy?", **params)
+    assert room.service.posted == []
+
+
+@pytest.mark.parametrize("word", ["🫠", "🇩🇪", "1️⃣", "🧑‍🚀"])
+def test_an_emoji_whose_name_is_not_known_is_refused_for_slack(slack_room, word):
+    with pytest.raises(ConfigError, match="name is not known here: write it as :name:"):
+        slack_room.alerter().decide("Deploy?", approve_msg_options=[word])
+
+
+def test_approvers_as_text_with_commas_or_from_a_generator(room):
+    for given in (f"{room.ann}, {room.bob}", (name for name in (room.ann, room.bob))):
+        params = AlerterParameters(approvers=given)
+        for _ in range(2):
+            question = room.alerter().open_question("Deploy?", params)
+            assert question.to_dict()["approvers"] == [room.ann, room.bob]
 
 
 # === Asking: the question, its help and its end ===
