@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     import getpass as _getpass
     import hashlib as _hashlib
     import html as _html
-    import html.parser as _html_parser
     import http.client as _http_client
     import imaplib as _imaplib
     import inspect as _inspect
@@ -108,7 +107,7 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "errno getpass hashlib html html.parser http.client imaplib inspect io ipaddress json "
+                  "errno getpass hashlib html http.client imaplib inspect io ipaddress json "
                   "logging pathlib queue secrets select shutil signal smtplib socket ssl stat subprocess "
                   "termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
@@ -1222,6 +1221,7 @@ class _QuestionRecord:
     author: str | None = None  # the user id it was posted with, which never decides; None: not known
     parts: list[str] = []  # Discord: ids of further messages, a reply to which is one to the question
     recipients: list[str] = []  # mail: the addresses it was sent to
+    sent: list[str] = []  # mail: what was mailed of it, by which a quote is known: texts, and HTML as text
     # Who may answer, and how.
     approve: list[str] = []
     decline: list[str] = []
@@ -1255,7 +1255,7 @@ class _QuestionRecord:
         for name in ("token", "text", "alerter", "flavor", "fingerprint"):
             if not isinstance(getattr(self, name), str):
                 return False
-        for name in ("approve", "decline", "parts", "recipients", "acknowledged", "approvers"):
+        for name in ("approve", "decline", "parts", "recipients", "sent", "acknowledged", "approvers"):
             words = [] if name == "approvers" and self.approvers is None else getattr(self, name)
             if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
                 return False
@@ -4927,25 +4927,53 @@ _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app pass
                550: "the address or the sender is refused", 552: "the mail is too large"}
 _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*:|abwesen|automatic reply"
            r"|automatische? antwo|(?:réponse|respuesta|risposta|resposta) autom)")
-# Outlook's quote: a rule perhaps, then who wrote it and at least two more labelled lines, in any language.
-_FROM = r"\*?(?:From|Von|De|Da|Van)\*?[ \xa0]?:"
-_QUOTE_HEAD = (r"(?m)^(?:(?:-{4,}[^\n-]{0,30}r(?:igin|spr)[^\n-]{0,30}-{4,}|_{10,})\n)?" + _FROM +
-               r"[^\n]*(?:\n(?!" + _FROM + r")\*?[^\W\d][^\n:]{0,24}:[^\n]*){2,}")
-_VERBS = r"(?:wrote|schrieb|écrit|escribió|scritto|geschreven|schreef|escreveu)"
-# Right above a quote: "On 23 Nov 2026, at 10:00, Bot <bot@example.org> wrote:", broken where Gmail breaks it.
-_ATTRIBUTION = (r"(?m)^(?:On|Am|Le|El|Il|Op|Em)\b(?=[^\n]*\d[:h]\d\d)[^\n]*(?:>\)?(?: h?a)?\n"
-                r"|\d[:h]\d\d(?:\W?[AP]M| Uhr)?,?\n\(?<[^\n<>]*>\)? (?:h?a )?)?"
-                r"\b" + _VERBS + r"\b"
-                r"(?:[^\n]{0,80}|\n<[^\n<>]*>)[ \xa0]?:$(?=\s*>)")
-# Where it names the asker it is one wherever the client breaks it; %s is the asker's address.
-_ATTRIBUTION_OF = (r"(?m)^(?:(?:On|Am|Le|El|Il|Op|Em)\b[^\n>]*\d[:h]\d\d[^\n>]*\n?"
-                   r"(?!(?:On|Am|Le|El|Il|Op|Em)\b)[^\n>]*|[^\n<>]{0,80})<\s*%s\s*>,?\s+(?:h?a )?" + _VERBS +
-                   r"\b[^\n]{0,80}:$")
-_PHONE = (r"(?mi)^(?:(?:sent from my|von meinem|envoyé de(?:puis)? mon|enviado (?:desde mi|do meu)"
-          r"|inviato da(?:l mio)?|ver(?:zonden|stuurd) (?:vanaf|met|van) mijn) (?:[\w-]+ ){0,2}(?:\w*phone"
-          r"|ipad|galaxy|android|mobile|device|gerät|handy)(?: gesendet)?|sent from mail for windows(?: 1\d)?"
-          r"|(?:get |obtener |obter o |scarica |télécharger |sent from )?outlook (?:for|für|para|pour|per"
-          r"|voor) (?:ios|android)(?: beziehen| downloaden)?(?:<https://aka\.ms/\w+>)?)$")
+_READ_MAX, _TEXT_MAX = 25_000_000, 300_000  # bytes of a mail and characters of its text that are read
+_LINES_MAX = 5000
+_SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
+_ANCHOR = 12  # letters that are not alike by chance
+_BLOCKS = set("p div tr li hr table ul ol pre blockquote center section article h1 h2 h3 h4 h5 h6".split())
+# A day with its year, or with a time; digits of any script.
+_DATE = (r"(?<!\d)(?:\d{4}(?!\d).*?(?<!\d)\d\d?(?!\d)|\d\d?(?!\d).*?(?<!\d)\d{4}(?!\d)"
+         r"|\d\d?[./-]\d\d?[./-]\d\d|\d\d?(?!\d).*?\d\d?[:.h]\d\d(?!\d))")
+_HEAD_LINE = r"\W{0,3}\w[\w '-]{0,20}[:\uff1a]"
+_CONTACT = (r"(?:[\w.]{1,8}:? ?\+|(?:[\w.]{1,8}: ?)?(?!\d\d?[./-]\d\d?[./-]\d)[+(0])\d?[\d ()/.-]{6,20}"
+            r"|(?:\w{1,8}: ?)?(?:https?://|www\.)\S+|(?:e-?mail: ?)?[\w.+-]+@[\w.-]+")
+# What programs add by themselves: a line that names one of these and has no words but those, one of them of
+# the first set.
+_PROGRAMS = (r"(?<![a-z])(?:iphone|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo"
+             r"|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx"
+             r"|web\.de|t-online|aol|mail\.ru|yandex|qq|k-9|fairemail|thunderbird|bluemail|spark"
+             r"|canary|windows|zoho|mailbird|em client|at&t|verizon|t-mobile|mobile device"
+             r"|mobiltelefon|smartphone|handy|my phone)")
+_SENT = set("""
+    sent get download gesendet geschickt holen beziehen laden envoyé télécharger obtenir enviado enviada
+    descargar obtener obter baixar inviato scarica ottieni verzonden verstuurd downloaden skickat
+    skickades hämta sendt hent lähetetty hanki wysłane wysłano pobierz odesláno odoslané stáhnout küldve
+    отправлено скачать скачайте надіслано gönderildi edinin trimis στάλθηκε から送信 より送信 送信 发自我的
+    发自 發自我的 來自我的 에서 보냄 보낸 נשלח
+    """.split())
+_SENT_FROM = set("""
+    from my the via with using for on an a this message was mail email app client secure mobile tablet
+    phone smartphone please excuse brevity any typos and s t g von vom meinem meiner mit aus diese
+    nachricht wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo
+    van vanaf mijn met voor från fra min mit med för til z ze mojego i'a umdan dan den sta iz из с со для
+    моего на з мого 나의 내 我的 的 手机 メール
+    """.split())
+_CLOSINGS = set("""
+    best best_regards kind_regards warm_regards regards br kr best_wishes cheers thanks
+    thank_you many_thanks thanks_and_regards thx sincerely yours_sincerely yours_truly
+    mit_freundlichen_grüssen mit_freundlichem_gruss freundliche_grüsse mit_besten_grüssen viele_grüsse
+    beste_grüsse liebe_grüsse herzliche_grüsse schöne_grüsse grüsse gruss vg lg mfg danke vielen_dank
+    cordialement bien_cordialement bien_à_vous salutations merci bonne_journée amicalement cdt cdlt
+    saludos un_saludo saludos_cordiales atentamente gracias un_abrazo abraços um_abraço atenciosamente att
+    cumprimentos obrigado obrigada cordiali_saluti saluti distinti_saluti grazie met_vriendelijke_groet
+    met_vriendelijke_groeten groet groeten groetjes mvg bedankt mvh med_vänlig_hälsning
+    med_vänliga_hälsningar vänliga_hälsningar hälsningar med_venlig_hilsen venlig_hilsen
+    med_vennlig_hilsen vennlig_hilsen hilsen vh tack tak takk terveisin ystävällisin_terveisin kiitos
+    pozdrawiam serdecznie_pozdrawiam z_poważaniem dziękuję dzięki s_pozdravem děkuji díky üdvözlettel
+    köszönöm cu_stimă mulțumesc с_уважением с_наилучшими_пожеланиями спасибо з_повагою дякую saygılarımla
+    iyi_çalışmalar teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다
+    """.split())
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -5017,9 +5045,10 @@ class SMTPEmailAlerter(BaseAlerter):
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         message = _message(message)
         mail, recipients, files = self._compose(message, params)
+        if message._question:
+            message._question._record.recipients = recipients  # they are the ones who may decide
+            message._question._record.sent = _as_sent(mail)
         self._deliver(mail, recipients, files)
-        if message._question:  # they are the ones who may decide
-            message._question._record.recipients = recipients
         return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
 
     def _recipients(self, given: Any) -> list[str]:
@@ -5234,6 +5263,7 @@ class SMTPEmailAlerter(BaseAlerter):
         ident = f"{question.token}.{_secrets.token_hex(4)}"
         mail = self._new_mail(f"Re: {question._record.text}", people, question, ident, question.ref)
         mail.set_content(_clean(text).replace("`", "") + "\n")
+        question._record.sent += _as_sent(mail)
         self._deliver(mail, people, [])
 
     def _imap(self, until: float) -> _imaplib.IMAP4:
@@ -5310,9 +5340,7 @@ class SMTPEmailAlerter(BaseAlerter):
             for uid, _, head in _fetched(session, new[start:start + 100], "BODY.PEEK[HEADER]"):
                 known = token.encode() in re.sub(rb"\s+", b"", head.lower())  # folded anywhere
                 if not known and re.search(rb"(?im)^subject:.*=\?", head):
-                    with contextlib.suppress(Exception):  # what a hostile head makes the parser raise
-                        policy: Any = _email_policy.default
-                        known = token in _subject(_email.message_from_bytes(head, policy=policy))
+                    known = _ReceivedMail(head).question() == token
                 if known:
                     mine.append(uid)
                 else:
@@ -5321,7 +5349,7 @@ class SMTPEmailAlerter(BaseAlerter):
         people = {self._person(address) for address in may_decide}
         for uid, arrived, data in _fetched(session, mine, "BODY.PEEK[]"):
             try:
-                seen[uid] = _mail_answer(data, token, self._sender, people, arrived)
+                seen[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 seen[uid] = None
                 _log().debug("%s: a mail that cannot be read: %s", self._who, _one_line(error))
@@ -5444,103 +5472,441 @@ def _fetched(session: _imaplib.IMAP4, uids: list[str], what: str,
                 yield uid[1].decode(), time.mktime(arrived) if arrived else None, row[1]
 
 
-def _mail_answer(data: bytes, token: str, asker: str, people: set[str], at: float | None) -> _Dict | None:
-    """Return a mail as an answer, or None: an automatic mail, of somebody else, or without the token."""
-    raw = _email.message_from_bytes(data)
-    modern: Any = _email_policy.default
-    mail: Any = _email.message_from_bytes(data, policy=modern)
-
-    def all_of(*names: str) -> list[str]:
-        return [" ".join(str(value).split()) for name in names for value in raw.get_all(name, [])]
-
-    # The last one counts: a question may have been asked below another one.
-    tokens = re.findall(r"\[#([0-9a-f]{16})\]", _subject(mail)) or [token for name in (
-        "References", "In-Reply-To") for value in all_of(name)
-        for token in re.findall(r"<alerters\.([0-9a-f]{16})[.@]", value)]
-    if tokens[-1:] != [token]:
-        return None
-    senders = all_of("From")  # one, of one person: a doubled one is nobody, and so is one that names another
-    found = len(senders) == 1 and re.fullmatch(
-        rf"([^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\")\s*<({_ADDRESS})>|({_ADDRESS})", senders[0])
-    if not found or _address(found[2] or found[3], "From").casefold() not in people:
-        return None
-    by = found[2] or found[3]
-    if ({name.casefold() for name in re.findall(_ADDRESS, (found[1] or "").strip("'\" "))} - {by.casefold()}
-            or any(value.split(";")[0].strip().lower() != "no" for value in all_of("Auto-Submitted"))
-            or {value.lower() for value in all_of("Precedence")} & {"bulk", "junk", "list", "auto_reply"}
-            or all_of("X-Autoreply", "X-Autorespond", "X-Autoreply-From", "List-Id")
-            or "<>" in all_of("Return-Path") or raw.get_content_type() == "multipart/report"
-            or re.match(_ABSENT, str(mail["Subject"]).strip())):
-        return None
+def _as_sent(mail: Any) -> list[str]:
+    """Return the text of a mail of ours, and its HTML as text, by which their quotes are known."""
     plain, page = mail.get_body(("plain",)), mail.get_body(("html",))
-    text = _content(plain) if plain else ""
-    if page and not text.strip():
-        text = _html_text(_content(page))
-    return {"by": by, "text": _newly_written(text, token, asker), "via": "email", "at": at}
+    texts = [plain.get_content()] + ([_html_text(page.get_content())] if page else [])
+    return [text[:_SENT_MAX] for text in texts]
 
 
-def _subject(mail: Any) -> str:
-    """Return a mail's subject, decoded, without the blanks where it was folded."""
-    return re.sub(r"\s+", "", str(mail["Subject"])).lower()
+def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
+                 at: float | None) -> _Dict | None:
+    """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
+    mail = _ReceivedMail(data)
+    by = mail.sender()
+    if mail.question() != question.token or by.casefold() not in people or mail.is_automatic():
+        return None
+    return {"by": by, "text": _Writer(mail, by, asker, question).said(), "via": "email", "at": at}
 
 
-def _content(part: Any) -> str:
+class _ReceivedMail:
+    """A mail as it came in. Its headers are cut and its parts counted, so that reading takes linear time."""
+    def __init__(self, data: bytes) -> None:
+        heads = re.findall(rb"(?im)^content-[a-z-]+:[^\n]*(?:\n[ \t][^\n]*)*", data)
+        bounds = len(re.findall(rb"(?m)^--", data))
+        if bounds > 2000 or len(heads) > 300 or max(map(len, heads), default=0) > 2000:
+            raise ValueError("its parts are too many, or their heads too long")
+        self.mail = _email.message_from_bytes(data)
+        # A head that ends early, or begins with a line of a mailbox file, is not what the writer's program
+        # wrote, and a part without an end is cut off.
+        self.sound = len(data) < _READ_MAX and not data.startswith(b"From ")
+
+    def values(self, *names: str) -> list[str]:
+        """Return the values of headers, each in one line and decoded."""
+        return [_header_text(value) for name in names for value in self.mail.get_all(name, [])]
+
+    def question(self) -> str:
+        """Return the token of the question it answers: the last one, as one may be asked below another."""
+        subject = re.sub(r"\s+", "", "".join(self.values("Subject")).lower())  # it was folded anywhere
+        ids = " ".join(self.values("References", "In-Reply-To"))
+        tokens = re.findall(r"\[#([0-9a-f]{16})\]", subject) or re.findall(
+            r"<alerters\.([0-9a-f]{16})[.@]", ids)
+        return tokens[-1] if tokens else ""
+
+    def sender(self) -> str:
+        """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
+        senders = [" ".join(str(value)[:1000].split()) for value in self.mail.get_all("From", [])]
+        if len(senders) != 1:
+            return ""
+        found = re.fullmatch(rf"([^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})", senders[0])
+        if not found:
+            return ""
+        address = found[2] or found[3]
+        named = re.findall(_ADDRESS, (found[1] or "").strip("'\" "))
+        others = {name.casefold() for name in named} - {address.casefold()}
+        return "" if others else address
+
+    def is_automatic(self) -> bool:
+        """True for the mail of a machine, or of a mailing list."""
+        submitted = {value.partition(";")[0].strip().lower() for value in self.values("Auto-Submitted")}
+        if submitted - {"no"} or self.mail.get_content_type() == "multipart/report":
+            return True
+        bulk = {value.lower() for value in self.values("Precedence")}
+        if bulk & {"bulk", "junk", "list", "auto_reply"} or "<>" in self.values("Return-Path"):
+            return True
+        if self.values("X-Autoreply", "X-Autorespond", "X-Autoreply-From", "List-Id"):
+            return True
+        return bool(re.match(_ABSENT, " ".join(self.values("Subject"))))
+
+    def texts(self) -> tuple[str, str]:
+        """Return all that is written in it, as plain text and as HTML, in attached texts and mails, too."""
+        plain: list[str] = []
+        pages: list[str] = []
+        for part in self.mail.walk():
+            kinds = part.get_all("Content-Type", [])
+            kind = part.get_content_type()
+            if part.get_content_maintype() == "text" and kind not in ("text/vcard", "text/x-vcard"):
+                (pages if kind == "text/html" else plain).append(_part_text(part))
+            self.sound = self.sound and not part.defects and len(kinds) < 2
+        return "\n".join(plain)[:_TEXT_MAX], "\n".join(pages)[:_TEXT_MAX]
+
+
+def _header_text(value: Any) -> str:
+    """Return a header in one line, decoded; cut, as the parser takes long for a hostile one."""
+    text = " ".join(str(value)[-20_000:].split())
+    with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
+        if "=?" in text:
+            text = str(_email_policy.default.header_factory("Subject", text[:1000]))
+    return text
+
+
+def _part_text(part: Any) -> str:
+    data, charset = part.get_payload(decode=True) or b"", part.get_content_charset("utf-8")
+    if charset in ("idna", "punycode", "unicode_escape", "raw_unicode_escape"):  # no charsets of mails
+        charset = "utf-8"
     try:
-        return str(part.get_content())
-    except LookupError:  # a charset that Python does not know
-        return bytes(part.get_payload(decode=True)).decode("utf-8", "replace")
+        text = bytes(data).decode(charset, "replace")
+    except (LookupError, ValueError):  # a charset that Python does not know
+        text = bytes(data).decode("utf-8", "replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _newly_written(text: str, token: str, asker: str) -> str:
-    """Return what the writer added: without quotes, attributions and signature."""
-    text = "\n".join(line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n"))
-    text = re.sub(_ATTRIBUTION, "", text)
-    named = re.search(_ATTRIBUTION_OF % re.escape(asker), text, re.I)
-    if named:  # some clients leave the quote below it unmarked
-        below = text[named.end():] if text[named.end():].lstrip().startswith(">") else ""
-        text = text[:named.start()] + below
-    for head in re.finditer(_QUOTE_HEAD, text):  # with neither in it, the writer may have written it
-        if token in head[0].lower() or asker.lower() in head[0].lower():
-            text = text[:head.start()]
-            break
-    lines = [line for line in re.sub(_PHONE, "", text).split("\n") if not line.startswith(">")]
-    return "\n".join(lines[:lines.index("--")] if "--" in lines else lines).strip()
+class _MailLine:
+    """A line of a mail: as written, the letters that it is compared by, and whether it is marked."""
+    def __init__(self, text: str, unlinked: str) -> None:
+        self.text = text.strip("\ufeff\u200b \t\xa0")
+        self.letters = _letters(unlinked)
+        self.marked = self.text.startswith((">", "|"))
+        self.bare = self.text.strip(">| \t\xa0\u200b\ufeff")
+        self.empty = not self.bare.strip("-_=*")
+
+
+def _letters(text: str) -> str:
+    """Return letters, digits and emoji alone: what stays of a line when programs quote, wrap and mark it."""
+    return re.sub(r"(?:[^\w\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+", "", text.casefold())
+
+
+def _mail_lines(text: str) -> list[_MailLine]:
+    """Return the lines of a text. Addresses of links, which programs add to their text, are not compared."""
+    def breaks(link: re.Match[str]) -> str:
+        return "\n" * link[0].count("\n")
+
+    unlinked = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", breaks, text)
+    lines, bare = (each.split("\n", _LINES_MAX) for each in (text, unlinked))
+    return [_MailLine(line, letters) for line, letters in zip(lines, bare)]
+
+
+class _Thread:
+    """What was mailed of one question: by it a quote is known, however a program lays it out.
+
+    A quote is a run of our own lines, whole and in their order, compared by letters alone: bare or behind
+    `>`, wrapped anew or not. A lone line of ours that is not marked is none: the writer may have taken it up.
+    """
+    def __init__(self, question: Question, names: list[str], reader: str) -> None:
+        record = question._record
+        self._token = question.token
+        self._us = rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
+        self._readers = [reader, *map(str.casefold, record.recipients)]
+        mails = record.sent or ["\n".join([record.text, *question._instructions()])]
+        ours = [[line.letters for line in _mail_lines(mail)] for mail in mails]
+        self._ours = "\n".join("".join(lines) for lines in ours)
+        self._edges: set[int] = set()  # where one of our lines ends and another begins
+        self._starts: dict[str, list[int]] = {}  # where lines begin, by their first letters
+        place = 0
+        for lines in ours:
+            for letters in filter(None, lines):
+                for begin in {letters[:_ANCHOR], self._ours[place:place + _ANCHOR]}:
+                    self._starts.setdefault(begin, []).append(place)
+                place += len(letters)
+                self._edges.add(place)
+            place += 1
+
+    def quoted(self, lines: list[_MailLine]) -> set[int]:
+        """Return the numbers of the lines that are quoted, and of those above them that say from whom."""
+        taken: set[int] = set()
+        first = 0
+        while first < len(lines):
+            end, after = self._run(lines, first)
+            top = self._heading(lines, first) if end > first else first
+            if self._is_quote(lines[first:end], top < first):
+                taken.update(range(top, end))
+            first = after
+        return taken
+
+    def _run(self, lines: list[_MailLine], first: int) -> tuple[int, int]:
+        """Return where the run of our lines ends that begins here, and where to look for the next one."""
+        end = number = first
+        places = set(self._starts.get(lines[first].letters[:_ANCHOR], ())[:8])
+        while places and number < len(lines):
+            line = lines[number]
+            if line.letters:
+                if line.marked != lines[first].marked and places & self._edges:
+                    break  # only the rest of a line that was wrapped may have lost its mark
+                places = {place + len(line.letters) for place in places
+                          if self._ours.startswith(line.letters, place)}
+                if not places:
+                    break
+                if places & self._edges:
+                    end = number + 1
+            number += 1
+        return end, max(number, first + 1)
+
+    def _is_quote(self, run: list[_MailLine], headed: bool) -> bool:
+        sizes = [len(line.letters) for line in run if line.letters]
+        anchored = sum(sizes) >= _ANCHOR
+        if run and run[0].marked:
+            return anchored or headed
+        return anchored and (headed or len(sizes) >= 3)
+
+    def _heading(self, lines: list[_MailLine], first: int) -> int:
+        """Return where the block begins that stands directly above a quote and names us; `first` if none."""
+        bottom = first
+        while bottom and lines[bottom - 1].empty:
+            bottom -= 1
+        top = bottom
+        while top and bottom - top < 10 and not lines[top - 1].empty and len(lines[top - 1].bare) < 300:
+            top -= 1
+        block = [line.bare for line in lines[top:bottom]]
+        size = self._head(block) or self._attribution(block)
+        return bottom - size if size else first
+
+    def _about(self, text: str) -> set[str]:
+        """Return what of a mail's head a line tells: its subject, or from whom, to whom and when it was."""
+        text = text.casefold()
+        if self._token in text:
+            return {"subject"}
+        found = {"date"} if re.search(_DATE, text) else set()
+        if re.search(self._us, text):
+            found.add("us")
+        if any(address in text for address in self._readers):
+            found.add("reader")
+        return found
+
+    def _head(self, block: list[str]) -> int:
+        """Return how many lines at the end of a block are the head of our mail, in any language and order."""
+        told: set[str] = set()
+        size = 0
+        if not self._about(block[-1] if block else "") & {"subject", "reader"}:
+            return 0
+        for number, line in enumerate(reversed(block), 1):
+            new = self._about(line) - told
+            if new:
+                told |= new
+                size = number
+            elif not re.match(_HEAD_LINE, line):  # as Cc: has it
+                break
+        if "subject" not in told:
+            return 0
+        above = block[:-size]
+        if len(above) == 1 and "us" not in told and re.match(_HEAD_LINE, above[0]):
+            return size + 1  # From: with a name of the writer's own
+        ruled = above and re.fullmatch(r"[-_]{4,}.*[-_]{4,}", above[-1])  # ---- Original Message ----
+        return size + 1 if ruled else size
+
+    def _attribution(self, block: list[str]) -> int:
+        """Return how many lines at the end of a block say that we wrote what follows.
+
+        They end with a colon or dashes and name us, with a date or as their first word.
+        """
+        for size in range(1, min(len(block), 3) + 1):
+            lines = block[-size:]
+            if size > 1 and _introduces(lines[0]) or not _introduces(lines[-1]):
+                return 0
+            text = " ".join(lines)
+            about = self._about(text)
+            if "us" in about and "date" in about:
+                return size
+            if re.match(r"\W*" + self._us, text.casefold()):
+                # The date may be in the line above, the first of the paragraph.
+                above = block[:-size]
+                dated = len(above) == 1 and not _introduces(above[0]) and "date" in self._about(above[0])
+                return size + 1 if dated else size
+        return 0
+
+
+def _introduces(line: str) -> bool:
+    return bool(re.search(r"[:\uff1a-]\W*$", line[-10:]))
+
+
+class _Writer:
+    """The one who wrote a mail, and what of it is theirs: what is neither quoted nor their signature."""
+    def __init__(self, mail: _ReceivedMail, address: str, asker: str, question: Question) -> None:
+        self._mail, self._question = mail, question
+        name, asker = _mailbox(asker.casefold(), "sender_email")
+        address, names = address.casefold(), [name, asker] if name else [asker]
+        for value in mail.values("To", "Cc"):  # as the writer's address book calls us
+            names += re.findall(r"([^<>,;:\"]{3,60}?)\"? <" + re.escape(asker) + ">", value.casefold())
+        self._thread = _Thread(question, names, address)
+        shown = mail.values("From")[0].casefold().partition("<")[0]
+        words = re.findall(r"[^\W\d_]+", f"{shown} {address.partition('@')[0]}")
+        self._names = {word for word in words if not question._verdict(word, False)}
+
+    def said(self) -> str:
+        """Return what was written. It is no word where text and HTML differ, or where it is damaged."""
+        text, page = self._mail.texts()
+        plain, shown = self._own(text), self._own(_html_text(page))
+        said = plain or shown
+        if plain and shown and _unformatted(plain) != _unformatted(shown):
+            said = f"{plain}\n{shown}"
+        if not self._mail.sound or _TEXT_MAX in (len(text), len(page)):
+            said += "\n(This mail is damaged or too long.)"
+        return said
+
+    def _own(self, text: str) -> str:
+        lines = _mail_lines(text)
+        quoted = self._thread.quoted(lines)
+        regions: list[list[str]] = [[]]
+        for number, line in enumerate(lines):
+            if number in quoted:
+                regions.append([])
+            else:
+                regions[-1].append("" if line.empty and line.text != "--" else line.text)
+        return "\n".join(line for region in regions for line in self._unsigned(region)).strip()
+
+    def _unsigned(self, lines: list[str]) -> list[str]:
+        """Return lines without the signature: lines of programs, a closing formula, a name, contacts."""
+        kept: list[str] = []
+        signed = False
+        for number, line in enumerate(lines):
+            if line == "--":
+                return kept + self._below(lines[number + 1:])
+            if self._closes(line):
+                signed = True
+            elif not (_is_of_program(line) or signed and _is_contact(line)):
+                kept.append(line)
+        return kept
+
+    def _below(self, lines: list[str]) -> list[str]:
+        """Return what of the lines after `--` is no signature: short paragraphs after the first."""
+        kept = []
+        for paragraph in "\n".join(lines).strip().split("\n\n")[1:]:
+            for line in paragraph.split("\n"):
+                known = self._closes(line) or _is_of_program(line) or _is_contact(line) or _is_titled(line)
+                if len(paragraph) <= 120 and not known:
+                    kept.append(line)
+        return kept
+
+    def _closes(self, line: str) -> bool:
+        """True for a closing formula, the writer's name, or both."""
+        if not re.fullmatch(r"[\w\s,.;!'’-]{1,80}", line) or self._question._verdict(line, False):
+            return False
+        words = re.findall(r"\w+", line.casefold())
+        while words and words[-1] in self._names:
+            words.pop()
+        return not words or "_".join(words) in _CLOSINGS
+
+
+def _is_of_program(line: str) -> bool:
+    """True for a line that a phone or a mail program adds: it names the program, and nothing else."""
+    bare = re.sub(r"<[^<>]*>", " ", line[:200]).casefold()
+    rest, programs = re.subn(_PROGRAMS, " ", bare)
+    words = set(re.findall(r"[^\W\d_]+", rest))
+    return bool(programs and len(line) < 200 and words & _SENT and words <= _SENT | _SENT_FROM)
+
+
+def _is_contact(line: str) -> bool:
+    """True for a phone number, an address of the web or of mail, or titles: Head of Data | Example GmbH."""
+    return bool(re.fullmatch(_CONTACT, line)) or "|" in line and _is_titled(line)
+
+
+def _is_titled(line: str) -> bool:
+    """True if all words are numbers or capitalized, as in names of companies and streets."""
+    small = {"of", "and", "for", "the", "und", "für", "der", "de", "du", "la", "et", "y", "van", "von"}
+    return all(word[0].isupper() or word[0].isdigit() or word in small for word in re.findall(r"\w+", line))
+
+
+def _unformatted(text: str) -> str:
+    return re.sub(r"[\s*_]+", "", text)
 
 
 def _html_text(source: str) -> str:
-    """Return an HTML mail as text, with a line `>` for a quote."""
-    out: list[str] = []
-    skipped: list[str] = []  # the open elements in a quote or a script; "" is the rest of the mail
+    """Return an HTML mail as text: `> ` before what is in a blockquote, `~~` before what is struck out.
 
-    class Reader(_html_parser.HTMLParser):
-        def handle_starttag(self, tag: str, attrs: Any) -> None:
-            marks = " ".join(str(value) for name, value in attrs if name in ("class", "id"))
-            if re.search("divRplyFwdMsg|appendonsend", marks):  # Outlook's stand before the quote
-                skipped.append("")
-            if tag in ("s", "del", "strike") or "line-through" in str(attrs):
-                out.append("~~")  # struck out: not an answer
-            if tag in ("br", "p", "div", "tr", "li", "hr"):
-                out.append("\n")
-            quote = tag == "blockquote" or re.search("(gmail|yahoo|protonmail)_quote", marks)
-            if quote and not skipped:
-                out.append("\n>\n")
-            if (quote or skipped or tag in ("style", "script", "head", "title")) and tag not in (
-                    "br", "hr", "img", "meta", "link", "input", "wbr", "col"):
-                skipped.append(tag)
+    A scan of its own, as html.parser takes quadratic time for tags and comments without end.
+    """
+    page, end = _PageText(), 0
+    tags = re.finditer(r"<!--(?:-?>|.*?(?:--!?>|\Z))|<[!?/a-zA-Z][^<>]*>?", source, re.S)
+    for tag in itertools.islice(tags, 4 * _LINES_MAX):  # the rest is written, whatever it is
+        page.text(source[end:tag.start()])
+        page.tag(_unescaped(tag[0]).lower())
+        end = tag.end()
+    page.text(source[end:])
+    page.end_line()
+    return "\n".join(page.lines)
 
-        def handle_endtag(self, tag: str) -> None:
-            while tag in skipped and skipped.pop() != tag:
-                pass
-            if tag in ("p", "div", "tr", "li"):
-                out.append("\n")
 
-        def handle_data(self, data: str) -> None:
-            out.append("" if skipped else re.sub(r"\s+", " ", data))
+def _unescaped(text: str) -> str:
+    if "&" not in text:
+        return text
+    return _html.unescape(re.sub(r"&#\w{9,};?", "\ufffd", text))  # such a number takes long
 
-    reader = Reader()
-    reader.feed(re.sub(r"<!\[[^>]*>", "", source))  # Outlook's conditions trip older parsers
-    reader.close()
-    return "".join(out)
+
+class _PageText:
+    """The lines of an HTML mail while it is read."""
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._pieces: list[str] = []  # of the line that is not ended
+        self._blank = True  # nothing is written in it
+        self._gap = True  # nor in the line above
+        self._quotes = 0  # how many are open
+        self._hidden = ""  # the open element that shows nothing
+        self._pre = False
+
+    def tag(self, tag: str) -> None:
+        """Take a tag, in small letters."""
+        found = re.match(r"</?([a-z0-9]+)", tag)
+        name, opens = found[1] if found else "", tag[1] != "/"
+        if self._hidden:
+            if name == self._hidden and not opens:
+                self._hidden = ""
+            return
+        if opens and name in ("style", "script", "title"):
+            self._hidden = name
+        if opens and (name in ("s", "del", "strike") or "line-through" in tag):
+            self._write("~~")
+        if name == "br":
+            self.end_line()
+        if name in _BLOCKS:
+            self._break(name in ("p", "blockquote"))
+        if name == "hr":
+            self._write("____")
+            self.end_line()
+        if name in ("td", "th"):
+            self._write(" ")
+        if name == "pre":
+            self._pre = opens
+        if name == "blockquote":
+            self._quotes = max(self._quotes + (1 if opens else -1), 0)
+
+    def text(self, text: str) -> None:
+        """Take what stands between two tags."""
+        if self._hidden:
+            if self._hidden == "style" and "line-through" in text.lower():
+                self._write("~~")  # perhaps of the answer
+            return
+        first, *more = _unescaped(text).split("\n") if self._pre else [" ".join(_unescaped(text).split("\n"))]
+        self._write(first)
+        for line in more:
+            self.end_line()
+            self._write(line)
+
+    def end_line(self) -> None:
+        """End a line, which may be empty."""
+        mark = "> " if self._quotes else ""
+        self.lines.append(mark + re.sub(r"[ \t\r\f\v]+", " ", "".join(self._pieces)))
+        self._gap, self._blank = self._blank, True
+        self._pieces = []
+
+    def _write(self, text: str) -> None:
+        self._pieces.append(text)
+        self._blank = self._blank and not text.strip()
+
+    def _break(self, gap: bool) -> None:
+        """Begin a new line where a block begins or ends; gap: with an empty one above it."""
+        if not self._blank:
+            self.end_line()
+        if gap and not self._gap:
+            self.end_line()
 
 
 _INKS = {"info": ("#1d4ed8", "#93c5fd"), "success": ("#15803d", "#4ade80"), "warning": ("#b45309", "#fbbf24"),

@@ -1917,41 +1917,190 @@ def _bare(token):
 
 
 # === Replies as mail clients write them ===
-# Per language: what Gmail, then Apple, writes over the quote; Outlook's head, From, Sent, To, Subject;
-# signatures of the iPhone and of Outlook for iOS, Outlook's "Re:" and "Automatic reply:"; days and months.
-LANGUAGES = {
-    "en": ("On {wd}, {mon} {d}, {y} at {t12} {who} wrote:", "On {d} {mon} {y}, at {t}, {who} wrote:",
-           "Original Message|From:|Sent:|To:|Subject:",
-           "Sent from my iPhone|Get Outlook for iOS|RE:|Automatic reply:",
-           "Mon Tue Wed Thu Fri Sat Sun Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"),
-    "de": ("Am {wd}., {d}. {mon}. {y} um {t} Uhr schrieb {who}:", "Am {d}.{m}.{y} um {t} schrieb {who}:",
-           "Ursprüngliche Nachricht|Von:|Gesendet:|An:|Betreff:",
-           "Von meinem iPhone gesendet|Outlook für iOS beziehen|AW:|Automatische Antwort:",
-           "Mo Di Mi Do Fr Sa So Jan Feb März Apr Mai Juni Juli Aug Sept Okt Nov Dez"),
-    "fr": ("Le {wd}. {d} {mon}. {y} à {t}, {who} a écrit\xa0:", "Le {d} {mon}. {y} à {t}, {who} a écrit\xa0:",
-           "Message d'origine|De :|Envoyé :|À :|Objet :",
-           "Envoyé de mon iPhone|Télécharger Outlook pour iOS|RE:|Réponse automatique\xa0:",
-           "lun mar mer jeu ven sam dim janv févr mars avr mai juin juil août sept oct nov déc"),
-    "es": ("El {wd}, {d} {mon} {y} a las {t}, {es} escribió:", "El {d} {mon} {y}, a las {t}, {who} escribió:",
-           "Mensaje original|De:|Enviado el:|Para:|Asunto:",
-           "Enviado desde mi iPhone|Obtener Outlook para iOS|RE:|Respuesta automática:",
-           "lun mar mié jue vie sáb dom ene feb mar abr may jun jul ago sept oct nov dic"),
-    "it": ("Il giorno {wd} {d} {mon} {y} alle ore {t} {who} ha scritto:",
-           "Il giorno {d} {mon} {y}, alle ore {t}, {who} ha scritto:",
-           "Messaggio originale|Da:|Inviato:|A:|Oggetto:",
-           "Inviato da iPhone|Scarica Outlook per iOS|R:|Risposta automatica:",
-           "lun mar mer gio ven sab dom gen feb mar apr mag giu lug ago set ott nov dic"),
-    "nl": ("Op {wd} {d} {mon} {y} om {t} schreef {who}:",
-           "Op {d} {mon}. {y}, om {t} heeft {who} het volgende geschreven:",
-           "Oorspronkelijk bericht|Van:|Verzonden:|Aan:|Onderwerp:",
-           "Verstuurd vanaf mijn iPhone|Outlook voor iOS downloaden|RE:|Automatisch antwoord:",
-           "ma di wo do vr za zo jan feb mrt apr mei jun jul aug sep okt nov dec"),
-    "pt": ("Em {wd}., {d} de {mon}. de {y} às {t}, {who} escreveu:",
-           "Em {d} de {mon}. de {y}, à(s) {t}, {who} escreveu:",
-           "Mensagem original|De:|Enviada em:|Para:|Assunto:",
-           "Enviado do meu iPhone|Obter o Outlook para iOS|RES:|Resposta automática:",
-           "seg ter qua qui sex sáb dom jan fev mar abr mai jun jul ago set out nov dez"),
+# How programs lay out an answer. {A}: the answer; {Q}, {P}, {H}: what was mailed, quoted, bare or as HTML;
+# {N}, {E}: the asker's name and address; {S}: the subject; {T}, {R}, {F}: the writer's address and names.
+# above a quote that is marked
+ATTRIBUTIONS = re.split(" ¦ |\n", """\
+On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
+El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió:
+Em ter., 24 de nov. de 2026 às 10:12, {N} <{E}>⏎escreveu: ¦ Op di 24 nov 2026 om 10:12 schreef {N} <{E}>:
+wt., 24 lis 2026 o 10:12 {N} <{E}> napisał(a): ¦ Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>:
+tir. 24. nov. 2026 kl. 10:12 skrev {N} <{E}>: ¦ út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal:
+{N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12):
+{N} <{E}>, 24 Kas 2026 Sal, 10:12 tarihinde⏎şunu yazdı: ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>:
+2026年11月24日(火) 10:12 {N} <{E}>: ¦ {N} <{E}> 于2026年11月24日周二 10:12写道：
+2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
+Vào Th 3, 24 thg 11, 2026 vào lúc 10:12 {N} <{E}>⏎đã viết:
+בתאריך יום ג׳, 24 בנוב׳ 2026 ב-10:12 מאת \u202a{N}\u202c\u200f <\u202a{E}\u202c\u200f>:\u202c
+> On Nov 24, 2026, at 10:12 AM, {N} <{E}> wrote: ¦ > Am 24.11.2026 um 10:12 schrieb {N} <{E}>:
+> Le 24 nov. 2026 à 10:12, {N} <{E}> a écrit :
+> Il giorno 24 nov 2026, alle ore 10:12, {N} <{E}> ha scritto:
+> Op 24 nov. 2026, om 10:12 heeft {N} <{E}> het volgende geschreven:
+> Wiadomość napisana przez {N} <{E}> w dniu 24 lis 2026, o godz. 10:12:
+> 2026/11/24 10:12、{N} <{E}>のメール: ¦ {N} <{E}>のメール:
+No dia 24 de nov. de 2026, às 10:12, {N} <{E}> escreveu:
+On Tue, Nov 24, 2026 at 10:12 AM, {N}⏎<{E}> wrote:
+On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote: ¦ On 24/11/2026 10:12, {N} wrote:
+On 11/24/26 10:12 AM, {N} wrote: ¦ Le 24/11/2026 à 10:12, {N} a écrit :
+W dniu 24.11.2026 o 10:12, {N} pisze: ¦ On 2026/11/24 10:12, {N} wrote:
+On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote: ¦ {N} <{E}> writes: ¦ >>>>> {N} <{E}> writes:
+Am 2026-11-24 10:12, schrieb {N}: ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote:
+Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>: ¦ Nov 24, 2026 10:12:00 {N} <{E}>:
+--⏎Отправлено из Mail.ru для iOS⏎⏎⏎вторник, 24 ноября 2026 г., 10:12 +0300 от {E} <{E}>:
+24.11.2026, 10:12, "{N}" <{E}>: ¦ ---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ----
+On Tue, 24 Nov 2026, {E} wrote: ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote: ¦ {E} writes:
+{N} writes: ¦ Le Mardi, Novembre 24, 2026 10:12 CET, {E} a écrit:
+On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ On November 24, 2026, {N} <{E}> wrote:
+On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote: ¦ On Nov 24 2026, at 10:12 am, {N} <{E}> wrote:
+On Tuesday, 24 November 2026 10:12:00 CET {E} wrote:
+Am Dienstag, 24. November 2026, 10:12:00 CET schrieb {E}: ¦ 24. Nov. 2026, 10:12 von {E}:
+On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ On Nov 24 at 10:12 AM, {E} wrote:
+在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ 於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道：
+Στις Τρί 24 Νοε 2026 στις 10:12 π.μ., ο χρήστης {N} <{E}>⏎έγραψε:
+mar., 24 nov. 2026 la 10:12, {N} <{E}> a⏎scris: ¦ 2568. gada 24. nov. 10:12, {N} <{E}> rakstīja:
+في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
+เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า: ¦ {E} schrieb am 24.11.2026 10:12:
+Quoting {E} on 24.11.2026 10:12:00:""")
+# above a quote that is not
+MAIL_HEADS = re.split(" ¦ |\n", """\
+Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
+________________________________⏎De : {N} <{E}>⏎Envoyé : mardi 24 novembre 2026 10:12⏎À : {T}⏎Objet : {S}
+________________________________⏎Da: {N} <{E}>⏎Inviato: martedì 24 novembre 2026 10:12⏎A: {T}⏎Oggetto: {S}
+De: {N} <{E}>⏎Enviado: terça-feira, 24 de novembro de 2026 10:12⏎Para: {T}⏎Assunto: {S}
+Från: {N} <{E}>⏎Skickat: den 24 november 2026 10:12⏎Till: {T}⏎Ämne: {S}
+________________________________⏎Fra: {N} <{E}>⏎Sendt: 24. november 2026 10:12⏎Til: {T}⏎Emne: {S}
+________________________________⏎Od: {N} <{E}>⏎Wysłano: wtorek, 24 listopada 2026 10:12⏎Do: {T}⏎Temat: {S}
+Od: {N} <{E}>⏎Odesláno: úterý 24. listopadu 2026 10:12⏎Komu: {T}⏎Předmět: {S}
+От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому: {T}⏎Тема: {S}
+________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
+________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 2026년 11월 24일 화요일 오전 10:12⏎받는\
+ 사람: {T}⏎제목: {S} ¦ Kimden: {N} <{E}>⏎Gönderildi: 24 Kasım 2026 Salı 10:12⏎Kime: {T}⏎Konu: {S}
+------------------ 原始邮件 ------------------⏎发件人: "{N}" <{E}>;⏎发送时间: 2026年11月24日(星期二)\
+ 上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S}
+-------- Ursprüngliche Nachricht --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An:\
+ {T}⏎Betreff: {S} ¦ Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S}
+-----Message d'origine-----⏎De : {N} <{E}>⏎Envoyé : mardi 24 novembre 2026 10:12⏎À : {T}⏎Objet : {S}
+From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
+Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
+From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
+-----Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
+------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
+*From:* {N} <{E}>⏎*Sent:* Tuesday, November 24, 2026 10:12 AM⏎*To:* {T}⏎*Cc:* Carl\
+ <carl@example.org>⏎*Subject:* {S}
+________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November 2026\
+ 10:12⏎To: {T}⏎Subject: {S} ¦ From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}
+发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人： {T}⏎主题： {S}
+----- Original Message -----⏎From: {E}⏎To: {T}⏎Date: 2026/11/24, Tue 10:12⏎Subject: {S}
+Lähettäjä: {N} <{E}>⏎Lähetetty: tiistai 24. marraskuuta 2026 10:12⏎Vastaanottaja: {T}⏎Aihe: {S}""")
+# below the answer
+MAIL_ENDS = re.split(" ¦ |\n", """\
+-- ⏎{R}⏎Head of Data ¦ Sent from my iPhone ¦ Von meinem iPhone gesendet ¦ Envoyé de mon iPhone
+Enviado desde mi iPhone ¦ Skickat från min iPhone ¦ Sendt fra min iPhone ¦ Lähetetty iPhonesta
+Wysłane z iPhone'a ¦ Отправлено с iPhone ¦ iPhoneから送信 ¦ 发自我的iPhone ¦ 나의 iPhone에서 보냄
+iPhone'umdan gönderildi ¦ Verstuurd vanaf mijn iPad ¦ Enviado do meu iPad
+Get Outlook for iOS<https://aka.ms/o0ukef> ¦ Sent from Outlook for iOS<https://aka.ms/o0ukef>
+Sent from Outlook for Android ¦ Sent from Outlook Mobile
+Télécharger Outlook pour Android<https://aka.ms/AAb9ysg> ¦ Hämta Outlook för iOS<https://aka.ms/o0ukef>
+Sent from my Galaxy ¦ Sent via the Samsung Galaxy S22, an AT&T 5G smartphone
+Sent from Yahoo Mail on Android
+Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
+Sent with Proton Mail secure email. ¦ Sent from Proton Mail for iOS ¦ Sent from Mail for Windows
+Diese Nachricht wurde von meinem Android Mobiltelefon mit GMX Mail gesendet.
+Sent from my mobile device. Please excuse my brevity.
+Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Best regards,⏎{R}
+Kind regards,⏎⏎{R}⏎Head of Data | Example GmbH⏎Phone: +49 30 1234567⏎www.example.org ¦ Thanks,⏎{R}
+Cheers,⏎{F} ¦ {F} ¦ Mit freundlichen Grüßen⏎{R} ¦ Viele Grüße⏎{F} ¦ LG {F} ¦ Cordialement,⏎{R}
+Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ Mvh⏎{F} ¦ Met vriendelijke groet,⏎{R} ¦ Cordiali saluti,⏎{R}
+Pozdrawiam,⏎{R} ¦ С уважением,⏎{R} ¦ Von Samsung Galaxy Smartphone gesendet ¦ Sent from my Pixel
+Inviato da iPhone ¦ Sent from Gmail Mobile ¦ Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Best,⏎{F}
+Thanks and regards⏎{R}⏎+49 30 1234567
+Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎{T}
+-- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If\
+ you are not the one, tell the sender and delete it. Thank you. ¦ Bien à vous,⏎{F}
+-- ⏎Sent from my iPhone ¦ Спасибо!⏎{F} ¦ {F} {R} ¦ Merci⏎⏎Envoyé de mon iPhone""")
+# beside it: then it is none
+CONDITIONS = re.split(" ¦ |\n", """\
+but only after Friday ¦ Not before Anna has looked. ¦ only the iPhone build ¦ Sent too early, please wait
+if the tests pass ¦ Best wait for Bob ¦ Thanks, but not today ¦ Regards the staging one only
+On Monday, not today: ¦ Anna said no ¦ aber erst am Montag ¦ sauf vendredi ¦ pero no hoy
+From: Monday on only ¦ Cheers when Bob agrees ¦ Sent from my heart: no ¦ 24.11.2026 not earlier: ¦ wait
+PS: decline the second one ¦ 5:00 pm at the earliest ¦ Best regards, but wait for Bob
+Thanks⏎Hold until Monday ¦ Kind regards,⏎Alice⏎PS: only if tests pass ¦ Alice: only staging
+Cordialement, mais attendez ¦ ask {E} first ¦ wait for {N} <{E}>: ¦ From: {N} <{E}> only after Friday
+> if the tests pass ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ Not Before Friday
+erst nach 24.11.2026 10:12 ¦ {E}: not yet ¦ I approve of {E} in general ¦ sent to prod only with my iPhone
+on my iPhone ¦ for Android ¦ Deploy? ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ no ¦ 👎 ¦ > no
+before: 01.12.2026 ¦ approve""")
+MAIL_PAGES = {
+    "apple": '<html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote '
+        'type="cite"><div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br '
+        'class="Apple-interchange-newline"><div>{H}</div></blockquote></div></body></html>',
+    "outlook_web": '<html><body><div class="elementToProof">{A}</div><div id="appendonsend"></div><hr '
+        'style="display:inline-block;width:98%"><div id="divRplyFwdMsg" dir="ltr"><b>From:</b> {N} '
+        '&lt;{E}&gt;<br><b>Sent:</b> Tuesday, November 24, 2026 10:12 AM<br><b>To:</b> '
+        '{T}<br><b>Subject:</b> {S}<div>&nbsp;</div></div>{H}</body></html>',
+    "hotmail": '<html><body class="hmmessage"><div dir="ltr">{A}<br><br><div><hr id="stopSpelling">Date: '
+        'Tue, 24 Nov 2026 10:12:00 +0100<br>From: {E}<br>To: {T}<br>Subject: '
+        '{S}<br><br>{H}</div></div></body></html>',
+    "windows_mail": '<html><body><div data-externalstyle="false"><p>{A}</p><div '
+        'style="padding-top:5px;border-top-color:rgb(229,229,229);border-top-width:1px;border-top-style:solid"><div><b>De'
+        ' :</b>&nbsp;{N}<br><b>Envoyé :</b>&nbsp;mardi 24 novembre 2026 10:12<br><b>À '
+        ':</b>&nbsp;{T}<br><b>Objet :</b>&nbsp;{S}</div></div><div>{H}</div></div></body></html>',
+    "proton": '<div style="font-family:Arial">{A}</div><div class="protonmail_quote">On Tuesday, November '
+        '24th, 2026 at 10:12 AM, {N} &lt;{E}&gt; wrote:<br><blockquote class="protonmail_quote" '
+        'type="cite">{H}</blockquote></div>',
+    "thunderbird": '<html><body><p>{A}</p><div class="moz-cite-prefix">On 24/11/2026 10:12, {N} '
+        'wrote:<br></div><blockquote type="cite" cite="mid:1@x">{H}</blockquote></body></html>',
+    "yandex": '<div>{A}</div><div> </div><div>24.11.2026, 10:12, "{N}" '
+        '&lt;{E}&gt;:</div><blockquote><div>{H}</div></blockquote>',
+    "zimbra": '<html><body><div style="font-family:arial"><div>{A}</div><br><hr id="zwchr"><div '
+        'data-marker="__HEADERS__"><b>From: </b>"{N}" &lt;{E}&gt;<br><b>To: </b>{T}<br><b>Sent: '
+        '</b>Tuesday, November 24, 2026 10:12:00 AM<br><b>Subject: </b>{S}<br></div><br><div '
+        'data-marker="__QUOTED_TEXT__">{H}</div></div></body></html>',
+    "qq": '<div>{A}</div><div><br></div><div><div style="font-size:12px;font-family:Arial '
+        'Narrow;padding:2px 0">------------------&nbsp;原始邮件&nbsp;------------------</div><div '
+        'style="background:#efefef"><div><b>发件人:</b> "{N}" &lt;{E}&gt;;</div><div><b>发送时间:</b> '
+        '2026年11月24日(星期二) 上午10:12</div><div><b>收件人:</b> "{T}";</div><div><b>主题:</b> '
+        '{S}</div></div>{H}</div>',
+    "samsung": '<html><body><div dir="auto">{A}</div><div><br></div><div align="left" dir="auto" '
+        'style="font-size:100%;color:#000000"><div>-------- Original message --------</div><div>From:'
+        ' {N} &lt;{E}&gt; </div><div>Date: 24/11/2026  10:12  (GMT+01:00) </div><div>To: {T} '
+        '</div><div>Subject: {S} </div><div><br></div></div>{H}</body></html>',
+    "outlook_ios":
+        '<html><body><div dir="auto">{A}</div><div><br></div><div id="ms-outlook-mobile-signature" '
+        'dir="auto"><div><br></div>Get <a href="https://aka.ms/o0ukef">Outlook for iOS</a></div><hr '
+        'style="display:inline-block;width:98%"><div id="divRplyFwdMsg" dir="ltr"><b>From:</b> {N} '
+        '&lt;{E}&gt;<br><b>Sent:</b> Tuesday, November 24, 2026 10:12:00 AM<br><b>To:</b> '
+        '{T}<br><b>Subject:</b> {S}</div>{H}</body></html>',
+    "lotus": '<font size=2 face="sans-serif">{A}</font><br><br><table><tr valign=top><td><font size=1 '
+        'color=#5f5f5f>From: </font><td><font size=1>"{N}" &lt;{E}&gt;</font><tr valign=top><td>To: '
+        '<td>{T}<tr valign=top><td>Date: <td>24/11/2026 10:12<tr valign=top><td>Subject: '
+        '<td>{S}</table><br><hr noshade><br>{H}',
+    "outlook mac":
+        '<div>{A}</div><div><br></div><div><b>From: </b>{N} &lt;{E}&gt;<br><b>Date: </b>Tuesday, 24 '
+        'November 2026 at 10:12<br><b>To: </b>{T}<br><b>Subject: </b>{S}</div>{H}',
+    "gmail": '<div dir="ltr">{A}</div><br><div class="gmail_quote gmail_quote_container"><div dir="ltr" '
+        'class="gmail_attr">On Tue, Nov 24, 2026 at 10:12\u202fAM &lt;<a href="mailto:{E}">{E}</a>&gt; '
+        'wrote:<br></div><blockquote class="gmail_quote" style="margin:0px">{H}</blockquote></div>',
+    "no quote":
+        '<html><head><style>p margin:0</style></head><body><!-- x --><P CLASS=x>{A}</P></body></html>',
+    "roundcube": '<html><body><p>{A}</p><p id="reply-intro">On 2026-11-24 10:12, {E} wrote:</p><blockquote '
+        'type="cite" style="padding: 0 0.4em"><div '
+        'id="replybody1">{H}</div></blockquote></body></html>',
 }
+
+
+def laid_out(template, asked, answer, name="bot@example.org", writer=("Ann Doe", "ann@example.org")):
+    """Return a template filled in; what it says in HTML is escaped."""
+    text, page = (part_text(asked.get_body((kind,))).rstrip("\n") for kind in ("plain", "html"))
+    safe = html.escape if template[:1] == "<" else str
+    quote = "\n".join(f"> {line}" for line in text.split("\n"))
+    facts = {"A": safe(answer), "Q": quote, "P": text, "H": page,
+             "N": safe(name), "E": "bot@example.org", "S": safe(f"Re: {asked['Subject']}"), "T": writer[1],
+             "R": writer[0], "F": writer[0].split()[0]}
+    return re.sub(r"\{([A-Z])\}", lambda found: facts[found[1]], template.replace("⏎", "\n"))
+
+
 TEXTS = {
     "gmail": "{text}\n\n{gmail}\n\n{quoted}\n",
     "outlook": "{text}\n________________________________\n{block}\n\n{question}\n",
@@ -1967,7 +2116,8 @@ OUTLOOK_HTML = (
     '<html><head><style type="text/css" style="display:none;">P {{margin:0}}</style></head><body dir="ltr">'
     '<div class="elementToProof">{said}</div>%s<div id="appendonsend"></div><hr style="width:98%%">'
     '<div id="divRplyFwdMsg" dir="ltr"><font>{table}</font><div>&nbsp;</div></div>{rich}</body></html>')
-MOBILE_HTML = '<div id="ms-outlook-mobile-signature"><a href="https://aka.ms/o0ukef">{outlook}</a></div>'
+MOBILE_HTML = ('<div id="ms-outlook-mobile-signature"><a href="https://aka.ms/o0ukef">{outlook}</a>'
+               "</div>")
 PAGES = {
     "gmail": '<div dir="ltr">{said}</div><br><div class="gmail_quote gmail_quote_container"><div dir="ltr" '
              'class="gmail_attr">{over}<br></div><blockquote class="gmail_quote">{rich}</blockquote></div>',
@@ -1994,26 +2144,22 @@ CLIENTS = tuple(TEXTS)
 NUMBERS = itertools.count(1)  # of replies and of stores
 
 
-def mail_reply(original, sender, text, client="gmail", html_only=False, language="en", keep_subject=True,
-               keep_ids=True, automatic=None, date=None):
+def mail_reply(original, sender, text, client="gmail", html_only=False, keep_subject=True, keep_ids=True,
+               automatic=None, date=None, prefix=None):
     """What arrives when ``sender`` answers ``original`` with ``text`` in ``client`` (one of CLIENTS).
 
     ``automatic``: a machine answers ("vacation", "bounce"), or the answer comes through a mailing "list".
+    ``prefix``: of the subject.
     """
-    gmail, apple, labels, phrases, names = LANGUAGES[language]
-    (head, *labels), names, company = labels.split("|"), names.split(), client.partition("-")[0]
-    iphone, outlook, re_prefix, auto_prefix = phrases.split("|")
+    company = client.partition("-")[0]
     author, subject = original["From"].addresses[0], re.sub(r"\s+", " ", str(original["Subject"]))
     when = original["Date"].datetime if original["Date"] else datetime.datetime.now(datetime.timezone.utc)
-    day, month, clock = names[when.weekday()], names[6 + when.month], when.strftime("%H:%M")
-    who = (f"{author.display_name} <{author.addr_spec}>").strip()
-    gmail, apple = [line.format(
-        wd=day, mon=month, d=when.day, m=when.month, y=when.year, t=clock, who=who,
-        t12=when.strftime("%I:%M\u202f%p").lstrip("0"), es=who.replace("<", "(<").replace(">", ">)"),
-    ) for line in (gmail, apple)]
+    who = f"{author.display_name} <{author.addr_spec}>".strip()
+    gmail = f"On {when:%a, %b} {when.day}, {when.year} at {when:%I:%M}\u202f{when:%p} {who} wrote:"
+    apple = f"On {when.day} {when:%b %Y}, at {when:%H:%M}, {who} wrote:"
     wrapped = textwrap.wrap(gmail, 76) if len(gmail) > 76 else gmail.rsplit(" ", 1)  # as Gmail breaks it
-    sent = f"{day} {when.day} {month} {when.year} {clock}"
-    block = list(zip(labels, (who, sent, str(original["To"]), subject)))
+    block = [("From:", who), ("Sent:", f"{when:%A, %d %B %Y %H:%M}"), ("To:", str(original["To"])),
+             ("Subject:", subject)]
     plain, page = original.get_body(("plain",)), original.get_body(("html",))
     question = plain.get_content() if plain else re.sub("<[^>]+>", " ", page.get_content())
     question = question.replace("\r\n", "\n").rstrip("\n")
@@ -2025,8 +2171,8 @@ def mail_reply(original, sender, text, client="gmail", html_only=False, language
     me = email.message_from_string(f"From: {sender}\n\n", policy=email.policy.default)["From"].addresses[0]
     lines = [html.escape(line) or "<br>" for line in text.split("\n")]
     parts = {
-        "text": text, "head": head, "question": question, "rich": rich, "iphone": iphone,
-        "outlook": outlook, "apple": apple,
+        "text": text, "head": "Original Message", "question": question, "rich": rich, "apple": apple,
+        "iphone": "Sent from my iPhone", "outlook": "Get Outlook for iOS",
         "gmail": "\n".join(wrapped), "over": html.escape(gmail), "cite": html.escape(apple),
         "quoted": "\n".join((">" if line.startswith(">") else "> ") + line for line in question.split("\n")),
         "block": "\n".join("{} {}".format(*pair) for pair in block),
@@ -2039,9 +2185,9 @@ def mail_reply(original, sender, text, client="gmail", html_only=False, language
     reply = email.message.EmailMessage(policy=email.policy.default.clone(max_line_length=900))
     number = next(NUMBERS)
     domain = {"gmail": "mail.gmail.com", "outlook": "EURP191.PROD.OUTLOOK.COM"}.get(company, me.domain)
-    vacation_prefix = {"outlook": auto_prefix, "plain": "Auto:"}.get(company, "Re:")
-    prefix = {"vacation": vacation_prefix, "bounce": "Undelivered Mail:", "list": "[team] Re:"}.get(
-        automatic, re_prefix if company == "outlook" else "Re:")
+    vacation_prefix = {"outlook": "Automatic reply:", "plain": "Auto:"}.get(company, "Re:")
+    prefix = prefix or {"vacation": vacation_prefix, "bounce": "Undelivered Mail:",
+                        "list": "[team] Re:"}.get(automatic, "Re:")
     other = "Out of Office" if automatic == "vacation" else "quick answer"
     signs = {
         "vacation": VACATION[company],
@@ -8077,22 +8223,91 @@ def test_two_questions_never_share_a_token(desk):
     assert len(tokens) == 5 and all(len(token) >= 16 for token in tokens)
 
 
-def test_every_client_in_every_language_is_understood(desk):
-    """Also where the reply lost the subject, or the ids, and where it is HTML alone."""
-    question, cells = desk.open("Deploy?\n\nReply approve\nor\nreject"), []
-    for row, client in enumerate(CLIENTS):
-        for column, language in enumerate(LANGUAGES):
-            for html_only in (False, True) if MORE or (row + column) % 4 == 0 else (row % 4 == column % 4,):
-                n = len(cells)
-                cells.append((client, language, html_only, ("Approve!", "no")[n % 2],
-                              ("nothing", "subject", "ids")[n % 3]))
-                desk.deliver(ANN_FULL, cells[n][3], client, desk.clock.start + n, html_only=html_only,
-                             language=language,
-                             keep_subject=n % 3 != 1, keep_ids=n % 3 != 2)
-    got = {int(reply["at"] - desk.clock.start): (reply["by"], reply["text"], reply["via"])
-           for reply in desk.alerter.replies(question)}
-    question.check()
-    assert {cell: got.get(n) for n, cell in enumerate(cells) if got.get(n) != (ANN, cell[3], "email")} == {}
+def read_at_once(desk, question, mails):
+    """Return what each of these mails of Ann's is taken for."""
+    for number, mail in enumerate(mails):
+        if not isinstance(mail, bytes):
+            name, said = mail
+            mail = email.message.EmailMessage()
+            mail["From"], mail["To"], mail["Subject"] = ANN_FULL, name, f"Re: {desk.asked['Subject']}"
+            mail.set_content(said, subtype="html" if said[:1] == "<" else "plain")
+            mail = bytes(mail)
+        desk.imap.deliver(mail, at=desk.clock.start + number)
+    taken = [None] * len(mails)
+    for reply in desk.alerter.replies(question):
+        taken[int(reply["at"] - desk.clock.start)] = reply["text"]
+    desk.alerter._release(question)
+    return [text and question._verdict(text, False) or None for text in taken]
+
+
+RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. See [the log](https://a.org/l)."
+                      "\n\n```\nloss 0.1\n```\n" + "A line that programs have to wrap. " * 5, {"size": 3000})
+
+
+@pytest.mark.parametrize("message", [AlerterMessage(body="Deploy model to production?"), RICH],
+                         ids=["plain", "rich"])
+def test_an_answer_is_read_however_a_program_lays_it_out(message, desk):
+    """Above the quote, below it or without one; by the asker's address or by the reader's name for it."""
+    question, answers = desk.open(message), []
+    named, bare = ("Deploy Bot", "Deploy Bot <bot@example.org>"), ("bot@example.org", "bot@example.org")
+    layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
+    layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS[:40] if "⏎" not in line]
+    layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[20:50]]
+    layouts += [f"{{A}}\n\n{head}\n\n{{P}}\n" for head in MAIL_HEADS]
+    layouts += [f"{{A}}\n____________\n{head}\n\n{{P}}\n" for head in MAIL_HEADS if head[0] not in "-_"]
+    layouts += [f"{{A}}\n\n{end}\n" for end in MAIL_ENDS]
+    layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS]
+    layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
+    mails = []
+    for number, layout in enumerate(layouts):
+        answers.append(("Approve!", "no")[number % 2])
+        name, to = (named, bare)[number % 3 > 0]
+        mails.append((to, laid_out(layout, desk.asked, answers[-1], name)))
+    statuses = read_at_once(desk, question, mails)
+    wanted = [YES if answer == "Approve!" else NO for answer in answers]
+    missed = [layout for layout, got, want in zip(layouts, statuses, wanted) if got != want]
+    assert len(layouts) > 300 and missed == []
+
+
+def test_a_wrapped_quote_is_one_too(desk):
+    question = desk.open(RICH)
+    lines = part_text(desk.asked.get_body(("plain",))).split("\n")
+    marks = {"> ": 60, ">": 40, "> > ": 72, "| ": 50, "\t": 66}
+    quotes = ["\n".join(mark + piece for line in lines for piece in textwrap.wrap(line, width) or [""])
+              for mark, width in marks.items()]
+    quotes += ["\n".join("> " + "\n".join(textwrap.wrap(line, 60)) for line in lines)]  # marks lost
+    mails = [("bot@example.org", f"approve\n\nbot@example.org wrote:\n\n{quote}\n") for quote in quotes]
+    mails += [("bot@example.org", f"bot@example.org wrote:\n\n{quote}\n\napprove\n") for quote in quotes[:3]]
+    assert read_at_once(desk, question, mails) == [YES] * 9
+
+
+def test_a_condition_never_approves_wherever_it_stands(desk):
+    """Under, over, beside the word, in the quote, below the signature, behind a mark, in text and in HTML."""
+    over, head = ATTRIBUTIONS[0], MAIL_HEADS[0]
+    places = [f"{{A}}\n\n%s\n\n{over}\n\n{{Q}}", f"%s\n\n{{A}}\n\n{over}\n\n{{Q}}",
+              f"{{A}}\n\n%s\n\n{head}\n\n{{P}}", f"{{A}}\n\n{over}\n\n{{Q}}\n\n%s",
+              "{A}\n\n%s", "%s\n{A}", "{A} %s", "{A}\n\n%s\n\n{Q}", "{A}\n\n{Q}\n%s",
+              "{A}\n\nBest,\n{R}\n%s", f"{{A}}\n\nBest,\n{{R}}\n\n%s\n\n{over}\n\n{{Q}}",
+              f"{{A}}\n-- \n{{R}}\n\n{over}\n\n{{Q}}\n\n%s", "{A}\n> %s\n\n{Q}",
+              f"{{A}}\n\n{over}\n%s\n\n{{Q}}", f"{{A}}\n\n{head}\n%s\n\n{{P}}", "{A}\n\n%s\n\n{P}",
+              f"{{A}}\n%s\n{over}\n{{Q}}", f"{{A}}\n%s\n{head}\n\n{{P}}",
+              *(page.replace("{A}", "{A}<br>%s") for page in MAIL_PAGES.values()),
+              *(page.replace("{A}", "%s<p>{A}") for page in MAIL_PAGES.values()),
+              "<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>"]
+    question, layouts = desk.open(RICH), []
+    for row, place in enumerate(places):
+        step = 1 if MORE else 2 if row < 18 else 6
+        for shown in CONDITIONS[row % step::step]:
+            if place[0] == "<":
+                shown = html.escape(shown.replace("<{E}>", "{E}"))
+            layouts.append(place.replace("%s", shown))
+    mails = [("bot@example.org", laid_out(layout, desk.asked, "approve")) for layout in layouts]
+    statuses = read_at_once(desk, question, mails)
+    assert len(layouts) > 400 and [layout for layout, got in zip(layouts, statuses) if got == YES] == []
+
+
+ABSENT = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Respuesta automática:",
+          "Risposta automatica:", "Automatisch antwoord:", "Resposta automática:"]
 
 
 def test_no_machine_answers_for_a_person(desk):
@@ -8100,11 +8315,11 @@ def test_no_machine_answers_for_a_person(desk):
     question, cells = desk.open(), []
     for client in CLIENTS:
         for automatic in ("vacation", "bounce", "list"):
-            languages = LANGUAGES if (client, automatic) == ("outlook", "vacation") else ["en"]
-            for language in languages:
-                desk.deliver(ANN_FULL, "approve", client, desk.clock.start + len(cells), language=language,
+            prefixes = ABSENT if (client, automatic) == ("outlook", "vacation") else [None]
+            for prefix in prefixes:
+                desk.deliver(ANN_FULL, "approve", client, desk.clock.start + len(cells), prefix=prefix,
                              automatic=automatic)
-                cells.append((client, automatic, language))
+                cells.append((client, automatic, prefix))
     got = [cells[int(reply["at"] - desk.clock.start)] for reply in desk.alerter.replies(question)]
     assert got == [] and question.check() is None
 
@@ -8285,12 +8500,15 @@ HTML_ANSWERS = {  # HTML of a reply: the text that counts, or None for whatever 
     "<b>yes</b>": "yes",
     "<p>&nbsp;</p><p>ok&nbsp;</p>": "ok", "<table><tr><td>no</td></tr></table>": "no",
     "<style>p{}</style><p>ok</p>": "ok", "<!-- no --><p>ok</p>": "ok",
-    "<p>LGTM</p><blockquote>no</blockquote>": "LGTM",
+    "<p>LGTM</p><blockquote>no</blockquote>": None, "<p>ok<!-- no -->": "ok", "ok<!--> no": None,
+    "<P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P>": None, "<DEL>ok</DEL>": None, "<s >ok": None,
+    "<p style='text-decoration:line&#45;through'>ok": None, "<pre>ok\nno</pre>": None,
+    "<style>p{text-decoration:line-through}</style><p>ok": None, "ok<a title='>no'>": None,
     "<div>approve</div><div>if CI is green</div>": None, "<s>approve</s>": None, "<del>approve</del>": None,
     "<strike>approve</strike>": None, '<span style="text-decoration:line-through">approve</span>': None,
     "<blockquote>approve</blockquote>": None, "<script>approve</script>": None,
     "<p>approve</p><blockquote>x</blockquote><p>no</p>": None,
-    '<div class="gmail_quote">approve</div>': None, "<p>not</p><p>ok</p>": None,
+    '<div class="gmail_quote">approve</div>': "approve", "<p>not</p><p>ok</p>": None,
     "<ul><li>ok</li><li>no</li></ul>": None,
     '<div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>': None,
     "<p>ok<p>no": None,
@@ -8311,7 +8529,7 @@ def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
         said = got.get(n)
         if said != text and (text or (said or "").lower() in ("approve", "ok", "yes", "lgtm")):
             wrong[page] = said
-    assert not wrong
+    assert wrong == {}
 
 
 def test_of_two_questions_in_one_mail_the_last_is_answered(desk):
@@ -8340,39 +8558,136 @@ def test_a_charset_that_python_does_not_know_hides_no_answer(desk, charset):
     assert outcome(question) == YES
 
 
-OTHER_QUOTES = {  # as other programs, and other languages, break or order the line above the quote
-    "Gmail, long address": "On Mon, Nov 23, 2026 at 10:00\u202fAM <\nbot@example.org> wrote:\n\n> ok",
-    "Gmail, long name": "On Mon, Nov 23, 2026 at 10:00 AM Deploy Bot\n<bot@example.org> wrote:\n> ok",
-    "Gmail in Portugal": "Bot <bot@example.org> escreveu (segunda, 23/11/2026 à(s) 10:00):\n\n> ok",
-    "Yahoo": "On Monday, November 23, 2026, 10:00:00 AM GMT+1, Bot <bot@example.org> wrote:\n\nDeploy?"}
+def mail_of(*parts, head="", kind="multipart/mixed"):
+    """Return head and body of a mail of Ann's; parts are (type, text), or bytes with a head of their own."""
+    typed = "Content-Type: {}; charset=utf-8\n\n{}"
+    texts = [part if isinstance(part, bytes) else typed.format(*part).encode() for part in parts]
+    body = b"".join(b"--b\n%s\n" % text for text in texts)
+    return f'From: {ANN_FULL}\n{head}Content-Type: {kind}; boundary="b"\n'.encode(), body + b"--b--\n"
 
 
-@pytest.mark.parametrize("quote", OTHER_QUOTES)
-def test_an_attribution_that_names_the_asker_is_one_however_it_breaks(desk, quote):
+PNG_PART = b"Content-Type: image/png\n\nx"
+ALL_OF_IT = {  # parts and head of a mail: only the first are approvals
+    "text alone": ([("text/plain", "yes")], YES),
+    "text and the same as HTML": ([("text/plain", "*yes*"), ("text/html", "<b>yes</b>")], YES),
+    "a picture beside it": ([("text/plain", "yes"), PNG_PART], YES),
+    "a second text": ([("text/plain", "yes"), PNG_PART, ("text/plain", "not before Monday")], None),
+    "HTML says otherwise": ([("text/plain", "yes"), ("text/html", "yes, but not today")], None),
+    "HTML has a mark more": ([("text/plain", "yes"), ("text/html", "yes?")], None),
+    "text says otherwise": ([("text/plain", "yes, but"), ("text/html", "yes")], None),
+    "struck out in the HTML": ([("text/plain", "yes"), ("text/html", "<DEL>yes</DEL>")], None),
+    "a text attached": ([("text/plain", "yes"), b"Content-Disposition: attachment\n\nno"], None),
+    "a mail attached": ([("text/plain", "yes"), b"Content-Type: message/rfc822\n\nTo: x\n\nno"], None),
+    "two types": ([b"Content-Type: text/plain\nContent-Type: text/html\n\nyes"], None),
+    "rich text": ([("text/plain", "yes"), ("text/enriched", "<bold>not</bold> today")], None),
+    "a base64 that breaks off": ([b"Content-Transfer-Encoding: base64\n\neWV"], None),
+}
+
+
+def test_a_mail_is_read_whole(desk):
+    question, subject = desk.open(), f"Subject: Re: {desk.asked['Subject']}\n".encode()
+    mails = [(head + subject + b"\n" + body, want) for parts, want in ALL_OF_IT.values()
+             for kind in ("multipart/mixed", "multipart/alternative", "multipart/related")
+             for head, body in [mail_of(*parts, kind=kind)]]
+    head, body = mail_of(("text/plain", "yes"))
+    whole = head + subject + b"\n" + body
+    mails += [(b"From ann@example.org Tue Nov 24 10:12:00 2026\n" + whole, None), (whole[:-6], None),
+              (head + b"no header\n" + subject + b"\n" + body, None), (b" x\n" + whole, None),
+              (head + b"From ann\n" + subject + b"\n" + body, None), (whole.replace(b'"b"', b'"c"'), None)]
+    statuses = read_at_once(desk, question, [mail for mail, _ in mails])
+    assert [mail for (mail, want), got in zip(mails, statuses) if got != want] == []
+
+
+def test_random_mails_never_approve_but_by_the_word_alone(desk):
+    """Parts, charsets, codings and nesting by chance; a condition before, after or between, or none."""
+    dice, question, mails, wants = random.Random(17), desk.open(RICH), [], []
+    charsets = ["utf-8", "iso-8859-1", "windows-1252", "utf-16", "iso-2022-jp", "koi8-r", "utf-7", "us-ascii"]
+    quote = part_text(desk.asked.get_body(("plain",))).replace("\n", "\n> ")
+    page = part_text(desk.asked.get_body(("html",)))
+
+    def leaf(text):
+        part = email.message.EmailMessage()
+        if dice.random() < 0.3:
+            shown, below = html.escape(text).replace("\n", "<br>"), dice.choice(["", f"<blockquote>{page}"])
+            part.set_content(f"<div>{shown}</div>{below}", subtype="html")
+        else:
+            text += dice.choice(["", f"\n\nbot@example.org wrote:\n> {quote}", "\n-- \nAnn"])
+            coding = dice.choice(["quoted-printable", "base64", "8bit"])
+            charset = dice.choice(charsets if coding != "8bit" else charsets[:1])
+            with contextlib.suppress(UnicodeError):
+                text.encode(charset)
+                part.set_content(text, charset=charset, cte=coding)
+        return part if part.get_content_type() and part.get_payload() else leaf(text)
+
+    for _ in range(2000 if MORE else 400):
+        said = ["approve"] + dice.sample(CONDITIONS, dice.choice([0, 1, 1, 2]))
+        wants.append(len(said) == 1)
+        dice.shuffle(said)
+        said = [text.format(N="Bot", E="bot@example.org").replace("⏎", "\n") for text in said]
+        cut = dice.randrange(len(said)) if dice.random() < 0.5 else 0
+        groups = [group for group in (said[:cut], said[cut:]) if group]
+        mail = parts = [leaf("\n\n".join(group)) for group in groups]
+        mail = parts[0]
+        if len(parts) > 1 or dice.random() < 0.5:
+            for _ in range(dice.randrange(1, 4)):
+                whole = email.message.EmailMessage()
+                whole["Content-Type"] = f"multipart/{dice.choice(['mixed', 'related', 'alternative'])}"
+                for part in parts:
+                    whole.attach(part)
+                mail, parts = whole, [whole]
+        mail["From"], mail["Subject"] = ANN_FULL, f"Re: {desk.asked['Subject']}"
+        mails.append(mail.as_bytes(policy=email.policy.SMTP))
+    statuses = read_at_once(desk, question, mails)
+    wrong = [mail for mail, want, got in zip(mails, wants, statuses) if got == YES and not want]
+    missed = [mail for mail, want, got in zip(mails, wants, statuses) if want and got != YES]
+    assert wrong == [] and len(missed) < sum(wants) / 20, missed[:3]
+
+
+def test_an_answer_to_the_help_is_read_in_another_process_too(desk):
     question = desk.open()
-    head, above = f"From: {ANN}\nContent-Type: text/plain; charset=utf-8", OTHER_QUOTES[quote]
-    for body in (f"approve\n\n{above}\n", f"{above}\n\napprove\n"):
-        desk.deliver_raw(head, body)
-        marked = ">" in above.rpartition("\n")[2]  # else all below it may be the quote
-        assert outcome(question) == (YES if marked or body[:1] == "a" else None)
-        question = desk.alerter.open_question("Deploy?")
-        desk.relay.mails[:] = desk.relay.mails[-1:]
+    desk.deliver(ANN_FULL, "yes please")
+    assert question.check() is None
+    again = Question.from_dict(json.loads(json.dumps(question.to_dict())), desk.alerter)
+    hint = desk.relay.mails[1].message
+    quote = "\n".join(f"> {line}" for line in part_text(hint).split("\n"))
+    reply = email.message.EmailMessage()
+    reply["From"], reply["Subject"] = ANN_FULL, f"Re: {hint['Subject']}"
+    reply.set_content(f"bot@example.org wrote:\n\n{quote}\n\nok\n")
+    desk.imap.deliver(reply)
+    assert outcome(again) == YES
 
 
-def test_what_stands_above_such_an_attribution_is_read(desk):
-    for n, line in enumerate(("no", "On hold until 10:30", "not before 10:00", "never")):
-        text = f"{line}\nOn Mon, Nov 23, 2026 at 10:00 AM Bot\n<bot@example.org> wrote:\n> ok\n\napprove\n"
-        question = desk.open()
-        desk.deliver_raw(f"From: {ANN}\nContent-Type: text/plain; charset=utf-8\nX-N: {n}", text)
-        assert outcome(question) in (None, NO), line
+GROWING = {  # what a mail is made of; twice as much of it takes twice as long
+    "text": ["On 1:00 ", "a\n", "> ", ">\n", "-- \n", "<http:", "| ", "bot@example.org\n", "****", ":", "\n",
+             "x: 1\n", "Reply to this mail with approve,\n", "\u0316\u0300", "Best regards,\n", "2026 12 "],
+    "html": ["<a ", "<!--", "</", "<blockquote><p>", "<", "<!", "&#9", "&", "&#99999999999", "<style>",
+             "<pre>\n", "a<b>", "<!-->", "<br>", "<p>x", "</blockquote>x<br>", '<a href="'],
+    "Subject: ": ["=? ", "=?utf-8?q?a?= ", "=?\n ", "[#"], "From: ": ["a ", '"\\', "("], "Cc: ": ["bot <"],
+    "References: ": ["<alerters."], "X: y\n": ["X: y\n"],
+    "Content-Type: text/plain": ["; a='\";", "\nContent-Type: text/plain"],
+    "Content-Type: multipart/mixed; boundary=b\n\n": ["--b\n\nx\n", "--b\nContent-Type: message/rfc822\n\n"],
+}
 
 
-@pytest.mark.parametrize("quote", ["yahoo_quoted", "protonmail_quote", "gmail_quote"])
-def test_the_quotes_of_html_mails_are_left_out(desk, quote):
-    question = desk.open()
-    page = f'<div>approve</div><div class="x {quote}"><div>Bot wrote: decline</div></div>'
-    desk.deliver_raw(f"From: {ANN}\nContent-Type: text/html; charset=utf-8", page)
-    assert outcome(question) == YES
+def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
+    question, wrong = desk.open(), []
+
+    def seconds(kind, unit, size):
+        head = f"From: {ANN_FULL}\nSubject: Re: {desk.asked['Subject']}\n"
+        many = unit * (size // len(unit))
+        bodies = {"text": f"\n{many}", "html": f"Content-Type: text/html\n\n{many}"}
+        body = bodies.get(kind, f"{kind}{many}\n\nok")
+        start = time.process_time()
+        with contextlib.suppress(ValueError):  # it has too many parts
+            alerters._mail_answer((head + body).encode(), question, "bot@example.org", {ANN}, 0)
+        return time.process_time() - start
+
+    for kind, units in GROWING.items():
+        for unit in units:
+            small, large = (seconds(kind, unit, size * (4 if MORE else 1)) for size in (10_000, 80_000))
+            if large > 0.2 and large > 20 * small:  # 8 times as large
+                wrong.append((kind, unit, small, large))
+    assert wrong == []
 
 
 def test_an_approver_by_mail_is_an_address(desk):
