@@ -2165,9 +2165,6 @@ def mail_reply(original, sender, text, client="gmail", html_only=False, keep_sub
     question = question.replace("\r\n", "\n").rstrip("\n")
     rich = page.get_content() if page else f"<pre>{html.escape(question)}</pre>"
     rich = re.split("(?i)</body>", re.split("(?i)<body[^>]*>", rich)[-1])[0]
-    if "approve" not in question.lower() or "reject" not in question.lower():  # to mislead
-        question += "\n\nReply with\napprove\nor\nreject"
-        rich += "<p>Reply with</p><p>approve</p><p>or</p><p>reject</p>"
     me = email.message_from_string(f"From: {sender}\n\n", policy=email.policy.default)["From"].addresses[0]
     lines = [html.escape(line) or "<br>" for line in text.split("\n")]
     parts = {
