@@ -5045,9 +5045,8 @@ class SMTPEmailAlerter(BaseAlerter):
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         message = _message(message)
         mail, recipients, files = self._compose(message, params)
-        if message._question:
-            message._question._record.recipients = recipients  # they are the ones who may decide
-            message._question._record.sent = _as_sent(mail)
+        if message._question:  # the recipients are the ones who may decide
+            message._question._take_step(recipients=recipients, sent=_as_sent(mail))
         self._deliver(mail, recipients, files)
         return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
 
@@ -5263,7 +5262,7 @@ class SMTPEmailAlerter(BaseAlerter):
         ident = f"{question.token}.{_secrets.token_hex(4)}"
         mail = self._new_mail(f"Re: {question._record.text}", people, question, ident, question.ref)
         mail.set_content(_clean(text).replace("`", "") + "\n")
-        question._record.sent += _as_sent(mail)
+        question._take_step(sent=question._record.sent + _as_sent(mail))
         self._deliver(mail, people, [])
 
     def _imap(self, until: float) -> _imaplib.IMAP4:

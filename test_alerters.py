@@ -8727,8 +8727,8 @@ def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
     for number, (name, (head, body)) in enumerate(POISON.items(), 1):
         desk.deliver_raw(b"From: ann@example.org\nMIME-Version: 1.0\n" + head, body)
         if MORE or not number % 7 or number == len(POISON):  # by default several at a visit
-            start = time.perf_counter()
-            assert question.check() is None and time.perf_counter() - start < 1, name
+            start = time.process_time()
+            assert question.check() is None and time.process_time() - start < 1, name
     desk.deliver(BOB, "approve")
     assert question.check().by == BOB
 
