@@ -241,6 +241,17 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(names) or 'none'}"
 
 
+def _program() -> str:
+    """Return how this is started, so that the commands in hints can be pasted."""
+    python = os.path.basename(sys.executable or "python3")
+    if __name__ == "__main__" and not __spec__:
+        return f"{python} {_shlex.quote(sys.argv[0])}"
+    script = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
+    if __name__ == "alerters" and script == "alerters" and not sys.argv[0].endswith(".py"):
+        return "alerters"  # as it is called once installed
+    return f"{python} -m {__spec__.name if __spec__ else __name__}"
+
+
 def _log() -> _logging.Logger:
     return _logging.getLogger("alerters")
 
@@ -511,8 +522,17 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
         told = {"title": _exception_line(message), "body": _exception_text(message, line_first=False),
                 "level": "error"}
         return AlerterMessage(**{**told, **fields})
-    kind = type(message).__name__
-    raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {kind}")
+    raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {_kind_of(message)}")
+
+
+def _kind_of(value: object) -> str:
+    """Return what to call a value that is of no use here; two copies of this module are easily mixed up."""
+    kind = value if isinstance(value, type) else type(value)
+    for cls in kind.__mro__:
+        if cls.__name__ in __all__ and globals().get(cls.__name__) is not cls:
+            place = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
+            return f"{kind.__name__} of a second copy of this module ({place}): import one of them only"
+    return f"the class {kind.__name__}" if kind is value else kind.__name__
 
 
 def _snapshot(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -534,7 +554,7 @@ def _params(params: object) -> AlerterParameters | None:
     if params is None:
         return None
     if not isinstance(params, AlerterParameters):
-        raise ConfigError(f"params must be AlerterParameters, not {type(params).__name__}")
+        raise ConfigError(f"params must be AlerterParameters, not {_kind_of(params)}")
     return params._check()
 
 
@@ -552,7 +572,7 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
         message = message._with(body=body, level=named.get("level", level))
     if above is not None:
         if not isinstance(above, Receipt):
-            raise ConfigError("reply_to must be the Receipt that send returned")
+            raise ConfigError(f"reply_to must be the Receipt that send returned, not {_kind_of(above)}")
         message = message._with(_reply_to=above)
     choices = {field.name: named[field.name] for field in dataclasses.fields(AlerterParameters)
                if field.name in named}
@@ -6177,6 +6197,7 @@ def _in_notebook() -> bool:
 # === Flavors ===
 FLAVORS: dict[str, type[BaseAlerter]] = {
     cls.flavor: cls for cls in (SlackAlerter, DiscordAlerter, SMTPEmailAlerter, ConsoleAlerter)}
+_BUILT_IN = dict(FLAVORS)
 
 
 def register_flavor(cls_or_dotted_path: Any) -> Any:
@@ -6191,7 +6212,10 @@ def register_flavor(cls_or_dotted_path: Any) -> Any:
                               "package.module.Class, and run where it can be imported") from None
     if not (isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
             and isinstance(flavor.flavor, str) and flavor.flavor):
-        raise ConfigError(f"flavor {path!r}: it must be a dataclass on BaseAlerter with a `flavor`")
+        what = _kind_of(flavor)
+        raise ConfigError(f"flavor: it must be a dataclass on BaseAlerter with a `flavor`, not {what}")
+    if flavor.flavor in _BUILT_IN and _BUILT_IN[flavor.flavor] is not flavor:
+        raise ConfigError(f"flavor {flavor.flavor!r} is built in: choose another name for {flavor.__name__}")
     FLAVORS[flavor.flavor] = flavor
     return flavor
 
@@ -6259,13 +6283,53 @@ def _from_environment() -> BaseAlerter | None:
     """Return the alerter of $ALERTERS_FLAVOR and $ALERTERS_<FIELD>, or None."""
     flavor = os.environ.get("ALERTERS_FLAVOR")
     if not flavor:
+        _check_variables(())
         return None
     cls = _flavor(flavor, {} if flavor in FLAVORS else StackStore()._load())
+    _check_variables(_fields_of(cls))
     variables = {f"ALERTERS_{name.upper()}": field for name, field in _fields_of(cls).items()}
     given = {variable: field for variable, field in variables.items() if os.environ.get(variable)
              or field.name == "approvers" and variable in os.environ}  # an empty list is not everyone
     return _build(cls, _Hidden((field.name, _parsed(field, os.environ[variable], f"${variable}"))
                                for variable, field in given.items()))
+
+
+def _own_variables() -> list[str]:
+    """Return the names of the variables that begin as ours do, without that beginning."""
+    return sorted(name[9:] for name, value in os.environ.items() if name.startswith("ALERTERS_") and value)
+
+
+def _check_variables(fields: Iterable[str]) -> None:
+    """Raise ConfigError for a variable whose name is nearly one of ours. fields: of $ALERTERS_FLAVOR."""
+    known = {"FLAVOR", "STACK", "STORE", *map(str.upper, fields)}
+    for name in _own_variables():
+        if name in known or _flavors_with(name):
+            continue
+        close = _difflib.get_close_matches(name, known, 1)
+        if close:
+            raise ConfigError(f"$ALERTERS_{name}: did you mean $ALERTERS_{close[0]}?")
+
+
+def _flavors_with(variable: str) -> list[str]:
+    """Return the flavors that have the field of a variable."""
+    return [name for name, cls in FLAVORS.items() if variable.lower() in _fields_of(cls)]
+
+
+def _lonely_variable(data: _Dict) -> str:
+    """Return what to say of a field in the environment without $ALERTERS_FLAVOR; "" if there is none.
+
+    data: the store. What it refers to, as {{env.ALERTERS_SLACK_TOKEN}}, is no mistake.
+    """
+    entries = [str(value) for entry in data["alerters"].values() for value in entry.values()]
+    fields = {name.upper() for cls in FLAVORS.values() for name in _fields_of(cls)}
+    for name in _own_variables():
+        close = _difflib.get_close_matches(name, fields, 1)
+        if name in ("STACK", "STORE") or not close or any(f"env.ALERTERS_{name}" in text for text in entries):
+            continue
+        meant = "" if close[0] == name else f" (did you mean $ALERTERS_{close[0]}?)"
+        flavors = " or ".join(_flavors_with(close[0]))
+        return f"$ALERTERS_{name} is set{meant}, but not $ALERTERS_FLAVOR: set that to {flavors}"
+    return ""
 
 
 # === The store ===
@@ -6481,7 +6545,13 @@ def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> 
 
 
 # === Posting and asking from anywhere ===
-_WARNED: list[bool] = []
+_WARNED: set[str] = set()
+
+
+def _warn_once(text: str) -> None:
+    if text not in _WARNED:
+        _WARNED.add(text)
+        _log().warning("%s", text)
 
 
 def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
@@ -6490,7 +6560,7 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     if isinstance(alerter, BaseAlerter):
         return [alerter]
     if alerter is not None and not isinstance(alerter, str):
-        raise ConfigError(f"alerter must be a name or an alerter, not {type(alerter).__name__}")
+        raise ConfigError(f"alerter must be a name or an alerter, not {_kind_of(alerter)}")
     store = StackStore()
     if alerter and stack:
         raise ConfigError("--alerter and --stack: give one of them")
@@ -6502,9 +6572,14 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     found = store._alerters_of()
     seen = _in_notebook() or _is_terminal(sys.stderr)
     untouched = store.active_stack() == "default" and [a.flavor for a in found] == ["console"]
-    if untouched and warn and not seen and not _WARNED:
-        _WARNED.append(True)
-        _log().warning("alerts only reach the console: register an alerter, a stack, or set $ALERTERS_FLAVOR")
+    lonely = _lonely_variable(store._load()) if _own_variables() else ""
+    if lonely and untouched:
+        raise ConfigError(lonely)
+    if lonely:
+        _warn_once(f"{lonely}; the stack {store.active_stack()} is used")
+    if untouched and warn and not seen:
+        how = f"run `{_program()} setup slack` (or discord, smtp_email), or set $ALERTERS_FLAVOR"
+        _warn_once(f"alerts only reach the console: {how}")
     return found
 
 

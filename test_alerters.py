@@ -9821,6 +9821,70 @@ def test_a_wrong_variable_is_one_clear_line(case, monkeypatch, capsys):
         post("x")
 
 
+LONELY = ", but not $ALERTERS_FLAVOR: set that to"
+HOME_STRAYS = {  # what is set -> what is said
+    "no flavor": ({"SLACK_TOKEN": "xoxb-1"}, f"$ALERTERS_SLACK_TOKEN is set{LONELY} slack"),
+    "misspelt flavor": ({"FLAVOUR": "slack", "SLACK_TOKEN": "xoxb-1"},
+                        "$ALERTERS_FLAVOUR: did you mean $ALERTERS_FLAVOR?"),
+    "misspelt field": ({"FLAVOR": "slack", "SLACK_TOKEN": "xoxb-1", "SLACK_CHANEL_ID": "C1"},
+                       "$ALERTERS_SLACK_CHANEL_ID: did you mean $ALERTERS_SLACK_CHANNEL_ID?"),
+    "half a field": ({"FLAVOR": "slack", "TOKEN": "xoxb-1"},
+                     "$ALERTERS_TOKEN: did you mean $ALERTERS_SLACK_TOKEN?"),
+    "both": ({"SLACK_TOKN": "xoxb-1"},
+             f"$ALERTERS_SLACK_TOKN is set (did you mean $ALERTERS_SLACK_TOKEN?){LONELY} slack"),
+    "shared field": ({"LISTEN": "channel"}, f"$ALERTERS_LISTEN is set{LONELY} slack or discord"),
+    "stack": ({"STACKS": "prod"}, "$ALERTERS_STACKS: did you mean $ALERTERS_STACK?"),
+}
+
+
+@pytest.mark.parametrize("case", HOME_STRAYS)
+def test_a_variable_that_is_nearly_ours_is_named(case, monkeypatch, capsys):
+    variables, said = HOME_STRAYS[case]
+    home_set(monkeypatch, **variables)
+    assert home_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
+    with pytest.raises(ConfigError) as caught:
+        ask("x")
+    assert str(caught.value) == said
+
+
+def test_fields_in_the_environment_do_not_stop_a_stack(slack, monkeypatch, caplog):
+    home_register(slack, slack_token="{{env.ALERTERS_SLACK_TOKEN}}")
+    home_set(monkeypatch, SLACK_TOKEN=slack.token, DEBUG="1", COLOUR="red")
+    assert post("x") and caplog.messages == []
+    home_set(monkeypatch, DISCORD_TOKEN="ab.cd.ef")
+    assert post("x") and post("x")
+    assert caplog.messages == [f"$ALERTERS_DISCORD_TOKEN is set{LONELY} discord; "
+                               "the stack my_slack_alerter_stack is used"]
+    home_set(monkeypatch, FLAVOR="console")
+    assert post("x") and len(slack.posted) == 3
+
+
+def test_what_is_of_a_second_copy_of_the_module_is_told_so(tmp_path, monkeypatch):
+    second = tmp_path / "second_copy.py"
+    shutil.copy(alerters.__file__, second)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import second_copy as other
+
+    for call in (lambda: post("x", alerter=other.ConsoleAlerter()), lambda: post(other.AlerterMessage("x")),
+                 lambda: post("x", other.SlackAlerterParameters()),
+                 lambda: register_flavor(other.SlackAlerter),
+                 lambda: post("x", reply_to=other.Receipt("slack", {}))):
+        with pytest.raises(ConfigError) as caught:
+            call()
+        assert f"of a second copy of this module ({second}): import one of them only" in str(caught.value)
+    del sys.modules["second_copy"]
+
+
+def test_a_built_in_flavor_is_not_registered_again():
+    with pytest.raises(ConfigError) as caught:
+        register_flavor(dataclasses.dataclass(type("Mine", (SlackAlerter,), {"__module__": __name__})))
+    assert str(caught.value) == "flavor 'slack' is built in: choose another name for Mine"
+    assert register_flavor(SlackAlerter) is SlackAlerter is FLAVORS["slack"]
+    for _ in range(2):  # as a notebook's cell may
+        cell = register_flavor(dataclasses.dataclass(type("Mine", (BaseAlerter,), {"flavor": "mine"})))
+    assert FLAVORS.pop("mine") is cell
+
+
 def test_a_secret_may_be_a_reference(slack, monkeypatch, tmp_path):
     (tmp_path / "token").write_text(slack.token + "\n")
     home_register(slack, slack_token="{{file.%s}}" % (tmp_path / "token"))
@@ -10532,7 +10596,7 @@ def test_odd_streams_cost_no_alert(case, slack, clock, monkeypatch):
             raise ValueError("a failure")
         patch.setenv("ALERTERS_STACK", "console")
         told += [post("to the console"), main(["ask", "x"]), main(["post", "-"])]
-        patch.setattr(alerters, "_WARNED", [])
+        patch.setattr(alerters, "_WARNED", set())
         patch.setenv("ALERTERS_STACK", "default")
         told += [post("to the untouched default")]
     heard = case == "a logger's"  # what can be written to is told
