@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     import queue as _queue
     import secrets as _secrets
     import select as _select
+    import shlex as _shlex
     import shutil as _shutil
     import signal as _signal
     import smtplib as _smtplib
@@ -108,7 +109,7 @@ else:
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "errno getpass hashlib html http.client imaplib inspect io ipaddress json "
-                  "logging pathlib queue secrets select shutil signal smtplib socket ssl stat subprocess "
+                  "logging pathlib queue secrets select shlex shutil signal smtplib socket ssl stat subprocess "
                   "termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
