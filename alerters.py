@@ -109,8 +109,8 @@ else:
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "errno getpass hashlib html http.client imaplib inspect io ipaddress json "
-                  "logging pathlib queue secrets select shlex shutil signal smtplib socket ssl stat subprocess "
-                  "termios threading traceback unicodedata warnings").split():
+                  "logging pathlib queue secrets select shlex shutil signal smtplib socket ssl stat "
+                  "subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
