@@ -1538,6 +1538,9 @@ class Question:
         target = _targets(alerter or record.alerter)[0]
         if record.flavor not in ("", target.flavor):
             raise ConfigError(f"question: it was asked on {record.flavor}, not on {target.flavor}")
+        for name, form in target._ids.items():
+            if not re.fullmatch(form, str((record.ref or {}).get(name))):
+                raise ConfigError(f"question: {name} in its ref is no id of {target.flavor}")
         return cls(target, record)
 
     def check(self) -> Decision | None:
@@ -2179,6 +2182,7 @@ class BaseAlerter(_Record):
     _answer_by = "Answer"
     _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
     _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
+    _ids = {}  # type: dict[str, str]  # the form of the ids in a ref
     _example = {}  # type: dict[str, Any]  # fields for `preview`
 
     def __post_init__(self) -> None:
@@ -3651,6 +3655,9 @@ class _ChatAlerter(BaseAlerter):
         if not channel and self._by_bot():
             name = self._channel_field
             raise ConfigError(f"{self._who}: no channel: give {name} in the alerter or in the parameters")
+        problem = self._problem(self._channel_field, channel) if channel else ""
+        if problem:
+            raise ConfigError(f"{self._who}: {self._channel_field}: {problem}")
         return channel
 
     def _problem(self, name: str, text: str) -> str:
@@ -3811,6 +3818,7 @@ class SlackAlerter(_ChatAlerter):
     listen: str = _field("thread", _LISTEN, "text")
 
     flavor = "slack"
+    _ids = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
     _answer_by = "Reply in this thread with"
     _upload_right = "a bot token with the scope files:write"
     _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{label} {words}",
@@ -4379,6 +4387,8 @@ class _SlackMemory:
 # === Discord ===
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
+_SNOWFLAKE = "[0-9]{1,20}"  # an id, which goes into addresses
+_PATH = fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
 _MESSAGES = "/channels/{}/messages?"
 _REACTIONS = "/channels/{channel_id}/messages/{message_id}/reactions/{}"
 _HAS_THREAD = 1 << 5  # a flag of messages
@@ -4425,6 +4435,7 @@ class DiscordAlerter(_ChatAlerter):
     default_discord_channel_id: str = _field("", "the older name of discord_channel_id", "id")
 
     flavor = "discord"
+    _ids = {"channel_id": _SNOWFLAKE, "message_id": _SNOWFLAKE}
     _answer_by = "Reply to this message, with the ping on, with"
     _title_limit = 256
     _limit, _plain_limit = 3800, 1800
@@ -4460,7 +4471,7 @@ class DiscordAlerter(_ChatAlerter):
             return "that is a token of Slack: use flavor slack, slack_token"
         if name == "discord_token" and text.isdigit():
             return "that is an id, no token: Bot, Reset Token, in the developer portal"
-        if name.endswith("discord_channel_id") and not re.fullmatch(r"\d{1,20}", text):
+        if name.endswith("discord_channel_id") and not re.fullmatch(_SNOWFLAKE, text):
             linked = re.search(r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)", text)
             return f"write {linked[1]}" if linked else f"{text!r} is no channel id: {_DISCORD_CHANNEL}"
         if name == "discord_webhook_url":
@@ -4669,8 +4680,11 @@ class DiscordAlerter(_ChatAlerter):
                 raise
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    @_documented
     def _me(self) -> str:
         me = _insist(lambda: self._call("GET", "/users/@me"), self.clock, self._until(), sure=True)
+        if not re.fullmatch(_SNOWFLAKE, str(me["id"])):
+            raise ValueError("no id")
         return str(me["id"])
 
     def _measure(self, text: str) -> int:
@@ -4807,6 +4821,8 @@ class DiscordAlerter(_ChatAlerter):
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
         """Return the decoded answer. path: empty for the webhook. parts: the JSON body, then files."""
+        if path and not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
+            raise _failure(self._who, "what stands in place of an id is none of Discord's", final=True)
         end = self._until() if until is None else until
         body, headers = _multipart(parts[0], parts[1:]) if parts else ([], {})
         if path:

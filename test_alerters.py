@@ -6389,6 +6389,39 @@ def test_a_question_is_plain_json_without_secrets(room):
     assert again.check() == question.check()
 
 
+BAD_IDS = {"slack": [{"channel": "C0\ud800"}, {"channel": "C0/.."}, {"ts": "("}, {"ts": None}],
+           "discord": [{"channel_id": "1/webhooks?x="}, {"message_id": "١٢٣"}, {"message_id": "1" * 21}, {
+               "channel_id": None}]}
+
+
+def test_what_is_no_id_goes_into_no_address(room):
+    question = room.ask().to_dict()
+    for ref in BAD_IDS[room.kind]:
+        with pytest.raises(ConfigError, match="is no id of"):
+            Question.from_dict(dict(question, ref={**question["ref"], **ref}), room.alerter())
+
+
+@pytest.mark.parametrize("channel", ["1/webhooks?x=", "١٢٣", "1" * 21, "300?a=b", "../300"])
+def test_a_channel_of_the_parameters_that_is_no_id_is_refused(discord, channel):
+    params = DiscordAlerterParameters(discord_channel_id=channel)
+    for act in (discord_alerter(discord).send, discord_alerter(discord).open_question):
+        with pytest.raises(ConfigError, match="discord_channel_id"):
+            act("x", params)
+    assert discord.calls == []
+
+
+@pytest.mark.parametrize("given", ["(", "5/../6", "5?x=1", "٥", 5.5, None])
+def test_an_id_that_discord_itself_would_never_give_is_no_surprise(discord_room, given):
+    for call in ("GET /api/v10/users", "POST /api/v10/channels"):
+        room = discord_room
+        room.service.fail(call, Fault(status=200, body={"id": given, "channel_id": "300"}), times=None)
+        before = len(room.service.calls)
+        with pytest.raises((DeliveryError, ConfigError)):
+            room.alerter().open_question("Deploy?").wait()
+        assert not re.search(r"\(|6|x=|٥|None", " ".join(c.path for c in room.service.calls[before:]))
+        room.service.heal()
+
+
 def test_half_a_question_is_refused(room):
     alerter = room.alerter()
     state = room.ask(alerter=alerter).to_dict()
