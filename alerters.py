@@ -2733,10 +2733,6 @@ class _Wire:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
 
-    def allow(self, deadline: _Deadline, room: int = _BODY_CAP) -> None:
-        """Give what follows so much time, and the answer so many bytes."""
-        self.deadline, self.room = deadline, room
-
     def _hurry(self) -> None:
         left = self.deadline.left()
         if left <= 0:
@@ -2780,12 +2776,15 @@ class _Wire:
             raise _tls_trouble(error, self.place, trust) from None
 
     def is_quiet(self) -> bool:
-        """True if the peer has neither closed the connection nor said what nobody asked for."""
+        """True if the peer has neither closed nor said what nobody asked for; else close it here too."""
         self.sock.settimeout(0)
         try:
             _socket.socket.recv(self.sock, 1, _socket.MSG_PEEK)  # below TLS, which has no peeking
-        except OSError as error:
-            return isinstance(error, BlockingIOError)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        self.close()
         return False
 
 
@@ -2821,40 +2820,32 @@ def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
 
 
 def _new_trust(who: str, named: dict[str, str], whole: bool) -> _Trust:
-    """Return what the variables or the system name. It is kept if there are CAs in it.
+    """Return the CAs that the variables or the system name; kept unless there are none.
 
     There are none where the machine has none, or where this process has too many files open to read them.
     """
     try:
-        make = _ssl.create_default_context
-        paths = _ssl.get_default_verify_paths()
+        folder = _ssl.get_default_verify_paths().capath
     except ImportError:
         raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on this "
                           "machine, and mail servers with use_tls=False") from None
-    folder = paths.capath if _is_hashed(paths.capath) else None
-    files = {variable: path for variable, path in named.items() if variable != "SSL_CERT_DIR"}
     advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
-    if folder and not files and not whole:
-        return _TRUSTS.setdefault(str(named), _Trust(make(capath=folder), advice, partial=True))
-    first = files.get("SSL_CERT_FILE")
-    if first:  # OpenSSL would pass over it in silence if it cannot be read
-        context = _read_cas(who, functools.partial(make, capath=folder), "SSL_CERT_FILE", first)
-    else:
-        context = make()
+    files = {variable: path for variable, path in named.items() if variable != "SSL_CERT_DIR"}
+    hashed = _is_hashed(folder)
+    if hashed and not files and not whole:
+        trust = _Trust(_ssl.create_default_context(capath=folder), advice, partial=True)
+        return _TRUSTS.setdefault(str(named), trust)
+    context = _ssl.create_default_context()
     for variable, path in files.items():
-        if variable != "SSL_CERT_FILE":
-            _read_cas(who, context.load_verify_locations, variable, path)
-    no_cas = not folder and not context.cert_store_stats()["x509"]
+        if variable != "SSL_CERT_FILE" or not context.cert_store_stats()["x509"]:  # OpenSSL reads it itself
+            _add_cas(f"{who}: {variable} ({path})", context, path)
     if files:
         advice = f"no CA in {', '.join(files.values())} vouches for it: add it there ({', '.join(files)})"
-    elif named and not folder:
-        path = named["SSL_CERT_DIR"]
-        advice = f"SSL_CERT_DIR ({path}) has no hashed names: run openssl rehash {path}"
-    elif no_cas:
-        advice = "this machine has no CAs: install ca-certificates, or name a PEM file in SSL_CERT_FILE"
-    trust = _Trust(context, advice)
-    if not no_cas:
-        _TRUSTS[str(named)] = trust
+    elif named and not hashed:
+        advice = f"SSL_CERT_DIR ({folder}) has no hashed names: run openssl rehash {folder}"
+    elif not hashed and not context.cert_store_stats()["x509"]:
+        return _Trust(context, "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE")
+    trust = _TRUSTS[str(named)] = _Trust(context, advice)
     return trust
 
 
@@ -2866,29 +2857,26 @@ def _is_hashed(folder: str | None) -> bool:
         return False
 
 
-def _read_cas(who: str, load: Callable[..., _T], variable: str, path: str) -> _T:
-    """Return load(cafile=path), or capath. Raises ConfigError with what is wrong with that file."""
-    what = f"{who}: {variable} ({path})"
-    if os.path.isdir(path):
-        if not _is_hashed(path):
-            raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
-        return load(capath=path)
+def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
+    """Trust the CAs in a file or folder. Raises ConfigError with what is wrong with it."""
+    folder = os.path.isdir(path)
+    if folder and not _is_hashed(path):
+        raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
     try:
-        with open(path, "rb") as file:
-            head = file.read(65536)
-        return load(cafile=path)
+        context.load_verify_locations(**{"capath" if folder else "cafile": path})
+    except _ssl.SSLError:
+        head = _pathlib.Path(path).read_bytes()
+        why = "has a broken certificate in it"
+        if head[:1] == b"0":
+            why = f"is in DER form: make PEM of it with openssl x509 -inform der -in {path}"
+        elif b"-----BEGIN CERTIFICATE" not in head:
+            why = "holds no certificate in PEM form" if head else "is empty"
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise
         why = f"cannot be read: {_reason(error)}"
-        if isinstance(error, _ssl.SSLError):
-            why = "has a broken certificate in it"
-            if not head:
-                why = "is empty"
-            elif head[:1] == b"0":
-                why = f"is in DER form: make PEM of it with openssl x509 -inform der -in {path}"
-            elif b"-----BEGIN CERTIFICATE" not in head:
-                why = "holds no certificate in PEM form"
+    else:
+        return
     raise ConfigError(f"{what} {why}")
 
 
@@ -2942,31 +2930,24 @@ class _Proxy:
             with _head_of(wire, "CONNECT") as answer:
                 if 200 <= answer.status < 300:
                     return
-            trouble = self._refusal(answer, target)
         except (OSError, _http_client.HTTPException, ValueError) as error:
             what = f"{self.place}: {_what_of(error)}"
-            trouble = _Unreachable(what, "check that an HTTP proxy listens there")
-        raise trouble
+            raise _Unreachable(what, "check that an HTTP proxy listens there") from None
+        raise self._refusal(answer, target)
 
     def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
         """Return why there is no tunnel. A refused log-in is not tried again: that locks accounts."""
-        status = answer.status
-        offers = answer.headers.get_all("Proxy-Authenticate") or []
+        status, again = answer.status, answer.status in _PASSING
+        offers = answer.headers.get_all("Proxy-Authenticate") or ["Basic"]
         schemes = sorted({offer.partition(" ")[0] for offer in offers})
-        if status == 407 and schemes and "basic" not in map(str.lower, schemes):
-            hint = f"it takes {' or '.join(schemes)} alone, which is not supported: ask its admin"
-        elif status == 407 and self.login:
-            hint = f"it does not take the user and password in {self.variable}: correct them"
-        elif status == 407:
-            hint = f"it wants a log-in: write http://USER:PASSWORD@HOST:PORT into {self.variable}"
-        elif 300 <= status < 400:
-            hint = "it redirects, to a log-in page perhaps: ask its admin how programs get out"
-        elif status in _PASSING:
+        hint = f"ask its admin to allow CONNECT to {target}"
+        if again:
             hint = f"it cannot reach {target} now: try again later"
-        else:
-            hint = f"ask its admin to allow CONNECT to {target}"
-        return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy",
-                            again=status in _PASSING)
+        elif status == 407 and "Basic" not in schemes:
+            hint = f"it takes {' or '.join(schemes)} alone, which is not supported: ask its admin"
+        elif status == 407:
+            hint = f"write the right log-in into {self.variable}: http://USER:PASSWORD@HOST:PORT"
+        return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", again=again)
 
 
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
@@ -3155,12 +3136,12 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         link: Any = _http_client.HTTPConnection(target.host, target.port)
         link.debuglevel = 0  # a program that sets it on the class would see the token printed
         link._create_connection = lambda *_: target.connect(alerter._who, deadline)
-        wire = _still_open(kept, target, deadline)
-        if wire is None:
+        wire = kept.pop(target.netloc, None) if kept else None
+        if wire is None or not wire.is_quiet():
             link.connect()
             wire = link.sock
-        link.sock, written = wire, True
-        whole = False
+        link.sock, wire.deadline = wire, deadline
+        whole, written = False, True
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # an answer may be there: a 413
             link.request(method, target.path, iter(body) if body else None, headers)
             whole = True
@@ -3178,18 +3159,6 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         if wire is not None:
             wire.close()
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
-
-
-def _still_open(kept: dict[str, _Wire] | None, target: _Target, deadline: _Deadline) -> _Wire | None:
-    """Take the connection that an earlier request of the operation left, if it can be used again."""
-    wire = kept.pop(target.netloc, None) if kept else None
-    if wire is None:
-        return None
-    if not wire.is_quiet():
-        wire.close()
-        return None
-    wire.allow(deadline)
-    return wire
 
 
 def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
@@ -5351,7 +5320,8 @@ class SMTPEmailAlerter(BaseAlerter):
         if "imap" not in memo:
             memo["imap"] = _insist(lambda: self._imap(until), self.clock, until, tries=1)
         try:
-            memo["imap"].sock.allow(_Deadline(self.clock, self._until(_SEND_BUDGET)), _MAILBOX_CAP)
+            wire = memo["imap"].sock
+            wire.deadline, wire.room = _Deadline(self.clock, self._until(_SEND_BUDGET)), _MAILBOX_CAP
             return self._read(memo["imap"], question)
         except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
             error = _transport_failure(self._who, caught, False)
@@ -5404,7 +5374,7 @@ class SMTPEmailAlerter(BaseAlerter):
 def _log_out(session: Any) -> None:
     with contextlib.suppress(OSError, _imaplib.IMAP4.error):
         clock = session.sock.deadline.clock
-        session.sock.allow(_Deadline(clock, clock.monotonic() + _GOOD_BYE))
+        session.sock.deadline = _Deadline(clock, clock.monotonic() + _GOOD_BYE)
         session.logout()
     with contextlib.suppress(OSError):  # where that failed
         session.shutdown()

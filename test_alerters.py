@@ -4223,16 +4223,15 @@ CAUSES = {  # what is done: who fails, and the whole message
         "local issuer certificate): SSL_CERT_DIR (TMP) has no hashed names: run openssl rehash TMP"),
     "no CA at all": (
         lambda s: s.no_ca(), "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local "
-        "issuer certificate): this machine has no CAs: install ca-certificates, or name a PEM file in "
-        "SSL_CERT_FILE"),
+        "issuer certificate): this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"),
     "a proxy wants a log-in": (
         lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: Basic realm=x\r\n\r\n"),
-        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: HTTP 407 Log in: it wants a log-in: write "
-        "http://USER:PASSWORD@HOST:PORT into HTTPS_PROXY"),
+        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: HTTP 407 Log in: write the right log-in "
+        "into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"),
     "a proxy does not take the log-in": (
         lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\n\r\n", "ann:geheim-123@", "https_proxy"),
-        "the proxy 127.0.0.1:PORT of https_proxy: HTTP 407 Log in: it does not take the user and password in "
-        "https_proxy: correct them"),
+        "the proxy 127.0.0.1:PORT of https_proxy: HTTP 407 Log in: write the right log-in into https_proxy: "
+        "http://USER:PASSWORD@HOST:PORT"),
     "a proxy with NTLM alone": (
         lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: NTLM\r\n"
                           b"Proxy-Authenticate: Negotiate\r\n\r\n", "ann:geheim-123@"),
@@ -4243,8 +4242,8 @@ CAUSES = {  # what is done: who fails, and the whole message
         "HTTP 403 Forbidden: ask its admin to allow CONNECT to alerts.test:443"),
     "a proxy redirects": (
         lambda s: s.proxy(b"HTTP/1.1 302 Found\r\nLocation: http://login.test\r\n\r\n", variable="ALL_PROXY"),
-        "the proxy 127.0.0.1:PORT of ALL_PROXY: HTTP 302 Found: it redirects, to a log-in page perhaps: ask "
-        "its admin how programs get out"),
+        "the proxy 127.0.0.1:PORT of ALL_PROXY: HTTP 302 Found: ask its admin to allow CONNECT to "
+        "alerts.test:443"),
     "a proxy cannot reach it": (
         lambda s: s.proxy(b"HTTP/1.1 503 Busy\r\n\r\n"), "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
         "HTTP 503 Busy: it cannot reach alerts.test:443 now: try again later"),
