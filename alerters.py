@@ -2496,7 +2496,8 @@ class BaseAlerter(_Record):
             raise ConfigError("key must be a name, such as \"deploy-42\"")
         asked = self._frame(message, params, key)
         if key is None:
-            self._publish(asked, message, params)
+            with _one_operation():
+                self._publish(asked, message, params)
             return asked
         while True:
             found = self._claimed(asked, message, params)
@@ -2514,7 +2515,7 @@ class BaseAlerter(_Record):
             return None
         fresh = record is asked._record
         question = asked if fresh else Question(self, record)
-        with question._working():
+        with question._working(), _one_operation():
             if replaced:
                 self._close_replaced(replaced)
             if not fresh and not self._take_up(question):
@@ -2603,7 +2604,7 @@ class BaseAlerter(_Record):
         question._take_step(posted=before)
         if not self._shows_questions:
             body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
-        with question._closed_if_stopped(), _one_operation():
+        with question._closed_if_stopped():
             receipt = self._sent(message._with(_question=question, body=body), params)
             if record.posted == before:  # the flavor does not say when it was taken
                 record.posted = self.clock.now()

@@ -165,6 +165,7 @@ class FakeService:
     def __init__(self, clock=None, ssl_context=None):
         self.clock, self.now = clock, clock.now if clock else time.time
         self.wired = not clock or bool(ssl_context)
+        self.connections, self.forgetful = 0, False  # made so far; True: it closes each without saying so
         self.calls, self.statuses, self.warnings, self.crashes, self._faults = [], [], [], [], []
         self.rows, self.posted = [], []  # all stored; our own, even if deleted since, with `payload`
         self.lock, self.release, self._closing = threading.RLock(), threading.Event(), threading.Event()
@@ -220,10 +221,11 @@ class FakeService:
     def respond(self, http, call):
         with self.lock:
             self.calls.append(call)
-            fault = self._next_fault(call.method + " " + call.path) or Fault("")
+            fault = self._next_fault(call.method + " " + call.path) or Fault("")  # None: all goes well
             acts = fault.kind in ("", "truncate", "drip") or fault.kind.startswith("act_")
             reply = self._act(call) if acts else (200, b"", {})
         kind = fault.kind.replace("act_", "")
+        http.close_connection |= kind not in ("", "status", "html", "redirect") or not self.wired
         if kind == "status":
             reply = fault.status or 500, fault.body, fault.headers
         elif kind == "html":
@@ -250,7 +252,8 @@ class FakeService:
             self.statuses.append(status)
         http.send_response_only(status)
         length = len(body) + 100 * (kind == "truncate")
-        for item in dict(headers, Connection="close", **{"Content-Length": str(length)}).items():
+        stays = "close" if http.close_connection and not self.forgetful else "keep-alive"
+        for item in dict(headers, Connection=stays, **{"Content-Length": str(length)}).items():
             if status != 204 or item[0] not in ("Content-Length", "Content-Type"):
                 http.send_header(*item)
         http.end_headers()
@@ -259,6 +262,7 @@ class FakeService:
             http.wfile.write(piece)
             if kind == "drip" and self._closing.wait(pace):
                 return None
+        http.close_connection |= self.forgetful
 
 
 class _Server(ThreadingHTTPServer):
@@ -281,6 +285,8 @@ class _Server(ThreadingHTTPServer):
 
     def get_request(self):
         sock, peer = super().get_request()
+        if self.service:
+            self.service.connections += 1
         if self.service and self.ssl_context:  # the handshake comes with the first read, in its own thread
             sock = self.ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         return sock, peer
@@ -294,8 +300,10 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version, disable_nagle_algorithm, timeout = "HTTP/1.1", True, 60
 
     def serve(self):
-        self.close_connection = True
         service = self.server.service
+        self.close_connection = service is None or self.headers.get("Connection") != "keep-alive"
+        if service is None:  # it ended meanwhile
+            return
         path, _, query = self.path.partition("?")
         if self.headers.get("Transfer-Encoding"):
             self.send_error(411)  # assumed: chunked uploads are refused
@@ -351,7 +359,7 @@ class _Shortcut(io.BytesIO):
             name, _, value = line.partition(": ")
             handler.headers[name] = value
         handler.server, handler.connection = self.service._server, self
-        handler.rfile, handler.wfile = io.BytesIO(body), self.answer
+        handler.rfile, handler.wfile, handler.close_connection = io.BytesIO(body), self.answer, True
         handler.serve()
         return _Reset() if self.broken else io.BytesIO(self.answer.getvalue())
 
@@ -3669,6 +3677,44 @@ def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatc
 
     monkeypatch.setattr(socket, "getaddrinfo", two)
     assert alerter.post("x") is True and asked[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("kind", ["slack", "discord"])
+def test_one_operation_takes_one_connection(wired, kind):
+    alerter, service = wired[kind]
+    question = None
+
+    def ask():
+        nonlocal question
+        question = alerter.open_question("Deploy?")
+
+    long = "\n".join(f"line {n} " + "x" * 90 for n in range(230))
+    operations = {"a message in ten parts": lambda: alerter.send(long), "a file": lambda: alerter.send(
+        AlerterMessage("t", files=[("log.txt", b"x" * 99)])), "a question": ask,
+        "one poll": lambda: question.check(), "another": lambda: question.check()}
+    for name, operation in operations.items():
+        before, calls = service.connections, len(service.calls)
+        operation()
+        assert service.connections - before == 1, name
+        if name == "a message in ten parts":
+            assert len(service.calls) - calls >= 7
+    assert alerters._KEPT == {}
+
+
+@pytest.mark.parametrize("kind", ["slack", "discord"])
+@pytest.mark.parametrize("way", ["forgetful", "close", "reset", "act_close"])
+def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(wired, kind, way):
+    """forgetful: closed after each answer, which is seen before the next use; else in place of an answer."""
+    alerter, service = wired[kind]
+    service.forgetful = way == "forgetful"
+    if way != "forgetful":
+        service.fail("POST", None, Fault(way))  # the second post, over the connection of the first
+    alerter.send("\n".join(f"line {n} " + "x" * 90 for n in range(60)))
+    texts = [json.dumps(row["payload"]) for row in service.posted]
+    lines = [int(n) for text in texts for n in re.findall(r"line (\d+) ", text)]
+    assert sorted(set(lines)) == list(range(60)) and len(texts) == len(set(texts)) > 1
+    seen = collections.Counter(lines)
+    assert all(count == seen[0] for count in seen.values())
 
 
 def test_a_webhook_by_reference_is_checked_when_it_is_used(monkeypatch, chats):
