@@ -2228,7 +2228,7 @@ class BaseAlerter(_Record):
              reply_to: Receipt | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
         message, params = _arguments(locals())
-        return _worked(lambda: [self._sent(message, params)])  # it may return nothing
+        return _worked(lambda: [self.send(message, params)])  # it may return nothing
 
     @_known_keywords
     def ask(self, question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
@@ -2295,15 +2295,6 @@ class BaseAlerter(_Record):
     def check(self) -> str:
         """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
         return f"ok    the fields are valid; flavor {self.flavor} has no other check"
-
-    def _sent(self, message: AlerterMessage, params: AlerterParameters | None) -> Any:
-        """Return what `send` returns; what sockets raise in a flavor of one's own becomes a DeliveryError."""
-        try:
-            return self.send(message, params)
-        except OSError as caught:
-            reached = caught.filename is None  # else a module or a file could not be opened
-            error = _transport_failure(self._who, caught, reached)
-        raise error
 
     # What a flavor may have besides; here each does nothing.
     def _check_together(self) -> None:
@@ -2605,7 +2596,7 @@ class BaseAlerter(_Record):
         if not self._shows_questions:
             body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
         with question._closed_if_stopped():
-            receipt = self._sent(message._with(_question=question, body=body), params)
+            receipt = self.send(message._with(_question=question, body=body), params)
             if record.posted == before:  # the flavor does not say when it was taken
                 record.posted = self.clock.now()
             record.ref = {}
@@ -2633,11 +2624,19 @@ def _same_text(value: Any) -> str:
 
 
 def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
-    """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
+    """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage.
+
+    What sockets raise in a flavor of one's own becomes a DeliveryError.
+    """
     @functools.wraps(send)
     def checked(self: BaseAlerter, message: _Text, params: AlerterParameters | None = None) -> Receipt:
-        with _one_operation():
-            return send(self, *self._checked(message, params))
+        try:
+            with _one_operation():
+                return send(self, *self._checked(message, params))
+        except OSError as caught:
+            reached = caught.filename is None  # else a module or a file could not be opened
+            error = _transport_failure(self._who, caught, reached)
+        raise error
 
     return checked
 
@@ -5279,7 +5278,12 @@ class SMTPEmailAlerter(BaseAlerter):
         class Connection(_imaplib.IMAP4):
             def __init__(self, host: str, port: int, trust: _Trust) -> None:
                 self.trust = trust
-                super().__init__(host, port)
+                try:
+                    super().__init__(host, port)
+                except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
+                    if hasattr(self, "sock"):
+                        self.sock.close()
+                    raise
 
             def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
                 wire = _dial_mail(self.host, self.port, deadline)
@@ -5446,6 +5450,7 @@ def _imap_login(session: _imaplib.IMAP4, user: str, password: str) -> None:
     except Exception:  # told by the caller
         raise
     except BaseException as error:  # Ctrl-C, a time limit
+        session.sock.close()
         raise _stripped(error) from None
 
 

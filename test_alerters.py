@@ -3717,6 +3717,230 @@ def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(wired, kind, w
     assert all(count == seen[0] for count in seen.values())
 
 
+RETRY_AFTER = {  # the header: the naps before the third try
+    "-1": [1.0, 2.0], "0": [1.0, 2.0], "nan": [1.0, 2.0], "soon": [1.0, 2.0], "": [1.0, 2.0], "inf": None,
+    "2": [2.0, 2.0], "2.5": [2.5, 2.5], "0.1": [0.5, 0.5], "Tue, 14 Nov 2023 22:13:27 GMT": [7.0, 1.0],
+    "Tue, 14 Nov 2023 22:13:10 GMT": [1.0, 2.0]}  # the fake's time begins at 22:13:20
+
+
+@pytest.mark.parametrize("given", RETRY_AFTER)
+def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not(chats, given):
+    alerter, service = chats["slack"]
+    service.fail("POST", Fault(status=429, headers={"Retry-After": given}), times=2)
+    outcome, _ = _outcome(alerter, "x")
+    naps = RETRY_AFTER[given]
+    assert (outcome, alerter.clock.naps) == (("sent", naps) if naps else ("not_sent", []))
+
+
+def test_answers_before_the_answer_are_passed_over():
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + b"HTTP/1.1 100 Continue\r\n\r\n"
+    url, _ = _server_of(lambda connection, _: connection.sendall(hints + SLACK_OK))
+    receipt = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url=url + "/api").send("x")
+    assert receipt.ref == {"channel": "C1", "ts": "1"}
+
+
+def test_a_file_refused_early_over_tls_costs_no_text(monkeypatch, tmp_path, caplog):
+    """Where the peer has closed, a write over TLS fails otherwise than without TLS."""
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    scene = Scene(monkeypatch, None, tmp_path)
+    answers = [(413, {"code": 40005, "message": "Request entity too large"}),
+               *[(200, {"id": "5", "channel_id": "1"})] * 2]  # the text, and that the picture is missing
+
+    def talk(connection):
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65536)
+            _http_answer(connection, *answers.pop(0))
+            time.sleep(0.05)  # what is still sent meets a closed door
+
+    try:
+        port = scene.peer(talk, tls_server_context())
+        alerter = in_time(DiscordAlerter, FakeClock())(
+            discord_token="t" * 30, discord_channel_id="1", discord_api_url=f"https://127.0.0.1:{port}")
+        assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 8_000_000])) is True
+    finally:
+        scene.close()
+    assert answers == [] and "image-1.png" in caplog.text
+
+
+@pytest.mark.parametrize("page", [b"<html>Log in</html>", b"\xef\xbb\xbf <html>", b"Welcome"])
+def test_a_web_page_in_place_of_an_own_webhook_is_no_delivery(page):
+    kind = b"text/html; charset=utf-8" if page == b"Welcome" else b"text/plain"
+    url, _ = _server_of(lambda connection, _: connection.sendall(
+        b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (kind, len(page), page)))
+    alerter = SlackAlerter(slack_webhook_url=url + "/hooks/" + "a" * 24)
+    assert _outcome(alerter, "x")[0] == "unknown"
+
+
+class Interrupted(BaseException):
+    """As Ctrl-C, a time limit or a signal raises it, anywhere in a library."""
+
+
+@pytest.mark.parametrize("kind", [*CHAT_KINDS, "SMTP", "IMAP"])
+def test_a_traceback_with_locals_shows_no_secret_when_interrupted(kind, chats, monkeypatch, clock):
+    def interrupt(*_, **__):
+        raise Interrupted
+
+    if kind in chats:
+        alerter, _ = chats[kind]
+        monkeypatch.setattr(http.client.HTTPConnection, "send", interrupt)
+        attempt = functools.partial(alerter.send, "x")
+    else:
+        smtp = FakeSMTP(user="bot@example.org", password=MAIL_PASSWORD, tls=None, clear_auth=True)
+        imap = FakeIMAP(user="bot@example.org", password=MAIL_PASSWORD, clock=clock)
+        alerter = mail_alerter(smtp, imap, clock, use_tls=False)
+        monkeypatch.setattr("smtplib.SMTP.auth" if kind == "SMTP" else "imaplib.IMAP4._command", interrupt)
+        monkeypatch.setattr(ssl, "create_default_context", lambda **_: ssl._create_unverified_context())
+        attempt = functools.partial(alerter.post if kind == "SMTP" else alerter.ask, "x")
+    with pytest.raises(Interrupted) as caught:
+        attempt()
+    if kind not in chats:
+        smtp.close()
+        imap.close()
+    ours = caught.tb.tb_next  # without this function, which knows the password
+    told = traceback.TracebackException(type(caught.value), caught.value, ours, capture_locals=True)
+    told = "".join(told.format())
+    assert {secret for secret in (*SECRETS, MAIL_PASSWORD) if secret in told} == set()
+
+
+def test_the_librarys_debug_output_shows_no_token(wired, monkeypatch, capfd):
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    for alerter, _ in wired.values():
+        assert alerter.post("x") is True
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_of_cas_that_lacks_one_costs_nobody_an_alert(monkeypatch, tmp_path):
+    """As where one own CA was rehashed alone: four at once, and mail, and each new process."""
+    (tmp_path / "0123abcd.0").write_text(CA_PEM)  # no name under which OpenSSL looks for it
+    whole = ssl.create_default_context
+    paths = ssl.get_default_verify_paths()._replace(capath=str(tmp_path))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    monkeypatch.setattr(ssl, "create_default_context",
+                        lambda capath=None: whole(capath=capath) if capath else whole(cadata=CA_PEM))
+    alerters._TRUSTS.clear()
+    with FakeSlack(ssl_context=tls_server_context()) as service, FakeSMTP("ssl") as smtp:
+        slack = SlackAlerter(slack_token=service.token, slack_channel_id=service.channel,
+                             slack_api_url=service.api_url)
+        senders = [slack] * 4 + [mail_alerter(smtp, use_tls="ssl", password="")]
+        done = all_at_once(lambda number: senders[number].post("x"), [(number,) for number in range(5)])
+        assert done == {(number,): True for number in range(5)}
+        made = service.connections
+        assert slack.post("x") is True and service.connections == made + 1  # from now on the bundle alone
+    alerters._TRUSTS.clear()
+
+
+def test_a_context_without_cas_is_not_kept(monkeypatch, tmp_path):
+    paths = ssl.get_default_verify_paths()._replace(capath=None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    whole = ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    alerters._TRUSTS.clear()
+    with FakeSlack(ssl_context=tls_server_context()) as service:
+        alerter = in_time(SlackAlerter, FakeClock())(slack_token=service.token, slack_channel_id="C0ALERTS",
+                                                     slack_api_url=service.api_url)
+        assert alerter.post("x") is False
+        monkeypatch.setattr(ssl, "create_default_context", lambda: whole(cadata=CA_PEM))
+        assert alerter.post("x") is True
+    alerters._TRUSTS.clear()
+
+
+TIGHT = """
+import socket, sys
+if {case!r} != "files":
+    sys.modules["ssl"] = sys.modules["_ssl"] = None
+import alerters
+slack = alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url={url!r})
+taken = []
+if {case!r} == "files":
+    import resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+    try:
+        while True:
+            taken.append(socket.socket())
+    except OSError:
+        pass
+try:
+    print(slack.send("x").ref)
+except alerters.AlerterError as error:
+    print(type(error).__name__, getattr(error, "outcome", ""), error)
+while taken:
+    taken.pop().close()
+print(slack.post("x") if {case!r} == "files" else "")
+"""
+NO_FILES = "this process has too many files open: close some, or raise `ulimit -n`"
+TIGHT_CASES = {
+    "local": "{'channel': 'C1', 'ts': '1'}\n\n",
+    "no ssl": "ConfigError  slack: this Python was built without ssl: it reaches http:// addresses on this "
+              "machine, and mail servers with use_tls=False\n\n",
+    "files": f"DeliveryError not_sent slack: Too many open files: {NO_FILES}\nTrue\n"}
+
+
+@posix
+@pytest.mark.parametrize("case", TIGHT_CASES)
+def test_a_tight_process_is_told_and_posts_once_it_can(case):
+    url, _ = _server_of(*[lambda connection, _: connection.sendall(SLACK_OK)] * 2)
+    url = url.replace("http", "https") if case == "no ssl" else url
+    program = TIGHT.format(url=url + "/api", case=case)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, timeout=60,
+                          encoding="utf-8")
+    assert done.stdout == TIGHT_CASES[case], done.stderr
+
+
+def test_without_md5_plain_is_used_under_tls(tmp_path, monkeypatch):
+    """As on machines that keep to FIPS: there CRAM-MD5 ends in a ValueError."""
+    def no_md5(*_, **__):
+        raise ValueError("unsupported hash type")
+
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    monkeypatch.setattr("hmac.HMAC", no_md5)
+    ways = ("CRAM-MD5", "PLAIN")
+    with FakeSMTP(user="bot@example.org", password=MAIL_PASSWORD, mechanisms=ways) as service:
+        assert mail_alerter(service).post("x") is True and len(service.mails) == 1
+        assert not [command for command in service.commands if "CRAM" in command.line]
+
+
+HOSTS = {  # a mail server's name: what is said of it, or "" where it may be
+    "mail.example.org": "", "mail.example.org.": "", "localhost": "", "127.0.0.1": "", "::1": "",
+    "my_relay": "", "fe80::1%eth0": "", "xn--strae-oqa.de": "",
+    "smtp..example.org": "'smtp..example.org' is no host's name",
+    "a" * 64 + ".org": f"'{'a' * 59}…' is no host's name",
+    "mail example.org": "'mail example.org' is no host's name",
+    "-x.org": "'-x.org' is no host's name", "127.999.1.1": "127.999.1.1 is no IP address",
+    "1.2": "1.2 is no IP address", "::12345": "::12345 is no IP address",
+    "stra\u00dfe.de": "write its host as xn--strae-oqa.de",
+    "B\u00dcCHER.example": "write its host as xn--bcher-kva.example"}
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_that_is_none_is_refused_when_set(host):
+    for field in ("smtp_server", "imap_server"):
+        problem = ""
+        try:
+            SMTPEmailAlerter(**{"smtp_server": "h", "sender_email": "bot@example.org", field: host})
+        except ConfigError as error:
+            problem = str(error).rpartition(": ")[2]
+        assert problem == HOSTS[host].rpartition(": ")[2]
+
+
+def test_an_ipv6_address_may_have_a_scope(monkeypatch):
+    heads = []
+    listener = socket.create_server(("::1", 0), family=socket.AF_INET6) if socket.has_ipv6 else None
+    if not listener:
+        pytest.skip("there is no IPv6 here")
+
+    def serve():
+        with listener.accept()[0] as connection:
+            heads.append(connection.recv(65536))
+            connection.sendall(SLACK_OK)
+
+    threading.Thread(target=serve, daemon=True).start()
+    port = listener.getsockname()[1]
+    url = f"http://[::1%251]:{port}/api"
+    assert SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url=url).post("x") is True
+    listener.close()
+    assert f"\r\nHost: [::1]:{port}\r\n".encode() in heads[0]
+
+
 def test_a_webhook_by_reference_is_checked_when_it_is_used(monkeypatch, chats):
     for url in ("http://hooks.example.org/services/T0/B0/" + "a" * 24, "ftp://x.example/aaaaaaaa",
                 "file:///etc/passwd", "data:,aaaaaaaaaa"):
@@ -3804,7 +4028,11 @@ ADDRESSES = {  # address: whether it may be built
     "http://127.0.0.1.evil.example": False, "http://localhost.evil.example": False,
     "http://127.evil.example": False,
     "https://[::1": False, "data:,x": False, "https://x\nHost: y": False,
-    "https://" + "a" * 70 + ".example": False,
+    "https://" + "a" * 70 + ".example": False, "http://127.8.9.1:5/api": True,
+    "http://127.999.999.999": False,
+    "http://[::1]evil.test": False, "http://evil.test[::1]": False, "http://127.0.0.\u0661": False,
+    "https://smtp..example": False, "https://b\u00fccher.example/x": False, "https://slack.example:0": False,
+    "http://127.1/x": False, "http://[::1%251]:5/api": True, "https://slack.example:99999/x": False,
     "http://127.0.0.1@evil.example/": False, "http://127.0.0.1\\@evil.example/": False}
 
 
@@ -4018,7 +4246,7 @@ class Scene:
         """Listen; talk(connection) with each that comes. tls: a certificate's path. Return the port."""
         listener = socket.create_server(("127.0.0.1", 0))
         self.listeners.append(listener)
-        context = tls and self.context(tls, **options)
+        context = self.context(tls, **options) if isinstance(tls, str) else tls
 
         def serve():
             with contextlib.suppress(OSError):  # the client leaves, or the listener is closed
