@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     import json as _json
     import logging as _logging
     import pathlib as _pathlib
-    import queue as _queue
     import secrets as _secrets
     import select as _select
     import shlex as _shlex
@@ -148,7 +147,7 @@ _MAILBOX_CAP = 64 * 1024 * 1024  # bytes that one poll reads of a mailbox
 _GOOD_BYE = 2.0  # s for an IMAP server to take its leave
 _PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
-_FOLD = 60.0  # s in which repeats of a log record become one message
+_FOLD_FIRST, _FOLD = 5.0, 60.0  # s for which repeats of a log record wait: at first, and later at most
 # Names as Slack and iamcal/emoji-data have them; the first is the canonical one.
 _EMOJI = dict(entry.split(" ", 1) for entry in (
     "👍 +1 thumbsup|👎 -1 thumbsdown|✅ white_check_mark|✔ heavy_check_mark|❌ x|"
@@ -6731,7 +6730,15 @@ def _import_for_failures() -> None:
 
 
 def _exception_text(error: BaseException, line_first: bool = True) -> str:
-    """Return an exception for a message: its own line, then the traceback as Python prints it.
+    """Return an exception for a message: its own line, then the traceback as Python prints it."""
+    line, text = _exception_parts(error)
+    if line_first and text != line:
+        text = f"{line}\n{text}"
+    return _fenced(text)
+
+
+def _exception_parts(error: BaseException) -> tuple[str, str]:
+    """Return the exception's own line (or lines), and its traceback as Python prints it.
 
     Frames of this module and of a framework that called the job say nothing about the job: they are left out.
     """
@@ -6744,11 +6751,7 @@ def _exception_text(error: BaseException, line_first: bool = True) -> str:
         part.stack[:] = kept or part.stack
         parts += filter(None, (part.__cause__, part.__context__))
         parts += getattr(part, "exceptions", None) or ()  # of a group
-    line = "".join(whole.format_exception_only())
-    text = "".join(whole.format())
-    if line_first and text != line:
-        text = f"{line}\n{text}"
-    return _fenced(text)
+    return "".join(whole.format_exception_only()), "".join(whole.format())
 
 
 def _folders_left_out() -> tuple[str, ...]:
@@ -7053,20 +7056,110 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
 
 
 # === Logging ===
+class _LogGroup:
+    """Log records that repeat each other: the first one, and of the others the texts that differ."""
+
+    def __init__(self, record: _logging.LogRecord) -> None:
+        text, error, trace = _record_text(record), None, record.exc_text or ""
+        if isinstance(record.exc_info, tuple):
+            error = record.exc_info[1]
+        self.text = text
+        if error is not None:
+            line, trace = _exception_parts(error)
+            self.text = f"{text}\n{line}".strip()
+            if trace != line:
+                trace = f"{line}\n{trace}"
+        self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
+        self.title = _one_line(text.split("\n")[0], 140)
+        self.more = []  # type: list[str]  # what to tell of the first besides its title
+        if text != self.title:
+            self.more.append(text)
+        if trace.strip() and "Traceback (most recent call last)" not in text:  # where no formatter put it in
+            self.more.append(trace.strip())
+        shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
+        self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
+        self.told, self.repeats = False, 0
+        self.others = {}  # type: dict[str, None]  # the texts of repeats that differ from the first
+        self.due, self.pause = 0.0, _FOLD_FIRST  # due: on time.monotonic; 0 is at once
+
+    def add(self, repeat: _LogGroup) -> None:
+        self.repeats += 1
+        if repeat.text != self.text:
+            self.others[repeat.text] = None
+
+    def take(self) -> _LogGroup:
+        """Return what is to be told now. Repeats wait from here on, each time longer, to be told together."""
+        taken = copy.copy(self)
+        self.told, self.more, self.repeats, self.others = True, [], 0, {}
+        self.due = time.monotonic() + self.pause
+        self.pause = min(self.pause * 2, _FOLD)
+        return taken
+
+    def count(self) -> str:
+        return f"… {self.repeats:,} more {'time' if self.repeats == 1 else 'times'}"
+
+    def body(self) -> str:
+        parts = [_fenced(part) for part in self.more]
+        if self.repeats:
+            parts.append(self.count())
+        if self.others:
+            parts.append(_fenced("\n".join(self.others)))
+        return "\n\n".join(parts)
+
+    def extract(self) -> str:
+        """Return it as a log file would have it."""
+        lines = [f"{self.level_name} {self.logger}: {self.title}", *self.more]
+        if self.repeats:
+            lines.append(self.count())
+        return "\n".join([*lines, *self.others])
+
+
+def _record_text(record: _logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception as wrong:  # arguments that do not fit are the caller's mistake, and still an alert
+        text = f"{_clean(record.msg)} {_clean(record.args)} ({_one_line(wrong)})"
+    if record.stack_info:
+        text += f"\n{record.stack_info}"
+    return _clean(text).strip() or record.levelname
+
+
+def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
+    """Return one message for all: one record as it is, several as an extract of the log."""
+    first = groups[0]
+    title, body = first.title, first.body()
+    facts = {"logger": first.logger, "level": first.level_name, "host": _socket.gethostname()}
+    if len(groups) > 1:
+        title += f" (and {len(groups) - 1:,} other log messages)"
+        body = _fenced("\n".join([group.extract() for group in groups]))
+        facts = {"host": facts["host"]}
+    worst = max([group.level for group in groups])
+    level: _Level = "error"
+    if worst < _logging.WARNING:
+        level = "info"
+    elif worst < _logging.ERROR:
+        level = "warning"
+    return AlerterMessage(title, body, facts, level=level)
+
+
 if TYPE_CHECKING:
     _Handler = _logging.Handler
 else:
-    _Handler = object  # __getattr__ puts the real base in: importing this module does not import logging
+    _Handler = object  # `__getattr__` below adds the real base: importing this module imports no logging
 
 
 class _AlertHandler(_Handler):
     """Logging handler that posts records from a thread of its own, so that logging never waits.
 
-    Repeats within a minute are folded into one "… 214 more times". What is logged while it posts, and what
-    this module logs, is never posted. `flush()` and the end of the program post what is left.
+    The first record goes at once; what comes while a message is under way goes together as the next one.
+    Repeats (logger, level, place, type of exception and text, numbers set aside, agree) are counted and told
+    after 5 s, later after up to a minute, with the texts that differ. What is logged while it posts, and what
+    this module logs, is never posted. `flush()` and the end of the program post what is left, within 30 s.
+    What could not be posted is written to stderr, unless another handler wrote it.
     """
 
     def __init__(self, level: int | str = 40, alerter: BaseAlerter | str | None = None) -> None:
+        _import_for_failures()
         super().__init__(level)
         self.alerter = alerter
         self._begin()
@@ -7074,80 +7167,151 @@ class _AlertHandler(_Handler):
             os.register_at_fork(after_in_child=self._begin)  # what waits is the parent's to tell
 
     def _begin(self) -> None:
-        self._waiting: Any = _queue.Queue()  # records, and () for a flush
-        self._seen: dict[Any, list[Any]] = {}  # what a record is: [time, repeats, what it said]
+        self._changed = _threading.Condition()  # held while the next four change
+        self._groups: dict[Any, _LogGroup] = {}
+        self._under_way: list[_LogGroup] = []
         self._worker: _threading.Thread | None = None
+        self._in_vain = False  # the last flush ended before all was told
+        self._speaker = 0  # the thread that writes to stderr just now
 
     def handle(self, record: _logging.LogRecord) -> bool:
         """Take a record, unless it is our own: that must not even wait for the lock of a flush."""
         own = record.name == "alerters" or str(record.threadName).startswith("alerters-")
-        return False if own else super().handle(record)
+        if not own:
+            return bool(super().handle(record))
+        if record.levelno >= _logging.WARNING:
+            self._say(record)
+        return False
 
     def emit(self, record: _logging.LogRecord) -> None:
-        """Put the record among those that wait."""
-        kind, error, _ = record.exc_info or (None, None, None)
+        """Put the record among those to be told."""
         try:
-            said = record.getMessage()
-        except Exception as wrong:  # arguments that do not fit are the caller's mistake, and still an alert
-            said = f"{_clean(record.msg)} ({_one_line(wrong)})"
-        key = record.name, record.levelno, _clean(record.msg), kind
-        self._waiting.put((key, record.levelname, said, _exception_text(error) if error else _fenced(said)))
-        if self._worker is None:
-            self._worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
-            self._worker.start()
+            group = _LogGroup(record)
+            with self._changed:
+                if group.key in self._groups:
+                    self._groups[group.key].add(group)
+                else:
+                    self._groups[group.key] = group
+                if not self._under_way:
+                    self._take_due()  # here, so that no other record gets into the first message
+                self._start()
+                self._changed.notify_all()
+        except Exception as error:  # no thread starts, say; the program that logs must not notice
+            self._give_up(_reason(error))
+
+    def _start(self) -> None:
+        """Have a worker. It counts as there once it runs; RuntimeError where no thread can be had."""
+        if self._worker is not None and self._worker.is_alive():
+            return
+        worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
+        worker.start()
+        self._worker = worker
+        process = sys.modules.get("multiprocessing.process")
+        if process and process.parent_process():  # such a child ends without what atexit has
+            sys.modules["multiprocessing.util"].Finalize(None, self.close, exitpriority=0)
 
     def _work(self) -> None:
-        empty = _queue.Empty
         while True:
-            item: Any = None
-            with contextlib.suppress(empty):
-                item = self._waiting.get(timeout=1.0 if self._seen else None)
-            self._tell_repeats(time.monotonic() - (0 if item == () else _FOLD))
-            if item:
-                self._take(*item)
-            if item is not None:
-                self._waiting.task_done()
+            groups, told = self._next(), False
+            with contextlib.suppress(Exception, SystemExit):  # it survives whatever a flavor raises
+                told = _tell(functools.partial(_log_message, groups), self.alerter)
+            with self._changed:
+                untold = [] if told else self._under_way  # empty if `close` has given it up
+                self._under_way, self._in_vain = [], False
+            self._write_untold(untold, "see above")
 
-    def _take(self, key: Any, level: str, said: str, text: str) -> None:
-        if key in self._seen:
-            self._seen[key][1] += 1
-            return
-        self._seen[key] = [time.monotonic(), 0, said]
-        mood: _Level = "error" if key[1] >= 40 else "warning" if key[1] >= 30 else "info"
-        facts = {"logger": key[0], "level": level, "host": _socket.gethostname()}
-        _tell(lambda: AlerterMessage(_one_line(said, 140) or level, text, facts, level=mood), self.alerter)
+    def _next(self) -> list[_LogGroup]:
+        """Wait, and return what is to be told in the next message."""
+        with self._changed:
+            while not self._under_way:
+                self._take_due()
+                if not self._under_way:
+                    self._changed.notify_all()  # a flush may wait for this
+                    times = [group.due for group in self._groups.values()]
+                    self._changed.wait(min(times) - time.monotonic() if times else None)
+            return self._under_way
 
-    def _tell_repeats(self, before: float) -> None:
-        for key, (at, repeats, said) in list(self._seen.items()):
-            if at <= before:
-                del self._seen[key]
-                message = AlerterMessage(_one_line(said, 140), f"… {repeats:,} more times", level="warning")
-                if repeats:
-                    _tell(message._with, self.alerter)
+    def _take_due(self) -> None:
+        """Put under way what is to be told by now: what is new, or else the repeats that have waited."""
+        groups = list(self._groups.values())
+        due = [group for group in groups if not group.told]
+        if not due:
+            due = [group for group in groups if group.due <= time.monotonic()]
+        for group in due:
+            if group.told and not group.repeats:
+                del self._groups[group.key]
+            else:
+                self._under_way.append(group.take())
 
     def flush(self) -> None:
-        """Wait until everything is posted, the counts of repeats too."""
-        if self._worker not in (None, _threading.current_thread()):
-            self._waiting.put(())
-            with self._waiting.all_tasks_done:  # as Queue.join, but not for ever
-                self._waiting.all_tasks_done.wait_for(lambda: not self._waiting.unfinished_tasks,
-                                                      _SEND_BUDGET + _SOCKET_TIMEOUT)
+        """Wait until everything is told, the counts of repeats too; 30 s at most."""
+        if self._worker in (None, _threading.current_thread()):
+            return
+        with self._changed:
+            for group in self._groups.values():
+                group.due = 0.0
+            self._changed.notify_all()
+            self._in_vain = not self._changed.wait_for(self._all_told, _SEND_BUDGET)
+
+    def _all_told(self) -> bool:
+        waiting = [group for group in self._groups.values() if not group.due]
+        return not waiting and not self._under_way
 
     def close(self) -> None:
-        """Flush first. At the end of the program logging itself flushes and closes all handlers."""
-        self.flush()
+        """Flush, and write to stderr what is left. At the end of the program logging flushes and closes."""
+        if not self._in_vain:
+            self.flush()
+        self._give_up("the program ended")
         super().close()
+
+    def _give_up(self, why: str) -> None:
+        with self._changed:
+            waiting = [group for group in self._groups.values() if group.repeats or not group.told]
+            untold = [*self._under_way, *waiting]
+            self._under_way, self._groups = [], {}
+        self._write_untold(untold, why)
+
+    def _write_untold(self, groups: Sequence[_LogGroup], why: str) -> None:
+        for group in groups:
+            text = f"alerters: not told ({why}): {group.extract()}"
+            facts = {"name": group.logger, "levelno": group.level, "msg": text}
+            self._say(_logging.makeLogRecord(facts))
+
+    def _say(self, record: _logging.LogRecord) -> None:
+        """Write a record to stderr, as logging does where there is no handler, if no other one writes it."""
+        me, logger = _threading.get_ident(), _logging.getLogger(record.name)  # type: int, Any
+        while logger:
+            for handler in logger.handlers:
+                mute = isinstance(handler, (_AlertHandler, _logging.NullHandler))
+                if not mute and record.levelno >= handler.level:
+                    return
+            logger = logger.parent if logger.propagate else None
+        if _logging.lastResort and self._speaker != me:  # it is me where stderr itself is logged
+            self._speaker = me
+            with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
+                _logging.lastResort.handle(record)
+            self._speaker = 0
 
 
 if TYPE_CHECKING:
-    AlertHandler = _AlertHandler
+    class AlertHandler(_AlertHandler):
+        __doc__ = _AlertHandler.__doc__
 
 
 def __getattr__(name: str) -> Any:
+    """Make AlertHandler when it is first asked for: its base comes from logging, which is slow to import."""
     if name != "AlertHandler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    words = {"__doc__": _AlertHandler.__doc__, "__module__": __name__}
-    return globals().setdefault(name, type(name, (_AlertHandler, _logging.Handler), words))
+
+    class AlertHandler(_AlertHandler, _logging.Handler):
+        __doc__ = _AlertHandler.__doc__
+        __qualname__ = name
+
+    return globals().setdefault(name, AlertHandler)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 # === run ===

@@ -9538,7 +9538,7 @@ def test_every_module_is_named_in_an_import_statement():
     named = re.findall(r"^    import (\S+) as (_\w+)$", source, re.M)
     lazy = [(vars(module)["__name__"], name) for name, module in vars(alerters).items()
             if type(module) is alerters._Module]
-    assert sorted(named) == sorted(lazy) and len(lazy) > 30
+    assert sorted(named) == sorted(lazy) and lazy
     assert not re.findall(r"""(?:import_module|__import__)\(["'].*""", source)
 
 
@@ -11733,7 +11733,107 @@ def test_logging_does_not_wait_for_the_alert(home_logger, home_told, monkeypatch
     assert time.monotonic() - began < 0.5 and home_told == []
     gate.set()
     home_logger.handler.flush()
-    assert home_told.titles == [f"error {n}" for n in range(50)]
+    assert home_told.titles == ["error 0", "error 0"]
+    listed = "\n".join(f"error {n}" for n in range(1, 50))  # no text is lost
+    assert home_told.last.body == f"… 49 more times\n\n```\n{listed}\n```"
+
+
+def test_what_comes_while_a_message_is_under_way_goes_together(home_logger, home_told, monkeypatch):
+    began, gate, send = threading.Event(), threading.Event(), home_told.alerter.send
+
+    def slow(self, message, params=None):
+        began.set()
+        assert gate.wait(10)
+        return send(self, message, params)
+
+    monkeypatch.setattr(home_told.alerter, "send", slow)
+    words = [f"table {chr(97 + n // 26)}{chr(97 + n % 26)} is locked" for n in range(300)]
+    for word in words:
+        home_logger.error("Task %s raised unexpected: %r", word, 5)  # one template, 300 texts
+    home_logger.warning("not this")
+    assert began.wait(10)
+    gate.set()
+    home_logger.handler.flush()
+    texts = [f"Task {word} raised unexpected: 5" for word in words]
+    assert home_told.titles == [texts[0], f"{texts[1]} (and 298 other log messages)"]
+    extract = "\n".join(f"ERROR home.app: {text}" for text in texts[1:])
+    assert home_told.last.body == f"```\n{extract}\n```"
+    assert [*home_told.last.metadata] == ["host"] and home_told.last.level == "error"
+
+
+HOME_TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: gone'
+# text, exception, exc_text: title, body
+HOME_RECORDS = {
+    "one line": ("disk is full", None, None, "disk is full", ""),
+    "several lines": ("first\nsecond", None, None, "first", "```\nfirst\nsecond\n```"),
+    "long": ("x" * 200, None, None, "x" * 139 + "…", "```\n" + "x" * 200 + "\n```"),
+    "exception": ("job failed", ValueError("gone"), None, "job failed", "```\nValueError: gone\n```"),
+    "long with exception": ("y" * 200, ValueError("gone"), None, "y" * 139 + "…",
+                            "```\n" + "y" * 200 + "\n```\n\n```\nValueError: gone\n```"),
+    "formatted, as by loguru": (f"12:00 | job failed\n{HOME_TRACE}", ValueError("gone"), "\n",
+                                "12:00 | job failed", f"```\n12:00 | job failed\n{HOME_TRACE}\n```"),
+    "from another process": ("job failed", None, HOME_TRACE, "job failed", f"```\n{HOME_TRACE}\n```"),
+    "nothing": ("", None, None, "ERROR", ""),
+}
+
+
+@pytest.mark.parametrize("case", HOME_RECORDS)
+def test_a_record_is_told_whole_and_once(case, home_logger, home_told):
+    said, error, formatted, title, body = HOME_RECORDS[case]
+    record = logging.LogRecord("home.app", 40, __file__, 1, said, (), error and (type(error), error, None))
+    record.exc_text = formatted
+    home_logger.handler.handle(record)
+    home_logger.handler.flush()
+    assert (home_told.last.title, home_told.last.body) == (title, body)
+
+
+def test_repeats_are_of_one_logger_level_place_exception_and_text(home_logger, home_told):
+    other = logging.getLogger("home.app.other")
+
+    def log(logger=home_logger, level=40, line=1, text="row 1 at 0xff", error=None):
+        info = error and (type(error), error, None)
+        home_logger.handler.handle(logging.LogRecord(logger.name, level, __file__, line, text, (), info))
+
+    log()
+    for _ in range(3):
+        log(text="row 27 at 0x1c")
+    for given in ({"logger": other}, {"level": 50}, {"line": 2}, {"text": "column 1"},
+                  {"error": KeyError("a")}, {"error": KeyError("b")}):
+        log(**given)
+    home_logger.handler.flush()
+    told = [line for _, message in home_told for line in (message.body or "").split("\n") if line.strip("`")]
+    counted = sorted(told[n:n + 2] for n, line in enumerate(told) if line.startswith("…"))
+    assert counted == [["… 1 more time", "row 1 at 0xff"], ["… 3 more times", "row 27 at 0x1c"]]
+    assert "KeyError: 'a'" in told and "KeyError: 'b'" in told
+
+
+def test_repeats_are_told_after_a_while_that_grows(home_logger, home_told, monkeypatch):
+    monkeypatch.setattr(alerters, "_FOLD_FIRST", 0.01)
+    for n in range(2):
+        home_logger.error("disk %d is full", n)
+    home_until(lambda: len(home_told) == 2, "what has waited")
+    assert home_told.last.body == "… 1 more time\n\n```\ndisk 1 is full\n```"
+    [group] = home_logger.handler._groups.values()
+    assert group.pause == 0.04
+
+
+def test_where_no_thread_starts_a_record_is_written_and_the_next_is_told(home_told, monkeypatch, capsys):
+    def cannot_start(self):
+        raise RuntimeError("can't start new thread")
+
+    logger, handler = logging.getLogger("home.alone"), alerters.AlertHandler()
+    logger.addHandler(handler)
+    monkeypatch.setattr(logger, "propagate", False)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot_start)
+        logger.error("no thread for this")
+        handler.flush()
+    said = "alerters: not told (can't start new thread): ERROR home.alone: no thread for this\n"
+    assert capsys.readouterr().err == said
+    logger.error("works again")
+    handler.close()
+    logger.removeHandler(handler)
+    assert home_told.titles == ["works again"] and capsys.readouterr().err == ""
 
 
 def test_what_is_logged_while_a_flush_ends_is_not_forgotten(home_logger, home_told, monkeypatch):
@@ -11792,7 +11892,8 @@ def test_a_wrong_logging_call_is_still_an_alert(home_logger, home_told):
                        ("last", ())):
         home_logger.handler.handle(logging.LogRecord("home.app", 40, __file__, 1, said, args, None))
     home_logger.handler.flush()
-    assert "last" in home_told.titles and any("%d items" in title for title in home_told.titles)
+    assert home_told.titles[0].startswith("%d items ('many',) (")
+    assert all(words in home_told.last.body for words in ("<HomeHostile: RuntimeError>", "app: last"))
 
 
 def test_the_handler_comes_by_name_from_a_configuration(home_told):
@@ -11834,11 +11935,12 @@ HOME_LOGGING = """
     """
 
 
-def home_logging_process(tmp_path, program):
+def home_logging_process(tmp_path, program, stderr=""):
     program = textwrap.dedent(HOME_LOGGING) + textwrap.dedent(program)
     done = home_process("-c", program, cwd=str(tmp_path))
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
-    return (tmp_path / "told.txt").read_text().splitlines()
+    assert (done.returncode, done.stderr) == (0, stderr), done.stderr
+    told = tmp_path / "told.txt"
+    return told.read_text().splitlines() if told.exists() else []
 
 
 def test_what_is_left_is_told_at_exit(tmp_path):
@@ -11851,26 +11953,76 @@ def test_what_is_left_is_told_at_exit(tmp_path):
                                                       "the last words … 2 more times"]
 
 
-def test_shutting_down_logging_does_not_wait_for_itself():
+HOME_SAID_ONCE = "the line is busy\nalerters: not told (see above): ERROR app: x\n"
+HOME_UNTOLD = {  # how the program goes on, and its stderr: each thing once
+    "refused": ("log.error('x')", HOME_SAID_ONCE),
     # shutdown holds the handler's lock while the post fails and logs, and root has this very handler
-    process = home_start("-c", textwrap.dedent(HOME_LOGGING) + textwrap.dedent("""
-        def fail(self, message, params=None):
-            time.sleep(0.03)
-            raise alerters.DeliveryError("line busy")
+    "shut down": ("log.error('x'); logging.shutdown()", HOME_SAID_ONCE),
+    "not its own": ("alerters.post('y', alerter=File())", "the line is busy\n"),
+    "beside another": ("root.addHandler(logging.StreamHandler()); log.error('x')", "x\nthe line is busy\n"),
+    "beside one that is mute": ("root.addHandler(logging.NullHandler()); log.error('x')", HOME_SAID_ONCE),
+    "stderr is logged": ("sys.stderr = type('Log', (), {'flush': str, 'write': lambda self, text: "
+                         "(sys.__stderr__.write(text), log.error(text))})(); log.error('x')",
+                         HOME_SAID_ONCE),
+    "dead": ("alerters._SEND_BUDGET = 0.1; open('wait', 'w').close(); log.error('x'); log.error('y')",
+             "alerters: not told (the program ended): ERROR app: x\n"
+             "alerters: not told (the program ended): ERROR app: y\n"),
+    "at the very end": ("import atexit; atexit.unregister(logging.shutdown); handler._start = no_thread\n"
+                        "atexit.register(log.error, 'x')",
+                        "alerters: not told (can't start new thread): ERROR app: x\n"),
+    "no descriptors": ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); taken = []\n"
+                       "try:\n    while True:\n        taken.append(open(os.devnull))\n"
+                       "except OSError:\n    pass\n"
+                       "log.error('x'); handler.flush(); print(handler._worker.is_alive()); del taken[:]\n"
+                       "log.error('y')",
+                       "file: Too many open files: this process has too many files open: close some, or "
+                       "raise `ulimit -n`\n"
+                       "alerters: not told (see above): ERROR app: x\n"),
+}
 
-        File.send = fail
-        log.error("x")
-        logging.shutdown()
-        print("ended")
-        """))
-    try:
-        out, err = process.communicate(timeout=5)
-    except subprocess.TimeoutExpired:
-        out, err = "", "shutdown waits for the alert, and the alert for the lock that shutdown holds"
-    finally:
-        process.kill()
-        process.communicate()
-    assert (out, err) == ("ended\n", "")
+
+@posix
+def test_what_could_not_be_told_is_on_stderr_once(tmp_path):
+    started = {}
+    for case, (program, _) in HOME_UNTOLD.items():
+        folder = tmp_path / case
+        folder.mkdir()
+        start = textwrap.dedent(HOME_LOGGING) + textwrap.dedent("""
+            def fail(self, message, params=None):
+                raise alerters.DeliveryError("the line is busy")
+
+            def no_thread():
+                raise RuntimeError("can't start new thread")
+
+            send, File.send = File.send, fail
+            root, log = log, logging.getLogger("app")
+            """)
+        if case in ("dead", "no descriptors"):
+            start += "File.send = send\n"
+        started[case] = home_start("-c", start + program, cwd=str(folder))
+    for case, process in started.items():
+        done = home_ended(process)
+        assert (done.returncode, done.stderr) == (0, HOME_UNTOLD[case][1]), case
+    assert (tmp_path / "no descriptors" / "told.txt").read_text() == "y \n"
+
+
+def test_children_of_multiprocessing_tell_before_they_end(tmp_path):
+    lines = home_logging_process(tmp_path, """
+        import multiprocessing
+        child = multiprocessing.get_context("fork").Process(target=log.error, args=("of the child",))
+        child.start()
+        child.join()
+        """ if hasattr(os, "fork") else "log.error('of the child')")
+    assert lines == ["of the child "]
+
+
+def test_the_handler_is_an_ordinary_name_and_logging_stays_unloaded():
+    program = ("import sys, alerters; found = 'AlertHandler' in dir(alerters), 'logging' in sys.modules\n"
+               "import pydoc, rlcompleter; page = pydoc.plain(pydoc.render_doc(alerters))\n"
+               "completed = rlcompleter.Completer({'alerters': alerters}).complete('alerters.AlertH', 0)\n"
+               "print(*found, 'class AlertHandler(' in page, completed.startswith('alerters.AlertHandler'))")
+    done = home_process("-c", program)
+    assert (done.stdout, done.stderr) == ("True False True True\n", "")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -11892,7 +12044,7 @@ def test_a_forked_child_tells_its_own_records_and_no_others(tmp_path):
         log.error("of the parent")
         """)
     assert sorted(line.strip() for line in lines) == ["of the child", "of the parent", "taken by the thread",
-                                                      "waits in the queue"]
+                                                      "waits in the queue"], lines
 
 
 # === The command line ===
