@@ -3270,7 +3270,6 @@ class _ChatAlerter(BaseAlerter):
     _payload: Callable[[_Draft, _Page], _Dict]
     _put: Callable[[_Draft, _Page], _Dict]  # posts it with the page's files: the ref
     _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
-    _place_of: Callable[[Question], Tuple[str, str]]  # the channel it stands in, and the thread or ""
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
@@ -3533,10 +3532,17 @@ class _ChatAlerter(BaseAlerter):
         if len(view.questions) > 1 and left > _POLL_MIN:
             self._pause(question, _POLL_MIN)
 
+    def _own_view(self, question: Question, thread: str = "") -> _View:
+        """Return what is read of the question's channel, or of a thread, for this question alone."""
+        if thread not in question._memo:
+            question._memo[thread] = _View(_channel_of(question), thread, question)
+        view: _View = question._memo[thread]
+        return view
+
     def _shared_view(self, question: Question) -> _View:
         """Return what is read of the question's channel or thread together for all who wait there."""
         if question._shared is None:
-            channel, thread = self._place_of(question)
+            channel, thread = _channel_of(question), str(question.ref.get("thread_ts") or "")
             token, listen = getattr(self, f"{self.flavor}_token"), getattr(self, "listen", "")
             key = (os.getpid(), self.flavor, token, listen, id(self.clock), channel, thread)
             question._shared = _VIEWS.get(key) or _View(channel, thread)
@@ -3684,7 +3690,7 @@ class _Reading:
 
 
 class _View:
-    """A channel or thread, and the questions there that this process waits for."""
+    """A channel or thread, the questions for which it is read, and what is kept between two readings."""
 
     def __init__(self, channel: str, thread: str = "", *questions: Question) -> None:
         self.channel, self.thread = channel, thread
@@ -3693,20 +3699,22 @@ class _View:
         self.began = -1.0  # on clock.monotonic: when the last reading began
         self.last = _Reading([])
         self.error: DeliveryError | None = None  # what the last reading ended with
-        self.pages = _Pages()  # Discord's
-        # Slack's:
+        # Slack:
         self.paging = _Paging()
-        self.free_at = 0.0  # on clock.monotonic: no other reading is allowed before
+        self.free_at = self.taps_free_at = 0.0  # on clock.monotonic: no list, no reactions.get is read before
         self.rationed = False
-        self.quiet_for = _POLL_MIN  # s for which a thread is as it was if the channel says so
-
-    def waiting(self) -> list[Question]:
-        """Return the questions as they are now, whoever comes or goes meanwhile."""
-        return list(self.questions)
+        self.told = _SILENT  # what the channel told of this thread before it was last read whole
+        # Discord:
+        self.kept: dict[int, list[_Dict]] = {}  # full pages, by the id after which they come
+        self.warned = False  # that replies come without their text
 
 
 # The views of all questions that are waited for, by process, alerter, channel and thread.
 _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
+
+
+def _channel_of(question: Question) -> str:
+    return str(question.ref.get("channel") or question.ref.get("channel_id"))
 
 
 def _asks_another(question: Question, texts: list[Any]) -> bool:
@@ -3855,17 +3863,17 @@ class SlackAlerter(_ChatAlerter):
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and its reactions. One request when nothing has changed."""
-        seen = self._seen(question)
-        thread = self._thread(question, seen)
+        own = self._own_view(question, question.ref.get("thread_ts") or question.ref["ts"])
+        thread = self._thread(question, own)
         question._missing = thread.missing
         row = _row_at(question.ref, thread.rows)
         if row is None and not thread.missing or row and row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
-        row = self._with_all_taps(question, seen, None if thread.resumed else row)
+        row = self._with_all_taps(question, own, None if thread.resumed else row)
         question._record.author = question._record.author or row.get("user")
         answers = self._answers(question, thread.rows, "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
-            answers += self._answers(question, self._channel_rows(question, seen), "channel")
+            answers += self._answers(question, self._channel_rows(question), "channel")
         answers.sort(key=_time_of)
         for reaction in _rows_of(row.get("reactions")):
             for user in _rows_of(reaction.get("users"), str):
@@ -3873,32 +3881,24 @@ class SlackAlerter(_ChatAlerter):
                     answers.append({"by": user, "text": str(reaction.get("name")), "via": "reaction"})
         return answers
 
-    def _seen(self, question: Question) -> _SlackMemory:
-        if "slack" not in question._memo:
-            question._memo["slack"] = _SlackMemory(question)
-        seen: _SlackMemory = question._memo["slack"]
-        return seen
-
-    def _thread(self, question: Question, seen: _SlackMemory) -> _Reading:
+    def _thread(self, question: Question, own: _View) -> _Reading:
         """Return the question's thread, read as far as Slack lets, or as it was if nothing has moved there.
 
         conversations.history gives reply_count, latest_reply and reactions of each question in a channel. It
         does not tell of edited answers: for these a thread is read again now and then, and at the deadline.
         """
-        shared: _View | None = question._shared
-        view, told = seen.thread, None
+        shared, told = question._shared, None
         if shared and shared.thread:
-            view = shared
+            own = shared
         elif shared and len(shared.questions) > 1 and self.clock.monotonic() < question._ends:
             channel = self._share(shared, question, self._read_channel)
             row = None if channel.resumed else _row_at(question.ref, channel.rows)
             told = _told(row)
-            if row and told == seen.told and (told == _SILENT or shared.began < seen.told_until):
-                return _Reading([row, *seen.replies])
-        thread = self._share(view, question, self._read_thread)
-        if shared and not thread.missing:
-            seen.told, seen.told_until = told, view.began + shared.quiet_for
-            seen.replies = [row for row in thread.rows if row.get("ts") != question.ref["ts"]]
+            if row and told == own.told and (told == _SILENT or shared.began < own.began + _POLL_MAX):
+                replies = [reply for reply in own.last.rows if reply.get("ts") != row["ts"]]
+                return _Reading([row, *replies])
+        thread = self._share(own, question, self._read_thread)
+        own.told = None if thread.missing else told
         return thread
 
     def _read_thread(self, view: _View) -> _Reading:
@@ -3909,15 +3909,12 @@ class SlackAlerter(_ChatAlerter):
 
         The latter in one page: a question that is not in it is read for itself.
         """
-        refs = sorted((question.ref for question in view.waiting()), key=_moment)
+        refs = sorted((question.ref for question in list(view.questions)), key=_moment)
         args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
         if self.listen == "channel":
-            reading = self._read_list(view, "history", args)
-        else:
-            reading = self._read_list(view, "history", {**args, "latest": str(refs[-1]["ts"])}, pages=1)
-            view.paging.restart()
-        talked = [row for row in reading.rows if row.get("reply_count")]
-        view.quiet_for = max(_POLL_MIN, len(talked) / 4)  # so that four threads are read in a second
+            return self._read_list(view, "history", args)
+        reading = self._read_list(view, "history", {**args, "latest": str(refs[-1]["ts"])}, pages=1)
+        view.paging.restart()
         return reading
 
     def _read_list(self, view: _View, kind: str, args: _Dict, pages: int = 50) -> _Reading:
@@ -3927,8 +3924,8 @@ class SlackAlerter(_ChatAlerter):
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
         now, resumed = self.clock.monotonic(), bool(view.paging.cursor)
-        left = [question._ends - now for question in view.waiting()]
-        ends_soon = any(0 < seconds < _RATION for seconds in left)
+        ends = [question._ends for question in list(view.questions)]
+        ends_soon = any(now < end < now + _RATION for end in ends)
         if now < view.free_at or view.rationed and ends_soon:
             return _Reading([], _failure(self._who, "Slack rations the reading of answers", again=True))
         try:
@@ -3939,36 +3936,37 @@ class SlackAlerter(_ChatAlerter):
             view.free_at, view.rationed = now + (error.retry_after or 0.0), error.retry_after is not None
             return _Reading(list(view.paging.rows), error, resumed)
 
-    def _channel_rows(self, question: Question, seen: _SlackMemory) -> list[_Dict]:
+    def _channel_rows(self, question: Question) -> list[_Dict]:
         """Return the channel's rows from the question on, none where they cannot all be read."""
-        channel = self._share(question._shared or seen.channel, question, self._read_channel)
+        view = question._shared or self._own_view(question)
+        channel = self._share(view, question, self._read_channel)
         if channel.missing or channel.resumed:  # the latter: its newest page is of an earlier poll
             question._missing = channel.missing or _failure(self._who, "newer messages are yet to be read")
         return [] if channel.missing else channel.rows
 
-    def _with_all_taps(self, question: Question, seen: _SlackMemory, row: _Dict | None) -> _Dict:
-        """Return the question's row with all who gave its reactions; the question is told what stays unread.
+    def _with_all_taps(self, question: Question, own: _View, row: _Dict | None) -> _Dict:
+        """Return the question's row with all who gave its reactions; only reactions.get is sure to list them.
 
-        row: as it came with the thread, None if it did not. Only reactions.get is sure to list everybody.
+        row: as it came with the thread, None if it did not. The question is told what stays unread.
         """
         reactions = _rows_of(row.get("reactions")) if row else []
         partial = [str(reaction.get("name")) for reaction in reactions if _lacks_users(reaction)]
         if row and not partial:
             return row
         now = self.clock.monotonic()
-        if now >= seen.taps_free_at:
-            args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
+        if now >= own.taps_free_at:
+            args = {"channel": own.channel, "timestamp": question.ref["ts"], "full": "true"}
             try:
                 whole: _Dict = self._call("reactions.get", args)["message"]
                 return whole
             except DeliveryError as error:
                 if error._final and error.code != "missing_scope":
                     raise
-                seen.taps_error, seen.taps_free_at = error, now + (error.retry_after or 0.0)
+                own.taps_free_at = now + (error.retry_after or 0.0)
         unread = {question._verdict(name, True) for name in partial} if row else {"declined"}
         question._veto_unread = "declined" in unread
-        if unread != {None}:
-            question._missing = question._missing or seen.taps_error
+        if unread != {None} and not question._missing:
+            question._missing = _failure(self._who, "not all reactions can be read", again=True)
         return row or {}
 
     def _answers(self, question: Question, rows: list[_Dict], via: str) -> list[_Dict]:
@@ -4060,9 +4058,6 @@ class SlackAlerter(_ChatAlerter):
 
     def _me(self) -> str:
         return str(self._account().get("user_id"))
-
-    def _place_of(self, question: Question) -> tuple[str, str]:
-        return str(question.ref["channel"]), str(question.ref.get("thread_ts") or "")
 
     def _ready_to_read(self, where: _Dict) -> None:
         kinds = {"D": ["im"], "U": ["im"], "W": ["im"], "G": ["groups", "mpim"]}
@@ -4338,20 +4333,6 @@ class _Paging:
         return rows
 
 
-class _SlackMemory:
-    """What is kept of a question from poll to poll."""
-
-    def __init__(self, question: Question) -> None:
-        channel, ts = question.ref["channel"], question.ref["ts"]
-        self.thread = _View(channel, question.ref.get("thread_ts") or ts, question)
-        self.channel = _View(channel, "", question)
-        self.told = _SILENT  # what the channel told of the thread when that was last read
-        self.told_until = 0.0  # on clock.monotonic: when it is read again though nothing has moved
-        self.replies: list[_Dict] = []  # what it showed
-        self.taps_free_at = 0.0  # on clock.monotonic: no reactions.get before
-        self.taps_error: DeliveryError | None = None  # why it failed last
-
-
 # === Discord ===
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
@@ -4478,10 +4459,8 @@ class DiscordAlerter(_ChatAlerter):
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
-        if "discord" not in question._memo:
-            question._memo["discord"] = _DiscordMemory(question)
-        seen: _DiscordMemory = question._memo["discord"]
-        rows = self._share(question._shared or seen.channel, question, self._read_channel).rows
+        own = self._own_view(question)
+        rows = self._share(question._shared or own, question, self._read_channel).rows
         place, mid = question.ref["channel_id"], question.ref["message_id"]
         message = next((row for row in rows if row["id"] == mid), None)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
@@ -4490,13 +4469,12 @@ class DiscordAlerter(_ChatAlerter):
         plain = "channel" if self.listen == "channel" else ""
         if place == mid:  # a forum's post: the question begins a thread of its own
             plain = "reply"
-        answers = self._answers(question, seen, below, plain)
-        answers += self._answers(question, seen, self._thread_rows(message, seen), "reply")
+        answers = self._answers(question, below, plain)
+        answers += self._answers(question, self._thread_rows(question, message), "reply")
         answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 
-    def _answers(self, question: Question, seen: _DiscordMemory, rows: list[_Dict],
-                 plain: str) -> list[_Dict]:
+    def _answers(self, question: Question, rows: list[_Dict], plain: str) -> list[_Dict]:
         """Return what people wrote in reply to the question, and plain messages above the next one there.
 
         plain: the way by which the latter count, "" if they do not.
@@ -4509,15 +4487,16 @@ class DiscordAlerter(_ChatAlerter):
                     plain = ""
                 continue
             if _answers_to(row) in ids:
-                answers.append(self._answer(question, seen, row, "reply"))
+                answers.append(self._answer(question, row, "reply"))
             elif plain and row.get("type") == 0 and not row.get("message_reference"):
-                answers.append(self._answer(question, seen, row, plain))
+                answers.append(self._answer(question, row, plain))
         return answers
 
-    def _answer(self, question: Question, seen: _DiscordMemory, row: _Dict, via: str) -> _Dict:
+    def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
         """Return what a person's row says."""
-        if _is_mute(row) and not seen.warned:
-            seen.warned = True
+        own = self._own_view(question)
+        if _is_mute(row) and not own.warned:
+            own.warned = True
             _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
         text = re.sub(rf"<@!?{self._me()}>", " ", row.get("content") or "")
         until = _posted(question.ref["message_id"]) + question._time_given()  # by Discord's clock, as `at`
@@ -4528,17 +4507,17 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_channel(self, view: _View) -> _Reading:
         """List a channel from the oldest question on that somebody waits for."""
-        mids = [str(question.ref["message_id"]) for question in view.waiting()]
-        view.pages.begin(min(map(int, mids)))
-        return _Reading(self._rows(_MESSAGES.format(view.channel), view.pages, mids))
+        mids = [str(question.ref["message_id"]) for question in list(view.questions)]
+        start = min(map(int, mids)) - 1
+        return _Reading(self._rows(_MESSAGES.format(view.channel), start, view.kept, mids))
 
-    def _thread_rows(self, message: _Dict, seen: _DiscordMemory) -> list[_Dict]:
+    def _thread_rows(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return what stands in the thread on a question, if there is one: its channel has the same id."""
-        flags = message.get("flags") or 0
+        flags, mid = message.get("flags") or 0, message["id"]
         if not flags & _HAS_THREAD and not message.get("thread"):
             return []
         try:
-            return self._rows(_MESSAGES.format(message["id"]), seen.thread)
+            return self._rows(_MESSAGES.format(mid), int(mid), self._own_view(question, mid).kept)
         except DeliveryError as error:
             if error.status == 404:  # the thread was deleted; the question itself is still there
                 return []
@@ -4573,22 +4552,29 @@ class DiscordAlerter(_ChatAlerter):
             name = f"{name}:{emoji['id']}"
         path = _REACTIONS.format(_parse.quote(name, safe=""), **question.ref)
         try:
-            users = self._rows(f"{path}?type=0", _Pages(0))
+            users = self._rows(f"{path}?type=0", 0, {})
             if details.get("burst"):
-                users += self._rows(f"{path}?type=1", _Pages(0))
+                users += self._rows(f"{path}?type=1", 0, {})
         except DeliveryError as error:
             if error.code != "10014":  # an emoji that is gone
                 raise
             return []
         return users
 
-    def _rows(self, path: str, pages: _Pages, fresh: Sequence[str] = ()) -> list[_Dict]:
-        """Return the rows after an id, oldest first; all pages with a row in `fresh` are read anew."""
-        pages.forget(fresh)
+    def _rows(self, path: str, after: int, kept: dict[int, list[_Dict]],
+              fresh: Sequence[str] = ()) -> list[_Dict]:
+        """Return the rows after an id, oldest first.
+
+        kept: full pages of before, the one read last at the end. Those with a row in `fresh` are read again,
+        and the one read longest ago, for answers edited in.
+        """
+        for position, start in enumerate(list(kept)):
+            ids = {row["id"] for row in kept[start]}
+            if position == 0 or not ids.isdisjoint(fresh):
+                del kept[start]
         rows: dict[str, _Dict] = {}
-        after = pages.start
         while True:
-            page = pages.kept.get(after)
+            page = kept.get(after)
             if page is None:
                 page = self._call("GET", f"{path}&after={after}&limit=100")
                 page.sort(key=_id_of)
@@ -4597,14 +4583,14 @@ class DiscordAlerter(_ChatAlerter):
                 rows[row["id"]] = row
             if len(page) < 100 or len(rows) == known:
                 return list(rows.values())
-            pages.kept[after] = page
+            kept[after] = page
             after = _id_of(page[-1])
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
         channel = (question._record.where or {})["channel"]
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
-        for row in self._rows(_MESSAGES.format(channel), _Pages(int(since * 1000) << 22)):
+        for row in self._rows(_MESSAGES.format(channel), int(since * 1000) << 22, {}):
             author = _mapping(row.get("author"))
             if author.get("id") == self._me() and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
@@ -4626,14 +4612,11 @@ class DiscordAlerter(_ChatAlerter):
             question._record.parts.append(str(sent.get("id")))
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
-        own = re.fullmatch(r"<a?:(\w+:\d+)>", emoji)
-        chars = {f":{name}:": char for char, names in _EMOJI.items() for name in names.split()}
-        name = _parse.quote(own[1] if own else chars.get(emoji, emoji).replace("\ufe0f", ""), safe="")
+        own = re.fullmatch(r"<a?:(\w+:[0-9]+)>", emoji)
+        name = own[1] if own else _character(emoji)
+        name = _parse.quote(name, safe="")
         path = _REACTIONS.format(name, **ref) + "/@me"
         _insist(lambda: self._call("PUT", path), self.clock, self._until(), sure=True)
-
-    def _place_of(self, question: Question) -> tuple[str, str]:
-        return str(question.ref["channel_id"]), ""
 
     def _ready_to_read(self, where: _Dict) -> None:
         """Without Read Message History a list comes empty, and only the reading of one message is refused."""
@@ -4818,6 +4801,14 @@ class DiscordAlerter(_ChatAlerter):
         raise error
 
 
+def _character(emoji: str) -> str:
+    """Return an emoji as Discord takes it: as the character, without variation selectors."""
+    for char, names in _EMOJI.items():
+        if emoji.strip(":") in names.split():
+            return char
+    return emoji.replace("\ufe0f", "")
+
+
 def _shown(reaction: _Dict) -> str:
     """Return the emoji of a reaction as people write it."""
     name, number = str(reaction["emoji"].get("name")), reaction["emoji"].get("id")
@@ -4861,42 +4852,6 @@ def _posted(snowflake: str) -> float:
 
 def _id_of(row: _Dict) -> int:
     return int(row["id"])
-
-
-class _Pages:
-    """The messages of a channel, page by page: full ones are kept, for what is in them hardly changes."""
-
-    def __init__(self, start: int = -1) -> None:
-        self.start = start  # the id after which they begin
-        self.kept: dict[int, list[_Dict]] = {}  # by the id after which they come; the one read last is last
-
-    def begin(self, oldest: int) -> None:
-        """Let them begin no later than with this id, and not much earlier."""
-        if not 0 <= self.start < oldest:
-            self.start, self.kept = oldest - 1, {}
-        while self.start in self.kept:
-            last = _id_of(self.kept[self.start][-1])
-            if last >= oldest:
-                break
-            del self.kept[self.start]
-            self.start = last
-
-    def forget(self, fresh: Sequence[str]) -> None:
-        """Read those with a row of `fresh` again, and the one read longest ago, for answers edited in."""
-        longest_ago = next(iter(self.kept), None)
-        for after, page in list(self.kept.items()):
-            ids = {row["id"] for row in page}
-            if after == longest_ago or not ids.isdisjoint(fresh):
-                del self.kept[after]
-
-
-class _DiscordMemory:
-    """What is kept of a question from poll to poll."""
-
-    def __init__(self, question: Question) -> None:
-        self.channel = _View(question.ref["channel_id"], "", question)
-        self.thread = _Pages(int(question.ref["message_id"]))  # of the thread on it
-        self.warned = False  # that replies come without their text
 
 
 def _flat_errors(errors: Any, where: str) -> list[str]:
