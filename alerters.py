@@ -7274,12 +7274,10 @@ _HOW_TO_RUN = "run: nothing was run: write the command behind --, as in: run --t
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
 _PASSED_ON = (*_STOPS, "SIGUSR1", "SIGUSR2")
 _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
-_DRAIN_TIME = 2.0  # s after a job's end in which what it printed is waited for
-_AHEAD = 256 * 1024  # bytes that it may print before they can be written
+_LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for
 _TAIL = 64 * 1024  # bytes kept of what it printed; far more than is shown, for colours and progress bars go
 _LONGEST_SECRET = 4096  # bytes
 _SHOWN, _SHORT = 40, 20  # lines of both streams; lines of standard error that leave room for the other
-_ESCAPES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])"  # ECMA-48
 
 
 def _cmd_run(options: Any) -> int:
@@ -7298,28 +7296,20 @@ def _cmd_run(options: Any) -> int:
         job.run()
         if targets and (job.failed or job.seconds >= options.longer_than):
             message = job.message(options.title or _job_name(options.command))
-            signals.do_unless_signalled(lambda: _tell_all(targets, message))
+            signals.do_unless_signalled(lambda: _post_to(targets, message, None))
     return job.code
-
-
-def _tell_all(targets: list[BaseAlerter], message: AlerterMessage) -> None:
-    try:
-        _post_to(targets, message, None)
-    except Exception as error:  # the job's own end matters more than any error of its alert
-        _log().error("the alert was not sent: %s", _one_line(error))
 
 
 def _job_name(command: list[str]) -> str:
     """Return the program, and the word after it if plain or a file's name: no other argument goes out."""
-    name = os.path.basename(command[0]) or command[0]
-    word = command[1] if len(command) > 1 else ""
+    name, word = os.path.basename(command[0]), "".join(command[1:2])
     if os.path.isfile(word):
         return f"{name} {os.path.basename(word)}"
     return f"{name} {word}" if re.fullmatch(r"[a-z][a-z_:-]{0,19}", word) else name
 
 
 def _plain_streams() -> list[int]:
-    """Return which of standard output and error are open and no terminal: what goes there can be copied."""
+    """Return which of standard output and error are open and no terminal."""
     found = []
     for number in (1, 2):
         with contextlib.suppress(OSError):  # it is closed, and so it is for the job
@@ -7334,53 +7324,58 @@ class _Job:
 
     def __init__(self, command: list[str], streams: list[int], signals: _Signals) -> None:
         self.command, self.signals = command, signals
-        one = len(streams) == 2 and os.name != "nt" and os.path.sameopenfile(*streams)
-        self.outputs = [_Output(streams)] if one else [_Output([number]) for number in streams]
-        self.code = 0
+        self.streams: list[_Stream] = []
+        together = len(streams) == 2 and os.name != "nt" and os.path.sameopenfile(*streams)
+        with contextlib.suppress(OSError):  # no more processes: it writes there itself
+            for numbers in [streams] if together else [[number] for number in streams]:
+                self.streams.append(_Stream(numbers))
+        self.code = 0  # its exit code, or 128 + the signal that ended it, as shells have it
         self.seconds = 0.0
         self.problem = ""  # why it could not be run, or what it printed not be written
-        self.got: list[int] = []  # the signals that came
+        self.got: list[str] = []  # the signals that ended it or asked it to end
 
     def run(self) -> None:
-        """Run it to its end. `code`: its exit code, or 128 + the signal that ended it, as shells have it."""
         began = time.monotonic()
-        early = self.signals.read(0)  # the job was not there yet to get them
+        self._run()
+        for stream in self.streams:
+            stream.hear(time.monotonic() + _LAST_WORDS)
+            self.problem = self.problem or stream.problem
+        self.seconds = time.monotonic() - began
+        if self.problem:
+            self.code = self.code or 1  # the job could not be told of it
+            _complain(self.problem)
+
+    def _run(self) -> None:
+        numbers = self.signals.so_far()  # the job was not there yet to get them
         try:
             child = self._start()
         except (OSError, ValueError) as error:
-            self.code, why = _why_not_run(self.command[0], error)
-            self.problem = f"{self.command[0]}: {why}"
-            _complain(self.problem)
+            self.code, self.problem = _why_not_run(self.command[0], error)
             return
         finally:
-            for output in self.outputs:
-                output.begin()
-        self._pass_on(child, early)
+            for stream in self.streams:
+                stream.begin()
         _threading.Thread(target=self._wait, args=(child,), name="alerters-run", daemon=True).start()
-        news = b""
-        while 0 not in news:
-            news = self._copy_until_news()
-            self._pass_on(child, self.signals.for_us_alone(news))
-        self._copy_the_rest()
-        self.seconds = time.monotonic() - began
-        code: int = child.returncode
-        if code < 0:
-            self.got.insert(0, -code)
-        self.code = 128 - code if code < 0 else code
-        if self.problem:  # the job could not be told of it
-            self.code = self.code or 1
-            _complain(self.problem)
+        while 0 not in numbers:
+            for number in numbers:
+                with contextlib.suppress(OSError):  # it has just ended
+                    child.send_signal(number)
+            numbers = self.signals.for_us_alone(self._news())
+        self.code = child.returncode
+        if self.code < 0:
+            self.got = list(dict.fromkeys([_signal.Signals(-self.code).name, *self.got]))
+            self.code = 128 - self.code
 
     def _start(self) -> _subprocess.Popen[bytes]:
         names = {1: "stdout", 2: "stderr"}
-        streams: _Dict = {names[n]: output.inlet for output in self.outputs for n in output.numbers}
-        start: Any = functools.partial(_subprocess.Popen, close_fds=False, env=_environment(), **streams)
+        pipes: _Dict = {names[n]: stream.inlet for stream in self.streams for n in stream.numbers}
+        start: Any = functools.partial(_subprocess.Popen, close_fds=False, env=_environment(), **pipes)
         child: _subprocess.Popen[bytes]
         try:
             child = start(self.command)
         except OSError as error:
-            script = _shutil.which(self.command[0])
-            if error.errno != _errno.ENOEXEC or not script or _is_binary(script) or os.name == "nt":
+            script = _shutil.which(self.command[0]) or ""
+            if error.errno != _errno.ENOEXEC or b"\0" in _first_bytes(script) or os.name == "nt":
                 raise
             child = start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
         return child
@@ -7391,58 +7386,32 @@ class _Job:
             time.sleep(_GROUP_TIME)  # a signal that ended it may be on its way to us
         self.signals.note(0)
 
-    def _pass_on(self, child: _subprocess.Popen[bytes], numbers: Iterable[int]) -> None:
-        for number in numbers:
-            with contextlib.suppress(OSError):  # it has just ended
-                child.send_signal(number)
-
-    def _copy_until_news(self) -> bytes:
-        if sys.platform != "win32":
-            while self.signals.news not in _copy(self.outputs, None, self.signals.news):
-                pass
+    def _news(self) -> bytes:
         news = self.signals.read()
-        self.got += filter(None, news)
+        names = [_signal.Signals(number).name for number in news if number]
+        self.got += [name for name in names if name in _STOPS and name not in self.got]
         return news
-
-    def _copy_the_rest(self) -> None:
-        """Copy what is left. What the job left in the background may print for as long as it likes."""
-        end = time.monotonic() + _DRAIN_TIME
-        if sys.platform != "win32":
-            _drain(self.outputs, end)
-        for output in self.outputs:
-            if output.thread:
-                output.thread.join(max(0, end - time.monotonic()))
-            self.problem = self.problem or output.problem
-        still = [output for output in self.outputs if output.open]
-        if still and sys.platform != "win32":
-            kept = [number for output in still for number in (output.source, output.target)]
-            _fork(lambda: _copy_on(still), kept)
-            for output in still:
-                output.close()
 
     @property
     def failed(self) -> bool:
-        return bool(self.code or self._stops())
-
-    def _stops(self) -> list[str]:
-        """Return the names of the signals that ended it, or that asked it to end."""
-        names = [_signal.Signals(number).name for number in dict.fromkeys(self.got)]
-        return names if self.code > 128 else [name for name in names if name in _STOPS]
+        return bool(self.code or self.got)
 
     def message(self, name: str) -> AlerterMessage:
         """Return what to tell of its end."""
-        stops = self._stops()
-        how = "failed" if self.code else f"ended after {stops[0]}" if stops else "succeeded"
+        how = "succeeded"
         facts: _Dict = {"exit code": self.code}
-        if stops:
-            facts["signal"] = ", ".join(stops)
+        if self.got:
+            how = f"ended after {self.got[0]}"
+            facts["signal"] = ", ".join(self.got)
+        if self.code:
+            how = "failed"
         facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
         level: _Level = "error" if self.failed else "success"
         return AlerterMessage(_one_line(f"{name} {how}", 300), self._printed() or None, facts, level=level)
 
     def _printed(self) -> str:
         """Return the end of standard error; where that is short, and it failed, of standard output too."""
-        ends = {output.numbers[-1]: output.end() for output in self.outputs}
+        ends = {stream.numbers[-1]: stream.end() for stream in self.streams}
         errors, printed = ends.get(2, []), ends.get(1, [])
         if self.problem:
             errors = [*errors, _hide(self.problem)]
@@ -7465,108 +7434,118 @@ def _environment() -> dict[str, str]:
 
 def _why_not_run(command: str, error: Exception) -> tuple[int, str]:
     """Return the exit code that shells have for it, and the reason."""
+    script = _shutil.which(command)
     if not isinstance(error, FileNotFoundError):
-        return 126, _reason(error)
-    script, first = _shutil.which(command), b""
+        return 126, f"{command}: {_reason(error)}"
     if not script:
-        return 127, _reason(error)
-    with contextlib.suppress(OSError), open(script, "rb") as file:
-        first = file.readline(500)
+        return 127, f"{command}: {_reason(error)}"
+    first, _, _ = _first_bytes(script).partition(b"\n")
+    interpreter = first[2:].strip(b" ").partition(b" ")[0].decode("utf-8", "replace")
     if first[:2] != b"#!":
-        return 127, "it is there, but not the program that loads it: it was built for another system"
-    interpreter = first[2:].strip(b" \t\n").partition(b" ")[0].decode("utf-8", "replace")
-    return 127, f"its interpreter {interpreter!r}, which its first line names, is missing"
+        interpreter = "(for programs of another system)"
+    return 127, f"{command}: its interpreter {interpreter!r} is missing"
 
 
-def _is_binary(path: str) -> bool:
-    with open(path, "rb") as file:
-        return b"\0" in file.read(512)
+def _first_bytes(path: str) -> bytes:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(500)
+    return b""
 
 
-class _Output:
-    """A stream of a job: a pipe, which is copied to our own stream, and whose end is kept."""
+class _Stream:
+    """A stream of a job: a pipe to a process that copies it to our own, outlives us, and knows its end.
+
+    So what the job left in the background prints on when we have ended. On Windows a thread copies.
+    """
 
     def __init__(self, numbers: list[int]) -> None:
         self.numbers = numbers  # both, where standard output and error go to the same place
         self.target = numbers[0]
         self.source, self.inlet = os.pipe()
-        self.waiting = bytearray()  # read, and not yet written
         self.tail = bytearray()
         self.problem = ""
-        mode = os.fstat(self.target).st_mode
-        self.can_fill = _stat.S_ISFIFO(mode) or _stat.S_ISSOCK(mode)
-        self.thread: _threading.Thread | None = None
-
-    def begin(self) -> None:
-        """Let the job alone have the end that is written to; without poll() copy in a thread."""
-        os.close(self.inlet)
         if sys.platform == "win32":
             self.thread = _threading.Thread(target=self._copy_all, daemon=True)
+        else:
+            self.line, line = _socket.socketpair()
+            _fork(lambda: self._serve(line), [self.source, self.target, line.fileno()])
+            line.close()
+
+    def begin(self) -> None:
+        """Leave the ends of the pipe to those who use them."""
+        os.close(self.inlet)
+        if sys.platform == "win32":
             self.thread.start()
+        else:
+            os.close(self.source)
 
     def _copy_all(self) -> None:
-        while self.open:
-            if self.source >= 0:
-                self._read()
-            while self.waiting:
-                self._write()
+        while self._copy():
+            pass
 
-    @property
-    def open(self) -> bool:
-        return self.source >= 0 or bool(self.waiting)
-
-    def watch(self, poll: Any) -> None:
-        """Say what to wait for: something to read, room for what waits, or that nobody reads us any more."""
-        if sys.platform == "win32":
-            return
-        if self.source >= 0 and len(self.waiting) < _AHEAD:
-            poll.register(self.source, _select.POLLIN)
-        if self.waiting:
-            poll.register(self.target, _select.POLLOUT)
-        elif self.open and self.can_fill:
-            poll.register(self.target, 0)
-
-    def step(self, ready: Mapping[int, int]) -> None:
-        """Copy a piece, if that can be done at once."""
-        if self.target in ready:
-            if self.waiting:
-                self._write()
-            else:
-                self.drop()  # the job is to be told of it, as if it wrote there itself
-        if self.source in ready:
-            self._read()
-
-    def _read(self) -> None:
+    def _copy(self) -> bool:
+        """Copy a piece; False at the end, and where it cannot be written."""
         piece = os.read(self.source, 65536)
-        if not piece:
-            self.close()
-        self.waiting += piece
         self.tail += piece
         del self.tail[:-_TAIL]
-
-    def _write(self) -> None:
-        most = None
-        if sys.platform != "win32" and self.can_fill:
-            most = _select.PIPE_BUF  # more of it might block
-        try:
-            written = os.write(self.target, self.waiting[:most])
-        except BlockingIOError:
-            time.sleep(0.01)
-        except OSError as error:
-            if not isinstance(error, BrokenPipeError):
+        rest = memoryview(piece)
+        while rest:
+            try:
+                rest = rest[os.write(self.target, rest):]
+            except BlockingIOError:
+                time.sleep(0.01)
+            except BrokenPipeError:
+                return False
+            except OSError as error:
                 self.problem = f"what it printed could not be written: {_reason(error)}"
-            self.drop()
-        else:
-            del self.waiting[:written]
+                return False
+        return bool(piece)
 
-    def close(self) -> None:
-        if self.source >= 0:
+    if sys.platform != "win32":
+        def _serve(self, line: _socket.socket) -> None:
+            """Copy until the end; on the way, tell once what has come, when `line` asks."""
+            for name in _PASSED_ON:
+                if hasattr(_signal, name):
+                    _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
+            poll = _select.poll()
+            for number in (self.source, line.fileno()):
+                poll.register(number, _select.POLLIN)
+            kind = os.fstat(self.target).st_mode
+            if _stat.S_ISFIFO(kind) or _stat.S_ISSOCK(kind):
+                poll.register(self.target, 0)  # where nobody reads it any more, the job is to be told at once
+            copies, going_on = 0, True  # since it was asked: a pipe's content is one or two pieces
+            while going_on:
+                ready = dict(poll.poll())
+                asked = line.fileno() in ready
+                if asked and (self.source not in ready or copies > 1):
+                    poll.unregister(line)
+                    self._tell(line)
+                elif self.source in ready:
+                    copies += asked
+                    going_on = self._copy()
+                else:
+                    going_on = self.target not in ready
             os.close(self.source)
-            self.source = -1
+            self._tell(line)
 
-    def drop(self) -> None:
-        self.close()
-        self.waiting.clear()
+        def _tell(self, line: _socket.socket) -> None:
+            with contextlib.suppress(OSError):  # told already, or nobody asks any more
+                line.sendall(self.problem.encode("utf-8", "replace") + b"\0" + self.tail)
+            line.close()
+
+    def hear(self, end: float) -> None:
+        """Learn the end of what was printed; wait for it until `end` at most."""
+        if sys.platform == "win32":
+            self.thread.join(max(0, end - time.monotonic()))
+            return
+        told = bytearray()
+        with contextlib.suppress(OSError), self.line:  # it hangs where it writes
+            self.line.settimeout(end - time.monotonic())
+            self.line.shutdown(_socket.SHUT_WR)
+            for piece in iter(functools.partial(self.line.recv, 65536), b""):
+                told += piece
+        problem, _, self.tail = told.partition(b"\0")
+        self.problem = problem.decode("utf-8")
 
     def end(self) -> list[str]:
         """Return the last lines, as they stand on a screen, without secrets."""
@@ -7575,7 +7554,7 @@ class _Output:
             tail = tail[_LONGEST_SECRET:]  # it may begin within a secret, of which no rest may be shown
         if b"\0" in tail:
             return []  # data, nothing to read
-        text = re.sub(_ESCAPES, "", tail.decode("utf-8", "replace"))
+        text = re.sub(_TERMINAL, "", tail.decode("utf-8", "replace"))
         lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
         shown = _hide("\n".join(lines)).rstrip()
         return shown.split("\n")[-_SHOWN:] if shown else []
@@ -7590,10 +7569,9 @@ class _Signals:
     """
 
     def __init__(self) -> None:
-        self.news, self._inlet = os.pipe()
+        self._outlet, self._inlet = os.pipe()
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
-        self._pid = 0
 
     def __enter__(self) -> _Signals:
         if _threading.current_thread() is not _threading.main_thread():
@@ -7601,74 +7579,65 @@ class _Signals:
         known = [getattr(_signal, name) for name in _PASSED_ON if hasattr(_signal, name)]
         untouched = (_signal.SIG_IGN, None)  # what is ignored stays so, for the job too
         numbers = [number for number in known if _signal.getsignal(number) not in untouched]
-        if sys.platform == "win32":
-            self._handle(numbers)  # the console tells the job of Ctrl-C
-        else:
+        if sys.platform != "win32":
             if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:  # nobody would hear of an exit code
                 self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
             os.set_blocking(self._inlet, False)
             mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, numbers)  # none comes in between
-            with contextlib.suppress(OSError):  # no more processes: each signal is passed on
-                ours, theirs = _socket.socketpair()
-                ours.settimeout(1)
-                self._pid = _fork(lambda: _bear_witness(theirs, numbers, mask), [theirs.fileno()])
+            ours, theirs = _socket.socketpair()
+            ours.settimeout(1)
+            with theirs, contextlib.suppress(OSError):  # no more processes: each signal is passed on
+                _fork(lambda: _bear_witness(theirs, numbers, mask), [theirs.fileno()])
                 self._witness = ours
-                theirs.close()
-            self._handle(numbers)
+        for number in numbers:
+            self._handlers[number] = _signal.signal(number, self.note)
+        if sys.platform != "win32":
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         return self
 
-    def _handle(self, numbers: list[int]) -> None:
-        for number in numbers:
-            self._handlers[number] = _signal.signal(number, self.note)
-
     def __exit__(self, *_: object) -> None:
-        if self._witness:
-            self._witness.close()  # with which it ends
-            with contextlib.suppress(OSError):  # somebody else waited for it
-                os.waitpid(self._pid, 0)
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
-        os.close(self.news)
+        if self._witness:
+            self._witness.close()  # with which it ends
+        os.close(self._outlet)
         os.close(self._inlet)
+        self._inlet = -1  # who still notes something must not write to what gets the number next
 
     def note(self, number: int, _: object = None) -> None:
         with contextlib.suppress(OSError):  # thousands are waiting
             os.write(self._inlet, bytes([number]))
 
-    def read(self, seconds: float | None = None) -> bytes:
-        """Return what came; wait for it, so many seconds at most."""
-        if sys.platform != "win32":
-            poll = _select.poll()
-            poll.register(self.news, _select.POLLIN)
-            if not poll.poll(None if seconds is None else seconds * 1000):
-                return b""
-        elif seconds == 0:
-            return b""
-        return os.read(self.news, 4096)
+    def read(self) -> bytes:
+        """Wait until something has come, and return it."""
+        return os.read(self._outlet, 4096)
 
-    def for_us_alone(self, news: bytes) -> list[int]:
-        """Return those signals that the job has not got."""
-        numbers = [number for number in news if number]
-        if not numbers or sys.platform == "win32":
-            return []
+    def so_far(self) -> bytes:
+        """Return what has come, without waiting."""
+        self.note(0)
+        return self.read().replace(b"\0", b"")
+
+    def for_us_alone(self, news: bytes) -> bytes:
+        """Return those signals that the job has not got; the 0 stays."""
+        if 0 in news:
+            return b"\0"
+        if sys.platform == "win32":  # the console tells the job
+            return b""
         heard = b""
         time.sleep(_GROUP_TIME)
         with contextlib.suppress(OSError):  # somebody stopped or killed it
             if self._witness:
                 self._witness.send(b"?")
                 heard = self._witness.recv(4096)
-        return [number for number in numbers if number not in heard]
+        return bytes(number for number in news if number not in heard)
 
     def do_unless_signalled(self, work: Callable[[], object]) -> None:
         """Do it, but go on at the first signal, wherever it hangs."""
-        if not self._handlers:
-            work()
-            return
-
         def do() -> None:
             try:
                 work()
+            except Exception as error:  # the job's own end matters more than any error of its alert
+                _log().error("the alert was not sent: %s", _one_line(error))
             finally:
                 self.note(0)
 
@@ -7677,31 +7646,6 @@ class _Signals:
 
 
 if sys.platform != "win32":
-    def _copy(outputs: list[_Output], seconds: float | None, news: int | None = None) -> Mapping[int, int]:
-        """Wait, so many seconds at most, until there is something to copy, or news; return what was ready."""
-        poll = _select.poll()
-        if news is not None:
-            poll.register(news, _select.POLLIN)
-        for output in outputs:
-            output.watch(poll)
-        ready = dict(poll.poll(None if seconds is None else seconds * 1000))
-        for output in outputs:
-            output.step(ready)
-        return ready
-
-    def _drain(outputs: list[_Output], end: float) -> None:
-        """Copy what has been printed by now, but not for longer than until `end`."""
-        while time.monotonic() < end:
-            full = any(output.waiting for output in outputs)
-            if not _copy(outputs, 0.05 if full else 0) and not full:
-                break
-
-    def _copy_on(outputs: list[_Output]) -> None:
-        """Go on in a process of its own, until nobody can print any more."""
-        os.setsid()  # no signal to our group is meant for it
-        while any(output.open for output in outputs):
-            _copy(outputs, None)
-
     def _bear_witness(line: _socket.socket, numbers: list[int], mask: Iterable[int]) -> None:
         """Tell, when asked, which signals have come since, and end with the one who asks."""
         heard: list[int] = []
@@ -7713,21 +7657,27 @@ if sys.platform != "win32":
             del heard[:len(told)]
             line.send(told + b"\0")
 
-    def _fork(work: Callable[[], object], kept: Iterable[int]) -> int:
-        """Return the id of a new process, which does `work` and has no other descriptors than `kept`."""
+    def _fork(work: Callable[[], object], kept: Iterable[int]) -> None:
+        """Do it in a process of its own, which has no other descriptors than `kept` and is nobody's child."""
         with _warnings.catch_warnings():
             _warnings.simplefilter("ignore", DeprecationWarning)  # other threads' locks do not concern it
             process = os.fork()
         if process:
-            return process
+            if os.waitpid(process, 0)[1]:
+                raise OSError("no more processes")
+            return
+        code = 1
         try:
             for name in os.listdir("/dev/fd"):
                 if int(name) not in kept:
                     with contextlib.suppress(OSError):
                         os.close(int(name))
-            work()
+            if os.fork():
+                code = 0
+            else:
+                work()
         finally:
-            os._exit(0)
+            os._exit(code)
 
 
 # === Command line ===
