@@ -386,6 +386,12 @@ class AlerterMessage(_Record):
     def _title_line(self) -> str:
         return " ".join(_clean(self.title or "").split())
 
+    def _name(self) -> str:
+        """Return the title, or else the first line of the text, without marks."""
+        if self.title and self.title.strip():
+            return _bare(self._title_line())
+        return _bare(_clean(self.body or "").strip().split("\n")[0])
+
     def _files(self, who: str) -> list[_File]:
         """Return the images, loaded; what cannot be shown is logged, and named in the alert by its label."""
         files = [_load_image(image, n) for n, image in enumerate(self.images, 1)]
@@ -2413,7 +2419,7 @@ class BaseAlerter(_Record):
         timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
         record = _QuestionRecord({
             "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
-            "text": _one_line(message.title or message.body or "(no text)", 80),
+            "text": _one_line(message._name() or "(no text)", 80),
             "where": self._where(message, params), "approve": approve, "decline": decline,
             "approvers": approvers, "case_sensitive": not fold, "minimum_approvals": needed,
             "asked": now, "deadline": now + timeout})
@@ -3227,6 +3233,7 @@ class _Draft:
         self.plain = False  # whether it goes without blocks or embeds
         self.until = 0.0  # of clock.monotonic
         self.ref: _Dict = {}  # of the first message, once it is posted
+        self.in_forum = False  # where a message that is no reply is a thread of its own
         self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
         self.nonce = message._question.token if message._question else _secrets.token_hex(8)
         self.messages = 0  # handed to the service so far: each has its number, by which a repeat is known
@@ -4337,10 +4344,12 @@ class _Paging:
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
 _SNOWFLAKE = "[0-9]{1,20}"  # an id, which goes into addresses
-_PATH = fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
+_PATH = (fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
+         fr"|\?thread_id={_SNOWFLAKE}")
 _MESSAGES = "/channels/{}/messages?"
 _REACTIONS = "/channels/{channel_id}/messages/{message_id}/reactions/{}"
 _HAS_THREAD = 1 << 5  # a flag of messages
+_FORUMS = (15, 16)  # types of channels in which every message belongs to a thread: forum, media
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 
 
@@ -4443,6 +4452,9 @@ class DiscordAlerter(_ChatAlerter):
         path = f"/channels/{self._channel(None)}"
         try:
             channel = self._call("GET", path)
+            if channel.get("type") in _FORUMS:
+                points.append((True, f"forum {channel.get('name')}: each alert becomes a post"))
+                return _report(self._who, points)
             good = channel.get("type") in (0, 1, 2, 3, 5, 10, 11, 12, 13)
             name = f"channel {channel.get('name')}"
             points.append((good, name if good else f"{name} takes no messages: choose another"))
@@ -4590,7 +4602,13 @@ class DiscordAlerter(_ChatAlerter):
     def _find(self, question: Question) -> _Dict | None:
         channel = (question._record.where or {})["channel"]
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
-        for row in self._rows(_MESSAGES.format(channel), int(since * 1000) << 22, {}):
+        try:
+            rows = self._rows(_MESSAGES.format(channel), int(since * 1000) << 22, {})
+        except DeliveryError as error:
+            if error.status != 400:
+                raise
+            rows = []  # a forum lists no messages of its threads
+        for row in rows:
             author = _mapping(row.get("author"))
             if author.get("id") == self._me() and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
@@ -4734,55 +4752,87 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
-        channel = self._channel(draft.params)
-        path = f"/channels/{channel}/messages" if self.discord_token else ""
-        for n, file in enumerate(page.files):  # attachments of one message are told apart by their names
+        for number, file in enumerate(page.files):  # attachments are told apart by their names
             file.problem = ""
-            if file.name in [other.name for other in page.files[:n]]:
-                file.name = f"{n + 1}-{file.name}"
-
-        def post(files: list[_File]) -> Any:
-            payload = self._payload(draft, page)
-            until = draft.until - _SOCKET_TIMEOUT if files else draft.until
-
-            def attempt() -> Any:
-                self._note_time(draft, page)
-                return self._call("POST", path, [payload, *files], until)
-
-            return _insist(attempt, self.clock, until, sure=bool(self.discord_token))
-
+            if file.name in [other.name for other in page.files[:number]]:
+                file.name = f"{number + 1}-{file.name}"
         files = page.files
         try:
-            sent = post(files)
-        except DeliveryError as error:  # once more without files: a repeat is known by its nonce
+            sent = self._post_message(draft, page)
+        except DeliveryError as error:
             refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
-            doubtful = error.outcome == "unknown" and self.discord_token
+            # Once more does no harm: a repeat is known by its nonce, which a thread of a forum does not have.
+            doubtful = error.outcome == "unknown" and self.discord_token and not draft.in_forum
             if not files or not page.says_something() or not (refusal or doubtful):
                 raise
             page.files = []
-            sent = post([])
-            for file in files if not sent.get("attachments") else ():
-                file.problem = str(error)
+            sent = self._post_message(draft, page)
             page.files = files
-        if not sent and not path:  # a webhook that does not tell what became of it
+            if not sent.get("attachments"):
+                for file in files:
+                    file.problem = str(error)
+        if not sent.get("id"):  # a webhook that does not tell what became of it
             return {}
         if draft.message._question:  # a reply to any part of it counts
             draft.message._question._record.parts.append(str(sent["id"]))
-        return {"channel_id": str(sent.get("channel_id") or channel), "message_id": str(sent["id"])}
+        return {"channel_id": str(sent.get("channel_id") or self._channel(draft.params)),
+                "message_id": str(sent["id"])}
+
+    def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
+        """Post a page with its files, in a forum as a thread of its own; return the message."""
+        thread = _forum_thread(draft.ref or draft.reply_to)
+        if not thread and draft.in_forum:
+            return self._open_thread(draft, page)
+        try:
+            if self.discord_token:
+                path = f"/channels/{thread or self._channel(draft.params)}/messages"
+            else:
+                path = f"?thread_id={thread}" if thread else ""
+            return self._send_page(draft, page, path, self._payload(draft, page))
+        except DeliveryError as error:
+            if thread or error.code not in ("50008", "40058", "220001"):
+                raise
+            refused = error
+        draft.in_forum = True
+        try:
+            return self._open_thread(draft, page)
+        except DeliveryError as error:  # it is no forum but a category, say
+            raise refused if error.status == 400 else error from None
+
+    def _open_thread(self, draft: _Draft, page: _Page) -> _Dict:
+        """Post a page as a thread: docs.discord.com/developers/resources/channel, start thread in forum."""
+        payload = self._payload(draft, page)
+        name = _one_line(_defuse(draft.message._name()), 100) or "Alert"
+        if not self.discord_token:
+            return self._send_page(draft, page, "", {**payload, "thread_name": name})
+        for key in ("nonce", "enforce_nonce", "message_reference"):
+            payload.pop(key, None)
+        path = f"/channels/{self._channel(draft.params)}/threads"
+        thread = self._send_page(draft, page, path, {"name": name, "message": payload})
+        return {**_mapping(thread.get("message")), "id": thread["id"], "channel_id": thread["id"]}
+
+    def _send_page(self, draft: _Draft, page: _Page, path: str, payload: _Dict) -> _Dict:
+        until = draft.until - _SOCKET_TIMEOUT if page.files else draft.until
+
+        def post() -> Any:
+            self._note_time(draft, page)
+            return self._call("POST", path, [payload, *page.files], until)
+
+        return _insist(post, self.clock, until, sure="nonce" in payload)
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
-        """Return the decoded answer. path: empty for the webhook. parts: the JSON body, then files."""
+        """Return the decoded answer. path: empty or a query for the webhook. parts: JSON body, then files."""
         if path and not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
             raise _failure(self._who, "what stands in place of an id is none of Discord's", final=True)
         end = self._until() if until is None else until
         body, headers = _multipart(parts[0], parts[1:]) if parts else ([], {})
-        if path:
+        if path.startswith("/"):
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = str.__new__(_Secret, f"Bot {token}")
         else:
             url = self._secret("discord_webhook_url")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
-            url = _Secret(url + ("&" if "?" in url else "?") + "wait=true")
+            url = _Secret(url + ("&" if "?" in url else "?") + "wait=true" + path.replace("?", "&"))
         answer = _http(self, method, url, end, body, headers)
         data = answer.json()
         known, listed = _mapping(data), "?" in path and method == "GET"
@@ -4799,6 +4849,12 @@ class DiscordAlerter(_ChatAlerter):
         if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
             error._again, error.retry_after = False, None
         raise error
+
+
+def _forum_thread(ref: _Dict) -> str:
+    """Return the thread that a message began in a forum, if it did: it has the id of the message."""
+    thread = str(ref.get("channel_id") or "")
+    return thread if thread == ref.get("message_id") else ""
 
 
 def _character(emoji: str) -> str:
@@ -5071,10 +5127,8 @@ class SMTPEmailAlerter(BaseAlerter):
         return mail, recipients, shown + attached
 
     def _subject_of(self, message: AlerterMessage, params: AlerterParameters | None) -> str:
-        """Return a subject without its token: of the call, or the title, or the first line of the text."""
-        subject = getattr(params, "subject", None) or _bare(message._title_line())
-        if not subject:
-            subject = _bare(_clean(message.body or "Alert").strip().split("\n")[0])
+        """Return a subject without its token."""
+        subject = getattr(params, "subject", None) or message._name() or "Alert"
         return f"{self._option(params, 'subject_prefix', '')} {subject}"
 
     def _shortened(self, blocks: list[_Block]) -> list[_Block]:

@@ -1141,6 +1141,10 @@ class FakeDiscord(FakeService):
             return 200, channel, {}
         names = {3: "id", 5: "emoji"}
         route = call.method + " " + "/".join(names.get(i, part) for i, part in enumerate(parts) if i >= 2)
+        if route == "POST threads":
+            thread = self._new_thread(channel, call.args.get("name"))
+            row = self._post(call, thread, call.args.get("message"))
+            return 201, dict(thread, message=self._show(row)), {}
         if route == "POST messages":
             return 200, self._show(self._post(call, channel)), {}
         if route == "GET messages":
@@ -1184,6 +1188,8 @@ class FakeDiscord(FakeService):
         return emoji  # ✔ with and without U+FE0F are two reactions
 
     def _list(self, call, channel):
+        if channel["type"] in (15, 16):  # assumed: its messages stand in threads
+            raise self._no(400, 50008, "Cannot list messages in a non-text channel")
         limit = self._limit(call, 50)
         bounds = [key for key in ("before", "after", "around") if key in call.query]
         if len(bounds) > 1 or any(not call.query[key].isdigit() for key in bounds):
@@ -1199,9 +1205,9 @@ class FakeDiscord(FakeService):
             return sorted(near, key=lambda row: -int(row["id"]))
         return [row for row in rows if int(row["id"]) < pivot][-limit:][::-1]
 
-    def _checked(self, call):
-        """The fields of a message from a request, or the refusal."""
-        args, files = call.args, call.files
+    def _checked(self, call, args=None):
+        """The fields of a message from a request, or the refusal. args: if the message is a part of it."""
+        args, files = call.args if args is None else args, call.files
         if len(call.body) > 25 * MIB:
             raise self._no(413, 40005, "Request entity too large")
         if call.problem == "json" or not isinstance(args, dict):
@@ -1241,14 +1247,25 @@ class FakeDiscord(FakeService):
         return {"content": content.strip(), "embeds": embeds, "attachments": attachments, "payload": args,
                 "files": files, "flags": int(args.get("flags") or 0)}
 
-    def _post(self, call, channel):
+    def _new_thread(self, channel, name):
+        """A thread of a forum; it has the id of its first message, which is added next."""
+        if channel["type"] not in (15, 16):
+            raise self._no(400, 50024, "Cannot execute action on this channel type")  # code: assumed
+        if not isinstance(name, str) or not 1 <= len(name.strip()) <= 100:
+            raise self._invalid(name="Must be between 1 and 100 in length.")
+        self._need(channel, "SEND_MESSAGES")
+        thread = str(max(int(self.now() * 1000 - 1420070400000) << 22, self._last_id + 1))
+        self.add_channel(thread, name, 11, parent_id=channel["id"], thread_metadata={"locked": False})
+        return self.channels[thread]
+
+    def _post(self, call, channel, args=None):
         kind = channel["type"]
         if kind not in (0, 1, 2, 5, 10, 11, 12):
-            raise self._no(400, 40058 if kind in (15, 16) else 50008, "Cannot send messages in this channel")
+            raise self._no(400, 50008, "Cannot send messages in a non-text channel")
         self._need(channel, "SEND_MESSAGES_IN_THREADS" if kind in (10, 11, 12) else "SEND_MESSAGES")
         if channel.get("thread_metadata", {}).get("locked"):
             raise self._no(400, 160005, "Thread is locked")
-        fields = self._checked(call)
+        fields = self._checked(call, args)
         for permission, wanted in (("EMBED_LINKS", fields["embeds"]), ("ATTACH_FILES", fields["files"])):
             if wanted:
                 self._need(channel, permission)
@@ -1298,11 +1315,15 @@ class FakeDiscord(FakeService):
         fields = self._checked(call)
         args = fields["payload"]
         if where["type"] in (15, 16) and not args.get("thread_name"):
-            raise self._no(400, 220001, "Forum channels need a thread_name or thread_id")
+            raise self._no(400, 220001, "Webhooks of forum channels must have a thread_name or thread_id")
+        if where["type"] not in (15, 16) and args.get("thread_name"):
+            raise self._no(400, 220003, "Webhooks can only create threads in forum channels")
         username = args.get("username") or ""
         if len(username) > 80 or re.search("discord|clyde", username.lower()):
             raise self._invalid(username="Username cannot contain that.")  # the names' rule: assumed
         waits = call.query.get("wait", "").lower() in ("true", "1")
+        if where["type"] in (15, 16):
+            where = self._new_thread(where, args["thread_name"])
         # message_reference and nonce mean nothing here.
         row = self._add(where["id"], dict(fields, author=author, webhook_id=self.webhook_id))
         return (200, self._show(row), {}) if waits else (204, None, {})
@@ -3251,6 +3272,45 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, monkeypatch
     assert [row.get("message_reference", {}).get("message_id") for row in discord.posted] == [
         None, start.ref["message_id"]]
     json.dumps([first.ref, start.ref])
+
+
+@pytest.mark.parametrize("kind", ["discord", "discord webhook"])
+@pytest.mark.parametrize("channel_type", [15, 16], ids=["forum", "media"])
+def test_an_alert_in_a_forum_is_a_post_of_its_own(chats, kind, channel_type):
+    alerter, service = chats[kind]
+    service.add_channel("300", "alerts", channel_type)
+    lines = [f"line {n}" for n in range(900)]
+    first = alerter.send(AlerterMessage("**Nightly** @everyone " + "x" * 120, "\n".join(lines), images=[PNG]))
+    thread = first.ref["channel_id"]
+    assert first.ref == {"channel_id": thread, "message_id": thread} and thread != "300"
+    name = service.channels[thread]["name"]
+    assert name.startswith("Nightly @\u200beveryone xxx") and len(name) == 100
+    assert {row["channel_id"] for row in service.posted} == {thread} and len(service.posted) > 2
+    texts = [_texts(kind, row["payload"].get("message", row["payload"]))[0] for row in service.posted]
+    assert re.findall(r"line \d+", "".join(texts)) == lines
+    assert service.posted[0]["files"] == {"image-1.png": PNG}
+    assert alerters.post("below", alerter=alerter, reply_to=first) and alerters.post("apart", alerter=alerter)
+    assert [row["channel_id"] == thread for row in service.posted[-2:]] == [True, False]
+    assert service.channels[service.posted[-1]["channel_id"]]["name"] == "apart" and service.warnings == []
+
+
+@pytest.mark.parametrize("kind", ["discord", "discord webhook"])
+def test_a_post_in_a_forum_is_neither_lost_nor_doubled(chats, kind, caplog):
+    alerter, service = chats[kind]
+    service.add_channel("300", "alerts", 15)
+    call = "/threads" if kind == "discord" else "/webhooks/"
+    service.fail(call, *[Fault("")] * (kind != "discord"), Fault(status=503))
+    assert alerter.post("one") is True and len(service.posted) == 1
+    service.fail(call, *[Fault("")] * (kind != "discord"), Fault("act_reset"))
+    assert _outcome(alerter, AlerterMessage("two", images=[PNG]))[0] == "unknown" and len(service.posted) == 2
+    service.permissions["300"].discard("ATTACH_FILES")
+    assert kind != "discord" or alerter.post(AlerterMessage("three", "text", images=[PNG])) is True
+    service.permissions["300"].discard("SEND_MESSAGES")
+    service.heal()
+    assert kind != "discord" or alerter.post("four") is False and "50013" in caplog.text
+    service.add_channel("300", "a category", 4)
+    assert alerter.post("five") is (kind != "discord")
+    assert kind != "discord" or "not a text channel" in caplog.text.splitlines()[-1]
 
 
 # === The fault matrix ===
@@ -5852,6 +5912,35 @@ def test_discords_own_emoji_are_told_apart_by_their_id(discord):
     discord.react(room.bob, ":gone:5", room.id(question))  # listing it is refused
     discord.react(room.ann, "ship:123", room.id(question))
     assert question.check().status == YES
+
+
+@pytest.mark.parametrize("listen", ["thread", "channel"])
+@pytest.mark.parametrize("way, status", [
+    ("plain", YES), ("reply", YES), ("tap", YES), ("no", NO), ("other", None)])
+def test_a_question_in_a_forum_is_answered_in_its_thread(discord, way, status, listen):
+    room = Room("discord", discord)
+    discord.add_channel("300", "alerts", 15)
+    room.usual = room.alerter(listen=listen)
+    other, question = room.ask("Roll back?"), room.ask("long text\n" * 600, approvers=[room.ann])
+    thread = question.ref["channel_id"]
+    assert question.check() is None and other.ref["channel_id"] != thread
+    last = [row for row in discord.posted if row["channel_id"] == thread][-1]
+    room.plain(room.bob, "yes", channel=thread)
+    if way == "plain":
+        room.plain(room.ann, "yes", channel=thread)
+    elif way == "reply":
+        discord.say(room.ann, "yes", reply_to=last["id"], channel=thread)
+    elif way == "tap":
+        room.react(question, room.ann, "✅")
+    elif way == "no":
+        room.plain(room.ann, "decline", channel=thread)
+    else:
+        room.plain(room.ann, "yes", channel=other.ref["channel_id"])
+    decision = question.check()
+    assert (None if decision is None else decision.status) == status
+    assert (other.check() is None) is (way != "other")
+    assert status is None or discord.posted[-1]["channel_id"] == thread
+    assert "forum alerts" in room.usual.check()
 
 
 def test_in_a_thread_on_discord_an_answer_to_somebody_else_is_none(discord):
