@@ -6003,12 +6003,14 @@ def _html_flow(blocks: Sequence[_Block]) -> str:
 def _html_table(table: _Block) -> str:
     """Return a table as HTML; one that is too wide for its window can be moved in it."""
     sides = [{"r": "right", "c": "center"}.get(side, "left") for side in table.sides]
-    look = "padding:6px 10px;border-bottom:1px solid #e5e7eb;font-size:14px;vertical-align:top"
+    look = ("padding:6px 10px;border-bottom:1px solid #e5e7eb;font-size:14px;vertical-align:top;"
+            "word-break:normal")
     rows = []
     for tag, row in [("th", table.head), *(("td", row) for row in table.lines)]:
         cells = ""
         for cell, side in zip(row, sides):
-            weight = "color:#6b7280;font-weight:600;white-space:nowrap" if tag == "th" else ""
+            weight = "color:#6b7280;font-weight:600;" if tag == "th" else ""
+            weight += "white-space:nowrap" if tag == "th" or side == "right" else ""
             cells += f'<{tag} style="{look};text-align:{side};{weight}">{_html_line(cell)}</{tag}>'
         rows.append(f"<tr>{cells}</tr>")
     return (f'<div style="overflow-x:auto;margin:8px 0"><table cellpadding="0" cellspacing="0" '
@@ -6076,9 +6078,9 @@ def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> st
             elif kind == "picture":
                 row(_html_picture(block, inline))
             elif kind == "how":
-                row(_html_how(block), f"box-shadow:inset 3px 0 {ink}")
+                row(_html_how(block), f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}")
     card = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
-            f'margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;border-radius:8px">'
+            f'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;border-radius:8px">'
             f'{"".join(rows)}<tr><td style="height:16px">&nbsp;</td></tr></table>')
     return card if inline else _PAGE % (dark_ink, _WIDE, card)
 
