@@ -2419,7 +2419,7 @@ class BaseAlerter(_Record):
         timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
         record = _QuestionRecord({
             "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
-            "text": _one_line(message._name() or "(no text)", 80),
+            "text": _one_line(message.title or message.body or "(no text)", 80),
             "where": self._where(message, params), "approve": approve, "decline": decline,
             "approvers": approvers, "case_sensitive": not fold, "minimum_approvals": needed,
             "asked": now, "deadline": now + timeout})
@@ -4771,7 +4771,7 @@ class DiscordAlerter(_ChatAlerter):
             if not sent.get("attachments"):
                 for file in files:
                     file.problem = str(error)
-        if not sent.get("id"):  # a webhook that does not tell what became of it
+        if not sent and not self.discord_token:  # a webhook that does not tell what became of it
             return {}
         if draft.message._question:  # a reply to any part of it counts
             draft.message._question._record.parts.append(str(sent["id"]))
@@ -5274,7 +5274,7 @@ class SMTPEmailAlerter(BaseAlerter):
         known = question._record.recipients or self._recipients(self.recipient_email)
         people = [_address(to.by, "reply")] if to else known
         ident = f"{question.token}.{_secrets.token_hex(4)}"
-        mail = self._new_mail(f"Re: {question._record.text}", people, question, ident, question.ref)
+        mail = self._new_mail(f"Re: {_bare(question._record.text)}", people, question, ident, question.ref)
         mail.set_content(_clean(text).replace("`", "") + "\n")
         question._take_step(sent=question._record.sent + _as_sent(mail))
         self._deliver(mail, people, [])
