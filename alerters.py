@@ -6080,7 +6080,8 @@ def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> st
             elif kind == "how":
                 row(_html_how(block), f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}")
     card = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
-            f'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;border-radius:8px">'
+            f'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
+            f'border-radius:8px">'
             f'{"".join(rows)}<tr><td style="height:16px">&nbsp;</td></tr></table>')
     return card if inline else _PAGE % (dark_ink, _WIDE, card)
 
