@@ -1620,6 +1620,8 @@ class Question:
                     raise
                 self._failing = self._as_failure(error)
                 self._note_failure(self._failing)
+            if self._failing and began >= self._ends:  # until we can look again, a tap counts as in time
+                self._taps_until = self._ends + self._grace
         if decision is None and began >= self._ends and not self._failing:
             decision = Decision("timeout", at=self.alerter.clock.now(), approvals=self._approvals)
         if decision is not None:
@@ -1643,10 +1645,7 @@ class Question:
 
     def _note_failure(self, failing: DeliveryError) -> None:
         """Tell that reading fails: at the first time, and each hour."""
-        now = self.alerter.clock.monotonic()
-        self._not_before = now + (failing.retry_after or 0)
-        if now >= self._ends:  # when a tap was given no service tells: while we could not look it is in time
-            self._taps_until = self._ends + self._grace
+        self._not_before = self.alerter.clock.monotonic() + (failing.retry_after or 0)
         self._warn(f"{failing}; waiting for the answers goes on")
 
     def _warn(self, what: object) -> None:
@@ -6337,6 +6336,9 @@ def _lonely_variable(data: _Dict) -> str:
 
 
 # === The store ===
+_USUAL_STORES: dict[str, str] = {}  # what $ALERTERS_STORE said, and which file that was when first used
+
+
 class StackStore:
     """The alerters and stacks in one JSON file, readable by hand, written only under a lock.
 
@@ -6346,11 +6348,15 @@ class StackStore:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         home = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME") or "~/.config"
-        path = path or os.environ.get("ALERTERS_STORE") or os.path.join(home, "alerters", "stacks.json")
-        if not isinstance(path, (str, os.PathLike)):
+        usual = os.environ.get("ALERTERS_STORE") or os.path.join(home, "alerters", "stacks.json")
+        if path and not isinstance(path, (str, os.PathLike)):
             raise ConfigError(f"the store's path must be text or a path, not {type(path).__name__}")
-        path = os.path.expanduser(os.fspath(path))
-        self.path = path if path[:1] == "~" else os.path.realpath(path)  # "~": no home is known
+        full = os.path.expanduser(os.fspath(path or usual))
+        if full[:1] != "~":  # else no home is known
+            full = os.path.realpath(full)
+            if not path:  # where the usual one is relative, the program may go elsewhere
+                full = _USUAL_STORES.setdefault(usual, full)
+        self.path = full
 
     def register_alerter(self, name: str, flavor: str, **fields: Any) -> BaseAlerter:
         """Add an alerter under a new name and return it."""
@@ -6509,6 +6515,7 @@ def _locked(path: str) -> Iterator[None]:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             at_the_end.callback(os.close, file)
+            at_the_end.callback(_unlock, file)
             end = time.monotonic() + 60
             while not _lock(file):
                 if time.monotonic() > end:
@@ -6533,6 +6540,14 @@ def _lock(file: int) -> bool:
         return True
     except (BlockingIOError, PermissionError):
         return False
+
+
+def _unlock(file: int) -> None:
+    """Let go of it although a child that was forked meanwhile has it open; on Windows closing does it."""
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _entry(data: _Dict, kind: str, name: Any) -> Any:

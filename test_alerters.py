@@ -6426,6 +6426,10 @@ def test_ask_logs_a_permanent_refusal_and_is_false(room, caplog):
     assert record.name == "alerters" and room.kind in record.getMessage()
 
 
+class Gone(BaseException):
+    """Stands for the end of a process: nothing of the module may catch it."""
+
+
 # === Asking: when it polls ===
 def _intervals(timeout):
     """The contract: a tenth of the age, from 1 to 30 s, never past the deadline."""
@@ -6706,6 +6710,157 @@ def test_an_own_flavors_clock_may_be_ahead(boards, clock):
     assert in_time(Ahead, clock)().decide("Deploy?", AlerterParameters(timeout=60)).status == YES
 
 
+# What happens to reading over the deadline (of 100 s, so that the grace is 10 s).
+OUTAGES = {"5xx": lambda r: Fault(status=503), "reset": lambda r: Fault("reset"),
+           "closed": lambda r: Fault("close"), "garbage": lambda r: Fault("garbage"),
+           "redirect": lambda r: Fault("redirect"),
+           "429": lambda r: r.limited(4)}
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kind, caplog):
+    """An answer in time is found as soon as reading works; before, nobody says that nobody answered."""
+    acts = {"reply": lambda q: room.reply(q, room.ann, "yes"), "tap": lambda q: room.react(q, room.ann, "✅"),
+            "nobody": lambda q: None}
+    for case, act in acts.items():
+        for healed in (105, 500):
+            start, question = room.clock.monotonic(), room.ask(timeout=100)
+            room.clock.at(start + 95, lambda: room.service.fail("/api", OUTAGES[kind](room), times=None))
+            room.clock.at(start + 97, lambda q=question, act=act: act(q))
+            room.clock.at(start + healed, room.service.heal)
+            caplog.clear()
+            if healed == 105:
+                assert question.wait().status == ("timeout" if case == "nobody" else YES), case
+                assert 105 <= room.clock.monotonic() - start <= 110
+                continue
+            with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
+                question.wait()
+            assert caught.value.outcome == "unknown"
+            assert room.clock.monotonic() - start == pytest.approx(110)
+            told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+            told = [text for text in told if "waiting for the answers goes on" in text]
+            assert len(told) == (kind != "429" or room.kind != "slack")  # there it is read bit by bit
+            room.clock.sleep(500)
+
+
+def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(room):
+    room.clock.at(95, lambda: room.service.fail("/api", Fault(status=500), times=None))
+    with pytest.raises(DeliveryError, match="ask again with the same key"):
+        _decide(room, timeout=100)
+    room.service.heal()
+    room.service.now = SkewedClock(room.clock, -60).now  # as if it had been written in time
+    answer = room.reply(room.asked(), room.ann, "yes")
+    assert _decide(room, timeout=100) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+    assert _records() == {} and len(room.posted_questions()) == 1
+
+
+def test_failing_reads_are_told_at_the_first_and_each_hour(room, caplog):
+    room.clock.at(50, lambda: room.service.fail("/api", Fault(status=500), times=None))
+    room.clock.at(9000, lambda: room.service.heal())
+    assert room.alerter().decide("Deploy?", AlerterParameters(timeout=9100)).status == "timeout"
+    told = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 3 and all("waiting for the answers goes on" in r.getMessage() for r in told)
+
+
+@pytest.mark.parametrize("second, status", [(55, YES), (65, "timeout")])
+def test_the_deadline_is_the_one_that_people_were_shown(room, second, status):
+    """Asked to wait for 25 s before the post: that moves no deadline."""
+    room.service.fail(room.posts, room.limited(25))
+    question = room.ask(timeout=60)
+    assert room.clock.monotonic() == 25
+    shown = time.strftime("%H:%M:%S", time.gmtime(room.clock.start + 60))
+    assert shown in room.text(room.posted_questions()[0]["payload"]) or room.kind == "discord"
+    room.clock.at(second, lambda: room.reply(question, room.ann, "yes"))
+    room.clock.sleep(100)
+    assert question.check().status == status
+
+
+def test_a_question_that_would_be_born_dead_is_not_posted(room):
+    room.service.fail(room.posts, room.limited(25), times=None)
+    with pytest.raises(DeliveryError) as caught:
+        _decide(room, timeout=10)
+    assert (caught.value.outcome, room.service.posted, _records()) == ("not_sent", [], {})
+    assert room.clock.monotonic() < 10
+
+
+def test_a_tap_that_was_there_when_the_last_read_began_counts_however_long_it_takes(room):
+    question, real = room.ask(timeout=20), room.service.answer
+
+    def slowly(call):
+        room.clock.sleep(4)
+        return real(call)
+
+    room.clock.at(19.5, lambda: (
+        room.react(question, room.ann, "✅"), setattr(room.service, "answer", slowly)))
+    assert question.wait().status == YES
+
+
+@pytest.mark.parametrize("step", [-7200, 7200])
+def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
+    room.service.now = lambda: 1_700_000_000 + room.clock.monotonic()
+    for second, status in ((90, YES), (500, "timeout")):
+        start, question = room.clock.monotonic(), room.ask(timeout=100)
+        room.clock.at(start + 10, lambda: setattr(room.clock, "start", room.clock.start + step))
+        room.clock.at(start + second, lambda q=question: room.reply(q, room.ann, "yes"))
+        assert question.wait().status == status
+        assert room.clock.monotonic() - start == pytest.approx(100 if status != YES else 95, abs=6)
+        room.clock.start -= step
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, Gone])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room, stop, keyed):
+    def stopped():
+        raise stop
+
+    room.clock.at(5, stopped)
+    with pytest.raises(stop):
+        room.alerter().decide("Deploy?", timeout=100, key="deploy-42" if keyed else None)
+    notes = room.notes(room.asked())
+    assert notes == ([] if keyed else ["Nobody waits for an answer any more. This question is closed."])
+    assert len(_records()) == keyed
+
+
+def test_stopped_while_it_is_posted_the_question_is_found_and_closed(room):
+    real = room.service.answer
+
+    def posted(call):
+        answer = real(call)
+        if room.posts in f"{call.method} {call.path}" and len(room.service.posted) == 1:
+            room.service.answer = real
+            room.clock.at(room.clock.monotonic(), lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
+            room.clock.sleep(0)
+        return answer
+
+    room.service.answer = posted
+    with pytest.raises(KeyboardInterrupt):
+        room.alerter().decide("Deploy?", timeout=5)
+    assert room.notes(room.asked()) == ["Nobody waits for an answer any more. This question is closed."]
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_where_reading_is_refused_after_all_a_closing_note_goes_under_the_question(room, keyed):
+    room.clock.at(10, lambda: room.service.fail(room.reads, Fault(status=403), times=1))
+    with pytest.raises(DeliveryError):
+        room.alerter().decide("Deploy?", timeout=100, key="deploy-42" if keyed else None)
+    note = "The answers cannot be read. This question is closed."
+    assert room.notes(room.asked()) == ([] if keyed else [note])
+    assert len(_records()) == keyed
+
+
+@posix
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_process_closes_its_question_and_ends_as_it_would_have(number):
+    with FakeSlack() as slack:
+        room = Room("slack", slack)
+        home_register(slack)
+        process = home_start("ask", "Deploy?")
+        home_until(lambda: any("replies" in call.path for call in slack.calls), "the first poll")
+        process.send_signal(number)
+        assert home_ended(process).returncode == (-15 if number == signal.SIGTERM else 130)
+        assert room.notes(room.asked()) == ["Nobody waits for an answer any more. This question is closed."]
+
+
 # === Asking: elsewhere and later ===
 def test_a_question_is_resumed_only_on_its_own_flavor(room, boards):
     with pytest.raises(ConfigError, match="asked on"):
@@ -6948,10 +7103,6 @@ def test_questions_asked_from_many_threads_get_their_own_answers(room):
 
 
 # === Asking: a key that outlives the process ===
-class Gone(BaseException):
-    """Stands for the end of a process: nothing of the module may catch it."""
-
-
 def _die(clock, seconds):
     def die():
         raise Gone
@@ -7379,6 +7530,254 @@ def test_a_key_in_the_store_of_its_alerter(room, tmp_path):
     assert _records() == {}
     room.reply(question, room.ann, "yes")
     assert _decide(room, alerter=StackStore(tmp_path / "own.json").load_alerter("team")).status == YES
+
+
+def _elsewhere(room):
+    """Another channel of the room, as parameters; the question there."""
+    other = "C0OTHER" if room.kind == "slack" else "301"
+    room.service.add_channel(other, "other")
+    return (SlackAlerterParameters(slack_channel_id=other) if room.kind == "slack" else
+            DiscordAlerterParameters(discord_channel_id=other))
+
+
+CHANGES = {  # what differs the second time -> whether it is another question
+    "channel": (lambda r: {"params": _elsewhere(r)}, True),
+    "approvers": (lambda r: {"approvers": [r.bob]}, True),
+    "everybody": (lambda r: {"approvers": None}, True),
+    "words": (lambda r: {"approve_msg_options": ["go"]}, True),
+    "fact": (lambda r: {"metadata": {"b": {3, 1, 2}, "a": 2}}, True),
+    "number": (lambda r: {"minimum_approvals": 2}, True),
+    "order of approvers": (lambda r: {"approvers": [r.eve, r.bob, r.ann, r.eve]}, False),
+    "set of approvers": (lambda r: {"approvers": {r.eve, r.bob, r.ann}}, False),
+    "order of words": (lambda r: {"disapprove_msg_options": ["stop", "no"]}, False),
+    "order of facts": (lambda r: {"metadata": {"b": {2, 3, 1}, "a": 1}}, False),
+    "timeout": (lambda r: {"timeout": 1000}, False)}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_key_is_bound_to_what_it_asks_where_and_whom(room, case):
+    change, differs = CHANGES[case]
+    given = {"metadata": {"a": 1, "b": {1, 2, 3}}, "approvers": [room.ann, room.bob, room.eve],
+             "disapprove_msg_options": ["no", "stop"], "timeout": 600}
+    first = room.alerter().open_question("Deploy?", key="drop-42", **given)
+    room.reply(first, room.ann, "yes")
+    given.update(change(room))
+    second = room.alerter().open_question("Deploy?", key="drop-42", **given)
+    assert (first.token != second.token) == differs
+    if differs:
+        assert (outcome(second), first.check().status) == (None, "timeout")
+        assert "replaced" in room.notes(first)[0]
+    else:
+        assert outcome(second) == YES
+
+
+def test_a_key_in_a_thread_or_at_another_service_is_another_question(slack_room):
+    room, made = slack_room, set()
+    thread = room.plain(room.bob, "Release 7")
+    for params in (None, SlackAlerterParameters(thread_ts=thread)):
+        made.add(room.alerter().open_question("Deploy?", params, key="k").token)
+    with FakeSlack(room.clock) as other:
+        made.add(room.alerter(slack_api_url=other.api_url).open_question("Deploy?", key="k").token)
+    assert len(made) == 3
+
+
+def test_a_key_means_the_same_in_every_process():
+    """Whatever order sets have there, and at whatever address objects lie."""
+    code = ("import alerters as a; b = a.SlackAlerter(slack_token='xoxb-1', slack_channel_id='C0ALERTS')\n"
+            "m = a.AlerterMessage('t', metadata={'s': {'x', 'y', 'z', 'w'}, 'o': object()})\n"
+            "p = a.AlerterParameters(approvers={'U0ANNA', 'U0BENS', 'U0CARL'})\n"
+            "print(b._frame(m, p, 'k').to_dict()['fingerprint'])")
+    said = {subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed})
+            for seed in ("1", "2", "3")}
+    assert len(said) == 1
+
+
+def test_with_a_stack_the_alerter_that_holds_the_open_question_is_asked_first(room, boards):
+    """The first alerter refused at first; it is well again, but somebody has answered the second one."""
+    home_register(room.service, "chat", room.kind, clock=room.clock)
+    register_flavor(in_time(Board, room.clock))
+    store = StackStore()
+    store.register_alerter("wall", "board")
+    store.register_stack("both", ["chat", "wall"], activate=True)
+    refusal = no("not_in_channel") if room.kind == "slack" else Fault(status=403, body={"code": 50001})
+    room.service.fail(room.posts, refusal, times=None)
+    _die(room.clock, 2)
+    with pytest.raises(Gone):
+        decide("Deploy?", key="deploy-42")
+    room.service.heal()
+    ANSWERS_ON_BOARDS["kitchen", 0] = [{"by": "ann", "text": "yes", "via": "reply"}]
+    assert decide("Deploy?", key="deploy-42").by == "ann"
+    assert (room.service.posted, len(BOARDS["kitchen"]), _records()) == ([], 1, {})
+
+
+def test_who_waits_for_a_question_that_is_settled_elsewhere_ends_at_the_next_poll(room, caplog):
+    caplog.set_level(logging.INFO, "alerters")
+    first = room.alerter().open_question("Deploy?", key="deploy-42", timeout=3600)
+    second = Question.from_dict(first.to_dict(), room.alerter())
+    room.clock.at(600, lambda: (room.reply(first, room.ann, "yes"), first.check(),
+                                room.reply(first, room.bob, "no")))
+    decision = second.wait()
+    assert decision == first.check() and (decision.by, len(room.notes(first))) == (room.ann, 1)
+    assert 600 < room.clock.monotonic() <= 631
+    said = [r.getMessage() for r in caplog.records if "'Deploy?'" in r.getMessage()]
+    assert said == [f"{room.kind}: 'Deploy?': approved by {room.ann} (reply)"]
+
+
+def _claimed(key="deploy-42", **claim):
+    """Put a claim on the record of a key, as another process has it."""
+    with StackStore()._changing() as data:
+        data["questions"][key]["claim"] = {**alerters._new_claim(0), "until": 0, **claim}
+
+
+def test_a_claim_holds_while_its_process_lives_and_no_longer(room):
+    """Another key never waits. Who died is succeeded at once, who is on another machine in time."""
+    question = _ask_and_die(room, timeout=3000)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    began = room.clock.monotonic()
+    claim = {"pid": child.pid, "started": alerters._started(child.pid), "until": room.clock.now() + 200}
+    _claimed(**claim)
+    room.alerter().open_question("Deploy?", key="deploy-43")
+    assert room.clock.monotonic() == began
+    room.clock.at(began + 20, child.communicate)
+    room.reply(question, room.ann, "yes")
+    assert _decide(room, timeout=3000).status == YES
+    assert room.clock.monotonic() - began == pytest.approx(20, abs=1)
+    us = {"pid": os.getppid(), "started": alerters._started(os.getppid())}
+    for made, left, wait in ((claim, 200, 0), ({**us, "started": "before"}, 200, 0), ({"pid": "odd"}, 200, 0),
+                             ({**us, "machine": "x"}, 200, 200), (us, 1e6, 0), (us, -1, 0)):
+        question = _ask_and_die(room, timeout=3000)
+        began = room.clock.monotonic()
+        _claimed(**{**made, "until": room.clock.now() + left})
+        room.reply(question, room.ann, "yes")
+        assert _decide(room, timeout=3000).status == YES
+        assert room.clock.monotonic() - began == pytest.approx(wait, abs=1), (made, left)
+
+
+@posix
+def test_a_fork_during_the_claim_holds_nothing(room):
+    """A child of a process that asks, or writes the store, lives on: the next one asks all the same."""
+    children, real = [], room.service.answer
+
+    def fork():
+        children.append(os.fork())
+        if not children[-1]:
+            time.sleep(60)
+            os._exit(0)
+
+    def forking(call):
+        if not children:
+            fork()
+        return real(call)
+
+    room.service.answer = forking
+    try:
+        question = _ask_and_die(room)
+        with StackStore()._changing():
+            fork()
+        room.reply(question, room.ann, "yes")
+        began = time.monotonic()
+        assert _decide(room).status == YES and time.monotonic() - began < 5
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_nothing_but_the_store_and_its_lock_stays(room):
+    _ask_and_die(room)
+    folder, name = os.path.split(os.environ["ALERTERS_STORE"])
+    assert sorted(file for file in os.listdir(folder) if name in file) == [name, name + ".lock"]
+
+
+@pytest.mark.parametrize("part, value", [
+    ("ref", 5), ("approve", []), ("approve", None), ("deadline", "soon"), ("asked", None),
+    ("decision", {"x": 1}), ("decision", 5), ("token", ""), ("parts", "x"), ("minimum_approvals", "2"),
+    (None, [])])
+def test_a_record_that_cannot_be_read_stops_its_own_key_and_nothing_else(room, part, value):
+    _ask_and_die(room)
+    with StackStore()._changing() as data:
+        record = data["questions"]["deploy-42"]
+        data["questions"]["deploy-42"] = value if part is None else {**record, part: value}
+    with pytest.raises(StoreError, match="'deploy-42' cannot be read"):
+        _decide(room)
+    home_register(room.service, "chat", room.kind, clock=room.clock)
+    assert post("All the same")
+    assert room.alerter().open_question("Deploy?", key="deploy-43").check() is None
+
+
+def test_a_record_of_version_1_0_0_is_taken_up(room):
+    """It lacks what came later; what it holds that is not known here stays."""
+    question = _ask_and_die(room)
+    later = ("where author recipients minimum_approvals acknowledged claim decision helped").split()
+    with StackStore()._changing() as data:
+        record = data["questions"]["deploy-42"]
+        data["questions"]["deploy-42"] = {**{n: v for n, v in record.items() if n not in later}, "odd": [1]}
+    room.reply(question, room.bob, "yes please")
+    _ask_and_die(room)
+    assert _records()["deploy-42"]["odd"] == [1] and len(room.notes(question)) == 1
+    room.reply(question, room.ann, "yes")
+    assert _decide(room).status == YES
+
+
+def test_an_answer_to_the_help_counts_after_a_restart(discord_room):
+    room = discord_room
+    question = _ask_and_die(room, seconds=1)
+    room.reply(question, room.ann, "yes please")
+    _ask_and_die(room, seconds=5)
+    room.service.say(room.ann, "yes", reply_to=room.service.posted[-1]["id"])
+    assert _decide(room).status == YES
+
+
+def test_a_secret_file_that_is_away_for_a_moment_costs_no_answer_and_no_second_question(room, tmp_path):
+    secret = tmp_path / "token"
+    secret.write_text(room.service.token)
+    alerter = room.alerter(**{f"{room.kind}_token": f"{{{{file.{secret}}}}}"})
+    room.clock.at(5, lambda: secret.write_text(""))
+    room.clock.at(8, lambda: room.reply(room.asked(), room.ann, "yes please"))
+    room.clock.at(10, secret.unlink)
+    _die(room.clock, 15)
+    for _ in range(2):
+        with pytest.raises(Gone):
+            alerter.decide("Deploy?", key="deploy-42")
+        _die(room.clock, 15)
+    secret.write_text(room.service.token)
+    room.reply(room.asked(), room.ann, "yes")
+    assert alerter.decide("Deploy?", key="deploy-42").status == YES
+    assert len(room.posted_questions()) == 1
+
+
+def test_one_question_used_by_ten_threads(room):
+    question, got = room.ask(timeout=3600), []
+    threads = [threading.Thread(target=lambda: got.append(question.wait())) for _ in range(10)]
+    room.clock.at(3, lambda: room.reply(question, room.ann, "yes"))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 10 and {(d.status, d.by) for d in got} == {(YES, room.ann)}
+    assert len(room.notes(question)) == 1
+
+
+def test_a_relative_store_is_the_one_it_was_when_it_was_first_used(room, tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    monkeypatch.setenv("ALERTERS_STORE", f"relative_{room.kind}.json")
+    room.clock.at(5, lambda: (monkeypatch.chdir(tmp_path), room.reply(room.asked(), room.ann, "yes")))
+    assert _decide(room).status == YES
+    assert os.listdir(tmp_path) == ["one"] and _records() == {}
+    StackStore().register_alerter("x", "console")
+    assert os.listdir(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize("ref", [5, ["x"], {"x": object()}, {"x": float("nan")}])
+def test_an_own_flavors_ref_that_cannot_be_kept_is_refused(boards, clock, ref):
+    @dataclasses.dataclass
+    class Odd(Board):
+        def send(self, message, params=None):
+            return Receipt("odd", ref)
+
+    with pytest.raises(ConfigError, match="a dict of plain JSON"):
+        in_time(Odd, clock)().decide("Deploy?", key="deploy-42")
 
 
 KILLED = """
