@@ -6565,6 +6565,15 @@ def test_slack_reads_a_rationed_thread_at_the_deadline(slack_room, second):
     assert room.clock.now() - room.clock.start <= 300
 
 
+def test_no_time_out_is_said_where_a_rationed_thread_could_not_be_read_in_the_end(slack_room):
+    room = slack_room
+    room.service.ration("conversations.replies")
+    question = room.ask(timeout=40)
+    with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
+        question.wait()
+    assert (caught.value.outcome, room.clock.now() - room.clock.start) == ("unknown", 44)
+
+
 def test_slack_reads_a_rationed_thread_of_more_than_a_page(slack_room):
     room = slack_room
     room.service.ration("conversations.replies")
@@ -7070,6 +7079,17 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
         clock.at(second, lambda q=room.questions[n], act=act: act(q))
     clock.at(2, lambda: edited.append(room.reply(room.questions[6], room.ann, "hm")))
     clock.at(20, lambda: room.service.edit(edited[0], "yes"))
+    slow, answer = [], room.service.answer
+
+    def answer_slowly(call):
+        """One reading that began before the deadline ends after it."""
+        answered = answer(call)
+        if clock.monotonic() >= 296 and not slow:
+            slow.append(call)
+            FakeClock.sleep(clock, 5)
+        return answered
+
+    room.service.answer = answer_slowly
     before = len(room.service.calls)
     decisions = clock.run(lambda question: question.wait(), *room.questions)
     wanted = {1: YES, 2: NO, 3: YES, 4: YES, 5: NO, 6: YES, 7: YES}
