@@ -132,6 +132,7 @@ _TAPS = ("✅", "❌")  # what the alerter puts on a question, so that one tap d
 _LEVELS = {"info": ("🔵", 0x3B82F6), "success": ("🟢", 0x16A34A), "warning": ("🟡", 0xD97706),
            "error": ("🔴", 0xDC2626)}
 _ASK_TIMEOUT = 300.0  # s
+_TEST = "A test of this alerter, by `check --post`."
 _POLL_SHARE, _POLL_MIN, _POLL_MAX = 0.1, 1.0, 30.0  # of the question's age; s; s
 _LATE = 2.0  # s by which a deadline may be missed: by the reading of a tap, or by a post with no time at all
 _GRACE_SHARE, _GRACE_MIN, _GRACE_MAX = 0.1, 2.0, 30.0  # of the time-out; s; s: reading on after the deadline
@@ -229,7 +230,7 @@ def _failure(who: str, what: object, *, again: bool = False, final: bool | None 
         known.append("it may have arrived: look before you send it again")
     elif status >= 500 or again:
         known.append("the service has trouble: try again later")
-    hint = hint or [*known, "`check` tells which part of the set-up works"][0]
+    hint = hint or [*known, f"`{_program()} check` tells which part of the set-up works"][0]
     error = DeliveryError(_one_line(f"{who}: {what}"), hint=hint, **{**facts, "code": _hide(code) or None})
     error._again, error._final = again, error._final if final is None else final
     return error
@@ -2189,6 +2190,7 @@ class BaseAlerter(_Record):
     _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
     _ids = {}  # type: dict[str, str]  # the form of the ids in a ref
     _example = {}  # type: dict[str, Any]  # fields for `preview`
+    _asked = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
 
     def __post_init__(self) -> None:
         cls = type(self)
@@ -2300,6 +2302,16 @@ class BaseAlerter(_Record):
     def check(self) -> str:
         """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
         return f"ok    the fields are valid; flavor {self.flavor} has no other check"
+
+    @classmethod
+    def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
+        """Return what `setup` says before it asks for a field. fields: those that are known."""
+        return ""
+
+    def _try_post(self) -> str:
+        """Post a test message; return a line for each thing that was tried. Raises DeliveryError."""
+        self.send(AlerterMessage(body=_TEST))
+        return "ok    posting: a test message was posted"
 
     # What a flavor may have besides; here each does nothing.
     def _check_together(self) -> None:
@@ -3277,6 +3289,7 @@ class _ChatAlerter(BaseAlerter):
     _payload: Callable[[_Draft, _Page], _Dict]
     _put: Callable[[_Draft, _Page], _Dict]  # posts it with the page's files: the ref
     _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
+    _take_away: Callable[[_Dict], None]  # deletes a message of its own
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
@@ -3620,6 +3633,22 @@ class _ChatAlerter(BaseAlerter):
     def _mention_of(self, user: str) -> str:
         return f"<@{user}>" if re.fullmatch(r"[UW]\w+|\d+", user) else user
 
+    def _try_post(self) -> str:
+        if not self._by_bot():
+            return super()._try_post()
+        receipt = self.send(AlerterMessage(body=f"{_TEST} It is taken away at once."))
+        points: list[tuple[bool | None, str]] = [(True, "posting: a test message was posted")]
+        steps: dict[str, Callable[[], object]] = {
+            "react": lambda: self._tap(receipt.ref, _TAPS[0]),
+            "take the test message away": lambda: self._take_away(receipt.ref)}
+        for what, call in steps.items():
+            try:
+                call()
+                points.append((True, f"it could {what}"))
+            except DeliveryError as error:
+                points.append((None, f"it could not {what}: {error}"))
+        return _report(self._who, points)
+
     def _by_bot(self) -> bool:
         """True if it posts as a bot, which can read answers as well; a webhook cannot."""
         return False
@@ -3737,10 +3766,12 @@ def _time_of(answer: _Dict) -> float:
     return float(answer["at"])
 
 
-def _report(who: str, points: Sequence[tuple[bool, str]]) -> str:
-    """Return one line per point of a check; raise if one failed."""
-    lines = [("ok    " if good else "FAIL  ") + _one_line(text) for good, text in points]
-    failed = [text for good, text in points if not good]
+def _report(who: str, points: Sequence[tuple[bool | None, str]]) -> str:
+    """Return one line per point of a check, True, False or None for what is no fault; raise if one failed."""
+    marks = {True: "ok    ", False: "FAIL  ", None: "note  "}
+    said = [(good, _one_line(text).replace(f"{who}: ", "")) for good, text in points]
+    lines = [marks[good] + text for good, text in said]
+    failed = [text for good, text in said if good is False]
     if failed:
         error = _failure(who, "; ".join(failed), hint="mend this and run the check again")
         error._report = lines
@@ -3755,6 +3786,8 @@ _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _SLACK_HOSTS, _DISCORD_HOSTS = r"slack(-gov)?\.com", r"discord(app)?\.com"
 _SCOPES = (("chat:write", "to post"), ("reactions:write", "to offer one tap"),
            ("reactions:read", "to read all taps"), ("files:write", "for images and long texts"))
+_ALL_SCOPES = ["chat:write", "channels:history", "groups:history", "channels:read", "groups:read",
+               "reactions:read", "reactions:write", "files:write", "users:read"]
 _SLACK_BUSY = ("ratelimited", "rate_limited", "org_login_required", "team_added_to_org")
 _SLACK_DOUBTFUL = ("fatal_error", "internal_error", "service_unavailable", "request_timeout")  # may be done
 _SLACK_HINTS = {  # docs.slack.dev/reference/methods
@@ -3808,6 +3841,7 @@ class SlackAlerter(_ChatAlerter):
               "quote": "> {words}"}
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
+    _asked = ("slack_token", "slack_channel_id")
     _channel_field, _needed_to_ask = "slack_channel_id", "slack_token"
     _person_id, _callable_id = r"[UW][A-Z0-9]+", r"S[A-Z0-9]+|here|channel|everyone"
     _id_help = {"approvers": f"a person on Slack; {_MEMBER_ID}",
@@ -3815,6 +3849,20 @@ class SlackAlerter(_ChatAlerter):
 
     def _by_bot(self) -> bool:
         return bool(self.slack_token)
+
+    @classmethod
+    def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
+        if name == "slack_channel_id":
+            return "Invite the app in the channel: /invite @alerters"
+        app = {"display_information": {"name": "alerters"}, "oauth_config": {"scopes": {"bot": _ALL_SCOPES}},
+               "features": {"bot_user": {"display_name": "alerters"}}}
+        manifest = _parse.quote(_json.dumps(app, separators=(",", ":")))
+        link = f"https://api.slack.com/apps?new_app=1&manifest_json={manifest}"
+        return ("Open this link, choose the workspace and create the app; it has every scope:\n"
+                f"{link}\nThen install it to the workspace, and copy the Bot User OAuth Token.")
+
+    def _take_away(self, ref: _Dict) -> None:
+        self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
 
     def _official(self) -> bool:
         return _is_on(self.slack_api_url if self.slack_token else self.slack_webhook_url, _SLACK_HOSTS)
@@ -3853,19 +3901,33 @@ class SlackAlerter(_ChatAlerter):
         if not self.slack_token:
             return "ok    the webhook's form is right; only a post can tell more"
         who = self._call("auth.test", {})
-        points = [(True, f"token: {who.get('user')} in {who.get('team')}")]
-        points += [(scope != "chat:write", f"scope {scope} is missing ({use}): add it, reinstall the app")
-                   for scope, use in _SCOPES if scope not in who.get("scopes", scope)]
-        for what, method in (("channel", "info"), ("may read replies", "history")):
-            try:
-                found = self._call(f"conversations.{method}", {"channel": self._channel(None), "limit": "1"})
-                channel = _mapping(found.get("channel"))
-                member = channel.get("is_member") is not False
-                name = f"{what} {channel.get('name') or ''}"
-                points.append((member, name if member else f"{name}: invite the bot with /invite"))
-            except DeliveryError as error:
-                points.append((error.code == "missing_scope" and what == "channel", f"{what}: {error}"))
+        points: list[tuple[bool | None, str]] = [(True, f"token: {who.get('user')} in {who.get('team')}")]
+        for scope, use in _SCOPES:
+            if scope not in who.get("scopes", scope):
+                problem = f"scope {scope} is missing ({use}): add it, reinstall the app"
+                points.append((False if scope == "chat:write" else None, problem))
+        points += self._check_channel()
         return _report(self._who, points)
+
+    def _check_channel(self) -> Iterator[tuple[bool | None, str]]:
+        where = {"channel": self._channel(None), "limit": "1"}
+        try:
+            channel = _mapping(self._call("conversations.info", where).get("channel"))
+            name = channel.get("name") or where["channel"]
+            if channel.get("is_member") is False:
+                yield False, f"channel {name}: invite the bot with /invite"
+                return
+            yield True, f"channel {name}"
+        except DeliveryError as error:
+            if error.code != "missing_scope":
+                yield False, f"channel: {error}"
+                return
+            yield None, "channel: its name and members need the scope channels:read, or groups:read"
+        try:
+            self._call("conversations.history", where)
+            yield True, "may read replies"
+        except DeliveryError as error:
+            yield False, f"may read replies: {error}"
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
@@ -4367,6 +4429,9 @@ _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-code
     "50008|40058|22000[123]": "not a text channel: choose a text channel or a thread",
     "200000|240000|20009": "a moderation rule of the server blocked the text",
     "40333|1010": "Cloudflare blocked the call: a proxy seems to change the User-Agent"}
+# Add Reactions, View Channels, Send Messages, Embed Links, Attach Files, Read Message History, and Send
+# Messages in Threads: docs.discord.com/developers/topics/permissions
+_PERMISSIONS = 64 + 1024 + 2048 + 16384 + 32768 + 65536 + (1 << 38)
 _DISCORD_CHANNEL = "a number: Developer Mode on, right-click the channel, Copy Channel ID"
 _USER_ID = "user ids (digits): Developer Mode on, right-click the person, Copy User ID"
 
@@ -4405,6 +4470,7 @@ class DiscordAlerter(_ChatAlerter):
     _shows_language = True
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
+    _asked = ("discord_token", "discord_channel_id")
     _channel_field, _needed_to_ask = "discord_channel_id", "discord_token"
     _person_id, _callable_id = r"\d+", r"&\d+|here|everyone"
     _id_help = {"approvers": f"a person on Discord; {_USER_ID}",
@@ -4412,6 +4478,23 @@ class DiscordAlerter(_ChatAlerter):
 
     def _by_bot(self) -> bool:
         return bool(self.discord_token)
+
+    @classmethod
+    def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
+        if name == "discord_token":
+            return ("https://discord.com/developers/applications: New Application; under Bot, Reset Token,\n"
+                    "and switch on the Message Content Intent.")
+        token = _reveal(fields["discord_token"], "discord: discord_token")
+        ident = ""
+        with contextlib.suppress(ValueError):  # the first part of a token is its bot's id
+            ident = _base64.b64decode(token.partition(".")[0] + "==").decode("ascii")
+        if not ident.isdigit():
+            ident = cls(**{**cls._example, **fields})._call("GET", "/users/@me")["id"]
+        return ("Open this link, and choose the server that the bot is to join:\nhttps://discord.com/oauth2/"
+                f"authorize?client_id={ident}&scope=bot&permissions={_PERMISSIONS}")
+
+    def _take_away(self, ref: _Dict) -> None:
+        self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
 
     def _official(self) -> bool:
         url = self.discord_api_url if self.discord_token else self.discord_webhook_url
@@ -4448,7 +4531,8 @@ class DiscordAlerter(_ChatAlerter):
         if not self.discord_token:
             hook = self._call("GET", "")
             return f"ok    webhook {hook.get('name')} for channel {hook.get('channel_id')}"
-        points = [(True, f"token: {self._call('GET', '/users/@me').get('username')}")]
+        user = self._call("GET", "/users/@me").get("username")
+        points: list[tuple[bool | None, str]] = [(True, f"token: {user}")]
         path = f"/channels/{self._channel(None)}"
         try:
             channel = self._call("GET", path)
@@ -4463,7 +4547,7 @@ class DiscordAlerter(_ChatAlerter):
             points.append((seen, "may read replies" if seen else
                            "sees no messages: give the bot Read Message History"))
             if any(map(_is_mute, rows)):
-                points.append((True, _INTENT))
+                points.append((None, _INTENT))
         except DeliveryError as error:
             points.append((False, str(error)))
         return _report(self._who, points)
@@ -5025,6 +5109,16 @@ class SMTPEmailAlerter(BaseAlerter):
     _example = {"smtp_server": "localhost", "sender_email": "a@example.org",
                 "recipient_email": "b@example.org"}
 
+    _asked = ("smtp_server", "sender_email", "password", "recipient_email")
+
+    @classmethod
+    def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
+        if name != "password":
+            return ""
+        if "gmail" in fields["smtp_server"]:
+            return "Make an app password, with 2-step verification on: https://myaccount.google.com/apppasswords"
+        return "Many servers want an app password, from the security page of the account; Enter for none."
+
     def _problem(self, name: str, text: str) -> str:
         if name == "approvers" and not self._person(text):
             return f"{text!r} is not a mail address"
@@ -5045,16 +5139,21 @@ class SMTPEmailAlerter(BaseAlerter):
         return _email_utils.parseaddr(self.sender_email)[1]
 
     def check(self) -> str:
-        """Log in over SMTP, and over IMAP if it is set."""
-        points = [] if self.imap_server else [(True, "IMAP: not set, so this alerter posts and cannot ask")]
-        ways = {"SMTP": lambda: self._transact(b"", [], [], {}, self._until()),
-                "IMAP": lambda: _log_out(self._imap(self._until()))}
-        for name in ways if self.imap_server else ["SMTP"]:
+        """Connect over SMTP, and over IMAP if it is set, and log in there."""
+        points: list[tuple[bool | None, str]] = []
+        login = "connected and logged in" if self.password else "connected; no password is set, so no log-in"
+        ways = {f"SMTP: {login}": lambda: self._transact(b"", [], [], {}, self._until()),
+                "IMAP: connected and logged in": lambda: _log_out(self._imap(self._until()))}
+        for done, way in list(ways.items())[:2 if self.imap_server else 1]:
             try:
-                _insist(ways[name], self.clock, self._until(), tries=1)
-                points.append((True, f"{name}: connected and logged in"))
+                _insist(way, self.clock, self._until(), tries=1)
+                points.append((True, done))
             except DeliveryError as error:
-                points.append((False, f"{name}: {error}"))
+                points.append((False, f"{done[:4]}: {error}"))
+        if not self.imap_server:
+            points.append((None, "IMAP: not set, so this alerter posts and cannot ask"))
+        if not self.recipient_email:
+            points.append((False, "recipient: none, so it cannot post: give recipient_email"))
         return _report(self._who, points)
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
@@ -6120,12 +6219,15 @@ class ConsoleAlerter(BaseAlerter):
             except (NotImplementedError, EOFError) as error:
                 why = f"this notebook has no input box: {_reason(error)}"
                 raise AskNotSupported(f"{self._who}: {why}") from None
-        else:
-            while self._ready(0):
-                lines.append(sys.stdin.readline())
-                if not lines[-1]:
-                    raise _failure(self._who, "standard input ended, so nobody answered", final=True,
-                                   hint="ask again where somebody can type")
+        while not lines and not _in_notebook() and self._ready(0):
+            lines.append(sys.stdin.readline())
+            if not lines[-1]:  # Ctrl-D, or the terminal is gone: nobody answers any more
+                question._ends = 0.0
+                return []
+        question._record.helped = True  # what is no answer is told here, each time
+        for line in lines:
+            if question._verdict(line, False) is None:
+                self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
         now = self.clock.now()
         try:
             user = _getpass.getuser()
@@ -6400,16 +6502,22 @@ class StackStore:
                     entry[name] = _Secret(value)
         return found
 
-    def register_stack(self, name: str, alerters: str | Sequence[str], activate: bool = False) -> None:
+    def register_stack(self, name: str, alerters: str | Iterable[str], activate: bool = False) -> None:
         """Add a stack of one or several alerters; the first one registered becomes active."""
+        self._put_stack(name, alerters, True, activate)
+
+    def _put_stack(self, name: str, alerters: str | Iterable[str], new: bool, activate: bool) -> None:
         members = _names(alerters or None, "a stack's alerters")
         if not members:
             raise ConfigError("a stack needs an alerter")
         with self._changing() as data:
-            _check_new("stack", name, data["stacks"], "delete it first, or choose another name")
+            if new:
+                _check_new("stack", name, data["stacks"], "`stack update` changes it")
+            else:
+                _entry(data, "stacks", name)
             for member in members:
                 _entry(data, "alerters", member)
-            if activate or list(data["stacks"]) == ["default"]:
+            if activate or new and list(data["stacks"]) == ["default"]:
                 data["active_stack"] = name
             data["stacks"][name] = list(dict.fromkeys(members))
 
@@ -6523,8 +6631,10 @@ def _locked(path: str) -> Iterator[None]:
                     raise TimeoutError("another process holds it")
                 time.sleep(0.01)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be locked ({_reason(error)}): choose another store with "
-                             "$ALERTERS_STORE, or use $ALERTERS_FLAVOR, which needs no file") from None
+            how = "choose another store with $ALERTERS_STORE"
+            if not os.environ.get("ALERTERS_FLAVOR"):
+                how += ", or use $ALERTERS_FLAVOR, which needs none as long as there is no key"
+            raise StoreError(f"{path}: cannot be locked ({_reason(error)}): {how}") from None
         yield
 
 
@@ -6681,8 +6791,11 @@ def decide(question: _Text, params: AlerterParameters | None = None, *, title: s
 
 
 def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None,
-            key: str | None) -> Decision:
-    """Ask the first alerter that can ask and takes the question: one question, one place."""
+            key: str | None, opened: Callable[[Question], object] = bool) -> Decision:
+    """Ask the first alerter that can ask and takes the question: one question, one place.
+
+    opened: is told the question once it is posted.
+    """
     able = [target for target in targets if not target._cannot_ask()]
     if key is not None and len(able) > 1:  # first the one that has asked it already
         able.sort(key=lambda target: not target._has_asked(message, params, key))
@@ -6696,6 +6809,7 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
                 raise
             _log().warning("%s; the next alerter is asked", error)
         else:
+            opened(question)
             return question.wait()
     why = "; ".join(f"{target._who}: {target._cannot_ask()}" for target in targets)
     raise AskNotSupported(f"nobody can be asked here: {why}")
@@ -7760,9 +7874,9 @@ def _options(name: str, about: str, spec: Sequence[_Option], args: list[str], la
         def error(self, message: str) -> NoReturn:
             if message.endswith("required: TEXT"):
                 message += "; one that begins with - stands behind --"
-            raise ConfigError(f"{message} (see: alerters {name} --help)")
+            raise ConfigError(f"{message} (see: {_program()} {name} --help)")
 
-    parser = Parser(prog=f"alerters {name}", description=about, allow_abbrev=False, add_help=last,
+    parser = Parser(prog=f"{_program()} {name}", description=about, allow_abbrev=False, add_help=last,
                     conflict_handler="resolve")
     for names, words in spec:
         parser.add_argument(*names.split(), **words)
@@ -7794,7 +7908,7 @@ def _typed_message(options: Any) -> AlerterMessage:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
     text = _standard_input() if options.text == "-" else options.text
     facts = dict(pair.split("=", 1) for pair in options.metadata)
-    return AlerterMessage(options.title, text, facts, options.image, options.level)
+    return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
 
 
 def _standard_input() -> str:
@@ -7814,15 +7928,16 @@ def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
 
 def _cmd_post(options: Any) -> int:
     message = _typed_message(options)
-    return 0 if _post_to(_chosen(options), message, None) else 4
+    params = AlerterParameters(mention=options.mention)
+    return 0 if _post_to(_chosen(options), message, params) else 4
 
 
 def _cmd_ask(options: Any) -> int:
     timeout = None if options.timeout is None else _seconds(options.timeout, "--timeout")
-    params = AlerterParameters(options.approve, options.decline, options.approver, timeout,
-                               minimum_approvals=options.approvals)
+    params = AlerterParameters(options.approve, options.decline, options.approver, timeout, options.mention,
+                               options.approvals)
     message = _typed_message(options)
-    decision = _decide(_chosen(options, warn=False), message, params, options.key)
+    decision = _decide(_chosen(options, warn=False), message, params, options.key, _tell_asked)
     if options.json:
         print(_json.dumps(dataclasses.asdict(decision)))
     else:
@@ -7830,28 +7945,42 @@ def _cmd_ask(options: Any) -> int:
     return {"approved": 0, "declined": 1}.get(decision.status, 3)
 
 
-def _cmd_check(options: Any) -> None:
-    failed: DeliveryError | None = None
+def _tell_asked(question: Question) -> None:
+    """Say where it was asked, and until when the command waits; on a terminal the question says so itself."""
+    if question.alerter.flavor != "console":
+        ref, mailed = question.ref, ", ".join(question._record.recipients or ())
+        place = mailed or ref.get("channel") or ref.get("channel_id") or ""
+        until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(question.deadline))
+        _complain(f"asked {question.alerter._who} {place}; waiting until {until}")
+
+
+def _cmd_check(options: Any) -> int:
     options.alerter = [options.name] if options.name else options.alerter
+    failed = []
     for target in _chosen(options):
         _print(target._who)
         try:
             _print(target.check())
+            if options.post:
+                _print(target._try_post())
+            elif target.flavor != "console":
+                _print("note  posting: not tried; check --post tries it")
         except DeliveryError as error:
             _print("\n".join(error._report or [f"FAIL  {error}"]))
-            failed = error
-    if failed:
-        raise failed
+            failed.append(target._who)
+    return _complain(f"check: {', '.join(failed)} failed: mend it and check again", 4) if failed else 0
 
 
 def _cmd_preview(options: Any) -> None:
     message = _typed_message(options)
-    cls = _flavor(options.flavor, StackStore()._load())
     if options.html:
         with open(options.html, "w", encoding="utf-8") as file:
             file.write(_mail_html(_lay_out(message, message._files("preview")), message.level))
-    else:
-        _print(cls._preview(cls(**cls._example) if cls._example else ConsoleAlerter(), message))
+        return
+    if not options.flavor:
+        raise ConfigError("preview: give --flavor, or --html FILE")
+    cls = _flavor(options.flavor, StackStore()._load())
+    _print(cls._preview(cls(**cls._example) if cls._example else ConsoleAlerter(), message))
 
 
 def _cmd_pending(options: Any) -> None:
@@ -7869,12 +7998,26 @@ def _cmd_pending(options: Any) -> None:
 def _field_options(name: str, args: list[str]) -> list[_Option]:
     """Return the fields of the flavor as options; a first look tells which flavor, or which alerter."""
     data = StackStore()._load()
-    seen = _options(name, "", (("name", {"nargs": "?"}), ("--flavor -f", {})), args, last=False)
-    update = name == "update" and seen.name
-    flavor = _entry(data, "alerters", seen.name)["flavor"] if update else seen.flavor
+    spec: Sequence[_Option] = (("what", {"nargs": "?"}), ("--flavor -f", {}), ("--name", {}))
+    seen = _options(name, "", spec, args, last=False)
+    flavor = seen.what if name == "setup" else seen.flavor
+    if name == "update" and seen.what:
+        flavor = _entry(data, "alerters", seen.what)["flavor"]
+    if not flavor:
+        return []
     return [(f"--{field.name}", {"dest": f"--{field.name}", "metavar": (_kind(field) or "value").upper(),
-                                 "help": "secret" if _is_secret(field) else None})
-            for field in (_fields_of(_flavor(flavor, data)).values() if flavor else ())]
+                                 "help": field.metadata.get("about")})
+            for field in _fields_of(_flavor(flavor, data)).values()]
+
+
+def _given_fields(options: Any, known: Mapping[str, _Field]) -> _Dict:
+    """Return the fields that were given as options; an empty one stands for its default."""
+    fields: _Dict = {}
+    for name, field in known.items():
+        text = vars(options)[f"--{name}"]
+        if text is not None:
+            fields[name] = _parsed(field, text, f"--{name}") if text or name == "approvers" else None
+    return fields
 
 
 def _cmd_register(options: Any) -> None:
@@ -7882,9 +8025,7 @@ def _cmd_register(options: Any) -> None:
     data = store._load()
     flavor = options.flavor if new else _entry(data, "alerters", options.name)["flavor"]
     known = _fields_of(_flavor(flavor, data))
-    given = {name: vars(options)[f"--{name}"] for name in known}
-    fields = {name: _parsed(known[name], text, f"--{name}") if text or name == "approvers" else None
-              for name, text in given.items() if text is not None}  # an empty one: its default
+    fields = _given_fields(options, known)
     if not new and not fields:
         raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     secrets = [name for name, field in known.items() if _is_secret(field)]
@@ -7892,10 +8033,77 @@ def _cmd_register(options: Any) -> None:
         with contextlib.suppress(EOFError):
             fields[secrets[0]] = _getpass.getpass(f"{secrets[0]} (not shown, empty for none): ")
     store._put(options.name, {"flavor": flavor, **fields}, new)
-    unused = not any(options.name in members for members in store.stacks().values())
-    done = "updated" if not new else "registered" + (
-        f"; put it to use by: stack register STACK -al {options.name}" if unused else "")
-    _print(f"alerter {options.name} is {done}")
+    if not new:
+        _print(f"alerter {options.name} is updated")
+    elif options.set:
+        stack = _put_to_use(store, options.name)
+        _print(f"alerter {options.name} is registered, and stack {stack} is active")
+    else:
+        how = f"{_program()} stack register {options.name} -al {options.name} --set"
+        _print(f"alerter {options.name} is registered; put it to use by: {how}")
+
+
+def _put_to_use(store: StackStore, name: str) -> str:
+    """Make a stack of that one alerter active and return the stack's name."""
+    stack = name
+    while store.stacks().get(stack, [name]) != [name]:
+        stack += "_stack"
+    if stack in store.stacks():
+        store.set_active_stack(stack)
+    else:
+        store.register_stack(stack, [name], activate=True)
+    return stack
+
+
+def _cmd_setup(options: Any) -> None:
+    """Ask for what is missing, try it, and store it only if it works."""
+    store = StackStore()
+    data, name = store._load(), options.name or options.flavor
+    cls = _flavor(options.flavor, data)
+    _check_new("alerter", name, data["alerters"], "`update` changes it, and --name gives another name")
+    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+        how = f"{_program()} register {name} --flavor={options.flavor} --FIELD=VALUE --set"
+        raise ConfigError(f"setup asks on a terminal, and here is none; instead: {how}")
+    fields = _given_fields(options, _fields_of(cls))
+    if not any(field.endswith("_webhook_url") for field in fields):
+        for field in cls._asked:
+            if field not in fields:
+                fields[field] = _asked_field(cls, fields, field)
+    alerter = _build(cls, fields, (name, store.path))
+    try:
+        _print(alerter.check())
+        alerter.send(AlerterMessage(body=f"Hello! Alerts of `{name}` arrive here from now on."))
+    except DeliveryError as error:
+        _print("\n".join(error._report or [f"FAIL  {error}"]))
+        error.args = (f"{alerter._who}: it does not work yet, and nothing was stored",)
+        error.hint = "mend what is said above, and try again"
+        raise
+    store.register_alerter(name, options.flavor, **fields)
+    _print(f"alerter {name} works and is stored; stack {_put_to_use(store, name)} is active. Now try:\n"
+           f'{_program()} ask "Deploy?"')
+    if os.environ.get("ALERTERS_FLAVOR"):
+        _print("note: $ALERTERS_FLAVOR is set, and wins over the stack")
+
+
+def _asked_field(cls: type[BaseAlerter], fields: _Dict, name: str) -> Any:
+    """Ask for a field until it can be right; a secret without echo."""
+    field = _fields_of(cls)[name]
+    for line in cls._how_to_get(name, fields).split("\n"):
+        print(line)  # the link has to stay in one piece
+    read: Callable[[str], str] = _getpass.getpass if _is_secret(field) else input
+    while True:
+        try:
+            text = read(f"{name} ({field.metadata.get('about', '')}): ").strip()
+        except EOFError:
+            raise ConfigError("setup: the input ended; nothing was stored") from None
+        if not text and name != "password":
+            continue
+        try:
+            value = _parsed(field, text, name)
+            _build(cls, {**cls._example, **fields, name: value})
+            return value
+        except ConfigError as error:
+            _print(error)
 
 
 def _changes(method: str, done: str) -> Callable[[Any], None]:
@@ -7908,16 +8116,22 @@ def _changes(method: str, done: str) -> Callable[[Any], None]:
 
 
 def _cmd_stack_register(options: Any) -> None:
-    store = StackStore()
-    store.register_stack(**vars(options))
+    store, new = StackStore(), "activate" in options
+    members = [name for words in options.alerters for name in ",".join(words).split(",") if name]
+    store._put_stack(options.name, members, new, new and options.activate)
     active = store.active_stack()
-    more = "" if active == options.name else f"; {active} stays active until: stack set {options.name}"
-    _print(f"stack {options.name} is registered{more}")
+    done = f"stack {options.name} is {'registered' if new else 'updated'}"
+    if active != options.name:
+        done += f"; {active} stays active until: {_program()} stack set {options.name}"
+    _print(done)
 
 
 def _cmd_list(options: Any) -> None:
-    store = StackStore()
+    store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     active = store.stacks().get(store.active_stack(), [])
+    if flavor:  # it wins over every stack
+        active = []
+        _print(f"* $ALERTERS_FLAVOR  ({flavor})")
     for name, entry in store.alerters().items():
         _print(f"{'*' if name in active else ' '} {name}  ({entry['flavor']})")
 
@@ -7931,7 +8145,10 @@ def _cmd_describe(options: Any) -> None:
 def _cmd_stacks(options: Any) -> None:
     store = StackStore()
     stacks, active = store.stacks(), store.active_stack()
-    for name in [options.name or active] if "name" in options else stacks:
+    if os.environ.get("ALERTERS_FLAVOR"):
+        active = ""
+        _print("  $ALERTERS_FLAVOR is set, and wins over every stack")
+    for name in [options.name or store.active_stack()] if "name" in options else stacks:
         members = _entry({"stacks": stacks}, "stacks", name)
         _print(f"{'*' if name == active else ' '} {name}: {', '.join(members)}")
 
@@ -7951,6 +8168,8 @@ def _cmd_flavor_register(options: Any) -> None:
 
 _NAME: _Option = ("name", {"metavar": "NAME"})
 _ANY_NAME: _Option = ("name", {"metavar": "NAME", "nargs": "?"})
+_MEMBERS: _Option = ("-al --alerter", {"dest": "alerters", "action": "append", "nargs": "+", "required": True,
+                                       "metavar": "A", "help": "one or several"})
 _WHERE: Sequence[_Option] = (
     ("--alerter", {"metavar": "NAME", "action": "append", "help": "in place of the active stack"}),
     ("--stack", {"metavar": "NAME"}))
@@ -7958,7 +8177,9 @@ _MESSAGE: Sequence[_Option] = (
     ("text", {"metavar": "TEXT", "help": "the text in light Markdown; - reads standard input"}),
     ("--title", {}), ("--metadata", {"metavar": "K=V", "action": "append", "default": []}),
     ("--image", {"metavar": "PATH", "action": "append", "default": [], "help": "a file or a URL"}),
-    ("--level", {"default": "info", "help": "info, success, warning or error"}))
+    ("--file", {"metavar": "PATH", "action": "append", "default": [], "help": "attached as it is"}),
+    ("--level", {"default": "info", "help": "info, success, warning or error"}),
+    ("--mention", {"metavar": "ID", "action": "append", "help": "whom to ping"}))
 _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]] = {
     "post": (_cmd_post, "post an alert; the text - reads standard input", (*_MESSAGE, *_WHERE)),
     "ask": (_cmd_ask, 'ask for approval: alerters ask "Deploy?" && ./deploy.sh', (
@@ -7973,19 +8194,24 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]]
         *_WHERE, ("words", {"nargs": "*", "metavar": "-- COMMAND"}),
         ("--title", {"help": "in place of the command"}), ("--longer-than", {
             "type": float, "default": 0.0, "metavar": "S", "help": "tell of success only from S on"}))),
-    "check": (_cmd_check, "try credentials, channel and permissions for real", (*_WHERE, _ANY_NAME)),
+    "check": (_cmd_check, "try credentials, channel and permissions for real", (
+        *_WHERE, _ANY_NAME, ("--post", {"action": "store_true", "help": "post a test message, too"}))),
     "preview": (_cmd_preview, "show what would be sent; sends nothing", (
-        *_MESSAGE, ("--flavor", {"required": True}), ("--html", {"help": "write the mail's HTML to it"}))),
+        *_MESSAGE, ("--flavor", {}), ("--html", {"help": "write the mail's HTML to it"}))),
     "pending": (_cmd_pending, "list the open questions of the store", ()),
+    "setup": (_cmd_setup, "set up slack, discord or smtp_email, guided, on a terminal", (
+        ("flavor", {"metavar": "FLAVOR"}), ("--name", {"help": "of the alerter; default the flavor's"}))),
     "register": (_cmd_register, "add an alerter: register NAME --flavor=F --FIELD=VALUE", (
-        _NAME, ("--flavor -f", {"required": True, "help": "with it, --help tells the fields"}))),
+        _NAME, ("--flavor -f", {"required": True, "help": "with it, --help tells the fields"}),
+        ("--set", {"action": "store_true", "help": "use it from now on"}))),
     "update": (_cmd_register, "change an alerter: update NAME --FIELD=VALUE", (_NAME,)),
     "list": (_cmd_list, "list the alerters, those in use with *", ()),
     "describe": (_cmd_describe, "show an alerter, secrets masked", (_NAME,)),
     "delete": (_changes("delete_alerter", "alerter {} is deleted"), "remove an unused alerter", (_NAME,)),
     "stack register": (_cmd_stack_register, "choose the alerters in use", (
-        _NAME, ("-al --alerter", {"dest": "alerters", "action": "append", "required": True, "metavar": "A"}),
+        _NAME, _MEMBERS,
         ("--set", {"dest": "activate", "action": "store_true", "help": "use it from now on"}))),
+    "stack update": (_cmd_stack_register, "change the alerters of a stack", (_NAME, _MEMBERS)),
     "stack list": (_cmd_stacks, "list the stacks, the active one with *", ()),
     "stack describe": (_cmd_stacks, "show a stack, or the active one", (_ANY_NAME,)),
     "stack set": (_changes("set_active_stack", "stack {} is active"), "set the active stack", (_NAME,)),
@@ -7995,11 +8221,12 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]]
         ("path", {"metavar": "PACKAGE.MODULE.CLASS"}),))}
 
 
-_USAGE = "\n".join([
-    "usage: alerters COMMAND …     (the word `alerter` may stand before it)\n",
-    *(f"  {name:<16} {about}" for name, (_, about, _) in _COMMANDS.items()),
-    "\n`alerters COMMAND --help` tells the options. Exit codes: 0 done or approved, 1 declined,",
-    "2 usage or set-up, 3 nobody answered, 4 not delivered."])
+def _usage() -> str:
+    return "\n".join([
+        f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n",
+        *(f"  {name:<16} {about}" for name, (_, about, _) in _COMMANDS.items()),
+        f"\n`{_program()} COMMAND --help` tells the options. Exit codes: 0 done or approved, 1 declined,",
+        "2 usage or set-up, 3 nobody answered, 4 not delivered."])
 
 
 def _run(name: str, args: list[str]) -> int:
@@ -8012,7 +8239,7 @@ def _run(name: str, args: list[str]) -> int:
         at = args.index("--")
     elif work is _cmd_run and not {"-h", "--help"} & {*args}:
         raise ConfigError(_HOW_TO_RUN)
-    if work is _cmd_register:
+    if work in (_cmd_register, _cmd_setup):
         spec = [*spec, *_field_options(name, args)]
     options: Any = _options(name, about, spec, args[:at]) if spec or args else ()
     if work is _cmd_run:
@@ -8034,7 +8261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = " ".join(args[:words])
     try:
         if name in ("", "--version") or {"-h", "--help", "help"} & {*args[:words]}:
-            _print(__version__ if name == "--version" else _USAGE)
+            _print(__version__ if name == "--version" else _usage())
             code = 0 if name else 2
         else:
             code = _run(name, args[words:])
