@@ -3449,7 +3449,7 @@ class _ChatAlerter(BaseAlerter):
             elif block.kind == "title" and not self._takes_title(block):
                 block, whole = self._shortened(block)
                 shaped.append(whole)
-            elif block.kind == "facts" and not self._takes_facts(block, limit // 3):
+            elif block.kind == "facts" and not self._takes_facts(block, limit // 2):
                 block = _facts_as_lines(block)
             elif block.kind == "picture" and block.file not in shown:
                 continue
@@ -4793,7 +4793,7 @@ class DiscordAlerter(_ChatAlerter):
         return {name: part for name, part in payload.items() if part}
 
     def _most_pictures(self, message: AlerterMessage) -> int:
-        return max(9 - len(message.metadata) // 25, 7)  # ten embeds in all, and 25 facts take one
+        return max(9 - len(message.metadata) // 25, 6)  # ten embeds in all, and 25 facts take one
 
     def _people(self, pieces: Sequence[_Piece]) -> list[str]:
         """Return the ids of those who may answer, to call them."""
