@@ -83,6 +83,10 @@ MEASURES: list[Line] = [
      "program", {"plain": ["-c", PLAIN_PROGRAM], "ours": ["-c", OUR_PROGRAM], "trust": "hashed"}),
     ("a mail over STARTTLS, CPU, against smtplib with one shared context", 1.25, "work", {"name": "mail"}),
     ("a poll of a question on Slack, CPU, against one request by urllib", None, "work", {"name": "poll"}),
+    ("a Slack message of 25,000 characters over TLS, CPU, against ten posts by urllib with one context", 0.75,
+     "work", {"name": "long"}),
+    *((f"connections of one operation at most, {flavor}", 2, "connections", {"flavor": flavor})
+      for flavor in ("slack", "discord")),
     ("requests of a question that waits 24 h, Slack", 6000, "day", {"flavor": "slack"}),
     ("requests of a question that waits 24 h, Discord", 6000, "day", {"flavor": "discord"}),
     ("delay of its answer against 10 % of its age, at most 30 s", 1.0, "delay", {}),
@@ -122,7 +126,7 @@ SERVER = pem("CERTIFICATE", (
 # === The services, faked, in a process of their own ===
 class Seen:
     """What the servers remember between requests."""
-    count = size = 0                          # requests; bytes of their bodies, and of mails
+    count = size = connections = 0            # requests; bytes of their bodies, and of mails
     post = mail = ""                          # the last message to Slack, the last small mail
     poll: dict[str, Any] = {}                 # the last read: method, path, type, body
     answer: str | None = None                 # the ts of a "yes" in the thread, once somebody said it
@@ -163,6 +167,10 @@ def discord(method: str, parts: list[str]) -> Any:
 class Web(BaseHTTPRequestHandler):
     protocol_version, wbufsize, timeout = "HTTP/1.1", 65536, 60   # buffered: head and body leave together
 
+    def setup(self) -> None:
+        super().setup()
+        Seen.connections += 1
+
     def do_any(self) -> None:
         left, body = int(self.headers.get("Content-Length") or 0), b""
         while left and (part := self.rfile.read(min(left, 65536))):
@@ -173,7 +181,8 @@ class Web(BaseHTTPRequestHandler):
         answer: Any = {}
         if parts[0] == "seen":                # the bench asks; it may also say when the answer comes
             Seen.answer = parse_qs(place.query).get("answer", [None])[0]
-            answer = {name: getattr(Seen, name) for name in ("count", "size", "post", "mail", "poll")}
+            names = ("count", "size", "connections", "post", "mail", "poll")
+            answer = {name: getattr(Seen, name) for name in names}
         elif parts[:2] == ["api", "v10"]:
             answer = discord(self.command, parts[2:])
         elif parts[0] == "api":
@@ -295,6 +304,33 @@ def work_post(http: str, https: str, rounds: int, repeat: int, **_: Any) -> list
     url = https + "/api/chat.postMessage"
     return paired(lambda: must(fetch(url, json.dumps(payload).encode(), context=context)["ok"]),
                   lambda: must(alerter.post(message)), rounds, repeat)
+
+
+def work_long(http: str, https: str, rounds: int, repeat: int, **_: Any) -> list[list[float]]:
+    """Plain posts ten times the first part of ours."""
+    lines = (f"step {number}: loss {1 / (number + 1):.6f}, all well" for number in range(10_000))
+    text, context = "\n".join(lines)[:25_000], ssl.create_default_context()
+    alerter, message = alerter_of("slack", https), message_of(body=text)
+    must(alerter.post(message))
+    data, url = fetch(http + "/seen")["post"].encode(), https + "/api/chat.postMessage"
+
+    def plain() -> None:
+        for _ in range(10):
+            must(fetch(url, data, context=context)["ok"])
+
+    return paired(plain, lambda: must(alerter.post(message)), rounds, max(1, repeat // 5))
+
+
+def work_connections(http: str, https: str, flavor: str, **_: Any) -> int:
+    """Return how many connections the worst operation makes."""
+    alerter, question, made = alerter_of(flavor, https), [], []
+    text = "\n".join(f"line {number} {'x' * 90}" for number in range(230))
+    for operation in (lambda: alerter.send(text), lambda: question.append(alerter.open_question("Deploy?")),
+                      lambda: question[0].check(), lambda: question[0].check()):
+        before = fetch(http + "/seen")["connections"]
+        operation()
+        made.append(fetch(http + "/seen")["connections"] - before - 1)  # the bench's own is one
+    return max(made)
 
 
 def work_poll(http: str, https: str, rounds: int, repeat: int, **_: Any) -> list[list[float]]:
@@ -474,6 +510,9 @@ class Bench:
                      for image in ("tiny.png", "big.png"))
         return f"{IMAGE_BYTES / 1e6:.1f} MB", f"{(big - tiny) / 1e6:.1f} MB", (big - tiny) / IMAGE_BYTES
 
+    def connections(self, flavor: str) -> Result:
+        return "", "", self.worker("connections", flavor=flavor)
+
     def day(self, flavor: str) -> Result:
         return "", "", self.worker("day", flavor=flavor, age=2 * DAY)[0]
 
@@ -516,7 +555,8 @@ class Bench:
                 plain, ours, value, verdict = f"{error}".replace("|", "/"), "", None, "error"
             else:
                 verdict = "" if bound is None else "OK" if value <= bound else "over"
-            shown = ["" if number is None else f"{number:,.0f}" if number > 100 else f"{number:.2f} ×"
+            shown = ["" if number is None else f"{number:,.0f}" if number > 100 or method == "connections"
+                     else f"{number:.2f} ×"
                      for number in (value, bound)]
             print("|", " | ".join([line, plain, ours, *shown, verdict]), "|", flush=True)
             verdicts.append(verdict)
