@@ -25,6 +25,7 @@ destination, a *stack* a named choice of alerters. Times are seconds.
 from __future__ import annotations as _annotations
 
 import contextlib
+import contextvars
 import copy
 import dataclasses
 import errno
@@ -2651,8 +2652,7 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
             with _one_operation():
                 return send(self, *self._checked(message, params))
         except OSError as caught:
-            reached = caught.filename is None  # else a module or a file could not be opened
-            error = _transport_failure(self._who, caught, reached)
+            error = _transport_failure(self._who, caught, True)
         raise error
 
     return checked
@@ -2668,7 +2668,7 @@ def _worked(work: Callable[[], object]) -> bool:
 
 
 # === HTTP and TLS ===
-_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_DIR")
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
 _PASSING = (502, 503, 504)  # answers of a proxy that may be others soon
@@ -2817,7 +2817,7 @@ class _Trust:
         return sock
 
 
-_TRUSTS: dict[str, _Trust] = {}  # by the variables that choose
+_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}  # by the variables that choose
 
 
 def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
@@ -2826,17 +2826,17 @@ def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
     The system's folder of hashed CAs costs 0.1 ms, its whole bundle 20 ms. So the folder comes first, and
     where a certificate fails against it alone, everything is done once more with the bundle.
     """
-    named = {variable: os.environ[variable] for variable in _CA_VARIABLES if os.environ.get(variable)}
-    trust = _TRUSTS.get(str(named)) or _new_trust(who, named, False)
+    key = tuple(map(os.environ.get, (*_CA_VARIABLES, "SSL_CERT_DIR")))
+    trust = _TRUSTS.get(key) or _new_trust(who, key, False)
     try:
         return connect(trust)
     except _Unreachable as error:
         if not trust.partial or error.code != "certificate":
             raise
-    return connect(_new_trust(who, named, True))
+    return connect(_new_trust(who, key, True))
 
 
-def _new_trust(who: str, named: dict[str, str], whole: bool) -> _Trust:
+def _new_trust(who: str, key: tuple[str | None, ...], whole: bool) -> _Trust:
     """Return the CAs that the variables or the system name; kept unless there are none.
 
     There are none where the machine has none, or where this process has too many files open to read them.
@@ -2847,31 +2847,33 @@ def _new_trust(who: str, named: dict[str, str], whole: bool) -> _Trust:
         raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on this "
                           "machine, and mail servers with use_tls=False") from None
     advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
-    files = {variable: path for variable, path in named.items() if variable != "SSL_CERT_DIR"}
+    *files, own_folder = key
     hashed = _is_hashed(folder)
-    if hashed and not files and not whole:
-        trust = _Trust(_ssl.create_default_context(capath=folder), advice, partial=True)
-        return _TRUSTS.setdefault(str(named), trust)
+    if hashed and not any(files) and not whole:
+        context = _ssl.create_default_context(capath=folder)
+        return _TRUSTS.setdefault(key, _Trust(context, advice, partial=True))
     context = _ssl.create_default_context()
-    for variable, path in files.items():
-        if variable != "SSL_CERT_FILE" or not context.cert_store_stats()["x509"]:  # OpenSSL reads it itself
-            _add_cas(f"{who}: {variable} ({path})", context, path)
-    if files:
-        advice = f"no CA in {', '.join(files.values())} vouches for it: add it there ({', '.join(files)})"
-    elif named and not hashed:
-        advice = f"SSL_CERT_DIR ({folder}) has no hashed names: run openssl rehash {folder}"
-    elif not hashed and not context.cert_store_stats()["x509"]:
+    if own_folder and not hashed:
+        advice = f"SSL_CERT_DIR ({own_folder}) has no hashed names: run openssl rehash {own_folder}"
+    for variable, path in zip(_CA_VARIABLES, files):
+        if path:
+            # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
+            if variable != "SSL_CERT_FILE" or not context.cert_store_stats()["x509"]:
+                _add_cas(f"{who}: {variable} ({path})", context, path)
+            advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
+    if not hashed and not context.cert_store_stats()["x509"]:
         return _Trust(context, "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE")
-    trust = _TRUSTS[str(named)] = _Trust(context, advice)
+    trust = _TRUSTS[key] = _Trust(context, advice)
     return trust
 
 
 def _is_hashed(folder: str | None) -> bool:
     """True for a folder in which OpenSSL finds CAs: by names like 5ed36f99.0."""
     try:
-        return any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in os.listdir(folder or os.devnull))
+        names = os.listdir(folder or os.devnull)
     except OSError:
         return False
+    return bool(re.search(r"(?m)^[0-9a-f]{8}\.\d+$", "\n".join(names)))
 
 
 def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
@@ -2881,19 +2883,18 @@ def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
         raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
     try:
         context.load_verify_locations(**{"capath" if folder else "cafile": path})
+        return
     except _ssl.SSLError:
         head = _pathlib.Path(path).read_bytes()
         why = "has a broken certificate in it"
         if head[:1] == b"0":
             why = f"is in DER form: make PEM of it with openssl x509 -inform der -in {path}"
         elif b"-----BEGIN CERTIFICATE" not in head:
-            why = "holds no certificate in PEM form" if head else "is empty"
+            why = "holds no certificate in PEM form"
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise
         why = f"cannot be read: {_reason(error)}"
-    else:
-        return
     raise ConfigError(f"{what} {why}")
 
 
@@ -2917,20 +2918,16 @@ class _Proxy:
     """The proxy through which the environment, or the system's settings, want https to go."""
 
     def __init__(self, who: str, variable: str, address: str) -> None:
-        scheme, _, rest = address.rpartition("://")
-        scheme = scheme.lower()
-        self.variable, self.login = variable, ""
-        if scheme.startswith("socks") or scheme == "https":
-            raise ConfigError(f"{who}: {variable} names a {scheme}:// proxy, which cannot be used: name its "
-                              "http:// one")
         try:
-            parts = _parse.urlsplit("http://" + rest)
+            parts = _parse.urlsplit(address if "://" in address else f"http://{address}")
             self.host, self.port = _host_of(parts), parts.port or 80
-            problem = _host_problem(self.host) or scheme not in ("", "http")
+            good = parts.scheme == "http" and not _host_problem(self.host)
         except ValueError:
-            problem = True
-        if problem:
-            raise ConfigError(f"{who}: {variable} is not the address of a proxy: write http://HOST:PORT")
+            good = False
+        if not good:  # TLS to a proxy is not supported, so that its password could go out in the clear
+            wanted = "http://HOST:PORT, of a proxy without TLS or SOCKS"
+            raise ConfigError(f"{who}: {variable} has to be {wanted}")
+        self.variable, self.login = variable, ""
         self.place = f"the proxy {_join(self.host, self.port)} of {variable}"
         if parts.username is not None:
             user, password = _parse.unquote(parts.username), _parse.unquote(parts.password or "")
@@ -2955,28 +2952,30 @@ class _Proxy:
     def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
         """Return why there is no tunnel. A refused log-in is not tried again: that locks accounts."""
         status, again = answer.status, answer.status in _PASSING
-        offers = answer.headers.get_all("Proxy-Authenticate") or ["Basic"]
-        schemes = sorted({offer.partition(" ")[0] for offer in offers})
+        offers = ", ".join(answer.headers.get_all("Proxy-Authenticate") or ["Basic"])
         hint = f"ask its admin to allow CONNECT to {target}"
         if again:
             hint = f"it cannot reach {target} now: try again later"
-        elif status == 407 and "Basic" not in schemes:
-            hint = f"it takes {' or '.join(schemes)} alone, which is not supported: ask its admin"
+        elif status == 407 and "basic" not in offers.lower():
+            hint = f"it takes {offers} alone, which is not supported: ask its admin"
         elif status == 407:
             hint = f"write the right log-in into {self.variable}: http://USER:PASSWORD@HOST:PORT"
         return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", again=again)
 
 
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
-    if _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
+    if _is_loopback(host):
         return None
-    proxies = _urllib.getproxies()
-    for name in ("https_proxy", "all_proxy"):
-        address = proxies.get(name.partition("_")[0])
-        if address:
-            in_capitals = not os.environ.get(name) and os.environ.get(name.upper())
-            return _Proxy(who, name.upper() if in_capitals else name, address)
-    return None
+    address, variable = None, "the system's settings"
+    if sys.platform in ("darwin", "win32"):
+        address = _urllib.getproxies().get("https")
+    for name in ("all_proxy", "https_proxy"):  # in small letters first, as urllib has it
+        name = name if name in os.environ else name.upper()
+        if os.environ.get(name):
+            address, variable = os.environ[name], name
+    if not address or _urllib.proxy_bypass(_join(host, port)):
+        return None
+    return _Proxy(who, variable, address)
 
 
 def _join(host: str, port: int) -> str:
@@ -2990,23 +2989,15 @@ def _dial(host: str, port: int, deadline: _Deadline, place: str = "") -> _Wire:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
-    if deadline.left() <= 0:
+    left = min(deadline.left(), _SOCKET_TIMEOUT)
+    if left <= 0:
         raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
-    end = time.monotonic() + min(deadline.left(), _SOCKET_TIMEOUT)
     trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
-    for number, (family, kind, protocol, _, address) in enumerate(found):
-        sock = None
+    for *_, address in found:
         try:
-            sock = _socket.socket(family, kind, protocol)
-            sock.settimeout(max(end - time.monotonic(), 0.01) / (len(found) - number))
-            sock.connect(address)
-            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+            sock = _socket.create_connection((str(address[0]), int(address[1])), left / len(found))
             return _Wire(sock, place, deadline)
-        except BaseException as error:  # whatever comes, Ctrl-C too, the socket is closed
-            if sock:
-                sock.close()
-            if not isinstance(error, OSError):
-                raise
+        except OSError as error:
             trouble = _Unreachable(f"{place}: no connection ({_reason(error)})", _hint_of(error))
     raise trouble
 
@@ -3042,13 +3033,13 @@ class _Target:
 
     def __init__(self, url: str) -> None:
         parts = _parse.urlsplit(url)
-        usual = 443 if parts.scheme == "https" else 80
-        self.encrypted, self.host, self.port = usual == 443, _host_of(parts), parts.port or usual
-        self.path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        name = self.host.partition("%")[0]  # a scope is this machine's affair
-        self.netloc = _join(name, self.port)
-        if self.port == usual:
-            self.netloc = self.netloc.rpartition(":")[0]
+        self.encrypted, self.host = parts.scheme == "https", _host_of(parts)
+        self.port = parts.port or (443 if self.encrypted else 80)
+        self.netloc = re.sub(r"%[^\]]*", "", parts.netloc)  # a scope is this machine's affair
+        self.path = parts.path or "/"
+        if parts.query:
+            self.path += f"?{parts.query}"
+        self.key = self.encrypted, self.netloc
 
     def connect(self, who: str, deadline: _Deadline) -> _Wire:
         if not self.encrypted:  # on this machine
@@ -3091,13 +3082,14 @@ class _Answer:
 
     def seconds(self, given: Any = None) -> float | None:
         """Return how long the service asks to wait, None if it says nothing sensible."""
-        asked: Any = given or self.headers.get("Retry-After")
+        asked = str(given or self.headers.get("Retry-After"))
+        seconds = 0.0
         with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
-            if isinstance(asked, str) and ":" in asked:  # RFC 9110 allows a date as well
-                asked = _email_utils.parsedate_to_datetime(asked).timestamp() - self.now
-            seconds = float(asked)
-            return min(max(0.25, seconds), 1e6) if seconds > 0 else None  # not NaN either
-        return None
+            if ":" in asked:  # RFC 9110 allows a date as well
+                seconds = _email_utils.parsedate_to_datetime(asked).timestamp() - self.now
+            else:
+                seconds = float(asked)
+        return min(max(0.25, seconds), 1e6) if seconds > 0 else None  # not NaN either
 
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
                 hints: Mapping[str, str] = {}) -> DeliveryError:
@@ -3105,28 +3097,29 @@ class _Answer:
         status, hint = self.status, None
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
-        doubtful = status < 300 or status >= 500 and status != 503
-        return _failure(who, what, status=status, code=code, hint=hint, hints=hints,
-                        again=status in (429, 503), outcome="unknown" if doubtful else "not_sent",
-                        retry_after=self.seconds(retry_after) if status in (429, 503) else None,
+        busy = status in (429, 503)
+        doubtful = not busy and not 300 <= status < 500
+        return _failure(who, what, status=status, code=code, hint=hint, hints=hints, again=busy,
+                        outcome="unknown" if doubtful else "not_sent",
+                        retry_after=self.seconds(retry_after) if busy else None,
                         final=None if code or status in (401, 403) else False)
 
 
-_KEPT: dict[tuple[int, int], dict[str, _Wire]] = {}  # connections of operations, by process and thread
+_KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
 
 
 @contextlib.contextmanager
 def _one_operation() -> Iterator[None]:
     """Keep this thread's HTTP connections from one request to the next, and close them at the end."""
-    thread = os.getpid(), _threading.get_ident()
-    if thread in _KEPT:  # this is part of a larger one
+    if _KEPT.get() is not None:  # this is part of a larger one
         yield
         return
-    kept = _KEPT[thread] = {}
+    kept: dict[object, _Wire] = {}
+    before = _KEPT.set(kept)
     try:
         yield
     finally:
-        del _KEPT[thread]
+        _KEPT.reset(before)
         for wire in kept.values():
             wire.close()
 
@@ -3138,7 +3131,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
     outcome "unknown" once a request was written.
     """
-    kept = _KEPT.get((os.getpid(), _threading.get_ident()))
+    kept = _KEPT.get()
     headers = {"User-Agent": f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters",
                "Connection": "close" if kept is None else "keep-alive", **headers}
     if body:
@@ -3153,7 +3146,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         link: Any = _http_client.HTTPConnection(target.host, target.port)
         link.debuglevel = 0  # a program that sets it on the class would see the token printed
         link._create_connection = lambda *_: target.connect(alerter._who, deadline)
-        wire = kept.pop(target.netloc, None) if kept else None
+        wire = kept.pop(target.key, None) if kept else None
         if wire is None or not wire.is_quiet():
             link.connect()
             wire = link.sock
@@ -3164,7 +3157,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
             whole = True
         answer, stays = _read_answer(wire, method, alerter.clock.now())
         if kept is not None and stays and whole:
-            kept[target.netloc], wire = wire, None
+            kept[target.key], wire = wire, None
         return answer
     except AlerterError:
         raise
@@ -3216,12 +3209,11 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 
     reached: a request may have been written, so nobody knows what became of it.
     """
-    cause = getattr(error, "reason", None)  # a URLError's
     inner = error.__context__  # smtplib raises its own error in place of what the socket raised
-    if isinstance(inner, _Unreachable):
-        cause = inner
-    elif not isinstance(cause, BaseException):
-        cause = error
+    if not isinstance(inner, _Unreachable):
+        inner = getattr(error, "reason", None)  # a URLError's
+    cause = inner if isinstance(inner, BaseException) else error
+    reached = reached and not getattr(error, "filename", None)  # a module that could not be opened, say
     if isinstance(cause, _Unreachable):
         return _failure(who, cause, code=cause.code, hint=cause.hint, again=cause.again,
                         final=cause.code == "proxy" and not cause.again)

@@ -3832,7 +3832,7 @@ def test_one_operation_takes_one_connection(wired, kind):
         assert service.connections - before == 1, name
         if name == "a message in ten parts":
             assert len(service.calls) - calls >= 7
-    assert alerters._KEPT == {}
+    assert alerters._KEPT.get() is None
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord"])
@@ -4596,7 +4596,7 @@ CAUSES = {  # what is done: who fails, and the whole message
         "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"),
     "another CA named": (
         lambda s: s.tls("lax_ca"), "TLS with 127.0.0.1:PORT: the certificate is not trusted (REASON): "
-        "no CA in TMP/ca.pem vouches for it: add it there (SSL_CERT_FILE)"),
+        "no CA in TMP/ca.pem vouches for it: add the right one there (SSL_CERT_FILE)"),
     "a client's certificate": (
         lambda s: s.tls("good", demands=True), "TLS with 127.0.0.1:PORT: it demands a certificate of its "
         "clients (REASON): that is not supported: ask its admin for an address that needs none"),
@@ -4611,7 +4611,8 @@ CAUSES = {  # what is done: who fails, and the whole message
         lambda s: s.ca("REQUESTS_CA_BUNDLE", None),
         "REQUESTS_CA_BUNDLE (TMP/ca.pem) cannot be read: No such file or directory"),
     "a CA file that is empty": (
-        lambda s: s.ca("CURL_CA_BUNDLE", b""), "CURL_CA_BUNDLE (TMP/ca.pem) is empty"),
+        lambda s: s.ca("CURL_CA_BUNDLE", b""), "CURL_CA_BUNDLE (TMP/ca.pem) holds no certificate in PEM "
+        "form"),
     "a CA file in DER": (
         lambda s: s.ca("SSL_CERT_FILE", ssl.PEM_cert_to_DER_cert(CA_PEM)),
         "SSL_CERT_FILE (TMP/ca.pem) is in DER form: make PEM of it with openssl x509 -inform der "
@@ -4643,7 +4644,7 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a proxy with NTLM alone": (
         lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: NTLM\r\n"
                           b"Proxy-Authenticate: Negotiate\r\n\r\n", "ann:geheim-123@"),
-        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: HTTP 407 Log in: it takes NTLM or Negotiate alone, which "
+        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: HTTP 407 Log in: it takes NTLM, Negotiate alone, which "
         "is not supported: ask its admin"),
     "a proxy forbids": (
         lambda s: s.proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n"), "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
@@ -4666,13 +4667,13 @@ CAUSES = {  # what is done: who fails, and the whole message
         "the proxy 127.0.0.1:PORT of HTTPS_PROXY: no answer in time: check that an HTTP proxy listens there"),
     "a proxy by TLS": (
         lambda s: s.proxy_is("https://ann:geheim-123@proxy.test:3128"),
-        "HTTPS_PROXY names a https:// proxy, which cannot be used: name its http:// one"),
+        "HTTPS_PROXY has to be http://HOST:PORT, of a proxy without TLS or SOCKS"),
     "a SOCKS proxy": (
         lambda s: s.proxy_is("socks5h://ann:geheim-123@proxy.test:1080", "all_proxy"),
-        "all_proxy names a socks5h:// proxy, which cannot be used: name its http:// one"),
+        "all_proxy has to be http://HOST:PORT, of a proxy without TLS or SOCKS"),
     "no address of a proxy": (
         lambda s: s.proxy_is("http://ann:geheim-123@proxy.test:80a"),
-        "HTTPS_PROXY is not the address of a proxy: write http://HOST:PORT"),
+        "HTTPS_PROXY has to be http://HOST:PORT, of a proxy without TLS or SOCKS"),
     "closed without an answer": (
         lambda s: s.slack(s.peer(said(b"")), "http"),
         f"Remote end closed connection without response: {CUT}{MAYBE}"),
