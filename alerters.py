@@ -109,7 +109,7 @@ else:
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "errno getpass hashlib html http.client imaplib inspect io ipaddress json "
-                  "logging pathlib queue secrets select shlex shutil signal smtplib socket ssl stat "
+                  "logging pathlib secrets select shlex shutil signal smtplib socket ssl stat "
                   "subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")

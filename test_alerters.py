@@ -8906,24 +8906,24 @@ def test_nobody_listens(clock, caplog):
 
 
 class FastClock(FakeClock):
-    """Real time, 150 times as fast; see `hasty`."""
+    """Real time, 75 times as fast; see `hasty`."""
 
     def now(self):
         return self.start + self.monotonic()
 
     def monotonic(self):
-        return time.monotonic() * 150
+        return time.monotonic() * 75
 
     def sleep(self, seconds):
-        time.sleep(seconds / 150)
+        time.sleep(seconds / 75)
 
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """Let timeouts of sockets pass 150 times as fast; return a clock that runs with them."""
+    """Let timeouts of sockets pass 75 times as fast; return a clock that runs with them."""
     settle, tell = socket.socket.settimeout, socket.socket.gettimeout
-    monkeypatch.setattr(socket.socket, "settimeout", lambda sock, t: settle(sock, t and t / 150))
-    monkeypatch.setattr(socket.socket, "gettimeout", lambda sock: tell(sock) and tell(sock) * 150)
+    monkeypatch.setattr(socket.socket, "settimeout", lambda sock, t: settle(sock, t and t / 75))
+    monkeypatch.setattr(socket.socket, "gettimeout", lambda sock: tell(sock) and tell(sock) * 75)
     return FastClock()
 
 
