@@ -3553,14 +3553,14 @@ class _ChatAlerter(BaseAlerter):
 
     def _shared_view(self, question: Question) -> _View:
         """Return what is read of the question's channel or thread together for all who wait there."""
-        if question._shared is None:
-            channel, thread = _channel_of(question), str(question.ref.get("thread_ts") or "")
-            token, listen = getattr(self, f"{self.flavor}_token"), getattr(self, "listen", "")
-            key = (os.getpid(), self.flavor, token, listen, id(self.clock), channel, thread)
-            question._shared = _VIEWS.get(key) or _View(channel, thread)
-            _VIEWS[key] = question._shared
-        question._shared.questions.add(question)
-        view: _View = question._shared
+        channel, thread = _channel_of(question), str(question.ref.get("thread_ts") or "")
+        token, listen = getattr(self, f"{self.flavor}_token"), getattr(self, "listen", "")
+        key = (os.getpid(), self.flavor, token, listen, id(self.clock), channel, thread)
+        view = _VIEWS.get(key)
+        if view is None:
+            view = _VIEWS[key] = _View(channel, thread)
+        view.questions.add(question)
+        question._shared = view  # another one than before where two threads made one at the same moment
         return view
 
     def _release(self, question: Question) -> None:
@@ -3587,8 +3587,9 @@ class _ChatAlerter(BaseAlerter):
 
     def _share(self, view: _View, question: Question, read: Callable[[_View], _Reading]) -> _Reading:
         """Return the view's last reading, a new one if that began before the question's poll was due."""
+        over = self.clock.monotonic() >= question._ends  # then it has to be read once more
         with view.lock:
-            if view.began < question._due:
+            if over or view.began < question._due:
                 began, view.error = self.clock.monotonic(), None
                 try:
                     view.last = read(view)
