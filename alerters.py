@@ -95,6 +95,9 @@ if TYPE_CHECKING:
     _Level = Literal["info", "success", "warning", "error"]
     _Status = Literal["approved", "declined", "timeout"]
     _T = TypeVar("_T")
+    _Listen = Literal["thread", "channel"]
+    _TLS = Union[bool, Literal["ssl", "starttls"]]
+    _A = TypeVar("_A", bound="BaseAlerter")
     _F = TypeVar("_F", bound=Callable[..., Any])
 else:
     class _Module:
@@ -354,9 +357,9 @@ class AlerterMessage(_Record):
     title: str | None = None
     body: str | None = None
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    images: Sequence[Any] = dataclasses.field(default_factory=list)
+    images: Iterable[Any] = dataclasses.field(default_factory=list)
     level: _Level = "info"
-    files: Sequence[Any] = dataclasses.field(default_factory=list)
+    files: Iterable[Any] = dataclasses.field(default_factory=list)
     _question = None  # type: Question | None
     _reply_to = None  # type: Receipt | None
 
@@ -2192,6 +2195,7 @@ class BaseAlerter(_Record):
     _ids = {}  # type: dict[str, str]  # the form of the ids in a ref
     _example = {}  # type: dict[str, Any]  # fields for `preview`
     _asked = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
+    _calls_people = True  # by mentions
 
     def __post_init__(self) -> None:
         cls = type(self)
@@ -2304,6 +2308,10 @@ class BaseAlerter(_Record):
         """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
         return f"ok    the fields are valid; flavor {self.flavor} has no other check"
 
+    def _can_follow(self, ref: _Dict) -> bool:
+        """False if nothing can be posted here below the message that has this ref."""
+        return True
+
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
         """Return what `setup` says before it asks for a field. fields: those that are known."""
@@ -2397,7 +2405,13 @@ class BaseAlerter(_Record):
         choices = _params(params)
         for name, value in (choices._values() if choices else {}).items():
             self._refuse(name, _names(value, name) if name in ("approvers", "mention") else value)
-        return _message(message), choices
+        if choices and choices.mention and not self._calls_people:
+            _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
+        message = _message(message)
+        if message._reply_to and not self._can_follow(message._reply_to.ref):
+            _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
+            message = message._with(_reply_to=None)
+        return message, choices
 
     def _learn_secrets(self) -> None:
         """Look up the secrets that are references, so that they are masked from now on."""
@@ -3822,9 +3836,9 @@ class SlackAlerter(_ChatAlerter):
                                     "url", secret=True)
     slack_api_url: str = _field("https://slack.com/api", "of a compatible server", "url")
     timeout: float | None = _field(None, _TIMEOUT, "time")
-    approvers: Sequence[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
+    approvers: Iterable[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
     case_sensitive: bool = _field(False, _CASE, "bool")
-    listen: str = _field("thread", _LISTEN, "text")
+    listen: _Listen = _field("thread", _LISTEN, "text")
 
     flavor = "slack"
     _ids = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
@@ -3853,6 +3867,9 @@ class SlackAlerter(_ChatAlerter):
         link = f"https://api.slack.com/apps?new_app=1&manifest_json={manifest}"
         return ("Open this link, choose the workspace and create the app; it has every scope:\n"
                 f"{link}\nThen install it to the workspace, and copy the Bot User OAuth Token.")
+
+    def _can_follow(self, ref: _Dict) -> bool:
+        return "ts" in ref
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
@@ -4445,9 +4462,9 @@ class DiscordAlerter(_ChatAlerter):
                                       "url", secret=True)
     discord_api_url: str = _field("https://discord.com/api/v10", "of a compatible server", "url")
     timeout: float | None = _field(None, _TIMEOUT, "time")
-    approvers: Sequence[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
+    approvers: Iterable[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
     case_sensitive: bool = _field(True, _CASE, "bool")
-    listen: str = _field("thread", _LISTEN, "text")
+    listen: _Listen = _field("thread", _LISTEN, "text")
     default_discord_channel_id: str = _field("", "the older name of discord_channel_id", "id")
 
     flavor = "discord"
@@ -4486,12 +4503,12 @@ class DiscordAlerter(_ChatAlerter):
         return ("Open this link, and choose the server that the bot is to join:\nhttps://discord.com/oauth2/"
                 f"authorize?client_id={ident}&scope=bot&permissions={_PERMISSIONS}")
 
+    def _can_follow(self, ref: _Dict) -> bool:
+        posted = str(ref.get("message_id")).isdigit()
+        return posted and (self._by_bot() or bool(_forum_thread(ref)))
+
     def _take_away(self, ref: _Dict) -> None:
         self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
-
-    def _official(self) -> bool:
-        url = self.discord_api_url if self.discord_token else self.discord_webhook_url
-        return _is_on(url, _DISCORD_HOSTS)
 
     def _check_together(self) -> None:
         self._set("discord_channel_id", self.discord_channel_id or self.default_discord_channel_id)
@@ -5081,10 +5098,10 @@ class SMTPEmailAlerter(BaseAlerter):
     sender_email: str = _field("", "bot@example.org, or: Training Bot <bot@example.org>", "text")
     password: str = _field("", "of the sender; Gmail and others want an app password", "password",
                            secret=True)
-    recipient_email: str | Sequence[str] = _field((), "one or several addresses", "list")
+    recipient_email: str | Iterable[str] = _field((), "one or several addresses", "list")
     smtp_port: int = _field(587, "587 (STARTTLS) or 465 (TLS at once); default 587", "port")
     username: str = _field("", "default: the sender's address", "id")
-    use_tls: bool | str = _field(True, "true, ssl, starttls, or false for a local relay; default true", "tls")
+    use_tls: _TLS = _field(True, "true, ssl, starttls, or false for a local relay; default true", "tls")
     subject_prefix: str = _field("", "stands before each subject", "text")
     include_html: bool = _field(True, "default true", "bool")
     imap_server: str = _field("", "host name, such as imap.gmail.com; with it, it can ask", "host")
@@ -5092,7 +5109,7 @@ class SMTPEmailAlerter(BaseAlerter):
     imap_username: str = _field("", "default: the SMTP one", "id")
     imap_password: str = _field("", "default: the SMTP one", "password", secret=True)
     timeout: float | None = _field(None, _TIMEOUT, "time")
-    approvers: Sequence[str] | None = _field(None, "who may decide: addresses; default: the recipients",
+    approvers: Iterable[str] | None = _field(None, "who may decide: addresses; default: the recipients",
                                              "list")
     case_sensitive: bool = _field(False, _CASE, "bool")
 
@@ -5103,6 +5120,10 @@ class SMTPEmailAlerter(BaseAlerter):
                 "recipient_email": "b@example.org"}
 
     _asked = ("smtp_server", "sender_email", "password", "recipient_email")
+    _calls_people = False
+
+    def _can_follow(self, ref: _Dict) -> bool:
+        return str(ref.get("message_id"))[:1] == "<"
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
@@ -6186,6 +6207,7 @@ class ConsoleAlerter(BaseAlerter):
     flavor = "console"
     case_sensitive = False
     _answer_by = "Type"
+    _calls_people = False
     _shows_questions = True
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
@@ -6299,7 +6321,17 @@ FLAVORS: dict[str, type[BaseAlerter]] = {
 _BUILT_IN = dict(FLAVORS)
 
 
-def register_flavor(cls_or_dotted_path: Any) -> Any:
+@_overload
+def register_flavor(cls_or_dotted_path: str) -> type[BaseAlerter]:
+    """Return the class of "package.module.Class"."""
+
+
+@_overload
+def register_flavor(cls_or_dotted_path: type[_A]) -> type[_A]:  # noqa: F811
+    """Return the class itself: as a decorator."""
+
+
+def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
     """Add a flavor to FLAVORS: as a class decorator, or by "package.module.Class". Returns the class."""
     flavor = path = cls_or_dotted_path
     if isinstance(path, str):
@@ -6731,7 +6763,7 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
 
     def work(target: BaseAlerter) -> None:
         try:
-            results.append(bool(target.post(message, params)))
+            results.append(bool(target.post(message, _with_own_mentions(target, targets, params))))
         except BaseException as error:  # raised or logged below, once the others are done
             errors.append((target, error))
 
@@ -6750,6 +6782,20 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
         # In a thread these end nothing, so they are one alerter's failure like any other.
         _log().error("%s: it raised %s", target._who, _one_line(repr(error)))
     return all(results) and not errors
+
+
+def _with_own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
+                       params: AlerterParameters | None) -> AlerterParameters | None:
+    """Leave out the mentions that another alerter of the stack knows, and this one does not."""
+    others = [each for each in targets if each is not target and each._calls_people]
+    if not params or not params.mention or not others:
+        return params
+    own = []
+    for name in _names(params.mention, "mention") or ():
+        known = target._calls_people and not target._problem("mention", name)
+        if known or all(other._problem("mention", name) for other in others):  # nobody's: it is refused
+            own.append(name)
+    return dataclasses.replace(params, mention=own or None)
 
 
 @_known_keywords

@@ -11394,6 +11394,37 @@ def test_send_of_an_own_flavor_gets_a_message():
         Own().send(5)
 
 
+def test_a_stack_of_several_services_mentions_each_its_own(slack, discord, smtp, caplog):
+    home_register(slack, "red")
+    home_register(discord, "blue", "discord")
+    home_register(smtp, "mail", "smtp_email")
+    StackStore().register_stack("all", ["red", "blue", "mail"], activate=True)
+    assert post("x", mention=["U01", "&12", "here"]) is True and caplog.messages == []
+    assert all(part in slack.posted[-1]["payload"]["text"] for part in ("<@U01>", "<!here>"))
+    assert discord.posted[-1]["payload"]["content"] == "<@&12> @here" and "&12" not in str(slack.posted)
+    with pytest.raises(ConfigError, match="mention: 'ann lee' is no id of"):
+        post("x", mention=["ann lee"])
+
+
+def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, clock, caplog):
+    mail = mail_alerter(smtp)
+    foreign = Receipt("mail", {"message_id": "<a@b.org>"})
+    alone = "reply_to: it cannot be followed here, so the message stands alone"
+    for name in ("slack", "discord", "discord webhook"):
+        alerter, service = chats[name]
+        ours = Receipt("x", {"channel_id": "300", "message_id": "1"})
+        for _ in range(2):
+            assert alerter.post("x", reply_to=ours if name == "discord webhook" else foreign)
+        assert caplog.messages == [f"{name.split()[0]}: {alone}"]
+        assert not {"thread_ts", "message_reference"} & set(service.posted[-1]["payload"])
+        caplog.clear()
+        alerters._WARNED.clear()
+    assert mail.post("x", mention=["U01"], reply_to=Receipt("slack", {"channel": "C1", "ts": "1.2"}))
+    assert caplog.messages == ["smtp_email: mention: nobody can be called here, so it is left out",
+                               f"smtp_email: {alone}"]
+    assert mail.post("x", reply_to=foreign) and len(caplog.messages) == 2
+
+
 HOME_ASKED = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url="http://127.0.0.1:9/api")
 
 
@@ -13231,6 +13262,42 @@ def test_setup_stores_nothing_that_does_not_work(case, slack, tmp_path):
     assert ("setup: the input ended; nothing was stored" if case == "Ctrl-D" else
             "alerters: red (slack): it does not work yet, and nothing was stored") in terminal.seen
     assert "red" not in StackStore().alerters() and slack.posted == []
+
+
+def test_check_posts_a_test_message_and_takes_it_away(slack, discord, smtp, capsys):
+    home_register(slack, "red")
+    home_register(discord, "blue", "discord")
+    home_register(smtp, "mail", "smtp_email", password=None)
+    StackStore().register_alerter("hook", "slack", slack_webhook_url=slack.webhook_url)
+    StackStore().register_stack("all", ["red", "blue", "hook", "mail"], activate=True)
+    smtp.user = None  # a relay
+    code, out, err = home_cli(capsys, "check")
+    assert (code, err, out.count("note  posting: not tried; check --post tries it\n")) == (0, "", 4)
+    assert "SMTP: connected; no password is set, so no log-in\n" in out and smtp.mails == slack.posted == []
+    code, out, err = home_cli(capsys, "check", "--post")
+    tried = "ok    posting: a test message was posted\n"
+    whole = f"{tried}ok    it could react\nok    it could take the test message away\n"
+    assert (code, err, out.count(whole), out.count(tried), "not tried" in out) == (0, "", 2, 4, False)
+    assert len(slack.posted) == 2 and len(discord.posted) == len(smtp.mails) == 1
+    assert len(slack.rows) == 1 and discord.rows == []  # the webhook's stays
+    slack.scopes -= {"reactions:write"}
+    slack.fail("chat.postMessage", {"ok": False, "error": "restricted_action"}, times=None)
+    code, out, err = home_cli(capsys, "check", "red", "--post")
+    assert (code, err) == (4, "alerters: check: red (slack) failed: mend it and check again\n")
+    assert "note  scope reactions:write is missing (to offer one tap): add it, reinstall the app\n" in out
+    assert "FAIL  red (slack): restricted_action: a policy of the workspace forbids it" in out
+
+
+def test_check_says_each_thing_once(slack, smtp, capsys):
+    slack.scopes = {"chat:write"}
+    home_register(slack, "red")
+    code, out, err = home_cli(capsys, "check")
+    assert code == 4 and len(out.splitlines()) == len(set(out.splitlines()))
+    assert out.count("channels:read") == 1 and out.count("needs channels:history") == 1
+    home_register(smtp, "mail", "smtp_email", recipient_email=None)
+    code, out, err = home_cli(capsys, "check")
+    assert (code, err.count("\n")) == (4, 1)
+    assert "FAIL  recipient: none, so it cannot post: give recipient_email\n" in out
 
 
 def test_setup_without_a_terminal_is_one_line(capsys):
