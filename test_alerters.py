@@ -7304,7 +7304,7 @@ def test_an_answer_after_the_deadline_is_not_adopted(room, way):
 
 
 @pytest.mark.parametrize("change", [
-    {"text": "Deploy 2?"}, {"approvers": ["U5"]}, {"approve_msg_options": ["go"]},
+    {"text": "Deploy 2?"}, {"approvers": ["55"]}, {"approve_msg_options": ["go"]},
     {"text": AlerterMessage("Deploy?")}], ids=["text", "approvers", "words", "title"])
 def test_another_question_under_the_same_key_closes_the_old_one_and_is_asked_anew(room, change):
     old = _ask_and_die(room)
@@ -13281,7 +13281,7 @@ def test_check_posts_a_test_message_and_takes_it_away(slack, discord, smtp, caps
     assert len(slack.posted) == 2 and len(discord.posted) == len(smtp.mails) == 1
     assert len(slack.rows) == 1 and discord.rows == []  # the webhook's stays
     slack.scopes -= {"reactions:write"}
-    slack.fail("chat.postMessage", {"ok": False, "error": "restricted_action"}, times=None)
+    slack.fail("chat.postMessage", no("restricted_action"), times=None)
     code, out, err = home_cli(capsys, "check", "red", "--post")
     assert (code, err) == (4, "alerters: check: red (slack) failed: mend it and check again\n")
     assert "note  scope reactions:write is missing (to offer one tap): add it, reinstall the app\n" in out
