@@ -142,7 +142,7 @@ _LATE = 2.0  # s by which a deadline may be missed: by the reading of a tap, or 
 _GRACE_SHARE, _GRACE_MIN, _GRACE_MAX = 0.1, 2.0, 30.0  # of the time-out; s; s: reading on after the deadline
 _WARN_AGAIN = 3600.0  # s between two warnings that the answers cannot be read
 _CLOSING = 3.0  # s that a stopped process takes to close its question
-_CLAIM, _CLAIM_PAUSE = 300.0, 0.5  # s that a claim holds at most; s between looks at somebody else's
+_CLAIM, _CLAIM_PAUSE = 200.0, 0.5  # s that a claim holds at most; s between looks at somebody else's
 _REMEMBERED = 86400.0  # s for which the store knows how a question ended, for those who still wait for it
 _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
@@ -1168,6 +1168,13 @@ def _names_as_tap(option: str) -> set[str]:
     return {word, f":{_SHORTCODES.get(word, word)}:"}
 
 
+def _first_emoji(words: Sequence[str], usual: str) -> str:
+    for word in words:
+        if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)):
+            return word
+    return usual
+
+
 def _has_unknown_emoji(word: str) -> bool:
     """True if it holds an emoji of which it is not known here how Slack calls it."""
     for char in re.sub("[\ufe0e\ufe0f🏻-🏿]", "", word):
@@ -1213,8 +1220,10 @@ def _seconds(value: Any, what: str) -> float:
 
 
 def _among(words: Sequence[str]) -> str:
-    shown = [w if "`" in w or not w.isascii() else f"`{w}`" for w in (_one_line(word, 100) for word in words)]
-    return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    """Return words as people list them: `a`, `b` or `c`."""
+    shown = [_one_line(word, 100) for word in words]
+    marked = [word if "`" in word or not word.isascii() else f"`{word}`" for word in shown]
+    return " or ".join(filter(None, [", ".join(marked[:-1]), marked[-1]]))
 
 
 def _steady() -> float:
@@ -1261,7 +1270,7 @@ class _QuestionRecord:
     minimum_approvals: int = 1  # by so many different people
     # Its times.
     asked: float = 0.0  # when the process began to ask
-    posted: float | None = None  # when the service took it; None: not known
+    posted: float = 0.0  # when the service took it; 0: not known
     deadline: float = 0.0  # as people were shown it
     # How far it has come.
     helped: bool = False  # a near miss was answered
@@ -1283,22 +1292,19 @@ class _QuestionRecord:
 
     def _is_sound(self) -> bool:
         """True if all parts have the form that the rest relies on."""
-        for name in ("token", "text", "alerter", "flavor", "fingerprint"):
-            if not isinstance(getattr(self, name), str):
+        forms = {"approvers": list, "where": dict, "ref": dict, "claim": dict, "decision": dict}
+        for name in _QUESTION_KEYS:
+            value, usual = getattr(self, name), getattr(_QuestionRecord, name)
+            if value is None and usual is None:
+                continue
+            if isinstance(usual, float):
+                good = isinstance(value, (int, float)) and 0 <= value < 1e10
+            else:
+                good = isinstance(value, forms.get(name, str if usual is None else type(usual)))
+            if not good or isinstance(value, list) and not all(isinstance(word, str) for word in value):
                 return False
-        for name in ("approve", "decline", "parts", "recipients", "sent", "acknowledged", "approvers"):
-            words = [] if name == "approvers" and self.approvers is None else getattr(self, name)
-            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-                return False
-        for moment in (self.asked, self.deadline, self.posted or 0):
-            if not isinstance(moment, (int, float)) or not 0 <= moment < 1e10:
-                return False
-        for part in (self.ref, self.where, self.claim, self.decision):
-            if not isinstance(part, (dict, type(None))):
-                return False
-        if not isinstance(self.minimum_approvals, int) or self.decision and "status" not in self.decision:
-            return False
-        return bool(self.token and self.approve and self.decline)
+        whole = {"machine", "pid", "started", "until"} <= set(self.claim or _new_claim(0))
+        return whole and "status" in (self.decision or {"status"}) and bool(self.approve and self.decline)
 
 
 _QUESTION_KEYS = tuple(name for name in _QuestionRecord.__annotations__ if name != "_more")
@@ -1332,19 +1338,12 @@ def _this_machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """Return what tells a process from a later one of the same number; empty: it is dead."""
+    """Return when a living process was started, as Linux counts it; empty: it is dead, or nobody can tell."""
     with contextlib.suppress(OSError):
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            facts = file.read().rpartition(b")")[2].split()  # behind its name: state, …, start
-        return "" if facts[0] == b"Z" else facts[19].decode()
-    if sys.platform != "win32":  # there signal 0 would end it
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return ""
-        except (OSError, OverflowError):  # of another user
-            pass
-    return "alive"
+        facts = _pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        if facts[0] != "Z":  # its state; its start is the 20th fact behind its name
+            return facts[19]
+    return ""
 
 
 def _new_claim(now: float) -> _Dict:
@@ -1353,14 +1352,14 @@ def _new_claim(now: float) -> _Dict:
     return {"machine": _this_machine(), "pid": pid, "started": _started(pid), "until": now + _CLAIM}
 
 
-def _is_held(claim: _Dict | None, now: float) -> bool:
-    """True while the one who made a claim is alive, as far as can be told from here, and not overdue."""
-    until, pid = (claim or {}).get("until"), (claim or {}).get("pid")
-    if not claim or not isinstance(until, (int, float)) or not isinstance(pid, int):
+def _is_held(record: _QuestionRecord | None, now: float) -> bool:
+    """True while the one who claimed a record is alive, as far as can be told from here, and not overdue."""
+    claim = record.claim if record else None
+    if not claim or not now < claim["until"] <= now + _CLAIM:  # the second: the clock was set back
         return False
-    if not now < until <= now + _CLAIM:  # the second: the clock was set back
-        return False
-    return claim.get("machine") != _this_machine() or claim.get("started") == _started(pid)
+    if claim["machine"] != _this_machine():
+        return True
+    return bool(claim["started"] == _started(claim["pid"]))
 
 
 class _Key:
@@ -1406,11 +1405,11 @@ class _Key:
         """
         now, replaced = self.clock.now(), None
         seen = self.read()
-        if seen and _is_held(seen.claim, now):
+        if _is_held(seen, now):
             return None, None
         with self._changing() as (questions, ended):
             found = self._found(questions)
-            if found and _is_held(found.claim, now):
+            if _is_held(found, now):
                 return None, None
             if found and found.fingerprint != asked.fingerprint:
                 ended[found.token] = {"at": now}
@@ -1507,7 +1506,7 @@ class Question:
         self._not_before = 0.0  # when the service allows one
         self._failing: DeliveryError | None = None  # why the last poll could not read everything
         self._warn_from = 0.0  # when such a failure is worth a warning again
-        self._closed = False  # its end was written though nothing was decided
+        self._closed = False  # it was told that the answers cannot be read
         self._approvals: tuple[str, ...] = ()  # the user ids of who has approved by now
 
     @property
@@ -1621,11 +1620,12 @@ class Question:
                 decision = self._look(began)
                 self._failing = self._missing
             except (DeliveryError, _SecretAway, OSError) as error:
-                if getattr(error, "_final", False) or not getattr(error, "passing", True):
-                    self._refused(error)
+                failing = self._as_failure(error)
+                if failing._final:
+                    self._refused(failing)
                     raise
-                self._failing = self._as_failure(error)
-                self._note_failure(self._failing)
+                self._failing, self._not_before = failing, began + (failing.retry_after or 0)
+                self._warn(f"{failing}; waiting for the answers goes on")
             if self._failing and began >= self._ends:  # until we can look again, a tap counts as in time
                 self._taps_until = self._ends + self._grace
         if decision is None and began >= self._ends and not self._failing:
@@ -1647,42 +1647,31 @@ class Question:
     def _as_failure(self, error: Exception) -> DeliveryError:
         if isinstance(error, DeliveryError):
             return error
-        return _failure(self.alerter._who, _reason(error), again=True)
-
-    def _note_failure(self, failing: DeliveryError) -> None:
-        """Tell that reading fails: at the first time, and each hour."""
-        self._not_before = self.alerter.clock.monotonic() + (failing.retry_after or 0)
-        self._warn(f"{failing}; waiting for the answers goes on")
+        passing = getattr(error, "passing", True)
+        return _failure(self.alerter._who, _reason(error), again=True, final=not passing)
 
     def _warn(self, what: object) -> None:
+        """Tell that something fails: the first time, and each hour."""
         now = self.alerter.clock.monotonic()
-        level = 10
         if now >= self._warn_from:
-            level, self._warn_from = 30, now + _WARN_AGAIN  # logging.DEBUG, logging.WARNING
-        _log().log(level, "%s", _one_line(what))
+            self._warn_from = now + _WARN_AGAIN
+            _log().warning("%s", _one_line(what))
 
-    def _refused(self, error: object) -> None:
+    def _refused(self, error: DeliveryError) -> None:
         """Close a question whose answers can never be read; one that is gone takes no answer any more."""
-        if getattr(error, "code", None) in ("10008", "message_not_found", "thread_not_found"):
-            self._end()
-        elif not self._key:
-            self._close("The answers cannot be read. This question is closed.")
+        if self._key and error.code in ("10008", "message_not_found", "thread_not_found"):
+            self._key.end(self.token, None)
+        elif not self._key and not self._closed:
+            self._closed = True
+            self._say("The answers cannot be read. This question is closed.")
 
     def _give_up(self, failing: DeliveryError) -> None:
         """Raise, since nobody knows whether somebody answered in time; a key's record stays."""
-        hint = "look there for the answer"
-        if self._key:
-            hint += ", or ask again with the same key"
-        else:
-            self._close("The answers could not be read in time. This question is closed.")
         reason = str(failing.args[0]).partition(": ")[2]
+        again = ", or ask again with the same key" if self._key else ""
         raise _failure(self.alerter._who, f"the answers could not be read when the time was over: {reason}",
-                       hint=hint, outcome="unknown", status=failing.status, code=failing.code)
-
-    def _close(self, note: str) -> None:
-        if not self._closed:
-            self._closed = True
-            self._say(note)
+                       hint=f"look there for the answer{again}", outcome="unknown", status=failing.status,
+                       code=failing.code)
 
     def _look(self, began: float) -> Decision | None:
         """Read the replies once and return what they decide. Raises whatever reading raises.
@@ -1761,9 +1750,9 @@ class Question:
                 declines.append(tap)
             else:
                 approvals.setdefault(person(who), tap)
-        self._approvals = tuple(str(answer.by) for answer in approvals.values()) if needed > 1 else ()
+        self._approvals = tuple(str(answer.by) for answer in approvals.values())
         if declines:
-            return dataclasses.replace(declines[0], approvals=self._approvals)
+            return dataclasses.replace(declines[0], approvals=self._approvals if needed > 1 else ())
         if len(approvals) < needed:
             self._acknowledge()
             return None
@@ -1779,9 +1768,7 @@ class Question:
 
     def _take_step(self, **step: Any) -> bool:
         """Record a part; False if another process has done the same before, or the question has ended."""
-        before = None
-        for name, value in step.items():
-            setattr(self._record, name, value)
+        vars(self._record).update(step)
         if self._key:
             try:
                 before = self._key.update(self.token, **step)
@@ -1793,33 +1780,29 @@ class Question:
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
         """Return what a whole reply, or the emoji of a reaction, means."""
-        record, tap = self._record, self._taps()
-        lists: Sequence[tuple[_Status, list[str], str]] = (
-            ("declined", record.decline, tap[1]), ("approved", record.approve, tap[0]))
-        given = _tap_names(text)
-        for status, options, own_tap in lists:
-            if tapped:
-                if any(given & _names_as_tap(option) for option in [*options, own_tap]):
-                    return status
-            elif _word(text, not record.case_sensitive) in self._words(options):
-                return status
-        return None
+        record, (approve, decline) = self._record, self._taps()
+        if tapped:
+            given = _tap_names(text)
+            declines = any(given & _names_as_tap(word) for word in [*record.decline, decline])
+            approves = any(given & _names_as_tap(word) for word in [*record.approve, approve])
+        else:
+            declines = self._is_among(text, record.decline)
+            approves = self._is_among(text, record.approve)
+        return "declined" if declines else "approved" if approves else None
 
-    def _words(self, options: Sequence[str]) -> set[str]:
-        return {_word(option, not self._record.case_sensitive) for option in options}
+    def _is_among(self, text: str, options: Sequence[str]) -> bool:
+        fold = not self._record.case_sensitive
+        return _word(text, fold) in {_word(option, fold) for option in options}
 
     def _reason_of(self, text: str) -> str | None:
         """Return why, of a decline that says so behind a colon: "decline: too early"."""
         found = re.match(r"\s*(:[\w+-]+:|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)", text, re.S)
-        if found and _word(found[1], not self._record.case_sensitive) in self._words(self._record.decline):
-            return found[2].strip()
-        return None
+        declines = found and self._is_among(found[1], self._record.decline)
+        return found[2].strip() if found and declines else None
 
-    def _taps(self) -> list[str]:
+    def _taps(self) -> tuple[str, str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
-        emoji = r":[^:\s]+:|<a?:\w+:\d+>"
-        return [next((option for option in options if re.fullmatch(emoji, _canonical(option))), tap)
-                for options, tap in zip((self._record.approve, self._record.decline), _TAPS)]
+        return _first_emoji(self._record.approve, _TAPS[0]), _first_emoji(self._record.decline, _TAPS[1])
 
     def _help(self, reply: _Reply) -> None:
         """Answer a near miss, once per question."""
@@ -1897,14 +1880,12 @@ class Question:
     @contextlib.contextmanager
     def _closed_if_stopped(self) -> Iterator[None]:
         """Close a question without a key when Ctrl-C, SIGTERM or SystemExit ends what runs here."""
-        if self._key:
-            yield
-            return
-        with _sigterm_raised():
+        with contextlib.nullcontext() if self._key else _sigterm_raised():
             try:
                 yield
             except BaseException as error:
-                if not isinstance(error, Exception) and self._decision is None:
+                stopped = not isinstance(error, Exception)
+                if stopped and not self._key and self._decision is None:
                     self._withdraw("Nobody waits for an answer any more. This question is closed.")
                 raise
 
@@ -1922,10 +1903,6 @@ class Question:
             thread.start()
             thread.join(_CLOSING)
 
-    def _end(self) -> None:
-        if self._key:
-            self._key.end(self.token, None)
-
     def _say(self, text: str, to: _Reply | None = None) -> None:
         try:
             if self._record.ref is not None:  # else it was never found
@@ -1935,28 +1912,21 @@ class Question:
             _log().warning("%s: could not write under the question: %s", who, _one_line(error))
 
 
-class _Terminated(BaseException):
-    """SIGTERM, on its way through a wait."""
-
-
 @contextlib.contextmanager
 def _sigterm_raised() -> Iterator[None]:
-    """Let SIGTERM pass through what runs here, so that it can clean up; then it ends the process as ever."""
+    """Let SIGTERM, where nobody handles it, end the program as SystemExit does, so that it can clean up."""
     def stop(number: int, frame: object) -> None:
-        raise _Terminated
+        raise SystemExit(128 + number)
 
     main = _threading.current_thread() is _threading.main_thread()
-    if not main or _signal.getsignal(_signal.SIGTERM) is not _signal.SIG_DFL:  # not ours to handle
-        yield
-        return
-    _signal.signal(_signal.SIGTERM, stop)
+    ours = main and _signal.getsignal(_signal.SIGTERM) is _signal.SIG_DFL
+    if ours:
+        _signal.signal(_signal.SIGTERM, stop)
     try:
         yield
-    except _Terminated:
-        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-        os.kill(os.getpid(), _signal.SIGTERM)
     finally:
-        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        if ours:
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
@@ -2438,18 +2408,20 @@ class BaseAlerter(_Record):
         """Return a question that is yet to be posted."""
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
-        approvers = self._approvers(params)
+        approvers = _names(self._option(params, "approvers"), "approvers")
+        people = {self._person(name): name for name in approvers or ()}
+        if "" in people:
+            raise ConfigError(f"{self._who}: approvers: {people['']!r} is not how it names a person")
         needed = getattr(params, "minimum_approvals", None) or 1
-        if approvers and needed > len({self._person(name) for name in approvers}):
-            raise ConfigError(f"{self._who}: minimum_approvals: {needed} people have to approve, but only "
-                              f"{len(approvers)} may")
+        if people and needed > len(people):
+            raise ConfigError(f"{self._who}: minimum_approvals: {needed} have to approve, {len(people)} may")
         timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
         record = _QuestionRecord({
             "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
             "text": _one_line(message.title or message.body or "(no text)", 80),
             "where": self._where(message, params), "approve": approve, "decline": decline,
-            "approvers": approvers, "case_sensitive": not fold, "minimum_approvals": needed,
-            "asked": now, "deadline": now + timeout})
+            "approvers": approvers and list(approvers), "case_sensitive": not fold,
+            "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
         record.fingerprint = self._fingerprint(message, record)
         return Question(self, record)
 
@@ -2463,49 +2435,44 @@ class BaseAlerter(_Record):
 
     def _word_lists(self, params: AlerterParameters | None, fold: bool) -> tuple[list[str], list[str]]:
         """Return the words that approve, and those that decline."""
-        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options")
-        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options")
-        taken = {_word(word, True) for word in [*(approve or ()), *(decline or ())]}
-        lists = (list(approve or [word for word in _APPROVE if _word(word, True) not in taken]),
-                 list(decline or [word for word in _DECLINE if _word(word, True) not in taken]))
-        for words, other_tap in zip(lists, reversed(_TAPS)):
-            known = set()
-            for word in words:
-                problem = ""
-                if not _word(word, True):
-                    problem = "must have a letter, a digit or an emoji in it"
-                elif _word(word, fold) in known:
-                    problem = "stands in its list twice"
-                elif _word(word, True) == _word(other_tap, True):
-                    problem = "means the opposite on every other question"
-                elif not self._takes_word(word):
-                    problem = "holds an emoji whose name is not known here: write it as :name:"
-                if problem:
-                    raise ConfigError(f"{self._who}: the word {word!r} {problem}")
-                known.add(_word(word, fold))
-        both = {_word(word, True) for word in lists[0]} & {_word(word, True) for word in lists[1]}
-        if both:
-            raise ConfigError(f"the same word both approves and declines: {', '.join(sorted(both))}")
-        return lists
+        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
+        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
+        taken = {_word(word, True) for word in approve + decline}
+        approve = approve or tuple(word for word in _APPROVE if _word(word, True) not in taken)
+        decline = decline or tuple(word for word in _DECLINE if _word(word, True) not in taken)
+        self._check_words(approve, fold, decline, _TAPS[1])
+        self._check_words(decline, fold, approve, _TAPS[0])
+        return list(approve), list(decline)
 
-    def _approvers(self, params: AlerterParameters | None) -> list[str] | None:
-        given = getattr(params, "approvers", None)
-        names = _names(getattr(self, "approvers", None) if given is None else given, "approvers")
-        for name in names or ():
-            if not self._person(name):
-                raise ConfigError(f"{self._who}: approvers: {name!r} is not how it names a person")
-        return None if names is None else list(names)
+    def _check_words(self, words: Sequence[str], fold: bool, others: Sequence[str], other_tap: str) -> None:
+        """Raise ConfigError for words that cannot decide; others: those that mean the opposite."""
+        known, opposite = set(), {_word(word, True) for word in others}
+        for word in words:
+            bare, problem = _word(word, True), ""
+            if not bare:
+                problem = "must have a letter, a digit or an emoji in it"
+            elif bare in opposite:
+                problem = "both approves and declines"
+            elif _word(word, fold) in known:
+                problem = "stands in its list twice"
+            elif bare == _word(other_tap, True):
+                problem = "means the opposite on every other question"
+            elif not self._takes_word(word):
+                problem = "holds an emoji whose name is not known here: write it as :name:"
+            if problem:
+                raise ConfigError(f"{self._who}: the word {word!r} {problem}")
+            known.add(_word(word, fold))
 
     def _fingerprint(self, message: AlerterMessage, record: _QuestionRecord) -> str:
         """Return what is the same for the same question, asked of the same people at the same place."""
         fold = not record.case_sensitive
         facts = sorted([_clean(name), _same_text(value)] for name, value in message.metadata.items())
-        words = [sorted(_word(word, fold) for word in words) for words in (record.approve, record.decline)]
-        people = None if record.approvers is None else sorted(set(map(self._person, record.approvers)))
-        fields = _fields_of(type(self))
-        services = [getattr(self, name) for name in fields if name.endswith("_api_url")]
-        parts = [self.flavor, services, record.where, message.title, message.body, facts, words, fold, people,
-                 record.minimum_approvals]
+        approve, decline = (sorted(_word(word, fold) for word in words)
+                            for words in (record.approve, record.decline))
+        people = sorted({self._person(name) for name in record.approvers or ()})
+        services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
+        parts = [self.flavor, services, record.where, message.title, message.body, facts, approve, decline,
+                 fold, people, record.minimum_approvals]
         return _hashlib.sha256(_json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _open(self, question: AlerterMessage, params: AlerterParameters | None,
@@ -2561,28 +2528,25 @@ class BaseAlerter(_Record):
         An error keeps the record, and no other alerter is asked: this one may have been answered.
         """
         record = found._record
+        open_still = self.clock.now() < record.deadline
         try:
             if record.decision:  # whoever settled it died over it
                 found._finish(_decision_of(record.decision))
                 return True
-            if not self._locate(found):
-                if self.clock.now() < record.deadline:
-                    return True
-                found._end()
-                return False
-            if self.clock.now() < record.deadline:
+            known = self._locate(found)
+            if open_still:
                 return True
-            decision = self._last_look(found)
+            decision = self._last_look(found) if known else None
         except DeliveryError as error:
-            if record.ref is not None or not error._final or self.clock.now() < record.deadline:
+            if record.ref is None and error._final and not open_still:  # nobody can ever look for it
+                decision = None
+            else:
                 error.outcome = "unknown"
                 raise
-            found._end()  # nobody can look for it, and its time is over
-            return False
         finally:
             found._release()
         found._settle(Decision("timeout", at=self.clock.now()) if decision is None else decision)
-        return decision is not None
+        return found._decision is not None and found._decision.status != "timeout"
 
     def _last_look(self, found: Question) -> Decision | None:
         """Return what a question has come to whose time was over before anybody read the answers."""
@@ -2633,15 +2597,18 @@ class BaseAlerter(_Record):
                 record.posted = self.clock.now()
             record.ref = {}
             if isinstance(receipt, Receipt):
-                record.ref, record.url = self._plain_ref(receipt), receipt.url
+                if not _is_plain(receipt.ref):
+                    raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
+                record.ref, record.url = receipt.ref, receipt.url
             self._offer_taps(question)
 
-    def _plain_ref(self, receipt: Receipt) -> dict[str, Any]:
-        with contextlib.suppress(TypeError, ValueError, RecursionError):
-            _json.dumps(receipt.ref, allow_nan=False)
-            if isinstance(receipt.ref, dict):
-                return receipt.ref
-        raise ConfigError(f"{self._who}: send must return a Receipt whose ref is a dict of plain JSON")
+
+def _is_plain(ref: Any) -> bool:
+    """True for a dict that JSON can hold."""
+    with contextlib.suppress(TypeError, ValueError, RecursionError):
+        _json.dumps(ref, allow_nan=False)
+        return isinstance(ref, dict)
+    return False
 
 
 def _same_text(value: Any) -> str:
@@ -8309,7 +8276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
-    except SystemExit:  # argparse's --help; whatever else calls sys.exit has approved nothing
+    except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
+        if stop.code == 143:  # SIGTERM, while an answer was waited for
+            return 143
         return 0 if {"-h", "--help"} & {*args} else 2
     except OSError as error:
         try:
