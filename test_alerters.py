@@ -7791,7 +7791,8 @@ def test_nothing_but_the_store_and_its_lock_stays(room):
 
 @pytest.mark.parametrize("part, value", [
     ("ref", 5), ("approve", []), ("approve", None), ("deadline", "soon"), ("asked", None),
-    ("decision", {"x": 1}), ("decision", 5), ("token", 7), ("claim", {"pid": 1}), ("parts", "x"), ("minimum_approvals", "2"),
+    ("decision", {"x": 1}), ("decision", 5), ("token", 7), ("claim", {"pid": 1}),
+    ("parts", "x"), ("minimum_approvals", "2"),
     (None, [])])
 def test_a_record_that_cannot_be_read_stops_its_own_key_and_nothing_else(room, part, value):
     _ask_and_die(room)
