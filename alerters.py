@@ -2983,15 +2983,24 @@ def _dial(host: str, port: int, deadline: _Deadline, place: str = "") -> _Wire:
     raise trouble
 
 
-def _dial_mail(host: str, port: int, deadline: _Deadline) -> _Wire:
-    """Return a connection to a mail server, for SMTP or IMAP."""
+def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, advice: str) -> _Wire:
+    """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
     try:
-        return _dial(host, port, deadline)
+        wire = _dial(host, port, deadline)
     except _Unreachable as error:
         for name in os.environ:
             if name.lower() in ("https_proxy", "all_proxy"):
                 error.hint += f"; mail does not go through the proxy of {name}"
                 break
+        raise
+    try:
+        if trust:
+            wire.encrypt(trust, host)
+        return wire
+    except BaseException as error:  # whatever comes, Ctrl-C too, the socket is closed
+        wire.close()
+        if isinstance(error, _Unreachable) and "TLS at once" in str(error):
+            error.hint = advice
         raise
 
 
@@ -5006,6 +5015,9 @@ _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*
            r"|automatische? antwo|(?:réponse|respuesta|risposta|resposta) autom)")
 _READ_MAX, _TEXT_MAX = 25_000_000, 300_000  # bytes of a mail and characters of its text that are read
 _LINES_MAX = 5000
+_MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
+_MANY_MAILS = 300  # above which the server searches
+_HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _ANCHOR = 12  # letters that are not alike by chance
 _BLOCKS = set("p div tr li hr table ul ol pre blockquote center section article h1 h2 h3 h4 h5 h6".split())
@@ -5203,7 +5215,8 @@ class SMTPEmailAlerter(BaseAlerter):
         attached = [file for file in files if file not in shown]
         for file in attached:
             kind = file.type.partition(";")[0].split("/")
-            mail.add_attachment(_placeholder(file), *kind, filename=file.name)
+            charset = {"charset": "utf-8"} if kind[0] == "text" and _is_utf8(file.data) else {}
+            mail.add_attachment(_placeholder(file), *kind, filename=file.name, params=charset)
         return mail, recipients, shown + attached
 
     def _subject_of(self, message: AlerterMessage, params: AlerterParameters | None) -> str:
@@ -5262,31 +5275,44 @@ class SMTPEmailAlerter(BaseAlerter):
     def _smtp_connect(self, until: float, trust: _Trust | None) -> _smtplib.SMTP:
         """Return a connection, encrypted as use_tls says. trust is None without TLS."""
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
-        session: Any = _smtplib.SMTP(local_hostname="[127.0.0.1]")  # else it asks the DNS
+        session: Any = _smtplib.SMTP(local_hostname=self._own_host())
 
         def dial(host: str, port: int, _: float) -> _Wire:
-            session.sock = wire = _dial_mail(host, port, _Deadline(self.clock, until))
+            advice = 'use_tls="starttls" is for ports that do not: 587, 25'
+            deadline = _Deadline(self.clock, until)
+            session.sock = wire = _dial_mail(host, port, deadline, trust if at_once else None, advice)
             wire.room = _HEAD_CAP  # of all that the server says
-            if trust and at_once:
-                wire.encrypt(trust, host)
             return wire
 
         session._get_socket, session._host = dial, self.smtp_server  # the name is what starttls verifies
         try:
-            _expect(session.connect(self.smtp_server, self.smtp_port), 220)
-            session.ehlo_or_helo_if_needed()
+            try:
+                _expect(session.connect(self.smtp_server, self.smtp_port), 220)
+            except _smtplib.SMTPServerDisconnected as error:
+                if at_once or not isinstance(error.__context__, _socket.timeout):
+                    raise
+                place = _join(self.smtp_server, self.smtp_port)
+                hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
+                raise _Unreachable(f"{place}: no greeting in time", hint, again=False) from None
+            _greet(session)
             if trust and not at_once:
                 session.starttls(context=trust)
-                session.ehlo_or_helo_if_needed()
+                _greet(session)
         except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
             session.close()
             raise
         return session  # type: ignore[no-any-return]
 
+    def _own_host(self) -> str:
+        """Return the name for EHLO, without the DNS; Google's relay refuses localhost and 127.0.0.1."""
+        name = _socket.gethostname()
+        good = re.fullmatch(r"(?!localhost\b)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z-]+", name)
+        return name if good else self._sender.rpartition("@")[2]
+
     def _deliver(self, mail: _email_message.EmailMessage, people: list[str], files: list[_File]) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
         refused: dict[str, DeliveryError] = {}
-        outcomes: list[str] = []  # of the tries that failed
+        unheard: list[DeliveryError] = []  # tries whose mail may have arrived
         left, flat = list(people), mail.as_bytes()
         until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
 
@@ -5294,11 +5320,15 @@ class SMTPEmailAlerter(BaseAlerter):
             try:
                 self._transact(flat, files, left, refused, until)
             except DeliveryError as error:
-                outcomes.append(error.outcome)
-                raise
+                if error.outcome == "unknown":
+                    unheard.append(error)
+                if len(unheard) < 2:  # not all servers drop a second mail with the same Message-ID
+                    raise
 
-        try:  # the Message-ID is the same each time
-            _insist(transact, self.clock, until, sure=True)
+        try:
+            _insist(transact, self.clock, until, sure=True, tries=100)
+            if len(unheard) > 1:
+                raise unheard[1]
         except DeliveryError as error:
             if left == people:
                 raise  # it is not about one of them
@@ -5306,7 +5336,7 @@ class SMTPEmailAlerter(BaseAlerter):
         if refused:
             worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", bool(error._final)))
             why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
-            outcome = "unknown" if "unknown" in outcomes else worst.outcome
+            outcome = "unknown" if unheard else worst.outcome
             raise _failure(self._who, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
                            hint=worst.hint, final=worst._final,
                            outcome=outcome if len(refused) == len(people) else "partial")
@@ -5374,19 +5404,11 @@ class SMTPEmailAlerter(BaseAlerter):
                     raise
 
             def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
-                wire = _dial_mail(self.host, self.port, deadline)
-                try:
-                    wire.encrypt(self.trust, self.host)
-                except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
-                    wire.close()
-                    raise
-                return wire
+                return _dial_mail(self.host, self.port, deadline, self.trust, "imap_port=993 speaks it")
 
         session: Any = None
         password = self._secret("imap_password" if self.imap_password else "password")
-        user, quoted = (re.sub(r'(["\\])', r"\\\1", text) for text in (
-            self.imap_username or self.username or self._sender, password))
-        quoted = _Secret(quoted)  # as a server may repeat it
+        user = self.imap_username or self.username or self._sender
         try:
             session = _trusting(self._who, lambda trust: Connection(self.imap_server, self.imap_port, trust))
             _imap_login(session, user, password)
@@ -5396,63 +5418,76 @@ class SMTPEmailAlerter(BaseAlerter):
         except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
             error = _transport_failure(self._who, caught, False)
             if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
-                passing = "[UNAVAILABLE]" in str(caught).upper()
-                hint = "check imap_username and imap_password; Gmail and others want an app password"
-                words = caught.args[0] if caught.args else ""
-                words = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
-                error = _failure(self._who, f"IMAP log-in refused: {words}", hint=hint, again=passing,
-                                 final=not passing)
+                error = self._login_refused(caught)
         with contextlib.suppress(OSError):
             if session:
                 session.shutdown()
         raise error
 
+    def _login_refused(self, caught: BaseException) -> DeliveryError:
+        """Return the error for a refused IMAP log-in. What RFC 5530 calls passing is tried again."""
+        if isinstance(caught, UnicodeError):
+            what = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
+            return _failure(self._who, f"IMAP log-in: {what}", final=True, hint="use an app password")
+        words = caught.args[0] if caught.args else ""
+        words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
+        passing = bool(re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I))
+        hint = "check imap_username and imap_password; Gmail and others want an app password"
+        if passing:
+            hint = "the mailbox cannot be opened now: too many connections to it, or trouble of the server"
+        what = f"IMAP log-in refused: {words}"
+        return _failure(self._who, what, hint=hint, again=passing, final=not passing)
+
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
-        memo, until = question._memo, self._until()
-        if "imap" not in memo:
-            memo["imap"] = _insist(lambda: self._imap(until), self.clock, until, tries=1)
-        try:
-            wire = memo["imap"].sock
-            wire.deadline, wire.room = _Deadline(self.clock, self._until(_SEND_BUDGET)), _MAILBOX_CAP
-            return self._read(memo["imap"], question)
-        except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
-            error = _transport_failure(self._who, caught, False)
-        self._release(question)
+        began, box = self.clock.monotonic(), self._mailbox(question)
+        with box.lock:
+            try:
+                if box.session is None:
+                    until = self._until()
+                    box.open(_insist(lambda: self._imap(until), self.clock, until, tries=1))
+                wire = box.session.sock
+                wire.deadline, wire.room = _Deadline(self.clock, self._until(_SEND_BUDGET)), _MAILBOX_CAP
+                if box.began <= began:  # else another question has looked meanwhile
+                    box.began = self.clock.monotonic()
+                    box.look(question._record.asked)
+                return self._answers(box, question)
+            except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
+                error = _transport_failure(self._who, caught, False)
+                box.close()
         raise error
 
-    def _read(self, session: _imaplib.IMAP4, question: Question) -> list[_Dict]:
-        memo, record, token = question._memo, question._record, question.token
-        if session.select("INBOX", readonly=True)[0] != "OK":
-            raise ValueError("INBOX cannot be opened")
-        validity = session.response("UIDVALIDITY")[1]
-        if memo.get("validity") != validity:
-            memo.update(validity=validity, seen={})
-        seen: dict[str, _Dict | None] = memo["seen"]  # what each mail answers, by its UID
-        since = _imaplib.Time2Internaldate(record.asked - 2 * 86400)[1:12]  # SINCE knows days, not whose
-        status, found = session.uid("SEARCH", "SINCE", since)
-        if status != "OK":
-            raise ValueError("the mailbox cannot be searched")
-        rows = b" ".join(row for row in found if isinstance(row, bytes)).decode("ascii", "replace").split()
-        new, mine = [uid for uid in rows if uid.isdigit() and uid not in seen], []
-        for start in range(0, len(new), 100):
-            for uid, _, head in _fetched(session, new[start:start + 100], "BODY.PEEK[HEADER]"):
-                known = token.encode() in re.sub(rb"\s+", b"", head.lower())  # folded anywhere
-                if not known and re.search(rb"(?im)^subject:.*=\?", head):
-                    known = _ReceivedMail(head).question() == token
-                if known:
-                    mine.append(uid)
-                else:
-                    seen[uid] = None
+    def _answers(self, box: _Mailbox, question: Question) -> list[_Dict]:
+        """Return the answers among the mails that name a question, oldest first."""
+        memo, record = question._memo, question._record
+        if memo.get("validity") != box.validity:
+            memo.update(validity=box.validity, read={})
+        read: dict[int, _Dict | None] = memo["read"]  # what each mail answers, by its UID
+        new = [uid for uid in box.naming(question.token) if uid not in read]
         may_decide = record.approvers or record.recipients or self.recipient_email
         people = {self._person(address) for address in may_decide}
-        for uid, arrived, data in _fetched(session, mine, "BODY.PEEK[]"):
+        for uid, arrived, data in _fetched(box.session, new, f"BODY.PEEK[]<0.{_READ_MAX}>"):
+            read[uid] = None
             try:
-                seen[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
+                read[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
-                seen[uid] = None
                 _log().debug("%s: a mail that cannot be read: %s", self._who, _one_line(error))
-        return [answer for _, answer in sorted(seen.items(), key=lambda item: int(item[0])) if answer]
+        answers = [read[uid] for uid in sorted(read)]
+        return [answer for answer in answers if answer]
+
+    def _mailbox(self, question: Question) -> _Mailbox:
+        """Return what is read of the mailbox for all questions of this process that wait in it."""
+        if question._shared is None:
+            key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, self.imap_username,
+                   self.username, self.sender_email, self.imap_password, self.password)
+            question._shared = _MAILBOXES.setdefault(key, _Mailbox())
+            question._shared.questions.add(question)
+        box: _Mailbox = question._shared
+        return box
+
+    def _ready_to_read(self, where: _Dict) -> None:
+        until = self._until(_SEND_BUDGET)
+        _log_out(_insist(lambda: self._imap(until), self.clock, until))
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
@@ -5460,8 +5495,76 @@ class SMTPEmailAlerter(BaseAlerter):
         return ""
 
     def _release(self, question: Question) -> None:
-        if "imap" in question._memo:
-            _log_out(question._memo.pop("imap"))
+        box, question._shared = question._shared, None
+        if box:
+            with box.lock:
+                box.questions.discard(question)
+                if not box.questions:
+                    box.close()
+
+
+class _Mailbox:
+    """What is read of one mailbox, over one connection: Dovecot allows ten of a user from one address."""
+    def __init__(self) -> None:
+        self.lock, self.session = _threading.Lock(), None  # type: Any, Any
+        self.questions: set[Question] = set()  # that wait in it
+        self.began = 0.0  # when the last look began
+        self.validity: Any = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self._since, self._uids = float("inf"), []  # type: float, list[int]
+        self._heads: set[int] = set()  # UIDs of mails whose heads were read
+        self._named: dict[str, list[int]] = {}  # UIDs by the token of the question that they name
+        self._searched: dict[str, int] = {}  # the last UID among which the server found a token
+
+    def open(self, session: Any) -> None:
+        self.session = session
+
+    def close(self) -> None:
+        if self.session:
+            _log_out(self.session)
+        self.session = None
+
+    def look(self, asked: float) -> None:
+        """Learn which mails there are since a question was asked."""
+        if self.session.select("INBOX", readonly=True)[0] != "OK":
+            raise ValueError("INBOX cannot be opened")
+        validity = self.session.response("UIDVALIDITY")[1]
+        if validity != self.validity:
+            self._clear()
+            self.validity = validity
+        since = asked - 2 * 86400  # SINCE knows days, not whose
+        if since < self._since:
+            self._uids = self._search("SINCE", _imaplib.Time2Internaldate(since)[1:12])
+            self._since = since
+        else:
+            last = max(self._uids, default=0)  # and the last mail comes again, as n:* has it
+            self._uids += [uid for uid in self._search("UID", f"{last + 1}:*") if uid > last]
+
+    def naming(self, token: str) -> list[int]:
+        """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
+        new = [uid for uid in self._uids if uid not in self._heads and uid > self._searched.get(token, 0)]
+        if len(new) > _MANY_MAILS:
+            found = set(self._search("OR", "SUBJECT", token, "OR", "HEADER", "In-Reply-To", token,
+                                     "HEADER", "References", token))
+            if found:
+                self._searched[token] = max(new)
+                new = [uid for uid in new if uid in found]
+        for start in range(0, len(new), 500):
+            for uid, _, head in _fetched(self.session, new[start:start + 500], _HEAD_FIELDS):
+                self._heads.add(uid)
+                whole = re.sub(rb"\s+", b"", head)  # folded anywhere
+                if b"[#" in whole or b"alerters." in whole or b"=?" in whole:
+                    self._named.setdefault(_ReceivedMail(head).question(), []).append(uid)
+        return self._named.get(token, [])
+
+    def _search(self, *keys: str) -> list[int]:
+        status, found = self.session.uid("SEARCH", *keys)
+        if status != "OK":
+            raise ValueError("the mailbox cannot be searched")
+        words = b" ".join(row for row in found if isinstance(row, bytes)).split()
+        return [int(word) for word in words if word.isdigit()]
 
 
 def _log_out(session: Any) -> None:
@@ -5491,6 +5594,12 @@ def _mailbox(text: str, where: str) -> tuple[str, str]:
     return "", _address(text, where)
 
 
+def _is_utf8(data: bytes) -> bool:
+    with contextlib.suppress(UnicodeDecodeError):
+        return bool(bytes(data).decode("utf-8")) or True
+    return False
+
+
 def _placeholder(file: _File) -> bytes:
     return b"alerters-file-%x" % id(file)
 
@@ -5512,6 +5621,14 @@ def _expect(answer: tuple[int, bytes], code: int) -> None:
         raise _smtplib.SMTPResponseException(*answer)
 
 
+def _greet(session: Any) -> None:
+    """Say EHLO, or HELO where that is not known. What the server says against it is told."""
+    status, words = session.ehlo()
+    if 500 <= status < 600:
+        status, words = session.helo()
+    _expect((status, words), 250)
+
+
 def _remember_encoded(user: str, password: str) -> None:
     """Keep the password out of every text in the forms in which a server may repeat it."""
     for told in (f"\0{user}\0{password}", password):
@@ -5525,16 +5642,28 @@ def _smtp_login(session: Any, user: str, password: str) -> None:
     if "PLAIN" in map(str.upper, offered) or "LOGIN" in map(str.upper, offered):
         session.esmtp_features["auth"] = " ".join(way for way in offered if way.upper() != "CRAM-MD5")
     try:
-        session.login(user, password)
+        if (user + password).isascii() or "PLAIN" not in map(str.upper, offered):
+            session.login(user, password)
+        else:  # smtplib sends ASCII alone; PLAIN takes UTF-8 (RFC 4616)
+            _expect(session.docmd("AUTH", f"PLAIN {_plain_login(user, password)}"), 235)
     except Exception:  # told by the caller
         raise
     except BaseException as error:  # Ctrl-C, a time limit
         raise _stripped(error) from None
 
 
-def _imap_login(session: _imaplib.IMAP4, user: str, password: str) -> None:
+def _plain_login(user: str, password: str) -> str:
+    return _base64.b64encode(f"\0{user}\0{password}".encode()).decode()
+
+
+def _imap_login(session: Any, user: str, password: str) -> None:
+    escaped, quoted = (re.sub(r'(["\\])', r"\\\1", text) for text in (user, password))
+    _remember_secret(quoted)  # as a server may repeat it
     try:
-        session.login(f'"{user}"', password)
+        if (user + password).isascii() or "AUTH=PLAIN" not in session.capabilities:
+            session.login(f'"{escaped}"', password)
+        else:
+            session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
     except Exception:  # told by the caller
         raise
     except BaseException as error:  # Ctrl-C, a time limit
@@ -5550,18 +5679,20 @@ def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryErro
         usual = "the server asks to try later" if again else "the server refused it; its words say why"
         return _failure(who, f"{status} {words.decode('utf-8', 'replace')}", status=status,
                         again=again, final=not again, hint=_SMTP_HINTS.get(status, usual))
-    odd = isinstance(error, UnicodeError)
-    if odd or type(error).__name__ in ("SMTPNotSupportedError", "SMTPException"):
-        what = "user or password holds letters that cannot be sent" if odd else _reason(error)
+    what = _reason(error)
+    if isinstance(error, UnicodeError):
+        what = "user or password is not ASCII, which the server takes by AUTH PLAIN alone"
+    if isinstance(error, UnicodeError) or type(error).__name__ in ("SMTPNotSupportedError", "SMTPException"):
         return _failure(who, what, final=True,
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
     return _transport_failure(who, error, in_data)
 
 
-def _fetched(session: _imaplib.IMAP4, uids: list[str], what: str,
-             ) -> Iterator[tuple[str, float | None, bytes]]:
+def _fetched(session: Any, uids: list[int], what: str) -> Iterator[tuple[int, float | None, bytes]]:
     """Yield (UID, time of arrival, bytes) of mails. UIDs are digits and `what` is ours: no quoting."""
-    status, rows = session.uid("FETCH", ",".join(uids), f"(UID INTERNALDATE {what})") if uids else ("OK", [])
+    if not uids:
+        return
+    status, rows = session.uid("FETCH", ",".join(map(str, uids)), f"(UID INTERNALDATE {what})")
     if status != "OK":
         raise ValueError("the mails cannot be fetched")
     for row, after in zip(rows, [*rows[1:], b""]):
@@ -5569,7 +5700,7 @@ def _fetched(session: _imaplib.IMAP4, uids: list[str], what: str,
             facts = row[0] + b" " + (after if isinstance(after, bytes) else b"")
             uid, arrived = re.search(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
             if uid:
-                yield uid[1].decode(), time.mktime(arrived) if arrived else None, row[1]
+                yield int(uid[1]), time.mktime(arrived) if arrived else None, row[1]
 
 
 def _as_sent(mail: Any) -> list[str]:

@@ -1485,7 +1485,7 @@ class FakeServer:
     drip = 0.01  # s between two bytes
 
     def __init__(self, trusted):
-        self.trusted, self.closing, self.sessions = trusted, False, 0
+        self.trusted, self.closing, self.sessions, self.peak = trusted, False, 0, 0
         self.commands, self.violations, self._talks, self._threads = [], [], [], []
         self.faults = {stage: iter(()) for stage in self.stages}
         self.lock, self.gate = threading.Lock(), threading.Event()
@@ -1536,6 +1536,7 @@ class FakeServer:
                     return sock.close()
                 self.sessions += 1
                 self._talks.append(self.talk(self, sock))
+                self.peak = max(self.peak, len(self._talks))
                 self._start(self._serve, self._talks[-1])
 
     def _serve(self, talk):
@@ -1770,7 +1771,7 @@ class _IMAPTalk(_Talk):
             verb, argument = re.fullmatch(r"((?:UID )?\S*) ?(.*)", rest, re.I | re.S).groups()
             verb = verb.lower().replace(" ", "_")
             do = getattr(self, "do_" + verb, None)
-            early = verb in ("capability", "noop", "login", "logout")
+            early = verb in ("capability", "noop", "login", "authenticate", "logout")
             try:
                 if not re.fullmatch(r"[A-Za-z0-9.]+", self.tag) or not do or not line.isascii():
                     raise ValueError("unknown command")
@@ -1817,6 +1818,17 @@ class _IMAPTalk(_Talk):
         self.user = user
         self.server.logins += 1
         return f"OK [CAPABILITY {self.server.capabilities}] logged in"
+
+    def do_authenticate(self, tokens):
+        if self.server.plain is False or tokens[0].upper() != "PLAIN":
+            return "NO [CANNOT] unknown mechanism"
+        self.send("+ \r\n")
+        user, password = base64.b64decode(self.line(8192)[0]).decode().split("\0")[1:]
+        if [user, password] != [self.server.user, self.server.password]:
+            return "NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)"
+        self.user = user
+        self.server.logins += 1
+        return "OK logged in"
 
     def do_examine(self, tokens, writable=False):
         name = "INBOX" if _bare(tokens[0]).upper() == "INBOX" else _bare(tokens[0])
@@ -1868,6 +1880,13 @@ class _IMAPTalk(_Talk):
             date = datetime.datetime(int(year), MONTHS.index(month) + 1, int(day), tzinfo=self.server.zone)
             since = date.timestamp()
             return lambda mail: since <= mail.date
+        if key == "OR":
+            one, other = self.test(tokens), self.test(tokens)
+            return lambda mail: one(mail) or other(mail)
+        if key in ("SUBJECT", "HEADER"):
+            name = "subject" if key == "SUBJECT" else _bare(tokens.pop(0)).lower()
+            word = _bare(tokens.pop(0)).lower()
+            return lambda mail: word in str(email.message_from_bytes(mail.raw)[name]).lower()
         if key != "UID":
             raise ValueError("unknown search key " + key)
         inside = self.numbers(tokens.pop(0))
@@ -1931,7 +1950,7 @@ class FakeIMAP(FakeServer):
     """TLS at once. ``clock.now()`` dates what comes in; SINCE counts days in ``zone`` (hours from UTC)."""
 
     talk, stages = _IMAPTalk, "greeting login select search fetch noop".split()
-    capabilities, uidvalidity = "IMAP4rev1 AUTH=PLAIN", 3857529045
+    capabilities, uidvalidity, plain = "IMAP4rev1 AUTH=PLAIN", 3857529045, True
 
     def __init__(self, user="bot@example.org", password="secret", trusted=True, clock=None, zone=-8):
         self.user, self.password = user, password
@@ -3213,7 +3232,7 @@ ODD_WORDS = ["\x00\x07\x1b[31m", "\ud800x", "\u202eabc", "a\r\nX-Evil: 1", "a\x8
              "\u00e9<@U0VICTIM>", "\u00e9<@123456>", "@everyone"]
 
 
-def test_words_and_people_of_a_question_do_nothing_either(chats, relay, clock, capsys):
+def test_words_and_people_of_a_question_do_nothing_either(chats, relay, imap, clock, capsys):
     """They stand in the question, and again in the help; there, too, nothing pings."""
     for kind in ("slack", "discord"):
         room = Room(kind, chats[kind][1])
@@ -3226,7 +3245,7 @@ def test_words_and_people_of_a_question_do_nothing_either(chats, relay, clock, c
             shown = json.dumps(payload, ensure_ascii=False)
             assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", shown)
         assert "not an answer yet" in json.dumps(room.service.posted[-1]["payload"])
-    mail = mail_alerter(relay, clock=clock, use_tls=False, password="", imap_server="localhost")
+    mail = mail_asker(relay, imap, clock)
     mail.open_question("Deploy?", AlerterParameters(approve_msg_options=ODD_WORDS))
     assert "X-Evil" not in relay.mails[0].message and b"\x1b" not in relay.mails[0].data
 
@@ -4704,7 +4723,8 @@ CAUSES = {  # what is done: who fails, and the whole message
         "machine's date is DATE: its owner has to renew it, unless that date is wrong"),
     "SMTP that speaks no TLS at once": (
         lambda s: s.mail(smtp_port=s.peer(said(b"220 hello\r\n")), use_tls="ssl"),
-        "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): check host and port"),
+        "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): use_tls=\"starttls\" "
+        "is for ports that do not: 587, 25"),
 }
 if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (
@@ -8810,11 +8830,46 @@ def test_fault_matrix_of_smtp(stage, times, clock, tmp_path, monkeypatch):
                 assert service.sessions == 1, where  # 5xx is final
 
 
-def test_the_same_message_id_from_data_on(relay, clock):
-    relay.fail("accepted", "close", "reset", 451, "garbage")
+def test_a_lost_answer_to_data_is_repeated_once_with_the_same_message_id(relay, clock):
+    relay.fail("accepted", 451, "close", None, "reset", "garbage")
     receipt = relay_alerter(relay, clock).send("the alert")
-    assert [mail.message_id for mail in relay.mails] == [receipt.ref["message_id"]] * 5
+    assert [mail.message_id for mail in relay.mails] == [receipt.ref["message_id"]] * 3
     assert len({mail.data for mail in relay.mails}) == 1
+    with pytest.raises(DeliveryError) as caught:
+        relay_alerter(relay, clock).send("another")
+    assert (caught.value.outcome, len(relay.mails)) == ("unknown", 5)
+
+
+@pytest.mark.parametrize("host, name", [
+    ("build7.corp.example", "build7.corp.example"), ("laptop", "example.org"), ("127.0.0.1", "example.org"),
+    ("mac book.local", "example.org"), ("localhost.localdomain", "example.org")])
+def test_the_name_in_ehlo_is_one_that_servers_take(host, name, relay, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    relay_alerter(relay).send("hi")
+    assert relay.commands[0].line == f"ehlo {name}"
+
+
+@pytest.mark.parametrize("stage", ["connect", "ehlo", "mail", "rcpt"])
+def test_the_words_of_a_server_that_is_busy_are_told_after_the_whole_30_s(stage, relay, clock):
+    relay.fail(stage, "421 4.7.0 come back from another network", times=None)
+    with pytest.raises(DeliveryError, match="421 4.7.0 come back from another network") as caught:
+        relay_alerter(relay, clock, recipient_email=ANN).send("hi")
+    assert (caught.value.status, caught.value.outcome) == (421, "not_sent")
+    assert 20 < clock.monotonic() <= 30 and relay.sessions >= 6
+
+
+def test_a_port_that_speaks_tls_at_once_is_told_in_one_time_out(hasty):
+    with FakeSMTP(tls="ssl") as service, pytest.raises(DeliveryError, match="no greeting in time") as caught:
+        start = hasty.monotonic()
+        mail_alerter(service, clock=hasty, password="").send("hi")
+    assert 'use_tls="ssl"' in caught.value.hint and hasty.monotonic() - start < 20 and service.sessions == 1
+
+
+def test_an_answer_of_smtp_that_never_ends_is_cut_off(clock):
+    with FakeSMTP(tls=None) as service, pytest.raises(DeliveryError, match="answer is too large") as caught:
+        service.features = lambda secure: ["X" * 500] * 20_000
+        relay_alerter(service, clock).send("hi")
+    assert caught.value.outcome == "not_sent"
 
 
 MAIL_REFUSALS = {  # refusals: who has it, who is named at ERROR, outcome
@@ -9024,12 +9079,19 @@ def test_a_server_that_repeats_the_password_does_not_get_it_into_errors_or_logs(
 
 
 @pytest.mark.parametrize("password", ["pässword-123", "密码密码密码"])
-def test_a_password_that_is_not_ascii_fails_with_words_and_without_the_password(password, smtp, clock,
-                                                                                caplog):
-    alerter = mail_alerter(smtp, clock=clock, password=password)
-    assert alerter.post("hi") is False
-    [line] = errors_of(caplog)
-    assert password not in line and "log in" in line
+def test_a_password_that_is_not_ascii_works_where_the_server_takes_utf_8(password, clock, tmp_path,
+                                                                         monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    user = {"user": "bot@example.org", "password": password}
+    with FakeSMTP(**user) as smtp, FakeSMTP(mechanisms=["LOGIN"], **user) as old, FakeIMAP(**user) as imap:
+        mail_alerter(smtp, imap, clock, password=password, imap_password=password).check()
+        assert mail_alerter(smtp, clock=clock, password=password).post("hi") is True
+        imap.capabilities = "IMAP4rev1"
+        for alerter in (mail_alerter(old, clock=clock, password=password),
+                        mail_alerter(smtp, imap, clock, password=password, imap_password=password)):
+            with pytest.raises(DeliveryError, match="not ASCII, which the server takes by AUTH.") as caught:
+                alerter.check()
+            assert password not in str(caught.value)
 
 
 def test_the_password_never_goes_out_in_the_mail(smtp):
@@ -9097,7 +9159,8 @@ def test_a_reply_by_mail_decides(text, status, desk):
     assert note.rcpts == [ANN, BOB] and str(note.message["In-Reply-To"]) == question.message_id
     assert str(note.message["References"]) == question.message_id and note.message_id != question.message_id
     assert mail_text(note).strip() == f"{status.capitalize()} by ann@example.org."
-    assert note.message["Auto-Submitted"] == "auto-generated" and desk.imap.logins == 1
+    assert note.message["Auto-Submitted"] == "auto-generated"
+    assert desk.imap.logins == 2  # whether it can be read, and reading it
 
 
 def test_the_question_says_how_who_and_until_when(desk):
@@ -9685,8 +9748,8 @@ def test_nothing_from_a_mail_or_an_error_ever_goes_to_the_server(desk):
     assert desk.alerter.decide("Deploy? \" \\ {3}\r\nA9 DELETE INBOX",
                                AlerterParameters(timeout=60)).status == "timeout"
     allowed = (rf'\w+ (CAPABILITY|LOGIN "?bot@example\.org"? "{MAIL_PASSWORD}"|EXAMINE INBOX|NOOP|LOGOUT'
-               r"|UID SEARCH SINCE \d+-\w{3}-\d{4}"
-               r"|UID FETCH [\d,:*]+ \([A-Z0-9. \[\]]+\))")
+               r"|UID SEARCH (SINCE \d+-\w{3}-\d{4}|UID \d+:\*)"
+               r"|UID FETCH [\d,:*]+ \([A-Z0-9. \[\]<>()-]+\))")
     assert [c.line for c in desk.imap.commands if not re.fullmatch(allowed, c.line)] == []
 
 
@@ -9721,9 +9784,40 @@ def test_a_refused_log_in_is_permanent_and_says_what_to_do(desk, caplog):
 
 
 def test_a_log_in_that_is_unavailable_for_now_is_tried_again(desk):
-    desk.imap.fail("login", "NO [UNAVAILABLE] backend down", times=4)
-    desk.clock.at(2, lambda: desk.deliver(ANN, "approve"))
+    """Before the question is mailed, and while it waits: what RFC 5530 calls passing."""
+    desk.imap.fail("login", "NO [UNAVAILABLE] backend down", "NO [LIMIT] too many connections", None,
+                   "NO [INUSE] locked", "NO [serverbug] oops")
+    desk.clock.at(20, lambda: desk.deliver(ANN, "approve"))
     assert desk.alerter.ask("Deploy?", AlerterParameters(timeout=300)) is True
+
+
+def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(hasty, relay, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    with FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
+        alerter = mail_asker(relay, imap, hasty)
+        questions = [alerter.open_question(f"Deploy {number}?", AlerterParameters(timeout=900))
+                     for number in range(20)]
+        logins, imap.peak = imap.logins, 0
+        for mail in relay.mails[:20]:
+            imap.deliver(mail_reply(mail.message, ANN, "approve"))
+        decided = all_at_once(lambda number: bool(questions[number].wait()), [(n,) for n in range(20)])
+        assert set(decided.values()) == {True} and len(decided) == 20
+        assert imap.peak <= 2 and imap.logins <= logins + 3
+
+
+def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
+    """And where it finds none, as the subject is encoded and the ids are gone, all heads are read: once."""
+    for n in range(700):
+        desk.box.append(Stored(desk.imap.next_uid, b"Subject: other %d\r\n\r\nok" % n, desk.clock.now()))
+        desk.imap.next_uid += 1
+    first, second = desk.open(), desk.open("Modèle 🚀?")
+    desk.imap.deliver(mail_reply(desk.relay.mails[0].message, ANN, "approve"))
+    assert outcome(first) == YES
+    fetched = [c.line for c in desk.imap.commands if " FETCH " in c.line]
+    assert len(fetched) == 2 and all(len(line) < 120 for line in fetched)
+    subject = base64.b64encode(f"Re: {desk.relay.mails[1].message['Subject']}".encode()).decode()
+    desk.imap.deliver(f"From: {ANN}\nSubject: =?utf-8?b?{subject}?=\n\nno\n".encode())
+    assert outcome(second) == NO
 
 
 def test_a_log_in_that_is_withdrawn_while_waiting_ends_the_wait(desk):
@@ -9746,11 +9840,10 @@ def test_an_untrusted_mailbox_gets_no_password(relay, clock, tmp_path, monkeypat
     monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
     with FakeIMAP(trusted=False, password=MAIL_PASSWORD, clock=clock) as box:
         alerter = mail_asker(relay, box, clock)
-        with pytest.raises(DeliveryError, match="could not be read when the time was over"):
-            alerter.decide("Deploy?", AlerterParameters(timeout=5))
-        with pytest.raises(DeliveryError) as caught:
-            alerter.check()
-        assert not box.commands and "SSL_CERT_FILE" in str(caught.value)
+        for ask in (lambda: alerter.decide("Deploy?", AlerterParameters(timeout=5)), alerter.check):
+            with pytest.raises(DeliveryError, match="SSL_CERT_FILE"):
+                ask()
+        assert not box.commands and not relay.mails  # what cannot be read is not asked
 
 
 @pytest.mark.parametrize("user, password",
@@ -9791,7 +9884,7 @@ def test_a_mailbox_with_thousands_of_other_mails_is_read_once_and_no_more_than_i
     fetched = [c.line for c in desk.imap.commands if " FETCH " in c.line]
     polls = sum(" SEARCH " in c.line for c in desk.imap.commands)
     assert len(fetched) <= 400 // 100 + 2 and len(desk.imap.commands) <= len(fetched) + 2 * polls + 4
-    assert desk.imap.logins == 1 and sum("BODY.PEEK[]" in line for line in fetched) == 1
+    assert desk.imap.logins == 2 and sum("BODY.PEEK[]" in line for line in fetched) == 1
 
 
 def test_the_first_valid_answer_decides(desk):
