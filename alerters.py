@@ -6451,7 +6451,7 @@ def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
 
 def _flavor(name: Any, data: Mapping[str, Any] = {}) -> type[BaseAlerter]:
     """Return a flavor's class. data: a store, which may know where a flavor of one's own is."""
-    own, name = data.get("flavors", {}), str(name)
+    own, name = _sound(data, "flavors"), str(name)
     if name not in FLAVORS and name in own:
         register_flavor(own[name])
     if name not in FLAVORS:
@@ -6549,7 +6549,7 @@ def _lonely_variable(data: _Dict) -> str:
 
     data: the store. What it refers to, as {{env.ALERTERS_SLACK_TOKEN}}, is no mistake.
     """
-    entries = [str(value) for entry in data["alerters"].values() for value in entry.values()]
+    entries = [str(value) for entry in _sound(data, "alerters").values() for value in entry.values()]
     fields = {name.upper() for cls in FLAVORS.values() for name in _fields_of(cls)}
     for name in _own_variables():
         close = _difflib.get_close_matches(name, fields, 1)
@@ -6577,7 +6577,9 @@ class StackStore:
         usual = os.environ.get("ALERTERS_STORE") or os.path.join(home, "alerters", "stacks.json")
         if path and not isinstance(path, (str, os.PathLike)):
             raise ConfigError(f"the store's path must be text or a path, not {type(path).__name__}")
-        full = os.path.expanduser(os.fspath(path or usual))
+        full = os.fspath(path or usual)
+        if os.environ.get("HOME") != "":  # which is no home
+            full = os.path.expanduser(full)
         if full[:1] != "~":  # else no home is known
             full = os.path.realpath(full)
             if not path:  # where the usual one is relative, the program may go elsewhere
@@ -6605,8 +6607,8 @@ class StackStore:
     def delete_alerter(self, name: str) -> None:
         """Remove an alerter that no stack names."""
         with self._changing() as data:
-            _entry(data, "alerters", name)
-            users = [stack for stack, members in data["stacks"].items() if name in members]
+            _check_known(data, "alerters", name)
+            users = [stack for stack, members in _sound(data, "stacks").items() if name in members]
             if users:
                 raise ConfigError(f"alerter {name!r} is in the stack {', '.join(users)}: delete that first")
             del data["alerters"][name]
@@ -6614,7 +6616,7 @@ class StackStore:
     def alerters(self) -> dict[str, dict[str, Any]]:
         """Return {name: fields}, "flavor" among them; the repr of a secret is masked."""
         data = self._load()
-        found: dict[str, _Dict] = dict(data["alerters"])
+        found: dict[str, _Dict] = _sound(data, "alerters")
         for entry in found.values():
             known: dict[str, _Field] = {}
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
@@ -6647,7 +6649,7 @@ class StackStore:
     def delete_stack(self, name: str) -> None:
         """Remove a stack that is not the active one."""
         with self._changing() as data:
-            _entry(data, "stacks", name)
+            _check_known(data, "stacks", name)
             if name == data["active_stack"]:
                 raise ConfigError(f"stack {name!r} is active: set another one first")
             del data["stacks"][name]
@@ -6660,7 +6662,7 @@ class StackStore:
 
     def stacks(self) -> dict[str, list[str]]:
         """Return {name: [alerter, …]}."""
-        return dict(self._load()["stacks"])
+        return _sound(self._load(), "stacks")
 
     def active_stack(self) -> str:
         """Return the name of the stack in use; `$ALERTERS_STACK` chooses one for this process."""
@@ -6681,71 +6683,122 @@ class StackStore:
         return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
 
     def _load(self) -> _Dict:
-        problem, data = "", {}
-        try:
-            with open(self.path, encoding="utf-8-sig") as file:  # some editors put a BOM
-                data = _json.load(file)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except (OSError, ValueError, RecursionError) as error:
-            problem = f"cannot be read ({_one_line(_reason(error), 120)})"
-        if not _is_store(data):
-            problem = "this is no store of alerters"
-        elif data.get("version", 1) != 1:
-            problem = f"written by a later version ({data['version']}) of alerters.py, which can read it"
-        if problem:
-            data = {}  # it may hold secrets, and a traceback may show locals
-            raise StoreError(f"{self.path}: {problem}; it was left as it is: mend it, or choose another with "
-                             "$ALERTERS_STORE")
-        data = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
-                        "stacks": {"default": ["console"]}, "active_stack": "default", **data})
-        data["alerters"] = _Hidden(data["alerters"])
-        return data
+        return _read_store(self.path)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Dict]:
         """Read the file, let it be changed, write it, all under its lock; a failure leaves the old file."""
-        with _locked(self.path + ".lock"):
+        with _locked(self.path):
             data = self._load()
             yield data
-            draft = self.path + ".tmp"
-            try:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(draft)
-                with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                    file.write((_json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(draft, self.path)
-            except (OSError, TypeError, ValueError) as error:
-                problem = f"{self.path}: cannot be written ({_reason(error)}); nothing was changed"
-                raise StoreError(problem) from None
-            with contextlib.suppress(OSError):  # a folder that may not be read, or Windows
-                folder = os.open(os.path.dirname(self.path), os.O_RDONLY)
-                os.fsync(folder)
-                os.close(folder)
+            _write_store(self.path, data)
 
 
-def _is_store(data: Any) -> bool:
-    """True for JSON in the shapes that the rest relies on; what else it holds is kept as it is."""
-    checks = {
-        "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
-        "stacks": lambda names: isinstance(names, list) and names and {str} == set(map(type, names)),
-        "flavors": lambda path: isinstance(path, str)}
-    return isinstance(data, dict) and isinstance(data.get("active_stack", ""), str) and all(
-        isinstance(data.get(part, {}), dict) and all(map(check, data.get(part, {}).values()))
-        for part, check in checks.items())
+def _read_store(path: str) -> _Dict:
+    data: Any = {}
+    problem = ""
+    try:
+        with open(_open_plain(path, os.O_RDONLY), encoding="utf-8-sig") as file:  # some editors put a BOM
+            data = _json.load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"cannot be read ({_one_line(_reason(error), 120)})"
+    problem = problem or _flaw(data)
+    if problem:
+        data = {}  # it may hold secrets, and a traceback may show locals
+        raise StoreError(f"{path}: {problem}; it was left as it is: mend it, or choose another with "
+                         "$ALERTERS_STORE")
+    store = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
+                     "stacks": {"default": ["console"]}, "active_stack": "default", **data})
+    store["alerters"] = _Hidden(store["alerters"])
+    return store
+
+
+def _flaw(data: Any) -> str:
+    """Return why it is no store as a whole, or nothing. Its entries are judged when they are used."""
+    if not isinstance(data, dict) or not isinstance(data.get("active_stack", ""), str):
+        return "this is no store of alerters"
+    if data.get("version", 1) != 1:
+        return f"written by a later version ({data['version']}) of alerters.py, which can read it"
+    for part in ("alerters", "stacks", "flavors"):
+        if not isinstance(data.get(part, {}), dict):
+            return f"this is no store of alerters: {part} must be an object"
+    return ""
+
+
+def _write_store(path: str, data: _Dict) -> None:
+    draft = f"{path}.tmp"
+    try:
+        text = _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+            _hand_over(file.fileno(), 0o600, path)
+            file.write(f"{text}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except (OSError, TypeError, ValueError, RecursionError) as error:
+        problem = f"{path}: cannot be written ({_reason(error)}); nothing was changed"
+        raise StoreError(problem) from None
+    with contextlib.suppress(OSError):  # a folder that may not be read, or Windows
+        folder = os.open(os.path.dirname(path), os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+
+
+def _open_plain(path: str, flags: int) -> int:
+    """Open a file; a pipe or a device, which may never answer, is none."""
+    for name in ("O_NONBLOCK", "O_BINARY"):  # POSIX; Windows
+        flags |= getattr(os, name, 0)
+    file = os.open(path, flags, 0o600)
+    if not _stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError("it is no plain file")
+    return file
+
+
+def _hand_over(file: int, mode: int, model: str) -> None:
+    """Give what was made its mode, whatever the umask, and where root made it, the owner of `model`."""
+    if sys.platform != "win32":
+        os.fchmod(file, mode)
+        if os.geteuid() == 0:
+            owner = os.stat(model if os.path.exists(model) else os.path.dirname(model))
+            os.fchown(file, owner.st_uid, owner.st_gid)
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder, and those above it, for their owner alone."""
+    if os.path.isdir(path):
+        return
+    _make_folder(os.path.dirname(path))
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        if sys.platform != "win32":
+            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            _hand_over(folder, 0o700, os.path.dirname(path))
+            os.close(folder)
+
+
+def _open_lock(path: str) -> int:
+    lock, flags = f"{path}.lock", os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+    with contextlib.suppress(FileExistsError):
+        file = _open_plain(lock, flags | os.O_CREAT | os.O_EXCL)
+        _hand_over(file, 0o600, path)
+        return file
+    return _open_plain(lock, flags)
 
 
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
-    """Hold a lock file; a process that dies lets go of it."""
+    """Hold the lock of a store; a process that dies lets go of it."""
     with contextlib.ExitStack() as at_the_end:
         try:
             if path[:1] == "~":
                 raise OSError("no home folder is known")
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            _make_folder(os.path.dirname(path))
+            file = _open_lock(path)
             at_the_end.callback(os.close, file)
             at_the_end.callback(_unlock, file)
             end = time.monotonic() + 60
@@ -6757,7 +6810,7 @@ def _locked(path: str) -> Iterator[None]:
             how = "choose another store with $ALERTERS_STORE"
             if not os.environ.get("ALERTERS_FLAVOR"):
                 how += ", or use $ALERTERS_FLAVOR, which needs none as long as there is no key"
-            raise StoreError(f"{path}: cannot be locked ({_reason(error)}): {how}") from None
+            raise StoreError(f"{path}.lock: cannot be locked ({_reason(error)}): {how}") from None
         yield
 
 
@@ -6784,9 +6837,30 @@ def _unlock(file: int) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _entry(data: _Dict, kind: str, name: Any) -> Any:
+def _is_sound(kind: str, entry: Any) -> bool:
+    """True for an entry of the shape that the rest relies on."""
+    if kind == "flavors":
+        return isinstance(entry, str)
+    if kind == "alerters":
+        return isinstance(entry, dict) and isinstance(entry.get("flavor"), str)
+    return isinstance(entry, list) and bool(entry) and all(isinstance(name, str) for name in entry)
+
+
+def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
+    """Return the entries of a kind; others are set aside, and kept."""
+    return _Hidden((name, entry) for name, entry in data.get(kind, {}).items() if _is_sound(kind, entry))
+
+
+def _check_known(data: _Dict, kind: str, name: Any) -> None:
     if not isinstance(name, str) or name not in data[kind]:
         raise ConfigError(f"no {kind[:-1]} {name!r}; {_did_you_mean(str(name), data[kind])}")
+
+
+def _entry(data: _Dict, kind: str, name: Any) -> Any:
+    _check_known(data, kind, name)
+    if not _is_sound(kind, data[kind][name]):
+        shape = "an object with a flavor" if kind == "alerters" else "a list of alerters"
+        raise ConfigError(f"{kind[:-1]} {name!r}: in the store it must be {shape}: delete it, or mend it")
     return data[kind][name]
 
 
@@ -8291,7 +8365,7 @@ def _cmd_stacks(options: Any) -> None:
 
 
 def _cmd_flavors(options: Any) -> None:
-    own = StackStore()._load().get("flavors", {})
+    own = _sound(StackStore()._load(), "flavors")
     for name in {**FLAVORS, **own}:
         _print(f"{name:<12} {own.get(name) or (FLAVORS[name].__doc__ or '').partition('.')[0]}")
 

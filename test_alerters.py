@@ -10578,7 +10578,8 @@ def test_a_broken_record_of_a_question_is_one_line(record, capsys):
     assert code in (0, 2) and "Traceback" not in err and (err + out).count("\n") == 1
 
 
-HOME_UNUSABLE = ["a folder in its place", "a file in place of the folder", "a broken link", "a loop of links"]
+HOME_UNUSABLE = ["a folder in its place", "a file in place of the folder", "a broken link", "a loop of links",
+                 "a pipe", "a device", "a lock that is a link", "a lock that is a pipe"]
 
 
 @posix
@@ -10589,6 +10590,14 @@ def test_a_place_that_cannot_be_used_is_one_line(case, tmp_path, monkeypatch, ca
         path.parent.write_text("mine")
     elif case == "a folder in its place":
         path.mkdir(parents=True)
+    elif case == "a device":
+        path = type(path)("/dev/zero")
+    elif case in ("a pipe", "a lock that is a pipe"):
+        path.parent.mkdir()
+        os.mkfifo(str(path) + ".lock" * ("lock" in case))
+    elif case == "a lock that is a link":
+        path.parent.mkdir()
+        os.symlink(str(tmp_path / "victim"), f"{path}.lock")
     else:
         path.parent.mkdir()
         os.symlink(str(tmp_path / "gone" / "x" if case == "a broken link" else path), str(path))
@@ -10600,15 +10609,79 @@ def test_a_place_that_cannot_be_used_is_one_line(case, tmp_path, monkeypatch, ca
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("alerters: ") and str(path.parent) in err
     code, out, err = home_cli(capsys, "post", "still told")
-    assert code in (0, 2) and "Traceback" not in err
-    assert path.is_dir() or path.is_symlink() or path.parent.read_text() == "mine"
+    assert code in (0, 2) and "Traceback" not in err and not (tmp_path / "victim").exists()
+    if "lock" not in case:
+        assert not path.is_file() and (path.parent.is_dir() or path.parent.read_text() == "mine")
+    if case in ("a folder in its place", "a device", "a pipe"):
+        with pytest.raises(StoreError, match=str(path)):
+            StackStore().alerters()
+
+
+def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, home_told, monkeypatch):
+    monkeypatch.delenv("ALERTERS_FLAVOR")
+    odd = {"alerters": {"good": {"flavor": "recorder"}, "number": 5, "none": None, "list": ["slack"],
+                        "no flavor": {}, "token": {"flavor": "slack", "slack_token": {}}},
+           "stacks": {"default": ["good"], "number": 5, "empty": [], "deep": [["good"]], "dict": {}},
+           "flavors": {"odd": {}}, "questions": {"k": {}, "l": 5, "m": {"token": {}}},
+           "active_stack": "default"}
+    home_write(odd)
+    assert post("x") is True and len(home_told) == 1
+    assert list(StackStore().alerters()) == ["good", "token"]
+    assert StackStore().stacks() == {"default": ["good"]}
+    StackStore().register_alerter("new", "recorder")
+    assert json.loads(home_read()) == {**odd, "version": 1, "alerters": {
+        **odd["alerters"], "new": {"flavor": "recorder"}}}
+    with pytest.raises(ConfigError, match="'number': in the store it must be an object with a flavor"):
+        post("x", alerter="number")
+    with pytest.raises(ConfigError, match="stack 'dict': in the store it must be a list of alerters"):
+        StackStore().set_active_stack("dict")
+    with pytest.raises(ConfigError, match="slack_token"):
+        post("x", alerter="token")
+    for args in ("list", "stack list", "describe good", "flavor list", "delete number", "delete token",
+                 "stack delete dict", "pending"):
+        code, out, err = home_cli(capsys, *args.split())
+        assert code == (2 if args == "pending" and not err else 0) and "Traceback" not in err, (args, err)
+    assert "number" not in json.loads(home_read())["alerters"]
+
+
+@posix
+@pytest.mark.parametrize("mask", [0, 0o22, 0o77, 0o377])
+def test_folders_and_files_are_the_owners_alone_whatever_the_umask(mask, tmp_path):
+    path = tmp_path / "a" / "b" / "stacks.json"
+    old = os.umask(mask)
+    try:
+        StackStore(path).register_alerter("a", "console")
+        StackStore(path).update_alerter("a")
+    finally:
+        os.umask(old)
+    found = {p.name: oct(stat.S_IMODE(p.stat().st_mode)) for p in [*path.parents[:2], *path.parent.iterdir()]}
+    assert found == {"a": "0o700", "b": "0o700", "stacks.json": "0o600", "stacks.json.lock": "0o600"}
+
+
+@posix
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
+def test_what_root_changes_stays_its_owners(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(str(home), 12345, 12346)
+    fresh, old = home / ".config" / "alerters" / "stacks.json", tmp_path / "stacks.json"
+    old.write_text("{}")
+    os.chown(str(old), 12345, 12346)
+    for path in (fresh, old):
+        StackStore(path).register_alerter("a", "console")
+        StackStore(path).update_alerter("a")
+    made = [home, *home.rglob("*"), old, tmp_path / "stacks.json.lock"]
+    assert len(made) == 7 and {(p.stat().st_uid, p.stat().st_gid) for p in made} == {(12345, 12346)}
+
 
 
 def test_without_a_home_folder(tmp_path):
-    env = {"ALERTERS_STORE": None, "HOME": os.devnull, "XDG_CONFIG_HOME": None, "APPDATA": os.devnull}
-    done = home_process("register", "a", "--flavor=console", env=env)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "$ALERTERS_STORE" in done.stderr  # says what to do
+    for home in (os.devnull, ""):
+        env = {"ALERTERS_STORE": None, "HOME": home, "XDG_CONFIG_HOME": None, "APPDATA": os.devnull}
+        done = home_process("register", "a", "--flavor=console", env=env)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert "$ALERTERS_STORE" in done.stderr  # says what to do
+    assert "no home folder is known" in done.stderr
     done = home_process("post", "still told", env={**env, "ALERTERS_FLAVOR": "console"})
     assert (done.returncode, done.stderr) == (0, "[i] still told\n")
 
@@ -13611,7 +13684,8 @@ def test_run_is_as_if_it_were_not_there(quiet):
     started = {case: home_line(outer, "sh", "-c", script, "sh")
                for case, (outer, script) in RUN_ALIKE.items()}
     found = {case: [home_end(process) for process in pair] for case, pair in started.items()}
-    assert {case: pair for case, pair in found.items() if pair[0] != pair[1]} == {}
+    wrong = {case: pair for case, pair in found.items() if pair[0] != pair[1]}
+    assert wrong == {}, wrong
     assert len(quiet()) == len(RUN_ALIKE) > 25  # and each was told
 
 
@@ -13634,7 +13708,7 @@ RUN_ON_TERMINAL = {  # a shell's line; the job; what is typed once it says that 
                                   "trap 'echo caught; exit 3' INT; echo ready; sleep 9", "\x03"),
     "Ctrl-C ignored": ('trap "" INT; "$@"', "echo ready; read -r line; echo $line", "\x03on\n"),
     "Ctrl-\\": ('ulimit -c 0; "$@"', "echo ready; sleep 9", "\x1c"),
-    "errors to a pipe": ('"$@" 2> >(tr a-z A-Z)', "echo err >&2; exec 2>&-; sleep 0.3; exit 3", ""),
+    "errors to a pipe": ('"$@" 2> >(cat)', "echo err >&2; sleep 0.5; exit 3", ""),
     "output to a pipe": ('"$@" | cat', "echo ready; read -r line; echo $line >&2", "hello\n"),
 }
 
@@ -13656,7 +13730,8 @@ def test_run_is_as_if_it_were_not_there_on_a_terminal(quiet):
                      for code, terminal in zip(codes, pair)]
             if found[0] != found[1]:
                 wrong[case] = found
-    assert wrong == {} and len(quiet()) == len(RUN_ON_TERMINAL)
+    assert wrong == {}, wrong
+    assert len(quiet()) == len(RUN_ON_TERMINAL)
 
 
 @posix
@@ -13808,7 +13883,7 @@ def test_nothing_runs_unless_it_stands_behind_the_dashes(line, capfd, tmp_path, 
     code, out, err = home_run(capfd, *line.split())
     assert os.path.getmtime(str(tmp_path / "victim")) == 1
     if "--help" in line:
-        assert code == 0 and out.startswith("usage: alerters run")
+        assert code == 0 and re.match("usage: .*alerters run", out)
     else:
         assert (code, out, err.count("\n")) == (2, "", 1)
         if "--title T" in line or "--" not in line:
