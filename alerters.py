@@ -206,6 +206,7 @@ class DeliveryError(AlerterError):
     arrived) or "unknown" (it may have arrived: look before you send it again).
     """
     _again = False  # worth another try: it was certainly not accepted
+    _logged = False  # with its traceback, and so not once more
     _report: Sequence[str] = ()  # the lines of a failed check
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None,
@@ -1703,7 +1704,8 @@ class Question:
     def _read(self) -> list[_Reply]:
         """Return what those who may decide have answered so far."""
         self._missing, self._veto_unread = None, False
-        given = [_Reply(reply) for reply in self.alerter.replies(self)]
+        with _own_code(self.alerter._who):
+            given = [_Reply(reply) for reply in self.alerter.replies(self)]
         person, approvers = self.alerter._person, self._record.approvers
         allowed = None if approvers is None else {person(name) for name in approvers}
         replies = []
@@ -2250,7 +2252,9 @@ class BaseAlerter(_Record):
         """
         message, params = _arguments(locals())
         if self._overrides("ask"):
-            return Decision("approved" if self.ask(message, params) else "declined", at=self.clock.now())
+            with _own_code(self._who):
+                approved = self.ask(message, params)
+            return Decision("approved" if approved else "declined", at=self.clock.now())
         return self._open(message, params, key).wait()
 
     @_known_keywords
@@ -2630,7 +2634,7 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
     @functools.wraps(send)
     def checked(self: BaseAlerter, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         try:
-            with _one_operation():
+            with _one_operation(), _own_code(self._who):
                 return send(self, *self._checked(message, params))
         except OSError as caught:
             error = _transport_failure(self._who, caught, True)
@@ -2639,12 +2643,29 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
     return checked
 
 
+@contextlib.contextmanager
+def _own_code(who: str) -> Iterator[None]:
+    """Let what a flavor's own code raises by mistake be a DeliveryError; the traceback is logged."""
+    try:
+        yield
+        return
+    except (AlerterError, OSError):
+        raise
+    except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
+        trace = _clean(_exception_parts(caught)[1])
+        error = _failure(who, _exception_line(caught), hint="its traceback is in the log", final=True)
+    _log().error("%s: an exception in its code\n%s", who, trace)
+    error._logged = True
+    raise error  # out here, so that what was raised does not travel with it: it may show secrets
+
+
 def _worked(work: Callable[[], object]) -> bool:
     """Return bool(work()); where a service refuses or cannot be reached, log why and return False."""
     try:
         return bool(work())
     except DeliveryError as error:
-        _log().error("%s", error)
+        if not error._logged:
+            _log().error("%s", error)
         return False
 
 
@@ -6928,14 +6949,18 @@ def post(message: _Text, params: AlerterParameters | None = None, *, title: str 
 
 def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None) -> bool:
     """Post to all at the same time; whatever one of them raises, the others have it."""
+    def post_to(target: BaseAlerter) -> bool:
+        with _own_code(target._who):  # it may have a `post` of its own
+            return target.post(message, _with_own_mentions(target, targets, params))
+
     if len(targets) == 1:
-        return targets[0].post(message, params)
+        return _worked(lambda: post_to(targets[0]))
     results: list[bool] = []
     errors: list[tuple[BaseAlerter, BaseException]] = []
 
     def work(target: BaseAlerter) -> None:
         try:
-            results.append(bool(target.post(message, _with_own_mentions(target, targets, params))))
+            results.append(_worked(lambda: post_to(target)))
         except BaseException as error:  # raised or logged below, once the others are done
             errors.append((target, error))
 

@@ -11073,14 +11073,58 @@ def test_the_secrets_of_a_flavor_that_is_not_imported_are_masked(home_pager, cap
     assert home_cli(capsys, "post", "x", "--alerter", "p")[0] == 2
 
 
-def test_a_bug_of_an_own_flavor_is_one_line_and_no_decline(home_told, monkeypatch, capsys, caplog):
-    caplog.set_level(logging.DEBUG)
+HOME_BUGS = {  # a call of a flavor whose code raises, and what it gives
+    "post": (lambda alerter: post("x", alerter=alerter), False), "its post": (lambda a: a.post("x"), False),
+    "ask": (lambda alerter: ask("x", alerter=alerter), False), "its ask": (lambda a: a.ask("x"), False),
+    "decide": (lambda alerter: decide("x", alerter=alerter), DeliveryError),
+    "its decide": (lambda a: a.decide("x"), DeliveryError),
+    "its send": (lambda a: a.send("x"), DeliveryError),
+    "opened": (lambda a: a.open_question("x"), DeliveryError),
+}
+
+
+@pytest.mark.parametrize("where", ["send", "replies", "post and ask"])
+@pytest.mark.parametrize("case", HOME_BUGS)
+def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(case, where, home_told, caplog):
+    @dataclasses.dataclass
+    class Buggy(BaseAlerter):
+        flavor = "buggy"
+        api_token: str = ""
+
+        def send(self, message, params=None):
+            return Receipt("buggy", {}) if where == "replies" else self.fail()
+
+        def replies(self, question):
+            return self.fail()
+
+        def fail(self, *given, **named):
+            raise KeyError("token-of-buggy")
+
+    if where == "post and ask":
+        Buggy.post = Buggy.ask = Buggy.fail
+    (call, result), alerter = HOME_BUGS[case], Buggy(api_token="token-of-buggy")
+    if where == "replies" and case in ("post", "its post", "its send", "opened"):
+        assert call(alerter)
+        return
+    if where == "post and ask" and case in ("its post", "its ask"):
+        return  # there nothing of ours is called
+    if result is False:
+        assert call(alerter) is False
+    else:
+        with pytest.raises(DeliveryError, match=r"^buggy: KeyError: '\*\*\*': its traceback is in the log$"):
+            call(alerter)
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    line, first, *_ = record.getMessage().split("\n")
+    assert (line, first) == ("buggy: an exception in its code", "Traceback (most recent call last):")
+    assert "in fail" in record.getMessage() and "token-of-buggy" not in caplog.text
+
+
+def test_a_bug_of_an_own_flavor_on_the_command_line(home_told, monkeypatch, capsys, caplog):
     monkeypatch.setenv("ALERTERS_TROUBLE", "bug")
+    monkeypatch.setattr(home_told.alerter, "replies", lambda *_: [], raising=False)
     for args in (["post", "x"], ["ask", "x"]):
-        monkeypatch.setattr(home_told.alerter, "replies", lambda *_: [], raising=False)
         code, out, err = home_cli(capsys, *args)
-        assert (code, out, err) == (2, "", "alerters: RuntimeError: a bug of the flavor\n")
-        assert "a bug of the flavor" not in caplog.text  # a traceback in a log is not masked
+        assert (code, out) == (4, "") and "RuntimeError: a bug of the flavor" in err + caplog.text
 
 
 def test_an_own_flavor_has_fields_of_any_type():
@@ -11668,7 +11712,6 @@ def test_a_stack_of_several_posts_to_all_at_the_same_time(case, home_told, monke
 
 
 HOME_RAISED = {  # what one alerter of a stack raises, and what `post` returns or raises after that
-    "a bug": (RuntimeError("a bug of the flavor"), RuntimeError),
     "cancelled": (asyncio.CancelledError(), False), "exit": (SystemExit(3), False),
     "generator": (GeneratorExit(), False),
     "Ctrl-C": (KeyboardInterrupt(), KeyboardInterrupt), "set-up": (ConfigError("wrong"), ConfigError)}
