@@ -24,6 +24,7 @@ destination, a *stack* a named choice of alerters. Times are seconds.
 
 from __future__ import annotations as _annotations
 
+import _thread
 import contextlib
 import contextvars
 import copy
@@ -1503,6 +1504,7 @@ class Question:
         self._began, self._ends = now - max(wall - record.asked, 0.0), now + record.deadline - wall
         self._grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
         self._taps_until = self._ends + _LATE
+        self._until = float("inf")  # when a wait that is shorter than the question ends
         self._polls, self._next = 0, 0.0  # how many there were, and when the next one is due
         self._not_before = 0.0  # when the service allows one
         self._failing: DeliveryError | None = None  # why the last poll could not read everything
@@ -1572,6 +1574,7 @@ class Question:
         """
         clock = self.alerter.clock
         until = None if timeout is None else clock.monotonic() + _seconds(timeout, "timeout")
+        self._until = float("inf") if until is None else until
         try:
             with self._closed_if_stopped():
                 self.alerter._join(self)
@@ -6347,9 +6350,10 @@ class ConsoleAlerter(BaseAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return the lines typed since the last poll."""
         lines = []
-        if _in_notebook():
+        left = min(question._ends, question._until) - self.clock.monotonic()
+        if _in_notebook() and left > 0:
             try:
-                lines.append(input("Answer: "))
+                lines = _typed_in_box(left)
             except (NotImplementedError, EOFError) as error:
                 why = f"this notebook has no input box: {_reason(error)}"
                 raise AskNotSupported(f"{self._who}: {why}") from None
@@ -6359,15 +6363,16 @@ class ConsoleAlerter(BaseAlerter):
                 question._ends = 0.0
                 return []
         question._record.helped = True  # what is no answer is told here, each time
-        for line in lines:
-            if question._verdict(line, False) is None:
-                self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
         now = self.clock.now()
         try:
             user = _getpass.getuser()
         except (KeyError, OSError, ImportError):  # in a container: no name for this number
             user = str(getattr(os, "getuid", os.getpid)())
-        return [{"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": now} for line in lines]
+        replies = [{"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": now} for line in lines]
+        for reply in replies:
+            if question._answer(_Reply(reply)) is None:
+                self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
+        return replies
 
     def _forget_typed(self) -> None:
         """Drop what was typed before the question was there: it cannot be an answer to it."""
@@ -6413,9 +6418,8 @@ class ConsoleAlerter(BaseAlerter):
             raise _failure(self._who, _reason(error), hint="stderr is closed") from None
 
     def _cannot_ask(self) -> str:
-        if _in_notebook():  # ipykernel tells for each cell whether its front end has an input box
-            box: Any = input
-            return "" if box.__self__._allow_stdin else "this notebook has no input box"
+        if _in_notebook():
+            return "" if _has_input_box() else "this notebook has no input box"
         if _is_terminal(sys.stdin):
             return ""
         return "standard input is no terminal, so there is nobody to answer; register an alerter that can ask"
@@ -6432,6 +6436,39 @@ def _is_terminal(stream: Any) -> bool:
 def _in_notebook() -> bool:
     """True where ipykernel has put its input box in place of input()."""
     return "ipykernel" in sys.modules and hasattr(getattr(input, "__self__", None), "_allow_stdin")
+
+
+def _has_input_box() -> bool:
+    """True in a notebook where somebody can type: ipykernel is told so for each cell by its front end."""
+    box: Any = input
+    return _in_notebook() and bool(box.__self__._allow_stdin)
+
+
+def _typed_in_box(seconds: float) -> list[str]:
+    """Return the line that is typed into a notebook's input box; none if nothing is in time."""
+    typed: list[str] = []
+    turn = _threading.Lock()  # whoever takes it first ends the wait: the answer, or the time
+    expired = []
+
+    def interrupt() -> None:  # nothing else ends the kernel's wait
+        if turn.acquire(blocking=False):
+            expired.append(True)
+            _thread.interrupt_main()
+
+    timer = _threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    try:
+        if _threading.current_thread() is _threading.main_thread():
+            timer.start()
+        typed.append(input("Answer: "))
+        if not turn.acquire(blocking=False):
+            time.sleep(1)  # until the interrupt comes, which is under way
+    except KeyboardInterrupt:
+        if not expired:  # it is the person's own
+            raise
+    finally:
+        timer.cancel()
+    return typed
 
 
 # === Flavors ===
@@ -6918,7 +6955,7 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     if configured:
         return [configured]
     found = store._alerters_of()
-    seen = _in_notebook() or _is_terminal(sys.stderr)
+    seen = _has_input_box() or _is_terminal(sys.stderr)
     untouched = store.active_stack() == "default" and [a.flavor for a in found] == ["console"]
     lonely = _lonely_variable(store._load()) if _own_variables() else ""
     if lonely and untouched:

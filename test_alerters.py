@@ -12916,6 +12916,7 @@ def test_a_forked_child_tells_its_own_records_and_no_others(tmp_path):
             handler.flush()
             os._exit(0)
         os.waitpid(child, 0)
+        handler.flush()
         log.error("of the parent")
         """)
     assert sorted(line.strip() for line in lines) == ["of the child", "of the parent", "taken by the thread",
@@ -14094,8 +14095,55 @@ HOME_CELLS = [
     "@watch('co')\nasync def co():\n    return 7\nawait co()",
     "AlerterMessage('Shown **bold**', 'in the cell <script>')",
     "ask('Deploy?', alerter='console')", "ask('Deploy?', alerter='console')",
+    "ask('Deploy?', alerter='console', timeout=0.5)",
     "try:\n    with watch('fails'):\n        1 / 0\nexcept ZeroDivisionError:\n    print('raised')",
 ]
+
+
+class HomeInputBox:
+    """ipykernel's: it waits for an answer, and nothing but an interrupt ends that."""
+
+    def __init__(self, monkeypatch, *answers, box=True):
+        self._allow_stdin, self.answers, self.shown = box, list(answers), 0
+        monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+        monkeypatch.setattr("builtins.input", self.raw_input)
+
+    def raw_input(self, prompt=""):
+        self.shown += 1
+        if not self._allow_stdin:
+            raise NotImplementedError("this frontend does not support input requests.")
+        while not self.answers:
+            time.sleep(0.005)
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
+    console = ConsoleAlerter()
+    assert HomeInputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
+    box = HomeInputBox(monkeypatch, "what?", "no: too early")
+    assert console.decide("Deploy?").reason == "too early" and box.shown == 2
+    assert capsys.readouterr().err.count("not an answer yet") == 1
+    box = HomeInputBox(monkeypatch)
+    assert console.decide("Deploy?", timeout=0.05).status == "timeout" and box.shown == 1
+    question = console.open_question("Deploy?", timeout=60)
+    assert question.wait(0.05).status == "timeout"
+    box.answers.append("yes")
+    assert question.wait(0.05).status == "approved" and box.shown == 3
+    HomeInputBox(monkeypatch, KeyboardInterrupt("Interrupted by user"))
+    with pytest.raises(KeyboardInterrupt, match="by user"):
+        console.ask("Deploy?")
+
+
+def test_a_notebook_without_an_input_box_is_warned_and_not_asked(monkeypatch, caplog):
+    monkeypatch.setattr(alerters, "_WARNED", set())
+    box = HomeInputBox(monkeypatch, box=False)
+    assert post("Hello") and "alerts only reach the console" in caplog.text
+    with pytest.raises(AskNotSupported, match="no input box"):
+        ask("Deploy?")
+    assert box.shown == 0
 
 
 def test_a_notebook_posts_watches_shows_and_asks(slack, tmp_path, monkeypatch):
@@ -14105,7 +14153,7 @@ def test_a_notebook_posts_watches_shows_and_asks(slack, tmp_path, monkeypatch):
     folders = {"IPYTHONDIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
     for name, value in home_environment(**folders).items():
         monkeypatch.setenv(name, value)
-    results, answers = [], iter(["yes", "no"])
+    results, answers = [], ["yes", "no"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tools
         manager, kernel = client.start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
@@ -14114,7 +14162,7 @@ def test_a_notebook_posts_watches_shows_and_asks(slack, tmp_path, monkeypatch):
                 shown = []
                 reply = kernel.execute_interactive(
                     cell, timeout=30, allow_stdin=len(results) < len(HOME_CELLS), output_hook=shown.append,
-                    stdin_hook=lambda message: kernel.input(next(answers)))
+                    stdin_hook=lambda message: kernel.input(answers.pop(0)) if answers else None)
                 data = [m["content"].get("data") or m["content"] for m in shown
                         if m["msg_type"] in ("execute_result", "error", "stream")]
                 results.append((reply["content"]["status"], data))
@@ -14125,7 +14173,7 @@ def test_a_notebook_posts_watches_shows_and_asks(slack, tmp_path, monkeypatch):
     assert status == "error" and refusal["ename"] == "AskNotSupported"
     assert [status for status, _ in results] == ["ok"] * len(HOME_CELLS), results
     last = [[d.get("text/plain") for d in data if "text/plain" in d] for _, data in results]
-    assert last[1:5] == [["True"], ["45"], ["True"], ["7"]] and last[6:8] == [["True"], ["False"]]
+    assert last[1:5] == [["True"], ["45"], ["True"], ["7"]] and last[6:9] == [["True"], ["False"], ["False"]]
     (page,) = [d["text/html"] for d in results[5][1] if "text/html" in d]
     assert "<script>" not in page and "in the cell &lt;script&gt;" in page
     texts = [slack_text(row["payload"]) for row in slack.posted]
