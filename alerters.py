@@ -2685,10 +2685,11 @@ _FILES_HINT = "this process has too many files open: close some, or raise `ulimi
 _SANDBOX_HINT = "a sandbox or firewall of this machine forbids it"
 _NETWORK_HINTS = {  # by the name of an exception, or of its errno
     "gaierror": _NAME_HINT, "UnicodeError": _NAME_HINT, "timeout": _SLOW_HINT, "TimeoutError": _SLOW_HINT,
-    "ConnectionRefusedError": "nothing listens there: check host and port", "ConnectionResetError": _CUT_HINT,
-    "BrokenPipeError": _CUT_HINT, "RemoteDisconnected": _CUT_HINT, "IncompleteRead": _CUT_HINT,
-    "BadStatusLine": _ODD_HINT, "EMSGSIZE": _ODD_HINT, "EMFILE": _FILES_HINT, "ENFILE": _FILES_HINT,
-    "EACCES": _SANDBOX_HINT, "EPERM": _SANDBOX_HINT}
+    "ConnectionRefusedError": "nothing listens there: check host and port", "BadStatusLine": _ODD_HINT,
+    "EMSGSIZE": _ODD_HINT, "ConnectionResetError": _CUT_HINT, "BrokenPipeError": _CUT_HINT,
+    "RemoteDisconnected": _CUT_HINT, "IncompleteRead": _CUT_HINT, "SMTPServerDisconnected": _CUT_HINT,
+    "abort": _CUT_HINT, "EMFILE": _FILES_HINT, "ENFILE": _FILES_HINT, "EACCES": _SANDBOX_HINT,
+    "EPERM": _SANDBOX_HINT}
 _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what it means, and what to do
     ("WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
      "it does not speak TLS at once on that port", "check host and port"),
@@ -3223,9 +3224,9 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 
     reached: a request may have been written, so nobody knows what became of it.
     """
-    inner = error.__context__  # smtplib raises its own error in place of what the socket raised
-    if not isinstance(inner, _Unreachable):
-        inner = getattr(error, "reason", None)  # a URLError's
+    inner = getattr(error, "reason", None)  # a URLError's
+    if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
+        inner = error.__context__
     cause = inner if isinstance(inner, BaseException) else error
     reached = reached and not getattr(error, "filename", None)  # a module that could not be opened, say
     if isinstance(cause, _Unreachable):

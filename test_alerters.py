@@ -4003,6 +4003,8 @@ if {case!r} != "files":
     sys.modules["ssl"] = sys.modules["_ssl"] = None
 import alerters
 slack = alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url={url!r})
+mail = alerters.SMTPEmailAlerter(smtp_server="127.0.0.1", smtp_port={port}, use_tls={case!r} != "relay",
+                                 sender_email="bot@example.org", recipient_email="ann@example.org")
 taken = []
 if {case!r} == "files":
     import resource
@@ -4013,7 +4015,7 @@ if {case!r} == "files":
     except OSError:
         pass
 try:
-    print(slack.send("x").ref)
+    print((slack if {port} == 1 else mail).send("x").alerter)
 except alerters.AlerterError as error:
     print(type(error).__name__, getattr(error, "outcome", ""), error)
 while taken:
@@ -4022,7 +4024,9 @@ print(slack.post("x") if {case!r} == "files" else "")
 """
 NO_FILES = "this process has too many files open: close some, or raise `ulimit -n`"
 TIGHT_CASES = {
-    "local": "{'channel': 'C1', 'ts': '1'}\n\n",
+    "local": "slack\n\n", "relay": "smtp_email\n\n",
+    "STARTTLS": "ConfigError  smtp_email: this Python was built without ssl: it reaches http:// addresses on "
+                "this machine, and mail servers with use_tls=False\n\n",
     "no ssl": "ConfigError  slack: this Python was built without ssl: it reaches http:// addresses on this "
               "machine, and mail servers with use_tls=False\n\n",
     "files": f"DeliveryError not_sent slack: Too many open files: {NO_FILES}\nTrue\n"}
@@ -4033,9 +4037,11 @@ TIGHT_CASES = {
 def test_a_tight_process_is_told_and_posts_once_it_can(case):
     url, _ = _server_of(*[lambda connection, _: connection.sendall(SLACK_OK)] * 2)
     url = url.replace("http", "https") if case == "no ssl" else url
-    program = TIGHT.format(url=url + "/api", case=case)
-    done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, timeout=60,
-                          encoding="utf-8")
+    with FakeSMTP() as smtp:
+        port = smtp.port if case in ("relay", "STARTTLS") else 1
+        program = TIGHT.format(url=url + "/api", case=case, port=port)
+        done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, timeout=60,
+                              encoding="utf-8")
     assert done.stdout == TIGHT_CASES[case], done.stderr
 
 
@@ -4514,7 +4520,7 @@ class Scene:
             listener.close()
 
 
-def said(data, more=b"", times=1):
+def said(data, more=b"", times=1, pause=0.0):
     """A peer that reads a head, says this, and closes."""
     def talk(connection):
         if not data.startswith(b"220"):
@@ -4527,6 +4533,7 @@ def said(data, more=b"", times=1):
         connection.sendall(data)
         for _ in range(times):
             connection.sendall(more)
+        time.sleep(pause)
 
     return talk
 
@@ -4721,6 +4728,16 @@ CAUSES = {  # what is done: who fails, and the whole message
     "SMTP with an expired certificate": (
         lambda s: s.mail_tls("expired"), "TLS with 127.0.0.1:PORT: the certificate has expired; this "
         "machine's date is DATE: its owner has to renew it, unless that date is wrong"),
+    "SMTP that never ends its answer": (
+        lambda s: s.mail(smtp_port=s.peer(said(b"220-", b"hello\r\n220-" * 999, 999)), use_tls=False),
+        f"the answer is too large: {ODD}"),
+    "SMTP that closes": (
+        lambda s: s.mail(smtp_port=s.peer(said(b"220 hello\r\n")), use_tls=False),
+        f"Connection unexpectedly closed: {CUT}"),
+    "SMTP that does not take the log-in": (
+        lambda s: s.mail(smtp_port=s.peer(said(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n535 no\r\n", pause=1)),
+                         use_tls=False, password="geheim-123"),
+        "535 no: user or password refused: Gmail and others want an app password"),
     "SMTP that speaks no TLS at once": (
         lambda s: s.mail(smtp_port=s.peer(said(b"220 hello\r\n")), use_tls="ssl"),
         "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): use_tls=\"starttls\" "
@@ -4751,6 +4768,8 @@ def test_what_is_wrong_on_the_way_is_said(cause, monkeypatch, workshop, tmp_path
     if "(REASON)" in wanted:  # OpenSSL's words, which change with its version
         message = re.sub(r"\(.+?\)(?=: )", "(REASON)", message, count=1)
     assert message == f"{alerter.flavor}: {wanted}"
+    if re.search(": HTTP [34]", message):  # a log-in tried again and again locks accounts
+        assert alerter.clock.naps == []
     assert "geheim" not in "".join(traceback.format_exception(None, caught.value, caught.tb))
 
 
