@@ -2677,19 +2677,18 @@ _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
 _PASSING = (502, 503, 504)  # answers of a proxy that may be others soon
-_NAME_HINT = "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"
-_CUT_HINT = "a proxy or firewall in between may have cut it off"
-_SLOW_HINT = "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"
-_ODD_HINT = "something else than the service seems to answer there: check the address and the port"
-_FILES_HINT = "this process has too many files open: close some, or raise `ulimit -n`"
-_SANDBOX_HINT = "a sandbox or firewall of this machine forbids it"
-_NETWORK_HINTS = {  # by the name of an exception, or of its errno
-    "gaierror": _NAME_HINT, "UnicodeError": _NAME_HINT, "timeout": _SLOW_HINT, "TimeoutError": _SLOW_HINT,
-    "ConnectionRefusedError": "nothing listens there: check host and port", "BadStatusLine": _ODD_HINT,
-    "EMSGSIZE": _ODD_HINT, "ConnectionResetError": _CUT_HINT, "BrokenPipeError": _CUT_HINT,
-    "RemoteDisconnected": _CUT_HINT, "IncompleteRead": _CUT_HINT, "SMTPServerDisconnected": _CUT_HINT,
-    "abort": _CUT_HINT, "EMFILE": _FILES_HINT, "ENFILE": _FILES_HINT, "EACCES": _SANDBOX_HINT,
-    "EPERM": _SANDBOX_HINT}
+_NETWORK_HINTS = (  # by the name of an exception, or of its errno
+    ("gaierror|UnicodeError",
+     "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"),
+    ("timeout|TimeoutError",
+     "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"),
+    ("ConnectionRefusedError", "nothing listens there: check host and port"),
+    ("ConnectionResetError|BrokenPipeError|RemoteDisconnected|IncompleteRead|SMTPServerDisconnected|abort",
+     "a proxy or firewall in between may have cut it off"),
+    ("EMFILE|ENFILE", "this process has too many files open: close some, or raise `ulimit -n`"),
+    ("EACCES|EPERM", "a sandbox or firewall of this machine forbids it"),
+    ("EMSGSIZE|[^E].*(?<!Error)",  # what no system raises, but a library that understands no word
+     "something else than the service seems to answer there: check the address and the port"))
 _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what it means, and what to do
     ("WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
      "it does not speak TLS at once on that port", "check host and port"),
@@ -2699,16 +2698,12 @@ _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what i
      "its TLS is too old or too weak", "it has to speak TLS 1.2 or later, with today's ciphers"),
     ("HANDSHAKE_FAILURE", "it refused the handshake",
      "its TLS is too old, or it demands a certificate of its clients, which is not supported: ask its admin"))
-# The same for certificates, by OpenSSL's number (its page X509_STORE_CTX_get_error); 80 to 94 are strictness.
-_OTHER_HOST = "is for another host", "check the host's name; a proxy or a log-in page may answer in its place"
-_TOO_WEAK = "or its CA's is too weak", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"
-_NOT_STRICT = ("does not keep to RFC 5280 ({why})",
-               "Python 3.13 and later are strict: certificate or CA have to be made anew by their owner")
-_CERTIFICATE_FAULTS = {
-    9: ("is not valid yet; this machine's date is {now}", "set this machine's clock if it is wrong"),
-    10: ("has expired; this machine's date is {now}", "its owner has to renew it, unless that date is wrong"),
-    23: ("was revoked", "its owner has to replace it"), 62: _OTHER_HOST, 64: _OTHER_HOST,
-    66: _TOO_WEAK, 67: _TOO_WEAK, 68: _TOO_WEAK, **dict.fromkeys(range(80, 95), _NOT_STRICT)}
+_CERTIFICATE_HINTS = (  # by OpenSSL's words as well
+    ("expired|not yet valid", "its owner has to renew it, unless this machine's date is wrong: {now}"),
+    ("mismatch", "check the host's name; a proxy or a log-in page may answer in its place"),
+    ("too weak|too small", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
+    ("Identifier|critical|key usage|Constraints|name empty|Extensions|[Pp]ath ?len",
+     "Python 3.13 and later are strict (RFC 5280): its owner has to make certificate or CA anew"))
 
 
 class _Unreachable(OSError):
@@ -2908,10 +2903,12 @@ def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _
     """Return what it means that a handshake failed."""
     place = f"TLS with {place}"
     if trust and isinstance(error, _ssl.SSLCertVerificationError):
-        usual = "is not trusted ({why})", trust.advice
-        what, hint = _CERTIFICATE_FAULTS.get(error.verify_code, usual)
-        what = what.format(now=time.strftime("%Y-%m-%d"), why=error.verify_message.rstrip("."))
-        return _Unreachable(f"{place}: the certificate {what}", hint, code="certificate", again=False)
+        hint = trust.advice
+        for words, cure in _CERTIFICATE_HINTS:
+            if re.search(words, error.verify_message):
+                hint = cure.format(now=time.strftime("%Y-%m-%d"))
+        what = f"{place}: the certificate is not trusted ({error.verify_message.rstrip('.')})"
+        return _Unreachable(what, hint, code="certificate", again=False)
     word = str(getattr(error, "reason", None) or "")
     for words, what, hint in _TLS_FAULTS:
         if re.search(words, word):
@@ -3031,9 +3028,11 @@ def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, 
 
 def _hint_of(error: BaseException) -> str:
     """Return what to do about what a socket or a library raised."""
-    number = errno.errorcode.get(getattr(error, "errno", None) or 0, "")
-    usual = "there is no way to it from here: check the network" if isinstance(error, OSError) else _ODD_HINT
-    return _NETWORK_HINTS.get(type(error).__name__) or _NETWORK_HINTS.get(number, usual)
+    number = getattr(error, "errno", None) or 0
+    for names, hint in _NETWORK_HINTS:
+        if re.fullmatch(names, type(error).__name__) or re.fullmatch(names, errno.errorcode.get(number, "")):
+            return hint
+    return "there is no way to it from here: check the network"
 
 
 def _what_of(error: BaseException) -> str:

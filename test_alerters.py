@@ -4561,6 +4561,8 @@ MAYBE = "; it may have arrived, so look before you send it again"
 CHECK_NAME = "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"
 SLOW = "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"
 ODD = "something else than the service seems to answer there: check the address and the port"
+REFUSED = "TLS with 127.0.0.1:PORT: the certificate is not trusted"
+RENEW = "its owner has to renew it, unless this machine's date is wrong: DATE"
 BROKE_OFF = ("a firewall in between may forbid it, or that port does not speak TLS at once: check host, port "
              "and network")
 CUT = "a proxy or firewall in between may have cut it off"
@@ -4605,17 +4607,15 @@ CAUSES = {  # what is done: who fails, and the whole message
         "TLS with 127.0.0.1:PORT: its TLS is too old or too weak (REASON): it has to speak TLS 1.2 or later, "
         "with today's ciphers"),
     "expired": (
-        lambda s: s.tls("expired"), "TLS with 127.0.0.1:PORT: the certificate has expired; this machine's "
-        "date is DATE: its owner has to renew it, unless that date is wrong"),
+        lambda s: s.tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
     "not valid yet": (
-        lambda s: s.tls("early"), "TLS with 127.0.0.1:PORT: the certificate is not valid yet; this machine's "
-        "date is DATE: set this machine's clock if it is wrong"),
+        lambda s: s.tls("early"), f"{REFUSED} (certificate is not yet valid): {RENEW}"),
     "another host": (
-        lambda s: s.tls("other"), "TLS with 127.0.0.1:PORT: the certificate is for another host: "
-        "check the host's name; a proxy or a log-in page may answer in its place"),
+        lambda s: s.tls("other"), f"{REFUSED} (REASON): check the host's name; a proxy or a log-in page may "
+        "answer in its place"),
     "too weak": (
-        lambda s: s.tls("weak"), "TLS with 127.0.0.1:PORT: the certificate or its CA's is too weak: "
-        "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
+        lambda s: s.tls("weak"), f"{REFUSED} (REASON): its owner has to replace it: RSA of 2,048 bits or "
+        "more, SHA-256"),
     "an own CA not named": (
         lambda s: s.slack(s.peer(said(SLACK_OK), s.shop.good)),
         "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local issuer certificate): "
@@ -4726,8 +4726,7 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"127.0.0.1:PORT: no connection (Connection refused): {NOBODY}; mail does not go through the proxy "
         "of HTTPS_PROXY"),
     "SMTP with an expired certificate": (
-        lambda s: s.mail_tls("expired"), "TLS with 127.0.0.1:PORT: the certificate has expired; this "
-        "machine's date is DATE: its owner has to renew it, unless that date is wrong"),
+        lambda s: s.mail_tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
     "SMTP that never ends its answer": (
         lambda s: s.mail(smtp_port=s.peer(said(b"220-", b"hello\r\n220-" * 999, 999)), use_tls=False),
         f"the answer is too large: {ODD}"),
@@ -4747,8 +4746,8 @@ if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (
         lambda s: (s.patch.setenv("CURL_CA_BUNDLE", s.shop.lax_ca),
                    s.slack(s.peer(said(SLACK_OK), s.shop.lax)))[1],
-        "TLS with 127.0.0.1:PORT: the certificate does not keep to RFC 5280 (REASON): Python 3.13 and later "
-        "are strict: certificate or CA have to be made anew by their owner")
+        f"{REFUSED} (REASON): Python 3.13 and later are strict (RFC 5280): its owner has to make certificate "
+        "or CA anew")
 
 
 @pytest.mark.parametrize("cause", CAUSES)
