@@ -4731,7 +4731,8 @@ CAUSES = {  # what is done: who fails, and the whole message
         lambda s: s.mail(smtp_port=s.peer(said(b"220-", b"hello\r\n220-" * 999, 999)), use_tls=False),
         f"the answer is too large: {ODD}"),
     "SMTP that closes": (
-        lambda s: s.mail(smtp_port=s.peer(said(b"220 hello\r\n")), use_tls=False),
+        lambda s: s.mail(smtp_port=s.peer(lambda link: (link.sendall(b"220 hello\r\n"), link.recv(999))),
+                         use_tls=False),
         f"Connection unexpectedly closed: {CUT}"),
     "SMTP that does not take the log-in": (
         lambda s: s.mail(smtp_port=s.peer(said(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n535 no\r\n", pause=1)),
