@@ -83,12 +83,11 @@ if TYPE_CHECKING:
     import urllib.request as _urllib
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import Any, Dict, List, Literal, NoReturn, Tuple, TypeVar, Union
+    from typing import Any, Dict, Literal, NoReturn, Tuple, TypeVar, Union
     from typing import overload as _overload
 
     _Dict = Dict[str, Any]
     _Span = Tuple[str, str, str]  # style, text, url
-    _Piece = Tuple["_Block", List[Any]]  # a block, and its lines in a service's markup
     _Option = Tuple[str, _Dict]  # the names of a command's option, and further words for argparse
     _Field = dataclasses.Field[Any]
     _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
@@ -699,6 +698,11 @@ def _defuse(text: str) -> str:
 _FLOWING = ("text", "plain", "heading", "item", "quote", "code")  # kinds that are lines of one running text
 _COLUMNS, _COLUMN_WIDTH = 50, 40  # of a table: at most, and the widest that is made even
 _HEAD_MAX = 300  # characters of a table's head that is repeated on each page
+_CODE = r"(?ms)^[ \t]*```(.*?)(?:```[ \t]*$|\Z)"
+_LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|> (?P<quote>.*)"
+         r"|(?P<indent>[ \t]*)(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
+_NUMBER = r"[-+−]?[\d.,_]*\d([eE][-+]?\d+)?\s?%?|[-+]?(nan|NaN|inf)"
+_TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]"}
 
 
 class _Block:
@@ -710,179 +714,180 @@ class _Block:
     facts: lines are (name, value). picture: `file`. how: how to answer; `links`: (label, address) of buttons.
     note: level and mark, in small letters. A line of `how` may be a list of spans.
     """
-    def __init__(self, kind: str, lines: Sequence[Any], *, label: str = "", level: int = 0,
-                 head: Sequence[Any] = (), sides: str = "", file: _File | None = None) -> None:
+    def __init__(self, kind: str, lines: Iterable[Any], *, label: str = "", level: int = 0,
+                 head: Sequence[Any] = (), sides: str = "", file: Any = None) -> None:
         self.kind, self.lines, self.label, self.level = kind, list(lines), label, level
-        self.head, self.sides, self.file = list(head), sides, file
+        self.head, self.sides, self.file = head, sides, file
         self.links: list[tuple[str, str]] = []
 
-    def with_lines(self, lines: Sequence[Any]) -> _Block:
-        """Return the same block with other lines: a part of it on another page, say."""
+    def with_lines(self, lines: Iterable[Any]) -> _Block:
         part = copy.copy(self)
         part.lines = list(lines)
         return part
 
+    @property
+    def group(self) -> str:
+        """Its kind, or "text" if it is a part of the running text."""
+        return "text" if self.kind in _FLOWING else self.kind
+
+
+def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
+    """Yield blocks that belong together, in reading order."""
+    for group, found in itertools.groupby(blocks, key=lambda block: block.group):
+        yield group, list(found)
+
 
 def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
     """Return what a message says as blocks, in the order in which people read them."""
-    question, mark = message._question, _LEVELS[message.level][0]
-    body = _clean(message.body or "").rstrip()
     facts = [(_clean(name).strip(), _clean(value).strip()) for name, value in message.metadata.items()]
-    blocks = [_Block("title", [message._title_line()]), *_body(body), _Block("facts", facts)]
+    body = _body(_clean(message.body or "").rstrip())
+    blocks = [_Block("title", [message._title_line()]), *body, _Block("facts", facts)]
     for number, file in enumerate(files):
         if file.problem:
             blocks.append(_Block("plain", [f"[{file.label}]"]))
         else:
             blocks.append(_Block("picture", [file.url or file.name], file=file, label=f"image{number}"))
-    if question:
-        blocks.append(_how_to_answer(question))
-    notes = [f"{mark} {message.level}"] if message.level != "info" else []
-    notes += [f"Question {question.token}"] if question else []
+    notes = []
+    if message.level != "info":
+        notes.append(f"{_LEVELS[message.level][0]} {message.level}")
+    if message._question:
+        blocks.append(_how_to_answer(message._question))
+        notes.append(f"Question {message._question.token}")
     blocks.append(_Block("note", notes))
-    return [block for block in blocks if any(block.lines) or block.kind == "text"]
+    return [block for block in blocks if block.head or any(block.lines) or block.kind == "text"]
 
 
 def _how_to_answer(question: Question) -> _Block:
     """Return the block that says how to answer, until when, and who may."""
-    lines: list[Any] = list(question._instructions()[:-1])
     moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(question.deadline))
     closing = [("text", "Open until ", ""), ("time", moment, str(int(question.deadline)))]
-    people = list(question._record.approvers or ())
-    for number, person in enumerate(people[:_CALLED]):
-        closing += [("text", ", " if number else " for ", ""), ("person", _one_line(person, 100), "")]
-    if len(people) > _CALLED:
-        closing.append(("text", f" and {len(people) - _CALLED} more", ""))
-    return _Block("how", [*lines, [*closing, ("text", ".", "")]])
+    people = question._record.approvers or ()
+    between = " for "
+    for person in people[:_CALLED]:
+        closing += [("text", between, ""), ("person", _one_line(person, 100), "")]
+        between = ", "
+    more = len(people) - _CALLED
+    closing.append(("text", f" and {more} more." if more > 0 else ".", ""))
+    return _Block("how", [*question._instructions()[:-1], closing])
 
 
 def _body(text: str) -> list[_Block]:
     """Return the blocks of light Markdown. What is not clearly Markdown is a line of text."""
-    lines, start = text.split("\n"), 0
     blocks: list[_Block] = []
-    while start < len(lines):
-        found = _code_at(lines, start) or _table_at(lines, start)
-        if found:
-            block, start = found
+    end = 0
+    for found in re.finditer(_CODE, text):
+        if found.start() > end:
+            _add_prose(blocks, text[end:found.start() - 1].split("\n"))
+        blocks.append(_code(found[1]))
+        end = found.end() + 1
+    if end < len(text):
+        _add_prose(blocks, text[end:].split("\n"))
+    if text and not any(any(block.lines) for block in blocks):  # a lone fence, say, is shown as it is
+        return [_Block("plain", [text])]
+    return blocks
+
+
+def _code(inside: str) -> _Block:
+    """Return what stands between two fences; the first line may name the language."""
+    first, newline, rest = inside.partition("\n")
+    first = first.strip()
+    if newline and re.fullmatch(r"[\w+#.-]{0,20}", first):
+        return _Block("code", rest.rstrip("\n").split("\n"), label=first)
+    return _Block("code", inside.rstrip("\n").split("\n"))
+
+
+def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
+    """Add the blocks of lines that are not code."""
+    at = 0
+    while at < len(lines):
+        block = _table_at(lines, at)
+        if block:
+            at += 2 + len(block.lines)
         else:
-            block = _line_block(lines[start], bool(blocks) and blocks[-1].kind == "quote")
-            start += 1
+            block = _line_block(lines[at], blocks[-1].kind if blocks else "")
+            at += 1
         if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
             blocks[-1].lines += block.lines
         else:
             blocks.append(block)
-    if any(block.lines and any(block.lines) for block in blocks):
-        return blocks
-    return [_Block("plain", [text])] if text else []  # a lone fence, say, is shown as it is
 
 
-def _line_block(line: str, in_quote: bool) -> _Block:
-    """Return one line of Markdown as a heading, an item, a quote, or text."""
-    heading = re.fullmatch(r" {0,3}(#{1,3}) +(\S.*)", line)
-    if heading:
-        return _Block("heading", [heading[2]], level=len(heading[1]))
-    item = re.fullmatch(r"([ \t]*)(?:[-*]|(\d{1,3}\.))[ \t]+(\S.*)", line)
-    if item and line.strip(" \t*-"):  # a rule of stars is none
-        depth = len(item[1].expandtabs(4)) // 2
-        return _Block("item", [item[3]], level=min(depth, 5), label=item[2] or "")
-    if line.startswith("> ") or line == ">" and in_quote:
-        return _Block("quote", [line[2:]])
-    return _Block("text", [line])
+def _line_block(line: str, above: str) -> _Block:
+    """Return one line of Markdown as a heading, an item, a quote, or text. above: the kind before it."""
+    found = re.fullmatch(_LINE, line)
+    if line == ">" and above == "quote":
+        return _Block("quote", [""])
+    if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
+        return _Block("text", [line])
+    kind = str(found.lastgroup)
+    block = _Block(kind, [found[kind]], label=found["number"] or "")
+    if kind == "heading":
+        block.level = len(found["hashes"])
+    elif kind == "item":
+        block.level = min(len(found["indent"].expandtabs(4)) // 2, 5)
+    return block
 
 
-def _code_at(lines: list[str], start: int) -> tuple[_Block, int] | None:
-    """Return the block of code that begins at a line, and the number of the line behind it."""
-    fence = lines[start].strip()
-    if not fence.startswith("```"):
+def _table_at(lines: list[str], start: int) -> _Block | None:
+    """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
+    if "|" not in lines[start] or start + 1 == len(lines):
         return None
-    if len(fence) > 5 and fence.endswith("```"):
-        return _Block("code", [fence[3:-3]] if fence[3:-3] else []), start + 1
-    language = re.fullmatch(r"[\w+#.-]{1,20}", fence[3:])
-    block = _Block("code", [], label=fence[3:] if language else "")
-    if fence[3:] and not language:
-        block.lines.append(fence[3:])
-    for number in range(start + 1, len(lines)):
-        bare = lines[number].strip()
-        if not bare.endswith("```"):
-            block.lines.append(lines[number])
-            continue
-        if bare != "```":
-            block.lines.append(lines[number].rstrip()[:-3])
-        return block, number + 1
-    return block, len(lines)
-
-
-def _table_at(lines: list[str], start: int) -> tuple[_Block, int] | None:
-    """Return the pipe table that begins at a line, and the number of the line behind it."""
-    if start + 1 >= len(lines) or "|" not in lines[start]:
-        return None
-    rule = lines[start + 1].strip()
-    if "|" not in rule or "-" not in rule or rule.strip("|:- \t"):
+    rule = lines[start + 1]
+    if "|" not in rule or rule.strip("|:- \t"):
         return None
     head, dashes = _cells(lines[start]), _cells(rule)
-    if len(head) != len(dashes) or len(head) > _COLUMNS or not all(re.fullmatch(":?-+:?", d) for d in dashes):
+    if not len(dashes) == len(head) <= _COLUMNS or not all(re.fullmatch(":?-+:?", d) for d in dashes):
         return None
-    rows = []
-    end = start + 2
-    while end < len(lines) and "|" in lines[end]:
-        row = _cells(lines[end])
-        if len(row) > len(head):  # no cell is left out: from here on it stays as written
+    table = _Block("table", [], head=head)
+    for number in range(start + 2, len(lines)):
+        row = _cells(lines[number])
+        if "|" not in lines[number] or len(row) > len(head):
             break
-        rows.append(row + [""] * (len(head) - len(row)))
-        end += 1
-    sides = ""
-    for number, dash in enumerate(dashes):
-        column = [row[number] for row in rows]
-        sides += _side(dash, column)
-    return _Block("table", rows or [[""] * len(head)], head=head, sides=sides), end
+        table.lines.append(row + [""] * (len(head) - len(row)))
+    columns = list(zip(*table.lines)) or [()] * len(head)
+    table.sides = "".join(map(_side, dashes, columns))
+    return table
 
 
 def _cells(line: str) -> list[str]:
     """Return the cells of one line of a pipe table."""
-    line = line.strip()
-    if line.startswith("|"):
-        line = line[1:]
-    if line.endswith("|") and not line.endswith("\\|"):
-        line = line[:-1]
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)]
+    inside = re.sub(r"^\||(?<!\\)\|$", "", line.strip())
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
 
 
-def _side(dashes: str, column: list[str]) -> str:
+def _side(dashes: str, column: Sequence[str]) -> str:
     """Return where the cells of a column stand: r, l or c. Columns of numbers stand right."""
-    if dashes.endswith(":"):
-        return "c" if dashes.startswith(":") else "r"
-    number = r"[-+−]?[\d.,_]*\d(?:[eE][-+]?\d+)?\s?%?|[Nn]a[Nn]|[-+]?inf"
-    filled = [cell for cell in column if cell]
-    if filled and not dashes.startswith(":") and all(re.fullmatch(number, cell) for cell in filled):
-        return "r"
-    return "l"
+    if dashes.startswith(":"):
+        return "c" if dashes.endswith(":") else "l"
+    numbers = any(column) and all(re.fullmatch(_NUMBER, cell) for cell in column if cell)
+    return "r" if numbers or dashes.endswith(":") else "l"
 
 
 def _width(text: str) -> int:
     """Return how many columns of a fixed-width font a text takes."""
-    if text.isascii():
-        return len(text)
-    width = 0
-    for char in text:
-        if _unicodedata.combining(char) or char in "\u200b\u200c\u200d\ufe0f":
-            continue
-        width += 2 if _unicodedata.east_asian_width(char) in "WF" else 1
+    width = len(text)
+    for char in "" if text.isascii() else text:
+        if _unicodedata.east_asian_width(char) in "WF":
+            width += 1
+        elif _unicodedata.combining(char) or char in "\u200b\u200c\u200d\ufe0f":
+            width -= 1
     return width
 
 
-def _aligned(table: _Block) -> _Block:
-    """Return a table as a block of code in which its columns stand below each other."""
-    rows = [[_bare(cell) for cell in row] for row in [table.head, *table.lines]]
-    widths = []
-    for cells in zip(*rows):
-        widths.append(min(max(map(_width, cells)), _COLUMN_WIDTH))
-    written = []
+def _aligned(block: _Block) -> _Block:
+    """Return a table as a block of code in which its columns stand below each other; else the block."""
+    if block.kind != "table":
+        return block
+    rows = [[_bare(cell) for cell in row] for row in [block.head, *block.lines]]
+    widths = [min(max(map(_width, column)), _COLUMN_WIDTH) for column in zip(*rows)]
+    rows.insert(1, ["-" * max(width, 1) for width in widths])
+    lines = []
     for row in rows:
-        line = [_padded(cell, width, side) for cell, width, side in zip(row, widths, table.sides)]
-        written.append("  ".join(line).rstrip())
-    head = [written[0], "  ".join("-" * max(width, 1) for width in widths)]
-    if len(head[0]) + len(head[1]) > _HEAD_MAX:
-        return _Block("code", [*head, *written[1:]])
-    return _Block("code", written[1:], head=head)
+        line = "  ".join(map(_padded, row, widths, block.sides))
+        lines.append(line.rstrip())
+    if len(lines[0]) > _HEAD_MAX // 2:
+        return _Block("code", lines)
+    return _Block("code", lines[2:], head=lines[:2])
 
 
 def _padded(cell: str, width: int, side: str) -> str:
@@ -892,8 +897,7 @@ def _padded(cell: str, width: int, side: str) -> str:
     return " " * left + cell + " " * (blanks - left)
 
 
-def _facts_as_lines(facts: _Block) -> _Block:
-    """Return facts as lines of text."""
+def _as_lines(facts: _Block) -> _Block:
     lines = []
     for name, value in facts.lines:
         lines += f"{name}: {value}".split("\n")
@@ -903,80 +907,68 @@ def _facts_as_lines(facts: _Block) -> _Block:
 def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap: str = "\n\n") -> str:
     """Return blocks as plain text. words: what becomes of a line's marks; gap: between the parts."""
     parts = []
-    for flows, group in itertools.groupby(blocks, key=lambda block: block.kind in (*_FLOWING, "table")):
-        texts = [_block_text(block, words) for block in group]
-        parts += ["\n".join(texts)] if flows else texts
-    return gap.join(part.strip("\n") for part in parts if part.strip())
+    for group, found in _grouped(map(_aligned, blocks)):
+        lines: list[str] = []
+        for block in found:
+            block = _as_lines(block) if group == "facts" else block
+            lines += [*block.head, *(_text_line(block, line, words) for line in block.lines)]
+        if group != "note":
+            parts.append("\n".join(lines).strip("\n"))
+    return gap.join(part for part in parts if part.strip())
 
 
-def _block_text(block: _Block, words: Callable[[str], str]) -> str:
-    """Return one block as plain text."""
-    if block.kind == "table":
-        return _block_text(_aligned(block), words)
-    if block.kind == "facts":
-        return "\n".join(_facts_as_lines(block).lines)
-    if block.kind == "picture":
-        return f"[{block.lines[0]}]"
-    if block.kind == "note":
-        return ""
-    if block.kind == "how":
-        lines = [_bare(line) if isinstance(line, str) else "".join(text for _, text, _ in line)
-                 for line in block.lines]
-        return "\n".join(lines)
+def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
+    """Return one line of a block as plain text."""
+    if isinstance(line, list):
+        return "".join(text for _, text, _ in line)
     if block.kind in ("code", "plain"):
-        return "\n".join([*block.head, *block.lines])
-    form = {"item": "{indent}{label} {words}", "quote": "> {words}"}.get(block.kind, "{words}")
-    indent, label = "  " * block.level, block.label or "-"
-    return "\n".join(form.format(words=words(line), indent=indent, label=label) for line in block.lines)
+        return str(line)
+    if block.kind == "how":
+        words = _bare
+    form = _TEXT_FORMS.get(block.kind, "{words}")
+    return form.format(words=words(line), indent="  " * block.level, label=block.label or "-")
 
 
 def _whole_text(message: AlerterMessage) -> str:
     """Return all words of a message as they were written: what goes into a file."""
     facts = [f"{_clean(name)}: {_clean(value)}" for name, value in message.metadata.items()]
-    parts = [message._title_line(), _clean(message.body or "").rstrip(), "\n".join(facts)]
+    parts = [message._title_line(), _clean(message.body or "").rstrip(), *facts]
     return "\n".join(part for part in parts if part.strip())
 
 
 # === Splitting ===
 class _Page:
-    """One message of a chat service: blocks, each with its lines in the service's markup."""
+    """One message of a chat service: blocks with their lines in the service's markup."""
     def __init__(self, room: int) -> None:
         self.size = self.room = room  # of the service's limit: at first, and what is left
-        self.pieces: list[_Piece] = []
-        self.sources: list[_Block] = []  # the same blocks with their lines as they were written
+        self.blocks: list[_Block] = []
+        self.sources: list[_Block] = []  # the same text with its lines as they were written
         self.files: list[_File] = []  # to attach
         self.number = 0  # which message of its draft it is
         self.first = False  # whether it is the one with title and facts
+        self._last: _Block | None = None
 
     def holds(self, block: _Block) -> bool:
-        return bool(self.pieces) and self.pieces[-1][0] is block
+        return self._last is block
 
     def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
-        if not self.holds(block):
-            self.pieces.append((block, []))
+        if self._last is not block:
+            self.blocks.append(block.with_lines([]))
             self.sources.append(block.with_lines([]))
-        self.pieces[-1][1].append(written)
+            self._last = block
+        self.blocks[-1].lines.append(written)
         self.sources[-1].lines.append(line)
         self.room -= cost
 
-    def groups(self) -> Iterator[tuple[str, list[_Piece]]]:
-        """Yield (kind, pieces) in reading order, the kinds of running text together as "text"."""
-        def kind_of(piece: _Piece) -> str:
-            return "text" if piece[0].kind in _FLOWING else piece[0].kind
-
-        for kind, pieces in itertools.groupby(self.pieces, key=kind_of):
-            yield kind, list(pieces)
-
     def stand_in(self, frame: _Page) -> None:
         """Put what the frame holds around the text of this page: title above, facts and the rest below."""
-        above = [piece for piece in frame.pieces if piece[0].kind in ("ping", "title")]
-        below = [piece for piece in frame.pieces if piece not in above]
-        self.pieces = [*above, *self.pieces, *below]
+        above = [block for block in frame.blocks if block.kind in ("ping", "title")]
+        self.blocks = above + self.blocks + frame.blocks[len(above):]
 
     def says_something(self) -> bool:
         """False for blank lines alone, which services refuse."""
-        for _, lines in self.pieces:
-            if any(not isinstance(line, str) or line.strip() for line in lines):
+        for block in self.blocks:
+            if "".join(map(str, block.lines)).strip():
                 return True
         return False
 
@@ -1014,7 +1006,7 @@ class _Cutter:
         self.page = _Page(first)
         self.pages: list[_Page] = []
 
-    def cut(self, blocks: Iterable[_Block], most: int) -> list[_Page]:
+    def cut(self, blocks: Iterable[_Block], most: int = _PARTS) -> list[_Page]:
         """Return the pages, `most` and one more if there are more."""
         for block in blocks:
             for line in block.lines:
@@ -1032,17 +1024,17 @@ class _Cutter:
         if whole or len(line) <= 2 * self.limit:
             written = service._write(block, line)
             cost = service._cost(written)
-            if opening + cost <= page.room or whole and not page.pieces:
+            if opening + cost <= page.room or whole and not page.blocks:
                 page.add(block, line, written, opening + cost)
                 return None
-            if page.pieces and (whole or service._opening(block) + cost <= self.limit):
+            if page.blocks and (whole or service._opening(block) + cost <= self.limit):
                 self._turn()
                 return line
         room = page.room - opening
-        if page.pieces and room < self.limit // 4:
+        if page.blocks and room < self.limit // 4:
             self._turn()
             return line
-        head, written = _head(line, lambda text: service._write(block, text), service._cost, room)
+        head, written = _head(line, functools.partial(service._write, block), service._cost, room)
         page.add(block, head, written, opening + service._cost(written))
         return line[len(head):] or None
 
@@ -1055,23 +1047,42 @@ class _Cutter:
             self.page = _Page(self.page.size)
 
 
-def _squeeze(blocks: Sequence[_Block], keep: int) -> list[_Block]:
-    """Return head and tail of running text, `keep` characters in all, and what is left out between them."""
-    total = sum(len(line) + 1 for block in blocks for line in block.lines)
-    start, end = keep // 2, total - keep // 2
-    head, tail, at = [], [], 0
+def _characters(blocks: Iterable[_Block]) -> int:
+    return sum(len(line) + 1 for block in blocks for line in block.lines)
+
+
+def _left_out(count: int) -> _Block:
+    return _Block("plain", [f"… {count:,} characters left out …"])
+
+
+def _ends(blocks: Sequence[_Block], room: int) -> list[_Block]:
+    """Return the last lines of running text, `room` characters of them; only the first of them is cut."""
+    kept: list[_Block] = []
+    for block in reversed(blocks):
+        lines = []
+        for line in reversed(block.lines):
+            if room <= 0:
+                break
+            lines.append(line[-room:])
+            room -= len(line) + 1
+        kept.append(block.with_lines(reversed(lines)))
+        if room <= 0:
+            break
+    return kept[::-1]
+
+
+def _starts(blocks: Sequence[_Block], room: int) -> list[_Block]:
+    """Return the first lines of running text, as `_ends` does the last ones."""
+    kept: list[_Block] = []
     for block in blocks:
-        above, below = block.with_lines([]), block.with_lines([])
+        lines = []
         for line in block.lines:
-            if at < start:
-                above.lines.append(line[:start - at])
-            if at + len(line) >= end:
-                below.lines.append(line[max(0, end - at):])
-            at += len(line) + 1
-        head += [above] if above.lines else []
-        tail += [below] if below.lines else []
-    kept = sum(len(line) + 1 for block in head + tail for line in block.lines)
-    return [*head, _Block("plain", [f"… {total - kept:,} characters left out …"]), *tail]
+            if room <= 0:
+                return kept
+            lines.append(line[:room])
+            room -= len(line) + 1
+        kept.append(block.with_lines(lines))
+    return kept
 
 
 # === Images ===
@@ -3242,6 +3253,9 @@ _MARKER = r"(?:^|\n)Question ([0-9a-f]{16})\s*$"  # the last line of every quest
 _MENTIONS, _CALLED = 50, 30  # by `mention`, and as approvers: they have to fit into one message with its text
 
 
+_STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"}  # of lines without spans
+
+
 class _Draft:
     """A message on its way to a chat service."""
 
@@ -3260,6 +3274,9 @@ class _Draft:
             raise ConfigError(f"{alerter._who}: mention: {len(names)} names, {_MENTIONS} at most: "
                               "mention a group")
         self.mention = [name.strip("<@!>") for name in names]
+        self.people: list[str] = []  # who may answer, as far as they are called
+        if message._question:
+            self.people = list(message._question._record.approvers or ())[:_CALLED]
         files = message._files(alerter._who)
         for file in files:
             if file.data and not file.problem and not alerter._takes_files:
@@ -3269,14 +3286,14 @@ class _Draft:
         self.pictures = [file for file in self.files if file.url or alerter._attaches]  # in messages
         self.most = alerter._most_pictures(message)  # in one of them
         self.blocks = [_Block("ping", self.mention)] if self.mention else []
-        self.blocks += _lay_out(message, files)
+        self.blocks += map(_aligned, _lay_out(message, files))
 
 
 class _ChatAlerter(BaseAlerter):
     """What Slack and Discord share: pages, continuing, attaching, falling back to plain text."""
 
     _shows_questions = _has_reactions = True
-    _title_limit = 150
+    _title_limit = 151  # with the end of the line
     _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _channel_field = _needed_to_ask = ""  # names of fields
@@ -3335,7 +3352,7 @@ class _ChatAlerter(BaseAlerter):
             pages = pages[:1]
         elif too_long:
             self._tell_cut(whole)
-            pages = self._cut_short(draft)
+            pages = self._without_middle(draft, pages)
         self._send_text(draft, pages)
         self._send_pictures(draft, pages[0])
         self._name_missing(draft)
@@ -3362,24 +3379,23 @@ class _ChatAlerter(BaseAlerter):
 
     def _post_plainly(self, draft: _Draft, page: _Page) -> None:
         draft.plain = True
-        limit = self._plain_limit
-        for part in _Cutter(self, limit, limit).cut(page.sources, _PARTS):
+        for part in self._cutter(draft).cut(page.sources):
             self._post(draft, part)
         draft.plain = False
 
     def _send_pictures(self, draft: _Draft, first: _Page) -> None:
         """Post what the first message had no room for, and once more, one by one, what it could not take."""
+        batches = []
         refused = [file for file in first.files if file.problem and file in draft.files]
-        batches = [[file] for file in refused] if self._attaches and len(refused) > 1 else []
-        later = draft.pictures[draft.most:]
-        while later:
-            batches.append(later[:draft.most])
-            later = later[draft.most:]
+        if self._attaches and len(refused) > 1:
+            batches = [[file] for file in refused]
+        for start in range(draft.most, len(draft.pictures), draft.most):
+            batches.append(draft.pictures[start:start + draft.most])
         for batch in batches:
             page = _Page(0)
             page.files = [file for file in batch if file.data]
             for file in batch:
-                page.add(_Block("picture", [file.url or file.name], file=file), "", "", 0)
+                page.add(_Block("picture", [], file=file), "", "", 0)
             try:
                 self._post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
@@ -3392,10 +3408,9 @@ class _ChatAlerter(BaseAlerter):
         if not missing:
             return
         _log().warning("%s: %s", self._who, "; ".join(missing))
-        limit = self._plain_limit if draft.plain else self._limit
         names = _Block("plain", [f"[{label}]" for label in missing])
         with contextlib.suppress(DeliveryError):
-            for page in _Cutter(self, limit, limit).cut([names], _PARTS):
+            for page in self._cutter(draft).cut([names]):
                 draft.until = self._until()
                 self._post(draft, page)
 
@@ -3404,101 +3419,88 @@ class _ChatAlerter(BaseAlerter):
         _log().warning("%s: the middle of the text is left out, for it cannot be attached: %s (it takes %s)",
                        self._who, why, self._upload_right)
 
-    def _cut(self, draft: _Draft, squeezed: int = 0) -> list[_Page]:
+    def _cutter(self, draft: _Draft, taken: int = 0) -> _Cutter:
+        limit = self._plain_limit if draft.plain else self._limit
+        return _Cutter(self, limit, limit - taken)
+
+    def _cut(self, draft: _Draft) -> list[_Page]:
         """Return the messages of a draft, _PARTS and one more if there are more.
 
         The first one has title, facts, pictures and how to answer, whatever the length of the text.
-        squeezed: so many characters of the text alone.
         """
-        limit = self._plain_limit if draft.plain else self._limit
-        blocks = self._shaped(draft, limit)
-        text = [block for block in blocks if block.kind in _FLOWING]
-        beside = [block for block in blocks if block.kind not in _FLOWING]
-        if squeezed:
-            text = _squeeze(text, squeezed)
-        frame = _Page(limit)
+        text, beside = self._shaped(draft)
+        frame = _Page(0)
         for block in beside:
             for line in block.lines:
                 written = self._write(block, line)
                 frame.add(block, line, written, self._cost(written))
-        if frame.room >= limit // 4:
-            pages = _Cutter(self, limit, frame.room).cut(text, _PARTS) or [_Page(0)]
+        cutter = self._cutter(draft, -frame.room)
+        if cutter.page.room >= cutter.limit // 4:
+            pages = cutter.cut(text) or [_Page(0)]
             pages[0].stand_in(frame)
         else:  # so many people are named that they need messages of their own
-            pages = _Cutter(self, limit, limit).cut(beside, _PARTS)
-            pages += _Cutter(self, limit, limit).cut(text, _PARTS)
+            pages = self._cutter(draft).cut(beside) + self._cutter(draft).cut(text)
         later = draft.pictures[draft.most:]
         pages[0].first = True
         pages[0].files = [file for file in draft.files if file.data and file not in later]
         return pages
 
-    def _cut_short(self, draft: _Draft) -> list[_Page]:
-        """Return ten messages of a text that would take more, with what is left out said in the middle."""
-        keep = _PARTS * (self._plain_limit if draft.plain else self._limit)
-        pages = self._cut(draft, keep)
-        while len(pages) > _PARTS:
-            keep = keep * 9 // 10
-            pages = self._cut(draft, keep)
-        return pages
+    def _without_middle(self, draft: _Draft, pages: list[_Page]) -> list[_Page]:
+        """Return ten messages: the first five, at their end how much is left out, and the last five."""
+        half, cutter = _PARTS // 2, self._cutter(draft)
+        text, _ = self._shaped(draft)
+        last = cutter.cut(_ends(text, half * cutter.limit), 10 * half)[-half:]
+        left_out = _characters(text)
+        for page in pages[:half] + last:
+            left_out -= _characters(page.sources)
+        note = _left_out(left_out)
+        pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
+        return pages[:half] + last
 
-    def _shaped(self, draft: _Draft, limit: int) -> list[_Block]:
-        """Return the blocks as this service can show them: each within what it takes of its kind."""
-        shaped = []
-        shown = draft.pictures[:draft.most]
+    def _shaped(self, draft: _Draft) -> tuple[list[_Block], list[_Block]]:
+        """Return running text, and the other blocks, as this service can show them."""
+        text, beside = [], []
         for block in draft.blocks:
-            if block.kind == "table":
-                block = _aligned(block)
-            elif draft.plain and block.kind == "facts":
-                block = _facts_as_lines(block)
+            if block.kind == "facts" and (draft.plain or not self._takes_facts(block)):
+                block = _as_lines(block)
             elif draft.plain and block.kind in ("title", "picture"):
                 block = _Block("plain", [_bare(block.lines[0])])
-            elif block.kind == "title" and not self._takes_title(block):
-                block, whole = self._shortened(block)
-                shaped.append(whole)
-            elif block.kind == "facts" and not self._takes_facts(block, limit // 2):
-                block = _facts_as_lines(block)
-            elif block.kind == "picture" and block.file not in shown:
-                continue
-            shaped.append(block)
-        return shaped
+            elif block.kind == "title":
+                line, write = _bare(block.lines[0]), functools.partial(self._write, block)
+                block = block.with_lines([line])
+                if self._cost(write(line)) > self._title_limit:  # shortened, and whole as text
+                    head, _ = _head(line, write, self._cost, self._title_limit - 1)
+                    block = block.with_lines([head + "…"])
+                    text.append(_Block("plain", [line]))
+            if block.group == "text":
+                text.append(block)
+            elif block.kind != "picture" or block.file in draft.pictures[:draft.most]:
+                beside.append(block)
+        return text, beside
 
-    def _takes_title(self, title: _Block) -> bool:
-        return self._measure(self._write(title, title.lines[0])) <= self._title_limit
-
-    def _shortened(self, title: _Block) -> tuple[_Block, _Block]:
-        """Return a title that is too long as one that is not, and as text."""
-        line = _bare(title.lines[0])
-        head, _ = _head(line, lambda text: self._mark("text", text, ""), self._measure, self._title_limit - 1)
-        return title.with_lines([head + "…"]), _Block("plain", [line])
-
-    def _takes_facts(self, facts: _Block, room: int) -> bool:
+    def _takes_facts(self, facts: _Block) -> bool:
         """True if facts can stand as fields beside the text."""
-        for fact in facts.lines[:200]:
+        room = self._limit // 2
+        for fact in facts.lines:
             name, value = self._write(facts, fact)
             room -= self._cost((name, value))
-            if self._measure(name) > 200 or self._measure(value) > 1000:
+            if room < 0 or self._measure(name) > 200 or self._measure(value) > 1000:
                 return False
-        return room >= 0 and len(facts.lines) <= 200
+        return True
 
     def _write(self, block: _Block, line: Any) -> Any:
         """Return one line of a block in the service's markup; of facts, name and value."""
-        if block.kind == "code":
-            return self._mark("block", line, "")
-        if block.kind == "ping":
-            return self._mark("mention", line, "")
         if block.kind == "facts":
             return tuple(self._mark("text", word, "") for word in line)
-        if block.kind in ("title", "note"):
-            return self._mark("text", _bare(line), "")
+        if block.kind in _STYLES:
+            return self._mark(_STYLES[block.kind], line, "")
         spans = line if isinstance(line, list) else _spans(line, block.kind != "plain")
         words = ""
         for style, text, url in spans:
             if block.kind == "heading" and style == "bold":  # it is bold already
                 style = "text"
             words += self._mark(style, text, url)
-        form = self._forms.get(block.kind)
-        if form is None:
-            return words
+        form = self._forms.get(block.kind, "{words}")
         return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
                            label=block.label or self._bullet)
 
@@ -3512,41 +3514,41 @@ class _ChatAlerter(BaseAlerter):
         """Return what a block costs besides its lines: fences, and the head of a table."""
         if block.kind != "code":
             return 0
-        return 8 + len(block.label) + sum(self._cost(line) for line in block.head)
+        return 8 + len(block.label) + sum(map(self._cost, block.head))
 
-    def _flow(self, pieces: Sequence[_Piece]) -> str:
-        """Return pieces as one text, code in fences."""
-        texts = []
-        for block, lines in pieces:
-            text = "\n".join([*(self._mark("block", line, "") for line in block.head), *lines])
+    def _flow(self, blocks: Sequence[_Block]) -> str:
+        """Return written blocks as one text, code in fences."""
+        lines = []
+        for block in blocks:
             if block.kind == "code":
+                head = [self._mark("block", line, "") for line in block.head]
                 language = block.label if self._shows_language else ""
-                text = f"```{language}\n{text}\n```"
-            texts.append(text)
-        return "\n".join(texts).strip("\n")
+                lines += [f"```{language}", *head, *block.lines, "```"]
+            else:
+                lines += block.lines
+        return "\n".join(lines).strip("\n")
 
-    def _said(self, kind: str, pieces: Sequence[_Piece]) -> str:
-        """Return pieces of one kind as text, for what shows no blocks or embeds."""
-        lines = [line for _, written in pieces for line in written]
+    def _said(self, kind: str, blocks: Sequence[_Block]) -> str:
+        """Return written blocks of one kind as text, for what shows no blocks or embeds."""
+        lines = blocks[0].lines
         if kind == "ping":
             return " ".join(lines)
         if kind == "title":
             return self._forms["title"].format(words=lines[0])
         if kind == "facts":
-            return "\n".join(f"{name}: {value}" for name, value in lines)
+            return "\n".join(map("{0[0]}: {0[1]}".format, lines))
         if kind == "picture":
             return ""
         if kind == "how":  # with room above
-            return "\n" + self._flow(pieces)
-        return self._flow(pieces)
+            return "\n" + self._flow(blocks)
+        return self._flow(blocks)
 
     def _text(self, text: str) -> str:
         """Return light Markdown in the service's markup."""
-        written = []
-        for block in _body(_clean(text)):
-            block = _aligned(block) if block.kind == "table" else block
-            written.append((block, [self._write(block, line) for line in block.lines]))
-        return self._flow(written)
+        blocks = []
+        for block in map(_aligned, _body(_clean(text))):
+            blocks.append(block.with_lines(self._write(block, line) for line in block.lines))
+        return self._flow(blocks)
 
     def _note_time(self, draft: _Draft, page: _Page) -> None:
         """Note our time of a try to post a question: the service's stamp of it then tells the other clock."""
@@ -3616,16 +3618,15 @@ class _ChatAlerter(BaseAlerter):
 
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
-        pages = self._cut(draft)
-        files = list(draft.files)
+        pages, files = self._cut(draft), draft.files
         if len(pages) > _PARTS and self._takes_files:
             pages = pages[:1]
-            files.append(_File(_TEXT_FILE, _whole_text(message).encode("utf-8")))
+            files = [*files, _File(_TEXT_FILE, _whole_text(message).encode("utf-8"))]
         elif len(pages) > _PARTS:
-            pages = self._cut_short(draft)
-        shown = []
-        for number, page in enumerate(pages):
-            page.number = number
+            pages = self._without_middle(draft, pages)
+        shown: list[_Dict] = []
+        for page in pages:
+            page.number = len(shown)
             shown.append(self._payload(draft, page))
         shown += [{"file": file.name, "bytes": len(file.data)} for file in files if file.data]
         return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
@@ -4190,10 +4191,10 @@ class SlackAlerter(_ChatAlerter):
         own = [dict(block) for block in getattr(draft.params, "blocks", None) or ()] if page.first else []
         said: list[str] = []
         blocks: list[_Dict] = []
-        for kind, pieces in page.groups():
-            said.append(self._said(kind, pieces))
+        for kind, written in _grouped(page.blocks):
+            said.append(self._said(kind, written))
             if not own or kind not in ("title", "text", "facts"):
-                blocks += self._blocks(kind, pieces)
+                blocks += self._blocks(kind, written)
         below_ping = 1 if page.first and draft.mention else 0
         blocks[below_ping:below_ping] = own
         for block in blocks:
@@ -4212,21 +4213,21 @@ class SlackAlerter(_ChatAlerter):
             payload["thread_ts"] = thread
         return payload
 
-    def _blocks(self, kind: str, pieces: Sequence[_Piece]) -> list[_Dict]:
-        """Return pieces of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
-        lines = [line for _, written in pieces for line in written]
+    def _blocks(self, kind: str, written: Sequence[_Block]) -> list[_Dict]:
+        """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
+        lines = written[0].lines
         if kind == "title":  # no markup, but who knows what reads it
-            title = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(_bare(pieces[0][0].lines[0])))
+            title = re.sub(r"<(?=[!@#])", "<\u200b", _html.unescape(lines[0]))
             return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
         if kind == "facts":
             fields = [_mrkdwn(f"*{name or ' '}*\n{value or ' '}") for name, value in lines]
             return [{"type": "section", "fields": fields[at:at + 10]} for at in range(0, len(fields), 10)]
         if kind == "picture":
-            files: list[Any] = [block.file for block, _ in pieces]
+            files = [block.file for block in written]
             return [{"type": "image", "image_url": file.url, "alt_text": file.name} for file in files]
         if kind == "note":
-            return [{"type": "context", "elements": [_mrkdwn(line) for line in lines]}]
-        text = " ".join(lines) if kind == "ping" else self._flow(pieces)
+            return [{"type": "context", "elements": list(map(_mrkdwn, lines))}]
+        text = self._said(kind, written).strip("\n")
         if not text.strip():
             return []
         return [{"type": "section", "text": _mrkdwn(text), "expand": True}]
@@ -4470,7 +4471,7 @@ class DiscordAlerter(_ChatAlerter):
     flavor = "discord"
     _ids = {"channel_id": _SNOWFLAKE, "message_id": _SNOWFLAKE}
     _answer_by = "Reply to this message, with the ping on, with"
-    _title_limit = 256
+    _title_limit = 257
     _limit, _plain_limit = 3800, 1800
     _attaches = True
     _upload_right = "the permission Attach Files"
@@ -4776,23 +4777,18 @@ class DiscordAlerter(_ChatAlerter):
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
-        ping, said, people = "", [], []
-        for kind, pieces in page.groups():
-            if kind == "ping":
-                ping = self._said(kind, pieces)
-            elif kind == "how":  # what an embed mentions calls nobody
-                people = self._people(pieces)
-            said.append(self._said(kind, pieces))
-        called = draft.mention if ping else []
+        called = draft.mention if page.first else []
+        people = draft.people if page.first else []
         payload: _Dict = {"allowed_mentions": {  # without it Discord lets everything ping
             "parse": ["everyone"] if "here" in called or "everyone" in called else [],
             "users": [name for name in dict.fromkeys(called + people) if name.isdigit()],
             "roles": [name[1:] for name in called if name.startswith("&")]}}
         if draft.plain:
+            said = [self._said(kind, written) for kind, written in _grouped(page.blocks)]
             payload["content"] = "\n".join(filter(None, said)) or "\u200b"
-        else:
+        else:  # what an embed mentions calls nobody
+            payload["content"] = " ".join(self._mark("mention", name, "") for name in called + people)
             payload["embeds"] = self._embeds(draft, page)
-            payload["content"] = " ".join(filter(None, [ping, *(f"<@{person}>" for person in people)]))
             if not payload["embeds"] and not page.files:  # a message without any content is refused
                 payload["content"] = payload["content"] or "\u200b"
         if self.discord_token:
@@ -4805,43 +4801,30 @@ class DiscordAlerter(_ChatAlerter):
     def _most_pictures(self, message: AlerterMessage) -> int:
         return max(9 - len(message.metadata) // 25, 6)  # ten embeds in all, and 25 facts take one
 
-    def _people(self, pieces: Sequence[_Piece]) -> list[str]:
-        """Return the ids of those who may answer, to call them."""
-        people = []
-        for block, _ in pieces:
-            for line in block.lines:
-                spans = line if isinstance(line, list) else []
-                people += [text for style, text, _ in spans if style == "person" and text.isdigit()]
-        return people
-
     def _embeds(self, draft: _Draft, page: _Page) -> list[_Dict]:
-        """Return a page as embeds. Each shows title, text, fields, picture in this order: what comes later
-        than its place begins a new one."""
+        """Return a page as embeds: title, text, fields, picture; what comes later begins a new one."""
         embeds: list[_Dict] = []
 
-        def embed_for(part: str, *later: str) -> _Dict:
-            if not embeds or any(name in embeds[-1] for name in (part, *later)):
+        def put(part: str, value: Any, *below: str) -> None:
+            if not embeds or not embeds[-1].keys().isdisjoint((part, *below)):
                 embeds.append({"color": _LEVELS[draft.message.level][1]})
-            return embeds[-1]
+            embeds[-1][part] = value
 
-        for kind, pieces in page.groups():
-            lines = [line for _, written in pieces for line in written]
+        for kind, written in _grouped(page.blocks):
+            lines = written[0].lines
             if kind == "title":
-                embed_for("title", "description", "fields", "image")["title"] = lines[0]
+                put("title", lines[0], "description", "fields", "image")
             elif kind == "facts":
-                fields = [{"name": name or "\u200b", "value": value or "\u200b", "inline": len(value) <= 40}
-                          for name, value in lines]
-                for at in range(0, len(fields), 25):
-                    embed_for("fields", "image")["fields"] = fields[at:at + 25]
+                for at in range(0, len(lines), 25):
+                    put("fields", list(map(_field_of, lines[at:at + 25])), "image")
             elif kind == "picture":
-                for block, _ in pieces:
-                    file: Any = block.file
-                    if file.url or file.image and file in page.files:
-                        embed_for("image")["image"] = {"url": file.url or f"attachment://{file.name}"}
+                for block in written:
+                    if block.file.url or block.file.image and block.file in page.files:
+                        put("image", {"url": block.file.url or f"attachment://{block.file.name}"})
             elif kind == "note":
-                embed_for("footer")["footer"] = {"text": "\n".join(lines)}
-            elif kind != "ping" and self._flow(pieces).strip():
-                embed_for("description", "fields", "image")["description"] = self._flow(pieces)
+                put("footer", {"text": "\n".join(lines)})
+            elif kind != "ping" and self._flow(written).strip():
+                put("description", self._flow(written), "fields", "image")
         return embeds
 
     @_documented
@@ -4943,6 +4926,11 @@ class DiscordAlerter(_ChatAlerter):
         if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
             error._again, error.retry_after = False, None
         raise error
+
+
+def _field_of(fact: tuple[str, str]) -> _Dict:
+    name, value = fact
+    return {"name": name or "\u200b", "value": value or "\u200b", "inline": len(value) <= 40}
 
 
 def _forum_thread(ref: _Dict) -> str:
@@ -5220,7 +5208,7 @@ class SMTPEmailAlerter(BaseAlerter):
         above = message._reply_to.ref if message._reply_to else {}
         mail = self._new_mail(subject, recipients, question, ident, above)
         shown, files = [], [image for image in images if image.data]
-        if sum(len(str(line)) + 1 for block in blocks for line in block.lines) > _MAIL_MAX:
+        if len(_whole_text(message)) > _MAIL_MAX:
             files.append(_File(_TEXT_FILE, _whole_text(message).encode("utf-8")))
             blocks = self._shortened(blocks)
         for block in blocks:
@@ -5251,16 +5239,20 @@ class SMTPEmailAlerter(BaseAlerter):
     def _shortened(self, blocks: list[_Block]) -> list[_Block]:
         """Return blocks for a mail that is not clipped: the middle of text and facts is left out."""
         short: list[_Block] = []
-        running: list[_Block] = []
-        for block in blocks:
+        text: list[_Block] = []
+        below: list[_Block] = []
+        for block in map(_aligned, blocks):
             if block.kind == "title":
                 short.append(block.with_lines([_one_line(block.lines[0], 300)]))
-            elif block.kind in ("table", "facts"):
-                running.append(_aligned(block) if block.kind == "table" else _facts_as_lines(block))
-            elif block.kind in _FLOWING:
-                running.append(block)
-        short += _squeeze(running, _MAIL_MAX // 2)
-        return short + [block for block in blocks if block.kind in ("picture", "how", "note")]
+            elif block.kind == "facts":
+                text.append(_as_lines(block))
+            else:
+                (text if block.group == "text" else below).append(block)
+        room = _MAIL_MAX // 4
+        if _characters(text) > 2 * room:
+            first, last = _starts(text, room), _ends(text, room)
+            text = [*first, _left_out(_characters(text) - _characters(first) - _characters(last)), *last]
+        return short + text + below
 
     def _answer_links(self, question: Question, subject: str) -> list[tuple[str, str]]:
         """Return (label, address) of the two buttons: each opens the finished answer (RFC 6068)."""
@@ -6298,9 +6290,9 @@ def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> st
     if level != "info":
         row(f'<strong class="al-level" style="color:{ink}">{level.capitalize()}</strong>',
             "padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;text-transform:uppercase")
-    for kind, group in itertools.groupby(blocks, key=lambda b: "text" if b.kind in _FLOWING else b.kind):
+    for kind, group in _grouped(blocks):
         if kind == "text":
-            row(_html_flow(list(group)))
+            row(_html_flow(group))
             continue
         for block in group:
             if kind == "title":
