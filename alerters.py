@@ -3757,6 +3757,14 @@ class _View:
 _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 
 
+def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
+    """Return the row of an id, None if it is not there."""
+    for row in rows:
+        if row.get(key) == ident:
+            return row
+    return None
+
+
 def _channel_of(question: Question) -> str:
     return str(question.ref.get("channel") or question.ref.get("channel_id"))
 
@@ -3946,8 +3954,9 @@ class SlackAlerter(_ChatAlerter):
         own = self._own_view(question, question.ref.get("thread_ts") or question.ref["ts"])
         thread = self._thread(question, own)
         question._missing = thread.missing
-        row = _row_at(question.ref, thread.rows)
-        if row is None and not thread.missing or row and row.get("subtype") == "tombstone":
+        row = _row_of(thread.rows, "ts", question.ref["ts"])
+        gone = row.get("subtype") == "tombstone" if row else not thread.missing
+        if gone:
             raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
         row = self._with_all_taps(question, own, None if thread.resumed else row)
         question._record.author = question._record.author or row.get("user")
@@ -3972,11 +3981,12 @@ class SlackAlerter(_ChatAlerter):
             own = shared
         elif shared and len(shared.questions) > 1 and self.clock.monotonic() < question._ends:
             channel = self._share(shared, question, self._read_channel)
-            row = None if channel.resumed else _row_at(question.ref, channel.rows)
-            told = _told(row)
-            if row and told == own.told and (told == _SILENT or shared.began < own.began + _POLL_MAX):
-                replies = [reply for reply in own.last.rows if reply.get("ts") != row["ts"]]
-                return _Reading([row, *replies])
+            row = _row_of(channel.rows, "ts", question.ref["ts"])
+            if row and not channel.resumed:
+                told, lately = _told(row), shared.began < own.began + _POLL_MAX
+                if told == own.told and (lately or told == _SILENT):
+                    replies = [reply for reply in own.last.rows if reply.get("ts") != row["ts"]]
+                    return _Reading([row, *replies])
         thread = self._share(own, question, self._read_thread)
         own.told = None if thread.missing else told
         return thread
@@ -4029,8 +4039,8 @@ class SlackAlerter(_ChatAlerter):
 
         row: as it came with the thread, None if it did not. The question is told what stays unread.
         """
-        reactions = _rows_of(row.get("reactions")) if row else []
-        partial = [str(reaction.get("name")) for reaction in reactions if _lacks_users(reaction)]
+        known = row or {}
+        partial = [reaction for reaction in _rows_of(known.get("reactions")) if _lacks_users(reaction)]
         if row and not partial:
             return row
         now = self.clock.monotonic()
@@ -4043,11 +4053,12 @@ class SlackAlerter(_ChatAlerter):
                 if error._final and error.code != "missing_scope":
                     raise
                 own.taps_free_at = now + (error.retry_after or 0.0)
-        unread = {question._verdict(name, True) for name in partial} if row else {"declined"}
-        question._veto_unread = "declined" in unread
-        if unread != {None} and not question._missing:
-            question._missing = _failure(self._who, "not all reactions can be read", again=True)
-        return row or {}
+        unread = [question._verdict(str(reaction.get("name")), True) for reaction in partial]
+        question._veto_unread = row is None or "declined" in unread
+        if row is None or any(unread):
+            lacking = _failure(self._who, "not all reactions can be read", again=True)
+            question._missing = question._missing or lacking
+        return known
 
     def _answers(self, question: Question, rows: list[_Dict], via: str) -> list[_Dict]:
         """Return what people wrote in `rows` below the question and above the next one there."""
@@ -4098,9 +4109,12 @@ class SlackAlerter(_ChatAlerter):
     @_documented
     def _find(self, question: Question) -> _Dict | None:
         paging: _Paging = question._memo.setdefault("find", _Paging())
-        since = question._record.asked - _LOOK_BACK
-        return self._find_post(question._record.where or {}, since, paging,
-                               lambda row: question.token in str(row.get("text")))
+        where, since = question._record.where or {}, question._record.asked - _LOOK_BACK
+
+        def is_it(row: _Dict) -> bool:
+            return question.token in str(row.get("text"))
+
+        return self._find_post(where, since, paging, is_it)
 
     @_documented
     def _find_post(self, where: _Dict, since: float, paging: _Paging, is_it: Callable[[_Dict], bool],
@@ -4376,20 +4390,12 @@ def _is_person(row: _Dict) -> bool:
     return row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
 
 
-def _row_at(ref: _Dict, rows: list[_Dict]) -> _Dict | None:
-    """Return the row of a message, None if it is not there. By its `ts`: it need not be the first."""
-    for row in rows:
-        if row.get("ts") == ref["ts"]:
-            return row
-    return None
-
-
-def _told(row: _Dict | None) -> tuple[Any, ...] | None:
+def _told(row: _Dict) -> tuple[Any, ...] | None:
     """Return what a row tells of the thread on it."""
-    return (row.get("thread_ts"), row.get("reply_count"), row.get("latest_reply")) if row else None
+    return row.get("thread_ts"), row.get("reply_count"), row.get("latest_reply")
 
 
-_SILENT = _told({"ts": ""})  # nobody ever replied
+_SILENT = _told({})  # nobody ever replied
 
 
 def _lacks_users(reaction: _Dict) -> bool:
@@ -4569,7 +4575,7 @@ class DiscordAlerter(_ChatAlerter):
         own = self._own_view(question)
         rows = self._share(question._shared or own, question, self._read_channel).rows
         place, mid = question.ref["channel_id"], question.ref["message_id"]
-        message = next((row for row in rows if row["id"] == mid), None)
+        message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
         below = [row for row in rows if _id_of(row) > int(mid)]
@@ -4955,13 +4961,17 @@ def _shown(reaction: _Dict) -> str:
 
 def _texts_of(row: _Dict) -> list[Any]:
     """Return the texts of a message in which a question may be named."""
-    footers = [_mapping(embed.get("footer")) for embed in _rows_of(row.get("embeds"))]
-    return [row.get("content"), *[footer.get("text") for footer in footers]]
+    texts = [row.get("content")]
+    for embed in _rows_of(row.get("embeds")):
+        texts.append(_mapping(embed.get("footer")).get("text"))
+    return texts
 
 
 def _answers_to(row: _Dict) -> Any:
     """Return the id of the message that a row replies to."""
-    return _mapping(row.get("message_reference")).get("message_id") if row.get("type") == 19 else None
+    if row.get("type") != 19:
+        return None
+    return _mapping(row.get("message_reference")).get("message_id")
 
 
 def _is_bot(row: _Dict) -> bool:
