@@ -7745,6 +7745,7 @@ _SHOWN, _SHORT = 40, 20  # lines of both streams; lines of standard error that l
 def _cmd_run(options: Any) -> int:
     if options.words or not options.command:
         raise ConfigError(_HOW_TO_RUN)
+    least = _seconds(options.longer_than, "--longer-than")
     streams = _plain_streams()  # first of all: what is opened later may get the number of a closed one
     targets: list[BaseAlerter] = []
     try:
@@ -7756,7 +7757,7 @@ def _cmd_run(options: Any) -> int:
     with _Signals() as signals:
         job = _Job(options.command, streams, signals)
         job.run()
-        if targets and (job.failed or job.seconds >= options.longer_than):
+        if targets and (job.failed or job.seconds >= least):
             message = job.message(options.title or _job_name(options.command))
             signals.do_unless_signalled(lambda: _post_to(targets, message, None))
     return job.code
@@ -8191,8 +8192,8 @@ def _standard_input() -> str:
         data = getattr(sys.stdin, "buffer", sys.stdin).read()
     except (AttributeError, ValueError):  # it is None, or closed
         raise ConfigError("- reads standard input, which is closed") from None
-    text: str = data.decode("utf-8", "replace") if isinstance(data, bytes) else data
-    return text[1:] if text[:1] == "\ufeff" else text  # a byte order mark, as PowerShell puts it
+    # PowerShell begins with a byte order mark.
+    return data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else str(data)
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
@@ -8215,8 +8216,10 @@ def _cmd_ask(options: Any) -> int:
     decision = _decide(_chosen(options, warn=False), message, params, options.key, _tell_asked)
     if options.json:
         print(_json.dumps(dataclasses.asdict(decision)))
+    elif decision.by:
+        _print(f"{decision.status} by {decision.by} ({_one_line(decision.text)})")
     else:
-        _print(decision.status + (f" by {decision.by} ({_one_line(decision.text)})" if decision.by else ""))
+        _print(decision.status)
     return {"approved": 0, "declined": 1}.get(decision.status, 3)
 
 
@@ -8243,7 +8246,9 @@ def _cmd_check(options: Any) -> int:
         except DeliveryError as error:
             _print("\n".join(error._report or [f"FAIL  {error}"]))
             failed.append(target._who)
-    return _complain(f"check: {', '.join(failed)} failed: mend it and check again", 4) if failed else 0
+    if not failed:
+        return 0
+    return _complain(f"check: {', '.join(failed)} failed: mend it and check again", 4)
 
 
 def _cmd_preview(options: Any) -> None:
@@ -8255,7 +8260,8 @@ def _cmd_preview(options: Any) -> None:
     if not options.flavor:
         raise ConfigError("preview: give --flavor, or --html FILE")
     cls = _flavor(options.flavor, StackStore()._load())
-    _print(cls._preview(cls(**cls._example) if cls._example else ConsoleAlerter(), message))
+    example: Any = cls(**cls._example) if cls._example else ConsoleAlerter()
+    _print(cls._preview(example, message))
 
 
 def _cmd_pending(options: Any) -> None:
@@ -8280,9 +8286,13 @@ def _field_options(name: str, args: list[str]) -> list[_Option]:
         flavor = _entry(data, "alerters", seen.what)["flavor"]
     if not flavor:
         return []
-    return [(f"--{field.name}", {"dest": f"--{field.name}", "metavar": (_kind(field) or "value").upper(),
-                                 "help": field.metadata.get("about")})
-            for field in _fields_of(_flavor(flavor, data)).values()]
+    options = []
+    for field in _fields_of(_flavor(flavor, data)).values():
+        option = f"--{field.name}"  # its dest as well, apart from the command's own
+        metavar = _kind(field) or "value"
+        about = field.metadata.get("about")
+        options.append((option, {"dest": option, "metavar": metavar.upper(), "help": about}))
+    return options
 
 
 def _given_fields(options: Any, known: Mapping[str, _Field]) -> _Dict:
@@ -8290,8 +8300,10 @@ def _given_fields(options: Any, known: Mapping[str, _Field]) -> _Dict:
     fields: _Dict = {}
     for name, field in known.items():
         text = vars(options)[f"--{name}"]
-        if text is not None:
-            fields[name] = _parsed(field, text, f"--{name}") if text or name == "approvers" else None
+        if text or text == "" and name == "approvers":  # an empty list of them is no default
+            fields[name] = _parsed(field, text, f"--{name}")
+        elif text == "":
+            fields[name] = None
     return fields
 
 
@@ -8401,37 +8413,49 @@ def _cmd_stack_register(options: Any) -> None:
     _print(done)
 
 
+def _print_row(active: bool, text: str) -> None:
+    mark = "*" if active else " "
+    _print(f"{mark} {text}")
+
+
 def _cmd_list(options: Any) -> None:
     store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     active = store.stacks().get(store.active_stack(), [])
     if flavor:  # it wins over every stack
         active = []
-        _print(f"* $ALERTERS_FLAVOR  ({flavor})")
+        _print_row(True, f"$ALERTERS_FLAVOR  ({flavor})")
     for name, entry in store.alerters().items():
-        _print(f"{'*' if name in active else ' '} {name}  ({entry['flavor']})")
+        _print_row(name in active, f"{name}  ({entry['flavor']})")
 
 
 def _cmd_describe(options: Any) -> None:
     for key, value in _entry({"alerters": StackStore().alerters()}, "alerters", options.name).items():
-        shown = _MASK if isinstance(value, _Secret) and value else value
-        _print(f"{key}: {', '.join(shown) if isinstance(shown, list) else shown}")
+        if isinstance(value, list):
+            value = ", ".join(value)
+        elif isinstance(value, _Secret):
+            value = _MASK
+        _print(f"{key}: {value}")
 
 
 def _cmd_stacks(options: Any) -> None:
     store = StackStore()
     stacks, active = store.stacks(), store.active_stack()
-    if os.environ.get("ALERTERS_FLAVOR"):
-        active = ""
+    names = [options.name or active] if "name" in options else list(stacks)
+    wins = bool(os.environ.get("ALERTERS_FLAVOR"))
+    if wins:
         _print("  $ALERTERS_FLAVOR is set, and wins over every stack")
-    for name in [options.name or store.active_stack()] if "name" in options else stacks:
+    for name in names:
         members = _entry({"stacks": stacks}, "stacks", name)
-        _print(f"{'*' if name == active else ' '} {name}: {', '.join(members)}")
+        _print_row(name == active and not wins, f"{name}: {', '.join(members)}")
 
 
 def _cmd_flavors(options: Any) -> None:
     own = _sound(StackStore()._load(), "flavors")
     for name in {**FLAVORS, **own}:
-        _print(f"{name:<12} {own.get(name) or (FLAVORS[name].__doc__ or '').partition('.')[0]}")
+        about = own.get(name)
+        if not about:
+            about, _, _ = str(FLAVORS[name].__doc__).partition(".")
+        _print(f"{name:<12} {about}")
 
 
 def _cmd_flavor_register(options: Any) -> None:
@@ -8441,67 +8465,83 @@ def _cmd_flavor_register(options: Any) -> None:
     _print(f"flavor {cls.flavor} is registered")
 
 
-_NAME: _Option = ("name", {"metavar": "NAME"})
-_ANY_NAME: _Option = ("name", {"metavar": "NAME", "nargs": "?"})
-_MEMBERS: _Option = ("-al --alerter", {"dest": "alerters", "action": "append", "nargs": "+", "required": True,
-                                       "metavar": "A", "help": "one or several"})
-_WHERE: Sequence[_Option] = (
-    ("--alerter", {"metavar": "NAME", "action": "append", "help": "in place of the active stack"}),
-    ("--stack", {"metavar": "NAME"}))
-_MESSAGE: Sequence[_Option] = (
-    ("text", {"metavar": "TEXT", "help": "the text in light Markdown; - reads standard input"}),
-    ("--title", {}), ("--metadata", {"metavar": "K=V", "action": "append", "default": []}),
-    ("--image", {"metavar": "PATH", "action": "append", "default": [], "help": "a file or a URL"}),
-    ("--file", {"metavar": "PATH", "action": "append", "default": [], "help": "attached as it is"}),
-    ("--level", {"default": "info", "help": "info, success, warning or error"}),
-    ("--mention", {"metavar": "ID", "action": "append", "help": "whom to ping"}))
+def _option(names: str, help: str = "", **words: Any) -> _Option:
+    """Return an option, or an argument, with further words for argparse."""
+    return names, {"help": help or None, **words}
+
+
+def _many(names: str, metavar: str, help: str = "", **words: Any) -> _Option:
+    return _option(names, help, metavar=metavar, action="append", **words)
+
+
+def _flag(names: str, help: str, **words: Any) -> _Option:
+    return _option(names, help, action="store_true", **words)
+
+
+_NAME = _option("name", metavar="NAME")
+_ANY_NAME = _option("name", metavar="NAME", nargs="?")
+_MEMBERS = _many("-al --alerter", "A", "one or several", dest="alerters", nargs="+", required=True)
+_USE = "use it from now on"
+_WHERE = [_many("--alerter", "NAME", "in place of the active stack"), _option("--stack", metavar="NAME")]
+_MESSAGE = [
+    _option("text", "the text in light Markdown; - reads standard input", metavar="TEXT"),
+    _option("--title"),
+    _many("--metadata", "K=V", default=[]),
+    _many("--image", "PATH", "a file or a URL", default=[]),
+    _many("--file", "PATH", "attached as it is", default=[]),
+    _option("--level", "info, success, warning or error", default="info"),
+    _many("--mention", "ID", "whom to ping")]
+_ASKING = [
+    _option("--timeout", "such as 90s or 1h30m; default 5m", metavar="TIME"),
+    _many("--approve", "WORD", "in place of the usual words"),
+    _many("--decline", "WORD"),
+    _many("--approver", "ID", "who may decide"),
+    _option("--approvals", "so many have to approve", metavar="N", type=int, default=1),
+    _option("--key", "under which the question outlives this process", metavar="K"),
+    _flag("--json", "print the decision as JSON")]
+_JOB = [
+    _option("words", nargs="*", metavar="-- COMMAND"),
+    _option("--title", "in place of the command"),
+    _option("--longer-than", "tell of success only from TIME on", metavar="TIME", default=0)]
 _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]] = {
-    "post": (_cmd_post, "post an alert; the text - reads standard input", (*_MESSAGE, *_WHERE)),
-    "ask": (_cmd_ask, 'ask for approval: alerters ask "Deploy?" && ./deploy.sh', (
-        *_MESSAGE, *_WHERE, ("--timeout", {"metavar": "TIME", "help": "such as 90s or 1h30m; default 5m"}),
-        ("--approve", {"metavar": "WORD", "action": "append", "help": "in place of the usual words"}),
-        ("--decline", {"metavar": "WORD", "action": "append"}),
-        ("--approver", {"metavar": "ID", "action": "append", "help": "who may decide"}),
-        ("--approvals", {"metavar": "N", "type": int, "default": 1, "help": "so many have to approve"}),
-        ("--key", {"metavar": "K", "help": "under which the question outlives this process"}),
-        ("--json", {"action": "store_true", "help": "print the decision as JSON"}))),
-    "run": (_cmd_run, "run a command and tell how it ended: run -- COMMAND", (
-        *_WHERE, ("words", {"nargs": "*", "metavar": "-- COMMAND"}),
-        ("--title", {"help": "in place of the command"}), ("--longer-than", {
-            "type": float, "default": 0.0, "metavar": "S", "help": "tell of success only from S on"}))),
-    "check": (_cmd_check, "try credentials, channel and permissions for real", (
-        *_WHERE, _ANY_NAME, ("--post", {"action": "store_true", "help": "post a test message, too"}))),
-    "preview": (_cmd_preview, "show what would be sent; sends nothing", (
-        *_MESSAGE, ("--flavor", {}), ("--html", {"help": "write the mail's HTML to it"}))),
-    "pending": (_cmd_pending, "list the open questions of the store", ()),
-    "setup": (_cmd_setup, "set up slack, discord or smtp_email, guided, on a terminal", (
-        ("flavor", {"metavar": "FLAVOR"}), ("--name", {"help": "of the alerter; default the flavor's"}))),
-    "register": (_cmd_register, "add an alerter: register NAME --flavor=F --FIELD=VALUE", (
-        _NAME, ("--flavor -f", {"required": True, "help": "with it, --help tells the fields"}),
-        ("--set", {"action": "store_true", "help": "use it from now on"}))),
-    "update": (_cmd_register, "change an alerter: update NAME --FIELD=VALUE", (_NAME,)),
-    "list": (_cmd_list, "list the alerters, those in use with *", ()),
-    "describe": (_cmd_describe, "show an alerter, secrets masked", (_NAME,)),
-    "delete": (_changes("delete_alerter", "alerter {} is deleted"), "remove an unused alerter", (_NAME,)),
-    "stack register": (_cmd_stack_register, "choose the alerters in use", (
-        _NAME, _MEMBERS,
-        ("--set", {"dest": "activate", "action": "store_true", "help": "use it from now on"}))),
-    "stack update": (_cmd_stack_register, "change the alerters of a stack", (_NAME, _MEMBERS)),
-    "stack list": (_cmd_stacks, "list the stacks, the active one with *", ()),
-    "stack describe": (_cmd_stacks, "show a stack, or the active one", (_ANY_NAME,)),
-    "stack set": (_changes("set_active_stack", "stack {} is active"), "set the active stack", (_NAME,)),
-    "stack delete": (_changes("delete_stack", "stack {} is deleted"), "remove an unused stack", (_NAME,)),
-    "flavor list": (_cmd_flavors, "list the flavors", ()),
-    "flavor register": (_cmd_flavor_register, "add a flavor of your own", (
-        ("path", {"metavar": "PACKAGE.MODULE.CLASS"}),))}
+    "setup": (_cmd_setup, "set up slack, discord or smtp_email, guided, on a terminal", [
+        _option("flavor", metavar="FLAVOR"), _option("--name", "of the alerter; default the flavor's")]),
+    "check": (_cmd_check, "try credentials, channel and permissions for real", [
+        *_WHERE, _ANY_NAME, _flag("--post", "post a test message, too")]),
+    "post": (_cmd_post, "post an alert; the text - reads standard input", [*_MESSAGE, *_WHERE]),
+    "ask": (_cmd_ask, 'ask for approval: alerters ask "Deploy?" && ./deploy.sh', [
+        *_MESSAGE, *_WHERE, *_ASKING]),
+    "pending": (_cmd_pending, "list the open questions of the store", []),
+    "run": (_cmd_run, "run a command and tell how it ended: run -- COMMAND", [*_WHERE, *_JOB]),
+    "preview": (_cmd_preview, "show what would be sent; sends nothing", [
+        *_MESSAGE, _option("--flavor"), _option("--html", "write the mail's HTML to it")]),
+    "register": (_cmd_register, "add an alerter: register NAME --flavor=F --FIELD=VALUE", [
+        _NAME, _flag("--set", _USE),
+        _option("--flavor -f", "with it, --help tells the fields", required=True)]),
+    "update": (_cmd_register, "change an alerter: update NAME --FIELD=VALUE", [_NAME]),
+    "list": (_cmd_list, "list the alerters, those in use with *", []),
+    "describe": (_cmd_describe, "show an alerter, secrets masked", [_NAME]),
+    "delete": (_changes("delete_alerter", "alerter {} is deleted"), "remove an unused alerter", [_NAME]),
+    "stack register": (_cmd_stack_register, "choose the alerters in use", [
+        _NAME, _MEMBERS, _flag("--set", _USE, dest="activate")]),
+    "stack update": (_cmd_stack_register, "change the alerters of a stack", [_NAME, _MEMBERS]),
+    "stack list": (_cmd_stacks, "list the stacks, the active one with *", []),
+    "stack describe": (_cmd_stacks, "show a stack, or the active one", [_ANY_NAME]),
+    "stack set": (_changes("set_active_stack", "stack {} is active"), "set the active stack", [_NAME]),
+    "stack delete": (_changes("delete_stack", "stack {} is deleted"), "remove an unused stack", [_NAME]),
+    "flavor list": (_cmd_flavors, "list the flavors", []),
+    "flavor register": (_cmd_flavor_register, "add a flavor of your own", [
+        _option("path", metavar="PACKAGE.MODULE.CLASS")])}
 
 
 def _usage() -> str:
-    return "\n".join([
-        f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n",
-        *(f"  {name:<16} {about}" for name, (_, about, _) in _COMMANDS.items()),
-        f"\n`{_program()} COMMAND --help` tells the options. Exit codes: 0 done or approved, 1 declined,",
-        "2 usage or set-up, 3 nobody answered, 4 not delivered."])
+    lines = [f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n"]
+    for name, (_, about, _) in _COMMANDS.items():
+        lines.append(f"  {name:<16} {about}")
+    lines.append(f"\n`{_program()} COMMAND --help` tells the options.")
+    lines.append("Exit codes: 0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered,")
+    lines.append("4 not delivered.")
+    return "\n".join(lines)
 
 
 def _run(name: str, args: list[str]) -> int:
@@ -8509,17 +8549,38 @@ def _run(name: str, args: list[str]) -> int:
     if name not in _COMMANDS:
         raise ConfigError(f"no command {name!r}; {_did_you_mean(name, _COMMANDS)}")
     work, about, spec = _COMMANDS[name]
-    at = len(args)
-    if work is _cmd_run and "--" in args:
-        at = args.index("--")
-    elif work is _cmd_run and not {"-h", "--help"} & {*args}:
-        raise ConfigError(_HOW_TO_RUN)
+    job: list[str] = []
+    if work is _cmd_run:
+        if "--" in args:
+            at = args.index("--")
+            args, job = args[:at], args[at + 1:]
+        elif not _wants_help(args):
+            raise ConfigError(_HOW_TO_RUN)
     if work in (_cmd_register, _cmd_setup):
         spec = [*spec, *_field_options(name, args)]
-    options: Any = _options(name, about, spec, args[:at]) if spec or args else ()
+    options: Any = ()
+    if spec or args:
+        options = _options(name, about, spec, args)
     if work is _cmd_run:
-        options.command = args[at + 1:]
+        options.command = job
     return work(options) or 0
+
+
+def _wants_help(args: Sequence[str]) -> bool:
+    return "-h" in args or "--help" in args
+
+
+def _main(args: list[str]) -> int:
+    words = 2 if args[:1] in (["flavor"], ["stack"]) else 1
+    name = " ".join(args[:words])
+    if name == "--version":
+        _print(__version__)
+    elif not name or "help" in args[:words] or _wants_help(args[:words]):
+        _print(_usage())
+        return 0 if name else 2
+    else:
+        return _run(name, args[words:])
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -8527,36 +8588,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
+    args = list(argv or ()) if argv is not None else sys.argv[1:]
     with contextlib.suppress(OSError):  # the folder may be deleted
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # where flavors of one's own are
-    args = args[1:] if args[:1] == ["alerter"] else args
-    words = 2 if args[:1] in (["flavor"], ["stack"]) else 1
-    name = " ".join(args[:words])
+    if args[:1] == ["alerter"]:
+        del args[0]
     try:
-        if name in ("", "--version") or {"-h", "--help", "help"} & {*args[:words]}:
-            _print(__version__ if name == "--version" else _usage())
-            code = 0 if name else 2
-        else:
-            code = _run(name, args[words:])
+        code = _main(args)
         with contextlib.suppress(AttributeError, ValueError):  # it is None, closed, or somebody's own
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
-    except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
-        if stop.code == 143:  # SIGTERM, while an answer was waited for
-            return 143
-        return 0 if {"-h", "--help"} & {*args} else 2
+    except SystemExit:  # argparse's --help; whatever else calls sys.exit has approved nothing
+        return 0 if _wants_help(args) else 2
     except OSError as error:
         try:
             sys.stdout.flush()
         except OSError:  # nobody reads it any more, or its disk is full; Python would complain again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141 if isinstance(error, BrokenPipeError) else _complain(error)
+    except DeliveryError as error:
+        return _complain(error, 4)
     except AlerterError as error:
-        return _complain(error, 4 if isinstance(error, DeliveryError) else 2)
+        return _complain(error)
     except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined
         return _complain(f"{type(error).__name__}: {error}")
 
