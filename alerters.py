@@ -1987,9 +1987,9 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 
 # === Alerters ===
 _SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
-_KINDS = {"str": "text", "Sequence[str]": "list", "Iterable[str]": "list", "List[str]": "list",
-          "list[str]": "list", "Tuple[str,...]": "list", "tuple[str,...]": "list",
-          **{name: name for name in ("bool", "int", "float")}}
+_KINDS = {"str": "text", "bool": "bool", "int": "int", "float": "float", "Sequence[str]": "list",
+          "Iterable[str]": "list", "List[str]": "list", "list[str]": "list", "Tuple[str,...]": "list",
+          "tuple[str,...]": "list"}
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
                           "": object}  # any other kind is a str
 _UNFILLED = (r"\$?\{\{.*\}\}|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
@@ -2056,7 +2056,9 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
         if re.fullmatch(_REFERENCE, value):
             return str(value)
     _check_text(where, kind, value)
-    return _Secret(value) if _is_secret(field) else value.strip()
+    if _is_secret(field):
+        return _Secret(value)
+    return value.strip()
 
 
 def _check_text(where: str, kind: str, text: str) -> None:
@@ -2074,7 +2076,8 @@ def _check_text(where: str, kind: str, text: str) -> None:
     if re.fullmatch(_NO_PASSWORD if kind == "password" else _PLACEHOLDER, text):
         raise ConfigError(f"{where} is still a placeholder: put the real one there")
     if kind == "token" and re.match(r"https?://", text):
-        raise ConfigError(f"{where} is an address: put it into {where[:-5].rpartition(' ')[2]}webhook_url")
+        other = where.replace("_token", "_webhook_url").rpartition(" ")[2]
+        raise ConfigError(f"{where} is an address: put it into {other}")
     if kind == "token" and not re.fullmatch(r"[!-~]*", text):
         raise ConfigError(f"{where} holds a space or a character that no token has: copy the token alone")
     if kind == "url" and re.match(r"xox[a-z]-", text):
@@ -6499,8 +6502,8 @@ def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
         except (Exception, SystemExit) as error:  # what is imported is another's code, and may raise anything
             raise ConfigError(f"flavor {path}: cannot import it ({_one_line(error)}): write "
                               "package.module.Class, and run where it can be imported") from None
-    if not (isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
-            and isinstance(flavor.flavor, str) and flavor.flavor):
+    own = isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
+    if not own or not isinstance(flavor.flavor, str) or not flavor.flavor:
         what = _kind_of(flavor)
         raise ConfigError(f"flavor: it must be a dataclass on BaseAlerter with a `flavor`, not {what}")
     if flavor.flavor in _BUILT_IN and _BUILT_IN[flavor.flavor] is not flavor:
@@ -6530,17 +6533,21 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
     """Return the alerter that has these fields. origin: its name in a store, and the store's path."""
     alerter: Any = cls.__new__(cls)
     alerter._set("_origin", origin)  # first, so that what its constructor says begins with the name
-    known = _fields_of(cls)
-    for name in set(fields) - set(known):
-        raise ConfigError(f"{alerter._who}: it has no field {name!r}; {_did_you_mean(name, known)}")
-    missing = [name for name, field in known.items() if name not in fields and field.init
-               and field.default is field.default_factory is dataclasses.MISSING]
+    known, given = _fields_of(cls), _Hidden(fields)
+    for name, value in fields.items():
+        if name not in known:
+            raise ConfigError(f"{alerter._who}: it has no field {name!r}; {_did_you_mean(name, known)}")
+        if isinstance(value, str) and _is_secret(known[name]):
+            given[name] = str.__new__(_Secret, value)
+    missing = [name for name, field in known.items() if name not in fields and _is_needed(field)]
     if missing:
         raise ConfigError(f"{alerter._who}: {', '.join(missing)} missing")
-    alerter.__init__(**{name: str.__new__(_Secret, value)
-                        if isinstance(value, str) and _is_secret(known[name]) else value
-                        for name, value in fields.items()})
+    alerter.__init__(**given)
     return alerter  # type: ignore[no-any-return]
+
+
+def _is_needed(field: _Field) -> bool:
+    return field.init and field.default is field.default_factory is dataclasses.MISSING
 
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True,
@@ -6575,48 +6582,49 @@ def _from_environment() -> BaseAlerter | None:
         _check_variables(())
         return None
     cls = _flavor(flavor, {} if flavor in FLAVORS else StackStore()._load())
-    _check_variables(_fields_of(cls))
-    variables = {f"ALERTERS_{name.upper()}": field for name, field in _fields_of(cls).items()}
-    given = {variable: field for variable, field in variables.items() if os.environ.get(variable)
-             or field.name == "approvers" and variable in os.environ}  # an empty list is not everyone
-    return _build(cls, _Hidden((field.name, _parsed(field, os.environ[variable], f"${variable}"))
-                               for variable, field in given.items()))
+    known, given = _fields_of(cls), _Hidden()
+    _check_variables(known)
+    for name, field in known.items():
+        variable = f"ALERTERS_{name.upper()}"
+        text = os.environ.get(variable)
+        if text or text == "" and name == "approvers":  # an empty list is not everyone
+            given[name] = _parsed(field, text, f"${variable}")
+    return _build(cls, given)
 
 
 def _own_variables() -> list[str]:
     """Return the names of the variables that begin as ours do, without that beginning."""
-    return sorted(name[9:] for name, value in os.environ.items() if name.startswith("ALERTERS_") and value)
+    start = "ALERTERS_"
+    return sorted(name[len(start):] for name in os.environ if name.startswith(start) and os.environ[name])
+
+
+def _flavors_of_fields() -> dict[str, list[str]]:
+    """Return {FIELD: the flavors that have it}."""
+    found: dict[str, list[str]] = {}
+    for flavor, cls in FLAVORS.items():
+        for name in _fields_of(cls):
+            found.setdefault(name.upper(), []).append(flavor)
+    return found
 
 
 def _check_variables(fields: Iterable[str]) -> None:
     """Raise ConfigError for a variable whose name is nearly one of ours. fields: of $ALERTERS_FLAVOR."""
     known = {"FLAVOR", "STACK", "STORE", *map(str.upper, fields)}
-    for name in _own_variables():
-        if name in known or _flavors_with(name):
-            continue
+    for name in set(_own_variables()) - known - set(_flavors_of_fields()):
         close = _difflib.get_close_matches(name, known, 1)
         if close:
             raise ConfigError(f"$ALERTERS_{name}: did you mean $ALERTERS_{close[0]}?")
 
 
-def _flavors_with(variable: str) -> list[str]:
-    """Return the flavors that have the field of a variable."""
-    return [name for name, cls in FLAVORS.items() if variable.lower() in _fields_of(cls)]
-
-
 def _lonely_variable(data: _Dict) -> str:
-    """Return what to say of a field in the environment without $ALERTERS_FLAVOR; "" if there is none.
-
-    data: the store. What it refers to, as {{env.ALERTERS_SLACK_TOKEN}}, is no mistake.
-    """
-    entries = [str(value) for entry in _sound(data, "alerters").values() for value in entry.values()]
-    fields = {name.upper() for cls in FLAVORS.values() for name in _fields_of(cls)}
+    """Return what to say of a field in the environment without $ALERTERS_FLAVOR; "" if there is none."""
+    fields, stored = _flavors_of_fields(), _json.dumps(data.get("alerters"))
     for name in _own_variables():
         close = _difflib.get_close_matches(name, fields, 1)
-        if name in ("STACK", "STORE") or not close or any(f"env.ALERTERS_{name}" in text for text in entries):
-            continue
+        if not close or name in ("STACK", "STORE") or f"{{{{env.ALERTERS_{name}}}}}" in stored:
+            continue  # what the store refers to is no mistake
         meant = "" if close[0] == name else f" (did you mean $ALERTERS_{close[0]}?)"
-        flavors = " or ".join(_flavors_with(close[0]))
+        flavors = " or ".join(fields[close[0]])
         return f"$ALERTERS_{name} is set{meant}, but not $ALERTERS_FLAVOR: set that to {flavors}"
     return ""
 
