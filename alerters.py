@@ -2936,7 +2936,8 @@ class _Proxy:
 
     def __init__(self, who: str, variable: str, address: str) -> None:
         try:
-            parts = _parse.urlsplit(address if "://" in address else f"http://{address}")
+            address = address if "://" in address else f"http://{address}"
+            parts = _parse.urlsplit(address)
             self.host, self.port = _host_of(parts), parts.port or 80
             good = parts.scheme == "http" and not _host_problem(self.host)
         except ValueError:
@@ -3053,7 +3054,9 @@ def _what_of(error: BaseException) -> str:
     """Return what went wrong, without the words of what may hold a secret."""
     if isinstance(error, _socket.timeout):
         return "no answer in time"
-    return _reason(error) if isinstance(error, OSError) else f"no sensible answer ({type(error).__name__})"
+    if isinstance(error, OSError):
+        return _reason(error)
+    return f"no sensible answer ({type(error).__name__})"
 
 
 class _Target:
@@ -3106,7 +3109,9 @@ class _Answer:
 
     def is_page(self) -> bool:
         """True for a web page, as a log-in or an error page in the place of the service."""
-        return "text/html" in self.headers.get("Content-Type", "").lower() or self.text.lstrip()[:1] == "<"
+        if "text/html" in self.headers.get("Content-Type", "").lower():
+            return True
+        return self.text.lstrip().startswith("<")
 
     def seconds(self, given: Any = None) -> float | None:
         """Return how long the service asks to wait, None if it says nothing sensible."""
@@ -3126,11 +3131,14 @@ class _Answer:
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
         busy = status in (429, 503)
-        doubtful = not busy and not 300 <= status < 500
-        return _failure(who, what, status=status, code=code, hint=hint, hints=hints, again=busy,
-                        outcome="unknown" if doubtful else "not_sent",
-                        retry_after=self.seconds(retry_after) if busy else None,
-                        final=None if code or status in (401, 403) else False)
+        outcome, final = "not_sent", None
+        if not busy and not 300 <= status < 500:
+            outcome = "unknown"
+        if not code and status not in (401, 403):  # it may be of something in between
+            final = False
+        wait = self.seconds(retry_after) if busy else None
+        return _failure(who, what, status=status, code=code, hint=hint, hints=hints, again=busy, final=final,
+                        outcome=outcome, retry_after=wait)
 
 
 _KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
@@ -3246,9 +3254,10 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
         return _failure(who, cause, code=cause.code, hint=cause.hint, again=cause.again,
                         final=cause.code == "proxy" and not cause.again)
     hint = _hint_of(cause)
-    hint += "; it may have arrived, so look before you send it again" if reached else ""
-    return _failure(who, _what_of(cause), hint=hint, final=False, again=not reached,
-                    outcome="unknown" if reached else "not_sent")
+    if not reached:
+        return _failure(who, _what_of(cause), hint=hint, final=False, again=True)
+    hint += "; it may have arrived, so look before you send it again"
+    return _failure(who, _what_of(cause), hint=hint, final=False, outcome="unknown")
 
 
 # === Chat services ===
