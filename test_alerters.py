@@ -4530,6 +4530,10 @@ def said(data, more=b"", times=1, pause=0.0):
                 if not piece:
                     return
                 head += piece
+            size = re.search(rb"Content-Length: (\d+)", head)
+            rest = int(size[1]) - len(head.partition(b"\r\n\r\n")[2]) if size else 0
+            while rest > 0:  # what is not read when it closes would make a reset of it
+                rest -= len(connection.recv(rest))
         connection.sendall(data)
         for _ in range(times):
             connection.sendall(more)
