@@ -1971,7 +1971,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
         if error.retry_after is None:
             tries, pause = tries - 1, min(pause * 2, 8.0)
         elif not in_time and tries > 1:
-            error.hint = f"it asks for {error.retry_after:g} s, longer than there is time: post less often"
+            error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
         if tries < 1 or not in_time:
             raise error
         clock.sleep(wait)

@@ -13522,6 +13522,44 @@ def test_check_posts_a_test_message_and_takes_it_away(slack, discord, smtp, caps
     assert "FAIL  red (slack): restricted_action: a policy of the workspace forbids it" in out
 
 
+def test_what_a_hint_says_to_type_ends_the_trouble(slack, capsys):
+    """Each command that a hint holds is pasted."""
+    def paste(text):
+        words = shlex.split(re.search(re.escape(alerters._program()) + "(.*)", text)[1].rstrip("`"))
+        return home_cli(capsys, *words)
+
+    for name in ("red", "blue"):
+        code, out, err = home_cli(capsys, "register", name, "--flavor=slack", f"--slack_token={slack.token}",
+                                  f"--slack_channel_id={slack.channel}", f"--slack_api_url={slack.api_url}")
+        assert paste(out)[0] == 0 and StackStore().active_stack() == name and post(name)
+    code, out, err = home_cli(capsys, "stack", "register", "both", "-al", "red,blue")
+    assert StackStore().active_stack() == "blue" and paste(out)[0] == 0
+    assert post("x") and len(slack.posted) == 4
+    assert home_cli(capsys, "stack", "register", "three", "-al", "red", "blue", "console")[0] == 0
+    assert StackStore().stacks()["three"] == ["red", "blue", "console"]
+    code, out, err = home_cli(capsys, "post")
+    assert code == 2 and f"(see: {alerters._program()} post --help)" in err
+    assert paste(err.replace(")", ""))[0] == 0
+    out = home_cli(capsys, "register", "new", "--flavor=slack", "--slack_token=xoxb-1", "--set")[1]
+    assert out == "alerter new is registered, and stack new is active\n"
+    assert StackStore().active_stack() == "new"
+
+
+def test_a_store_that_cannot_be_written_says_what_needs_it(slack, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    home_set(monkeypatch, STORE=str(tmp_path / "file" / "stacks.json"))
+    with pytest.raises(StoreError) as caught:
+        StackStore().register_alerter("x", "console")
+    assert str(caught.value).endswith("choose another store with $ALERTERS_STORE, or use $ALERTERS_FLAVOR, "
+                                      "which needs none as long as there is no key")
+    home_set(monkeypatch, FLAVOR="slack", SLACK_TOKEN=slack.token, SLACK_CHANNEL_ID=slack.channel,
+             SLACK_API_URL=slack.api_url)
+    assert post("x") is True
+    with pytest.raises(StoreError) as caught:
+        decide("Deploy?", key="deploy-42")
+    assert str(caught.value).endswith("choose another store with $ALERTERS_STORE")
+
+
 def test_check_says_each_thing_once(slack, smtp, capsys):
     slack.scopes = {"chat:write"}
     home_register(slack, "red")
