@@ -640,7 +640,9 @@ def _clean(text: object) -> str:
 
 def _one_line(text: object, limit: int = 500) -> str:
     line = " ".join(_clean(text).split())
-    return line if len(line) <= limit else line[:limit - 1] + "…"
+    if len(line) > limit:
+        line = line[:limit - 1] + "…"
+    return line
 
 
 def _looks_like_address(label: str) -> bool:
@@ -652,6 +654,9 @@ def _looks_like_address(label: str) -> bool:
 def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
     """Yield (style, text, url) of one line: text, bold, italic, strike, code, link. Unmarked: only URLs."""
     end = 0
+    if not re.search("[`*_~[]|://", line):  # most lines have none
+        yield "text", line, ""
+        return
     for found in re.finditer(_INLINE if marked else f"(?P<url>{_URL})", line):
         style = str(found.lastgroup)
         text, url = found[style], ""
@@ -682,6 +687,8 @@ def _bare(line: str) -> str:
 
 
 def _unfenced(text: str) -> str:
+    if "```" not in text:
+        return text
     return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
 
 
@@ -739,9 +746,11 @@ def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
 
 def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
     """Return what a message says as blocks, in the order in which people read them."""
-    facts = [(_clean(name).strip(), _clean(value).strip()) for name, value in message.metadata.items()]
-    body = _body(_clean(message.body or "").rstrip())
-    blocks = [_Block("title", [message._title_line()]), *body, _Block("facts", facts)]
+    blocks = [_Block("title", [message._title_line()]), *_body(_clean(message.body or "").rstrip())]
+    facts = _Block("facts", [])
+    for name, value in message.metadata.items():
+        facts.lines.append((_clean(name).strip(), _clean(value).strip()))
+    blocks.append(facts)
     for number, file in enumerate(files):
         if file.problem:
             blocks.append(_Block("plain", [f"[{file.label}]"]))
@@ -836,16 +845,18 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
     if "|" not in rule or rule.strip("|:- \t"):
         return None
     head, dashes = _cells(lines[start]), _cells(rule)
-    if not len(dashes) == len(head) <= _COLUMNS or not all(re.fullmatch(":?-+:?", d) for d in dashes):
+    fits = re.compile(":?-+:?").fullmatch
+    if len(dashes) != len(head) or len(head) > _COLUMNS or not all(map(fits, dashes)):
         return None
     table = _Block("table", [], head=head)
     for number in range(start + 2, len(lines)):
         row = _cells(lines[number])
-        if "|" not in lines[number] or len(row) > len(head):
+        missing = len(head) - len(row)
+        if "|" not in lines[number] or missing < 0:
             break
-        table.lines.append(row + [""] * (len(head) - len(row)))
-    columns = list(zip(*table.lines)) or [()] * len(head)
-    table.sides = "".join(map(_side, dashes, columns))
+        table.lines.append(row + [""] * missing)
+    for dash, *column in zip(dashes, *table.lines):
+        table.sides += _side(dash, column)
     return table
 
 
@@ -859,7 +870,8 @@ def _side(dashes: str, column: Sequence[str]) -> str:
     """Return where the cells of a column stand: r, l or c. Columns of numbers stand right."""
     if dashes.startswith(":"):
         return "c" if dashes.endswith(":") else "l"
-    numbers = any(column) and all(re.fullmatch(_NUMBER, cell) for cell in column if cell)
+    words = [cell for cell in column if not re.fullmatch(_NUMBER, cell)]
+    numbers = any(column) and not any(words)
     return "r" if numbers or dashes.endswith(":") else "l"
 
 
@@ -878,9 +890,12 @@ def _aligned(block: _Block) -> _Block:
     """Return a table as a block of code in which its columns stand below each other; else the block."""
     if block.kind != "table":
         return block
-    rows = [[_bare(cell) for cell in row] for row in [block.head, *block.lines]]
-    widths = [min(max(map(_width, column)), _COLUMN_WIDTH) for column in zip(*rows)]
-    rows.insert(1, ["-" * max(width, 1) for width in widths])
+    rows = [list(map(_bare, row)) for row in (block.head, *block.lines)]
+    widths = []
+    for column in zip(*rows):
+        width = max(map(_width, column))
+        widths.append(max(min(width, _COLUMN_WIDTH), 1))
+    rows.insert(1, ["-" * width for width in widths])
     lines = []
     for row in rows:
         line = "  ".join(map(_padded, row, widths, block.sides))
@@ -910,11 +925,14 @@ def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap:
     for group, found in _grouped(map(_aligned, blocks)):
         lines: list[str] = []
         for block in found:
-            block = _as_lines(block) if group == "facts" else block
-            lines += [*block.head, *(_text_line(block, line, words) for line in block.lines)]
+            if group == "facts":
+                block = _as_lines(block)
+            lines += block.head
+            for line in block.lines:
+                lines.append(_text_line(block, line, words))
         if group != "note":
             parts.append("\n".join(lines).strip("\n"))
-    return gap.join(part for part in parts if part.strip())
+    return gap.join(filter(str.strip, parts))
 
 
 def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
@@ -931,9 +949,10 @@ def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
 
 def _whole_text(message: AlerterMessage) -> str:
     """Return all words of a message as they were written: what goes into a file."""
-    facts = [f"{_clean(name)}: {_clean(value)}" for name, value in message.metadata.items()]
-    parts = [message._title_line(), _clean(message.body or "").rstrip(), *facts]
-    return "\n".join(part for part in parts if part.strip())
+    parts = [message._title_line(), _clean(message.body or "").rstrip()]
+    for name, value in message.metadata.items():
+        parts.append(f"{_clean(name)}: {_clean(value)}")
+    return "\n".join(filter(str.strip, parts))
 
 
 # === Splitting ===
@@ -3512,7 +3531,9 @@ class _ChatAlerter(BaseAlerter):
             if block.kind == "heading" and style == "bold":  # it is bold already
                 style = "text"
             words += self._mark(style, text, url)
-        form = self._forms.get(block.kind, "{words}")
+        if block.kind not in self._forms:
+            return words
+        form = self._forms[block.kind]
         return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
                            label=block.label or self._bullet)
 
@@ -3817,6 +3838,7 @@ _SCOPES = (("chat:write", "to post"), ("reactions:write", "to offer one tap"),
 _ALL_SCOPES = ["chat:write", "channels:history", "groups:history", "channels:read", "groups:read",
                "reactions:read", "reactions:write", "files:write", "users:read"]
 _SLACK_BUSY = ("ratelimited", "rate_limited", "org_login_required", "team_added_to_org")
+_SLACK_MARKS = {"bold": "*{}*", "italic": "_{}_", "strike": "~{}~", "code": "`{}`"}
 _SLACK_DOUBTFUL = ("fatal_error", "internal_error", "service_unavailable", "request_timeout")  # may be done
 _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     "not_authed|invalid_auth|not_allowed_token_type|is_bot":
@@ -4195,40 +4217,41 @@ class SlackAlerter(_ChatAlerter):
 
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        if style == "text":
-            return _unfenced(safe)
         if style == "link":
             url = url.replace("&", "&amp;").replace("|", "%7C")
             return f"<{url}>" if safe == url else f"<{url}|{safe.replace('|', '¦')}>"
-        if style == "code":
-            return f"`{safe}`"
         if style == "time":  # in the reader's zone: docs.slack.dev/messaging/formatting-message-text
             return f"<!date^{url}^{{date_short_pretty}} {{time}}|{safe}>"
-        if style == "person":
-            return self._mention_of(text) if re.fullmatch(r"[UW]\w+", text) else safe
         if style == "mention":
-            kind = "!" if text in ("here", "channel", "everyone") else "!subteam^" if text[:1] == "S" else "@"
-            return f"<{kind}{text}>"
-        mark = {"bold": "*", "italic": "_", "strike": "~"}.get(style, "")
-        return f"{mark}{_unfenced(safe)}{mark}"
+            return _mention(text)
+        if style == "person":
+            return self._mention_of(text) if re.fullmatch(self._person_id, text) else safe
+        if style != "code":
+            safe = _unfenced(safe)
+        if style not in _SLACK_MARKS:
+            return safe
+        return _SLACK_MARKS[style].format(safe)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
-        own = [dict(block) for block in getattr(draft.params, "blocks", None) or ()] if page.first else []
+        own: list[_Dict] = []
+        if page.first:
+            own = list(map(dict, getattr(draft.params, "blocks", None) or ()))
         said: list[str] = []
         blocks: list[_Dict] = []
         for kind, written in _grouped(page.blocks):
             said.append(self._said(kind, written))
             if not own or kind not in ("title", "text", "facts"):
                 blocks += self._blocks(kind, written)
-        below_ping = 1 if page.first and draft.mention else 0
-        blocks[below_ping:below_ping] = own
+        place = int(bool(own and draft.mention))  # below those who are called
+        blocks[place:place] = own
         for block in blocks:
             if "block_id" not in block:
                 block["block_id"] = f"{draft.nonce}-{page.number}"  # a doubtful post is looked for by it
                 break
-        words = "\n".join(filter(None, said)) or "\n".join(image.name for image in draft.files)
-        payload: _Dict = {"text": words, "unfurl_links": False, "unfurl_media": False}
+        if not any(said):
+            said = [file.name for file in draft.files]
+        payload: _Dict = {"text": "\n".join(filter(None, said)), "unfurl_links": False, "unfurl_media": False}
         if blocks and not draft.plain:
             payload["blocks"] = blocks
         where = self._where(draft.message, draft.params)
@@ -4362,9 +4385,10 @@ class SlackAlerter(_ChatAlerter):
         end = self._until() if until is None else until
         if sure:
             return _insist(lambda: self._call(method, args, end), self.clock, end, sure=True)
-        body, kind = _parse.urlencode(args) or " ", {"Content-Type": "application/x-www-form-urlencoded"}
-        if method.startswith("chat."):  # the others are documented with forms first
+        if method.startswith("chat."):
             body, kind = _json.dumps(args, allow_nan=False), _JSON
+        else:  # documented with forms first
+            body, kind = _parse.urlencode(args) or " ", {"Content-Type": "application/x-www-form-urlencoded"}
         token = str.__new__(_Secret, "Bearer " + self._secret("slack_token"))
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
@@ -4382,6 +4406,13 @@ class SlackAlerter(_ChatAlerter):
                        code=code, hints=_SLACK_HINTS, again=busy, final=not (busy or doubtful),
                        outcome="unknown" if doubtful else "not_sent",
                        retry_after=answer.seconds() if code.endswith("limited") else None)
+
+
+def _mention(name: str) -> str:
+    """Return what calls a person, a group, or those who are here."""
+    if name in ("here", "channel", "everyone"):
+        return f"<!{name}>"
+    return f"<!subteam^{name}>" if name.startswith("S") else f"<@{name}>"
 
 
 def _mrkdwn(words: str) -> _Dict:
@@ -4795,20 +4826,20 @@ class DiscordAlerter(_ChatAlerter):
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
-        called = draft.mention if page.first else []
-        people = draft.people if page.first else []
-        payload: _Dict = {"allowed_mentions": {  # without it Discord lets everything ping
-            "parse": ["everyone"] if "here" in called or "everyone" in called else [],
-            "users": [name for name in dict.fromkeys(called + people) if name.isdigit()],
-            "roles": [name[1:] for name in called if name.startswith("&")]}}
+        called = list(dict.fromkeys(draft.mention + draft.people)) if page.first else []
+        users = [name for name in called if name.isdigit()]
+        roles = [name[1:] for name in called if name.startswith("&")]
+        parse = [] if {"here", "everyone"}.isdisjoint(called) else ["everyone"]
+        # Without it Discord lets everything ping.
+        payload: _Dict = {"allowed_mentions": {"parse": parse, "users": users, "roles": roles}}
         if draft.plain:
             said = [self._said(kind, written) for kind, written in _grouped(page.blocks)]
             payload["content"] = "\n".join(filter(None, said)) or "\u200b"
         else:  # what an embed mentions calls nobody
-            payload["content"] = " ".join(self._mark("mention", name, "") for name in called + people)
+            payload["content"] = " ".join(self._mark("mention", name, "") for name in called)
             payload["embeds"] = self._embeds(draft, page)
-            if not payload["embeds"] and not page.files:  # a message without any content is refused
-                payload["content"] = payload["content"] or "\u200b"
+            if not called and not payload["embeds"] and not page.files:  # it would be refused as empty
+                payload["content"] = "\u200b"
         if self.discord_token:
             payload["nonce"], payload["enforce_nonce"] = f"{draft.nonce}-{page.number}", True
             above = (draft.ref or draft.reply_to).get("message_id")
