@@ -7638,18 +7638,21 @@ def test_a_question_that_was_deleted_while_nobody_waited_is_asked_anew_once_it_e
     assert _records() == {}
 
 
-def test_two_processes_with_one_key_post_one_question_and_both_get_its_answer(room):
-    """The second one comes while the first one waits."""
-    second = []
+def test_four_processes_with_one_key_post_one_question_and_all_get_its_answer(room):
+    """Each comes while those before it wait; one of them writes the end."""
+    later = []
 
-    def also():
-        room.clock.at(20, lambda: room.reply(room.asked(), room.ann, "yes"))
-        second.append(_decide(room))
+    def also(number):
+        if number < 3:
+            room.clock.at(10 + number, lambda: also(number + 1))
+        else:
+            room.clock.at(20, lambda: room.reply(room.asked(), room.ann, "yes"))
+        later.append(_decide(room))
 
-    room.clock.at(10, also)
+    room.clock.at(10, lambda: also(1))
     first = _decide(room)
-    assert first == second[0] and first.status == YES
-    assert (len(room.posted_questions()), _records()) == (1, {})
+    assert later == [first] * 3 and first.status == YES
+    assert (len(room.posted_questions()), _records(), len(room.notes(room.asked()))) == (1, {}, 1)
 
 
 def test_a_near_miss_is_helped_once_though_the_process_changes(room):
