@@ -3623,15 +3623,12 @@ class _ChatAlerter(BaseAlerter):
         These are the multiples of 1, 2, 4, 8 and 16 s: one reading then serves all whose poll is due.
         """
         now, step = self.clock.monotonic(), _POLL_MIN
-        while step * 2 <= seconds:
-            step *= 2
-        moment = (now // step + 1) * step
-        together = len(self._shared_view(question).questions) > 1 and seconds >= step
-        if together and moment < question._ends:
-            question._due = moment - 0.05  # clocks and sleeps are not that exact
-            seconds = moment - now
-        else:
-            question._due = float("inf")
+        together = len(self._shared_view(question).questions) > 1
+        if together and seconds > _POLL_MIN / 2:  # a poll took part of the pause
+            while step * 2 <= seconds:
+                step *= 2
+            seconds = min((now // step + 1) * step, question._ends) - now
+        question._due = now + seconds - 0.05  # clocks and sleeps are not that exact
         self.clock.sleep(max(seconds, 0.0))
 
     def _share(self, view: _View, question: Question, read: Callable[[_View], _Reading]) -> _Reading:
@@ -4622,11 +4619,11 @@ class DiscordAlerter(_ChatAlerter):
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
         below = [row for row in rows if _id_of(row) > int(mid)]
-        plain = "channel" if self.listen == "channel" else ""
         if place == mid:  # a forum's post: the question begins a thread of its own
-            plain = "reply"
-        answers = self._answers(question, below, plain)
-        answers += self._answers(question, self._thread_rows(question, message), "reply")
+            answers = self._answers(question, below, "reply")
+        else:
+            answers = self._answers(question, below, "channel" if self.listen == "channel" else "")
+            answers += self._answers(question, self._thread_rows(question, message), "reply")
         answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 

@@ -87,6 +87,8 @@ MEASURES: list[Line] = [
      "work", {"name": "long"}),
     *((f"connections of one operation at most, {flavor}", 2, "connections", {"flavor": flavor})
       for flavor in ("slack", "discord")),
+    *((f"reads a second of 100 new questions in one channel, {flavor}", 12, "many", {"flavor": flavor})
+      for flavor in ("slack", "discord")),
     ("requests of a question that waits 24 h, Slack", 6000, "day", {"flavor": "slack"}),
     ("requests of a question that waits 24 h, Discord", 6000, "day", {"flavor": "discord"}),
     ("delay of its answer against 10 % of its age, at most 30 s", 1.0, "delay", {}),
@@ -130,6 +132,7 @@ class Seen:
     post = mail = ""                          # the last message to Slack, the last small mail
     poll: dict[str, Any] = {}                 # the last read: method, path, type, body
     answer: str | None = None                 # the ts of a "yes" in the thread, once somebody said it
+    asked: list[str] = []                     # the ids of all messages, in their order
 
 
 def slack(method: str, fields: dict[str, str], base: str) -> dict[str, Any]:
@@ -138,30 +141,40 @@ def slack(method: str, fields: dict[str, str], base: str) -> dict[str, Any]:
     ts = fields.get("ts") or fields.get("timestamp") or now
     reactions = [{"name": name, "users": ["UBOT"], "count": 1} for name in ("white_check_mark", "x")]
     question = {"type": "message", "user": "UBOT", "bot_id": "B1", "ts": ts, "reactions": reactions}
+    if method == "chat.postMessage":
+        Seen.asked.append(now)
+    listed = [asked for asked in Seen.asked if asked >= fields.get("oldest", "")][-200:]
     reply = {"type": "message", "user": "U1", "text": "yes", "ts": Seen.answer, "thread_ts": ts}
     return {"ok": True, **{
         "auth.test": {"user_id": "UBOT", "bot_id": "B1", "team_id": "T1", "team": "T", "user": "bot"},
         "chat.postMessage": {"channel": "C012", "ts": now, "message": {**question, "ts": now}},
         "conversations.replies": {"messages": [question, reply] if Seen.answer else [question]},
-        "conversations.history": {"messages": []},
+        "conversations.history": {"messages": [{**question, "ts": asked} for asked in reversed(listed)]},
         "reactions.get": {"type": "message", "message": question},
         "files.getUploadURLExternal": {"upload_url": base + "/upload", "file_id": "F1"},
         "files.completeUploadExternal": {"files": [{"id": "F1", "title": "image"}]},
     }.get(method, {})}
 
 
-def discord(method: str, parts: list[str]) -> Any:
+def discord(method: str, parts: list[str], after: int) -> Any:
     """Return what Discord answers about a message, or a question that nobody has answered."""
     bot = {"id": "99", "username": "bot", "bot": True}
     if "reactions" in parts:
         return [bot] if method == "GET" else None
-    if parts[-1] in ("@me", "messages") and method == "GET":
-        return bot if parts[-1] == "@me" else []
-    snowflake = str(int(time.time() * 1000 - 1420070400000) << 22)
+    if parts[-1] == "@me" and method == "GET":
+        return bot
+    snowflake = str((int(time.time() * 1000 - 1420070400000) << 22) + Seen.count % (1 << 22))
     reactions = [{"emoji": {"id": None, "name": name}, "me": True, "count": 1,
                   "count_details": {"burst": 0, "normal": 1}} for name in "✅❌"]
-    return {"id": snowflake if method == "POST" else parts[-1], "channel_id": parts[1], "type": 0, "flags": 0,
-            "author": bot, "content": "", "embeds": [], "attachments": [], "reactions": reactions}
+    message = {"id": snowflake if method == "POST" else parts[-1], "channel_id": parts[1], "type": 0,
+               "flags": 0, "author": bot, "content": "", "embeds": [], "attachments": [],
+               "reactions": reactions}
+    if method == "POST":
+        Seen.asked.append(snowflake)
+    if method == "GET" and parts[-1] == "messages":
+        listed = [asked for asked in Seen.asked if asked.isdigit() and int(asked) > after][:100]
+        return [{**message, "id": asked} for asked in reversed(listed)]
+    return message
 
 
 class Web(BaseHTTPRequestHandler):
@@ -184,7 +197,8 @@ class Web(BaseHTTPRequestHandler):
             names = ("count", "size", "connections", "post", "mail", "poll")
             answer = {name: getattr(Seen, name) for name in names}
         elif parts[:2] == ["api", "v10"]:
-            answer = discord(self.command, parts[2:])
+            after = int(parse_qs(place.query).get("after", ["0"])[0])
+            answer = discord(self.command, parts[2:], after)
         elif parts[0] == "api":
             text, method = body.decode(), parts[1]
             if method == "chat.postMessage":
@@ -435,6 +449,20 @@ def work_day(http: str, flavor: str, age: float, **_: Any) -> list[float]:
     return [fetch(http + "/seen")["count"] - before, clock.time - clock.answer]
 
 
+def work_many(http: str, flavor: str, **_: Any) -> float:
+    """Return how often a second is read while 100 questions, each in a thread, wait for their first 10 s."""
+    from alerters import AlerterParameters
+    alerter = alerter_of(flavor, http)
+    asked = [alerter.open_question(f"Deploy {n}?", AlerterParameters(timeout=600)) for n in range(100)]
+    before = fetch(http + "/seen")["count"]
+    threads = [threading.Thread(target=question.wait, args=(10,)) for question in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return (fetch(http + "/seen")["count"] - before) / 10
+
+
 # === The run ===
 Line = Tuple[str, Optional[float], str, Dict[str, Any]]   # text, bound, method of Bench, its arguments
 Result = Tuple[str, str, float]                           # plain and ours as shown, the value to judge
@@ -515,6 +543,9 @@ class Bench:
 
     def day(self, flavor: str) -> Result:
         return "", "", self.worker("day", flavor=flavor, age=2 * DAY)[0]
+
+    def many(self, flavor: str) -> Result:
+        return "", "", self.worker("many", flavor=flavor)
 
     def delay(self) -> Result:
         """Return the longest delay, and the worst against what its age allows: 10 %, in 1 to 30 s."""
