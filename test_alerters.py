@@ -13563,6 +13563,32 @@ def test_a_store_that_cannot_be_written_says_what_needs_it(slack, monkeypatch, t
     assert str(caught.value).endswith("choose another store with $ALERTERS_STORE")
 
 
+def test_lists_mark_what_the_environment_chooses(slack, capsys, monkeypatch, tmp_path):
+    home_register(slack, "red")
+    found = home_cli(capsys, "stack", "update", "red_stack", "-al", "red,console")
+    assert found == (0, "stack red_stack is updated\n", "")
+    home_set(monkeypatch, STACK="default")
+    assert home_cli(capsys, "list")[1] == "* console  (console)\n  red  (slack)\n"
+    assert home_cli(capsys, "stack", "list")[1] == "* default: console\n  red_stack: red, console\n"
+    home_set(monkeypatch, FLAVOR="discord")
+    assert home_cli(capsys, "list")[1] == ("* $ALERTERS_FLAVOR  (discord)\n  console  (console)\n"
+                                           "  red  (slack)\n")
+    assert home_cli(capsys, "stack", "list")[1] == ("  $ALERTERS_FLAVOR is set, and wins over every stack\n"
+                                                    "  default: console\n  red_stack: red, console\n")
+    page = tmp_path / "page.html"
+    assert home_cli(capsys, "preview", "**Done**", "--html", page) == (0, "", "")
+    assert "Done" in page.read_text("utf-8") and "**" not in page.read_text("utf-8")
+
+
+def test_mentions_are_given_on_the_command_line(slack, clock, capsys):
+    home_register(slack, clock=clock)
+    assert home_cli(capsys, "post", "x", "--mention", "U01", "--mention", "here")[0] == 0
+    clock.at(3, lambda: slack.say("U1", "yes", slack.posted[-1]["ts"]))
+    assert home_cli(capsys, "ask", "x", "--mention", "S01", "--timeout", "1h30m")[0] == 0
+    texts = [row["payload"]["text"] for row in slack.posted if "thread_ts" not in row["payload"]]
+    assert "<@U01> <!here>" in texts[0] and "<!subteam^S01>" in texts[1]
+
+
 def test_check_says_each_thing_once(slack, smtp, capsys):
     slack.scopes = {"chat:write"}
     home_register(slack, "red")
