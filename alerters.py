@@ -7784,7 +7784,7 @@ _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after pro
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for
 _TAIL = 64 * 1024  # bytes kept of what it printed; far more than is shown, for colours and progress bars go
 _LONGEST_SECRET = 4096  # bytes
-_SHOWN, _SHORT = 40, 20  # lines of both streams; lines of standard error that leave room for the other
+_SHOWN = 40  # lines of it
 
 
 def _cmd_run(options: Any) -> int:
@@ -7844,7 +7844,13 @@ class _Job:
 
     def run(self) -> None:
         began = time.monotonic()
-        self._run()
+        early = self.signals.so_far()  # it was not there yet to get them
+        try:
+            child = self._start()
+        except (OSError, ValueError) as error:
+            self.code, self.problem = _why_not_run(self.command[0], error)
+        else:
+            self._wait(child, early)
         for stream in self.streams:
             stream.hear(time.monotonic() + _LAST_WORDS)
             self.problem = self.problem or stream.problem
@@ -7853,25 +7859,25 @@ class _Job:
             self.code = self.code or 1  # the job could not be told of it
             _complain(self.problem)
 
-    def _run(self) -> None:
-        numbers = self.signals.so_far()  # the job was not there yet to get them
-        try:
-            child = self._start()
-        except (OSError, ValueError) as error:
-            self.code, self.problem = _why_not_run(self.command[0], error)
-            return
-        finally:
-            for stream in self.streams:
-                stream.begin()
-        _threading.Thread(target=self._wait, args=(child,), name="alerters-run", daemon=True).start()
+    def _wait(self, child: _subprocess.Popen[bytes], numbers: bytes) -> None:
+        """Pass on `numbers`, and what signals come, until it has ended."""
+        def wait() -> None:
+            if child.wait() < 0 or self.got:
+                time.sleep(_GROUP_TIME)  # a signal that ended it may be on its way to us
+            self.signals.note(0)
+
+        _threading.Thread(target=wait, name="alerters-run", daemon=True).start()
         while 0 not in numbers:
             for number in numbers:
                 with contextlib.suppress(OSError):  # it has just ended
                     child.send_signal(number)
-            numbers = self.signals.for_us_alone(self._news())
+            news = self.signals.read()
+            names = [_signal.Signals(number).name for number in news if number]
+            self.got += [name for name in names if name in _STOPS]
+            numbers = self.signals.for_us_alone(news)
         self.code = child.returncode
         if self.code < 0:
-            self.got = list(dict.fromkeys([_signal.Signals(-self.code).name, *self.got]))
+            self.got.insert(0, _signal.Signals(-self.code).name)
             self.code = 128 - self.code
 
     def _start(self) -> _subprocess.Popen[bytes]:
@@ -7886,19 +7892,10 @@ class _Job:
             if error.errno != _errno.ENOEXEC or b"\0" in _first_bytes(script) or os.name == "nt":
                 raise
             child = start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
+        finally:
+            for stream in self.streams:
+                stream.begin()
         return child
-
-    def _wait(self, child: _subprocess.Popen[bytes]) -> None:
-        child.wait()
-        if child.returncode < 0 or self.got:
-            time.sleep(_GROUP_TIME)  # a signal that ended it may be on its way to us
-        self.signals.note(0)
-
-    def _news(self) -> bytes:
-        news = self.signals.read()
-        names = [_signal.Signals(number).name for number in news if number]
-        self.got += [name for name in names if name in _STOPS and name not in self.got]
-        return news
 
     @property
     def failed(self) -> bool:
@@ -7906,26 +7903,23 @@ class _Job:
 
     def message(self, name: str) -> AlerterMessage:
         """Return what to tell of its end."""
-        how = "succeeded"
+        stops = list(dict.fromkeys(self.got))
+        how = f"ended after {stops[0]}" if stops else "succeeded"
         facts: _Dict = {"exit code": self.code}
-        if self.got:
-            how = f"ended after {self.got[0]}"
-            facts["signal"] = ", ".join(self.got)
-        if self.code:
-            how = "failed"
+        if stops:
+            facts["signal"] = ", ".join(stops)
         facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
         level: _Level = "error" if self.failed else "success"
-        return AlerterMessage(_one_line(f"{name} {how}", 300), self._printed() or None, facts, level=level)
+        title = f"{name} {'failed' if self.code else how}"
+        return AlerterMessage(_one_line(title, 300), self._printed() or None, facts, level=level)
 
     def _printed(self) -> str:
-        """Return the end of standard error; where that is short, and it failed, of standard output too."""
+        """Return the end of standard error; if it failed and there is room, of standard output too."""
         ends = {stream.numbers[-1]: stream.end() for stream in self.streams}
-        errors, printed = ends.get(2, []), ends.get(1, [])
-        if self.problem:
-            errors = [*errors, _hide(self.problem)]
-        if not self.failed or len(errors) >= _SHORT:
+        errors = [*ends.get(2, []), *filter(None, [_hide(self.problem)])]
+        printed = ends.get(1, [])[len(errors) - _SHOWN:]
+        if not self.failed or len(errors) >= _SHOWN:
             printed = []
-        printed = printed[len(errors) - _SHOWN:]
         parts = [_fenced("\n".join(lines)) for lines in (errors, printed) if lines]
         return "\n\nStandard output:\n".join(parts)
 
@@ -7942,16 +7936,13 @@ def _environment() -> dict[str, str]:
 
 def _why_not_run(command: str, error: Exception) -> tuple[int, str]:
     """Return the exit code that shells have for it, and the reason."""
-    script = _shutil.which(command)
     if not isinstance(error, FileNotFoundError):
         return 126, f"{command}: {_reason(error)}"
-    if not script:
-        return 127, f"{command}: {_reason(error)}"
-    first, _, _ = _first_bytes(script).partition(b"\n")
-    interpreter = first[2:].strip(b" ").partition(b" ")[0].decode("utf-8", "replace")
-    if first[:2] != b"#!":
-        interpreter = "(for programs of another system)"
-    return 127, f"{command}: its interpreter {interpreter!r} is missing"
+    why, script = _reason(error), _shutil.which(command)
+    if script:
+        first = _first_bytes(script).partition(b"\n")[0].decode("utf-8", "replace")
+        why = f"its interpreter {first[2:].split(' ')[0]!r} is missing"
+    return 127, f"{command}: {why}"
 
 
 def _first_bytes(path: str) -> bytes:

@@ -13946,8 +13946,8 @@ RUN_ALERTS = {  # the job's script: title, body and level of what is told
     "errors leave room": ("seq 1 60; seq 101 110 >&2; exit 1", "sh failed", "```\n" + "\n".join(
         map(str, range(101, 111))) + "\n```\n\nStandard output:\n```\n" + "\n".join(
         map(str, range(31, 61))) + "\n```", "error"),
-    "many errors leave none": ("echo out; seq 1 20 >&2; exit 1", "sh failed",
-                               "```\n" + "\n".join(map(str, range(1, 21))) + "\n```", "error"),
+    "many errors leave none": ("echo out; seq 1 40 >&2; exit 1", "sh failed",
+                               "```\n" + "\n".join(map(str, range(1, 41))) + "\n```", "error"),
     "progress": (r"printf '\r 1%%\r 50%%\r\033[32m100%%\033[0m\ndone\r\n\033]0;title\007\033[2K\r90%%' >&2;"
                  "exit 1", "sh failed", "```\n100%\ndone\n90%\n```", "error"),
     "data": (r"printf 'a\000b'; exit 1", "sh failed", None, "error"),
