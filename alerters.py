@@ -6685,11 +6685,11 @@ class StackStore:
         full = os.fspath(path or usual)
         if os.environ.get("HOME") != "":  # which is no home
             full = os.path.expanduser(full)
-        if full[:1] != "~":  # else no home is known
-            full = os.path.realpath(full)
-            if not path:  # where the usual one is relative, the program may go elsewhere
-                full = _USUAL_STORES.setdefault(usual, full)
         self.path = full
+        if full[:1] != "~":  # else no home is known
+            self.path = os.path.realpath(full)
+            if not path and not os.path.isabs(full):  # the program may go elsewhere
+                self.path = _USUAL_STORES.setdefault(full, self.path)
 
     def register_alerter(self, name: str, flavor: str, **fields: Any) -> BaseAlerter:
         """Add an alerter under a new name and return it."""
@@ -6703,9 +6703,12 @@ class StackStore:
         with self._changing() as data:
             if new:
                 _check_new("alerter", name, data["alerters"], "update changes it")
-            entry = _Hidden({} if new else _entry(data, "alerters", name), **fields)
-            data["alerters"][name] = {key: list(value) if isinstance(value, (tuple, set)) else value
-                                      for key, value in entry.items() if value is not None}
+            entry = _Hidden({} if new else _entry(data, "alerters", name))
+            for field, value in fields.items():
+                entry[field] = list(value) if isinstance(value, (tuple, set)) else value
+                if value is None:
+                    del entry[field]
+            data["alerters"][name] = entry
             alerter = self._built(data, name)
         return alerter
 
@@ -6727,7 +6730,7 @@ class StackStore:
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
                 known = _fields_of(_flavor(entry["flavor"], data))
             for name, value in entry.items():
-                secret = re.search(_SECRET_NAME, name, re.I) or name in known and _is_secret(known[name])
+                secret = _is_secret(known[name]) if name in known else re.search(_SECRET_NAME, name, re.I)
                 if secret and isinstance(value, str) and not re.fullmatch(_REFERENCE, value):
                     entry[name] = _Secret(value)
         return found
@@ -6780,8 +6783,10 @@ class StackStore:
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         """Return one alerter by name, or all of a stack, the active one if none is named."""
         data = self._load()
+        if name:
+            return [self._built(data, name)]
         stack = stack or os.environ.get("ALERTERS_STACK") or data["active_stack"]
-        return [self._built(data, member) for member in ([name] if name else _entry(data, "stacks", stack))]
+        return [self._built(data, member) for member in _entry(data, "stacks", stack)]
 
     def _built(self, data: _Dict, name: str) -> BaseAlerter:
         fields = _Hidden(_entry(data, "alerters", name))
@@ -6948,7 +6953,7 @@ def _is_sound(kind: str, entry: Any) -> bool:
         return isinstance(entry, str)
     if kind == "alerters":
         return isinstance(entry, dict) and isinstance(entry.get("flavor"), str)
-    return isinstance(entry, list) and bool(entry) and all(isinstance(name, str) for name in entry)
+    return isinstance(entry, list) and set(map(type, entry)) == {str}
 
 
 def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
@@ -8038,9 +8043,10 @@ class _Stream:
             self.thread.join(max(0, end - time.monotonic()))
             return
         told = bytearray()
+        with contextlib.suppress(OSError):  # it has ended
+            self.line.shutdown(_socket.SHUT_WR)
         with contextlib.suppress(OSError), self.line:  # it hangs where it writes
             self.line.settimeout(end - time.monotonic())
-            self.line.shutdown(_socket.SHUT_WR)
             for piece in iter(functools.partial(self.line.recv, 65536), b""):
                 told += piece
         problem, _, self.tail = told.partition(b"\0")

@@ -10357,6 +10357,7 @@ HOME_PLACES = {
     "the variable": ({"ALERTERS_STORE": "{}/a/b.json"}, "a/b.json"),
     "XDG": ({"XDG_CONFIG_HOME": "{}/xdg", "HOME": "{}/home"}, "xdg/alerters/stacks.json"),
     "home": ({"XDG_CONFIG_HOME": "", "HOME": "{}/home"}, "home/.config/alerters/stacks.json"),
+    "another home": ({"XDG_CONFIG_HOME": "", "HOME": "{}/other"}, "other/.config/alerters/stacks.json"),
 }
 
 
