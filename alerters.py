@@ -5342,6 +5342,7 @@ class SMTPEmailAlerter(BaseAlerter):
         """Return a connection, encrypted as use_tls says. trust is None without TLS."""
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
         session: Any = _smtplib.SMTP(local_hostname=self._own_host())
+        session.debuglevel = 0  # a program that sets it on the class would see the password printed
 
         def dial(host: str, port: int, _: float) -> _Wire:
             advice = 'use_tls="starttls" is for ports that do not: 587, 25'
@@ -5477,6 +5478,7 @@ class SMTPEmailAlerter(BaseAlerter):
         user = self.imap_username or self.username or self._sender
         try:
             session = _trusting(self._who, lambda trust: Connection(self.imap_server, self.imap_port, trust))
+            session.debug = 0  # as above
             _imap_login(session, user, password)
             return session  # type: ignore[no-any-return]
         except AlerterError:

@@ -3955,11 +3955,16 @@ def test_a_traceback_with_locals_shows_no_secret_when_interrupted(kind, chats, m
     assert {secret for secret in (*SECRETS, MAIL_PASSWORD) if secret in told} == set()
 
 
-def test_the_librarys_debug_output_shows_no_token(wired, monkeypatch, capfd):
+def test_the_librarys_debug_output_shows_no_secret(wired, monkeypatch, capfd, clock, smtp, imap):
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    monkeypatch.setattr("smtplib.SMTP.debuglevel", 2)
+    monkeypatch.setattr("imaplib.Debug", 5)
     for alerter, _ in wired.values():
         assert alerter.post("x") is True
-    assert capfd.readouterr() == ("", "")
+    mail_alerter(smtp, imap, clock).open_question("Go?").check()
+    told = "".join(capfd.readouterr())
+    login = base64.b64encode(f"\0bot@example.org\0{MAIL_PASSWORD}".encode()).decode()
+    assert [secret for secret in (*SECRETS, MAIL_PASSWORD, login, "Authorization") if secret in told] == []
 
 
 def test_a_folder_of_cas_that_lacks_one_costs_nobody_an_alert(monkeypatch, tmp_path):
