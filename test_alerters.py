@@ -360,8 +360,13 @@ class _Shortcut(io.BytesIO):
             handler.headers[name] = value
         handler.server, handler.connection = self.service._server, self
         handler.rfile, handler.wfile, handler.close_connection = io.BytesIO(body), self.answer, True
-        handler.serve()
-        return _Reset() if self.broken else io.BytesIO(self.answer.getvalue())
+        try:
+            handler.serve()
+        except BaseException as error:  # what interrupts comes with the first read, as over a real socket
+            return _Broken(error)
+        if self.broken:
+            return _Broken(ConnectionResetError(104, "Connection reset by peer"))
+        return io.BytesIO(self.answer.getvalue())
 
 
 def _headers_of(file, *more, parse=http.client.parse_headers, **options):
@@ -380,9 +385,13 @@ class _Answer(io.BytesIO):
         pass
 
 
-class _Reset(io.BytesIO):
+class _Broken(io.BytesIO):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
     def readline(self, *_):
-        raise ConnectionResetError(104, "Connection reset by peer")
+        raise self.error
 
 
 def _strict_json(data):
