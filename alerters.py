@@ -4286,18 +4286,14 @@ class SlackAlerter(_ChatAlerter):
             _insist(lambda: self._post_webhook(payload, until), self.clock, until)
             return {}
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
-        mark = f"{draft.nonce}-{page.number}"
-
-        def marked(row: _Dict) -> bool:
-            return any(block.get("block_id") == mark for block in _rows_of(row.get("blocks")))
+        mark = f"'block_id': '{draft.nonce}-{page.number}'"
 
         def is_it(row: _Dict) -> bool:
             if draft.message._question and page.first:  # its token is in it
                 return draft.nonce in str(row.get("text"))
-            if marked(payload):
-                return marked(row)
-            sent, there = (_canonical(self._plain(it.get("text"), "-")).split() for it in (payload, row))
-            return _moment(row) >= started - 5 and sent == there
+            if mark in str(payload):
+                return mark in str(row.get("blocks"))
+            return _moment(row) >= started - 5 and self._words(row) == self._words(payload)
 
         def find() -> _Dict | None:
             return self._find_post(where, started - _LOOK_BACK, _Paging(), is_it, until)
@@ -4313,14 +4309,22 @@ class SlackAlerter(_ChatAlerter):
         self._upload(page.files, ref, until)
         return ref
 
+    def _words(self, row: _Dict) -> list[str]:
+        return _canonical(self._plain(row.get("text"), "-")).split()
+
     def _post_webhook(self, payload: _Dict, until: float) -> None:
         url = self._secret("slack_webhook_url")
         answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
-        word, official = answer.text.strip(), "://hooks.slack" in url
-        if not (200 <= answer.status < 300 and (word == "ok" or not official and not answer.is_page())):
-            code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
-            what = code or f"HTTP {answer.status} from the webhook"
-            raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
+        word, code = answer.text.strip(), None
+        taken = word == "ok"
+        if "://hooks.slack" not in url:  # Mattermost and others answer what they like
+            taken = not answer.is_page()
+        if taken and 200 <= answer.status < 300:
+            return
+        if re.fullmatch(r"[a-z_]{3,50}", word):
+            code = word
+        what = code or f"HTTP {answer.status} from the webhook"
+        raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
         """Share files in one reply in the message's thread; one that cannot be shared gets a `problem`.
@@ -5258,8 +5262,9 @@ class SMTPEmailAlerter(BaseAlerter):
         above = message._reply_to.ref if message._reply_to else {}
         mail = self._new_mail(subject, recipients, question, ident, above)
         shown, files = [], [image for image in images if image.data]
-        if len(_whole_text(message)) > _MAIL_MAX:
-            files.append(_File(_TEXT_FILE, _whole_text(message).encode("utf-8")))
+        whole = _whole_text(message)
+        if len(whole) > _MAIL_MAX:
+            files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
             blocks = self._shortened(blocks)
         for block in blocks:
             if block.kind == "how" and question:
@@ -5296,12 +5301,15 @@ class SMTPEmailAlerter(BaseAlerter):
                 short.append(block.with_lines([_one_line(block.lines[0], 300)]))
             elif block.kind == "facts":
                 text.append(_as_lines(block))
+            elif block.group == "text":
+                text.append(block)
             else:
-                (text if block.group == "text" else below).append(block)
+                below.append(block)
         room = _MAIL_MAX // 4
-        if _characters(text) > 2 * room:
-            first, last = _starts(text, room), _ends(text, room)
-            text = [*first, _left_out(_characters(text) - _characters(first) - _characters(last)), *last]
+        first, last = _starts(text, room), _ends(text, room)
+        left_out = _characters(text) - _characters(first) - _characters(last)
+        if left_out > 0:
+            text = [*first, _left_out(left_out), *last]
         return short + text + below
 
     def _answer_links(self, question: Question, subject: str) -> list[tuple[str, str]]:
@@ -6212,6 +6220,13 @@ _INKS = {"info": ("#1d4ed8", "#93c5fd"), "success": ("#15803d", "#4ade80"), "war
          "error": ("#b91c1c", "#f87171")}  # of the level in words, on white and on dark: 4.5 to 1 at least
 _FONT = "font-family:-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif"
 _MONO = "font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:#f3f4f6"
+_HTML_FORMS = {  # of running text; {tag} and {size} of a heading
+    "text": '<div style="margin:8px 0">{}</div>', "plain": '<div style="margin:8px 0">{}</div>',
+    "heading": '<{tag} style="margin:16px 0 4px;font-size:{size}px;line-height:1.3">{}</{tag}>',
+    "quote": '<blockquote style="margin:8px 0;padding:0 0 0 12px;border-left:3px solid #d1d5db;'
+             'color:#4b5563">{}</blockquote>',
+    "code": f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
+            '{}</pre>'}
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
 _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width"><style>:root{color-scheme:light dark}
@@ -6246,37 +6261,34 @@ def _html_line(line: Any, marked: bool = True) -> str:
 
 def _html_flow(blocks: Sequence[_Block]) -> str:
     """Return running text as HTML."""
-    def run(block: _Block) -> tuple[str, int, bool]:  # items of one list stand together
-        return block.kind, block.level, block.kind == "item" and bool(block.label)
-
     pieces = []
-    for (kind, level, numbered), group in itertools.groupby(blocks, key=run):
-        run_blocks = list(group)
-        lines = [line for block in run_blocks for line in block.lines]
-        if kind == "code":
-            for block in run_blocks:
-                code = _html.escape("\n".join([*block.head, *block.lines]))
-                pieces.append(f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;'
-                              f'white-space:pre-wrap">{code}</pre>')
-        elif kind == "heading":
-            for line in lines:
-                pieces.append(f'<h{level + 1} style="margin:16px 0 4px;font-size:{20 - 2 * level}px;'
-                              f'line-height:1.3">{_html_line(line)}</h{level + 1}>')
-        elif kind == "item":
-            start = run_blocks[0].label.rstrip(".")
-            tag, first = ("ol", f' start="{start}"') if numbered else ("ul", "")
-            items = "".join(f'<li style="margin:2px 0">{_html_line(line)}</li>' for line in lines)
-            look = f"margin:6px 0;padding-left:{22 + 18 * level}px"
-            pieces.append(f'<{tag}{first} style="{look}">{items}</{tag}>')
-        elif kind == "quote":
-            quoted = "<br>\n".join(map(_html_line, lines))
-            pieces.append('<blockquote style="margin:8px 0;padding:0 0 0 12px;border-left:3px solid #d1d5db;'
-                          f'color:#4b5563">{quoted}</blockquote>')
-        else:
-            text = "\n".join(_html_line(line, kind == "text") for line in lines).strip("\n")
+    for (kind, level, numbered), run in itertools.groupby(blocks, key=_list_of):
+        if kind == "item":
+            pieces.append(_html_list(list(run), level, numbered))
+            continue
+        for block in run:
+            if kind == "code":
+                text = _html.escape("\n".join([*block.head, *block.lines]))
+            else:
+                lines = "\n".join(_html_line(line, kind != "plain") for line in block.lines)
+                text = lines.strip("\n").replace("\n", "<br>\n")
             if text:
-                pieces.append('<div style="margin:8px 0">' + text.replace("\n", "<br>\n") + "</div>")
+                form = _HTML_FORMS[kind]
+                pieces.append(form.format(text, tag=f"h{level + 1}", size=20 - 2 * level))
     return "\n".join(pieces)
+
+
+def _list_of(block: _Block) -> tuple[str, int, bool]:
+    """Return what is equal for the items of one list."""
+    return block.kind, block.level, block.kind == "item" and bool(block.label)
+
+
+def _html_list(items: Sequence[_Block], level: int, numbered: bool) -> str:
+    rows = "".join(f'<li style="margin:2px 0">{_html_line(item.lines[0])}</li>' for item in items)
+    look = f'style="margin:6px 0;padding-left:{22 + 18 * level}px"'
+    if numbered:
+        return f'<ol start="{items[0].label[:-1]}" {look}>{rows}</ol>'
+    return f"<ul {look}>{rows}</ul>"
 
 
 def _html_table(table: _Block) -> str:
@@ -6288,8 +6300,9 @@ def _html_table(table: _Block) -> str:
     for tag, row in [("th", table.head), *(("td", row) for row in table.lines)]:
         cells = ""
         for cell, side in zip(row, sides):
-            weight = "color:#6b7280;font-weight:600;" if tag == "th" else ""
-            weight += "white-space:nowrap" if tag == "th" or side == "right" else ""
+            weight = "color:#6b7280;font-weight:600;white-space:nowrap" if tag == "th" else ""
+            if side == "right":
+                weight = f"white-space:nowrap;{weight}"
             cells += f'<{tag} style="{look};text-align:{side};{weight}">{_html_line(cell)}</{tag}>'
         rows.append(f"<tr>{cells}</tr>")
     return (f'<div style="overflow-x:auto;margin:8px 0"><table cellpadding="0" cellspacing="0" '
