@@ -7242,6 +7242,22 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
     assert delays[3] <= 1.1 and delays[5] <= 9.1  # a tap's decision has the time of its reading
 
 
+def test_many_questions_in_one_thread_of_slack_are_read_together(shortcut):
+    with FakeSlack(CrowdClock()) as service:
+        room, clock = Room("slack", service), service.clock
+        where = SlackAlerterParameters(thread_ts=room.plain(room.bob, "Release 7"), timeout=60)
+        questions = [room.alerter().open_question(f"Deploy {n}?", where) for n in range(20)]
+        for n in (3, 4):
+            clock.at(5, lambda n=n: room.react(questions[n], room.ann, "✅❌"[n % 2]))
+        clock.at(6, lambda: service.say(room.ann, "yes", where.thread_ts))  # to the newest one above it
+        before = len(service.calls)
+        decisions = clock.run(lambda question: question.wait(20), *questions)
+        found = {n: decision.status for n, decision in enumerate(decisions) if decision.status != "timeout"}
+        assert found == {3: NO, 4: YES, 19: YES}
+        reads = [call for call in service.calls[before:] if call.path.endswith("conversations.replies")]
+        assert len(reads) <= 21
+
+
 def test_questions_asked_from_many_threads_get_their_own_answers(room):
     """Real threads over one alerter; each answers its own question by what it reads in the channel."""
     alerter, got = room.alerter(), {}
