@@ -3327,7 +3327,7 @@ class _ChatAlerter(BaseAlerter):
     _title_limit = 151  # with the end of the line
     _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
-    _channel_field = _needed_to_ask = ""  # names of fields
+    _token_field = _webhook_field = _channel_field = ""  # names of fields; no token: it cannot be asked
     _person_id = _callable_id = r"\S+"  # of people, and of what else can be mentioned
     _id_help = {"approvers": "a person", "mention": "a person"}
     _takes_files: Any = True
@@ -3689,14 +3689,23 @@ class _ChatAlerter(BaseAlerter):
 
     def _by_bot(self) -> bool:
         """True if it posts as a bot, which can read answers as well; a webhook cannot."""
-        return False
+        return bool(self._token_field and getattr(self, self._token_field))
+
+    def _check_together(self) -> None:
+        if not self._by_bot() and not getattr(self, self._webhook_field):
+            ways = f"{self._webhook_field} (posts only)"
+            if self._token_field:
+                ways = f"{self._token_field} (posts and asks) or {ways}"
+            raise ConfigError(f"{self._who}: give {ways}")
 
     def _official(self) -> bool:
         """True for the service itself; other servers of its protocol have ids of other forms."""
         return True
 
     def _cannot_ask(self) -> str:
-        return "" if self._by_bot() else f"a webhook can only post; asking needs {self._needed_to_ask}"
+        if self._by_bot():
+            return ""
+        return f"a webhook can only post; asking needs {self._token_field or 'another flavor'}"
 
     def _channel(self, params: AlerterParameters | None) -> str:
         channel = str(self._option(params, self._channel_field, ""))
@@ -3889,13 +3898,10 @@ class SlackAlerter(_ChatAlerter):
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _asked = ("slack_token", "slack_channel_id")
-    _channel_field, _needed_to_ask = "slack_channel_id", "slack_token"
+    _token_field, _webhook_field, _channel_field = "slack_token", "slack_webhook_url", "slack_channel_id"
     _person_id, _callable_id = r"[UW][A-Z0-9]+", r"S[A-Z0-9]+|here|channel|everyone"
     _id_help = {"approvers": f"a person on Slack; {_MEMBER_ID}",
                 "mention": f"Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone"}
-
-    def _by_bot(self) -> bool:
-        return bool(self.slack_token)
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
@@ -3916,11 +3922,6 @@ class SlackAlerter(_ChatAlerter):
 
     def _official(self) -> bool:
         return _is_on(self.slack_api_url if self.slack_token else self.slack_webhook_url, _SLACK_HOSTS)
-
-    def _check_together(self) -> None:
-        if not self.slack_token and not self.slack_webhook_url:
-            ways = "slack_token (posts and asks) or slack_webhook_url (posts only)"
-            raise ConfigError(f"{self._who}: give {ways}")
 
     def _problem(self, name: str, text: str) -> str:
         if name == "slack_token":
@@ -4532,13 +4533,11 @@ class DiscordAlerter(_ChatAlerter):
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
     _asked = ("discord_token", "discord_channel_id")
-    _channel_field, _needed_to_ask = "discord_channel_id", "discord_token"
+    _token_field, _webhook_field = "discord_token", "discord_webhook_url"
+    _channel_field = "discord_channel_id"
     _person_id, _callable_id = r"\d+", r"&\d+|here|everyone"
     _id_help = {"approvers": f"a person on Discord; {_USER_ID}",
                 "mention": f"Discord; {_USER_ID}; & and a role id; or here, everyone"}
-
-    def _by_bot(self) -> bool:
-        return bool(self.discord_token)
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
@@ -4564,9 +4563,7 @@ class DiscordAlerter(_ChatAlerter):
     def _check_together(self) -> None:
         self._set("discord_channel_id", self.discord_channel_id or self.default_discord_channel_id)
         self._set("default_discord_channel_id", "")
-        if not self.discord_token and not self.discord_webhook_url:
-            ways = "discord_token (posts and asks) or discord_webhook_url (posts only)"
-            raise ConfigError(f"{self._who}: give {ways}")
+        super()._check_together()
 
     def _problem(self, name: str, text: str) -> str:
         if name == "discord_token" and re.match(r"xox[a-z]-|xapp-", text):

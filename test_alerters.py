@@ -11641,6 +11641,21 @@ def test_any_exception_has_a_line(error, title, home_told):
     assert post(error) and home_told.last.title.startswith(title)
 
 
+def test_a_flavor_may_post_by_a_webhook_alone():
+    @dataclasses.dataclass
+    class Teams(alerters._ChatAlerter):
+        teams_webhook_url: str = ""
+        flavor, _webhook_field = "teams", "teams_webhook_url"
+
+    with pytest.raises(ConfigError) as caught:
+        Teams()
+    assert str(caught.value) == "teams: give teams_webhook_url (posts only)"
+    with pytest.raises(AskNotSupported, match="a webhook can only post; asking needs another flavor"):
+        Teams("https://example.org/hook").ask("Deploy?")
+    with pytest.raises(ConfigError, match="teams_webhook_url is a token"):
+        Teams("xoxb-1")
+
+
 def test_send_of_an_own_flavor_gets_a_message():
     got = []
 
