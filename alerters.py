@@ -3019,9 +3019,8 @@ def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _dial(host: str, port: int, deadline: _Deadline, place: str = "") -> _Wire:
-    """Return a connection. The time is for the look-up of the name and for all its addresses together."""
-    place = place or _join(host, port)  # what errors call it
+def _dial(host: str, port: int, deadline: _Deadline, place: str) -> _Wire:
+    """Return a connection to what errors call `place`. All addresses of a name share the time."""
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -3039,24 +3038,36 @@ def _dial(host: str, port: int, deadline: _Deadline, place: str = "") -> _Wire:
     raise trouble
 
 
-def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, advice: str) -> _Wire:
-    """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
+def _connect(host: str, port: int, deadline: _Deadline, trust: _Trust | None = None,
+             proxy: _Proxy | None = None) -> _Wire:
+    """Return a connection: over TLS if it is said whom to trust, and through the proxy if there is one."""
+    target = _join(host, port)
+    if proxy:
+        wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
+    else:
+        wire = _dial(host, port, deadline, target)
     try:
-        wire = _dial(host, port, deadline)
-    except _Unreachable as error:
-        for name in os.environ:
-            if name.lower() in ("https_proxy", "all_proxy"):
-                error.hint += f"; mail does not go through the proxy of {name}"
-                break
-        raise
-    try:
+        if proxy:
+            proxy.open_tunnel(wire, target)
+            wire.place = f"{target} through {proxy.place}"
         if trust:
             wire.encrypt(trust, host)
         return wire
-    except BaseException as error:  # whatever comes, Ctrl-C too, the socket is closed
+    except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
         wire.close()
-        if isinstance(error, _Unreachable) and "TLS at once" in str(error):
+        raise
+
+
+def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, advice: str) -> _Wire:
+    """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
+    try:
+        return _connect(host, port, deadline, trust)
+    except _Unreachable as error:
+        proxies = [name for name in os.environ if name.lower() in ("https_proxy", "all_proxy")]
+        if "TLS at once" in str(error):
             error.hint = advice
+        elif proxies and not error.code:
+            error.hint += f"; mail does not go through the proxy of {proxies[0]}"
         raise
 
 
@@ -3093,25 +3104,9 @@ class _Target:
 
     def connect(self, who: str, deadline: _Deadline) -> _Wire:
         if not self.encrypted:  # on this machine
-            return _dial(self.host, self.port, deadline)
+            return _connect(self.host, self.port, deadline)
         proxy = _proxy_for(who, self.host, self.port)
-
-        def dial(trust: _Trust) -> _Wire:
-            if proxy:
-                wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
-            else:
-                wire = _dial(self.host, self.port, deadline)
-            try:
-                if proxy:
-                    proxy.open_tunnel(wire, _join(self.host, self.port))
-                    wire.place = f"{_join(self.host, self.port)} through {proxy.place}"
-                wire.encrypt(trust, self.host)
-                return wire
-            except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
-                wire.close()
-                raise
-
-        return _trusting(who, dial)
+        return _trusting(who, lambda trust: _connect(self.host, self.port, deadline, trust, proxy))
 
 
 class _Answer:
