@@ -7237,23 +7237,19 @@ def _folders_left_out() -> tuple[str, ...]:
     return tuple(folders)
 
 
-class _Ending:
-    """How a piece of work ended, as a framework told it: only this goes out of all that it hands over."""
-    def __init__(self, name: Any, facts: Mapping[str, Any], error: Any = None, how: str = "failed") -> None:
-        self.name, self.facts, self.error, self.how = name or "Pipeline", facts, error, how
-
-    def message(self, failed: bool) -> AlerterMessage:
-        if not failed:
-            return AlerterMessage(f"{self.name} succeeded", metadata=self.facts, level="success")
-        body = None
-        if isinstance(self.error, BaseException):
-            body = _exception_text(self.error)
-        elif isinstance(self.error, str) and self.error:
-            body = _fenced(self.error)
-        level: _Level = "error"
-        if self.how == _WILL_RETRY:
-            level = "warning"
-        return AlerterMessage(f"{self.name} {self.how}", body, self.facts, level=level)
+def _ended(failed: bool, facts: _Dict, name: str, error: Any = None, how: str = "failed") -> AlerterMessage:
+    """Return the message of a hook. Of all that a framework hands over only this goes out."""
+    level: _Level = "error"
+    body = None
+    if not failed:
+        how, level, error = "succeeded", "success", None
+    elif how == _WILL_RETRY:
+        level = "warning"
+    if isinstance(error, BaseException):
+        body = _exception_text(error)
+    elif isinstance(error, str) and error:
+        body = _fenced(error)
+    return AlerterMessage(f"{facts.get(name, 'Pipeline')} {how}", body, facts, level=level)
 
 
 def _peek(source: Any, path: str) -> Any:
@@ -7282,33 +7278,31 @@ def _facts(source: Any, **paths: str) -> _Dict:
 def _hook_message(failed: bool, first: Any, rest: Sequence[Any], named: Mapping[str, Any]) -> AlerterMessage:
     """Return what a hook tells. Each framework calls it in a way of its own."""
     if "sender" in named:
-        ending = _celery_ending(first, named)
-    elif hasattr(first, "keys"):
-        ending = _airflow_ending(first)
-    elif rest:
-        ending = _prefect_ending(failed, first, *rest[:2])
-    elif first is None or isinstance(first, (BaseException, str)):
-        ending = _zenml_ending(first)
-    else:
-        ending = _dagster_ending(first)
-    return ending.message(failed)
+        return _celery_message(failed, first, named)
+    if hasattr(first, "keys"):
+        return _airflow_message(failed, first)
+    if rest:
+        return _prefect_message(failed, first, *rest[:2])
+    if first is None or isinstance(first, (BaseException, str)):
+        return _zenml_message(failed, first)
+    return _dagster_message(failed, first)
 
 
-def _zenml_ending(error: Any) -> _Ending:
+def _zenml_message(failed: bool, error: Any) -> AlerterMessage:
     """ZenML passes the exception at most; the names are in the context of the step that is running."""
     context = None
     with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
         context = sys.modules["zenml"].get_step_context()
     facts = _facts(context, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name")
-    return _Ending(facts.get("step"), facts, error)
+    return _ended(failed, facts, "step", error)
 
 
-def _airflow_ending(context: Any) -> _Ending:
+def _airflow_message(failed: bool, context: Any) -> AlerterMessage:
     """Airflow passes a mapping. Source: airflow.apache.org, Logging & Monitoring, Callbacks."""
     error = _peek(context, "exception")
     facts = _facts(context, dag="dag.dag_id", run="run_id", reason="reason")
     if "reason" in facts:  # of a whole DAG: the task instance in there is any one of its tasks
-        return _Ending(facts.get("dag"), facts, error)
+        return _ended(failed, facts, "dag", error)
     task = _peek(context, "task_instance") or _peek(context, "ti") or _peek(context, "task")
     facts.update(_facts(task, task="task_id", map_index="map_index", host="hostname", log="log_url"))
     if facts.get("map index") == -1:
@@ -7320,13 +7314,10 @@ def _airflow_ending(context: Any) -> _Ending:
         facts["try"] = f"{number} of {retries + 1}"
         if number <= retries and state != "failed":  # it fails early where the task asks for no other try
             state = "up_for_retry"
-    how = "failed"
-    if state == "up_for_retry":
-        how = _WILL_RETRY
-    return _Ending(facts.get("task"), facts, error, how)
+    return _ended(failed, facts, "task", error, _WILL_RETRY if state == "up_for_retry" else "failed")
 
 
-def _prefect_ending(failed: bool, work: Any, run: Any, state: Any = None) -> _Ending:
+def _prefect_message(failed: bool, work: Any, run: Any, state: Any = None) -> AlerterMessage:
     """Prefect passes flow (or task), run and state. Source: docs.prefect.io/v3/how-to-guides/workflows."""
     kind = "flow"
     if "task" in type(work).__name__.lower():
@@ -7337,11 +7328,11 @@ def _prefect_ending(failed: bool, work: Any, run: Any, state: Any = None) -> _En
         if link:
             facts["link"] = link
     if not failed:
-        return _Ending(facts.get(kind), facts)
+        return _ended(failed, facts, kind)
     facts.update(_facts(state, state="name"))
     error = _state_error(state) or _peek(state, "message")
     how = _PREFECT_ENDINGS.get(facts.get("state", ""), "failed")
-    return _Ending(facts.get(kind), facts, error, how)
+    return _ended(failed, facts, kind, error, how)
 
 
 def _state_error(state: Any) -> BaseException | None:
@@ -7361,19 +7352,19 @@ def _state_error(state: Any) -> BaseException | None:
     return found if isinstance(found, BaseException) else None
 
 
-def _dagster_ending(context: Any) -> _Ending:
+def _dagster_message(failed: bool, context: Any) -> AlerterMessage:
     """Dagster passes one context. Source: docs.dagster.io/guides/build/ops/op-hooks."""
     facts = _facts(context, op="op.name", job="job_name", run="run_id")
-    return _Ending(facts.get("op"), facts, _peek(context, "op_exception"))
+    return _ended(failed, facts, "op", _peek(context, "op_exception"))
 
 
-def _celery_ending(error: Any, named: Mapping[str, Any]) -> _Ending:
+def _celery_message(failed: bool, error: Any, named: Mapping[str, Any]) -> AlerterMessage:
     """Celery passes keywords. Source: docs.celeryq.dev/en/stable/userguide/signals.html."""
     facts = _facts(named, task="sender.name", task_id="sender.request.id")
     facts.update(_facts(named, task_id="task_id"))
     if "reason" in named:  # of the signal task_retry
-        return _Ending(facts.get("task"), facts, named["reason"], _WILL_RETRY)
-    return _Ending(facts.get("task"), facts, error)
+        return _ended(failed, facts, "task", named["reason"], _WILL_RETRY)
+    return _ended(failed, facts, "task", error)
 
 
 def alerter_success_hook(*context: Any, **named: Any) -> None:
