@@ -7279,12 +7279,12 @@ def _hook_message(failed: bool, first: Any, rest: Sequence[Any], named: Mapping[
     """Return what a hook tells. Each framework calls it in a way of its own."""
     if "sender" in named:
         return _celery_message(failed, first, named)
-    if hasattr(first, "keys"):
-        return _airflow_message(failed, first)
     if rest:
         return _prefect_message(failed, first, *rest[:2])
     if first is None or isinstance(first, (BaseException, str)):
         return _zenml_message(failed, first)
+    if hasattr(first, "keys"):
+        return _airflow_message(failed, first)
     return _dagster_message(failed, first)
 
 
@@ -7595,7 +7595,7 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     title, body = first.title, first.body()
     facts = {"logger": first.logger, "level": first.level_name, "host": _socket.gethostname()}
     if len(groups) > 1:
-        title += f" (and {len(groups) - 1:,} other log messages)"
+        title += f" (and {len(groups) - 1:,} more)"
         body = _fenced("\n".join([group.extract() for group in groups]))
         facts = {"host": facts["host"]}
     worst = max([group.level for group in groups])

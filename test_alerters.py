@@ -12702,7 +12702,7 @@ def test_what_comes_while_a_message_is_under_way_goes_together(home_logger, home
     gate.set()
     home_logger.handler.flush()
     texts = [f"Task {word} raised unexpected: 5" for word in words]
-    assert home_told.titles == [texts[0], f"{texts[1]} (and 298 other log messages)"]
+    assert home_told.titles == [texts[0], f"{texts[1]} (and 298 more)"]
     extract = "\n".join(f"ERROR home.app: {text}" for text in texts[1:])
     assert home_told.last.body == f"```\n{extract}\n```"
     assert [*home_told.last.metadata] == ["host"] and home_told.last.level == "error"
@@ -12754,14 +12754,17 @@ def test_repeats_are_of_one_logger_level_place_exception_and_text(home_logger, h
     assert "KeyError: 'a'" in told and "KeyError: 'b'" in told
 
 
-def test_repeats_are_told_after_a_while_that_grows(home_logger, home_told, monkeypatch):
-    monkeypatch.setattr(alerters, "_FOLD_FIRST", 0.01)
+def test_repeats_are_told_after_a_while_that_grows(home_logger, home_told):
     for n in range(2):
         home_logger.error("disk %d is full", n)
+    handler = home_logger.handler
+    with handler._changed:
+        [group] = handler._groups.values()
+        wait, group.due = group.due - time.monotonic(), 0.001
+        handler._changed.notify_all()
     home_until(lambda: len(home_told) == 2, "what has waited")
     assert home_told.last.body == "… 1 more time\n\n```\ndisk 1 is full\n```"
-    [group] = home_logger.handler._groups.values()
-    assert group.pause == 0.04
+    assert 0 < wait <= 5 and 5 < group.due - time.monotonic() <= 10 and group.pause == 20
 
 
 def test_where_no_thread_starts_a_record_is_written_and_the_next_is_told(home_told, monkeypatch, capsys):
