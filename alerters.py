@@ -414,7 +414,9 @@ class AlerterMessage(_Record):
 def _listed(items: Any, name: str) -> Sequence[Any]:
     if isinstance(items, (str, bytes)) or not hasattr(items, "__iter__"):
         raise ConfigError(f"message: {name} must be a list; write {name}=[…]")
-    return items if hasattr(items, "__len__") else list(items)  # a generator: every alerter is to see them
+    if hasattr(items, "__len__"):
+        return items  # type: ignore[no-any-return]
+    return list(items)  # a generator: every alerter is to see them
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -539,12 +541,14 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
 
 def _kind_of(value: object) -> str:
     """Return what to call a value that is of no use here; two copies of this module are easily mixed up."""
-    kind = value if isinstance(value, type) else type(value)
+    kind, name = type(value), type(value).__name__
+    if isinstance(value, type):
+        kind, name = value, f"the class {value.__name__}"
     for cls in kind.__mro__:
         if cls.__name__ in __all__ and globals().get(cls.__name__) is not cls:
             place = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
             return f"{kind.__name__} of a second copy of this module ({place}): import one of them only"
-    return f"the class {kind.__name__}" if kind is value else kind.__name__
+    return name
 
 
 def _snapshot(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -570,24 +574,33 @@ def _params(params: object) -> AlerterParameters | None:
     return params._check()
 
 
+def _given(names: Iterable[str], values: _Dict) -> _Dict:
+    """Return those values that are not None."""
+    found = {}
+    for name in names:
+        if values.get(name) is not None:
+            found[name] = values[name]
+    return found
+
+
+_SAID = ("title", "metadata", "images", "files", "level")
+
+
 def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
     """Return the message and the parameters of a call. given: its locals(), where None is "not given"."""
-    named = {name: value for name, value in given.items() if value is not None}
-    said = {name: named[name] for name in ("title", "metadata", "images", "files", "level") if name in named}
-    message = _message(given["question" if "question" in given else "message"], **said)
-    error, above, params = named.get("exception"), named.get("reply_to"), _params(given["params"])
+    message = _message(given.get("message", given.get("question")), **_given(_SAID, given))
+    error, above, params = given.get("exception"), given["reply_to"], _params(given["params"])
     if error is not None:
         if not isinstance(error, BaseException):
             raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
-        body = f"{message.body or ''}\n\n{_exception_text(error)}".lstrip("\n")
+        body = f"{message.body or ''}\n\n{_exception_text(error)}"
         level = "error" if message.level == "info" else message.level
-        message = message._with(body=body, level=named.get("level", level))
+        message = message._with(body=body.lstrip("\n"), level=given["level"] or level)
     if above is not None:
         if not isinstance(above, Receipt):
             raise ConfigError(f"reply_to must be the Receipt that send returned, not {_kind_of(above)}")
         message = message._with(_reply_to=above)
-    choices = {field.name: named[field.name] for field in dataclasses.fields(AlerterParameters)
-               if field.name in named}
+    choices = _given(AlerterParameters.__dataclass_fields__, given)
     if choices:
         params = dataclasses.replace(params or AlerterParameters(), **choices)
     return message, params
