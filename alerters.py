@@ -4173,10 +4173,12 @@ class SlackAlerter(_ChatAlerter):
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        ref, text = question.ref, self._text(text)
-        self._call("chat.postMessage", {
-            "channel": ref["channel"], "thread_ts": ref.get("thread_ts") or ref["ts"], "unfurl_links": False,
-            "text": text if to else re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", text, count=1)})  # who decided
+        ref, said = question.ref, self._text(text)
+        if not to:  # the one who decided is mentioned
+            said = re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", said, count=1)
+        thread = ref.get("thread_ts") or ref["ts"]
+        payload = {"channel": ref["channel"], "thread_ts": thread, "text": said, "unfurl_links": False}
+        self._call("chat.postMessage", payload)
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
@@ -4210,7 +4212,7 @@ class SlackAlerter(_ChatAlerter):
         try:
             return bool(self._call("users.info", {"user": user}, sure=True)["user"].get("is_bot"))
         except DeliveryError as error:
-            if error.code == "user_not_found":  # whom nobody knows does not decide
+            if error.code in ("user_not_found", "user_not_visible"):  # whom nobody knows does not decide
                 return True
             raise
 
