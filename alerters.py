@@ -4199,10 +4199,15 @@ class SlackAlerter(_ChatAlerter):
         kinds = {"D": ["im"], "U": ["im"], "W": ["im"], "G": ["groups", "mpim"]}
         kinds_here = kinds.get(where["channel"][:1], ["channels", "groups", "mpim"])
         wanted = [f"{kind}:history" for kind in kinds_here]
-        if not set(wanted) & set(self._account().get("scopes", wanted)):
+        granted = set(self._account().get("scopes", wanted))
+        if not granted & set(wanted):
             SlackAlerter._account.cache_clear()  # the app may be given one meanwhile
             what = f"missing_scope: to read the answers the app needs {' or '.join(wanted)}"
             raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, final=True)
+        if {"chat:write.public", "channels:read"} <= granted and re.fullmatch("C[A-Z0-9]+", where["channel"]):
+            info = self._call("conversations.info", {"channel": where["channel"]}, sure=True)
+            if _mapping(info.get("channel")).get("is_member") is False:  # there it may post, but not read
+                raise _failure(self._who, "not_in_channel", code="not_in_channel", hints=_SLACK_HINTS)
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented

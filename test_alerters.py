@@ -8258,6 +8258,16 @@ def test_what_slack_would_not_let_read_is_not_asked(slack_room, channel, scopes,
     assert alerter.open_question("Deploy?").ref
 
 
+def test_a_public_channel_that_slack_lets_post_to_but_not_read_is_not_asked_in(slack_room):
+    room = slack_room
+    room.service.scopes.add("chat:write.public")
+    room.service.channels["C0ALERTS"]["is_member"] = False
+    assert room.alerter().post("x") is True
+    with pytest.raises(DeliveryError, match="not_in_channel: invite the bot"):
+        room.ask()
+    assert len(room.service.posted) == 1
+
+
 @pytest.mark.parametrize("lacks, above, asks", [
     ("READ_MESSAGE_HISTORY", 1, False), ("READ_MESSAGE_HISTORY", 0, True), ("VIEW_CHANNEL", 1, False),
     ("ADD_REACTIONS", 0, True)])
