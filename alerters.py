@@ -5091,19 +5091,25 @@ _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app pass
                550: "the address or the sender is refused", 552: "the mail is too large"}
 _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*:|abwesen|automatic reply"
            r"|automatische? antwo|(?:réponse|respuesta|risposta|resposta) autom)")
-_READ_MAX, _TEXT_MAX = 25_000_000, 300_000  # bytes of a mail and characters of its text that are read
-_LINES_MAX = 5000
-_MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
-_MANY_MAILS = 300  # above which the server searches
-_HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
+_READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 300_000, 5000  # bytes of a mail; characters, lines of its text
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
+_NO_LETTERS = r"(?:[^\w\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji count as letters
 _ANCHOR = 12  # letters that are not alike by chance
-_BLOCKS = set("p div tr li hr table ul ol pre blockquote center section article h1 h2 h3 h4 h5 h6".split())
+_AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
+              "Return-Path": "<>$", "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
+              "X-Autoreply-From": ""}
+_BLOCKS = set("div tr li table ul ol pre center section article h1 h2 h3 h4 h5 h6".split())
+_HTML_MARKS = {"<br": "\n", "<hr": "\v____\v", "<p": "\v\n\v", "</p": "\v\n\v", "<td": " ", "<th": " ",
+               "<s": "~~", "<del": "~~", "<strike": "~~", "<blockquote": "\v\n\v\x01",
+               "</blockquote": "\x02\v\n\v"}
+_HTML_TAG = (r"(?is)<!--(?:-?>|.*?(?:--!?>|\Z))|<(style|script|title)\b.*?(?:</\1[^<>]*>?|\Z)"
+             r"|<[!?/a-z][^<>]*>?")
 # A day with its year, or with a time; digits of any script.
 _DATE = (r"(?<!\d)(?:\d{4}(?!\d).*?(?<!\d)\d\d?(?!\d)|\d\d?(?!\d).*?(?<!\d)\d{4}(?!\d)"
          r"|\d\d?[./-]\d\d?[./-]\d\d|\d\d?(?!\d).*?\d\d?[:.h]\d\d(?!\d))")
 _HEAD_LINE = r"\W{0,3}\w[\w '-]{0,20}[:\uff1a]"
-_CONTACT = (r"(?:[\w.]{1,8}:? ?\+|(?:[\w.]{1,8}: ?)?(?!\d\d?[./-]\d\d?[./-]\d)[+(0])\d?[\d ()/.-]{6,20}"
+_CONTACT = (r"[^|]{1,40}(?: \| [^|]{1,40})+"
+            r"|(?:[\w.]{1,8}:? ?\+|(?:[\w.]{1,8}: ?)?(?!\d\d?[./-]\d\d?[./-]\d)[+(0])\d?[\d ()/.-]{6,20}"
             r"|(?:\w{1,8}: ?)?(?:https?://|www\.)\S+|(?:e-?mail: ?)?[\w.+-]+@[\w.-]+")
 # What programs add by themselves: a line that names one of these and has no words but those, one of them of
 # the first set.
@@ -5141,6 +5147,9 @@ _CLOSINGS = set("""
     köszönöm cu_stimă mulțumesc с_уважением с_наилучшими_пожеланиями спасибо з_повагою дякую saygılarımla
     iyi_çalışmalar teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다
     """.split())
+_MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
+_MANY_MAILS = 300  # above which the server searches
+_HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -5644,7 +5653,7 @@ class _Mailbox:
                 self._heads.add(uid)
                 whole = re.sub(rb"\s+", b"", head)  # folded anywhere
                 if b"[#" in whole or b"alerters." in whole or b"=?" in whole:
-                    self._named.setdefault(_ReceivedMail(head).question(), []).append(uid)
+                    self._named.setdefault(_question_of(_email.message_from_bytes(head)), []).append(uid)
         return self._named.get(token, [])
 
     def _search(self, *keys: str) -> list[int]:
@@ -5793,126 +5802,109 @@ def _fetched(session: Any, uids: list[int], what: str) -> Iterator[tuple[int, fl
 
 def _as_sent(mail: Any) -> list[str]:
     """Return the text of a mail of ours, and its HTML as text, by which their quotes are known."""
-    plain, page = mail.get_body(("plain",)), mail.get_body(("html",))
-    texts = [plain.get_content()] + ([_html_text(page.get_content())] if page else [])
+    texts = [mail.get_body(("plain",)).get_content()]
+    page = mail.get_body(("html",))
+    if page:
+        texts.append(_html_text(page.get_content()))
     return [text[:_SENT_MAX] for text in texts]
 
 
 def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
                  at: float | None) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
-    mail = _ReceivedMail(data)
-    by = mail.sender()
-    if mail.question() != question.token or by.casefold() not in people or mail.is_automatic():
+    heads = re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data)
+    bounds = len(re.findall(rb"(?m)^--", data))
+    if bounds > 2000 or len(heads) > 150 or max(map(len, heads), default=0) > 2000:
+        raise ValueError("it has too many parts, or their heads are too long")
+    mail = _email.message_from_bytes(data)
+    by = _writer_of(mail)
+    if by.casefold() not in people or _question_of(mail) != question.token or _is_automatic(mail):
         return None
-    return {"by": by, "text": _Writer(mail, by, asker, question).said(), "via": "email", "at": at}
+    thread = _Thread(question, _values(mail, "To", "Cc"), asker.casefold(), by.casefold())
+    thread.learn_names(" ".join(_values(mail, "From")).partition("<")[0] + " " + by.partition("@")[0])
+    plain, page, sound = _mail_texts(mail)
+    written, shown = thread.own(plain), thread.own(_html_text(page))
+    said = written or shown
+    if written and shown and re.sub(r"[\s*_]", "", written) != re.sub(r"[\s*_]", "", shown):
+        said = f"{written}\n{shown}"
+    if not sound or data.startswith(b"From ") or len(data) >= _READ_MAX or len(plain + page) > _TEXT_MAX:
+        said += "\n(This mail is damaged or too long.)"
+    return {"by": by, "text": said, "via": "email", "at": at}
 
 
-class _ReceivedMail:
-    """A mail as it came in. Its headers are cut and its parts counted, so that reading takes linear time."""
-    def __init__(self, data: bytes) -> None:
-        heads = re.findall(rb"(?im)^content-[a-z-]+:[^\n]*(?:\n[ \t][^\n]*)*", data)
-        bounds = len(re.findall(rb"(?m)^--", data))
-        if bounds > 2000 or len(heads) > 300 or max(map(len, heads), default=0) > 2000:
-            raise ValueError("its parts are too many, or their heads too long")
-        self.mail = _email.message_from_bytes(data)
-        # A head that ends early, or begins with a line of a mailbox file, is not what the writer's program
-        # wrote, and a part without an end is cut off.
-        self.sound = len(data) < _READ_MAX and not data.startswith(b"From ")
-
-    def values(self, *names: str) -> list[str]:
-        """Return the values of headers, each in one line and decoded."""
-        return [_header_text(value) for name in names for value in self.mail.get_all(name, [])]
-
-    def question(self) -> str:
-        """Return the token of the question it answers: the last one, as one may be asked below another."""
-        subject = re.sub(r"\s+", "", "".join(self.values("Subject")).lower())  # it was folded anywhere
-        ids = " ".join(self.values("References", "In-Reply-To"))
-        tokens = re.findall(r"\[#([0-9a-f]{16})\]", subject) or re.findall(
-            r"<alerters\.([0-9a-f]{16})[.@]", ids)
-        return tokens[-1] if tokens else ""
-
-    def sender(self) -> str:
-        """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
-        senders = [" ".join(str(value)[:1000].split()) for value in self.mail.get_all("From", [])]
-        if len(senders) != 1:
-            return ""
-        found = re.fullmatch(rf"([^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})", senders[0])
-        if not found:
-            return ""
-        address = found[2] or found[3]
-        named = re.findall(_ADDRESS, (found[1] or "").strip("'\" "))
-        others = {name.casefold() for name in named} - {address.casefold()}
-        return "" if others else address
-
-    def is_automatic(self) -> bool:
-        """True for the mail of a machine, or of a mailing list."""
-        submitted = {value.partition(";")[0].strip().lower() for value in self.values("Auto-Submitted")}
-        if submitted - {"no"} or self.mail.get_content_type() == "multipart/report":
-            return True
-        bulk = {value.lower() for value in self.values("Precedence")}
-        if bulk & {"bulk", "junk", "list", "auto_reply"} or "<>" in self.values("Return-Path"):
-            return True
-        if self.values("X-Autoreply", "X-Autorespond", "X-Autoreply-From", "List-Id"):
-            return True
-        return bool(re.match(_ABSENT, " ".join(self.values("Subject"))))
-
-    def texts(self) -> tuple[str, str]:
-        """Return all that is written in it, as plain text and as HTML, in attached texts and mails, too."""
-        plain: list[str] = []
-        pages: list[str] = []
-        for part in self.mail.walk():
-            kinds = part.get_all("Content-Type", [])
-            kind = part.get_content_type()
-            if part.get_content_maintype() == "text" and kind not in ("text/vcard", "text/x-vcard"):
-                (pages if kind == "text/html" else plain).append(_part_text(part))
-            self.sound = self.sound and not part.defects and len(kinds) < 2
-        return "\n".join(plain)[:_TEXT_MAX], "\n".join(pages)[:_TEXT_MAX]
+def _values(mail: Any, *names: str) -> list[str]:
+    """Return the values of headers, in a line each and decoded; cut, as hostile ones take long."""
+    values = []
+    for name in names:
+        for value in mail.get_all(name, []):
+            text = " ".join(str(value)[-20_000:].split())
+            with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
+                if "=?" in text:
+                    text = str(_email_policy.default.header_factory("Subject", text[:1000]))
+            values.append(text)
+    return values
 
 
-def _header_text(value: Any) -> str:
-    """Return a header in one line, decoded; cut, as the parser takes long for a hostile one."""
-    text = " ".join(str(value)[-20_000:].split())
-    with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
-        if "=?" in text:
-            text = str(_email_policy.default.header_factory("Subject", text[:1000]))
-    return text
+def _question_of(mail: Any) -> str:
+    """Return the token of the question that a mail answers: the last, as one may be asked below another."""
+    subject = re.sub(r"\s+", "", "".join(_values(mail, "Subject")).lower())  # it was folded anywhere
+    ids = " ".join(_values(mail, "References", "In-Reply-To"))
+    tokens = re.findall(r"\[#([0-9a-f]{16})\]", subject) or re.findall(r"<alerters\.([0-9a-f]{16})[.@]", ids)
+    return tokens[-1] if tokens else ""
 
 
-def _part_text(part: Any) -> str:
-    data, charset = part.get_payload(decode=True) or b"", part.get_content_charset("utf-8")
-    if charset in ("idna", "punycode", "unicode_escape", "raw_unicode_escape"):  # no charsets of mails
-        charset = "utf-8"
-    try:
-        text = bytes(data).decode(charset, "replace")
-    except (LookupError, ValueError):  # a charset that Python does not know
-        text = bytes(data).decode("utf-8", "replace")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _writer_of(mail: Any) -> str:
+    """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
+    senders = mail.get_all("From", [])
+    named = rf"([^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})"
+    found = re.fullmatch(named, " ".join(str(senders[0])[:1000].split())) if len(senders) == 1 else None
+    if not found:
+        return ""
+    address = found[2] or found[3]
+    others = re.findall(_ADDRESS, (found[1] or "").strip("'\" "))
+    return address if {address.casefold()}.issuperset(map(str.casefold, others)) else ""
 
 
-class _MailLine:
-    """A line of a mail: as written, the letters that it is compared by, and whether it is marked."""
+def _is_automatic(mail: Any) -> bool:
+    """True for the mail of a machine, or of a mailing list."""
+    told = [f"{name}: {value}" for name in _AUTOMATIC for value in _values(mail, name)]
+    said = re.match(_ABSENT, " ".join(_values(mail, "Subject")))
+    signs = [line for line in told if re.match(_AUTOMATIC[line.partition(":")[0]], line.partition(": ")[2])]
+    return bool(said or signs or mail.get_content_type() == "multipart/report")
+
+
+def _mail_texts(mail: Any) -> tuple[str, str, bool]:
+    """Return all that is written in a mail, as text and as HTML, attached or not, and whether it is sound."""
+    texts: dict[bool, list[str]] = {True: [], False: []}
+    sound = True
+    for part in mail.walk():
+        kind = part.get_content_type()
+        if kind.startswith("text/") and not kind.endswith("vcard"):
+            data, charset = part.get_payload(decode=True) or b"", part.get_content_charset("utf-8")
+            try:
+                text = bytes(data).decode(charset, "replace")
+            except (LookupError, ValueError):  # no charset that Python knows
+                text = bytes(data).decode("utf-8", "replace")
+            texts[kind == "text/html"].append(text.replace("\r\n", "\n"))
+        sound = sound and not part.defects and len(part.get_all("Content-Type", [])) < 2
+    return "\n".join(texts[False]), "\n".join(texts[True]), sound
+
+
+class _Line:
+    """A line of a mail: as written, without marks, and as the letters, digits and emoji that are compared."""
     def __init__(self, text: str, unlinked: str) -> None:
-        self.text = text.strip("\ufeff\u200b \t\xa0")
-        self.letters = _letters(unlinked)
-        self.marked = self.text.startswith((">", "|"))
+        self.text = text.strip("\ufeff\u200b \t\r\xa0")
         self.bare = self.text.strip(">| \t\xa0\u200b\ufeff")
+        self.marked = self.text.startswith((">", "|"))
         self.empty = not self.bare.strip("-_=*")
+        self.letters = re.sub(_NO_LETTERS, "", unlinked.casefold())
 
 
-def _letters(text: str) -> str:
-    """Return letters, digits and emoji alone: what stays of a line when programs quote, wrap and mark it."""
-    return re.sub(r"(?:[^\w\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+", "", text.casefold())
-
-
-def _mail_lines(text: str) -> list[_MailLine]:
+def _lines_of(text: str) -> list[_Line]:
     """Return the lines of a text. Addresses of links, which programs add to their text, are not compared."""
-    def breaks(link: re.Match[str]) -> str:
-        return "\n" * link[0].count("\n")
-
-    unlinked = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", breaks, text)
-    lines, bare = (each.split("\n", _LINES_MAX) for each in (text, unlinked))
-    return [_MailLine(line, letters) for line, letters in zip(lines, bare)]
+    unlinked = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", lambda link: "\n" * link[0].count("\n"), text)
+    pairs = zip(text.split("\n", _LINES_MAX), unlinked.split("\n", _LINES_MAX))
+    return [_Line(*pair) for pair in pairs]
 
 
 class _Thread:
@@ -5921,48 +5913,78 @@ class _Thread:
     A quote is a run of our own lines, whole and in their order, compared by letters alone: bare or behind
     `>`, wrapped anew or not. A lone line of ours that is not marked is none: the writer may have taken it up.
     """
-    def __init__(self, question: Question, names: list[str], reader: str) -> None:
+    def __init__(self, question: Question, to: list[str], asker: str, reader: str) -> None:
         record = question._record
-        self._token = question.token
-        self._us = rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
+        self._question, self._names = question, set()  # type: Question, set[str]
         self._readers = [reader, *map(str.casefold, record.recipients)]
-        mails = record.sent or ["\n".join([record.text, *question._instructions()])]
-        ours = [[line.letters for line in _mail_lines(mail)] for mail in mails]
-        self._ours = "\n".join("".join(lines) for lines in ours)
+        name, address = _mailbox(asker, "sender_email")
+        called = r"([^<>,;:\"]{3,60}?)\"? <" + re.escape(address)  # as the reader's address book has it
+        names = [name, address, *re.findall(called, " ".join(to).casefold())]
+        self._us = rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, filter(None, names)))})(?![\w-])"
+        self._ours = ""  # the letters of all that was mailed
         self._edges: set[int] = set()  # where one of our lines ends and another begins
         self._starts: dict[str, list[int]] = {}  # where lines begin, by their first letters
-        place = 0
-        for lines in ours:
-            for letters in filter(None, lines):
-                for begin in {letters[:_ANCHOR], self._ours[place:place + _ANCHOR]}:
-                    self._starts.setdefault(begin, []).append(place)
-                place += len(letters)
-                self._edges.add(place)
-            place += 1
+        for mail in record.sent or ["\n".join([record.text, *question._instructions()])]:
+            self._learn([line.letters for line in _lines_of(mail) if line.letters])
 
-    def quoted(self, lines: list[_MailLine]) -> set[int]:
+    def _learn(self, lines: list[str]) -> None:
+        place = len(self._ours)
+        self._ours += "".join(lines) + "\n"
+        for letters in lines:
+            for begin in {letters[:_ANCHOR], self._ours[place:place + _ANCHOR]}:
+                self._starts.setdefault(begin, []).append(place)
+            place += len(letters)
+            self._edges.add(place)
+
+    def learn_names(self, text: str) -> None:
+        """Learn how the writer signs; a word that decides is no name."""
+        for word in re.findall(r"[^\W\d_]+", text.casefold()):
+            if not self._question._verdict(word, False):
+                self._names.add(word)
+
+    def own(self, text: str) -> str:
+        """Return what the writer wrote: what is neither quoted, with the block above it, nor a signature."""
+        lines = _lines_of(text[:_TEXT_MAX])
+        quoted = self._quoted(lines)
+        kept: list[str] = []
+        signature = ""
+        for number, line in enumerate(lines):
+            if number in quoted:
+                signature = ""
+            elif line.text == "--" or signature == "--":
+                signature = "--"  # all that follows, until a quote
+            elif self._is_closing(line.text):
+                signature = "closing"
+            elif signature and re.fullmatch(_CONTACT, line.text) or _is_of_program(line.text):
+                continue
+            else:
+                kept.append("" if line.empty else line.text)
+        return "\n".join(kept).strip()
+
+    def _quoted(self, lines: list[_Line]) -> set[int]:
         """Return the numbers of the lines that are quoted, and of those above them that say from whom."""
-        taken: set[int] = set()
+        quoted: set[int] = set()
         first = 0
         while first < len(lines):
             end, after = self._run(lines, first)
             top = self._heading(lines, first) if end > first else first
-            if self._is_quote(lines[first:end], top < first):
-                taken.update(range(top, end))
+            sizes = [len(line.letters) for line in lines[first:end] if line.letters]
+            known = sum(sizes) >= _ANCHOR
+            if lines[first].marked and (known or top < first) or known and (top < first or len(sizes) > 2):
+                quoted.update(range(top, end))
             first = after
-        return taken
+        return quoted
 
-    def _run(self, lines: list[_MailLine], first: int) -> tuple[int, int]:
+    def _run(self, lines: list[_Line], first: int) -> tuple[int, int]:
         """Return where the run of our lines ends that begins here, and where to look for the next one."""
         end = number = first
         places = set(self._starts.get(lines[first].letters[:_ANCHOR], ())[:8])
         while places and number < len(lines):
-            line = lines[number]
-            if line.letters:
-                if line.marked != lines[first].marked and places & self._edges:
+            letters = lines[number].letters
+            if letters:
+                if lines[number].marked != lines[first].marked and places & self._edges:
                     break  # only the rest of a line that was wrapped may have lost its mark
-                places = {place + len(line.letters) for place in places
-                          if self._ours.startswith(line.letters, place)}
+                places = {place + len(letters) for place in places if self._ours.startswith(letters, place)}
                 if not places:
                     break
                 if places & self._edges:
@@ -5970,142 +5992,55 @@ class _Thread:
             number += 1
         return end, max(number, first + 1)
 
-    def _is_quote(self, run: list[_MailLine], headed: bool) -> bool:
-        sizes = [len(line.letters) for line in run if line.letters]
-        anchored = sum(sizes) >= _ANCHOR
-        if run and run[0].marked:
-            return anchored or headed
-        return anchored and (headed or len(sizes) >= 3)
-
-    def _heading(self, lines: list[_MailLine], first: int) -> int:
+    def _heading(self, lines: list[_Line], first: int) -> int:
         """Return where the block begins that stands directly above a quote and names us; `first` if none."""
         bottom = first
         while bottom and lines[bottom - 1].empty:
             bottom -= 1
         top = bottom
-        while top and bottom - top < 10 and not lines[top - 1].empty and len(lines[top - 1].bare) < 300:
+        while top and bottom - top < 9 and not lines[top - 1].empty:
             top -= 1
-        block = [line.bare for line in lines[top:bottom]]
-        size = self._head(block) or self._attribution(block)
+        block = [line.bare[:300] for line in lines[top:bottom]]
+        size = self._heading_size(block) if block else 0
         return bottom - size if size else first
+
+    def _heading_size(self, block: list[str]) -> int:
+        """Return how many lines at the end of a block say that we wrote what follows; 0 if none does.
+
+        They are a head with our subject, or end with a colon and name us, with a date or as their first word.
+        """
+        told = [self._about(line) for line in block]
+        if {"subject", "reader"} & told[-1]:
+            return len(block) if self._is_head(block, told) else 0
+        if not _introduces(block[-1]):
+            return 0
+        if {"us", "date"} <= told[-1]:
+            return 1
+        whole = " ".join(block)
+        if told[0] and len(block) < 4 and not any(map(_introduces, block[:-1])):
+            if {"us", "date"} <= self._about(whole) or re.match(r"\W*" + self._us, whole.casefold()):
+                return len(block)
+        return 0
+
+    def _is_head(self, block: list[str], told: list[set[str]]) -> bool:
+        """True if each line tells something of our mail, in any language and order, and each but once."""
+        if re.fullmatch(r"[-_]{4,}.*[-_]{4,}", block[0]):  # ---- Original Message ----
+            block, told = block[1:], told[1:]
+        for line, about in zip(block, told):
+            if not about and not re.match(_HEAD_LINE, line):
+                return False
+        counts = [sum(fact in about for about in told) for fact in ("subject", "us", "date")]
+        return bool(told[0]) and counts[0] == 1 and max(counts) == 1
 
     def _about(self, text: str) -> set[str]:
         """Return what of a mail's head a line tells: its subject, or from whom, to whom and when it was."""
         text = text.casefold()
-        if self._token in text:
+        if self._question.token in text:
             return {"subject"}
-        found = {"date"} if re.search(_DATE, text) else set()
-        if re.search(self._us, text):
-            found.add("us")
-        if any(address in text for address in self._readers):
-            found.add("reader")
-        return found
+        patterns = {"us": self._us, "date": _DATE, "reader": "|".join(map(re.escape, self._readers))}
+        return {fact for fact, pattern in patterns.items() if re.search(pattern, text)}
 
-    def _head(self, block: list[str]) -> int:
-        """Return how many lines at the end of a block are the head of our mail, in any language and order."""
-        told: set[str] = set()
-        size = 0
-        if not self._about(block[-1] if block else "") & {"subject", "reader"}:
-            return 0
-        for number, line in enumerate(reversed(block), 1):
-            new = self._about(line) - told
-            if new:
-                told |= new
-                size = number
-            elif not re.match(_HEAD_LINE, line):  # as Cc: has it
-                break
-        if "subject" not in told:
-            return 0
-        above = block[:-size]
-        if len(above) == 1 and "us" not in told and re.match(_HEAD_LINE, above[0]):
-            return size + 1  # From: with a name of the writer's own
-        ruled = above and re.fullmatch(r"[-_]{4,}.*[-_]{4,}", above[-1])  # ---- Original Message ----
-        return size + 1 if ruled else size
-
-    def _attribution(self, block: list[str]) -> int:
-        """Return how many lines at the end of a block say that we wrote what follows.
-
-        They end with a colon or dashes and name us, with a date or as their first word.
-        """
-        for size in range(1, min(len(block), 3) + 1):
-            lines = block[-size:]
-            if size > 1 and _introduces(lines[0]) or not _introduces(lines[-1]):
-                return 0
-            text = " ".join(lines)
-            about = self._about(text)
-            if "us" in about and "date" in about:
-                return size
-            if re.match(r"\W*" + self._us, text.casefold()):
-                # The date may be in the line above, the first of the paragraph.
-                above = block[:-size]
-                dated = len(above) == 1 and not _introduces(above[0]) and "date" in self._about(above[0])
-                return size + 1 if dated else size
-        return 0
-
-
-def _introduces(line: str) -> bool:
-    return bool(re.search(r"[:\uff1a-]\W*$", line[-10:]))
-
-
-class _Writer:
-    """The one who wrote a mail, and what of it is theirs: what is neither quoted nor their signature."""
-    def __init__(self, mail: _ReceivedMail, address: str, asker: str, question: Question) -> None:
-        self._mail, self._question = mail, question
-        name, asker = _mailbox(asker.casefold(), "sender_email")
-        address, names = address.casefold(), [name, asker] if name else [asker]
-        for value in mail.values("To", "Cc"):  # as the writer's address book calls us
-            names += re.findall(r"([^<>,;:\"]{3,60}?)\"? <" + re.escape(asker) + ">", value.casefold())
-        self._thread = _Thread(question, names, address)
-        shown = mail.values("From")[0].casefold().partition("<")[0]
-        words = re.findall(r"[^\W\d_]+", f"{shown} {address.partition('@')[0]}")
-        self._names = {word for word in words if not question._verdict(word, False)}
-
-    def said(self) -> str:
-        """Return what was written. It is no word where text and HTML differ, or where it is damaged."""
-        text, page = self._mail.texts()
-        plain, shown = self._own(text), self._own(_html_text(page))
-        said = plain or shown
-        if plain and shown and _unformatted(plain) != _unformatted(shown):
-            said = f"{plain}\n{shown}"
-        if not self._mail.sound or _TEXT_MAX in (len(text), len(page)):
-            said += "\n(This mail is damaged or too long.)"
-        return said
-
-    def _own(self, text: str) -> str:
-        lines = _mail_lines(text)
-        quoted = self._thread.quoted(lines)
-        regions: list[list[str]] = [[]]
-        for number, line in enumerate(lines):
-            if number in quoted:
-                regions.append([])
-            else:
-                regions[-1].append("" if line.empty and line.text != "--" else line.text)
-        return "\n".join(line for region in regions for line in self._unsigned(region)).strip()
-
-    def _unsigned(self, lines: list[str]) -> list[str]:
-        """Return lines without the signature: lines of programs, a closing formula, a name, contacts."""
-        kept: list[str] = []
-        signed = False
-        for number, line in enumerate(lines):
-            if line == "--":
-                return kept + self._below(lines[number + 1:])
-            if self._closes(line):
-                signed = True
-            elif not (_is_of_program(line) or signed and _is_contact(line)):
-                kept.append(line)
-        return kept
-
-    def _below(self, lines: list[str]) -> list[str]:
-        """Return what of the lines after `--` is no signature: short paragraphs after the first."""
-        kept = []
-        for paragraph in "\n".join(lines).strip().split("\n\n")[1:]:
-            for line in paragraph.split("\n"):
-                known = self._closes(line) or _is_of_program(line) or _is_contact(line) or _is_titled(line)
-                if len(paragraph) <= 120 and not known:
-                    kept.append(line)
-        return kept
-
-    def _closes(self, line: str) -> bool:
+    def _is_closing(self, line: str) -> bool:
         """True for a closing formula, the writer's name, or both."""
         if not re.fullmatch(r"[\w\s,.;!'’-]{1,80}", line) or self._question._verdict(line, False):
             return False
@@ -6115,117 +6050,42 @@ class _Writer:
         return not words or "_".join(words) in _CLOSINGS
 
 
+def _introduces(line: str) -> bool:
+    return bool(re.search(r"[:\uff1a-]\W*$", line[-10:]))
+
+
 def _is_of_program(line: str) -> bool:
     """True for a line that a phone or a mail program adds: it names the program, and nothing else."""
     bare = re.sub(r"<[^<>]*>", " ", line[:200]).casefold()
     rest, programs = re.subn(_PROGRAMS, " ", bare)
     words = set(re.findall(r"[^\W\d_]+", rest))
-    return bool(programs and len(line) < 200 and words & _SENT and words <= _SENT | _SENT_FROM)
-
-
-def _is_contact(line: str) -> bool:
-    """True for a phone number, an address of the web or of mail, or titles: Head of Data | Example GmbH."""
-    return bool(re.fullmatch(_CONTACT, line)) or "|" in line and _is_titled(line)
-
-
-def _is_titled(line: str) -> bool:
-    """True if all words are numbers or capitalized, as in names of companies and streets."""
-    small = {"of", "and", "for", "the", "und", "für", "der", "de", "du", "la", "et", "y", "van", "von"}
-    return all(word[0].isupper() or word[0].isdigit() or word in small for word in re.findall(r"\w+", line))
-
-
-def _unformatted(text: str) -> str:
-    return re.sub(r"[\s*_]+", "", text)
+    return bool(programs) and len(line) < 200 and not _SENT.isdisjoint(words) and words <= _SENT | _SENT_FROM
 
 
 def _html_text(source: str) -> str:
     """Return an HTML mail as text: `> ` before what is in a blockquote, `~~` before what is struck out.
 
-    A scan of its own, as html.parser takes quadratic time for tags and comments without end.
+    Not by html.parser, which takes quadratic time for tags and comments without end.
     """
-    page, end = _PageText(), 0
-    tags = re.finditer(r"<!--(?:-?>|.*?(?:--!?>|\Z))|<[!?/a-zA-Z][^<>]*>?", source, re.S)
-    for tag in itertools.islice(tags, 4 * _LINES_MAX):  # the rest is written, whatever it is
-        page.text(source[end:tag.start()])
-        page.tag(_unescaped(tag[0]).lower())
-        end = tag.end()
-    page.text(source[end:])
-    page.end_line()
-    return "\n".join(page.lines)
+    def marks(found: re.Match[str]) -> str:
+        tag = _unescaped(found[0]).lower()
+        name = re.match(r"</?([a-z0-9]*)", tag)
+        mark = _HTML_MARKS.get(name[0] if name else "", "\v" if name and name[1] in _BLOCKS else "")
+        return "~~" + mark if "line-through" in tag else mark
+
+    text = re.sub(_HTML_TAG, marks, re.sub(r"\s+", " ", source))
+    text = re.sub(r" ?\v[\v ]*", "\v", text)
+    text = re.sub(r"(?<=\n)\v", "", text).replace("\v", "\n")  # a block begins a line, but no empty one
+    lines, depth = [], 0
+    for line in _unescaped(text).split("\n"):
+        depth += line.count("\x01")
+        lines.append("> " * (depth > 0) + line.replace("\x01", "").replace("\x02", ""))
+        depth = max(depth - line.count("\x02"), 0)
+    return "\n".join(lines)
 
 
 def _unescaped(text: str) -> str:
-    if "&" not in text:
-        return text
     return _html.unescape(re.sub(r"&#\w{9,};?", "\ufffd", text))  # such a number takes long
-
-
-class _PageText:
-    """The lines of an HTML mail while it is read."""
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self._pieces: list[str] = []  # of the line that is not ended
-        self._blank = True  # nothing is written in it
-        self._gap = True  # nor in the line above
-        self._quotes = 0  # how many are open
-        self._hidden = ""  # the open element that shows nothing
-        self._pre = False
-
-    def tag(self, tag: str) -> None:
-        """Take a tag, in small letters."""
-        found = re.match(r"</?([a-z0-9]+)", tag)
-        name, opens = found[1] if found else "", tag[1] != "/"
-        if self._hidden:
-            if name == self._hidden and not opens:
-                self._hidden = ""
-            return
-        if opens and name in ("style", "script", "title"):
-            self._hidden = name
-        if opens and (name in ("s", "del", "strike") or "line-through" in tag):
-            self._write("~~")
-        if name == "br":
-            self.end_line()
-        if name in _BLOCKS:
-            self._break(name in ("p", "blockquote"))
-        if name == "hr":
-            self._write("____")
-            self.end_line()
-        if name in ("td", "th"):
-            self._write(" ")
-        if name == "pre":
-            self._pre = opens
-        if name == "blockquote":
-            self._quotes = max(self._quotes + (1 if opens else -1), 0)
-
-    def text(self, text: str) -> None:
-        """Take what stands between two tags."""
-        if self._hidden:
-            if self._hidden == "style" and "line-through" in text.lower():
-                self._write("~~")  # perhaps of the answer
-            return
-        first, *more = _unescaped(text).split("\n") if self._pre else [" ".join(_unescaped(text).split("\n"))]
-        self._write(first)
-        for line in more:
-            self.end_line()
-            self._write(line)
-
-    def end_line(self) -> None:
-        """End a line, which may be empty."""
-        mark = "> " if self._quotes else ""
-        self.lines.append(mark + re.sub(r"[ \t\r\f\v]+", " ", "".join(self._pieces)))
-        self._gap, self._blank = self._blank, True
-        self._pieces = []
-
-    def _write(self, text: str) -> None:
-        self._pieces.append(text)
-        self._blank = self._blank and not text.strip()
-
-    def _break(self, gap: bool) -> None:
-        """Begin a new line where a block begins or ends; gap: with an empty one above it."""
-        if not self._blank:
-            self.end_line()
-        if gap and not self._gap:
-            self.end_line()
 
 
 _INKS = {"info": ("#1d4ed8", "#93c5fd"), "success": ("#15803d", "#4ade80"), "warning": ("#b45309", "#fbbf24"),

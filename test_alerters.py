@@ -9668,7 +9668,7 @@ def test_a_mail_is_read_whole(desk):
 def test_random_mails_never_approve_but_by_the_word_alone(desk):
     """Parts, charsets, codings and nesting by chance; a condition before, after or between, or none."""
     dice, question, mails, wants = random.Random(17), desk.open(RICH), [], []
-    charsets = ["utf-8", "iso-8859-1", "windows-1252", "utf-16", "iso-2022-jp", "koi8-r", "utf-7", "us-ascii"]
+    charsets = ["utf-8", "iso-8859-1", "windows-1252", "iso-2022-jp", "koi8-r", "utf-7", "us-ascii"]
     quote = part_text(desk.asked.get_body(("plain",))).replace("\n", "\n> ")
     page = part_text(desk.asked.get_body(("html",)))
 
@@ -9707,7 +9707,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
     statuses = read_at_once(desk, question, mails)
     wrong = [mail for mail, want, got in zip(mails, wants, statuses) if got == YES and not want]
     missed = [mail for mail, want, got in zip(mails, wants, statuses) if want and got != YES]
-    assert wrong == [] and len(missed) < sum(wants) / 20, missed[:3]
+    assert (wrong, missed) == ([], []) and sum(wants) > 50
 
 
 def test_an_answer_to_the_help_is_read_in_another_process_too(desk):
