@@ -5091,12 +5091,12 @@ _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app pass
                550: "the address or the sender is refused", 552: "the mail is too large"}
 _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*:|abwesen|automatic reply"
            r"|automatische? antwo|(?:réponse|respuesta|risposta|resposta) autom)")
-_READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 300_000, 5000  # bytes of a mail; characters, lines of its text
+_READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 300_000, 5000  # bytes; characters and lines of its texts
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:[^\w\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji count as letters
 _ANCHOR = 12  # letters that are not alike by chance
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
-              "Return-Path": "<>$", "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
+              "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": ""}
 _BLOCKS = set("div tr li table ul ol pre center section article h1 h2 h3 h4 h5 h6".split())
 _HTML_MARKS = {"<br": "\n", "<hr": "\v____\v", "<p": "\v\n\v", "</p": "\v\n\v", "<td": " ", "<th": " ",
@@ -5679,7 +5679,10 @@ def _address(text: Any, where: str) -> str:
     with contextlib.suppress(UnicodeError):
         # An encoded word could become another header: CVE-2024-6923.
         if re.fullmatch(_ADDRESS, f"{local}@{domain}") and "=?" not in str(text):
-            return f"{local}@{domain.encode('idna').decode()}"
+            ascii_form = domain.encode("idna").decode()
+            if ascii_form.lower() != _xn_form(domain):  # the codec knows the rules of 2003 alone
+                raise ConfigError(f"{where}: write {local}@{_xn_form(domain)}")
+            return f"{local}@{ascii_form}"
     raise ConfigError(f"{where}: {_one_line(text, 60)!r} is not a mail address")
 
 
@@ -5822,12 +5825,13 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
         return None
     thread = _Thread(question, _values(mail, "To", "Cc"), asker.casefold(), by.casefold())
     thread.learn_names(" ".join(_values(mail, "From")).partition("<")[0] + " " + by.partition("@")[0])
-    plain, page, sound = _mail_texts(mail)
-    written, shown = thread.own(plain), thread.own(_html_text(page))
+    texts, pages, sound = _mail_texts(mail)  # a signature ends with its part
+    written = "\n".join(map(thread.own, texts)).strip()
+    shown = "\n".join(thread.own(_html_text(page)) for page in pages).strip()
     said = written or shown
     if written and shown and re.sub(r"[\s*_]", "", written) != re.sub(r"[\s*_]", "", shown):
         said = f"{written}\n{shown}"
-    if not sound or data.startswith(b"From ") or len(data) >= _READ_MAX or len(plain + page) > _TEXT_MAX:
+    if not sound or data.startswith(b"From "):
         said += "\n(This mail is damaged or too long.)"
     return {"by": by, "text": said, "via": "email", "at": at}
 
@@ -5855,9 +5859,8 @@ def _question_of(mail: Any) -> str:
 
 def _writer_of(mail: Any) -> str:
     """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
-    senders = mail.get_all("From", [])
-    named = rf"([^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})"
-    found = re.fullmatch(named, " ".join(str(senders[0])[:1000].split())) if len(senders) == 1 else None
+    senders = "\n".join(" ".join(str(value)[:1000].split()) for value in mail.get_all("From", []))
+    found = re.fullmatch(rf"([^<>,;:\"\n]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})", senders)
     if not found:
         return ""
     address = found[2] or found[3]
@@ -5867,16 +5870,17 @@ def _writer_of(mail: Any) -> str:
 
 def _is_automatic(mail: Any) -> bool:
     """True for the mail of a machine, or of a mailing list."""
-    told = [f"{name}: {value}" for name in _AUTOMATIC for value in _values(mail, name)]
-    said = re.match(_ABSENT, " ".join(_values(mail, "Subject")))
-    signs = [line for line in told if re.match(_AUTOMATIC[line.partition(":")[0]], line.partition(": ")[2])]
-    return bool(said or signs or mail.get_content_type() == "multipart/report")
+    for name, pattern in _AUTOMATIC.items():
+        if any(re.match(pattern, value) for value in _values(mail, name)):
+            return True
+    return bool(mail.get_content_type() == "multipart/report")
 
 
-def _mail_texts(mail: Any) -> tuple[str, str, bool]:
-    """Return all that is written in a mail, as text and as HTML, attached or not, and whether it is sound."""
-    texts: dict[bool, list[str]] = {True: [], False: []}
-    sound = True
+def _mail_texts(mail: Any) -> tuple[list[str], list[str], bool]:
+    """Return the texts and the HTML pages of a mail, attached ones too, and whether it is sound."""
+    texts: list[str] = []
+    pages: list[str] = []
+    sound, room = True, _TEXT_MAX
     for part in mail.walk():
         kind = part.get_content_type()
         if kind.startswith("text/") and not kind.endswith("vcard"):
@@ -5885,9 +5889,10 @@ def _mail_texts(mail: Any) -> tuple[str, str, bool]:
                 text = bytes(data).decode(charset, "replace")
             except (LookupError, ValueError):  # no charset that Python knows
                 text = bytes(data).decode("utf-8", "replace")
-            texts[kind == "text/html"].append(text.replace("\r\n", "\n"))
-        sound = sound and not part.defects and len(part.get_all("Content-Type", [])) < 2
-    return "\n".join(texts[False]), "\n".join(texts[True]), sound
+            (pages if kind == "text/html" else texts).append(text[:room].replace("\r\n", "\n"))
+            room = max(room - len(text), 0)
+        sound = sound and room > 0 and not part.defects and len(part.get_all("Content-Type", [])) < 2
+    return texts, pages, sound
 
 
 class _Line:
@@ -5944,7 +5949,7 @@ class _Thread:
 
     def own(self, text: str) -> str:
         """Return what the writer wrote: what is neither quoted, with the block above it, nor a signature."""
-        lines = _lines_of(text[:_TEXT_MAX])
+        lines = _lines_of(text)
         quoted = self._quoted(lines)
         kept: list[str] = []
         signature = ""
@@ -5968,9 +5973,9 @@ class _Thread:
         while first < len(lines):
             end, after = self._run(lines, first)
             top = self._heading(lines, first) if end > first else first
-            sizes = [len(line.letters) for line in lines[first:end] if line.letters]
-            known = sum(sizes) >= _ANCHOR
-            if lines[first].marked and (known or top < first) or known and (top < first or len(sizes) > 2):
+            letters = [line.letters for line in lines[first:end] if line.letters]
+            signs = [len("".join(letters)) >= _ANCHOR, top < first, lines[first].marked, len(letters) > 2]
+            if letters and (signs[0] or lines[first].marked) and sum(signs) > 1:
                 quoted.update(range(top, end))
             first = after
         return quoted
@@ -6010,17 +6015,17 @@ class _Thread:
         They are a head with our subject, or end with a colon and name us, with a date or as their first word.
         """
         told = [self._about(line) for line in block]
-        if {"subject", "reader"} & told[-1]:
+        if {"subject"} in told and {"subject", "reader"} & told[-1]:
             return len(block) if self._is_head(block, told) else 0
         if not _introduces(block[-1]):
             return 0
         if {"us", "date"} <= told[-1]:
             return 1
         whole = " ".join(block)
-        if told[0] and len(block) < 4 and not any(map(_introduces, block[:-1])):
-            if {"us", "date"} <= self._about(whole) or re.match(r"\W*" + self._us, whole.casefold()):
-                return len(block)
-        return 0
+        if not told[0] or len(block) > 3 or any(map(_introduces, block[:-1])):
+            return 0
+        named = {"us", "date"} <= self._about(whole) or re.match(r"\W*" + self._us, whole.casefold())
+        return len(block) if named else 0
 
     def _is_head(self, block: list[str], told: list[set[str]]) -> bool:
         """True if each line tells something of our mail, in any language and order, and each but once."""
@@ -6029,8 +6034,8 @@ class _Thread:
         for line, about in zip(block, told):
             if not about and not re.match(_HEAD_LINE, line):
                 return False
-        counts = [sum(fact in about for about in told) for fact in ("subject", "us", "date")]
-        return bool(told[0]) and counts[0] == 1 and max(counts) == 1
+        facts = [fact for about in told for fact in about]
+        return bool(told[0]) and all(facts.count(fact) < 2 for fact in ("subject", "us", "date"))
 
     def _about(self, text: str) -> set[str]:
         """Return what of a mail's head a line tells: its subject, or from whom, to whom and when it was."""
@@ -6056,10 +6061,11 @@ def _introduces(line: str) -> bool:
 
 def _is_of_program(line: str) -> bool:
     """True for a line that a phone or a mail program adds: it names the program, and nothing else."""
-    bare = re.sub(r"<[^<>]*>", " ", line[:200]).casefold()
-    rest, programs = re.subn(_PROGRAMS, " ", bare)
+    rest, programs = re.subn(_PROGRAMS, " ", re.sub(r"<[^<>]*>", " ", line[:200]).casefold())
     words = set(re.findall(r"[^\W\d_]+", rest))
-    return bool(programs) and len(line) < 200 and not _SENT.isdisjoint(words) and words <= _SENT | _SENT_FROM
+    if not programs or len(line) >= 200:
+        return False
+    return bool(words & _SENT) and words <= _SENT | _SENT_FROM
 
 
 def _html_text(source: str) -> str:
@@ -6069,8 +6075,8 @@ def _html_text(source: str) -> str:
     """
     def marks(found: re.Match[str]) -> str:
         tag = _unescaped(found[0]).lower()
-        name = re.match(r"</?([a-z0-9]*)", tag)
-        mark = _HTML_MARKS.get(name[0] if name else "", "\v" if name and name[1] in _BLOCKS else "")
+        name = re.sub(r"(?s)(</?[a-z0-9]*).*", r"\1", tag)
+        mark = "\v" if name.strip("</") in _BLOCKS else _HTML_MARKS.get(name, "")
         return "~~" + mark if "line-through" in tag else mark
 
     text = re.sub(_HTML_TAG, marks, re.sub(r"\s+", " ", source))

@@ -8504,6 +8504,13 @@ def test_a_bad_address_is_refused_before_anything_is_sent(relay):
     assert taken == [] and not relay.commands
 
 
+def test_an_address_whose_domain_would_become_another_is_refused(relay):
+    with pytest.raises(ConfigError, match="recipient_email: write ann@xn--strae-oqa.de"):
+        relay_alerter(relay, recipient_email="ann@straße.de")
+    assert relay_alerter(relay, recipient_email="ann@bücher.example").recipient_email == (
+        "ann@xn--bcher-kva.example",)
+
+
 def test_no_recipient_anywhere_is_a_config_error(relay):
     with pytest.raises(ConfigError, match="recipient_email"):
         relay_alerter(relay, recipient_email=()).post("hi")
