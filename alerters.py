@@ -7103,24 +7103,18 @@ def _exception_parts(error: BaseException) -> tuple[str, str]:
     Frames of this module and of a framework that called the job say nothing about the job: they are left out.
     """
     whole = _traceback.TracebackException(type(error), error, error.__traceback__)
-    left_out = _folders_left_out()
+    left_out = [_exception_parts.__code__.co_filename]  # how the file names of such frames begin
+    for name in _FRAMEWORKS:
+        for folder in getattr(sys.modules.get(name), "__path__", ()):
+            left_out.append(os.path.join(folder, ""))
     parts = [whole]
     while parts:
         part = parts.pop()
-        kept = [frame for frame in part.stack if not frame.filename.startswith(left_out)]
+        kept = [frame for frame in part.stack if not frame.filename.startswith(tuple(left_out))]
         part.stack[:] = kept or part.stack
         parts += filter(None, (part.__cause__, part.__context__))
         parts += getattr(part, "exceptions", None) or ()  # of a group
     return "".join(whole.format_exception_only()), "".join(whole.format())
-
-
-def _folders_left_out() -> tuple[str, ...]:
-    """Return how the file names of frames begin that no traceback shows."""
-    folders = [_folders_left_out.__code__.co_filename]
-    for name in _FRAMEWORKS:
-        for folder in getattr(sys.modules.get(name), "__path__", ()):
-            folders.append(os.path.join(folder, ""))
-    return tuple(folders)
 
 
 def _ended(failed: bool, facts: _Dict, name: str, error: Any = None, how: str = "failed") -> AlerterMessage:
@@ -7313,18 +7307,17 @@ class _Watch:
         ended_well = error is None or isinstance(error, GeneratorExit)
         if isinstance(error, SystemExit):
             ended_well = error.code in (None, 0)
-        if not ended_well:
-            _tell(functools.partial(self._message, "failed", "error", seconds, error), self.alerter)
-        elif self.on_success and seconds >= self.longer_than:
-            _tell(functools.partial(self._message, "succeeded", "success", seconds), self.alerter)
+        if ended_well:
+            error = None
+        if error is not None or self.on_success and seconds >= self.longer_than:
+            _tell(functools.partial(self._message, error, seconds), self.alerter)
 
-    def _message(self, how: str, level: _Level, seconds: float,
-                 error: BaseException | None = None) -> AlerterMessage:
-        body = None
-        if error is not None:
-            body = _exception_text(error)
+    def _message(self, error: BaseException | None, seconds: float) -> AlerterMessage:
+        name = self.name or "Job"
         facts = {"duration": _duration(seconds), "host": _socket.gethostname()}
-        return AlerterMessage(f"{self.name or 'Job'} {how}", body, facts, level=level)
+        if error is None:
+            return AlerterMessage(f"{name} succeeded", None, facts, level="success")
+        return AlerterMessage(f"{name} failed", _exception_text(error), facts, level="error")
 
     def __call__(self, function: _F) -> _F:
         name = self.name or getattr(function, "__qualname__", "Job")
@@ -7539,10 +7532,9 @@ class _AlertHandler(_Handler):
         try:
             group = _LogGroup(record)
             with self._changed:
-                if group.key in self._groups:
-                    self._groups[group.key].add(group)
-                else:
-                    self._groups[group.key] = group
+                known = self._groups.setdefault(group.key, group)
+                if known is not group:
+                    known.add(group)
                 if not self._under_way:
                     self._take_due()  # here, so that no other record gets into the first message
                 self._start()
