@@ -7952,6 +7952,7 @@ class _Signals:
     def __init__(self) -> None:
         self._outlet, self._inlet = os.pipe()
         self._handlers: dict[int, Any] = {}
+        self._wakeup: int | None = None
         self._witness: _socket.socket | None = None
 
     def __enter__(self) -> _Signals:
@@ -7963,15 +7964,17 @@ class _Signals:
         if sys.platform != "win32":
             if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:  # nobody would hear of an exit code
                 self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-            os.set_blocking(self._inlet, False)
             mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, numbers)  # none comes in between
             ours, theirs = _socket.socketpair()
             ours.settimeout(1)
             with theirs, contextlib.suppress(OSError):  # no more processes: each signal is passed on
                 _fork(lambda: _bear_witness(theirs, numbers, mask), [theirs.fileno()])
                 self._witness = ours
+            os.set_blocking(self._inlet, False)
+        # Only what C writes in the handler is sure to wake us: Python's own runs between two steps of Python.
+        self._wakeup = _signal.set_wakeup_fd(self._inlet, warn_on_full_buffer=False)
         for number in numbers:
-            self._handlers[number] = _signal.signal(number, self.note)
+            self._handlers[number] = _signal.signal(number, lambda *_: None)
         if sys.platform != "win32":
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         return self
@@ -7979,19 +7982,24 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
+        if self._wakeup is not None:
+            _signal.set_wakeup_fd(self._wakeup)
         if self._witness:
             self._witness.close()  # with which it ends
         os.close(self._outlet)
         os.close(self._inlet)
         self._inlet = -1  # who still notes something must not write to what gets the number next
 
-    def note(self, number: int, _: object = None) -> None:
+    def note(self, number: int) -> None:
         with contextlib.suppress(OSError):  # thousands are waiting
             os.write(self._inlet, bytes([number]))
 
     def read(self) -> bytes:
         """Wait until something has come, and return it."""
-        return os.read(self._outlet, 4096)
+        news = b""
+        while not news:  # others may have handlers for others
+            news = bytes(number for number in os.read(self._outlet, 4096) if number in (0, *self._handlers))
+        return news
 
     def so_far(self) -> bytes:
         """Return what has come, without waiting."""
@@ -8049,6 +8057,7 @@ if sys.platform != "win32":
             return
         code = 1
         try:
+            _signal.set_wakeup_fd(-1)
             for name in os.listdir("/dev/fd"):
                 if int(name) not in kept:
                     with contextlib.suppress(OSError):
