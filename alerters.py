@@ -8528,7 +8528,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
-    except SystemExit:  # argparse's --help; whatever else calls sys.exit has approved nothing
+    except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
+        if stop.code == 143:  # SIGTERM, while an answer was waited for
+            return 143
         return 0 if _wants_help(args) else 2
     except OSError as error:
         try:
