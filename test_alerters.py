@@ -6846,6 +6846,25 @@ def test_one_hiccup_at_the_deadline_loses_no_answer(room):
     assert question.wait().status == YES
 
 
+@pytest.mark.parametrize("healed, status", [(105, YES), (500, None)])
+def test_an_outage_over_the_deadline_on_an_own_flavor(boards, clock, healed, status):
+    @dataclasses.dataclass
+    class Shaky(Board):
+        def replies(self, question):
+            if 95 <= self.clock.monotonic() < healed:
+                raise ConnectionResetError(104, "reset")
+            return super().replies(question)
+
+    ANSWERS_ON_BOARDS["kitchen", 0] = [{"by": "ann", "text": "yes", "via": "reply", "at": clock.start + 97}]
+    alerter = in_time(Shaky, clock)()
+    if status:
+        assert alerter.decide("Deploy?", AlerterParameters(timeout=100)).status == status
+    else:
+        with pytest.raises(DeliveryError, match="could not be read when the time was over"):
+            alerter.decide("Deploy?", AlerterParameters(timeout=100))
+    assert clock.monotonic() == (105 if status else 110)
+
+
 def test_an_own_flavors_clock_may_be_ahead(boards, clock):
     """What is read before the deadline was given before it."""
     @dataclasses.dataclass
@@ -10045,6 +10064,61 @@ def test_words_of_the_call_and_case(desk):
     strict = mail_asker(desk.relay, desk.imap, desk.clock, case_sensitive=True).open_question("Deploy?")
     desk.imap.deliver(mail_reply(desk.relay.mails[-1].message, ANN, "APPROVE"))
     assert strict.check() is None
+
+
+@pytest.mark.parametrize("healed", [105, 500])
+@pytest.mark.parametrize("stage, fault", [
+    ("greeting", "reset"), ("greeting", "close"), ("login", "NO [UNAVAILABLE] later"), ("select", "close"),
+    ("search", "NO odd"), ("fetch", "reset")])
+def test_an_outage_of_the_mailbox_over_the_deadline_loses_no_answer(stage, fault, healed, desk):
+    question = desk.open(timeout=100)
+    desk.clock.at(95, lambda: (desk.imap.fail("search", "close"), desk.imap.fail(stage, fault, times=None)))
+    desk.clock.at(97, lambda: desk.deliver(ANN, "approve"))
+    desk.clock.at(healed, lambda: desk.imap.faults.update({stage: iter(())}))
+    if healed == 105:
+        assert question.wait().status == "approved" and 105 <= desk.clock.monotonic() <= 110
+        return
+    with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
+        question.wait()
+    assert (caught.value.outcome, desk.clock.monotonic()) == ("unknown", 110)
+
+
+def test_ten_threads_wait_for_one_mail_and_see_it_in_time(desk):
+    question, got = desk.open(timeout=3600), []
+    threads = [threading.Thread(target=lambda: got.append(question.wait())) for _ in range(10)]
+    desk.clock.at(3, lambda: desk.deliver(ANN, "approve"))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {(d.status, d.by) for d in got} == {("approved", ANN)} and len(got) == 10
+    assert len(desk.relay.mails) == 2
+
+
+def test_four_eyes_by_mail(desk):
+    question = desk.open(minimum_approvals=2)
+    desk.deliver(ANN, "approve")
+    assert question.check() is None
+    desk.deliver(ANN, "yes")
+    assert question.check() is None
+    desk.deliver(BOB, "ok")
+    assert question.check().approvals == (ANN, BOB)
+    assert len(desk.relay.mails) == 3  # the question, the first approval, the end
+
+
+def test_a_decline_by_mail_may_say_why(desk):
+    question = desk.open()
+    desk.deliver(ANN, "decline: accuracy too low")
+    decision = question.check()
+    assert (decision.status, decision.reason) == ("declined", "accuracy too low")
+
+
+def test_a_key_by_mail_is_bound_to_the_recipients(desk):
+    """The boss is asked although the intern was."""
+    first, second, again = (
+        desk.alerter.open_question("Drop?", SMTPEmailAlerterParameters(recipient_email=who), key="drop-42")
+        for who in (ANN, BOB, [BOB.upper()]))
+    assert first.token != second.token == again.token
 
 
 def test_a_key_adopts_the_question_and_its_answer(desk):
