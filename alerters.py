@@ -1163,19 +1163,24 @@ def _load_image(image: Any, number: int) -> _File:
 
 
 # === Asking ===
-def _canonical(text: str) -> str:
-    """Return text with every emoji as its :shortcode:, without skin tones and variation selectors."""
-    def shortcode(char: str) -> str:
-        name = _SHORTCODES.get(char) or _unicodedata.name(char, "").lower().replace(" ", "_")
-        return f":{name}:" if name and (char in _EMOJI or _unicodedata.category(char) == "So") else char
+def _shortcode(char: str) -> str:
+    if char in _EMOJI:
+        return f":{_SHORTCODES[char]}:"
+    if _unicodedata.category(char) == "So":
+        name = _unicodedata.name(char, "").lower().replace(" ", "_")
+        return f":{name}:"
+    return char
 
+
+def _canonical(text: str) -> str:
+    """Return text with every emoji as its :shortcode:, however its letters and white space were typed."""
     text = re.sub("[\ufe0e\ufe0f🏻-🏿]|:skin-tone-[2-6]:", "", text)
     text = re.sub(r":([\w+-]+):", lambda found: f":{_SHORTCODES.get(found[1], found[1])}:", text)
     text = re.sub(r"[^\S\n]+", " ", text)
-    if text.isascii():
-        return text
-    text = _unicodedata.normalize("NFC", re.sub("[\u2018\u2019\u02bc]", "'", text))
-    return "".join(map(shortcode, text))
+    if not text.isascii():
+        text = _unicodedata.normalize("NFC", re.sub("[\u2018\u2019\u02bc]", "'", text))
+        text = "".join(map(_shortcode, text))
+    return text
 
 
 @functools.lru_cache(maxsize=128)  # the same few words are looked for at every poll
@@ -1211,6 +1216,11 @@ def _names_as_tap(option: str) -> set[str]:
         return {own[2]}
     word = _word(option, True)
     return {word, f":{_SHORTCODES.get(word, word)}:"}
+
+
+def _is_tap_among(emoji: str, options: Sequence[str]) -> bool:
+    names = _tap_names(emoji)
+    return any(names & _names_as_tap(option) for option in options)
 
 
 def _first_emoji(words: Sequence[str], usual: str) -> str:
@@ -1266,15 +1276,19 @@ def _seconds(value: Any, what: str) -> float:
 
 def _among(words: Sequence[str]) -> str:
     """Return words as people list them: `a`, `b` or `c`."""
-    shown = [_one_line(word, 100) for word in words]
-    marked = [word if "`" in word or not word.isascii() else f"`{word}`" for word in shown]
-    return " or ".join(filter(None, [", ".join(marked[:-1]), marked[-1]]))
+    shown = []
+    for word in words:
+        word = _one_line(word, 100)
+        shown.append(f"`{word}`" if word.isascii() and "`" not in word else word)
+    return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
 
 
 def _steady() -> float:
     """Return seconds of a clock that nobody sets; on Linux it also runs while the machine sleeps."""
-    boot_time = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # a sandbox may not have it
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 class _Clock:
@@ -1302,7 +1316,6 @@ class _QuestionRecord:
     flavor: str = ""
     where: dict[str, Any] | None = None  # what the flavor's `_where` said before it was posted, for `_find`
     ref: dict[str, Any] | None = None  # the service's ids of it; None until it is known to be posted
-    url: str | None = None
     author: str | None = None  # the user id it was posted with, which never decides; None: not known
     parts: list[str] = []  # Discord: ids of further messages, a reply to which is one to the question
     recipients: list[str] = []  # mail: the addresses it was sent to
@@ -1336,20 +1349,20 @@ class _QuestionRecord:
         return copy.deepcopy({**self._more, **known})
 
     def _is_sound(self) -> bool:
-        """True if all parts have the form that the rest relies on."""
-        forms = {"approvers": list, "where": dict, "ref": dict, "claim": dict, "decision": dict}
+        """True if all parts have the form that the rest relies on, which stands above."""
+        kinds = {"str": str, "int": int, "bool": bool, "float": (int, float), "list": list, "dict": dict}
         for name in _QUESTION_KEYS:
-            value, usual = getattr(self, name), getattr(_QuestionRecord, name)
-            if value is None and usual is None:
-                continue
-            if isinstance(usual, float):
-                good = isinstance(value, (int, float)) and 0 <= value < 1e10
-            else:
-                good = isinstance(value, forms.get(name, str if usual is None else type(usual)))
-            if not good or isinstance(value, list) and not all(isinstance(word, str) for word in value):
+            value, form = getattr(self, name), self.__annotations__[name]
+            kind: Any = kinds[form.partition("[")[0].partition(" ")[0]]
+            if not isinstance(value, kind) and (value is not None or not form.endswith("None")):
                 return False
-        whole = {"machine", "pid", "started", "until"} <= set(self.claim or _new_claim(0))
-        return whole and "status" in (self.decision or {"status"}) and bool(self.approve and self.decline)
+        words = self.approve + self.decline + self.parts + self.recipients + (self.approvers or ["anybody"])
+        times_are_good = all(0 <= at < 1e10 for at in (self.asked, self.posted, self.deadline))
+        claim_is_whole = self.claim is None or {"machine", "pid", "started", "until"} <= set(self.claim)
+        ended_well = self.decision is None or "status" in self.decision
+        if not (times_are_good and claim_is_whole and ended_well and self.approve and self.decline):
+            return False
+        return self.approvers != [] and {str} == {type(word) for word in words + self.acknowledged}
 
 
 _QUESTION_KEYS = tuple(name for name in _QuestionRecord.__annotations__ if name != "_more")
@@ -1552,7 +1565,6 @@ class Question:
         self._not_before = 0.0  # when the service allows one
         self._failing: DeliveryError | None = None  # why the last poll could not read everything
         self._warn_from = 0.0  # when such a failure is worth a warning again
-        self._closed = False  # it was told that the answers cannot be read
         self._approvals: tuple[str, ...] = ()  # the user ids of who has approved by now
 
     @property
@@ -1661,41 +1673,41 @@ class Question:
         """Look once, and settle the question if that decides it, or if the time is over."""
         if self._ended_elsewhere():
             return
-        decision = None
+        decision, over = None, began >= self._ends
         if began >= self._not_before:
             try:
                 decision = self._look(began)
                 self._failing = self._missing
             except (DeliveryError, _SecretAway, OSError) as error:
-                failing = self._as_failure(error)
-                if failing._final:
-                    self._refused(failing)
+                self._failing = self._as_failure(error)
+                if self._failing._final:
+                    self._refused(self._failing)
                     raise
-                self._failing, self._not_before = failing, began + (failing.retry_after or 0)
-                self._warn(f"{failing}; waiting for the answers goes on")
-            if self._failing and began >= self._ends:  # until we can look again, a tap counts as in time
+                self._not_before = began + (self._failing.retry_after or 0)
+                self._warn(f"{self._failing}; waiting for the answers goes on")
+            if self._failing and over:  # until we can look again, a tap counts as in time
                 self._taps_until = self._ends + self._grace
-        if decision is None and began >= self._ends and not self._failing:
+        if decision is None and over and not self._failing:
             decision = Decision("timeout", at=self.alerter.clock.now(), approvals=self._approvals)
         if decision is not None:
             self._settle(decision)
         elif self._failing and self.alerter.clock.monotonic() >= self._ends + self._grace:
-            self._give_up(self._failing)
+            raise self._unread(self._failing)
 
     def _ended_elsewhere(self) -> bool:
         """True if a thread or process has settled or replaced it; nothing is written then."""
-        if self._key:
-            try:
+        try:
+            if self._key:
                 self._decision = self._key.ending(self.token)
-            except StoreError as error:
-                self._warn(error)
+        except StoreError as error:
+            self._warn(error)
         return self._decision is not None
 
     def _as_failure(self, error: Exception) -> DeliveryError:
         if isinstance(error, DeliveryError):
             return error
-        passing = getattr(error, "passing", True)
-        return _failure(self.alerter._who, _reason(error), again=True, final=not passing)
+        final = not getattr(error, "passing", True)
+        return _failure(self.alerter._who, _reason(error), again=True, final=final)
 
     def _warn(self, what: object) -> None:
         """Tell that something fails: the first time, and each hour."""
@@ -1706,19 +1718,18 @@ class Question:
 
     def _refused(self, error: DeliveryError) -> None:
         """Close a question whose answers can never be read; one that is gone takes no answer any more."""
-        if self._key and error.code in ("10008", "message_not_found", "thread_not_found"):
-            self._key.end(self.token, None)
-        elif not self._key and not self._closed:
-            self._closed = True
+        if not self._key:
             self._say("The answers cannot be read. This question is closed.")
+        elif error.code in ("10008", "message_not_found", "thread_not_found"):
+            self._key.end(self.token, None)
 
-    def _give_up(self, failing: DeliveryError) -> None:
-        """Raise, since nobody knows whether somebody answered in time; a key's record stays."""
+    def _unread(self, failing: DeliveryError) -> DeliveryError:
+        """Return the error for a time that is over while nobody knows who has answered; a record stays."""
         reason = str(failing.args[0]).partition(": ")[2]
         again = ", or ask again with the same key" if self._key else ""
-        raise _failure(self.alerter._who, f"the answers could not be read when the time was over: {reason}",
-                       hint=f"look there for the answer{again}", outcome="unknown", status=failing.status,
-                       code=failing.code)
+        return _failure(self.alerter._who, f"the answers could not be read when the time was over: {reason}",
+                        hint=f"look there for the answer{again}", outcome="unknown", status=failing.status,
+                        code=failing.code)
 
     def _look(self, began: float) -> Decision | None:
         """Read the replies once and return what they decide. Raises whatever reading raises.
@@ -1753,11 +1764,12 @@ class Question:
         with _own_code(self.alerter._who):
             given = [_Reply(reply) for reply in self.alerter.replies(self)]
         person, approvers = self.alerter._person, self._record.approvers
-        allowed = None if approvers is None else {person(name) for name in approvers}
+        allowed = {person(name) for name in approvers or ()}
         replies = []
         for reply in given:
             who = person(reply.by)
-            if who and (allowed is None or who in allowed) and reply.by != self._record.author:
+            may_decide = who in allowed or approvers is None
+            if who and may_decide and reply.by != self._record.author:
                 replies.append(reply)
         return replies
 
@@ -1815,7 +1827,7 @@ class Question:
                 self._say(f"Approved by {who}: {number} of {record.minimum_approvals} approvals.")
 
     def _take_step(self, **step: Any) -> bool:
-        """Record a part; False if another process has done the same before, or the question has ended."""
+        """Record parts; False if another process has done the same before, or the question has ended."""
         vars(self._record).update(step)
         if self._key:
             try:
@@ -1823,24 +1835,23 @@ class Question:
             except StoreError as error:
                 _log().warning("%s", _one_line(error))
             else:
-                return before is not None and any(getattr(before, name) != step[name] for name in step)
+                return before is not None and {**vars(before), **step} != vars(before)
         return True
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
         """Return what a whole reply, or the emoji of a reaction, means."""
         record, (approve, decline) = self._record, self._taps()
-        if tapped:
-            given = _tap_names(text)
-            declines = any(given & _names_as_tap(word) for word in [*record.decline, decline])
-            approves = any(given & _names_as_tap(word) for word in [*record.approve, approve])
-        else:
-            declines = self._is_among(text, record.decline)
-            approves = self._is_among(text, record.approve)
-        return "declined" if declines else "approved" if approves else None
+        means: Callable[[str, Sequence[str]], bool] = _is_tap_among if tapped else self._is_among
+        own = [decline] if tapped else []
+        if means(text, record.decline + own):
+            return "declined"
+        own = [approve] if tapped else []
+        return "approved" if means(text, record.approve + own) else None
 
     def _is_among(self, text: str, options: Sequence[str]) -> bool:
         fold = not self._record.case_sensitive
-        return _word(text, fold) in {_word(option, fold) for option in options}
+        word = _word(text, fold)
+        return any(word == _word(option, fold) for option in options)
 
     def _reason_of(self, text: str) -> str | None:
         """Return why, of a decline that says so behind a colon: "decline: too early"."""
@@ -2571,8 +2582,8 @@ class BaseAlerter(_Record):
                         key.end(record.token, None)
                     raise
             if question._decision is None:
-                key.update(record.token, claim=None, ref=record.ref, url=record.url, posted=record.posted,
-                           parts=record.parts, recipients=record.recipients, author=record.author)
+                key.update(record.token, claim=None, ref=record.ref, posted=record.posted, parts=record.parts,
+                           recipients=record.recipients, author=record.author)
         return question
 
     def _take_up(self, found: Question) -> bool:
@@ -2603,15 +2614,14 @@ class BaseAlerter(_Record):
 
     def _last_look(self, found: Question) -> Decision | None:
         """Return what a question has come to whose time was over before anybody read the answers."""
-        now = self.clock.monotonic()
+        now, decision = self.clock.monotonic(), None
         try:
             decision = _insist(lambda: found._look(now), self.clock, self._until(_SEND_BUDGET), sure=True)
+            if decision is None and found._missing:
+                raise found._missing
         except DeliveryError as error:
-            if error._final or error.code == "unread":  # which a missing scope is for good
-                return None
-            raise
-        if decision is None and found._missing:
-            raise found._missing
+            if not error._final and error.code != "unread":  # which a missing scope is for good
+                raise
         return decision
 
     def _close_replaced(self, record: _QuestionRecord) -> None:
@@ -2652,7 +2662,7 @@ class BaseAlerter(_Record):
             if isinstance(receipt, Receipt):
                 if not _is_plain(receipt.ref):
                     raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
-                record.ref, record.url = receipt.ref, receipt.url
+                record.ref = receipt.ref
             self._offer_taps(question)
 
 
