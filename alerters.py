@@ -352,7 +352,8 @@ class _Record:
 class AlerterMessage(_Record):
     """What to tell. Mistakes raise ConfigError at once.
 
-    body: text in light Markdown (bold, italic, code, code block, link). metadata: of any values, shown by
+    body: text in light Markdown: bold, italic, strike, code, code block, link, heading (# to ###), list,
+    quote, pipe table; what is not clearly one of them stays as written. metadata: of any values, shown by
     str(). images: URLs, paths, bytes, objects with savefig or save. level: info, success, warning, error.
     """
     title: str | None = None
@@ -978,16 +979,13 @@ class _Page:
         self.files: list[_File] = []  # to attach
         self.number = 0  # which message of its draft it is
         self.first = False  # whether it is the one with title and facts
-        self._last: _Block | None = None
-
-    def holds(self, block: _Block) -> bool:
-        return self._last is block
+        self.last: _Block | None = None
 
     def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
-        if self._last is not block:
+        if self.last is not block:
             self.blocks.append(block.with_lines([]))
             self.sources.append(block.with_lines([]))
-            self._last = block
+            self.last = block
         self.blocks[-1].lines.append(written)
         self.sources[-1].lines.append(line)
         self.room -= cost
@@ -1051,7 +1049,7 @@ class _Cutter:
     def _put(self, block: _Block, line: Any) -> Any:
         """Put a line on the page, or its start; return what is left of it, or None."""
         page, service = self.page, self.service
-        opening = 0 if page.holds(block) else service._opening(block)
+        opening = 0 if page.last is block else service._opening(block)
         whole = not isinstance(line, str)  # one that cannot be cut
         if whole or len(line) <= 2 * self.limit:
             written = service._write(block, line)
@@ -1087,34 +1085,20 @@ def _left_out(count: int) -> _Block:
     return _Block("plain", [f"… {count:,} characters left out …"])
 
 
-def _ends(blocks: Sequence[_Block], room: int) -> list[_Block]:
-    """Return the last lines of running text, `room` characters of them; only the first of them is cut."""
+def _some(blocks: Sequence[_Block], room: int, step: int) -> list[_Block]:
+    """Return so many characters of running text: its first lines (step 1) or its last ones (step -1)."""
     kept: list[_Block] = []
-    for block in reversed(blocks):
+    for block in blocks[::step]:
         lines = []
-        for line in reversed(block.lines):
+        for line in block.lines[::step]:
             if room <= 0:
                 break
-            lines.append(line[-room:])
+            lines.append(line[:room] if step > 0 else line[-room:])
             room -= len(line) + 1
-        kept.append(block.with_lines(reversed(lines)))
+        kept.append(block.with_lines(lines[::step]))
         if room <= 0:
             break
-    return kept[::-1]
-
-
-def _starts(blocks: Sequence[_Block], room: int) -> list[_Block]:
-    """Return the first lines of running text, as `_ends` does the last ones."""
-    kept: list[_Block] = []
-    for block in blocks:
-        lines = []
-        for line in block.lines:
-            if room <= 0:
-                return kept
-            lines.append(line[:room])
-            room -= len(line) + 1
-        kept.append(block.with_lines(lines))
-    return kept
+    return kept[::step]
 
 
 # === Images ===
@@ -3498,7 +3482,7 @@ class _ChatAlerter(BaseAlerter):
         """Return ten messages: the first five, at their end how much is left out, and the last five."""
         half, cutter = _PARTS // 2, self._cutter(draft)
         text, _ = self._shaped(draft)
-        last = cutter.cut(_ends(text, half * cutter.limit), 10 * half)[-half:]
+        last = cutter.cut(_some(text, half * cutter.limit, -1), 10 * half)[-half:]
         left_out = _characters(text)
         for page in pages[:half] + last:
             left_out -= _characters(page.sources)
@@ -4528,8 +4512,9 @@ class DiscordAlerter(_ChatAlerter):
     """Discord, by a bot token (posts and asks) or by a webhook (posts only).
 
     Permissions: View Channel, Send Messages, Embed Links, Attach Files; to ask also Read Message History and
-    Add Reactions. Without the Message Content intent answers are read only from replies with the ping left
-    on. Source: docs.discord.com/developers/resources/message
+    Add Reactions; in a forum, where each alert becomes a post, Send Messages in Threads. Without the Message
+    Content intent answers are read only from replies with the ping left on.
+    Source: docs.discord.com/developers/resources/message
     """
 
     discord_token: str = _field("", "bot token: Bot, Reset Token, in the developer portal", "token",
@@ -5337,7 +5322,7 @@ class SMTPEmailAlerter(BaseAlerter):
             else:
                 below.append(block)
         room = _MAIL_MAX // 4
-        first, last = _starts(text, room), _ends(text, room)
+        first, last = _some(text, room, 1), _some(text, room, -1)
         left_out = _characters(text) - _characters(first) - _characters(last)
         if left_out > 0:
             text = [*first, _left_out(left_out), *last]
