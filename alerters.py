@@ -3524,7 +3524,7 @@ class _ChatAlerter(BaseAlerter):
     def _write(self, block: _Block, line: Any) -> Any:
         """Return one line of a block in the service's markup; of facts, name and value."""
         if block.kind == "facts":
-            return tuple(self._mark("text", word, "") for word in line)
+            return tuple(self._mark("text", word, "") or "\u200b" for word in line)  # empty ones are refused
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
         spans = line if isinstance(line, list) else _spans(line, block.kind != "plain")
@@ -4276,7 +4276,7 @@ class SlackAlerter(_ChatAlerter):
             title = re.sub(r"<(?=[!@#])", "<\u200b", _html.unescape(lines[0]))
             return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
         if kind == "facts":
-            fields = [_mrkdwn(f"*{name or ' '}*\n{value or ' '}") for name, value in lines]
+            fields = [_mrkdwn(f"*{name}*\n{value}") for name, value in lines]
             return [{"type": "section", "fields": fields[at:at + 10]} for at in range(0, len(fields), 10)]
         if kind == "picture":
             files = [block.file for block in written]
@@ -4987,7 +4987,7 @@ class DiscordAlerter(_ChatAlerter):
 
 def _field_of(fact: tuple[str, str]) -> _Dict:
     name, value = fact
-    return {"name": name or "\u200b", "value": value or "\u200b", "inline": len(value) <= 40}
+    return {"name": name, "value": value, "inline": len(value) <= 40}
 
 
 def _forum_thread(ref: _Dict) -> str:
