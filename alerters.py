@@ -787,7 +787,7 @@ def _how_to_answer(question: Question) -> _Block:
     people = question._record.approvers or ()
     between = " for "
     for person in people[:_CALLED]:
-        closing += [("text", between, ""), ("person", _one_line(person, 100), "")]
+        closing += [("text", between, ""), ("person", _one_line(person.strip("<@!>"), 100), "")]
         between = ", "
     more = len(people) - _CALLED
     closing.append(("text", f" and {more} more." if more > 0 else ".", ""))
@@ -3307,9 +3307,9 @@ class _Draft:
             raise ConfigError(f"{alerter._who}: mention: {len(names)} names, {_MENTIONS} at most: "
                               "mention a group")
         self.mention = [name.strip("<@!>") for name in names]
-        self.people: list[str] = []  # who may answer, as far as they are called
-        if message._question:
-            self.people = list(message._question._record.approvers or ())[:_CALLED]
+        people = message._question._record.approvers if message._question else None
+        people = [name.strip("<@!>") for name in people or ()][:_CALLED]
+        self.people = [name for name in people if re.fullmatch(alerter._person_id, name)]  # who may answer
         files = message._files(alerter._who)
         for file in files:
             if file.data and not file.problem and not alerter._takes_files:
@@ -4821,7 +4821,7 @@ class DiscordAlerter(_ChatAlerter):
             return url
         if style == "time":  # in the reader's zone, and how long it is until then
             return f"<t:{url}:t> (<t:{url}:R>)"
-        if style == "person" and text.isdigit():
+        if style == "person" and re.fullmatch(self._person_id, text):
             return f"<@{text}>"
         if style == "mention":
             return f"@{text}" if text in ("here", "everyone") else f"<@{text}>"
@@ -4835,7 +4835,7 @@ class DiscordAlerter(_ChatAlerter):
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
         called = list(dict.fromkeys(draft.mention + draft.people)) if page.first else []
-        users = [name for name in called if name.isdigit()]
+        users = [name for name in called if re.fullmatch(self._person_id, name)]
         roles = [name[1:] for name in called if name.startswith("&")]
         parse = [] if {"here", "everyone"}.isdisjoint(called) else ["everyone"]
         # Without it Discord lets everything ping.

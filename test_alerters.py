@@ -6240,7 +6240,7 @@ def test_approvers_as_text_with_commas_or_from_a_generator(room):
 def test_a_question_is_this_payload(room):
     """Title, text, facts, picture, how to answer; those who may are called, and nobody else."""
     message = AlerterMessage("Deploy?", "v2 @here", {"accuracy": 0.9}, ["https://x.example/a.png"])
-    question = room.ask(message, timeout=3600, approvers=[room.ann, room.bob])
+    question = room.ask(message, timeout=3600, approvers=[f"<@{room.ann}>", room.bob])
     end = int(room.clock.start + 3600)
     [row] = room.service.posted
     got, note = _sent_by(room.kind, row["payload"]), f"Question {question.token}"
