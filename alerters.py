@@ -4115,7 +4115,7 @@ class SlackAlerter(_ChatAlerter):
         """Return Slack's markup as typed: links first, entities last."""
         text = re.sub(rf"<@{re.escape(me)}(\|[^>]*)?>", " ", str(text or ""))
         text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
-        return _unescaped(text)
+        return _without_entities(text)
 
     def _rows(self, kind: str, args: _Dict, paging: _Paging, until: float | None = None,
               pages: int = 50) -> list[_Dict]:
@@ -4273,7 +4273,7 @@ class SlackAlerter(_ChatAlerter):
         """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
         lines = written[0].lines
         if kind == "title":  # no markup, but who knows what reads it
-            title = re.sub(r"<(?=[!@#])", "<\u200b", _unescaped(lines[0]))
+            title = re.sub(r"<(?=[!@#])", "<\u200b", _without_entities(lines[0]))
             return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
         if kind == "facts":
             fields = [_mrkdwn(f"*{name}*\n{value}") for name, value in lines]
@@ -4419,7 +4419,7 @@ class SlackAlerter(_ChatAlerter):
                        retry_after=answer.seconds() if code.endswith("limited") else None)
 
 
-def _unescaped(text: str) -> str:
+def _without_entities(text: str) -> str:
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
