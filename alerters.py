@@ -2031,6 +2031,7 @@ def _field(default: Any, about: str, kind: str, *, secret: bool = False) -> Any:
     return dataclasses.field(default=default, repr=not secret, metadata={"about": about, "kind": kind})
 
 
+@functools.lru_cache(maxsize=256)
 def _kind(field: _Field) -> str:
     """Return what a field takes: bool, int, float, list (of words), time, url, …, or "" for anything.
 
@@ -2054,6 +2055,7 @@ def _kind(field: _Field) -> str:
     return kind
 
 
+@functools.lru_cache(maxsize=256)
 def _is_secret(field: _Field) -> bool:
     return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
 
@@ -8514,7 +8516,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.
     """
-    args = list(argv or ()) if argv is not None else sys.argv[1:]
+    args = list(sys.argv[1:] if argv is None else argv)
     with contextlib.suppress(OSError):  # the folder may be deleted
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # where flavors of one's own are
