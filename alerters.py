@@ -1640,7 +1640,6 @@ class Question:
             if self._decision is None and seen in (None, self._polls):
                 with _one_operation():
                     self._poll_alone(self.alerter.clock.monotonic())
-                self._due = float("inf")
                 self._polls, self._next = self._polls + 1, self._next_poll()
             return self._decision
 
