@@ -148,7 +148,7 @@ _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
 _ATTEMPTS = 5  # besides those that a Retry-After asked for
 _BODY_CAP = 8 * 1024 * 1024  # bytes of any answer
-_MAILBOX_CAP = 64 * 1024 * 1024  # bytes that one poll reads of a mailbox
+_MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
 _GOOD_BYE = 2.0  # s for an IMAP server to take its leave
 _PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
@@ -5563,7 +5563,7 @@ class SMTPEmailAlerter(BaseAlerter):
         new = [uid for uid in box.naming(question.token) if uid not in read]
         may_decide = record.approvers or record.recipients or self.recipient_email
         people = {self._person(address) for address in may_decide}
-        for uid, arrived, data in _fetched(box.session, new, f"BODY.PEEK[]<0.{_READ_MAX}>"):
+        for uid, arrived, data in _fetched(box.session, new, f"BODY.PEEK[]<0.{_READ_MAX}>", 1):
             read[uid] = None
             try:
                 read[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
@@ -5648,12 +5648,11 @@ class _Mailbox:
             if found:
                 self._searched[token] = max(new)
                 new = [uid for uid in new if uid in found]
-        for start in range(0, len(new), 500):
-            for uid, _, head in _fetched(self.session, new[start:start + 500], _HEAD_FIELDS):
-                self._heads.add(uid)
-                whole = re.sub(rb"\s+", b"", head)  # folded anywhere
-                if b"[#" in whole or b"alerters." in whole or b"=?" in whole:
-                    self._named.setdefault(_question_of(_email.message_from_bytes(head)), []).append(uid)
+        for uid, _, head in _fetched(self.session, new, _HEAD_FIELDS, 500):
+            self._heads.add(uid)
+            whole = re.sub(rb"\s+", b"", head)  # folded anywhere
+            if b"[#" in whole or b"alerters." in whole or b"=?" in whole:
+                self._named.setdefault(_question_of(_email.message_from_bytes(head)), []).append(uid)
         return self._named.get(token, [])
 
     def _search(self, *keys: str) -> list[int]:
@@ -5788,19 +5787,21 @@ def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryErro
     return _transport_failure(who, error, in_data)
 
 
-def _fetched(session: Any, uids: list[int], what: str) -> Iterator[tuple[int, float | None, bytes]]:
-    """Yield (UID, time of arrival, bytes) of mails. UIDs are digits and `what` is ours: no quoting."""
-    if not uids:
-        return
-    status, rows = session.uid("FETCH", ",".join(map(str, uids)), f"(UID INTERNALDATE {what})")
-    if status != "OK":
-        raise ValueError("the mails cannot be fetched")
-    for row, after in zip(rows, [*rows[1:], b""]):
-        if isinstance(row, tuple):
-            facts = row[0] + b" " + (after if isinstance(after, bytes) else b"")
-            uid, arrived = re.search(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
-            if uid:
-                yield int(uid[1]), time.mktime(arrived) if arrived else None, row[1]
+def _fetched(session: Any, uids: list[int], what: str, step: int,
+             ) -> Iterator[tuple[int, float | None, bytes]]:
+    """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time. `what` is ours: no quoting."""
+    for start in range(0, len(uids), step):
+        session.sock.room = _MAILBOX_CAP
+        some = ",".join(map(str, uids[start:start + step]))
+        status, rows = session.uid("FETCH", some, f"(UID INTERNALDATE {what})")
+        if status != "OK":
+            raise ValueError("the mails cannot be fetched")
+        for row, after in zip(rows, [*rows[1:], b""]):
+            if isinstance(row, tuple):
+                facts = row[0] + b" " + (after if isinstance(after, bytes) else b"")
+                uid, arrived = re.search(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
+                if uid:
+                    yield int(uid[1]), time.mktime(arrived) if arrived else None, row[1]
 
 
 def _as_sent(mail: Any) -> list[str]:
@@ -6079,7 +6080,7 @@ def _html_text(source: str) -> str:
         mark = "\v" if name.strip("</") in _BLOCKS else _HTML_MARKS.get(name, "")
         return "~~" + mark if "line-through" in tag else mark
 
-    text = re.sub(_HTML_TAG, marks, re.sub(r"\s+", " ", source))
+    text = re.sub(_HTML_TAG, marks, re.sub(r"\s+", " ", source), count=20_000)  # further ones are written
     text = re.sub(r" ?\v[\v ]*", "\v", text)
     text = re.sub(r"(?<=\n)\v", "", text).replace("\v", "\n")  # a block begins a line, but no empty one
     lines, depth = [], 0

@@ -9732,7 +9732,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
         return part if part.get_content_type() and part.get_payload() else leaf(text)
 
     for _ in range(2000 if MORE else 400):
-        said = ["approve"] + dice.sample(CONDITIONS, dice.choice([0, 1, 1, 2]))
+        said = ["approve"] + dice.sample(CONDITIONS[:-1], dice.choice([0, 1, 1, 2]))
         wants.append(len(said) == 1)
         dice.shuffle(said)
         said = [text.format(N="Bot", E="bot@example.org").replace("⏎", "\n") for text in said]
