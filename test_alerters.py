@@ -9345,6 +9345,8 @@ def read_at_once(desk, question, mails):
             mail.set_content(said, subtype="html" if said[:1] == "<" else "plain")
             mail = bytes(mail)
         desk.imap.deliver(mail, at=desk.clock.start + number)
+        if number % 300 == 299:
+            desk.alerter.replies(question)
     taken = [None] * len(mails)
     for reply in desk.alerter.replies(question):
         taken[int(reply["at"] - desk.clock.start)] = reply["text"]
