@@ -1369,16 +1369,6 @@ def _decision_of(facts: _Dict) -> Decision:
     return Decision(**{**known, "approvals": tuple(known.get("approvals") or ())})
 
 
-@functools.lru_cache(maxsize=None)
-def _this_machine() -> str:
-    """Return what names this machine since its start, and its own set of process numbers (containers)."""
-    facts = [_socket.gethostname()]
-    with contextlib.suppress(OSError):  # not on Linux
-        facts.append(_pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        facts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(facts)
-
-
 def _started(pid: int) -> str:
     """Return when a living process was started, as Linux counts it; empty: it is dead, or nobody can tell."""
     with contextlib.suppress(OSError):
@@ -1391,7 +1381,7 @@ def _started(pid: int) -> str:
 def _new_claim(now: float) -> _Dict:
     """Return the claim of this process on a record."""
     pid = os.getpid()
-    return {"machine": _this_machine(), "pid": pid, "started": _started(pid), "until": now + _CLAIM}
+    return {"machine": _socket.gethostname(), "pid": pid, "started": _started(pid), "until": now + _CLAIM}
 
 
 def _is_held(record: _QuestionRecord | None, now: float) -> bool:
@@ -1399,17 +1389,15 @@ def _is_held(record: _QuestionRecord | None, now: float) -> bool:
     claim = record.claim if record else None
     if not claim or not now < claim["until"] <= now + _CLAIM:  # the second: the clock was set back
         return False
-    if claim["machine"] != _this_machine():
-        return True
-    return bool(claim["started"] == _started(claim["pid"]))
+    elsewhere = claim["machine"] != _socket.gethostname()
+    return bool(elsewhere or claim["started"] == _started(claim["pid"]))
 
 
 class _Key:
-    """The record of one key in the store, and its way from claimed to open to settled.
+    """The record of one key in the store. Each step of its life is one short locked change of the file.
 
-    Each step is one short locked change of the file, and nothing is locked between them: a claim says who
-    works on the record, so that another one waits, or takes over from a dead one. How a question ended stays
-    known by its token for a day: whoever still waits for it takes that, and no later question can.
+    Nothing is locked between them: a claim says who works on the record, so that another one waits, or takes
+    over from a dead one. How a question ended stays known by its token for a day, for those who still wait.
     """
     def __init__(self, store: StackStore, name: str, clock: _Clock) -> None:
         self.store, self.name, self.clock = store, name, clock
@@ -1421,16 +1409,10 @@ class _Key:
             questions = data.setdefault("questions", {})
             if not isinstance(questions, dict):
                 raise StoreError(f"{self.store.path}: \"questions\" cannot be read: take it out of the file")
-            ended = data["ended"] = self._remembered(data)
+            old, ended = self.clock.now() - _REMEMBERED, _mapping(data.get("ended"))
+            ended = {token: end for token, end in ended.items() if _mapping(end).get("at", 0) > old}
+            data["ended"] = ended
             yield questions, ended
-
-    def _remembered(self, data: _Dict) -> _Dict:
-        ended, old = {}, self.clock.now() - _REMEMBERED
-        for token, end in _mapping(data.get("ended")).items():
-            at = _mapping(end).get("at")
-            if isinstance(at, (int, float)) and at > old:
-                ended[token] = end
-        return ended
 
     def _found(self, questions: _Dict) -> _QuestionRecord | None:
         given = questions.get(self.name)
@@ -1715,10 +1697,7 @@ class Question:
                         code=failing.code)
 
     def _look(self, began: float) -> Decision | None:
-        """Read the replies once and return what they decide. Raises whatever reading raises.
-
-        began: when, by the monotonic clock.
-        """
+        """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         replies = self._read()
         words: list[Decision] = []
         taps: list[Decision] = []
@@ -2572,10 +2551,7 @@ class BaseAlerter(_Record):
         return question
 
     def _take_up(self, found: Question) -> bool:
-        """True if a recorded question is open, is yet to be posted, or was answered; else it has ended now.
-
-        An error keeps the record, and no other alerter is asked: this one may have been answered.
-        """
+        """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
         record = found._record
         open_still = self.clock.now() < record.deadline
         try:
@@ -2587,11 +2563,10 @@ class BaseAlerter(_Record):
                 return True
             decision = self._last_look(found) if known else None
         except DeliveryError as error:
-            if record.ref is None and error._final and not open_still:  # nobody can ever look for it
-                decision = None
-            else:
-                error.outcome = "unknown"
+            if record.ref is not None or not error._final or open_still:
+                error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
                 raise
+            decision = None  # nobody can ever look for it
         finally:
             found._release()
         found._settle(Decision("timeout", at=self.clock.now()) if decision is None else decision)
