@@ -221,41 +221,53 @@ class DeliveryError(AlerterError):
         return f"{self.args[0]}: {self.hint}" if self.hint else str(self.args[0])
 
 
-def _failure(who: str, what: object, *, again: bool = False, final: bool | None = None,
-             hint: str | None = None, hints: Mapping[str, str] = {}, **facts: Any) -> DeliveryError:
+def _failure(who: str, what: object, *, status: int | None = None, code: object = None,
+             retry_after: float | None = None, outcome: str = "not_sent", again: bool = False,
+             final: bool | None = None, hint: str | None = None,
+             hints: Mapping[str, str] = {}) -> DeliveryError:
     """Return a DeliveryError of one line that holds no secret and always has a hint.
 
     hints: what to do about a service's own words, {pattern of codes: hint}; hint: goes before them.
     """
-    code, status = str(facts.get("code") or ""), facts.get("status") or 0
-    known = [text for codes, text in hints.items() if re.fullmatch(codes, code)]
-    if status in _HTTP_HINTS:
-        known.append(_HTTP_HINTS[status])
-    if facts.get("outcome") == "unknown":
-        known.append("it may have arrived: look before you send it again")
-    elif status >= 500 or again:
-        known.append("the service has trouble: try again later")
-    hint = hint or [*known, f"`{_program()} check` tells which part of the set-up works"][0]
-    error = DeliveryError(_one_line(f"{who}: {what}"), hint=hint, **{**facts, "code": _hide(code) or None})
-    error._again, error._final = again, error._final if final is None else final
+    word = _hide(str(code or ""))
+    hint = hint or _usual_hint(word, status or 0, again, outcome, hints)
+    error = DeliveryError(_one_line(f"{who}: {what}"), status=status, code=word or None, hint=hint,
+                          retry_after=retry_after, outcome=outcome)
+    error._again = again
+    if final is not None:
+        error._final = final
     return error
+
+
+def _usual_hint(code: str, status: int, again: bool, outcome: str, hints: Mapping[str, str]) -> str:
+    for codes, text in hints.items():
+        if re.fullmatch(codes, code):
+            return text
+    if status in _HTTP_HINTS:
+        return _HTTP_HINTS[status]
+    if outcome == "unknown":
+        return "it may have arrived: look before you send it again"
+    if status >= 500 or again:
+        return "the service has trouble: try again later"
+    return f"`{_program()} check` tells which part of the set-up works"
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     close = _difflib.get_close_matches(word, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(names) or 'none'}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"there is: {', '.join(names) or 'none'}"
 
 
 def _program() -> str:
     """Return how this is started, so that the commands in hints can be pasted."""
-    python = os.path.basename(sys.executable or "python3")
-    if __name__ == "__main__" and not __spec__:
-        return f"{python} {_shlex.quote(sys.argv[0])}"
-    script = os.path.splitext(os.path.basename(sys.argv[0] if sys.argv else ""))[0]
-    if __name__ == "alerters" and script == "alerters" and not sys.argv[0].endswith(".py"):
+    python, script = os.path.basename(sys.executable or "python3"), "".join(sys.argv[:1])
+    if __spec__ is None:
+        return f"{python} {_shlex.quote(script)}"
+    if __name__ == "alerters" and os.path.basename(script) in ("alerters", "alerters.exe"):
         return "alerters"  # as it is called once installed
-    return f"{python} -m {__spec__.name if __spec__ else __name__}"
+    return f"{python} -m {__spec__.name}"
 
 
 def _log() -> _logging.Logger:
