@@ -7404,7 +7404,7 @@ class _LogGroup:
         self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
         self.title = _one_line(text.split("\n")[0], 140)
         self.more = []  # type: list[str]  # what to tell of the first besides its title
-        if text != self.title:
+        if " ".join(text.split()) != self.title:
             self.more.append(text)
         if trace.strip() and "Traceback (most recent call last)" not in text:  # where no formatter put it in
             self.more.append(trace.strip())

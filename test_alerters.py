@@ -12825,6 +12825,7 @@ HOME_TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueEr
 # text, exception, exc_text: title, body
 HOME_RECORDS = {
     "one line": ("disk is full", None, None, "disk is full", ""),
+    "columns": ("12:00 | ERROR    | plain", None, None, "12:00 | ERROR | plain", ""),
     "several lines": ("first\nsecond", None, None, "first", "```\nfirst\nsecond\n```"),
     "long": ("x" * 200, None, None, "x" * 139 + "…", "```\n" + "x" * 200 + "\n```"),
     "exception": ("job failed", ValueError("gone"), None, "job failed", "```\nValueError: gone\n```"),
