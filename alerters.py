@@ -2465,14 +2465,6 @@ class BaseAlerter(_Record):
         record.fingerprint = self._fingerprint(message, record)
         return Question(self, record)
 
-    def _has_asked(self, message: AlerterMessage, params: AlerterParameters | None, key: str) -> bool:
-        """True if the recorded question of a key is the one that this alerter would ask."""
-        with contextlib.suppress(ConfigError, StoreError):
-            asked = self._frame(message, params, key)
-            found = _Key(self._store(), key, self.clock).read()
-            return found is not None and found.fingerprint == asked._record.fingerprint
-        return False
-
     def _word_lists(self, params: AlerterParameters | None, fold: bool) -> tuple[list[str], list[str]]:
         """Return the words that approve, and those that decline."""
         approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
@@ -7003,8 +6995,9 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     opened: is told the question once it is posted.
     """
     able = [target for target in targets if not target._cannot_ask()]
-    if key is not None and len(able) > 1:  # first the one that has asked it already
-        able.sort(key=lambda target: not target._has_asked(message, params, key))
+    if key and len(able) > 1:  # first the one that has asked it already
+        held = _Key(able[0]._store(), str(key), able[0].clock).read()
+        able.sort(key=lambda target: held is None or held.alerter != target._origin[0])
     for target in able:
         if target._overrides("ask"):
             return target.decide(message, params, key=key)

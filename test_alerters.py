@@ -6857,13 +6857,6 @@ def test_a_poll_that_ends_after_the_deadline_is_not_the_last_one(room):
         assert question.wait().status == "timeout" and room.notes(question) != []
 
 
-def test_one_hiccup_at_the_deadline_loses_no_answer(room):
-    question = room.ask(timeout=20)
-    room.clock.at(room.clock.monotonic() + 19.9, lambda: (
-        room.reply(question, room.ann, "yes"), room.service.fail(room.reads, Fault(status=502))))
-    assert question.wait().status == YES
-
-
 @pytest.mark.parametrize("healed, status", [(105, YES), (500, None)])
 def test_an_outage_over_the_deadline_on_an_own_flavor(boards, clock, healed, status):
     @dataclasses.dataclass
