@@ -5201,9 +5201,10 @@ class SMTPEmailAlerter(BaseAlerter):
         """Connect over SMTP, and over IMAP if it is set, and log in there."""
         points: list[tuple[bool | None, str]] = []
         login = "connected and logged in" if self.password else "connected; no password is set, so no log-in"
-        ways = {f"SMTP: {login}": lambda: self._transact(b"", [], [], {}, self._until()),
-                "IMAP: connected and logged in": lambda: _log_out(self._imap(self._until()))}
-        for done, way in list(ways.items())[:2 if self.imap_server else 1]:
+        ways = [(f"SMTP: {login}", lambda: self._transact(b"", [], [], {}, self._until()))]
+        if self.imap_server:
+            ways.append(("IMAP: connected and logged in", lambda: _log_out(self._imap(self._until()))))
+        for done, way in ways:
             try:
                 _insist(way, self.clock, self._until(), tries=1)
                 points.append((True, done))
@@ -5495,9 +5496,6 @@ class SMTPEmailAlerter(BaseAlerter):
             error = _transport_failure(self._who, caught, False)
             if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
                 error = self._login_refused(caught)
-        with contextlib.suppress(OSError):
-            if session:
-                session.shutdown()
         raise error
 
     def _login_refused(self, caught: BaseException) -> DeliveryError:
@@ -5620,7 +5618,8 @@ class _Mailbox:
 
     def naming(self, token: str) -> list[int]:
         """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
-        new = [uid for uid in self._uids if uid not in self._heads and uid > self._searched.get(token, 0)]
+        searched = self._searched.get(token, 0)
+        new = [uid for uid in self._uids if uid > searched and uid not in self._heads]
         if len(new) > _MANY_MAILS:
             found = set(self._search("OR", "SUBJECT", token, "OR", "HEADER", "In-Reply-To", token,
                                      "HEADER", "References", token))
@@ -5707,46 +5706,44 @@ def _greet(session: Any) -> None:
     _expect((status, words), 250)
 
 
-def _remember_encoded(user: str, password: str) -> None:
-    """Keep the password out of every text in the forms in which a server may repeat it."""
-    for told in (f"\0{user}\0{password}", password):
-        _remember_secret(_base64.b64encode(told.encode("utf-8", "replace")).decode())
-
-
-def _smtp_login(session: Any, user: str, password: str) -> None:
-    """Log in. Under TLS PLAIN is as safe as CRAM-MD5, which fails on machines without MD5 (FIPS)."""
-    _remember_encoded(user, password)
-    offered = session.esmtp_features.get("auth", "").split()
-    if "PLAIN" in map(str.upper, offered) or "LOGIN" in map(str.upper, offered):
-        session.esmtp_features["auth"] = " ".join(way for way in offered if way.upper() != "CRAM-MD5")
+@contextlib.contextmanager
+def _untraced() -> Iterator[None]:
+    """Take the library's part, whose locals know the password, out of the traceback of Ctrl-C."""
     try:
-        if (user + password).isascii() or "PLAIN" not in map(str.upper, offered):
-            session.login(user, password)
-        else:  # smtplib sends ASCII alone; PLAIN takes UTF-8 (RFC 4616)
-            _expect(session.docmd("AUTH", f"PLAIN {_plain_login(user, password)}"), 235)
+        yield
     except Exception:  # told by the caller
         raise
-    except BaseException as error:  # Ctrl-C, a time limit
+    except BaseException as error:
         raise _stripped(error) from None
 
 
-def _plain_login(user: str, password: str) -> str:
-    return _base64.b64encode(f"\0{user}\0{password}".encode()).decode()
+def _smtp_login(session: Any, user: str, password: str) -> None:
+    """Log in: by PLAIN, which takes UTF-8 (RFC 4616), once. smtplib would try what is refused in each way."""
+    coded, alone = (_base64.b64encode(told.encode()).decode() for told in (f"\0{user}\0{password}", password))
+    _remember_secret(coded)  # as a server may repeat it
+    _remember_secret(alone)
+    ways = session.esmtp_features.get("auth", "").upper().split()
+    with _untraced():
+        if "PLAIN" in ways:
+            _expect(session.docmd("AUTH", f"PLAIN {coded}"), 235)
+            return
+        if "LOGIN" in ways:  # CRAM-MD5 fails on machines without MD5 (FIPS)
+            session.esmtp_features["auth"] = "LOGIN"
+        session.login(user, password)
 
 
 def _imap_login(session: Any, user: str, password: str) -> None:
     escaped, quoted = (re.sub(r'(["\\])', r"\\\1", text) for text in (user, password))
     _remember_secret(quoted)  # as a server may repeat it
     try:
-        if (user + password).isascii() or "AUTH=PLAIN" not in session.capabilities:
-            session.login(f'"{escaped}"', password)
-        else:
-            session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
-    except Exception:  # told by the caller
-        raise
-    except BaseException as error:  # Ctrl-C, a time limit
+        with _untraced():
+            if (user + password).isascii() or "AUTH=PLAIN" not in session.capabilities:
+                session.login(f'"{escaped}"', password)
+            else:
+                session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
+    except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
         session.sock.close()
-        raise _stripped(error) from None
+        raise
 
 
 def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryError:
@@ -5804,7 +5801,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
     if by.casefold() not in people or _question_of(mail) != question.token or _is_automatic(mail):
         return None
     thread = _Thread(question, _values(mail, "To", "Cc"), asker.casefold(), by.casefold())
-    thread.learn_names(" ".join(_values(mail, "From")).partition("<")[0] + " " + by.partition("@")[0])
+    thread.learn_names(_values(mail, "From")[0].partition("<")[0])
+    thread.learn_names(by.partition("@")[0])
     texts, pages, sound = _mail_texts(mail)  # a signature ends with its part
     written = "\n".join(map(thread.own, texts)).strip()
     shown = "\n".join(thread.own(_html_text(page)) for page in pages).strip()
@@ -5816,14 +5814,14 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
     return {"by": by, "text": said, "via": "email", "at": at}
 
 
-def _values(mail: Any, *names: str) -> list[str]:
+def _values(mail: Any, *names: str, decoded: bool = True) -> list[str]:
     """Return the values of headers, in a line each and decoded; cut, as hostile ones take long."""
     values = []
     for name in names:
         for value in mail.get_all(name, []):
             text = " ".join(str(value)[-20_000:].split())
             with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
-                if "=?" in text:
+                if decoded and "=?" in text:
                     text = str(_email_policy.default.header_factory("Subject", text[:1000]))
             values.append(text)
     return values
@@ -5839,7 +5837,7 @@ def _question_of(mail: Any) -> str:
 
 def _writer_of(mail: Any) -> str:
     """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
-    senders = "\n".join(" ".join(str(value)[:1000].split()) for value in mail.get_all("From", []))
+    senders = "\n".join(value[:1000] for value in _values(mail, "From", decoded=False))
     found = re.fullmatch(rf"([^<>,;:\"\n]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})", senders)
     if not found:
         return ""
@@ -5869,7 +5867,8 @@ def _mail_texts(mail: Any) -> tuple[list[str], list[str], bool]:
                 text = bytes(data).decode(charset, "replace")
             except (LookupError, ValueError):  # no charset that Python knows
                 text = bytes(data).decode("utf-8", "replace")
-            (pages if kind == "text/html" else texts).append(text[:room].replace("\r\n", "\n"))
+            where = pages if kind == "text/html" else texts
+            where.append(text[:room].replace("\r\n", "\n"))
             room = max(room - len(text), 0)
         sound = sound and room > 0 and not part.defects and len(part.get_all("Content-Type", [])) < 2
     return texts, pages, sound
@@ -6014,8 +6013,8 @@ class _Thread:
         for line, about in zip(block, told):
             if not about and not re.match(_HEAD_LINE, line):
                 return False
-        facts = [fact for about in told for fact in about]
-        return bool(told[0]) and all(facts.count(fact) < 2 for fact in ("subject", "us", "date"))
+        facts = [fact for about in told for fact in about - {"reader"}]
+        return bool(told[0]) and len(facts) == len(set(facts))
 
     def _about(self, text: str) -> set[str]:
         """Return what of a mail's head a line tells: its subject, or from whom, to whom and when it was."""

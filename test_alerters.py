@@ -3950,7 +3950,7 @@ def test_a_traceback_with_locals_shows_no_secret_when_interrupted(kind, chats, m
         smtp = FakeSMTP(user="bot@example.org", password=MAIL_PASSWORD, tls=None, clear_auth=True)
         imap = FakeIMAP(user="bot@example.org", password=MAIL_PASSWORD, clock=clock)
         alerter = mail_alerter(smtp, imap, clock, use_tls=False)
-        monkeypatch.setattr("smtplib.SMTP.auth" if kind == "SMTP" else "imaplib.IMAP4._command", interrupt)
+        monkeypatch.setattr("smtplib.SMTP.docmd" if kind == "SMTP" else "imaplib.IMAP4._command", interrupt)
         monkeypatch.setattr(ssl, "create_default_context", lambda **_: ssl._create_unverified_context())
         attempt = functools.partial(alerter.post if kind == "SMTP" else alerter.ask, "x")
     with pytest.raises(Interrupted) as caught:
