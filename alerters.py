@@ -5283,7 +5283,7 @@ class SMTPEmailAlerter(BaseAlerter):
         attached = [file for file in files if file not in shown]
         for file in attached:
             kind = file.type.partition(";")[0].split("/")
-            charset = {"charset": "utf-8"} if kind[0] == "text" and _is_utf8(file.data) else {}
+            charset = {"charset": "utf-8"} if kind[0] == "text" else {}
             mail.add_attachment(_placeholder(file), *kind, filename=file.name, params=charset)
         return mail, recipients, shown + attached
 
@@ -5519,7 +5519,7 @@ class SMTPEmailAlerter(BaseAlerter):
             try:
                 if box.session is None:
                     until = self._until()
-                    box.open(_insist(lambda: self._imap(until), self.clock, until, tries=1))
+                    box.session = _insist(lambda: self._imap(until), self.clock, until, tries=1)
                 wire = box.session.sock
                 wire.deadline, wire.room = _Deadline(self.clock, self._until(_SEND_BUDGET)), _MAILBOX_CAP
                 if box.began <= began:  # else another question has looked meanwhile
@@ -5591,9 +5591,6 @@ class _Mailbox:
         self._heads: set[int] = set()  # UIDs of mails whose heads were read
         self._named: dict[str, list[int]] = {}  # UIDs by the token of the question that they name
         self._searched: dict[str, int] = {}  # the last UID among which the server found a token
-
-    def open(self, session: Any) -> None:
-        self.session = session
 
     def close(self) -> None:
         if self.session:
@@ -5669,12 +5666,6 @@ def _mailbox(text: str, where: str) -> tuple[str, str]:
     if named and "=?" not in text:  # see `_address`
         return named[1].strip(), _address(named[2], where)
     return "", _address(text, where)
-
-
-def _is_utf8(data: bytes) -> bool:
-    with contextlib.suppress(UnicodeDecodeError):
-        return bool(bytes(data).decode("utf-8")) or True
-    return False
 
 
 def _placeholder(file: _File) -> bytes:
