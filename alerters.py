@@ -2546,7 +2546,7 @@ class BaseAlerter(_Record):
                 try:
                     self._publish(question, message, params)
                 except (ConfigError, DeliveryError) as error:
-                    if fresh and getattr(error, "outcome", "not_sent") == "not_sent":
+                    if getattr(error, "outcome", "not_sent") == "not_sent":
                         key.end(record.token, None)
                     raise
             if question._decision is None:

@@ -7831,6 +7831,24 @@ def test_who_waits_for_a_question_that_is_settled_elsewhere_ends_at_the_next_pol
     assert said == [f"{room.kind}: 'Deploy?': approved by {room.ann} (reply)"]
 
 
+def test_who_settles_second_takes_the_decision_of_the_first_and_writes_nothing(room):
+    """Between the second one's reading and its decision somebody declines, and the first one sees it."""
+    first = room.alerter().open_question("Deploy?", key="deploy-42")
+    second = Question.from_dict(first.to_dict(), room.alerter())
+    room.reply(first, room.ann, "yes")
+    look = second._look
+
+    def slow_look(began):
+        decision = look(began)
+        room.react(first, room.bob, "❌")
+        assert first.check().status == NO
+        return decision
+
+    second._look = slow_look
+    assert second.check() == first.check()
+    assert (second.check().status, len(room.notes(first)), _records()) == (NO, 1, {})
+
+
 def _claimed(key="deploy-42", **claim):
     """Put a claim on the record of a key, as another process has it."""
     with StackStore()._changing() as data:
