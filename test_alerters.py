@@ -14234,8 +14234,9 @@ def test_a_full_stderr_does_not_hold_the_alert_for_long(quiet):
     with open(reader, encoding="utf-8") as stream:
         process = subprocess.Popen([*RUN_COMMAND, "sh", "-c", "seq 15000 >&2; exit 3"], stderr=writer)
         os.close(writer)  # 64 KB of 83 find room there; the job does not know
-        assert process.wait(20) == 3 and quiet()[0].title == "sh failed"
-        assert stream.read().count("\n") == 15000  # what was left came after our end
+        home_until(quiet, "the alert")
+        assert quiet()[0].title == "sh failed" and process.poll() is None  # the job, too, would wait
+        assert stream.read().count("\n") == 15000 and process.wait(20) == 3
 
 
 RUN_SCRIPTS = {  # the file's bytes; arguments; exit code, stdout, and what stderr says
