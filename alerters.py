@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     import ipaddress as _ipaddress
     import json as _json
     import logging as _logging
+    import mimetypes as _mimetypes
     import pathlib as _pathlib
     import queue as _queue
     import secrets as _secrets
@@ -113,8 +114,8 @@ else:
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "errno getpass hashlib html http.client imaplib inspect io ipaddress json "
-                  "logging pathlib queue secrets select shlex shutil signal smtplib socket ssl stat "
-                  "subprocess termios threading traceback unicodedata warnings").split():
+                  "logging mimetypes pathlib queue secrets select shlex shutil signal smtplib socket ssl "
+                  "stat subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
@@ -367,7 +368,8 @@ class AlerterMessage(_Record):
 
     body: text in light Markdown: bold, italic, strike, code, code block, link, heading (# to ###), list,
     quote, pipe table; what is not clearly one of them stays as written. metadata: of any values, shown by
-    str(). images: URLs, paths, bytes, objects with savefig or save. level: info, success, warning, error.
+    str(). images: URLs, paths, bytes, open files, objects with savefig or save. files: of any kind, up to
+    100 MB: paths, open files, or (name, bytes). level: info, success, warning, error.
     """
     title: str | None = None
     body: str | None = None
@@ -377,6 +379,7 @@ class AlerterMessage(_Record):
     files: Iterable[Any] = dataclasses.field(default_factory=list)
     _question = None  # type: Question | None
     _reply_to = None  # type: Receipt | None
+    _loaded = None  # type: Sequence[_File] | None
 
     def __post_init__(self) -> None:
         self.metadata = {} if self.metadata is None else self.metadata
@@ -395,7 +398,7 @@ class AlerterMessage(_Record):
             raise ConfigError(f"message: no level {self.level!r}; {_did_you_mean(str(self.level), _LEVELS)}")
         said = f"{self.title or ''}{self.body or ''}".strip()
         if not (said or _snapshot(self.metadata) or len(self.images) or len(self.files)):
-            raise ConfigError("message: there is nothing to say: give a title, body, metadata or images")
+            raise ConfigError("message: there is nothing to say: give title, body, metadata, images or files")
         return self
 
     def _with(self, **changes: Any) -> AlerterMessage:
@@ -412,9 +415,17 @@ class AlerterMessage(_Record):
             return _bare(self._title_line())
         return _bare(_clean(self.body or "").strip().split("\n")[0])
 
+    def _load(self) -> AlerterMessage:
+        """Return it with pictures drawn and files read. Plotting libraries do not bear several threads."""
+        if self._loaded is not None:
+            return self
+        loaded = [_load_file(image, f"image-{n}", True) for n, image in enumerate(self.images, 1)]
+        loaded += [_load_file(file, f"file-{n}", False) for n, file in enumerate(self.files, 1)]
+        return self._with(_loaded=loaded)
+
     def _files(self, who: str) -> list[_File]:
-        """Return the images, loaded; what cannot be shown is logged, and named in the alert by its label."""
-        files = [_load_image(image, n) for n, image in enumerate(self.images, 1)]
+        """Return images and files, loaded; one that cannot be read is logged, and named in the alert."""
+        files = [copy.copy(file) for file in self._load()._loaded or ()]  # each alerter notes its refusals
         for file in files:
             if file.problem and who:
                 _log().warning("%s: %s", who, file.label)
@@ -426,7 +437,9 @@ class AlerterMessage(_Record):
 
 
 def _listed(items: Any, name: str) -> Sequence[Any]:
-    if isinstance(items, (str, bytes)) or not hasattr(items, "__iter__"):
+    if hasattr(items, "read") or getattr(items, "ndim", 1) != 1:  # one open file, one array
+        return [items]
+    if isinstance(items, (str, bytes, bytearray, memoryview, dict)) or not hasattr(items, "__iter__"):
         raise ConfigError(f"message: {name} must be a list; write {name}=[…]")
     if hasattr(items, "__len__"):
         return items  # type: ignore[no-any-return]
@@ -1114,49 +1127,137 @@ def _some(blocks: Sequence[_Block], room: int, step: int) -> list[_Block]:
     return kept[::step]
 
 
-# === Images ===
+# === Images and files ===
 _IMAGE = rb"(?P<png>\x89PNG)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8)|(?P<webp>RIFF.{4}WEBP)"
+_FILE_MAX, _TOO_LARGE = 100_000_000, "it is larger than 100 MB"
 
 
 class _File:
-    """Something to attach: an image, or a text too long for messages. A URL or a `problem` has no `data`."""
-    def __init__(self, name: str, data: bytes = b"", *, url: str = "", problem: str = "") -> None:
+    """A picture to show, or a file to attach. A URL or a `problem` has no `data`."""
+    def __init__(self, name: str, data: bytes = b"", *, url: str = "", problem: str = "",
+                 shown: bool = True) -> None:
         self.name, self.data, self.url, self.problem = name, data, url, problem
+        self.sent_as = name  # where a service takes not all letters
         found = re.match(_IMAGE, data, re.S)
-        kind = found and found.lastgroup
-        self.image = bool(kind)
-        plain = "text/plain; charset=utf-8" if name == _TEXT_FILE else "application/octet-stream"
-        self.type = f"image/{kind}" if kind else plain
-        if data and "." not in name:
-            self.name += "." + (kind or "bin").replace("jpeg", "jpg")
+        self.image = shown and bool(found)
+        self.type = f"image/{found.lastgroup}" if found else _type_of(name, data)
+        self.ending = f".{found.lastgroup}" if found else ".bin"  # if the name has none
 
     @property
     def label(self) -> str:
-        return f"{self.name} could not be shown: {self.problem}" if self.problem else self.name
+        name = self.url or self.name
+        return _clean(f"{name} could not be shown: {self.problem}") if self.problem else self.name
 
 
-def _load_image(image: Any, number: int) -> _File:
-    """Return an image as bytes or URL. Never raises: what cannot be read has a `problem`."""
-    name = f"image-{number}"
+def _type_of(name: str, data: bytes) -> str:
+    kind, packed = _mimetypes.guess_type(name)
+    if not kind or packed or kind.startswith(("message/", "multipart/")):  # these must not be in base64
+        return "application/octet-stream"
+    if kind.startswith("text/"):
+        with contextlib.suppress(UnicodeDecodeError):
+            data.decode("utf-8")
+            kind += "; charset=utf-8"
+    return kind
+
+
+def _load_file(item: Any, usual: str, shown: bool) -> _File:
+    """Return an item of `images` (shown) or `files`, by its usual name if it has none. Never raises."""
+    name, source = "", item
     try:
-        if isinstance(image, str) and re.match(r"https?://", image, re.I):
-            url = image if re.fullmatch(r"[!-~]{1,2048}", image) else ""  # Discord takes no longer one
-            return _File(name, url=url, problem="" if url else "bad URL")
-        if isinstance(image, (str, os.PathLike)):
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", _clean(os.path.basename(os.fspath(image))))[-80:] or name
-            data = _pathlib.Path(image).read_bytes()
-        elif isinstance(image, (bytes, bytearray, memoryview)):
-            data = bytes(image)
-        else:
-            save = getattr(image, "savefig", None) or getattr(image, "save", None)
-            if not save:
-                raise TypeError(f"{type(image).__name__} is no URL, path, bytes, figure or image")
-            buffer = _io.BytesIO()
-            save(buffer, format="png")
-            data = buffer.getvalue()
+        if isinstance(item, str) and re.match("(?i)https?://", item):
+            if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
+                return _File(usual, url=item)
+            name, source = item, None
+            raise ValueError("a bad address" if shown else "a file is a path or (name, bytes), no address")
+        if isinstance(item, tuple):
+            name, source = item
+        elif isinstance(item, (str, os.PathLike)):
+            source = _path_of(os.fsdecode(item))
+        if not name and (isinstance(source, _pathlib.Path) or hasattr(source, "read")):
+            name = getattr(source, "name", "")
+        name = _file_name(name)
+        data = _bytes_of(source)
+        if not 0 < len(data) <= _FILE_MAX:
+            raise ValueError(_TOO_LARGE if data else "it is empty")
     except Exception as error:  # whatever a plotting library raises must not cost the alert its text
-        return _File(name, problem=_one_line(_reason(error), 200))
-    return _File(name, data, problem="" if data else "it is empty")
+        name = name if source is None else _file_name(name)
+        return _File(name or usual, problem=_one_line(_reason(error), 200))
+    file = _File(name or usual, data, shown=shown)
+    file.name += "" if name else file.ending
+    return file
+
+
+def _path_of(text: str) -> _pathlib.Path:
+    if re.match("(?i)file://", text):
+        text = _parse.unquote(re.sub("(?i)^file://[^/]*", "", text))
+        if os.name == "nt":  # file:///C:/plot.png
+            text = text.lstrip("/")
+    return _pathlib.Path(os.path.expanduser(text))
+
+
+def _file_name(name: object) -> str:
+    """Return the last part of a path with all its letters, fit for a header; of what is no name, ""."""
+    if not isinstance(name, (str, os.PathLike)):
+        return ""
+    last = re.split(r"[/\\]", _one_line(os.fsdecode(name), 10_000).rstrip("/\\"))[-1]
+    last = last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
+    return last[-100:]
+
+
+def _bytes_of(source: Any) -> bytes:
+    """Return what a path, bytes, an open file, a figure or a picture holds."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, _pathlib.Path):
+        _check_readable(os.stat(source))  # before it is opened, for a FIFO would wait for its writer
+        return source.read_bytes()
+    if hasattr(source, "savefig") or hasattr(source, "save") and not hasattr(source, "read"):
+        return _drawn(source)
+    if hasattr(source, "read"):
+        return _whole(source)
+    raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
+
+
+def _check_readable(status: os.stat_result) -> None:
+    if not _stat.S_ISREG(status.st_mode):
+        raise ValueError("it is a folder" if _stat.S_ISDIR(status.st_mode) else "it is no regular file")
+    if status.st_size > _FILE_MAX:
+        raise ValueError(_TOO_LARGE)
+
+
+def _whole(file: Any) -> bytes:
+    """Return all of an open file, wherever it stands, and leave it there."""
+    with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
+        _check_readable(os.fstat(file.fileno()))
+    place = 0
+    with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
+        place = file.tell()
+        file.seek(0)
+    read = getattr(file, "buffer", file).read
+    held = _io.BytesIO()
+    while held.tell() <= _FILE_MAX:
+        piece = read(1024 * 1024)
+        if not piece:
+            break
+        held.write(piece.encode("utf-8", "replace") if isinstance(piece, str) else piece)
+    with contextlib.suppress(AttributeError, OSError):
+        file.seek(place)
+    return held.getvalue()
+
+
+def _drawn(source: Any) -> bytes:
+    """Return a figure or a picture as PNG, by its own means."""
+    held = _io.BytesIO()
+    try:
+        save = getattr(source, "savefig", None) or source.save
+        save(held, format="png")
+    except Exception:  # PIL does so for modes that PNG lacks, such as CMYK
+        if not hasattr(source, "convert"):
+            raise
+        held = _io.BytesIO()
+        mode = "RGBA" if str(source.mode).upper().endswith("A") else "RGB"
+        source.convert(mode).save(held, format="png")
+    return held.getvalue()
 
 
 # === Asking ===
@@ -3405,7 +3506,7 @@ class _ChatAlerter(BaseAlerter):
             batches = [[file] for file in refused]
         for start in range(draft.most, len(draft.pictures), draft.most):
             batches.append(draft.pictures[start:start + draft.most])
-        for batch in batches:
+        for batch in batches:  # it grows below
             page = _Page(0)
             page.files = [file for file in batch if file.data]
             for file in batch:
@@ -3413,6 +3514,9 @@ class _ChatAlerter(BaseAlerter):
             try:
                 self._post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
+                if len(batch) > 1 and error.status in (400, 413):  # it may be about one of them
+                    batches += [[file] for file in batch]
+                    continue
                 for file in batch:
                     file.problem = str(error)
 
@@ -4238,7 +4342,7 @@ class SlackAlerter(_ChatAlerter):
                 block["block_id"] = f"{draft.nonce}-{page.number}"  # a doubtful post is looked for by it
                 break
         if not any(said):
-            said = [file.name for file in draft.files]
+            said = [self._mark("text", file.name, "") for file in draft.files]
         payload: _Dict = {"text": "\n".join(filter(None, said)), "unfurl_links": False, "unfurl_media": False}
         if blocks and not draft.plain:
             payload["blocks"] = blocks
@@ -4345,7 +4449,8 @@ class SlackAlerter(_ChatAlerter):
         words = []
         for file, _ in placed:
             is_text = file.name == _TEXT_FILE
-            words.append(f"The whole text, {len(file.data):,} bytes" if is_text else file.name)
+            name = self._mark("text", file.name, "")
+            words.append(f"The whole text, {len(file.data):,} bytes" if is_text else name)
         args = {"channel_id": ref["channel"], "thread_ts": thread, "initial_comment": "\n".join(words),
                 "files": _json.dumps([{"id": file_id, "title": file.name} for file, file_id in placed])}
         try:
@@ -4823,6 +4928,7 @@ class DiscordAlerter(_ChatAlerter):
         users = [name for name in called if re.fullmatch(self._person_id, name)]
         roles = [name[1:] for name in called if name.startswith("&")]
         parse = [] if {"here", "everyone"}.isdisjoint(called) else ["everyone"]
+        _name_apart(page.files)
         # Without it Discord lets everything ping.
         payload: _Dict = {"allowed_mentions": {"parse": parse, "users": users, "roles": roles}}
         if draft.plain:
@@ -4862,7 +4968,7 @@ class DiscordAlerter(_ChatAlerter):
             elif kind == "picture":
                 for block in written:
                     if block.file.url or block.file.image and block.file in page.files:
-                        put("image", {"url": block.file.url or f"attachment://{block.file.name}"})
+                        put("image", {"url": block.file.url or f"attachment://{block.file.sent_as}"})
             elif kind == "note":
                 put("footer", {"text": "\n".join(lines)})
             elif kind != "ping" and self._flow(written).strip():
@@ -4871,11 +4977,9 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
-        for number, file in enumerate(page.files):  # attachments are told apart by their names
-            file.problem = ""
-            if file.name in [other.name for other in page.files[:number]]:
-                file.name = f"{number + 1}-{file.name}"
         files = page.files
+        for file in files:
+            file.problem = ""
         try:
             sent = self._post_message(draft, page)
         except DeliveryError as error:
@@ -4975,6 +5079,19 @@ def _field_of(fact: tuple[str, str]) -> _Dict:
     return {"name": name, "value": value, "inline": len(value) <= 40}
 
 
+def _name_apart(files: Sequence[_File]) -> None:
+    """Give each file of a message a name of its own; pictures one that attachment:// is sure to find."""
+    taken: set[str] = set()
+    for number, file in enumerate(files, 1):
+        safe = re.sub("[^A-Za-z0-9_.-]", "_", file.name)  # other letters may be changed, or all be taken off
+        file.sent_as = file.name
+        if file.image:
+            file.sent_as = safe if re.search(r"(?i)\.(png|jpe?g|gif|webp)$", safe) else safe + file.ending
+        if safe in taken:
+            file.sent_as = f"{number}-{file.sent_as}"
+        taken.add(safe)
+
+
 def _forum_thread(ref: _Dict) -> str:
     """Return the thread that a message began in a forum, if it did: it has the id of the message."""
     thread = str(ref.get("channel_id") or "")
@@ -5054,7 +5171,8 @@ def _multipart(payload: _Dict, files: Sequence[_File]) -> tuple[list[bytes], dic
         return [head], {"Content-Type": "application/json"}
     boundary = f"alerters-{_secrets.token_hex(16)}"
     parts = [('name="payload_json"', "application/json", head)]
-    parts += [(f'name="files[{n}]"; filename="{f.name}"', f.type, f.data) for n, f in enumerate(files)]
+    for number, file in enumerate(files):
+        parts.append((f'name="files[{number}]"; filename="{file.sent_as}"', file.type, file.data))
     pieces = []
     for disposition, kind, data in parts:
         start = f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\nContent-Type: {kind}"
@@ -5220,10 +5338,18 @@ class SMTPEmailAlerter(BaseAlerter):
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         message = _message(message)
-        mail, recipients, files = self._compose(message, params)
-        if message._question:  # the recipients are the ones who may decide
-            message._question._take_step(recipients=recipients, sent=_as_sent(mail))
-        self._deliver(mail, recipients, files)
+        loaded = message._files(self._who)
+        mail, recipients, files = self._compose(message, params, loaded)
+        try:
+            self._deliver(mail, recipients, files)
+        except DeliveryError as error:
+            if not files or error.status != 552 or error.outcome != "not_sent":
+                raise
+            for file in files:
+                file.problem = _one_line(error.args[0], 200)
+            _log().warning("%s; it goes without %s", error, ", ".join(file.name for file in files))
+            mail, _, _ = self._compose(message, params, loaded, attach=False)
+            self._deliver(mail, recipients, [])
         return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
 
     def _recipients(self, given: Any) -> list[str]:
@@ -5251,22 +5377,23 @@ class SMTPEmailAlerter(BaseAlerter):
             mail.set_raw(name, value)
         return mail
 
-    def _compose(self, message: AlerterMessage, params: AlerterParameters | None,
-                 ) -> tuple[_email_message.EmailMessage, list[str], list[_File]]:
+    def _compose(self, message: AlerterMessage, params: AlerterParameters | None, loaded: list[_File],
+                 attach: bool = True) -> tuple[_email_message.EmailMessage, list[str], list[_File]]:
         """Return the mail, with a placeholder for each file, its recipients, and the files in their order."""
         recipients = self._recipients(getattr(params, "recipient_email", None) or self.recipient_email)
         if not recipients:
             raise ConfigError(f"{self._who}: no recipient: give recipient_email in the alerter or the params")
-        question, images = message._question, message._files(self._who)
-        blocks = _lay_out(message, images)
+        question, blocks = message._question, _lay_out(message, loaded)
         subject = self._subject_of(message, params)
         ident = question.token if question else _secrets.token_hex(8)
         above = message._reply_to.ref if message._reply_to else {}
         mail = self._new_mail(subject, recipients, question, ident, above)
-        shown, files = [], [image for image in images if image.data]
+        shown: list[_File] = []
+        files = [file for file in loaded if file.data and attach]
         whole = _whole_text(message)
         if len(whole) > _MAIL_MAX:
-            files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
+            if attach:
+                files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
             blocks = self._shortened(blocks)
         for block in blocks:
             if block.kind == "how" and question:
@@ -5280,12 +5407,14 @@ class SMTPEmailAlerter(BaseAlerter):
             page: Any = mail.get_body(("html",)) if shown else None
             for file in shown:
                 page.add_related(_placeholder(file), *file.type.split("/"), filename=file.name,
-                                 disposition="inline", cid=f"<image{images.index(file)}>")
+                                 disposition="inline", cid=f"<image{loaded.index(file)}>")
         attached = [file for file in files if file not in shown]
         for file in attached:
             kind = file.type.partition(";")[0].split("/")
-            charset = {"charset": "utf-8"} if kind[0] == "text" else {}
+            charset = {"charset": "utf-8"} if "charset" in file.type else {}
             mail.add_attachment(_placeholder(file), *kind, filename=file.name, params=charset)
+        if question:  # the recipients are the ones who may decide
+            question._take_step(recipients=recipients, sent=_as_sent(mail))
         return mail, recipients, shown + attached
 
     def _subject_of(self, message: AlerterMessage, params: AlerterParameters | None) -> str:
@@ -5423,6 +5552,7 @@ class SMTPEmailAlerter(BaseAlerter):
         """Send to all in `left`: take out those who have it and, into `refused`, those who never will."""
         later, accepted = None, []
         with self._smtp(until) as session:
+            _check_size(session, flat, files)
             _expect(session.mail(self._sender), 250)
             for address in list(left):
                 answer = session.rcpt(address)
@@ -5447,7 +5577,8 @@ class SMTPEmailAlerter(BaseAlerter):
             raise later
 
     def _preview(self, message: AlerterMessage) -> str:
-        return self._compose(message, None)[0].as_bytes().decode("ascii", "replace").replace("\r\n", "\n")
+        mail, _, _ = self._compose(message, None, message._files(self._who))
+        return mail.as_bytes().decode("ascii", "replace").replace("\r\n", "\n")
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         people = self._recipients(getattr(params, "recipient_email", None) or self.recipient_email)
@@ -5683,6 +5814,17 @@ def _on_the_wire(flat: bytes, files: list[_File]) -> Iterator[bytes]:
             piece = memoryview(file.data)[start:start + 57 * 1024]
             yield _base64.encodebytes(piece).replace(b"\n", b"\r\n")
     yield flat + (b"" if flat.endswith(b"\r\n") else b"\r\n") + b".\r\n"
+
+
+def _check_size(session: Any, flat: bytes, files: list[_File]) -> None:
+    """Raise what a server answers to a mail larger than it says that it takes: RFC 1870."""
+    most = re.fullmatch(r"[1-9]\d{0,14}", session.esmtp_features.get("size", ""))
+    size = len(flat)
+    for file in files:
+        size += len(file.data) * 78 // 57  # in base64, by lines
+    if most and size > int(most[0]):
+        words = f"the mail has {size:,} bytes, and the server takes {int(most[0]):,}"
+        raise _smtplib.SMTPResponseException(552, words.encode())
 
 
 def _expect(answer: tuple[int, bytes], code: int) -> None:
@@ -6908,6 +7050,7 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
 
     if len(targets) == 1:
         return _worked(lambda: post_to(targets[0]))
+    message = message._load()
     results: list[bool] = []
     errors: list[tuple[BaseAlerter, BaseException]] = []
 
@@ -6989,6 +7132,8 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     if key and len(able) > 1:  # first the one that has asked it already
         held = _Key(able[0]._store(), str(key), able[0].clock).read()
         able.sort(key=lambda target: held is None or held.alerter != target._origin[0])
+    if len(able) > 1:
+        message = message._load()
     for target in able:
         if target._overrides("ask"):
             return target.decide(message, params, key=key)

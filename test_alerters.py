@@ -1750,13 +1750,15 @@ class FakeSMTP(FakeServer):
         self.tls, self.user, self.password = tls, user, password
         self.clear_auth, self.mechanisms = clear_auth, mechanisms
         self.size, self.eightbit, self.smtputf8, self.max_rcpts = size, eightbit, smtputf8, max_rcpts
+        self.announced = None  # another size than it takes; 0: no fixed one (RFC 1870)
         self.rewrite_ids, self.mails, self.refuse = rewrite_ids, [], {}
         super().__init__(trusted)
 
     def features(self, secure):
         auth = self.user is not None and (secure or self.clear_auth)
         upgrade = self.tls == "starttls" and not secure
-        return ([f"SIZE {self.size}"] + ["8BITMIME"] * self.eightbit + ["SMTPUTF8"] * self.smtputf8
+        size = self.size if self.announced is None else self.announced
+        return ([f"SIZE {size}"] + ["8BITMIME"] * self.eightbit + ["SMTPUTF8"] * self.smtputf8
                 + ["STARTTLS"] * upgrade + ["AUTH " + " ".join(self.mechanisms)] * auth)
 
 
@@ -4824,7 +4826,8 @@ def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog
               memoryview(PNG), _Figure(), _Picture()]
     assert alerter.post(AlerterMessage("Plots", images=images)) is True
     assert [data for _, data in _files_at(kind, service)] == [GIF, PNG, PNG, GIF, PNG, PNG, PNG]
-    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+\.(png|gif)", name) for name, _ in _files_at(kind, service))
+    named = "löss 1.png" if kind == "slack" else "l_ss_1.png"  # which attachment:// is sure to find
+    assert [name for name, _ in _files_at(kind, service)][:3] == ["plain.gif", named, "image-4.png"]
     urls = re.findall(r"https://x.example[^\"]*", json.dumps(service.posted[0]["payload"]))
     assert urls and set(urls) == {"https://x.example/a.png?b=1&c=2"}
     if kind != "slack":
@@ -4844,11 +4847,12 @@ def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_p
 
     (tmp_path / "empty.png").write_bytes(b"")
     images = [tmp_path / "none.png", tmp_path, tmp_path / "empty.png", Broken(), b"", 5, None, "",
-              "ftp://x/y.png", "a\0b",
-              "https://x.example/a b.png"]
+              "ftp://x/y.png", "a\0b", "https://x.example/a b.png", ("a", "b", "c"), ("a.png", "text"),
+              object]
     assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
     seen = _seen(kind, service.posted[0]["payload"])
     assert "the text" in seen and "none.png could not be shown: No such file or directory" in seen
+    assert "https://x.example/a b.png could not be shown" in seen.replace("\\", "")
     assert seen.count("could not be shown") == len(images) == len(caplog.records)
     assert {record.levelname for record in caplog.records} == {"WARNING"} and _pings(kind,
         service.posted[0]["payload"]) == []
@@ -4891,6 +4895,219 @@ def test_a_refused_image_is_named_under_the_alert(chats, caplog, kind, call):
     assert "the text" in seen and re.search("image-1.png could not be shown: .*(missing_scope|too large)",
                                             seen)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+class _Unpacked(io.BytesIO):
+    """An open file of bytes that cannot be rewound, as a network's answer."""
+    def seek(self, *_):
+        raise io.UnsupportedOperation("seek")
+
+
+FILE_CASES = {  # how it is given (from a folder): its name and type
+    "a path": (lambda folder: folder / "Umsätze 2026.csv", "Umsätze 2026.csv", "text/csv"),
+    "a text": (lambda folder: str(folder / "売上.csv"), "売上.csv", "text/csv"),
+    "file:": (lambda folder: (folder / "売上.csv").as_uri(), "売上.csv", "text/csv"),
+    "home": (lambda folder: "~/Dockerfile", "Dockerfile", "application/octet-stream"),
+    "bytes": (lambda folder: ("a/b\\report \"=?1.json", b"{}"), "report _=_1.json", "application/json"),
+    "a view": (lambda folder: ("x.pdf", memoryview(b"%PDF")), "x.pdf", "application/pdf"),
+    "packed": (lambda folder: ("x.csv.gz", b"\x1f\x8b"), "x.csv.gz", "application/octet-stream"),
+    "a mail": (lambda folder: ("x.eml", b"Subject: x\n\n"), "x.eml", "application/octet-stream"),
+    "of one file": (lambda folder: open(folder / "売上.csv", "rb"), "売上.csv", "text/csv"),
+    "of text": (lambda folder: open(folder / "売上.csv", encoding="utf-8"), "売上.csv", "text/csv"),
+    "in memory": (lambda folder: io.BytesIO(b"a\nb\nc"), "file-1.bin", "application/octet-stream"),
+    "text in memory": (lambda folder: io.StringIO("ä\n"), "file-1.bin", "application/octet-stream"),
+    "a stream": (lambda folder: _Unpacked(b"abc"), "file-1.bin", "application/octet-stream"),
+    "a picture": (lambda folder: ("plot", PNG), "plot", "image/png"),
+    "a very long name": (lambda folder: ("ü" * 300 + ".json", b"x"), "ü" * 95 + ".json", "application/json")}
+
+
+@pytest.mark.parametrize("case", FILE_CASES)
+def test_a_file_of_any_kind_arrives_under_its_name_and_type(chats, relay, tmp_path, monkeypatch, caplog,
+                                                            case):
+    for name in ("Umsätze 2026.csv", "売上.csv", "Dockerfile"):
+        (tmp_path / name).write_bytes(b"a;\xc3\xa4\r\n1;2\r\n")
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    given, name, kind = FILE_CASES[case]
+    given = given(tmp_path)
+    if isinstance(given, io.IOBase) and given.seekable() and case != "a stream":
+        given.seek(0, 2)  # as it stands after it was written
+    wanted = {"home": b"a;\xc3\xa4\r\n1;2\r\n", "in memory": b"a\nb\nc", "text in memory": "ä\n".encode(),
+              "a stream": b"abc"}.get(case)
+    if wanted is None:
+        wanted = bytes(given[1]) if isinstance(given, tuple) else (tmp_path / name).read_bytes()
+    sends = [chats[way][0] for way in ("slack", "discord", "discord webhook")] + [relay_alerter(relay)]
+    for alerter in sends[:1 if case == "a stream" else None]:
+        assert alerter.post("the text", files=given if hasattr(given, "read") else [given]) is True
+    slack, discord = chats["slack"][1], chats["discord"][1]
+    [file] = slack.files.values()
+    assert (file["name"], file["bytes"], caplog.records) == (name, wanted, [])
+    if hasattr(given, "read"):
+        assert given.tell() > 0  # it is left as it stood
+        given.close()
+    if case == "a stream":
+        return
+    for call in [call for call in discord.calls if call.files]:
+        part = call.body.partition(b'name="files[0]"; filename="')[2].partition(b"\r\n\r\n")[0].decode()
+        assert part.split("; charset")[0] == f'{name}"\r\nContent-Type: {kind}'
+        assert list(call.files.values()) == [wanted]
+    [part] = relay.mails[0].message.iter_attachments()
+    assert (part.get_filename(), part.get_content_type()) == (name, kind)
+    assert part.get_payload(decode=True) == wanted and not relay.violations
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_what_is_no_regular_file_or_too_large_is_refused_at_once(chats, tmp_path, caplog):
+    alerter, service = chats["slack"]
+    os.mkfifo(tmp_path / "pipe.log")
+    with open(tmp_path / "huge.bin", "wb") as huge:
+        huge.truncate(100_000_001)
+    reader, writer = os.pipe()
+    with open(reader, "rb") as pipe, open(tmp_path / "huge.bin", "rb") as opened:
+        files = [tmp_path / "pipe.log", "/dev/zero", tmp_path, tmp_path / "huge.bin", opened, pipe,
+                 ("many.bin", bytearray(100_000_001)), "https://x.example/a.csv", ("a.csv", "words")]
+        assert alerter.post("the text", files=files, images=io.BytesIO(b"")) is True
+    os.close(writer)
+    odd, large = "could not be shown: it is no regular file", "could not be shown: it is larger than 100 MB"
+    assert errors_of(caplog, logging.WARNING) == [f"slack: {line}" for line in (
+        "image-1 could not be shown: it is empty", f"pipe.log {odd}", f"zero {odd}",
+        f"{tmp_path.name} could not be shown: it is a folder", f"huge.bin {large}", f"huge.bin {large}",
+        f"file-6 {odd}", f"many.bin {large}",
+        "https://x.example/a.csv could not be shown: a file is a path or (name, bytes), no address",
+        "a.csv could not be shown: str is no URL, path, bytes, open file, figure or image")]
+    assert service.posted[0]["payload"]["text"].count("could not be shown") == 10
+
+
+class _Array:
+    """An array of numbers, as far as it looks like a list."""
+    def __init__(self, *shape):
+        self.shape, self.ndim = shape, len(shape)
+
+    def __len__(self):
+        if not self.shape:
+            raise TypeError("len() of unsized object")
+        return self.shape[0]
+
+    def __iter__(self):
+        return iter([_Array(*self.shape[1:])] * len(self))
+
+    def __bool__(self):
+        raise ValueError("the truth value of an array is ambiguous")
+
+    __eq__ = lambda self, other: self  # noqa: E731
+    __hash__ = None
+
+
+@pytest.mark.parametrize("given, named", [
+    (_Array(), 1), (_Array(9, 9, 3), 1), ([_Array(2, 2)], 1), (_Array(2), 2)])
+def test_an_array_in_place_of_pictures_costs_nothing_but_itself(chats, given, named):
+    alerter, service = chats["slack"]
+    for words in ("images", "files"):
+        assert alerter.post("the text", **{words: given}) is True
+        assert service.posted[-1]["payload"]["text"].count("could not be shown") == named
+
+
+@pytest.mark.parametrize("given", [{"a.csv": b"x"}, b"x", bytearray(b"x"), "a.csv"])
+def test_what_is_no_list_of_files_is_an_error_to_see(given):
+    with pytest.raises(ConfigError, match=r"files must be a list; write files=\[…\]"):
+        AlerterMessage("t", files=given)
+
+
+class _ModePicture(_Picture):
+    """A picture of PIL of a mode that PNG lacks."""
+    def __init__(self, mode):
+        self.mode = mode
+
+    def save(self, file, format=None, **_):
+        file.write(b"\x89PNG half of it")
+        if self.mode not in ("RGB", "RGBA"):
+            raise OSError(f"cannot write mode {self.mode} as PNG")
+        file.seek(0)
+        file.truncate()
+        file.write(PNG + self.mode.encode())
+
+    def convert(self, mode):
+        return _ModePicture(mode)
+
+
+def test_a_picture_that_png_cannot_hold_is_converted(chats):
+    alerter, service = chats["slack"]
+    assert alerter.post("x", images=[_ModePicture(mode) for mode in ("CMYK", "F", "La", "PA")]) is True
+    assert [data for _, data in _files_at("slack", service)] == [PNG + b"RGB"] * 2 + [PNG + b"RGBA"] * 2
+
+
+def test_a_figure_is_drawn_once_for_all_alerters_and_outside_their_threads(chats, relay):
+    drawn = []
+
+    class Figure(_Figure):
+        def savefig(self, file, format=None, **_):
+            drawn.append(threading.current_thread())
+            file.write(PNG)
+
+    given = io.BytesIO(b"one\ntwo")
+    message = AlerterMessage("t", images=[Figure(), given])
+    targets = [alerter for alerter, _ in chats.values()] + [relay_alerter(relay)]
+    assert alerters._post_to(targets, message, None) is True
+    assert drawn == [threading.main_thread()]
+    assert alerters._post_to(targets[2:3], message, None) is True and len(drawn) == 2
+    shown = [list(row["files"].values()) for row in chats["discord"][1].posted]
+    assert shown == [[PNG, b"one\ntwo"]] * 3
+
+
+FILES_12 = [(f"part {number}.log", b"x%d" % number) for number in range(12)]
+MANY_FILES = {  # the message, and what is in its messages, in order
+    "files alone": ({"files": FILES_12}, FILES_12),
+    "files and text": ({"body": "the text", "files": FILES_12}, FILES_12),
+    "pictures and files": ({"body": "the text", "images": [PNG] * 9, "files": FILES_12},
+                           [("", PNG)] * 9 + FILES_12),
+    "a long text and pictures": ({"body": "the text\n" * 9000, "images": [PNG] * 9}, [("", PNG)] * 9),
+    "a long text, facts and files": ({"body": "the text\n" * 9000, "metadata": {n: n for n in range(60)},
+                                      "images": [PNG] * 9, "files": FILES_12}, [("", PNG)] * 9 + FILES_12)}
+
+
+@pytest.mark.parametrize("kind", ["discord", "discord webhook", "slack"])
+@pytest.mark.parametrize("case", MANY_FILES)
+def test_no_file_is_lost_among_many(chats, caplog, kind, case):
+    alerter, service = chats[kind]
+    fields, wanted = MANY_FILES[case]
+    assert alerter.post(AlerterMessage(**fields)) is True
+    got = [data for name, data in _files_at(kind, service) if name != "message.txt"]
+    assert sorted(got) == sorted(data for _, data in wanted) and len(got) == len(wanted)
+    assert kind == "slack" or all(len(row["files"]) <= 10 for row in service.posted)
+    assert (set(service.statuses), service.warnings, caplog.records) == ({200}, [], [])
+
+
+@pytest.mark.parametrize("kind", ["discord", "discord webhook"])
+def test_one_file_too_large_in_a_later_message_does_not_cost_the_others(chats, caplog, kind):
+    alerter, service = chats[kind]
+    files = FILES_12[:10] + [("big.bin", b"x" * 11 * MIB)] + FILES_12[10:]
+    assert alerter.post("the text", files=files) is True
+    assert sorted(data for _, data in _files_at(kind, service)) == sorted(data for _, data in FILES_12)
+    assert "big.bin could not be shown" in discord_text(service.posted[-1]["payload"])
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_the_name_of_a_file_acts_nowhere(chats):
+    for kind in ("slack", "discord"):
+        alerter, service = chats[kind]
+        assert alerter.post(AlerterMessage(files=[("<!channel> @everyone *x*.log", b"x")])) is True
+        for row in service.posted:
+            assert _pings(kind, row["payload"]) == []
+            comment = row["payload"].get("initial_comment", "")
+            assert "<!" not in row["payload"].get("text", "") + comment
+
+
+def test_a_file_from_the_command_line(chats, tmp_path, capsys, monkeypatch):
+    service = chats["slack"][1]
+    (tmp_path / "売上.csv").write_text("x", encoding="utf-8")
+    (tmp_path / "b.log").write_text("y", encoding="utf-8")
+    StackStore().register_alerter("s", "slack", slack_token=service.token, slack_channel_id="C0ALERTS",
+                                  slack_api_url=service.api_url)
+    StackStore().register_stack("s", ["s"], activate=True)
+    assert home_cli(capsys, "post", "the text", "--file", tmp_path / "売上.csv", "--file",
+                    tmp_path / "b.log") == (0, "", "")
+    assert [(file["name"], file["bytes"]) for file in service.files.values()] == [
+        ("売上.csv", b"x"), ("b.log", b"y")]
 
 
 # === check ===
@@ -9046,11 +9263,38 @@ def test_a_mail_lost_after_one_part_went_out_is_told_as_partial(relay, clock):
     assert BOB in str(caught.value) and ANN not in str(caught.value)
 
 
-def test_a_mail_that_is_too_large_is_told_so(clock):
-    with FakeSMTP(tls=None, size=50_000) as service, pytest.raises(DeliveryError) as caught:
+LARGE_MAILS = {  # the size that the server announces, and its answer after the mail: what it is called
+    "announced": (150_000, None, "552 the mail has [0-9,]+ bytes, and the server takes 150,000"),
+    "not announced": (0, "552 5.3.4 message too big", "552 5.3.4 message too big")}
+
+
+@pytest.mark.parametrize("lines", [1, 30_000])
+@pytest.mark.parametrize("case", LARGE_MAILS)
+def test_a_mail_that_is_too_large_goes_once_more_without_its_files(clock, caplog, case, lines):
+    size, answer, words = LARGE_MAILS[case]
+    with FakeSMTP(tls=None, size=size or 10 ** 9) as service:
+        service.announced = size
+        if answer:
+            service.fail("dot", answer)
+        message = AlerterMessage("T", "the text\n" * lines, images=[MAIL_PNG * 2], files=[("売上.csv", b"x")])
+        assert relay_alerter(service, clock).post(message) is True
+    [mail] = service.mails
+    text = mail_text(mail)
+    for name in ("image-1.png", "売上.csv"):
+        assert re.search(rf"\[{name} could not be shown: smtp_email: {words}\]", text)
+    assert text.startswith("T\n\nthe text") and not list(mail.message.iter_attachments())
+    [warning] = errors_of(caplog, logging.WARNING)
+    assert re.search(f"smtp_email: {words}: the mail is too large; it goes without image-1.png, 売上.csv",
+                     warning)
+    assert ("message.txt" in warning) is ("characters left out" in text) is (lines > 1)
+    assert not service.violations and not errors_of(caplog)
+
+
+def test_a_text_that_is_too_large_is_told_so(clock):
+    with FakeSMTP(tls=None, size=500) as service, pytest.raises(DeliveryError) as caught:
         relay_alerter(service, clock).send(AlerterMessage(body="x", images=[MAIL_PNG]))
-    assert (caught.value.status, caught.value.outcome) == (552,
-                                                           "not_sent") and "too large" in caught.value.hint
+    assert (caught.value.status, caught.value.outcome) == (552, "not_sent")
+    assert "too large" in caught.value.hint and service.mails == []
 
 
 def test_a_wrong_password_is_final_and_says_app_password(smtp, clock, caplog):
