@@ -560,29 +560,26 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
     if isinstance(message, str):
         return AlerterMessage(**{"body": message, **fields})
     if isinstance(message, BaseException):
-        told = {"title": _exception_line(message), "body": _exception_text(message, line_first=False),
-                "level": "error"}
+        body = _exception_text(message, line_first=False)
+        told = {"title": _exception_line(message), "body": body, "level": "error"}
         return AlerterMessage(**{**told, **fields})
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {_kind_of(message)}")
 
 
 def _kind_of(value: object) -> str:
     """Return what to call a value that is of no use here; two copies of this module are easily mixed up."""
-    kind, name = type(value), type(value).__name__
-    if isinstance(value, type):
-        kind, name = value, f"the class {value.__name__}"
+    kind = value if isinstance(value, type) else type(value)
     for cls in kind.__mro__:
         if cls.__name__ in __all__ and globals().get(cls.__name__) is not cls:
             place = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
             return f"{kind.__name__} of a second copy of this module ({place}): import one of them only"
-    return name
+    return f"the class {kind.__name__}" if kind is value else kind.__name__
 
 
 def _snapshot(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a copy of a mapping that other threads may be changing."""
-    for _ in range(100):
-        with contextlib.suppress(RuntimeError):  # it changed while it was copied
-            return dict(mapping.items())
+    """Return a copy of a mapping; of a dict in one step, for other threads may be changing it."""
+    if isinstance(mapping, dict):
+        return dict(mapping)
     return dict(mapping.items())
 
 
@@ -602,12 +599,8 @@ def _params(params: object) -> AlerterParameters | None:
 
 
 def _given(names: Iterable[str], values: _Dict) -> _Dict:
-    """Return those values that are not None."""
-    found = {}
-    for name in names:
-        if values.get(name) is not None:
-            found[name] = values[name]
-    return found
+    found = {name: values.get(name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 _SAID = ("title", "metadata", "images", "files", "level")
@@ -1383,7 +1376,7 @@ def _among(words: Sequence[str]) -> str:
 
 def _steady() -> float:
     """Return seconds of a clock that nobody sets; on Linux it also runs while the machine sleeps."""
-    if sys.platform == "linux":
+    if sys.platform != "win32" and hasattr(time, "CLOCK_BOOTTIME"):
         with contextlib.suppress(OSError):  # a sandbox may not have it
             return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -6526,15 +6519,9 @@ _BUILT_IN = dict(FLAVORS)
 
 
 @_overload
-def register_flavor(cls_or_dotted_path: str) -> type[BaseAlerter]:
-    """Return the class of "package.module.Class"."""
-
-
+def register_flavor(cls_or_dotted_path: str) -> type[BaseAlerter]: ...
 @_overload
-def register_flavor(cls_or_dotted_path: type[_A]) -> type[_A]:  # noqa: F811
-    """Return the class itself: as a decorator."""
-
-
+def register_flavor(cls_or_dotted_path: type[_A]) -> type[_A]: ...  # noqa: F811
 def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
     """Add a flavor to FLAVORS: as a class decorator, or by "package.module.Class". Returns the class."""
     flavor = path = cls_or_dotted_path
@@ -6547,8 +6534,8 @@ def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
                               "package.module.Class, and run where it can be imported") from None
     own = isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
     if not own or not isinstance(flavor.flavor, str) or not flavor.flavor:
-        what = _kind_of(flavor)
-        raise ConfigError(f"flavor: it must be a dataclass on BaseAlerter with a `flavor`, not {what}")
+        raise ConfigError("flavor: it must be a dataclass on BaseAlerter with a `flavor`, "
+                          f"not {_kind_of(flavor)}")
     if flavor.flavor in _BUILT_IN and _BUILT_IN[flavor.flavor] is not flavor:
         raise ConfigError(f"flavor {flavor.flavor!r} is built in: choose another name for {flavor.__name__}")
     FLAVORS[flavor.flavor] = flavor
@@ -6637,8 +6624,8 @@ def _from_environment() -> BaseAlerter | None:
 
 def _own_variables() -> list[str]:
     """Return the names of the variables that begin as ours do, without that beginning."""
-    start = "ALERTERS_"
-    return sorted(name[len(start):] for name in os.environ if name.startswith(start) and os.environ[name])
+    names = sorted(name for name, value in os.environ.items() if value)
+    return [name[9:] for name in names if name.startswith("ALERTERS_")]
 
 
 def _flavors_of_fields() -> dict[str, list[str]]:
@@ -6694,8 +6681,8 @@ class StackStore:
         self.path = full
         if full[:1] != "~":  # else no home is known
             self.path = os.path.realpath(full)
-            if not path and not os.path.isabs(full):  # the program may go elsewhere
-                self.path = _USUAL_STORES.setdefault(full, self.path)
+        if not path and not os.path.isabs(full):  # the program may go elsewhere
+            self.path = _USUAL_STORES.setdefault(full, self.path)
 
     def register_alerter(self, name: str, flavor: str, **fields: Any) -> BaseAlerter:
         """Add an alerter under a new name and return it."""
@@ -6799,7 +6786,24 @@ class StackStore:
         return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
 
     def _load(self) -> _Dict:
-        return _read_store(self.path)
+        data: Any = {}
+        problem = ""
+        try:
+            with open(_open_plain(self.path, os.O_RDONLY), encoding="utf-8-sig") as file:  # editors put a BOM
+                data = _json.load(file)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except (OSError, ValueError, RecursionError) as error:
+            problem = f"cannot be read ({_one_line(_reason(error), 120)})"
+        problem = problem or _flaw(data)
+        if problem:
+            data = {}  # it may hold secrets, and a traceback may show locals
+            raise StoreError(f"{self.path}: {problem}; it was left as it is: mend it, or choose another with "
+                             "$ALERTERS_STORE")
+        store = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
+                         "stacks": {"default": ["console"]}, "active_stack": "default", **data})
+        store["alerters"] = _Hidden(store["alerters"])
+        return store
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Dict]:
@@ -6808,27 +6812,6 @@ class StackStore:
             data = self._load()
             yield data
             _write_store(self.path, data)
-
-
-def _read_store(path: str) -> _Dict:
-    data: Any = {}
-    problem = ""
-    try:
-        with open(_open_plain(path, os.O_RDONLY), encoding="utf-8-sig") as file:  # some editors put a BOM
-            data = _json.load(file)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError, RecursionError) as error:
-        problem = f"cannot be read ({_one_line(_reason(error), 120)})"
-    problem = problem or _flaw(data)
-    if problem:
-        data = {}  # it may hold secrets, and a traceback may show locals
-        raise StoreError(f"{path}: {problem}; it was left as it is: mend it, or choose another with "
-                         "$ALERTERS_STORE")
-    store = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
-                     "stacks": {"default": ["console"]}, "active_stack": "default", **data})
-    store["alerters"] = _Hidden(store["alerters"])
-    return store
 
 
 def _flaw(data: Any) -> str:
@@ -6856,12 +6839,7 @@ def _write_store(path: str, data: _Dict) -> None:
             os.fsync(file.fileno())
         os.replace(draft, path)
     except (OSError, TypeError, ValueError, RecursionError) as error:
-        problem = f"{path}: cannot be written ({_reason(error)}); nothing was changed"
-        raise StoreError(problem) from None
-    with contextlib.suppress(OSError):  # a folder that may not be read, or Windows
-        folder = os.open(os.path.dirname(path), os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        raise StoreError(f"{path}: cannot be written ({_reason(error)}); nothing was changed") from None
 
 
 def _open_plain(path: str, flags: int) -> int:
@@ -6892,18 +6870,17 @@ def _make_folder(path: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
         if sys.platform != "win32":
-            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            folder = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             _hand_over(folder, 0o700, os.path.dirname(path))
             os.close(folder)
 
 
-def _open_lock(path: str) -> int:
-    lock, flags = f"{path}.lock", os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+def _open_lock(lock: str, path: str) -> int:
     with contextlib.suppress(FileExistsError):
-        file = _open_plain(lock, flags | os.O_CREAT | os.O_EXCL)
+        file = _open_plain(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         _hand_over(file, 0o600, path)
         return file
-    return _open_plain(lock, flags)
+    return _open_plain(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
 
 
 @contextlib.contextmanager
@@ -6914,7 +6891,7 @@ def _locked(path: str) -> Iterator[None]:
             if path[:1] == "~":
                 raise OSError("no home folder is known")
             _make_folder(os.path.dirname(path))
-            file = _open_lock(path)
+            file = _open_lock(f"{path}.lock", path)
             at_the_end.callback(os.close, file)
             at_the_end.callback(_unlock, file)
             end = time.monotonic() + 60
@@ -7012,17 +6989,16 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     configured = _from_environment()
     if configured:
         return [configured]
-    found = store._alerters_of()
-    seen = _has_input_box() or _is_terminal(sys.stderr)
-    untouched = store.active_stack() == "default" and [a.flavor for a in found] == ["console"]
+    found, active = store._alerters_of(), store.active_stack()
+    untouched = active == "default" and [target.flavor for target in found] == ["console"]
     lonely = _lonely_variable(store._load()) if _own_variables() else ""
     if lonely and untouched:
         raise ConfigError(lonely)
     if lonely:
-        _warn_once(f"{lonely}; the stack {store.active_stack()} is used")
-    if untouched and warn and not seen:
-        how = f"run `{_program()} setup slack` (or discord, smtp_email), or set $ALERTERS_FLAVOR"
-        _warn_once(f"alerts only reach the console: {how}")
+        _warn_once(f"{lonely}; the stack {active} is used")
+    if untouched and warn and not _has_input_box() and not _is_terminal(sys.stderr):
+        _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, smtp_email), "
+                   "or set $ALERTERS_FLAVOR")
     return found
 
 
@@ -7097,8 +7073,8 @@ def ask(question: _Text, params: AlerterParameters | None = None, *, title: str 
         level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
         mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
         disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-        reply_to: Receipt | None = None,
-        alerter: BaseAlerter | str | None = None, key: str | None = None) -> bool:
+        reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None,
+        key: str | None = None) -> bool:
     """Return True only if the question was approved: not if declined, unanswered in time, or failed (logged).
 
     timeout: seconds, a timedelta, or a text such as "1h30m". key: a name, such as "deploy-42", under which
@@ -7824,24 +7800,25 @@ def _job_name(command: list[str]) -> str:
     return f"{name} {word}" if re.fullmatch(r"[a-z][a-z_:-]{0,19}", word) else name
 
 
-def _plain_streams() -> list[int]:
-    """Return which of standard output and error are open and no terminal."""
+def _plain_streams() -> list[list[int]]:
+    """Return which of standard output and error are open and no terminal; together if they are one file."""
     found = []
     for number in (1, 2):
         with contextlib.suppress(OSError):  # it is closed, and so it is for the job
             os.fstat(number)
             if not os.isatty(number):
                 found.append(number)
-    return found
+    if len(found) == 2 and os.name != "nt" and os.path.sameopenfile(1, 2):
+        return [found]
+    return [[number] for number in found]
 
 
 class _Job:
     """A command that runs as if `run` were not there: with our streams, descriptors, group and terminal."""
 
-    def __init__(self, command: list[str], streams: list[int]) -> None:
+    def __init__(self, command: list[str], streams: list[list[int]]) -> None:
         self.command = command
-        together = len(streams) == 2 and os.name != "nt" and os.path.sameopenfile(*streams)
-        self.streams = [_Stream(streams)] if together else [_Stream([number]) for number in streams]
+        self.streams = list(map(_Stream, streams))
         self.code = 0  # its exit code, or 128 + the signal that ended it, as shells have it
         self.seconds = 0.0
         self.problem = ""  # why it could not be run, or what it printed not be written
@@ -8184,8 +8161,7 @@ def _standard_input() -> str:
         data = getattr(sys.stdin, "buffer", sys.stdin).read()
     except (AttributeError, ValueError):  # it is None, or closed
         raise ConfigError("- reads standard input, which is closed") from None
-    # PowerShell begins with a byte order mark.
-    return data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else str(data)
+    return data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else str(data)  # PowerShell: a BOM
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
@@ -8280,10 +8256,9 @@ def _field_options(name: str, args: list[str]) -> list[_Option]:
         return []
     options = []
     for field in _fields_of(_flavor(flavor, data)).values():
-        option = f"--{field.name}"  # its dest as well, apart from the command's own
-        metavar = _kind(field) or "value"
-        about = field.metadata.get("about")
-        options.append((option, {"dest": option, "metavar": metavar.upper(), "help": about}))
+        name, metavar = f"--{field.name}", (_kind(field) or "value").upper()
+        about = field.metadata.get("about", "")
+        options.append(_option(name, about, dest=name, metavar=metavar))  # apart from the command's own
     return options
 
 
@@ -8405,9 +8380,7 @@ def _cmd_stack_register(options: Any) -> None:
     _print(done)
 
 
-def _print_row(active: bool, text: str) -> None:
-    mark = "*" if active else " "
-    _print(f"{mark} {text}")
+_MARKS = ("  ", "* ")  # of what is not in use, and of what is
 
 
 def _cmd_list(options: Any) -> None:
@@ -8415,9 +8388,9 @@ def _cmd_list(options: Any) -> None:
     active = store.stacks().get(store.active_stack(), [])
     if flavor:  # it wins over every stack
         active = []
-        _print_row(True, f"$ALERTERS_FLAVOR  ({flavor})")
+        _print(f"* $ALERTERS_FLAVOR  ({flavor})")
     for name, entry in store.alerters().items():
-        _print_row(name in active, f"{name}  ({entry['flavor']})")
+        _print(f"{_MARKS[name in active]}{name}  ({entry['flavor']})")
 
 
 def _cmd_describe(options: Any) -> None:
@@ -8432,22 +8405,19 @@ def _cmd_describe(options: Any) -> None:
 def _cmd_stacks(options: Any) -> None:
     store = StackStore()
     stacks, active = store.stacks(), store.active_stack()
-    names = [options.name or active] if "name" in options else list(stacks)
-    wins = bool(os.environ.get("ALERTERS_FLAVOR"))
-    if wins:
+    if os.environ.get("ALERTERS_FLAVOR"):
         _print("  $ALERTERS_FLAVOR is set, and wins over every stack")
-    for name in names:
+    for name in [options.name or active] if "name" in options else stacks:
         members = _entry({"stacks": stacks}, "stacks", name)
-        _print_row(name == active and not wins, f"{name}: {', '.join(members)}")
+        used = name == active and not os.environ.get("ALERTERS_FLAVOR")
+        _print(f"{_MARKS[used]}{name}: {', '.join(members)}")
 
 
 def _cmd_flavors(options: Any) -> None:
-    own = _sound(StackStore()._load(), "flavors")
-    for name in {**FLAVORS, **own}:
-        about = own.get(name)
-        if not about:
-            about, _, _ = str(FLAVORS[name].__doc__).partition(".")
-        _print(f"{name:<12} {about}")
+    about: _Dict = {name: cls.__doc__ for name, cls in FLAVORS.items()}
+    for name, text in {**about, **_sound(StackStore()._load(), "flavors")}.items():
+        line = str(text).partition("\n")[0].rstrip(".")
+        _print(f"{name:<12} {line}")
 
 
 def _cmd_flavor_register(options: Any) -> None:
@@ -8527,13 +8497,11 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]]
 
 
 def _usage() -> str:
-    lines = [f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n"]
-    for name, (_, about, _) in _COMMANDS.items():
-        lines.append(f"  {name:<16} {about}")
-    lines.append(f"\n`{_program()} COMMAND --help` tells the options.")
-    lines.append("Exit codes: 0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered,")
-    lines.append("4 not delivered.")
-    return "\n".join(lines)
+    commands = "\n".join(f"  {name:<16} {about}" for name, (_, about, _) in _COMMANDS.items())
+    return (f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n\n{commands}\n\n"
+            f"`{_program()} COMMAND --help` tells the options.\n"
+            "Exit codes: 0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered,\n"
+            "4 not delivered.")
 
 
 def _run(name: str, args: list[str]) -> int:
@@ -8542,17 +8510,14 @@ def _run(name: str, args: list[str]) -> int:
         raise ConfigError(f"no command {name!r}; {_did_you_mean(name, _COMMANDS)}")
     work, about, spec = _COMMANDS[name]
     job: list[str] = []
-    if work is _cmd_run:
-        if "--" in args:
-            at = args.index("--")
-            args, job = args[:at], args[at + 1:]
-        elif not _wants_help(args):
-            raise ConfigError(_HOW_TO_RUN)
+    if work is _cmd_run and "--" in args:
+        at = args.index("--")
+        args, job = args[:at], args[at + 1:]
+    elif work is _cmd_run and not _wants_help(args):
+        raise ConfigError(_HOW_TO_RUN)
     if work in (_cmd_register, _cmd_setup):
         spec = [*spec, *_field_options(name, args)]
-    options: Any = ()
-    if spec or args:
-        options = _options(name, about, spec, args)
+    options: Any = _options(name, about, spec, args) if spec or args else ()
     if work is _cmd_run:
         options.command = job
     return work(options) or 0
@@ -8567,12 +8532,11 @@ def _main(args: list[str]) -> int:
     name = " ".join(args[:words])
     if name == "--version":
         _print(__version__)
-    elif not name or "help" in args[:words] or _wants_help(args[:words]):
+        return 0
+    if not name or "help" in args[:words] or _wants_help(args[:words]):
         _print(_usage())
         return 0 if name else 2
-    else:
-        return _run(name, args[words:])
-    return 0
+    return _run(name, args[words:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
