@@ -85,6 +85,7 @@ if TYPE_CHECKING:
     import urllib.request as _urllib
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from dataclasses import dataclass as _dataclass
     from typing import Any, Dict, Literal, NoReturn, Tuple, TypeVar, Union
     from typing import overload as _overload
 
@@ -119,6 +120,21 @@ else:
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
+
+    class _Init:
+        """The __init__ of a dataclass, made when first wanted: all of them cost a tenth of the import."""
+        def __init__(self, cls):
+            self.cls = cls
+
+        def __get__(self, instance, owner):
+            made = dataclasses.make_dataclass(self.cls.__name__, (), bases=(self.cls,), repr=False, eq=False)
+            self.cls.__init__ = made.__init__
+            return made.__init__.__get__(instance, owner)
+
+    def _dataclass(cls):
+        cls = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
+        cls.__init__ = _Init(cls)
+        return cls
 
 __version__ = "1.0.0"
 __all__ = [
@@ -362,7 +378,7 @@ class _Record:
         return hash((type(self), *self._values().values()))
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class AlerterMessage(_Record):
     """What to tell. Mistakes raise ConfigError at once.
 
@@ -446,7 +462,7 @@ def _listed(items: Any, name: str) -> Sequence[Any]:
     return list(items)  # a generator: every alerter is to see them
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class AlerterParameters(_Record):
     """Choices for one call; None leaves them to the alerter, then to the defaults.
 
@@ -480,7 +496,7 @@ class AlerterParameters(_Record):
         return self
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class SlackAlerterParameters(AlerterParameters):
     """Choices for one call on Slack. thread_ts: `ts` of a message to post under. blocks: own Block Kit."""
     slack_channel_id: str | None = None
@@ -499,13 +515,13 @@ class SlackAlerterParameters(AlerterParameters):
         return super()._check()
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class DiscordAlerterParameters(AlerterParameters):
     """Choices for one call on Discord."""
     discord_channel_id: str | None = None
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class SMTPEmailAlerterParameters(AlerterParameters):
     """Choices for one mail. html_body: own HTML in place of the rendered one."""
     recipient_email: str | Iterable[str] | None = None
@@ -515,7 +531,7 @@ class SMTPEmailAlerterParameters(AlerterParameters):
     html_body: str | None = None
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class Receipt(_Record):
     """Where a message landed. ref: the service's ids, plain JSON; of the first message if it was split.
 
@@ -526,7 +542,7 @@ class Receipt(_Record):
     url: str | None = None
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class Decision(_Record):
     """How a question ended. True only if approved, so compare with None to see whether there is one.
 
@@ -3950,7 +3966,7 @@ _SLACK_CHANNEL = "id (C…), at the end of View channel details"
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class SlackAlerter(_ChatAlerter):
     """Slack, by a bot token (posts and asks) or by an incoming webhook (posts only).
 
@@ -4590,7 +4606,7 @@ _DISCORD_CHANNEL = "a number: Developer Mode on, right-click the channel, Copy C
 _USER_ID = "user ids (digits): Developer Mode on, right-click the person, Copy User ID"
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class DiscordAlerter(_ChatAlerter):
     """Discord, by a bot token (posts and asks) or by a webhook (posts only).
 
@@ -5243,7 +5259,7 @@ _MANY_MAILS = 300  # above which the server searches
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class SMTPEmailAlerter(BaseAlerter):
     """E-mail over SMTP; with imap_server set it also asks, and reads the answers from that mailbox.
 
@@ -6363,7 +6379,7 @@ def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> st
 
 
 # === Console ===
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class ConsoleAlerter(BaseAlerter):
     """The terminal this runs in: writes to stderr, asks whoever sits there; notebooks by input box."""
 
