@@ -1340,7 +1340,8 @@ def _first_emoji(words: Sequence[str], usual: str) -> str:
 def _has_unknown_emoji(word: str) -> bool:
     """True if it holds an emoji of which it is not known here how Slack calls it."""
     for char in re.sub("[\ufe0e\ufe0f🏻-🏿]", "", word):
-        if char not in _EMOJI and (char == "\u200d" or _unicodedata.category(char) in ("So", "Me")):
+        kind = _unicodedata.category(char)
+        if char not in _EMOJI and (char == "\u200d" or kind in ("So", "Me", "Cn")):  # Cn: too new to know
             return True
     return False
 
@@ -3375,14 +3376,11 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 # === Chat services ===
 _MARKER = r"(?:^|\n)Question ([0-9a-f]{16})\s*$"  # the last line of every question
 _MENTIONS, _CALLED = 50, 30  # by `mention`, and as approvers: they have to fit into one message with its text
-
-
 _STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"}  # of lines without spans
 
 
 class _Draft:
     """A message on its way to a chat service."""
-
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
         self.message, self.params = message, params
@@ -3398,8 +3396,8 @@ class _Draft:
             raise ConfigError(f"{alerter._who}: mention: {len(names)} names, {_MENTIONS} at most: "
                               "mention a group")
         self.mention = [name.strip("<@!>") for name in names]
-        people = message._question._record.approvers if message._question else None
-        people = [name.strip("<@!>") for name in people or ()][:_CALLED]
+        people = (message._question._record.approvers if message._question else None) or ()
+        people = [name.strip("<@!>") for name in people[:_CALLED]]
         self.people = [name for name in people if re.fullmatch(alerter._person_id, name)]  # who may answer
         files = message._files(alerter._who)
         for file in files:
@@ -3413,9 +3411,18 @@ class _Draft:
         self.blocks += map(_aligned, _lay_out(message, files))
 
 
+# A chat flavor is a class on `_ChatAlerter` with its fields and, in the order in which they are called:
+#   to be set up   the class variables below; `_problem` and `_official`: which values can never work
+#   to write       `_mark` and `_forms`: its markup, of which `_measure` tells the size
+#   to post        `_payload` makes a page the body of a request; `_put` posts that with the page's files and
+#                  returns the ref; `_tap` puts the two reactions on a question
+#   to ask         `_ready_to_read`: may answers be read here? `_me`: its own user id; `replies`: what people
+#                  have answered, for which `_share` reads a channel together for all who wait there
+#   to answer      `_say` writes below the question: help for a near miss, and the end
+#   to look again  `_find`: the ref of a question of which nobody knows whether it was posted
+#   to be tried    `check`; `_take_away` deletes the test message
 class _ChatAlerter(BaseAlerter):
     """What Slack and Discord share: pages, continuing, attaching, falling back to plain text."""
-
     _shows_questions = _has_reactions = True
     _title_limit = 151  # with the end of the line
     _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
@@ -3430,13 +3437,12 @@ class _ChatAlerter(BaseAlerter):
     _forms: Mapping[str, str] = {}
     _bullet = "•"
     _shows_language = False  # of a block of code
-    # A service's dialect: what each of the two has to have.
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
     _measure: Callable[[str], int]  # how much of the limit a text takes
     _payload: Callable[[_Draft, _Page], _Dict]
-    _put: Callable[[_Draft, _Page], _Dict]  # posts it with the page's files: the ref
-    _tap: Callable[[_Dict, str], None]  # puts a reaction on a message
-    _take_away: Callable[[_Dict], None]  # deletes a message of its own
+    _put: Callable[[_Draft, _Page], _Dict]
+    _tap: Callable[[_Dict, str], None]  # (ref, emoji)
+    _take_away: Callable[[_Dict], None]  # (ref)
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
@@ -3460,26 +3466,30 @@ class _ChatAlerter(BaseAlerter):
     def _send(self, draft: _Draft) -> None:
         """Post the first message with its files, then the text that is left, then the pictures."""
         pages, whole = self._cut(draft), None
-        too_long = len(pages) > _PARTS
-        if too_long and self._takes_files:
-            whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
-            pages[0].files.append(whole)
+        if len(pages) > _PARTS:
+            whole = self._whole(draft.message)
+            pages[0].files += [] if whole.problem else [whole]
         until = draft.until = self._until(_UPLOAD_BUDGET if pages[0].files else _SEND_BUDGET)
         question = draft.message._question
         if question:  # once its time is over it is not posted any more
             draft.until = max(min(until, question._ends), self._until(_LATE))
         draft.ref = self._post(draft, pages[0])
         draft.until = until
-        if question:
-            question._record.posted = self.clock.now()
-        if whole and not whole.problem:
-            pages = pages[:1]
-        elif too_long:
-            self._tell_cut(whole)
-            pages = self._without_middle(draft, pages)
+        if whole:
+            pages = self._fewer(draft, pages, whole)
+        if whole and whole.problem:
+            _log().warning("%s: the middle of the text is left out, for it cannot be attached: %s (it takes "
+                           "%s)", self._who, whole.problem, self._upload_right)
         self._send_text(draft, pages)
         self._send_pictures(draft, pages[0])
         self._name_missing(draft)
+
+    def _whole(self, message: AlerterMessage) -> _File:
+        """Return the whole text as a file, for what would take too many messages."""
+        whole = _File(_TEXT_FILE, _whole_text(message).encode("utf-8"))
+        if not self._takes_files:
+            whole.problem = "a webhook takes no files"
+        return whole
 
     def _post(self, draft: _Draft, page: _Page) -> _Dict:
         page.number = draft.messages
@@ -3490,22 +3500,22 @@ class _ChatAlerter(BaseAlerter):
         """Post all pages but the first one, each in the plain form if its own is refused."""
         for number, page in enumerate(pages[1:], 2):
             try:
-                try:
-                    self._post(draft, page)
-                except DeliveryError as error:
-                    if draft.plain or not self._refuses_form(error):
-                        raise
-                    self._post_plainly(draft, page)
+                self._send_part(draft, page)
             except DeliveryError as error:
                 error.args = (f"{error.args[0]} (part {number} of {len(pages)})",)
                 error.outcome = "partial"
                 raise
 
-    def _post_plainly(self, draft: _Draft, page: _Page) -> None:
-        draft.plain = True
-        for part in self._cutter(draft).cut(page.sources):
-            self._post(draft, part)
-        draft.plain = False
+    def _send_part(self, draft: _Draft, page: _Page) -> None:
+        try:
+            self._post(draft, page)
+        except DeliveryError as error:
+            if draft.plain or not self._refuses_form(error):
+                raise
+            draft.plain = True
+            for part in self._cutter(draft).cut(page.sources):
+                self._post(draft, part)
+            draft.plain = False
 
     def _send_pictures(self, draft: _Draft, first: _Page) -> None:
         """Post what the first message had no room for, and once more, one by one, what it could not take."""
@@ -3541,11 +3551,6 @@ class _ChatAlerter(BaseAlerter):
                 draft.until = self._until()
                 self._post(draft, page)
 
-    def _tell_cut(self, whole: _File | None) -> None:
-        why = whole.problem if whole else "a webhook takes no files"
-        _log().warning("%s: the middle of the text is left out, for it cannot be attached: %s (it takes %s)",
-                       self._who, why, self._upload_right)
-
     def _cutter(self, draft: _Draft, taken: int = 0) -> _Cutter:
         limit = self._plain_limit if draft.plain else self._limit
         return _Cutter(self, limit, limit - taken)
@@ -3572,8 +3577,13 @@ class _ChatAlerter(BaseAlerter):
         pages[0].files = [file for file in draft.files if file.data and file not in later]
         return pages
 
-    def _without_middle(self, draft: _Draft, pages: list[_Page]) -> list[_Page]:
-        """Return ten messages: the first five, at their end how much is left out, and the last five."""
+    def _fewer(self, draft: _Draft, pages: list[_Page], whole: _File) -> list[_Page]:
+        """Return one message in place of too many, if the whole text is attached, or else ten of them.
+
+        These are the first five, at their end how much is left out, and the last five.
+        """
+        if not whole.problem:
+            return pages[:1]
         half, cutter = _PARTS // 2, self._cutter(draft)
         text, _ = self._shaped(draft)
         last = cutter.cut(_some(text, half * cutter.limit, -1), 10 * half)[-half:]
@@ -3709,7 +3719,7 @@ class _ChatAlerter(BaseAlerter):
         return view
 
     def _release(self, question: Question) -> None:
-        if question._shared is not None:
+        if question._shared:
             question._shared.questions.discard(question)
         question._shared, question._due = None, float("inf")
 
@@ -3744,17 +3754,16 @@ class _ChatAlerter(BaseAlerter):
 
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
-        pages, files = self._cut(draft), draft.files
-        if len(pages) > _PARTS and self._takes_files:
-            pages = pages[:1]
-            files = [*files, _File(_TEXT_FILE, _whole_text(message).encode("utf-8"))]
-        elif len(pages) > _PARTS:
-            pages = self._without_middle(draft, pages)
+        pages, files = self._cut(draft), [file for file in draft.files if file.data]
+        if len(pages) > _PARTS:
+            whole = self._whole(message)
+            pages = self._fewer(draft, pages, whole)
+            files += [] if whole.problem else [whole]
         shown: list[_Dict] = []
         for page in pages:
             page.number = len(shown)
             shown.append(self._payload(draft, page))
-        shown += [{"file": file.name, "bytes": len(file.data)} for file in files if file.data]
+        shown += [{"file": file.name, "bytes": len(file.data)} for file in files]
         return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
 
     def _offer_taps(self, question: Question) -> None:
@@ -3860,11 +3869,9 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
 
 class _Reading:
     """What one reading of a channel or thread showed."""
-
     def __init__(self, rows: list[_Dict], missing: DeliveryError | None = None,
                  resumed: bool = False) -> None:
-        self.rows = rows
-        self.missing = missing  # why these are not all
+        self.rows, self.missing = rows, missing  # the latter: why these are not all
         self.resumed = resumed  # it went on where an earlier one had failed: its first rows are older
 
 
@@ -3872,8 +3879,7 @@ class _View:
     """A channel or thread, the questions for which it is read, and what is kept between two readings."""
 
     def __init__(self, channel: str, thread: str = "", *questions: Question) -> None:
-        self.channel, self.thread = channel, thread
-        self.questions = set(questions)
+        self.channel, self.thread, self.questions = channel, thread, set(questions)
         self.lock = _threading.Lock()  # one reads, and the others take what it finds
         self.began = -1.0  # on clock.monotonic: when the last reading began
         self.last = _Reading([])
@@ -4110,7 +4116,7 @@ class SlackAlerter(_ChatAlerter):
         elif shared and len(shared.questions) > 1 and self.clock.monotonic() < question._ends:
             channel = self._share(shared, question, self._read_channel)
             row = _row_of(channel.rows, "ts", question.ref["ts"])
-            if row and not channel.resumed:
+            if row:
                 told, lately = _told(row), shared.began < own.began + _POLL_MAX
                 if told == own.told and (lately or told == _SILENT):
                     replies = [reply for reply in own.last.rows if reply.get("ts") != row["ts"]]
@@ -4120,7 +4126,7 @@ class SlackAlerter(_ChatAlerter):
         return thread
 
     def _read_thread(self, view: _View) -> _Reading:
-        return self._read_list(view, "replies", {"channel": view.channel, "ts": view.thread})
+        return self._read_list(view, "replies", {"channel": view.channel, "ts": view.thread}, view.paging)
 
     def _read_channel(self, view: _View) -> _Reading:
         """Read a channel from the oldest question that somebody waits for to its end, or to the newest one.
@@ -4130,36 +4136,34 @@ class SlackAlerter(_ChatAlerter):
         refs = sorted((question.ref for question in list(view.questions)), key=_moment)
         args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
         if self.listen == "channel":
-            return self._read_list(view, "history", args)
-        reading = self._read_list(view, "history", {**args, "latest": str(refs[-1]["ts"])}, pages=1)
-        view.paging.restart()
-        return reading
+            return self._read_list(view, "history", args, _Paging())
+        args["latest"] = str(refs[-1]["ts"])
+        return self._read_list(view, "history", args, _Paging(), pages=1)
 
-    def _read_list(self, view: _View, kind: str, args: _Dict, pages: int = 50) -> _Reading:
+    def _read_list(self, view: _View, kind: str, args: _Dict, paging: _Paging, pages: int = 50) -> _Reading:
         """Read a list to its end, or as far as Slack lets: some apps may read one page of 15 rows a minute.
 
         Then nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
-        now, resumed = self.clock.monotonic(), bool(view.paging.cursor)
+        now, resumed = self.clock.monotonic(), bool(paging.cursor)
         ends = [question._ends for question in list(view.questions)]
         ends_soon = any(now < end < now + _RATION for end in ends)
         if now < view.free_at or view.rationed and ends_soon:
             return _Reading([], _failure(self._who, "Slack rations the reading of answers", again=True))
         try:
-            return _Reading(self._rows(kind, args, view.paging, pages=pages), resumed=resumed)
+            return _Reading(self._rows(kind, args, paging, pages=pages), resumed=resumed)
         except DeliveryError as error:
             if error.retry_after is None and pages > 1:
                 raise
             view.free_at, view.rationed = now + (error.retry_after or 0.0), error.retry_after is not None
-            return _Reading(list(view.paging.rows), error, resumed)
+            return _Reading(list(paging.rows), error, resumed)
 
     def _channel_rows(self, question: Question) -> list[_Dict]:
         """Return the channel's rows from the question on, none where they cannot all be read."""
         view = question._shared or self._own_view(question)
         channel = self._share(view, question, self._read_channel)
-        if channel.missing or channel.resumed:  # the latter: its newest page is of an earlier poll
-            question._missing = channel.missing or _failure(self._who, "newer messages are yet to be read")
+        question._missing = question._missing or channel.missing
         return [] if channel.missing else channel.rows
 
     def _with_all_taps(self, question: Question, own: _View, row: _Dict | None) -> _Dict:
@@ -4236,23 +4240,21 @@ class SlackAlerter(_ChatAlerter):
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
-        paging: _Paging = question._memo.setdefault("find", _Paging())
-        where, since = question._record.where or {}, question._record.asked - _LOOK_BACK
-
         def is_it(row: _Dict) -> bool:
             return question.token in str(row.get("text"))
 
-        return self._find_post(where, since, paging, is_it)
+        return self._find_post(question._record.where or {}, question._record.asked, is_it)
 
     @_documented
-    def _find_post(self, where: _Dict, since: float, paging: _Paging, is_it: Callable[[_Dict], bool],
+    def _find_post(self, where: _Dict, since: float, is_it: Callable[[_Dict], bool],
                    until: float | None = None) -> _Dict | None:
         """Return the ref of a message of ours that may or may not have been posted."""
         channel, thread = where["channel"], where["thread"]
         if thread:
-            rows = self._rows("replies", {"channel": channel, "ts": thread}, paging, until)
+            rows = self._rows("replies", {"channel": channel, "ts": thread}, _Paging(), until)
         else:
-            rows = self._rows("history", {"channel": channel, "oldest": f"{since:.6f}"}, paging, until)
+            args = {"channel": channel, "oldest": f"{since - _LOOK_BACK:.6f}"}
+            rows = self._rows("history", args, _Paging(), until)
         for row in sorted(rows, key=_moment):
             if row.get("user") == self._me() and is_it(row):
                 ref = {"channel": channel, "ts": row["ts"]}
@@ -4400,7 +4402,7 @@ class SlackAlerter(_ChatAlerter):
             return _moment(row) >= started - 5 and self._words(row) == self._words(payload)
 
         def find() -> _Dict | None:
-            return self._find_post(where, started - _LOOK_BACK, _Paging(), is_it, until)
+            return self._find_post(where, started, is_it, until)
 
         def post() -> _Dict:
             self._note_time(draft, page)
