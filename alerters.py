@@ -788,7 +788,6 @@ class _Block:
 
 
 def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
-    """Yield blocks that belong together, in reading order."""
     for group, found in itertools.groupby(blocks, key=lambda block: block.group):
         yield group, list(found)
 
@@ -816,7 +815,6 @@ def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
 
 
 def _how_to_answer(question: Question) -> _Block:
-    """Return the block that says how to answer, until when, and who may."""
     moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(question.deadline))
     closing = [("text", "Open until ", ""), ("time", moment, str(int(question.deadline)))]
     people = question._record.approvers or ()
@@ -830,7 +828,6 @@ def _how_to_answer(question: Question) -> _Block:
 
 
 def _body(text: str) -> list[_Block]:
-    """Return the blocks of light Markdown. What is not clearly Markdown is a line of text."""
     blocks: list[_Block] = []
     end = 0
     for found in re.finditer(_CODE, text):
@@ -855,7 +852,6 @@ def _code(inside: str) -> _Block:
 
 
 def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
-    """Add the blocks of lines that are not code."""
     at = 0
     while at < len(lines):
         block = _table_at(lines, at)
@@ -910,7 +906,6 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
 
 
 def _cells(line: str) -> list[str]:
-    """Return the cells of one line of a pipe table."""
     inside = re.sub(r"^\||(?<!\\)\|$", "", line.strip())
     return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
 
@@ -957,8 +952,7 @@ def _aligned(block: _Block) -> _Block:
 def _padded(cell: str, width: int, side: str) -> str:
     """Return a cell, filled up with blanks to a width; a wider one stays as it is."""
     blanks = max(width - _width(cell), 0)
-    left = {"r": blanks, "c": blanks // 2}.get(side, 0)
-    return " " * left + cell + " " * (blanks - left)
+    return " " * blanks + cell if side == "r" else cell + " " * blanks
 
 
 def _as_lines(facts: _Block) -> _Block:
@@ -985,7 +979,6 @@ def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap:
 
 
 def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
-    """Return one line of a block as plain text."""
     if isinstance(line, list):
         return "".join(text for _, text, _ in line)
     if block.kind in ("code", "plain"):
@@ -1128,7 +1121,8 @@ def _some(blocks: Sequence[_Block], room: int, step: int) -> list[_Block]:
         for line in block.lines[::step]:
             if room <= 0:
                 break
-            lines.append(line[:room] if step > 0 else line[-room:])
+            part = slice(room) if step > 0 else slice(-room, None)
+            lines.append(line[part])
             room -= len(line) + 1
         kept.append(block.with_lines(lines[::step]))
         if room <= 0:
@@ -3417,7 +3411,8 @@ class _Draft:
 #   to post        `_payload` makes a page the body of a request; `_put` posts that with the page's files and
 #                  returns the ref; `_tap` puts the two reactions on a question
 #   to ask         `_ready_to_read`: may answers be read here? `_me`: its own user id; `replies`: what people
-#                  have answered, for which `_share` reads a channel together for all who wait there
+#                  have answered, for which `_share` reads a channel together for all who wait there, and
+#                  `_answers` asks `_is_bot`, `_texts_of`, `_via` and `_answer` about its rows
 #   to answer      `_say` writes below the question: help for a near miss, and the end
 #   to look again  `_find`: the ref of a question of which nobody knows whether it was posted
 #   to be tried    `check`; `_take_away` deletes the test message
@@ -3443,6 +3438,10 @@ class _ChatAlerter(BaseAlerter):
     _put: Callable[[_Draft, _Page], _Dict]
     _tap: Callable[[_Dict, str], None]  # (ref, emoji)
     _take_away: Callable[[_Dict], None]  # (ref)
+    _is_bot: Callable[[_Dict], bool]  # of rows, as `replies` has read them
+    _texts_of: Callable[[_Dict], list[Any]]  # those in which a question may be named
+    _via: Callable[[Question, _Dict, str], str]  # the way by which a row answers, "" if it does not
+    _answer: Callable[[Question, _Dict, str], _Dict]  # what it says
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
@@ -3485,7 +3484,6 @@ class _ChatAlerter(BaseAlerter):
         self._name_missing(draft)
 
     def _whole(self, message: AlerterMessage) -> _File:
-        """Return the whole text as a file, for what would take too many messages."""
         whole = _File(_TEXT_FILE, _whole_text(message).encode("utf-8"))
         if not self._takes_files:
             whole.problem = "a webhook takes no files"
@@ -3497,7 +3495,6 @@ class _ChatAlerter(BaseAlerter):
         return self._put(draft, page)
 
     def _send_text(self, draft: _Draft, pages: list[_Page]) -> None:
-        """Post all pages but the first one, each in the plain form if its own is refused."""
         for number, page in enumerate(pages[1:], 2):
             try:
                 self._send_part(draft, page)
@@ -3540,7 +3537,6 @@ class _ChatAlerter(BaseAlerter):
                     file.problem = str(error)
 
     def _name_missing(self, draft: _Draft) -> None:
-        """Say under the alert, and in the log, which files it lacks."""
         missing = [file.label for file in draft.files if file.problem]
         if not missing:
             return
@@ -3616,7 +3612,6 @@ class _ChatAlerter(BaseAlerter):
         return text, beside
 
     def _takes_facts(self, facts: _Block) -> bool:
-        """True if facts can stand as fields beside the text."""
         room = self._limit // 2
         for fact in facts.lines:
             name, value = self._write(facts, fact)
@@ -3644,7 +3639,6 @@ class _ChatAlerter(BaseAlerter):
                            label=block.label or self._bullet)
 
     def _cost(self, written: Any) -> int:
-        """Return how much of a message's limit a written line takes."""
         if isinstance(written, tuple):  # a fact: Discord allows 25 of them in each of ten embeds
             return max(sum(map(self._measure, written)) + 8, 20)
         return self._measure(written) + 1
@@ -3683,7 +3677,6 @@ class _ChatAlerter(BaseAlerter):
         return self._flow(blocks)
 
     def _text(self, text: str) -> str:
-        """Return light Markdown in the service's markup."""
         blocks = []
         for block in map(_aligned, _body(_clean(text))):
             blocks.append(block.with_lines(self._write(block, line) for line in block.lines))
@@ -3752,6 +3745,30 @@ class _ChatAlerter(BaseAlerter):
                 raise copy.copy(view.error)
             return view.last
 
+    def _answers(self, question: Question, below: list[_Dict], plain: str) -> list[_Dict]:
+        """Return what people wrote in reply to the question, and plain messages above the next one there.
+
+        plain: the way by which the latter count, "" if they do not.
+        """
+        answers = []
+        for row in below:
+            if self._is_bot(row):
+                if self._asks_another(question, row):
+                    plain = ""
+                continue
+            via = self._via(question, row, plain)
+            if via:
+                answers.append(self._answer(question, row, via))
+        return answers
+
+    def _asks_another(self, question: Question, row: _Dict) -> bool:
+        """True for what a bot wrote to ask another question: what stands below it belongs to that one."""
+        for text in self._texts_of(row):
+            mark = re.search(_MARKER, str(text))
+            if mark and mark[1] != question.token:
+                return True
+        return False
+
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
         pages, files = self._cut(draft), [file for file in draft.files if file.data]
@@ -3781,15 +3798,16 @@ class _ChatAlerter(BaseAlerter):
             return super()._try_post()
         receipt = self.send(AlerterMessage(body=f"{_TEST} It is taken away at once."))
         points: list[tuple[bool | None, str]] = [(True, "posting: a test message was posted")]
-        steps: dict[str, Callable[[], object]] = {
-            "react": lambda: self._tap(receipt.ref, _TAPS[0]),
-            "take the test message away": lambda: self._take_away(receipt.ref)}
-        for what, call in steps.items():
-            try:
-                call()
-                points.append((True, f"it could {what}"))
-            except DeliveryError as error:
-                points.append((None, f"it could not {what}: {error}"))
+        try:
+            self._tap(receipt.ref, _TAPS[0])
+            points.append((True, "it could react"))
+        except DeliveryError as error:
+            points.append((None, f"it could not react: {error}"))
+        try:
+            self._take_away(receipt.ref)
+            points.append((True, "it could take the test message away"))
+        except DeliveryError as error:
+            points.append((None, f"it could not take the test message away: {error}"))
         return _report(self._who, points)
 
     def _by_bot(self) -> bool:
@@ -3864,7 +3882,8 @@ def _mapping(value: Any) -> _Dict:
 
 def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     """Return a part of an answer that should be a list, without what should not be in it."""
-    return [row for row in value if isinstance(row, kind)] if isinstance(value, list) else []
+    rows = value if isinstance(value, list) else []
+    return [row for row in rows if isinstance(row, kind)]
 
 
 class _Reading:
@@ -3899,7 +3918,6 @@ _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 
 
 def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
-    """Return the row of an id, None if it is not there."""
     for row in rows:
         if row.get(key) == ident:
             return row
@@ -3908,15 +3926,6 @@ def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
 
 def _channel_of(question: Question) -> str:
     return str(question.ref.get("channel") or question.ref.get("channel_id"))
-
-
-def _asks_another(question: Question, texts: list[Any]) -> bool:
-    """True for what a bot wrote to ask another question: what stands below it belongs to that one."""
-    for text in texts:
-        mark = re.search(_MARKER, str(text))
-        if mark and mark[1] != question.token:
-            return True
-    return False
 
 
 def _time_of(answer: _Dict) -> float:
@@ -3939,6 +3948,7 @@ def _report(who: str, points: Sequence[tuple[bool | None, str]]) -> str:
 # === Slack ===
 _LOOK_BACK = 3600.0  # s before a question was asked, for a service whose clock is behind ours
 _RATION = 60.0  # s between two readings of an app that Slack rations
+_SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay below _BODY_CAP
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _SLACK_HOSTS, _DISCORD_HOSTS = r"slack(-gov)?\.com", r"discord(app)?\.com"
 _SCOPES = (("chat:write", "to post"), ("reactions:write", "to offer one tap"),
@@ -4094,9 +4104,9 @@ class SlackAlerter(_ChatAlerter):
             raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
         row = self._with_all_taps(question, own, None if thread.resumed else row)
         question._record.author = question._record.author or row.get("user")
-        answers = self._answers(question, thread.rows, "reply")
+        answers = self._answers(question, _below(question, thread.rows), "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
-            answers += self._answers(question, self._channel_rows(question), "channel")
+            answers += self._answers(question, _below(question, self._channel_rows(question)), "channel")
         answers.sort(key=_time_of)
         for reaction in _rows_of(row.get("reactions")):
             for user in _rows_of(reaction.get("users"), str):
@@ -4157,7 +4167,7 @@ class SlackAlerter(_ChatAlerter):
             if error.retry_after is None and pages > 1:
                 raise
             view.free_at, view.rationed = now + (error.retry_after or 0.0), error.retry_after is not None
-            return _Reading(list(paging.rows), error, resumed)
+            return _Reading(paging.rows, error, resumed)
 
     def _channel_rows(self, question: Question) -> list[_Dict]:
         """Return the channel's rows from the question on, none where they cannot all be read."""
@@ -4192,22 +4202,22 @@ class SlackAlerter(_ChatAlerter):
             question._missing = question._missing or lacking
         return known
 
-    def _answers(self, question: Question, rows: list[_Dict], via: str) -> list[_Dict]:
-        """Return what people wrote in `rows` below the question and above the next one there."""
-        asked, me = _moment(question.ref), self._me()
-        until = asked + question._time_given()  # by Slack's clock, which stamped both
-        answers = []
-        for row in sorted(rows, key=_moment):
-            if _moment(row) <= asked:
-                continue
-            if row.get("bot_id") and _asks_another(question, [row.get("text")]):
-                break
-            in_a_thread = row.get("thread_ts") not in (None, row["ts"])
-            if _is_person(row) and row["user"] != me and not (via == "channel" and in_a_thread):
-                at = _moment(row.get("edited")) or _moment(row)
-                text = self._plain(row.get("text"), me)
-                answers.append({"by": row["user"], "text": text, "via": via, "until": until, "at": at})
-        return answers
+    def _via(self, question: Question, row: _Dict, plain: str) -> str:
+        in_a_thread = row.get("thread_ts") not in (None, row["ts"])
+        if not _is_person(row) or row["user"] == self._me():
+            return ""
+        return "" if plain == "channel" and in_a_thread else plain
+
+    def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
+        until = _moment(question.ref) + question._time_given()  # by Slack's clock, as `at`
+        return {"by": row["user"], "text": self._plain(row.get("text"), self._me()), "via": via,
+                "at": _moment(row.get("edited")) or _moment(row), "until": until}
+
+    def _is_bot(self, row: _Dict) -> bool:
+        return bool(row.get("bot_id"))
+
+    def _texts_of(self, row: _Dict) -> list[Any]:
+        return [row.get("text")]
 
     def _plain(self, text: object, me: str) -> str:
         """Return Slack's markup as typed: links first, entities last."""
@@ -4219,23 +4229,22 @@ class SlackAlerter(_ChatAlerter):
               pages: int = 50) -> list[_Dict]:
         """Return all rows of conversations.`kind`. After a failed page the next call goes on there."""
         for _ in range(pages):
-            asked = {**args, "limit": str(paging.limit)}
+            asked = {**args, "limit": _SLACK_PAGE}
             if paging.cursor:
                 asked["cursor"] = paging.cursor
             try:
                 page = self._call(f"conversations.{kind}", asked, until)
             except DeliveryError as error:
-                if error.outcome == "unknown":  # the page may be larger than what is read of an answer
-                    paging.limit = max(paging.limit // 2, 10)
                 if error.code == "invalid_cursor":  # it has expired: from the start again
-                    paging.restart()
+                    paging.cursor, paging.rows = "", []
                     error._final = False
                 raise
-            paging.rows.extend(page["messages"])
-            more = page.get("response_metadata") or {}
-            paging.cursor = more.get("next_cursor") or ""
+            rows = [*paging.rows, *page["messages"]]
+            paging.rows = rows
+            paging.cursor = (page.get("response_metadata") or {}).get("next_cursor") or ""
             if not paging.cursor:
-                return paging.restart()
+                paging.rows = []
+                return rows
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many", final=False)
 
     @_documented
@@ -4507,13 +4516,16 @@ class SlackAlerter(_ChatAlerter):
         if answer.status != 200 or not code:
             what = code or f"HTTP {answer.status}, no answer of Slack"
             raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
-        details = [f"needs {data['needed']}, has {data.get('provided')}"] if data.get("needed") else []
-        details += _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)[:3]
+        details = _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)[:3]
+        if data.get("needed"):
+            details.insert(0, f"needs {data['needed']}, has {data.get('provided')}")
+        what = f"{code} ({'; '.join(details)})" if details else code
         busy, doubtful = code in _SLACK_BUSY, code in _SLACK_DOUBTFUL
-        raise _failure(self._who, f"{code} ({'; '.join(details)})" if details else code, status=200,
-                       code=code, hints=_SLACK_HINTS, again=busy, final=not (busy or doubtful),
-                       outcome="unknown" if doubtful else "not_sent",
-                       retry_after=answer.seconds() if code.endswith("limited") else None)
+        error = _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, again=busy,
+                         final=not (busy or doubtful), outcome="unknown" if doubtful else "not_sent")
+        if code.endswith("limited"):
+            error.retry_after = answer.seconds()
+        raise error
 
 
 def _without_entities(text: str) -> str:
@@ -4521,7 +4533,6 @@ def _without_entities(text: str) -> str:
 
 
 def _mention(name: str) -> str:
-    """Return what calls a person, a group, or those who are here."""
     if name in ("here", "channel", "everyone"):
         return f"<!{name}>"
     return f"<!subteam^{name}>" if name.startswith("S") else f"<@{name}>"
@@ -4538,6 +4549,11 @@ def _moment(row: Any) -> float:
     return float(ts) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", ts) else 0.0
 
 
+def _below(question: Question, rows: list[_Dict]) -> list[_Dict]:
+    asked = _moment(question.ref)
+    return sorted((row for row in rows if _moment(row) > asked), key=_moment)
+
+
 def _is_person(row: _Dict) -> bool:
     """True if a person wrote the row. Source: docs.slack.dev/reference/events/message/bot_message"""
     if row.get("bot_id") or row.get("user") in (None, "USLACKBOT"):
@@ -4546,7 +4562,6 @@ def _is_person(row: _Dict) -> bool:
 
 
 def _told(row: _Dict) -> tuple[Any, ...] | None:
-    """Return what a row tells of the thread on it."""
     return row.get("thread_ts"), row.get("reply_count"), row.get("latest_reply")
 
 
@@ -4560,18 +4575,9 @@ def _lacks_users(reaction: _Dict) -> bool:
 
 class _Paging:
     """How far the reading of a list has come: after a failed page it goes on there, not from its start."""
-
     def __init__(self) -> None:
         self.cursor = ""  # Slack's word for the next page
         self.rows: list[_Dict] = []  # of the pages so far
-        self.limit = 200  # rows in a page; fewer where one was too much for one answer
-
-    def restart(self) -> list[_Dict]:
-        """Begin again; return the rows so far."""
-        rows, self.cursor, self.rows = self.rows, "", []
-        if len(rows) <= self.limit:
-            self.limit = 200
-        return rows
 
 
 # === Discord ===
@@ -4715,7 +4721,7 @@ class DiscordAlerter(_ChatAlerter):
             seen = bool(rows) or not channel.get("last_message_id")
             points.append((seen, "may read replies" if seen else
                            "sees no messages: give the bot Read Message History"))
-            if any(map(_is_mute, rows)):
+            if any(map(self._is_mute, rows)):
                 points.append((None, _INTENT))
         except DeliveryError as error:
             points.append((False, str(error)))
@@ -4739,28 +4745,29 @@ class DiscordAlerter(_ChatAlerter):
         answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 
-    def _answers(self, question: Question, rows: list[_Dict], plain: str) -> list[_Dict]:
-        """Return what people wrote in reply to the question, and plain messages above the next one there.
+    def _via(self, question: Question, row: _Dict, plain: str) -> str:
+        if _answers_to(row) in (question.ref["message_id"], *question._record.parts):
+            return "reply"
+        return plain if row.get("type") == 0 and not row.get("message_reference") else ""
 
-        plain: the way by which the latter count, "" if they do not.
-        """
-        ids = [question.ref["message_id"], *question._record.parts]
-        answers = []
-        for row in rows:
-            if _is_bot(row):
-                if _asks_another(question, _texts_of(row)):
-                    plain = ""
-                continue
-            if _answers_to(row) in ids:
-                answers.append(self._answer(question, row, "reply"))
-            elif plain and row.get("type") == 0 and not row.get("message_reference"):
-                answers.append(self._answer(question, row, plain))
-        return answers
+    def _is_bot(self, row: _Dict) -> bool:
+        author = _mapping(row.get("author"))
+        return bool(author.get("bot") or author.get("system") or row.get("webhook_id"))
+
+    def _texts_of(self, row: _Dict) -> list[Any]:
+        texts = [row.get("content")]
+        for embed in _rows_of(row.get("embeds")):
+            texts.append(_mapping(embed.get("footer")).get("text"))
+        return texts
+
+    def _is_mute(self, row: _Dict) -> bool:
+        """True for a person's message that comes without its content: the Message Content intent is off."""
+        parts = ("content", "attachments", "embeds", "sticker_items", "poll", "message_snapshots")
+        return not self._is_bot(row) and row.get("type") in (0, 19) and not any(map(row.get, parts))
 
     def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
-        """Return what a person's row says."""
         own = self._own_view(question)
-        if _is_mute(row) and not own.warned:
+        if self._is_mute(row) and not own.warned:
             own.warned = True
             _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
         text = re.sub(rf"<@!?{self._me()}>", " ", row.get("content") or "")
@@ -5074,12 +5081,15 @@ class DiscordAlerter(_ChatAlerter):
             return {}
         if answer.status in (200, 201) and (isinstance(data, list) if listed else known.get("id")):
             return data
-        blocked = re.search(r"error code: (\d+)", answer.text[:500])
-        code = str(known["code"]) if known.get("code") else blocked[1] if blocked else None
-        details = "; ".join(_flat_errors(known.get("errors"), ""))
-        what = " ".join(filter(None, [code, str(known.get("message") or ""), details and f"({details})"]))
-        error = answer.refusal(self._who, what or f"HTTP {answer.status}", code, known.get("retry_after"),
-                               _DISCORD_HINTS)
+        blocked = re.search(r"error code: (\d+)", answer.text[:500])  # by Cloudflare
+        code = blocked[1] if blocked else None
+        if known.get("code"):
+            code = str(known["code"])
+        what = f"{code or ''} {known.get('message') or ''}".strip() or f"HTTP {answer.status}"
+        details = _flat_errors(known.get("errors"), "")
+        if details:
+            what += f" ({'; '.join(details)})"
+        error = answer.refusal(self._who, what, code, known.get("retry_after"), _DISCORD_HINTS)
         if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
             error._again, error.retry_after = False, None
         raise error
@@ -5118,35 +5128,14 @@ def _character(emoji: str) -> str:
 
 
 def _shown(reaction: _Dict) -> str:
-    """Return the emoji of a reaction as people write it."""
     name, number = str(reaction["emoji"].get("name")), reaction["emoji"].get("id")
     return f"<:{name}:{number}>" if number else name
 
 
-def _texts_of(row: _Dict) -> list[Any]:
-    """Return the texts of a message in which a question may be named."""
-    texts = [row.get("content")]
-    for embed in _rows_of(row.get("embeds")):
-        texts.append(_mapping(embed.get("footer")).get("text"))
-    return texts
-
-
 def _answers_to(row: _Dict) -> Any:
-    """Return the id of the message that a row replies to."""
     if row.get("type") != 19:
         return None
     return _mapping(row.get("message_reference")).get("message_id")
-
-
-def _is_bot(row: _Dict) -> bool:
-    author = _mapping(row.get("author"))
-    return bool(author.get("bot") or author.get("system") or row.get("webhook_id"))
-
-
-def _is_mute(row: _Dict) -> bool:
-    """True for a person's message that comes without its content: the Message Content intent is off."""
-    parts = ("content", "attachments", "embeds", "sticker_items", "poll", "message_snapshots")
-    return not _is_bot(row) and row.get("type") in (0, 19) and not any(map(row.get, parts))
 
 
 def _written(row: _Dict) -> float:
@@ -5158,7 +5147,6 @@ def _written(row: _Dict) -> float:
 
 
 def _posted(snowflake: str) -> float:
-    """Return when an id was given, in UNIX seconds."""
     return (int(snowflake) >> 22) / 1000 + _DISCORD_EPOCH
 
 
@@ -5168,11 +5156,15 @@ def _id_of(row: _Dict) -> int:
 
 def _flat_errors(errors: Any, where: str) -> list[str]:
     """Return Discord's nested errors as "embeds.0.title: Must be 256 or fewer in length"."""
+    flat: list[str] = []
     if where.count(".") > 20:  # no real one is so deep
-        return []
-    own = [f"{where}: {error.get('message')}" for error in _rows_of(_mapping(errors).get("_errors"))]
-    return own + [text for key, value in _mapping(errors).items() if key != "_errors"
-                  for text in _flat_errors(value, f"{where}.{key}".strip("."))]
+        return flat
+    for key, value in _mapping(errors).items():
+        if key != "_errors":
+            flat += _flat_errors(value, f"{where}.{key}".strip("."))
+        else:
+            flat += [f"{where}: {error.get('message')}" for error in _rows_of(value)]
+    return flat
 
 
 def _multipart(payload: _Dict, files: Sequence[_File]) -> tuple[list[bytes], dict[str, str]]:
