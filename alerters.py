@@ -25,6 +25,7 @@ destination, a *stack* a named choice of alerters. Times are seconds.
 from __future__ import annotations as _annotations
 
 import _thread
+import codecs
 import contextlib
 import contextvars
 import copy
@@ -1144,7 +1145,7 @@ class _File:
         found = re.match(_IMAGE, data, re.S)
         self.image = shown and bool(found)
         self.type = f"image/{found.lastgroup}" if found else _type_of(name, data)
-        self.ending = f".{found.lastgroup}" if found else ".bin"  # if the name has none
+        self.ending = "." + self.type[6:].replace("jpeg", "jpg") if found else ".bin"  # if it has no name
 
     @property
     def label(self) -> str:
@@ -1158,33 +1159,32 @@ def _type_of(name: str, data: bytes) -> str:
         return "application/octet-stream"
     if kind.startswith("text/"):
         with contextlib.suppress(UnicodeDecodeError):
-            data.decode("utf-8")
-            kind += "; charset=utf-8"
+            codecs.getincrementaldecoder("utf-8")().decode(data[:100_000])
+            return kind + "; charset=utf-8"
     return kind
 
 
 def _load_file(item: Any, usual: str, shown: bool) -> _File:
     """Return an item of `images` (shown) or `files`, by its usual name if it has none. Never raises."""
     name, source = "", item
+    if isinstance(item, str) and re.match("(?i)https?://", item):
+        if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
+            return _File(usual, url=item)
+        return _File(item, problem="bad URL" if shown else "a file is a path or (name, bytes)")
     try:
-        if isinstance(item, str) and re.match("(?i)https?://", item):
-            if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
-                return _File(usual, url=item)
-            name, source = item, None
-            raise ValueError("a bad address" if shown else "a file is a path or (name, bytes), no address")
         if isinstance(item, tuple):
             name, source = item
         elif isinstance(item, (str, os.PathLike)):
             source = _path_of(os.fsdecode(item))
-        if not name and (isinstance(source, _pathlib.Path) or hasattr(source, "read")):
-            name = getattr(source, "name", "")
-        name = _file_name(name)
+            name = source.name
+        elif hasattr(item, "read"):
+            name = getattr(item, "name", "")
         data = _bytes_of(source)
         if not 0 < len(data) <= _FILE_MAX:
             raise ValueError(_TOO_LARGE if data else "it is empty")
     except Exception as error:  # whatever a plotting library raises must not cost the alert its text
-        name = name if source is None else _file_name(name)
-        return _File(name or usual, problem=_one_line(_reason(error), 200))
+        return _File(_file_name(name) or usual, problem=_one_line(_reason(error), 200))
+    name = _file_name(name)
     file = _File(name or usual, data, shown=shown)
     file.name += "" if name else file.ending
     return file
@@ -1192,9 +1192,7 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
 
 def _path_of(text: str) -> _pathlib.Path:
     if re.match("(?i)file://", text):
-        text = _parse.unquote(re.sub("(?i)^file://[^/]*", "", text))
-        if os.name == "nt":  # file:///C:/plot.png
-            text = text.lstrip("/")
+        text = _urllib.url2pathname(re.sub("(?i)^file://[^/]*", "", text))
     return _pathlib.Path(os.path.expanduser(text))
 
 
@@ -1202,9 +1200,8 @@ def _file_name(name: object) -> str:
     """Return the last part of a path with all its letters, fit for a header; of what is no name, ""."""
     if not isinstance(name, (str, os.PathLike)):
         return ""
-    last = re.split(r"[/\\]", _one_line(os.fsdecode(name), 10_000).rstrip("/\\"))[-1]
-    last = last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
-    return last[-100:]
+    last = re.split(r"[/\\]", _one_line(os.fsdecode(name), 10_000).rstrip("/\\"))[-1][-100:]
+    return last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
 
 
 def _bytes_of(source: Any) -> bytes:
@@ -1214,10 +1211,10 @@ def _bytes_of(source: Any) -> bytes:
     if isinstance(source, _pathlib.Path):
         _check_readable(os.stat(source))  # before it is opened, for a FIFO would wait for its writer
         return source.read_bytes()
-    if hasattr(source, "savefig") or hasattr(source, "save") and not hasattr(source, "read"):
-        return _drawn(source)
     if hasattr(source, "read"):
         return _whole(source)
+    if hasattr(source, "savefig") or hasattr(source, "save"):
+        return _drawn(source)
     raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
 
 
@@ -1236,13 +1233,11 @@ def _whole(file: Any) -> bytes:
     with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
         place = file.tell()
         file.seek(0)
-    read = getattr(file, "buffer", file).read
-    held = _io.BytesIO()
-    while held.tell() <= _FILE_MAX:
-        piece = read(1024 * 1024)
-        if not piece:
-            break
+    held, read = _io.BytesIO(), getattr(file, "buffer", file).read
+    piece = read(1 << 20)
+    while piece and held.tell() <= _FILE_MAX:
         held.write(piece.encode("utf-8", "replace") if isinstance(piece, str) else piece)
+        piece = read(1 << 20)
     with contextlib.suppress(AttributeError, OSError):
         file.seek(place)
     return held.getvalue()
@@ -4466,12 +4461,8 @@ class SlackAlerter(_ChatAlerter):
         def share() -> Any:
             return self._call("files.completeUploadExternal", args, until)
 
-        words = []
-        for file, _ in placed:
-            is_text = file.name == _TEXT_FILE
-            name = self._mark("text", file.name, "")
-            words.append(f"The whole text, {len(file.data):,} bytes" if is_text else name)
-        args = {"channel_id": ref["channel"], "thread_ts": thread, "initial_comment": "\n".join(words),
+        words = "\n".join(self._mark("text", file.name, "") for file, _ in placed)
+        args = {"channel_id": ref["channel"], "thread_ts": thread, "initial_comment": words,
                 "files": _json.dumps([{"id": file_id, "title": file.name} for file, file_id in placed])}
         try:
             _insist(share, self.clock, until, find=find)
@@ -4995,8 +4986,7 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
-        files = page.files
-        for file in files:
+        for file in page.files:
             file.problem = ""
         try:
             sent = self._post_message(draft, page)
@@ -5004,13 +4994,13 @@ class DiscordAlerter(_ChatAlerter):
             refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
             # Once more does no harm: a repeat is known by its nonce, which a thread of a forum does not have.
             doubtful = error.outcome == "unknown" and self.discord_token and not draft.in_forum
-            if not files or not page.says_something() or not (refusal or doubtful):
+            if not page.files or not page.says_something() or not (refusal or doubtful):
                 raise
-            page.files = []
-            sent = self._post_message(draft, page)
-            page.files = files
+            bare = copy.copy(page)
+            bare.files = []
+            sent = self._post_message(draft, bare)
             if not sent.get("attachments"):
-                for file in files:
+                for file in page.files:
                     file.problem = str(error)
         if not sent and not self.discord_token:  # a webhook that does not tell what became of it
             return {}
@@ -5555,8 +5545,9 @@ class SMTPEmailAlerter(BaseAlerter):
         """Send to all in `left`: take out those who have it and, into `refused`, those who never will."""
         later, accepted = None, []
         with self._smtp(until) as session:
-            _check_size(session, flat, files)
-            _expect(session.mail(self._sender), 250)
+            size = len(flat) + sum(len(file.data) * 78 // 57 for file in files)  # in base64, by lines
+            known = [f"size={size}"] if session.has_extn("size") else []  # RFC 1870: it is refused at once
+            _expect(session.mail(self._sender, known), 250)
             for address in list(left):
                 answer = session.rcpt(address)
                 error = _smtp_failure(self._who, _smtplib.SMTPResponseException(*answer), False)
@@ -5817,17 +5808,6 @@ def _on_the_wire(flat: bytes, files: list[_File]) -> Iterator[bytes]:
             piece = memoryview(file.data)[start:start + 57 * 1024]
             yield _base64.encodebytes(piece).replace(b"\n", b"\r\n")
     yield flat + (b"" if flat.endswith(b"\r\n") else b"\r\n") + b".\r\n"
-
-
-def _check_size(session: Any, flat: bytes, files: list[_File]) -> None:
-    """Raise what a server answers to a mail larger than it says that it takes: RFC 1870."""
-    most = re.fullmatch(r"[1-9]\d{0,14}", session.esmtp_features.get("size", ""))
-    size = len(flat)
-    for file in files:
-        size += len(file.data) * 78 // 57  # in base64, by lines
-    if most and size > int(most[0]):
-        words = f"the mail has {size:,} bytes, and the server takes {int(most[0]):,}"
-        raise _smtplib.SMTPResponseException(552, words.encode())
 
 
 def _expect(answer: tuple[int, bytes], code: int) -> None:
