@@ -2797,7 +2797,6 @@ def _worked(work: Callable[[], object]) -> bool:
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
-_PASSING = (502, 503, 504)  # answers of a proxy that may be others soon
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
     ("gaierror|UnicodeError",
      "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"),
@@ -2829,7 +2828,6 @@ _CERTIFICATE_HINTS = (  # by OpenSSL's words as well
 
 class _Unreachable(OSError):
     """Why there is no connection, told by the place that knows. Nothing was delivered."""
-
     def __init__(self, what: str, hint: str, *, code: str | None = None, again: bool = True) -> None:
         super().__init__(what)
         self.hint, self.code, self.again = hint, code, again
@@ -2837,7 +2835,6 @@ class _Unreachable(OSError):
 
 class _Deadline:
     """When something has to be over: by the alerter's clock or the real one, as a test's may stand still."""
-
     def __init__(self, clock: _Clock, until: float) -> None:
         self.clock, self.until = clock, until
         self.stop = time.monotonic() + until - clock.monotonic()
@@ -2846,26 +2843,12 @@ class _Deadline:
         return min(self.until - self.clock.monotonic(), self.stop - time.monotonic())
 
 
-class _Incoming(io.RawIOBase):
-    """What http.client, smtplib and imaplib read of a connection."""
-
-    def __init__(self, wire: _Wire) -> None:
-        self.wire = wire
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self.wire.recv_into(buffer)
-
-
 class _Wire:
     """A connection that ends in time, in the place of a socket.
 
     A socket's timeout is for each read and write, so bytes that drip could go on for ever. Here each has what
     is left until the deadline, and `room` bytes at most are read.
     """
-
     def __init__(self, sock: Any, place: str, deadline: _Deadline) -> None:
         self.sock, self.place, self.deadline, self.room = sock, place, deadline, _BODY_CAP
 
@@ -2902,7 +2885,8 @@ class _Wire:
         return count
 
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        return io.BufferedReader(_Incoming(self))
+        link: Any = self
+        return io.BufferedReader(_socket.SocketIO(link, "r"))
 
     def encrypt(self, trust: _Trust, host: str) -> None:
         """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
@@ -2929,7 +2913,6 @@ class _Wire:
 
 class _Trust:
     """The CAs that connections trust, in the place of an SSLContext where a library starts TLS itself."""
-
     def __init__(self, context: _ssl.SSLContext, advice: str, partial: bool = False) -> None:
         self.context, self.advice = context, advice  # what to do about a certificate that is not trusted
         self.partial = partial  # the system's folder of CAs alone, which need not hold them all
@@ -3021,7 +3004,6 @@ def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
 
 
 def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _Unreachable:
-    """Return what it means that a handshake failed."""
     place = f"TLS with {place}"
     if trust and isinstance(error, _ssl.SSLCertVerificationError):
         hint = trust.advice
@@ -3040,7 +3022,6 @@ def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _
 
 class _Proxy:
     """The proxy through which the environment, or the system's settings, want https to go."""
-
     def __init__(self, who: str, variable: str, address: str) -> None:
         try:
             address = address if "://" in address else f"http://{address}"
@@ -3075,8 +3056,8 @@ class _Proxy:
         raise self._refusal(answer, target)
 
     def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
-        """Return why there is no tunnel. A refused log-in is not tried again: that locks accounts."""
-        status, again = answer.status, answer.status in _PASSING
+        """A refused log-in is not tried again: that locks accounts."""
+        status, again = answer.status, answer.status in (502, 503, 504)
         offers = ", ".join(answer.headers.get_all("Proxy-Authenticate") or ["Basic"])
         hint = f"ask its admin to allow CONNECT to {target}"
         if again:
@@ -3179,7 +3160,6 @@ def _what_of(error: BaseException) -> str:
 
 class _Target:
     """Where a request goes: an object, for the path may be secret, and a traceback may show locals."""
-
     def __init__(self, url: str) -> None:
         parts = _parse.urlsplit(url)
         self.encrypted, self.host = parts.scheme == "https", _host_of(parts)
@@ -3199,21 +3179,18 @@ class _Target:
 
 class _Answer:
     """What an HTTP service answered."""
-
     def __init__(self, status: int, headers: _email_message.Message, body: bytes, now: float) -> None:
         self.status, self.headers, self.body, self.now = status, headers, body, now
         self.text = body.decode("utf-8-sig", "replace")
 
-    def json(self) -> Any:
-        """Return the decoded body, None if it is not JSON."""
+    def json(self) -> Any:  # None if it is not JSON
         with contextlib.suppress(ValueError, RecursionError):
             return _json.loads(self.body)
 
     def is_page(self) -> bool:
         """True for a web page, as a log-in or an error page in the place of the service."""
-        if "text/html" in self.headers.get("Content-Type", "").lower():
-            return True
-        return self.text.lstrip().startswith("<")
+        html = "text/html" in self.headers.get("Content-Type", "").lower()
+        return html or self.text.lstrip().startswith("<")
 
     def seconds(self, given: Any = None) -> float | None:
         """Return how long the service asks to wait, None if it says nothing sensible."""
@@ -3228,7 +3205,6 @@ class _Answer:
 
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
                 hints: Mapping[str, str] = {}) -> DeliveryError:
-        """Return the error for an answer that is no success."""
         status, hint = self.status, None
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
@@ -3347,7 +3323,7 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 
     reached: a request may have been written, so nobody knows what became of it.
     """
-    inner = getattr(error, "reason", None)  # a URLError's
+    inner = getattr(error, "reason", None)  # a URLError's, in a flavor of one's own
     if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
         inner = error.__context__
     cause = inner if isinstance(inner, BaseException) else error
@@ -6356,7 +6332,6 @@ def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> st
 @_dataclass
 class ConsoleAlerter(BaseAlerter):
     """The terminal this runs in: writes to stderr, asks whoever sits there; notebooks by input box."""
-
     flavor = "console"
     case_sensitive = False
     _answer_by = "Type"
@@ -7154,17 +7129,14 @@ _WILL_RETRY = "failed, will retry"
 _PREFECT_ENDINGS = {"Crashed": "crashed", "TimedOut": "timed out", "Cancelled": "cancelled"}
 
 
-def _tell(message_of: Callable[[], AlerterMessage], *targets: BaseAlerter | str | None) -> bool:
+def _tell(message_of: Callable[[], AlerterMessage], alerter: BaseAlerter | str | None = None) -> bool:
     """Post for a job that must not notice: whatever goes wrong is one line in the log."""
-    told = True
-    for target in targets or (None,):
-        try:
-            told = post(message_of(), alerter=target) and told
-        except Exception as error:  # the wrapped job's own result matters more than any error of an alert
-            told = False
-            with contextlib.suppress(Exception):  # and so it does where another's log handler raises
-                _log().error("the alert was not sent: %s", _one_line(error))
-    return told
+    try:
+        return post(message_of(), alerter=alerter)
+    except Exception as error:  # the wrapped job's own result matters more than any error of an alert
+        with contextlib.suppress(Exception):  # and so it does where another's log handler raises
+            _log().error("the alert was not sent: %s", _one_line(error))
+        return False
 
 
 def _import_for_failures() -> None:
@@ -7202,13 +7174,11 @@ def _exception_parts(error: BaseException) -> tuple[str, str]:
 
 def _ended(failed: bool, facts: _Dict, name: str, error: Any = None, how: str = "failed") -> AlerterMessage:
     """Return the message of a hook. Of all that a framework hands over only this goes out."""
-    level: _Level = "error"
+    level: _Level = "warning" if how == _WILL_RETRY else "error"
     body = None
     if not failed:
-        how, level, error = "succeeded", "success", None
-    elif how == _WILL_RETRY:
-        level = "warning"
-    if isinstance(error, BaseException):
+        how, level = "succeeded", "success"
+    elif isinstance(error, BaseException):
         body = _exception_text(error)
     elif isinstance(error, str) and error:
         body = _fenced(error)
@@ -7219,10 +7189,7 @@ def _peek(source: Any, path: str) -> Any:
     """Return what stands at a dotted path in a framework's object, None if nothing does or can be read."""
     for name in path.split("."):
         try:
-            if hasattr(source, "keys"):
-                source = source[name]
-            else:
-                source = getattr(source, name)
+            source = source[name] if hasattr(source, "keys") else getattr(source, name)
         except Exception:  # a context may ask a database for it; the rest is told all the same
             return None
     return source
@@ -7230,12 +7197,8 @@ def _peek(source: Any, path: str) -> Any:
 
 def _facts(source: Any, **paths: str) -> _Dict:
     """Return the facts that stand at dotted paths in a framework's object, for a message."""
-    facts = {}
-    for label, path in paths.items():
-        fact = _peek(source, path)
-        if fact is not None:
-            facts[label.replace("_", " ")] = fact
-    return facts
+    facts = {label.replace("_", " "): _peek(source, path) for label, path in paths.items()}
+    return {label: fact for label, fact in facts.items() if fact is not None}
 
 
 def _hook_message(failed: bool, first: Any, rest: Sequence[Any], named: Mapping[str, Any]) -> AlerterMessage:
@@ -7270,9 +7233,7 @@ def _airflow_message(failed: bool, context: Any) -> AlerterMessage:
     facts.update(_facts(task, task="task_id", map_index="map_index", host="hostname", log="log_url"))
     if facts.get("map index") == -1:
         del facts["map index"]  # the task is not mapped
-    state = _peek(task, "state")
-    number = _peek(task, "try_number")
-    retries = _peek(task, "max_tries")
+    state, number, retries = [_peek(task, name) for name in ("state", "try_number", "max_tries")]
     if isinstance(number, int) and isinstance(retries, int):
         facts["try"] = f"{number} of {retries + 1}"
         if number <= retries and state != "failed":  # it fails early where the task asks for no other try
@@ -7282,24 +7243,19 @@ def _airflow_message(failed: bool, context: Any) -> AlerterMessage:
 
 def _prefect_message(failed: bool, work: Any, run: Any, state: Any = None) -> AlerterMessage:
     """Prefect passes flow (or task), run and state. Source: docs.prefect.io/v3/how-to-guides/workflows."""
-    kind = "flow"
-    if "task" in type(work).__name__.lower():
-        kind = "task"
+    kind = "task" if "task" in type(work).__name__.lower() else "flow"
     facts = {**_facts(work, **{kind: "name"}), **_facts(run, run="name")}
     with contextlib.suppress(Exception):  # another Prefect, say: then there is no link
         link = sys.modules["prefect.utilities.urls"].url_for(run)
-        if link:
-            facts["link"] = link
+        facts.update({"link": link} if link else {})
     if not failed:
         return _ended(failed, facts, kind)
     facts.update(_facts(state, state="name"))
-    error = _state_error(state) or _peek(state, "message")
     how = _PREFECT_ENDINGS.get(facts.get("state", ""), "failed")
-    return _ended(failed, facts, kind, error, how)
+    return _ended(failed, facts, kind, _state_error(state) or _peek(state, "message"), how)
 
 
 def _state_error(state: Any) -> BaseException | None:
-    """Return the exception in a Prefect state, or None."""
     for found in (_peek(state, "data"), _peek(state, "data.result")):
         if isinstance(found, BaseException):
             return found
@@ -7355,7 +7311,6 @@ alerter_failure_hook.__annotations__ = {"exception": BaseException}
 
 class _Watch:
     """What `watch` returns: a decorator and a context manager."""
-
     def __init__(self, name: str | None, on_success: bool, longer_than: float,
                  alerter: BaseAlerter | str | None) -> None:
         self.name, self.on_success, self.longer_than, self.alerter = name, on_success, longer_than, alerter
@@ -7387,11 +7342,8 @@ class _Watch:
         tell_once()
 
     def _tell(self, error: BaseException | None, seconds: float) -> None:
-        ended_well = error is None or isinstance(error, GeneratorExit)
-        if isinstance(error, SystemExit):
-            ended_well = error.code in (None, 0)
-        if ended_well:
-            error = None
+        if isinstance(error, GeneratorExit) or isinstance(error, SystemExit) and error.code in (None, 0):
+            error = None  # it ended well
         if error is not None or self.on_success and seconds >= self.longer_than:
             _tell(functools.partial(self._message, error, seconds), self.alerter)
 
@@ -7485,7 +7437,6 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
 # === Logging ===
 class _LogGroup:
     """Log records that repeat each other: the first one, and of the others the texts that differ."""
-
     def __init__(self, record: _logging.LogRecord) -> None:
         text, error, trace = _record_text(record), None, record.exc_text or ""
         if isinstance(record.exc_info, tuple):
@@ -7498,7 +7449,7 @@ class _LogGroup:
                 trace = f"{line}\n{trace}"
         self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
         self.title = _one_line(text.split("\n")[0], 140)
-        self.more = []  # type: list[str]  # what to tell of the first besides its title
+        self.more: list[str] = []  # what to tell of the first besides its title
         if " ".join(text.split()) != self.title:
             self.more.append(text)
         if trace.strip() and "Traceback (most recent call last)" not in text:  # where no formatter put it in
@@ -7506,7 +7457,7 @@ class _LogGroup:
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
         self.told, self.repeats = False, 0
-        self.others = {}  # type: dict[str, None]  # the texts of repeats that differ from the first
+        self.others: dict[str, None] = {}  # the texts of repeats that differ from the first
         self.due, self.pause = 0.0, _FOLD_FIRST  # due: on time.monotonic; 0 is at once
 
     def add(self, repeat: _LogGroup) -> None:
@@ -7534,7 +7485,6 @@ class _LogGroup:
         return "\n\n".join(parts)
 
     def extract(self) -> str:
-        """Return it as a log file would have it."""
         lines = [f"{self.level_name} {self.logger}: {self.title}", *self.more]
         if self.repeats:
             lines.append(self.count())
@@ -7561,11 +7511,9 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
         body = _fenced("\n".join([group.extract() for group in groups]))
         facts = {"host": facts["host"]}
     worst = max([group.level for group in groups])
-    level: _Level = "error"
-    if worst < _logging.WARNING:
-        level = "info"
-    elif worst < _logging.ERROR:
-        level = "warning"
+    level: _Level = "warning" if worst >= _logging.WARNING else "info"
+    if worst >= _logging.ERROR:
+        level = "error"
     return AlerterMessage(title, body, facts, level=level)
 
 
@@ -7603,8 +7551,7 @@ class _AlertHandler(_Handler):
 
     def handle(self, record: _logging.LogRecord) -> bool:
         """Take a record, unless it is our own: that must not even wait for the lock of a flush."""
-        own = record.name == "alerters" or str(record.threadName).startswith("alerters-")
-        if not own:
+        if record.name != "alerters" and not str(record.threadName).startswith("alerters-"):
             return bool(super().handle(record))
         if record.levelno >= _logging.WARNING:
             self._say(record)
@@ -7680,8 +7627,7 @@ class _AlertHandler(_Handler):
             self._in_vain = not self._changed.wait_for(self._all_told, _SEND_BUDGET)
 
     def _all_told(self) -> bool:
-        waiting = [group for group in self._groups.values() if not group.due]
-        return not waiting and not self._under_way
+        return not self._under_way and all(group.due for group in self._groups.values())
 
     def close(self) -> None:
         """Flush, and write to stderr what is left. At the end of the program logging flushes and closes."""
@@ -7700,8 +7646,7 @@ class _AlertHandler(_Handler):
     def _write_untold(self, groups: Sequence[_LogGroup], why: str) -> None:
         for group in groups:
             text = f"alerters: not told ({why}): {group.extract()}"
-            facts = {"name": group.logger, "levelno": group.level, "msg": text}
-            self._say(_logging.makeLogRecord(facts))
+            self._say(_logging.makeLogRecord({"name": group.logger, "levelno": group.level, "msg": text}))
 
     def _say(self, record: _logging.LogRecord) -> None:
         """Write a record to stderr, as logging does where there is no handler, if no other one writes it."""
