@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     import getpass as _getpass
     import hashlib as _hashlib
     import html as _html
+    import html.parser as _html_parser
     import http.client as _http_client
     import imaplib as _imaplib
     import inspect as _inspect
@@ -115,7 +116,7 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "errno getpass hashlib html http.client imaplib inspect io ipaddress json "
+                  "errno getpass hashlib html html.parser http.client imaplib inspect io ipaddress json "
                   "logging mimetypes pathlib queue secrets select shlex shutil signal smtplib socket ssl "
                   "stat subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
@@ -5165,12 +5166,12 @@ _ANCHOR = 12  # letters that are not alike by chance
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": ""}
-_BLOCKS = set("div tr li table ul ol pre center section article h1 h2 h3 h4 h5 h6".split())
-_HTML_MARKS = {"<br": "\n", "<hr": "\v____\v", "<p": "\v\n\v", "</p": "\v\n\v", "<td": " ", "<th": " ",
-               "<s": "~~", "<del": "~~", "<strike": "~~", "<blockquote": "\v\n\v\x01",
-               "</blockquote": "\x02\v\n\v"}
-_HTML_TAG = (r"(?is)<!--(?:-?>|.*?(?:--!?>|\Z))|<(style|script|title)\b.*?(?:</\1[^<>]*>?|\Z)"
-             r"|<[!?/a-z][^<>]*>?")
+_UNSEEN = ("style", "script", "title")
+_HTML_MARKS = {  # what stands for a tag; \v begins a line
+    "br": "\n", "hr": "\v____\v", "p": "\v\n\v", "/p": "\v\n\v", "td": " ", "th": " ", "s": "~~", "del": "~~",
+    "strike": "~~", "blockquote": "\v\n\v\x01", "/blockquote": "\x02\v\n\v"}
+for _name in "div tr li table ul ol pre center section article h1 h2 h3 h4 h5 h6".split():
+    _HTML_MARKS[_name] = _HTML_MARKS[f"/{_name}"] = "\v"
 # A day with its year, or with a time; digits of any script.
 _DATE = (r"(?<!\d)(?:\d{4}(?!\d).*?(?<!\d)\d\d?(?!\d)|\d\d?(?!\d).*?(?<!\d)\d{4}(?!\d)"
          r"|\d\d?[./-]\d\d?[./-]\d\d|\d\d?(?!\d).*?\d\d?[:.h]\d\d(?!\d))")
@@ -6143,27 +6144,45 @@ def _is_of_program(line: str) -> bool:
 def _html_text(source: str) -> str:
     """Return an HTML mail as text: `> ` before what is in a blockquote, `~~` before what is struck out.
 
-    Not by html.parser, which takes quadratic time for tags and comments without end.
+    What hides text from html.parser but not from each mail program is text: comments that end early, an end
+    without `>`. Its close() is not called, as it takes quadratic time for that.
     """
-    def marks(found: re.Match[str]) -> str:
-        tag = _unescaped(found[0]).lower()
-        name = re.sub(r"(?s)(</?[a-z0-9]*).*", r"\1", tag)
-        mark = "\v" if name.strip("</") in _BLOCKS else _HTML_MARKS.get(name, "")
-        return "~~" + mark if "line-through" in tag else mark
+    said: list[str] = []
 
-    text = re.sub(_HTML_TAG, marks, re.sub(r"\s+", " ", source), count=20_000)  # further ones are written
-    text = re.sub(r" ?\v[\v ]*", "\v", text)
+    class Page(_html_parser.HTMLParser):
+        hidden = ""
+
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag in _UNSEEN:
+                self.hidden = self.hidden or tag
+            said.append(_HTML_MARKS.get(tag, "") + "~~" * ("line-through" in str(attrs).lower()))
+
+        def handle_endtag(self, tag: str) -> None:
+            if tag == self.hidden:
+                self.hidden = ""
+            said.append(_HTML_MARKS.get(f"/{tag}", ""))
+
+        def handle_data(self, data: str) -> None:
+            struck = "~~" * ("line-through" in data.lower())  # by a style sheet
+            said.append(struck if self.hidden else re.sub(r"\s+", " ", data))
+
+        def handle_comment(self, data: str) -> None:
+            if re.search("^-?>|--!>", data):
+                said.append(data)
+
+        def unknown_decl(self, data: str) -> None:
+            said.append(data.partition(">")[2])
+
+    page = Page()
+    page.feed(re.sub(r"&#\w{9,};?", "\ufffd", source))  # such a number takes long
+    text = re.sub(r" ?\v[\v ]*", "\v", "".join(said) + page.rawdata)
     text = re.sub(r"(?<=\n)\v", "", text).replace("\v", "\n")  # a block begins a line, but no empty one
     lines, depth = [], 0
-    for line in _unescaped(text).split("\n"):
+    for line in text.split("\n"):
         depth += line.count("\x01")
         lines.append("> " * (depth > 0) + line.replace("\x01", "").replace("\x02", ""))
         depth = max(depth - line.count("\x02"), 0)
     return "\n".join(lines)
-
-
-def _unescaped(text: str) -> str:
-    return _html.unescape(re.sub(r"&#\w{9,};?", "\ufffd", text))  # such a number takes long
 
 
 _INKS = {"info": ("#1d4ed8", "#93c5fd"), "success": ("#15803d", "#4ade80"), "warning": ("#b45309", "#fbbf24"),
