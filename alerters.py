@@ -1297,27 +1297,19 @@ def _word(text: str, fold: bool) -> str:
 _OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
 
 
-def _tap_names(emoji: str) -> set[str]:
-    """Return the names under which the emoji of a reaction may stand in a list of words."""
-    own = re.fullmatch(_OWN_EMOJI, emoji)
-    if own:
-        return {f":{own[1].casefold()}:", own[2]}
-    named = re.fullmatch(r"([\w+'-]+)(::.*)?", emoji)  # as Slack has it: "thumbsup::skin-tone-3"
-    return {_word(f":{named[1]}:" if named else emoji, True)}
-
-
-def _names_as_tap(option: str) -> set[str]:
-    """Return the names that a reaction has to have to mean this word: "ok" is :ok:, too."""
-    own = re.fullmatch(_OWN_EMOJI, option)
-    if own:
-        return {own[2]}
-    word = _word(option, True)
-    return {word, f":{_SHORTCODES.get(word, word)}:"}
-
-
 def _is_tap_among(emoji: str, options: Sequence[str]) -> bool:
-    names = _tap_names(emoji)
-    return any(names & _names_as_tap(option) for option in options)
+    """True if one of the words means the emoji of a reaction: "ok" means :ok:, too."""
+    own = re.fullmatch(_OWN_EMOJI, emoji)
+    named = re.fullmatch(r"([\w+'-]+)(::.*)?", emoji)  # as Slack has it: "thumbsup::skin-tone-3"
+    names = {_word(f":{named[1]}:" if named else emoji, True)}
+    if own:
+        names = {f":{own[1].casefold()}:", own[2]}
+    for option in options:
+        own, word = re.fullmatch(_OWN_EMOJI, option), _word(option, True)
+        meant = {own[2]} if own else {word, f":{_SHORTCODES.get(word, word)}:"}
+        if names & meant:
+            return True
+    return False
 
 
 def _first_emoji(words: Sequence[str], usual: str) -> str:
@@ -1633,15 +1625,15 @@ class Question:
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._due = float("inf")  # on clock.monotonic: this poll counts what was read since then; inf: anew
         self._decision: Decision | None = None
-        self._lock = _threading.Lock()  # several threads may wait for one question
+        self._locks: dict[int, _threading.Lock] = {}  # by process: see `_alone`
         self._key = _Key(alerter._store(), record.key, alerter.clock) if record.key else None
         # From here on the wait goes by the monotonic clock: the other one may be set, or stand still.
-        now, wall = alerter.clock.monotonic(), alerter.clock.now()
-        self._began, self._ends = now - max(wall - record.asked, 0.0), now + record.deadline - wall
+        now = alerter.clock.monotonic()
+        self._ends = now + record.deadline - alerter.clock.now()
         self._grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
-        self._taps_until = self._ends + _LATE
+        self._gives_up = max(now, self._ends) + self._grace  # where it cannot be read
         self._until = float("inf")  # when a wait that is shorter than the question ends
-        self._polls, self._next = 0, 0.0  # how many there were, and when the next one is due
+        self._next = 0.0  # when the next poll is due
         self._not_before = 0.0  # when the service allows one
         self._failing: DeliveryError | None = None  # why the last poll could not read everything
         self._warn_from = 0.0  # when such a failure is worth a warning again
@@ -1708,35 +1700,48 @@ class Question:
         without a key is closed with a note.
         """
         clock = self.alerter.clock
-        until = None if timeout is None else clock.monotonic() + _seconds(timeout, "timeout")
-        self._until = float("inf") if until is None else until
+        until = float("inf") if timeout is None else clock.monotonic() + _seconds(timeout, "timeout")
+        self._until = until
         try:
             with self._closed_if_stopped():
                 self.alerter._join(self)
                 decision = self._poll()
                 while decision is None:
-                    now, polls = clock.monotonic(), self._polls
-                    if until is not None and now >= until:
+                    now, due = clock.monotonic(), self._next
+                    if now >= until:
                         return Decision("timeout", at=clock.now())
-                    wake = self._next if until is None else min(self._next, until)
-                    if wake > now:
-                        self.alerter._pause(self, wake - now)
-                    decision = self._poll(polls)
+                    pause = min(due, until) - now
+                    if pause > 0:
+                        self.alerter._pause(self, pause)
+                    decision = self._poll(due)
                 return decision
         finally:
             self._release()
 
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one thread at a time work on it.
+
+        A child of a fork has none of the parent's threads: what they had locked or connected is left to them.
+        """
+        pid = os.getpid()
+        lock = self._locks.setdefault(pid, _threading.Lock())
+        with lock:
+            if len(self._locks) > 1:
+                self._locks, self._memo, self._shared = {pid: lock}, {}, None
+            yield
+
     def _release(self) -> None:
-        with self._lock:
+        with self._alone():
             self.alerter._release(self)
 
-    def _poll(self, seen: int | None = None) -> Decision | None:
-        """Return the decision after a look; none is made where another thread has made one since `seen`."""
-        with self._lock:
-            if self._decision is None and seen in (None, self._polls):
+    def _poll(self, due: float | None = None) -> Decision | None:
+        """Return the decision after a look; none where another thread has taken the one that was due."""
+        with self._alone():
+            if self._decision is None and due in (None, self._next):
                 with _one_operation():
                     self._poll_alone(self.alerter.clock.monotonic())
-                self._polls, self._next = self._polls + 1, self._next_poll()
+                self._next = self._next_poll()
             return self._decision
 
     def _next_poll(self) -> float:
@@ -1744,8 +1749,9 @@ class Question:
         now = self.alerter.clock.monotonic()
         if now >= self._ends:  # it could not be read there, or that read began before
             again = max(now + _POLL_MIN, self._not_before) if self._failing else now
-            return min(again, self._ends + self._grace)
-        pause = min(max(_POLL_SHARE * (now - self._began), _POLL_MIN), _POLL_MAX)
+            return min(again, self._gives_up)
+        age = now - self._ends + self.deadline - self._record.asked
+        pause = min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
         return min(max(now + pause, self._not_before), self._ends)
 
     def _poll_alone(self, began: float) -> None:
@@ -1764,13 +1770,11 @@ class Question:
                     raise
                 self._not_before = began + (self._failing.retry_after or 0)
                 self._warn(f"{self._failing}; waiting for the answers goes on")
-            if self._failing and over:  # until we can look again, a tap counts as in time
-                self._taps_until = self._ends + self._grace
         if decision is None and over and not self._failing:
             decision = Decision("timeout", at=self.alerter.clock.now(), approvals=self._approvals)
         if decision is not None:
             self._settle(decision)
-        elif self._failing and self.alerter.clock.monotonic() >= self._ends + self._grace:
+        elif self._failing and self.alerter.clock.monotonic() >= self._gives_up:
             raise self._unread(self._failing)
 
     def _ended_elsewhere(self) -> bool:
@@ -1851,8 +1855,8 @@ class Question:
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
-        if reply.at is None:
-            return began > self._taps_until
+        if reply.at is None:  # a tap: where we could not look in time, it counts as in time
+            return began > self._ends + (self._grace if self._failing else _LATE)
         until = self.deadline if reply.until is None else reply.until
         return self.alerter.clock.monotonic() > self._ends and reply.at > until
 
@@ -2015,12 +2019,14 @@ class Question:
     @contextlib.contextmanager
     def _closed_if_stopped(self) -> Iterator[None]:
         """Close a question without a key when Ctrl-C, SIGTERM or SystemExit ends what runs here."""
-        with contextlib.nullcontext() if self._key else _sigterm_raised():
+        if self._key:
+            yield
+            return
+        with _sigterm_raised():
             try:
                 yield
             except BaseException as error:
-                stopped = not isinstance(error, Exception)
-                if stopped and not self._key and self._decision is None:
+                if not isinstance(error, Exception) and self._decision is None:
                     self._withdraw("Nobody waits for an answer any more. This question is closed.")
                 raise
 
@@ -2659,36 +2665,24 @@ class BaseAlerter(_Record):
     def _take_up(self, found: Question) -> bool:
         """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
         record = found._record
+        if record.decision:  # whoever settled it died over it
+            found._finish(_decision_of(record.decision))
+            return True
         open_still = self.clock.now() < record.deadline
         try:
-            if record.decision:  # whoever settled it died over it
-                found._finish(_decision_of(record.decision))
-                return True
             known = self._locate(found)
             if open_still:
                 return True
-            decision = self._last_look(found) if known else None
+            if known:  # nobody has read the answers since its time was over
+                found.wait()
         except DeliveryError as error:
-            if record.ref is not None or not error._final or open_still:
+            forever = error._final or error.code == "unread"  # which a missing scope is
+            if open_still or not forever:
                 error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
                 raise
-            decision = None  # nobody can ever look for it
-        finally:
-            found._release()
-        found._settle(Decision("timeout", at=self.clock.now()) if decision is None else decision)
+        if found._decision is None:
+            found._settle(Decision("timeout", at=self.clock.now()))
         return found._decision is not None and found._decision.status != "timeout"
-
-    def _last_look(self, found: Question) -> Decision | None:
-        """Return what a question has come to whose time was over before anybody read the answers."""
-        now, decision = self.clock.monotonic(), None
-        try:
-            decision = _insist(lambda: found._look(now), self.clock, self._until(_SEND_BUDGET), sure=True)
-            if decision is None and found._missing:
-                raise found._missing
-        except DeliveryError as error:
-            if not error._final and error.code != "unread":  # which a missing scope is for good
-                raise
-        return decision
 
     def _close_replaced(self, record: _QuestionRecord) -> None:
         """Say under a question that another one took its key, where it stands."""
