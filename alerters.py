@@ -8195,11 +8195,11 @@ def _cmd_pending(options: Any) -> None:
 def _field_options(name: str, args: list[str]) -> list[_Option]:
     """Return the fields of the flavor as options; a first look tells which flavor, or which alerter."""
     data = StackStore()._load()
-    spec: Sequence[_Option] = (("what", {"nargs": "?"}), ("--flavor -f", {}), ("--name", {}))
-    seen = _options(name, "", spec, args, last=False)
-    flavor = seen.what if name == "setup" else seen.flavor
-    if name == "update" and seen.what:
-        flavor = _entry(data, "alerters", seen.what)["flavor"]
+    seen = _options(name, "", (("--flavor -f", {}),), args, last=False)
+    words = _words(args)
+    flavor = "".join(words[:1]) if name == "setup" else seen.flavor
+    if name == "update" and words:
+        flavor = _entry(data, "alerters", words[0])["flavor"]
     if not flavor:
         return []
     options = []
@@ -8208,6 +8208,19 @@ def _field_options(name: str, args: list[str]) -> list[_Option]:
         about = field.metadata.get("about", "")
         options.append(_option(name, about, dest=name, metavar=metavar))  # apart from the command's own
     return options
+
+
+def _words(args: list[str]) -> list[str]:
+    """Return the words that are no option and no option's value; what follows one may be a secret."""
+    words, option = [], ""
+    for word in args:
+        if word.startswith("-"):
+            option = "" if "=" in word or word in ("-h", "--help") else word
+        elif option:
+            option = ""
+        else:
+            words.append(word)
+    return words
 
 
 def _given_fields(options: Any, known: Mapping[str, _Field]) -> _Dict:

@@ -13415,6 +13415,8 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
          "alerter my_slack_alerter is updated\n"),
         (["describe", "my_slack_alerter"],
          f"flavor: slack\nslack_token: ***\nslack_channel_id: C0OTHER\nslack_api_url: {slack.api_url}\n"),
+        (["update", "--slack_token", "xoxb-another-token-of-it", "my_slack_alerter"],  # any order
+         "alerter my_slack_alerter is updated\n"),
         (["stack", "set", "default"], "stack default is active\n"),
         (["stack", "delete", "my_stack"], "stack my_stack is deleted\n"),
         (["alerter", "delete", "my_slack_alerter"], "alerter my_slack_alerter is deleted\n"),
