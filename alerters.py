@@ -371,10 +371,13 @@ class _Record:
         return {field.name: getattr(self, field.name) for field in fields}
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._values().items())})"
+        shown = ", ".join(f"{name}={value!r}" for name, value in self._values().items())
+        return f"{type(self).__name__}({shown})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Record) and type(other) is type(self) and self._values() == other._values()
+        if not isinstance(other, _Record) or type(other) is not type(self):
+            return False
+        return self._values() == other._values()
 
     def __hash__(self) -> int:
         return hash((type(self), *self._values().values()))
@@ -400,15 +403,14 @@ class AlerterMessage(_Record):
     _loaded = None  # type: Sequence[_File] | None
 
     def __post_init__(self) -> None:
-        self.metadata = {} if self.metadata is None else self.metadata
-        self.images = [] if self.images is None else self.images
-        self.files = [] if self.files is None else self.files
         self._check()
 
     def _check(self) -> AlerterMessage:
         for name, text in (("title", self.title), ("body", self.body)):
             if not isinstance(text, (str, type(None))):
                 raise ConfigError(f"message: {name} must be text, not {type(text).__name__}")
+        if self.metadata is None:
+            self.metadata = {}
         if not hasattr(self.metadata, "items"):
             raise ConfigError(f"message: metadata must be a dict, not {type(self.metadata).__name__}")
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
@@ -455,6 +457,8 @@ class AlerterMessage(_Record):
 
 
 def _listed(items: Any, name: str) -> Sequence[Any]:
+    if items is None:
+        return []
     if hasattr(items, "read") or getattr(items, "ndim", 1) != 1:  # one open file, one array
         return [items]
     if isinstance(items, (str, bytes, bytearray, memoryview, dict)) or not hasattr(items, "__iter__"):
@@ -493,7 +497,7 @@ class AlerterParameters(_Record):
         if self.timeout is not None:
             _seconds(self.timeout, "timeout")
         needed = self.minimum_approvals
-        if needed is not None and (isinstance(needed, bool) or not isinstance(needed, int) or needed < 1):
+        if needed is not None and (type(needed) is not int or needed < 1):  # True is no number of people
             raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
         return self
 
@@ -8294,8 +8298,8 @@ def _cmd_setup(options: Any) -> None:
         error.hint = "mend what is said above, and try again"
         raise
     store.register_alerter(name, options.flavor, **fields)
-    _print(f"alerter {name} works and is stored; stack {_put_to_use(store, name)} is active. Now try:\n"
-           f'{_program()} ask "Deploy?"')
+    stack = _put_to_use(store, name)
+    _print(f'alerter {name} works and is stored; stack {stack} is active. Now try:\n{_program()} ask "Deploy?"')
     if os.environ.get("ALERTERS_FLAVOR"):
         _print("note: $ALERTERS_FLAVOR is set, and wins over the stack")
 
