@@ -8299,7 +8299,8 @@ def _cmd_setup(options: Any) -> None:
         raise
     store.register_alerter(name, options.flavor, **fields)
     stack = _put_to_use(store, name)
-    _print(f'alerter {name} works and is stored; stack {stack} is active. Now try:\n{_program()} ask "Deploy?"')
+    _print(f"alerter {name} works and is stored; stack {stack} is active. Now try:")
+    _print(f'{_program()} ask "Deploy?"')
     if os.environ.get("ALERTERS_FLAVOR"):
         _print("note: $ALERTERS_FLAVOR is set, and wins over the stack")
 
