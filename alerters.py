@@ -1206,6 +1206,8 @@ def _file_name(name: object) -> str:
     if not isinstance(name, (str, os.PathLike)):
         return ""
     last = re.split(r"[/\\]", _one_line(os.fsdecode(name), 10_000).rstrip("/\\"))[-1][-100:]
+    if not last.strip(". "):
+        return ""
     return last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
 
 
@@ -1238,6 +1240,8 @@ def _whole(file: Any) -> bytes:
     with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
         place = file.tell()
         file.seek(0)
+    if not getattr(file, "readable", lambda: True)():
+        raise ValueError("it is not open for reading")
     held, read = _io.BytesIO(), getattr(file, "buffer", file).read
     piece = read(1 << 20)
     while piece and held.tell() <= _FILE_MAX:
@@ -5504,7 +5508,8 @@ class SMTPEmailAlerter(BaseAlerter):
             if len(unheard) > 1:
                 raise unheard[1]
         except DeliveryError as error:
-            if left == people:
+            too_large = error.status == 552 and len(left) + len(refused) == len(people)
+            if left == people or too_large:
                 raise  # it is not about one of them
             refused.update(dict.fromkeys(left, error))
         if refused:
@@ -5521,8 +5526,11 @@ class SMTPEmailAlerter(BaseAlerter):
         later, accepted = None, []
         with self._smtp(until) as session:
             size = len(flat) + sum(len(file.data) * 78 // 57 for file in files)  # in base64, by lines
-            known = [f"size={size}"] if session.has_extn("size") else []  # RFC 1870: it is refused at once
-            _expect(session.mail(self._sender, known), 250)
+            most = re.fullmatch(r"[1-9]\d{0,14}", session.esmtp_features.get("size", ""))  # RFC 1870
+            if most and size > int(most[0]):
+                words = f"the mail has {size:,} bytes, and the server takes {int(most[0]):,}"
+                raise _smtplib.SMTPResponseException(552, words.encode())
+            _expect(session.mail(self._sender), 250)
             for address in list(left):
                 answer = session.rcpt(address)
                 error = _smtp_failure(self._who, _smtplib.SMTPResponseException(*answer), False)

@@ -4963,19 +4963,21 @@ def test_what_is_no_regular_file_or_too_large_is_refused_at_once(chats, tmp_path
     with open(tmp_path / "huge.bin", "wb") as huge:
         huge.truncate(100_000_001)
     reader, writer = os.pipe()
-    with open(reader, "rb") as pipe, open(tmp_path / "huge.bin", "rb") as opened:
-        files = [tmp_path / "pipe.log", "/dev/zero", tmp_path, tmp_path / "huge.bin", opened, pipe,
+    with open(reader, "rb") as pipe, open(tmp_path / "huge.bin", "rb") as opened, \
+            open(tmp_path / "out.log", "w") as out:
+        files = [out, tmp_path / "pipe.log", "/dev/zero", tmp_path, tmp_path / "huge.bin", opened, pipe,
                  ("many.bin", bytearray(100_000_001)), "https://x.example/a.csv", ("a.csv", "words")]
         assert alerter.post("the text", files=files, images=io.BytesIO(b"")) is True
     os.close(writer)
     odd, large = "could not be shown: it is no regular file", "could not be shown: it is larger than 100 MB"
     assert errors_of(caplog, logging.WARNING) == [f"slack: {line}" for line in (
-        "image-1 could not be shown: it is empty", f"pipe.log {odd}", f"zero {odd}",
+        "image-1 could not be shown: it is empty",
+        "out.log could not be shown: it is not open for reading", f"pipe.log {odd}", f"zero {odd}",
         f"{tmp_path.name} could not be shown: it is a folder", f"huge.bin {large}", f"huge.bin {large}",
-        f"file-6 {odd}", f"many.bin {large}",
+        f"file-7 {odd}", f"many.bin {large}",
         "https://x.example/a.csv could not be shown: a file is a path or (name, bytes)",
         "a.csv could not be shown: str is no URL, path, bytes, open file, figure or image")]
-    assert service.posted[0]["payload"]["text"].count("could not be shown") == 10
+    assert service.posted[0]["payload"]["text"].count("could not be shown") == 11
 
 
 class _Array:
@@ -9306,7 +9308,7 @@ def test_a_mail_lost_after_one_part_went_out_is_told_as_partial(relay, clock):
 
 
 LARGE_MAILS = {  # the size that the server announces, and its answer after the mail: what it is called
-    "announced": (150_000, None, "552 5.3.4 message size exceeds fixed limit"),
+    "announced": (150_000, None, "552 the mail has [0-9,]+ bytes, and the server takes 150,000"),
     "not announced": (0, "552 5.3.4 message too big", "552 5.3.4 message too big")}
 
 
@@ -9330,6 +9332,14 @@ def test_a_mail_that_is_too_large_goes_once_more_without_its_files(clock, caplog
                      warning)
     assert ("message.txt" in warning) is ("characters left out" in text) is (lines > 1)
     assert not service.violations and not errors_of(caplog)
+
+
+def test_a_mail_too_large_for_the_one_who_is_known_goes_without_its_files(relay, clock, caplog):
+    relay.refuse = {BOB: ["550 5.1.1 no such user"] * 2}
+    relay.fail("dot", "552 5.3.4 message too big")
+    assert relay_alerter(relay, clock).post(AlerterMessage(body="x", images=[MAIL_PNG])) is False
+    assert [mail.rcpts for mail in relay.mails] == [[ANN]] and BOB in errors_of(caplog)[0]
+    assert "image-1.png could not be shown" in mail_text(relay.mails[0])
 
 
 def test_a_text_that_is_too_large_is_told_so(clock):
