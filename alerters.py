@@ -20,6 +20,8 @@ destination, a *stack* a named choice of alerters. Times are seconds.
     +-- AskNotSupported (NotImplementedError)  this alerter cannot be asked, and nothing was posted
     +-- DeliveryError                          the service refused or could not be reached; `post` and `ask`
                                                log it (logger "alerters"), `send` and `decide` raise it
+
+This is version 1.1.0 of https://pypi.org/project/alerters, under the MIT licence.
 """
 
 from __future__ import annotations as _annotations
@@ -138,7 +140,7 @@ else:
         cls.__init__ = _Init(cls)
         return cls
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 __all__ = [
     "AlerterMessage", "AlerterParameters", "SlackAlerterParameters", "DiscordAlerterParameters",
     "SMTPEmailAlerterParameters", "BaseAlerter", "SlackAlerter", "DiscordAlerter", "SMTPEmailAlerter",

@@ -14760,15 +14760,70 @@ def test_the_commands_of_the_readme_run_as_they_stand(readme, capsys):
         "Hello from my pipeline!", "Deploy?"]
 
 
-def test_the_readme_is_short_names_every_field_and_shows_code_at_once():
+def readme_rows(heading):
+    """The rows of the first table under a heading of the README, as lists of cells."""
+    with open(README, encoding="utf-8") as file:
+        lines = file.read().partition(f"# {heading}\n")[2].splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|---"))
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[first + 1:])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_readme_is_short_and_shows_code_at_once():
     with open(README, encoding="utf-8") as file:
         lines = file.read().splitlines()
-    assert len(lines) <= 220 and lines.index("```python") < 8 and lines.count("<!-- test command -->") == 1
-    table = "\n".join(line for line in lines if line.startswith("| `"))
-    said_once = {"timeout", "approvers", "case_sensitive", "listen", "default_discord_channel_id"}
+    assert len(lines) <= 300 and lines.index("```python") < 8 and lines.count("<!-- test command -->") == 1
+    assert f"### {alerters.__version__}" in lines
+    for word in (alerters.__version__, "https://pypi.org/project/alerters", "MIT"):
+        assert word in alerters.__doc__.partition("\nThis is version ")[2]
+    how = "\n".join(lines).partition("A reply counts")[2].partition("\n")[0]
+    assert re.findall("`(\\w+)`", how) == [*alerters._APPROVE, *alerters._DECLINE]
+
+
+def test_the_tables_of_the_readme_name_every_field_and_option():
+    fields = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in readme_rows("Fields"))))
+    known = {"default_discord_channel_id"}  # of another tool
     for cls in (FLAVORS[name] for name in ("slack", "discord", "smtp_email")):
-        names = {field.name for field in dataclasses.fields(cls)} - said_once
-        assert names <= set(re.findall(r"\w+", table)), cls.flavor
+        known |= {field.name for field in dataclasses.fields(cls)}
+    assert fields | {"default_discord_channel_id"} == known
+    rows = readme_rows("Options of one call")
+    keywords, options = (set(re.findall(r"`([\w-]+)", " ".join(column))) for column in list(zip(*rows))[:2])
+    given = {*inspect.signature(alerters.post).parameters, *inspect.signature(alerters.ask).parameters}
+    assert keywords == given - {"message", "question", "params"}
+    for name in ("post", "ask"):
+        for names, _ in alerters._COMMANDS[name][2]:
+            assert {"text": "TEXT"}.get(names, names) in options | {"--json"}, names
+
+
+def test_the_readme_quotes_errors_as_they_are():
+    with open(alerters.__file__, encoding="utf-8") as file:
+        source = file.read()
+    quotes = re.findall("`(.*?)`", " ".join(row[0] for row in readme_rows("Trouble")))
+    assert len(quotes) > 5
+    for quote in quotes:
+        assert quote.strip("… ") in source, quote
+    errors = {cls.__name__ for cls in alerters.AlerterError.__subclasses__()} & set(alerters.__all__)
+    assert errors == {row[0].strip("`") for row in readme_rows("Errors")}
+
+
+def test_the_lines_of_the_readme_for_pipelines_run():
+    told, failed, succeeded = [], alerters.alerter_failure_hook, alerters.alerter_success_hook
+
+    def framework(*given, **named):
+        told.append((given, named))
+        return lambda function: function
+
+    signals = SimpleNamespace(task_failure=SimpleNamespace(connect=framework))
+    names = {"alerter_failure_hook": failed, "alerter_success_hook": succeeded, "step": framework,
+             "flow": framework, "DAG": framework, "failure_hook": lambda function: function,
+             "celery": SimpleNamespace(signals=signals)}
+    for _, cell in readme_rows("Pipelines"):
+        code = "\n".join(re.findall("`(.*?)`", cell.partition(";")[0]))
+        exec(code if "def" in code or code[0] != "@" else f"{code}\ndef job(): pass", names)
+    assert told == [((), {"on_failure": failed, "on_success": succeeded}),
+                    (("etl",), {"on_failure_callback": failed}),
+                    ((), {"on_failure": [failed], "on_crashed": [failed]}), ((failed,), {})]
+    assert list(inspect.signature(names["tell"]).parameters) == ["context"]
 
 
 for _name, _test in list(globals().items()):
