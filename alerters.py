@@ -90,7 +90,7 @@ if TYPE_CHECKING:
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from dataclasses import dataclass as _dataclass
-    from typing import Any, Dict, Literal, NoReturn, Tuple, TypeVar, Union
+    from typing import Any, ContextManager, Dict, Literal, NoReturn, Protocol, Tuple, TypeVar, Union
     from typing import overload as _overload
 
     _Dict = Dict[str, Any]
@@ -7437,6 +7437,14 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+if TYPE_CHECKING:
+    class Watch(ContextManager[object], Protocol):
+        """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
+        def __call__(self, function: _F) -> _F: ...
+        async def __aenter__(self) -> object: ...
+        async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None: ...
+
+
 @_overload
 def watch(name: _F) -> _F:
     """Return the function, watched: `@watch`."""
@@ -7444,7 +7452,7 @@ def watch(name: _F) -> _F:
 
 @_overload
 def watch(name: str | None = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
-          alerter: BaseAlerter | str | None = None) -> _Watch:
+          alerter: BaseAlerter | str | None = None) -> Watch:
     """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
 
 
