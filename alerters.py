@@ -131,7 +131,9 @@ else:
             self.cls = cls
 
         def __get__(self, instance, owner):
-            made = dataclasses.make_dataclass(self.cls.__name__, (), bases=(self.cls,), repr=False, eq=False)
+            about = {"__doc__": self.cls.__doc__}  # without one dataclasses would write one, which is slow
+            made = dataclasses.make_dataclass(self.cls.__name__, (), bases=(self.cls,), namespace=about,
+                                              repr=False, eq=False)
             self.cls.__init__ = made.__init__
             return made.__init__.__get__(instance, owner)
 
