@@ -14822,6 +14822,8 @@ def test_the_tables_of_the_readme_name_every_field_and_option():
 def test_the_readme_quotes_errors_as_they_are():
     with open(alerters.__file__, encoding="utf-8") as file:
         source = file.read()
+    with open(README, encoding="utf-8") as file:
+        assert alerters._usage().partition("Exit codes: ")[2].partition(",\n")[0] in file.read()
     quotes = re.findall("`(.*?)`", " ".join(row[0] for row in readme_rows("Trouble")))
     assert len(quotes) > 5
     for quote in quotes:
