@@ -804,7 +804,8 @@ def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
 
 def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
     """Return what a message says as blocks, in the order in which people read them."""
-    blocks = [_Block("title", [message._title_line()]), *_body(_clean(message.body or "").rstrip())]
+    blocks = [_Block("title", [message._title_line()])]
+    blocks += _body(_clean(message.body or "").rstrip())
     facts = _Block("facts", [])
     for name, value in message.metadata.items():
         facts.lines.append((_clean(name).strip(), _clean(value).strip()))
@@ -900,8 +901,8 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
     if "|" not in rule or rule.strip("|:- \t"):
         return None
     head, dashes = _cells(lines[start]), _cells(rule)
-    fits = re.compile(":?-+:?").fullmatch
-    if len(dashes) != len(head) or len(head) > _COLUMNS or not all(map(fits, dashes)):
+    rules = [dash for dash in dashes if re.fullmatch(":?-+:?", dash)]
+    if not len(rules) == len(dashes) == len(head) <= _COLUMNS:
         return None
     table = _Block("table", [], head=head)
     for number in range(start + 2, len(lines)):
@@ -962,7 +963,8 @@ def _aligned(block: _Block) -> _Block:
 def _padded(cell: str, width: int, side: str) -> str:
     """Return a cell, filled up with blanks to a width; a wider one stays as it is."""
     blanks = max(width - _width(cell), 0)
-    return " " * blanks + cell if side == "r" else cell + " " * blanks
+    filling = " " * blanks
+    return filling + cell if side == "r" else cell + filling
 
 
 def _as_lines(facts: _Block) -> _Block:
@@ -2295,11 +2297,6 @@ def _check_host(where: str, host: str) -> None:
         raise ConfigError(f"{where} is a mere host name, such as mail.example.org: {problem}")
 
 
-def _is_on(url: str, hosts: str) -> bool:
-    """True if an address is on one of a service's own hosts."""
-    return bool(re.match(rf"https://([\w-]+\.)*{hosts}(/|$)", url))
-
-
 def _is_loopback(host: str) -> bool:
     if host.lower() == "localhost":
         return True
@@ -3384,7 +3381,7 @@ class _Draft:
 
 
 # A chat flavor is a class on `_ChatAlerter` with its fields and, in the order in which they are called:
-#   to be set up   the class variables below; `_problem` and `_official`: which values can never work
+#   to be set up   the class variables below; `_mistakes`, `_problem`, `_official`: what can never work
 #   to write       `_mark` and `_forms`: its markup, of which `_measure` tells the size
 #   to post        `_payload` makes a page the body of a request; `_put` posts that with the page's files and
 #                  returns the ref; `_tap` puts the two reactions on a question
@@ -3403,6 +3400,7 @@ class _ChatAlerter(BaseAlerter):
     _token_field = _webhook_field = _channel_field = ""  # names of fields; no token: it cannot be asked
     _person_id = _callable_id = r"\S+"  # of people, and of what else can be mentioned
     _id_help = {"approvers": "a person", "mention": "a person"}
+    _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     _takes_files: Any = True
     _attaches = False  # files stand in the message itself, not below it
     _upload_right = ""  # what it takes to attach a file
@@ -3680,7 +3678,7 @@ class _ChatAlerter(BaseAlerter):
     def _shared_view(self, question: Question) -> _View:
         """Return what is read of the question's channel or thread together for all who wait there."""
         channel, thread = _channel_of(question), str(question.ref.get("thread_ts") or "")
-        token, listen = getattr(self, f"{self.flavor}_token"), getattr(self, "listen", "")
+        token, listen = getattr(self, self._token_field), getattr(self, "listen", "")
         key = (os.getpid(), self.flavor, token, listen, id(self.clock), channel, thread)
         view = _VIEWS.get(key)
         if view is None:
@@ -3759,7 +3757,8 @@ class _ChatAlerter(BaseAlerter):
             page.number = len(shown)
             shown.append(self._payload(draft, page))
         shown += [{"file": file.name, "bytes": len(file.data)} for file in files]
-        return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
+        alone = shown if len(shown) > 1 else shown[0]
+        return _json.dumps(alone, indent=2, ensure_ascii=False)
 
     def _offer_taps(self, question: Question) -> None:
         for emoji in question._taps():
@@ -3819,22 +3818,31 @@ class _ChatAlerter(BaseAlerter):
         return channel
 
     def _problem(self, name: str, text: str) -> str:
+        for field, form, advice in self._mistakes:
+            if name == field and re.search(form, text):
+                return advice
         if name == "listen" and text not in ("thread", "channel"):
             return f"it is \"thread\" or \"channel\", not {text!r}"
         if name not in ("approvers", "mention"):
             return ""
         bare = text.strip("<@!>")
         ids = self._person_id if name == "approvers" else f"{self._person_id}|{self._callable_id}"
-        elsewhere = not self._official() and text[:1] != "@" and re.fullmatch(r"[\w.-]+", bare)
-        if elsewhere or re.fullmatch(ids, bare):
+        if not self._official() and text[:1] != "@":
+            ids += r"|[\w.-]+"
+        if re.fullmatch(ids, bare):
             return ""
-        linked = re.search(rf"/({self._person_id})\b", text)
-        return f"write {linked[1]}" if linked else f"{text!r} is no id of {self._id_help[name]}"
+        return _id_in(text, rf"/({self._person_id})\b", f"is no id of {self._id_help[name]}")
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         above = message._reply_to.ref if message._reply_to else {}
         thread = getattr(params, "thread_ts", None) or above.get("thread_ts") or above.get("ts")
         return {"channel": self._channel(params), "thread": thread}
+
+
+def _id_in(text: str, form: str, problem: str) -> str:
+    """Return the advice to write the id that a link or mention holds, or else what is wrong with it."""
+    linked = re.search(form, text)
+    return f"write {linked[1]}" if linked else f"{text!r} {problem}"
 
 
 def _documented(method: _F) -> _F:
@@ -3928,7 +3936,9 @@ _LOOK_BACK = 3600.0  # s before a question was asked, for a service whose clock 
 _RATION = 60.0  # s between two readings of an app that Slack rations
 _SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay below _BODY_CAP
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
-_SLACK_HOSTS, _DISCORD_HOSTS = r"slack(-gov)?\.com", r"discord(app)?\.com"
+_ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
+_ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"
+_DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _SCOPES = (("chat:write", "to post"), ("reactions:write", "to offer one tap"),
            ("reactions:read", "to read all taps"), ("files:write", "for images and long texts"))
 _ALL_SCOPES = ["chat:write", "channels:history", "groups:history", "channels:read", "groups:read",
@@ -3992,6 +4002,19 @@ class SlackAlerter(_ChatAlerter):
     _person_id, _callable_id = r"[UW][A-Z0-9]+", r"S[A-Z0-9]+|here|channel|everyone"
     _id_help = {"approvers": f"a person on Slack; {_MEMBER_ID}",
                 "mention": f"Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone"}
+    _mistakes = (
+        ("slack_token", "^xapp-",
+         "an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…"),
+        ("slack_token", f"^{_DISCORD_TOKEN}$",
+         "that is a token of Discord: use flavor discord, discord_token"),
+        ("slack_webhook_url", rf"{_ON_DISCORD}(?!.*/slack/?(\?|$))",
+         "that is a webhook of Discord: use flavor discord, discord_webhook_url"),
+        ("slack_webhook_url", r"//hooks\.slack[\w.-]*/(workflows|triggers)/",  # they know no text or blocks
+         "Workflow Builder's address takes no alerts: make an incoming webhook, …/services/…"),
+        ("slack_webhook_url", f"{_ON_SLACK}(?!.*/services/)",
+         "that is no incoming webhook, https://hooks.slack.com/services/…: make one in the app"),
+        ("slack_api_url", r"//hooks\.[\w.-]*slack", "that is a webhook: put it into slack_webhook_url"),
+        ("slack_api_url", rf"{_ON_SLACK}(?!.*/api/?$)", "write https://slack.com/api"))
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
@@ -4011,29 +4034,11 @@ class SlackAlerter(_ChatAlerter):
         self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
 
     def _official(self) -> bool:
-        return _is_on(self.slack_api_url if self.slack_token else self.slack_webhook_url, _SLACK_HOSTS)
+        return bool(re.match(_ON_SLACK, self.slack_api_url if self.slack_token else self.slack_webhook_url))
 
     def _problem(self, name: str, text: str) -> str:
-        if name == "slack_token":
-            if text.startswith("xapp-"):
-                return "an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…"
-            if re.fullmatch(_DISCORD_TOKEN, text):
-                return "that is a token of Discord: use flavor discord, discord_token"
         if name == "slack_channel_id" and re.search(r"[\s@<>]|://", text):
-            linked = re.search(r"(?:^<#|/)([CDG][A-Z0-9]+)\b", text)
-            return f"write {linked[1]}" if linked else f"{text!r} is no channel; its {_SLACK_CHANNEL}"
-        if name == "slack_webhook_url":
-            if _is_on(text, _DISCORD_HOSTS) and not re.search(r"/slack/?(\?|$)", text):
-                return "that is a webhook of Discord: use flavor discord, discord_webhook_url"
-            if re.search(r"//hooks\.slack[\w.-]*/(workflows|triggers)/", text):  # they know no text or blocks
-                return "Workflow Builder's address takes no alerts: make an incoming webhook, …/services/…"
-            if _is_on(text, _SLACK_HOSTS) and "/services/" not in text:
-                return "that is no incoming webhook, https://hooks.slack.com/services/…: make one in the app"
-        if name == "slack_api_url" and _is_on(text, _SLACK_HOSTS):
-            if "//hooks." in text:
-                return "that is a webhook: put it into slack_webhook_url"
-            if not re.search(r"\w/api/?$", text):
-                return "write https://slack.com/api"
+            return _id_in(text, r"(?:^<#|/)([CDG][A-Z0-9]+)\b", f"is no channel; its {_SLACK_CHANNEL}")
         return super()._problem(name, text)
 
     @_documented
@@ -4303,19 +4308,24 @@ class SlackAlerter(_ChatAlerter):
         return bool(self.slack_token)
 
     def _measure(self, text: str) -> int:
-        return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2  # undocumented: the most
+        if text.isascii():
+            return len(text)
+        return len(text.encode("utf-16-le")) // 2  # how it counts is not documented: the most it can be
 
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         if style == "link":
             url = url.replace("&", "&amp;").replace("|", "%7C")
-            return f"<{url}>" if safe == url else f"<{url}|{safe.replace('|', '¦')}>"
+            label = safe.replace("|", "¦")
+            return f"<{url}>" if safe == url else f"<{url}|{label}>"
         if style == "time":  # in the reader's zone: docs.slack.dev/messaging/formatting-message-text
             return f"<!date^{url}^{{date_short_pretty}} {{time}}|{safe}>"
-        if style == "mention":
-            return _mention(text)
-        if style == "person":
-            return self._mention_of(text) if re.fullmatch(self._person_id, text) else safe
+        if style == "mention" and text in ("here", "channel", "everyone"):
+            return f"<!{text}>"
+        if style == "mention" and text.startswith("S"):  # a group
+            return f"<!subteam^{text}>"
+        if style == "mention" or style == "person" and re.fullmatch(self._person_id, text):
+            return f"<@{text}>"
         if style != "code":
             safe = _unfenced(safe)
         if style not in _SLACK_MARKS:
@@ -4360,7 +4370,8 @@ class SlackAlerter(_ChatAlerter):
             return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
         if kind == "facts":
             fields = [_mrkdwn(f"*{name}*\n{value}") for name, value in lines]
-            return [{"type": "section", "fields": fields[at:at + 10]} for at in range(0, len(fields), 10)]
+            tens = [fields[at:at + 10] for at in range(0, len(fields), 10)]
+            return [{"type": "section", "fields": ten} for ten in tens]
         if kind == "picture":
             files = [block.file for block in written]
             return [{"type": "image", "image_url": file.url, "alt_text": file.name} for file in files]
@@ -4386,7 +4397,9 @@ class SlackAlerter(_ChatAlerter):
                 return draft.nonce in str(row.get("text"))
             if mark in str(payload):
                 return mark in str(row.get("blocks"))
-            return _moment(row) >= started - 5 and self._words(row) == self._words(payload)
+            if _moment(row) < started - 5:
+                return False
+            return self._words(row) == self._words(payload)
 
         def find() -> _Dict | None:
             return self._find_post(where, started, is_it, until)
@@ -4484,9 +4497,11 @@ class SlackAlerter(_ChatAlerter):
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
-        if answer.status == 200 and (data.get("ok") is True or data.get("error") == "already_reacted"):
+        done = data.get("ok") is True or data.get("error") == "already_reacted"
+        if answer.status == 200 and done:
             return data if scopes is None else {**data, "scopes": re.split(r"[,\s]+", scopes)}
-        code = data.get("error") if isinstance(data.get("error"), str) else None
+        word = data.get("error")
+        code = word if isinstance(word, str) else None
         if answer.status != 200 or not code:
             what = code or f"HTTP {answer.status}, no answer of Slack"
             raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
@@ -4504,12 +4519,6 @@ class SlackAlerter(_ChatAlerter):
 
 def _without_entities(text: str) -> str:
     return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-
-
-def _mention(name: str) -> str:
-    if name in ("here", "channel", "everyone"):
-        return f"<!{name}>"
-    return f"<!subteam^{name}>" if name.startswith("S") else f"<@{name}>"
 
 
 def _mrkdwn(words: str) -> _Dict:
@@ -4566,8 +4575,6 @@ _HAS_THREAD = 1 << 5  # a flag of messages
 _FORUMS = (15, 16)  # types of channels in which every message belongs to a thread: forum, media
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 
-
-_DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
     "10008": "the message is gone or takes no replies",
@@ -4629,6 +4636,13 @@ class DiscordAlerter(_ChatAlerter):
     _person_id, _callable_id = r"\d+", r"&\d+|here|everyone"
     _id_help = {"approvers": f"a person on Discord; {_USER_ID}",
                 "mention": f"Discord; {_USER_ID}; & and a role id; or here, everyone"}
+    _mistakes = (
+        ("discord_token", "^xox[a-z]-|^xapp-", "that is a token of Slack: use flavor slack, slack_token"),
+        ("discord_token", r"^\d+$", "that is an id, no token: Bot, Reset Token, in the developer portal"),
+        ("discord_webhook_url", _ON_SLACK, "that is a webhook of Slack: use flavor slack, slack_webhook_url"),
+        ("discord_webhook_url", rf"{_ON_DISCORD}(?!.*/webhooks/\d+/[\w-]+(\?|$))",
+         "a webhook is …/webhooks/ID/TOKEN and nothing more: copy it under Integrations"),
+        ("discord_api_url", rf"{_ON_DISCORD}(?!.*/api(/v\d+)?/?$)", "write https://discord.com/api/v10"))
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
@@ -4645,8 +4659,9 @@ class DiscordAlerter(_ChatAlerter):
                 f"authorize?client_id={ident}&scope=bot&permissions={_PERMISSIONS}")
 
     def _can_follow(self, ref: _Dict) -> bool:
-        posted = str(ref.get("message_id")).isdigit()
-        return posted and (self._by_bot() or bool(_forum_thread(ref)))
+        if not str(ref.get("message_id")).isdigit():
+            return False
+        return self._by_bot() or bool(_forum_thread(ref))
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
@@ -4657,21 +4672,9 @@ class DiscordAlerter(_ChatAlerter):
         super()._check_together()
 
     def _problem(self, name: str, text: str) -> str:
-        if name == "discord_token" and re.match(r"xox[a-z]-|xapp-", text):
-            return "that is a token of Slack: use flavor slack, slack_token"
-        if name == "discord_token" and text.isdigit():
-            return "that is an id, no token: Bot, Reset Token, in the developer portal"
         if name.endswith("discord_channel_id") and not re.fullmatch(_SNOWFLAKE, text):
-            linked = re.search(r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)", text)
-            return f"write {linked[1]}" if linked else f"{text!r} is no channel id: {_DISCORD_CHANNEL}"
-        if name == "discord_webhook_url":
-            if _is_on(text, _SLACK_HOSTS):
-                return "that is a webhook of Slack: use flavor slack, slack_webhook_url"
-            if _is_on(text, _DISCORD_HOSTS) and not re.search(r"/webhooks/\d+/[\w-]+(\?|$)", text):
-                return "a webhook is …/webhooks/ID/TOKEN and nothing more: copy it under Integrations"
-        if name == "discord_api_url" and _is_on(text, _DISCORD_HOSTS):
-            if not re.search(r"/api(/v\d+)?/?$", text):
-                return "write https://discord.com/api/v10"
+            form = r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)"
+            return _id_in(text, form, f"is no channel id: {_DISCORD_CHANNEL}")
         return super()._problem(name, text)
 
     @_documented
@@ -4722,7 +4725,9 @@ class DiscordAlerter(_ChatAlerter):
     def _via(self, question: Question, row: _Dict, plain: str) -> str:
         if _answers_to(row) in (question.ref["message_id"], *question._record.parts):
             return "reply"
-        return plain if row.get("type") == 0 and not row.get("message_reference") else ""
+        if row.get("type") != 0 or row.get("message_reference"):
+            return ""
+        return plain
 
     def _is_bot(self, row: _Dict) -> bool:
         author = _mapping(row.get("author"))
@@ -4737,7 +4742,9 @@ class DiscordAlerter(_ChatAlerter):
     def _is_mute(self, row: _Dict) -> bool:
         """True for a person's message that comes without its content: the Message Content intent is off."""
         parts = ("content", "attachments", "embeds", "sticker_items", "poll", "message_snapshots")
-        return not self._is_bot(row) and row.get("type") in (0, 19) and not any(map(row.get, parts))
+        if self._is_bot(row) or row.get("type") not in (0, 19):
+            return False
+        return not any(map(row.get, parts))
 
     def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
         own = self._own_view(question)
@@ -4955,8 +4962,9 @@ class DiscordAlerter(_ChatAlerter):
             if kind == "title":
                 put("title", lines[0], "description", "fields", "image")
             elif kind == "facts":
-                for at in range(0, len(lines), 25):
-                    put("fields", list(map(_field_of, lines[at:at + 25])), "image")
+                fields = [{"name": name, "value": value, "inline": len(value) <= 40} for name, value in lines]
+                for at in range(0, len(fields), 25):
+                    put("fields", fields[at:at + 25], "image")
             elif kind == "picture":
                 for block in written:
                     if block.file.url or block.file.image and block.file in page.files:
@@ -5046,19 +5054,22 @@ class DiscordAlerter(_ChatAlerter):
         else:
             url = self._secret("discord_webhook_url")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
-            url = _Secret(url + ("&" if "?" in url else "?") + "wait=true" + path.replace("?", "&"))
+            query = "wait=true" + path.replace("?", "&")
+            url = _Secret(f"{url}&{query}" if "?" in url else f"{url}?{query}")
         answer = _http(self, method, url, end, body, headers)
         data = answer.json()
         known, listed = _mapping(data), "?" in path and method == "GET"
         if answer.status == 204:
             return {}
-        if answer.status in (200, 201) and (isinstance(data, list) if listed else known.get("id")):
+        documented = isinstance(data, list) if listed else known.get("id")
+        if answer.status in (200, 201) and documented:
             return data
         blocked = re.search(r"error code: (\d+)", answer.text[:500])  # by Cloudflare
         code = blocked[1] if blocked else None
         if known.get("code"):
             code = str(known["code"])
-        what = f"{code or ''} {known.get('message') or ''}".strip() or f"HTTP {answer.status}"
+        words = [str(word) for word in (code, known.get("message")) if word]
+        what = " ".join(words) or f"HTTP {answer.status}"
         details = _flat_errors(known.get("errors"), "")
         if details:
             what += f" ({'; '.join(details)})"
@@ -5066,11 +5077,6 @@ class DiscordAlerter(_ChatAlerter):
         if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
             error._again, error.retry_after = False, None
         raise error
-
-
-def _field_of(fact: tuple[str, str]) -> _Dict:
-    name, value = fact
-    return {"name": name, "value": value, "inline": len(value) <= 40}
 
 
 def _name_apart(files: Sequence[_File]) -> None:

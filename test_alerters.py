@@ -5611,33 +5611,12 @@ def outcome(question):
 
 
 # === Asking: the failures of existing tools ===
-def test_one_ok_does_not_answer_two_questions(room):
-    alerter = room.alerter()
-    first, second = room.ask("Deploy A?", alerter), room.ask("Deploy B?", alerter)
-    answer = room.reply(second, room.ann, "ok")
-    assert first.check() is None
-    assert second.check() == Decision(YES, room.ann, "ok", "reply", room.time(answer))
-
-
 def test_one_plain_ok_does_not_answer_two_questions_that_listen_to_the_channel(room):
     alerter = room.alerter(listen="channel")
     first, second = room.ask("Deploy A?", alerter), room.ask("Deploy B?", alerter)
     answer = room.plain(room.ann, "ok")
     assert first.check() is None
     assert second.check() == Decision(YES, room.ann, "ok", "channel", room.time(answer))
-
-
-def test_a_bots_ok_is_no_answer(room):
-    question = room.ask(timeout=10)
-    room.bot_reply(question, "ok")
-    room.own_reply(question, "ok")
-    assert question.wait() == Decision("timeout", at=room.clock.start + 10)
-
-
-def test_a_reply_in_the_thread_is_seen(room):
-    question = room.ask()
-    answer = room.in_thread(question, room.ann, "LGTM")
-    assert question.wait() == Decision(YES, room.ann, "LGTM", "reply", room.time(answer))
 
 
 @pytest.mark.parametrize("emoji,status", [("✅", YES), ("❌", NO)])
@@ -5650,33 +5629,12 @@ def test_one_tap_decides(room, emoji, status):
     assert decision.at == room.clock.start + 10
 
 
-def test_approve_with_a_mark_is_seen(room):
-    for text in ("approve!", " *approve* ", "`approve`.", "_approve_", "**approve**", "approve\n"):
-        question = room.ask()
-        answer = room.reply(question, room.ann, text)
-        assert question.check() == Decision(YES, room.ann, text, "reply", room.time(answer))
-
-
 @pytest.mark.parametrize("texts,status", [(("no", "yes"), NO), (("yes", "no"), YES)])
 def test_the_first_of_two_replies_in_one_poll_decides(room, texts, status):
     question = room.ask()
     for text in texts:
         room.reply(question, room.ann, text)
     assert question.check().status == status
-
-
-def test_one_429_is_no_answer(room):
-    question = room.ask()
-    room.service.fail(room.reads, room.limited(5))
-    room.clock.at(15, lambda: room.reply(question, room.ann, "yes"))
-    assert question.wait().status == YES
-
-
-def test_an_error_while_waiting_is_no_answer(room):
-    question = room.ask()
-    room.service.fail(room.reads, Fault(status=500), times=4)
-    room.clock.at(15, lambda: room.reply(question, room.ann, "yes"))
-    assert question.wait().status == YES
 
 
 def test_an_error_at_the_post_is_not_read_as_a_decision(room, caplog):
@@ -5700,6 +5658,7 @@ ANSWERS = {  # what somebody writes or does -> status, via, the service it is ab
     "a declining word": (lambda r, q: r.reply(q, r.ann, "disapprove"), NO, "reply", ""),
     "with the bot's mention": (lambda r, q: r.reply(q, r.ann, r.mention("yes!")), YES, "reply", ""),
     "with white space around": (lambda r, q: r.reply(q, r.ann, " \n\t yes \n"), YES, "reply", ""),
+    "in bold": (lambda r, q: r.reply(q, r.ann, " **approve** "), YES, "reply", ""),
     "markup in markup": (lambda r, q: r.reply(q, r.ann, "*_`yes!`_*"), YES, "reply", ""),
     "a code block": (lambda r, q: r.reply(q, r.ann, "```\nno\n```"), NO, "reply", ""),
     "in the thread": (lambda r, q: r.in_thread(q, r.ann, "reject."), NO, "reply", ""),
@@ -5780,13 +5739,6 @@ def test_what_never_counts(room):
     assert question.check().status == NO  # the question is still alive
 
 
-def test_a_reply_to_a_reply_or_to_another_message_is_no_reply_to_the_question(discord_room):
-    room = discord_room
-    question, talk = room.ask(), room.plain(room.bob, "lunch?")
-    room.service.say(room.ann, "ok", reply_to=talk)
-    assert question.check() is None
-
-
 def test_a_reply_in_a_question_thread_to_another_question_asked_there_counts_once(room):
     """Two questions in one thread: the answer belongs to the newest above it."""
     first = room.ask("Deploy A?")
@@ -5848,12 +5800,6 @@ def test_only_approvers_decide(room, how):
         decision = question.check()
         got[case] = decision is not None and (decision.status, decision.by) == (YES, room.ann)
     assert got == {case: may for case, (_, may) in APPROVERS.items()}
-
-
-def test_an_empty_list_of_approvers_never_means_everybody(room):
-    with pytest.raises(ConfigError):
-        room.ask(approvers=[])
-    assert room.service.posted == []
 
 
 def test_an_edit_counts_as_it_stands_and_when_it_was_made(room):
@@ -6870,16 +6816,6 @@ def test_the_deadline_holds_though_the_clocks_differ(room, skew):
         assert outcome(question) == status
 
 
-@pytest.mark.parametrize("second, status", [(95, YES), (110, "timeout")])
-def test_a_limit_before_the_post_moves_no_deadline(room, second, status):
-    room.service.fail(room.posts, room.limited(25))
-    question = room.ask(timeout=100)
-    assert question.deadline == room.clock.start + 100
-    room.clock.at(second, lambda: room.reply(question, room.ann, "yes"))
-    room.clock.sleep(100)
-    assert outcome(question) == status
-
-
 def test_retry_after_is_obeyed(room):
     question = room.ask(timeout=300)
     before = len(room.service.calls)
@@ -6921,23 +6857,16 @@ def test_slack_reads_reactions_while_thread_reading_is_rationed(slack_room):
     assert len(reads) <= 2
 
 
-def test_slack_reads_the_rationed_thread_again_when_it_may(slack_room):
+@pytest.mark.parametrize("second, timeout, latest", [(30, 600, 70), (241, 300, 300), (260, 300, 300),
+                                                     (299, 300, 300)])
+def test_slack_reads_a_rationed_thread_as_soon_as_it_may_and_at_the_deadline(slack_room, second, timeout,
+                                                                             latest):
     room = slack_room
     room.service.ration("conversations.replies")
-    question = room.ask(timeout=600)
-    room.clock.at(30, lambda: room.reply(question, room.ann, "yes"))
-    assert question.wait().status == YES
-    assert room.clock.now() - room.clock.start <= 70
-
-
-@pytest.mark.parametrize("second", [241, 260, 299])
-def test_slack_reads_a_rationed_thread_at_the_deadline(slack_room, second):
-    room = slack_room
-    room.service.ration("conversations.replies")
-    question = room.ask(timeout=300)
+    question = room.ask(timeout=timeout)
     room.clock.at(second, lambda: room.reply(question, room.ann, "yes"))
     assert question.wait().status == YES
-    assert room.clock.now() - room.clock.start <= 300
+    assert room.clock.now() - room.clock.start <= latest
 
 
 def test_no_time_out_is_said_where_a_rationed_thread_could_not_be_read_in_the_end(slack_room):
