@@ -2321,6 +2321,7 @@ class BaseAlerter(_Record):
     _example = {}  # type: dict[str, Any]  # fields for `preview`
     _asked = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
     _calls_people = True  # by mentions
+    _most_people = sys.maxsize  # so many can answer one question
 
     def __post_init__(self) -> None:
         cls = type(self)
@@ -2566,17 +2567,19 @@ class BaseAlerter(_Record):
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
         approvers = _names(self._option(params, "approvers"), "approvers")
-        people = {self._person(name): name for name in approvers or ()}
+        where = self._where(message, params)
+        people = {self._person(name): name for name in approvers or where.get("people", ())}
         if "" in people:
             raise ConfigError(f"{self._who}: approvers: {people['']!r} is not how it names a person")
         needed = getattr(params, "minimum_approvals", None) or 1
-        if people and needed > len(people):
-            raise ConfigError(f"{self._who}: minimum_approvals: {needed} have to approve, {len(people)} may")
+        may = min(len(people) or needed, self._most_people)
+        if needed > may:
+            raise ConfigError(f"{self._who}: minimum_approvals: {needed} have to approve, {may} may")
         timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
         record = _QuestionRecord({
             "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
             "text": _one_line(message.title or message.body or "(no text)", 80),
-            "where": self._where(message, params), "approve": approve, "decline": decline,
+            "where": where, "approve": approve, "decline": decline,
             "approvers": approvers and list(approvers), "case_sensitive": not fold,
             "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
         record.fingerprint = self._fingerprint(message, record)
@@ -6370,6 +6373,7 @@ class ConsoleAlerter(BaseAlerter):
     flavor = "console"
     case_sensitive = False
     _answer_by = "Type"
+    _most_people = 1
     _calls_people = False
     _shows_questions = True
 

@@ -5914,6 +5914,13 @@ def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
     assert first.check().approvals == second.check().approvals == (room.ann, room.bob, room.eve)
 
 
+def test_more_approvals_than_people_who_are_asked_are_refused(desk):
+    for alerter, given, may in [(desk.alerter, 3, 2), (ConsoleAlerter(), 2, 1)]:
+        with pytest.raises(ConfigError, match=f"minimum_approvals: {given} have to approve, {may} may"):
+            alerter._frame(AlerterMessage(body="Deploy?"), AlerterParameters(minimum_approvals=given), None)
+    assert desk.relay.mails == []
+
+
 @pytest.mark.parametrize("given", [0, -1, True, "2", 1.5, 3])
 def test_approvals_that_can_never_be_had_are_refused(room, given):
     with pytest.raises(ConfigError, match="minimum_approvals"):
