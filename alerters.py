@@ -1464,7 +1464,8 @@ class _QuestionRecord:
         times_are_good = all(0 <= at < 1e10 for at in (self.asked, self.posted, self.deadline))
         claim_is_whole = self.claim is None or {"machine", "pid", "started", "until"} <= set(self.claim)
         ended_well = self.decision is None or "status" in self.decision
-        if not (times_are_good and claim_is_whole and ended_well and self.approve and self.decline):
+        may_end = self.approve and self.decline and self.minimum_approvals > 0
+        if not (times_are_good and claim_is_whole and ended_well and may_end):
             return False
         return self.approvers != [] and {str} == {type(word) for word in words + self.acknowledged}
 
@@ -5819,24 +5820,29 @@ def _greet(session: Any) -> None:
     _expect((status, words), 250)
 
 
-@contextlib.contextmanager
-def _untraced() -> Iterator[None]:
-    """Take the library's part, whose locals know the password, out of the traceback of Ctrl-C."""
-    try:
-        yield
-    except Exception:  # told by the caller
-        raise
-    except BaseException as error:
-        raise _stripped(error) from None
+class _Untraced:
+    """Takes the library's part, whose locals know the password, out of the traceback of Ctrl-C.
+
+    A class, as contextlib puts back the traceback of what a generator raises once more.
+    """
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error and not isinstance(error, Exception):  # those are told by the caller
+            raise _stripped(error) from None
+
+
+def _encoded(secret: str) -> _Secret:
+    return _Secret(_base64.b64encode(secret.encode()).decode())
 
 
 def _smtp_login(session: Any, user: str, password: str) -> None:
     """Log in: by PLAIN, which takes UTF-8 (RFC 4616), once. smtplib would try what is refused in each way."""
-    coded, alone = (_base64.b64encode(told.encode()).decode() for told in (f"\0{user}\0{password}", password))
-    _remember_secret(coded)  # as a server may repeat it
-    _remember_secret(alone)
+    coded = _encoded(f"\0{user}\0{password}")
+    _encoded(password)  # remembered, as a server may repeat it
     ways = session.esmtp_features.get("auth", "").upper().split()
-    with _untraced():
+    with _Untraced():
         if "PLAIN" in ways:
             _expect(session.docmd("AUTH", f"PLAIN {coded}"), 235)
             return
@@ -5846,12 +5852,12 @@ def _smtp_login(session: Any, user: str, password: str) -> None:
 
 
 def _imap_login(session: Any, user: str, password: str) -> None:
-    escaped, quoted = (re.sub(r'(["\\])', r"\\\1", text) for text in (user, password))
-    _remember_secret(quoted)  # as a server may repeat it
+    quote = functools.partial(re.sub, r'(["\\])', r"\\\1")
+    _remember_secret(quote(password))  # as a server may repeat it
     try:
-        with _untraced():
+        with _Untraced():
             if (user + password).isascii() or "AUTH=PLAIN" not in session.capabilities:
-                session.login(f'"{escaped}"', password)
+                session.login(f'"{quote(user)}"', password)
             else:
                 session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
     except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
