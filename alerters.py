@@ -4496,7 +4496,8 @@ class SlackAlerter(_ChatAlerter):
         if method.startswith("chat."):
             body, kind = _json.dumps(args, allow_nan=False), _JSON
         else:  # documented with forms first
-            body, kind = _parse.urlencode(args) or " ", {"Content-Type": "application/x-www-form-urlencoded"}
+            form = _parse.urlencode(args, errors="replace")  # Slack's own answer may hold half a character
+            body, kind = form or " ", {"Content-Type": "application/x-www-form-urlencoded"}
         token = str.__new__(_Secret, "Bearer " + self._secret("slack_token"))
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})

@@ -7278,6 +7278,13 @@ def test_an_id_that_discord_itself_would_never_give_is_no_surprise(discord_room,
         room.service.heal()
 
 
+def test_an_id_that_slack_itself_would_never_give_is_no_surprise(slack_room):
+    for part in ({"channel": "C0\ud800"}, {"ts": "1\ud800"}):
+        slack_room.service.fail("chat.postMessage", Fault(status=200, body={"ok": True, "ts": "1.0", **part}))
+        with pytest.raises(DeliveryError):
+            slack_room.alerter().open_question("Deploy?", timeout=5).wait()
+
+
 def test_half_a_question_is_refused(room):
     alerter = room.alerter()
     state = room.ask(alerter=alerter).to_dict()
