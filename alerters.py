@@ -6622,7 +6622,10 @@ def _from_environment() -> BaseAlerter | None:
     if not flavor:
         _check_variables(())
         return None
-    cls = _flavor(flavor, {} if flavor in FLAVORS else StackStore()._load())
+    own = {}
+    if flavor not in FLAVORS:  # else no store is needed
+        own = StackStore()._load()
+    cls = _flavor(flavor, own)
     known, given = _fields_of(cls), _Hidden()
     _check_variables(known)
     for name, field in known.items():
@@ -7047,14 +7050,15 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
         except BaseException as error:  # raised or logged below, once the others are done
             errors.append((target, error))
 
-    threads = [_threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
-               for target in targets]
-    for target, thread in zip(targets, threads):
+    threads = []
+    for target in targets:
+        thread = _threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
         try:
             thread.start()
+            threads.append(thread)
         except RuntimeError:  # no new threads while the interpreter ends
             work(target)
-    for thread in filter(_threading.Thread.is_alive, threads):
+    for thread in threads:
         thread.join()
     for target, error in errors:
         if isinstance(error, (Exception, KeyboardInterrupt)):
@@ -8500,8 +8504,8 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]]
 
 
 def _usage() -> str:
-    commands = "\n".join(f"  {name:<16} {about}" for name, (_, about, _) in _COMMANDS.items())
-    return (f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n\n{commands}\n\n"
+    commands = "".join(f"  {name:<16} {command[1]}\n" for name, command in _COMMANDS.items())
+    return (f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n\n{commands}\n"
             f"`{_program()} COMMAND --help` tells the options.\n"
             "Exit codes: 0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered,\n"
             "4 not delivered.")
@@ -8536,7 +8540,7 @@ def _main(args: list[str]) -> int:
     if name == "--version":
         _print(__version__)
         return 0
-    if not name or "help" in args[:words] or _wants_help(args[:words]):
+    if not name or {"help", "-h", "--help"} & set(args[:words]):
         _print(_usage())
         return 0 if name else 2
     return _run(name, args[words:])
