@@ -1475,10 +1475,9 @@ _QUESTION_KEYS = tuple(name for name in _QuestionRecord.__annotations__ if name 
 
 def _recorded(key: str, given: Any) -> _QuestionRecord:
     """Return what the store holds of a key; one that cannot be read stops this key and nothing else."""
-    if isinstance(given, dict):
-        record = _QuestionRecord(given)
-        if record._is_sound():
-            return record
+    record = _QuestionRecord(_mapping(given))
+    if record._is_sound():
+        return record
     raise StoreError(f"the record of the question {key!r} cannot be read: take it out of \"questions\" in "
                      "the store, or use another key")
 
@@ -1831,11 +1830,10 @@ class Question:
 
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
-        replies = self._read()
         words: list[Decision] = []
         taps: list[Decision] = []
         vetoes: list[Decision] = []  # declining taps that may have come too late
-        for reply in replies:
+        for reply in self._read():
             tapped, late = reply.via == "reaction", self._is_late(reply, began)
             answer = self._answer(reply)
             if answer is None:
@@ -1846,23 +1844,26 @@ class Question:
             elif tapped and answer.status == "declined":
                 vetoes.append(answer)
         decision = self._count(words, taps)
-        if decision and self._veto_unread:
+        if decision is None:
+            return None
+        if self._veto_unread:
             what = "who tapped to decline cannot be read"
             raise _failure(self.alerter._who, what, code="unread", again=True)
-        if decision:
-            vetoes = [veto for veto in vetoes if not self.alerter._is_machine(str(veto.by))]
-        return vetoes[0] if decision and vetoes else decision
+        for veto in vetoes:
+            if not self.alerter._is_machine(str(veto.by)):
+                return veto
+        return decision
 
     def _read(self) -> list[_Reply]:
         """Return what those who may decide have answered so far."""
         self._missing, self._veto_unread = None, False
         with _own_code(self.alerter._who):
             given = [_Reply(reply) for reply in self.alerter.replies(self)]
-        person, approvers = self.alerter._person, self._record.approvers
-        allowed = {person(name) for name in approvers or ()}
+        approvers = self._record.approvers
+        allowed = set(map(self.alerter._person, approvers or ()))
         replies = []
         for reply in given:
-            who = person(reply.by)
+            who = self.alerter._person(reply.by)
             may_decide = who in allowed or approvers is None
             if who and may_decide and reply.by != self._record.author:
                 replies.append(reply)
@@ -1880,10 +1881,11 @@ class Question:
         at = self.alerter.clock.now() if reply.at is None else reply.at
         tapped, reason = reply.via == "reaction", None
         status = self._verdict(reply.text, tapped)
-        if status is None and not tapped:
-            reason = self._reason_of(reply.text)
-            status = "declined" if reason else None
-        return Decision(status, reply.by, reply.text, reply.via, at, reason) if status else None
+        if status is None:
+            reason = None if tapped else self._reason_of(reply.text)
+            if reason is None:
+                return None
+        return Decision(status or "declined", reply.by, reply.text, reply.via, at, reason)
 
     def _count(self, words: Sequence[Decision], taps: Sequence[Decision]) -> Decision | None:
         """Return the decision: a decline, or the approval that completes them. words: oldest first."""
@@ -1935,13 +1937,14 @@ class Question:
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
         """Return what a whole reply, or the emoji of a reaction, means."""
-        record, (approve, decline) = self._record, self._taps()
-        means: Callable[[str, Sequence[str]], bool] = _is_tap_among if tapped else self._is_among
-        own = [decline] if tapped else []
-        if means(text, record.decline + own):
+        approve, decline = self._record.approve, self._record.decline
+        means: Callable[[str, Sequence[str]], bool] = self._is_among
+        if tapped:
+            taps, means = self._taps(), _is_tap_among
+            approve, decline = [*approve, taps[0]], [*decline, taps[1]]
+        if means(text, decline):
             return "declined"
-        own = [approve] if tapped else []
-        return "approved" if means(text, record.approve + own) else None
+        return "approved" if means(text, approve) else None
 
     def _is_among(self, text: str, options: Sequence[str]) -> bool:
         fold = not self._record.case_sensitive
@@ -2075,14 +2078,14 @@ def _sigterm_raised() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     main = _threading.current_thread() is _threading.main_thread()
-    ours = main and _signal.getsignal(_signal.SIGTERM) is _signal.SIG_DFL
-    if ours:
-        _signal.signal(_signal.SIGTERM, stop)
+    if not main or _signal.getsignal(_signal.SIGTERM) is not _signal.SIG_DFL:
+        yield
+        return
+    _signal.signal(_signal.SIGTERM, stop)
     try:
         yield
     finally:
-        if ours:
-            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
@@ -2127,9 +2130,8 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 
 # === Alerters ===
 _SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
-_KINDS = {"str": "text", "bool": "bool", "int": "int", "float": "float", "Sequence[str]": "list",
-          "Iterable[str]": "list", "List[str]": "list", "list[str]": "list", "Tuple[str,...]": "list",
-          "tuple[str,...]": "list"}
+_KINDS = {"str": "text", "bool": "bool", "int": "int", "float": "float"}
+_LISTS = r"(Sequence|Iterable|[Ll]ist)\[str\]|[Tt]uple\[str,\.\.\.\]"
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
                           "": object}  # any other kind is a str
 _UNFILLED = (r"\$?\{\{.*\}\}|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
@@ -2154,11 +2156,9 @@ def _kind(field: _Field) -> str:
         return str(field.metadata["kind"])
     named = {"timeout": "time", "approvers": "list"}.get(field.name)
     written = field.type.__name__ if field.type in (bool, int, float, str) else str(field.type)
-    for none in (" ", "typing.", "collections.abc.", "|None", "None|", ",NoneType", ",None"):
-        written = written.replace(none, "")
-    if written.startswith(("Optional[", "Union[")):
-        written = written.partition("[")[2][:-1]
-    kind = _KINDS.get(written, "")
+    written = re.sub(r" |typing\.|collections\.abc\.|\|None|None\||,None(Type)?", "", written)
+    written = re.sub(r"^(?:Optional|Union)\[(.*)\]$", r"\1", written)
+    kind = "list" if re.fullmatch(_LISTS, written) else _KINDS.get(written, "")
     if kind != "text":
         return named or kind
     if field.name.endswith("_url"):
@@ -2224,19 +2224,14 @@ def _check_text(where: str, kind: str, text: str) -> None:
         raise ConfigError(f"{where} holds a space or a character that no token has: copy the token alone")
     if kind == "url" and re.match(r"xox[a-z]-", text):
         raise ConfigError(f"{where} is a token: put it into slack_token")
-    if kind == "url" and text:
-        _check_url(where, text)
+    problem = _url_problem(text) if kind == "url" and text else ""
+    if problem:
+        raise ConfigError(f"{where} {problem}")
     if kind == "host":
         _check_host(where, text)
 
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host's name
-
-
-def _check_url(where: str, url: str) -> None:
-    problem = _url_problem(url)
-    if problem:
-        raise ConfigError(f"{where} {problem}")
 
 
 def _url_problem(url: str) -> str:
