@@ -5523,12 +5523,17 @@ class SMTPEmailAlerter(BaseAlerter):
                 raise  # it is not about one of them
             refused.update(dict.fromkeys(left, error))
         if refused:
-            worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", bool(error._final)))
-            why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
-            outcome = "unknown" if unheard else worst.outcome
-            raise _failure(self._who, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
-                           hint=worst.hint, final=worst._final,
-                           outcome=outcome if len(refused) == len(people) else "partial")
+            outcome = "unknown" if unheard else ""
+            raise self._refusal(refused, "partial" if len(refused) < len(people) else outcome)
+
+    def _refusal(self, refused: dict[str, DeliveryError], outcome: str) -> DeliveryError:
+        """Return the error that says why each of these people does not have the mail."""
+        worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", bool(error._final)))
+        why = []
+        for address, error in refused.items():
+            why.append(f"{address} ({error.args[0].partition(': ')[2]})")
+        return _failure(self._who, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
+                        hint=worst.hint, final=worst._final, outcome=outcome or worst.outcome)
 
     def _transact(self, flat: bytes, files: list[_File], left: list[str], refused: dict[str, DeliveryError],
                   until: float) -> None:
@@ -5587,27 +5592,24 @@ class SMTPEmailAlerter(BaseAlerter):
     def _imap(self, until: float) -> _imaplib.IMAP4:
         """Open a connection over TLS and log in. Its failures are DeliveryErrors."""
         deadline = _Deadline(self.clock, until)
+        wires: list[_Wire] = []
 
-        class Connection(_imaplib.IMAP4):
-            def __init__(self, host: str, port: int, trust: _Trust) -> None:
-                self.trust = trust
-                try:
-                    super().__init__(host, port)
-                except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
-                    if hasattr(self, "sock"):
-                        self.sock.close()
-                    raise
+        def connect(trust: _Trust) -> _imaplib.IMAP4:
+            class Connection(_imaplib.IMAP4):
+                def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
+                    wires.append(_dial_mail(self.host, self.port, deadline, trust, "imap_port=993 speaks it"))
+                    return wires[-1]
 
-            def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
-                return _dial_mail(self.host, self.port, deadline, self.trust, "imap_port=993 speaks it")
+            return Connection(self.imap_server, self.imap_port)
 
         session: Any = None
         password = self._secret("imap_password" if self.imap_password else "password")
         user = self.imap_username or self.username or self._sender
         try:
-            session = _trusting(self._who, lambda trust: Connection(self.imap_server, self.imap_port, trust))
+            session = _trusting(self._who, connect)
             session.debug = 0  # as above
             _imap_login(session, user, password)
+            wires.clear()
             return session  # type: ignore[no-any-return]
         except AlerterError:
             raise
@@ -5615,6 +5617,9 @@ class SMTPEmailAlerter(BaseAlerter):
             error = _transport_failure(self._who, caught, False)
             if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
                 error = self._login_refused(caught)
+        finally:
+            for wire in wires:
+                wire.close()
         raise error
 
     def _login_refused(self, caught: BaseException) -> DeliveryError:
@@ -5850,15 +5855,11 @@ def _smtp_login(session: Any, user: str, password: str) -> None:
 def _imap_login(session: Any, user: str, password: str) -> None:
     quote = functools.partial(re.sub, r'(["\\])', r"\\\1")
     _remember_secret(quote(password))  # as a server may repeat it
-    try:
-        with _Untraced():
-            if (user + password).isascii() or "AUTH=PLAIN" not in session.capabilities:
-                session.login(f'"{quote(user)}"', password)
-            else:
-                session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
-    except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
-        session.sock.close()
-        raise
+    with _Untraced():
+        if (user + password).isascii() or "AUTH=PLAIN" not in session.capabilities:
+            session.login(f'"{quote(user)}"', password)
+        else:
+            session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
 
 
 def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryError:
@@ -6100,36 +6101,33 @@ class _Thread:
         while top and bottom - top < 9 and not lines[top - 1].empty:
             top -= 1
         block = [line.bare[:300] for line in lines[top:bottom]]
-        size = self._heading_size(block) if block else 0
-        return bottom - size if size else first
+        if block and self._is_heading(block):
+            return top
+        return bottom - 1 if block and self._is_heading(block[-1:]) else first
 
-    def _heading_size(self, block: list[str]) -> int:
-        """Return how many lines at the end of a block say that we wrote what follows; 0 if none does.
+    def _is_heading(self, block: list[str]) -> bool:
+        """True if these lines say that we wrote what follows, in any language and order.
 
         They are a head with our subject, or end with a colon and name us, with a date or as their first word.
+        Each line of a head tells something of our mail, or has a label, and no line tells what another told.
         """
+        if len(block) > 1 and re.fullmatch(r"[-_]{4,}.*[-_]{4,}", block[0]):  # ---- Original Message ----
+            block = block[1:]
         told = [self._about(line) for line in block]
-        if {"subject"} in told and {"subject", "reader"} & told[-1]:
-            return len(block) if self._is_head(block, told) else 0
-        if not _introduces(block[-1]):
-            return 0
-        if {"us", "date"} <= told[-1]:
-            return 1
-        whole = " ".join(block)
-        if not told[0] or len(block) > 3 or any(map(_introduces, block[:-1])):
-            return 0
-        named = {"us", "date"} <= self._about(whole) or re.match(r"\W*" + self._us, whole.casefold())
-        return len(block) if named else 0
-
-    def _is_head(self, block: list[str], told: list[set[str]]) -> bool:
-        """True if each line tells something of our mail, in any language and order, and each but once."""
-        if re.fullmatch(r"[-_]{4,}.*[-_]{4,}", block[0]):  # ---- Original Message ----
-            block, told = block[1:], told[1:]
-        for line, about in zip(block, told):
-            if not about and not re.match(_HEAD_LINE, line):
-                return False
-        facts = [fact for about in told for fact in about - {"reader"}]
-        return bool(told[0]) and len(facts) == len(set(facts))
+        facts = [fact for about in told for fact in about]
+        if not told[0] or facts.count("date") > 1:
+            return False
+        if "subject" in facts:
+            others = [line for line, about in zip(block, told) if not about]
+            doubled = max(facts.count("us"), facts.count("subject")) > 1
+            ends = told[-1] & {"subject", "reader"}
+            return bool(ends) and not doubled and all(re.match(_HEAD_LINE, line) for line in others)
+        whole = " ".join(block).casefold()
+        named = re.findall(rf"{self._us}(?:\W{{1,6}}{self._us})?", whole)  # Bot <bot@example.org> is one
+        introducing = [line for line in block if _introduces(line)]
+        if len(block) > 3 or len(named) > 1 or introducing != block[-1:]:
+            return False
+        return {"us", "date"} <= self._about(whole) or bool(re.match(r"\W*" + self._us, whole))
 
     def _about(self, text: str) -> set[str]:
         """Return what of a mail's head a line tells: its subject, or from whom, to whom and when it was."""
@@ -6217,6 +6215,7 @@ _HTML_FORMS = {  # of running text; {tag} and {size} of a heading
              'color:#4b5563">{}</blockquote>',
     "code": f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
             '{}</pre>'}
+_CELL = "1px solid #e5e7eb;font-size:14px;vertical-align:top"
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
 _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width"><style>:root{color-scheme:light dark}
@@ -6252,30 +6251,30 @@ def _html_line(line: Any, marked: bool = True) -> str:
 def _html_flow(blocks: Sequence[_Block]) -> str:
     """Return running text as HTML."""
     pieces = []
-    for (kind, level, numbered), run in itertools.groupby(blocks, key=_list_of):
-        if kind == "item":
-            pieces.append(_html_list(list(run), level, numbered))
+    for kind, run in itertools.groupby(blocks, key=_list_of):
+        if kind:
+            pieces.append(_html_list(list(run), *kind))
             continue
         for block in run:
-            if kind == "code":
+            if block.kind == "code":
                 text = _html.escape("\n".join([*block.head, *block.lines]))
             else:
-                lines = "\n".join(_html_line(line, kind != "plain") for line in block.lines)
-                text = lines.strip("\n").replace("\n", "<br>\n")
+                lines = [_html_line(line, block.kind != "plain") for line in block.lines]
+                text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
             if text:
-                form = _HTML_FORMS[kind]
+                form, level = _HTML_FORMS[block.kind], block.level
                 pieces.append(form.format(text, tag=f"h{level + 1}", size=20 - 2 * level))
     return "\n".join(pieces)
 
 
-def _list_of(block: _Block) -> tuple[str, int, bool]:
-    """Return what is equal for the items of one list."""
-    return block.kind, block.level, block.kind == "item" and bool(block.label)
+def _list_of(block: _Block) -> tuple[int, bool] | None:
+    """Return what is equal for the items of one list: its level, and whether it is numbered."""
+    return (block.level, bool(block.label)) if block.kind == "item" else None
 
 
 def _html_list(items: Sequence[_Block], level: int, numbered: bool) -> str:
-    rows = "".join(f'<li style="margin:2px 0">{_html_line(item.lines[0])}</li>' for item in items)
     look = f'style="margin:6px 0;padding-left:{22 + 18 * level}px"'
+    rows = "".join([f'<li style="margin:2px 0">{_html_line(item.lines[0])}</li>' for item in items])
     if numbered:
         return f'<ol start="{items[0].label[:-1]}" {look}>{rows}</ol>'
     return f"<ul {look}>{rows}</ul>"
@@ -6284,28 +6283,30 @@ def _html_list(items: Sequence[_Block], level: int, numbered: bool) -> str:
 def _html_table(table: _Block) -> str:
     """Return a table as HTML; one that is too wide for its window can be moved in it."""
     sides = [{"r": "right", "c": "center"}.get(side, "left") for side in table.sides]
-    look = ("padding:6px 10px;border-bottom:1px solid #e5e7eb;font-size:14px;vertical-align:top;"
-            "word-break:normal")
-    rows = []
-    for tag, row in [("th", table.head), *(("td", row) for row in table.lines)]:
-        cells = ""
-        for cell, side in zip(row, sides):
-            weight = "color:#6b7280;font-weight:600;white-space:nowrap" if tag == "th" else ""
-            if side == "right":
-                weight = f"white-space:nowrap;{weight}"
-            cells += f'<{tag} style="{look};text-align:{side};{weight}">{_html_line(cell)}</{tag}>'
-        rows.append(f"<tr>{cells}</tr>")
+    rows = _html_row("th", table.head, sides)
+    for row in table.lines:
+        rows += _html_row("td", row, sides)
     return (f'<div style="overflow-x:auto;margin:8px 0"><table cellpadding="0" cellspacing="0" '
-            f'style="{_FONT};border-collapse:collapse">{"".join(rows)}</table></div>')
+            f'style="{_FONT};border-collapse:collapse">{rows}</table></div>')
+
+
+def _html_row(tag: str, row: Sequence[Any], sides: list[str]) -> str:
+    cells = ""
+    for cell, side in zip(row, sides):
+        look = "color:#6b7280;font-weight:600;white-space:nowrap" if tag == "th" else ""
+        if side == "right":
+            look = f"white-space:nowrap;{look}"
+        cells += f'<{tag} style="padding:6px 10px;border-bottom:{_CELL};text-align:{side};{look}">'
+        cells += f"{_html_line(cell)}</{tag}>"
+    return f"<tr>{cells}</tr>"
 
 
 def _html_facts(facts: _Block) -> str:
-    cell = ("padding:7px 12px 7px 0;border-top:1px solid #e5e7eb;font-size:14px;vertical-align:top;"
-            "text-align:left;word-break:break-word")
+    look = f"padding:7px 12px 7px 0;border-top:{_CELL};text-align:left;word-break:break-word"
     rows = ""
     for name, value in facts.lines:
-        rows += (f'<tr><th scope="row" style="{cell};color:#6b7280;font-weight:500;width:28%">'
-                 f'{_html.escape(name)}</th><td style="{cell}">{_html.escape(value)}</td></tr>')
+        rows += (f'<tr><th scope="row" style="{look};color:#6b7280;font-weight:500;width:28%">'
+                 f'{_html.escape(name)}</th><td style="{look}">{_html.escape(value)}</td></tr>')
     return f'<table {_WIDE} style="{_FONT};margin-top:8px">{rows}</table>'
 
 
@@ -6351,16 +6352,14 @@ def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> st
             continue
         for block in group:
             if kind == "title":
-                row('<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3;color:#111827">'
-                    f'{_html.escape(_bare(block.lines[0]))}</h1>')
-            elif kind == "table":
-                row(_html_table(block))
-            elif kind == "facts":
-                row(_html_facts(block))
+                title = _html.escape(_bare(block.lines[0]))
+                row(f'<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3;color:#111827">{title}</h1>')
             elif kind == "picture":
                 row(_html_picture(block, inline))
             elif kind == "how":
                 row(_html_how(block), f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}")
+            elif kind in ("table", "facts"):
+                row(_html_table(block) if kind == "table" else _html_facts(block))
     card = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
             f'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
             f'border-radius:8px">'

@@ -2102,7 +2102,7 @@ Cordialement, mais attendez ¦ ask {E} first ¦ wait for {N} <{E}>: ¦ From: {N}
 > if the tests pass ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ Not Before Friday
 erst nach 24.11.2026 10:12 ¦ {E}: not yet ¦ I approve of {E} in general ¦ sent to prod only with my iPhone
 on my iPhone ¦ for Android ¦ Deploy? ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ no ¦ 👎 ¦ > no
-before: 01.12.2026 ¦ approve""")
+before: 01.12.2026 ¦ {E}: not before 01.12.2026 ¦ not before 24.11.2026 ¦ approve""")
 MAIL_PAGES = {
     "apple": '<html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote '
         'type="cite"><div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br '
@@ -9666,12 +9666,13 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
               f"{{A}}\n-- \n{{R}}\n\n{over}\n\n{{Q}}\n\n%s", "{A}\n> %s\n\n{Q}",
               f"{{A}}\n\n{over}\n%s\n\n{{Q}}", f"{{A}}\n\n{head}\n%s\n\n{{P}}", "{A}\n\n%s\n\n{P}",
               f"{{A}}\n%s\n{over}\n{{Q}}", f"{{A}}\n%s\n{head}\n\n{{P}}",
+              "{A}\n\n%s\nOn Tue, 24 Nov 2026 10:12:00 +0000\n{E} wrote:\n\n{Q}",
               *(page.replace("{A}", "{A}<br>%s") for page in MAIL_PAGES.values()),
               *(page.replace("{A}", "%s<p>{A}") for page in MAIL_PAGES.values()),
               "<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>"]
     question, layouts = desk.open(RICH), []
     for row, place in enumerate(places):
-        step = 1 if MORE else 2 if row < 18 else 6
+        step = 1 if MORE else 2 if row < 19 else 6
         for shown in CONDITIONS[row % step::step]:
             if place[0] == "<":
                 shown = html.escape(shown.replace("<{E}>", "{E}"))
