@@ -1499,7 +1499,6 @@ def _started(pid: int) -> str:
 
 
 def _new_claim(now: float) -> _Dict:
-    """Return the claim of this process on a record."""
     pid = os.getpid()
     return {"machine": _socket.gethostname(), "pid": pid, "started": _started(pid), "until": now + _CLAIM}
 
@@ -1539,7 +1538,6 @@ class _Key:
         return None if given is None else _recorded(self.name, given)
 
     def read(self) -> _QuestionRecord | None:
-        """Return the record as it is now."""
         return self._found(_mapping(self.store._load().get("questions")))
 
     def claim(self, asked: _QuestionRecord) -> tuple[_QuestionRecord | None, _QuestionRecord | None]:
