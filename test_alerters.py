@@ -10226,8 +10226,9 @@ def test_uids_that_begin_anew_are_read_anew(desk):
 
 
 def test_a_mailbox_with_thousands_of_other_mails_is_read_once_and_no_more_than_it_must(desk):
-    for n in range(3000 if MORE else 1000):
-        date = desk.clock.now() - 86400 * 5 * (n >= 400)
+    many = 3000 if MORE else 1000
+    for n in range(many):
+        date = desk.clock.now() - 86400 * 5 * (n < many - 400)
         desk.box.append(Stored(desk.imap.next_uid, b"From: x@y.z\r\nSubject: other %d\r\n\r\nok" % n, date))
         desk.imap.next_uid += 1
     question = desk.open(timeout=3000)
