@@ -5274,7 +5274,8 @@ class SMTPEmailAlerter(BaseAlerter):
         if name != "password":
             return ""
         if "gmail" in fields["smtp_server"]:
-            return "Make an app password, with 2-step verification on: https://myaccount.google.com/apppasswords"
+            return ("Make an app password, with 2-step verification on: "
+                    "https://myaccount.google.com/apppasswords")
         return "Many servers want an app password, from the security page of the account; Enter for none."
 
     def _problem(self, name: str, text: str) -> str:
