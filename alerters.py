@@ -5186,7 +5186,7 @@ for _name in "div tr li table ul ol pre center section article h1 h2 h3 h4 h5 h6
 _DATE = (r"(?<!\d)(?:\d{4}(?!\d).*?(?<!\d)\d\d?(?!\d)|\d\d?(?!\d).*?(?<!\d)\d{4}(?!\d)"
          r"|\d\d?[./-]\d\d?[./-]\d\d|\d\d?(?!\d).*?\d\d?[:.h]\d\d(?!\d))")
 _HEAD_LINE = r"\W{0,3}\w[\w '-]{0,20}[:\uff1a]"
-_CONTACT = (r"[^|]{1,40}(?: \| [^|]{1,40})+"
+_CONTACT = (r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+"  # "only staging | not production" is none
             r"|(?:[\w.]{1,8}:? ?\+|(?:[\w.]{1,8}: ?)?(?!\d\d?[./-]\d\d?[./-]\d)[+(0])\d?[\d ()/.-]{6,20}"
             r"|(?:\w{1,8}: ?)?(?:https?://|www\.)\S+|(?:e-?mail: ?)?[\w.+-]+@[\w.-]+")
 # What programs add by themselves: a line that names one of these and has no words but those, one of them of
@@ -6185,8 +6185,8 @@ def _html_text(source: str) -> str:
             said.append(struck if self.hidden else re.sub(r"\s+", " ", data))
 
         def handle_comment(self, data: str) -> None:
-            if re.search("^-?>|--!>", data):
-                said.append(data)
+            if re.search("^-?>|--!>|</(?:textarea|title|xmp|iframe|noembed|noframes|plaintext)", data):
+                said.append(data)  # a browser ends the comment there, or saw none: people have read it
 
         def unknown_decl(self, data: str) -> None:
             said.append(data.partition(">")[2])

@@ -9619,8 +9619,8 @@ def read_at_once(desk, question, mails):
 
 
 RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. See [the log]"
-                      "(https://a.org/l).\n\n```\nloss 0.1\n```\n" + "A line that programs have to wrap. " * 5,
-                      {"size": 3000})
+                      "(https://a.org/l).\n\n```\nloss 0.1\n```\n" +
+                      "A line that programs have to wrap. " * 5, {"size": 3000})
 
 
 @pytest.mark.parametrize("message", [AlerterMessage(body="Deploy model to production?"), RICH],
@@ -9804,6 +9804,7 @@ NOT_APPROVALS = [
     "approve\nOn second thought, no", "approve\nOn hold until Monday", "yes\nEm espera", "ok\nAm Montag erst",
     "ok\nLe build est rouge",
     "ok\nEl build falla", "ok\nIl test fallisce", "ok\nOp maandag pas", "approve\n\nOn reflection: wait",
+    "ok\n\nThanks,\nonly staging | not production",
     "approve\nSent too early, wait", "ok\nEnviado demasiado pronto, espera",
     "ok\nEnvoyé de façon prématurée, attendez",
     "approve\nSent from my mistake, please wait", "approve\n--- not yet, wait ---",
@@ -9856,6 +9857,7 @@ HTML_ANSWERS = {  # HTML of a reply: the text that counts, or None for whatever 
     "<p>&nbsp;</p><p>ok&nbsp;</p>": "ok", "<table><tr><td>no</td></tr></table>": "no",
     "<style>p{}</style><p>ok</p>": "ok", "<!-- no --><p>ok</p>": "ok",
     "<p>LGTM</p><blockquote>no</blockquote>": None, "<p>ok<!-- no -->": "ok", "ok<!--> no": None,
+    "ok<textarea><!-- </textarea>only ": None,
     "<P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P>": None, "<DEL>ok</DEL>": None, "<s >ok": None,
     "<p style='text-decoration:line&#45;through'>ok": None, "<pre>ok\nno</pre>": None,
     "<style>p{text-decoration:line-through}</style><p>ok": None, "ok<a title='>no'>": "ok",
