@@ -2154,7 +2154,8 @@ def _kind(field: _Field) -> str:
         return str(field.metadata["kind"])
     named = {"timeout": "time", "approvers": "list"}.get(field.name)
     written = field.type.__name__ if field.type in (bool, int, float, str) else str(field.type)
-    written = re.sub(r" |typing\.|collections\.abc\.|\|None|None\||,None(Type)?", "", written)
+    written = re.sub(r" |typing\.|collections\.abc\.", "", written)
+    written = re.sub(r"\|None|None\||,None(Type)?", "", written)  # Python 3.8 writes Union[int, NoneType]
     written = re.sub(r"^(?:Optional|Union)\[(.*)\]$", r"\1", written)
     kind = "list" if re.fullmatch(_LISTS, written) else _KINDS.get(written, "")
     if kind != "text":
