@@ -7084,6 +7084,45 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
             room.clock.sleep(500)
 
 
+@pytest.mark.parametrize("trouble", ["DNS", "refused", "stall"])
+def test_trouble_of_the_network_over_the_deadline_is_no_timeout(room, monkeypatch, shortcut, trouble):
+    shortcut.undo()
+    room.service.wired = True
+    down = []  # not empty while it lasts
+
+    def fails(original, error):
+        def call(*args, **kwargs):
+            if down:
+                raise error
+            return original(*args, **kwargs)
+        return call
+
+    if trouble == "DNS":
+        name_error = socket.gaierror(-3, "Temporary failure in name resolution")
+        monkeypatch.setattr(socket, "getaddrinfo", fails(socket.getaddrinfo, name_error))
+    elif trouble == "refused":
+        refused = fails(socket.socket.connect, ConnectionRefusedError(111, "refused"))
+        monkeypatch.setattr(socket.socket, "connect", refused)
+    for healed in (105, 500):
+        start, question = room.clock.monotonic(), room.ask(timeout=100)
+        room.clock.at(start + 95, lambda: down.append(True))
+        room.clock.at(start + healed, down.clear)
+        if trouble == "stall":
+            set_to = socket.socket.settimeout
+            monkeypatch.setattr(socket.socket, "settimeout", lambda self, seconds, set_to=set_to: set_to(
+                self, seconds and min(seconds, 0.02) if down else seconds))  # instead of ten real seconds
+            room.clock.at(start + 95, lambda: room.service.fail("/api", Fault("stall"), times=None))
+            room.clock.at(start + healed, room.service.heal)
+        room.clock.at(start + 97, lambda question=question: room.reply(question, room.ann, "yes"))
+        if healed == 105:
+            assert question.wait().status == YES and 105 <= room.clock.monotonic() - start <= 110
+            continue
+        with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
+            question.wait()
+        assert caught.value.outcome == "unknown" and down
+        room.clock.sleep(500)
+
+
 def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(room):
     room.clock.at(95, lambda: room.service.fail("/api", Fault(status=500), times=None))
     with pytest.raises(DeliveryError, match="ask again with the same key"):
