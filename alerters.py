@@ -6193,7 +6193,8 @@ def _html_text(source: str) -> str:
             said.append(data.partition(">")[2])
 
     page = Page()
-    page.feed(re.sub(r"&#\w{9,};?", "\ufffd", source))  # such a number takes long
+    source = re.sub(r"&#\w{9,};?", "\ufffd", source)  # such a number takes long, and so does a lone <
+    page.feed(re.sub("<(?![a-zA-Z/!?])", "&lt;", source))
     text = re.sub(r" ?\v[\v ]*", "\v", "".join(said) + page.rawdata)
     text = re.sub(r"(?<=\n)\v", "", text).replace("\v", "\n")  # a block begins a line, but no empty one
     lines, depth = [], 0
