@@ -1467,7 +1467,8 @@ class _QuestionRecord:
         may_end = self.approve and self.decline and self.minimum_approvals > 0
         if not (times_are_good and claim_is_whole and ended_well and may_end):
             return False
-        return self.approvers != [] and {str} == {type(word) for word in words + self.acknowledged}
+        words += self.acknowledged
+        return self.approvers != [] and all(isinstance(word, str) for word in words)
 
 
 _QUESTION_KEYS = tuple(name for name in _QuestionRecord.__annotations__ if name != "_more")
@@ -2268,9 +2269,11 @@ def _host_problem(host: str) -> str:
             _ipaddress.ip_address(name)
             return ""
         return f"{host} is no IP address"
-    labels = name[:-1].split(".") if name.endswith(".") else name.split(".")
-    good = len(name) <= 253 and all(re.fullmatch(_LABEL, label) for label in labels)
-    return "" if good else f"{_one_line(host, 60)!r} is no host's name"
+    if name.endswith("."):
+        name = name[:-1]
+    if len(name) <= 253 and all(re.fullmatch(_LABEL, label) for label in name.split(".")):
+        return ""
+    return f"{_one_line(host, 60)!r} is no host's name"
 
 
 def _xn_form(host: str) -> str:
@@ -6101,9 +6104,13 @@ class _Thread:
         while top and bottom - top < 9 and not lines[top - 1].empty:
             top -= 1
         block = [line.bare[:300] for line in lines[top:bottom]]
-        if block and self._is_heading(block):
+        if not block:
+            return first
+        if self._is_heading(block):
             return top
-        return bottom - 1 if block and self._is_heading(block[-1:]) else first
+        if self._is_heading(block[-1:]):
+            return bottom - 1
+        return first
 
     def _is_heading(self, block: list[str]) -> bool:
         """True if these lines say that we wrote what follows, in any language and order.
@@ -6119,9 +6126,9 @@ class _Thread:
             return False
         if "subject" in facts:
             others = [line for line, about in zip(block, told) if not about]
-            doubled = max(facts.count("us"), facts.count("subject")) > 1
-            ends = told[-1] & {"subject", "reader"}
-            return bool(ends) and not doubled and all(re.match(_HEAD_LINE, line) for line in others)
+            if facts.count("us") > 1 or facts.count("subject") > 1 or not told[-1] & {"subject", "reader"}:
+                return False
+            return all(re.match(_HEAD_LINE, line) for line in others)
         whole = " ".join(block).casefold()
         named = re.findall(rf"{self._us}(?:\W{{1,6}}{self._us})?", whole)  # Bot <bot@example.org> is one
         introducing = [line for line in block if _introduces(line)]
