@@ -7064,6 +7064,8 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
     acts = {"reply": lambda q: room.reply(q, room.ann, "yes"), "tap": lambda q: room.react(q, room.ann, "✅"),
             "nobody": lambda q: None}
     for case, act in acts.items():
+        if case != "reply" and kind != "5xx" and not MORE:
+            continue
         for healed in (105, 500):
             start, question = room.clock.monotonic(), room.ask(timeout=100)
             room.clock.at(start + 95, lambda: room.service.fail("/api", OUTAGES[kind](room), times=None))
