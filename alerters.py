@@ -911,6 +911,8 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
         if "|" not in lines[number] or missing < 0:
             break
         table.lines.append(row + [""] * missing)
+    if not table.lines:  # a head alone is text
+        return None
     for dash, *column in zip(dashes, *table.lines):
         table.sides += _side(dash, column)
     return table

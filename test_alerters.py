@@ -2798,6 +2798,8 @@ MARKDOWN = {
     "code block in a line": ("```x = 1```", "```\nx = 1\n```", "```\nx = 1\n```"),
     "open code block": ("a\n```\nx", "a\n```\nx\n```", "a\n```\nx\n```"),
     "names with underscores": ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
+    "a head without a table": ("Alpha|Beta\n|-|-|\nend", "Alpha|Beta\n|-|-|\nend",
+                               "Alpha\\|Beta\n\\|-\\|-\\|\nend"),
     "a sum": ("2 * 3 * 4 = 24", "2 * 3 * 4 = 24", "2 \\* 3 \\* 4 = 24"),
     "unclosed": ("**a *b `c [d](e", "**a *b `c [d](e", "\\*\\*a \\*b \\`c \\[d\\](e"),
     "entities": ("a < b & c > d &amp;", "a &lt; b &amp; c &gt; d &amp;amp;", "a \\< b & c > d &amp;"),
