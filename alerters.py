@@ -2029,7 +2029,7 @@ class Question:
         """Give up this process's claim on the key if the work on it fails: whoever comes next goes on."""
         try:
             yield
-        except BaseException:
+        except BaseException:  # Ctrl-C, too; it goes on below
             with contextlib.suppress(StoreError):
                 if self._key:
                     self._key.update(self.token, claim=None)
@@ -2044,7 +2044,7 @@ class Question:
         with _sigterm_raised():
             try:
                 yield
-            except BaseException as error:
+            except BaseException as error:  # whatever stops the wait; it goes on below
                 if not isinstance(error, Exception) and self._decision is None:
                     self._withdraw("Nobody waits for an answer any more. This question is closed.")
                 raise
@@ -6534,9 +6534,15 @@ _BUILT_IN = dict(FLAVORS)
 
 
 @_overload
-def register_flavor(cls_or_dotted_path: str) -> type[BaseAlerter]: ...
+def register_flavor(cls_or_dotted_path: str) -> type[BaseAlerter]:
+    """Import the class of that path, add it, and return it."""
+
+
 @_overload
-def register_flavor(cls_or_dotted_path: type[_A]) -> type[_A]: ...  # noqa: F811
+def register_flavor(cls_or_dotted_path: type[_A]) -> type[_A]:  # noqa: F811
+    """Add the class and return it: `@register_flavor`."""
+
+
 def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
     """Add a flavor to FLAVORS: as a class decorator, or by "package.module.Class". Returns the class."""
     flavor = path = cls_or_dotted_path
@@ -7439,7 +7445,7 @@ class _Watch:
                     except GeneratorExit:
                         await source.aclose()
                         raise
-                    except BaseException as error:
+                    except BaseException as error:  # it is for the generator, as if it were not wrapped
                         step = source.athrow(error)
                     else:
                         step = source.asend(sent)
