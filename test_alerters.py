@@ -4526,7 +4526,10 @@ class Scene:
     def proxy(self, answer, login="", variable="HTTPS_PROXY", slow=False):
         """alerts.test behind a proxy that gives this answer to CONNECT."""
         self.hurried = slow
-        port = answer if isinstance(answer, int) else self.peer(stalled if slow else said(answer))
+        if callable(answer):
+            port = self.peer(answer)
+        else:
+            port = answer if isinstance(answer, int) else self.peer(stalled if slow else said(answer))
         self.patch.setenv(variable, f"http://{login}127.0.0.1:{port}")
         return self.slack(443, host="alerts.test")
 
@@ -4723,6 +4726,10 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a proxy says nothing": (
         lambda s: s.proxy(b"", slow=True),
         "the proxy 127.0.0.1:PORT of HTTPS_PROXY: no answer in time: check that an HTTP proxy listens there"),
+    "a proxy's heads never end": (
+        lambda s: s.proxy(said(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000, 5000)),
+        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: no sensible answer (HTTPException): check that an HTTP "
+        "proxy listens there"),
     "a proxy by TLS": (
         lambda s: s.proxy_is("https://ann:geheim-123@proxy.test:3128"),
         "HTTPS_PROXY has to be http://HOST:PORT, of a proxy without TLS or SOCKS"),
