@@ -302,70 +302,6 @@ def _reason(error: BaseException) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
-# === Secrets ===
-_MASK = "***"
-_KNOWN_SECRETS: set[str] = set()  # every secret this process has seen, for `_hide`
-_REFERENCE = r"\{\{\s*(env|file)\.(.+?)\s*\}\}"
-
-
-class _Secret(str):
-    """A str whose repr is masked, so that no repr, dict or traceback with locals shows it."""
-    def __new__(cls, value: str) -> _Secret:  # also when it is unpickled
-        _remember_secret(value)
-        return super().__new__(cls, value)
-
-    def __repr__(self) -> str:
-        return repr(_MASK)
-
-
-class _Hidden(dict):  # type: ignore[type-arg]
-    """A dict with secrets in it, which no repr and no traceback with locals shows."""
-    def __repr__(self) -> str:
-        return "{…}"
-
-
-def _remember_secret(value: str) -> None:
-    rest = value.partition("://")[2]  # a webhook URL's path alone is enough to post, and so is its token
-    path = "/" + rest.partition("/")[2]
-    parts = [value, path, path.partition("?")[0], rest.rstrip("/").rpartition("/")[2]]
-    parts += [part for part in re.split(r"[/?#]", path) if len(part) >= 16]
-    if re.match(r"https?://[^/@]+/.{5}", value):
-        del parts[0]  # the path hides it, whatever the host
-    _KNOWN_SECRETS.update(p for p in parts if len(p) >= 6)  # shorter ones would blot out ordinary words
-
-
-def _hide(text: str) -> str:
-    """Return `text` with every known secret masked. One pattern of them all would be ten times as slow."""
-    for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
-        text = text.replace(secret, _MASK)
-    return text
-
-
-class _SecretAway(ConfigError):
-    """A secret that cannot be had. passing: it may be there in a moment, as a file that is just replaced."""
-    def __init__(self, problem: str, passing: bool) -> None:
-        super().__init__(problem)
-        self.passing = passing
-
-
-def _reveal(value: str, where: str) -> str:
-    """Return the value of a secret, resolving `{{env.NAME}}` and `{{file./path}}`."""
-    reference = re.fullmatch(_REFERENCE, value)
-    if not reference:
-        return value
-    source, name = reference.groups()
-    try:
-        value = (os.environ[name] if source == "env" else _pathlib.Path(name).read_text("utf-8")).strip()
-    except (KeyError, OSError, UnicodeDecodeError) as error:
-        why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
-        raise _SecretAway(f"{where}: {source} {name} {why}", source == "file") from None
-    if not re.fullmatch(r"[^\x00-\x1f\x7f]+", value):
-        value = ""  # in no traceback that shows locals
-        problem = f"{where}: {source} {name} holds no usable secret: nothing, or several lines"
-        raise _SecretAway(problem, source == "file")
-    return _Secret(value)
-
-
 # === Messages ===
 class _Record:
     """Repr, comparison and hash of all dataclasses here: once, instead of generated for each at import."""
@@ -667,612 +603,885 @@ def _known_keywords(function: _F) -> _F:
     return call  # type: ignore[return-value]
 
 
-# === Text ===
-# Control and bidi characters made visible or plain, none lost.
-_HARMLESS = {**{c: chr(0x2400 + c) for c in range(32) if c not in (9, 10)}, 0x7F: "\u2421",
-             **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")}
-# What terminals take for orders (ECMA-48): colours and cursor; links and titles; and the short ones.
-_TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)"
-             "|\x1b[ -/][0-~]|\x1b[78=>DEHMNOZc\\\\]")
-_URL = r"https?://[^\s<>\"'`|\\^{}\[\]]*[^\s<>\"'`|\\^{}\[\].,;:!?)*_~]"
-_INLINE = (r"(?<!`)`(?P<code>[^`]{1,500})`(?!`)|\*\*(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)\*\*"
-           r"|(?<![\w*])\*(?=[^\s*])(?P<italic>[^*]{1,500}?)(?<=[^\s*])\*(?![\w*])"
-           r"|(?<![\w_])_(?=[^\s_])(?P<italic2>[^_]{1,500}?)(?<=[^\s_])_(?![\w_])"
-           r"|(?<![\w~])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
-           r"|\[(?P<label>[^][]{1,500})\]\((?P<href>" + _URL + r"/?)\)|(?P<url>" + _URL + ")")
+# === Posting and asking from anywhere ===
+_WARNED: set[str] = set()
 
 
-def _clean(text: object) -> str:
-    """Return str(text) without escape sequences, controls, bidi overrides, lone surrogates and secrets.
+def _warn_once(text: str) -> None:
+    if text not in _WARNED:
+        _WARNED.add(text)
+        _log().warning("%s", text)
 
-    Its lines end in \\n.
+
+def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
+             warn: bool = True) -> list[BaseAlerter]:
+    """Return the alerters to use: an object, a name, a stack, the environment's, or the active stack's."""
+    if isinstance(alerter, BaseAlerter):
+        return [alerter]
+    if alerter is not None and not isinstance(alerter, str):
+        raise ConfigError(f"alerter must be a name or an alerter, not {_kind_of(alerter)}")
+    store = StackStore()
+    if alerter and stack:
+        raise ConfigError("--alerter and --stack: give one of them")
+    if alerter or stack:
+        return store._alerters_of(alerter, stack)
+    configured = _from_environment()
+    if configured:
+        return [configured]
+    found, active = store._alerters_of(), store.active_stack()
+    untouched = active == "default" and [target.flavor for target in found] == ["console"]
+    lonely = _lonely_variable(store._load()) if _own_variables() else ""
+    if lonely and untouched:
+        raise ConfigError(lonely)
+    if lonely:
+        _warn_once(f"{lonely}; the stack {active} is used")
+    if untouched and warn and not _has_input_box() and not _is_terminal(sys.stderr):
+        _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, smtp_email), "
+                   "or set $ALERTERS_FLAVOR")
+    return found
+
+
+@_known_keywords
+def post(message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+         metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+         files: Iterable[Any] | None = None, level: _Level | None = None,
+         exception: BaseException | None = None, mention: Iterable[str] | None = None,
+         reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None) -> bool:
+    """Return True once every alerter of the active stack took the message, else False (logged at ERROR).
+
+    message: text, an AlerterMessage, or an exception. exception: one whose traceback goes below the text.
+    reply_to: the Receipt of what it belongs under. alerter: a name or an alerter in place of the active
+    stack. Raises ConfigError for a wrong set-up or call, never for a service.
     """
-    try:
-        clean = str(text).replace("\r\n", "\n").replace("\r", "\n")
-    except Exception as error:  # a value that cannot be shown must not cost the alert
-        clean = f"<{type(text).__name__}: {type(error).__name__}>"
-    if "\x1b" in clean or "\x9b" in clean:
-        clean = re.sub(_TERMINAL, "", clean)
-    clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return _hide(clean.translate(_HARMLESS))
+    message, params = _arguments(locals())
+    return _post_to(_targets(alerter), message, params)
 
 
-def _one_line(text: object, limit: int = 500) -> str:
-    line = " ".join(_clean(text).split())
-    if len(line) > limit:
-        line = line[:limit - 1] + "…"
-    return line
+def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None) -> bool:
+    """Post to all at the same time; whatever one of them raises, the others have it."""
+    def post_to(target: BaseAlerter) -> bool:
+        with _own_code(target._who):  # it may have a `post` of its own
+            return target.post(message, _with_own_mentions(target, targets, params))
+
+    if len(targets) == 1:
+        return _worked(lambda: post_to(targets[0]))
+    message = message._load()
+    results: list[bool] = []
+    errors: list[tuple[BaseAlerter, BaseException]] = []
+
+    def work(target: BaseAlerter) -> None:
+        try:
+            results.append(_worked(lambda: post_to(target)))
+        except BaseException as error:  # raised or logged below, once the others are done
+            errors.append((target, error))
+
+    threads = []
+    for target in targets:
+        thread = _threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
+        try:
+            thread.start()
+            threads.append(thread)
+        except RuntimeError:  # no new threads while the interpreter ends
+            work(target)
+    for thread in threads:
+        thread.join()
+    for target, error in errors:
+        if isinstance(error, (Exception, KeyboardInterrupt)):
+            raise error
+        # In a thread these end nothing, so they are one alerter's failure like any other.
+        _log().error("%s: it raised %s", target._who, _one_line(repr(error)))
+    return all(results) and not errors
 
 
-def _looks_like_address(label: str) -> bool:
-    bare = re.sub("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]", "", label).replace("。", ".")
-    bare = bare if bare.isascii() else _unicodedata.normalize("NFKC", bare)
-    return bool(re.search(r"://|\w@\w|(?<![\w-])(?:[\w-]+\.)+[^\W\d_]{2,}(?![\w-])|(?:\d+\.){3}\d", bare))
+def _with_own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
+                       params: AlerterParameters | None) -> AlerterParameters | None:
+    """Leave out the mentions that another alerter of the stack knows, and this one does not."""
+    others = [each for each in targets if each is not target and each._calls_people]
+    if not params or not params.mention or not others:
+        return params
+    own = []
+    for name in _names(params.mention, "mention") or ():
+        known = target._calls_people and not target._problem("mention", name)
+        if known or all(other._problem("mention", name) for other in others):  # nobody's: it is refused
+            own.append(name)
+    return dataclasses.replace(params, mention=own or None)
 
 
-def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
-    """Yield (style, text, url) of one line: text, bold, italic, strike, code, link. Unmarked: only URLs."""
-    end = 0
-    if not re.search("[`*_~[]|://", line):  # most lines have none
-        yield "text", line, ""
-        return
-    for found in re.finditer(_INLINE if marked else f"(?P<url>{_URL})", line):
-        style = str(found.lastgroup)
-        text, url = found[style], ""
-        if style in ("href", "url"):
-            url = text
-            text = found["label"] if style == "href" else url
-            style = "link"
-        if style == "link" and text != url and _looks_like_address(text):
-            continue  # it may lead elsewhere: it stays as written
-        if found.start() > end:
-            yield "text", line[end:found.start()], ""
-        end = found.end()
-        yield style.rstrip("2"), text, url
-    if end < len(line):
-        yield "text", line[end:], ""
+@_known_keywords
+def ask(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+        metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+        level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
+        mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
+        disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+        reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None,
+        key: str | None = None) -> bool:
+    """Return True only if the question was approved: not if declined, unanswered in time, or failed (logged).
 
-
-def _bare(line: str) -> str:
-    """Return one line of light Markdown without its marks; what they say beyond looks stays."""
-    words = []
-    for style, text, url in _spans(line) if len(line) <= 2000 else [("text", line, "")]:
-        if style == "strike":
-            text = f"~~{text}~~"
-        elif url and url != text:
-            text = f"{text} ({url})"
-        words.append(text)
-    return "".join(words)
-
-
-def _unfenced(text: str) -> str:
-    if "```" not in text:
-        return text
-    return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
-
-
-def _fenced(text: str) -> str:
-    return "```\n" + _unfenced(text.rstrip()) + "\n```"
-
-
-def _defuse(text: str) -> str:
-    """Return text in which @here and its like name nobody, even where a service reads them as words."""
-    return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I) if "@" in text else text
-
-
-# === Layout ===
-_FLOWING = ("text", "plain", "heading", "item", "quote", "code")  # kinds that are lines of one running text
-_COLUMNS, _COLUMN_WIDTH = 50, 40  # of a table: at most, and the widest that is made even
-_HEAD_MAX = 300  # characters of a table's head that is repeated on each page
-_CODE = r"(?ms)^[ \t]*```(.*?)(?:```[ \t]*$|\Z)"
-_LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|> (?P<quote>.*)"
-         r"|(?P<indent>[ \t]*)(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
-_NUMBER = r"[-+−]?[\d.,_]*\d([eE][-+]?\d+)?\s?%?|[-+]?(nan|NaN|inf)"
-_TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]"}
-
-
-class _Block:
-    """One piece of a laid-out message: of one kind, with its lines.
-
-    ping: ids of those to call. title. text: light Markdown. plain: not Markdown. heading: of `level` 1 to 3.
-    item: of a list, `level` deep, its `label` "3." or none. quote. code: its `label` the language, its `head`
-    lines to repeat on each page. table: lines and `head` are lists of cells, `sides` l, r or c a column.
-    facts: lines are (name, value). picture: `file`. how: how to answer; `links`: (label, address) of buttons.
-    note: level and mark, in small letters. A line of `how` may be a list of spans.
+    timeout: seconds, a timedelta, or a text such as "1h30m". key: a name, such as "deploy-42", under which
+    the question outlives this process: asked again with the same key and text, it is taken up with the
+    answers and the time it has. Raises AskNotSupported where nobody can be asked, before anything is posted.
     """
-    def __init__(self, kind: str, lines: Iterable[Any], *, label: str = "", level: int = 0,
-                 head: Sequence[Any] = (), sides: str = "", file: Any = None) -> None:
-        self.kind, self.lines, self.label, self.level = kind, list(lines), label, level
-        self.head, self.sides, self.file = head, sides, file
-        self.links: list[tuple[str, str]] = []
-
-    def with_lines(self, lines: Iterable[Any]) -> _Block:
-        part = copy.copy(self)
-        part.lines = list(lines)
-        return part
-
-    @property
-    def group(self) -> str:
-        """Its kind, or "text" if it is a part of the running text."""
-        return "text" if self.kind in _FLOWING else self.kind
+    message, params = _arguments(locals())
+    return _worked(lambda: _decide(_targets(alerter, warn=False), message, params, key))
 
 
-def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
-    for group, found in itertools.groupby(blocks, key=lambda block: block.group):
-        yield group, list(found)
+@_known_keywords
+def decide(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+           metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+           level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
+           mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
+           disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+           reply_to: Receipt | None = None,
+           alerter: BaseAlerter | str | None = None, key: str | None = None) -> Decision:
+    """Ask as `ask` does and return the Decision: who, when, with what words. Raises DeliveryError."""
+    message, params = _arguments(locals())
+    return _decide(_targets(alerter, warn=False), message, params, key)
 
 
-def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
-    """Return what a message says as blocks, in the order in which people read them."""
-    blocks = [_Block("title", [message._title_line()])]
-    blocks += _body(_clean(message.body or "").rstrip())
-    facts = _Block("facts", [])
-    for name, value in message.metadata.items():
-        facts.lines.append((_clean(name).strip(), _clean(value).strip()))
-    blocks.append(facts)
-    for number, file in enumerate(files):
-        if file.problem:
-            blocks.append(_Block("plain", [f"[{file.label}]"]))
+def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None,
+            key: str | None, opened: Callable[[Question], object] = bool) -> Decision:
+    """Ask the first alerter that can ask and takes the question: one question, one place.
+
+    opened: is told the question once it is posted.
+    """
+    able = [target for target in targets if not target._cannot_ask()]
+    if key and len(able) > 1:  # first the one that has asked it already
+        held = _Key(able[0]._store(), str(key), able[0].clock).read()
+        able.sort(key=lambda target: held is None or held.alerter != target._origin[0])
+    if len(able) > 1:
+        message = message._load()
+    for target in able:
+        if target._overrides("ask"):
+            return target.decide(message, params, key=key)
+        try:
+            question = target._open(message, params, key)
+        except DeliveryError as error:
+            if error.outcome != "not_sent" or target is able[-1]:
+                raise
+            _log().warning("%s; the next alerter is asked", error)
         else:
-            blocks.append(_Block("picture", [file.url or file.name], file=file, label=f"image{number}"))
-    notes = []
-    if message.level != "info":
-        notes.append(f"{_LEVELS[message.level][0]} {message.level}")
-    if message._question:
-        blocks.append(_how_to_answer(message._question))
-        notes.append(f"Question {message._question.token}")
-    blocks.append(_Block("note", notes))
-    return [block for block in blocks if block.head or any(block.lines) or block.kind == "text"]
+            opened(question)
+            return question.wait()
+    why = "; ".join(f"{target._who}: {target._cannot_ask()}" for target in targets)
+    raise AskNotSupported(f"nobody can be asked here: {why}")
 
 
-def _how_to_answer(question: Question) -> _Block:
-    moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(question.deadline))
-    closing = [("text", "Open until ", ""), ("time", moment, str(int(question.deadline)))]
-    people = question._record.approvers or ()
-    between = " for "
-    for person in people[:_CALLED]:
-        closing += [("text", between, ""), ("person", _one_line(person.strip("<@!>"), 100), "")]
-        between = ", "
-    more = len(people) - _CALLED
-    closing.append(("text", f" and {more} more." if more > 0 else ".", ""))
-    return _Block("how", [*question._instructions()[:-1], closing])
+def alerter_post_step(message: _Text, params: AlerterParameters | None = None) -> bool:
+    """Post to the active stack; True if posted."""
+    return post(message, params)
 
 
-def _body(text: str) -> list[_Block]:
-    blocks: list[_Block] = []
-    end = 0
-    for found in re.finditer(_CODE, text):
-        if found.start() > end:
-            _add_prose(blocks, text[end:found.start() - 1].split("\n"))
-        blocks.append(_code(found[1]))
-        end = found.end() + 1
-    if end < len(text):
-        _add_prose(blocks, text[end:].split("\n"))
-    if text and not any(any(block.lines) for block in blocks):  # a lone fence, say, is shown as it is
-        return [_Block("plain", [text])]
-    return blocks
+def alerter_ask_step(message: _Text, params: AlerterParameters | None = None) -> bool:
+    """Ask on the active stack; True only on approval."""
+    return ask(message, params)
 
 
-def _code(inside: str) -> _Block:
-    """Return what stands between two fences; the first line may name the language."""
-    first, newline, rest = inside.partition("\n")
-    first = first.strip()
-    if newline and re.fullmatch(r"[\w+#.-]{0,20}", first):
-        return _Block("code", rest.rstrip("\n").split("\n"), label=first)
-    return _Block("code", inside.rstrip("\n").split("\n"))
+def _old_step(flavor: str, new: _F, call: Callable[..., bool]) -> _F:
+    """Return a step of old: it warns, and does what `new` does if its flavor is active."""
+    @functools.wraps(new)
+    def step(message: _Text, params: AlerterParameters | None = None) -> bool:
+        _warnings.warn(f"{step.__name__} is deprecated: use {new.__name__}", DeprecationWarning, stacklevel=2)
+        targets = [target for target in _targets() if target.flavor == flavor]
+        if not targets:
+            raise ConfigError(f"no alerter of flavor {flavor} is active: use {new.__name__}")
+        return call(message, params, alerter=targets[0])
+
+    step.__name__ = step.__qualname__ = f"{flavor}_{new.__name__}"
+    step.__doc__ = f"Deprecated: use {new.__name__}."
+    return step  # type: ignore[return-value]
 
 
-def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
-    at = 0
-    while at < len(lines):
-        block = _table_at(lines, at)
-        if block:
-            at += 2 + len(block.lines)
-        else:
-            block = _line_block(lines[at], blocks[-1].kind if blocks else "")
-            at += 1
-        if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
-            blocks[-1].lines += block.lines
-        else:
-            blocks.append(block)
+slack_alerter_post_step = _old_step("slack", alerter_post_step, post)
+slack_alerter_ask_step = _old_step("slack", alerter_ask_step, ask)
+discord_alerter_post_step = _old_step("discord", alerter_post_step, post)
+discord_alerter_ask_step = _old_step("discord", alerter_ask_step, ask)
+smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step, post)
 
 
-def _line_block(line: str, above: str) -> _Block:
-    """Return one line of Markdown as a heading, an item, a quote, or text. above: the kind before it."""
-    found = re.fullmatch(_LINE, line)
-    if line == ">" and above == "quote":
-        return _Block("quote", [""])
-    if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
-        return _Block("text", [line])
-    kind = str(found.lastgroup)
-    block = _Block(kind, [found[kind]], label=found["number"] or "")
-    if kind == "heading":
-        block.level = len(found["hashes"])
-    elif kind == "item":
-        block.level = min(len(found["indent"].expandtabs(4)) // 2, 5)
-    return block
+# === Alerters ===
+_SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
+_KINDS = {"str": "text", "bool": "bool", "int": "int", "float": "float"}
+_LISTS = r"(Sequence|Iterable|[Ll]ist)\[str\]|[Tt]uple\[str,\.\.\.\]"
+_TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
+                          "": object}  # any other kind is a str
+_UNFILLED = (r"\$?\{\{.*\}\}|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
+             r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
+_PLACEHOLDER = (r"(?i)<[\w -]*>|.*(\.\.\.|…).*|your[-_ ].*|change-?me"
+                r"|xox[a-z]-[x-]*|https://.*/x{4,}|[cdgu]0?x{4,}")  # xoxb-xxxx-xxxx, C0XXXXXXX
+_NO_PASSWORD = r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me"
 
 
-def _table_at(lines: list[str], start: int) -> _Block | None:
-    """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
-    if "|" not in lines[start] or start + 1 == len(lines):
-        return None
-    rule = lines[start + 1]
-    if "|" not in rule or rule.strip("|:- \t"):
-        return None
-    head, dashes = _cells(lines[start]), _cells(rule)
-    rules = [dash for dash in dashes if re.fullmatch(":?-+:?", dash)]
-    if not len(rules) == len(dashes) == len(head) <= _COLUMNS:
-        return None
-    table = _Block("table", [], head=head)
-    for number in range(start + 2, len(lines)):
-        row = _cells(lines[number])
-        missing = len(head) - len(row)
-        if "|" not in lines[number] or missing < 0:
-            break
-        table.lines.append(row + [""] * missing)
-    if not table.lines:  # a head alone is text
-        return None
-    for dash, *column in zip(dashes, *table.lines):
-        table.sides += _side(dash, column)
-    return table
+def _field(default: Any, about: str, kind: str, *, secret: bool = False) -> Any:
+    """Return a field of a built-in flavor. about: what the help says of it; kind: as `_kind` returns it."""
+    return dataclasses.field(default=default, repr=not secret, metadata={"about": about, "kind": kind})
 
 
-def _cells(line: str) -> list[str]:
-    inside = re.sub(r"^\||(?<!\\)\|$", "", line.strip())
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
+@functools.lru_cache(maxsize=256)
+def _kind(field: _Field) -> str:
+    """Return what a field takes: bool, int, float, list (of words), time, url, …, or "" for anything.
 
-
-def _side(dashes: str, column: Sequence[str]) -> str:
-    """Return where the cells of a column stand: r, l or c. Columns of numbers stand right."""
-    if dashes.startswith(":"):
-        return "c" if dashes.endswith(":") else "l"
-    words = [cell for cell in column if not re.fullmatch(_NUMBER, cell)]
-    numbers = any(column) and not any(words)
-    return "r" if numbers or dashes.endswith(":") else "l"
-
-
-def _width(text: str) -> int:
-    """Return how many columns of a fixed-width font a text takes."""
-    width = len(text)
-    for char in "" if text.isascii() else text:
-        if _unicodedata.east_asian_width(char) in "WF":
-            width += 1
-        elif _unicodedata.combining(char) or char in "\u200b\u200c\u200d\ufe0f":
-            width -= 1
-    return width
-
-
-def _aligned(block: _Block) -> _Block:
-    """Return a table as a block of code in which its columns stand below each other; else the block."""
-    if block.kind != "table":
-        return block
-    rows = [list(map(_bare, row)) for row in (block.head, *block.lines)]
-    widths = []
-    for column in zip(*rows):
-        width = max(map(_width, column))
-        widths.append(max(min(width, _COLUMN_WIDTH), 1))
-    rows.insert(1, ["-" * width for width in widths])
-    lines = []
-    for row in rows:
-        line = "  ".join(map(_padded, row, widths, block.sides))
-        lines.append(line.rstrip())
-    if len(lines[0]) > _HEAD_MAX // 2:
-        return _Block("code", lines)
-    return _Block("code", lines[2:], head=lines[:2])
-
-
-def _padded(cell: str, width: int, side: str) -> str:
-    """Return a cell, filled up with blanks to a width; a wider one stays as it is."""
-    blanks = max(width - _width(cell), 0)
-    filling = " " * blanks
-    return filling + cell if side == "r" else cell + filling
-
-
-def _as_lines(facts: _Block) -> _Block:
-    lines = []
-    for name, value in facts.lines:
-        lines += f"{name}: {value}".split("\n")
-    return _Block("plain", lines)
-
-
-def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap: str = "\n\n") -> str:
-    """Return blocks as plain text. words: what becomes of a line's marks; gap: between the parts."""
-    parts = []
-    for group, found in _grouped(map(_aligned, blocks)):
-        lines: list[str] = []
-        for block in found:
-            if group == "facts":
-                block = _as_lines(block)
-            lines += block.head
-            for line in block.lines:
-                lines.append(_text_line(block, line, words))
-        if group != "note":
-            parts.append("\n".join(lines).strip("\n"))
-    return gap.join(filter(str.strip, parts))
-
-
-def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
-    if isinstance(line, list):
-        return "".join(text for _, text, _ in line)
-    if block.kind in ("code", "plain"):
-        return str(line)
-    if block.kind == "how":
-        words = _bare
-    form = _TEXT_FORMS.get(block.kind, "{words}")
-    return form.format(words=words(line), indent="  " * block.level, label=block.label or "-")
-
-
-def _whole_text(message: AlerterMessage) -> str:
-    """Return all words of a message as they were written: what goes into a file."""
-    parts = [message._title_line(), _clean(message.body or "").rstrip()]
-    for name, value in message.metadata.items():
-        parts.append(f"{_clean(name)}: {_clean(value)}")
-    return "\n".join(filter(str.strip, parts))
-
-
-# === Splitting ===
-class _Page:
-    """One message of a chat service: blocks with their lines in the service's markup."""
-    def __init__(self, room: int) -> None:
-        self.size = self.room = room  # of the service's limit: at first, and what is left
-        self.blocks: list[_Block] = []
-        self.sources: list[_Block] = []  # the same text with its lines as they were written
-        self.files: list[_File] = []  # to attach
-        self.number = 0  # which message of its draft it is
-        self.first = False  # whether it is the one with title and facts
-        self.last: _Block | None = None
-
-    def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
-        if self.last is not block:
-            self.blocks.append(block.with_lines([]))
-            self.sources.append(block.with_lines([]))
-            self.last = block
-        self.blocks[-1].lines.append(written)
-        self.sources[-1].lines.append(line)
-        self.room -= cost
-
-    def stand_in(self, frame: _Page) -> None:
-        """Put what the frame holds around the text of this page: title above, facts and the rest below."""
-        above = [block for block in frame.blocks if block.kind in ("ping", "title")]
-        self.blocks = above + self.blocks + frame.blocks[len(above):]
-
-    def says_something(self) -> bool:
-        """False for blank lines alone, which services refuse."""
-        for block in self.blocks:
-            if "".join(map(str, block.lines)).strip():
-                return True
-        return False
-
-
-def _boundary(text: str, count: int) -> int:
-    """Return where to cut so that about `count` characters stay: at a space near by, never in an emoji."""
-    if count >= len(text):
-        return len(text)
-    cut = text.rfind(" ", count * 3 // 4, count) + 1 or count
-    lowest = max(cut - 32, 1)
-    while cut > lowest:
-        joined = _unicodedata.combining(text[cut]) or text[cut - 1] == "\u200d"
-        if not joined and not re.match("[\u200d\ufe00-\ufe0f🏻-🏿🇦-🇿]", text[cut]):
-            break
-        cut -= 1
-    return cut
-
-
-def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], room: int) -> tuple[str, str]:
-    """Return a start of `text`, as long as room allows or nearly, and the same in markup."""
-    count = max(room, 1)
-    while True:
-        head = text[:_boundary(text, count)]
-        written = write(head)
-        taken = size(written)
-        if taken <= room or len(head) == 1:
-            return head, written
-        count = max(min(len(head) * room // taken, len(head) - 1), 1)
-
-
-class _Cutter:
-    """Cuts blocks into pages of a service, between lines; only a line too long for a page is cut itself."""
-    def __init__(self, service: _ChatAlerter, limit: int, first: int) -> None:
-        self.service, self.limit = service, limit
-        self.page = _Page(first)
-        self.pages: list[_Page] = []
-
-    def cut(self, blocks: Iterable[_Block], most: int = _PARTS) -> list[_Page]:
-        """Return the pages, `most` and one more if there are more."""
-        for block in blocks:
-            for line in block.lines:
-                rest: Any = line
-                while rest is not None and len(self.pages) <= most:
-                    rest = self._put(block, rest)
-        self._turn()
-        return self.pages[:most + 1]
-
-    def _put(self, block: _Block, line: Any) -> Any:
-        """Put a line on the page, or its start; return what is left of it, or None."""
-        page, service = self.page, self.service
-        opening = 0 if page.last is block else service._opening(block)
-        whole = not isinstance(line, str)  # one that cannot be cut
-        if whole or len(line) <= 2 * self.limit:
-            written = service._write(block, line)
-            cost = service._cost(written)
-            if opening + cost <= page.room or whole and not page.blocks:
-                page.add(block, line, written, opening + cost)
-                return None
-            if page.blocks and (whole or service._opening(block) + cost <= self.limit):
-                self._turn()
-                return line
-        room = page.room - opening
-        if page.blocks and room < self.limit // 4:
-            self._turn()
-            return line
-        head, written = _head(line, functools.partial(service._write, block), service._cost, room)
-        page.add(block, head, written, opening + service._cost(written))
-        return line[len(head):] or None
-
-    def _turn(self) -> None:
-        """Begin a new page. One of blank lines alone is left out, since services refuse it."""
-        if self.page.says_something():
-            self.pages.append(self.page)
-            self.page = _Page(self.limit)
-        else:
-            self.page = _Page(self.page.size)
-
-
-def _characters(blocks: Iterable[_Block]) -> int:
-    return sum(len(line) + 1 for block in blocks for line in block.lines)
-
-
-def _left_out(count: int) -> _Block:
-    return _Block("plain", [f"… {count:,} characters left out …"])
-
-
-def _some(blocks: Sequence[_Block], room: int, step: int) -> list[_Block]:
-    """Return so many characters of running text: its first lines (step 1) or its last ones (step -1)."""
-    kept: list[_Block] = []
-    for block in blocks[::step]:
-        lines = []
-        for line in block.lines[::step]:
-            if room <= 0:
-                break
-            part = slice(room) if step > 0 else slice(-room, None)
-            lines.append(line[part])
-            room -= len(line) + 1
-        kept.append(block.with_lines(lines[::step]))
-        if room <= 0:
-            break
-    return kept[::step]
-
-
-# === Images and files ===
-_IMAGE = rb"(?P<png>\x89PNG)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8)|(?P<webp>RIFF.{4}WEBP)"
-_FILE_MAX, _TOO_LARGE = 100_000_000, "it is larger than 100 MB"
-
-
-class _File:
-    """A picture to show, or a file to attach. A URL or a `problem` has no `data`."""
-    def __init__(self, name: str, data: bytes = b"", *, url: str = "", problem: str = "",
-                 shown: bool = True) -> None:
-        self.name, self.data, self.url, self.problem = name, data, url, problem
-        self.sent_as = name  # where a service takes not all letters
-        found = re.match(_IMAGE, data, re.S)
-        self.image = shown and bool(found)
-        self.type = f"image/{found.lastgroup}" if found else _type_of(name, data)
-        self.ending = "." + self.type[6:].replace("jpeg", "jpg") if found else ".bin"  # if it has no name
-
-    @property
-    def label(self) -> str:
-        name = self.url or self.name
-        return _clean(f"{name} could not be shown: {self.problem}") if self.problem else self.name
-
-
-def _type_of(name: str, data: bytes) -> str:
-    kind, packed = _mimetypes.guess_type(name)
-    if not kind or packed or kind.startswith(("message/", "multipart/")):  # these must not be in base64
-        return "application/octet-stream"
-    if kind.startswith("text/"):
-        with contextlib.suppress(UnicodeDecodeError):
-            codecs.getincrementaldecoder("utf-8")().decode(data[:100_000])
-            return kind + "; charset=utf-8"
+    A flavor of one's own tells it by the annotation, and by the names that mean something to the base.
+    """
+    if "kind" in field.metadata:
+        return str(field.metadata["kind"])
+    named = {"timeout": "time", "approvers": "list"}.get(field.name)
+    written = field.type.__name__ if field.type in (bool, int, float, str) else str(field.type)
+    written = re.sub(r" |typing\.|collections\.abc\.", "", written)
+    written = re.sub(r"\|None|None\||,None(Type)?", "", written)  # Python 3.8 writes Union[int, NoneType]
+    written = re.sub(r"^(?:Optional|Union)\[(.*)\]$", r"\1", written)
+    kind = "list" if re.fullmatch(_LISTS, written) else _KINDS.get(written, "")
+    if kind != "text":
+        return named or kind
+    if field.name.endswith("_url"):
+        return "url"
+    if _is_secret(field):
+        return "token" if "token" in field.name else "password"
     return kind
 
 
-def _load_file(item: Any, usual: str, shown: bool) -> _File:
-    """Return an item of `images` (shown) or `files`, by its usual name if it has none. Never raises."""
-    name, source = "", item
-    if isinstance(item, str) and re.match("(?i)https?://", item):
-        if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
-            return _File(usual, url=item)
-        return _File(item, problem="bad URL" if shown else "a file is a path or (name, bytes)")
+@functools.lru_cache(maxsize=256)
+def _is_secret(field: _Field) -> bool:
+    return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
+
+
+def _checked(where: str, field: _Field, value: Any) -> Any:
+    """Return the value of a flavor's field, checked for what can be told without asking the service."""
+    kind, default = _kind(field), field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
+    if value is None:
+        return None if default is dataclasses.MISSING else default
+    if value is default or kind == "list" and value == default:
+        return value
+    if kind == "list":
+        return _names(value, where)
+    if kind == "time":
+        return _seconds(value, where)
+    wanted = _TYPES.get(kind, str)
+    if not isinstance(value, wanted):
+        raise ConfigError(f"{where} must be {getattr(wanted, '__name__', kind)}, not {type(value).__name__}")
+    if kind == "port" and not 0 < value < 65536:
+        raise ConfigError(f"{where} must be a port from 1 to 65535")
+    if not isinstance(value, str):
+        return value
+    if _is_secret(field):
+        value = str.__new__(_Secret, value.strip())  # whatever the traceback of a refusal shows
+        if re.fullmatch(_REFERENCE, value):
+            return str(value)
+    _check_text(where, kind, value)
+    if _is_secret(field):
+        return _Secret(value)
+    return value.strip()
+
+
+def _check_text(where: str, kind: str, text: str) -> None:
+    """Raise ConfigError for a text that can never be right for a field of this kind."""
+    if re.search(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", text):
+        raise ConfigError(f"{where} holds a line break or another control character")
+    if kind == "tls" and text not in ("ssl", "starttls"):
+        raise ConfigError(f'{where} must be True, False, "ssl" or "starttls", not {text!r}')
+    if kind in ("text", "tls", ""):
+        return
+    if re.fullmatch(_UNFILLED, text):
+        secret = kind in ("token", "password", "url")
+        how = "a reference is written {{env.NAME}} or {{file./path}}" if secret else "write the value itself"
+        raise ConfigError(f"{where} is a reference that nobody filled in: {how}")
+    if re.fullmatch(_NO_PASSWORD if kind == "password" else _PLACEHOLDER, text):
+        raise ConfigError(f"{where} is still a placeholder: put the real one there")
+    if kind == "token" and re.match(r"https?://", text):
+        other = where.replace("_token", "_webhook_url").rpartition(" ")[2]
+        raise ConfigError(f"{where} is an address: put it into {other}")
+    if kind == "token" and not re.fullmatch(r"[!-~]*", text):
+        raise ConfigError(f"{where} holds a space or a character that no token has: copy the token alone")
+    if kind == "url" and re.match(r"xox[a-z]-", text):
+        raise ConfigError(f"{where} is a token: put it into slack_token")
+    problem = _url_problem(text) if kind == "url" and text else ""
+    if problem:
+        raise ConfigError(f"{where} {problem}")
+    if kind == "host":
+        _check_host(where, text)
+
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host's name
+
+
+def _url_problem(url: str) -> str:
+    """Return what is wrong with an address, or "". It names the host alone: the rest may be secret."""
+    usual = "is not a valid address: it needs https:// and a host"
     try:
-        if isinstance(item, tuple):
-            name, source = item
-        elif isinstance(item, (str, os.PathLike)):
-            source = _path_of(os.fsdecode(item))
-            name = source.name
-        elif hasattr(item, "read"):
-            name = getattr(item, "name", "")
-        data = _bytes_of(source)
-        if not 0 < len(data) <= _FILE_MAX:
-            raise ValueError(_TOO_LARGE if data else "it is empty")
-    except Exception as error:  # whatever a plotting library raises must not cost the alert its text
-        return _File(_file_name(name) or usual, problem=_one_line(_reason(error), 200))
-    name = _file_name(name)
-    file = _File(name or usual, data, shown=shown)
-    file.name += "" if name else file.ending
-    return file
+        parts = _parse.urlsplit(url)
+        host, port = _host_of(parts), parts.port
+    except ValueError:
+        return usual
+    if not re.fullmatch(r"(\[[^\[\]@]+\]|[^\[\]@:]+)(:\d*)?", parts.netloc) or port == 0:
+        return usual
+    problem = _host_problem(host)
+    if problem:
+        return f"is not a valid address: {problem}"
+    if not re.fullmatch(r"[!-~]+", url):
+        return usual
+    if parts.scheme != "https" and (parts.scheme != "http" or not _is_loopback(host)):
+        return "must begin with https:// (http:// only for this machine)"
+    return ""
 
 
-def _path_of(text: str) -> _pathlib.Path:
-    if re.match("(?i)file://", text):
-        text = _urllib.url2pathname(re.sub("(?i)^file://[^/]*", "", text))
-    return _pathlib.Path(os.path.expanduser(text))
+def _host_of(parts: _parse.SplitResult) -> str:
+    """Return the host of an address; the scope of an IPv6 one is written %25 there (RFC 6874)."""
+    return (parts.hostname or "").replace("%25", "%")
 
 
-def _file_name(name: object) -> str:
-    """Return the last part of a path with all its letters, fit for a header; of what is no name, ""."""
-    if not isinstance(name, (str, os.PathLike)):
+def _host_problem(host: str) -> str:
+    """Return why no host can be called so, or an empty string."""
+    if not host.isascii():
+        return f"write its host as {_xn_form(host)}"
+    name = host.partition("%")[0]
+    if ":" in name or re.fullmatch(r"[\d.]+", name):
+        with contextlib.suppress(ValueError):
+            _ipaddress.ip_address(name)
+            return ""
+        return f"{host} is no IP address"
+    if name.endswith("."):
+        name = name[:-1]
+    if len(name) <= 253 and all(re.fullmatch(_LABEL, label) for label in name.split(".")):
         return ""
-    last = re.split(r"[/\\]", _one_line(os.fsdecode(name), 10_000).rstrip("/\\"))[-1][-100:]
-    if not last.strip(". "):
+    return f"{_one_line(host, 60)!r} is no host's name"
+
+
+def _xn_form(host: str) -> str:
+    """Return a name in its ASCII form. Python's codec is of 2003 and makes another domain of straße.de."""
+    labels = _unicodedata.normalize("NFC", host.lower()).split(".")
+    for number, label in enumerate(labels):
+        if not label.isascii():
+            labels[number] = "xn--" + label.encode("punycode").decode()
+    return ".".join(labels)
+
+
+def _check_host(where: str, host: str) -> None:
+    bare = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", host)
+    if bare and bare[0] != bare[1]:
+        port = f", and {bare[2]} as the port" if bare[2] else ""
+        raise ConfigError(f"{where} is a mere host name: write {bare[1]}{port}")
+    problem = _host_problem(host) if host else ""
+    if problem:
+        raise ConfigError(f"{where} is a mere host name, such as mail.example.org: {problem}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    with contextlib.suppress(ValueError):
+        return _ipaddress.ip_address(host.partition("%")[0]).is_loopback
+    return False
+
+
+def _steady() -> float:
+    """Return seconds of a clock that nobody sets; on Linux it also runs while the machine sleeps."""
+    if sys.platform != "win32" and hasattr(time, "CLOCK_BOOTTIME"):
+        with contextlib.suppress(OSError):  # a sandbox may not have it
+            return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+class _Clock:
+    """The time and the waiting of an alerter. A subclass with another `clock` runs in virtual time."""
+    now = staticmethod(time.time)
+    monotonic = staticmethod(_steady)
+    sleep = staticmethod(time.sleep)
+
+
+class BaseAlerter(_Record):
+    """Base of all flavors. A flavor is a dataclass on it: its fields configure it, `flavor` is its name.
+
+    Give it `send(message, params)` that returns a Receipt or raises DeliveryError, and, if it can ask,
+    `replies(question)`; or override `post` and `ask` alone. Alerters are immutable and hashable.
+    """
+
+    flavor = ""
+    clock = _Clock()
+    _answer_by = "Answer"
+    _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
+    _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
+    _ids = {}  # type: dict[str, str]  # the form of the ids in a ref
+    _example = {}  # type: dict[str, Any]  # fields for `preview`
+    _asked = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
+    _calls_people = True  # by mentions
+    _most_people = sys.maxsize  # so many can answer one question
+
+    def __post_init__(self) -> None:
+        cls = type(self)
+        if cls.__hash__ is None:  # a plain @dataclass takes the hash away
+            cls.__hash__ = BaseAlerter.__hash__
+        fields = _fields_of(cls)
+        for name, field in fields.items():
+            self._set(name, _checked(f"{self._who}: {name}", field, getattr(self, name)))
+        for name in fields:
+            self._refuse(name, getattr(self, name))
+        self._check_together()
+
+    def _refuse(self, name: str, value: Any) -> None:
+        """Raise ConfigError for a field, or a parameter of that name, that can never work here."""
+        for text in value if isinstance(value, (tuple, list)) else (value,):
+            if not isinstance(text, str) or not text or re.fullmatch(_REFERENCE, text):
+                continue
+            problem = self._problem(name, text)
+            if problem:
+                raise ConfigError(f"{self._who}: {name}: {problem}")
+
+    def _problem(self, name: str, text: str) -> str:
+        """Return why a value of the field `name` can never work, and what to put there; "" if it may."""
         return ""
-    return last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
+            raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: use dataclasses.replace")
+        self._set(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}")
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @_known_keywords
+    def post(self, message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+             metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+             files: Iterable[Any] | None = None, level: _Level | None = None,
+             exception: BaseException | None = None, mention: Iterable[str] | None = None,
+             reply_to: Receipt | None = None) -> bool:
+        """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
+        message, params = _arguments(locals())
+        return _worked(lambda: [self.send(message, params)])  # it may return nothing
+
+    @_known_keywords
+    def ask(self, question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
+            metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
+            level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
+            mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
+            disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+            reply_to: Receipt | None = None,
+            key: str | None = None) -> bool:
+        """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
+        message, params = _arguments(locals())
+        return _worked(lambda: self._open(message, params, key).wait())
+
+    def send(self, message: Any, params: Any = None) -> Receipt:
+        """Deliver the message and return where it landed. Raises DeliveryError. A flavor overrides it.
+
+        It takes what `post` takes; the override gets an AlerterMessage, and AlerterParameters or None.
+        """
+        raise ConfigError(f"flavor {self.flavor or type(self).__name__} has no send(message, params)")
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if "send" in vars(cls):
+            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
+
+    @_known_keywords
+    def decide(self, question: _Text, params: AlerterParameters | None = None, key: str | None = None, *,
+               title: str | None = None, metadata: Mapping[str, Any] | None = None,
+               images: Iterable[Any] | None = None, level: _Level | None = None, timeout: _Time | None = None,
+               approvers: Iterable[str] | None = None, mention: Iterable[str] | None = None,
+               approve_msg_options: Iterable[str] | None = None,
+               disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+               reply_to: Receipt | None = None) -> Decision:
+        """Ask, wait, and return who decided, when and with what words; key: as for the function `ask`.
+
+        Raises DeliveryError if the service refuses for good, AskNotSupported before anything is posted.
+        """
+        message, params = _arguments(locals())
+        if self._overrides("ask"):
+            with _own_code(self._who):
+                approved = self.ask(message, params)
+            return Decision("approved" if approved else "declined", at=self.clock.now())
+        return self._open(message, params, key).wait()
+
+    @_known_keywords
+    def open_question(self, question: _Text, params: AlerterParameters | None = None, *,
+                      title: str | None = None, metadata: Mapping[str, Any] | None = None,
+                      images: Iterable[Any] | None = None, level: _Level | None = None,
+                      timeout: _Time | None = None, approvers: Iterable[str] | None = None,
+                      mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
+                      disapprove_msg_options: Iterable[str] | None = None,
+                      minimum_approvals: int | None = None, reply_to: Receipt | None = None,
+                      key: str | None = None) -> Question:
+        """Post the question and return at once; its `check()` and `wait()` read the answers."""
+        message, params = _arguments(locals())
+        return self._open(message, params, key)
+
+    def replies(self, question: Question) -> list[dict[str, Any]]:
+        """Return people's answers so far, oldest first: {"by": user id, "text": as written, "via": "reply"}.
+
+        Only those to this question, which `question.ref` tells: the ref of the Receipt that `send` returned.
+        "at": UNIX seconds, if known. Matching, approvers, polling and timeout are the base's.
+        """
+        raise AskNotSupported(f"{self._who}: this flavor cannot be asked: it has no replies(question)")
+
+    def check(self) -> str:
+        """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
+        return f"ok    the fields are valid; flavor {self.flavor} has no other check"
+
+    def _can_follow(self, ref: _Dict) -> bool:
+        """False if nothing can be posted here below the message that has this ref."""
+        return True
+
+    @classmethod
+    def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
+        """Return what `setup` says before it asks for a field. fields: those that are known."""
+        return ""
+
+    def _try_post(self) -> str:
+        """Post a test message; return a line for each thing that was tried. Raises DeliveryError."""
+        self.send(AlerterMessage(body=_TEST))
+        return "ok    posting: a test message was posted"
+
+    # What a flavor may have besides; here each does nothing.
+    def _check_together(self) -> None:
+        """Raise ConfigError for fields that cannot go together."""
+
+    def _ready_to_read(self, where: _Dict) -> None:
+        """Raise DeliveryError if answers could not be read: what cannot be read is not asked."""
+
+    def _me(self) -> str | None:
+        """Return the user id that it posts with: its own words and taps decide nothing."""
+        return None
+
+    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
+        """Return where a question would go, as JSON: it binds a key to its place, and serves `_find`."""
+        fields = _fields_of(type(self))
+        places = {name for name in fields if not _is_secret(fields[name])} - {"timeout", "approvers"}
+        return {name: str(getattr(self, name)) for name in sorted(places)}
+
+    def _find(self, question: Question) -> _Dict | None:
+        """Return the ref of a question that may have been posted; None: it was not."""
+        return None
+
+    def _offer_taps(self, question: Question) -> None:
+        """Put the two reactions on it, so that one tap decides."""
+
+    def _takes_word(self, word: str) -> bool:
+        """True if the service can tell this word, or its emoji, in an answer."""
+        return True
+
+    def _is_machine(self, user: str) -> bool:
+        """True if a user id whose reaction would decide is a bot's; asked only where the service can tell."""
+        return False
+
+    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
+        """Write under the question. to: the reply that it answers; None: it is for everybody."""
+
+    def _join(self, question: Question) -> None:
+        """Begin to wait for a question: it may be read together with others from now on."""
+
+    def _release(self, question: Question) -> None:
+        """Let go of what its `_memo` holds open."""
+
+    def _cannot_ask(self) -> str:
+        """Return why it cannot be asked, or an empty string."""
+        return "" if self._overrides("replies") or self._overrides("ask") else "it has no replies(question)"
+
+    def _mention_of(self, user: str) -> str:
+        return user
+
+    def _person(self, name: str) -> str:
+        """Return a user id in the form in which two are compared."""
+        return name.strip().strip("<@!>").casefold()
+
+    def _pause(self, question: Question, seconds: float) -> None:
+        self.clock.sleep(max(seconds, 0.0))
+
+    def _preview(self, message: AlerterMessage) -> str:
+        """Return what `send` would send, for people to read."""
+        return _as_text(_lay_out(message, message._files(self._who)))
+
+    @property
+    def _label(self) -> str:
+        return self._origin[0] or self.flavor
+
+    @property
+    def _who(self) -> str:
+        """What every error and warning about it begins with."""
+        return f"{self._origin[0]} ({self.flavor})" if self._origin[0] else self.flavor
+
+    def _overrides(self, method: str) -> bool:
+        return getattr(type(self), method) is not getattr(BaseAlerter, method)
+
+    def _store(self) -> StackStore:
+        return StackStore(self._origin[1])
+
+    def _until(self, seconds: float = _SOCKET_TIMEOUT) -> float:
+        return self.clock.monotonic() + seconds
+
+    def _checked(self, message: object, params: object) -> tuple[AlerterMessage, AlerterParameters | None]:
+        """Return both, checked, once no text can hold a secret any more."""
+        self._learn_secrets()
+        choices = _params(params)
+        for name, value in (choices._values() if choices else {}).items():
+            self._refuse(name, _names(value, name) if name in ("approvers", "mention") else value)
+        if choices and choices.mention and not self._calls_people:
+            _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
+        message = _message(message)
+        if message._reply_to and not self._can_follow(message._reply_to.ref):
+            _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
+            message = message._with(_reply_to=None)
+        return message, choices
+
+    def _learn_secrets(self) -> None:
+        """Look up the secrets that are references, so that they are masked from now on."""
+        for name, field in _fields_of(type(self)).items():
+            if _is_secret(field) and isinstance(getattr(self, name), str):
+                with contextlib.suppress(ConfigError):  # whoever needs it raises
+                    self._secret(name)
+
+    def _secret(self, name: str) -> str:
+        """Return a secret, read anew where it is a reference, and then checked as any other."""
+        given, where = getattr(self, name), f"{self._who}: {name}"
+        value = _reveal(given, where)
+        if value is not given:
+            _check_text(where, _kind(_fields_of(type(self))[name]), value)
+            self._refuse(name, value)
+        return value
+
+    def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
+        """Return a choice: from the params, then the alerter's field, then the default."""
+        values = (getattr(source, name, None) for source in (params, self))
+        return next((value for value in values if value not in (None, "")), default)
+
+    def _frame(self, message: AlerterMessage, params: AlerterParameters | None, key: str | None) -> Question:
+        """Return a question that is yet to be posted."""
+        now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
+        approve, decline = self._word_lists(params, fold)
+        approvers = _names(self._option(params, "approvers"), "approvers")
+        where = self._where(message, params)
+        people = {self._person(name): name for name in approvers or where.get("people", ())}
+        if "" in people:
+            raise ConfigError(f"{self._who}: approvers: {people['']!r} is not how it names a person")
+        needed = getattr(params, "minimum_approvals", None) or 1
+        may = min(len(people) or needed, self._most_people)
+        if needed > may:
+            raise ConfigError(f"{self._who}: minimum_approvals: {needed} have to approve, {may} may")
+        timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
+        record = _QuestionRecord({
+            "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
+            "text": _one_line(message.title or message.body or "(no text)", 80),
+            "where": where, "approve": approve, "decline": decline,
+            "approvers": approvers and list(approvers), "case_sensitive": not fold,
+            "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
+        record.fingerprint = self._fingerprint(message, record)
+        return Question(self, record)
+
+    def _word_lists(self, params: AlerterParameters | None, fold: bool) -> tuple[list[str], list[str]]:
+        """Return the words that approve, and those that decline."""
+        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
+        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
+        taken = {_word(word, True) for word in approve + decline}
+        approve = approve or tuple(word for word in _APPROVE if _word(word, True) not in taken)
+        decline = decline or tuple(word for word in _DECLINE if _word(word, True) not in taken)
+        self._check_words(approve, fold, decline, _TAPS[1])
+        self._check_words(decline, fold, approve, _TAPS[0])
+        return list(approve), list(decline)
+
+    def _check_words(self, words: Sequence[str], fold: bool, others: Sequence[str], other_tap: str) -> None:
+        """Raise ConfigError for words that cannot decide; others: those that mean the opposite."""
+        known, opposite = set(), {_word(word, True) for word in others}
+        for word in words:
+            bare, problem = _word(word, True), ""
+            if not bare:
+                problem = "must have a letter, a digit or an emoji in it"
+            elif bare in opposite:
+                problem = "both approves and declines"
+            elif _word(word, fold) in known:
+                problem = "stands in its list twice"
+            elif bare == _word(other_tap, True):
+                problem = "means the opposite on every other question"
+            elif not self._takes_word(word):
+                problem = "holds an emoji whose name is not known here: write it as :name:"
+            if problem:
+                raise ConfigError(f"{self._who}: the word {word!r} {problem}")
+            known.add(_word(word, fold))
+
+    def _fingerprint(self, message: AlerterMessage, record: _QuestionRecord) -> str:
+        """Return what is the same for the same question, asked of the same people at the same place."""
+        fold = not record.case_sensitive
+        facts = sorted([_clean(name), _same_text(value)] for name, value in message.metadata.items())
+        approve, decline = (sorted(_word(word, fold) for word in words)
+                            for words in (record.approve, record.decline))
+        people = sorted({self._person(name) for name in record.approvers or ()})
+        services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
+        parts = [self.flavor, services, record.where, message.title, message.body, facts, approve, decline,
+                 fold, people, record.minimum_approvals]
+        return _hashlib.sha256(_json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _open(self, question: AlerterMessage, params: AlerterParameters | None,
+              key: str | None = None) -> Question:
+        message, params = self._checked(question, params)
+        if self._cannot_ask():
+            raise AskNotSupported(f"{self._who}: nobody can be asked here: {self._cannot_ask()}")
+        if not self._overrides("replies"):
+            raise AskNotSupported(f"{self._who}: it has its own ask alone, so no question can stay open")
+        if key is not None and (not isinstance(key, str) or not key.strip()):
+            raise ConfigError("key must be a name, such as \"deploy-42\"")
+        asked = self._frame(message, params, key)
+        if key is None:
+            with _one_operation():
+                self._publish(asked, message, params)
+            return asked
+        while True:
+            found = self._claimed(asked, message, params)
+            if found:
+                return found
+            asked = self._frame(message, params, key)  # its time begins now
+
+    def _claimed(self, asked: Question, message: AlerterMessage,
+                 params: AlerterParameters | None) -> Question | None:
+        """Return the key's question, posted; None: somebody works on it, or it has just ended."""
+        key: Any = asked._key
+        record, replaced = key.claim(asked._record)
+        if record is None:
+            self.clock.sleep(_CLAIM_PAUSE)
+            return None
+        fresh = record is asked._record
+        question = asked if fresh else Question(self, record)
+        with question._working(), _one_operation():
+            if replaced:
+                self._close_replaced(replaced)
+            if not fresh and not self._take_up(question):
+                return None
+            if record.ref is None:
+                try:
+                    self._publish(question, message, params)
+                except (ConfigError, DeliveryError) as error:
+                    if getattr(error, "outcome", "not_sent") == "not_sent":
+                        key.end(record.token, None)
+                    raise
+            if question._decision is None:
+                key.update(record.token, claim=None, ref=record.ref, posted=record.posted, parts=record.parts,
+                           recipients=record.recipients, author=record.author)
+        return question
+
+    def _take_up(self, found: Question) -> bool:
+        """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
+        record = found._record
+        if record.decision:  # whoever settled it died over it
+            found._finish(_decision_of(record.decision))
+            return True
+        open_still = self.clock.now() < record.deadline
+        try:
+            known = self._locate(found)
+            if open_still:
+                return True
+            if known:  # nobody has read the answers since its time was over
+                found.wait()
+        except DeliveryError as error:
+            forever = error._final or error.code == "unread"  # which a missing scope is
+            if open_still or not forever:
+                error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
+                raise
+        if found._decision is None:
+            found._settle(Decision("timeout", at=self.clock.now()))
+        return found._decision is not None and found._decision.status != "timeout"
+
+    def _close_replaced(self, record: _QuestionRecord) -> None:
+        """Say under a question that another one took its key, where it stands."""
+        with contextlib.suppress(AlerterError):
+            alerter = self._store().load_alerter(record.alerter) if record.alerter else self
+            if record.flavor in ("", alerter.flavor):
+                old = Question(alerter, record)
+                if alerter._locate(old):
+                    old._say("This question was replaced by another one and is closed.")
+
+    def _locate(self, found: Question) -> bool:
+        """True if it is known where a recorded question stands; else it is looked for."""
+        record = found._record
+        if record.ref is None:
+            record.ref = _insist(lambda: self._find(found), self.clock, self._until(_SEND_BUDGET), sure=True)
+            if record.ref is not None:
+                found._take_step(ref=record.ref)
+                self._offer_taps(found)
+        return record.ref is not None
+
+    def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
+        record, body = question._record, message.body
+        self._ready_to_read(record.where or {})
+        record.author = self._me()
+        if self.clock.monotonic() > question._ends + _LATE:
+            raise _failure(self._who, "the time was over before the question could be posted",
+                           hint="give it a longer timeout")
+        before = self.clock.now()
+        question._take_step(posted=before)
+        if not self._shows_questions:
+            body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
+        with question._closed_if_stopped():
+            receipt = self.send(message._with(_question=question, body=body), params)
+            if record.posted == before:  # the flavor does not say when it was taken
+                record.posted = self.clock.now()
+            record.ref = {}
+            if isinstance(receipt, Receipt):
+                if not _is_plain(receipt.ref):
+                    raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
+                record.ref = receipt.ref
+            self._offer_taps(question)
 
 
-def _bytes_of(source: Any) -> bytes:
-    """Return what a path, bytes, an open file, a figure or a picture holds."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return bytes(source)
-    if isinstance(source, _pathlib.Path):
-        _check_readable(os.stat(source))  # before it is opened, for a FIFO would wait for its writer
-        return source.read_bytes()
-    if hasattr(source, "read"):
-        return _whole(source)
-    if hasattr(source, "savefig") or hasattr(source, "save"):
-        return _drawn(source)
-    raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
+def _is_plain(ref: Any) -> bool:
+    """True for a dict that JSON can hold."""
+    with contextlib.suppress(TypeError, ValueError, RecursionError):
+        _json.dumps(ref, allow_nan=False)
+        return isinstance(ref, dict)
+    return False
 
 
-def _check_readable(status: os.stat_result) -> None:
-    if not _stat.S_ISREG(status.st_mode):
-        raise ValueError("it is a folder" if _stat.S_ISDIR(status.st_mode) else "it is no regular file")
-    if status.st_size > _FILE_MAX:
-        raise ValueError(_TOO_LARGE)
+def _same_text(value: Any) -> str:
+    """Return a fact as text that is the same in every process."""
+    if hasattr(value, "items"):
+        return repr(sorted((_clean(name), _same_text(item)) for name, item in value.items()))
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(map(_same_text, value)))
+    if isinstance(value, (list, tuple)):
+        return repr(list(map(_same_text, value)))
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
 
 
-def _whole(file: Any) -> bytes:
-    """Return all of an open file, wherever it stands, and leave it there."""
-    with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
-        _check_readable(os.fstat(file.fileno()))
-    place = 0
-    with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
-        place = file.tell()
-        file.seek(0)
-    if not getattr(file, "readable", lambda: True)():
-        raise ValueError("it is not open for reading")
-    held, read = _io.BytesIO(), getattr(file, "buffer", file).read
-    piece = read(1 << 20)
-    while piece and held.tell() <= _FILE_MAX:
-        held.write(piece.encode("utf-8", "replace") if isinstance(piece, str) else piece)
-        piece = read(1 << 20)
-    with contextlib.suppress(AttributeError, OSError):
-        file.seek(place)
-    return held.getvalue()
+def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
+    """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage.
+
+    What sockets raise in a flavor of one's own becomes a DeliveryError.
+    """
+    @functools.wraps(send)
+    def checked(self: BaseAlerter, message: _Text, params: AlerterParameters | None = None) -> Receipt:
+        try:
+            with _one_operation(), _own_code(self._who):
+                return send(self, *self._checked(message, params))
+        except OSError as caught:
+            error = _transport_failure(self._who, caught, True)
+        raise error
+
+    return checked
 
 
-def _drawn(source: Any) -> bytes:
-    """Return a figure or a picture as PNG, by its own means."""
-    held = _io.BytesIO()
+@contextlib.contextmanager
+def _own_code(who: str) -> Iterator[None]:
+    """Let what a flavor's own code raises by mistake be a DeliveryError; the traceback is logged."""
     try:
-        save = getattr(source, "savefig", None) or source.save
-        save(held, format="png")
-    except Exception:  # PIL does so for modes that PNG lacks, such as CMYK
-        if not hasattr(source, "convert"):
-            raise
-        held = _io.BytesIO()
-        mode = "RGBA" if str(source.mode).upper().endswith("A") else "RGB"
-        source.convert(mode).save(held, format="png")
-    return held.getvalue()
+        yield
+        return
+    except (AlerterError, OSError):
+        raise
+    except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
+        trace = _clean(_exception_parts(caught)[1])
+        error = _failure(who, _exception_line(caught), hint="its traceback is in the log", final=True)
+    _log().error("%s: an exception in its code\n%s", who, trace)
+    error._logged = True
+    raise error  # out here, so that what was raised does not travel with it: it may show secrets
+
+
+def _worked(work: Callable[[], object]) -> bool:
+    """Return bool(work()); where a service refuses or cannot be reached, log why and return False."""
+    try:
+        return bool(work())
+    except DeliveryError as error:
+        if not error._logged:
+            _log().error("%s", error)
+        return False
 
 
 # === Asking ===
@@ -1387,21 +1596,6 @@ def _among(words: Sequence[str]) -> str:
         word = _one_line(word, 100)
         shown.append(f"`{word}`" if word.isascii() and "`" not in word else word)
     return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
-
-
-def _steady() -> float:
-    """Return seconds of a clock that nobody sets; on Linux it also runs while the machine sleeps."""
-    if sys.platform != "win32" and hasattr(time, "CLOCK_BOOTTIME"):
-        with contextlib.suppress(OSError):  # a sandbox may not have it
-            return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
-
-
-class _Clock:
-    """The time and the waiting of an alerter. A subclass with another `clock` runs in virtual time."""
-    now = staticmethod(time.time)
-    monotonic = staticmethod(_steady)
-    sleep = staticmethod(time.sleep)
 
 
 class _QuestionRecord:
@@ -2127,1222 +2321,6 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
                 doubtful = False
                 continue
             raise error
-
-
-# === Alerters ===
-_SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
-_KINDS = {"str": "text", "bool": "bool", "int": "int", "float": "float"}
-_LISTS = r"(Sequence|Iterable|[Ll]ist)\[str\]|[Tt]uple\[str,\.\.\.\]"
-_TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
-                          "": object}  # any other kind is a str
-_UNFILLED = (r"\$?\{\{.*\}\}|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
-             r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
-_PLACEHOLDER = (r"(?i)<[\w -]*>|.*(\.\.\.|…).*|your[-_ ].*|change-?me"
-                r"|xox[a-z]-[x-]*|https://.*/x{4,}|[cdgu]0?x{4,}")  # xoxb-xxxx-xxxx, C0XXXXXXX
-_NO_PASSWORD = r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me"
-
-
-def _field(default: Any, about: str, kind: str, *, secret: bool = False) -> Any:
-    """Return a field of a built-in flavor. about: what the help says of it; kind: as `_kind` returns it."""
-    return dataclasses.field(default=default, repr=not secret, metadata={"about": about, "kind": kind})
-
-
-@functools.lru_cache(maxsize=256)
-def _kind(field: _Field) -> str:
-    """Return what a field takes: bool, int, float, list (of words), time, url, …, or "" for anything.
-
-    A flavor of one's own tells it by the annotation, and by the names that mean something to the base.
-    """
-    if "kind" in field.metadata:
-        return str(field.metadata["kind"])
-    named = {"timeout": "time", "approvers": "list"}.get(field.name)
-    written = field.type.__name__ if field.type in (bool, int, float, str) else str(field.type)
-    written = re.sub(r" |typing\.|collections\.abc\.", "", written)
-    written = re.sub(r"\|None|None\||,None(Type)?", "", written)  # Python 3.8 writes Union[int, NoneType]
-    written = re.sub(r"^(?:Optional|Union)\[(.*)\]$", r"\1", written)
-    kind = "list" if re.fullmatch(_LISTS, written) else _KINDS.get(written, "")
-    if kind != "text":
-        return named or kind
-    if field.name.endswith("_url"):
-        return "url"
-    if _is_secret(field):
-        return "token" if "token" in field.name else "password"
-    return kind
-
-
-@functools.lru_cache(maxsize=256)
-def _is_secret(field: _Field) -> bool:
-    return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
-
-
-def _checked(where: str, field: _Field, value: Any) -> Any:
-    """Return the value of a flavor's field, checked for what can be told without asking the service."""
-    kind, default = _kind(field), field.default
-    if field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
-    if value is None:
-        return None if default is dataclasses.MISSING else default
-    if value is default or kind == "list" and value == default:
-        return value
-    if kind == "list":
-        return _names(value, where)
-    if kind == "time":
-        return _seconds(value, where)
-    wanted = _TYPES.get(kind, str)
-    if not isinstance(value, wanted):
-        raise ConfigError(f"{where} must be {getattr(wanted, '__name__', kind)}, not {type(value).__name__}")
-    if kind == "port" and not 0 < value < 65536:
-        raise ConfigError(f"{where} must be a port from 1 to 65535")
-    if not isinstance(value, str):
-        return value
-    if _is_secret(field):
-        value = str.__new__(_Secret, value.strip())  # whatever the traceback of a refusal shows
-        if re.fullmatch(_REFERENCE, value):
-            return str(value)
-    _check_text(where, kind, value)
-    if _is_secret(field):
-        return _Secret(value)
-    return value.strip()
-
-
-def _check_text(where: str, kind: str, text: str) -> None:
-    """Raise ConfigError for a text that can never be right for a field of this kind."""
-    if re.search(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", text):
-        raise ConfigError(f"{where} holds a line break or another control character")
-    if kind == "tls" and text not in ("ssl", "starttls"):
-        raise ConfigError(f'{where} must be True, False, "ssl" or "starttls", not {text!r}')
-    if kind in ("text", "tls", ""):
-        return
-    if re.fullmatch(_UNFILLED, text):
-        secret = kind in ("token", "password", "url")
-        how = "a reference is written {{env.NAME}} or {{file./path}}" if secret else "write the value itself"
-        raise ConfigError(f"{where} is a reference that nobody filled in: {how}")
-    if re.fullmatch(_NO_PASSWORD if kind == "password" else _PLACEHOLDER, text):
-        raise ConfigError(f"{where} is still a placeholder: put the real one there")
-    if kind == "token" and re.match(r"https?://", text):
-        other = where.replace("_token", "_webhook_url").rpartition(" ")[2]
-        raise ConfigError(f"{where} is an address: put it into {other}")
-    if kind == "token" and not re.fullmatch(r"[!-~]*", text):
-        raise ConfigError(f"{where} holds a space or a character that no token has: copy the token alone")
-    if kind == "url" and re.match(r"xox[a-z]-", text):
-        raise ConfigError(f"{where} is a token: put it into slack_token")
-    problem = _url_problem(text) if kind == "url" and text else ""
-    if problem:
-        raise ConfigError(f"{where} {problem}")
-    if kind == "host":
-        _check_host(where, text)
-
-
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host's name
-
-
-def _url_problem(url: str) -> str:
-    """Return what is wrong with an address, or "". It names the host alone: the rest may be secret."""
-    usual = "is not a valid address: it needs https:// and a host"
-    try:
-        parts = _parse.urlsplit(url)
-        host, port = _host_of(parts), parts.port
-    except ValueError:
-        return usual
-    if not re.fullmatch(r"(\[[^\[\]@]+\]|[^\[\]@:]+)(:\d*)?", parts.netloc) or port == 0:
-        return usual
-    problem = _host_problem(host)
-    if problem:
-        return f"is not a valid address: {problem}"
-    if not re.fullmatch(r"[!-~]+", url):
-        return usual
-    if parts.scheme != "https" and (parts.scheme != "http" or not _is_loopback(host)):
-        return "must begin with https:// (http:// only for this machine)"
-    return ""
-
-
-def _host_of(parts: _parse.SplitResult) -> str:
-    """Return the host of an address; the scope of an IPv6 one is written %25 there (RFC 6874)."""
-    return (parts.hostname or "").replace("%25", "%")
-
-
-def _host_problem(host: str) -> str:
-    """Return why no host can be called so, or an empty string."""
-    if not host.isascii():
-        return f"write its host as {_xn_form(host)}"
-    name = host.partition("%")[0]
-    if ":" in name or re.fullmatch(r"[\d.]+", name):
-        with contextlib.suppress(ValueError):
-            _ipaddress.ip_address(name)
-            return ""
-        return f"{host} is no IP address"
-    if name.endswith("."):
-        name = name[:-1]
-    if len(name) <= 253 and all(re.fullmatch(_LABEL, label) for label in name.split(".")):
-        return ""
-    return f"{_one_line(host, 60)!r} is no host's name"
-
-
-def _xn_form(host: str) -> str:
-    """Return a name in its ASCII form. Python's codec is of 2003 and makes another domain of straße.de."""
-    labels = _unicodedata.normalize("NFC", host.lower()).split(".")
-    for number, label in enumerate(labels):
-        if not label.isascii():
-            labels[number] = "xn--" + label.encode("punycode").decode()
-    return ".".join(labels)
-
-
-def _check_host(where: str, host: str) -> None:
-    bare = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", host)
-    if bare and bare[0] != bare[1]:
-        port = f", and {bare[2]} as the port" if bare[2] else ""
-        raise ConfigError(f"{where} is a mere host name: write {bare[1]}{port}")
-    problem = _host_problem(host) if host else ""
-    if problem:
-        raise ConfigError(f"{where} is a mere host name, such as mail.example.org: {problem}")
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    with contextlib.suppress(ValueError):
-        return _ipaddress.ip_address(host.partition("%")[0]).is_loopback
-    return False
-
-
-class BaseAlerter(_Record):
-    """Base of all flavors. A flavor is a dataclass on it: its fields configure it, `flavor` is its name.
-
-    Give it `send(message, params)` that returns a Receipt or raises DeliveryError, and, if it can ask,
-    `replies(question)`; or override `post` and `ask` alone. Alerters are immutable and hashable.
-    """
-
-    flavor = ""
-    clock = _Clock()
-    _answer_by = "Answer"
-    _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
-    _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
-    _ids = {}  # type: dict[str, str]  # the form of the ids in a ref
-    _example = {}  # type: dict[str, Any]  # fields for `preview`
-    _asked = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
-    _calls_people = True  # by mentions
-    _most_people = sys.maxsize  # so many can answer one question
-
-    def __post_init__(self) -> None:
-        cls = type(self)
-        if cls.__hash__ is None:  # a plain @dataclass takes the hash away
-            cls.__hash__ = BaseAlerter.__hash__
-        fields = _fields_of(cls)
-        for name, field in fields.items():
-            self._set(name, _checked(f"{self._who}: {name}", field, getattr(self, name)))
-        for name in fields:
-            self._refuse(name, getattr(self, name))
-        self._check_together()
-
-    def _refuse(self, name: str, value: Any) -> None:
-        """Raise ConfigError for a field, or a parameter of that name, that can never work here."""
-        for text in value if isinstance(value, (tuple, list)) else (value,):
-            if not isinstance(text, str) or not text or re.fullmatch(_REFERENCE, text):
-                continue
-            problem = self._problem(name, text)
-            if problem:
-                raise ConfigError(f"{self._who}: {name}: {problem}")
-
-    def _problem(self, name: str, text: str) -> str:
-        """Return why a value of the field `name` can never work, and what to put there; "" if it may."""
-        return ""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
-            raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: use dataclasses.replace")
-        self._set(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}")
-
-    def _set(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
-
-    @_known_keywords
-    def post(self, message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-             metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-             files: Iterable[Any] | None = None, level: _Level | None = None,
-             exception: BaseException | None = None, mention: Iterable[str] | None = None,
-             reply_to: Receipt | None = None) -> bool:
-        """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
-        message, params = _arguments(locals())
-        return _worked(lambda: [self.send(message, params)])  # it may return nothing
-
-    @_known_keywords
-    def ask(self, question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-            metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-            level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
-            mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
-            disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-            reply_to: Receipt | None = None,
-            key: str | None = None) -> bool:
-        """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
-        message, params = _arguments(locals())
-        return _worked(lambda: self._open(message, params, key).wait())
-
-    def send(self, message: Any, params: Any = None) -> Receipt:
-        """Deliver the message and return where it landed. Raises DeliveryError. A flavor overrides it.
-
-        It takes what `post` takes; the override gets an AlerterMessage, and AlerterParameters or None.
-        """
-        raise ConfigError(f"flavor {self.flavor or type(self).__name__} has no send(message, params)")
-
-    def __init_subclass__(cls, **named: Any) -> None:
-        super().__init_subclass__(**named)
-        if "send" in vars(cls):
-            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
-
-    @_known_keywords
-    def decide(self, question: _Text, params: AlerterParameters | None = None, key: str | None = None, *,
-               title: str | None = None, metadata: Mapping[str, Any] | None = None,
-               images: Iterable[Any] | None = None, level: _Level | None = None, timeout: _Time | None = None,
-               approvers: Iterable[str] | None = None, mention: Iterable[str] | None = None,
-               approve_msg_options: Iterable[str] | None = None,
-               disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-               reply_to: Receipt | None = None) -> Decision:
-        """Ask, wait, and return who decided, when and with what words; key: as for the function `ask`.
-
-        Raises DeliveryError if the service refuses for good, AskNotSupported before anything is posted.
-        """
-        message, params = _arguments(locals())
-        if self._overrides("ask"):
-            with _own_code(self._who):
-                approved = self.ask(message, params)
-            return Decision("approved" if approved else "declined", at=self.clock.now())
-        return self._open(message, params, key).wait()
-
-    @_known_keywords
-    def open_question(self, question: _Text, params: AlerterParameters | None = None, *,
-                      title: str | None = None, metadata: Mapping[str, Any] | None = None,
-                      images: Iterable[Any] | None = None, level: _Level | None = None,
-                      timeout: _Time | None = None, approvers: Iterable[str] | None = None,
-                      mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
-                      disapprove_msg_options: Iterable[str] | None = None,
-                      minimum_approvals: int | None = None, reply_to: Receipt | None = None,
-                      key: str | None = None) -> Question:
-        """Post the question and return at once; its `check()` and `wait()` read the answers."""
-        message, params = _arguments(locals())
-        return self._open(message, params, key)
-
-    def replies(self, question: Question) -> list[dict[str, Any]]:
-        """Return people's answers so far, oldest first: {"by": user id, "text": as written, "via": "reply"}.
-
-        Only those to this question, which `question.ref` tells: the ref of the Receipt that `send` returned.
-        "at": UNIX seconds, if known. Matching, approvers, polling and timeout are the base's.
-        """
-        raise AskNotSupported(f"{self._who}: this flavor cannot be asked: it has no replies(question)")
-
-    def check(self) -> str:
-        """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
-        return f"ok    the fields are valid; flavor {self.flavor} has no other check"
-
-    def _can_follow(self, ref: _Dict) -> bool:
-        """False if nothing can be posted here below the message that has this ref."""
-        return True
-
-    @classmethod
-    def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
-        """Return what `setup` says before it asks for a field. fields: those that are known."""
-        return ""
-
-    def _try_post(self) -> str:
-        """Post a test message; return a line for each thing that was tried. Raises DeliveryError."""
-        self.send(AlerterMessage(body=_TEST))
-        return "ok    posting: a test message was posted"
-
-    # What a flavor may have besides; here each does nothing.
-    def _check_together(self) -> None:
-        """Raise ConfigError for fields that cannot go together."""
-
-    def _ready_to_read(self, where: _Dict) -> None:
-        """Raise DeliveryError if answers could not be read: what cannot be read is not asked."""
-
-    def _me(self) -> str | None:
-        """Return the user id that it posts with: its own words and taps decide nothing."""
-        return None
-
-    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
-        """Return where a question would go, as JSON: it binds a key to its place, and serves `_find`."""
-        fields = _fields_of(type(self))
-        places = {name for name in fields if not _is_secret(fields[name])} - {"timeout", "approvers"}
-        return {name: str(getattr(self, name)) for name in sorted(places)}
-
-    def _find(self, question: Question) -> _Dict | None:
-        """Return the ref of a question that may have been posted; None: it was not."""
-        return None
-
-    def _offer_taps(self, question: Question) -> None:
-        """Put the two reactions on it, so that one tap decides."""
-
-    def _takes_word(self, word: str) -> bool:
-        """True if the service can tell this word, or its emoji, in an answer."""
-        return True
-
-    def _is_machine(self, user: str) -> bool:
-        """True if a user id whose reaction would decide is a bot's; asked only where the service can tell."""
-        return False
-
-    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        """Write under the question. to: the reply that it answers; None: it is for everybody."""
-
-    def _join(self, question: Question) -> None:
-        """Begin to wait for a question: it may be read together with others from now on."""
-
-    def _release(self, question: Question) -> None:
-        """Let go of what its `_memo` holds open."""
-
-    def _cannot_ask(self) -> str:
-        """Return why it cannot be asked, or an empty string."""
-        return "" if self._overrides("replies") or self._overrides("ask") else "it has no replies(question)"
-
-    def _mention_of(self, user: str) -> str:
-        return user
-
-    def _person(self, name: str) -> str:
-        """Return a user id in the form in which two are compared."""
-        return name.strip().strip("<@!>").casefold()
-
-    def _pause(self, question: Question, seconds: float) -> None:
-        self.clock.sleep(max(seconds, 0.0))
-
-    def _preview(self, message: AlerterMessage) -> str:
-        """Return what `send` would send, for people to read."""
-        return _as_text(_lay_out(message, message._files(self._who)))
-
-    @property
-    def _label(self) -> str:
-        return self._origin[0] or self.flavor
-
-    @property
-    def _who(self) -> str:
-        """What every error and warning about it begins with."""
-        return f"{self._origin[0]} ({self.flavor})" if self._origin[0] else self.flavor
-
-    def _overrides(self, method: str) -> bool:
-        return getattr(type(self), method) is not getattr(BaseAlerter, method)
-
-    def _store(self) -> StackStore:
-        return StackStore(self._origin[1])
-
-    def _until(self, seconds: float = _SOCKET_TIMEOUT) -> float:
-        return self.clock.monotonic() + seconds
-
-    def _checked(self, message: object, params: object) -> tuple[AlerterMessage, AlerterParameters | None]:
-        """Return both, checked, once no text can hold a secret any more."""
-        self._learn_secrets()
-        choices = _params(params)
-        for name, value in (choices._values() if choices else {}).items():
-            self._refuse(name, _names(value, name) if name in ("approvers", "mention") else value)
-        if choices and choices.mention and not self._calls_people:
-            _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
-        message = _message(message)
-        if message._reply_to and not self._can_follow(message._reply_to.ref):
-            _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
-            message = message._with(_reply_to=None)
-        return message, choices
-
-    def _learn_secrets(self) -> None:
-        """Look up the secrets that are references, so that they are masked from now on."""
-        for name, field in _fields_of(type(self)).items():
-            if _is_secret(field) and isinstance(getattr(self, name), str):
-                with contextlib.suppress(ConfigError):  # whoever needs it raises
-                    self._secret(name)
-
-    def _secret(self, name: str) -> str:
-        """Return a secret, read anew where it is a reference, and then checked as any other."""
-        given, where = getattr(self, name), f"{self._who}: {name}"
-        value = _reveal(given, where)
-        if value is not given:
-            _check_text(where, _kind(_fields_of(type(self))[name]), value)
-            self._refuse(name, value)
-        return value
-
-    def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
-        """Return a choice: from the params, then the alerter's field, then the default."""
-        values = (getattr(source, name, None) for source in (params, self))
-        return next((value for value in values if value not in (None, "")), default)
-
-    def _frame(self, message: AlerterMessage, params: AlerterParameters | None, key: str | None) -> Question:
-        """Return a question that is yet to be posted."""
-        now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
-        approve, decline = self._word_lists(params, fold)
-        approvers = _names(self._option(params, "approvers"), "approvers")
-        where = self._where(message, params)
-        people = {self._person(name): name for name in approvers or where.get("people", ())}
-        if "" in people:
-            raise ConfigError(f"{self._who}: approvers: {people['']!r} is not how it names a person")
-        needed = getattr(params, "minimum_approvals", None) or 1
-        may = min(len(people) or needed, self._most_people)
-        if needed > may:
-            raise ConfigError(f"{self._who}: minimum_approvals: {needed} have to approve, {may} may")
-        timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
-        record = _QuestionRecord({
-            "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
-            "text": _one_line(message.title or message.body or "(no text)", 80),
-            "where": where, "approve": approve, "decline": decline,
-            "approvers": approvers and list(approvers), "case_sensitive": not fold,
-            "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
-        record.fingerprint = self._fingerprint(message, record)
-        return Question(self, record)
-
-    def _word_lists(self, params: AlerterParameters | None, fold: bool) -> tuple[list[str], list[str]]:
-        """Return the words that approve, and those that decline."""
-        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
-        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
-        taken = {_word(word, True) for word in approve + decline}
-        approve = approve or tuple(word for word in _APPROVE if _word(word, True) not in taken)
-        decline = decline or tuple(word for word in _DECLINE if _word(word, True) not in taken)
-        self._check_words(approve, fold, decline, _TAPS[1])
-        self._check_words(decline, fold, approve, _TAPS[0])
-        return list(approve), list(decline)
-
-    def _check_words(self, words: Sequence[str], fold: bool, others: Sequence[str], other_tap: str) -> None:
-        """Raise ConfigError for words that cannot decide; others: those that mean the opposite."""
-        known, opposite = set(), {_word(word, True) for word in others}
-        for word in words:
-            bare, problem = _word(word, True), ""
-            if not bare:
-                problem = "must have a letter, a digit or an emoji in it"
-            elif bare in opposite:
-                problem = "both approves and declines"
-            elif _word(word, fold) in known:
-                problem = "stands in its list twice"
-            elif bare == _word(other_tap, True):
-                problem = "means the opposite on every other question"
-            elif not self._takes_word(word):
-                problem = "holds an emoji whose name is not known here: write it as :name:"
-            if problem:
-                raise ConfigError(f"{self._who}: the word {word!r} {problem}")
-            known.add(_word(word, fold))
-
-    def _fingerprint(self, message: AlerterMessage, record: _QuestionRecord) -> str:
-        """Return what is the same for the same question, asked of the same people at the same place."""
-        fold = not record.case_sensitive
-        facts = sorted([_clean(name), _same_text(value)] for name, value in message.metadata.items())
-        approve, decline = (sorted(_word(word, fold) for word in words)
-                            for words in (record.approve, record.decline))
-        people = sorted({self._person(name) for name in record.approvers or ()})
-        services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
-        parts = [self.flavor, services, record.where, message.title, message.body, facts, approve, decline,
-                 fold, people, record.minimum_approvals]
-        return _hashlib.sha256(_json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-    def _open(self, question: AlerterMessage, params: AlerterParameters | None,
-              key: str | None = None) -> Question:
-        message, params = self._checked(question, params)
-        if self._cannot_ask():
-            raise AskNotSupported(f"{self._who}: nobody can be asked here: {self._cannot_ask()}")
-        if not self._overrides("replies"):
-            raise AskNotSupported(f"{self._who}: it has its own ask alone, so no question can stay open")
-        if key is not None and (not isinstance(key, str) or not key.strip()):
-            raise ConfigError("key must be a name, such as \"deploy-42\"")
-        asked = self._frame(message, params, key)
-        if key is None:
-            with _one_operation():
-                self._publish(asked, message, params)
-            return asked
-        while True:
-            found = self._claimed(asked, message, params)
-            if found:
-                return found
-            asked = self._frame(message, params, key)  # its time begins now
-
-    def _claimed(self, asked: Question, message: AlerterMessage,
-                 params: AlerterParameters | None) -> Question | None:
-        """Return the key's question, posted; None: somebody works on it, or it has just ended."""
-        key: Any = asked._key
-        record, replaced = key.claim(asked._record)
-        if record is None:
-            self.clock.sleep(_CLAIM_PAUSE)
-            return None
-        fresh = record is asked._record
-        question = asked if fresh else Question(self, record)
-        with question._working(), _one_operation():
-            if replaced:
-                self._close_replaced(replaced)
-            if not fresh and not self._take_up(question):
-                return None
-            if record.ref is None:
-                try:
-                    self._publish(question, message, params)
-                except (ConfigError, DeliveryError) as error:
-                    if getattr(error, "outcome", "not_sent") == "not_sent":
-                        key.end(record.token, None)
-                    raise
-            if question._decision is None:
-                key.update(record.token, claim=None, ref=record.ref, posted=record.posted, parts=record.parts,
-                           recipients=record.recipients, author=record.author)
-        return question
-
-    def _take_up(self, found: Question) -> bool:
-        """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
-        record = found._record
-        if record.decision:  # whoever settled it died over it
-            found._finish(_decision_of(record.decision))
-            return True
-        open_still = self.clock.now() < record.deadline
-        try:
-            known = self._locate(found)
-            if open_still:
-                return True
-            if known:  # nobody has read the answers since its time was over
-                found.wait()
-        except DeliveryError as error:
-            forever = error._final or error.code == "unread"  # which a missing scope is
-            if open_still or not forever:
-                error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
-                raise
-        if found._decision is None:
-            found._settle(Decision("timeout", at=self.clock.now()))
-        return found._decision is not None and found._decision.status != "timeout"
-
-    def _close_replaced(self, record: _QuestionRecord) -> None:
-        """Say under a question that another one took its key, where it stands."""
-        with contextlib.suppress(AlerterError):
-            alerter = self._store().load_alerter(record.alerter) if record.alerter else self
-            if record.flavor in ("", alerter.flavor):
-                old = Question(alerter, record)
-                if alerter._locate(old):
-                    old._say("This question was replaced by another one and is closed.")
-
-    def _locate(self, found: Question) -> bool:
-        """True if it is known where a recorded question stands; else it is looked for."""
-        record = found._record
-        if record.ref is None:
-            record.ref = _insist(lambda: self._find(found), self.clock, self._until(_SEND_BUDGET), sure=True)
-            if record.ref is not None:
-                found._take_step(ref=record.ref)
-                self._offer_taps(found)
-        return record.ref is not None
-
-    def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
-        record, body = question._record, message.body
-        self._ready_to_read(record.where or {})
-        record.author = self._me()
-        if self.clock.monotonic() > question._ends + _LATE:
-            raise _failure(self._who, "the time was over before the question could be posted",
-                           hint="give it a longer timeout")
-        before = self.clock.now()
-        question._take_step(posted=before)
-        if not self._shows_questions:
-            body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
-        with question._closed_if_stopped():
-            receipt = self.send(message._with(_question=question, body=body), params)
-            if record.posted == before:  # the flavor does not say when it was taken
-                record.posted = self.clock.now()
-            record.ref = {}
-            if isinstance(receipt, Receipt):
-                if not _is_plain(receipt.ref):
-                    raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
-                record.ref = receipt.ref
-            self._offer_taps(question)
-
-
-def _is_plain(ref: Any) -> bool:
-    """True for a dict that JSON can hold."""
-    with contextlib.suppress(TypeError, ValueError, RecursionError):
-        _json.dumps(ref, allow_nan=False)
-        return isinstance(ref, dict)
-    return False
-
-
-def _same_text(value: Any) -> str:
-    """Return a fact as text that is the same in every process."""
-    if hasattr(value, "items"):
-        return repr(sorted((_clean(name), _same_text(item)) for name, item in value.items()))
-    if isinstance(value, (set, frozenset)):
-        return repr(sorted(map(_same_text, value)))
-    if isinstance(value, (list, tuple)):
-        return repr(list(map(_same_text, value)))
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
-
-
-def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
-    """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage.
-
-    What sockets raise in a flavor of one's own becomes a DeliveryError.
-    """
-    @functools.wraps(send)
-    def checked(self: BaseAlerter, message: _Text, params: AlerterParameters | None = None) -> Receipt:
-        try:
-            with _one_operation(), _own_code(self._who):
-                return send(self, *self._checked(message, params))
-        except OSError as caught:
-            error = _transport_failure(self._who, caught, True)
-        raise error
-
-    return checked
-
-
-@contextlib.contextmanager
-def _own_code(who: str) -> Iterator[None]:
-    """Let what a flavor's own code raises by mistake be a DeliveryError; the traceback is logged."""
-    try:
-        yield
-        return
-    except (AlerterError, OSError):
-        raise
-    except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
-        trace = _clean(_exception_parts(caught)[1])
-        error = _failure(who, _exception_line(caught), hint="its traceback is in the log", final=True)
-    _log().error("%s: an exception in its code\n%s", who, trace)
-    error._logged = True
-    raise error  # out here, so that what was raised does not travel with it: it may show secrets
-
-
-def _worked(work: Callable[[], object]) -> bool:
-    """Return bool(work()); where a service refuses or cannot be reached, log why and return False."""
-    try:
-        return bool(work())
-    except DeliveryError as error:
-        if not error._logged:
-            _log().error("%s", error)
-        return False
-
-
-# === HTTP and TLS ===
-_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
-_PIECE = 16 * 1024  # bytes that are written at once: one TLS record
-_NETWORK_HINTS = (  # by the name of an exception, or of its errno
-    ("gaierror|UnicodeError",
-     "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"),
-    ("timeout|TimeoutError",
-     "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"),
-    ("ConnectionRefusedError", "nothing listens there: check host and port"),
-    ("ConnectionResetError|BrokenPipeError|RemoteDisconnected|IncompleteRead|SMTPServerDisconnected|abort",
-     "a proxy or firewall in between may have cut it off"),
-    ("EMFILE|ENFILE", "this process has too many files open: close some, or raise `ulimit -n`"),
-    ("EACCES|EPERM", "a sandbox or firewall of this machine forbids it"),
-    ("EMSGSIZE|[^E].*(?<!Error)",  # what no system raises, but a library that understands no word
-     "something else than the service seems to answer there: check the address and the port"))
-_TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what it means, and what to do
-    ("WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
-     "it does not speak TLS at once on that port", "check host and port"),
-    ("CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA", "it demands a certificate of its clients",
-     "that is not supported: ask its admin for an address that needs none"),
-    ("PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT",
-     "its TLS is too old or too weak", "it has to speak TLS 1.2 or later, with today's ciphers"),
-    ("HANDSHAKE_FAILURE", "it refused the handshake",
-     "its TLS is too old, or it demands a certificate of its clients, which is not supported: ask its admin"))
-_CERTIFICATE_HINTS = (  # by OpenSSL's words as well
-    ("expired|not yet valid", "its owner has to renew it, unless this machine's date is wrong: {now}"),
-    ("mismatch", "check the host's name; a proxy or a log-in page may answer in its place"),
-    ("too weak|too small", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
-    ("Identifier|critical|key usage|Constraints|name empty|Extensions|[Pp]ath ?len",
-     "Python 3.13 and later are strict (RFC 5280): its owner has to make certificate or CA anew"))
-
-
-class _Unreachable(OSError):
-    """Why there is no connection, told by the place that knows. Nothing was delivered."""
-    def __init__(self, what: str, hint: str, *, code: str | None = None, again: bool = True) -> None:
-        super().__init__(what)
-        self.hint, self.code, self.again = hint, code, again
-
-
-class _Deadline:
-    """When something has to be over: by the alerter's clock or the real one, as a test's may stand still."""
-    def __init__(self, clock: _Clock, until: float) -> None:
-        self.clock, self.until = clock, until
-        self.stop = time.monotonic() + until - clock.monotonic()
-
-    def left(self) -> float:
-        return min(self.until - self.clock.monotonic(), self.stop - time.monotonic())
-
-
-class _Wire:
-    """A connection that ends in time, in the place of a socket.
-
-    A socket's timeout is for each read and write, so bytes that drip could go on for ever. Here each has what
-    is left until the deadline, and `room` bytes at most are read.
-    """
-    def __init__(self, sock: Any, place: str, deadline: _Deadline) -> None:
-        self.sock, self.place, self.deadline, self.room = sock, place, deadline, _BODY_CAP
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.sock, name)
-
-    def _hurry(self) -> None:
-        left = self.deadline.left()
-        if left <= 0:
-            raise _socket.timeout("no answer in time")
-        self.sock.settimeout(min(left, _SOCKET_TIMEOUT))
-
-    def sendall(self, data: Any) -> None:
-        for start in range(0, len(data), _PIECE):
-            self._hurry()
-            try:
-                self.sock.sendall(memoryview(data)[start:start + _PIECE])
-            except OSError as error:
-                if type(error).__name__ in ("SSLEOFError", "SSLZeroReturnError"):
-                    raise BrokenPipeError(_reason(error)) from None  # as without TLS
-                raise
-
-    def recv_into(self, buffer: Any) -> int:
-        self._hurry()
-        try:
-            count: int = self.sock.recv_into(buffer)
-        except OSError as error:
-            if "CERTIFICATE_REQUIRED" in str(getattr(error, "reason", "")):  # TLS 1.3 says so this late
-                raise _tls_trouble(error, self.place) from None
-            raise
-        self.room -= count
-        if self.room < 0:
-            raise OSError(errno.EMSGSIZE, "the answer is too large")
-        return count
-
-    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        link: Any = self
-        return io.BufferedReader(_socket.SocketIO(link, "r"))
-
-    def encrypt(self, trust: _Trust, host: str) -> None:
-        """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
-        self._hurry()
-        host = host.partition("%")[0]
-        try:
-            self.sock = trust.context.wrap_socket(self.sock, False, False, server_hostname=host)
-            self.sock.do_handshake()
-        except (OSError, ValueError) as error:
-            raise _tls_trouble(error, self.place, trust) from None
-
-    def is_quiet(self) -> bool:
-        """True if the peer has neither closed nor said what nobody asked for; else close it here too."""
-        self.sock.settimeout(0)
-        try:
-            _socket.socket.recv(self.sock, 1, _socket.MSG_PEEK)  # below TLS, which has no peeking
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        self.close()
-        return False
-
-
-class _Trust:
-    """The CAs that connections trust, in the place of an SSLContext where a library starts TLS itself."""
-    def __init__(self, context: _ssl.SSLContext, advice: str, partial: bool = False) -> None:
-        self.context, self.advice = context, advice  # what to do about a certificate that is not trusted
-        self.partial = partial  # the system's folder of CAs alone, which need not hold them all
-
-    def wrap_socket(self, sock: Any, server_hostname: str) -> Any:
-        sock.encrypt(self, server_hostname)
-        return sock
-
-
-_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}  # by the variables that choose
-
-
-def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
-    """Return connect(trust), which makes a connection over TLS, to SMTP and IMAP servers too.
-
-    The system's folder of hashed CAs costs 0.1 ms, its whole bundle 20 ms. So the folder comes first, and
-    where a certificate fails against it alone, everything is done once more with the bundle.
-    """
-    key = tuple(map(os.environ.get, (*_CA_VARIABLES, "SSL_CERT_DIR")))
-    trust = _TRUSTS.get(key) or _new_trust(who, key, False)
-    try:
-        return connect(trust)
-    except _Unreachable as error:
-        if not trust.partial or error.code != "certificate":
-            raise
-    return connect(_new_trust(who, key, True))
-
-
-def _new_trust(who: str, key: tuple[str | None, ...], whole: bool) -> _Trust:
-    """Return the CAs that the variables or the system name; kept unless there are none.
-
-    There are none where the machine has none, or where this process has too many files open to read them.
-    """
-    try:
-        folder = _ssl.get_default_verify_paths().capath
-    except ImportError:
-        raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on this "
-                          "machine, and mail servers with use_tls=False") from None
-    advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
-    *files, own_folder = key
-    hashed = _is_hashed(folder)
-    if hashed and not any(files) and not whole:
-        context = _ssl.create_default_context(capath=folder)
-        return _TRUSTS.setdefault(key, _Trust(context, advice, partial=True))
-    context = _ssl.create_default_context()
-    if own_folder and not hashed:
-        advice = f"SSL_CERT_DIR ({own_folder}) has no hashed names: run openssl rehash {own_folder}"
-    for variable, path in zip(_CA_VARIABLES, files):
-        if path:
-            # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
-            if variable != "SSL_CERT_FILE" or not context.cert_store_stats()["x509"]:
-                _add_cas(f"{who}: {variable} ({path})", context, path)
-            advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
-    if not hashed and not context.cert_store_stats()["x509"]:
-        return _Trust(context, "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE")
-    trust = _TRUSTS[key] = _Trust(context, advice)
-    return trust
-
-
-def _is_hashed(folder: str | None) -> bool:
-    """True for a folder in which OpenSSL finds CAs: by names like 5ed36f99.0."""
-    try:
-        names = os.listdir(folder or os.devnull)
-    except OSError:
-        return False
-    return bool(re.search(r"(?m)^[0-9a-f]{8}\.\d+$", "\n".join(names)))
-
-
-def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
-    """Trust the CAs in a file or folder. Raises ConfigError with what is wrong with it."""
-    folder = os.path.isdir(path)
-    if folder and not _is_hashed(path):
-        raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
-    try:
-        context.load_verify_locations(**{"capath" if folder else "cafile": path})
-        return
-    except _ssl.SSLError:
-        head = _pathlib.Path(path).read_bytes()
-        why = "has a broken certificate in it"
-        if head[:1] == b"0":
-            why = f"is in DER form: make PEM of it with openssl x509 -inform der -in {path}"
-        elif b"-----BEGIN CERTIFICATE" not in head:
-            why = "holds no certificate in PEM form"
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        why = f"cannot be read: {_reason(error)}"
-    raise ConfigError(f"{what} {why}")
-
-
-def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _Unreachable:
-    place = f"TLS with {place}"
-    if trust and isinstance(error, _ssl.SSLCertVerificationError):
-        hint = trust.advice
-        for words, cure in _CERTIFICATE_HINTS:
-            if re.search(words, error.verify_message):
-                hint = cure.format(now=time.strftime("%Y-%m-%d"))
-        what = f"{place}: the certificate is not trusted ({error.verify_message.rstrip('.')})"
-        return _Unreachable(what, hint, code="certificate", again=False)
-    word = str(getattr(error, "reason", None) or "")
-    for words, what, hint in _TLS_FAULTS:
-        if re.search(words, word):
-            return _Unreachable(f"{place}: {what} ({word})", hint, again=False)
-    return _Unreachable(f"{place}: the handshake broke off ({_reason(error)})", "a firewall in between may "
-                        "forbid it, or that port does not speak TLS at once: check host, port and network")
-
-
-class _Proxy:
-    """The proxy through which the environment, or the system's settings, want https to go."""
-    def __init__(self, who: str, variable: str, address: str) -> None:
-        try:
-            address = address if "://" in address else f"http://{address}"
-            parts = _parse.urlsplit(address)
-            self.host, self.port = _host_of(parts), parts.port or 80
-            good = parts.scheme == "http" and not _host_problem(self.host)
-        except ValueError:
-            good = False
-        if not good:  # TLS to a proxy is not supported, so that its password could go out in the clear
-            wanted = "http://HOST:PORT, of a proxy without TLS or SOCKS"
-            raise ConfigError(f"{who}: {variable} has to be {wanted}")
-        self.variable, self.login = variable, ""
-        self.place = f"the proxy {_join(self.host, self.port)} of {variable}"
-        if parts.username is not None:
-            user, password = _parse.unquote(parts.username), _parse.unquote(parts.password or "")
-            _remember_secret(password)
-            self.login = _Secret(_base64.b64encode(f"{user}:{password}".encode()).decode())
-
-    def open_tunnel(self, wire: _Wire, target: str) -> None:
-        """target: host:port. Raises _Unreachable with what the proxy says."""
-        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", "", ""]
-        if self.login:
-            lines.insert(2, f"Proxy-Authorization: Basic {self.login}")
-        try:
-            wire.sendall("\r\n".join(lines).encode("ascii"))
-            with _head_of(wire, "CONNECT") as answer:
-                if 200 <= answer.status < 300:
-                    return
-        except (OSError, _http_client.HTTPException, ValueError) as error:
-            what = f"{self.place}: {_what_of(error)}"
-            raise _Unreachable(what, "check that an HTTP proxy listens there") from None
-        raise self._refusal(answer, target)
-
-    def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
-        """A refused log-in is not tried again: that locks accounts."""
-        status, again = answer.status, answer.status in (502, 503, 504)
-        offers = ", ".join(answer.headers.get_all("Proxy-Authenticate") or ["Basic"])
-        hint = f"ask its admin to allow CONNECT to {target}"
-        if again:
-            hint = f"it cannot reach {target} now: try again later"
-        elif status == 407 and "basic" not in offers.lower():
-            hint = f"it takes {offers} alone, which is not supported: ask its admin"
-        elif status == 407:
-            hint = f"write the right log-in into {self.variable}: http://USER:PASSWORD@HOST:PORT"
-        return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", again=again)
-
-
-def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
-    if _is_loopback(host):
-        return None
-    address, variable = None, "the system's settings"
-    if sys.platform in ("darwin", "win32"):
-        address = _urllib.getproxies().get("https")
-    for name in ("all_proxy", "https_proxy"):  # in small letters first, as urllib has it
-        name = name if name in os.environ else name.upper()
-        if os.environ.get(name):
-            address, variable = os.environ[name], name
-    if not address or _urllib.proxy_bypass(_join(host, port)):
-        return None
-    return _Proxy(who, variable, address)
-
-
-def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _dial(host: str, port: int, deadline: _Deadline, place: str) -> _Wire:
-    """Return a connection to what errors call `place`. All addresses of a name share the time."""
-    try:
-        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
-    left = min(deadline.left(), _SOCKET_TIMEOUT)
-    if left <= 0:
-        raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
-    trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
-    for *_, address in found:
-        try:
-            sock = _socket.create_connection((str(address[0]), int(address[1])), left / len(found))
-            return _Wire(sock, place, deadline)
-        except OSError as error:
-            trouble = _Unreachable(f"{place}: no connection ({_reason(error)})", _hint_of(error))
-    raise trouble
-
-
-def _connect(host: str, port: int, deadline: _Deadline, trust: _Trust | None = None,
-             proxy: _Proxy | None = None) -> _Wire:
-    """Return a connection: over TLS if it is said whom to trust, and through the proxy if there is one."""
-    target = _join(host, port)
-    if proxy:
-        wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
-    else:
-        wire = _dial(host, port, deadline, target)
-    try:
-        if proxy:
-            proxy.open_tunnel(wire, target)
-            wire.place = f"{target} through {proxy.place}"
-        if trust:
-            wire.encrypt(trust, host)
-        return wire
-    except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
-        wire.close()
-        raise
-
-
-def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, advice: str) -> _Wire:
-    """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
-    try:
-        return _connect(host, port, deadline, trust)
-    except _Unreachable as error:
-        proxies = [name for name in os.environ if name.lower() in ("https_proxy", "all_proxy")]
-        if "TLS at once" in str(error):
-            error.hint = advice
-        elif proxies and not error.code:
-            error.hint += f"; mail does not go through the proxy of {proxies[0]}"
-        raise
-
-
-def _hint_of(error: BaseException) -> str:
-    """Return what to do about what a socket or a library raised."""
-    number = getattr(error, "errno", None) or 0
-    for names, hint in _NETWORK_HINTS:
-        if re.fullmatch(names, type(error).__name__) or re.fullmatch(names, errno.errorcode.get(number, "")):
-            return hint
-    return "there is no way to it from here: check the network"
-
-
-def _what_of(error: BaseException) -> str:
-    """Return what went wrong, without the words of what may hold a secret."""
-    if isinstance(error, _socket.timeout):
-        return "no answer in time"
-    if isinstance(error, OSError):
-        return _reason(error)
-    return f"no sensible answer ({type(error).__name__})"
-
-
-class _Target:
-    """Where a request goes: an object, for the path may be secret, and a traceback may show locals."""
-    def __init__(self, url: str) -> None:
-        parts = _parse.urlsplit(url)
-        self.encrypted, self.host = parts.scheme == "https", _host_of(parts)
-        self.port = parts.port or (443 if self.encrypted else 80)
-        self.netloc = re.sub(r"%[^\]]*", "", parts.netloc)  # a scope is this machine's affair
-        self.path = parts.path or "/"
-        if parts.query:
-            self.path += f"?{parts.query}"
-        self.key = self.encrypted, self.netloc
-
-    def connect(self, who: str, deadline: _Deadline) -> _Wire:
-        if not self.encrypted:  # on this machine
-            return _connect(self.host, self.port, deadline)
-        proxy = _proxy_for(who, self.host, self.port)
-        return _trusting(who, lambda trust: _connect(self.host, self.port, deadline, trust, proxy))
-
-
-class _Answer:
-    """What an HTTP service answered."""
-    def __init__(self, status: int, headers: _email_message.Message, body: bytes, now: float) -> None:
-        self.status, self.headers, self.body, self.now = status, headers, body, now
-        self.text = body.decode("utf-8-sig", "replace")
-
-    def json(self) -> Any:  # None if it is not JSON
-        with contextlib.suppress(ValueError, RecursionError):
-            return _json.loads(self.body)
-
-    def is_page(self) -> bool:
-        """True for a web page, as a log-in or an error page in the place of the service."""
-        html = "text/html" in self.headers.get("Content-Type", "").lower()
-        return html or self.text.lstrip().startswith("<")
-
-    def seconds(self, given: Any = None) -> float | None:
-        """Return how long the service asks to wait, None if it says nothing sensible."""
-        asked = str(given or self.headers.get("Retry-After"))
-        seconds = 0.0
-        with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
-            if ":" in asked:  # RFC 9110 allows a date as well
-                seconds = _email_utils.parsedate_to_datetime(asked).timestamp() - self.now
-            else:
-                seconds = float(asked)
-        return min(max(0.25, seconds), 1e6) if seconds > 0 else None  # not NaN either
-
-    def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
-                hints: Mapping[str, str] = {}) -> DeliveryError:
-        status, hint = self.status, None
-        if 300 <= status < 400:
-            what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
-        busy = status in (429, 503)
-        outcome, final = "not_sent", None
-        if not busy and not 300 <= status < 500:
-            outcome = "unknown"
-        if not code and status not in (401, 403):  # it may be of something in between
-            final = False
-        wait = self.seconds(retry_after) if busy else None
-        return _failure(who, what, status=status, code=code, hint=hint, hints=hints, again=busy, final=final,
-                        outcome=outcome, retry_after=wait)
-
-
-_KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
-
-
-@contextlib.contextmanager
-def _one_operation() -> Iterator[None]:
-    """Keep this thread's HTTP connections from one request to the next, and close them at the end."""
-    if _KEPT.get() is not None:  # this is part of a larger one
-        yield
-        return
-    kept: dict[object, _Wire] = {}
-    before = _KEPT.set(kept)
-    try:
-        yield
-    finally:
-        _KEPT.reset(before)
-        for wire in kept.values():
-            wire.close()
-
-
-def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Sequence[bytes] = (),
-          headers: Mapping[str, str] = {}) -> _Answer:
-    """Return the answer, whatever its status. The one place that speaks HTTP; it follows no redirect.
-
-    body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
-    outcome "unknown" once a request was written.
-    """
-    kept = _KEPT.get()
-    headers = {"User-Agent": f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters",
-               "Connection": "close" if kept is None else "keep-alive", **headers}
-    if body:
-        headers["Content-Length"] = str(sum(map(len, body)))
-    wire, written = None, False
-    try:
-        deadline = _Deadline(alerter.clock, until)
-        if deadline.left() <= 0:
-            raise _Unreachable("no time left", "what came before took it all")
-        target = _Target(url)
-        headers["Host"] = target.netloc
-        link: Any = _http_client.HTTPConnection(target.host, target.port)
-        link.debuglevel = 0  # a program that sets it on the class would see the token printed
-        link._create_connection = lambda *_: target.connect(alerter._who, deadline)
-        wire = kept.pop(target.key, None) if kept else None
-        if wire is None or not wire.is_quiet():
-            link.connect()
-            wire = link.sock
-        link.sock, wire.deadline = wire, deadline
-        whole, written = False, True
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # an answer may be there: a 413
-            link.request(method, target.path, iter(body) if body else None, headers)
-            whole = True
-        answer, stays = _read_answer(wire, method, alerter.clock.now())
-        if kept is not None and stays and whole:
-            kept[target.key], wire = wire, None
-        return answer
-    except AlerterError:
-        raise
-    except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
-        error = _transport_failure(alerter._who, caught, written)
-    except BaseException as caught:  # Ctrl-C, a time limit
-        raise _stripped(caught) from None
-    finally:
-        if wire is not None:
-            wire.close()
-    raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
-
-
-def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
-    """Return an answer whose head is read. Those before it, as 103 Early Hints, are passed over."""
-    wire.room = _HEAD_CAP
-    answer: Any = _http_client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
-    answer.begin()
-    while 100 < answer.status < 200:  # the library itself passes over 100 alone
-        answer.headers = None
-        answer.begin()
-    wire.room = _BODY_CAP
-    return answer  # type: ignore[no-any-return]
-
-
-def _read_answer(wire: _Wire, method: str, now: float) -> tuple[_Answer, bool]:
-    """Return the whole answer, and whether the connection stays open after it."""
-    taken = bytearray()
-    with _head_of(wire, method) as response:
-        while not response.isclosed():
-            piece = response.read1(65536)
-            if not piece:
-                break
-            taken += piece
-        if response.length:
-            raise _http_client.IncompleteRead(b"")
-        answer = _Answer(response.status, response.headers, bytes(taken), now)
-        return answer, not response.will_close
-
-
-def _stripped(error: BaseException) -> BaseException:
-    """Return it without the frames and causes of a library, whose locals hold tokens and passwords."""
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
-def _transport_failure(who: str, error: BaseException, reached: bool) -> DeliveryError:
-    """Return the DeliveryError for what sockets, ssl, http.client, smtplib or imaplib raised.
-
-    reached: a request may have been written, so nobody knows what became of it.
-    """
-    inner = getattr(error, "reason", None)  # a URLError's, in a flavor of one's own
-    if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
-        inner = error.__context__
-    cause = inner if isinstance(inner, BaseException) else error
-    reached = reached and not getattr(error, "filename", None)  # a module that could not be opened, say
-    if isinstance(cause, _Unreachable):
-        return _failure(who, cause, code=cause.code, hint=cause.hint, again=cause.again,
-                        final=cause.code == "proxy" and not cause.again)
-    hint = _hint_of(cause)
-    if not reached:
-        return _failure(who, _what_of(cause), hint=hint, final=False, again=True)
-    hint += "; it may have arrived, so look before you send it again"
-    return _failure(who, _what_of(cause), hint=hint, final=False, outcome="unknown")
 
 
 # === Chat services ===
@@ -6988,201 +5966,6 @@ def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> 
         raise ConfigError(f"{kind} {name!r} exists already: {instead}")
 
 
-# === Posting and asking from anywhere ===
-_WARNED: set[str] = set()
-
-
-def _warn_once(text: str) -> None:
-    if text not in _WARNED:
-        _WARNED.add(text)
-        _log().warning("%s", text)
-
-
-def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
-             warn: bool = True) -> list[BaseAlerter]:
-    """Return the alerters to use: an object, a name, a stack, the environment's, or the active stack's."""
-    if isinstance(alerter, BaseAlerter):
-        return [alerter]
-    if alerter is not None and not isinstance(alerter, str):
-        raise ConfigError(f"alerter must be a name or an alerter, not {_kind_of(alerter)}")
-    store = StackStore()
-    if alerter and stack:
-        raise ConfigError("--alerter and --stack: give one of them")
-    if alerter or stack:
-        return store._alerters_of(alerter, stack)
-    configured = _from_environment()
-    if configured:
-        return [configured]
-    found, active = store._alerters_of(), store.active_stack()
-    untouched = active == "default" and [target.flavor for target in found] == ["console"]
-    lonely = _lonely_variable(store._load()) if _own_variables() else ""
-    if lonely and untouched:
-        raise ConfigError(lonely)
-    if lonely:
-        _warn_once(f"{lonely}; the stack {active} is used")
-    if untouched and warn and not _has_input_box() and not _is_terminal(sys.stderr):
-        _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, smtp_email), "
-                   "or set $ALERTERS_FLAVOR")
-    return found
-
-
-@_known_keywords
-def post(message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-         metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-         files: Iterable[Any] | None = None, level: _Level | None = None,
-         exception: BaseException | None = None, mention: Iterable[str] | None = None,
-         reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None) -> bool:
-    """Return True once every alerter of the active stack took the message, else False (logged at ERROR).
-
-    message: text, an AlerterMessage, or an exception. exception: one whose traceback goes below the text.
-    reply_to: the Receipt of what it belongs under. alerter: a name or an alerter in place of the active
-    stack. Raises ConfigError for a wrong set-up or call, never for a service.
-    """
-    message, params = _arguments(locals())
-    return _post_to(_targets(alerter), message, params)
-
-
-def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None) -> bool:
-    """Post to all at the same time; whatever one of them raises, the others have it."""
-    def post_to(target: BaseAlerter) -> bool:
-        with _own_code(target._who):  # it may have a `post` of its own
-            return target.post(message, _with_own_mentions(target, targets, params))
-
-    if len(targets) == 1:
-        return _worked(lambda: post_to(targets[0]))
-    message = message._load()
-    results: list[bool] = []
-    errors: list[tuple[BaseAlerter, BaseException]] = []
-
-    def work(target: BaseAlerter) -> None:
-        try:
-            results.append(_worked(lambda: post_to(target)))
-        except BaseException as error:  # raised or logged below, once the others are done
-            errors.append((target, error))
-
-    threads = []
-    for target in targets:
-        thread = _threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
-        try:
-            thread.start()
-            threads.append(thread)
-        except RuntimeError:  # no new threads while the interpreter ends
-            work(target)
-    for thread in threads:
-        thread.join()
-    for target, error in errors:
-        if isinstance(error, (Exception, KeyboardInterrupt)):
-            raise error
-        # In a thread these end nothing, so they are one alerter's failure like any other.
-        _log().error("%s: it raised %s", target._who, _one_line(repr(error)))
-    return all(results) and not errors
-
-
-def _with_own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
-                       params: AlerterParameters | None) -> AlerterParameters | None:
-    """Leave out the mentions that another alerter of the stack knows, and this one does not."""
-    others = [each for each in targets if each is not target and each._calls_people]
-    if not params or not params.mention or not others:
-        return params
-    own = []
-    for name in _names(params.mention, "mention") or ():
-        known = target._calls_people and not target._problem("mention", name)
-        if known or all(other._problem("mention", name) for other in others):  # nobody's: it is refused
-            own.append(name)
-    return dataclasses.replace(params, mention=own or None)
-
-
-@_known_keywords
-def ask(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-        metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-        level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
-        mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
-        disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-        reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None,
-        key: str | None = None) -> bool:
-    """Return True only if the question was approved: not if declined, unanswered in time, or failed (logged).
-
-    timeout: seconds, a timedelta, or a text such as "1h30m". key: a name, such as "deploy-42", under which
-    the question outlives this process: asked again with the same key and text, it is taken up with the
-    answers and the time it has. Raises AskNotSupported where nobody can be asked, before anything is posted.
-    """
-    message, params = _arguments(locals())
-    return _worked(lambda: _decide(_targets(alerter, warn=False), message, params, key))
-
-
-@_known_keywords
-def decide(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-           metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-           level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
-           mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
-           disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-           reply_to: Receipt | None = None,
-           alerter: BaseAlerter | str | None = None, key: str | None = None) -> Decision:
-    """Ask as `ask` does and return the Decision: who, when, with what words. Raises DeliveryError."""
-    message, params = _arguments(locals())
-    return _decide(_targets(alerter, warn=False), message, params, key)
-
-
-def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None,
-            key: str | None, opened: Callable[[Question], object] = bool) -> Decision:
-    """Ask the first alerter that can ask and takes the question: one question, one place.
-
-    opened: is told the question once it is posted.
-    """
-    able = [target for target in targets if not target._cannot_ask()]
-    if key and len(able) > 1:  # first the one that has asked it already
-        held = _Key(able[0]._store(), str(key), able[0].clock).read()
-        able.sort(key=lambda target: held is None or held.alerter != target._origin[0])
-    if len(able) > 1:
-        message = message._load()
-    for target in able:
-        if target._overrides("ask"):
-            return target.decide(message, params, key=key)
-        try:
-            question = target._open(message, params, key)
-        except DeliveryError as error:
-            if error.outcome != "not_sent" or target is able[-1]:
-                raise
-            _log().warning("%s; the next alerter is asked", error)
-        else:
-            opened(question)
-            return question.wait()
-    why = "; ".join(f"{target._who}: {target._cannot_ask()}" for target in targets)
-    raise AskNotSupported(f"nobody can be asked here: {why}")
-
-
-def alerter_post_step(message: _Text, params: AlerterParameters | None = None) -> bool:
-    """Post to the active stack; True if posted."""
-    return post(message, params)
-
-
-def alerter_ask_step(message: _Text, params: AlerterParameters | None = None) -> bool:
-    """Ask on the active stack; True only on approval."""
-    return ask(message, params)
-
-
-def _old_step(flavor: str, new: _F, call: Callable[..., bool]) -> _F:
-    """Return a step of old: it warns, and does what `new` does if its flavor is active."""
-    @functools.wraps(new)
-    def step(message: _Text, params: AlerterParameters | None = None) -> bool:
-        _warnings.warn(f"{step.__name__} is deprecated: use {new.__name__}", DeprecationWarning, stacklevel=2)
-        targets = [target for target in _targets() if target.flavor == flavor]
-        if not targets:
-            raise ConfigError(f"no alerter of flavor {flavor} is active: use {new.__name__}")
-        return call(message, params, alerter=targets[0])
-
-    step.__name__ = step.__qualname__ = f"{flavor}_{new.__name__}"
-    step.__doc__ = f"Deprecated: use {new.__name__}."
-    return step  # type: ignore[return-value]
-
-
-slack_alerter_post_step = _old_step("slack", alerter_post_step, post)
-slack_alerter_ask_step = _old_step("slack", alerter_ask_step, ask)
-discord_alerter_post_step = _old_step("discord", alerter_post_step, post)
-discord_alerter_ask_step = _old_step("discord", alerter_ask_step, ask)
-smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step, post)
-
-
 # === Hooks and watch ===
 _FRAMEWORKS = ("airflow", "celery", "dagster", "prefect", "zenml")
 _WILL_RETRY = "failed, will retry"
@@ -8113,6 +6896,1223 @@ if sys.platform != "win32":
                 work()
         finally:
             os._exit(0)
+
+
+# === Secrets ===
+_MASK = "***"
+_KNOWN_SECRETS: set[str] = set()  # every secret this process has seen, for `_hide`
+_REFERENCE = r"\{\{\s*(env|file)\.(.+?)\s*\}\}"
+
+
+class _Secret(str):
+    """A str whose repr is masked, so that no repr, dict or traceback with locals shows it."""
+    def __new__(cls, value: str) -> _Secret:  # also when it is unpickled
+        _remember_secret(value)
+        return super().__new__(cls, value)
+
+    def __repr__(self) -> str:
+        return repr(_MASK)
+
+
+class _Hidden(dict):  # type: ignore[type-arg]
+    """A dict with secrets in it, which no repr and no traceback with locals shows."""
+    def __repr__(self) -> str:
+        return "{…}"
+
+
+def _remember_secret(value: str) -> None:
+    rest = value.partition("://")[2]  # a webhook URL's path alone is enough to post, and so is its token
+    path = "/" + rest.partition("/")[2]
+    parts = [value, path, path.partition("?")[0], rest.rstrip("/").rpartition("/")[2]]
+    parts += [part for part in re.split(r"[/?#]", path) if len(part) >= 16]
+    if re.match(r"https?://[^/@]+/.{5}", value):
+        del parts[0]  # the path hides it, whatever the host
+    _KNOWN_SECRETS.update(p for p in parts if len(p) >= 6)  # shorter ones would blot out ordinary words
+
+
+def _hide(text: str) -> str:
+    """Return `text` with every known secret masked. One pattern of them all would be ten times as slow."""
+    for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
+        text = text.replace(secret, _MASK)
+    return text
+
+
+class _SecretAway(ConfigError):
+    """A secret that cannot be had. passing: it may be there in a moment, as a file that is just replaced."""
+    def __init__(self, problem: str, passing: bool) -> None:
+        super().__init__(problem)
+        self.passing = passing
+
+
+def _reveal(value: str, where: str) -> str:
+    """Return the value of a secret, resolving `{{env.NAME}}` and `{{file./path}}`."""
+    reference = re.fullmatch(_REFERENCE, value)
+    if not reference:
+        return value
+    source, name = reference.groups()
+    try:
+        value = (os.environ[name] if source == "env" else _pathlib.Path(name).read_text("utf-8")).strip()
+    except (KeyError, OSError, UnicodeDecodeError) as error:
+        why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
+        raise _SecretAway(f"{where}: {source} {name} {why}", source == "file") from None
+    if not re.fullmatch(r"[^\x00-\x1f\x7f]+", value):
+        value = ""  # in no traceback that shows locals
+        problem = f"{where}: {source} {name} holds no usable secret: nothing, or several lines"
+        raise _SecretAway(problem, source == "file")
+    return _Secret(value)
+
+
+# === Text ===
+# Control and bidi characters made visible or plain, none lost.
+_HARMLESS = {**{c: chr(0x2400 + c) for c in range(32) if c not in (9, 10)}, 0x7F: "\u2421",
+             **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")}
+# What terminals take for orders (ECMA-48): colours and cursor; links and titles; and the short ones.
+_TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)"
+             "|\x1b[ -/][0-~]|\x1b[78=>DEHMNOZc\\\\]")
+_URL = r"https?://[^\s<>\"'`|\\^{}\[\]]*[^\s<>\"'`|\\^{}\[\].,;:!?)*_~]"
+_INLINE = (r"(?<!`)`(?P<code>[^`]{1,500})`(?!`)|\*\*(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)\*\*"
+           r"|(?<![\w*])\*(?=[^\s*])(?P<italic>[^*]{1,500}?)(?<=[^\s*])\*(?![\w*])"
+           r"|(?<![\w_])_(?=[^\s_])(?P<italic2>[^_]{1,500}?)(?<=[^\s_])_(?![\w_])"
+           r"|(?<![\w~])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
+           r"|\[(?P<label>[^][]{1,500})\]\((?P<href>" + _URL + r"/?)\)|(?P<url>" + _URL + ")")
+
+
+def _clean(text: object) -> str:
+    """Return str(text) without escape sequences, controls, bidi overrides, lone surrogates and secrets.
+
+    Its lines end in \\n.
+    """
+    try:
+        clean = str(text).replace("\r\n", "\n").replace("\r", "\n")
+    except Exception as error:  # a value that cannot be shown must not cost the alert
+        clean = f"<{type(text).__name__}: {type(error).__name__}>"
+    if "\x1b" in clean or "\x9b" in clean:
+        clean = re.sub(_TERMINAL, "", clean)
+    clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return _hide(clean.translate(_HARMLESS))
+
+
+def _one_line(text: object, limit: int = 500) -> str:
+    line = " ".join(_clean(text).split())
+    if len(line) > limit:
+        line = line[:limit - 1] + "…"
+    return line
+
+
+def _looks_like_address(label: str) -> bool:
+    bare = re.sub("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]", "", label).replace("。", ".")
+    bare = bare if bare.isascii() else _unicodedata.normalize("NFKC", bare)
+    return bool(re.search(r"://|\w@\w|(?<![\w-])(?:[\w-]+\.)+[^\W\d_]{2,}(?![\w-])|(?:\d+\.){3}\d", bare))
+
+
+def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
+    """Yield (style, text, url) of one line: text, bold, italic, strike, code, link. Unmarked: only URLs."""
+    end = 0
+    if not re.search("[`*_~[]|://", line):  # most lines have none
+        yield "text", line, ""
+        return
+    for found in re.finditer(_INLINE if marked else f"(?P<url>{_URL})", line):
+        style = str(found.lastgroup)
+        text, url = found[style], ""
+        if style in ("href", "url"):
+            url = text
+            text = found["label"] if style == "href" else url
+            style = "link"
+        if style == "link" and text != url and _looks_like_address(text):
+            continue  # it may lead elsewhere: it stays as written
+        if found.start() > end:
+            yield "text", line[end:found.start()], ""
+        end = found.end()
+        yield style.rstrip("2"), text, url
+    if end < len(line):
+        yield "text", line[end:], ""
+
+
+def _bare(line: str) -> str:
+    """Return one line of light Markdown without its marks; what they say beyond looks stays."""
+    words = []
+    for style, text, url in _spans(line) if len(line) <= 2000 else [("text", line, "")]:
+        if style == "strike":
+            text = f"~~{text}~~"
+        elif url and url != text:
+            text = f"{text} ({url})"
+        words.append(text)
+    return "".join(words)
+
+
+def _unfenced(text: str) -> str:
+    if "```" not in text:
+        return text
+    return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
+
+
+def _fenced(text: str) -> str:
+    return "```\n" + _unfenced(text.rstrip()) + "\n```"
+
+
+def _defuse(text: str) -> str:
+    """Return text in which @here and its like name nobody, even where a service reads them as words."""
+    return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I) if "@" in text else text
+
+
+# === Layout ===
+_FLOWING = ("text", "plain", "heading", "item", "quote", "code")  # kinds that are lines of one running text
+_COLUMNS, _COLUMN_WIDTH = 50, 40  # of a table: at most, and the widest that is made even
+_HEAD_MAX = 300  # characters of a table's head that is repeated on each page
+_CODE = r"(?ms)^[ \t]*```(.*?)(?:```[ \t]*$|\Z)"
+_LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|> (?P<quote>.*)"
+         r"|(?P<indent>[ \t]*)(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
+_NUMBER = r"[-+−]?[\d.,_]*\d([eE][-+]?\d+)?\s?%?|[-+]?(nan|NaN|inf)"
+_TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]"}
+
+
+class _Block:
+    """One piece of a laid-out message: of one kind, with its lines.
+
+    ping: ids of those to call. title. text: light Markdown. plain: not Markdown. heading: of `level` 1 to 3.
+    item: of a list, `level` deep, its `label` "3." or none. quote. code: its `label` the language, its `head`
+    lines to repeat on each page. table: lines and `head` are lists of cells, `sides` l, r or c a column.
+    facts: lines are (name, value). picture: `file`. how: how to answer; `links`: (label, address) of buttons.
+    note: level and mark, in small letters. A line of `how` may be a list of spans.
+    """
+    def __init__(self, kind: str, lines: Iterable[Any], *, label: str = "", level: int = 0,
+                 head: Sequence[Any] = (), sides: str = "", file: Any = None) -> None:
+        self.kind, self.lines, self.label, self.level = kind, list(lines), label, level
+        self.head, self.sides, self.file = head, sides, file
+        self.links: list[tuple[str, str]] = []
+
+    def with_lines(self, lines: Iterable[Any]) -> _Block:
+        part = copy.copy(self)
+        part.lines = list(lines)
+        return part
+
+    @property
+    def group(self) -> str:
+        """Its kind, or "text" if it is a part of the running text."""
+        return "text" if self.kind in _FLOWING else self.kind
+
+
+def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
+    for group, found in itertools.groupby(blocks, key=lambda block: block.group):
+        yield group, list(found)
+
+
+def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
+    """Return what a message says as blocks, in the order in which people read them."""
+    blocks = [_Block("title", [message._title_line()])]
+    blocks += _body(_clean(message.body or "").rstrip())
+    facts = _Block("facts", [])
+    for name, value in message.metadata.items():
+        facts.lines.append((_clean(name).strip(), _clean(value).strip()))
+    blocks.append(facts)
+    for number, file in enumerate(files):
+        if file.problem:
+            blocks.append(_Block("plain", [f"[{file.label}]"]))
+        else:
+            blocks.append(_Block("picture", [file.url or file.name], file=file, label=f"image{number}"))
+    notes = []
+    if message.level != "info":
+        notes.append(f"{_LEVELS[message.level][0]} {message.level}")
+    if message._question:
+        blocks.append(_how_to_answer(message._question))
+        notes.append(f"Question {message._question.token}")
+    blocks.append(_Block("note", notes))
+    return [block for block in blocks if block.head or any(block.lines) or block.kind == "text"]
+
+
+def _how_to_answer(question: Question) -> _Block:
+    moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(question.deadline))
+    closing = [("text", "Open until ", ""), ("time", moment, str(int(question.deadline)))]
+    people = question._record.approvers or ()
+    between = " for "
+    for person in people[:_CALLED]:
+        closing += [("text", between, ""), ("person", _one_line(person.strip("<@!>"), 100), "")]
+        between = ", "
+    more = len(people) - _CALLED
+    closing.append(("text", f" and {more} more." if more > 0 else ".", ""))
+    return _Block("how", [*question._instructions()[:-1], closing])
+
+
+def _body(text: str) -> list[_Block]:
+    blocks: list[_Block] = []
+    end = 0
+    for found in re.finditer(_CODE, text):
+        if found.start() > end:
+            _add_prose(blocks, text[end:found.start() - 1].split("\n"))
+        blocks.append(_code(found[1]))
+        end = found.end() + 1
+    if end < len(text):
+        _add_prose(blocks, text[end:].split("\n"))
+    if text and not any(any(block.lines) for block in blocks):  # a lone fence, say, is shown as it is
+        return [_Block("plain", [text])]
+    return blocks
+
+
+def _code(inside: str) -> _Block:
+    """Return what stands between two fences; the first line may name the language."""
+    first, newline, rest = inside.partition("\n")
+    first = first.strip()
+    if newline and re.fullmatch(r"[\w+#.-]{0,20}", first):
+        return _Block("code", rest.rstrip("\n").split("\n"), label=first)
+    return _Block("code", inside.rstrip("\n").split("\n"))
+
+
+def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
+    at = 0
+    while at < len(lines):
+        block = _table_at(lines, at)
+        if block:
+            at += 2 + len(block.lines)
+        else:
+            block = _line_block(lines[at], blocks[-1].kind if blocks else "")
+            at += 1
+        if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
+            blocks[-1].lines += block.lines
+        else:
+            blocks.append(block)
+
+
+def _line_block(line: str, above: str) -> _Block:
+    """Return one line of Markdown as a heading, an item, a quote, or text. above: the kind before it."""
+    found = re.fullmatch(_LINE, line)
+    if line == ">" and above == "quote":
+        return _Block("quote", [""])
+    if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
+        return _Block("text", [line])
+    kind = str(found.lastgroup)
+    block = _Block(kind, [found[kind]], label=found["number"] or "")
+    if kind == "heading":
+        block.level = len(found["hashes"])
+    elif kind == "item":
+        block.level = min(len(found["indent"].expandtabs(4)) // 2, 5)
+    return block
+
+
+def _table_at(lines: list[str], start: int) -> _Block | None:
+    """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
+    if "|" not in lines[start] or start + 1 == len(lines):
+        return None
+    rule = lines[start + 1]
+    if "|" not in rule or rule.strip("|:- \t"):
+        return None
+    head, dashes = _cells(lines[start]), _cells(rule)
+    rules = [dash for dash in dashes if re.fullmatch(":?-+:?", dash)]
+    if not len(rules) == len(dashes) == len(head) <= _COLUMNS:
+        return None
+    table = _Block("table", [], head=head)
+    for number in range(start + 2, len(lines)):
+        row = _cells(lines[number])
+        missing = len(head) - len(row)
+        if "|" not in lines[number] or missing < 0:
+            break
+        table.lines.append(row + [""] * missing)
+    if not table.lines:  # a head alone is text
+        return None
+    for dash, *column in zip(dashes, *table.lines):
+        table.sides += _side(dash, column)
+    return table
+
+
+def _cells(line: str) -> list[str]:
+    inside = re.sub(r"^\||(?<!\\)\|$", "", line.strip())
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
+
+
+def _side(dashes: str, column: Sequence[str]) -> str:
+    """Return where the cells of a column stand: r, l or c. Columns of numbers stand right."""
+    if dashes.startswith(":"):
+        return "c" if dashes.endswith(":") else "l"
+    words = [cell for cell in column if not re.fullmatch(_NUMBER, cell)]
+    numbers = any(column) and not any(words)
+    return "r" if numbers or dashes.endswith(":") else "l"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a fixed-width font a text takes."""
+    width = len(text)
+    for char in "" if text.isascii() else text:
+        if _unicodedata.east_asian_width(char) in "WF":
+            width += 1
+        elif _unicodedata.combining(char) or char in "\u200b\u200c\u200d\ufe0f":
+            width -= 1
+    return width
+
+
+def _aligned(block: _Block) -> _Block:
+    """Return a table as a block of code in which its columns stand below each other; else the block."""
+    if block.kind != "table":
+        return block
+    rows = [list(map(_bare, row)) for row in (block.head, *block.lines)]
+    widths = []
+    for column in zip(*rows):
+        width = max(map(_width, column))
+        widths.append(max(min(width, _COLUMN_WIDTH), 1))
+    rows.insert(1, ["-" * width for width in widths])
+    lines = []
+    for row in rows:
+        line = "  ".join(map(_padded, row, widths, block.sides))
+        lines.append(line.rstrip())
+    if len(lines[0]) > _HEAD_MAX // 2:
+        return _Block("code", lines)
+    return _Block("code", lines[2:], head=lines[:2])
+
+
+def _padded(cell: str, width: int, side: str) -> str:
+    """Return a cell, filled up with blanks to a width; a wider one stays as it is."""
+    blanks = max(width - _width(cell), 0)
+    filling = " " * blanks
+    return filling + cell if side == "r" else cell + filling
+
+
+def _as_lines(facts: _Block) -> _Block:
+    lines = []
+    for name, value in facts.lines:
+        lines += f"{name}: {value}".split("\n")
+    return _Block("plain", lines)
+
+
+def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap: str = "\n\n") -> str:
+    """Return blocks as plain text. words: what becomes of a line's marks; gap: between the parts."""
+    parts = []
+    for group, found in _grouped(map(_aligned, blocks)):
+        lines: list[str] = []
+        for block in found:
+            if group == "facts":
+                block = _as_lines(block)
+            lines += block.head
+            for line in block.lines:
+                lines.append(_text_line(block, line, words))
+        if group != "note":
+            parts.append("\n".join(lines).strip("\n"))
+    return gap.join(filter(str.strip, parts))
+
+
+def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
+    if isinstance(line, list):
+        return "".join(text for _, text, _ in line)
+    if block.kind in ("code", "plain"):
+        return str(line)
+    if block.kind == "how":
+        words = _bare
+    form = _TEXT_FORMS.get(block.kind, "{words}")
+    return form.format(words=words(line), indent="  " * block.level, label=block.label or "-")
+
+
+def _whole_text(message: AlerterMessage) -> str:
+    """Return all words of a message as they were written: what goes into a file."""
+    parts = [message._title_line(), _clean(message.body or "").rstrip()]
+    for name, value in message.metadata.items():
+        parts.append(f"{_clean(name)}: {_clean(value)}")
+    return "\n".join(filter(str.strip, parts))
+
+
+# === Splitting ===
+class _Page:
+    """One message of a chat service: blocks with their lines in the service's markup."""
+    def __init__(self, room: int) -> None:
+        self.size = self.room = room  # of the service's limit: at first, and what is left
+        self.blocks: list[_Block] = []
+        self.sources: list[_Block] = []  # the same text with its lines as they were written
+        self.files: list[_File] = []  # to attach
+        self.number = 0  # which message of its draft it is
+        self.first = False  # whether it is the one with title and facts
+        self.last: _Block | None = None
+
+    def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
+        if self.last is not block:
+            self.blocks.append(block.with_lines([]))
+            self.sources.append(block.with_lines([]))
+            self.last = block
+        self.blocks[-1].lines.append(written)
+        self.sources[-1].lines.append(line)
+        self.room -= cost
+
+    def stand_in(self, frame: _Page) -> None:
+        """Put what the frame holds around the text of this page: title above, facts and the rest below."""
+        above = [block for block in frame.blocks if block.kind in ("ping", "title")]
+        self.blocks = above + self.blocks + frame.blocks[len(above):]
+
+    def says_something(self) -> bool:
+        """False for blank lines alone, which services refuse."""
+        for block in self.blocks:
+            if "".join(map(str, block.lines)).strip():
+                return True
+        return False
+
+
+def _boundary(text: str, count: int) -> int:
+    """Return where to cut so that about `count` characters stay: at a space near by, never in an emoji."""
+    if count >= len(text):
+        return len(text)
+    cut = text.rfind(" ", count * 3 // 4, count) + 1 or count
+    lowest = max(cut - 32, 1)
+    while cut > lowest:
+        joined = _unicodedata.combining(text[cut]) or text[cut - 1] == "\u200d"
+        if not joined and not re.match("[\u200d\ufe00-\ufe0f🏻-🏿🇦-🇿]", text[cut]):
+            break
+        cut -= 1
+    return cut
+
+
+def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], room: int) -> tuple[str, str]:
+    """Return a start of `text`, as long as room allows or nearly, and the same in markup."""
+    count = max(room, 1)
+    while True:
+        head = text[:_boundary(text, count)]
+        written = write(head)
+        taken = size(written)
+        if taken <= room or len(head) == 1:
+            return head, written
+        count = max(min(len(head) * room // taken, len(head) - 1), 1)
+
+
+class _Cutter:
+    """Cuts blocks into pages of a service, between lines; only a line too long for a page is cut itself."""
+    def __init__(self, service: _ChatAlerter, limit: int, first: int) -> None:
+        self.service, self.limit = service, limit
+        self.page = _Page(first)
+        self.pages: list[_Page] = []
+
+    def cut(self, blocks: Iterable[_Block], most: int = _PARTS) -> list[_Page]:
+        """Return the pages, `most` and one more if there are more."""
+        for block in blocks:
+            for line in block.lines:
+                rest: Any = line
+                while rest is not None and len(self.pages) <= most:
+                    rest = self._put(block, rest)
+        self._turn()
+        return self.pages[:most + 1]
+
+    def _put(self, block: _Block, line: Any) -> Any:
+        """Put a line on the page, or its start; return what is left of it, or None."""
+        page, service = self.page, self.service
+        opening = 0 if page.last is block else service._opening(block)
+        whole = not isinstance(line, str)  # one that cannot be cut
+        if whole or len(line) <= 2 * self.limit:
+            written = service._write(block, line)
+            cost = service._cost(written)
+            if opening + cost <= page.room or whole and not page.blocks:
+                page.add(block, line, written, opening + cost)
+                return None
+            if page.blocks and (whole or service._opening(block) + cost <= self.limit):
+                self._turn()
+                return line
+        room = page.room - opening
+        if page.blocks and room < self.limit // 4:
+            self._turn()
+            return line
+        head, written = _head(line, functools.partial(service._write, block), service._cost, room)
+        page.add(block, head, written, opening + service._cost(written))
+        return line[len(head):] or None
+
+    def _turn(self) -> None:
+        """Begin a new page. One of blank lines alone is left out, since services refuse it."""
+        if self.page.says_something():
+            self.pages.append(self.page)
+            self.page = _Page(self.limit)
+        else:
+            self.page = _Page(self.page.size)
+
+
+def _characters(blocks: Iterable[_Block]) -> int:
+    return sum(len(line) + 1 for block in blocks for line in block.lines)
+
+
+def _left_out(count: int) -> _Block:
+    return _Block("plain", [f"… {count:,} characters left out …"])
+
+
+def _some(blocks: Sequence[_Block], room: int, step: int) -> list[_Block]:
+    """Return so many characters of running text: its first lines (step 1) or its last ones (step -1)."""
+    kept: list[_Block] = []
+    for block in blocks[::step]:
+        lines = []
+        for line in block.lines[::step]:
+            if room <= 0:
+                break
+            part = slice(room) if step > 0 else slice(-room, None)
+            lines.append(line[part])
+            room -= len(line) + 1
+        kept.append(block.with_lines(lines[::step]))
+        if room <= 0:
+            break
+    return kept[::step]
+
+
+# === Images and files ===
+_IMAGE = rb"(?P<png>\x89PNG)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8)|(?P<webp>RIFF.{4}WEBP)"
+_FILE_MAX, _TOO_LARGE = 100_000_000, "it is larger than 100 MB"
+
+
+class _File:
+    """A picture to show, or a file to attach. A URL or a `problem` has no `data`."""
+    def __init__(self, name: str, data: bytes = b"", *, url: str = "", problem: str = "",
+                 shown: bool = True) -> None:
+        self.name, self.data, self.url, self.problem = name, data, url, problem
+        self.sent_as = name  # where a service takes not all letters
+        found = re.match(_IMAGE, data, re.S)
+        self.image = shown and bool(found)
+        self.type = f"image/{found.lastgroup}" if found else _type_of(name, data)
+        self.ending = "." + self.type[6:].replace("jpeg", "jpg") if found else ".bin"  # if it has no name
+
+    @property
+    def label(self) -> str:
+        name = self.url or self.name
+        return _clean(f"{name} could not be shown: {self.problem}") if self.problem else self.name
+
+
+def _type_of(name: str, data: bytes) -> str:
+    kind, packed = _mimetypes.guess_type(name)
+    if not kind or packed or kind.startswith(("message/", "multipart/")):  # these must not be in base64
+        return "application/octet-stream"
+    if kind.startswith("text/"):
+        with contextlib.suppress(UnicodeDecodeError):
+            codecs.getincrementaldecoder("utf-8")().decode(data[:100_000])
+            return kind + "; charset=utf-8"
+    return kind
+
+
+def _load_file(item: Any, usual: str, shown: bool) -> _File:
+    """Return an item of `images` (shown) or `files`, by its usual name if it has none. Never raises."""
+    name, source = "", item
+    if isinstance(item, str) and re.match("(?i)https?://", item):
+        if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
+            return _File(usual, url=item)
+        return _File(item, problem="bad URL" if shown else "a file is a path or (name, bytes)")
+    try:
+        if isinstance(item, tuple):
+            name, source = item
+        elif isinstance(item, (str, os.PathLike)):
+            source = _path_of(os.fsdecode(item))
+            name = source.name
+        elif hasattr(item, "read"):
+            name = getattr(item, "name", "")
+        data = _bytes_of(source)
+        if not 0 < len(data) <= _FILE_MAX:
+            raise ValueError(_TOO_LARGE if data else "it is empty")
+    except Exception as error:  # whatever a plotting library raises must not cost the alert its text
+        return _File(_file_name(name) or usual, problem=_one_line(_reason(error), 200))
+    name = _file_name(name)
+    file = _File(name or usual, data, shown=shown)
+    file.name += "" if name else file.ending
+    return file
+
+
+def _path_of(text: str) -> _pathlib.Path:
+    if re.match("(?i)file://", text):
+        text = _urllib.url2pathname(re.sub("(?i)^file://[^/]*", "", text))
+    return _pathlib.Path(os.path.expanduser(text))
+
+
+def _file_name(name: object) -> str:
+    """Return the last part of a path with all its letters, fit for a header; of what is no name, ""."""
+    if not isinstance(name, (str, os.PathLike)):
+        return ""
+    last = re.split(r"[/\\]", _one_line(os.fsdecode(name), 10_000).rstrip("/\\"))[-1][-100:]
+    if not last.strip(". "):
+        return ""
+    return last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
+
+
+def _bytes_of(source: Any) -> bytes:
+    """Return what a path, bytes, an open file, a figure or a picture holds."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, _pathlib.Path):
+        _check_readable(os.stat(source))  # before it is opened, for a FIFO would wait for its writer
+        return source.read_bytes()
+    if hasattr(source, "read"):
+        return _whole(source)
+    if hasattr(source, "savefig") or hasattr(source, "save"):
+        return _drawn(source)
+    raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
+
+
+def _check_readable(status: os.stat_result) -> None:
+    if not _stat.S_ISREG(status.st_mode):
+        raise ValueError("it is a folder" if _stat.S_ISDIR(status.st_mode) else "it is no regular file")
+    if status.st_size > _FILE_MAX:
+        raise ValueError(_TOO_LARGE)
+
+
+def _whole(file: Any) -> bytes:
+    """Return all of an open file, wherever it stands, and leave it there."""
+    with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
+        _check_readable(os.fstat(file.fileno()))
+    place = 0
+    with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
+        place = file.tell()
+        file.seek(0)
+    if not getattr(file, "readable", lambda: True)():
+        raise ValueError("it is not open for reading")
+    held, read = _io.BytesIO(), getattr(file, "buffer", file).read
+    piece = read(1 << 20)
+    while piece and held.tell() <= _FILE_MAX:
+        held.write(piece.encode("utf-8", "replace") if isinstance(piece, str) else piece)
+        piece = read(1 << 20)
+    with contextlib.suppress(AttributeError, OSError):
+        file.seek(place)
+    return held.getvalue()
+
+
+def _drawn(source: Any) -> bytes:
+    """Return a figure or a picture as PNG, by its own means."""
+    held = _io.BytesIO()
+    try:
+        save = getattr(source, "savefig", None) or source.save
+        save(held, format="png")
+    except Exception:  # PIL does so for modes that PNG lacks, such as CMYK
+        if not hasattr(source, "convert"):
+            raise
+        held = _io.BytesIO()
+        mode = "RGBA" if str(source.mode).upper().endswith("A") else "RGB"
+        source.convert(mode).save(held, format="png")
+    return held.getvalue()
+
+
+# === HTTP and TLS ===
+_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
+_PIECE = 16 * 1024  # bytes that are written at once: one TLS record
+_NETWORK_HINTS = (  # by the name of an exception, or of its errno
+    ("gaierror|UnicodeError",
+     "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"),
+    ("timeout|TimeoutError",
+     "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"),
+    ("ConnectionRefusedError", "nothing listens there: check host and port"),
+    ("ConnectionResetError|BrokenPipeError|RemoteDisconnected|IncompleteRead|SMTPServerDisconnected|abort",
+     "a proxy or firewall in between may have cut it off"),
+    ("EMFILE|ENFILE", "this process has too many files open: close some, or raise `ulimit -n`"),
+    ("EACCES|EPERM", "a sandbox or firewall of this machine forbids it"),
+    ("EMSGSIZE|[^E].*(?<!Error)",  # what no system raises, but a library that understands no word
+     "something else than the service seems to answer there: check the address and the port"))
+_TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what it means, and what to do
+    ("WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
+     "it does not speak TLS at once on that port", "check host and port"),
+    ("CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA", "it demands a certificate of its clients",
+     "that is not supported: ask its admin for an address that needs none"),
+    ("PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT",
+     "its TLS is too old or too weak", "it has to speak TLS 1.2 or later, with today's ciphers"),
+    ("HANDSHAKE_FAILURE", "it refused the handshake",
+     "its TLS is too old, or it demands a certificate of its clients, which is not supported: ask its admin"))
+_CERTIFICATE_HINTS = (  # by OpenSSL's words as well
+    ("expired|not yet valid", "its owner has to renew it, unless this machine's date is wrong: {now}"),
+    ("mismatch", "check the host's name; a proxy or a log-in page may answer in its place"),
+    ("too weak|too small", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
+    ("Identifier|critical|key usage|Constraints|name empty|Extensions|[Pp]ath ?len",
+     "Python 3.13 and later are strict (RFC 5280): its owner has to make certificate or CA anew"))
+
+
+class _Unreachable(OSError):
+    """Why there is no connection, told by the place that knows. Nothing was delivered."""
+    def __init__(self, what: str, hint: str, *, code: str | None = None, again: bool = True) -> None:
+        super().__init__(what)
+        self.hint, self.code, self.again = hint, code, again
+
+
+class _Deadline:
+    """When something has to be over: by the alerter's clock or the real one, as a test's may stand still."""
+    def __init__(self, clock: _Clock, until: float) -> None:
+        self.clock, self.until = clock, until
+        self.stop = time.monotonic() + until - clock.monotonic()
+
+    def left(self) -> float:
+        return min(self.until - self.clock.monotonic(), self.stop - time.monotonic())
+
+
+class _Wire:
+    """A connection that ends in time, in the place of a socket.
+
+    A socket's timeout is for each read and write, so bytes that drip could go on for ever. Here each has what
+    is left until the deadline, and `room` bytes at most are read.
+    """
+    def __init__(self, sock: Any, place: str, deadline: _Deadline) -> None:
+        self.sock, self.place, self.deadline, self.room = sock, place, deadline, _BODY_CAP
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+    def _hurry(self) -> None:
+        left = self.deadline.left()
+        if left <= 0:
+            raise _socket.timeout("no answer in time")
+        self.sock.settimeout(min(left, _SOCKET_TIMEOUT))
+
+    def sendall(self, data: Any) -> None:
+        for start in range(0, len(data), _PIECE):
+            self._hurry()
+            try:
+                self.sock.sendall(memoryview(data)[start:start + _PIECE])
+            except OSError as error:
+                if type(error).__name__ in ("SSLEOFError", "SSLZeroReturnError"):
+                    raise BrokenPipeError(_reason(error)) from None  # as without TLS
+                raise
+
+    def recv_into(self, buffer: Any) -> int:
+        self._hurry()
+        try:
+            count: int = self.sock.recv_into(buffer)
+        except OSError as error:
+            if "CERTIFICATE_REQUIRED" in str(getattr(error, "reason", "")):  # TLS 1.3 says so this late
+                raise _tls_trouble(error, self.place) from None
+            raise
+        self.room -= count
+        if self.room < 0:
+            raise OSError(errno.EMSGSIZE, "the answer is too large")
+        return count
+
+    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
+        link: Any = self
+        return io.BufferedReader(_socket.SocketIO(link, "r"))
+
+    def encrypt(self, trust: _Trust, host: str) -> None:
+        """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
+        self._hurry()
+        host = host.partition("%")[0]
+        try:
+            self.sock = trust.context.wrap_socket(self.sock, False, False, server_hostname=host)
+            self.sock.do_handshake()
+        except (OSError, ValueError) as error:
+            raise _tls_trouble(error, self.place, trust) from None
+
+    def is_quiet(self) -> bool:
+        """True if the peer has neither closed nor said what nobody asked for; else close it here too."""
+        self.sock.settimeout(0)
+        try:
+            _socket.socket.recv(self.sock, 1, _socket.MSG_PEEK)  # below TLS, which has no peeking
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        self.close()
+        return False
+
+
+class _Trust:
+    """The CAs that connections trust, in the place of an SSLContext where a library starts TLS itself."""
+    def __init__(self, context: _ssl.SSLContext, advice: str, partial: bool = False) -> None:
+        self.context, self.advice = context, advice  # what to do about a certificate that is not trusted
+        self.partial = partial  # the system's folder of CAs alone, which need not hold them all
+
+    def wrap_socket(self, sock: Any, server_hostname: str) -> Any:
+        sock.encrypt(self, server_hostname)
+        return sock
+
+
+_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}  # by the variables that choose
+
+
+def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
+    """Return connect(trust), which makes a connection over TLS, to SMTP and IMAP servers too.
+
+    The system's folder of hashed CAs costs 0.1 ms, its whole bundle 20 ms. So the folder comes first, and
+    where a certificate fails against it alone, everything is done once more with the bundle.
+    """
+    key = tuple(map(os.environ.get, (*_CA_VARIABLES, "SSL_CERT_DIR")))
+    trust = _TRUSTS.get(key) or _new_trust(who, key, False)
+    try:
+        return connect(trust)
+    except _Unreachable as error:
+        if not trust.partial or error.code != "certificate":
+            raise
+    return connect(_new_trust(who, key, True))
+
+
+def _new_trust(who: str, key: tuple[str | None, ...], whole: bool) -> _Trust:
+    """Return the CAs that the variables or the system name; kept unless there are none.
+
+    There are none where the machine has none, or where this process has too many files open to read them.
+    """
+    try:
+        folder = _ssl.get_default_verify_paths().capath
+    except ImportError:
+        raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on this "
+                          "machine, and mail servers with use_tls=False") from None
+    advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
+    *files, own_folder = key
+    hashed = _is_hashed(folder)
+    if hashed and not any(files) and not whole:
+        context = _ssl.create_default_context(capath=folder)
+        return _TRUSTS.setdefault(key, _Trust(context, advice, partial=True))
+    context = _ssl.create_default_context()
+    if own_folder and not hashed:
+        advice = f"SSL_CERT_DIR ({own_folder}) has no hashed names: run openssl rehash {own_folder}"
+    for variable, path in zip(_CA_VARIABLES, files):
+        if path:
+            # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
+            if variable != "SSL_CERT_FILE" or not context.cert_store_stats()["x509"]:
+                _add_cas(f"{who}: {variable} ({path})", context, path)
+            advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
+    if not hashed and not context.cert_store_stats()["x509"]:
+        return _Trust(context, "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE")
+    trust = _TRUSTS[key] = _Trust(context, advice)
+    return trust
+
+
+def _is_hashed(folder: str | None) -> bool:
+    """True for a folder in which OpenSSL finds CAs: by names like 5ed36f99.0."""
+    try:
+        names = os.listdir(folder or os.devnull)
+    except OSError:
+        return False
+    return bool(re.search(r"(?m)^[0-9a-f]{8}\.\d+$", "\n".join(names)))
+
+
+def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
+    """Trust the CAs in a file or folder. Raises ConfigError with what is wrong with it."""
+    folder = os.path.isdir(path)
+    if folder and not _is_hashed(path):
+        raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
+    try:
+        context.load_verify_locations(**{"capath" if folder else "cafile": path})
+        return
+    except _ssl.SSLError:
+        head = _pathlib.Path(path).read_bytes()
+        why = "has a broken certificate in it"
+        if head[:1] == b"0":
+            why = f"is in DER form: make PEM of it with openssl x509 -inform der -in {path}"
+        elif b"-----BEGIN CERTIFICATE" not in head:
+            why = "holds no certificate in PEM form"
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        why = f"cannot be read: {_reason(error)}"
+    raise ConfigError(f"{what} {why}")
+
+
+def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _Unreachable:
+    place = f"TLS with {place}"
+    if trust and isinstance(error, _ssl.SSLCertVerificationError):
+        hint = trust.advice
+        for words, cure in _CERTIFICATE_HINTS:
+            if re.search(words, error.verify_message):
+                hint = cure.format(now=time.strftime("%Y-%m-%d"))
+        what = f"{place}: the certificate is not trusted ({error.verify_message.rstrip('.')})"
+        return _Unreachable(what, hint, code="certificate", again=False)
+    word = str(getattr(error, "reason", None) or "")
+    for words, what, hint in _TLS_FAULTS:
+        if re.search(words, word):
+            return _Unreachable(f"{place}: {what} ({word})", hint, again=False)
+    return _Unreachable(f"{place}: the handshake broke off ({_reason(error)})", "a firewall in between may "
+                        "forbid it, or that port does not speak TLS at once: check host, port and network")
+
+
+class _Proxy:
+    """The proxy through which the environment, or the system's settings, want https to go."""
+    def __init__(self, who: str, variable: str, address: str) -> None:
+        try:
+            address = address if "://" in address else f"http://{address}"
+            parts = _parse.urlsplit(address)
+            self.host, self.port = _host_of(parts), parts.port or 80
+            good = parts.scheme == "http" and not _host_problem(self.host)
+        except ValueError:
+            good = False
+        if not good:  # TLS to a proxy is not supported, so that its password could go out in the clear
+            wanted = "http://HOST:PORT, of a proxy without TLS or SOCKS"
+            raise ConfigError(f"{who}: {variable} has to be {wanted}")
+        self.variable, self.login = variable, ""
+        self.place = f"the proxy {_join(self.host, self.port)} of {variable}"
+        if parts.username is not None:
+            user, password = _parse.unquote(parts.username), _parse.unquote(parts.password or "")
+            _remember_secret(password)
+            self.login = _Secret(_base64.b64encode(f"{user}:{password}".encode()).decode())
+
+    def open_tunnel(self, wire: _Wire, target: str) -> None:
+        """target: host:port. Raises _Unreachable with what the proxy says."""
+        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", "", ""]
+        if self.login:
+            lines.insert(2, f"Proxy-Authorization: Basic {self.login}")
+        try:
+            wire.sendall("\r\n".join(lines).encode("ascii"))
+            with _head_of(wire, "CONNECT") as answer:
+                if 200 <= answer.status < 300:
+                    return
+        except (OSError, _http_client.HTTPException, ValueError) as error:
+            what = f"{self.place}: {_what_of(error)}"
+            raise _Unreachable(what, "check that an HTTP proxy listens there") from None
+        raise self._refusal(answer, target)
+
+    def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
+        """A refused log-in is not tried again: that locks accounts."""
+        status, again = answer.status, answer.status in (502, 503, 504)
+        offers = ", ".join(answer.headers.get_all("Proxy-Authenticate") or ["Basic"])
+        hint = f"ask its admin to allow CONNECT to {target}"
+        if again:
+            hint = f"it cannot reach {target} now: try again later"
+        elif status == 407 and "basic" not in offers.lower():
+            hint = f"it takes {offers} alone, which is not supported: ask its admin"
+        elif status == 407:
+            hint = f"write the right log-in into {self.variable}: http://USER:PASSWORD@HOST:PORT"
+        return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", again=again)
+
+
+def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
+    if _is_loopback(host):
+        return None
+    address, variable = None, "the system's settings"
+    if sys.platform in ("darwin", "win32"):
+        address = _urllib.getproxies().get("https")
+    for name in ("all_proxy", "https_proxy"):  # in small letters first, as urllib has it
+        name = name if name in os.environ else name.upper()
+        if os.environ.get(name):
+            address, variable = os.environ[name], name
+    if not address or _urllib.proxy_bypass(_join(host, port)):
+        return None
+    return _Proxy(who, variable, address)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _dial(host: str, port: int, deadline: _Deadline, place: str) -> _Wire:
+    """Return a connection to what errors call `place`. All addresses of a name share the time."""
+    try:
+        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
+    left = min(deadline.left(), _SOCKET_TIMEOUT)
+    if left <= 0:
+        raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
+    trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
+    for *_, address in found:
+        try:
+            sock = _socket.create_connection((str(address[0]), int(address[1])), left / len(found))
+            return _Wire(sock, place, deadline)
+        except OSError as error:
+            trouble = _Unreachable(f"{place}: no connection ({_reason(error)})", _hint_of(error))
+    raise trouble
+
+
+def _connect(host: str, port: int, deadline: _Deadline, trust: _Trust | None = None,
+             proxy: _Proxy | None = None) -> _Wire:
+    """Return a connection: over TLS if it is said whom to trust, and through the proxy if there is one."""
+    target = _join(host, port)
+    if proxy:
+        wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
+    else:
+        wire = _dial(host, port, deadline, target)
+    try:
+        if proxy:
+            proxy.open_tunnel(wire, target)
+            wire.place = f"{target} through {proxy.place}"
+        if trust:
+            wire.encrypt(trust, host)
+        return wire
+    except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
+        wire.close()
+        raise
+
+
+def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, advice: str) -> _Wire:
+    """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
+    try:
+        return _connect(host, port, deadline, trust)
+    except _Unreachable as error:
+        proxies = [name for name in os.environ if name.lower() in ("https_proxy", "all_proxy")]
+        if "TLS at once" in str(error):
+            error.hint = advice
+        elif proxies and not error.code:
+            error.hint += f"; mail does not go through the proxy of {proxies[0]}"
+        raise
+
+
+def _hint_of(error: BaseException) -> str:
+    """Return what to do about what a socket or a library raised."""
+    number = getattr(error, "errno", None) or 0
+    for names, hint in _NETWORK_HINTS:
+        if re.fullmatch(names, type(error).__name__) or re.fullmatch(names, errno.errorcode.get(number, "")):
+            return hint
+    return "there is no way to it from here: check the network"
+
+
+def _what_of(error: BaseException) -> str:
+    """Return what went wrong, without the words of what may hold a secret."""
+    if isinstance(error, _socket.timeout):
+        return "no answer in time"
+    if isinstance(error, OSError):
+        return _reason(error)
+    return f"no sensible answer ({type(error).__name__})"
+
+
+class _Target:
+    """Where a request goes: an object, for the path may be secret, and a traceback may show locals."""
+    def __init__(self, url: str) -> None:
+        parts = _parse.urlsplit(url)
+        self.encrypted, self.host = parts.scheme == "https", _host_of(parts)
+        self.port = parts.port or (443 if self.encrypted else 80)
+        self.netloc = re.sub(r"%[^\]]*", "", parts.netloc)  # a scope is this machine's affair
+        self.path = parts.path or "/"
+        if parts.query:
+            self.path += f"?{parts.query}"
+        self.key = self.encrypted, self.netloc
+
+    def connect(self, who: str, deadline: _Deadline) -> _Wire:
+        if not self.encrypted:  # on this machine
+            return _connect(self.host, self.port, deadline)
+        proxy = _proxy_for(who, self.host, self.port)
+        return _trusting(who, lambda trust: _connect(self.host, self.port, deadline, trust, proxy))
+
+
+class _Answer:
+    """What an HTTP service answered."""
+    def __init__(self, status: int, headers: _email_message.Message, body: bytes, now: float) -> None:
+        self.status, self.headers, self.body, self.now = status, headers, body, now
+        self.text = body.decode("utf-8-sig", "replace")
+
+    def json(self) -> Any:  # None if it is not JSON
+        with contextlib.suppress(ValueError, RecursionError):
+            return _json.loads(self.body)
+
+    def is_page(self) -> bool:
+        """True for a web page, as a log-in or an error page in the place of the service."""
+        html = "text/html" in self.headers.get("Content-Type", "").lower()
+        return html or self.text.lstrip().startswith("<")
+
+    def seconds(self, given: Any = None) -> float | None:
+        """Return how long the service asks to wait, None if it says nothing sensible."""
+        asked = str(given or self.headers.get("Retry-After"))
+        seconds = 0.0
+        with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
+            if ":" in asked:  # RFC 9110 allows a date as well
+                seconds = _email_utils.parsedate_to_datetime(asked).timestamp() - self.now
+            else:
+                seconds = float(asked)
+        return min(max(0.25, seconds), 1e6) if seconds > 0 else None  # not NaN either
+
+    def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
+                hints: Mapping[str, str] = {}) -> DeliveryError:
+        status, hint = self.status, None
+        if 300 <= status < 400:
+            what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
+        busy = status in (429, 503)
+        outcome, final = "not_sent", None
+        if not busy and not 300 <= status < 500:
+            outcome = "unknown"
+        if not code and status not in (401, 403):  # it may be of something in between
+            final = False
+        wait = self.seconds(retry_after) if busy else None
+        return _failure(who, what, status=status, code=code, hint=hint, hints=hints, again=busy, final=final,
+                        outcome=outcome, retry_after=wait)
+
+
+_KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
+
+
+@contextlib.contextmanager
+def _one_operation() -> Iterator[None]:
+    """Keep this thread's HTTP connections from one request to the next, and close them at the end."""
+    if _KEPT.get() is not None:  # this is part of a larger one
+        yield
+        return
+    kept: dict[object, _Wire] = {}
+    before = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(before)
+        for wire in kept.values():
+            wire.close()
+
+
+def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Sequence[bytes] = (),
+          headers: Mapping[str, str] = {}) -> _Answer:
+    """Return the answer, whatever its status. The one place that speaks HTTP; it follows no redirect.
+
+    body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
+    outcome "unknown" once a request was written.
+    """
+    kept = _KEPT.get()
+    headers = {"User-Agent": f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters",
+               "Connection": "close" if kept is None else "keep-alive", **headers}
+    if body:
+        headers["Content-Length"] = str(sum(map(len, body)))
+    wire, written = None, False
+    try:
+        deadline = _Deadline(alerter.clock, until)
+        if deadline.left() <= 0:
+            raise _Unreachable("no time left", "what came before took it all")
+        target = _Target(url)
+        headers["Host"] = target.netloc
+        link: Any = _http_client.HTTPConnection(target.host, target.port)
+        link.debuglevel = 0  # a program that sets it on the class would see the token printed
+        link._create_connection = lambda *_: target.connect(alerter._who, deadline)
+        wire = kept.pop(target.key, None) if kept else None
+        if wire is None or not wire.is_quiet():
+            link.connect()
+            wire = link.sock
+        link.sock, wire.deadline = wire, deadline
+        whole, written = False, True
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # an answer may be there: a 413
+            link.request(method, target.path, iter(body) if body else None, headers)
+            whole = True
+        answer, stays = _read_answer(wire, method, alerter.clock.now())
+        if kept is not None and stays and whole:
+            kept[target.key], wire = wire, None
+        return answer
+    except AlerterError:
+        raise
+    except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
+        error = _transport_failure(alerter._who, caught, written)
+    except BaseException as caught:  # Ctrl-C, a time limit
+        raise _stripped(caught) from None
+    finally:
+        if wire is not None:
+            wire.close()
+    raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
+
+
+def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
+    """Return an answer whose head is read. Those before it, as 103 Early Hints, are passed over."""
+    wire.room = _HEAD_CAP
+    answer: Any = _http_client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
+    answer.begin()
+    while 100 < answer.status < 200:  # the library itself passes over 100 alone
+        answer.headers = None
+        answer.begin()
+    wire.room = _BODY_CAP
+    return answer  # type: ignore[no-any-return]
+
+
+def _read_answer(wire: _Wire, method: str, now: float) -> tuple[_Answer, bool]:
+    """Return the whole answer, and whether the connection stays open after it."""
+    taken = bytearray()
+    with _head_of(wire, method) as response:
+        while not response.isclosed():
+            piece = response.read1(65536)
+            if not piece:
+                break
+            taken += piece
+        if response.length:
+            raise _http_client.IncompleteRead(b"")
+        answer = _Answer(response.status, response.headers, bytes(taken), now)
+        return answer, not response.will_close
+
+
+def _stripped(error: BaseException) -> BaseException:
+    """Return it without the frames and causes of a library, whose locals hold tokens and passwords."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
+def _transport_failure(who: str, error: BaseException, reached: bool) -> DeliveryError:
+    """Return the DeliveryError for what sockets, ssl, http.client, smtplib or imaplib raised.
+
+    reached: a request may have been written, so nobody knows what became of it.
+    """
+    inner = getattr(error, "reason", None)  # a URLError's, in a flavor of one's own
+    if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
+        inner = error.__context__
+    cause = inner if isinstance(inner, BaseException) else error
+    reached = reached and not getattr(error, "filename", None)  # a module that could not be opened, say
+    if isinstance(cause, _Unreachable):
+        return _failure(who, cause, code=cause.code, hint=cause.hint, again=cause.again,
+                        final=cause.code == "proxy" and not cause.again)
+    hint = _hint_of(cause)
+    if not reached:
+        return _failure(who, _what_of(cause), hint=hint, final=False, again=True)
+    hint += "; it may have arrived, so look before you send it again"
+    return _failure(who, _what_of(cause), hint=hint, final=False, outcome="unknown")
 
 
 # === Command line ===
