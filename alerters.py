@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
     _Time = Union[float, str, _datetime.timedelta]
     _Level = Literal["info", "success", "warning", "error"]
+    _Cure = Literal["again", "look", "later", "people"]  # see DeliveryError
     _Status = Literal["approved", "declined", "timeout"]
     _T = TypeVar("_T")
     _Listen = Literal["thread", "channel"]
@@ -229,7 +230,6 @@ class DeliveryError(AlerterError):
     hint: what to do. retry_after: seconds the service asked for. outcome: "not_sent", "partial" (some of it
     arrived) or "unknown" (it may have arrived: look before you send it again).
     """
-    _again = False  # worth another try: it was certainly not accepted
     _logged = False  # with its traceback, and so not once more
     _report: Sequence[str] = ()  # the lines of a failed check
 
@@ -239,39 +239,48 @@ class DeliveryError(AlerterError):
         super().__init__(message)
         self.status, self.code, self.hint = status, code, hint
         self.retry_after, self.outcome = retry_after, outcome
-        self._final = status in (401, 403, 404, 410)  # waiting cannot mend it, so it ends a wait
+        # What helps: "again" (another try: it was certainly not accepted), "look" whether it has arrived,
+        # "later" (a wait goes on), or "people", who alone can mend it: it ends a wait.
+        self._cure: _Cure = "people" if status in (401, 403, 404, 410) else "later"
+
+    @property
+    def _again(self) -> bool:
+        return self._cure == "again"
+
+    @property
+    def _final(self) -> bool:
+        return self._cure == "people"
 
     def __str__(self) -> str:
         return f"{self.args[0]}: {self.hint}" if self.hint else str(self.args[0])
 
 
 def _failure(who: str, what: object, *, status: int | None = None, code: object = None,
-             retry_after: float | None = None, outcome: str = "not_sent", again: bool = False,
-             final: bool | None = None, hint: str | None = None,
+             retry_after: float | None = None, cure: _Cure | None = None, hint: str | None = None,
              hints: Mapping[str, str] = {}) -> DeliveryError:
     """Return a DeliveryError of one line that holds no secret and always has a hint.
 
+    cure: as in DeliveryError; "look" makes the outcome unknown. None: what the status says.
     hints: what to do about a service's own words, {pattern of codes: hint}; hint: goes before them.
     """
     word = _hide(str(code or ""))
-    hint = hint or _usual_hint(word, status or 0, again, outcome, hints)
     error = DeliveryError(_one_line(f"{who}: {what}"), status=status, code=word or None, hint=hint,
-                          retry_after=retry_after, outcome=outcome)
-    error._again = again
-    if final is not None:
-        error._final = final
+                          retry_after=retry_after, outcome="unknown" if cure == "look" else "not_sent")
+    error._cure = cure or error._cure
+    error.hint = hint or _usual_hint(error, hints)
     return error
 
 
-def _usual_hint(code: str, status: int, again: bool, outcome: str, hints: Mapping[str, str]) -> str:
+def _usual_hint(error: DeliveryError, hints: Mapping[str, str]) -> str:
     for codes, text in hints.items():
-        if re.fullmatch(codes, code):
+        if re.fullmatch(codes, error.code or ""):
             return text
+    status = error.status or 0
     if status in _HTTP_HINTS:
         return _HTTP_HINTS[status]
-    if outcome == "unknown":
+    if error._cure == "look":
         return "it may have arrived: look before you send it again"
-    if status >= 500 or again:
+    if status >= 500 or error._again:
         return "the service has trouble: try again later"
     return f"`{_program()} check` tells which part of the set-up works"
 
@@ -1468,7 +1477,7 @@ def _own_code(who: str) -> Iterator[None]:
         raise
     except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
         trace = _clean(_exception_parts(caught)[1])
-        error = _failure(who, _exception_line(caught), hint="its traceback is in the log", final=True)
+        error = _failure(who, _exception_line(caught), hint="its traceback is in the log", cure="people")
     _log().error("%s: an exception in its code\n%s", who, trace)
     error._logged = True
     raise error  # out here, so that what was raised does not travel with it: it may show secrets
@@ -1998,8 +2007,8 @@ class Question:
     def _as_failure(self, error: Exception) -> DeliveryError:
         if isinstance(error, DeliveryError):
             return error
-        final = not getattr(error, "passing", True)
-        return _failure(self.alerter._who, _reason(error), again=True, final=final)
+        passing = getattr(error, "passing", True)
+        return _failure(self.alerter._who, _reason(error), cure="again" if passing else "people")
 
     def _warn(self, what: object) -> None:
         """Tell that something fails: the first time, and each hour."""
@@ -2020,7 +2029,7 @@ class Question:
         reason = str(failing.args[0]).partition(": ")[2]
         again = ", or ask again with the same key" if self._key else ""
         return _failure(self.alerter._who, f"the answers could not be read when the time was over: {reason}",
-                        hint=f"look there for the answer{again}", outcome="unknown", status=failing.status,
+                        hint=f"look there for the answer{again}", cure="look", status=failing.status,
                         code=failing.code)
 
     def _look(self, began: float) -> Decision | None:
@@ -2043,7 +2052,7 @@ class Question:
             return None
         if self._veto_unread:
             what = "who tapped to decline cannot be read"
-            raise _failure(self.alerter._who, what, code="unread", again=True)
+            raise _failure(self.alerter._who, what, code="unread", cure="again")
         for veto in vetoes:
             if not self.alerter._is_machine(str(veto.by)):
                 return veto
@@ -2835,8 +2844,7 @@ def _documented(method: _F) -> _F:
         except ConfigError:
             raise
         except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
-            error = _failure(self._who, "an answer of another form than documented", final=False,
-                             outcome="unknown")
+            error = _failure(self._who, "an answer of another form than documented", cure="look")
         raise error
 
     return careful  # type: ignore[return-value]
@@ -3065,7 +3073,7 @@ class SlackAlerter(_ChatAlerter):
         row = _row_of(thread.rows, "ts", question.ref["ts"])
         gone = row.get("subtype") == "tombstone" if row else not thread.missing
         if gone:
-            raise _failure(self._who, "the question was deleted", code="message_not_found", final=True)
+            raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
         row = self._with_all_taps(question, own, None if thread.resumed else row)
         question._record.author = question._record.author or row.get("user")
         answers = self._answers(question, _below(question, thread.rows), "reply")
@@ -3124,7 +3132,7 @@ class SlackAlerter(_ChatAlerter):
         ends = [question._ends for question in list(view.questions)]
         ends_soon = any(now < end < now + _RATION for end in ends)
         if now < view.free_at or view.rationed and ends_soon:
-            return _Reading([], _failure(self._who, "Slack rations the reading of answers", again=True))
+            return _Reading([], _failure(self._who, "Slack rations the reading of answers", cure="again"))
         try:
             return _Reading(self._rows(kind, args, paging, pages=pages), resumed=resumed)
         except DeliveryError as error:
@@ -3162,7 +3170,7 @@ class SlackAlerter(_ChatAlerter):
         unread = [question._verdict(str(reaction.get("name")), True) for reaction in partial]
         question._veto_unread = row is None or "declined" in unread
         if row is None or any(unread):
-            lacking = _failure(self._who, "not all reactions can be read", again=True)
+            lacking = _failure(self._who, "not all reactions can be read", cure="again")
             question._missing = question._missing or lacking
         return known
 
@@ -3201,7 +3209,7 @@ class SlackAlerter(_ChatAlerter):
             except DeliveryError as error:
                 if error.code == "invalid_cursor":  # it has expired: from the start again
                     paging.cursor, paging.rows = "", []
-                    error._final = False
+                    error._cure = "later"
                 raise
             rows = [*paging.rows, *page["messages"]]
             paging.rows = rows
@@ -3209,7 +3217,7 @@ class SlackAlerter(_ChatAlerter):
             if not paging.cursor:
                 paging.rows = []
                 return rows
-        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many", final=False)
+        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
@@ -3266,7 +3274,7 @@ class SlackAlerter(_ChatAlerter):
         if not granted & set(wanted):
             SlackAlerter._account.cache_clear()  # the app may be given one meanwhile
             what = f"missing_scope: to read the answers the app needs {' or '.join(wanted)}"
-            raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, final=True)
+            raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, cure="people")
         if {"chat:write.public", "channels:read"} <= granted and re.fullmatch("C[A-Z0-9]+", where["channel"]):
             info = self._call("conversations.info", {"channel": where["channel"]}, sure=True)
             if _mapping(info.get("channel")).get("is_member") is False:  # there it may post, but not read
@@ -3491,9 +3499,12 @@ class SlackAlerter(_ChatAlerter):
         if data.get("needed"):
             details.insert(0, f"needs {data['needed']}, has {data.get('provided')}")
         what = f"{code} ({'; '.join(details)})" if details else code
-        busy, doubtful = code in _SLACK_BUSY, code in _SLACK_DOUBTFUL
-        error = _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, again=busy,
-                         final=not (busy or doubtful), outcome="unknown" if doubtful else "not_sent")
+        cure: _Cure = "people"
+        if code in _SLACK_BUSY:
+            cure = "again"
+        elif code in _SLACK_DOUBTFUL:
+            cure = "look"
+        error = _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, cure=cure)
         if code.endswith("limited"):
             error.retry_after = answer.seconds()
         raise error
@@ -4027,7 +4038,7 @@ class DiscordAlerter(_ChatAlerter):
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
         """Return the decoded answer. path: empty or a query for the webhook. parts: JSON body, then files."""
         if path and not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
-            raise _failure(self._who, "what stands in place of an id is none of Discord's", final=True)
+            raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
         end = self._until() if until is None else until
         body, headers = _multipart(parts[0], parts[1:]) if parts else ([], {})
         if path.startswith("/"):
@@ -4057,7 +4068,7 @@ class DiscordAlerter(_ChatAlerter):
             what += f" ({'; '.join(details)})"
         error = answer.refusal(self._who, what, code, known.get("retry_after"), _DISCORD_HINTS)
         if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
-            error._again, error.retry_after = False, None
+            error._cure, error.retry_after = "later", None
         raise error
 
 
@@ -4464,7 +4475,7 @@ class SMTPEmailAlerter(BaseAlerter):
                     raise
                 place = _join(self.smtp_server, self.smtp_port)
                 hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
-                raise _Unreachable(f"{place}: no greeting in time", hint, again=False) from None
+                raise _Unreachable(f"{place}: no greeting in time", hint, cure="later") from None
             _greet(session)
             if trust and not at_once:
                 session.starttls(context=trust)
@@ -4511,12 +4522,14 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _refusal(self, refused: dict[str, DeliveryError], outcome: str) -> DeliveryError:
         """Return the error that says why each of these people does not have the mail."""
-        worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", bool(error._final)))
+        worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", error._final))
         why = []
         for address, error in refused.items():
             why.append(f"{address} ({error.args[0].partition(': ')[2]})")
-        return _failure(self._who, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
-                        hint=worst.hint, final=worst._final, outcome=outcome or worst.outcome)
+        error = _failure(self._who, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
+                         hint=worst.hint, cure=worst._cure)
+        error.outcome = outcome or worst.outcome
+        return error
 
     def _transact(self, flat: bytes, files: list[_File], left: list[str], refused: dict[str, DeliveryError],
                   until: float) -> None:
@@ -4609,7 +4622,7 @@ class SMTPEmailAlerter(BaseAlerter):
         """Return the error for a refused IMAP log-in. What RFC 5530 calls passing is tried again."""
         if isinstance(caught, UnicodeError):
             what = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
-            return _failure(self._who, f"IMAP log-in: {what}", final=True, hint="use an app password")
+            return _failure(self._who, f"IMAP log-in: {what}", cure="people", hint="use an app password")
         words = caught.args[0] if caught.args else ""
         words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
         passing = bool(re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I))
@@ -4617,7 +4630,7 @@ class SMTPEmailAlerter(BaseAlerter):
         if passing:
             hint = "the mailbox cannot be opened now: too many connections to it, or trouble of the server"
         what = f"IMAP log-in refused: {words}"
-        return _failure(self._who, what, hint=hint, again=passing, final=not passing)
+        return _failure(self._who, what, hint=hint, cure="again" if passing else "people")
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
@@ -4852,12 +4865,12 @@ def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryErro
         again = 400 <= status < 500
         usual = "the server asks to try later" if again else "the server refused it; its words say why"
         return _failure(who, f"{status} {words.decode('utf-8', 'replace')}", status=status,
-                        again=again, final=not again, hint=_SMTP_HINTS.get(status, usual))
+                        cure="again" if again else "people", hint=_SMTP_HINTS.get(status, usual))
     what = _reason(error)
     if isinstance(error, UnicodeError):
         what = "user or password is not ASCII, which the server takes by AUTH PLAIN alone"
     if isinstance(error, UnicodeError) or type(error).__name__ in ("SMTPNotSupportedError", "SMTPException"):
-        return _failure(who, what, final=True,
+        return _failure(who, what, cure="people",
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
     return _transport_failure(who, error, in_data)
 
@@ -7605,9 +7618,9 @@ _CERTIFICATE_HINTS = (  # by OpenSSL's words as well
 
 class _Unreachable(OSError):
     """Why there is no connection, told by the place that knows. Nothing was delivered."""
-    def __init__(self, what: str, hint: str, *, code: str | None = None, again: bool = True) -> None:
+    def __init__(self, what: str, hint: str, *, code: str | None = None, cure: _Cure = "again") -> None:
         super().__init__(what)
-        self.hint, self.code, self.again = hint, code, again
+        self.hint, self.code, self.cure = hint, code, cure
 
 
 class _Deadline:
@@ -7788,11 +7801,11 @@ def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _
             if re.search(words, error.verify_message):
                 hint = cure.format(now=time.strftime("%Y-%m-%d"))
         what = f"{place}: the certificate is not trusted ({error.verify_message.rstrip('.')})"
-        return _Unreachable(what, hint, code="certificate", again=False)
+        return _Unreachable(what, hint, code="certificate", cure="later")
     word = str(getattr(error, "reason", None) or "")
     for words, what, hint in _TLS_FAULTS:
         if re.search(words, word):
-            return _Unreachable(f"{place}: {what} ({word})", hint, again=False)
+            return _Unreachable(f"{place}: {what} ({word})", hint, cure="later")
     return _Unreachable(f"{place}: the handshake broke off ({_reason(error)})", "a firewall in between may "
                         "forbid it, or that port does not speak TLS at once: check host, port and network")
 
@@ -7834,16 +7847,17 @@ class _Proxy:
 
     def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
         """A refused log-in is not tried again: that locks accounts."""
-        status, again = answer.status, answer.status in (502, 503, 504)
+        status = answer.status
+        cure: _Cure = "people"
         offers = ", ".join(answer.headers.get_all("Proxy-Authenticate") or ["Basic"])
         hint = f"ask its admin to allow CONNECT to {target}"
-        if again:
-            hint = f"it cannot reach {target} now: try again later"
+        if status in (502, 503, 504):
+            cure, hint = "again", f"it cannot reach {target} now: try again later"
         elif status == 407 and "basic" not in offers.lower():
             hint = f"it takes {offers} alone, which is not supported: ask its admin"
         elif status == 407:
             hint = f"write the right log-in into {self.variable}: http://USER:PASSWORD@HOST:PORT"
-        return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", again=again)
+        return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", cure=cure)
 
 
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
@@ -7986,14 +8000,16 @@ class _Answer:
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
         busy = status in (429, 503)
-        outcome, final = "not_sent", None
-        if not busy and not 300 <= status < 500:
-            outcome = "unknown"
-        if not code and status not in (401, 403):  # it may be of something in between
-            final = False
+        cure: _Cure | None = None
+        if busy:
+            cure = "again"
+        elif not 300 <= status < 500:
+            cure = "look"
+        elif not code and status not in (401, 403):  # it may be of something in between
+            cure = "later"
         wait = self.seconds(retry_after) if busy else None
-        return _failure(who, what, status=status, code=code, hint=hint, hints=hints, again=busy, final=final,
-                        outcome=outcome, retry_after=wait)
+        return _failure(who, what, status=status, code=code, hint=hint, hints=hints, cure=cure,
+                        retry_after=wait)
 
 
 _KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
@@ -8106,13 +8122,12 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
     cause = inner if isinstance(inner, BaseException) else error
     reached = reached and not getattr(error, "filename", None)  # a module that could not be opened, say
     if isinstance(cause, _Unreachable):
-        return _failure(who, cause, code=cause.code, hint=cause.hint, again=cause.again,
-                        final=cause.code == "proxy" and not cause.again)
+        return _failure(who, cause, code=cause.code, hint=cause.hint, cure=cause.cure)
     hint = _hint_of(cause)
     if not reached:
-        return _failure(who, _what_of(cause), hint=hint, final=False, again=True)
+        return _failure(who, _what_of(cause), hint=hint, cure="again")
     hint += "; it may have arrived, so look before you send it again"
-    return _failure(who, _what_of(cause), hint=hint, final=False, outcome="unknown")
+    return _failure(who, _what_of(cause), hint=hint, cure="look")
 
 
 # === Command line ===
