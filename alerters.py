@@ -4905,16 +4905,13 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
                  at: float | None) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     heads = re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data)
-    bounds = len(re.findall(rb"(?m)^--", data))
-    if bounds > 2000 or len(heads) > 150 or max(map(len, heads), default=0) > 2000:
+    if data.count(b"\n--") > 2000 or len(heads) > 150 or max(map(len, heads), default=0) > 2000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
     if by.casefold() not in people or _question_of(mail) != question.token or _is_automatic(mail):
         return None
-    thread = _Thread(question, _values(mail, "To", "Cc"), asker.casefold(), by.casefold())
-    thread.learn_names(_values(mail, "From")[0].partition("<")[0])
-    thread.learn_names(by.partition("@")[0])
+    thread = _Thread(question, asker, mail, by)
     texts, pages, sound = _mail_texts(mail)  # a signature ends with its part
     written = "\n".join(map(thread.own, texts)).strip()
     shown = "\n".join(thread.own(_html_text(page)) for page in pages).strip()
@@ -4927,7 +4924,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
 
 
 def _values(mail: Any, *names: str, decoded: bool = True) -> list[str]:
-    """Return the values of headers, in a line each and decoded; cut, as hostile ones take long."""
+    """Return the values of headers, in a line each; cut, as hostile ones take long."""
     values = []
     for name in names:
         for value in mail.get_all(name, []):
@@ -4988,19 +4985,18 @@ def _mail_texts(mail: Any) -> tuple[list[str], list[str], bool]:
 
 class _Line:
     """A line of a mail: as written, without marks, and as the letters, digits and emoji that are compared."""
-    def __init__(self, text: str, unlinked: str) -> None:
+    def __init__(self, text: str) -> None:
         self.text = text.strip("\ufeff\u200b \t\r\xa0")
         self.bare = self.text.strip(">| \t\xa0\u200b\ufeff")
         self.marked = self.text.startswith((">", "|"))
         self.empty = not self.bare.strip("-_=*")
-        self.letters = re.sub(_NO_LETTERS, "", unlinked.casefold())
+        self.letters = re.sub(_NO_LETTERS, "", self.text.casefold())
 
 
 def _lines_of(text: str) -> list[_Line]:
-    """Return the lines of a text. Addresses of links, which programs add to their text, are not compared."""
-    unlinked = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", lambda link: "\n" * link[0].count("\n"), text)
-    pairs = zip(text.split("\n", _LINES_MAX), unlinked.split("\n", _LINES_MAX))
-    return [_Line(*pair) for pair in pairs]
+    """Return the lines of a text, without the addresses that programs put behind links."""
+    text = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", lambda link: "\n" * link[0].count("\n"), text)
+    return list(map(_Line, text.split("\n", _LINES_MAX)))
 
 
 class _Thread:
@@ -5009,34 +5005,31 @@ class _Thread:
     A quote is a run of our own lines, whole and in their order, compared by letters alone: bare or behind
     `>`, wrapped anew or not. A lone line of ours that is not marked is none: the writer may have taken it up.
     """
-    def __init__(self, question: Question, to: list[str], asker: str, reader: str) -> None:
+    def __init__(self, question: Question, asker: str, reply: Any, writer: str) -> None:
         record = question._record
-        self._question, self._names = question, set()  # type: Question, set[str]
-        self._readers = [reader, *map(str.casefold, record.recipients)]
-        name, address = _mailbox(asker, "sender_email")
-        called = r"([^<>,;:\"]{3,60}?)\"? <" + re.escape(address)  # as the reader's address book has it
-        names = [name, address, *re.findall(called, " ".join(to).casefold())]
-        self._us = rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, filter(None, names)))})(?![\w-])"
+        self._question = question
+        signature = f"{_values(reply, 'From')[0].partition('<')[0]} {writer.partition('@')[0]}".casefold()
+        self._names = {word for word in re.findall(r"[^\W\d_]+", signature) if not self._decides(word)}
+        name, self._address = _mailbox(asker.casefold(), "sender_email")
+        # The name of our own From, or the one that the writer's address book has for us.
+        called = re.findall(rf"([^<>,;:\"]{{3,60}}?)\"? <{re.escape(self._address)}",
+                            " ".join(_values(reply, "To", "Cc")).casefold())
+        us = "|".join(map(re.escape, filter(None, [name, self._address, *called])))
+        self._us = rf"(?<![\w.+-])(?:{us})(?![\w-])"
+        readers = "|".join(map(re.escape, [writer.casefold(), *map(str.casefold, record.recipients)]))
+        self._tellers = {"us": self._us, "date": _DATE, "reader": readers}
         self._ours = ""  # the letters of all that was mailed
-        self._edges: set[int] = set()  # where one of our lines ends and another begins
-        self._starts: dict[str, list[int]] = {}  # where lines begin, by their first letters
+        self._starts: list[int] = []  # where our lines begin in it
+        self._ends: set[int] = set()
         for mail in record.sent or ["\n".join([record.text, *question._instructions()])]:
-            self._learn([line.letters for line in _lines_of(mail) if line.letters])
+            for line in filter(lambda line: line.letters, _lines_of(mail)):
+                self._starts.append(len(self._ours))
+                self._ours += line.letters
+                self._ends.add(len(self._ours))
+            self._ours += "\n"
 
-    def _learn(self, lines: list[str]) -> None:
-        place = len(self._ours)
-        self._ours += "".join(lines) + "\n"
-        for letters in lines:
-            for begin in {letters[:_ANCHOR], self._ours[place:place + _ANCHOR]}:
-                self._starts.setdefault(begin, []).append(place)
-            place += len(letters)
-            self._edges.add(place)
-
-    def learn_names(self, text: str) -> None:
-        """Learn how the writer signs; a word that decides is no name."""
-        for word in re.findall(r"[^\W\d_]+", text.casefold()):
-            if not self._question._verdict(word, False):
-                self._names.add(word)
+    def _decides(self, word: str) -> bool:
+        return self._question._verdict(word, False) is not None
 
     def own(self, text: str) -> str:
         """Return what the writer wrote: what is neither quoted, with the block above it, nor a signature."""
@@ -5062,31 +5055,30 @@ class _Thread:
         quoted: set[int] = set()
         first = 0
         while first < len(lines):
-            end, after = self._run(lines, first)
-            top = self._heading(lines, first) if end > first else first
-            letters = [line.letters for line in lines[first:end] if line.letters]
-            signs = [len("".join(letters)) >= _ANCHOR, top < first, lines[first].marked, len(letters) > 2]
-            if letters and (signs[0] or lines[first].marked) and sum(signs) > 1:
-                quoted.update(range(top, end))
-            first = after
+            end = self._run(lines, first) if lines[first].letters else first
+            if end > first:
+                letters = [line.letters for line in lines[first:end] if line.letters]
+                top, long = self._heading(lines, first), len("".join(letters)) >= _ANCHOR
+                signs = [long, lines[first].marked, top < first, len(letters) > 2]
+                if (long or lines[first].marked) and sum(signs) > 1:
+                    quoted.update(range(top, end))
+            first = max(end, first + 1)
         return quoted
 
-    def _run(self, lines: list[_Line], first: int) -> tuple[int, int]:
-        """Return where the run of our lines ends that begins here, and where to look for the next one."""
+    def _run(self, lines: list[_Line], first: int) -> int:
+        """Return where the run of our lines ends that begins with this line; `first` if there is none."""
         end = number = first
-        places = set(self._starts.get(lines[first].letters[:_ANCHOR], ())[:8])
+        places = self._starts
         while places and number < len(lines):
-            letters = lines[number].letters
-            if letters:
-                if lines[number].marked != lines[first].marked and places & self._edges:
-                    break  # only the rest of a line that was wrapped may have lost its mark
-                places = {place + len(letters) for place in places if self._ours.startswith(letters, place)}
-                if not places:
-                    break
-                if places & self._edges:
-                    end = number + 1
+            line = lines[number]
+            at_an_end = not self._ends.isdisjoint(places)
+            if number > first and line.letters and line.marked != lines[first].marked and at_an_end:
+                break  # only the rest of a line that was wrapped may have lost its mark
+            places = [at + len(line.letters) for at in places if self._ours.startswith(line.letters, at)]
             number += 1
-        return end, max(number, first + 1)
+            if not self._ends.isdisjoint(places):
+                end = number
+        return end
 
     def _heading(self, lines: list[_Line], first: int) -> int:
         """Return where the block begins that stands directly above a quote and names us; `first` if none."""
@@ -5096,50 +5088,68 @@ class _Thread:
         top = bottom
         while top and bottom - top < 9 and not lines[top - 1].empty:
             top -= 1
-        block = [line.bare[:300] for line in lines[top:bottom]]
-        if not block:
-            return first
-        if self._is_heading(block):
-            return top
-        if self._is_heading(block[-1:]):
-            return bottom - 1
+        for begin in (top, max(bottom - 1, 0)):
+            block = [line.bare[:300] for line in lines[begin:bottom]]
+            if block and self._is_about_us(block):
+                return begin
         return first
 
-    def _is_heading(self, block: list[str]) -> bool:
-        """True if these lines say that we wrote what follows, in any language and order.
-
-        They are a head with our subject, or end with a colon and name us, with a date or as their first word.
-        Each line of a head tells something of our mail, or has a label, and no line tells what another told.
-        """
-        if len(block) > 1 and re.fullmatch(r"[-_]{4,}.*[-_]{4,}", block[0]):  # ---- Original Message ----
-            block = block[1:]
-        told = [self._about(line) for line in block]
-        facts = [fact for about in told for fact in about]
-        if not told[0] or facts.count("date") > 1:
-            return False
-        if "subject" in facts:
-            others = [line for line, about in zip(block, told) if not about]
-            if facts.count("us") > 1 or facts.count("subject") > 1 or not told[-1] & {"subject", "reader"}:
-                return False
-            return all(re.match(_HEAD_LINE, line) for line in others)
-        whole = " ".join(block).casefold()
-        named = re.findall(rf"{self._us}(?:\W{{1,6}}{self._us})?", whole)  # Bot <bot@example.org> is one
-        introducing = [line for line in block if _introduces(line)]
-        if len(block) > 3 or len(named) > 1 or introducing != block[-1:]:
-            return False
-        return {"us", "date"} <= self._about(whole) or bool(re.match(r"\W*" + self._us, whole))
-
-    def _about(self, text: str) -> set[str]:
+    def _told(self, text: str) -> set[str]:
         """Return what of a mail's head a line tells: its subject, or from whom, to whom and when it was."""
         text = text.casefold()
         if self._question.token in text:
             return {"subject"}
-        patterns = {"us": self._us, "date": _DATE, "reader": "|".join(map(re.escape, self._readers))}
-        return {fact for fact, pattern in patterns.items() if re.search(pattern, text)}
+        return {fact for fact, pattern in self._tellers.items() if re.search(pattern, text)}
+
+    def _is_about_us(self, block: list[str]) -> bool:
+        """True for lines that say that what follows is a mail of ours; none tells what another one tells."""
+        if len(block) > 1 and re.fullmatch(r"[-_]{4,}.*[-_]{4,}", block[0]):  # ---- Original Message ----
+            block = block[1:]
+        told = [self._told(line) for line in block]
+        facts = [fact for line in told for fact in line]
+        if facts.count("date") > 1 or facts.count("subject") > 1:
+            return False
+        if "subject" in facts:
+            return self._is_head(block, told, facts.count("us"))
+        return bool(told[0]) and len(block) <= 3 and self._is_attribution(block)
+
+    def _is_head(self, block: list[str], told: list[set[str]], named: int) -> bool:
+        """True for From, Date, To and Subject in any language and order: lines with labels."""
+        for line, about in zip(block, told):
+            if not about and not re.match(_HEAD_LINE, line):
+                return False
+        begins = told[0] or not named  # else it is we by a name that nobody knows here
+        return bool(begins and named < 2 and told[-1] & {"subject", "reader"})
+
+    def _is_attribution(self, block: list[str]) -> bool:
+        """True for `On 24 Nov 2026, at 10:12, Bot <bot@example.org> wrote:` in any language.
+
+        It names us, once, with a date or as its first word, and ends with the only colon at a line's end.
+        """
+        whole = " ".join(block)
+        colons = [line for line in block if re.search(r"[:\uff1a-]\W*$", line[-10:])]
+        named = re.findall(rf"{self._us}(?:\W{{1,6}}{self._us})?", whole.casefold())  # "Bot <bot@…>" is one
+        if colons != block[-1:] or len(named) > 1:
+            return False
+        if re.match(r"\W*" + self._us, whole.casefold()) or {"us", "date"} <= self._told(whole):
+            return True
+        return self._names_somebody(whole)
+
+    def _names_somebody(self, line: str) -> bool:
+        """True if such a line has an unknown name for us, in capitals, where programs put it.
+
+        `Deploy Bot <bot@example.org> writes:` or, with a time, `24.11.2026 10:12, Deploy Bot wrote:`.
+        """
+        address = re.escape(self._address)
+        addressed = re.fullmatch(rf"\W*([^<>]{{3,60}}) <(?i:{address})>\W*\w+\W*", line)
+        if addressed:
+            return set(_shape(addressed[1])) == {"N"}
+        timed = re.fullmatch(r".*\d[:.h]\d\d[^,]{0,14},([^,\d]+)", line)
+        return bool(timed and re.fullmatch("l{1,2}N{1,4}|N{1,4}l{1,2}", _shape(timed[1])))
 
     def _is_closing(self, line: str) -> bool:
         """True for a closing formula, the writer's name, or both."""
-        if not re.fullmatch(r"[\w\s,.;!'’-]{1,80}", line) or self._question._verdict(line, False):
+        if not re.fullmatch(r"[\w\s,.;!'’-]{1,80}", line) or self._decides(line):
             return False
         words = re.findall(r"\w+", line.casefold())
         while words and words[-1] in self._names:
@@ -5147,25 +5157,26 @@ class _Thread:
         return not words or "_".join(words) in _CLOSINGS
 
 
-def _introduces(line: str) -> bool:
-    return bool(re.search(r"[:\uff1a-]\W*$", line[-10:]))
+def _shape(text: str) -> str:
+    """Return a letter for each word: l in small letters, N with a capital, ? where there are no such."""
+    shape = ""
+    for word in re.findall(r"[^\W\d_]+", text):
+        if word.islower():
+            shape += "l"
+        else:
+            shape += "N" if word[0].isupper() else "?"
+    return shape
 
 
 def _is_of_program(line: str) -> bool:
     """True for a line that a phone or a mail program adds: it names the program, and nothing else."""
     rest, programs = re.subn(_PROGRAMS, " ", re.sub(r"<[^<>]*>", " ", line[:200]).casefold())
     words = set(re.findall(r"[^\W\d_]+", rest))
-    if not programs or len(line) >= 200:
-        return False
-    return bool(words & _SENT) and words <= _SENT | _SENT_FROM
+    return bool(programs and len(line) < 200 and words & _SENT and words <= _SENT | _SENT_FROM)
 
 
 def _html_text(source: str) -> str:
-    """Return an HTML mail as text: `> ` before what is in a blockquote, `~~` before what is struck out.
-
-    What hides text from html.parser but not from each mail program is text: comments that end early, an end
-    without `>`. Its close() is not called, as it takes quadratic time for that.
-    """
+    """Return an HTML mail as text: `> ` before what is in a blockquote, `~~` before what is struck out."""
     said: list[str] = []
 
     class Page(_html_parser.HTMLParser):
@@ -5182,19 +5193,14 @@ def _html_text(source: str) -> str:
             said.append(_HTML_MARKS.get(f"/{tag}", ""))
 
         def handle_data(self, data: str) -> None:
-            struck = "~~" * ("line-through" in data.lower())  # by a style sheet
-            said.append(struck if self.hidden else re.sub(r"\s+", " ", data))
-
-        def handle_comment(self, data: str) -> None:
-            if re.search("^-?>|--!>|</(?:textarea|title|xmp|iframe|noembed|noframes|plaintext)", data):
-                said.append(data)  # a browser ends the comment there, or saw none: people have read it
-
-        def unknown_decl(self, data: str) -> None:
-            said.append(data.partition(">")[2])
+            if not self.hidden:
+                said.append(re.sub(r"\s+", " ", data))
 
     page = Page()
-    source = re.sub(r"&#\w{9,};?", "\ufffd", source)  # such a number takes long, and so does a lone <
+    # Numbers of many digits, a lone < and Outlook's <![if]> take long or stop the parser.
+    source = re.sub(r"&#\w{9,};?", "\ufffd", re.sub(r"<!\[[^>]*>", "", source))
     page.feed(re.sub("<(?![a-zA-Z/!?])", "&lt;", source))
+    # What it could not parse to the end counts as text; its close() would take quadratic time for that.
     text = re.sub(r" ?\v[\v ]*", "\v", "".join(said) + page.rawdata)
     text = re.sub(r"(?<=\n)\v", "", text).replace("\v", "\n")  # a block begins a line, but no empty one
     lines, depth = [], 0

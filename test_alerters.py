@@ -9673,12 +9673,15 @@ RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. 
                       "A line that programs have to wrap. " * 5, {"size": 3000})
 
 
-@pytest.mark.parametrize("message", [AlerterMessage(body="Deploy model to production?"), RICH],
-                         ids=["plain", "rich"])
-def test_an_answer_is_read_however_a_program_lays_it_out(message, desk):
-    """Above the quote, below it or without one; by the asker's address or by the reader's name for it."""
-    question, answers = desk.open(message), []
-    named, bare = ("Deploy Bot", "Deploy Bot <bot@example.org>"), ("bot@example.org", "bot@example.org")
+@pytest.mark.parametrize("message, name, to, unread", [
+    (AlerterMessage(body="Deploy model to production?"), "Deploy Bot", "Deploy Bot <bot@example.org>", 0),
+    (RICH, "bot@example.org", "bot@example.org", 0), (RICH, "Deploy Bot", "bot@example.org", 2)])
+def test_an_answer_is_read_however_a_program_lays_it_out(message, name, to, unread, desk):
+    """Above the quote, below it or without one; we by our address, or by a name in the reader's address book.
+
+    Where that name stands nowhere else in the reply, "Deploy Bot writes:" alone is not known.
+    """
+    question = desk.open(message)
     layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
     layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS[:40] if "⏎" not in line]
     layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[20:50]]
@@ -9687,15 +9690,12 @@ def test_an_answer_is_read_however_a_program_lays_it_out(message, desk):
     layouts += [f"{{A}}\n\n{end}\n" for end in MAIL_ENDS]
     layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
-    mails = []
-    for number, layout in enumerate(layouts):
-        answers.append(("Approve!", "no")[number % 2])
-        name, to = (named, bare)[number % 3 > 0]
-        mails.append((to, laid_out(layout, desk.asked, answers[-1], name)))
+    words = ["Approve!", "no"] * len(layouts)
+    mails = [(to, laid_out(layout, desk.asked, word, name)) for layout, word in zip(layouts, words)]
     statuses = read_at_once(desk, question, mails)
-    wanted = [YES if answer == "Approve!" else NO for answer in answers]
-    missed = [layout for layout, got, want in zip(layouts, statuses, wanted) if got != want]
-    assert len(layouts) > 300 and missed == []
+    missed = [layout for layout, got, want in zip(layouts, statuses, [YES, NO] * len(layouts)) if got != want]
+    assert len(layouts) > 300 and [layout for layout in missed if "{N} writes:" not in layout] == []
+    assert len(missed) == unread
 
 
 def test_a_wrapped_quote_is_one_too(desk):
@@ -9910,8 +9910,7 @@ HTML_ANSWERS = {  # HTML of a reply: the text that counts, or None for whatever 
     "ok<textarea><!-- </textarea>only ": None,
     "<P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P>": None, "<DEL>ok</DEL>": None, "<s >ok": None,
     "<p style='text-decoration:line&#45;through'>ok": None, "<pre>ok\nno</pre>": None,
-    "<style>p{text-decoration:line-through}</style><p>ok": None, "ok<a title='>no'>": "ok",
-    "ok<!-- --!> no -->": None, "ok<![CDATA[> no]]>": None, "ok<a title='> no": None, "ok<?a> no": None,
+    "ok<a title='>no'>": "ok", "ok<![CDATA[> no]]>": None, "ok<a title='> no": None, "ok<?a> no": None,
     "ok<title></x> no</title>": "ok", "ok<style></title> no": None, "ok</p no": "ok", "ok<": None,
     "<div>approve</div><div>if CI is green</div>": None, "<s>approve</s>": None, "<del>approve</del>": None,
     "<strike>approve</strike>": None, '<span style="text-decoration:line-through">approve</span>': None,
