@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     import email.message as _email_message
     import email.policy as _email_policy
     import email.utils as _email_utils
-    import errno as _errno
     import getpass as _getpass
     import hashlib as _hashlib
     import html as _html
@@ -64,7 +63,6 @@ if TYPE_CHECKING:
     import http.client as _http_client
     import imaplib as _imaplib
     import inspect as _inspect
-    import io as _io
     import ipaddress as _ipaddress
     import json as _json
     import logging as _logging
@@ -119,29 +117,14 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "errno getpass hashlib html html.parser http.client imaplib inspect io ipaddress json "
-                  "logging mimetypes pathlib queue secrets select shlex shutil signal smtplib socket ssl "
-                  "stat subprocess termios threading traceback unicodedata warnings").split():
+                  "getpass hashlib html html.parser http.client imaplib inspect ipaddress json logging "
+                  "mimetypes pathlib queue secrets select shlex shutil signal smtplib socket ssl stat "
+                  "subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
 
-    class _Init:
-        """The __init__ of a dataclass, made when first wanted: all of them cost a tenth of the import."""
-        def __init__(self, cls):
-            self.cls = cls
-
-        def __get__(self, instance, owner):
-            about = {"__doc__": self.cls.__doc__}  # without one dataclasses would write one, which is slow
-            made = dataclasses.make_dataclass(self.cls.__name__, (), bases=(self.cls,), namespace=about,
-                                              repr=False, eq=False)
-            self.cls.__init__ = made.__init__
-            return made.__init__.__get__(instance, owner)
-
-    def _dataclass(cls):
-        cls = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
-        cls.__init__ = _Init(cls)
-        return cls
+    _dataclass = dataclasses.dataclass(repr=False, eq=False)  # see `_Record`
 
 __version__ = "1.1.0"
 __all__ = [
@@ -316,17 +299,14 @@ class _Record:
     """Repr, comparison and hash of all dataclasses here: once, instead of generated for each at import."""
     def _values(self) -> _Dict:
         record: Any = self
-        fields = dataclasses.fields(record) if dataclasses.is_dataclass(record) else ()
-        return {field.name: getattr(self, field.name) for field in fields}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(record)}
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self._values().items())
         return f"{type(self).__name__}({shown})"
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Record) or type(other) is not type(self):
-            return False
-        return self._values() == other._values()
+    def __eq__(self, other: Any) -> bool:
+        return type(other) is type(self) and self._values() == other._values()
 
     def __hash__(self) -> int:
         return hash((type(self), *self._values().values()))
@@ -352,23 +332,20 @@ class AlerterMessage(_Record):
     _loaded = None  # type: Sequence[_File] | None
 
     def __post_init__(self) -> None:
-        self._check()
-
-    def _check(self) -> AlerterMessage:
         for name, text in (("title", self.title), ("body", self.body)):
             if not isinstance(text, (str, type(None))):
                 raise ConfigError(f"message: {name} must be text, not {type(text).__name__}")
         if self.metadata is None:
             self.metadata = {}
-        if not hasattr(self.metadata, "items"):
+        if not hasattr(self.metadata, "keys"):
             raise ConfigError(f"message: metadata must be a dict, not {type(self.metadata).__name__}")
+        self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
         if not isinstance(self.level, str) or self.level not in _LEVELS:
             raise ConfigError(f"message: no level {self.level!r}; {_did_you_mean(str(self.level), _LEVELS)}")
         said = f"{self.title or ''}{self.body or ''}".strip()
-        if not (said or _snapshot(self.metadata) or len(self.images) or len(self.files)):
+        if not (said or self.metadata or self.images or self.files):
             raise ConfigError("message: there is nothing to say: give title, body, metadata, images or files")
-        return self
 
     def _with(self, **changes: Any) -> AlerterMessage:
         changed = copy.copy(self)
@@ -380,9 +357,7 @@ class AlerterMessage(_Record):
 
     def _name(self) -> str:
         """Return the title, or else the first line of the text, without marks."""
-        if self.title and self.title.strip():
-            return _bare(self._title_line())
-        return _bare(_clean(self.body or "").strip().split("\n")[0])
+        return _bare(self._title_line() or _clean(self.body or "").strip().split("\n")[0])
 
     def _load(self) -> AlerterMessage:
         """Return it with pictures drawn and files read. Plotting libraries do not bear several threads."""
@@ -405,16 +380,14 @@ class AlerterMessage(_Record):
         return _mail_html(_lay_out(self, self._files("")), self.level, inline=True)
 
 
-def _listed(items: Any, name: str) -> Sequence[Any]:
+def _listed(items: Any, name: str) -> list[Any]:
     if items is None:
         return []
-    if hasattr(items, "read") or getattr(items, "ndim", 1) != 1:  # one open file, one array
+    if hasattr(items, "read"):  # one open file
         return [items]
-    if isinstance(items, (str, bytes, bytearray, memoryview, dict)) or not hasattr(items, "__iter__"):
+    if isinstance(items, (str, bytes, dict)) or not hasattr(items, "__iter__"):
         raise ConfigError(f"message: {name} must be a list; write {name}=[…]")
-    if hasattr(items, "__len__"):
-        return items  # type: ignore[no-any-return]
-    return list(items)  # a generator: every alerter is to see them
+    return list(items)
 
 
 @_dataclass
@@ -434,9 +407,6 @@ class AlerterParameters(_Record):
     minimum_approvals: int | None = 1
 
     def __post_init__(self) -> None:
-        self._check()
-
-    def _check(self) -> AlerterParameters:
         """Raise ConfigError for what no service takes. Called again before each use: fields may change."""
         for name in ("approve_msg_options", "disapprove_msg_options", "approvers", "mention"):
             given = getattr(self, name)
@@ -448,7 +418,6 @@ class AlerterParameters(_Record):
         needed = self.minimum_approvals
         if needed is not None and (type(needed) is not int or needed < 1):  # True is no number of people
             raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
-        return self
 
 
 @_dataclass
@@ -458,16 +427,13 @@ class SlackAlerterParameters(AlerterParameters):
     thread_ts: str | None = None
     blocks: Sequence[dict[str, Any]] | None = None
 
-    def _check(self) -> AlerterParameters:
-        blocks, good = self.blocks or (), False
-        with contextlib.suppress(TypeError, ValueError, RecursionError):
-            _json.dumps(blocks, allow_nan=False)
-            good = isinstance(blocks, (list, tuple)) and all(isinstance(block, dict) for block in blocks)
-        if not good:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        blocks = self.blocks or []
+        if not isinstance(blocks, (list, tuple)) or not all(map(_is_plain, blocks)):
             raise ConfigError("params: blocks must be a list of dicts for JSON, as Block Kit has them")
         if not isinstance(self.thread_ts, (str, type(None))):
             raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
-        return super()._check()
 
 
 @_dataclass
@@ -527,13 +493,14 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
         if fields:
             given = ", ".join(fields)
             raise ConfigError(f"{given}: put it into the AlerterMessage, or pass the message as text")
-        return message._check()._with(metadata=_snapshot(message.metadata))
+        checked = copy.copy(message)
+        checked.__post_init__()  # its fields may have changed
+        return checked
     if isinstance(message, str):
-        return AlerterMessage(**{"body": message, **fields})
+        return AlerterMessage(body=message, **fields)
     if isinstance(message, BaseException):
         body = _exception_text(message, line_first=False)
-        told = {"title": _exception_line(message), "body": body, "level": "error"}
-        return AlerterMessage(**{**told, **fields})
+        return AlerterMessage(**{"title": _exception_line(message), "body": body, "level": "error", **fields})
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {_kind_of(message)}")
 
 
@@ -547,13 +514,6 @@ def _kind_of(value: object) -> str:
     return f"the class {kind.__name__}" if kind is value else kind.__name__
 
 
-def _snapshot(mapping: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return a copy of a mapping; of a dict in one step, for other threads may be changing it."""
-    if isinstance(mapping, dict):
-        return dict(mapping)
-    return dict(mapping.items())
-
-
 def _exception_line(error: BaseException) -> str:
     """Return the type and the text of an exception, as they stand at the end of its traceback."""
     lines = _traceback.TracebackException(type(error), error, None).format_exception_only()
@@ -562,24 +522,21 @@ def _exception_line(error: BaseException) -> str:
 
 
 def _params(params: object) -> AlerterParameters | None:
-    if params is None:
-        return None
-    if not isinstance(params, AlerterParameters):
-        raise ConfigError(f"params must be AlerterParameters, not {_kind_of(params)}")
-    return params._check()
+    if params is not None:
+        if not isinstance(params, AlerterParameters):
+            raise ConfigError(f"params must be AlerterParameters, not {_kind_of(params)}")
+        params.__post_init__()  # its fields may have changed
+    return params
 
 
 def _given(names: Iterable[str], values: _Dict) -> _Dict:
-    found = {name: values.get(name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-_SAID = ("title", "metadata", "images", "files", "level")
+    return {name: values[name] for name in names if values.get(name) is not None}
 
 
 def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
     """Return the message and the parameters of a call. given: its locals(), where None is "not given"."""
-    message = _message(given.get("message", given.get("question")), **_given(_SAID, given))
+    said = _given(("title", "metadata", "images", "files", "level"), given)
+    message = _message(given.get("message", given.get("question")), **said)
     error, above, params = given.get("exception"), given["reply_to"], _params(given["params"])
     if error is not None:
         if not isinstance(error, BaseException):
@@ -6677,7 +6634,7 @@ class _Job:
             child = start(self.command)
         except OSError as error:
             script = _shutil.which(self.command[0]) or ""
-            if error.errno != _errno.ENOEXEC or b"\0" in _first_bytes(script) or os.name == "nt":
+            if error.errno != errno.ENOEXEC or b"\0" in _first_bytes(script) or os.name == "nt":
                 raise
             child = start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
         finally:
@@ -7564,7 +7521,7 @@ def _whole(file: Any) -> bytes:
         file.seek(0)
     if not getattr(file, "readable", lambda: True)():
         raise ValueError("it is not open for reading")
-    held, read = _io.BytesIO(), getattr(file, "buffer", file).read
+    held, read = io.BytesIO(), getattr(file, "buffer", file).read
     piece = read(1 << 20)
     while piece and held.tell() <= _FILE_MAX:
         held.write(piece.encode("utf-8", "replace") if isinstance(piece, str) else piece)
@@ -7576,14 +7533,14 @@ def _whole(file: Any) -> bytes:
 
 def _drawn(source: Any) -> bytes:
     """Return a figure or a picture as PNG, by its own means."""
-    held = _io.BytesIO()
+    held = io.BytesIO()
     try:
         save = getattr(source, "savefig", None) or source.save
         save(held, format="png")
     except Exception:  # PIL does so for modes that PNG lacks, such as CMYK
         if not hasattr(source, "convert"):
             raise
-        held = _io.BytesIO()
+        held = io.BytesIO()
         mode = "RGBA" if str(source.mode).upper().endswith("A") else "RGB"
         source.convert(mode).save(held, format="png")
     return held.getvalue()

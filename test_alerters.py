@@ -10648,30 +10648,6 @@ def test_every_public_name_is_explained():
     assert missing == []
 
 
-FRESH = """
-import concurrent.futures, dataclasses, inspect, sys
-import alerters
-made = [cls for cls in map(vars(alerters).get, alerters.__all__) if dataclasses.is_dataclass(cls)]
-late = [cls for cls in made if not inspect.isfunction(vars(cls)["__init__"])]
-class Own(alerters.SlackAlerter):
-    def __init__(self, channel):
-        super().__init__("xoxb-1", slack_channel_id=channel)
-with concurrent.futures.ThreadPoolExecutor(8) as pool:
-    own = list(pool.map(Own, ["C1"] * 8))
-assert set(own) == {own[0]} and own[0].slack_channel_id == "C1"
-told = [[field.name for field in dataclasses.fields(cls)] == list(inspect.signature(cls).parameters)
-        for cls in made]
-print(len(made), late == made, all(told), {vars(cls)["__init__"].__name__ for cls in made})
-"""
-
-
-def test_a_dataclass_makes_its_init_when_it_is_first_wanted():
-    """Eleven of them made at import would cost a tenth of it; who looks or calls sees no difference."""
-    done = subprocess.run([sys.executable, "-W", "error", "-c", FRESH], capture_output=True, encoding="utf-8",
-                          timeout=60)
-    assert done.stdout == "11 True True {'__init__'}\n", done.stderr
-
-
 HOME_SAID = "*title=None *metadata=None *images=None "
 HOME_POST = f"{HOME_SAID}*files=None *level=None *exception=None *mention=None *reply_to=None"
 HOME_ASK = (f"{HOME_SAID}*level=None *timeout=None *approvers=None *mention=None *approve_msg_options=None "
