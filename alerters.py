@@ -27,7 +27,6 @@ This is version 1.1.0 of https://pypi.org/project/alerters, under the MIT licenc
 from __future__ import annotations as _annotations
 
 import _thread
-import codecs
 import contextlib
 import contextvars
 import copy
@@ -6946,6 +6945,7 @@ _HARMLESS = {**{c: chr(0x2400 + c) for c in range(32) if c not in (9, 10)}, 0x7F
 _TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)"
              "|\x1b[ -/][0-~]|\x1b[78=>DEHMNOZc\\\\]")
 _URL = r"https?://[^\s<>\"'`|\\^{}\[\]]*[^\s<>\"'`|\\^{}\[\].,;:!?)*_~]"
+# Marks end within 500 characters, so that no text makes the search slow.
 _INLINE = (r"(?<!`)`(?P<code>[^`]{1,500})`(?!`)|\*\*(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)\*\*"
            r"|(?<![\w*])\*(?=[^\s*])(?P<italic>[^*]{1,500}?)(?<=[^\s*])\*(?![\w*])"
            r"|(?<![\w_])_(?=[^\s_])(?P<italic2>[^_]{1,500}?)(?<=[^\s_])_(?![\w_])"
@@ -6954,16 +6954,12 @@ _INLINE = (r"(?<!`)`(?P<code>[^`]{1,500})`(?!`)|\*\*(?=\S)(?P<bold>(?:(?!\*\*).)
 
 
 def _clean(text: object) -> str:
-    """Return str(text) without escape sequences, controls, bidi overrides, lone surrogates and secrets.
-
-    Its lines end in \\n.
-    """
+    """Return str(text) without escape sequences, controls, lone surrogates and secrets; lines end in \\n."""
     try:
         clean = str(text).replace("\r\n", "\n").replace("\r", "\n")
     except Exception as error:  # a value that cannot be shown must not cost the alert
         clean = f"<{type(text).__name__}: {type(error).__name__}>"
-    if "\x1b" in clean or "\x9b" in clean:
-        clean = re.sub(_TERMINAL, "", clean)
+    clean = re.sub(_TERMINAL, "", clean)
     clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return _hide(clean.translate(_HARMLESS))
 
@@ -6976,49 +6972,43 @@ def _one_line(text: object, limit: int = 500) -> str:
 
 
 def _looks_like_address(label: str) -> bool:
-    bare = re.sub("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]", "", label).replace("。", ".")
-    bare = bare if bare.isascii() else _unicodedata.normalize("NFKC", bare)
-    return bool(re.search(r"://|\w@\w|(?<![\w-])(?:[\w-]+\.)+[^\W\d_]{2,}(?![\w-])|(?:\d+\.){3}\d", bare))
+    bare = re.sub("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]", "", _unicodedata.normalize("NFKC", label))
+    return bool(re.search(r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d", bare))
 
 
 def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
     """Yield (style, text, url) of one line: text, bold, italic, strike, code, link. Unmarked: only URLs."""
-    end = 0
-    if not re.search("[`*_~[]|://", line):  # most lines have none
+    if not re.search("[`*_~[]|://", line):  # as most lines, and this is soon seen
         yield "text", line, ""
         return
+    end = 0
     for found in re.finditer(_INLINE if marked else f"(?P<url>{_URL})", line):
         style = str(found.lastgroup)
         text, url = found[style], ""
         if style in ("href", "url"):
-            url = text
-            text = found["label"] if style == "href" else url
-            style = "link"
-        if style == "link" and text != url and _looks_like_address(text):
-            continue  # it may lead elsewhere: it stays as written
-        if found.start() > end:
-            yield "text", line[end:found.start()], ""
-        end = found.end()
+            style, url = "link", text
+            text = found["label"] or url if marked else url
+            if text != url and _looks_like_address(text):
+                continue  # it may lead elsewhere: it stays as written
+        yield "text", line[end:found.start()], ""
         yield style.rstrip("2"), text, url
-    if end < len(line):
-        yield "text", line[end:], ""
+        end = found.end()
+    yield "text", line[end:], ""
 
 
 def _bare(line: str) -> str:
     """Return one line of light Markdown without its marks; what they say beyond looks stays."""
-    words = []
-    for style, text, url in _spans(line) if len(line) <= 2000 else [("text", line, "")]:
+    words = ""
+    for style, text, url in _spans(line):
         if style == "strike":
             text = f"~~{text}~~"
         elif url and url != text:
             text = f"{text} ({url})"
-        words.append(text)
-    return "".join(words)
+        words += text
+    return words
 
 
 def _unfenced(text: str) -> str:
-    if "```" not in text:
-        return text
     return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
 
 
@@ -7028,17 +7018,16 @@ def _fenced(text: str) -> str:
 
 def _defuse(text: str) -> str:
     """Return text in which @here and its like name nobody, even where a service reads them as words."""
-    return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I) if "@" in text else text
+    return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I)
 
 
 # === Layout ===
 _FLOWING = ("text", "plain", "heading", "item", "quote", "code")  # kinds that are lines of one running text
-_COLUMNS, _COLUMN_WIDTH = 50, 40  # of a table: at most, and the widest that is made even
-_HEAD_MAX = 300  # characters of a table's head that is repeated on each page
-_CODE = r"(?ms)^[ \t]*```(.*?)(?:```[ \t]*$|\Z)"
-_LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|> (?P<quote>.*)"
+_COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
+_CODE = r"(?ms)^[ \t]*```(?: ?([\w+#.-]{0,20})[ \t]*\n)?(.*?)(?:```[ \t]*$\n?|\Z)"
+_LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|>(?: (?P<quote>.*))?"
          r"|(?P<indent>[ \t]*)(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
-_NUMBER = r"[-+−]?[\d.,_]*\d([eE][-+]?\d+)?\s?%?|[-+]?(nan|NaN|inf)"
+_NUMBER = r"([-+−]?[\d.,_]*\d([eE][-+]?\d+)?\s?%?|[-+]?(nan|NaN|inf))?"
 _TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]"}
 
 
@@ -7047,7 +7036,7 @@ class _Block:
 
     ping: ids of those to call. title. text: light Markdown. plain: not Markdown. heading: of `level` 1 to 3.
     item: of a list, `level` deep, its `label` "3." or none. quote. code: its `label` the language, its `head`
-    lines to repeat on each page. table: lines and `head` are lists of cells, `sides` l, r or c a column.
+    lines to repeat on each page. table: lines and `head` are lists of cells, `sides` l or r for each column.
     facts: lines are (name, value). picture: `file`. how: how to answer; `links`: (label, address) of buttons.
     note: level and mark, in small letters. A line of `how` may be a list of spans.
     """
@@ -7056,16 +7045,14 @@ class _Block:
         self.kind, self.lines, self.label, self.level = kind, list(lines), label, level
         self.head, self.sides, self.file = head, sides, file
         self.links: list[tuple[str, str]] = []
+        self.group = kind
+        if kind in _FLOWING:
+            self.group = "text"
 
     def with_lines(self, lines: Iterable[Any]) -> _Block:
         part = copy.copy(self)
         part.lines = list(lines)
         return part
-
-    @property
-    def group(self) -> str:
-        """Its kind, or "text" if it is a part of the running text."""
-        return "text" if self.kind in _FLOWING else self.kind
 
 
 def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
@@ -7075,12 +7062,10 @@ def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
 
 def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
     """Return what a message says as blocks, in the order in which people read them."""
+    text = re.sub(r"\A\s*\n", "", _clean(message.body or "").rstrip())
     blocks = [_Block("title", [message._title_line()])]
-    blocks += _body(_clean(message.body or "").rstrip())
-    facts = _Block("facts", [])
-    for name, value in message.metadata.items():
-        facts.lines.append((_clean(name).strip(), _clean(value).strip()))
-    blocks.append(facts)
+    blocks += _body(text)
+    blocks.append(_facts_of(message))
     for number, file in enumerate(files):
         if file.problem:
             blocks.append(_Block("plain", [f"[{file.label}]"]))
@@ -7093,7 +7078,14 @@ def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
         blocks.append(_how_to_answer(message._question))
         notes.append(f"Question {message._question.token}")
     blocks.append(_Block("note", notes))
-    return [block for block in blocks if block.head or any(block.lines) or block.kind == "text"]
+    return [block for block in blocks if any(block.lines) or block.kind in ("text", "quote")]
+
+
+def _facts_of(message: AlerterMessage) -> _Block:
+    facts = _Block("facts", [])
+    for name, value in message.metadata.items():
+        facts.lines.append((_clean(name).strip(), _clean(value).strip()))
+    return facts
 
 
 def _how_to_answer(question: Question) -> _Block:
@@ -7104,74 +7096,58 @@ def _how_to_answer(question: Question) -> _Block:
     for person in people[:_CALLED]:
         closing += [("text", between, ""), ("person", _one_line(person.strip("<@!>"), 100), "")]
         between = ", "
-    more = len(people) - _CALLED
-    closing.append(("text", f" and {more} more." if more > 0 else ".", ""))
+    if len(people) > _CALLED:
+        closing.append(("text", f" and {len(people) - _CALLED} more", ""))
+    closing.append(("text", ".", ""))
     return _Block("how", [*question._instructions()[:-1], closing])
 
 
 def _body(text: str) -> list[_Block]:
+    """Return light Markdown as blocks."""
     blocks: list[_Block] = []
-    end = 0
-    for found in re.finditer(_CODE, text):
-        if found.start() > end:
-            _add_prose(blocks, text[end:found.start() - 1].split("\n"))
-        blocks.append(_code(found[1]))
-        end = found.end() + 1
-    if end < len(text):
-        _add_prose(blocks, text[end:].split("\n"))
-    if text and not any(any(block.lines) for block in blocks):  # a lone fence, say, is shown as it is
-        return [_Block("plain", [text])]
-    return blocks
-
-
-def _code(inside: str) -> _Block:
-    """Return what stands between two fences; the first line may name the language."""
-    first, newline, rest = inside.partition("\n")
-    first = first.strip()
-    if newline and re.fullmatch(r"[\w+#.-]{0,20}", first):
-        return _Block("code", rest.rstrip("\n").split("\n"), label=first)
-    return _Block("code", inside.rstrip("\n").split("\n"))
+    parts = re.split(_CODE, text + "\n")  # prose, language, code, prose and so on
+    for at in range(0, len(parts), 3):
+        _add_prose(blocks, parts[at].split("\n")[:-1])
+        if at + 2 < len(parts):
+            code = parts[at + 2].rstrip("\n")
+            blocks.append(_Block("code", code.split("\n"), label=parts[at + 1] or ""))
+    for block in blocks:
+        if any(block.lines):
+            return blocks
+    return [_Block("plain", [text])]  # a lone fence, say, is shown as it is
 
 
 def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
     at = 0
     while at < len(lines):
-        block = _table_at(lines, at)
-        if block:
-            at += 2 + len(block.lines)
-        else:
-            block = _line_block(lines[at], blocks[-1].kind if blocks else "")
-            at += 1
+        block = _table_at(lines, at) or _line_block(lines[at])
+        at += len(block.lines)
+        if block.kind == "table":
+            at += 2
         if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
             blocks[-1].lines += block.lines
         else:
             blocks.append(block)
 
 
-def _line_block(line: str, above: str) -> _Block:
-    """Return one line of Markdown as a heading, an item, a quote, or text. above: the kind before it."""
+def _line_block(line: str) -> _Block:
+    """Return one line of Markdown as a heading, an item, a quote, or text."""
     found = re.fullmatch(_LINE, line)
-    if line == ">" and above == "quote":
-        return _Block("quote", [""])
     if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
         return _Block("text", [line])
-    kind = str(found.lastgroup)
-    block = _Block(kind, [found[kind]], label=found["number"] or "")
-    if kind == "heading":
-        block.level = len(found["hashes"])
-    elif kind == "item":
-        block.level = min(len(found["indent"].expandtabs(4)) // 2, 5)
-    return block
+    if found["heading"]:
+        return _Block("heading", [found["heading"]], level=len(found["hashes"]))
+    if found["item"]:
+        level = min(len(found["indent"].expandtabs(4)) // 2, 5)
+        return _Block("item", [found["item"]], label=found["number"] or "", level=level)
+    return _Block("quote", [found["quote"] or ""])
 
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
     """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
-    if "|" not in lines[start] or start + 1 == len(lines):
+    if start + 1 == len(lines) or "|" not in lines[start] or "|" not in lines[start + 1]:
         return None
-    rule = lines[start + 1]
-    if "|" not in rule or rule.strip("|:- \t"):
-        return None
-    head, dashes = _cells(lines[start]), _cells(rule)
+    head, dashes = _cells(lines[start]), _cells(lines[start + 1])
     rules = [dash for dash in dashes if re.fullmatch(":?-+:?", dash)]
     if not len(rules) == len(dashes) == len(head) <= _COLUMNS:
         return None
@@ -7195,22 +7171,19 @@ def _cells(line: str) -> list[str]:
 
 
 def _side(dashes: str, column: Sequence[str]) -> str:
-    """Return where the cells of a column stand: r, l or c. Columns of numbers stand right."""
+    """Return where the cells of a column stand: l or r. Columns of numbers stand right."""
     if dashes.startswith(":"):
-        return "c" if dashes.endswith(":") else "l"
+        return "l"
     words = [cell for cell in column if not re.fullmatch(_NUMBER, cell)]
-    numbers = any(column) and not any(words)
-    return "r" if numbers or dashes.endswith(":") else "l"
+    return "l" if words and dashes[-1] != ":" else "r"
 
 
 def _width(text: str) -> int:
     """Return how many columns of a fixed-width font a text takes."""
     width = len(text)
-    for char in "" if text.isascii() else text:
-        if _unicodedata.east_asian_width(char) in "WF":
+    for char in text:
+        if char > "\u10ff" and _unicodedata.east_asian_width(char) in "WF":
             width += 1
-        elif _unicodedata.combining(char) or char in "\u200b\u200c\u200d\ufe0f":
-            width -= 1
     return width
 
 
@@ -7222,29 +7195,24 @@ def _aligned(block: _Block) -> _Block:
     widths = []
     for column in zip(*rows):
         width = max(map(_width, column))
-        widths.append(max(min(width, _COLUMN_WIDTH), 1))
+        widths.append(min(width, _COLUMN_WIDTH))
     rows.insert(1, ["-" * width for width in widths])
     lines = []
     for row in rows:
-        line = "  ".join(map(_padded, row, widths, block.sides))
+        line = ""
+        for cell, width, side in zip(row, widths, block.sides):
+            blanks = " " * (width - _width(cell))
+            if side == "r":
+                cell, blanks = blanks, cell
+            line += f"{cell}{blanks}  "
         lines.append(line.rstrip())
-    if len(lines[0]) > _HEAD_MAX // 2:
+    if len(lines[0]) > _HEAD_WIDTH:
         return _Block("code", lines)
     return _Block("code", lines[2:], head=lines[:2])
 
 
-def _padded(cell: str, width: int, side: str) -> str:
-    """Return a cell, filled up with blanks to a width; a wider one stays as it is."""
-    blanks = max(width - _width(cell), 0)
-    filling = " " * blanks
-    return filling + cell if side == "r" else cell + filling
-
-
 def _as_lines(facts: _Block) -> _Block:
-    lines = []
-    for name, value in facts.lines:
-        lines += f"{name}: {value}".split("\n")
-    return _Block("plain", lines)
+    return _Block("plain", "\n".join(map("{0[0]}: {0[1]}".format, facts.lines)).split("\n"))
 
 
 def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap: str = "\n\n") -> str:
@@ -7277,8 +7245,7 @@ def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
 def _whole_text(message: AlerterMessage) -> str:
     """Return all words of a message as they were written: what goes into a file."""
     parts = [message._title_line(), _clean(message.body or "").rstrip()]
-    for name, value in message.metadata.items():
-        parts.append(f"{_clean(name)}: {_clean(value)}")
+    parts += _as_lines(_facts_of(message)).lines
     return "\n".join(filter(str.strip, parts))
 
 
@@ -7286,7 +7253,7 @@ def _whole_text(message: AlerterMessage) -> str:
 class _Page:
     """One message of a chat service: blocks with their lines in the service's markup."""
     def __init__(self, room: int) -> None:
-        self.size = self.room = room  # of the service's limit: at first, and what is left
+        self.room = room  # what is left of the service's limit
         self.blocks: list[_Block] = []
         self.sources: list[_Block] = []  # the same text with its lines as they were written
         self.files: list[_File] = []  # to attach
@@ -7316,30 +7283,20 @@ class _Page:
         return False
 
 
-def _boundary(text: str, count: int) -> int:
-    """Return where to cut so that about `count` characters stay: at a space near by, never in an emoji."""
-    if count >= len(text):
-        return len(text)
-    cut = text.rfind(" ", count * 3 // 4, count) + 1 or count
-    lowest = max(cut - 32, 1)
-    while cut > lowest:
-        joined = _unicodedata.combining(text[cut]) or text[cut - 1] == "\u200d"
-        if not joined and not re.match("[\u200d\ufe00-\ufe0f🏻-🏿🇦-🇿]", text[cut]):
-            break
-        cut -= 1
-    return cut
-
-
 def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], room: int) -> tuple[str, str]:
-    """Return a start of `text`, as long as room allows or nearly, and the same in markup."""
+    """Return a start of `text` that has room, cut at a space if one is near, and the same in markup."""
     count = max(room, 1)
     while True:
-        head = text[:_boundary(text, count)]
+        head = text[:count]
+        blank = head.rfind(" ", count * 3 // 4) + 1
+        if blank and count < len(text):
+            head = head[:blank]
         written = write(head)
         taken = size(written)
         if taken <= room or len(head) == 1:
             return head, written
-        count = max(min(len(head) * room // taken, len(head) - 1), 1)
+        count = min(len(head) * room // taken, len(head) - 1)
+        count = max(count, 1)
 
 
 class _Cutter:
@@ -7360,34 +7317,29 @@ class _Cutter:
         return self.pages[:most + 1]
 
     def _put(self, block: _Block, line: Any) -> Any:
-        """Put a line on the page, or its start; return what is left of it, or None."""
+        """Put a line on the page, or as much of it as has room there; return what is left of it, or None."""
         page, service = self.page, self.service
-        opening = 0 if page.last is block else service._opening(block)
-        whole = not isinstance(line, str)  # one that cannot be cut
-        if whole or len(line) <= 2 * self.limit:
-            written = service._write(block, line)
-            cost = service._cost(written)
-            if opening + cost <= page.room or whole and not page.blocks:
-                page.add(block, line, written, opening + cost)
-                return None
-            if page.blocks and (whole or service._opening(block) + cost <= self.limit):
+        room, opening = page.room, service._opening(block)
+        if page.last is not block:
+            room -= opening
+        head = line
+        if isinstance(line, str):
+            head = line[:2 * self.limit]  # no page holds more
+        written = service._write(block, head)
+        if service._cost(written) > room or len(head) < len(line):
+            alone = opening + service._cost(written) <= self.limit and head == line
+            if page.blocks and (alone or room < self.limit // 4):
                 self._turn()
                 return line
-        room = page.room - opening
-        if page.blocks and room < self.limit // 4:
-            self._turn()
-            return line
-        head, written = _head(line, functools.partial(service._write, block), service._cost, room)
-        page.add(block, head, written, opening + service._cost(written))
+            if isinstance(line, str):
+                head, written = _head(line, functools.partial(service._write, block), service._cost, room)
+        page.add(block, head, written, page.room - room + service._cost(written))
         return line[len(head):] or None
 
     def _turn(self) -> None:
-        """Begin a new page. One of blank lines alone is left out, since services refuse it."""
         if self.page.says_something():
             self.pages.append(self.page)
-            self.page = _Page(self.limit)
-        else:
-            self.page = _Page(self.page.size)
+        self.page = _Page(self.limit)
 
 
 def _characters(blocks: Iterable[_Block]) -> int:
@@ -7404,14 +7356,14 @@ def _some(blocks: Sequence[_Block], room: int, step: int) -> list[_Block]:
     for block in blocks[::step]:
         lines = []
         for line in block.lines[::step]:
-            if room <= 0:
-                break
-            part = slice(room) if step > 0 else slice(-room, None)
-            lines.append(line[part])
+            part = slice(room)
+            if step < 0:
+                part = slice(-room, None)
+            if room > 0:
+                lines.append(line[part])
             room -= len(line) + 1
-        kept.append(block.with_lines(lines[::step]))
-        if room <= 0:
-            break
+        if lines:
+            kept.append(block.with_lines(lines[::step]))
     return kept[::step]
 
 
@@ -7428,65 +7380,61 @@ class _File:
         self.sent_as = name  # where a service takes not all letters
         found = re.match(_IMAGE, data, re.S)
         self.image = shown and bool(found)
-        self.type = f"image/{found.lastgroup}" if found else _type_of(name, data)
-        self.ending = "." + self.type[6:].replace("jpeg", "jpg") if found else ".bin"  # if it has no name
+        self.type, self.ending = _type_of(name), ".bin"  # the latter if it has no name
+        if found:
+            self.type, self.ending = f"image/{found.lastgroup}", f".{found.lastgroup}"
 
     @property
     def label(self) -> str:
-        name = self.url or self.name
-        return _clean(f"{name} could not be shown: {self.problem}") if self.problem else self.name
+        if not self.problem:
+            return self.name
+        return _clean(f"{self.url or self.name} could not be shown: {self.problem}")
 
 
-def _type_of(name: str, data: bytes) -> str:
+def _type_of(name: str) -> str:
     kind, packed = _mimetypes.guess_type(name)
     if not kind or packed or kind.startswith(("message/", "multipart/")):  # these must not be in base64
         return "application/octet-stream"
     if kind.startswith("text/"):
-        with contextlib.suppress(UnicodeDecodeError):
-            codecs.getincrementaldecoder("utf-8")().decode(data[:100_000])
-            return kind + "; charset=utf-8"
+        kind += "; charset=utf-8"
     return kind
 
 
 def _load_file(item: Any, usual: str, shown: bool) -> _File:
     """Return an item of `images` (shown) or `files`, by its usual name if it has none. Never raises."""
-    name, source = "", item
     if isinstance(item, str) and re.match("(?i)https?://", item):
         if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
             return _File(usual, url=item)
-        return _File(item, problem="bad URL" if shown else "a file is a path or (name, bytes)")
+        return _File(item, problem="it is no file, and no address of a picture")
+    name, source = getattr(item, "name", ""), item
     try:
         if isinstance(item, tuple):
             name, source = item
         elif isinstance(item, (str, os.PathLike)):
-            source = _path_of(os.fsdecode(item))
+            text = os.fsdecode(item)
+            if text.startswith("file://"):
+                text = _urllib.url2pathname(re.sub("^file://[^/]*", "", text))
+            source = _pathlib.Path(text).expanduser()
             name = source.name
-        elif hasattr(item, "read"):
-            name = getattr(item, "name", "")
+        name = _file_name(name)
         data = _bytes_of(source)
-        if not 0 < len(data) <= _FILE_MAX:
-            raise ValueError(_TOO_LARGE if data else "it is empty")
+        if not data:
+            raise ValueError("it is empty")
+        if len(data) > _FILE_MAX:
+            raise ValueError(_TOO_LARGE)
     except Exception as error:  # whatever a plotting library raises must not cost the alert its text
         return _File(_file_name(name) or usual, problem=_one_line(_reason(error), 200))
-    name = _file_name(name)
     file = _File(name or usual, data, shown=shown)
     file.name += "" if name else file.ending
     return file
 
 
-def _path_of(text: str) -> _pathlib.Path:
-    if re.match("(?i)file://", text):
-        text = _urllib.url2pathname(re.sub("(?i)^file://[^/]*", "", text))
-    return _pathlib.Path(os.path.expanduser(text))
-
-
 def _file_name(name: object) -> str:
     """Return the last part of a path with all its letters, fit for a header; of what is no name, ""."""
-    if not isinstance(name, (str, os.PathLike)):
+    if not isinstance(name, (str, os.PathLike)):  # an open file may have a number
         return ""
-    last = re.split(r"[/\\]", _one_line(os.fsdecode(name), 10_000).rstrip("/\\"))[-1][-100:]
-    if not last.strip(". "):
-        return ""
+    path = _one_line(os.fsdecode(name), 10_000)
+    last = re.split(r"[/\\]", path)[-1][-100:]
     return last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
 
 
@@ -7495,7 +7443,7 @@ def _bytes_of(source: Any) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, _pathlib.Path):
-        _check_readable(os.stat(source))  # before it is opened, for a FIFO would wait for its writer
+        _check_regular(os.stat(source))  # before it is opened, for a FIFO would wait for its writer
         return source.read_bytes()
     if hasattr(source, "read"):
         return _whole(source)
@@ -7504,9 +7452,9 @@ def _bytes_of(source: Any) -> bytes:
     raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
 
 
-def _check_readable(status: os.stat_result) -> None:
+def _check_regular(status: os.stat_result) -> None:
     if not _stat.S_ISREG(status.st_mode):
-        raise ValueError("it is a folder" if _stat.S_ISDIR(status.st_mode) else "it is no regular file")
+        raise ValueError("it is no regular file")
     if status.st_size > _FILE_MAX:
         raise ValueError(_TOO_LARGE)
 
@@ -7514,35 +7462,29 @@ def _check_readable(status: os.stat_result) -> None:
 def _whole(file: Any) -> bytes:
     """Return all of an open file, wherever it stands, and leave it there."""
     with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
-        _check_readable(os.fstat(file.fileno()))
+        _check_regular(os.fstat(file.fileno()))
     place = 0
     with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
         place = file.tell()
         file.seek(0)
     if not getattr(file, "readable", lambda: True)():
         raise ValueError("it is not open for reading")
-    held, read = io.BytesIO(), getattr(file, "buffer", file).read
-    piece = read(1 << 20)
-    while piece and held.tell() <= _FILE_MAX:
-        held.write(piece.encode("utf-8", "replace") if isinstance(piece, str) else piece)
-        piece = read(1 << 20)
+    data = getattr(file, "buffer", file).read()
     with contextlib.suppress(AttributeError, OSError):
         file.seek(place)
-    return held.getvalue()
+    if isinstance(data, str):
+        data = data.encode("utf-8", "replace")
+    return bytes(data)
 
 
 def _drawn(source: Any) -> bytes:
     """Return a figure or a picture as PNG, by its own means."""
+    mode = getattr(source, "mode", "") if hasattr(source, "convert") else ""
+    if mode not in ("", "1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):  # PIL's modes that PNG lacks
+        source = source.convert("RGBA" if mode[-1] in "Aa" else "RGB")
     held = io.BytesIO()
-    try:
-        save = getattr(source, "savefig", None) or source.save
-        save(held, format="png")
-    except Exception:  # PIL does so for modes that PNG lacks, such as CMYK
-        if not hasattr(source, "convert"):
-            raise
-        held = io.BytesIO()
-        mode = "RGBA" if str(source.mode).upper().endswith("A") else "RGB"
-        source.convert(mode).save(held, format="png")
+    save = getattr(source, "savefig", None) or source.save
+    save(held, format="png")
     return held.getvalue()
 
 
