@@ -2165,138 +2165,43 @@ MAIL_PAGES = {
 
 def laid_out(template, asked, answer, name="bot@example.org", writer=("Ann Doe", "ann@example.org")):
     """Return a template filled in; what it says in HTML is escaped."""
-    text, page = (part_text(asked.get_body((kind,))).rstrip("\n") for kind in ("plain", "html"))
+    text = part_text(asked.get_body(("plain",))).rstrip("\n")
+    page = asked.get_body(("html",))
     safe = html.escape if template[:1] == "<" else str
     quote = "\n".join(f"> {line}" for line in text.split("\n"))
-    facts = {"A": safe(answer), "Q": quote, "P": text, "H": page,
+    facts = {"A": safe(answer), "Q": quote, "P": text,
+             "H": part_text(page).rstrip("\n") if page else f"<pre>{html.escape(text)}</pre>",
              "N": safe(name), "E": "bot@example.org", "S": safe(f"Re: {asked['Subject']}"), "T": writer[1],
              "R": writer[0], "F": writer[0].split()[0]}
     return re.sub(r"\{([A-Z])\}", lambda found: facts[found[1]], template.replace("⏎", "\n"))
 
 
-TEXTS = {
-    "gmail": "{text}\n\n{gmail}\n\n{quoted}\n",
-    "outlook": "{text}\n________________________________\n{block}\n\n{question}\n",
-    "outlook-desktop": "{text}\n\n-----{head}-----\n{block}\n\n{question}\n",
-    "outlook-phone": "{text}\n\n{outlook}<https://aka.ms/o0ukef>\n________________________________\n{block}\n"
-                     "\n{question}\n",
-    "apple": "{text}\n\n> {apple}\n> \n{quoted}\n",
-    "phone": "{text}\n\n{iphone}\n\n> {apple}\n> \n> \ufeff\n{quoted}\n",
-    "plain": "{text}\n\n{apple}\n{quoted}\n\n{signature}\n",
-    "bottom": "{apple}\n{quoted}\n\n{text}\n\n{signature}\n",  # as on old mailing lists
+CLIENTS = {  # text and HTML of one mail
+    "gmail": (f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n", MAIL_PAGES["gmail"]),
+    "outlook": (f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}\n", MAIL_PAGES["outlook_web"]),
+    "phone": ("{A}\n\nSent from my iPhone\n\n> On Nov 24, 2026, at 10:12 AM, {N} <{E}> wrote:\n> \n{Q}\n",
+              MAIL_PAGES["apple"].replace("{A}", "{A}<div>Sent from my iPhone</div>")),
+    "plain": (f"{{A}}\n\n{ATTRIBUTIONS[0]}\n{{Q}}\n\n-- \n{{R}}\nTeam that may approve or reject\n", ""),
+    "bottom": (f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}\n\n-- \n{{R}}\nTeam that may approve or reject\n", ""),
 }
-OUTLOOK_HTML = (
-    '<html><head><style type="text/css" style="display:none;">P {{margin:0}}</style></head><body dir="ltr">'
-    '<div class="elementToProof">{said}</div>%s<div id="appendonsend"></div><hr style="width:98%%">'
-    '<div id="divRplyFwdMsg" dir="ltr"><font>{table}</font><div>&nbsp;</div></div>{rich}</body></html>')
-MOBILE_HTML = ('<div id="ms-outlook-mobile-signature"><a href="https://aka.ms/o0ukef">{outlook}</a>'
-               "</div>")
-PAGES = {
-    "gmail": '<div dir="ltr">{said}</div><br><div class="gmail_quote gmail_quote_container"><div dir="ltr" '
-             'class="gmail_attr">{over}<br></div><blockquote class="gmail_quote">{rich}</blockquote></div>',
-    "outlook": OUTLOOK_HTML % "",
-    "outlook-desktop":
-        '<html xmlns:o="urn:schemas-microsoft-com:office:office"><body><div class="WordSection1">{word}'
-        '<div style="border:none;border-top:solid #E1E1E1 1.0pt"><p class="MsoNormal">{table}</p></div>'
-        '{rich}</div></body></html>',
-    "outlook-phone": OUTLOOK_HTML % MOBILE_HTML,
-    "apple": '<html><body>{said}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote type="cite">'
-             '<div>{cite}</div><br class="Apple-interchange-newline">{rich}</blockquote></div></body></html>',
-    "phone": '<html><body dir="auto">{said}<br id="lineBreakAtBeginningOfSignature"><div dir="ltr">'
-             '{iphone}</div><div dir="ltr"><br><blockquote type="cite">{cite}<br><br></blockquote></div>'
-             '<blockquote type="cite"><div dir="ltr">\ufeff{rich}</div></blockquote></body></html>',
-    "plain": "<html><body>{said}<p>{cite}</p><blockquote>{rich}</blockquote></body></html>",
-    "bottom": "<html><body><p>{cite}</p><blockquote>{rich}</blockquote>{said}</body></html>",
-}
-# Another sign with each client, so that every one is needed; some Exchange servers give the subject alone.
-VACATION = {"gmail": {"Auto-Submitted": "auto-replied", "Precedence": "bulk", "X-Autoreply": "yes"},
-            "outlook": {}, "plain": {"Auto-Submitted": "auto-replied (vacation)"},
-            "apple": {"X-Autorespond": "yes"},
-            "phone": {"X-Autoreply-From": "me"}, "bottom": {"Precedence": "auto_reply"}}
-CLIENTS = tuple(TEXTS)
 NUMBERS = itertools.count(1)  # of replies and of stores
 
 
-def mail_reply(original, sender, text, client="gmail", html_only=False, keep_subject=True, keep_ids=True,
-               automatic=None, date=None, prefix=None):
-    """What arrives when ``sender`` answers ``original`` with ``text`` in ``client`` (one of CLIENTS).
-
-    ``automatic``: a machine answers ("vacation", "bounce"), or the answer comes through a mailing "list".
-    ``prefix``: of the subject.
-    """
-    company = client.partition("-")[0]
-    author, subject = original["From"].addresses[0], re.sub(r"\s+", " ", str(original["Subject"]))
-    when = original["Date"].datetime if original["Date"] else datetime.datetime.now(datetime.timezone.utc)
-    who = f"{author.display_name} <{author.addr_spec}>".strip()
-    gmail = f"On {when:%a, %b} {when.day}, {when.year} at {when:%I:%M}\u202f{when:%p} {who} wrote:"
-    apple = f"On {when.day} {when:%b %Y}, at {when:%H:%M}, {who} wrote:"
-    wrapped = textwrap.wrap(gmail, 76) if len(gmail) > 76 else gmail.rsplit(" ", 1)  # as Gmail breaks it
-    block = [("From:", who), ("Sent:", f"{when:%A, %d %B %Y %H:%M}"), ("To:", str(original["To"])),
-             ("Subject:", subject)]
-    plain, page = original.get_body(("plain",)), original.get_body(("html",))
-    question = plain.get_content() if plain else re.sub("<[^>]+>", " ", page.get_content())
-    question = question.replace("\r\n", "\n").rstrip("\n")
-    rich = page.get_content() if page else f"<pre>{html.escape(question)}</pre>"
-    rich = re.split("(?i)</body>", re.split("(?i)<body[^>]*>", rich)[-1])[0]
-    me = email.message_from_string(f"From: {sender}\n\n", policy=email.policy.default)["From"].addresses[0]
-    lines = [html.escape(line) or "<br>" for line in text.split("\n")]
-    parts = {
-        "text": text, "head": "Original Message", "question": question, "rich": rich, "apple": apple,
-        "iphone": "Sent from my iPhone", "outlook": "Get Outlook for iOS",
-        "gmail": "\n".join(wrapped), "over": html.escape(gmail), "cite": html.escape(apple),
-        "quoted": "\n".join((">" if line.startswith(">") else "> ") + line for line in question.split("\n")),
-        "block": "\n".join("{} {}".format(*pair) for pair in block),
-        "table": "<br>".join(f"<b>{label}</b> {html.escape(value)}" for label, value in block),
-        "said": "".join(f"<div>{line}</div>" for line in lines),
-        "word": "".join(f'<p class="MsoNormal">{line}<o:p></o:p></p>' for line in lines),
-        "signature": f"-- \n{me.display_name or me.username}\nTeam that may approve or reject"}
-
+def mail_reply(original, sender, text, client="gmail", keep_subject=True, keep_ids=True):
+    """Return what arrives when `sender` answers `original` with `text` from one of CLIENTS."""
     # max_line_length: the default policy encodes a long message id, which breaks threading
     reply = email.message.EmailMessage(policy=email.policy.default.clone(max_line_length=900))
-    number = next(NUMBERS)
-    domain = {"gmail": "mail.gmail.com", "outlook": "EURP191.PROD.OUTLOOK.COM"}.get(company, me.domain)
-    vacation_prefix = {"outlook": "Automatic reply:", "plain": "Auto:"}.get(company, "Re:")
-    prefix = prefix or {"vacation": vacation_prefix, "bounce": "Undelivered Mail:",
-                        "list": "[team] Re:"}.get(automatic, "Re:")
-    other = "Out of Office" if automatic == "vacation" else "quick answer"
-    signs = {
-        "vacation": VACATION[company],
-        "bounce": {} if company == "outlook" else {"Auto-Submitted": "auto-replied"},
-        "list": {"List-Id": "Team <team.lists.example.org>", "Precedence": "list"},
-        # no signs of a machine, whatever they look like
-        None: {"outlook": {"X-Auto-Response-Suppress": "All"},
-               "plain": {"Auto-Submitted": "no"}}.get(company, {}),
-    }[automatic]
-    headers = {
-        "Return-Path": "<>" if automatic == "bounce" else f"<{me.addr_spec}>", "From": me, "To": author,
-        "Subject": f"{prefix} {subject}" if keep_subject else other,
-        "Date": date or when + datetime.timedelta(minutes=5), "Message-ID": f"<CA+{number:08x}@{domain}>"}
+    subject = re.sub(r"\s+", " ", str(original["Subject"]))
+    reply["From"], reply["To"], reply["Date"] = sender, str(original["From"]), original["Date"]
+    reply["Subject"] = f"Re: {subject}" if keep_subject else "quick answer"
+    reply["Message-ID"] = f"<CA+{next(NUMBERS):08x}@mail.gmail.com>"
     if keep_ids and original["Message-ID"]:
-        headers["In-Reply-To"] = str(original["Message-ID"])
-        headers["References"] = "{} {}".format(original["References"] or "", original["Message-ID"])
-    for name, value in dict(headers, **signs).items():
-        reply[name] = value.strip() if isinstance(value, str) else value
-
-    coding = {"charset": "utf-8", "cte": "base64" if company == "outlook" else "quoted-printable"}
-    if automatic in ("vacation", "bounce"):
-        reply.set_content(text, **coding)
-    elif html_only:
-        reply.set_content(PAGES[client].format(**parts), subtype="html", **coding)
-    else:
-        reply.set_content(TEXTS[client].format(**parts), **coding)
-        if client not in ("plain", "bottom"):
-            reply.add_alternative(PAGES[client].format(**parts), subtype="html", **coding)
-    if automatic == "bounce":
-        fields = ("Reporting-MTA: dns; mx.example.test\n\n",
-                  f"Final-Recipient: rfc822; {me.addr_spec}\nAction: failed\nStatus: 5.1.1\n\n")
-        status = email.message.EmailMessage()
-        status["Content-Type"] = "message/delivery-status"
-        status.set_payload([email.message_from_string(field) for field in fields])
-        reply.make_mixed()
-        reply.attach(status)
-        reply.add_attachment(original)
-        kind = f'multipart/report; report-type="delivery-status"; boundary="=_report_{number}"'
-        reply.replace_header("Content-Type", kind)
+        reply["In-Reply-To"] = str(original["Message-ID"])
+        reply["References"] = "{} {}".format(original["References"] or "", original["Message-ID"]).strip()
+    plain, page = (laid_out(template, original, text) for template in CLIENTS[client])
+    reply.set_content(plain, cte="quoted-printable")
+    if page:
+        reply.add_alternative(page.replace(text, text.replace("\n", "<br>")), subtype="html", cte="base64")
     return reply
 
 
@@ -9639,22 +9544,18 @@ def test_two_questions_never_share_a_token(desk):
 
 
 def read_at_once(desk, question, mails):
-    """Return what each of these mails of Ann's is taken for."""
-    for number, mail in enumerate(mails):
+    """Return what each of these mails of Ann's is taken for; (To, text or HTML), or a whole mail."""
+    taken = []
+    for mail in mails:
         if not isinstance(mail, bytes):
             name, said = mail
             mail = email.message.EmailMessage()
             mail["From"], mail["To"], mail["Subject"] = ANN_FULL, name, f"Re: {desk.asked['Subject']}"
             mail.set_content(said, subtype="html" if said[:1] == "<" else "plain")
             mail = bytes(mail)
-        desk.imap.deliver(mail, at=desk.clock.start + number)
-        if number % 300 == 299:
-            desk.alerter.replies(question)
-    taken = [None] * len(mails)
-    for reply in desk.alerter.replies(question):
-        taken[int(reply["at"] - desk.clock.start)] = reply["text"]
-    desk.alerter._release(question)
-    return [text and question._verdict(text, False) or None for text in taken]
+        answer = alerters._mail_answer(mail, question, "bot@example.org", {ANN}, 0)
+        taken.append(answer and question._verdict(answer["text"], False))
+    return taken
 
 
 RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. See [the log]"
@@ -9726,21 +9627,25 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
 
 
 ABSENT = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Respuesta automática:",
-          "Risposta automatica:", "Automatisch antwoord:", "Resposta automática:"]
+          "Auto:", "Risposta automatica:", "Automatisch antwoord:", "Resposta automática:", "Re: Out of Office"]
+AUTOMATIC = [  # further heads of a mail from Ann's address: only the last three are a person's
+    *(f"Subject: {email.header.Header(f'{prefix} Deploy?', 'utf-8').encode()}" for prefix in ABSENT),
+    "Auto-Submitted: auto-replied (vacation)", "Precedence: bulk", "Precedence: auto_reply",
+    "X-Autoreply: yes", "X-Autorespond: yes", "X-Autoreply-From: me", "Precedence: list",
+    "List-Id: Team <team.lists.example.org>", "Return-Path: <>",
+    'Content-Type: multipart/report; boundary="b"',
+    "Auto-Submitted: no", "X-Auto-Response-Suppress: All", "Return-Path: <ann@example.org>"]
 
 
 def test_no_machine_answers_for_a_person(desk):
     """Absence notes in every language, bounces and mailing lists, even where the text is the word."""
-    question, cells = desk.open(), []
-    for client in CLIENTS:
-        for automatic in ("vacation", "bounce", "list"):
-            prefixes = ABSENT if (client, automatic) == ("outlook", "vacation") else [None]
-            for prefix in prefixes:
-                desk.deliver(ANN_FULL, "approve", client, desk.clock.start + len(cells), prefix=prefix,
-                             automatic=automatic)
-                cells.append((client, automatic, prefix))
-    got = [cells[int(reply["at"] - desk.clock.start)] for reply in desk.alerter.replies(question)]
-    assert got == [] and question.check() is None
+    question = desk.open()
+    ids = f"References: {desk.asked['Message-ID']}"
+    mails = []
+    for head in AUTOMATIC:
+        subject = "" if head.startswith("Subject") else "Subject: quick answer\n"
+        mails.append(f"From: {ANN_FULL}\n{subject}{head}\n{ids}\n\napprove\n".encode())
+    assert read_at_once(desk, question, mails) == [None] * (len(AUTOMATIC) - 3) + [YES] * 3
 
 
 @pytest.mark.parametrize("title",
@@ -10016,7 +9921,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
                 part.set_content(text, charset=charset, cte=coding)
         return part if part.get_content_type() and part.get_payload() else leaf(text)
 
-    for _ in range(2000 if MORE else 400):
+    for _ in range(2000 if MORE else 200):
         said = ["approve"] + dice.sample(CONDITIONS[:-1], dice.choice([0, 1, 1, 2]))
         wants.append(len(said) == 1)
         dice.shuffle(said)
@@ -10037,7 +9942,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
     statuses = read_at_once(desk, question, mails)
     wrong = [mail for mail, want, got in zip(mails, wants, statuses) if got == YES and not want]
     missed = [mail for mail, want, got in zip(mails, wants, statuses) if want and got != YES]
-    assert (wrong, missed) == ([], []) and sum(wants) > 50
+    assert (wrong, missed) == ([], []) and sum(wants) > 30
 
 
 def test_an_answer_to_the_help_is_read_in_another_process_too(desk):
@@ -10081,8 +9986,8 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
 
     for kind, units in GROWING.items():
         for unit in units:
-            small, large = (seconds(kind, unit, size * (4 if MORE else 1)) for size in (10_000, 80_000))
-            if large > 0.2 and large > 20 * small:  # 8 times as large
+            small, large = (seconds(kind, unit, size * (8 if MORE else 1)) for size in (5_000, 40_000))
+            if large > 0.1 and large > 20 * small:  # 8 times as large
                 wrong.append((kind, unit, small, large))
     assert wrong == []
 
@@ -10297,7 +10202,7 @@ def test_the_first_valid_answer_decides(desk):
 def test_an_answer_after_the_deadline_is_none(late, status, desk):
     question = desk.open(timeout=100)
     desk.clock.sleep(5000)  # nobody looked in the meantime
-    desk.deliver(ANN, "approve", at=desk.clock.start + 100 + late, date=None)
+    desk.deliver(ANN, "approve", at=desk.clock.start + 100 + late)
     assert question.check().status == status
 
 
@@ -10354,8 +10259,9 @@ def test_many_questions_in_one_mailbox_get_their_own_answers(desk):
     mails = [mail.message for mail in desk.relay.mails]
     answers = [dice.choice(["approve", "no"]) for _ in questions]
     for n in dice.sample(range(many), many):
-        desk.imap.deliver(mail_reply(mails[n], dice.choice([ANN, BOB]), answers[n], dice.choice(CLIENTS),
-                                     keep_subject=n % 3 > 0, keep_ids=n % 3 < 2))
+        who, client = dice.choice([ANN, BOB]), dice.choice(list(CLIENTS))
+        desk.imap.deliver(mail_reply(mails[n], who, answers[n], client, keep_subject=n % 3 > 0,
+                                     keep_ids=n % 3 < 2))
     assert [question.check().status for question in questions] == [
         {"approve": "approved", "no": "declined"}[answer] for answer in answers]
 
