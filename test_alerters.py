@@ -9627,7 +9627,7 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
 
 
 ABSENT = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Respuesta automática:",
-          "Auto:", "Risposta automatica:", "Automatisch antwoord:", "Resposta automática:", "Re: Out of Office"]
+          "Auto:", "Risposta automatica:", "Automatisch antwoord:", "Resposta automática:", "Out of Office"]
 AUTOMATIC = [  # further heads of a mail from Ann's address: only the last three are a person's
     *(f"Subject: {email.header.Header(f'{prefix} Deploy?', 'utf-8').encode()}" for prefix in ABSENT),
     "Auto-Submitted: auto-replied (vacation)", "Precedence: bulk", "Precedence: auto_reply",
