@@ -9452,10 +9452,13 @@ def desk(relay, imap, clock):
         def deliver(self, sender, text, client="gmail", at=None, **how):
             return imap.deliver(mail_reply(self.asked, sender, text, client, **how), at=at)
 
-        def deliver_raw(self, head, body="approve", at=None, token=True):
+        def raw(self, head, body="approve", token=True):
             subject = "Subject: Re: {}\n".format(self.asked["Subject"]) if token else ""
             head, body = [part if isinstance(part, bytes) else part.encode() for part in (head, body)]
-            return imap.deliver(head + b"\n" + subject.encode() + b"\n" + body + b"\n", at=at)
+            return head + b"\n" + subject.encode() + b"\n" + body + b"\n"
+
+        def deliver_raw(self, head, body="approve", at=None, token=True):
+            return imap.deliver(self.raw(head, body, token), at=at)
 
     yield Desk()
     assert not imap.violations and not relay.violations and not imap.seen
@@ -9764,35 +9767,22 @@ NOT_APPROVALS = [
 ]
 
 
-QUOTES = {  # what stands around the answer, cheaper than `mail_reply` and with attributions of other programs
-    "thunderbird": "%s\n\nOn 11/23/26 10:00, bot@example.org wrote:\n> Deploy?\n> approve\n",
-    "gmail": "%s\n\nOn Mon, Nov 23, 2026 at 10:00\u202fAM Bot <bot@example.org> wrote:\n\n> approve\n",
-    "outlook": "%s\n________________________________\nFrom: bot@example.org\nSent: Monday\nTo: Ann\n"
-               "Subject: Deploy?\n\napprove\n",
-    "bottom": "On 23 Nov 2026, at 10:00, <bot@example.org> wrote:\n> Deploy?\n> approve\n\n%s\n",
-    "tight": "%s\nOn 11/23/26 10:00, bot@example.org wrote:\n> approve\n",
-    "no quote": "%s", "signature": "%s\n-- \nAnn\nTeam that may approve\n",
-}
-
-
-@pytest.mark.parametrize("quote", [*QUOTES, "HTML"])
-def test_what_is_not_exactly_the_word_never_approves(quote, desk):
+def test_what_is_not_exactly_the_word_never_approves(desk):
     """A wrong answer is worse than none: negations, several lines, doubts, other languages, tricks."""
-    question, row = desk.open("Deploy?\n\nReply\napprove\nor\nreject"), [*QUOTES, "HTML"].index(quote)
-    for n, text in enumerate(NOT_APPROVALS):
-        if (row + n) % 3 and quote != "no quote" and not MORE:
-            continue
-        page = "<div>%s</div><blockquote>approve</blockquote>"
-        body = QUOTES[quote] % text if quote != "HTML" else page % (
-            "".join("<div>%s</div>" % ("&gt;" + line[1:] if line[:1] == ">" else line or "<br>")
-                    for line in text.split("\n")))
-        kind = "html" if quote == "HTML" else "plain"
-        desk.deliver_raw(f"From: ann@example.org\nContent-Type: text/{kind}; charset=utf-8", body,
-                         at=desk.clock.start + n)
-    approved = [NOT_APPROVALS[int(reply["at"] - desk.clock.start)] for reply in desk.alerter.replies(question)
-                if reply["text"].strip(" \n\t.!*_`").lower() in ("approve", "ok", "yes", "lgtm")]
-    decision = question.check()
-    assert approved == [] and not decision
+    question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
+    layouts = ["{A}", f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}", f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}",
+               f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}", "{A}\n-- \nAnn\nTeam that may approve",
+               "<div>{A}</div><blockquote>{H}</blockquote>"]
+    mails, shown = [], []
+    for number, text in enumerate(NOT_APPROVALS):
+        for layout in layouts if MORE else [layouts[0], layouts[number % 5 + 1]]:
+            mail = laid_out(layout, desk.asked, text)
+            if layout[0] == "<":
+                mail = mail.replace("\n", "<br>")
+            mails.append(("bot@example.org", mail))
+            shown.append((text, layout))
+    statuses = read_at_once(desk, question, mails)
+    assert [case for case, status in zip(shown, statuses) if status == YES] == []
 
 
 HTML_ANSWERS = {  # HTML of a reply: the text that counts, or None for whatever is no approval
@@ -9820,16 +9810,11 @@ HTML_ANSWERS = {  # HTML of a reply: the text that counts, or None for whatever 
 
 
 def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
-    question = desk.open()
-    for n, page in enumerate(HTML_ANSWERS):
-        desk.deliver_raw("From: ann@example.org\nMIME-Version: 1.0\nContent-Type: text/html; charset=utf-8",
-                         f"<html><body>{page}</body></html>", at=desk.clock.start + n)
-    got = {int(reply["at"] - desk.clock.start): reply["text"] for reply in desk.alerter.replies(question)}
-    question.check()
-    wrong = {}
-    for n, (page, text) in enumerate(HTML_ANSWERS.items()):
-        said = got.get(n)
-        if said != text and (text or (said or "").lower() in ("approve", "ok", "yes", "lgtm")):
+    question, wrong = desk.open(), {}
+    for page, text in HTML_ANSWERS.items():
+        mail = desk.raw(f"From: {ANN}\nContent-Type: text/html", f"<html><body>{page}</body></html>")
+        said = alerters._mail_answer(mail, question, "bot@example.org", {ANN}, 0)["text"]
+        if said != text and (text or question._verdict(said, False) == YES):
             wrong[page] = said
     assert wrong == {}
 
