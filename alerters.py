@@ -92,7 +92,6 @@ if TYPE_CHECKING:
 
     _Dict = Dict[str, Any]
     _Span = Tuple[str, str, str]  # style, text, url
-    _Option = Tuple[str, _Dict]  # the names of a command's option, and further words for argparse
     _Field = dataclasses.Field[Any]
     _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
     _Time = Union[float, str, _datetime.timedelta]
@@ -5344,9 +5343,9 @@ class ConsoleAlerter(BaseAlerter):
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Write the message to stderr."""
         message = _message(message)
-        marks = {"info": "i", "success": "+", "warning": "!", "error": "!!"}
-        mark = "?" if message._question else marks[message.level]
-        if message._question and not _in_notebook():
+        mark = {"info": "i", "success": "+", "warning": "!", "error": "!!"}[message.level]
+        if message._question:
+            mark = "?"
             self._forget_typed()
         text = _as_text(_lay_out(message, message._files(self._who)), gap="\n").replace("\n", "\n    ")
         self._write(f"[{mark}] {text}")
@@ -5358,26 +5357,22 @@ class ConsoleAlerter(BaseAlerter):
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return the lines typed since the last poll."""
-        lines = []
+        lines: list[str] = []
         left = min(question._ends, question._until) - self.clock.monotonic()
-        if _in_notebook() and left > 0:
-            try:
-                lines = _typed_in_box(left)
-            except (NotImplementedError, EOFError) as error:
-                why = f"this notebook has no input box: {_reason(error)}"
-                raise AskNotSupported(f"{self._who}: {why}") from None
-        while not lines and not _in_notebook() and self._ready(0):
-            lines.append(sys.stdin.readline())
-            if not lines[-1]:  # Ctrl-D, or the terminal is gone: nobody answers any more
-                question._ends = 0.0
-                return []
+        if _has_input_box():
+            lines = _typed_in_box(left) if left > 0 else []
+        elif self._ready(0):
+            lines = [sys.stdin.readline()]
+        if lines == [""]:  # Ctrl-D, or the terminal is gone: nobody answers any more
+            question._ends = 0.0
+            return []
         question._record.helped = True  # what is no answer is told here, each time
-        now = self.clock.now()
         try:
             user = _getpass.getuser()
         except (KeyError, OSError, ImportError):  # in a container: no name for this number
             user = str(getattr(os, "getuid", os.getpid)())
-        replies = [{"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": now} for line in lines]
+        replies = [{"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": self.clock.now()}
+                   for line in lines]
         for reply in replies:
             if question._answer(_Reply(reply)) is None:
                 self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
@@ -5385,21 +5380,21 @@ class ConsoleAlerter(BaseAlerter):
 
     def _forget_typed(self) -> None:
         """Drop what was typed before the question was there: it cannot be an answer to it."""
-        if sys.platform != "win32":
+        if sys.platform == "win32":
+            while self._ready(0):
+                import msvcrt
+
+                msvcrt.getwch()
+        else:
             with contextlib.suppress(OSError, ValueError, AttributeError):  # no terminal
                 _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
-            return
-        import msvcrt
-
-        while msvcrt.kbhit():
-            msvcrt.getwch()
 
     def _locate(self, found: Question) -> bool:
         found._record.ref = None  # whoever sits here now has not seen it: it is shown again
         return False
 
     def _pause(self, question: Question, seconds: float) -> None:
-        if not _in_notebook():
+        if not _has_input_box():
             self._ready(seconds)
 
     def _ready(self, seconds: float) -> bool:
@@ -5418,18 +5413,18 @@ class ConsoleAlerter(BaseAlerter):
 
     def _write(self, text: str) -> None:
         encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
-        flush = getattr(sys.stderr, "flush", None)
         try:
             sys.stderr.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-            if flush:
-                flush()
+            if hasattr(sys.stderr, "flush"):
+                sys.stderr.flush()
         except Exception as error:  # it may be closed, or anything that somebody put there
             raise _failure(self._who, _reason(error), hint="stderr is closed") from None
 
     def _cannot_ask(self) -> str:
-        if _in_notebook():
-            return "" if _has_input_box() else "this notebook has no input box"
-        if _is_terminal(sys.stdin):
+        box = _has_input_box()
+        if box is False:
+            return "this notebook has no input box"
+        if box or _is_terminal(sys.stdin):
             return ""
         return "standard input is no terminal, so there is nobody to answer; register an alerter that can ask"
 
@@ -5442,15 +5437,10 @@ def _is_terminal(stream: Any) -> bool:
         return False
 
 
-def _in_notebook() -> bool:
-    """True where ipykernel has put its input box in place of input()."""
-    return "ipykernel" in sys.modules and hasattr(getattr(input, "__self__", None), "_allow_stdin")
-
-
-def _has_input_box() -> bool:
-    """True in a notebook where somebody can type: ipykernel is told so for each cell by its front end."""
-    box: Any = input
-    return _in_notebook() and bool(box.__self__._allow_stdin)
+def _has_input_box() -> bool | None:
+    """True in a notebook where somebody can type, as its front end says for each cell; None: no notebook."""
+    box = getattr(input, "__self__", None)  # of ipykernel, which puts its own in place of input()
+    return getattr(box, "_allow_stdin", None) if "ipykernel" in sys.modules else None
 
 
 def _typed_in_box(seconds: float) -> list[str]:
@@ -5648,11 +5638,9 @@ class StackStore:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        home = os.environ.get("APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME") or "~/.config"
-        usual = os.environ.get("ALERTERS_STORE") or os.path.join(home, "alerters", "stacks.json")
-        if path and not isinstance(path, (str, os.PathLike)):
-            raise ConfigError(f"the store's path must be text or a path, not {type(path).__name__}")
-        full = os.fspath(path or usual)
+        variable = "APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME"
+        usual = os.path.join(os.environ.get(variable) or "~/.config", "alerters", "stacks.json")
+        full = os.fsdecode(path or os.environ.get("ALERTERS_STORE") or usual)
         if os.environ.get("HOME") != "":  # which is no home
             full = os.path.expanduser(full)
         self.path = full
@@ -5679,13 +5667,12 @@ class StackStore:
                 if value is None:
                     del entry[field]
             data["alerters"][name] = entry
-            alerter = self._built(data, name)
-        return alerter
+            return self._built(data, name)
 
     def delete_alerter(self, name: str) -> None:
         """Remove an alerter that no stack names."""
         with self._changing() as data:
-            _check_known(data, "alerters", name)
+            _entry(data, "alerters", name)
             users = [stack for stack, members in _sound(data, "stacks").items() if name in members]
             if users:
                 raise ConfigError(f"alerter {name!r} is in the stack {', '.join(users)}: delete that first")
@@ -5696,12 +5683,12 @@ class StackStore:
         data = self._load()
         found: dict[str, _Dict] = _sound(data, "alerters")
         for entry in found.values():
-            known: dict[str, _Field] = {}
+            secrets = {name for name in entry if re.search(_SECRET_NAME, name, re.I)}
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
-                known = _fields_of(_flavor(entry["flavor"], data))
-            for name, value in entry.items():
-                secret = _is_secret(known[name]) if name in known else re.search(_SECRET_NAME, name, re.I)
-                if secret and isinstance(value, str) and not re.fullmatch(_REFERENCE, value):
+                secrets |= set(_secrets_of(_flavor(entry["flavor"], data)))
+            for name in secrets & set(entry):
+                value = entry[name]
+                if isinstance(value, str) and not re.fullmatch(_REFERENCE, value):
                     entry[name] = _Secret(value)
         return found
 
@@ -5727,7 +5714,7 @@ class StackStore:
     def delete_stack(self, name: str) -> None:
         """Remove a stack that is not the active one."""
         with self._changing() as data:
-            _check_known(data, "stacks", name)
+            _entry(data, "stacks", name)
             if name == data["active_stack"]:
                 raise ConfigError(f"stack {name!r} is active: set another one first")
             del data["stacks"][name]
@@ -5760,23 +5747,28 @@ class StackStore:
 
     def _built(self, data: _Dict, name: str) -> BaseAlerter:
         fields = _Hidden(_entry(data, "alerters", name))
-        return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
+        return _build(_flavor(fields.pop("flavor"), data), fields, (name, self.path))
 
     def _load(self) -> _Dict:
         data: Any = {}
-        problem = ""
         try:
             with open(_open_plain(self.path, os.O_RDONLY), encoding="utf-8-sig") as file:  # editors put a BOM
                 data = _json.load(file)
+            if not isinstance(data, dict):
+                raise ValueError("it is no store of alerters")
+            if data.get("version", 1) != 1:
+                raise ValueError(f"it was written by a later version, {data['version']}, of alerters.py")
+            parts = {"alerters": dict, "stacks": dict, "flavors": dict, "active_stack": str}
+            for part, kind in parts.items():
+                if not isinstance(data.get(part, kind()), kind):
+                    raise ValueError(f"{part} has a wrong form")
         except (FileNotFoundError, NotADirectoryError):
             pass
         except (OSError, ValueError, RecursionError) as error:
-            problem = f"cannot be read ({_one_line(_reason(error), 120)})"
-        problem = problem or _flaw(data)
-        if problem:
             data = {}  # it may hold secrets, and a traceback may show locals
-            raise StoreError(f"{self.path}: {problem}; it was left as it is: mend it, or choose another with "
-                             "$ALERTERS_STORE")
+            why = _one_line(_reason(error), 120)
+            raise StoreError(f"{self.path}: cannot be read ({why}); it was left as it is: mend it, or choose "
+                             "another with $ALERTERS_STORE") from None
         store = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
                          "stacks": {"default": ["console"]}, "active_stack": "default", **data})
         store["alerters"] = _Hidden(store["alerters"])
@@ -5788,35 +5780,24 @@ class StackStore:
         with _locked(self.path):
             data = self._load()
             yield data
-            _write_store(self.path, data)
-
-
-def _flaw(data: Any) -> str:
-    """Return why it is no store as a whole, or nothing. Its entries are judged when they are used."""
-    if not isinstance(data, dict) or not isinstance(data.get("active_stack", ""), str):
-        return "this is no store of alerters"
-    if data.get("version", 1) != 1:
-        return f"written by a later version ({data['version']}) of alerters.py, which can read it"
-    for part in ("alerters", "stacks", "flavors"):
-        if not isinstance(data.get(part, {}), dict):
-            return f"this is no store of alerters: {part} must be an object"
-    return ""
+            try:
+                _write_store(self.path, data)
+            except (OSError, TypeError, ValueError, RecursionError) as error:
+                problem = f"cannot be written ({_reason(error)}); nothing was changed"
+                raise StoreError(f"{self.path}: {problem}") from None
 
 
 def _write_store(path: str, data: _Dict) -> None:
     draft = f"{path}.tmp"
-    try:
-        text = _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(draft)
-        with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-            _hand_over(file.fileno(), 0o600, path)
-            file.write(f"{text}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except (OSError, TypeError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: cannot be written ({_reason(error)}); nothing was changed") from None
+    text = _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)
+    with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+        _hand_over(file.fileno(), 0o600, path)
+        file.write(f"{text}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
 
 
 def _open_plain(path: str, flags: int) -> int:
@@ -5852,63 +5833,50 @@ def _make_folder(path: str) -> None:
             os.close(folder)
 
 
-def _open_lock(lock: str, path: str) -> int:
-    with contextlib.suppress(FileExistsError):
-        file = _open_plain(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        _hand_over(file, 0o600, path)
-        return file
-    return _open_plain(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-
-
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
     """Hold the lock of a store; a process that dies lets go of it."""
+    lock, end = f"{path}.lock", time.monotonic() + 60
     with contextlib.ExitStack() as at_the_end:
         try:
             if path[:1] == "~":
                 raise OSError("no home folder is known")
             _make_folder(os.path.dirname(path))
-            file = _open_lock(f"{path}.lock", path)
+            try:
+                file = _open_plain(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+                _hand_over(file, 0o600, path)
+            except FileExistsError:
+                file = _open_plain(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
             at_the_end.callback(os.close, file)
-            at_the_end.callback(_unlock, file)
-            end = time.monotonic() + 60
             while not _lock(file):
                 if time.monotonic() > end:
                     raise TimeoutError("another process holds it")
                 time.sleep(0.01)
+            at_the_end.callback(_lock, file, False)  # a child that was forked meanwhile has it open, too
         except OSError as error:
-            how = "choose another store with $ALERTERS_STORE"
-            if not os.environ.get("ALERTERS_FLAVOR"):
-                how += ", or use $ALERTERS_FLAVOR, which needs none as long as there is no key"
-            raise StoreError(f"{path}.lock: cannot be locked ({_reason(error)}): {how}") from None
+            raise StoreError(f"{lock}: cannot be locked ({_reason(error)}): choose another store with "
+                             "$ALERTERS_STORE; $ALERTERS_FLAVOR needs none, but a key does") from None
         yield
 
 
-def _lock(file: int) -> bool:
+def _lock(file: int, hold: bool = True) -> bool:
+    """Take the lock, or let go of it; False: another process has it."""
     try:
         if sys.platform == "win32":
             import msvcrt
 
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(file, msvcrt.LK_NBLCK if hold else msvcrt.LK_UNLCK, 1)
         else:
             import fcntl
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if hold else fcntl.LOCK_UN)
         return True
     except (BlockingIOError, PermissionError):
         return False
 
 
-def _unlock(file: int) -> None:
-    """Let go of it although a child that was forked meanwhile has it open; on Windows closing does it."""
-    if sys.platform != "win32":
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
 def _is_sound(kind: str, entry: Any) -> bool:
-    """True for an entry of the shape that the rest relies on."""
+    """True for an entry of the shape that the rest relies on; any other is set aside, and kept."""
     if kind == "flavors":
         return isinstance(entry, str)
     if kind == "alerters":
@@ -5917,20 +5885,13 @@ def _is_sound(kind: str, entry: Any) -> bool:
 
 
 def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
-    """Return the entries of a kind; others are set aside, and kept."""
-    return _Hidden((name, entry) for name, entry in data.get(kind, {}).items() if _is_sound(kind, entry))
-
-
-def _check_known(data: _Dict, kind: str, name: Any) -> None:
-    if not isinstance(name, str) or name not in data[kind]:
-        raise ConfigError(f"no {kind[:-1]} {name!r}; {_did_you_mean(str(name), data[kind])}")
+    entries = data.get(kind, {}).items()
+    return _Hidden((name, entry) for name, entry in entries if _is_sound(kind, entry))
 
 
 def _entry(data: _Dict, kind: str, name: Any) -> Any:
-    _check_known(data, kind, name)
-    if not _is_sound(kind, data[kind][name]):
-        shape = "an object with a flavor" if kind == "alerters" else "a list of alerters"
-        raise ConfigError(f"{kind[:-1]} {name!r}: in the store it must be {shape}: delete it, or mend it")
+    if not isinstance(name, str) or not _is_sound(kind, data[kind].get(name)):
+        raise ConfigError(f"no {kind[:-1]} {name!r}; {_did_you_mean(str(name), _sound(data, kind))}")
     return data[kind][name]
 
 
@@ -8035,25 +7996,57 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
     return _failure(who, _what_of(cause), hint=hint, cure="look")
 
 
+def _secrets_of(cls: type[BaseAlerter]) -> list[str]:
+    return [name for name, field in _fields_of(cls).items() if _is_secret(field)]
+
+
 # === Command line ===
-def _options(name: str, about: str, spec: Sequence[_Option], args: list[str], last: bool = True) -> Any:
-    """Return the parsed options. last: an unknown one is an error that says what was meant."""
+def _options(command: str, args: list[str]) -> Any:
+    """Return the parsed options of a command."""
     class Parser(_argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            if message.endswith("required: TEXT"):
+            if message.endswith("required: text"):
                 message += "; one that begins with - stands behind --"
-            raise ConfigError(f"{message} (see: {_program()} {name} --help)")
+            raise ConfigError(f"{message} (see: {self.prog} --help)")
 
-    parser = Parser(prog=f"{_program()} {name}", description=about, allow_abbrev=False, add_help=last,
+    _, about, names = _COMMANDS[command]
+    parser = Parser(prog=f"{_program()} {command}", description=about, allow_abbrev=False,
                     conflict_handler="resolve")
-    for names, words in spec:
-        parser.add_argument(*names.split(), **words)
+    for name in filter(None, names.split(", ")):
+        if name == "FIELDS":
+            _add_fields(parser)
+        else:
+            parser.add_argument(*name.strip("[]").split(), **_OPTIONS[name])
     found, unknown = parser.parse_known_args(args)
-    if unknown and last:
+    if unknown:
+        if getattr(found, "flavor", None):  # it may be one that cannot be imported
+            _flavor(found.flavor, StackStore()._load())
         word = unknown[0].partition("=")[0]  # what follows may be a secret
-        known = [option for names, _ in spec for option in names.split() if option.startswith("--")]
-        raise ConfigError(f"{name}: unknown {word!r}; {_did_you_mean(word, known)}")
+        known = re.findall(r"--[\w-]+", parser.format_usage())
+        raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
     return found
+
+
+def _add_fields(parser: _argparse.ArgumentParser) -> None:
+    """Take the fields of all flavors as options; `_given_fields` judges which of them may be given."""
+    data = StackStore()._load()
+    for flavor in {**FLAVORS, **_sound(data, "flavors")}:
+        with contextlib.suppress(ConfigError):  # one's own, which cannot be imported from here
+            for name, field in _fields_of(_flavor(flavor, data)).items():
+                about = field.metadata.get("about", "").replace("%", "%%")
+                parser.add_argument(f"--{name}", dest=f"--{name}", help=about)  # no dest of the command's own
+
+
+def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
+    """Return the fields that were given as options; an empty one stands for its default."""
+    known, fields = _fields_of(cls), _Hidden()
+    for option, text in vars(options).items():
+        name = option[2:]
+        if option.startswith("--") and text is not None:
+            fields[name] = text or None
+            if name in known and (text or name == "approvers"):  # an empty list of them is not everyone
+                fields[name] = _parsed(known[name], text, option)
+    return fields
 
 
 def _print(text: object) -> None:
@@ -8071,20 +8064,15 @@ def _complain(text: object, code: int = 2) -> int:
 
 
 def _typed_message(options: Any) -> AlerterMessage:
+    text, facts = options.text, {}
     for pair in options.metadata:
-        if "=" not in pair:
+        key, sign, facts[key] = pair.partition("=")
+        if not sign:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
-    text = _standard_input() if options.text == "-" else options.text
-    facts = dict(pair.split("=", 1) for pair in options.metadata)
-    return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
-
-
-def _standard_input() -> str:
-    try:
+    if text == "-":
         data = getattr(sys.stdin, "buffer", sys.stdin).read()
-    except (AttributeError, ValueError):  # it is None, or closed
-        raise ConfigError("- reads standard input, which is closed") from None
-    return data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else str(data)  # PowerShell: a BOM
+        text = data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else data  # PowerShell: a BOM
+    return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
@@ -8095,15 +8083,13 @@ def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
 
 def _cmd_post(options: Any) -> int:
     message = _typed_message(options)
-    params = AlerterParameters(mention=options.mention)
-    return 0 if _post_to(_chosen(options), message, params) else 4
+    return 0 if _post_to(_chosen(options), message, AlerterParameters(mention=options.mention)) else 4
 
 
 def _cmd_ask(options: Any) -> int:
-    timeout = None if options.timeout is None else _seconds(options.timeout, "--timeout")
-    params = AlerterParameters(options.approve, options.decline, options.approver, timeout, options.mention,
-                               options.approvals)
     message = _typed_message(options)
+    params = AlerterParameters(options.approve, options.decline, options.approver, options.timeout,
+                               options.mention, options.approvals)
     decision = _decide(_chosen(options, warn=False), message, params, options.key, _tell_asked)
     if options.json:
         print(_json.dumps(dataclasses.asdict(decision)))
@@ -8123,19 +8109,28 @@ def _tell_asked(question: Question) -> None:
         _complain(f"asked {question.alerter._who} {place}; waiting until {until}")
 
 
+def _works(*attempts: Callable[[], object]) -> bool:
+    """Print what each attempt tells, until one fails."""
+    try:
+        for attempt in attempts:
+            _print(attempt())
+        return True
+    except DeliveryError as error:
+        _print("\n".join(error._report or [f"FAIL  {error}"]))
+        return False
+
+
 def _cmd_check(options: Any) -> int:
     options.alerter = [options.name] if options.name else options.alerter
     failed = []
     for target in _chosen(options):
         _print(target._who)
-        try:
-            _print(target.check())
-            if options.post:
-                _print(target._try_post())
-            elif target.flavor != "console":
-                _print("note  posting: not tried; check --post tries it")
-        except DeliveryError as error:
-            _print("\n".join(error._report or [f"FAIL  {error}"]))
+        attempts = [target.check]
+        if options.post:
+            attempts.append(target._try_post)
+        elif target.flavor != "console":
+            attempts.append(lambda: "note  posting: not tried; check --post tries it")
+        if not _works(*attempts):
             failed.append(target._who)
     if not failed:
         return 0
@@ -8156,7 +8151,7 @@ def _cmd_preview(options: Any) -> None:
 
 
 def _cmd_pending(options: Any) -> None:
-    for key, given in StackStore()._load().get("questions", {}).items():
+    for key, given in _mapping(StackStore()._load().get("questions")).items():
         try:
             record = _recorded(key, given)
         except StoreError as error:
@@ -8167,127 +8162,71 @@ def _cmd_pending(options: Any) -> None:
         _print(f"{key}  {record.alerter or record.flavor}  {over} {until}  {record.text}")
 
 
-def _field_options(name: str, args: list[str]) -> list[_Option]:
-    """Return the fields of the flavor as options; a first look tells which flavor, or which alerter."""
-    data = StackStore()._load()
-    seen = _options(name, "", (("--flavor -f", {}),), args, last=False)
-    words = _words(args)
-    flavor = "".join(words[:1]) if name == "setup" else seen.flavor
-    if name == "update" and words:
-        flavor = _entry(data, "alerters", words[0])["flavor"]
-    if not flavor:
-        return []
-    options = []
-    for field in _fields_of(_flavor(flavor, data)).values():
-        name, metavar = f"--{field.name}", (_kind(field) or "value").upper()
-        about = field.metadata.get("about", "")
-        options.append(_option(name, about, dest=name, metavar=metavar))  # apart from the command's own
-    return options
-
-
-def _words(args: list[str]) -> list[str]:
-    """Return the words that are no option and no option's value; what follows one may be a secret."""
-    words, option = [], ""
-    for word in args:
-        if word.startswith("-"):
-            option = "" if "=" in word or word in ("-h", "--help") else word
-        elif option:
-            option = ""
-        else:
-            words.append(word)
-    return words
-
-
-def _given_fields(options: Any, known: Mapping[str, _Field]) -> _Dict:
-    """Return the fields that were given as options; an empty one stands for its default."""
-    fields: _Dict = {}
-    for name, field in known.items():
-        text = vars(options)[f"--{name}"]
-        if text or text == "" and name == "approvers":  # an empty list of them is no default
-            fields[name] = _parsed(field, text, f"--{name}")
-        elif text == "":
-            fields[name] = None
-    return fields
-
-
 def _cmd_register(options: Any) -> None:
-    store, new = StackStore(), "flavor" in options
+    store, name = StackStore(), options.name
     data = store._load()
-    flavor = options.flavor if new else _entry(data, "alerters", options.name)["flavor"]
-    known = _fields_of(_flavor(flavor, data))
-    fields = _given_fields(options, known)
-    if not new and not fields:
+    cls = _flavor(options.flavor, data)
+    fields = _given_fields(options, cls)
+    if options.set:
+        _check_new("stack", name, data["stacks"], "choose another name")
+    secrets = _secrets_of(cls)
+    if secrets and not any(map(fields.get, secrets)) and _is_terminal(sys.stdin):
+        fields[secrets[0]] = _asked_field(cls, fields, secrets[0])
+    store._put(name, {"flavor": options.flavor, **fields}, new=True)
+    if options.set:
+        store.register_stack(name, [name], activate=True)
+        _print(f"alerter {name} is registered, and stack {name} is active")
+    else:
+        how = f"{_program()} stack register {name} -al {name} --set"
+        _print(f"alerter {name} is registered; put it to use by: {how}")
+
+
+def _cmd_update(options: Any) -> None:
+    store = StackStore()
+    data = store._load()
+    fields = _given_fields(options, _flavor(_entry(data, "alerters", options.name)["flavor"], data))
+    if not fields:
         raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
-    secrets = [name for name, field in known.items() if _is_secret(field)]
-    if new and secrets and not any(map(fields.get, secrets)) and _is_terminal(sys.stdin):
-        with contextlib.suppress(EOFError):
-            fields[secrets[0]] = _getpass.getpass(f"{secrets[0]} (not shown, empty for none): ")
-    store._put(options.name, {"flavor": flavor, **fields}, new)
-    if not new:
-        _print(f"alerter {options.name} is updated")
-    elif options.set:
-        stack = _put_to_use(store, options.name)
-        _print(f"alerter {options.name} is registered, and stack {stack} is active")
-    else:
-        how = f"{_program()} stack register {options.name} -al {options.name} --set"
-        _print(f"alerter {options.name} is registered; put it to use by: {how}")
-
-
-def _put_to_use(store: StackStore, name: str) -> str:
-    """Make a stack of that one alerter active and return the stack's name."""
-    stack = name
-    while store.stacks().get(stack, [name]) != [name]:
-        stack += "_stack"
-    if stack in store.stacks():
-        store.set_active_stack(stack)
-    else:
-        store.register_stack(stack, [name], activate=True)
-    return stack
+    store._put(options.name, fields, new=False)
+    _print(f"alerter {options.name} is updated")
 
 
 def _cmd_setup(options: Any) -> None:
     """Ask for what is missing, try it, and store it only if it works."""
-    store = StackStore()
-    data, name = store._load(), options.name or options.flavor
+    store, name = StackStore(), options.name or options.flavor
+    data = store._load()
     cls = _flavor(options.flavor, data)
-    _check_new("alerter", name, data["alerters"], "`update` changes it, and --name gives another name")
+    fields = _given_fields(options, cls)
+    for kind in ("alerter", "stack"):
+        _check_new(kind, name, data[f"{kind}s"], "--name gives another name")
     if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
         how = f"{_program()} register {name} --flavor={options.flavor} --FIELD=VALUE --set"
         raise ConfigError(f"setup asks on a terminal, and here is none; instead: {how}")
-    fields = _given_fields(options, _fields_of(cls))
     if not any(field.endswith("_webhook_url") for field in fields):
         for field in cls._asked:
             if field not in fields:
                 fields[field] = _asked_field(cls, fields, field)
     alerter = _build(cls, fields, (name, store.path))
-    try:
-        _print(alerter.check())
-        alerter.send(AlerterMessage(body=f"Hello! Alerts of `{name}` arrive here from now on."))
-    except DeliveryError as error:
-        _print("\n".join(error._report or [f"FAIL  {error}"]))
-        error.args = (f"{alerter._who}: it does not work yet, and nothing was stored",)
-        error.hint = "mend what is said above, and try again"
-        raise
-    store.register_alerter(name, options.flavor, **fields)
-    stack = _put_to_use(store, name)
-    _print(f"alerter {name} works and is stored; stack {stack} is active. Now try:")
-    _print(f'{_program()} ask "Deploy?"')
-    if os.environ.get("ALERTERS_FLAVOR"):
-        _print("note: $ALERTERS_FLAVOR is set, and wins over the stack")
+    if not (_works(alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here from now on.")):
+        raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
+                            hint="mend what is said above, and try again")
+    store._put(name, {"flavor": options.flavor, **fields}, new=True)
+    store.register_stack(name, [name], activate=True)
+    _print(f"alerter {name} works and is stored; stack {name} is active. Now try:\n"
+           f'{_program()} ask "Deploy?"')
 
 
 def _asked_field(cls: type[BaseAlerter], fields: _Dict, name: str) -> Any:
     """Ask for a field until it can be right; a secret without echo."""
     field = _fields_of(cls)[name]
-    for line in cls._how_to_get(name, fields).split("\n"):
-        print(line)  # the link has to stay in one piece
     read: Callable[[str], str] = _getpass.getpass if _is_secret(field) else input
+    _print(cls._how_to_get(name, fields))
     while True:
         try:
             text = read(f"{name} ({field.metadata.get('about', '')}): ").strip()
         except EOFError:
-            raise ConfigError("setup: the input ended; nothing was stored") from None
-        if not text and name != "password":
+            raise ConfigError(f"{name}: the input ended; nothing was stored") from None
+        if not text and name != "password":  # a relay may want none
             continue
         try:
             value = _parsed(field, text, name)
@@ -8298,18 +8237,18 @@ def _asked_field(cls: type[BaseAlerter], fields: _Dict, name: str) -> Any:
 
 
 def _changes(method: str, done: str) -> Callable[[Any], None]:
-    """Return a command that calls a method of the store, which takes what the options give, and says so."""
+    """Return a command that calls a method of the store, and says so."""
     def command(options: Any) -> None:
-        getattr(StackStore(), method)(**vars(options))
+        getattr(StackStore(), method)(options.name)
         _print(done.format(options.name))
 
     return command
 
 
 def _cmd_stack_register(options: Any) -> None:
-    store, new = StackStore(), "activate" in options
+    store, new = StackStore(), "set" in options
     members = [name for words in options.alerters for name in ",".join(words).split(",") if name]
-    store._put_stack(options.name, members, new, new and options.activate)
+    store._put_stack(options.name, members, new, new and options.set)
     active = store.active_stack()
     done = f"stack {options.name} is {'registered' if new else 'updated'}"
     if active != options.name:
@@ -8317,7 +8256,8 @@ def _cmd_stack_register(options: Any) -> None:
     _print(done)
 
 
-_MARKS = ("  ", "* ")  # of what is not in use, and of what is
+def _print_marked(name: str, used: bool, about: str) -> None:
+    _print(f"{'*' if used else ' '} {name}{about}")
 
 
 def _cmd_list(options: Any) -> None:
@@ -8325,29 +8265,26 @@ def _cmd_list(options: Any) -> None:
     active = store.stacks().get(store.active_stack(), [])
     if flavor:  # it wins over every stack
         active = []
-        _print(f"* $ALERTERS_FLAVOR  ({flavor})")
+        _print_marked("$ALERTERS_FLAVOR", True, f"  ({flavor})")
     for name, entry in store.alerters().items():
-        _print(f"{_MARKS[name in active]}{name}  ({entry['flavor']})")
+        _print_marked(name, name in active, f"  ({entry['flavor']})")
 
 
 def _cmd_describe(options: Any) -> None:
     for key, value in _entry({"alerters": StackStore().alerters()}, "alerters", options.name).items():
         if isinstance(value, list):
             value = ", ".join(value)
-        elif isinstance(value, _Secret):
-            value = _MASK
-        _print(f"{key}: {value}")
+        _print(f"{key}: {_MASK if isinstance(value, _Secret) else value}")
 
 
 def _cmd_stacks(options: Any) -> None:
-    store = StackStore()
+    store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     stacks, active = store.stacks(), store.active_stack()
-    if os.environ.get("ALERTERS_FLAVOR"):
+    if flavor:
         _print("  $ALERTERS_FLAVOR is set, and wins over every stack")
     for name in [options.name or active] if "name" in options else stacks:
-        members = _entry({"stacks": stacks}, "stacks", name)
-        used = name == active and not os.environ.get("ALERTERS_FLAVOR")
-        _print(f"{_MARKS[used]}{name}: {', '.join(members)}")
+        members = ", ".join(_entry({"stacks": stacks}, "stacks", name))
+        _print_marked(name, name == active and not flavor, f": {members}")
 
 
 def _cmd_flavors(options: Any) -> None:
@@ -8364,116 +8301,86 @@ def _cmd_flavor_register(options: Any) -> None:
     _print(f"flavor {cls.flavor} is registered")
 
 
-def _option(names: str, help: str = "", **words: Any) -> _Option:
-    """Return an option, or an argument, with further words for argparse."""
-    return names, {"help": help or None, **words}
-
-
-def _many(names: str, metavar: str, help: str = "", **words: Any) -> _Option:
-    return _option(names, help, metavar=metavar, action="append", **words)
-
-
-def _flag(names: str, help: str, **words: Any) -> _Option:
-    return _option(names, help, action="store_true", **words)
-
-
-_NAME = _option("name", metavar="NAME")
-_ANY_NAME = _option("name", metavar="NAME", nargs="?")
-_MEMBERS = _many("-al --alerter", "A", "one or several", dest="alerters", nargs="+", required=True)
-_USE = "use it from now on"
-_WHERE = [_many("--alerter", "NAME", "in place of the active stack"), _option("--stack", metavar="NAME")]
-_MESSAGE = [
-    _option("text", "the text in light Markdown; - reads standard input", metavar="TEXT"),
-    _option("--title"),
-    _many("--metadata", "K=V", default=[]),
-    _many("--image", "PATH", "a file or a URL", default=[]),
-    _many("--file", "PATH", "attached as it is", default=[]),
-    _option("--level", "info, success, warning or error", default="info"),
-    _many("--mention", "ID", "whom to ping")]
-_ASKING = [
-    _option("--timeout", "such as 90s or 1h30m; default 5m", metavar="TIME"),
-    _many("--approve", "WORD", "in place of the usual words"),
-    _many("--decline", "WORD"),
-    _many("--approver", "ID", "who may decide"),
-    _option("--approvals", "so many have to approve", metavar="N", type=int, default=1),
-    _option("--key", "under which the question outlives this process", metavar="K"),
-    _flag("--json", "print the decision as JSON")]
-_JOB = [
-    _option("words", nargs="*", metavar="-- COMMAND"),
-    _option("--title", "in place of the command"),
-    _option("--longer-than", "tell of success only from TIME on", metavar="TIME", default=0)]
-_COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, Sequence[_Option]]] = {
-    "setup": (_cmd_setup, "set up slack, discord or smtp_email, guided, on a terminal", [
-        _option("flavor", metavar="FLAVOR"), _option("--name", "of the alerter; default the flavor's")]),
-    "check": (_cmd_check, "try credentials, channel and permissions for real", [
-        *_WHERE, _ANY_NAME, _flag("--post", "post a test message, too")]),
-    "post": (_cmd_post, "post an alert; the text - reads standard input", [*_MESSAGE, *_WHERE]),
-    "ask": (_cmd_ask, 'ask for approval: alerters ask "Deploy?" && ./deploy.sh', [
-        *_MESSAGE, *_WHERE, *_ASKING]),
-    "pending": (_cmd_pending, "list the open questions of the store", []),
-    "run": (_cmd_run, "run a command and tell how it ended: run -- COMMAND", [*_WHERE, *_JOB]),
-    "preview": (_cmd_preview, "show what would be sent; sends nothing", [
-        *_MESSAGE, _option("--flavor"), _option("--html", "write the mail's HTML to it")]),
-    "register": (_cmd_register, "add an alerter: register NAME --flavor=F --FIELD=VALUE", [
-        _NAME, _flag("--set", _USE),
-        _option("--flavor -f", "with it, --help tells the fields", required=True)]),
-    "update": (_cmd_register, "change an alerter: update NAME --FIELD=VALUE", [_NAME]),
-    "list": (_cmd_list, "list the alerters, those in use with *", []),
-    "describe": (_cmd_describe, "show an alerter, secrets masked", [_NAME]),
-    "delete": (_changes("delete_alerter", "alerter {} is deleted"), "remove an unused alerter", [_NAME]),
-    "stack register": (_cmd_stack_register, "choose the alerters in use", [
-        _NAME, _MEMBERS, _flag("--set", _USE, dest="activate")]),
-    "stack update": (_cmd_stack_register, "change the alerters of a stack", [_NAME, _MEMBERS]),
-    "stack list": (_cmd_stacks, "list the stacks, the active one with *", []),
-    "stack describe": (_cmd_stacks, "show a stack, or the active one", [_ANY_NAME]),
-    "stack set": (_changes("set_active_stack", "stack {} is active"), "set the active stack", [_NAME]),
-    "stack delete": (_changes("delete_stack", "stack {} is deleted"), "remove an unused stack", [_NAME]),
-    "flavor list": (_cmd_flavors, "list the flavors", []),
-    "flavor register": (_cmd_flavor_register, "add a flavor of your own", [
-        _option("path", metavar="PACKAGE.MODULE.CLASS")])}
+_MANY, _LIST = {"action": "append"}, {"action": "append", "default": []}
+_FLAG = {"action": "store_true"}
+_OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
+    "name": {}, "[name]": {"nargs": "?"}, "flavor": {}, "path": {"metavar": "package.module.Class"},
+    "text": {"help": "in light Markdown; - reads standard input"}, "--title": {},
+    "--metadata": {"help": "K=V, a fact", **_LIST}, "--image": {"help": "a path or URL", **_LIST},
+    "--file": {"help": "a path; attached as it is", **_LIST},
+    "--level": {"help": "info, success, warning or error", "default": "info"},
+    "--mention": {"help": "id of whom to ping", **_MANY},
+    "--alerter": {"help": "in place of the active stack", **_MANY}, "--stack": {},
+    "--timeout": {"help": "such as 90s or 1h30m; default 5m"},
+    "--approve": {"help": "a word in place of the usual ones", **_MANY}, "--decline": _MANY,
+    "--approver": {"help": "id of one who may decide", **_MANY},
+    "--approvals": {"help": "so many have to approve", "type": int, "default": 1},
+    "--key": {"help": "under which the question outlives this process"},
+    "--json": {"help": "print the decision as JSON", **_FLAG},
+    "--post": {"help": "post a test message, too", **_FLAG},
+    "--flavor": {}, "--flavor -f": {"required": True}, "--html": {"help": "write the mail's HTML to it"},
+    "--name": {"help": "of the alerter; default the flavor's"}, "--set": {"help": "use it now", **_FLAG},
+    "-al --alerter": {"dest": "alerters", "nargs": "+", "required": True, **_MANY},
+    "words": {"metavar": "-- COMMAND", "nargs": "*"},
+    "--longer-than": {"help": "the time from which on success is told", "default": 0}}
+_MESSAGE = "text, --title, --metadata, --image, --file, --level, --mention"
+_WHERE = "--alerter, --stack"
+_COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what it does, in code and words
+    "setup": (_cmd_setup, "set up slack, discord or smtp_email on a terminal", "flavor, --name, FIELDS"),
+    "check": (_cmd_check, "try credentials, channel and permissions for real", f"[name], {_WHERE}, --post"),
+    "post": (_cmd_post, "post an alert; the text - reads standard input", f"{_MESSAGE}, {_WHERE}"),
+    "ask": (_cmd_ask, 'ask for approval: alerters ask "Deploy?" && ./deploy.sh',
+            f"{_MESSAGE}, {_WHERE}, --timeout, --approve, --decline, --approver, --approvals, --key, --json"),
+    "pending": (_cmd_pending, "list the open questions of the store", ""),
+    "run": (_cmd_run, "tell how a command ended: run -- COMMAND", f"words, --title, --longer-than, {_WHERE}"),
+    "preview": (_cmd_preview, "show what would be sent; sends nothing", f"{_MESSAGE}, --flavor, --html"),
+    "register": (_cmd_register, "add an alerter: register NAME --flavor=F --FIELD=VALUE",
+                 "name, --set, --flavor -f, FIELDS"),
+    "update": (_cmd_update, "change an alerter: update NAME --FIELD=VALUE", "name, FIELDS"),
+    "list": (_cmd_list, "list the alerters, those in use with *", ""),
+    "describe": (_cmd_describe, "show an alerter, secrets masked", "name"),
+    "delete": (_changes("delete_alerter", "alerter {} is deleted"), "remove an unused alerter", "name"),
+    "stack register": (_cmd_stack_register, "choose the alerters in use", "name, -al --alerter, --set"),
+    "stack update": (_cmd_stack_register, "change the alerters of a stack", "name, -al --alerter"),
+    "stack list": (_cmd_stacks, "list the stacks, the active one with *", ""),
+    "stack describe": (_cmd_stacks, "show a stack, or the active one", "[name]"),
+    "stack set": (_changes("set_active_stack", "stack {} is active"), "set the active stack", "name"),
+    "stack delete": (_changes("delete_stack", "stack {} is deleted"), "remove an unused stack", "name"),
+    "flavor list": (_cmd_flavors, "list the flavors", ""),
+    "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path")}
+_HELP = {"-h", "--help"}
 
 
 def _usage() -> str:
-    commands = "".join(f"  {name:<16} {command[1]}\n" for name, command in _COMMANDS.items())
-    return (f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n\n{commands}\n"
-            f"`{_program()} COMMAND --help` tells the options.\n"
-            "Exit codes: 0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered,\n"
-            "4 not delivered.")
+    commands = [f"  {name:<16} {about}\n" for name, (_, about, _) in _COMMANDS.items()]
+    return (f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n\n"
+            f"{''.join(commands)}\n"
+            f"`{_program()} COMMAND --help` tells the options. Exit codes: 0 done or approved, 1 declined,\n"
+            "2 usage or set-up, 3 nobody answered, 4 not delivered.")
 
 
-def _run(name: str, args: list[str]) -> int:
-    """Run one command. Where there are no options, argparse is not worth its import."""
+def _run_command(args: list[str]) -> int:
+    words = 2 if args[:1] in (["flavor"], ["stack"]) else 1
+    name, args = " ".join(args[:words]), args[words:]
+    if name == "--version":
+        _print(__version__)
+        return 0
+    if not name or name.split()[-1] in ("help", "-h", "--help"):
+        _print(_usage())
+        return 0 if name else 2
     if name not in _COMMANDS:
         raise ConfigError(f"no command {name!r}; {_did_you_mean(name, _COMMANDS)}")
-    work, about, spec = _COMMANDS[name]
+    work, _, names = _COMMANDS[name]
     job: list[str] = []
     if work is _cmd_run and "--" in args:
         at = args.index("--")
         args, job = args[:at], args[at + 1:]
-    elif work is _cmd_run and not _wants_help(args):
+    elif work is _cmd_run and not _HELP & set(args):
         raise ConfigError(_HOW_TO_RUN)
-    if work in (_cmd_register, _cmd_setup):
-        spec = [*spec, *_field_options(name, args)]
-    options: Any = _options(name, about, spec, args) if spec or args else ()
+    options: Any = _options(name, args) if names or args else ()  # argparse takes its time to import
     if work is _cmd_run:
         options.command = job
     return work(options) or 0
-
-
-def _wants_help(args: Sequence[str]) -> bool:
-    return "-h" in args or "--help" in args
-
-
-def _main(args: list[str]) -> int:
-    words = 2 if args[:1] in (["flavor"], ["stack"]) else 1
-    name = " ".join(args[:words])
-    if name == "--version":
-        _print(__version__)
-        return 0
-    if not name or {"help", "-h", "--help"} & set(args[:words]):
-        _print(_usage())
-        return 0 if name else 2
-    return _run(name, args[words:])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -8482,32 +8389,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    with contextlib.suppress(OSError):  # the folder may be deleted
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # where flavors of one's own are
+    if os.curdir not in sys.path:
+        sys.path.append(os.curdir)  # where flavors of one's own are
     if args[:1] == ["alerter"]:
         del args[0]
     try:
-        code = _main(args)
-        with contextlib.suppress(AttributeError, ValueError):  # it is None, closed, or somebody's own
-            sys.stdout.flush()
+        code = _run_command(args)
+        print(end="", flush=True)
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
         if stop.code == 143:  # SIGTERM, while an answer was waited for
             return 143
-        return 0 if _wants_help(args) else 2
+        return 0 if _HELP & set(args) else 2
     except OSError as error:
         try:
             sys.stdout.flush()
         except OSError:  # nobody reads it any more, or its disk is full; Python would complain again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141 if isinstance(error, BrokenPipeError) else _complain(error)
-    except DeliveryError as error:
-        return _complain(error, 4)
     except AlerterError as error:
-        return _complain(error)
+        return _complain(error, 4 if isinstance(error, DeliveryError) else 2)
     except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined
         return _complain(f"{type(error).__name__}: {error}")
 
