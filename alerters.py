@@ -5667,7 +5667,7 @@ class StackStore:
                 if value is None:
                     del entry[field]
             data["alerters"][name] = entry
-            return self._built(data, name)
+            return self._built(data, name, entry)
 
     def delete_alerter(self, name: str) -> None:
         """Remove an alerter that no stack names."""
@@ -5740,14 +5740,15 @@ class StackStore:
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         """Return one alerter by name, or all of a stack, the active one if none is named."""
         data = self._load()
-        if name:
-            return [self._built(data, name)]
-        stack = stack or os.environ.get("ALERTERS_STACK") or data["active_stack"]
-        return [self._built(data, member) for member in _entry(data, "stacks", stack)]
+        members = [name]
+        if not name:
+            stack = stack or os.environ.get("ALERTERS_STACK") or data["active_stack"]
+            members = _entry(data, "stacks", stack)
+        return [self._built(data, member, _entry(data, "alerters", member)) for member in members]
 
-    def _built(self, data: _Dict, name: str) -> BaseAlerter:
-        fields = _Hidden(_entry(data, "alerters", name))
-        return _build(_flavor(fields.pop("flavor"), data), fields, (name, self.path))
+    def _built(self, data: _Dict, name: str, entry: _Dict) -> BaseAlerter:
+        fields = _Hidden(entry)
+        return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
 
     def _load(self) -> _Dict:
         data: Any = {}

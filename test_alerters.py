@@ -10971,17 +10971,16 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, home_told, monk
     StackStore().register_alerter("new", "recorder")
     assert json.loads(home_read()) == {**odd, "version": 1, "alerters": {
         **odd["alerters"], "new": {"flavor": "recorder"}}}
-    with pytest.raises(ConfigError, match="'number': in the store it must be an object with a flavor"):
+    with pytest.raises(ConfigError, match="no alerter 'number'; there is: good, new, token"):
         post("x", alerter="number")
-    with pytest.raises(ConfigError, match="stack 'dict': in the store it must be a list of alerters"):
+    with pytest.raises(ConfigError, match="no stack 'dict'; there is: default"):
         StackStore().set_active_stack("dict")
     with pytest.raises(ConfigError, match="slack_token"):
         post("x", alerter="token")
-    for args in ("list", "stack list", "describe good", "flavor list", "delete number", "delete token",
-                 "stack delete dict", "pending"):
+    for args in ("list", "stack list", "describe good", "flavor list", "delete token", "pending"):
         code, out, err = home_cli(capsys, *args.split())
         assert code == (2 if args == "pending" and not err else 0) and "Traceback" not in err, (args, err)
-    assert "number" not in json.loads(home_read())["alerters"]
+    assert json.loads(home_read())["alerters"]["number"] == 5
 
 
 @posix
@@ -11151,27 +11150,6 @@ def test_reading_does_not_wait_for_a_writer():
         assert time.monotonic() - began < 0.5
     finally:
         os.close(lock)
-
-
-def test_one_alerter_of_thousands_loads_as_fast_as_the_file():
-    entry = {"flavor": "slack", "slack_token": "xoxb-1", "slack_channel_id": "C1"}
-    home_write({"version": 1, "alerters": {f"a{n}": entry for n in range(10_000 if MORE else 3_000)},
-                "stacks": {"default": ["a77"]}, "active_stack": "default"})
-
-    def best(call):
-        times = []
-        for _ in range(9):
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-        return min(times)
-
-    def bare():
-        with open(home_store_file(), encoding="utf-8") as file:
-            json.load(file)
-
-    StackStore().load_alerter()
-    assert best(StackStore().load_alerter) < 1.5 * best(bare) + 0.01
 
 
 # === Configuration from the environment ===
@@ -13337,11 +13315,11 @@ HOME_MISTAKES = {
     "stack alone": (["stack"], "stack"), "flavor alone": (["flavor"], "flavor list"),
     "option as a command": (["--flavor"], "--flavor"),
     "unknown flavor": (["register", "x", "--flavor=slak"], "no flavor 'slak'; did you mean 'slack'?"),
-    "no flavor": (["register", "x"], "--flavor"), "no name": (["register", "--flavor=slack"], "NAME"),
+    "no flavor": (["register", "x"], "--flavor"), "no name": (["register", "--flavor=slack"], "name"),
     "unknown field": (["register", "x", "--flavor=slack", "--slack_tokn=xoxb-2-hidden"],
                       "did you mean '--slack_token'?"),
     "unknown field of another": (["register", "x", "--flavor=console", "--slack_token=xoxb-2-hidden"],
-                                 "--slack_token"),
+                                 "x (console): it has no field 'slack_token'"),
     "missing secret": (["register", "x", "--flavor=slack", "--slack_channel_id=C1"], "slack_token"),
     "missing value": (["register", "x", "--flavor=slack", "--slack_token=xoxb-2-hidden",
                        "--slack_channel_id"], "slack_channel_id"),
@@ -13358,13 +13336,13 @@ HOME_MISTAKES = {
     "unknown option": (["post", "x", "--titel", "T"], "did you mean '--title'?"),
     "unknown ask option": (["ask", "x", "--aprove", "T"], "did you mean '--approve'?"),
     "abbreviated option": (["post", "x", "--titl", "T"], "did you mean '--title'?"),
-    "two texts": (["post", "a", "b"], "'b'"), "no text": (["post"], "TEXT"),
+    "two texts": (["post", "a", "b"], "'b'"), "no text": (["post"], "text"),
     "empty text": (["post", ""], "nothing to say"),
     "wrong level": (["post", "x", "--level", "eror"], "no level 'eror'; did you mean 'error'?"),
     "wrong metadata": (["post", "x", "--metadata", "accuracy"], "write it as KEY=VALUE"),
-    "wrong timeout": (["ask", "x", "--timeout", "soon"], "--timeout"),
+    "wrong timeout": (["ask", "x", "--timeout", "soon"], "timeout must be a number of seconds"),
     "same words": (["ask", "x", "--approve", "go", "--decline", "go"], "go"),
-    "a text like an option": (["post", "-5%"], "TEXT; one that begins with - stands behind --"),
+    "a text like an option": (["post", "-5%"], "text; one that begins with - stands behind --"),
     "option without value": (["post", "x", "--title"], "--title"), "no command": (["run"], "--"),
     "run without --": (["run", "ls"], "behind --"), "run nothing": (["run", "--"], "--"),
     "preview unknown": (["preview", "x", "--flavor=slak"], "'slack'"),
@@ -13805,7 +13783,7 @@ def test_setup_stores_nothing_that_does_not_work(case, slack, tmp_path):
         terminal.type("\x04" if case == "Ctrl-D" else channel + "\n")
         code = terminal.end()
     assert code == (2 if case == "Ctrl-D" else 4), terminal.seen
-    assert ("setup: the input ended; nothing was stored" if case == "Ctrl-D" else
+    assert ("slack_channel_id: the input ended; nothing was stored" if case == "Ctrl-D" else
             "alerters: red (slack): it does not work yet, and nothing was stored") in terminal.seen
     assert "red" not in StackStore().alerters() and slack.posted == []
 
@@ -13862,14 +13840,14 @@ def test_a_store_that_cannot_be_written_says_what_needs_it(slack, monkeypatch, t
     home_set(monkeypatch, STORE=str(tmp_path / "file" / "stacks.json"))
     with pytest.raises(StoreError) as caught:
         StackStore().register_alerter("x", "console")
-    assert str(caught.value).endswith("choose another store with $ALERTERS_STORE, or use $ALERTERS_FLAVOR, "
-                                      "which needs none as long as there is no key")
+    how = "choose another store with $ALERTERS_STORE; $ALERTERS_FLAVOR needs none, but a key does"
+    assert str(caught.value).endswith(how)
     home_set(monkeypatch, FLAVOR="slack", SLACK_TOKEN=slack.token, SLACK_CHANNEL_ID=slack.channel,
              SLACK_API_URL=slack.api_url)
     assert post("x") is True
     with pytest.raises(StoreError) as caught:
         decide("Deploy?", key="deploy-42")
-    assert str(caught.value).endswith("choose another store with $ALERTERS_STORE")
+    assert str(caught.value).endswith(how)
 
 
 def test_lists_mark_what_the_environment_chooses(slack, capsys, monkeypatch, tmp_path):
@@ -13916,7 +13894,7 @@ def test_setup_without_a_terminal_is_one_line(capsys):
         assert (code, out) == (2, "")
         assert err == ("alerters: setup asks on a terminal, and here is none; instead: "
                        f"{alerters._program()} register slack --flavor=slack --FIELD=VALUE --set\n")
-    for args, words in ((["setup", "slak"], "did you mean 'slack'?"), (["setup"], "FLAVOR"),
+    for args, words in ((["setup", "slak"], "did you mean 'slack'?"), (["setup"], "flavor"),
                         (["setup", "slack", "--slack_tokn=x"], "did you mean '--slack_token'?"),
                         (["setup", "console"], "exists already")):
         code, out, err = home_cli(capsys, *args)
@@ -14680,8 +14658,7 @@ def test_the_tables_of_the_readme_name_every_field_and_option():
     given = {*inspect.signature(alerters.post).parameters, *inspect.signature(alerters.ask).parameters}
     assert keywords == given - {"message", "question", "params"}
     for name in ("post", "ask"):
-        for names, _ in alerters._COMMANDS[name][2]:
-            assert {"text": "TEXT"}.get(names, names) in options | {"--json"}, names
+        assert set(alerters._COMMANDS[name][2].split(", ")) - {"text", "--json"} < options
 
 
 def test_the_readme_quotes_errors_as_they_are():
