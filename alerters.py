@@ -589,16 +589,15 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
         raise ConfigError("--alerter and --stack: give one of them")
     if alerter or stack:
         return store._alerters_of(alerter, stack)
-    configured = _from_environment()
-    if configured:
-        return [configured]
+    if os.environ.get("ALERTERS_FLAVOR"):
+        return [_from_environment()]
     found, active = store._alerters_of(), store.active_stack()
     untouched = active == "default" and [target.flavor for target in found] == ["console"]
-    lonely = _lonely_variable(store._load()) if _own_variables() else ""
-    if lonely and untouched:
-        raise ConfigError(lonely)
-    if lonely:
-        _warn_once(f"{lonely}; the stack {active} is used")
+    stray = _stray_variable(store._load())
+    if stray and untouched:
+        raise ConfigError(stray)
+    if stray:
+        _warn_once(f"{stray}; the stack {active} is used")
     if untouched and warn and not _has_input_box() and not _is_terminal(sys.stderr):
         _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, smtp_email), "
                    "or set $ALERTERS_FLAVOR")
@@ -623,50 +622,46 @@ def post(message: _Text, params: AlerterParameters | None = None, *, title: str 
 
 def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None) -> bool:
     """Post to all at the same time; whatever one of them raises, the others have it."""
+    results: list[bool] = []
+    errors: list[BaseException] = []
+
     def post_to(target: BaseAlerter) -> bool:
         with _own_code(target._who):  # it may have a `post` of its own
-            return target.post(message, _with_own_mentions(target, targets, params))
-
-    if len(targets) == 1:
-        return _worked(lambda: post_to(targets[0]))
-    message = message._load()
-    results: list[bool] = []
-    errors: list[tuple[BaseAlerter, BaseException]] = []
+            return target.post(message, _own_mentions(target, targets, params))
 
     def work(target: BaseAlerter) -> None:
         try:
             results.append(_worked(lambda: post_to(target)))
-        except BaseException as error:  # raised or logged below, once the others are done
-            errors.append((target, error))
+        except BaseException as error:  # raised below, once the others are done
+            errors.append(error)
 
+    if len(targets) > 1:
+        message = message._load()
     threads = []
-    for target in targets:
+    for target in targets[1:]:
         thread = _threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
         try:
             thread.start()
             threads.append(thread)
         except RuntimeError:  # no new threads while the interpreter ends
             work(target)
+    work(targets[0])
     for thread in threads:
         thread.join()
-    for target, error in errors:
-        if isinstance(error, (Exception, KeyboardInterrupt)):
-            raise error
-        # In a thread these end nothing, so they are one alerter's failure like any other.
-        _log().error("%s: it raised %s", target._who, _one_line(repr(error)))
-    return all(results) and not errors
+    if errors:
+        raise errors[0]
+    return all(results)
 
 
-def _with_own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
-                       params: AlerterParameters | None) -> AlerterParameters | None:
+def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
+                  params: AlerterParameters | None) -> AlerterParameters | None:
     """Leave out the mentions that another alerter of the stack knows, and this one does not."""
-    others = [each for each in targets if each is not target and each._calls_people]
-    if not params or not params.mention or not others:
+    if not params or not params.mention:
         return params
     own = []
     for name in _names(params.mention, "mention") or ():
-        known = target._calls_people and not target._problem("mention", name)
-        if known or all(other._problem("mention", name) for other in others):  # nobody's: it is refused
+        knowing = [each for each in targets if each._calls_people and not each._problem("mention", name)]
+        if target in knowing or not knowing:  # nobody's: it is refused
             own.append(name)
     return dataclasses.replace(params, mention=own or None)
 
@@ -695,8 +690,8 @@ def decide(question: _Text, params: AlerterParameters | None = None, *, title: s
            level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
            mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
            disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-           reply_to: Receipt | None = None,
-           alerter: BaseAlerter | str | None = None, key: str | None = None) -> Decision:
+           reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None,
+           key: str | None = None) -> Decision:
     """Ask as `ask` does and return the Decision: who, when, with what words. Raises DeliveryError."""
     message, params = _arguments(locals())
     return _decide(_targets(alerter, warn=False), message, params, key)
@@ -709,11 +704,12 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     opened: is told the question once it is posted.
     """
     able = [target for target in targets if not target._cannot_ask()]
-    if key and len(able) > 1:  # first the one that has asked it already
-        held = _Key(able[0]._store(), str(key), able[0].clock).read()
-        able.sort(key=lambda target: held is None or held.alerter != target._origin[0])
     if len(able) > 1:
         message = message._load()
+    if key and len(able) > 1:  # first the one that has asked it already
+        held = _Key(able[0]._store(), str(key), able[0].clock).read()
+        holder = held.alerter if held else None
+        able.sort(key=lambda target: target._origin[0] != holder)
     for target in able:
         if target._overrides("ask"):
             return target.decide(message, params, key=key)
@@ -764,15 +760,22 @@ smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step, post)
 
 # === Alerters ===
 _SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
-_KINDS = {"str": "text", "bool": "bool", "int": "int", "float": "float"}
-_LISTS = r"(Sequence|Iterable|[Ll]ist)\[str\]|[Tt]uple\[str,\.\.\.\]"
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
                           "": object}  # any other kind is a str
 _UNFILLED = (r"\$?\{\{.*\}\}|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
              r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
-_PLACEHOLDER = (r"(?i)<[\w -]*>|.*(\.\.\.|…).*|your[-_ ].*|change-?me"
-                r"|xox[a-z]-[x-]*|https://.*/x{4,}|[cdgu]0?x{4,}")  # xoxb-xxxx-xxxx, C0XXXXXXX
-_NO_PASSWORD = r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me"
+_NOBODY = "is a reference that nobody filled in: "
+_STILL = "is still a placeholder: put the real one there"
+_NEVER_RIGHT = (  # kinds of fields; a text that never works there; what is said of it
+    ("token password url", _UNFILLED, _NOBODY + "a reference is written {{env.NAME}} or {{file./path}}"),
+    ("id host", _UNFILLED, _NOBODY + "write the value itself"),
+    ("password", r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me", _STILL),
+    ("token url id host", r"(?i)<[\w -]*>|.*(\.\.\.|…).*|your[-_ ].*|change-?me|[cdgu]0?x{4,}"
+     r"|xox[a-z]-[x-]*|https://.*/x{4,}", _STILL),  # C0XXXXXXX, xoxb-xxxx-xxxx
+    ("token", r"https?://.*", "is an address: a webhook's belongs into the field …_webhook_url"),
+    ("token", r".*[^!-~].*", "holds a space or a character that no token has: copy the token alone"),
+    ("url", r"xox[a-z]-.*", "is a token: put it into slack_token"),
+    ("tls", r"(?!(ssl|starttls)$).*", 'must be True, False, "ssl" or "starttls"'))
 
 
 def _field(default: Any, about: str, kind: str, *, secret: bool = False) -> Any:
@@ -780,30 +783,24 @@ def _field(default: Any, about: str, kind: str, *, secret: bool = False) -> Any:
     return dataclasses.field(default=default, repr=not secret, metadata={"about": about, "kind": kind})
 
 
-@functools.lru_cache(maxsize=256)
 def _kind(field: _Field) -> str:
-    """Return what a field takes: bool, int, float, list (of words), time, url, …, or "" for anything.
+    """Return what a field takes: bool, int, float, list (of words), time, text, or "" for anything.
 
-    A flavor of one's own tells it by the annotation, and by the names that mean something to the base.
+    A built-in flavor's may also be token, password, url, id, host, port or tls, which are checked as such.
     """
     if "kind" in field.metadata:
         return str(field.metadata["kind"])
-    named = {"timeout": "time", "approvers": "list"}.get(field.name)
-    written = field.type.__name__ if field.type in (bool, int, float, str) else str(field.type)
-    written = re.sub(r" |typing\.|collections\.abc\.", "", written)
-    written = re.sub(r"\|None|None\||,None(Type)?", "", written)  # Python 3.8 writes Union[int, NoneType]
-    written = re.sub(r"^(?:Optional|Union)\[(.*)\]$", r"\1", written)
-    kind = "list" if re.fullmatch(_LISTS, written) else _KINDS.get(written, "")
-    if kind != "text":
-        return named or kind
-    if field.name.endswith("_url"):
-        return "url"
-    if _is_secret(field):
-        return "token" if "token" in field.name else "password"
-    return kind
+    if field.name in ("timeout", "approvers"):
+        return "time" if field.name == "timeout" else "list"
+    # The letters of the annotation, without modules and None: "liststr" for Optional[typing.List[str]].
+    letters = re.sub(r"<class '|\w+\.|Optional|Union|None(Type)?|\W", "", str(field.type)).lower()
+    if letters in ("bool", "int", "float"):
+        return letters
+    if letters in ("liststr", "tuplestr", "sequencestr", "iterablestr"):
+        return "list"
+    return "text" if letters == "str" else ""
 
 
-@functools.lru_cache(maxsize=256)
 def _is_secret(field: _Field) -> bool:
     return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
 
@@ -813,7 +810,7 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
     kind, default = _kind(field), field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    if value is None:
+    if value is None:  # as os.environ.get gives it
         return None if default is dataclasses.MISSING else default
     if value is default or kind == "list" and value == default:
         return value
@@ -828,62 +825,39 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
         raise ConfigError(f"{where} must be a port from 1 to 65535")
     if not isinstance(value, str):
         return value
+    value = value.strip()
     if _is_secret(field):
-        value = str.__new__(_Secret, value.strip())  # whatever the traceback of a refusal shows
-        if re.fullmatch(_REFERENCE, value):
-            return str(value)
-    _check_text(where, kind, value)
-    if _is_secret(field):
-        return _Secret(value)
-    return value.strip()
+        value = _secret_or_reference(value)  # whatever the traceback of a refusal shows
+    if not re.fullmatch(_REFERENCE, value) or not _is_secret(field):
+        _check_text(where, kind, value)
+    return value
 
 
 def _check_text(where: str, kind: str, text: str) -> None:
     """Raise ConfigError for a text that can never be right for a field of this kind."""
     if re.search(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", text):
         raise ConfigError(f"{where} holds a line break or another control character")
-    if kind == "tls" and text not in ("ssl", "starttls"):
-        raise ConfigError(f'{where} must be True, False, "ssl" or "starttls", not {text!r}')
-    if kind in ("text", "tls", ""):
-        return
-    if re.fullmatch(_UNFILLED, text):
-        secret = kind in ("token", "password", "url")
-        how = "a reference is written {{env.NAME}} or {{file./path}}" if secret else "write the value itself"
-        raise ConfigError(f"{where} is a reference that nobody filled in: {how}")
-    if re.fullmatch(_NO_PASSWORD if kind == "password" else _PLACEHOLDER, text):
-        raise ConfigError(f"{where} is still a placeholder: put the real one there")
-    if kind == "token" and re.match(r"https?://", text):
-        other = where.replace("_token", "_webhook_url").rpartition(" ")[2]
-        raise ConfigError(f"{where} is an address: put it into {other}")
-    if kind == "token" and not re.fullmatch(r"[!-~]*", text):
-        raise ConfigError(f"{where} holds a space or a character that no token has: copy the token alone")
-    if kind == "url" and re.match(r"xox[a-z]-", text):
-        raise ConfigError(f"{where} is a token: put it into slack_token")
-    problem = _url_problem(text) if kind == "url" and text else ""
+    for kinds, form, said in _NEVER_RIGHT:
+        if kind in kinds.split() and re.fullmatch(form, text):
+            raise ConfigError(f"{where} {said}")
+    problem = ""
+    if kind == "url" and text:
+        problem = _url_problem(text)
+    if kind == "host" and text:
+        problem = _server_problem(text)
     if problem:
         raise ConfigError(f"{where} {problem}")
-    if kind == "host":
-        _check_host(where, text)
-
-
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"  # of a host's name
 
 
 def _url_problem(url: str) -> str:
     """Return what is wrong with an address, or "". It names the host alone: the rest may be secret."""
-    usual = "is not a valid address: it needs https:// and a host"
-    try:
+    host = ""
+    with contextlib.suppress(ValueError):
         parts = _parse.urlsplit(url)
-        host, port = _host_of(parts), parts.port
-    except ValueError:
-        return usual
-    if not re.fullmatch(r"(\[[^\[\]@]+\]|[^\[\]@:]+)(:\d*)?", parts.netloc) or port == 0:
-        return usual
-    problem = _host_problem(host)
-    if problem:
-        return f"is not a valid address: {problem}"
-    if not re.fullmatch(r"[!-~]+", url):
-        return usual
+        host = _host_of(parts) if parts.port != 0 and "@" not in parts.netloc else ""
+    problem = _host_problem(host) if host else "it needs https:// and a host"
+    if problem or not re.fullmatch(r"[!-~]+", url):
+        return f"is not a valid address: {problem or 'it holds a space or another strange character'}"
     if parts.scheme != "https" and (parts.scheme != "http" or not _is_loopback(host)):
         return "must begin with https:// (http:// only for this machine)"
     return ""
@@ -898,15 +872,11 @@ def _host_problem(host: str) -> str:
     """Return why no host can be called so, or an empty string."""
     if not host.isascii():
         return f"write its host as {_xn_form(host)}"
-    name = host.partition("%")[0]
-    if ":" in name or re.fullmatch(r"[\d.]+", name):
-        with contextlib.suppress(ValueError):
-            _ipaddress.ip_address(name)
-            return ""
-        return f"{host} is no IP address"
-    if name.endswith("."):
-        name = name[:-1]
-    if len(name) <= 253 and all(re.fullmatch(_LABEL, label) for label in name.split(".")):
+    with contextlib.suppress(ValueError):
+        _ipaddress.ip_address(host.partition("%")[0])
+        return ""
+    label = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    if re.fullmatch(rf"(?=.{{1,253}}\.?$)(?![\d.]+$)({label}\.)*{label}\.?", host):
         return ""
     return f"{_one_line(host, 60)!r} is no host's name"
 
@@ -920,14 +890,14 @@ def _xn_form(host: str) -> str:
     return ".".join(labels)
 
 
-def _check_host(where: str, host: str) -> None:
-    bare = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", host)
-    if bare and bare[0] != bare[1]:
-        port = f", and {bare[2]} as the port" if bare[2] else ""
-        raise ConfigError(f"{where} is a mere host name: write {bare[1]}{port}")
-    problem = _host_problem(host) if host else ""
-    if problem:
-        raise ConfigError(f"{where} is a mere host name, such as mail.example.org: {problem}")
+def _server_problem(text: str) -> str:
+    """Return what is wrong with the name of a mail server, or an empty string."""
+    pasted = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", text)
+    if pasted and pasted[1] != text:
+        port = f", and {pasted[2]} as the port" if pasted[2] else ""
+        return f"is a mere host name: write {pasted[1]}{port}"
+    problem = _host_problem(text)
+    return problem and f"is a mere host name, such as mail.example.org: {problem}"
 
 
 def _is_loopback(host: str) -> bool:
@@ -959,7 +929,6 @@ class BaseAlerter(_Record):
     Give it `send(message, params)` that returns a Receipt or raises DeliveryError, and, if it can ask,
     `replies(question)`; or override `post` and `ask` alone. Alerters are immutable and hashable.
     """
-
     flavor = ""
     clock = _Clock()
     _answer_by = "Answer"
@@ -971,15 +940,19 @@ class BaseAlerter(_Record):
     _calls_people = True  # by mentions
     _most_people = sys.maxsize  # so many can answer one question
 
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        if "send" in vars(cls):
+            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
+
     def __post_init__(self) -> None:
         cls = type(self)
         if cls.__hash__ is None:  # a plain @dataclass takes the hash away
             cls.__hash__ = BaseAlerter.__hash__
-        fields = _fields_of(cls)
-        for name, field in fields.items():
+        for name, field in _fields_of(cls).items():
             self._set(name, _checked(f"{self._who}: {name}", field, getattr(self, name)))
-        for name in fields:
-            self._refuse(name, getattr(self, name))
+        for name, value in self._values().items():
+            self._refuse(name, value)
         self._check_together()
 
     def _refuse(self, name: str, value: Any) -> None:
@@ -990,10 +963,6 @@ class BaseAlerter(_Record):
             problem = self._problem(name, text)
             if problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
-
-    def _problem(self, name: str, text: str) -> str:
-        """Return why a value of the field `name` can never work, and what to put there; "" if it may."""
-        return ""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
@@ -1022,8 +991,7 @@ class BaseAlerter(_Record):
             level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
             mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
             disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-            reply_to: Receipt | None = None,
-            key: str | None = None) -> bool:
+            reply_to: Receipt | None = None, key: str | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
         message, params = _arguments(locals())
         return _worked(lambda: self._open(message, params, key).wait())
@@ -1034,11 +1002,6 @@ class BaseAlerter(_Record):
         It takes what `post` takes; the override gets an AlerterMessage, and AlerterParameters or None.
         """
         raise ConfigError(f"flavor {self.flavor or type(self).__name__} has no send(message, params)")
-
-    def __init_subclass__(cls, **named: Any) -> None:
-        super().__init_subclass__(**named)
-        if "send" in vars(cls):
-            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
 
     @_known_keywords
     def decide(self, question: _Text, params: AlerterParameters | None = None, key: str | None = None, *,
@@ -1084,23 +1047,27 @@ class BaseAlerter(_Record):
         """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
         return f"ok    the fields are valid; flavor {self.flavor} has no other check"
 
-    def _can_follow(self, ref: _Dict) -> bool:
-        """False if nothing can be posted here below the message that has this ref."""
-        return True
-
-    @classmethod
-    def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
-        """Return what `setup` says before it asks for a field. fields: those that are known."""
-        return ""
-
     def _try_post(self) -> str:
         """Post a test message; return a line for each thing that was tried. Raises DeliveryError."""
         self.send(AlerterMessage(body=_TEST))
         return "ok    posting: a test message was posted"
 
-    # What a flavor may have besides; here each does nothing.
+    # What a flavor may have besides; here each does nothing, or the usual.
+    @classmethod
+    def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
+        """Return what `setup` says before it asks for a field. fields: those that are known."""
+        return ""
+
+    def _problem(self, name: str, text: str) -> str:
+        """Return why a value of the field `name` can never work, and what to put there; "" if it may."""
+        return ""
+
     def _check_together(self) -> None:
         """Raise ConfigError for fields that cannot go together."""
+
+    def _can_follow(self, ref: _Dict) -> bool:
+        """False if nothing can be posted here below the message that has this ref."""
+        return True
 
     def _ready_to_read(self, where: _Dict) -> None:
         """Raise DeliveryError if answers could not be read: what cannot be read is not asked."""
@@ -1111,9 +1078,8 @@ class BaseAlerter(_Record):
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         """Return where a question would go, as JSON: it binds a key to its place, and serves `_find`."""
-        fields = _fields_of(type(self))
-        places = {name for name in fields if not _is_secret(fields[name])} - {"timeout", "approvers"}
-        return {name: str(getattr(self, name)) for name in sorted(places)}
+        places = {name for name, field in _fields_of(type(self)).items() if not _is_secret(field)}
+        return {name: str(getattr(self, name)) for name in sorted(places - {"timeout", "approvers"})}
 
     def _find(self, question: Question) -> _Dict | None:
         """Return the ref of a question that may have been posted; None: it was not."""
@@ -1207,8 +1173,11 @@ class BaseAlerter(_Record):
 
     def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
         """Return a choice: from the params, then the alerter's field, then the default."""
-        values = (getattr(source, name, None) for source in (params, self))
-        return next((value for value in values if value not in (None, "")), default)
+        for source in (params, self):
+            value = getattr(source, name, None)
+            if value not in (None, ""):
+                return value
+        return default
 
     def _frame(self, message: AlerterMessage, params: AlerterParameters | None, key: str | None) -> Question:
         """Return a question that is yet to be posted."""
@@ -1962,8 +1931,7 @@ class Question:
     def _as_failure(self, error: Exception) -> DeliveryError:
         if isinstance(error, DeliveryError):
             return error
-        passing = getattr(error, "passing", True)
-        return _failure(self.alerter._who, _reason(error), cure="again" if passing else "people")
+        return _failure(self.alerter._who, _reason(error), cure="again")
 
     def _warn(self, what: object) -> None:
         """Tell that something fails: the first time, and each hour."""
@@ -3438,7 +3406,7 @@ class SlackAlerter(_ChatAlerter):
         else:  # documented with forms first
             form = _parse.urlencode(args, errors="replace")  # Slack's own answer may hold half a character
             body, kind = form or " ", {"Content-Type": "application/x-www-form-urlencoded"}
-        token = str.__new__(_Secret, "Bearer " + self._secret("slack_token"))
+        token = _Secret("Bearer " + self._secret("slack_token"))
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
@@ -3998,7 +3966,7 @@ class DiscordAlerter(_ChatAlerter):
         body, headers = _multipart(parts[0], parts[1:]) if parts else ([], {})
         if path.startswith("/"):
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
-            headers["Authorization"] = str.__new__(_Secret, f"Bot {token}")
+            headers["Authorization"] = _Secret(f"Bot {token}")
         else:
             url = self._secret("discord_webhook_url")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
@@ -5500,7 +5468,7 @@ def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
     if not own or not isinstance(flavor.flavor, str) or not flavor.flavor:
         raise ConfigError("flavor: it must be a dataclass on BaseAlerter with a `flavor`, "
                           f"not {_kind_of(flavor)}")
-    if flavor.flavor in _BUILT_IN and _BUILT_IN[flavor.flavor] is not flavor:
+    if _BUILT_IN.get(flavor.flavor, flavor) is not flavor:
         raise ConfigError(f"flavor {flavor.flavor!r} is built in: choose another name for {flavor.__name__}")
     FLAVORS[flavor.flavor] = flavor
     return flavor
@@ -5532,16 +5500,16 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
         if name not in known:
             raise ConfigError(f"{alerter._who}: it has no field {name!r}; {_did_you_mean(name, known)}")
         if isinstance(value, str) and _is_secret(known[name]):
-            given[name] = str.__new__(_Secret, value)
-    missing = [name for name, field in known.items() if name not in fields and _is_needed(field)]
+            given[name] = _secret_or_reference(value)
+    missing = []
+    for name, field in known.items():
+        needed = field.init and field.default is field.default_factory is dataclasses.MISSING
+        if needed and name not in fields:
+            missing.append(name)
     if missing:
         raise ConfigError(f"{alerter._who}: {', '.join(missing)} missing")
     alerter.__init__(**given)
     return alerter  # type: ignore[no-any-return]
-
-
-def _is_needed(field: _Field) -> bool:
-    return field.init and field.default is field.default_factory is dataclasses.MISSING
 
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True,
@@ -5569,19 +5537,15 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
         raise ConfigError(f"{where} must be a number, not {text!r}") from None
 
 
-def _from_environment() -> BaseAlerter | None:
-    """Return the alerter of $ALERTERS_FLAVOR and $ALERTERS_<FIELD>, or None."""
-    flavor = os.environ.get("ALERTERS_FLAVOR")
-    if not flavor:
-        _check_variables(())
-        return None
-    own = {}
-    if flavor not in FLAVORS:  # else no store is needed
-        own = StackStore()._load()
-    cls = _flavor(flavor, own)
-    known, given = _fields_of(cls), _Hidden()
-    _check_variables(known)
-    for name, field in known.items():
+def _from_environment() -> BaseAlerter:
+    """Return the alerter of $ALERTERS_FLAVOR and $ALERTERS_<FIELD>."""
+    flavor = os.environ["ALERTERS_FLAVOR"]
+    cls = _flavor(flavor, {} if flavor in FLAVORS else StackStore()._load())  # mostly it needs no store
+    stray = _stray_variable({})
+    if stray:
+        raise ConfigError(stray)
+    given = _Hidden()
+    for name, field in _fields_of(cls).items():
         variable = f"ALERTERS_{name.upper()}"
         text = os.environ.get(variable)
         if text or text == "" and name == "approvers":  # an empty list is not everyone
@@ -5589,40 +5553,24 @@ def _from_environment() -> BaseAlerter | None:
     return _build(cls, given)
 
 
-def _own_variables() -> list[str]:
-    """Return the names of the variables that begin as ours do, without that beginning."""
-    names = sorted(name for name, value in os.environ.items() if value)
-    return [name[9:] for name in names if name.startswith("ALERTERS_")]
-
-
-def _flavors_of_fields() -> dict[str, list[str]]:
-    """Return {FIELD: the flavors that have it}."""
-    found: dict[str, list[str]] = {}
+def _stray_variable(store: _Dict) -> str:
+    """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or ""."""
+    places: dict[str, list[str]] = {"FLAVOR": [], "STACK": [], "STORE": []}
     for flavor, cls in FLAVORS.items():
-        for name in _fields_of(cls):
-            found.setdefault(name.upper(), []).append(flavor)
-    return found
-
-
-def _check_variables(fields: Iterable[str]) -> None:
-    """Raise ConfigError for a variable whose name is nearly one of ours. fields: of $ALERTERS_FLAVOR."""
-    known = {"FLAVOR", "STACK", "STORE", *map(str.upper, fields)}
-    for name in set(_own_variables()) - known - set(_flavors_of_fields()):
-        close = _difflib.get_close_matches(name, known, 1)
-        if close:
-            raise ConfigError(f"$ALERTERS_{name}: did you mean $ALERTERS_{close[0]}?")
-
-
-def _lonely_variable(data: _Dict) -> str:
-    """Return what to say of a field in the environment without $ALERTERS_FLAVOR; "" if there is none."""
-    fields, stored = _flavors_of_fields(), _json.dumps(data.get("alerters"))
-    for name in _own_variables():
-        close = _difflib.get_close_matches(name, fields, 1)
-        if not close or name in ("STACK", "STORE") or f"{{{{env.ALERTERS_{name}}}}}" in stored:
-            continue  # what the store refers to is no mistake
-        meant = "" if close[0] == name else f" (did you mean $ALERTERS_{close[0]}?)"
-        flavors = " or ".join(fields[close[0]])
-        return f"$ALERTERS_{name} is set{meant}, but not $ALERTERS_FLAVOR: set that to {flavors}"
+        for field in _fields_of(cls):
+            places.setdefault(field.upper(), []).append(flavor)
+    for variable, value in sorted(os.environ.items()):
+        said, name = "", variable[len("ALERTERS_"):]
+        if not value or not variable.startswith("ALERTERS_"):
+            continue
+        if name not in places:
+            close = _difflib.get_close_matches(name, places, 1)
+            said = f"${variable}: did you mean $ALERTERS_{close[0]}?" if close else ""
+        elif places[name] and "ALERTERS_FLAVOR" not in os.environ:
+            flavors = " or ".join(places[name])
+            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}"
+        if said and f"env.{variable}" not in _json.dumps(store.get("alerters")):  # referred to: no mistake
+            return said
     return ""
 
 
@@ -6857,14 +6805,19 @@ class _Hidden(dict):  # type: ignore[type-arg]
         return "{…}"
 
 
+def _secret_or_reference(value: str) -> str:
+    return value if re.fullmatch(_REFERENCE, value) else _Secret(value)
+
+
 def _remember_secret(value: str) -> None:
-    rest = value.partition("://")[2]  # a webhook URL's path alone is enough to post, and so is its token
-    path = "/" + rest.partition("/")[2]
-    parts = [value, path, path.partition("?")[0], rest.rstrip("/").rpartition("/")[2]]
-    parts += [part for part in re.split(r"[/?#]", path) if len(part) >= 16]
-    if re.match(r"https?://[^/@]+/.{5}", value):
-        del parts[0]  # the path hides it, whatever the host
-    _KNOWN_SECRETS.update(p for p in parts if len(p) >= 6)  # shorter ones would blot out ordinary words
+    address = re.match(r"https?://[^/]+(/[^?#]{5,})", value)
+    parts = [value]
+    if address:  # of a webhook the path alone is enough to post, and so is the token in it
+        path = address[1].rstrip("/")
+        parts = [path, path.rpartition("/")[2], *re.findall("[^/]{16,}", path)]
+    for part in parts:
+        if len(part) >= 6:  # shorter ones would blot out ordinary words
+            _KNOWN_SECRETS.add(part)
 
 
 def _hide(text: str) -> str:
@@ -6875,10 +6828,7 @@ def _hide(text: str) -> str:
 
 
 class _SecretAway(ConfigError):
-    """A secret that cannot be had. passing: it may be there in a moment, as a file that is just replaced."""
-    def __init__(self, problem: str, passing: bool) -> None:
-        super().__init__(problem)
-        self.passing = passing
+    """A file with a secret cannot be read now: it may be there in a moment, when it is just replaced."""
 
 
 def _reveal(value: str, where: str) -> str:
@@ -6887,15 +6837,15 @@ def _reveal(value: str, where: str) -> str:
     if not reference:
         return value
     source, name = reference.groups()
+    raised = _SecretAway if source == "file" else ConfigError
     try:
         value = (os.environ[name] if source == "env" else _pathlib.Path(name).read_text("utf-8")).strip()
     except (KeyError, OSError, UnicodeDecodeError) as error:
         why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
-        raise _SecretAway(f"{where}: {source} {name} {why}", source == "file") from None
+        raise raised(f"{where}: {source} {name} {why}") from None
     if not re.fullmatch(r"[^\x00-\x1f\x7f]+", value):
         value = ""  # in no traceback that shows locals
-        problem = f"{where}: {source} {name} holds no usable secret: nothing, or several lines"
-        raise _SecretAway(problem, source == "file")
+        raise raised(f"{where}: {source} {name} holds no usable secret: nothing, or several lines")
     return _Secret(value)
 
 

@@ -3985,8 +3985,8 @@ HOSTS = {  # a mail server's name: what is said of it, or "" where it may be
     "smtp..example.org": "'smtp..example.org' is no host's name",
     "a" * 64 + ".org": f"'{'a' * 59}…' is no host's name",
     "mail example.org": "'mail example.org' is no host's name",
-    "-x.org": "'-x.org' is no host's name", "127.999.1.1": "127.999.1.1 is no IP address",
-    "1.2": "1.2 is no IP address", "::12345": "::12345 is no IP address",
+    "-x.org": "'-x.org' is no host's name", "127.999.1.1": "'127.999.1.1' is no host's name",
+    "1.2": "'1.2' is no host's name", "::12345": "'::12345' is no host's name",
     "stra\u00dfe.de": "write its host as xn--strae-oqa.de",
     "B\u00dcCHER.example": "write its host as xn--bcher-kva.example"}
 
@@ -5260,7 +5260,7 @@ WRONG_FIELDS = {
     "approvers": (SlackAlerter, {"slack_token": "x", "approvers": 5.5}, "approvers"),
     "channel name": (DiscordAlerter, {"discord_token": "x", "discord_channel_id": "#alerts"},
                      "discord_channel_id"),
-    "channel line": (SlackAlerter, {"slack_token": "x", "slack_channel_id": "C1\u2028"}, "slack_channel_id"),
+    "channel line": (SlackAlerter, {"slack_token": "x", "slack_channel_id": "C\u2028C"}, "slack_channel_id"),
     "channel type": (DiscordAlerter, {"discord_token": "x", "discord_channel_id": 123}, "discord_channel_id")}
 
 
@@ -11255,8 +11255,7 @@ HOME_STRAYS = {  # what is set -> what is said
                        "$ALERTERS_SLACK_CHANEL_ID: did you mean $ALERTERS_SLACK_CHANNEL_ID?"),
     "half a field": ({"FLAVOR": "slack", "TOKEN": "xoxb-1"},
                      "$ALERTERS_TOKEN: did you mean $ALERTERS_SLACK_TOKEN?"),
-    "both": ({"SLACK_TOKN": "xoxb-1"},
-             f"$ALERTERS_SLACK_TOKN is set (did you mean $ALERTERS_SLACK_TOKEN?){LONELY} slack"),
+    "both": ({"SLACK_TOKN": "xoxb-1"}, "$ALERTERS_SLACK_TOKN: did you mean $ALERTERS_SLACK_TOKEN?"),
     "shared field": ({"LISTEN": "channel"}, f"$ALERTERS_LISTEN is set{LONELY} slack or discord"),
     "stack": ({"STACKS": "prod"}, "$ALERTERS_STACKS: did you mean $ALERTERS_STACK?"),
 }
@@ -11499,7 +11498,8 @@ NEVER_WORKS = [  # flavor, fields, what is said after its name
     ("slack", {"slack_token": "{{ secrets.SLACK_TOKEN }}"}, f"slack_token {NO_REFERENCE}"),
     ("slack", {"slack_token": "${{ secrets.SLACK_TOKEN }}"}, f"slack_token {NO_REFERENCE}"),
     ("slack", {"slack_token": "{{env:SLACK_TOKEN}}"}, f"slack_token {NO_REFERENCE}"),
-    ("slack", {"slack_token": HOOK}, "slack_token is an address: put it into slack_webhook_url"),
+    ("slack", {"slack_token": HOOK}, "slack_token is an address: a webhook's belongs into the field "
+     "…_webhook_url"),
     ("slack", {"slack_token": "Bearer xoxb-1"},
      "slack_token holds a space or a character that no token has: copy the token alone"),
     ("slack", {"slack_token": "a" * 24 + ".Gabc12." + "b" * 27},
@@ -11541,7 +11541,7 @@ NEVER_WORKS = [  # flavor, fields, what is said after its name
     ("discord", {"discord_token": "123456789012345678"},
      "discord_token: that is an id, no token: Bot, Reset Token, in the developer portal"),
     ("discord", {"discord_token": OF_DISCORD},
-     "discord_token is an address: put it into discord_webhook_url"),
+     "discord_token is an address: a webhook's belongs into the field …_webhook_url"),
     ("discord", {"discord_webhook_url": HOOK},
      "discord_webhook_url: that is a webhook of Slack: use flavor slack, slack_webhook_url"),
     ("discord", {"discord_webhook_url": "https://discord.com/api/webhooks/1/abc/slack"},
@@ -11560,7 +11560,7 @@ NEVER_WORKS = [  # flavor, fields, what is said after its name
     ("smtp_email", {**MAIL, "password": "<app password>"}, f"password {STILL_OPEN}"),
     ("smtp_email", {**MAIL, "password": "${SMTP_PASSWORD}"}, f"password {NO_REFERENCE}"),
     ("smtp_email", {**MAIL, "use_tls": "tls"},
-     "use_tls must be True, False, \"ssl\" or \"starttls\", not 'tls'"),
+     "use_tls must be True, False, \"ssl\" or \"starttls\""),
     ("smtp_email", {**MAIL, "timeout": "5 apples"}, f"{HOME_NO_TIME}'5 apples'"),
 ]
 
@@ -11907,8 +11907,6 @@ def test_a_flavor_may_post_by_a_webhook_alone():
     assert str(caught.value) == "teams: give teams_webhook_url (posts only)"
     with pytest.raises(AskNotSupported, match="a webhook can only post; asking needs another flavor"):
         Teams("https://example.org/hook").ask("Deploy?")
-    with pytest.raises(ConfigError, match="teams_webhook_url is a token"):
-        Teams("xoxb-1")
 
 
 def test_send_of_an_own_flavor_gets_a_message():
@@ -12039,8 +12037,6 @@ def test_a_stack_of_several_posts_to_all_at_the_same_time(case, home_told, monke
 
 
 HOME_RAISED = {  # what one alerter of a stack raises, and what `post` returns or raises after that
-    "cancelled": (asyncio.CancelledError(), False), "exit": (SystemExit(3), False),
-    "generator": (GeneratorExit(), False),
     "Ctrl-C": (KeyboardInterrupt(), KeyboardInterrupt), "set-up": (ConfigError("wrong"), ConfigError)}
 
 
@@ -12066,12 +12062,8 @@ def test_whatever_one_alerter_raises_the_others_have_it(case, threads, home_told
     for name, trouble in (("a", ""), ("b", "yes"), ("c", "")):
         store.register_alerter(name, "recorder", tag=name, trouble=trouble)
     store.register_stack("all", list("abc"))
-    if result is False:
-        assert post("x") is False
-        assert [r.getMessage() for r in caplog.records] == [f"b (recorder): it raised {error!r}"]
-    else:
-        with pytest.raises(result):
-            post("x")
+    with pytest.raises(result):
+        post("x")
     assert sorted(name for name, _ in home_told) == ["a", "c"]
 
 
