@@ -2288,7 +2288,7 @@ class _Draft:
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
         self.pictures = [file for file in self.files if file.url or alerter._attaches]  # in messages
-        self.most = alerter._most_pictures(message)  # in one of them
+        self.most = alerter._most_pictures  # in one of them
         self.blocks = [_Block("ping", self.mention)] if self.mention else []
         self.blocks += map(_aligned, _lay_out(message, files))
 
@@ -2315,6 +2315,7 @@ class _ChatAlerter(BaseAlerter):
     _id_help = {"approvers": "a person", "mention": "a person"}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     _takes_files: Any = True
+    _most_pictures = 9
     _attaches = False  # files stand in the message itself, not below it
     _upload_right = ""  # what it takes to attach a file
     # How a line of each kind is written: its {words}, a heading's {hashes}, an item's {indent} and {label}.
@@ -2344,9 +2345,6 @@ class _ChatAlerter(BaseAlerter):
             draft.plain = True
             self._send(draft)
         return Receipt(self._label, draft.ref)
-
-    def _most_pictures(self, message: AlerterMessage) -> int:
-        return 9
 
     def _refuses_form(self, error: DeliveryError) -> bool:
         return error.outcome == "not_sent" and error.code in self._refused_forms
@@ -2807,7 +2805,6 @@ class _View:
         self.rationed = False
         self.told = _SILENT  # what the channel told of this thread before it was last read whole
         # Discord:
-        self.kept: dict[int, list[_Dict]] = {}  # full pages, by the id after which they come
         self.warned = False  # that replies come without their text
 
 
@@ -3485,13 +3482,11 @@ _INTENT = ("the Message Content intent is off: only replies with the ping on, an
 _SNOWFLAKE = "[0-9]{1,20}"  # an id, which goes into addresses
 _PATH = (fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
          fr"|\?thread_id={_SNOWFLAKE}")
-_MESSAGES = "/channels/{}/messages?"
-_REACTIONS = "/channels/{channel_id}/messages/{message_id}/reactions/{}"
-_HAS_THREAD = 1 << 5  # a flag of messages
-_FORUMS = (15, 16)  # types of channels in which every message belongs to a thread: forum, media
+_FORUMS, _WRITABLE = (15, 16), (0, 1, 2, 3, 5, 10, 11, 12)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
-
-_DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
+_EMBED = ("title", "description", "fields", "image", "footer")  # in the order in which Discord shows them
+# docs.discord.com/developers/topics/opcodes-and-status-codes
+_DISCORD_HINTS = {
     "160005|50083": "the thread is archived or locked: choose another one",
     "10008": "the message is gone or takes no replies",
     "10015|50027": "the webhook was deleted or mistyped: make a new one",
@@ -3501,9 +3496,8 @@ _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-code
     "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",
     "50001": "the bot cannot see the channel: add it, with View Channel and Read Message History",
     "50013|160002": "allow Send Messages, Embed Links, Attach Files, Add Reactions, Read Message History",
-    "50008|40058|22000[123]": "not a text channel: choose a text channel or a thread",
-    "200000|240000|20009": "a moderation rule of the server blocked the text",
-    "40333|1010": "Cloudflare blocked the call: a proxy seems to change the User-Agent"}
+    "50008|50024|40058|22000[123]": "not a text channel: choose a text channel or a thread",
+    "200000|240000|20009": "a moderation rule of the server blocked the text"}
 # Add Reactions, View Channels, Send Messages, Embed Links, Attach Files, Read Message History, and Send
 # Messages in Threads: docs.discord.com/developers/topics/permissions
 _PERMISSIONS = 64 + 1024 + 2048 + 16384 + 32768 + 65536 + (1 << 38)
@@ -3536,8 +3530,8 @@ class DiscordAlerter(_ChatAlerter):
     flavor = "discord"
     _ids = {"channel_id": _SNOWFLAKE, "message_id": _SNOWFLAKE}
     _answer_by = "Reply to this message, with the ping on, with"
-    _title_limit = 257
-    _limit, _plain_limit = 3800, 1800
+    _title_limit, _limit, _plain_limit = 257, 3800, 1800
+    _most_pictures = 6  # ten embeds in all, and 25 facts take one
     _attaches = True
     _upload_right = "the permission Attach Files"
     _forms = {"title": "**{words}**", "heading": "{hashes} {words}", "item": "{indent}{label} {words}",
@@ -3565,19 +3559,12 @@ class DiscordAlerter(_ChatAlerter):
         if name == "discord_token":
             return ("https://discord.com/developers/applications: New Application; under Bot, Reset Token,\n"
                     "and switch on the Message Content Intent.")
-        token = _reveal(fields["discord_token"], "discord: discord_token")
-        ident = ""
-        with contextlib.suppress(ValueError):  # the first part of a token is its bot's id
-            ident = _base64.b64decode(token.partition(".")[0] + "==").decode("ascii")
-        if not ident.isdigit():
-            ident = cls(**{**cls._example, **fields})._call("GET", "/users/@me")["id"]
+        client = cls(**{**cls._example, **fields})._me()
         return ("Open this link, and choose the server that the bot is to join:\nhttps://discord.com/oauth2/"
-                f"authorize?client_id={ident}&scope=bot&permissions={_PERMISSIONS}")
+                f"authorize?client_id={client}&scope=bot&permissions={_PERMISSIONS}")
 
     def _can_follow(self, ref: _Dict) -> bool:
-        if not str(ref.get("message_id")).isdigit():
-            return False
-        return self._by_bot() or bool(_forum_thread(ref))
+        return "message_id" in ref and (self._by_bot() or bool(_forum_thread(ref)))
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
@@ -3604,12 +3591,13 @@ class DiscordAlerter(_ChatAlerter):
         path = f"/channels/{self._channel(None)}"
         try:
             channel = self._call("GET", path)
-            if channel.get("type") in _FORUMS:
-                points.append((True, f"forum {channel.get('name')}: each alert becomes a post"))
+            name, kind = channel.get("name"), channel.get("type")
+            if kind in _FORUMS:
+                points.append((True, f"forum {name}: each alert becomes a post"))
                 return _report(self._who, points)
-            good = channel.get("type") in (0, 1, 2, 3, 5, 10, 11, 12, 13)
-            name = f"channel {channel.get('name')}"
-            points.append((good, name if good else f"{name} takes no messages: choose another"))
+            if kind not in _WRITABLE:
+                name = f"{name} takes no messages: choose another"
+            points.append((kind in _WRITABLE, f"channel {name}"))
             rows = self._call("GET", f"{path}/messages?limit=50")
             seen = bool(rows) or not channel.get("last_message_id")
             points.append((seen, "may read replies" if seen else
@@ -3634,16 +3622,45 @@ class DiscordAlerter(_ChatAlerter):
             answers = self._answers(question, below, "reply")
         else:
             answers = self._answers(question, below, "channel" if self.listen == "channel" else "")
-            answers += self._answers(question, self._thread_rows(question, message), "reply")
+            answers += self._answers(question, self._thread_rows(message), "reply")
         answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 
+    def _read_channel(self, view: _View) -> _Reading:
+        """List a channel from the oldest question on that somebody waits for."""
+        asked = [int(question.ref["message_id"]) for question in list(view.questions)]
+        oldest = min(asked)
+        return _Reading(self._rows(f"/channels/{view.channel}/messages?", oldest - 1))
+
+    def _thread_rows(self, message: _Dict) -> list[_Dict]:
+        """Return what stands in the thread on a question, if there is one: its channel has the same id."""
+        has_thread = 1 << 5  # docs.discord.com/developers/resources/message, message flags
+        if not message.get("flags", 0) & has_thread and not message.get("thread"):
+            return []
+        return self._rows(f"/channels/{message['id']}/messages?", int(message["id"]), absent=404)
+
+    def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:
+        """Return all rows after an id, oldest first. absent: the status that means that there are none."""
+        rows: dict[str, _Dict] = {}  # by id, for one may come twice
+        while True:
+            known = len(rows)
+            try:
+                page = self._call("GET", f"{path}&after={after}&limit=100")
+            except DeliveryError as error:
+                if error.status != absent:
+                    raise
+                return []
+            for row in sorted(page, key=_id_of):
+                rows[row["id"]] = row
+                after = _id_of(row)
+            if len(page) < 100 or len(rows) == known:
+                return list(rows.values())
+
     def _via(self, question: Question, row: _Dict, plain: str) -> str:
-        if _answers_to(row) in (question.ref["message_id"], *question._record.parts):
+        above = _mapping(row.get("message_reference")).get("message_id")
+        if row["type"] == 19 and above in (question.ref["message_id"], *question._record.parts):
             return "reply"
-        if row.get("type") != 0 or row.get("message_reference"):
-            return ""
-        return plain
+        return "" if above or row["type"] != 0 else plain
 
     def _is_bot(self, row: _Dict) -> bool:
         author = _mapping(row.get("author"))
@@ -3667,41 +3684,33 @@ class DiscordAlerter(_ChatAlerter):
         if self._is_mute(row) and not own.warned:
             own.warned = True
             _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
-        text = re.sub(rf"<@!?{self._me()}>", " ", row.get("content") or "")
+        text = re.sub(f"<@!?{self._me()}>", " ", row.get("content") or "")
+        at, edited = _posted(row["id"]), row.get("edited_timestamp")
+        if edited:
+            at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
         until = _posted(question.ref["message_id"]) + question._time_given()  # by Discord's clock, as `at`
-        answer = {"by": row["author"]["id"], "text": text, "via": via, "at": _written(row), "until": until}
+        answer = {"by": row["author"]["id"], "text": text, "via": via, "at": at, "until": until}
         if row["channel_id"] != question.ref["channel_id"]:  # in a thread: there it is answered, too
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer
-
-    def _read_channel(self, view: _View) -> _Reading:
-        """List a channel from the oldest question on that somebody waits for."""
-        mids = [str(question.ref["message_id"]) for question in list(view.questions)]
-        start = min(map(int, mids)) - 1
-        return _Reading(self._rows(_MESSAGES.format(view.channel), start, view.kept, mids))
-
-    def _thread_rows(self, question: Question, message: _Dict) -> list[_Dict]:
-        """Return what stands in the thread on a question, if there is one: its channel has the same id."""
-        flags, mid = message.get("flags") or 0, message["id"]
-        if not flags & _HAS_THREAD and not message.get("thread"):
-            return []
-        try:
-            return self._rows(_MESSAGES.format(mid), int(mid), self._own_view(question, mid).kept)
-        except DeliveryError as error:
-            if error.status == 404:  # the thread was deleted; the question itself is still there
-                return []
-            raise
 
     def _taps(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
         for reaction in _rows_of(message.get("reactions")):
-            shown, own = _shown(reaction), bool(reaction.get("me"))
+            emoji, ours = reaction["emoji"], bool(reaction.get("me"))
+            shown = name = str(emoji["name"])
+            if emoji.get("id"):
+                name = f"{name}:{emoji['id']}"
+                shown = f"<:{name}>"
             status = question._verdict(shown, True)
-            if not status or reaction["count"] <= own:
+            if not status or reaction["count"] <= ours:
                 continue
+            path = _reaction(question.ref, name)
             try:
-                users = self._users(question, reaction)
+                users = self._rows(f"{path}?type=0", 0, absent=400)  # it was taken back meanwhile
+                if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
+                    users += self._rows(f"{path}?type=1", 0, absent=400)
             except DeliveryError as error:
                 if error._final:
                     raise
@@ -3713,61 +3722,13 @@ class DiscordAlerter(_ChatAlerter):
                     taps.append({"by": user["id"], "text": shown, "via": "reaction"})
         return taps
 
-    def _users(self, question: Question, reaction: _Dict) -> list[_Dict]:
-        """Return who gave a reaction. Super reactions are listed apart, as type 1."""
-        emoji, details = reaction["emoji"], _mapping(reaction.get("count_details"))
-        name = emoji["name"]
-        if emoji.get("id"):
-            name = f"{name}:{emoji['id']}"
-        path = _REACTIONS.format(_parse.quote(name, safe=""), **question.ref)
-        try:
-            users = self._rows(f"{path}?type=0", 0, {})
-            if details.get("burst"):
-                users += self._rows(f"{path}?type=1", 0, {})
-        except DeliveryError as error:
-            if error.code != "10014":  # an emoji that is gone
-                raise
-            return []
-        return users
-
-    def _rows(self, path: str, after: int, kept: dict[int, list[_Dict]],
-              fresh: Sequence[str] = ()) -> list[_Dict]:
-        """Return the rows after an id, oldest first.
-
-        kept: full pages of before, the one read last at the end. Those with a row in `fresh` are read again,
-        and the one read longest ago, for answers edited in.
-        """
-        for position, start in enumerate(list(kept)):
-            ids = {row["id"] for row in kept[start]}
-            if position == 0 or not ids.isdisjoint(fresh):
-                del kept[start]
-        rows: dict[str, _Dict] = {}
-        while True:
-            page = kept.get(after)
-            if page is None:
-                page = self._call("GET", f"{path}&after={after}&limit=100")
-                page.sort(key=_id_of)
-            known = len(rows)
-            for row in page:
-                rows[row["id"]] = row
-            if len(page) < 100 or len(rows) == known:
-                return list(rows.values())
-            kept[after] = page
-            after = _id_of(page[-1])
-
     @_documented
     def _find(self, question: Question) -> _Dict | None:
         channel = (question._record.where or {})["channel"]
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
-        try:
-            rows = self._rows(_MESSAGES.format(channel), int(since * 1000) << 22, {})
-        except DeliveryError as error:
-            if error.status != 400:
-                raise
-            rows = []  # a forum lists no messages of its threads
-        for row in rows:
-            author = _mapping(row.get("author"))
-            if author.get("id") == self._me() and question.token in str(row):
+        # A forum, which answers 400, lists no messages of its threads.
+        for row in self._rows(f"/channels/{channel}/messages?", int(since * 1000) << 22, absent=400):
+            if row["author"]["id"] == self._me() and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None
 
@@ -3788,9 +3749,7 @@ class DiscordAlerter(_ChatAlerter):
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         own = re.fullmatch(r"<a?:(\w+:[0-9]+)>", emoji)
-        name = own[1] if own else _character(emoji)
-        name = _parse.quote(name, safe="")
-        path = _REACTIONS.format(name, **ref) + "/@me"
+        path = _reaction(ref, own[1] if own else _character(emoji)) + "/@me"
         _insist(lambda: self._call("PUT", path), self.clock, self._until(), sure=True)
 
     def _ready_to_read(self, where: _Dict) -> None:
@@ -3808,10 +3767,10 @@ class DiscordAlerter(_ChatAlerter):
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented
     def _me(self) -> str:
-        me = _insist(lambda: self._call("GET", "/users/@me"), self.clock, self._until(), sure=True)
-        if not re.fullmatch(_SNOWFLAKE, str(me["id"])):
+        user = _insist(lambda: self._call("GET", "/users/@me"), self.clock, self._until(), sure=True)
+        if not re.fullmatch(_SNOWFLAKE, str(user["id"])):
             raise ValueError("no id")
-        return str(me["id"])
+        return str(user["id"])
 
     def _measure(self, text: str) -> int:
         return len(text)  # code points, says Discord's staff
@@ -3826,10 +3785,10 @@ class DiscordAlerter(_ChatAlerter):
             return url
         if style == "time":  # in the reader's zone, and how long it is until then
             return f"<t:{url}:t> (<t:{url}:R>)"
-        if style == "person" and re.fullmatch(self._person_id, text):
+        if style == "mention" and text in ("here", "everyone"):
+            return f"@{text}"
+        if style == "mention" or style == "person" and re.fullmatch(self._person_id, text):
             return f"<@{text}>"
-        if style == "mention":
-            return f"@{text}" if text in ("here", "everyone") else f"<@{text}>"
         safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
         if style == "link":
@@ -3840,20 +3799,24 @@ class DiscordAlerter(_ChatAlerter):
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
         called = list(dict.fromkeys(draft.mention + draft.people)) if page.first else []
-        users = [name for name in called if re.fullmatch(self._person_id, name)]
-        roles = [name[1:] for name in called if name.startswith("&")]
-        parse = [] if {"here", "everyone"}.isdisjoint(called) else ["everyone"]
+        allowed: _Dict = {"parse": [], "users": [], "roles": []}  # without this Discord lets everything ping
+        for name in called:
+            if name in ("here", "everyone"):
+                allowed["parse"] = ["everyone"]
+            elif name.startswith("&"):
+                allowed["roles"].append(name[1:])
+            else:
+                allowed["users"].append(name)
+        payload: _Dict = {"allowed_mentions": allowed}
         _name_apart(page.files)
-        # Without it Discord lets everything ping.
-        payload: _Dict = {"allowed_mentions": {"parse": parse, "users": users, "roles": roles}}
         if draft.plain:
             said = [self._said(kind, written) for kind, written in _grouped(page.blocks)]
-            payload["content"] = "\n".join(filter(None, said)) or "\u200b"
+            payload["content"] = "\n".join(filter(None, said))
         else:  # what an embed mentions calls nobody
             payload["content"] = " ".join(self._mark("mention", name, "") for name in called)
             payload["embeds"] = self._embeds(draft, page)
-            if not called and not payload["embeds"] and not page.files:  # it would be refused as empty
-                payload["content"] = "\u200b"
+        if not payload["content"] and not payload.get("embeds") and not page.files:
+            payload["content"] = "\u200b"  # it would be refused as empty
         if self.discord_token:
             payload["nonce"], payload["enforce_nonce"] = f"{draft.nonce}-{page.number}", True
             above = (draft.ref or draft.reply_to).get("message_id")
@@ -3861,26 +3824,24 @@ class DiscordAlerter(_ChatAlerter):
                 payload["message_reference"] = {"message_id": above, "fail_if_not_exists": False}
         return {name: part for name, part in payload.items() if part}
 
-    def _most_pictures(self, message: AlerterMessage) -> int:
-        return max(9 - len(message.metadata) // 25, 6)  # ten embeds in all, and 25 facts take one
-
     def _embeds(self, draft: _Draft, page: _Page) -> list[_Dict]:
-        """Return a page as embeds: title, text, fields, picture; what comes later begins a new one."""
+        """Return a page as embeds; what would stand above what is there already begins a new one."""
         embeds: list[_Dict] = []
 
-        def put(part: str, value: Any, *below: str) -> None:
-            if not embeds or not embeds[-1].keys().isdisjoint((part, *below)):
+        def put(part: str, value: Any) -> None:
+            below = _EMBED[_EMBED.index(part):]
+            if not embeds or not embeds[-1].keys().isdisjoint(below):
                 embeds.append({"color": _LEVELS[draft.message.level][1]})
             embeds[-1][part] = value
 
         for kind, written in _grouped(page.blocks):
             lines = written[0].lines
             if kind == "title":
-                put("title", lines[0], "description", "fields", "image")
+                put("title", lines[0])
             elif kind == "facts":
                 fields = [{"name": name, "value": value, "inline": len(value) <= 40} for name, value in lines]
                 for at in range(0, len(fields), 25):
-                    put("fields", fields[at:at + 25], "image")
+                    put("fields", fields[at:at + 25])
             elif kind == "picture":
                 for block in written:
                     if block.file.url or block.file.image and block.file in page.files:
@@ -3888,7 +3849,7 @@ class DiscordAlerter(_ChatAlerter):
             elif kind == "note":
                 put("footer", {"text": "\n".join(lines)})
             elif kind != "ping" and self._flow(written).strip():
-                put("description", self._flow(written), "fields", "image")
+                put("description", self._flow(written))
         return embeds
 
     @_documented
@@ -3898,10 +3859,11 @@ class DiscordAlerter(_ChatAlerter):
         try:
             sent = self._post_message(draft, page)
         except DeliveryError as error:
-            refusal = error.outcome == "not_sent" and error.status in (400, 403, 413)
+            again = error.outcome == "not_sent" and error.status in (400, 403, 413)
             # Once more does no harm: a repeat is known by its nonce, which a thread of a forum does not have.
-            doubtful = error.outcome == "unknown" and self.discord_token and not draft.in_forum
-            if not page.files or not page.says_something() or not (refusal or doubtful):
+            if error.outcome == "unknown" and self.discord_token and not draft.in_forum:
+                again = True
+            if not again or not page.files or not page.says_something():
                 raise
             bare = copy.copy(page)
             bare.files = []
@@ -3909,8 +3871,6 @@ class DiscordAlerter(_ChatAlerter):
             if not sent.get("attachments"):
                 for file in page.files:
                     file.problem = str(error)
-        if not sent and not self.discord_token:  # a webhook that does not tell what became of it
-            return {}
         if draft.message._question:  # a reply to any part of it counts
             draft.message._question._record.parts.append(str(sent["id"]))
         return {"channel_id": str(sent.get("channel_id") or self._channel(draft.params)),
@@ -3919,37 +3879,29 @@ class DiscordAlerter(_ChatAlerter):
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
         """Post a page with its files, in a forum as a thread of its own; return the message."""
         thread = _forum_thread(draft.ref or draft.reply_to)
-        if not thread and draft.in_forum:
-            return self._open_thread(draft, page)
-        try:
-            if self.discord_token:
-                path = f"/channels/{thread or self._channel(draft.params)}/messages"
-            else:
-                path = f"?thread_id={thread}" if thread else ""
-            return self._send_page(draft, page, path, self._payload(draft, page))
-        except DeliveryError as error:
-            if thread or error.code not in ("50008", "40058", "220001"):
-                raise
-            refused = error
-        draft.in_forum = True
-        try:
-            return self._open_thread(draft, page)
-        except DeliveryError as error:  # it is no forum but a category, say
-            raise refused if error.status == 400 else error from None
-
-    def _open_thread(self, draft: _Draft, page: _Page) -> _Dict:
-        """Post a page as a thread: docs.discord.com/developers/resources/channel, start thread in forum."""
-        payload = self._payload(draft, page)
+        if thread or not draft.in_forum:
+            try:
+                return self._send_page(draft, page, self._payload(draft, page), thread)
+            except DeliveryError as error:
+                if thread or error.code not in ("50008", "40058", "220001"):
+                    raise
+            draft.in_forum = True
         name = _one_line(_defuse(draft.message._name()), 100) or "Alert"
+        payload = self._payload(draft, page)
         if not self.discord_token:
-            return self._send_page(draft, page, "", {**payload, "thread_name": name})
-        for key in ("nonce", "enforce_nonce", "message_reference"):
-            payload.pop(key, None)
-        path = f"/channels/{self._channel(draft.params)}/threads"
-        thread = self._send_page(draft, page, path, {"name": name, "message": payload})
-        return {**_mapping(thread.get("message")), "id": thread["id"], "channel_id": thread["id"]}
+            return self._send_page(draft, page, {**payload, "thread_name": name})
+        # docs.discord.com/developers/resources/channel, start thread in forum: its message takes not all
+        kept = _given(("content", "embeds", "allowed_mentions"), payload)
+        opened = self._send_page(draft, page, {"name": name, "message": kept})
+        return {**_mapping(opened.get("message")), "id": opened["id"], "channel_id": opened["id"]}
 
-    def _send_page(self, draft: _Draft, page: _Page, path: str, payload: _Dict) -> _Dict:
+    def _send_page(self, draft: _Draft, page: _Page, payload: _Dict, thread: str = "") -> _Dict:
+        if not self.discord_token:
+            path = f"?thread_id={thread}" if thread else ""
+        elif "message" in payload:
+            path = f"/channels/{self._channel(draft.params)}/threads"
+        else:
+            path = f"/channels/{thread or self._channel(draft.params)}/messages"
         until = draft.until - _SOCKET_TIMEOUT if page.files else draft.until
 
         def post() -> Any:
@@ -3962,8 +3914,7 @@ class DiscordAlerter(_ChatAlerter):
         """Return the decoded answer. path: empty or a query for the webhook. parts: JSON body, then files."""
         if path and not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
             raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
-        end = self._until() if until is None else until
-        body, headers = _multipart(parts[0], parts[1:]) if parts else ([], {})
+        body, headers = _multipart(parts)
         if path.startswith("/"):
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = _Secret(f"Bot {token}")
@@ -3972,20 +3923,15 @@ class DiscordAlerter(_ChatAlerter):
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
             query = "wait=true" + path.replace("?", "&")
             url = _Secret(f"{url}&{query}" if "?" in url else f"{url}?{query}")
-        answer = _http(self, method, url, end, body, headers)
+        answer = _http(self, method, url, until or self._until(), body, headers)
         data = answer.json()
-        known, listed = _mapping(data), "?" in path and method == "GET"
         if answer.status == 204:
             return {}
-        documented = isinstance(data, list) if listed else known.get("id")
-        if answer.status in (200, 201) and documented:
+        known, listed = _mapping(data), isinstance(data, list) and "?" in path
+        if answer.status in (200, 201) and (listed or known.get("id")):
             return data
-        blocked = re.search(r"error code: (\d+)", answer.text[:500])  # by Cloudflare
-        code = blocked[1] if blocked else None
-        if known.get("code"):
-            code = str(known["code"])
-        words = [str(word) for word in (code, known.get("message")) if word]
-        what = " ".join(words) or f"HTTP {answer.status}"
+        code = str(known.get("code") or "")
+        what = f"{code} {known.get('message') or ''}".strip() or f"HTTP {answer.status}"
         details = _flat_errors(known.get("errors"), "")
         if details:
             what += f" ({'; '.join(details)})"
@@ -3999,13 +3945,13 @@ def _name_apart(files: Sequence[_File]) -> None:
     """Give each file of a message a name of its own; pictures one that attachment:// is sure to find."""
     taken: set[str] = set()
     for number, file in enumerate(files, 1):
-        safe = re.sub("[^A-Za-z0-9_.-]", "_", file.name)  # other letters may be changed, or all be taken off
         file.sent_as = file.name
-        if file.image:
-            file.sent_as = safe if re.search(r"(?i)\.(png|jpe?g|gif|webp)$", safe) else safe + file.ending
-        if safe in taken:
+        if file.image:  # other letters may be changed
+            stem = os.path.splitext(file.name)[0]
+            file.sent_as = re.sub("[^A-Za-z0-9_.-]", "_", stem) + file.ending
+        if file.sent_as in taken:
             file.sent_as = f"{number}-{file.sent_as}"
-        taken.add(safe)
+        taken.add(file.sent_as)
 
 
 def _forum_thread(ref: _Dict) -> str:
@@ -4014,31 +3960,18 @@ def _forum_thread(ref: _Dict) -> str:
     return thread if thread == ref.get("message_id") else ""
 
 
+def _reaction(ref: _Dict, name: str) -> str:
+    """Return the address of a reaction; of an emoji of the server the name is name:id."""
+    emoji = _parse.quote(name, safe="")
+    return f"/channels/{ref['channel_id']}/messages/{ref['message_id']}/reactions/{emoji}"
+
+
 def _character(emoji: str) -> str:
     """Return an emoji as Discord takes it: as the character, without variation selectors."""
     for char, names in _EMOJI.items():
         if emoji.strip(":") in names.split():
             return char
     return emoji.replace("\ufe0f", "")
-
-
-def _shown(reaction: _Dict) -> str:
-    name, number = str(reaction["emoji"].get("name")), reaction["emoji"].get("id")
-    return f"<:{name}:{number}>" if number else name
-
-
-def _answers_to(row: _Dict) -> Any:
-    if row.get("type") != 19:
-        return None
-    return _mapping(row.get("message_reference")).get("message_id")
-
-
-def _written(row: _Dict) -> float:
-    """Return when a message was last edited, or else written, in UNIX seconds."""
-    with contextlib.suppress(ValueError):
-        edited = str(row.get("edited_timestamp")).replace("Z", "+00:00")
-        return _datetime.datetime.fromisoformat(edited).timestamp()
-    return _posted(row["id"])
 
 
 def _posted(snowflake: str) -> float:
@@ -4052,31 +3985,31 @@ def _id_of(row: _Dict) -> int:
 def _flat_errors(errors: Any, where: str) -> list[str]:
     """Return Discord's nested errors as "embeds.0.title: Must be 256 or fewer in length"."""
     flat: list[str] = []
-    if where.count(".") > 20:  # no real one is so deep
-        return flat
     for key, value in _mapping(errors).items():
-        if key != "_errors":
-            flat += _flat_errors(value, f"{where}.{key}".strip("."))
-        else:
+        if key == "_errors":
             flat += [f"{where}: {error.get('message')}" for error in _rows_of(value)]
+        else:
+            flat += _flat_errors(value, f"{where}.{key}".strip("."))
     return flat
 
 
-def _multipart(payload: _Dict, files: Sequence[_File]) -> tuple[list[bytes], dict[str, str]]:
-    """Return body and header: JSON alone, or multipart/form-data with payload_json, files[0] and so on."""
-    head = _json.dumps(payload, allow_nan=False).encode()
-    if not files:
-        return [head], {"Content-Type": "application/json"}
+def _multipart(parts: Sequence[Any]) -> tuple[list[bytes], dict[str, str]]:
+    """Return body and header of a JSON payload: alone, or with files as payload_json, files[0] and so on."""
+    payload = [_json.dumps(part, allow_nan=False).encode() for part in parts[:1]]
+    if len(parts) < 2:
+        return payload, {"Content-Type": "application/json"} if parts else {}
     boundary = f"alerters-{_secrets.token_hex(16)}"
-    parts = [('name="payload_json"', "application/json", head)]
-    for number, file in enumerate(files):
-        parts.append((f'name="files[{number}]"; filename="{file.sent_as}"', file.type, file.data))
     pieces = []
-    for disposition, kind, data in parts:
+
+    def add(disposition: str, kind: str, data: bytes) -> None:
         start = f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\nContent-Type: {kind}"
-        pieces += [f"{start}\r\n\r\n".encode(), data, b"\r\n"]
-    end = f"--{boundary}--\r\n".encode()
-    return [*pieces, end], {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        pieces.extend([f"{start}\r\n\r\n".encode(), data, b"\r\n"])
+
+    add('name="payload_json"', "application/json", payload[0])
+    for number, file in enumerate(parts[1:]):
+        add(f'name="files[{number}]"; filename="{file.sent_as}"', file.type, file.data)
+    pieces.append(f"--{boundary}--\r\n".encode())
+    return pieces, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
 # === E-mail ===
