@@ -87,7 +87,7 @@ if TYPE_CHECKING:
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from dataclasses import dataclass as _dataclass
-    from typing import Any, ContextManager, Dict, Literal, NoReturn, Protocol, Tuple, TypeVar, Union
+    from typing import Any, ContextManager, Dict, Literal, NoReturn, Optional, Protocol, Tuple, TypeVar, Union
     from typing import overload as _overload
 
     _Dict = Dict[str, Any]
@@ -95,6 +95,7 @@ if TYPE_CHECKING:
     _Field = dataclasses.Field[Any]
     _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
     _Time = Union[float, str, _datetime.timedelta]
+    _Words = Optional[Iterable[str]]
     _Level = Literal["info", "success", "warning", "error"]
     _Cure = Literal["again", "look", "later", "people"]  # see DeliveryError
     _Status = Literal["approved", "declined", "timeout"]
@@ -132,8 +133,7 @@ __all__ = [
     "alerter_ask_step", "alerter_success_hook", "alerter_failure_hook", "watch", "AlertHandler",
     "slack_alerter_post_step", "slack_alerter_ask_step", "discord_alerter_post_step",
     "discord_alerter_ask_step", "smtp_email_alerter_post_step", "FLAVORS", "register_flavor", "StackStore",
-    "AlerterError", "ConfigError", "StoreError", "AskNotSupported", "DeliveryError", "main",
-]
+    "AlerterError", "ConfigError", "StoreError", "AskNotSupported", "DeliveryError", "main"]
 
 # === Words and limits ===
 _APPROVE = ("approve", "LGTM", "ok", "yes")
@@ -161,24 +161,22 @@ _TEXT_FILE = "message.txt"
 _FOLD_FIRST, _FOLD = 5.0, 60.0  # s for which repeats of a log record wait: at first, and later at most
 # Names as Slack and iamcal/emoji-data have them; the first is the canonical one.
 _EMOJI = dict(entry.split(" ", 1) for entry in (
-    "👍 +1 thumbsup|👎 -1 thumbsdown|✅ white_check_mark|✔ heavy_check_mark|❌ x|"
-    "☑ ballot_box_with_check|✖ heavy_multiplication_x|❎ negative_squared_cross_mark|⛔ no_entry|"
-    "🚫 no_entry_sign|🛑 octagonal_sign|✋ hand raised_hand|🆗 ok|👌 ok_hand|🚀 rocket|👀 eyes|"
-    "🚨 rotating_light|🎉 tada|🔥 fire|🙏 pray|🎯 dart|💯 100|👏 clap|🙌 raised_hands|"
-    "🟢 large_green_circle|🔴 red_circle|⏩ fast_forward|🤝 handshake|✨ sparkles|⚠ warning|❤ heart|"
-    "⭐ star|🌟 star2|💪 muscle|😀 grinning|😄 smile|🙂 slightly_smiling_face|😊 blush|😂 joy|"
-    "😎 sunglasses|🤔 thinking_face|😢 cry|😭 sob|😡 rage|🤷 shrug|🤦 face_palm|👋 wave|✌ v|"
-    "🤞 crossed_fingers|👊 facepunch punch|✊ fist|👆 point_up_2|👇 point_down|👉 point_right|"
-    "👈 point_left|☝ point_up|💔 broken_heart|💙 blue_heart|💚 green_heart|💛 yellow_heart|"
-    "💜 purple_heart|🧡 orange_heart|❗ exclamation|❓ question|⏸ double_vertical_bar|"
-    "⏹ black_square_for_stop|▶ arrow_forward|⏳ hourglass_flowing_sand|⏰ alarm_clock|🔒 lock|"
-    "🔓 unlock|🔑 key|🔔 bell|📌 pushpin|📝 memo pencil|📈 chart_with_upwards_trend|📦 package|🚢 ship|"
-    "🏁 checkered_flag|🚩 triangular_flag_on_post|🏆 trophy|🎁 gift|☕ coffee|🐛 bug|🔧 wrench|"
-    "🔨 hammer|⚙ gear|💡 bulb|💣 bomb|💥 boom collision|⚡ zap|🌈 rainbow|🤖 robot_face|👻 ghost|"
-    "💀 skull|🙈 see_no_evil|➕ heavy_plus_sign|➖ heavy_minus_sign|🔁 repeat|"
-    "🔄 arrows_counterclockwise|🆕 new|🔵 large_blue_circle|🟡 large_yellow_circle|"
-    "🟠 large_orange_circle|⚪ white_circle|⚫ black_circle|♻ recycle|🎊 confetti_ball|🙋 raising_hand|"
-    "🙅 no_good|🙆 ok_woman").split("|"))
+    "👍 +1 thumbsup|👎 -1 thumbsdown|✅ white_check_mark|✔ heavy_check_mark|❌ x|☑ ballot_box_with_check|"
+    "✖ heavy_multiplication_x|❎ negative_squared_cross_mark|⛔ no_entry|🚫 no_entry_sign|🛑 octagonal_sign|"
+    "✋ hand raised_hand|🆗 ok|👌 ok_hand|🚀 rocket|👀 eyes|🚨 rotating_light|🎉 tada|🔥 fire|🙏 pray|"
+    "🎯 dart|💯 100|👏 clap|🙌 raised_hands|🟢 large_green_circle|🔴 red_circle|⏩ fast_forward|🤝 handshake|"
+    "✨ sparkles|⚠ warning|❤ heart|⭐ star|🌟 star2|💪 muscle|😀 grinning|😄 smile|🙂 slightly_smiling_face|"
+    "😊 blush|😂 joy|😎 sunglasses|🤔 thinking_face|😢 cry|😭 sob|😡 rage|🤷 shrug|🤦 face_palm|👋 wave|✌ v|"
+    "🤞 crossed_fingers|👊 facepunch punch|✊ fist|👆 point_up_2|👇 point_down|👉 point_right|👈 point_left|"
+    "☝ point_up|💔 broken_heart|💙 blue_heart|💚 green_heart|💛 yellow_heart|💜 purple_heart|🧡 orange_heart|"
+    "❗ exclamation|❓ question|⏸ double_vertical_bar|⏹ black_square_for_stop|▶ arrow_forward|"
+    "⏳ hourglass_flowing_sand|⏰ alarm_clock|🔒 lock|🔓 unlock|🔑 key|🔔 bell|📌 pushpin|📝 memo pencil|"
+    "📈 chart_with_upwards_trend|📦 package|🚢 ship|🏁 checkered_flag|🚩 triangular_flag_on_post|🏆 trophy|"
+    "🎁 gift|☕ coffee|🐛 bug|🔧 wrench|🔨 hammer|⚙ gear|💡 bulb|💣 bomb|💥 boom collision|⚡ zap|🌈 rainbow|"
+    "🤖 robot_face|👻 ghost|💀 skull|🙈 see_no_evil|➕ heavy_plus_sign|➖ heavy_minus_sign|🔁 repeat|"
+    "🔄 arrows_counterclockwise|🆕 new|🔵 large_blue_circle|🟡 large_yellow_circle|🟠 large_orange_circle|"
+    "⚪ white_circle|⚫ black_circle|♻ recycle|"
+    "🎊 confetti_ball|🙋 raising_hand|🙅 no_good|🙆 ok_woman").split("|"))
 _SHORTCODES = {key: names.split()[0] for char, names in _EMOJI.items() for key in [char, *names.split()]}
 _HTTP_HINTS = {  # what to do about a status, where the service's own word has no better hint
     401: "check the token", 403: "check token and permissions", 404: "check the address",
@@ -608,8 +606,8 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
 def post(message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
          metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
          files: Iterable[Any] | None = None, level: _Level | None = None,
-         exception: BaseException | None = None, mention: Iterable[str] | None = None,
-         reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None) -> bool:
+         exception: BaseException | None = None, mention: _Words = None, reply_to: Receipt | None = None,
+         alerter: BaseAlerter | str | None = None) -> bool:
     """Return True once every alerter of the active stack took the message, else False (logged at ERROR).
 
     message: text, an AlerterMessage, or an exception. exception: one whose traceback goes below the text.
@@ -669,11 +667,10 @@ def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
 @_known_keywords
 def ask(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
         metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-        level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
-        mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
-        disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-        reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None,
-        key: str | None = None) -> bool:
+        level: _Level | None = None, timeout: _Time | None = None, approvers: _Words = None,
+        mention: _Words = None, approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
+        minimum_approvals: int | None = None, reply_to: Receipt | None = None,
+        alerter: BaseAlerter | str | None = None, key: str | None = None) -> bool:
     """Return True only if the question was approved: not if declined, unanswered in time, or failed (logged).
 
     timeout: seconds, a timedelta, or a text such as "1h30m". key: a name, such as "deploy-42", under which
@@ -687,11 +684,10 @@ def ask(question: _Text, params: AlerterParameters | None = None, *, title: str 
 @_known_keywords
 def decide(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
            metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-           level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
-           mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
-           disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-           reply_to: Receipt | None = None, alerter: BaseAlerter | str | None = None,
-           key: str | None = None) -> Decision:
+           level: _Level | None = None, timeout: _Time | None = None, approvers: _Words = None,
+           mention: _Words = None, approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
+           minimum_approvals: int | None = None, reply_to: Receipt | None = None,
+           alerter: BaseAlerter | str | None = None, key: str | None = None) -> Decision:
     """Ask as `ask` does and return the Decision: who, when, with what words. Raises DeliveryError."""
     message, params = _arguments(locals())
     return _decide(_targets(alerter, warn=False), message, params, key)
@@ -707,7 +703,7 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     if len(able) > 1:
         message = message._load()
     if key and len(able) > 1:  # first the one that has asked it already
-        held = _Key(able[0]._store(), str(key), able[0].clock).read()
+        held = _Key(StackStore(able[0]._origin[1]), str(key), able[0].clock).read()
         holder = held.alerter if held else None
         able.sort(key=lambda target: target._origin[0] != holder)
     for target in able:
@@ -736,26 +732,26 @@ def alerter_ask_step(message: _Text, params: AlerterParameters | None = None) ->
     return ask(message, params)
 
 
-def _old_step(flavor: str, new: _F, call: Callable[..., bool]) -> _F:
-    """Return a step of old: it warns, and does what `new` does if its flavor is active."""
-    @functools.wraps(new)
-    def step(message: _Text, params: AlerterParameters | None = None) -> bool:
-        _warnings.warn(f"{step.__name__} is deprecated: use {new.__name__}", DeprecationWarning, stacklevel=2)
-        targets = [target for target in _targets() if target.flavor == flavor]
-        if not targets:
-            raise ConfigError(f"no alerter of flavor {flavor} is active: use {new.__name__}")
-        return call(message, params, alerter=targets[0])
+def _old_step(flavor: str, step: _F) -> _F:
+    """Return a step of old: it warns, and does what `step` does if its flavor is active."""
+    @functools.wraps(step)
+    def old_step(message: _Text, params: AlerterParameters | None = None) -> bool:
+        advice = f"{old_step.__name__} is deprecated: use {step.__name__}"
+        _warnings.warn(advice, DeprecationWarning, stacklevel=2)
+        if flavor not in [target.flavor for target in _targets()]:
+            raise ConfigError(f"no alerter of flavor {flavor} is active: use {step.__name__}")
+        return bool(step(message, params))
 
-    step.__name__ = step.__qualname__ = f"{flavor}_{new.__name__}"
-    step.__doc__ = f"Deprecated: use {new.__name__}."
-    return step  # type: ignore[return-value]
+    old_step.__name__ = old_step.__qualname__ = f"{flavor}_{step.__name__}"
+    old_step.__doc__ = f"Deprecated: use {step.__name__}."
+    return old_step  # type: ignore[return-value]
 
 
-slack_alerter_post_step = _old_step("slack", alerter_post_step, post)
-slack_alerter_ask_step = _old_step("slack", alerter_ask_step, ask)
-discord_alerter_post_step = _old_step("discord", alerter_post_step, post)
-discord_alerter_ask_step = _old_step("discord", alerter_ask_step, ask)
-smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step, post)
+slack_alerter_post_step = _old_step("slack", alerter_post_step)
+slack_alerter_ask_step = _old_step("slack", alerter_ask_step)
+discord_alerter_post_step = _old_step("discord", alerter_post_step)
+discord_alerter_ask_step = _old_step("discord", alerter_ask_step)
+smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step)
 
 
 # === Alerters ===
@@ -810,10 +806,8 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
     kind, default = _kind(field), field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
-    if value is None:  # as os.environ.get gives it
+    if value is None or value == default:  # os.environ.get gives None
         return None if default is dataclasses.MISSING else default
-    if value is default or kind == "list" and value == default:
-        return value
     if kind == "list":
         return _names(value, where)
     if kind == "time":
@@ -969,9 +963,6 @@ class BaseAlerter(_Record):
             raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: use dataclasses.replace")
         self._set(name, value)
 
-    def __delattr__(self, name: str) -> None:
-        raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}")
-
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
@@ -979,7 +970,7 @@ class BaseAlerter(_Record):
     def post(self, message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
              metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
              files: Iterable[Any] | None = None, level: _Level | None = None,
-             exception: BaseException | None = None, mention: Iterable[str] | None = None,
+             exception: BaseException | None = None, mention: _Words = None,
              reply_to: Receipt | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
         message, params = _arguments(locals())
@@ -988,10 +979,10 @@ class BaseAlerter(_Record):
     @_known_keywords
     def ask(self, question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
             metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-            level: _Level | None = None, timeout: _Time | None = None, approvers: Iterable[str] | None = None,
-            mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
-            disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
-            reply_to: Receipt | None = None, key: str | None = None) -> bool:
+            level: _Level | None = None, timeout: _Time | None = None, approvers: _Words = None,
+            mention: _Words = None, approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
+            minimum_approvals: int | None = None, reply_to: Receipt | None = None,
+            key: str | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
         message, params = _arguments(locals())
         return _worked(lambda: self._open(message, params, key).wait())
@@ -1007,9 +998,8 @@ class BaseAlerter(_Record):
     def decide(self, question: _Text, params: AlerterParameters | None = None, key: str | None = None, *,
                title: str | None = None, metadata: Mapping[str, Any] | None = None,
                images: Iterable[Any] | None = None, level: _Level | None = None, timeout: _Time | None = None,
-               approvers: Iterable[str] | None = None, mention: Iterable[str] | None = None,
-               approve_msg_options: Iterable[str] | None = None,
-               disapprove_msg_options: Iterable[str] | None = None, minimum_approvals: int | None = None,
+               approvers: _Words = None, mention: _Words = None, approve_msg_options: _Words = None,
+               disapprove_msg_options: _Words = None, minimum_approvals: int | None = None,
                reply_to: Receipt | None = None) -> Decision:
         """Ask, wait, and return who decided, when and with what words; key: as for the function `ask`.
 
@@ -1026,9 +1016,8 @@ class BaseAlerter(_Record):
     def open_question(self, question: _Text, params: AlerterParameters | None = None, *,
                       title: str | None = None, metadata: Mapping[str, Any] | None = None,
                       images: Iterable[Any] | None = None, level: _Level | None = None,
-                      timeout: _Time | None = None, approvers: Iterable[str] | None = None,
-                      mention: Iterable[str] | None = None, approve_msg_options: Iterable[str] | None = None,
-                      disapprove_msg_options: Iterable[str] | None = None,
+                      timeout: _Time | None = None, approvers: _Words = None, mention: _Words = None,
+                      approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
                       minimum_approvals: int | None = None, reply_to: Receipt | None = None,
                       key: str | None = None) -> Question:
         """Post the question and return at once; its `check()` and `wait()` read the answers."""
@@ -1135,9 +1124,6 @@ class BaseAlerter(_Record):
     def _overrides(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(BaseAlerter, method)
 
-    def _store(self) -> StackStore:
-        return StackStore(self._origin[1])
-
     def _until(self, seconds: float = _SOCKET_TIMEOUT) -> float:
         return self.clock.monotonic() + seconds
 
@@ -1173,11 +1159,10 @@ class BaseAlerter(_Record):
 
     def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
         """Return a choice: from the params, then the alerter's field, then the default."""
-        for source in (params, self):
-            value = getattr(source, name, None)
-            if value not in (None, ""):
-                return value
-        return default
+        value = getattr(params, name, None)
+        if value in (None, ""):
+            value = getattr(self, name, None)
+        return default if value in (None, "") else value
 
     def _frame(self, message: AlerterMessage, params: AlerterParameters | None, key: str | None) -> Question:
         """Return a question that is yet to be posted."""
@@ -1316,7 +1301,7 @@ class BaseAlerter(_Record):
     def _close_replaced(self, record: _QuestionRecord) -> None:
         """Say under a question that another one took its key, where it stands."""
         with contextlib.suppress(AlerterError):
-            alerter = self._store().load_alerter(record.alerter) if record.alerter else self
+            alerter = StackStore(self._origin[1]).load_alerter(record.alerter) if record.alerter else self
             if record.flavor in ("", alerter.flavor):
                 old = Question(alerter, record)
                 if alerter._locate(old):
@@ -1768,7 +1753,7 @@ class Question:
         self._due = float("inf")  # on clock.monotonic: this poll counts what was read since then; inf: anew
         self._decision: Decision | None = None
         self._locks: dict[int, _threading.Lock] = {}  # by process: see `_alone`
-        self._key = _Key(alerter._store(), record.key, alerter.clock) if record.key else None
+        self._key = _Key(StackStore(alerter._origin[1]), record.key, alerter.clock) if record.key else None
         # From here on the wait goes by the monotonic clock: the other one may be set, or stand still.
         now = alerter.clock.monotonic()
         self._ends = now + record.deadline - alerter.clock.now()
@@ -5377,19 +5362,10 @@ FLAVORS: dict[str, type[BaseAlerter]] = {
 _BUILT_IN = dict(FLAVORS)
 
 
-@_overload
-def register_flavor(cls_or_dotted_path: str) -> type[BaseAlerter]:
-    """Import the class of that path, add it, and return it."""
-
-
-@_overload
-def register_flavor(cls_or_dotted_path: type[_A]) -> type[_A]:  # noqa: F811
-    """Add the class and return it: `@register_flavor`."""
-
-
-def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
+def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
     """Add a flavor to FLAVORS: as a class decorator, or by "package.module.Class". Returns the class."""
-    flavor = path = cls_or_dotted_path
+    path: Any = cls_or_dotted_path
+    flavor = path
     if isinstance(path, str):
         module, _, name = path.rpartition(".")
         try:
@@ -5404,7 +5380,7 @@ def register_flavor(cls_or_dotted_path: Any) -> Any:  # noqa: F811
     if _BUILT_IN.get(flavor.flavor, flavor) is not flavor:
         raise ConfigError(f"flavor {flavor.flavor!r} is built in: choose another name for {flavor.__name__}")
     FLAVORS[flavor.flavor] = flavor
-    return flavor
+    return flavor  # type: ignore[no-any-return]
 
 
 def _flavor(name: Any, data: Mapping[str, Any] = {}) -> type[BaseAlerter]:

@@ -5270,10 +5270,8 @@ def test_alerters_are_values():
         assert "xoxb-1" not in repr(twin)
 
 
-@pytest.mark.parametrize("change",
-                         [lambda a: setattr(a, "slack_token", "b"), lambda a: delattr(a, "slack_token"),
-                                    lambda a: setattr(a, "slack_chanel_id", "C2")],
-                                    ids=["set", "delete", "add"])
+@pytest.mark.parametrize("change", [lambda a: setattr(a, "slack_token", "b"),
+                                    lambda a: setattr(a, "slack_chanel_id", "C2")], ids=["set", "add"])
 def test_alerters_cannot_be_changed(change):
     alerter = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1")
     with pytest.raises(AttributeError):
@@ -12044,17 +12042,17 @@ def test_odd_streams_cost_no_alert(case, slack, clock, monkeypatch):
     with monkeypatch.context() as patch:  # pytest itself needs them
         for name in ("stdin", "stdout", "stderr"):
             patch.setattr(sys, name, ODD_STREAMS[case])
-        told = [post("from a service"), main(["post", "from a shell"]), main(["run"])]
+        told = [post("from a service"), main(["run"])]
         with pytest.raises(ValueError, match="a failure"), watch("job"):
             raise ValueError("a failure")
         patch.setenv("ALERTERS_STACK", "console")
-        told += [post("to the console"), main(["ask", "x"]), main(["post", "-"])]
+        told += [post("to the console"), main(["ask", "x"])]
         patch.setattr(alerters, "_WARNED", set())
         patch.setenv("ALERTERS_STACK", "default")
         told += [post("to the untouched default")]
     heard = case == "a logger's"  # what can be written to is told
-    assert told == [True, 0, 2, heard, 2, 2, heard]
-    assert len(slack.posted) == 3 and "a failure" in slack_text(slack.posted[2]["payload"])
+    assert told == [True, 2, heard, 2, heard]
+    assert len(slack.posted) == 2 and "a failure" in slack_text(slack.posted[1]["payload"])
 
 
 def test_metadata_may_change_meanwhile_and_be_neither_true_nor_false(home_told):
