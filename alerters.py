@@ -2250,22 +2250,22 @@ class _Draft:
     """A message on its way to a chat service."""
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
+        question = message._question
         self.message, self.params = message, params
         self.plain = False  # whether it goes without blocks or embeds
         self.until = 0.0  # of clock.monotonic
         self.ref: _Dict = {}  # of the first message, once it is posted
         self.in_forum = False  # where a message that is no reply is a thread of its own
         self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
-        self.nonce = message._question.token if message._question else _secrets.token_hex(8)
+        self.nonce = question.token if question else _secrets.token_hex(8)
         self.messages = 0  # handed to the service so far: each has its number, by which a repeat is known
         names = _names(getattr(params, "mention", None), "mention") or ()
         if len(names) > _MENTIONS:
             raise ConfigError(f"{alerter._who}: mention: {len(names)} names, {_MENTIONS} at most: "
                               "mention a group")
         self.mention = [name.strip("<@!>") for name in names]
-        people = (message._question._record.approvers if message._question else None) or ()
-        people = [name.strip("<@!>") for name in people[:_CALLED]]
-        self.people = [name for name in people if re.fullmatch(alerter._person_id, name)]  # who may answer
+        people = [name.strip("<@!>") for name in (question and question._record.approvers or ())]
+        self.people = [name for name in people[:_CALLED] if re.fullmatch(alerter._person_id, name)]
         files = message._files(alerter._who)
         for file in files:
             if file.data and not file.problem and not alerter._takes_files:
@@ -2278,131 +2278,106 @@ class _Draft:
         self.blocks += map(_aligned, _lay_out(message, files))
 
 
-# A chat flavor is a class on `_ChatAlerter` with its fields and, in the order in which they are called:
-#   to be set up   the class variables below; `_mistakes`, `_problem`, `_official`: what can never work
-#   to write       `_mark` and `_forms`: its markup, of which `_measure` tells the size
-#   to post        `_payload` makes a page the body of a request; `_put` posts that with the page's files and
-#                  returns the ref; `_tap` puts the two reactions on a question
-#   to ask         `_ready_to_read`: may answers be read here? `_me`: its own user id; `replies`: what people
-#                  have answered, for which `_share` reads a channel together for all who wait there, and
-#                  `_answers` asks `_is_bot`, `_texts_of`, `_via` and `_answer` about its rows
-#   to answer      `_say` writes below the question: help for a near miss, and the end
-#   to look again  `_find`: the ref of a question of which nobody knows whether it was posted
-#   to be tried    `check`; `_take_away` deletes the test message
 class _ChatAlerter(BaseAlerter):
-    """What Slack and Discord share: pages, continuing, attaching, falling back to plain text."""
+    """What Slack and Discord share: pages, continuing, attaching, falling back to plain text.
+
+    A chat flavor has its fields and, in the order in which they are called, what is declared here.
+    """
     _shows_questions = _has_reactions = True
-    _title_limit = 151  # with the end of the line
-    _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
-    _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
-    _token_field = _webhook_field = _channel_field = ""  # names of fields; no token: it cannot be asked
-    _person_id = _callable_id = r"\S+"  # of people, and of what else can be mentioned
+    # To be set up. Names of fields; without a token's it cannot be asked.
+    _token_field = _webhook_field = _channel_field = ""
+    _person_id, _callable_id = r"\S+", r"\S+"  # of people, and of what else can be mentioned
     _id_help = {"approvers": "a person", "mention": "a person"}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
-    _takes_files: Any = True
-    _most_pictures = 9
-    _attaches = False  # files stand in the message itself, not below it
-    _upload_right = ""  # what it takes to attach a file
-    # How a line of each kind is written: its {words}, a heading's {hashes}, an item's {indent} and {label}.
+    # To write: a line of each kind with its {words}, a heading's {hashes}, an item's {indent} and {label}.
     _forms: Mapping[str, str] = {}
     _bullet = "•"
     _shows_language = False  # of a block of code
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
-    _measure: Callable[[str], int]  # how much of the limit a text takes
-    _payload: Callable[[_Draft, _Page], _Dict]
-    _put: Callable[[_Draft, _Page], _Dict]
-    _tap: Callable[[_Dict, str], None]  # (ref, emoji)
-    _take_away: Callable[[_Dict], None]  # (ref)
-    _is_bot: Callable[[_Dict], bool]  # of rows, as `replies` has read them
+    _measure: Callable[[str], int]  # how much of a limit a text takes
+    _title_limit = 151  # with the end of the line
+    _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
+    # To post.
+    _takes_files: Any = True
+    _most_pictures = 9
+    _attaches = False  # files stand in the message itself, not below it
+    _upload_right = ""  # what it takes to attach a file
+    _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
+    _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request
+    _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref
+    _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
+    _take_away: Callable[[_Dict], None]  # (ref): deletes a message
+    # To ask: `_ready_to_read`, `_me`, `replies`, `_say`, `_find` of the base; and about rows, for `_answers`:
+    _is_bot: Callable[[_Dict], bool]
     _texts_of: Callable[[_Dict], list[Any]]  # those in which a question may be named
-    _via: Callable[[Question, _Dict, str], str]  # the way by which a row answers, "" if it does not
+    _via: Callable[[Question, _Dict, str], str]  # the way by which it answers, "" if it does not
     _answer: Callable[[Question, _Dict, str], _Dict]  # what it says
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
         draft = _Draft(self, _message(message), params)
-        try:
-            self._send(draft)
-        except DeliveryError as error:
-            if not self._refuses_form(error):
-                raise
-            _log().warning("%s; it goes as plain text", error.args[0])
-            draft.plain = True
-            self._send(draft)
-        return Receipt(self._label, draft.ref)
-
-    def _refuses_form(self, error: DeliveryError) -> bool:
-        return error.outcome == "not_sent" and error.code in self._refused_forms
-
-    def _send(self, draft: _Draft) -> None:
-        """Post the first message with its files, then the text that is left, then the pictures."""
-        pages, whole = self._cut(draft), None
-        if len(pages) > _PARTS:
-            whole = self._whole(draft.message)
-            pages[0].files += [] if whole.problem else [whole]
-        until = draft.until = self._until(_UPLOAD_BUDGET if pages[0].files else _SEND_BUDGET)
+        pages, whole = self._cut(draft)
         question = draft.message._question
+        draft.until = self._until(_UPLOAD_BUDGET if pages[0].files else _SEND_BUDGET)
         if question:  # once its time is over it is not posted any more
-            draft.until = max(min(until, question._ends), self._until(_LATE))
-        draft.ref = self._post(draft, pages[0])
-        draft.until = until
-        if whole:
-            pages = self._fewer(draft, pages, whole)
+            draft.until = min(draft.until, max(question._ends, self._until(_LATE)))
+        self._post(draft, pages[0])
         if whole and whole.problem:
             _log().warning("%s: the middle of the text is left out, for it cannot be attached: %s (it takes "
                            "%s)", self._who, whole.problem, self._upload_right)
-        self._send_text(draft, pages)
-        self._send_pictures(draft, pages[0])
-        self._name_missing(draft)
-
-    def _whole(self, message: AlerterMessage) -> _File:
-        whole = _File(_TEXT_FILE, _whole_text(message).encode("utf-8"))
-        if not self._takes_files:
-            whole.problem = "a webhook takes no files"
-        return whole
-
-    def _post(self, draft: _Draft, page: _Page) -> _Dict:
-        page.number = draft.messages
-        draft.messages += 1
-        return self._put(draft, page)
-
-    def _send_text(self, draft: _Draft, pages: list[_Page]) -> None:
+        pages = self._fewer(draft, pages, whole)
         for number, page in enumerate(pages[1:], 2):
             try:
-                self._send_part(draft, page)
+                self._post(draft, page)
             except DeliveryError as error:
                 error.args = (f"{error.args[0]} (part {number} of {len(pages)})",)
                 error.outcome = "partial"
                 raise
+        self._send_pictures(draft, pages[0])
+        self._name_missing(draft)
+        return Receipt(self._label, draft.ref, self._link(draft.ref))
 
-    def _send_part(self, draft: _Draft, page: _Page) -> None:
-        try:
-            self._post(draft, page)
-        except DeliveryError as error:
-            if draft.plain or not self._refuses_form(error):
-                raise
+    def _link(self, ref: _Dict) -> str | None:
+        """Return the address of a message, if what it takes for that is already known."""
+        return None
+
+    def _post(self, draft: _Draft, page: _Page) -> None:
+        """Post a page. Once a form is refused, this page and the later ones go as plain text."""
+        if not draft.plain:
+            try:
+                return self._post_one(draft, page)
+            except DeliveryError as error:
+                if error.outcome != "not_sent" or error.code not in self._refused_forms:
+                    raise
+                _log().warning("%s; it goes as plain text", error.args[0])
             draft.plain = True
-            for part in self._cutter(draft).cut(page.sources):
-                self._post(draft, part)
-            draft.plain = False
+        parts = _Cutter(self, self._plain_limit, self._plain_limit).cut(map(_in_plain, page.sources), 99)
+        parts = parts or [_Page(0)]
+        parts[0].first, parts[0].files = page.first, page.files
+        for part in parts:
+            self._post_one(draft, part)
+
+    def _post_one(self, draft: _Draft, page: _Page) -> None:
+        page.number = draft.messages
+        draft.messages += 1
+        ref = self._put(draft, page)
+        draft.ref = draft.ref or ref
 
     def _send_pictures(self, draft: _Draft, first: _Page) -> None:
-        """Post what the first message had no room for, and once more, one by one, what it could not take."""
-        batches = []
+        """Post those that the first message had no room for; before, one by one, those it could not take."""
         refused = [file for file in first.files if file.problem and file in draft.files]
-        if self._attaches and len(refused) > 1:
-            batches = [[file] for file in refused]
+        batches = [[file] for file in refused] if self._attaches and len(refused) > 1 else []
         for start in range(draft.most, len(draft.pictures), draft.most):
             batches.append(draft.pictures[start:start + draft.most])
         for batch in batches:  # it grows below
             page = _Page(0)
             page.files = [file for file in batch if file.data]
             for file in batch:
-                page.add(_Block("picture", [], file=file), "", "", 0)
+                page.add(_Block("picture", [file.url or file.name], file=file), "", "", 0)
             try:
                 self._post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
-                if len(batch) > 1 and error.status in (400, 413):  # it may be about one of them
+                if len(batch) > 1 and error.outcome == "not_sent":  # it may be about one of them
                     batches += [[file] for file in batch]
                     continue
                 for file in batch:
@@ -2415,49 +2390,53 @@ class _ChatAlerter(BaseAlerter):
         _log().warning("%s: %s", self._who, "; ".join(missing))
         names = _Block("plain", [f"[{label}]" for label in missing])
         with contextlib.suppress(DeliveryError):
-            for page in self._cutter(draft).cut([names]):
+            for page in _Cutter(self, self._limit, self._limit).cut([names]):
                 draft.until = self._until()
                 self._post(draft, page)
 
-    def _cutter(self, draft: _Draft, taken: int = 0) -> _Cutter:
-        limit = self._plain_limit if draft.plain else self._limit
-        return _Cutter(self, limit, limit - taken)
-
-    def _cut(self, draft: _Draft) -> list[_Page]:
-        """Return the messages of a draft, _PARTS and one more if there are more.
+    def _cut(self, draft: _Draft) -> tuple[list[_Page], _File | None]:
+        """Return the messages of a draft; of too many, _PARTS and one more, and a file with the whole text.
 
         The first one has title, facts, pictures and how to answer, whatever the length of the text.
         """
         text, beside = self._shaped(draft)
-        frame = _Page(0)
+        frame = _Page(self._limit)
         for block in beside:
             for line in block.lines:
                 written = self._write(block, line)
                 frame.add(block, line, written, self._cost(written))
-        cutter = self._cutter(draft, -frame.room)
-        if cutter.page.room >= cutter.limit // 4:
-            pages = cutter.cut(text) or [_Page(0)]
+        if frame.room >= self._limit // 4:
+            pages = _Cutter(self, self._limit, frame.room).cut(text) or [_Page(0)]
             pages[0].stand_in(frame)
         else:  # so many people are named that they need messages of their own
-            pages = self._cutter(draft).cut(beside) + self._cutter(draft).cut(text)
+            pages = _Cutter(self, self._limit, self._limit).cut([*beside, *text])
         later = draft.pictures[draft.most:]
         pages[0].first = True
         pages[0].files = [file for file in draft.files if file.data and file not in later]
-        return pages
+        if len(pages) <= _PARTS:
+            return pages, None
+        whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
+        if self._takes_files:
+            pages[0].files.append(whole)
+        else:
+            whole.problem = "a webhook takes no files"
+        return pages, whole
 
-    def _fewer(self, draft: _Draft, pages: list[_Page], whole: _File) -> list[_Page]:
+    def _fewer(self, draft: _Draft, pages: list[_Page], whole: _File | None) -> list[_Page]:
         """Return one message in place of too many, if the whole text is attached, or else ten of them.
 
         These are the first five, at their end how much is left out, and the last five.
         """
+        if not whole:
+            return pages
         if not whole.problem:
             return pages[:1]
-        half, cutter = _PARTS // 2, self._cutter(draft)
-        text, _ = self._shaped(draft)
-        last = cutter.cut(_some(text, half * cutter.limit, -1), 10 * half)[-half:]
+        half, (text, _) = _PARTS // 2, self._shaped(draft)
+        tail = _some(text, half * self._limit, -1)
+        last = _Cutter(self, self._limit, self._limit).cut(tail, 10 * half)[-half:]
         left_out = _characters(text)
         for page in pages[:half] + last:
-            left_out -= _characters(page.sources)
+            left_out -= _characters(block for block in page.sources if block.group == "text")
         note = _left_out(left_out)
         pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
         return pages[:half] + last
@@ -2466,10 +2445,8 @@ class _ChatAlerter(BaseAlerter):
         """Return running text, and the other blocks, as this service can show them."""
         text, beside = [], []
         for block in draft.blocks:
-            if block.kind == "facts" and (draft.plain or not self._takes_facts(block)):
+            if block.kind == "facts" and not self._takes_facts(block):
                 block = _as_lines(block)
-            elif draft.plain and block.kind in ("title", "picture"):
-                block = _Block("plain", [_bare(block.lines[0])])
             elif block.kind == "title":
                 line, write = _bare(block.lines[0]), functools.partial(self._write, block)
                 block = block.with_lines([line])
@@ -2504,9 +2481,9 @@ class _ChatAlerter(BaseAlerter):
             if block.kind == "heading" and style == "bold":  # it is bold already
                 style = "text"
             words += self._mark(style, text, url)
-        if block.kind not in self._forms:
+        form = self._forms.get(block.kind)
+        if form is None:
             return words
-        form = self._forms[block.kind]
         return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
                            label=block.label or self._bullet)
 
@@ -2544,11 +2521,10 @@ class _ChatAlerter(BaseAlerter):
             return "\n".join(map("{0[0]}: {0[1]}".format, lines))
         if kind == "picture":
             return ""
-        if kind == "how":  # with room above
-            return "\n" + self._flow(blocks)
-        return self._flow(blocks)
+        return "\n" * (kind == "how") + self._flow(blocks)  # with room above
 
     def _text(self, text: str) -> str:
+        """Return light Markdown in the service's markup."""
         blocks = []
         for block in map(_aligned, _body(_clean(text))):
             blocks.append(block.with_lines(self._write(block, line) for line in block.lines))
@@ -2560,59 +2536,39 @@ class _ChatAlerter(BaseAlerter):
             draft.message._question._record.posted = self.clock.now()
 
     def _join(self, question: Question) -> None:
-        view, left = self._shared_view(question), question._ends - self.clock.monotonic()
-        if len(view.questions) > 1 and left > _POLL_MIN:
-            self._pause(question, _POLL_MIN)
-
-    def _own_view(self, question: Question, thread: str = "") -> _View:
-        """Return what is read of the question's channel, or of a thread, for this question alone."""
-        if thread not in question._memo:
-            question._memo[thread] = _View(_channel_of(question), thread, question)
-        view: _View = question._memo[thread]
-        return view
-
-    def _shared_view(self, question: Question) -> _View:
-        """Return what is read of the question's channel or thread together for all who wait there."""
         channel, thread = _channel_of(question), str(question.ref.get("thread_ts") or "")
-        token, listen = getattr(self, self._token_field), getattr(self, "listen", "")
-        key = (os.getpid(), self.flavor, token, listen, id(self.clock), channel, thread)
-        view = _VIEWS.get(key)
-        if view is None:
-            view = _VIEWS[key] = _View(channel, thread)
+        whose = getattr(self, self._token_field), getattr(self, "listen", ""), id(self.clock)
+        view = _VIEWS.setdefault((os.getpid(), *whose, channel, thread), _View(channel, thread))
         view.questions.add(question)
-        question._shared = view  # another one than before where two threads made one at the same moment
-        return view
+        question._shared = view
 
     def _release(self, question: Question) -> None:
         if question._shared:
             question._shared.questions.discard(question)
-        question._shared, question._due = None, float("inf")
+        question._shared = None
 
-    def _pause(self, question: Question, seconds: float) -> None:
-        """Sleep between two polls; where others wait, too, until a moment at which all of them poll.
+    def _own_view(self, question: Question) -> _View:
+        """Return what is read of the question's thread for this question alone."""
+        thread = str(question.ref.get("thread_ts") or question.ref.get("ts"))
+        view: _View = question._memo.setdefault("view", _View(_channel_of(question), thread, question))
+        return view
 
-        These are the multiples of 1, 2, 4, 8 and 16 s: one reading then serves all whose poll is due.
+    def _share(self, view: _View, question: Question, read: Callable[[_View], Any]) -> Any:
+        """Return read(view); or what it returned a moment ago for somebody else who waits there.
+
+        A moment is a quarter of the pause between two polls. At the deadline it is read once more.
         """
-        now, step = self.clock.monotonic(), _POLL_MIN
-        together = len(self._shared_view(question).questions) > 1
-        if together and seconds > _POLL_MIN / 2:  # a poll took part of the pause
-            while step * 2 <= seconds:
-                step *= 2
-            seconds = min((now // step + 1) * step, question._ends) - now
-        question._due = now + seconds - 0.05  # clocks and sleeps are not that exact
-        self.clock.sleep(max(seconds, 0.0))
-
-    def _share(self, view: _View, question: Question, read: Callable[[_View], _Reading]) -> _Reading:
-        """Return the view's last reading, a new one if that began before the question's poll was due."""
-        over = self.clock.monotonic() >= question._ends  # then it has to be read once more
-        with view.lock:
-            if over or view.began < question._due:
-                began, view.error = self.clock.monotonic(), None
+        now, age = self.clock.monotonic(), self.clock.now() - question._record.asked
+        newest = now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4
+        if now >= question._ends:
+            newest = max(now - _POLL_MIN / 4, question._ends)
+        with view.lock:  # one reads, and the others take what it finds
+            if view is not question._shared or view.began < newest:
+                view.began, view.error = self.clock.monotonic(), None
                 try:
                     view.last = read(view)
                 except DeliveryError as error:
                     view.error = error
-                view.began = began
             if view.error:
                 raise copy.copy(view.error)
             return view.last
@@ -2624,8 +2580,9 @@ class _ChatAlerter(BaseAlerter):
         """
         answers = []
         for row in below:
-            if self._is_bot(row):
-                if self._asks_another(question, row):
+            if self._is_bot(row):  # what stands below another question belongs to that one
+                marks = [re.search(_MARKER, str(text)) for text in self._texts_of(row)]
+                if any(mark and mark[1] != question.token for mark in marks):
                     plain = ""
                 continue
             via = self._via(question, row, plain)
@@ -2633,28 +2590,18 @@ class _ChatAlerter(BaseAlerter):
                 answers.append(self._answer(question, row, via))
         return answers
 
-    def _asks_another(self, question: Question, row: _Dict) -> bool:
-        """True for what a bot wrote to ask another question: what stands below it belongs to that one."""
-        for text in self._texts_of(row):
-            mark = re.search(_MARKER, str(text))
-            if mark and mark[1] != question.token:
-                return True
-        return False
-
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
-        pages, files = self._cut(draft), [file for file in draft.files if file.data]
-        if len(pages) > _PARTS:
-            whole = self._whole(message)
-            pages = self._fewer(draft, pages, whole)
-            files += [] if whole.problem else [whole]
+        pages, whole = self._cut(draft)
         shown: list[_Dict] = []
-        for page in pages:
+        for page in self._fewer(draft, pages, whole):
             page.number = len(shown)
             shown.append(self._payload(draft, page))
+        files = [file for file in draft.files if file.data]
+        if whole and not whole.problem:
+            files.append(whole)
         shown += [{"file": file.name, "bytes": len(file.data)} for file in files]
-        alone = shown if len(shown) > 1 else shown[0]
-        return _json.dumps(alone, indent=2, ensure_ascii=False)
+        return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
 
     def _offer_taps(self, question: Question) -> None:
         for emoji in question._taps():
@@ -2669,18 +2616,15 @@ class _ChatAlerter(BaseAlerter):
     def _try_post(self) -> str:
         if not self._by_bot():
             return super()._try_post()
-        receipt = self.send(AlerterMessage(body=f"{_TEST} It is taken away at once."))
+        ref = self.send(AlerterMessage(body=f"{_TEST} It is taken away at once.")).ref
         points: list[tuple[bool | None, str]] = [(True, "posting: a test message was posted")]
-        try:
-            self._tap(receipt.ref, _TAPS[0])
-            points.append((True, "it could react"))
-        except DeliveryError as error:
-            points.append((None, f"it could not react: {error}"))
-        try:
-            self._take_away(receipt.ref)
-            points.append((True, "it could take the test message away"))
-        except DeliveryError as error:
-            points.append((None, f"it could not take the test message away: {error}"))
+        for what, work in (("react", functools.partial(self._tap, ref, _TAPS[0])),
+                           ("take the test message away", functools.partial(self._take_away, ref))):
+            try:
+                work()
+                points.append((True, f"it could {what}"))
+            except DeliveryError as error:
+                points.append((None, f"it could not {what}: {error}"))
         return _report(self._who, points)
 
     def _by_bot(self) -> bool:
@@ -2704,13 +2648,13 @@ class _ChatAlerter(BaseAlerter):
         return f"a webhook can only post; asking needs {self._token_field or 'another flavor'}"
 
     def _channel(self, params: AlerterParameters | None) -> str:
-        channel = str(self._option(params, self._channel_field, ""))
+        name = self._channel_field
+        channel = str(self._option(params, name, ""))
         if not channel and self._by_bot():
-            name = self._channel_field
             raise ConfigError(f"{self._who}: no channel: give {name} in the alerter or in the parameters")
-        problem = self._problem(self._channel_field, channel) if channel else ""
+        problem = self._problem(name, channel) if channel else ""
         if problem:
-            raise ConfigError(f"{self._who}: {self._channel_field}: {problem}")
+            raise ConfigError(f"{self._who}: {name}: {problem}")
         return channel
 
     def _problem(self, name: str, text: str) -> str:
@@ -2721,11 +2665,10 @@ class _ChatAlerter(BaseAlerter):
             return f"it is \"thread\" or \"channel\", not {text!r}"
         if name not in ("approvers", "mention"):
             return ""
-        bare = text.strip("<@!>")
         ids = self._person_id if name == "approvers" else f"{self._person_id}|{self._callable_id}"
         if not self._official() and text[:1] != "@":
             ids += r"|[\w.-]+"
-        if re.fullmatch(ids, bare):
+        if re.fullmatch(ids, text.strip("<@!>")):
             return ""
         return _id_in(text, rf"/({self._person_id})\b", f"is no id of {self._id_help[name]}")
 
@@ -2733,6 +2676,13 @@ class _ChatAlerter(BaseAlerter):
         above = message._reply_to.ref if message._reply_to else {}
         thread = getattr(params, "thread_ts", None) or above.get("thread_ts") or above.get("ts")
         return {"channel": self._channel(params), "thread": thread}
+
+
+def _in_plain(block: _Block) -> _Block:
+    """Return a block as one of the kinds that plain text can show."""
+    if block.kind == "facts":
+        return _as_lines(block)
+    return _Block("plain", block.lines) if block.kind in ("title", "picture") else block
 
 
 def _id_in(text: str, form: str, problem: str) -> str:
@@ -2763,45 +2713,27 @@ def _mapping(value: Any) -> _Dict:
 
 def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     """Return a part of an answer that should be a list, without what should not be in it."""
-    rows = value if isinstance(value, list) else []
-    return [row for row in rows if isinstance(row, kind)]
-
-
-class _Reading:
-    """What one reading of a channel or thread showed."""
-    def __init__(self, rows: list[_Dict], missing: DeliveryError | None = None,
-                 resumed: bool = False) -> None:
-        self.rows, self.missing = rows, missing  # the latter: why these are not all
-        self.resumed = resumed  # it went on where an earlier one had failed: its first rows are older
+    return [row for row in value if isinstance(row, kind)] if isinstance(value, list) else []
 
 
 class _View:
-    """A channel or thread, the questions for which it is read, and what is kept between two readings."""
-
+    """A channel or thread, the questions for which it is read, and what the last reading found."""
     def __init__(self, channel: str, thread: str = "", *questions: Question) -> None:
         self.channel, self.thread, self.questions = channel, thread, set(questions)
-        self.lock = _threading.Lock()  # one reads, and the others take what it finds
-        self.began = -1.0  # on clock.monotonic: when the last reading began
-        self.last = _Reading([])
-        self.error: DeliveryError | None = None  # what the last reading ended with
-        # Slack:
-        self.paging = _Paging()
-        self.free_at = self.taps_free_at = 0.0  # on clock.monotonic: no list, no reactions.get is read before
-        self.rationed = False
-        self.told = _SILENT  # what the channel told of this thread before it was last read whole
-        # Discord:
-        self.warned = False  # that replies come without their text
+        self.lock = _threading.Lock()
+        self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
+        self.last: Any = None
+        self.error: DeliveryError | None = None
+        self.free_at = -1.0  # Slack, on clock.monotonic: when it lets a rationed app read again; -1: always
+        self.warned = False  # Discord: that replies come without their text
 
 
-# The views of all questions that are waited for, by process, alerter, channel and thread.
+# Of all questions that are waited for: by process, token, `listen`, channel and thread.
 _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 
 
 def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
-    for row in rows:
-        if row.get(key) == ident:
-            return row
-    return None
+    return next((row for row in rows if row.get(key) == ident), None)
 
 
 def _channel_of(question: Question) -> str:
@@ -2833,11 +2765,10 @@ _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
 _ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"
 _DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
-_SCOPES = (("chat:write", "to post"), ("reactions:write", "to offer one tap"),
-           ("reactions:read", "to read all taps"), ("files:write", "for images and long texts"))
-_ALL_SCOPES = ["chat:write", "channels:history", "groups:history", "channels:read", "groups:read",
-               "reactions:read", "reactions:write", "files:write", "users:read"]
-_SLACK_BUSY = ("ratelimited", "rate_limited", "org_login_required", "team_added_to_org")
+_SCOPES = {"chat:write": "to post", "reactions:write": "to offer one tap",
+           "reactions:read": "to read all taps", "files:write": "for images and long texts"}
+_MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
+_SLACK_BUSY = ("ratelimited", "rate_limited", "org_login_required", "team_added_to_org", "invalid_cursor")
 _SLACK_MARKS = {"bold": "*{}*", "italic": "_{}_", "strike": "~{}~", "code": "`{}`"}
 _SLACK_DOUBTFUL = ("fatal_error", "internal_error", "service_unavailable", "request_timeout")  # may be done
 _SLACK_HINTS = {  # docs.slack.dev/reference/methods
@@ -2862,6 +2793,7 @@ _LISTEN = "thread, or channel: plain messages in the channel answer the newest q
 _CASE = "whether capitals count in the words that decide"
 _SLACK_CHANNEL = "id (C…), at the end of View channel details"
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
+_ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # whom its token belongs to, with "scopes" where the service tells
 
 
 @_dataclass
@@ -2914,8 +2846,9 @@ class SlackAlerter(_ChatAlerter):
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
         if name == "slack_channel_id":
             return "Invite the app in the channel: /invite @alerters"
-        app = {"display_information": {"name": "alerters"}, "oauth_config": {"scopes": {"bot": _ALL_SCOPES}},
-               "features": {"bot_user": {"display_name": "alerters"}}}
+        app = {"display_information": {"name": "alerters"},
+               "features": {"bot_user": {"display_name": "alerters"}},
+               "oauth_config": {"scopes": {"bot": [*_SCOPES, *_MORE_SCOPES]}}}
         manifest = _parse.quote(_json.dumps(app, separators=(",", ":")))
         link = f"https://api.slack.com/apps?new_app=1&manifest_json={manifest}"
         return ("Open this link, choose the workspace and create the app; it has every scope:\n"
@@ -2923,9 +2856,6 @@ class SlackAlerter(_ChatAlerter):
 
     def _can_follow(self, ref: _Dict) -> bool:
         return "ts" in ref
-
-    def _take_away(self, ref: _Dict) -> None:
-        self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
 
     def _official(self) -> bool:
         return bool(re.match(_ON_SLACK, self.slack_api_url if self.slack_token else self.slack_webhook_url))
@@ -2940,50 +2870,46 @@ class SlackAlerter(_ChatAlerter):
         """Try the token, its scopes, the channel, and reading there."""
         if not self.slack_token:
             return "ok    the webhook's form is right; only a post can tell more"
-        who = self._call("auth.test", {})
+        _ACCOUNTS.pop(self, None)
+        who = self._account()
         points: list[tuple[bool | None, str]] = [(True, f"token: {who.get('user')} in {who.get('team')}")]
-        for scope, use in _SCOPES:
+        for scope, use in _SCOPES.items():
             if scope not in who.get("scopes", scope):
                 problem = f"scope {scope} is missing ({use}): add it, reinstall the app"
                 points.append((False if scope == "chat:write" else None, problem))
-        points += self._check_channel()
-        return _report(self._who, points)
+        return _report(self._who, points + self._check_channel())
 
-    def _check_channel(self) -> Iterator[tuple[bool | None, str]]:
+    def _check_channel(self) -> list[tuple[bool | None, str]]:
         where = {"channel": self._channel(None), "limit": "1"}
+        point: tuple[bool | None, str]
         try:
             channel = _mapping(self._call("conversations.info", where).get("channel"))
-            name = channel.get("name") or where["channel"]
+            point = True, f"channel {channel.get('name') or where['channel']}"
             if channel.get("is_member") is False:
-                yield False, f"channel {name}: invite the bot with /invite"
-                return
-            yield True, f"channel {name}"
+                return [(False, f"{point[1]}: invite the bot with /invite")]
         except DeliveryError as error:
             if error.code != "missing_scope":
-                yield False, f"channel: {error}"
-                return
-            yield None, "channel: its name and members need the scope channels:read, or groups:read"
+                return [(False, f"channel: {error}")]
+            point = None, "channel: its name and members need the scope channels:read, or groups:read"
         try:
             self._call("conversations.history", where)
-            yield True, "may read replies"
+            return [point, (True, "may read replies")]
         except DeliveryError as error:
-            yield False, f"may read replies: {error}"
+            return [point, (False, f"may read replies: {error}")]
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and its reactions. One request when nothing has changed."""
-        own = self._own_view(question, question.ref.get("thread_ts") or question.ref["ts"])
-        thread = self._thread(question, own)
-        question._missing = thread.missing
-        row = _row_of(thread.rows, "ts", question.ref["ts"])
-        gone = row.get("subtype") == "tombstone" if row else not thread.missing
-        if gone:
-            raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
-        row = self._with_all_taps(question, own, None if thread.resumed else row)
+        known, rows = self._thread(question)
+        row = self._with_all_taps(question, known)
         question._record.author = question._record.author or row.get("user")
-        answers = self._answers(question, _below(question, thread.rows), "reply")
+        answers = self._answers(question, _below(question, rows), "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
-            answers += self._answers(question, _below(question, self._channel_rows(question)), "channel")
+            view = question._shared or self._own_view(question)
+            rows, missing = self._share(view, question, self._read_channel)
+            question._missing = question._missing or missing
+            if not missing:  # of a part nobody knows which question stands above it
+                answers += self._answers(question, _below(question, rows), "channel")
         answers.sort(key=_time_of)
         for reaction in _rows_of(row.get("reactions")):
             for user in _rows_of(reaction.get("users"), str):
@@ -2991,31 +2917,28 @@ class SlackAlerter(_ChatAlerter):
                     answers.append({"by": user, "text": str(reaction.get("name")), "via": "reaction"})
         return answers
 
-    def _thread(self, question: Question, own: _View) -> _Reading:
-        """Return the question's thread, read as far as Slack lets, or as it was if nothing has moved there.
+    def _thread(self, question: Question) -> tuple[_Dict | None, list[_Dict]]:
+        """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
-        conversations.history gives reply_count, latest_reply and reactions of each question in a channel. It
-        does not tell of edited answers: for these a thread is read again now and then, and at the deadline.
+        Of many questions in a channel conversations.history tells which have no replies: one call for all.
         """
-        shared, told = question._shared, None
-        if shared and shared.thread:
-            own = shared
-        elif shared and len(shared.questions) > 1 and self.clock.monotonic() < question._ends:
-            channel = self._share(shared, question, self._read_channel)
-            row = _row_of(channel.rows, "ts", question.ref["ts"])
-            if row:
-                told, lately = _told(row), shared.began < own.began + _POLL_MAX
-                if told == own.told and (lately or told == _SILENT):
-                    replies = [reply for reply in own.last.rows if reply.get("ts") != row["ts"]]
-                    return _Reading([row, *replies])
-        thread = self._share(own, question, self._read_thread)
-        own.told = None if thread.missing else told
-        return thread
+        view, ts = question._shared, question.ref["ts"]
+        if not view or not view.thread:
+            if view and len(view.questions) > 1 and self.clock.monotonic() < question._ends:
+                row = _row_of(self._share(view, question, self._read_channel)[0], "ts", ts)
+                if row and not row.get("reply_count"):
+                    return row, []
+            view = self._own_view(question)
+        rows, question._missing = self._share(view, question, self._read_thread)
+        row = _row_of(rows, "ts", ts)
+        if not question._missing and (row is None or row.get("subtype") == "tombstone"):
+            raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
+        return None if question._missing else row, rows
 
-    def _read_thread(self, view: _View) -> _Reading:
-        return self._read_list(view, "replies", {"channel": view.channel, "ts": view.thread}, view.paging)
+    def _read_thread(self, view: _View) -> tuple[list[_Dict], DeliveryError | None]:
+        return self._read(view, self._pages("replies", {"channel": view.channel, "ts": view.thread}))
 
-    def _read_channel(self, view: _View) -> _Reading:
+    def _read_channel(self, view: _View) -> tuple[list[_Dict], DeliveryError | None]:
         """Read a channel from the oldest question that somebody waits for to its end, or to the newest one.
 
         The latter in one page: a question that is not in it is read for itself.
@@ -3023,72 +2946,77 @@ class SlackAlerter(_ChatAlerter):
         refs = sorted((question.ref for question in list(view.questions)), key=_moment)
         args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
         if self.listen == "channel":
-            return self._read_list(view, "history", args, _Paging())
+            return self._read(view, self._pages("history", args))
         args["latest"] = str(refs[-1]["ts"])
-        return self._read_list(view, "history", args, _Paging(), pages=1)
+        return self._read(view, itertools.islice(self._pages("history", args), 1))
 
-    def _read_list(self, view: _View, kind: str, args: _Dict, paging: _Paging, pages: int = 50) -> _Reading:
-        """Read a list to its end, or as far as Slack lets: some apps may read one page of 15 rows a minute.
+    def _read(self, view: _View, pages: Iterable[list[_Dict]]) -> tuple[list[_Dict], DeliveryError | None]:
+        """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
 
-        Then nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
+        Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
-        now, resumed = self.clock.monotonic(), bool(paging.cursor)
-        ends = [question._ends for question in list(view.questions)]
-        ends_soon = any(now < end < now + _RATION for end in ends)
-        if now < view.free_at or view.rationed and ends_soon:
-            return _Reading([], _failure(self._who, "Slack rations the reading of answers", cure="again"))
+        now, rows = self.clock.monotonic(), []
+        ends_soon = any(now < question._ends < now + _RATION for question in list(view.questions))
+        if now < view.free_at or view.free_at >= 0 and ends_soon:
+            return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
         try:
-            return _Reading(self._rows(kind, args, paging, pages=pages), resumed=resumed)
+            for page in pages:
+                rows += page
         except DeliveryError as error:
-            if error.retry_after is None and pages > 1:
+            if error.retry_after is None:
                 raise
-            view.free_at, view.rationed = now + (error.retry_after or 0.0), error.retry_after is not None
-            return _Reading(paging.rows, error, resumed)
+            view.free_at = now + error.retry_after
+            return rows, error
+        return rows, None
 
-    def _channel_rows(self, question: Question) -> list[_Dict]:
-        """Return the channel's rows from the question on, none where they cannot all be read."""
-        view = question._shared or self._own_view(question)
-        channel = self._share(view, question, self._read_channel)
-        question._missing = question._missing or channel.missing
-        return [] if channel.missing else channel.rows
+    def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
+        """Yield the pages of conversations.`kind`."""
+        asked = {**args, "limit": _SLACK_PAGE}
+        for _ in range(50):
+            page = self._call(f"conversations.{kind}", asked, until)
+            yield page["messages"]
+            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
+            if not asked["cursor"]:
+                return
+        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
 
-    def _with_all_taps(self, question: Question, own: _View, row: _Dict | None) -> _Dict:
+    def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
         """Return the question's row with all who gave its reactions; only reactions.get is sure to list them.
 
         row: as it came with the thread, None if it did not. The question is told what stays unread.
         """
-        known = row or {}
-        partial = [reaction for reaction in _rows_of(known.get("reactions")) if _lacks_users(reaction)]
-        if row and not partial:
+        known, unread = row or {}, []
+        for reaction in _rows_of(known.get("reactions")):
+            if len(_rows_of(reaction.get("users"), str)) < int(reaction.get("count", 0)):
+                unread.append(question._verdict(str(reaction.get("name")), True))
+        if row and not any(unread):
             return row
-        now = self.clock.monotonic()
-        if now >= own.taps_free_at:
-            args = {"channel": own.channel, "timestamp": question.ref["ts"], "full": "true"}
-            try:
-                whole: _Dict = self._call("reactions.get", args)["message"]
-                return whole
-            except DeliveryError as error:
-                if error._final and error.code != "missing_scope":
-                    raise
-                own.taps_free_at = now + (error.retry_after or 0.0)
-        unread = [question._verdict(str(reaction.get("name")), True) for reaction in partial]
+        args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
+        try:
+            whole: _Dict = self._call("reactions.get", args)["message"]
+            return whole
+        except DeliveryError as error:
+            if error.code != "missing_scope":
+                raise
         question._veto_unread = row is None or "declined" in unread
-        if row is None or any(unread):
-            lacking = _failure(self._who, "not all reactions can be read", cure="again")
-            question._missing = question._missing or lacking
+        lacking = _failure(self._who, "not all reactions can be read", cure="again")
+        question._missing = question._missing or lacking
         return known
 
     def _via(self, question: Question, row: _Dict, plain: str) -> str:
         in_a_thread = row.get("thread_ts") not in (None, row["ts"])
-        if not _is_person(row) or row["user"] == self._me():
+        # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
+        by_person = row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
+        if not by_person or row.get("user") in (None, "USLACKBOT", self._me()):
             return ""
         return "" if plain == "channel" and in_a_thread else plain
 
     def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
         until = _moment(question.ref) + question._time_given()  # by Slack's clock, as `at`
-        return {"by": row["user"], "text": self._plain(row.get("text"), self._me()), "via": via,
-                "at": _moment(row.get("edited")) or _moment(row), "until": until}
+        text = self._plain(row.get("text"))
+        at = _moment(row.get("edited")) or _moment(row)
+        return {"by": row["user"], "text": text, "via": via, "at": at, "until": until}
 
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
@@ -3096,53 +3024,27 @@ class SlackAlerter(_ChatAlerter):
     def _texts_of(self, row: _Dict) -> list[Any]:
         return [row.get("text")]
 
-    def _plain(self, text: object, me: str) -> str:
+    def _plain(self, text: object) -> str:
         """Return Slack's markup as typed: links first, entities last."""
-        text = re.sub(rf"<@{re.escape(me)}(\|[^>]*)?>", " ", str(text or ""))
+        text = re.sub(rf"<@{re.escape(self._me())}(\|[^>]*)?>", " ", str(text or ""))
         text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
         return _without_entities(text)
 
-    def _rows(self, kind: str, args: _Dict, paging: _Paging, until: float | None = None,
-              pages: int = 50) -> list[_Dict]:
-        """Return all rows of conversations.`kind`. After a failed page the next call goes on there."""
-        for _ in range(pages):
-            asked = {**args, "limit": _SLACK_PAGE}
-            if paging.cursor:
-                asked["cursor"] = paging.cursor
-            try:
-                page = self._call(f"conversations.{kind}", asked, until)
-            except DeliveryError as error:
-                if error.code == "invalid_cursor":  # it has expired: from the start again
-                    paging.cursor, paging.rows = "", []
-                    error._cure = "later"
-                raise
-            rows = [*paging.rows, *page["messages"]]
-            paging.rows = rows
-            paging.cursor = (page.get("response_metadata") or {}).get("next_cursor") or ""
-            if not paging.cursor:
-                paging.rows = []
-                return rows
-        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
-
-    @_documented
     def _find(self, question: Question) -> _Dict | None:
-        def is_it(row: _Dict) -> bool:
-            return question.token in str(row.get("text"))
-
-        return self._find_post(question._record.where or {}, question._record.asked, is_it)
+        return self._find_post(question._record.where or {}, question._record.asked, question.token)
 
     @_documented
-    def _find_post(self, where: _Dict, since: float, is_it: Callable[[_Dict], bool],
-                   until: float | None = None) -> _Dict | None:
-        """Return the ref of a message of ours that may or may not have been posted."""
+    def _find_post(self, where: _Dict, since: float, mark: str, until: float | None = None) -> _Dict | None:
+        """Return the ref of a message of ours with a mark in it, that may or may not have been posted."""
         channel, thread = where["channel"], where["thread"]
         if thread:
-            rows = self._rows("replies", {"channel": channel, "ts": thread}, _Paging(), until)
+            pages = self._pages("replies", {"channel": channel, "ts": thread}, until)
         else:
             args = {"channel": channel, "oldest": f"{since - _LOOK_BACK:.6f}"}
-            rows = self._rows("history", args, _Paging(), until)
+            pages = self._pages("history", args, until)
+        rows = list(itertools.chain.from_iterable(pages))
         for row in sorted(rows, key=_moment):
-            if row.get("user") == self._me() and is_it(row):
+            if row.get("user") == self._me() and mark in str(row):
                 ref = {"channel": channel, "ts": row["ts"]}
                 return {**ref, "thread_ts": thread} if thread else ref
         return None
@@ -3160,10 +3062,22 @@ class SlackAlerter(_ChatAlerter):
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
         self._call("reactions.add", args, sure=True)
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    def _take_away(self, ref: _Dict) -> None:
+        self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
+
+    def _link(self, ref: _Dict) -> str | None:
+        # Its form: docs.slack.dev/reference/methods/chat.getPermalink; auth.test tells the rest.
+        url = _ACCOUNTS.get(self, {}).get("url")
+        if not url or "ts" not in ref:
+            return None
+        link = f"{url}archives/{ref['channel']}/p{ref['ts'].replace('.', '')}"
+        above = ref.get("thread_ts")
+        return f"{link}?thread_ts={above}&cid={ref['channel']}" if above else link
+
     def _account(self) -> _Dict:
-        """Return whom the token belongs to; with "scopes" where the service tells them."""
-        return self._call("auth.test", {}, sure=True)
+        if self not in _ACCOUNTS:
+            _ACCOUNTS[self] = self._call("auth.test", {}, sure=True)
+        return _ACCOUNTS[self]
 
     def _takes_word(self, word: str) -> bool:
         return not _has_unknown_emoji(word)
@@ -3172,18 +3086,13 @@ class SlackAlerter(_ChatAlerter):
         return str(self._account().get("user_id"))
 
     def _ready_to_read(self, where: _Dict) -> None:
-        kinds = {"D": ["im"], "U": ["im"], "W": ["im"], "G": ["groups", "mpim"]}
-        kinds_here = kinds.get(where["channel"][:1], ["channels", "groups", "mpim"])
-        wanted = [f"{kind}:history" for kind in kinds_here]
-        granted = set(self._account().get("scopes", wanted))
-        if not granted & set(wanted):
-            SlackAlerter._account.cache_clear()  # the app may be given one meanwhile
+        wanted = ["channels:history", "groups:history"]
+        if where["channel"][:1] in "DUW":
+            wanted = ["im:history"]
+        if set(wanted).isdisjoint(self._account().get("scopes", wanted)):
+            _ACCOUNTS.pop(self, None)  # the app may be given one meanwhile
             what = f"missing_scope: to read the answers the app needs {' or '.join(wanted)}"
             raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, cure="people")
-        if {"chat:write.public", "channels:read"} <= granted and re.fullmatch("C[A-Z0-9]+", where["channel"]):
-            info = self._call("conversations.info", {"channel": where["channel"]}, sure=True)
-            if _mapping(info.get("channel")).get("is_member") is False:  # there it may post, but not read
-                raise _failure(self._who, "not_in_channel", code="not_in_channel", hints=_SLACK_HINTS)
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented
@@ -3202,8 +3111,6 @@ class SlackAlerter(_ChatAlerter):
         return bool(self.slack_token)
 
     def _measure(self, text: str) -> int:
-        if text.isascii():
-            return len(text)
         return len(text.encode("utf-16-le")) // 2  # how it counts is not documented: the most it can be
 
     def _mark(self, style: str, text: str, url: str) -> str:
@@ -3222,15 +3129,11 @@ class SlackAlerter(_ChatAlerter):
             return f"<@{text}>"
         if style != "code":
             safe = _unfenced(safe)
-        if style not in _SLACK_MARKS:
-            return safe
-        return _SLACK_MARKS[style].format(safe)
+        return _SLACK_MARKS.get(style, "{}").format(safe)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
-        own: list[_Dict] = []
-        if page.first:
-            own = list(map(dict, getattr(draft.params, "blocks", None) or ()))
+        own = list(map(dict, getattr(draft.params, "blocks", None) or ())) if page.first else []
         said: list[str] = []
         blocks: list[_Dict] = []
         for kind, written in _grouped(page.blocks):
@@ -3262,19 +3165,17 @@ class SlackAlerter(_ChatAlerter):
         if kind == "title":  # no markup, but who knows what reads it
             title = re.sub(r"<(?=[!@#])", "<\u200b", _without_entities(lines[0]))
             return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
-        if kind == "facts":
+        if kind == "facts":  # ten at most in one section
             fields = [_mrkdwn(f"*{name}*\n{value}") for name, value in lines]
-            tens = [fields[at:at + 10] for at in range(0, len(fields), 10)]
-            return [{"type": "section", "fields": ten} for ten in tens]
+            starts = range(0, len(fields), 10)
+            return [{"type": "section", "fields": fields[start:start + 10]} for start in starts]
         if kind == "picture":
             files = [block.file for block in written]
             return [{"type": "image", "image_url": file.url, "alt_text": file.name} for file in files]
         if kind == "note":
             return [{"type": "context", "elements": list(map(_mrkdwn, lines))}]
         text = self._said(kind, written).strip("\n")
-        if not text.strip():
-            return []
-        return [{"type": "section", "text": _mrkdwn(text), "expand": True}]
+        return [{"type": "section", "text": _mrkdwn(text), "expand": True}] if text.strip() else []
 
     @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
@@ -3284,45 +3185,33 @@ class SlackAlerter(_ChatAlerter):
             _insist(lambda: self._post_webhook(payload, until), self.clock, until)
             return {}
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
-        mark = f"'block_id': '{draft.nonce}-{page.number}'"
-
-        def is_it(row: _Dict) -> bool:
-            if draft.message._question and page.first:  # its token is in it
-                return draft.nonce in str(row.get("text"))
-            if mark in str(payload):
-                return mark in str(row.get("blocks"))
-            if _moment(row) < started - 5:
-                return False
-            return self._words(row) == self._words(payload)
+        mark = f"'{draft.nonce}-{page.number}'"
 
         def find() -> _Dict | None:
-            return self._find_post(where, started, is_it, until)
+            return self._find_post(where, started, mark, until)
 
         def post() -> _Dict:
             self._note_time(draft, page)
             answer = self._call("chat.postMessage", payload, until)
             return {"channel": answer.get("channel") or where["channel"], "ts": str(answer.get("ts"))}
 
-        ref = _insist(post, self.clock, until, find=find)
+        # Slack knows no repeats: without the mark of a block nobody can tell whether it was posted.
+        ref = _insist(post, self.clock, until, find=find if mark in str(payload) else None)
         if where["thread"]:
             ref["thread_ts"] = where["thread"]
         self._upload(page.files, ref, until)
         return ref
 
-    def _words(self, row: _Dict) -> list[str]:
-        return _canonical(self._plain(row.get("text"), "-")).split()
-
     def _post_webhook(self, payload: _Dict, until: float) -> None:
         url = self._secret("slack_webhook_url")
         answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
-        word, code = answer.text.strip(), None
+        word = answer.text.strip()
         taken = word == "ok"
         if "://hooks.slack" not in url:  # Mattermost and others answer what they like
             taken = not answer.is_page()
         if taken and 200 <= answer.status < 300:
             return
-        if re.fullmatch(r"[a-z_]{3,50}", word):
-            code = word
+        code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
         what = code or f"HTTP {answer.status} from the webhook"
         raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
@@ -3339,23 +3228,12 @@ class SlackAlerter(_ChatAlerter):
                 file.problem = str(error)
         if not placed:
             return
-        thread = ref.get("thread_ts") or ref["ts"]
-        ids = {file_id for _, file_id in placed}
-
-        def find() -> _Dict | None:
-            for row in self._rows("replies", {"channel": ref["channel"], "ts": thread}, _Paging(), until):
-                if ids & {file.get("id") for file in _rows_of(row.get("files"))}:
-                    return row
-            return None
-
-        def share() -> Any:
-            return self._call("files.completeUploadExternal", args, until)
-
         words = "\n".join(self._mark("text", file.name, "") for file, _ in placed)
+        thread = ref.get("thread_ts") or ref["ts"]
         args = {"channel_id": ref["channel"], "thread_ts": thread, "initial_comment": words,
                 "files": _json.dumps([{"id": file_id, "title": file.name} for file, file_id in placed])}
         try:
-            _insist(share, self.clock, until, find=find)
+            _insist(lambda: self._call("files.completeUploadExternal", args, until), self.clock, until)
         except DeliveryError as error:
             for file, _ in placed:
                 file.problem = str(error)
@@ -3364,9 +3242,8 @@ class SlackAlerter(_ChatAlerter):
         """Upload the bytes of a file, which nobody sees yet; return its id."""
         about = {"filename": file.name, "length": str(len(file.data))}
         place = self._call("files.getUploadURLExternal", about, until, sure=True)
-        url, file_id = str(place.get("upload_url")), str(place.get("file_id"))
-        local = not self.slack_api_url.lower().startswith("https://")
-        if _url_problem(url) or not local and not url.startswith("https://"):
+        url = str(place.get("upload_url"))
+        if _url_problem(url):
             raise _failure(self._who, "no usable upload address in the answer")
 
         def send_bytes() -> None:  # without the token: the URL has its own
@@ -3376,7 +3253,7 @@ class SlackAlerter(_ChatAlerter):
                 raise answer.refusal(self._who, f"HTTP {answer.status} for the upload")
 
         _insist(send_bytes, self.clock, until, sure=True)
-        return file_id
+        return str(place.get("file_id"))
 
     def _call(self, method: str, args: _Dict, until: float | None = None, sure: bool = False) -> _Dict:
         """Return the answer of a Web API method. sure: once more does no harm."""
@@ -3392,10 +3269,9 @@ class SlackAlerter(_ChatAlerter):
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
-        done = data.get("ok") is True or data.get("error") == "already_reacted"
-        if answer.status == 200 and done:
-            return data if scopes is None else {**data, "scopes": re.split(r"[,\s]+", scopes)}
         word = data.get("error")
+        if answer.status == 200 and (data.get("ok") is True or word == "already_reacted"):
+            return data if scopes is None else {**data, "scopes": re.split(r"[,\s]+", scopes)}
         code = word if isinstance(word, str) else None
         if answer.status != 200 or not code:
             what = code or f"HTTP {answer.status}, no answer of Slack"
@@ -3433,32 +3309,6 @@ def _moment(row: Any) -> float:
 def _below(question: Question, rows: list[_Dict]) -> list[_Dict]:
     asked = _moment(question.ref)
     return sorted((row for row in rows if _moment(row) > asked), key=_moment)
-
-
-def _is_person(row: _Dict) -> bool:
-    """True if a person wrote the row. Source: docs.slack.dev/reference/events/message/bot_message"""
-    if row.get("bot_id") or row.get("user") in (None, "USLACKBOT"):
-        return False
-    return row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
-
-
-def _told(row: _Dict) -> tuple[Any, ...] | None:
-    return row.get("thread_ts"), row.get("reply_count"), row.get("latest_reply")
-
-
-_SILENT = _told({})  # nobody ever replied
-
-
-def _lacks_users(reaction: _Dict) -> bool:
-    """True if Slack left out some who gave it, as it does outside of reactions.get."""
-    return len(_rows_of(reaction.get("users"), str)) < int(reaction.get("count", 0))
-
-
-class _Paging:
-    """How far the reading of a list has come: after a failed page it goes on there, not from its start."""
-    def __init__(self) -> None:
-        self.cursor = ""  # Slack's word for the next page
-        self.rows: list[_Dict] = []  # of the pages so far
 
 
 # === Discord ===
@@ -3597,7 +3447,7 @@ class DiscordAlerter(_ChatAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
         own = self._own_view(question)
-        rows = self._share(question._shared or own, question, self._read_channel).rows
+        rows = self._share(question._shared or own, question, self._read_channel)
         place, mid = question.ref["channel_id"], question.ref["message_id"]
         message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
@@ -3611,11 +3461,11 @@ class DiscordAlerter(_ChatAlerter):
         answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 
-    def _read_channel(self, view: _View) -> _Reading:
+    def _read_channel(self, view: _View) -> list[_Dict]:
         """List a channel from the oldest question on that somebody waits for."""
         asked = [int(question.ref["message_id"]) for question in list(view.questions)]
         oldest = min(asked)
-        return _Reading(self._rows(f"/channels/{view.channel}/messages?", oldest - 1))
+        return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
 
     def _thread_rows(self, message: _Dict) -> list[_Dict]:
         """Return what stands in the thread on a question, if there is one: its channel has the same id."""
@@ -7093,8 +6943,9 @@ class _Page:
 
     def stand_in(self, frame: _Page) -> None:
         """Put what the frame holds around the text of this page: title above, facts and the rest below."""
-        above = [block for block in frame.blocks if block.kind in ("ping", "title")]
-        self.blocks = above + self.blocks + frame.blocks[len(above):]
+        above = sum(block.kind in ("ping", "title") for block in frame.blocks)
+        self.blocks = frame.blocks[:above] + self.blocks + frame.blocks[above:]
+        self.sources = frame.sources[:above] + self.sources + frame.sources[above:]
 
     def says_something(self) -> bool:
         """False for blank lines alone, which services refuse."""

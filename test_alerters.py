@@ -3506,7 +3506,9 @@ def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(c
             if kind == "slack":
                 good = sent and shown <= 1 and (shown == 1 or named and warned)
                 page = call == "/upload/" and name in ("a page", "list")  # the status tells
-                good = good and (times is None or name in FINAL or page or shown == 1 and not named)
+                unknown = call == "completeUploadExternal" and name in DOUBT
+                good = good and (times is None or name in FINAL or page or unknown or
+                                 shown == 1 and not named)
             else:  # one call holds text and file, so its fate is that of a post
                 good = len(rows) <= 1 and (sent is bool(rows) or "act" in name or name == "cut short")
             if not good or clock.monotonic() - began > 120:
@@ -3565,17 +3567,18 @@ def test_a_refusal_after_a_doubt_is_no_certain_loss(chats, relay, clock):
     assert len(service.posted) == len(relay.mails) == 1
 
 
-@pytest.mark.parametrize("own_id", [False, True])
-def test_a_doubtful_post_is_found_whatever_its_blocks_and_the_clocks(chats, clock, own_id):
+def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
     _, service = chats["slack"]
     ahead = SimpleNamespace(now=lambda: clock.now() + 300, monotonic=clock.monotonic, sleep=clock.sleep)
     alerter = dataclasses.replace(slack_alerter(service))
-    object.__setattr__(alerter, "clock", clock if own_id else ahead)
-    params = SlackAlerterParameters(blocks=[{"type": "divider", "block_id": "mine"}] if own_id else None)
+    object.__setattr__(alerter, "clock", ahead)
     service.fail("chat.postMessage", Fault("act_reset"))
-    assert alerter.post("x", params) is True and len(service.posted) == 1
+    assert alerter.post("x") is True and len(service.posted) == 1
     service.fail("chat.postMessage", Fault("reset"))
-    assert alerter.post("y", params) is True and len(service.posted) == 2
+    assert alerter.post("y") is True and len(service.posted) == 2
+    own = SlackAlerterParameters(blocks=[{"type": "divider", "block_id": "mine"}])  # nothing to know it by
+    service.fail("chat.postMessage", Fault("act_reset"))
+    assert alerter.post("z", own) is False and len(service.posted) == 3
 
 
 ODD_ANSWERS = {  # what answers which call -> what becomes of the post
@@ -5911,7 +5914,8 @@ def test_two_questions_in_one_rationed_thread_keep_their_answers(slack_room):
         room.service.say(room.bob, f"remark {i}", thread)
     room.service.say(room.ann, "yes", thread)
     room.service.ration("conversations.replies")
-    assert first.wait().status == "timeout"
+    with pytest.raises(DeliveryError, match="could not be read when the time was over"):  # two pages
+        first.wait()
 
 
 # === Asking: words and emoji ===
@@ -6748,17 +6752,6 @@ def test_no_time_out_is_said_where_a_rationed_thread_could_not_be_read_in_the_en
     assert (caught.value.outcome, room.clock.now() - room.clock.start) == ("unknown", 44)
 
 
-def test_slack_reads_a_rationed_thread_of_more_than_a_page(slack_room):
-    room = slack_room
-    room.service.ration("conversations.replies")
-    question = room.ask(timeout=900)
-    for i in range(40):
-        room.reply(question, room.bob, f"remark {i}")
-    answer = room.reply(question, room.ann, "yes")
-    assert question.wait() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
-    assert room.clock.now() - room.clock.start <= 240
-
-
 def test_slack_reads_reactions_in_between_where_the_channel_is_rationed_too(slack_room):
     room = slack_room
     room.service.ration("conversations.replies")
@@ -6936,7 +6929,7 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
             assert room.clock.monotonic() - start == pytest.approx(110)
             told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
             told = [text for text in told if "waiting for the answers goes on" in text]
-            assert len(told) == (kind != "429" or room.kind != "slack")  # there it is read bit by bit
+            assert len(told) == 1
             room.clock.sleep(500)
 
 
@@ -8416,16 +8409,6 @@ def test_what_slack_would_not_let_read_is_not_asked(slack_room, channel, scopes,
         assert (room.service.posted, _records()) == ([], {})
         room.service.scopes |= {"channels:history", "im:history"}
     assert alerter.open_question("Deploy?").ref
-
-
-def test_a_public_channel_that_slack_lets_post_to_but_not_read_is_not_asked_in(slack_room):
-    room = slack_room
-    room.service.scopes.add("chat:write.public")
-    room.service.channels["C0ALERTS"]["is_member"] = False
-    assert room.alerter().post("x") is True
-    with pytest.raises(DeliveryError, match="not_in_channel: invite the bot"):
-        room.ask()
-    assert len(room.service.posted) == 1
 
 
 @pytest.mark.parametrize("lacks, above, asks", [
