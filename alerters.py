@@ -3974,25 +3974,25 @@ class SMTPEmailAlerter(BaseAlerter):
             raise ConfigError(f"{self._who}: smtp_server and sender_email are needed")
         name, address = _mailbox(self.sender_email, f"{self._who}: sender_email")
         self._set("sender_email", f'"{name}" <{address}>' if name else address)
-        self._set("recipient_email", tuple(self._recipients(self.recipient_email)))
+        self._set("recipient_email", tuple(self._recipients(None)))
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
             raise ConfigError(f"{self._who}: a password is not sent without TLS: leave use_tls=True")
 
     @property
     def _sender(self) -> str:
         """The sender's address, without the name that may stand before it."""
-        return _email_utils.parseaddr(self.sender_email)[1]
+        return _mailbox(self.sender_email, self._who)[1]
 
     def check(self) -> str:
         """Connect over SMTP, and over IMAP if it is set, and log in there."""
-        points: list[tuple[bool | None, str]] = []
         login = "connected and logged in" if self.password else "connected; no password is set, so no log-in"
-        ways = [(f"SMTP: {login}", lambda: self._transact(b"", [], [], {}, self._until()))]
+        ways: _Dict = {f"SMTP: {login}": self._smtp}
         if self.imap_server:
-            ways.append(("IMAP: connected and logged in", lambda: _log_out(self._imap(self._until()))))
-        for done, way in ways:
+            ways["IMAP: connected and logged in"] = self._imap
+        points: list[tuple[bool | None, str]] = []
+        for done, way in ways.items():
             try:
-                _insist(way, self.clock, self._until(), tries=1)
+                way(self._until()).sock.close()
                 points.append((True, done))
             except DeliveryError as error:
                 points.append((False, f"{done[:4]}: {error}"))
@@ -4006,34 +4006,36 @@ class SMTPEmailAlerter(BaseAlerter):
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         message = _message(message)
         loaded = message._files(self._who)
-        mail, recipients, files = self._compose(message, params, loaded)
+        mail, people, files = self._compose(message, params, loaded)
         try:
-            self._deliver(mail, recipients, files)
+            self._deliver(mail, people, files)
         except DeliveryError as error:
             if not files or error.status != 552 or error.outcome != "not_sent":
                 raise
             for file in files:
                 file.problem = _one_line(error.args[0], 200)
-            _log().warning("%s; it goes without %s", error, ", ".join(file.name for file in files))
+            _log().warning("%s; it goes without %s", error, ", ".join([file.name for file in files]))
             mail, _, _ = self._compose(message, params, loaded, attach=False)
-            self._deliver(mail, recipients, [])
+            self._deliver(mail, people, [])
         return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
 
-    def _recipients(self, given: Any) -> list[str]:
+    def _recipients(self, params: AlerterParameters | None) -> list[str]:
         where, found = f"{self._who}: recipient_email", {}
-        for names in _names(given or None, where) or ():
+        given = getattr(params, "recipient_email", None) or self.recipient_email or None
+        for names in _names(given, where) or ():
             for name in re.split("[,;]", names):
                 found[_mailbox(name, where)[1]] = True
         return list(found)
 
-    def _new_mail(self, subject: str, to: Sequence[str], question: Question | None, ident: str,
+    def _new_mail(self, subject: str, to: Iterable[str], question: Question | None, ident: str,
                   above: _Dict) -> _email_message.EmailMessage:
         """Return a mail without a body. ident: for its Message-ID; above: the ref of what it answers."""
         domain = self._sender.rpartition("@")[2]
-        domain = domain if len(domain) <= 40 else "alerters.invalid"  # longer ids than 77 break threading
+        if len(domain) > 40:
+            domain = "alerters.invalid"  # the email package encodes ids of more than 77, which breaks threads
         mail = _email_message.EmailMessage(policy=_email_policy.SMTP.clone(cte_type="7bit"))
-        subject = _one_line(subject.replace("=?", "= ?"), 180)  # older Pythons decode "=?" into new headers
-        mail["Subject"] = subject + (f" [#{question.token}]" if question else "")
+        subject = _one_line(subject.replace("=?", "= ?"), 180)  # CVE-2024-6923: it could become a header
+        mail["Subject"] = f"{subject} [#{question.token}]" if question else subject
         mail["From"], mail["To"] = self.sender_email, ", ".join(to)
         fixed = {"Date": _email_utils.formatdate(self.clock.now(), usegmt=True),
                  "Message-ID": f"<alerters.{ident}@{domain}>",
@@ -4047,68 +4049,43 @@ class SMTPEmailAlerter(BaseAlerter):
     def _compose(self, message: AlerterMessage, params: AlerterParameters | None, loaded: list[_File],
                  attach: bool = True) -> tuple[_email_message.EmailMessage, list[str], list[_File]]:
         """Return the mail, with a placeholder for each file, its recipients, and the files in their order."""
-        recipients = self._recipients(getattr(params, "recipient_email", None) or self.recipient_email)
+        recipients = self._recipients(params)
         if not recipients:
             raise ConfigError(f"{self._who}: no recipient: give recipient_email in the alerter or the params")
-        question, blocks = message._question, _lay_out(message, loaded)
-        subject = self._subject_of(message, params)
-        ident = question.token if question else _secrets.token_hex(8)
-        above = message._reply_to.ref if message._reply_to else {}
-        mail = self._new_mail(subject, recipients, question, ident, above)
-        shown: list[_File] = []
-        files = [file for file in loaded if file.data and attach]
-        whole = _whole_text(message)
+        subject = getattr(params, "subject", None) or message._name() or "Alert"
+        question, above = message._question, message._reply_to.ref if message._reply_to else {}
+        mail = self._new_mail(f"{self._option(params, 'subject_prefix', '')} {subject}", recipients, question,
+                              question.token if question else _secrets.token_hex(8), above)
+        whole, files = _whole_text(message), [file for file in loaded if file.data and attach]
         if len(whole) > _MAIL_MAX:
             if attach:
                 files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
-            blocks = self._shortened(blocks)
+            half = _MAIL_MAX // 4
+            note = _left_out(len(whole) - 2 * half).lines[0]
+            short = f"{whole[:half]}\n\n{note}\n\n{whole[-half:]}"
+            message = message._with(title=None, body=short, metadata={})
+        blocks = _lay_out(message, loaded)
         for block in blocks:
             if block.kind == "how" and question:
                 block.links = self._answer_links(question, str(mail["Subject"]))
         mail.set_content(_as_text(blocks, str) + "\n")
+        shown: list[_File] = []
         if self._option(params, "include_html", True):
             own = getattr(params, "html_body", None)
-            page_source = _clean(own) if own else _mail_html(blocks, message.level)
-            mail.add_alternative(page_source, subtype="html")
+            mail.add_alternative(_clean(own) if own else _mail_html(blocks, message.level), subtype="html")
+            page: Any = mail.get_body(("html",))
             shown = [file for file in files if file.image and not own]
-            page: Any = mail.get_body(("html",)) if shown else None
             for file in shown:
                 page.add_related(_placeholder(file), *file.type.split("/"), filename=file.name,
                                  disposition="inline", cid=f"<image{loaded.index(file)}>")
         attached = [file for file in files if file not in shown]
         for file in attached:
-            kind = file.type.partition(";")[0].split("/")
-            charset = {"charset": "utf-8"} if "charset" in file.type else {}
-            mail.add_attachment(_placeholder(file), *kind, filename=file.name, params=charset)
+            kind, _, charset = file.type.partition("; charset=")
+            mail.add_attachment(_placeholder(file), *kind.split("/"), filename=file.name,
+                                params={"charset": charset} if charset else {})
         if question:  # the recipients are the ones who may decide
             question._take_step(recipients=recipients, sent=_as_sent(mail))
         return mail, recipients, shown + attached
-
-    def _subject_of(self, message: AlerterMessage, params: AlerterParameters | None) -> str:
-        """Return a subject without its token."""
-        subject = getattr(params, "subject", None) or message._name() or "Alert"
-        return f"{self._option(params, 'subject_prefix', '')} {subject}"
-
-    def _shortened(self, blocks: list[_Block]) -> list[_Block]:
-        """Return blocks for a mail that is not clipped: the middle of text and facts is left out."""
-        short: list[_Block] = []
-        text: list[_Block] = []
-        below: list[_Block] = []
-        for block in map(_aligned, blocks):
-            if block.kind == "title":
-                short.append(block.with_lines([_one_line(block.lines[0], 300)]))
-            elif block.kind == "facts":
-                text.append(_as_lines(block))
-            elif block.group == "text":
-                text.append(block)
-            else:
-                below.append(block)
-        room = _MAIL_MAX // 4
-        first, last = _some(text, room, 1), _some(text, room, -1)
-        left_out = _characters(text) - _characters(first) - _characters(last)
-        if left_out > 0:
-            text = [*first, _left_out(left_out), *last]
-        return short + text + below
 
     def _answer_links(self, question: Question, subject: str) -> list[tuple[str, str]]:
         """Return (label, address) of the two buttons: each opens the finished answer (RFC 6068)."""
@@ -4119,62 +4096,79 @@ class SMTPEmailAlerter(BaseAlerter):
             links.append((label, f"mailto:{_parse.quote(self.sender_email, safe='@')}?{query}"))
         return links
 
-    @contextlib.contextmanager
-    def _smtp(self, until: float) -> Iterator[_smtplib.SMTP]:
-        """Open a connection, encrypted and logged in as the fields say. Its failures are DeliveryErrors."""
-        session: Any = None
-        user, password = self.username or self._sender, self._secret("password")
+    def _deliver(self, mail: _email_message.EmailMessage, people: Iterable[str], files: list[_File]) -> None:
+        """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
+        missing: dict[str, DeliveryError | None] = dict.fromkeys(people)  # who does not have it, and why
+        everybody, data = len(missing), _MailData(mail, files)
+        until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
+        last = None  # what it ended with
         try:
-            if self.use_tls:
-                session = _trusting(self._who, lambda trust: self._smtp_connect(until, trust))
-            else:
-                session = self._smtp_connect(until, None)
-            if password:
-                _smtp_login(session, user, password)
-            yield session
+            _insist(lambda: self._transact(data, missing, until), self.clock, until, tries=100)
+        except DeliveryError as caught:
+            last = caught
+        if not missing:
+            return
+        refusals = [refusal for refusal in missing.values() if refusal]
+        if last and not refusals and len(missing) == everybody:
+            raise last  # it is about the mail, not about one of them
+        last = last or refusals[0]
+        why = []
+        for address, refusal in missing.items():
+            words = (refusal or last).args[0].partition(": ")[2]
+            why.append(f"{address} ({words})")
+        error = _failure(self._who, f"refused: {', '.join(why)}", status=last.status, code=last.code,
+                         hint=last.hint, cure="look" if data.unheard else last._cure)
+        if len(missing) < everybody:
+            error.outcome = "partial"
+        raise error
+
+    def _transact(self, data: _MailData, missing: dict[str, DeliveryError | None], until: float) -> None:
+        """Send the mail to those who may still get it; note who has it, and why the others do not."""
+        left = [address for address, error in missing.items() if not error or error._again]
+        session = self._smtp(until)
+        try:
+            refused = session.sendmail(self._sender, left, data)
+            for address in set(left).difference(refused):
+                del missing[address]
             with contextlib.suppress(OSError):  # how the server says good-bye does not matter
                 session.quit()
-            return
-        except AlerterError:
-            raise
+        except _smtplib.SMTPRecipientsRefused as error:
+            refused = error.recipients  # not all, if the server left at one
         except (OSError, ValueError) as caught:
-            error = _smtp_failure(self._who, caught, False)
+            failure = _mail_failure(self._who, caught, session.in_data)
+            if failure.outcome == "unknown":
+                data.unheard += 1  # once more, as not all servers drop a second mail with its Message-ID
+                failure._cure = "again" if data.unheard < 2 else "look"
+            raise failure from None
         finally:
-            if session:
-                session.close()
-        raise error from None
-
-    def _smtp_connect(self, until: float, trust: _Trust | None) -> _smtplib.SMTP:
-        """Return a connection, encrypted as use_tls says. trust is None without TLS."""
-        at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
-        session: Any = _smtplib.SMTP(local_hostname=self._own_host())
-        session.debuglevel = 0  # a program that sets it on the class would see the password printed
-
-        def dial(host: str, port: int, _: float) -> _Wire:
-            advice = 'use_tls="starttls" is for ports that do not: 587, 25'
-            deadline = _Deadline(self.clock, until)
-            session.sock = wire = _dial_mail(host, port, deadline, trust if at_once else None, advice)
-            wire.room = _HEAD_CAP  # of all that the server says
-            return wire
-
-        session._get_socket, session._host = dial, self.smtp_server  # the name is what starttls verifies
-        try:
-            try:
-                _expect(session.connect(self.smtp_server, self.smtp_port), 220)
-            except _smtplib.SMTPServerDisconnected as error:
-                if at_once or not isinstance(error.__context__, _socket.timeout):
-                    raise
-                place = _join(self.smtp_server, self.smtp_port)
-                hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
-                raise _Unreachable(f"{place}: no greeting in time", hint, cure="later") from None
-            _greet(session)
-            if trust and not at_once:
-                session.starttls(context=trust)
-                _greet(session)
-        except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
             session.close()
-            raise
-        return session  # type: ignore[no-any-return]
+        for address, answer in refused.items():
+            missing[address] = _mail_failure(self._who, _smtplib.SMTPResponseException(*answer))
+        for refusal in missing.values():
+            if refusal and refusal._again:
+                raise refusal
+
+    def _smtp(self, until: float) -> Any:
+        """Return a session of smtplib, encrypted and logged in as the fields say."""
+        password, deadline = self._secret("password"), _Deadline(self.clock, until)
+        at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
+
+        def connect(trust: _Trust | None) -> Any:
+            session_class = _smtp_class(deadline, trust if at_once else None)
+            session = session_class(self.smtp_server, self.smtp_port, self._own_host())
+            try:
+                _expect(session.ehlo(), 250)  # here, as smtplib would not tell a server's words against it
+                if trust and not at_once:
+                    session.starttls(context=trust)
+                    session.ehlo()
+                if password:
+                    _smtp_login(session, self.username or self._sender, password)
+            except BaseException:  # whatever comes, Ctrl-C too
+                session.close()
+                raise
+            return session
+
+        return self._connected(connect, bool(self.use_tls))
 
     def _own_host(self) -> str:
         """Return the name for EHLO, without the DNS; Google's relay refuses localhost and 127.0.0.1."""
@@ -4182,197 +4176,103 @@ class SMTPEmailAlerter(BaseAlerter):
         good = re.fullmatch(r"(?!localhost\b)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z-]+", name)
         return name if good else self._sender.rpartition("@")[2]
 
-    def _deliver(self, mail: _email_message.EmailMessage, people: list[str], files: list[_File]) -> None:
-        """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
-        refused: dict[str, DeliveryError] = {}
-        unheard: list[DeliveryError] = []  # tries whose mail may have arrived
-        left, flat = list(people), mail.as_bytes()
-        until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
+    def _imap(self, until: float) -> Any:
+        """Return a session of imaplib with INBOX, over TLS and logged in."""
+        deadline = _Deadline(self.clock, until)
+        user = self.imap_username or self.username or self._sender
+        password = self._secret("imap_password" if self.imap_password else "password")
 
-        def transact() -> None:
+        def connect(trust: _Trust | None) -> Any:
+            class Session(_imaplib.IMAP4):
+                def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
+                    return _dial_mail(self.host, self.port, deadline, trust, "imap_port=993 speaks it")
+
+            session = Session(self.imap_server, self.imap_port)
+            session.debug = 0  # a program that sets imaplib.Debug would see the password printed
             try:
-                self._transact(flat, files, left, refused, until)
-            except DeliveryError as error:
-                if error.outcome == "unknown":
-                    unheard.append(error)
-                if len(unheard) < 2:  # not all servers drop a second mail with the same Message-ID
-                    raise
+                _imap_login(self._who, session, user, password)
+                if session.select("INBOX", readonly=True)[0] != "OK":
+                    raise ValueError("INBOX cannot be opened")
+            except BaseException:  # as above
+                session.shutdown()
+                raise
+            return session
 
+        return self._connected(connect)
+
+    def _connected(self, connect: Callable[[_Trust | None], Any], tls: bool = True) -> Any:
+        """Return connect(trust), None without TLS. Its failures are DeliveryErrors."""
         try:
-            _insist(transact, self.clock, until, sure=True, tries=100)
-            if len(unheard) > 1:
-                raise unheard[1]
-        except DeliveryError as error:
-            too_large = error.status == 552 and len(left) + len(refused) == len(people)
-            if left == people or too_large:
-                raise  # it is not about one of them
-            refused.update(dict.fromkeys(left, error))
-        if refused:
-            outcome = "unknown" if unheard else ""
-            raise self._refusal(refused, "partial" if len(refused) < len(people) else outcome)
-
-    def _refusal(self, refused: dict[str, DeliveryError], outcome: str) -> DeliveryError:
-        """Return the error that says why each of these people does not have the mail."""
-        worst = max(refused.values(), key=lambda error: (error.outcome == "unknown", error._final))
-        why = []
-        for address, error in refused.items():
-            why.append(f"{address} ({error.args[0].partition(': ')[2]})")
-        error = _failure(self._who, f"refused: {', '.join(why)}", status=worst.status, code=worst.code,
-                         hint=worst.hint, cure=worst._cure)
-        error.outcome = outcome or worst.outcome
-        return error
-
-    def _transact(self, flat: bytes, files: list[_File], left: list[str], refused: dict[str, DeliveryError],
-                  until: float) -> None:
-        """Send to all in `left`: take out those who have it and, into `refused`, those who never will."""
-        later, accepted = None, []
-        with self._smtp(until) as session:
-            size = len(flat) + sum(len(file.data) * 78 // 57 for file in files)  # in base64, by lines
-            most = re.fullmatch(r"[1-9]\d{0,14}", session.esmtp_features.get("size", ""))  # RFC 1870
-            if most and size > int(most[0]):
-                words = f"the mail has {size:,} bytes, and the server takes {int(most[0]):,}"
-                raise _smtplib.SMTPResponseException(552, words.encode())
-            _expect(session.mail(self._sender), 250)
-            for address in list(left):
-                answer = session.rcpt(address)
-                error = _smtp_failure(self._who, _smtplib.SMTPResponseException(*answer), False)
-                if answer[0] in (250, 251):
-                    accepted.append(address)
-                elif error._final:
-                    refused[address] = error
-                    left.remove(address)
-                else:
-                    later = error
-            if accepted:
-                _expect(session.docmd("DATA"), 354)
-                try:
-                    for piece in _on_the_wire(flat, files):
-                        session.send(piece)
-                    _expect(session.getreply(), 250)
-                except (OSError, ValueError) as caught:
-                    raise _smtp_failure(self._who, caught, True) from None
-                left[:] = [address for address in left if address not in accepted]
-        if later:
-            raise later
+            return _trusting(self._who, connect) if tls else connect(None)
+        except AlerterError:
+            raise
+        except Exception as caught:  # sockets, ssl, smtplib and imaplib raise many kinds
+            error = _mail_failure(self._who, caught)
+        raise error
 
     def _preview(self, message: AlerterMessage) -> str:
         mail, _, _ = self._compose(message, None, message._files(self._who))
         return mail.as_bytes().decode("ascii", "replace").replace("\r\n", "\n")
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
-        people = self._recipients(getattr(params, "recipient_email", None) or self.recipient_email)
         mailbox = [self.imap_server, self.imap_username or self.username]
-        return {"mailbox": mailbox, "sender": self.sender_email, "people": sorted(map(self._person, people))}
+        people = sorted(map(self._person, self._recipients(params)))
+        return {"mailbox": mailbox, "sender": self.sender_email, "people": people}
 
     def _cannot_ask(self) -> str:
         return "" if self.imap_server else "an e-mail alerter needs imap_server to read the answers"
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        known = question._record.recipients or self._recipients(self.recipient_email)
-        people = [_address(to.by, "reply")] if to else known
+        people = question._record.recipients or self.recipient_email
+        if to:
+            people = [_address(to.by, "reply")]
         ident = f"{question.token}.{_secrets.token_hex(4)}"
         mail = self._new_mail(f"Re: {_bare(question._record.text)}", people, question, ident, question.ref)
         mail.set_content(_clean(text).replace("`", "") + "\n")
         question._take_step(sent=question._record.sent + _as_sent(mail))
         self._deliver(mail, people, [])
 
-    def _imap(self, until: float) -> _imaplib.IMAP4:
-        """Open a connection over TLS and log in. Its failures are DeliveryErrors."""
-        deadline = _Deadline(self.clock, until)
-        wires: list[_Wire] = []
-
-        def connect(trust: _Trust) -> _imaplib.IMAP4:
-            class Connection(_imaplib.IMAP4):
-                def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
-                    wires.append(_dial_mail(self.host, self.port, deadline, trust, "imap_port=993 speaks it"))
-                    return wires[-1]
-
-            return Connection(self.imap_server, self.imap_port)
-
-        session: Any = None
-        password = self._secret("imap_password" if self.imap_password else "password")
-        user = self.imap_username or self.username or self._sender
-        try:
-            session = _trusting(self._who, connect)
-            session.debug = 0  # as above
-            _imap_login(session, user, password)
-            wires.clear()
-            return session  # type: ignore[no-any-return]
-        except AlerterError:
-            raise
-        except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
-            error = _transport_failure(self._who, caught, False)
-            if session and not isinstance(caught, (OSError, _imaplib.IMAP4.abort)):
-                error = self._login_refused(caught)
-        finally:
-            for wire in wires:
-                wire.close()
-        raise error
-
-    def _login_refused(self, caught: BaseException) -> DeliveryError:
-        """Return the error for a refused IMAP log-in. What RFC 5530 calls passing is tried again."""
-        if isinstance(caught, UnicodeError):
-            what = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
-            return _failure(self._who, f"IMAP log-in: {what}", cure="people", hint="use an app password")
-        words = caught.args[0] if caught.args else ""
-        words = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
-        passing = bool(re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I))
-        hint = "check imap_username and imap_password; Gmail and others want an app password"
-        if passing:
-            hint = "the mailbox cannot be opened now: too many connections to it, or trouble of the server"
-        what = f"IMAP log-in refused: {words}"
-        return _failure(self._who, what, hint=hint, cure="again" if passing else "people")
-
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
-        began, box = self.clock.monotonic(), self._mailbox(question)
+        began = self.clock.monotonic()
+        if question._shared is None:  # what is read for all of this process that wait in the mailbox
+            user = self.imap_username, self.username, self.sender_email
+            key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, user)
+            question._shared = _MAILBOXES.setdefault(key, _Mailbox())
+            question._shared.add(question)
+        box: _Mailbox = question._shared
         with box.lock:
             try:
                 if box.session is None:
-                    until = self._until()
-                    box.session = _insist(lambda: self._imap(until), self.clock, until, tries=1)
-                wire = box.session.sock
-                wire.deadline, wire.room = _Deadline(self.clock, self._until(_SEND_BUDGET)), _MAILBOX_CAP
+                    box.begin(self._imap(self._until()))
+                box.session.sock.deadline = _Deadline(self.clock, self._until(_SEND_BUDGET))
                 if box.began <= began:  # else another question has looked meanwhile
                     box.began = self.clock.monotonic()
-                    box.look(question._record.asked)
+                    box.look()
                 return self._answers(box, question)
-            except (OSError, ValueError, OverflowError, MemoryError, _imaplib.IMAP4.error) as caught:
-                error = _transport_failure(self._who, caught, False)
+            except AlerterError:
+                raise
+            except Exception as caught:  # as above
+                error = _mail_failure(self._who, caught)
                 box.close()
         raise error
 
     def _answers(self, box: _Mailbox, question: Question) -> list[_Dict]:
         """Return the answers among the mails that name a question, oldest first."""
-        memo, record = question._memo, question._record
-        if memo.get("validity") != box.validity:
-            memo.update(validity=box.validity, read={})
-        read: dict[int, _Dict | None] = memo["read"]  # what each mail answers, by its UID
-        new = [uid for uid in box.naming(question.token) if uid not in read]
-        may_decide = record.approvers or record.recipients or self.recipient_email
-        people = {self._person(address) for address in may_decide}
-        for uid, arrived, data in _fetched(box.session, new, f"BODY.PEEK[]<0.{_READ_MAX}>", 1):
-            read[uid] = None
+        mails, record = box.naming(question.token), question._record
+        people = set(map(self._person, record.approvers or record.recipients or self.recipient_email))
+        new = [uid for uid, answer in mails.items() if answer is None]
+        for uid, arrived, data in box.fetch(new, f"BODY.PEEK[]<0.{_READ_MAX}>", 1):
+            mails[uid] = {}
             try:
-                read[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
+                mails[uid] = _mail_answer(data, question, self.sender_email, people, arrived) or {}
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 _log().debug("%s: a mail that cannot be read: %s", self._who, _one_line(error))
-        answers = [read[uid] for uid in sorted(read)]
-        return [answer for answer in answers if answer]
-
-    def _mailbox(self, question: Question) -> _Mailbox:
-        """Return what is read of the mailbox for all questions of this process that wait in it."""
-        if question._shared is None:
-            key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, self.imap_username,
-                   self.username, self.sender_email, self.imap_password, self.password)
-            question._shared = _MAILBOXES.setdefault(key, _Mailbox())
-            question._shared.questions.add(question)
-        box: _Mailbox = question._shared
-        return box
+        return [mails[uid] for uid in sorted(mails) if mails[uid]]
 
     def _ready_to_read(self, where: _Dict) -> None:
         until = self._until(_SEND_BUDGET)
-        _log_out(_insist(lambda: self._imap(until), self.clock, until))
+        _insist(lambda: self._imap(until), self.clock, until).shutdown()
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
@@ -4389,73 +4289,77 @@ class SMTPEmailAlerter(BaseAlerter):
 
 
 class _Mailbox:
-    """What is read of one mailbox, over one connection: Dovecot allows ten of a user from one address."""
+    """What is read of one mailbox, over one session: Dovecot allows ten of a user from one address."""
     def __init__(self) -> None:
         self.lock, self.session = _threading.Lock(), None  # type: Any, Any
         self.questions: set[Question] = set()  # that wait in it
+        self.asked = float("inf")  # when the first of them was asked
         self.began = 0.0  # when the last look began
-        self.validity: Any = None
-        self._clear()
 
-    def _clear(self) -> None:
-        self._since, self._uids = float("inf"), []  # type: float, list[int]
+    def add(self, question: Question) -> None:
+        self.questions.add(question)
+        self.asked = min(self.asked, question._record.asked)
+
+    def begin(self, session: Any) -> None:
+        """Read with a new session: only within one do UIDs surely stay the same (UIDVALIDITY)."""
+        self.session = session
+        self._uids: list[int] = []  # of all mails since then
         self._heads: set[int] = set()  # UIDs of mails whose heads were read
-        self._named: dict[str, list[int]] = {}  # UIDs by the token of the question that they name
         self._searched: dict[str, int] = {}  # the last UID among which the server found a token
+        # By the token of a question, the UIDs that name it: what each answers, {} nothing, None not read yet.
+        self._named: dict[str, dict[int, Any]] = {}
 
     def close(self) -> None:
         if self.session:
-            _log_out(self.session)
+            with contextlib.suppress(OSError):
+                self.session.shutdown()
         self.session = None
 
-    def look(self, asked: float) -> None:
-        """Learn which mails there are since a question was asked."""
-        if self.session.select("INBOX", readonly=True)[0] != "OK":
-            raise ValueError("INBOX cannot be opened")
-        validity = self.session.response("UIDVALIDITY")[1]
-        if validity != self.validity:
-            self._clear()
-            self.validity = validity
-        since = asked - 2 * 86400  # SINCE knows days, not whose
-        if since < self._since:
-            self._uids = self._search("SINCE", _imaplib.Time2Internaldate(since)[1:12])
-            self._since = since
-        else:
-            last = max(self._uids, default=0)  # and the last mail comes again, as n:* has it
-            self._uids += [uid for uid in self._search("UID", f"{last + 1}:*") if uid > last]
+    def look(self) -> None:
+        """Learn which mails there are since the questions were asked."""
+        self.session.noop()  # then the server tells what is new
+        since = _imaplib.Time2Internaldate(self.asked - 2 * 86400)  # SINCE knows days, not whose
+        self._uids = self._search("SINCE", since[1:12])
 
-    def naming(self, token: str) -> list[int]:
-        """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
+    def naming(self, token: str) -> dict[int, Any]:
+        """Return the mails that name a question, by UID. Of many new ones, the server finds them first."""
         searched = self._searched.get(token, 0)
-        new = [uid for uid in self._uids if uid > searched and uid not in self._heads]
+        new = [uid for uid in set(self._uids) - self._heads if uid > searched]
         if len(new) > _MANY_MAILS:
-            found = set(self._search("OR", "SUBJECT", token, "OR", "HEADER", "In-Reply-To", token,
-                                     "HEADER", "References", token))
+            found = self._search("OR", "SUBJECT", token, "OR", "HEADER", "In-Reply-To", token,
+                                 "HEADER", "References", token)
             if found:
                 self._searched[token] = max(new)
-                new = [uid for uid in new if uid in found]
-        for uid, _, head in _fetched(self.session, new, _HEAD_FIELDS, 500):
+                new = list(set(new).intersection(found))
+        for uid, _, head in self.fetch(new, _HEAD_FIELDS, 500):
             self._heads.add(uid)
             whole = re.sub(rb"\s+", b"", head)  # folded anywhere
             if b"[#" in whole or b"alerters." in whole or b"=?" in whole:
-                self._named.setdefault(_question_of(_email.message_from_bytes(head)), []).append(uid)
-        return self._named.get(token, [])
+                named = self._named.setdefault(_question_of(_email.message_from_bytes(head)), {})
+                named[uid] = None
+        return self._named.setdefault(token, {})
 
     def _search(self, *keys: str) -> list[int]:
         status, found = self.session.uid("SEARCH", *keys)
         if status != "OK":
             raise ValueError("the mailbox cannot be searched")
-        words = b" ".join(row for row in found if isinstance(row, bytes)).split()
+        words = b" ".join(filter(None, found)).split()
         return [int(word) for word in words if word.isdigit()]
 
-
-def _log_out(session: Any) -> None:
-    with contextlib.suppress(OSError, _imaplib.IMAP4.error):
-        clock = session.sock.deadline.clock
-        session.sock.deadline = _Deadline(clock, clock.monotonic() + _GOOD_BYE)
-        session.logout()
-    with contextlib.suppress(OSError):  # where that failed
-        session.shutdown()
+    def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, float | None, bytes]]:
+        """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time."""
+        for start in range(0, len(uids), step):
+            self.session.sock.room = _MAILBOX_CAP
+            some = ",".join(map(str, uids[start:start + step]))
+            status, rows = self.session.uid("FETCH", some, f"(UID INTERNALDATE {what})")
+            if status != "OK":
+                raise ValueError("the mails cannot be fetched")
+            for row, after in zip(rows, [*rows[1:], b""]):
+                if isinstance(row, tuple):  # (facts, the mail); facts may follow it, too
+                    facts = row[0] + (b"" if isinstance(after, tuple) else after)
+                    uid, arrived = re.search(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
+                    if uid:
+                        yield int(uid[1]), time.mktime(arrived) if arrived else None, row[1]
 
 
 def _address(text: Any, where: str) -> str:
@@ -4483,16 +4387,57 @@ def _placeholder(file: _File) -> bytes:
     return b"alerters-file-%x" % id(file)
 
 
-def _on_the_wire(flat: bytes, files: list[_File]) -> Iterator[bytes]:
-    """Yield the mail for DATA: dots doubled, each placeholder replaced by its file, 57 KB at a time."""
-    flat = re.sub(rb"(?m)^\.", b"..", flat)
-    for file in files:
-        before, _, flat = flat.partition(_base64.b64encode(_placeholder(file)))
-        yield before
-        for start in range(0, len(file.data), 57 * 1024):
-            piece = memoryview(file.data)[start:start + 57 * 1024]
-            yield _base64.encodebytes(piece).replace(b"\n", b"\r\n")
-    yield flat + (b"" if flat.endswith(b"\r\n") else b"\r\n") + b".\r\n"
+class _MailData:
+    """A mail as it is sent after DATA. The email package would hold a picture five times; here it stays as
+    it is, and is encoded 57 KB at a time."""
+    def __init__(self, mail: _email_message.EmailMessage, files: list[_File]) -> None:
+        self.flat, self.files = mail.as_bytes(), files
+        self.unheard = 0  # tries after which nobody knows whether it arrived
+
+    def __len__(self) -> int:  # the server is told, and may refuse at once (RFC 1870)
+        coded = sum([len(file.data) for file in self.files]) * 78 // 57
+        return len(self.flat) + coded
+
+    def __iter__(self) -> Iterator[bytes]:
+        flat = re.sub(rb"(?m)^\.", b"..", self.flat)
+        for file in self.files:
+            before, _, flat = flat.partition(_base64.b64encode(_placeholder(file)))
+            yield before
+            for start in range(0, len(file.data), 57 * 1024):
+                piece = memoryview(file.data)[start:start + 57 * 1024]
+                yield _base64.encodebytes(piece).replace(b"\n", b"\r\n")
+        yield flat + b".\r\n"
+
+
+def _smtp_class(deadline: _Deadline, trust: _Trust | None) -> Any:
+    """Return smtplib's SMTP, as a class that ends in time. With trust, it speaks TLS at once."""
+    class Session(_smtplib.SMTP):
+        debuglevel = 0  # a program that sets it on smtplib's class would see the password printed
+        in_data = False  # from then on nobody knows whether the mail arrived
+
+        def _get_socket(self, host: str, port: int, _: float) -> Any:
+            advice = 'use_tls="starttls" is for ports that do not: 587, 25'
+            return _dial_mail(host, port, deadline, trust, advice)
+
+        def connect(self, host: str = "", port: int = 0, source_address: Any = None) -> tuple[int, bytes]:
+            try:
+                return super().connect(host, port)
+            except _smtplib.SMTPServerDisconnected as error:
+                if trust or not isinstance(error.__context__, _socket.timeout):
+                    raise
+                hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
+                raise _Unreachable(f"{_join(host, port)}: no greeting in time", hint, cure="later") from None
+
+        def data(self, msg: Any) -> tuple[int, bytes]:
+            answer = self.docmd("DATA")
+            if answer[0] == 354:
+                self.in_data = True
+                for piece in msg:
+                    self.send(piece)
+                answer = self.getreply()
+            return answer
+
+    return Session
 
 
 def _expect(answer: tuple[int, bytes], code: int) -> None:
@@ -4500,25 +4445,14 @@ def _expect(answer: tuple[int, bytes], code: int) -> None:
         raise _smtplib.SMTPResponseException(*answer)
 
 
-def _greet(session: Any) -> None:
-    """Say EHLO, or HELO where that is not known. What the server says against it is told."""
-    status, words = session.ehlo()
-    if 500 <= status < 600:
-        status, words = session.helo()
-    _expect((status, words), 250)
-
-
-class _Untraced:
-    """Takes the library's part, whose locals know the password, out of the traceback of Ctrl-C.
-
-    A class, as contextlib puts back the traceback of what a generator raises once more.
-    """
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error and not isinstance(error, Exception):  # those are told by the caller
-            raise _stripped(error) from None
+def _untraced(call: Callable[[], _T]) -> _T:
+    """Return call(). In no traceback of Ctrl-C stand the library's frames, whose locals know the password."""
+    try:
+        return call()
+    except BaseException as error:
+        if isinstance(error, Exception):  # the caller tells it
+            raise
+        raise _stripped(error) from None
 
 
 def _encoded(secret: str) -> _Secret:
@@ -4526,61 +4460,67 @@ def _encoded(secret: str) -> _Secret:
 
 
 def _smtp_login(session: Any, user: str, password: str) -> None:
-    """Log in: by PLAIN, which takes UTF-8 (RFC 4616), once. smtplib would try what is refused in each way."""
-    coded = _encoded(f"\0{user}\0{password}")
-    _encoded(password)  # remembered, as a server may repeat it
+    """Log in by PLAIN, which takes UTF-8 (RFC 4616), or by LOGIN.
+
+    smtplib would try a password that is refused once more in each way, and CRAM-MD5 where MD5 is forbidden.
+    """
     ways = session.esmtp_features.get("auth", "").upper().split()
-    with _Untraced():
-        if "PLAIN" in ways:
-            _expect(session.docmd("AUTH", f"PLAIN {coded}"), 235)
-            return
-        if "LOGIN" in ways:  # CRAM-MD5 fails on machines without MD5 (FIPS)
-            session.esmtp_features["auth"] = "LOGIN"
-        session.login(user, password)
+    whole, name, word = map(_encoded, (f"\0{user}\0{password}", user, password))
+    if "PLAIN" in ways:
+        _expect(_untraced(lambda: session.docmd("AUTH", f"PLAIN {whole}")), 235)
+    elif "LOGIN" in ways:
+        _expect(session.docmd("AUTH", f"LOGIN {name}"), 334)
+        _expect(_untraced(lambda: session.docmd(word)), 235)
+    else:
+        raise _smtplib.SMTPNotSupportedError("the server offers no log-in by PLAIN or LOGIN")
 
 
-def _imap_login(session: Any, user: str, password: str) -> None:
-    quote = functools.partial(re.sub, r'(["\\])', r"\\\1")
-    _remember_secret(quote(password))  # as a server may repeat it
-    with _Untraced():
-        if (user + password).isascii() or "AUTH=PLAIN" not in session.capabilities:
-            session.login(f'"{quote(user)}"', password)
+def _imap_quoted(text: str) -> str:
+    return re.sub(r'(["\\])', r"\\\1", text)
+
+
+def _imap_login(who: str, session: Any, user: str, password: str) -> None:
+    """Log in by PLAIN, which takes UTF-8, or by IMAP's own LOGIN, which quotes the password alone."""
+    whole = _Secret(f"\0{user}\0{password}")
+    _encoded(whole)
+    _remember_secret(_imap_quoted(password))  # the forms in which a server may repeat it
+
+    def login() -> None:
+        if "AUTH=PLAIN" in session.capabilities:
+            session.authenticate("PLAIN", lambda _: whole.encode())
         else:
-            session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
+            session.login(f'"{_imap_quoted(user)}"', password)
+
+    try:
+        _untraced(login)
+        return
+    except _imaplib.IMAP4.abort:
+        raise
+    except UnicodeError:
+        words = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
+    except _imaplib.IMAP4.error as error:
+        words = error.args[0]
+        if isinstance(words, bytes):
+            words = words.decode("utf-8", "replace")
+    passing = re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I)  # RFC 5530
+    hint = "check imap_username and imap_password; Gmail and others want an app password"
+    if passing:
+        hint = "the mailbox cannot be opened now: too many sessions with it, or trouble of the server"
+    raise _failure(who, f"IMAP log-in refused: {words}", hint=hint, cure="again" if passing else "people")
 
 
-def _smtp_failure(who: str, error: BaseException, in_data: bool) -> DeliveryError:
-    """Return the DeliveryError for what smtplib raised; from DATA on nobody knows whether it arrived."""
+def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
+    """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
     status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
     if 200 <= status < 600:
         again = 400 <= status < 500
         usual = "the server asks to try later" if again else "the server refused it; its words say why"
         return _failure(who, f"{status} {words.decode('utf-8', 'replace')}", status=status,
                         cure="again" if again else "people", hint=_SMTP_HINTS.get(status, usual))
-    what = _reason(error)
-    if isinstance(error, UnicodeError):
-        what = "user or password is not ASCII, which the server takes by AUTH PLAIN alone"
-    if isinstance(error, UnicodeError) or type(error).__name__ in ("SMTPNotSupportedError", "SMTPException"):
-        return _failure(who, what, cure="people",
+    if type(error).__name__ == "SMTPNotSupportedError":
+        return _failure(who, _reason(error), cure="people",
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
     return _transport_failure(who, error, in_data)
-
-
-def _fetched(session: Any, uids: list[int], what: str, step: int,
-             ) -> Iterator[tuple[int, float | None, bytes]]:
-    """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time. `what` is ours: no quoting."""
-    for start in range(0, len(uids), step):
-        session.sock.room = _MAILBOX_CAP
-        some = ",".join(map(str, uids[start:start + step]))
-        status, rows = session.uid("FETCH", some, f"(UID INTERNALDATE {what})")
-        if status != "OK":
-            raise ValueError("the mails cannot be fetched")
-        for row, after in zip(rows, [*rows[1:], b""]):
-            if isinstance(row, tuple):
-                facts = row[0] + b" " + (after if isinstance(after, bytes) else b"")
-                uid, arrived = re.search(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
-                if uid:
-                    yield int(uid[1]), time.mktime(arrived) if arrived else None, row[1]
 
 
 def _as_sent(mail: Any) -> list[str]:
@@ -4906,14 +4846,24 @@ _INKS = {"info": ("#1d4ed8", "#93c5fd"), "success": ("#15803d", "#4ade80"), "war
          "error": ("#b91c1c", "#f87171")}  # of the level in words, on white and on dark: 4.5 to 1 at least
 _FONT = "font-family:-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif"
 _MONO = "font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:#f3f4f6"
-_HTML_FORMS = {  # of running text; {tag} and {size} of a heading
-    "text": '<div style="margin:8px 0">{}</div>', "plain": '<div style="margin:8px 0">{}</div>',
-    "heading": '<{tag} style="margin:16px 0 4px;font-size:{size}px;line-height:1.3">{}</{tag}>',
+_HTML_SPANS = {"bold": "<strong>{}</strong>", "italic": "<em>{}</em>", "strike": "<s>{}</s>",
+               "link": '<a href="{url}" style="color:#2563eb">{}</a>',
+               "code": f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{{}}</code>'}
+_HTML_FORMS = {  # of lines; with the `level` of a heading or an item, and the number that an item has
+    "title": '<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3">{}</h1>',
+    "heading": '<h{level} style="margin:16px 0 4px;font-size:{size}px;line-height:1.3">{}</h{level}>',
+    "item": '<ul style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ul>',
+    "numbered": '<ol start="{start}" style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ol>',
     "quote": '<blockquote style="margin:8px 0;padding:0 0 0 12px;border-left:3px solid #d1d5db;'
              'color:#4b5563">{}</blockquote>',
     "code": f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
             '{}</pre>'}
-_CELL = "1px solid #e5e7eb;font-size:14px;vertical-align:top"
+_HTML_SIDES = {"r": "right;white-space:nowrap", "c": "center"}
+_HTML_CELL = "padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top"
+_PLAIN_FORM = '<div style="margin:8px 0">{}</div>'
+_BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12px 12px 4px 0;'
+           'padding:10px 24px;border-radius:6px;background:{};color:#ffffff;font-weight:600;'
+           'text-decoration:none">{}</a>')
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
 _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width"><style>:root{color-scheme:light dark}
@@ -4929,83 +4879,55 @@ role="presentation" %s style="background:#f3f4f6"><tr><td class="al-out" style="
 </tr></table></body></html>"""
 
 
-def _html_mark(style: str, text: str, url: str) -> str:
-    """Return one span of a line as HTML."""
-    safe = _html.escape(text)
-    if style == "link":
-        return f'<a href="{_html.escape(url)}" style="color:#2563eb">{safe}</a>'
-    if style == "code":
-        return f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{safe}</code>'
-    tag = {"bold": "strong", "italic": "em", "strike": "s"}.get(style)
-    return f"<{tag}>{safe}</{tag}>" if tag else safe
-
-
 def _html_line(line: Any, marked: bool = True) -> str:
     """Return a line of light Markdown, or of spans, as HTML."""
-    spans = line if isinstance(line, list) else _spans(line, marked)
-    return "".join(itertools.starmap(_html_mark, spans))
+    written = ""
+    for style, text, url in line if isinstance(line, list) else _spans(line, marked):
+        form = _HTML_SPANS.get(style, "{}")
+        written += form.format(_html.escape(text), url=_html.escape(url))
+    return written
 
 
-def _html_flow(blocks: Sequence[_Block]) -> str:
-    """Return running text as HTML."""
-    pieces = []
-    for kind, run in itertools.groupby(blocks, key=_list_of):
-        if kind:
-            pieces.append(_html_list(list(run), *kind))
-            continue
-        for block in run:
-            if block.kind == "code":
-                text = _html.escape("\n".join([*block.head, *block.lines]))
-            else:
-                lines = [_html_line(line, block.kind != "plain") for line in block.lines]
-                text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
-            if text:
-                form, level = _HTML_FORMS[block.kind], block.level
-                pieces.append(form.format(text, tag=f"h{level + 1}", size=20 - 2 * level))
-    return "\n".join(pieces)
-
-
-def _list_of(block: _Block) -> tuple[int, bool] | None:
-    """Return what is equal for the items of one list: its level, and whether it is numbered."""
-    return (block.level, bool(block.label)) if block.kind == "item" else None
-
-
-def _html_list(items: Sequence[_Block], level: int, numbered: bool) -> str:
-    look = f'style="margin:6px 0;padding-left:{22 + 18 * level}px"'
-    rows = "".join([f'<li style="margin:2px 0">{_html_line(item.lines[0])}</li>' for item in items])
-    if numbered:
-        return f'<ol start="{items[0].label[:-1]}" {look}>{rows}</ol>'
-    return f"<ul {look}>{rows}</ul>"
+def _html_block(block: _Block, inline: bool) -> str:
+    """Return one block as HTML. inline: pictures are in it, in place of an address of another part."""
+    if block.kind in ("table", "facts"):
+        return _html_table(block)
+    if block.kind == "picture":
+        return _html_picture(block, inline)
+    if block.kind == "code":
+        text = _html.escape("\n".join([*block.head, *block.lines]))
+    else:
+        lines = [_html_line(line, block.kind != "plain") for line in block.lines]
+        text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
+    kind, level = block.kind, block.level
+    if kind == "heading":
+        level += 1  # h1 is the title
+    elif kind == "item" and block.label:
+        kind = "numbered"
+    if text:
+        text = _HTML_FORMS.get(kind, _PLAIN_FORM).format(text, level=level, size=20 - 2 * block.level,
+                                                         start=block.label[:-1])
+    for (label, address), ground in zip(block.links, ("#15803d", "#b91c1c")):
+        text += _BUTTON.format(_html.escape(address), ground, label)
+    return text
 
 
 def _html_table(table: _Block) -> str:
-    """Return a table as HTML; one that is too wide for its window can be moved in it."""
-    sides = [{"r": "right", "c": "center"}.get(side, "left") for side in table.sides]
-    rows = _html_row("th", table.head, sides)
-    for row in table.lines:
-        rows += _html_row("td", row, sides)
-    return (f'<div style="overflow-x:auto;margin:8px 0"><table cellpadding="0" cellspacing="0" '
-            f'style="{_FONT};border-collapse:collapse">{rows}</table></div>')
-
-
-def _html_row(tag: str, row: Sequence[Any], sides: list[str]) -> str:
-    cells = ""
-    for cell, side in zip(row, sides):
-        look = "color:#6b7280;font-weight:600;white-space:nowrap" if tag == "th" else ""
-        if side == "right":
-            look = f"white-space:nowrap;{look}"
-        cells += f'<{tag} style="padding:6px 10px;border-bottom:{_CELL};text-align:{side};{look}">'
-        cells += f"{_html_line(cell)}</{tag}>"
-    return f"<tr>{cells}</tr>"
-
-
-def _html_facts(facts: _Block) -> str:
-    look = f"padding:7px 12px 7px 0;border-top:{_CELL};text-align:left;word-break:break-word"
-    rows = ""
-    for name, value in facts.lines:
-        rows += (f'<tr><th scope="row" style="{look};color:#6b7280;font-weight:500;width:28%">'
-                 f'{_html.escape(name)}</th><td style="{look}">{_html.escape(value)}</td></tr>')
-    return f'<table {_WIDE} style="{_FONT};margin-top:8px">{rows}</table>'
+    """Return a table, or facts, as HTML; what is too wide for its window can be moved in it."""
+    facts, rows = table.kind == "facts", ""
+    for row in filter(None, [table.head, *table.lines]):
+        cells = ""
+        for number, cell in enumerate(row):
+            side = _HTML_SIDES.get(table.sides[number:number + 1], "left")
+            tag, look = "td", f"{_HTML_CELL};text-align:{side}"
+            if row is table.head or facts and number == 0:
+                tag, look = "th", f"{look};color:#6b7280;font-weight:600"
+            look += "" if facts else ";word-break:normal"
+            cells += f'<{tag} style="{look}">{_html_line(cell, not facts)}</{tag}>'
+        rows += f"<tr>{cells}</tr>"
+    look = f"{_FONT};font-size:14px;border-collapse:collapse"
+    wide = f"{_WIDE} " if facts else ""
+    return f'<div style="overflow-x:auto;margin:8px 0"><table {wide}style="{look}">{rows}</table></div>'
 
 
 def _html_picture(picture: _Block, inline: bool) -> str:
@@ -5016,27 +4938,16 @@ def _html_picture(picture: _Block, inline: bool) -> str:
     if inline and not file.url:
         source = f"data:{file.type};base64,{_base64.b64encode(file.data).decode()}"
     return (f'<img src="{_html.escape(source)}" alt="{_html.escape(file.name)}" width="552" '
-            'style="display:block;width:100%;max-width:552px;border-radius:6px">')
+            'style="display:block;width:100%;max-width:552px;margin:8px 0;border-radius:6px">')
 
 
-def _html_how(how: _Block) -> str:
-    """Return how to answer, and under it the buttons."""
-    text = "<br>\n".join(map(_html_line, how.lines))
-    buttons = ""
-    for (label, address), ground in zip(how.links, ("#15803d", "#b91c1c")):
-        buttons += (f'<a class="al-button" href="{_html.escape(address)}" style="display:inline-block;'
-                    f'margin:12px 12px 4px 0;padding:10px 24px;border-radius:6px;background:{ground};'
-                    f'color:#ffffff;font-weight:600;text-decoration:none">{label}</a>')
-    return text + (f"<div>{buttons}</div>" if buttons else "")
-
-
-def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> str:
+def _mail_html(blocks: Iterable[_Block], level: str, inline: bool = False) -> str:
     """Return a page for mail, with images by cid:, or (inline) a fragment for a notebook that holds them."""
-    bar, (ink, dark_ink) = f"#{_LEVELS[level][1]:06x}", _INKS[level]
-    rows = [f'<tr><td style="background:{bar};height:4px;line-height:4px;border-radius:8px 8px 0 0;'
-            'font-size:0">&nbsp;</td></tr>']
+    ink, dark_ink = _INKS[level]
+    rows = [f'<tr><td style="background:#{_LEVELS[level][1]:06x};height:4px;line-height:4px;font-size:0;'
+            'border-radius:8px 8px 0 0">&nbsp;</td></tr>']
 
-    def row(content: str, style: str = "") -> None:
+    def row(content: str, style: str) -> None:
         if content.strip():
             rows.append(f'<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;'
                         f'font-size:15px;line-height:1.55;{_FONT};{style}">{content}</td></tr>')
@@ -5045,23 +4956,12 @@ def _mail_html(blocks: Sequence[_Block], level: str, inline: bool = False) -> st
         row(f'<strong class="al-level" style="color:{ink}">{level.capitalize()}</strong>',
             "padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;text-transform:uppercase")
     for kind, group in _grouped(blocks):
-        if kind == "text":
-            row(_html_flow(group))
-            continue
-        for block in group:
-            if kind == "title":
-                title = _html.escape(_bare(block.lines[0]))
-                row(f'<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3;color:#111827">{title}</h1>')
-            elif kind == "picture":
-                row(_html_picture(block, inline))
-            elif kind == "how":
-                row(_html_how(block), f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}")
-            elif kind in ("table", "facts"):
-                row(_html_table(block) if kind == "table" else _html_facts(block))
+        how = f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}" if kind == "how" else ""
+        if kind != "note":
+            row("\n".join([_html_block(block, inline) for block in group]), how)
     card = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
             f'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
-            f'border-radius:8px">'
-            f'{"".join(rows)}<tr><td style="height:16px">&nbsp;</td></tr></table>')
+            f'border-radius:8px">{"".join(rows)}<tr><td style="height:16px">&nbsp;</td></tr></table>')
     return card if inline else _PAGE % (dark_ink, _WIDE, card)
 
 

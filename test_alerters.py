@@ -1823,24 +1823,21 @@ class _IMAPTalk(_Talk):
         return "OK done"
 
     def do_login(self, tokens):
-        user, password = [_bare(token) for token in tokens]
-        self.fault("login")
-        if [user, password] != [self.server.user, self.server.password]:
-            return "NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)"
-        self.user = user
-        self.server.logins += 1
-        return f"OK [CAPABILITY {self.server.capabilities}] logged in"
+        return self.enter([_bare(token) for token in tokens])
 
     def do_authenticate(self, tokens):
-        if self.server.plain is False or tokens[0].upper() != "PLAIN":
+        if "AUTH=PLAIN" not in self.server.capabilities or tokens[0].upper() != "PLAIN":
             return "NO [CANNOT] unknown mechanism"
         self.send("+ \r\n")
-        user, password = base64.b64decode(self.line(8192)[0]).decode().split("\0")[1:]
-        if [user, password] != [self.server.user, self.server.password]:
+        return self.enter(base64.b64decode(self.line(8192)[0]).decode().split("\0")[1:])
+
+    def enter(self, login):
+        self.fault("login")
+        if login != [self.server.user, self.server.password]:
             return "NO [AUTHENTICATIONFAILED] Invalid credentials (Failure)"
-        self.user = user
+        self.user = self.server.user
         self.server.logins += 1
-        return "OK logged in"
+        return f"OK [CAPABILITY {self.server.capabilities}] logged in"
 
     def do_examine(self, tokens, writable=False):
         name = "INBOX" if _bare(tokens[0]).upper() == "INBOX" else _bare(tokens[0])
@@ -1962,7 +1959,7 @@ class FakeIMAP(FakeServer):
     """TLS at once. ``clock.now()`` dates what comes in; SINCE counts days in ``zone`` (hours from UTC)."""
 
     talk, stages = _IMAPTalk, "greeting login select search fetch noop".split()
-    capabilities, uidvalidity, plain = "IMAP4rev1 AUTH=PLAIN", 3857529045, True
+    capabilities, uidvalidity = "IMAP4rev1 AUTH=PLAIN", 3857529045
 
     def __init__(self, user="bot@example.org", password="secret", trusted=True, clock=None, zone=-8):
         self.user, self.password = user, password
@@ -9034,9 +9031,8 @@ def test_fault_matrix_of_smtp(stage, times, clock, tmp_path, monkeypatch):
                 assert len(service.mails) == (receipt is not None), where
             if receipt:
                 assert held == {ANN, BOB} and receipt.ref == {"message_id": ids.pop()}, where
-            final = name == "554" and stage not in ("ehlo", "quit")
-            expected = stage == "quit" or not final and times == 1 or stage == "ehlo" and times == 1
-            assert bool(receipt) == expected or stage == "ehlo" and not times, (where, error)  # HELO may do
+            final = name == "554" and stage != "quit"
+            assert bool(receipt) == (stage == "quit" or not final and times == 1), (where, error)
             if error:
                 assert error.hint and "\n" not in str(error), (where, str(error))
                 assert error.status == (int(name) if name.isdigit()
@@ -9140,7 +9136,7 @@ def test_a_mail_lost_after_one_part_went_out_is_told_as_partial(relay, clock):
 
 
 LARGE_MAILS = {  # the size that the server announces, and its answer after the mail: what it is called
-    "announced": (150_000, None, "552 the mail has [0-9,]+ bytes, and the server takes 150,000"),
+    "announced": (150_000, None, "552 5.3.4 message size exceeds fixed limit"),
     "not announced": (0, "552 5.3.4 message too big", "552 5.3.4 message too big")}
 
 
@@ -9158,7 +9154,7 @@ def test_a_mail_that_is_too_large_goes_once_more_without_its_files(clock, caplog
     text = mail_text(mail)
     for name in ("image-1.png", "売上.csv"):
         assert re.search(rf"\[{name} could not be shown: smtp_email: {words}\]", text)
-    assert text.startswith("T\n\nthe text") and not list(mail.message.iter_attachments())
+    assert re.match("T\n+the text", text) and not list(mail.message.iter_attachments())
     [warning] = errors_of(caplog, logging.WARNING)
     assert re.search(f"smtp_email: {words}: the mail is too large; it goes without image-1.png, 売上.csv",
                      warning)
@@ -9455,7 +9451,7 @@ def test_a_mail_shows_all_kinds_of_text(relay):
     [mail], page = relay.mails, MailPage(relay.mails[0])
     assert str(mail.message["Subject"]) == "Train & test"
     assert page.words == [
-        "Error", "Train & test", "Results of", "run", "7", "Loss is", "low", ", see", "loss.csv", ",",
+        "Error", "Train &", "test", "Results of", "run", "7", "Loss is", "low", ", see", "loss.csv", ",",
         "the log", "&", "old", "; *.py, a | b, -1, #42, my_var", "first", "nested", "three",
         "quoted", "model", "accuracy", "名前", "0", "a|b", "0.95", "完了", "10", "v", "0.9",
         "x < 1 # **as it is**", "red link", "accuracy", "0.95", "f1_score", "[1]"]
@@ -9967,7 +9963,7 @@ def test_nothing_from_a_mail_or_an_error_ever_goes_to_the_server(desk):
             "From: ann@example.org\nX-Uid: 1:*\nMessage-ID: <\"\\) A9 LOGOUT>", text))
     assert desk.alerter.decide("Deploy? \" \\ {3}\r\nA9 DELETE INBOX",
                                AlerterParameters(timeout=60)).status == "timeout"
-    allowed = (rf'\w+ (CAPABILITY|LOGIN "?bot@example\.org"? "{MAIL_PASSWORD}"|EXAMINE INBOX|NOOP|LOGOUT'
+    allowed = (r"[\w=]{8,99}|\w+ (CAPABILITY|AUTHENTICATE PLAIN|EXAMINE INBOX|NOOP"
                r"|UID SEARCH (SINCE \d+-\w{3}-\d{4}|UID \d+:\*)"
                r"|UID FETCH [\d,:*]+ \([A-Z0-9. \[\]<>()-]+\))")
     assert [c.line for c in desk.imap.commands if not re.fullmatch(allowed, c.line)] == []
@@ -10104,7 +10100,7 @@ def test_a_mailbox_with_thousands_of_other_mails_is_read_once_and_no_more_than_i
     assert bool(question.wait()) is True
     fetched = [c.line for c in desk.imap.commands if " FETCH " in c.line]
     polls = sum(" SEARCH " in c.line for c in desk.imap.commands)
-    assert len(fetched) <= 400 // 100 + 2 and len(desk.imap.commands) <= len(fetched) + 2 * polls + 6
+    assert len(fetched) <= 400 // 100 + 2 and len(desk.imap.commands) <= len(fetched) + 2 * polls + 10
     assert desk.imap.logins == 2 and sum("BODY.PEEK[]" in line for line in fetched) == 1
 
 
