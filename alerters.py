@@ -1273,7 +1273,7 @@ class BaseAlerter(_Record):
                     raise
             if question._decision is None:
                 key.update(record.token, claim=None, ref=record.ref, posted=record.posted, parts=record.parts,
-                           recipients=record.recipients, author=record.author)
+                           recipients=record.recipients, author=record.author, url=record.url)
         return question
 
     def _take_up(self, found: Question) -> bool:
@@ -1336,7 +1336,7 @@ class BaseAlerter(_Record):
             if isinstance(receipt, Receipt):
                 if not _is_plain(receipt.ref):
                     raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
-                record.ref = receipt.ref
+                record.ref, record.url = receipt.ref, receipt.url
             self._offer_taps(question)
 
 
@@ -1534,6 +1534,7 @@ class _QuestionRecord:
     flavor: str = ""
     where: dict[str, Any] | None = None  # what the flavor's `_where` said before it was posted, for `_find`
     ref: dict[str, Any] | None = None  # the service's ids of it; None until it is known to be posted
+    url: str | None = None  # where people see it, if that is known
     author: str | None = None  # the user id it was posted with, which never decides; None: not known
     parts: list[str] = []  # Discord: ids of further messages, a reply to which is one to the question
     recipients: list[str] = []  # mail: the addresses it was sent to
@@ -3319,6 +3320,7 @@ _PATH = (fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}
          fr"|\?thread_id={_SNOWFLAKE}")
 _FORUMS, _WRITABLE = (15, 16), (0, 1, 2, 3, 5, 10, 11, 12)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
+_SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = ("title", "description", "fields", "image", "footer")  # in the order in which Discord shows them
 # docs.discord.com/developers/topics/opcodes-and-status-codes
 _DISCORD_HINTS = {
@@ -3400,6 +3402,12 @@ class DiscordAlerter(_ChatAlerter):
 
     def _can_follow(self, ref: _Dict) -> bool:
         return "message_id" in ref and (self._by_bot() or bool(_forum_thread(ref)))
+
+    def _link(self, ref: _Dict) -> str | None:
+        # Its form, seen where people copy it: discord.js.org/docs, messageLink
+        channel = ref.get("channel_id")
+        server = _SERVERS.get(str(channel))
+        return f"https://discord.com/channels/{server}/{channel}/{ref['message_id']}" if server else None
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
@@ -3764,6 +3772,8 @@ class DiscordAlerter(_ChatAlerter):
             return {}
         known, listed = _mapping(data), isinstance(data, list) and "?" in path
         if answer.status in (200, 201) and (listed or known.get("id")):
+            if known.get("guild_id"):
+                _SERVERS[str(known["id"])] = str(known["guild_id"])
             return data
         code = str(known.get("code") or "")
         what = f"{code} {known.get('message') or ''}".strip() or f"HTTP {answer.status}"
@@ -7715,7 +7725,7 @@ def _tell_asked(question: Question) -> None:
     """Say where it was asked, and until when the command waits; on a terminal the question says so itself."""
     if question.alerter.flavor != "console":
         ref, mailed = question.ref, ", ".join(question._record.recipients or ())
-        place = mailed or ref.get("channel") or ref.get("channel_id") or ""
+        place = mailed or question._record.url or ref.get("channel") or ref.get("channel_id") or ""
         until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(question.deadline))
         _complain(f"asked {question.alerter._who} {place}; waiting until {until}")
 
@@ -7770,7 +7780,7 @@ def _cmd_pending(options: Any) -> None:
             continue
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.deadline))
         over = "expired" if record.deadline < time.time() else "open until"
-        _print(f"{key}  {record.alerter or record.flavor}  {over} {until}  {record.text}")
+        _print(f"{key}  {record.alerter or record.flavor}  {over} {until}  {record.text}  {record.url or ''}")
 
 
 def _cmd_register(options: Any) -> None:

@@ -3273,6 +3273,37 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, monkeypatch
     json.dumps([first.ref, start.ref])
 
 
+LINKS = {  # what was done before -> the address of a message, {} its ids
+    "slack": [(None, None), ("check", "https://example.slack.com/archives/C0ALERTS/p{ts}"),
+              ("thread", "https://example.slack.com/archives/C0ALERTS/p{ts}?thread_ts={above}&cid=C0ALERTS")],
+    "discord": [(None, None), ("check", "https://discord.com/channels/100/300/{message_id}"),
+                ("thread", "https://discord.com/channels/100/300/{message_id}")],
+    "slack webhook": [(None, None), ("check", None)], "discord webhook": [(None, None), ("check", None)]}
+
+
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_a_receipt_has_the_address_of_its_message_where_that_costs_no_request(chats, monkeypatch, capsys,
+                                                                              kind):
+    monkeypatch.setattr(alerters, "_SERVERS", {})
+    alerter, service = chats[kind]
+    first = None
+    for before, form in LINKS[kind]:
+        if before == "check":
+            alerter.check()
+        calls = len(service.calls)
+        receipt = alerter.send(AlerterMessage("x")._with(_reply_to=first if before == "thread" else None))
+        ids = {name: value.replace(".", "") for name, value in receipt.ref.items()}
+        assert receipt.url == (form and form.format(**ids, above=receipt.ref.get("thread_ts")))
+        assert len(service.calls) == calls + 1
+        first = receipt
+    if "webhook" not in kind:  # a question and those that are pending show it
+        store = StackStore()
+        store.register_alerter("team", alerter.flavor, **alerter._values())
+        question = store.load_alerter("team").open_question("Deploy?", key="k")
+        assert alerters.main(["pending"]) == 0
+        assert f"  Deploy?  {question.to_dict()['url']}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["discord", "discord webhook"])
 @pytest.mark.parametrize("channel_type", [15, 16], ids=["forum", "media"])
 def test_an_alert_in_a_forum_is_a_post_of_its_own(chats, kind, channel_type):
