@@ -950,52 +950,44 @@ def slack_text(payload):
 EVERYTHING = {"VIEW_CHANNEL", "SEND_MESSAGES", "SEND_MESSAGES_IN_THREADS", "EMBED_LINKS", "ATTACH_FILES",
               "READ_MESSAGE_HISTORY", "ADD_REACTIONS"}
 MIB = 1024 * 1024
-TOO_LONG = ("BASE_TYPE_MAX_LENGTH", "Must be %d or fewer in length.")
-ISO_8601 = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?$"
+MISSING = ("BASE_TYPE_REQUIRED", "This field is required")
+
+
+def too_long(limit):
+    return "BASE_TYPE_MAX_LENGTH", f"Must be {limit} or fewer in length."
 
 
 def embed_errors(embeds):
     """{path: (code, message)} of what Discord refuses in embeds; lengths are code points, trimmed."""
-    bad, total = {}, 0
-
-    def text(path, value, limit, required=False):
-        nonlocal total
-        size = len(value.strip()) if isinstance(value, str) else 0
-        total += size
-        if value is not None and not isinstance(value, str):
-            bad[path] = ("STRING_TYPE_CONVERT", "Could not interpret as string.")
-        elif required and not size:
-            bad[path] = ("BASE_TYPE_REQUIRED", "This field is required")
-        elif size > limit:
-            bad[path] = (TOO_LONG[0], TOO_LONG[1] % limit)
-
-    def url(path, value, schemes="https?"):
-        if value is not None and not (re.match(rf"({schemes})://\S+$", str(value)) and len(value) <= 2048):
-            bad[path] = ("URL_TYPE_INVALID_URL", "Not a well formed URL.")
-
     if not isinstance(embeds, list) or len(embeds) > 10:
-        return {("embeds",): (TOO_LONG[0], TOO_LONG[1] % 10)}
+        return {("embeds",): too_long(10)}
+    bad, total = {}, 0
     for i, embed in enumerate(embeds):
-        at = ("embeds", str(i))
-        text(at + ("title",), embed.get("title"), 256)
-        text(at + ("description",), embed.get("description"), 4096)
-        text(at + ("author", "name"), embed.get("author", {}).get("name"), 256)
-        text(at + ("footer", "text"), embed.get("footer", {}).get("text"), 2048)
-        if len(embed.get("fields", [])) > 25:
-            bad[at + ("fields",)] = (TOO_LONG[0], TOO_LONG[1] % 25)
-        for j, field in enumerate(embed.get("fields", [])):
-            text(at + ("fields", str(j), "name"), field.get("name"), 256, required=True)
-            text(at + ("fields", str(j), "value"), field.get("value"), 1024, required=True)
-        url(at + ("url",), embed.get("url"))
-        for key in ("image", "thumbnail"):
-            url(at + (key, "url"), embed.get(key, {}).get("url"), "https?|attachment")
-        color = embed.get("color", 0)
-        if type(color) is not int or not 0 <= color <= 0xFFFFFF:
+        at, fields = ("embeds", str(i)), embed.get("fields", [])
+        texts = [(at + ("title",), embed.get("title"), 256, False),
+                 (at + ("description",), embed.get("description"), 4096, False),
+                 (at + ("footer", "text"), embed.get("footer", {}).get("text"), 2048, False)]
+        for j, field in enumerate(fields):
+            texts.append((at + ("fields", str(j), "name"), field.get("name"), 256, True))
+            texts.append((at + ("fields", str(j), "value"), field.get("value"), 1024, True))
+        for path, value, limit, required in texts:
+            size = len(value.strip()) if isinstance(value, str) else 0
+            total += size
+            if value is not None and not isinstance(value, str):
+                bad[path] = ("STRING_TYPE_CONVERT", "Could not interpret as string.")
+            elif required and not size:
+                bad[path] = MISSING
+            elif size > limit:
+                bad[path] = too_long(limit)
+        if len(fields) > 25:
+            bad[at + ("fields",)] = too_long(25)
+        picture = embed.get("image", {}).get("url", "https://e.example")
+        if not re.match(r"(https?|attachment)://\S{1,2040}$", picture):
+            bad[at + ("image", "url")] = ("URL_TYPE_INVALID_URL", "Not a well formed URL.")
+        if type(embed.get("color")) is not int or not 0 <= embed["color"] <= 0xFFFFFF:
             bad[at + ("color",)] = ("NUMBER_TYPE_MAX", "int value should be between 0 and 16777215.")
-        if not re.match(ISO_8601, str(embed.get("timestamp", "2024-01-01T00:00"))):
-            bad[at + ("timestamp",)] = ("DATE_TIME_TYPE_PARSE", "Could not parse. Should be ISO8601.")
-        if not embed.keys() & {"title", "description", "fields", "image", "thumbnail", "author", "footer"}:
-            bad[at + ("description",)] = ("BASE_TYPE_REQUIRED", "This field is required")
+        if not embed.keys() & {"title", "description", "fields", "image", "footer"}:
+            bad[at + ("description",)] = MISSING
     if total > 6000:
         bad[("embeds",)] = ("MAX_EMBED_SIZE_EXCEEDED", "Embed size exceeds maximum size of 6000")
     return bad
@@ -1014,7 +1006,6 @@ class FakeDiscord(FakeService):
         self.webhook_url = f"{self.url}/api/webhooks/{self.webhook_id}/{self.webhook_token}"
         self.channels, self.permissions, self.custom_emoji = {}, {}, set()
         self.message_content, self.webhook_deleted = True, False
-        self.rate_headers = {"X-RateLimit-Remaining": "49", "X-RateLimit-Reset-After": "1.0"}
         self._last_id, self._nonces = 0, {}
         self.add_channel(self.channel, "alerts")
 
@@ -1027,8 +1018,7 @@ class FakeDiscord(FakeService):
     def say(self, user, text, reply_to=None, channel=None, bot=False, webhook=False, type=None, ping=True):
         """reply_to with ping=False: the reply's "@ on" switched off, so the bot is not mentioned."""
         with self.lock:
-            author = dict({"id": user, "username": "user" + user}, **{"bot": True} if bot else {})
-            fields = {"author": author, "content": text, "type": type or 0}
+            fields = {"author": self._user(user, bot), "content": text, "type": type or 0}
             mentions = set(re.findall(r"<@!?(\d+)>", text))
             if reply_to:
                 target = self._find(reply_to)
@@ -1041,8 +1031,7 @@ class FakeDiscord(FakeService):
 
     def react(self, user, emoji, mid, burst=False, bot=False):
         with self.lock:
-            who = dict({"id": user, "username": "user" + user}, **{"bot": True} if bot else {})
-            self._find(mid)["reactions"].setdefault(emoji, {})[user] = (who, burst)
+            self._find(mid)["reactions"].setdefault(emoji, {})[user] = (self._user(user, bot), burst)
 
     def unreact(self, user, emoji, mid):
         with self.lock:
@@ -1073,8 +1062,7 @@ class FakeDiscord(FakeService):
 
     # The service itself.
     def _no(self, status, code, message="refused", errors=None):
-        body = {"code": code, "message": message}
-        tree = {}
+        body, tree = {"code": code, "message": message}, {}
         for path, (word, why) in (errors or {}).items():
             node = tree
             for key in path:
@@ -1083,8 +1071,11 @@ class FakeDiscord(FakeService):
         return Refusal(status, dict(body, errors=tree) if tree else body)
 
     def _invalid(self, **errors):
-        bad = {(key,): ("INVALID", why) for key, why in errors.items()}
-        return self._no(400, 50035, "Invalid Form Body", bad)
+        return self._no(400, 50035, "Invalid Form Body",
+                        {(key,): ("INVALID", why) for key, why in errors.items()})
+
+    def _user(self, user, bot):
+        return dict({"id": user, "username": "user" + user}, **{"bot": True} if bot else {})
 
     def _iso(self):
         return time.strftime("%Y-%m-%dT%H:%M:%S.000000+00:00", time.gmtime(self.now()))
@@ -1092,8 +1083,11 @@ class FakeDiscord(FakeService):
     def _reference(self, row):
         return {"type": 0, "message_id": row["id"], "channel_id": row["channel_id"], "guild_id": self.guild}
 
+    def _next_id(self):
+        return max(int(self.now() * 1000 - 1420070400000) << 22, self._last_id + 1)
+
     def _add(self, channel, fields):
-        self._last_id = max(int(self.now() * 1000 - 1420070400000) << 22, self._last_id + 1)
+        self._last_id = self._next_id()
         row = {"id": str(self._last_id), "channel_id": channel, "type": 0, "content": "", "flags": 0,
                "timestamp": self._iso(), "edited_timestamp": None, "embeds": [], "attachments": [],
                "mentions": [], "pinned": False, "tts": False, "reactions": {}}
@@ -1110,7 +1104,7 @@ class FakeDiscord(FakeService):
         raise self._no(404, 10008, "Unknown Message")
 
     def _show(self, row, nested=False):
-        shown = {k: v for k, v in row.items() if k not in ("payload", "files", "edits", "reactions")}
+        shown = {k: v for k, v in row.items() if k not in ("payload", "files", "reactions")}
         mine = self.bot_id in [row["author"]["id"]] + [user["id"] for user in row["mentions"]]
         if not self.message_content and not mine and self.channels[row["channel_id"]]["type"] != 1:
             shown.update(content="", embeds=[], attachments=[])  # without the intent: blanks, and no error
@@ -1131,14 +1125,15 @@ class FakeDiscord(FakeService):
         agent = call.headers.get("User-Agent", "")
         if not agent or agent.startswith(("Python-urllib", "Java/1.")):
             return 403, "error code: 1010", {}  # Cloudflare, as text: the API is never reached
-        call.reply_headers.update(self.rate_headers, Via="1.1 google")
+        call.reply_headers.update({"X-RateLimit-Remaining": "49", "X-RateLimit-Reset-After": "1.0",
+                                   "Via": "1.1 google"})
         path = re.match("/api/v10/(.*)", call.path)
         if not path:
             raise self._no(404, 0, "404: Not Found")  # other versions differ, and v6 is what none means
         parts = [unquote(part) for part in path[1].split("/")]
         if not re.match(r"DiscordBot \(\S+, \S+\)", agent):
             self.warnings.append("User-Agent " + agent)
-        if parts[0] == "webhooks" and len(parts) >= 3:
+        if parts[0] == "webhooks" and len(parts) == 3:
             return self._webhook(call, parts[1:])
         if "Mozilla/" in agent:
             raise self._no(403, 40333, "internal network error")
@@ -1154,10 +1149,10 @@ class FakeDiscord(FakeService):
         if not channel:
             raise self._no(404, 10003, "Unknown Channel")
         self._need(channel, "VIEW_CHANNEL", 50001)
-        if len(parts) == 2 and call.method == "GET":
-            return 200, channel, {}
         names = {3: "id", 5: "emoji"}
-        route = call.method + " " + "/".join(names.get(i, part) for i, part in enumerate(parts) if i >= 2)
+        route = " ".join([call.method] + [names.get(i, part) for i, part in enumerate(parts) if i >= 2])
+        if route == "GET":
+            return 200, channel, {}
         if route == "POST threads":
             thread = self._new_thread(channel, call.args.get("name"))
             row = self._post(call, thread, call.args.get("message"))
@@ -1166,25 +1161,30 @@ class FakeDiscord(FakeService):
             return 200, self._show(self._post(call, channel)), {}
         if route == "GET messages":
             return 200, [self._show(row) for row in self._list(call, channel)], {}
-        if len(parts) < 4:
-            raise self._no(405, 0, "405: Method Not Allowed")
-        row = self._find(parts[3], channel["id"])
+        if len(parts) > 3:
+            return self._of_message(call, route, channel, *parts[3:6:2])
+        raise self._no(405, 0, "405: Method Not Allowed")
+
+    def _of_message(self, call, route, channel, mid, emoji=""):
+        row = self._find(mid, channel["id"])
         self._need(channel, "READ_MESSAGE_HISTORY", 50001)
-        if route == "GET messages/id":
+        if route == "GET messages id":
             return 200, self._show(row), {}
-        if route == "DELETE messages/id":
+        if route == "DELETE messages id":
             if row["author"]["id"] != self.bot_id:
                 raise self._no(403, 50003, "Cannot execute action on this message")
             self.delete(row["id"])
             return 204, None, {}
-        emoji = self._emoji(parts[5]) if len(parts) > 5 else ""
-        users = row["reactions"].get(emoji, {})
-        if route == "GET messages/id/reactions/emoji":
+        symbols = "[\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff]"
+        if not re.match(f"({symbols}[\ufe0f\u200d\u20e3]*)+$", emoji) and emoji not in self.custom_emoji:
+            raise self._no(400, 10014, "Unknown Emoji")
+        users = row["reactions"].get(emoji, {})  # ✔ with and without U+FE0F are two reactions
+        if route == "GET messages id reactions emoji":
             burst = call.query.get("type", "0") == "1"  # super reactions come only when asked for
             after = int(call.query.get("after", 0))
             found = [who for who, is_burst in users.values() if is_burst == burst and int(who["id"]) > after]
             return 200, sorted(found, key=lambda who: int(who["id"]))[:self._limit(call, 25)], {}
-        if route == "PUT messages/id/reactions/emoji/@me":
+        if route == "PUT messages id reactions emoji @me":
             if not users:
                 self._need(channel, "ADD_REACTIONS")
                 if sum(map(bool, row["reactions"].values())) >= 20:
@@ -1203,33 +1203,22 @@ class FakeDiscord(FakeService):
             raise self._invalid(limit="int value should be between 1 and 100.")
         return int(limit)
 
-    def _emoji(self, emoji):
-        symbols = "[\u00a9\u00ae\u203c-\u3299\U0001f000-\U0001faff]"
-        if not re.match(f"({symbols}[\ufe0f\u200d\u20e3]*)+$", emoji) and emoji not in self.custom_emoji:
-            raise self._no(400, 10014, "Unknown Emoji")
-        return emoji  # ✔ with and without U+FE0F are two reactions
-
     def _list(self, call, channel):
         if channel["type"] in (15, 16):  # assumed: its messages stand in threads
             raise self._no(400, 50008, "Cannot list messages in a non-text channel")
-        limit = self._limit(call, 50)
-        bounds = [key for key in ("before", "after", "around") if key in call.query]
-        if len(bounds) > 1 or any(not call.query[key].isdigit() for key in bounds):
-            raise self._invalid(after="before, after and around exclude each other; snowflakes only.")
+        limit, after = self._limit(call, 50), call.query.get("after")
+        if not (after or "0").isdigit():
+            raise self._invalid(after="snowflakes only.")
         if "READ_MESSAGE_HISTORY" not in self.permissions[channel["id"]]:
             return []  # no error
         rows = [row for row in self.rows if row["channel_id"] == channel["id"]]
-        if "after" in bounds:  # the closest after it, still newest first
-            return [row for row in rows if int(row["id"]) > int(call.query["after"])][:limit][::-1]
-        pivot = int(call.query.get("before", call.query.get("around", 1 << 63)))
-        if "around" in bounds:
-            near = sorted(rows, key=lambda row: abs(int(row["id"]) - pivot))[:limit]
-            return sorted(near, key=lambda row: -int(row["id"]))
-        return [row for row in rows if int(row["id"]) < pivot][-limit:][::-1]
+        if after:  # the closest after it, still newest first
+            return [row for row in rows if int(row["id"]) > int(after)][:limit][::-1]
+        return rows[-limit:][::-1]
 
-    def _checked(self, call, args=None):
-        """The fields of a message from a request, or the refusal. args: if the message is a part of it."""
-        args, files = call.args if args is None else args, call.files
+    def _checked(self, call, args):
+        """The fields of a message of a request, or the refusal."""
+        files = call.files
         if len(call.body) > 25 * MIB:
             raise self._no(413, 40005, "Request entity too large")
         if call.problem == "json" or not isinstance(args, dict):
@@ -1244,26 +1233,21 @@ class FakeDiscord(FakeService):
             raise self._invalid(content="Could not interpret as string, or more than 10 files.")
         bad = embed_errors(embeds)
         if len(content.strip()) > 2000:
-            bad[("content",)] = (TOO_LONG[0], TOO_LONG[1] % 2000)
+            bad[("content",)] = too_long(2000)
         nonce = args.get("nonce", 0)
         if type(nonce) not in (int, str) or len(str(nonce)) > 25:
-            bad[("nonce",)] = (TOO_LONG[0], TOO_LONG[1] % 25)
+            bad[("nonce",)] = too_long(25)
         if set(allowed.get("parse", ())) - {"users", "roles", "everyone"} or any(
                 allowed.get(key) and key in allowed.get("parse", ()) for key in ("users", "roles")):
             bad[("allowed_mentions",)] = ("MESSAGE_ALLOWED_MENTIONS_PARSE_EXCLUSIVE", "parse excludes ids")
-        for i, item in enumerate(args.get("attachments") or []):
-            if len(item.get("description") or "") > 1024:
-                bad[("attachments", str(i), "description")] = (TOO_LONG[0], TOO_LONG[1] % 1024)
         if bad:
             raise self._no(400, 50035, "Invalid Form Body", bad)
         if not content.strip() and not embeds and not files:
             raise self._no(400, 50006, "Cannot send an empty message")
-        shown = [embed.get(key, {}).get("url", "") for embed in embeds for key in ("image", "thumbnail")]
+        shown = [embed.get("image", {}).get("url", "") for embed in embeds]
         for name in (url[13:] for url in shown if url.startswith("attachment://")):
             if name not in files or not re.search(r"\.(jpe?g|png|webp|gif)$", name, re.I):
                 self.warnings.append("no image " + name)
-        urls = [embed["url"] for embed in embeds if embed.get("url")]
-        self.warnings += ["embeds with one url: only the first shows"] if len(set(urls)) < len(urls) else []
         attachments = [{"id": str(i), "filename": name, "size": len(data)}
                        for i, (name, data) in enumerate(files.items())]
         return {"content": content.strip(), "embeds": embeds, "attachments": attachments, "payload": args,
@@ -1276,7 +1260,7 @@ class FakeDiscord(FakeService):
         if not isinstance(name, str) or not 1 <= len(name.strip()) <= 100:
             raise self._invalid(name="Must be between 1 and 100 in length.")
         self._need(channel, "SEND_MESSAGES")
-        thread = str(max(int(self.now() * 1000 - 1420070400000) << 22, self._last_id + 1))
+        thread = str(self._next_id())
         self.add_channel(thread, name, 11, parent_id=channel["id"], thread_metadata={"locked": False})
         return self.channels[thread]
 
@@ -1287,11 +1271,11 @@ class FakeDiscord(FakeService):
         self._need(channel, "SEND_MESSAGES_IN_THREADS" if kind in (10, 11, 12) else "SEND_MESSAGES")
         if channel.get("thread_metadata", {}).get("locked"):
             raise self._no(400, 160005, "Thread is locked")
+        args = call.args if args is None else args
         fields = self._checked(call, args)
         for permission, wanted in (("EMBED_LINKS", fields["embeds"]), ("ATTACH_FILES", fields["files"])):
             if wanted:
                 self._need(channel, permission)
-        args = fields["payload"]
         key, now = (channel["id"], str(args.get("nonce"))), self.now()
         if args.get("enforce_nonce") is True and "nonce" in args:
             row, since = self._nonces.get(key, (None, 0))
@@ -1319,35 +1303,24 @@ class FakeDiscord(FakeService):
             raise self._no(404, 10015, "Unknown Webhook")
         if parts[1] != self.webhook_token:
             raise self._no(401, 50027, "Invalid Webhook Token")
-        author = {"id": self.webhook_id, "username": "hook"}  # assumed: no `bot`, webhook_id must do
-        if len(parts) == 4 and parts[2] == "messages":
-            row = self._find(parts[3])
-            if row.get("webhook_id") != self.webhook_id:
-                raise self._no(404, 10008, "Unknown Message")
-            if call.method == "GET":  # assumed: no reactions seen with the webhook's token
-                return 200, {k: v for k, v in self._show(row).items() if k != "reactions"}, {}
-            raise self._no(405, 0, "405: Method Not Allowed")
-        if len(parts) == 2 and call.method == "GET":
+        if call.method == "GET":
             return 200, {"id": self.webhook_id, "type": 1, "name": "hook", "channel_id": self.channel}, {}
-        if len(parts) != 2 or call.method != "POST":
+        if call.method != "POST":
             raise self._no(405, 0, "405: Method Not Allowed")
         where = self.channels.get(call.query.get("thread_id", self.channel))
         if not where or "thread_id" in call.query and where.get("parent_id") != self.channel:
             raise self._no(404, 10003, "Unknown Channel")
-        fields = self._checked(call)
-        args = fields["payload"]
-        if where["type"] in (15, 16) and not args.get("thread_name"):
-            raise self._no(400, 220001, "Webhooks of forum channels must have a thread_name or thread_id")
-        if where["type"] not in (15, 16) and args.get("thread_name"):
-            raise self._no(400, 220003, "Webhooks can only create threads in forum channels")
-        username = args.get("username") or ""
-        if len(username) > 80 or re.search("discord|clyde", username.lower()):
-            raise self._invalid(username="Username cannot contain that.")  # the names' rule: assumed
-        waits = call.query.get("wait", "").lower() in ("true", "1")
+        fields, name = self._checked(call, call.args), call.args.get("thread_name")
         if where["type"] in (15, 16):
-            where = self._new_thread(where, args["thread_name"])
+            if not name:
+                raise self._no(400, 220001, "Webhooks of forum channels must have a thread_name or thread_id")
+            where = self._new_thread(where, name)
+        elif name:
+            raise self._no(400, 220003, "Webhooks can only create threads in forum channels")
+        author = {"id": self.webhook_id, "username": "hook"}  # assumed: no `bot`, webhook_id must do
         # message_reference and nonce mean nothing here.
         row = self._add(where["id"], dict(fields, author=author, webhook_id=self.webhook_id))
+        waits = call.query.get("wait", "").lower() in ("true", "1")
         return (200, self._show(row), {}) if waits else (204, None, {})
 
 
@@ -1366,20 +1339,17 @@ def _embed_texts(payload):
         yield "footer", embed.get("footer", {}).get("text")
 
 
-def discord_active_mentions(payload, webhook=False):
-    """(kind, raw, where) of all that pings or links in a payload; kinds: everyone, user, role, channel, link.
-    An edit without allowed_mentions pings as a post does. Mentions in embeds do not notify."""
+def discord_active_mentions(payload):
+    """(kind, raw, where) of what pings or links in a payload: everyone, user, role, channel, link.
+    Without allowed_mentions everything pings. Mentions in embeds do not notify."""
     content, found = payload.get("content") or "", []
-    allowed = payload.get("allowed_mentions")
-    if allowed is None:  # the default of webhooks is users only
-        allowed = {"parse": ["users"] if webhook else ["users", "roles", "everyone"]}
-    parse = allowed.get("parse", [])
+    allowed = payload.get("allowed_mentions") or {"parse": ["users", "roles", "everyone"]}
+    kinds = {"@e": "everyone", "@h": "everyone", "<#": "channels", "<@&": "roles", "<@": "users"}
     for raw in re.findall(r"@everyone|@here|<@!?\d+>|<@&\d+>|<#\d+>", content):
-        marks = (("@e", "everyone"), ("@h", "everyone"), ("<#", "channel"), ("<@&", "role"), ("<@", "user"))
-        kind = next(kind for mark, kind in marks if raw.startswith(mark))
-        listed = re.sub(r"\D", "", raw) in allowed.get(kind + "s", [])
-        if kind == "channel" or listed or (kind if kind == "everyone" else kind + "s") in parse:
-            found.append((kind, raw, "content"))
+        kind = next(kind for mark, kind in kinds.items() if raw.startswith(mark))
+        listed = re.sub(r"\D", "", raw) in allowed.get(kind, [])
+        if kind == "channels" or listed or kind in allowed.get("parse", []):
+            found.append((kind.rstrip("s"), raw, "content"))
     rendered = [pair for pair in _embed_texts(payload) if pair[0] in ("description", "value")]
     for where, text in [("content", content)] + rendered:
         for prose in _code_parts(text)[::2]:
@@ -2589,7 +2559,7 @@ def _pings(kind, payload):
     if kind.startswith("slack"):
         return [found for found in slack_active_mentions(payload)
                 if found[0] != "link" and not re.fullmatch(OUR_TIME, found[1])]
-    return [found for found in discord_active_mentions(payload, "webhook" in kind) if found[0] != "link"]
+    return [found for found in discord_active_mentions(payload) if found[0] != "link"]
 
 
 FULL = {"title": "Train & **test**", "level": "error", "metadata": {"accuracy": 0.95, "f1_score": [1]},
@@ -2815,94 +2785,80 @@ def _refused(service):
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 def test_a_long_text_is_split_at_line_ends_with_code_closed_and_reopened(chats, kind):
     alerter, service = chats[kind]
-    prose, code = [f"line {i} of the prose" for i in range(60)], [f"    code[{i}] = {i} < 9" for i
-                                                                  in range(400)]
+    prose = [f"line {i} of the prose" for i in range(60)]
+    code = [f"    code[{i}] = {i} < 9" for i in range(400)]
     body = "\n".join([*prose, "```python", *code, "```", *prose])
     receipt = alerter.send(AlerterMessage("Long", body, metadata={"k": 1}, level="warning"))
     parts = [row["payload"] for row in service.posted]
-    assert 2 < len(parts) <= 10
-    for part in parts:
-        assert [text.count("```") % 2 for text in _texts(kind, part)] == [0]
-    lines = "\n".join(_texts(kind, part)[0].replace("&lt;", "<") for part in parts).split("\n")
+    texts = [_texts(kind, part) for part in parts]
+    assert 2 < len(parts) <= 10 and all(len(text) == 1 and text[0].count("```") % 2 == 0 for text in texts)
+    lines = "\n".join(text[0].replace("&lt;", "<") for text in texts).split("\n")
     assert [line for line in lines if "```" not in line] == [*prose, *code, *prose]
-    titled = [kind.startswith("slack") and "header" in str(part.get("blocks")) or "title"
-              in str(part.get("embeds"))
-              for part in parts]
+    titled = ['"header"' in json.dumps(part) or '"title"' in json.dumps(part) for part in parts]
     assert titled == [True] + [False] * (len(parts) - 1)
     if kind == "slack":
         assert [part.get("thread_ts") for part in parts] == [None] + [receipt.ref["ts"]] * (len(parts) - 1)
     if kind == "discord":
         reference = {"message_id": receipt.ref["message_id"], "fail_if_not_exists": False}
         assert [part.get("message_reference") for part in parts] == [None] + [reference] * (len(parts) - 1)
-        assert [any(part["allowed_mentions"].values()) for part in parts] == [False] * len(parts)
+        assert not any(any(part["allowed_mentions"].values()) for part in parts)
     assert (service.warnings, set(service.statuses)) == ([], {200})
 
 
 def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(chats):
     rows = [f"| step {n} | {n * 1.5} | {'名' * (n % 3)} |" for n in range(260)]
-    for kind, (alerter, service) in chats.items():
-        service.posted.clear()
+    wanted = [f"step {n:<3}  {n * 1.5:>5}  {'名' * (n % 3)}".rstrip() for n in range(260)]
+    head = ["name       loss  名前", "--------  -----  ----"]
+    for kind, (alerter, service) in _ways(chats):
         alerter.send("\n".join(["above", "| name | loss | 名前 |", "|------|------|------|", *rows, "below"]))
         texts = [_texts(kind, row["payload"])[0] for row in service.posted]
         lines = [line for text in texts for line in text.split("\n") if "```" not in line]
-        head = ["name       loss  名前", "--------  -----  ----"]
-        wanted = [f"step {n:<3}  {n * 1.5:>5}  {'名' * (n % 3)}".rstrip() for n in range(260)]
         assert [line for line in lines if line not in head] == ["above", *wanted, "below"], kind
         heads = [text.count(f"```\n{head[0]}\n{head[1]}\n") for text in texts]
         assert len(texts) > 1 and set(heads) == {1}, kind
         assert service.warnings == [] and set(service.statuses) == {200}
 
 
-@pytest.mark.parametrize("kind", CHAT_KINDS)
-@pytest.mark.parametrize("count", [1, 26, 60])
+@pytest.mark.parametrize("kind", RENDERED)
+@pytest.mark.parametrize("count", [26, 60])
 def test_many_facts_are_fields_beside_the_text_and_stand_in_the_first_message(chats, kind, count):
     alerter, service = chats[kind]
     facts = {f"metric_{n}": n / 2 for n in range(count)}
     alerter.send(AlerterMessage("t", "line\n" * 900, facts, ["https://x.example/a.png"]))
     payload = service.posted[0]["payload"]
     if kind.startswith("slack"):
-        groups = [block["fields"] for block in payload["blocks"] if "fields" in block]
-        shown = [field["text"] for fields in groups for field in fields]
+        shown = [field["text"] for block in payload["blocks"] for field in block.get("fields", ())]
         wanted = [f"*{name}*\n{value}" for name, value in facts.items()]
     else:
-        groups = [embed["fields"] for embed in payload["embeds"] if "fields" in embed]
-        shown = [(field["name"], field["value"], field["inline"]) for fields in groups for field in fields]
+        fields = [field for embed in payload["embeds"] for field in embed.get("fields", ())]
+        shown = [(field["name"], field["value"], field["inline"]) for field in fields]
         wanted = [(name.replace("_", "\\_"), str(value), True) for name, value in facts.items()]
-        assert "image" in payload["embeds"][len(groups) - 1]
-    assert shown == wanted and len(service.posted) > 1 and service.warnings == []
-    assert set(service.statuses) == {200} and not _refused(service)
+        assert "image" in payload["embeds"][count // 25]
+    assert shown == wanted and len(service.posted) > 1
+    assert (service.warnings, set(service.statuses), _refused(service)) == ([], {200}, 0)
 
 
-TRACE = "\n".join(f'  File "step_{i}.py", line {i}, in <module>' for i in range(4400))
+TRACE = "\n".join(f'  File "step_{i}.py", line {i}, in <module>' for i in range(1600))
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord", "discord webhook"])
 def test_more_than_ten_messages_become_one_with_the_whole_text_as_a_file(chats, kind):
     alerter, service = chats[kind]
-    assert len(TRACE) > 170_000
     alerter.send(AlerterMessage("Nightly failed", TRACE, metadata={"host": "a1"}))
-    posts = [row for row in service.posted if kind != "slack" or "text" in row["payload"]]
-    assert len(posts) == 1
-    seen = _seen(kind, posts[0]["payload"])
+    (post,) = [row for row in service.posted if kind != "slack" or "text" in row["payload"]]
+    seen = _seen(kind, post["payload"])
     assert "Nightly failed" in seen and "step_0.py" in seen and "a1" in seen and "left out" not in seen
-    if kind == "slack":
-        (file,) = service.files.values()
-        assert (file["name"], file["shared_in"]) == ("message.txt", ("C0ALERTS", posts[0]["ts"]))
-        data = file["bytes"]
-    else:
-        assert [a["filename"] for a in posts[0]["attachments"]] == ["message.txt"]
-        data = posts[0]["files"]["message.txt"]
-    assert data.decode() == "Nightly failed\n" + TRACE + "\nhost: a1"
+    assert _files_at(kind, service) == [("message.txt", f"Nightly failed\n{TRACE}\nhost: a1".encode())]
     assert service.warnings == []
 
 
 @pytest.mark.parametrize("kind", RENDERED)
 def test_where_no_file_is_taken_ten_messages_say_what_is_left_out(chats, kind, caplog):
     alerter, service = chats[kind]
-    service.fail("files.getUploadURLExternal",
-                 Fault(status=200, body={"ok": False, "error": "file_uploads_disabled"}),
-                 times=None)
-    if kind == "discord":
+    if kind == "slack":
+        service.fail("files.getUploadURLExternal",
+                     Fault(status=200, body={"ok": False, "error": "file_uploads_disabled"}), times=None)
+    elif kind == "discord":
         service.permissions[service.channel].discard("ATTACH_FILES")
     elif kind == "discord webhook":
         service.fail("POST", Fault(status=413, body={"code": 40005, "message": "Request entity too large"}))
@@ -2920,34 +2876,26 @@ def test_where_no_file_is_taken_ten_messages_say_what_is_left_out(chats, kind, c
     assert ("files:write" if kind.startswith("slack") else "Attach Files") in warning.getMessage()
 
 
-BLANKS = {"blank lines in the middle": "a" + "\n" * 7000 + "z", "blank lines first": "\n" * 7000 + "a z",
-          "blanks in one line": "a" + " " * 20_000 + "z",
-          "a blank block of code": "a\n```\n" + "\n" * 9000 + "\n```\nz"}
-
-
-@pytest.mark.parametrize("text", list(BLANKS.values()), ids=list(BLANKS))
+@pytest.mark.parametrize("text", ["\n" * 7000 + "a z", "a" + "\n" * 7000 + "z", "a" + " " * 9_000 + "z",
+                                  "a\n```\n" + "\n" * 5000 + "\n```\nz"])
 def test_blank_stretches_cost_no_part_of_the_message(chats, text):
     for kind, (alerter, service) in _ways(chats):
-        if "webhook" in kind and not MORE:  # its messages are cut as those of the bot
-            continue
-        before = len(service.posted)
-        assert alerter.post(text) is True, kind
-        seen = "".join(_seen(kind, row["payload"]) for row in service.posted[before:])
-        assert ("a" in seen, "z" in seen) == (True, True), kind
+        assert alerter.post(AlerterMessage("t", text)) is True, kind
+        seen = "".join(_seen(kind, row["payload"]) for row in service.posted)
+        assert ("a" in seen, "z" in seen, set(service.statuses)) == (True, True, {200}), kind
 
 
-@pytest.mark.parametrize("kind, field, error", [
-    ("slack", "chat.postMessage", {"ok": False, "error": "invalid_blocks"}),
-    ("discord", "/messages", {"code": 50035, "message": "Invalid Form Body"})])
 @pytest.mark.parametrize("part", [1, 2, 3])
-def test_a_refused_form_goes_out_plain_whichever_part_it_is(chats, kind, field, error, part):
-    alerter, service = chats[kind]
+def test_a_refused_form_goes_out_plain_whichever_part_it_is(chats, part):
     lines = [f"line {i}" for i in range(900)]
-    status = 200 if kind == "slack" else 400
-    service.fail(field, *[Fault("")] * (part - 1), Fault(status=status, body=error))
-    assert alerter.post("\n".join(lines)) is True
-    texts = "\n".join("\n".join(_texts(kind, row["payload"])) for row in service.posted)
-    assert re.findall(r"line \d+", texts) == lines
+    for kind, field, fault in (
+            ("slack", "chat.postMessage", Fault(status=200, body={"ok": False, "error": "invalid_blocks"})),
+            ("discord", "/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form"}))):
+        alerter, service = chats[kind]
+        service.fail(field, *[Fault("")] * (part - 1), fault)
+        assert alerter.post("\n".join(lines)) is True
+        texts = "\n".join("\n".join(_texts(kind, row["payload"])) for row in service.posted)
+        assert re.findall(r"line \d+", texts) == lines
 
 
 def test_many_mentions_leave_room_in_the_plain_form(chats):
@@ -2955,37 +2903,29 @@ def test_many_mentions_leave_room_in_the_plain_form(chats):
     service.fail("/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form Body"}))
     people = [str(10 ** 18 + n) for n in range(50)]
     assert alerter.post("word " * 2000, AlerterParameters(mention=people)) is True
-    first = service.posted[0]["payload"]
-    assert first["content"].startswith(" ".join(f"<@{p}>" for p in people)) and len(first["content"]) <= 2000
-    assert set(service.statuses) <= {200, 400} and service.statuses.count(400) == 1
+    assert service.posted[0]["payload"]["content"].startswith(" ".join(f"<@{p}>" for p in people))
+    assert (service.statuses.count(400), service.warnings) == (1, [])
 
 
 def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
     alerter, service = chats["slack"]
     service.broken_images.add("https://x.example/a.png")
     assert alerter.post(AlerterMessage(**FULL)) is True
-    (row,) = service.posted
-    assert row["payload"] == {"channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False, "text": (
-        f"Train &amp; test\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: [1]\n<https://x.example/a.png>\n"
-        "🔴 error")}
+    assert [row["payload"] for row in service.posted] == [{
+        "channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False, "text": (
+            f"Train &amp; test\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: [1]\n<https://x.example/a.png>\n"
+            "🔴 error")}]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 # === Any text, a thousand times ===
-ACTS = ("<!channel>", "<!here|x>", "<@U1>", "<@123>", "<@&9>", "@here", "@everyone", "@channel", "<#C1>",
-        "<!subteam^S1>",
-        "[bank.example](https://evil.example)", "[x](javascript:alert(1))", "<https://evil.example|bank>",
-        "\\@everyone", "@\u200beveryone", "`@here`", "**@everyone**",
-        "<!date^1^{date}^https://evil.example|x>")
-NOISE = ("\x00", "\x1b[31m", "\ud800", "\udfff", "\u202e", "\u2066", "\u200b", "\u200d", "\x85", "\u2028",
-         "\xa0", "\ufeff",
-         "*", "_", "~", "|", "`", "``` ", "```\n", "[", "](", ")", "<", ">", "&", "&amp;", "\\", "#", "- ",
-         "1. ", "> ", "\t", "\r\n", "~~", "|", "\n|-|-|\n", "\x1b]8;;https://e.example\x07", "\x1b[2K",
-         "https://", "https://e.example/a_b*c", "{{env.HOME}}", "\u0301", "👩‍👧", "🇩🇪", "👍🏽")
+ACTS = (r"<!channel>;<!here|x>;<@U1>;<@123>;<@&9>;@here;@everyone;@channel;<#C1>;<!subteam^S1>;`@here`;"
+        r"[bank.example](https://evil.example);[x](javascript:alert(1));<https://evil.example|bank>;"
+        "\\@everyone;@\u200beveryone;**@everyone**;<!date^1^{date}^https://evil.example|x>").split(";")
+NOISE = (*"\x00\ud800\udfff\u202e\u2066\u200b\u200d\x85\u2028\xa0\ufeff*_~|`[])<>&\\#\t\u0301",
+         "\x1b[31m", "``` ", "```\n", "](", "&amp;", "- ", "1. ", "> ", "\r\n", "~~", "\n|-|-|\n", "\x1b[2K",
+         "\x1b]8;;https://e.example\x07", "https://", "https://e.example/a_b*c", "{{env.HOME}}", "👩‍👧", "🇩🇪")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCXYZ0123456789äßéøñжщ漢字かな𝔘"
-KEPT = re.compile("[" + LETTERS + "]")
-
-
 _letter = random.Random(1).choices
 TEXT_WORDS = ["".join(_letter(LETTERS, k=size)) for size in (3, 5, 8, 20) for _ in range(200)]
 
@@ -3019,10 +2959,9 @@ def _missing(source, seen):
 
     Only the address of a link may stand between two letters that follow each other; x makes them long.
     """
-    want, have = ("".join(KEPT.findall(text)) for text in (source, seen))
-    if want in have:
-        return None
-    places, at, end = [-1] + [m.start() for m in KEPT.finditer(seen)], 0, 0
+    kept = re.compile("[" + LETTERS + "]")
+    want, have = ("".join(kept.findall(text)) for text in (source, seen))
+    places, at, end = [-1] + [m.start() for m in kept.finditer(seen)], 0, 0
     while at < len(want):
         if want[at:at + 40] == have[end:end + 40]:
             at, end = at + 40, end + 40
@@ -3040,45 +2979,46 @@ def _written(body):
     return re.sub(r"\]\(https://evil.example\)|https?://[^\s<>\"'`|\\\\^{}]*|bank.example", "]", body)
 
 
+def _masked(kind, payload):
+    """Return links whose text names another place than they lead to."""
+    form = r"evil.*\|.*bank|^<java" if "slack" in kind else r"^\[.*bank.*evil|\(java"
+    found = slack_active_mentions(payload) if "slack" in kind else discord_active_mentions(payload)
+    return [raw for _, raw, _ in found if re.search(form, raw)]
+
+
 def test_no_text_is_refused_cut_or_lets_anything_act(chats):
-    """2,000 messages of all sizes over the four ways; ten times as many with ALERTERS_TEST_MORE=1."""
+    """Messages of all sizes over the four ways; 20,000 of them with ALERTERS_TEST_MORE=1."""
     rng, slack = random.Random(20240601), chats["slack"][1]
-    refused, lost, active = [], [], []
-    for number in range(20_000 if MORE else 2_000):
+    for number in range(20_000 if MORE else 480):
         kind = CHAT_KINDS[number % 4]
         alerter, service = chats[kind]
-        size = rng.choice((1, 5, 20, 40, 80, 200)) if number % 400 >= 4 else rng.choice((3000, 9000))
-        body = "Ω" + _any_text(rng, size if number % 2000 >= 4 else 45_000)
+        size = rng.choice((1, 5, 20, 40, 80, 200)) if number % 160 >= 4 else rng.choice((3000, 9000))
+        body = "Ω" + _any_text(rng, size if number % 2000 >= 4 else 35_000)
         title = _any_text(rng, rng.choice((5, 30, 400))) if rng.random() < .3 else None
-        metadata = {f"{i} " + _any_text(rng, rng.choice((3, 10, 10, 300))):
-                    _any_text(rng, rng.choice((1, 20, 20, 20, 1500)) if number % 10 == i else 15)
-                    for i in range(rng.choice((0, 0, 1, 3, 14)))} if rng.random() < .2 else {}
+        sizes = [(rng.choice((3, 10, 10, 300)), rng.choice((1, 20, 20, 1500)))
+                 for _ in range(rng.choice((0, 0, 0, 0, 1, 3, 9)))]
+        metadata = {f"{i} {_any_text(rng, name)}": _any_text(rng, value)
+                    for i, (name, value) in enumerate(sizes)}
         for kept in (service.posted, service.statuses, service.calls, service.rows, service.warnings,
                      slack.files):
             kept.clear()
         alerter.send(AlerterMessage(title, body, metadata))
         payloads = [row["payload"] for row in service.posted if "files" not in row["payload"]]
-        if set(service.statuses) != {200} or _refused(service) or service.warnings:
-            refused.append((number, kind, service.warnings))
-        masked = r"evil.*\|.*bank|^<javascript" if "slack" in kind else r"^\[bank.*evil|\(javascript"
+        assert (set(service.statuses), _refused(service), service.warnings) == ({200}, 0, []), number
         for payload in payloads:
-            found = slack_active_mentions(payload) if "slack" in kind else discord_active_mentions(payload)
-            active += [(number, kind, raw) for what, raw,
-                       _ in found if what != "link" or re.search(masked, raw)]
+            assert (_pings(kind, payload), _masked(kind, payload)) == ([], []), number
         files = [file["bytes"] for file in slack.files.values()]
         files += [data for row in service.posted if "embeds" in row for data in row["files"].values()]
         seen = "\n".join([data.decode() for data in files] or [_seen(kind, payload) for payload in payloads])
-        missing = None if "characters left out" in seen else _missing(_written(body), seen.partition("Ω")[2])
-        lost += [(number, kind, missing)] if missing else []
-    assert (refused, active, lost) == ([], [], [])
+        if "characters left out" not in seen:
+            assert _missing(_written(body), seen.partition("Ω")[2]) is None, number
 
 
 # === Hostile text ===
+INVISIBLE = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 HOSTILE = {
-    "slack everyone": "<!channel> <!here> <!everyone>", "slack user": "<@U1> <@W1|bob>",
-    "slack group": "<!subteam^S1>",
-    "slack channel": "<#C1>", "plain here": "@here @channel @everyone @Here",
-    "discord user": "<@123> <@!123> <@&9> <#9>",
+    "slack": "<!channel> <!here> <!everyone> <@U1> <@W1|bob> <!subteam^S1> <#C1>",
+    "discord": "@here @channel @everyone @Here <@123> <@!123> <@&9> <#9>",
     "escaped already": "&lt;!channel&gt; \\@everyone",
     "in code": "`<!channel>` `@everyone`\n```\n<@U1> @here\n```",
     "in a link": "[@everyone](https://e.example) [<!here>](https://e.example/a|b)",
@@ -3104,34 +3044,19 @@ def in_markdown(text):
 
 @pytest.mark.parametrize("text", list(HOSTILE.values()), ids=list(HOSTILE))
 def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
-    """Wherever it stands: body, title, name or value of metadata, or the file name of an image."""
+    """Wherever it stands: body, title, name or value of metadata, or the name of an image or a file."""
     for kind, (alerter, service) in _ways(chats):
         for message in (AlerterMessage(body=text, images=["/nowhere/" + text.replace("\x00", "") + ".png"]),
                         AlerterMessage("t " + text, in_markdown(text)),
-                        AlerterMessage("t " + text, metadata={f"{i} {text}": text for i in range(20)})):
-            if message.metadata and "webhook" in kind and not MORE:  # rendered as those of the bot
-                continue
+                        AlerterMessage("t " + text, metadata={f"{i} {text}": text for i in range(12)})):
             service.posted.clear()
             assert alerter.post(message) is True, kind
             for payload in (row["payload"] for row in service.posted):
-                assert _pings(kind, payload) == [], kind
-                shown = json.dumps(payload, ensure_ascii=False)
-                assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]",
-                                     shown), kind
-                active = slack_active_mentions if "slack" in kind else discord_active_mentions
-                masked = r"evil.*\|.*bank|^<java" if "slack" in kind else r"^\[.*bank.*evil|\(java"
-                links = active(payload)
-                assert [raw for _, raw, _ in links if re.search(masked, raw)] == [], kind
+                assert (_pings(kind, payload), _masked(kind, payload)) == ([], []), kind
+                assert not re.search(INVISIBLE, json.dumps(payload, ensure_ascii=False)), kind
             ConsoleAlerter().send(message)
-            shown = capsys.readouterr().err
-            assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]",
-                                 shown)
-    assert (slack_warnings(chats), {s for _, service in chats.values() for s in service.statuses}) == ([],
-                                                                                                       {200})
-
-
-def slack_warnings(chats):
-    return [warning for _, service in chats.values() for warning in service.warnings]
+            assert not re.search(INVISIBLE, capsys.readouterr().err)
+        assert (service.warnings, set(service.statuses)) == ([], {200})
 
 
 ODD_WORDS = ["\x00\x07\x1b[31m", "\ud800x", "\u202eabc", "a\r\nX-Evil: 1", "a\x85b", "<!channel>",
@@ -3145,50 +3070,34 @@ def test_words_and_people_of_a_question_do_nothing_either(chats, relay, imap, cl
         question = room.ask(approve_msg_options=[*ODD_WORDS, "yes"], approvers=[room.ann])
         room.reply(question, room.ann, "yes please")
         assert question.check() is None
-        for payload in (row["payload"] for row in room.service.posted):
-            called = {raw for _, raw, _ in _pings(kind, payload)}
-            assert called == ({f"<@{room.ann}>"} if payload is room.service.posted[0]["payload"] else set())
-            shown = json.dumps(payload, ensure_ascii=False)
-            assert not re.search("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", shown)
-        assert "not an answer yet" in json.dumps(room.service.posted[-1]["payload"])
+        asked, helped = [row["payload"] for row in room.service.posted]
+        assert {raw for _, raw, _ in _pings(kind, asked)} == {f"<@{room.ann}>"} and not _pings(kind, helped)
+        assert not re.search(INVISIBLE, json.dumps([asked, helped], ensure_ascii=False))
+        assert "not an answer yet" in json.dumps(helped)
     mail = mail_asker(relay, imap, clock)
     mail.open_question("Deploy?", AlerterParameters(approve_msg_options=ODD_WORDS))
     assert "X-Evil" not in relay.mails[0].message and b"\x1b" not in relay.mails[0].data
 
 
-def test_metadata_that_cannot_be_shown_does_not_stop_a_question(room):
-    class Odd:
-        def __str__(self):
-            raise ValueError("no")
-
-    assert room.ask(AlerterMessage("Deploy?", metadata={"model": Odd()})).check() is None
-
-
-@pytest.mark.parametrize("length", range(3, 12))
-def test_ticks_in_a_row_end_no_block_of_code(chats, length):
-    ticks = "`" * length
-    body = f"```\na {ticks} b\n{ticks}c [bank](https://evil.example)\n```"
+def test_ticks_in_a_row_end_no_block_of_code(chats):
     for kind in ("slack", "discord"):
         alerter, service = chats[kind]
-        alerter.send(body)
-        (text,) = _texts(kind, service.posted[-1]["payload"])
-        assert text.count("```") == 2 and text.startswith("```") and text.endswith("```")
-    try:
-        raise ValueError(f"a {ticks}\nb {ticks}")
-    except ValueError as error:
-        assert alerters._exception_text(error).count("```") == 2
+        for ticks in ("`" * length for length in range(3, 9)):
+            alerter.send(f"```\na {ticks} b\n{ticks}c [bank](https://evil.example)\n```")
+            (text,) = _texts(kind, service.posted[-1]["payload"])
+            assert text.count("```") == 2 and text.startswith("```") and text.endswith("```")
+            error = ValueError(f"a {ticks}\nb {ticks}")
+            assert alerters._exception_text(error).count("```") in (0, 2)
 
 
-@pytest.mark.parametrize("label, works", [
-    ("bank.com:443", False), ("bank.com?", False), ("www.bank.com.", False), ("user@bank.com", False),
-    ("login at bank.com/x", False), ("bank.com\u200b", False), ("bank\u2024com", False),
-    ("b\xe4nk.com", False), ("10.0.0.1", False), ("https:bank", True), ("the report", True), ("v1.2", True),
-    ("run 3.14.1 of today", True), ("@ann's notes", True), ("e.g. this", True)])
-def test_a_label_that_looks_like_an_address_makes_no_link(chats, label, works):
+def test_a_label_that_looks_like_an_address_makes_no_link(chats):
     alerter, service = chats["slack"]
-    alerter.send(f"see [{label}](https://evil.example/x)")
+    labels = ["the report", "v1.2", "run 3.14.1 of today", "@ann's notes", "e.g. this", "https:bank"]
+    disguises = ["bank.com:443", "bank.com?", "www.bank.com.", "user@bank.com", "login at bank.com/x",
+                 "bank.com\u200b", "bank\u2024com", "b\xe4nk.com", "10.0.0.1", "https://bank"]
+    alerter.send("\n".join(f"see [{label}](https://evil.example/x)" for label in labels + disguises))
     (text,) = _texts("slack", service.posted[-1]["payload"])
-    assert ("<https://evil.example/x|" in text) is works
+    assert re.findall(r"<https://evil.example/x\|(.*)>", text) == labels
 
 
 MENTIONS = {
@@ -3201,57 +3110,42 @@ MENTIONS = {
 def test_mention_pings_on_purpose_and_once(chats, kind):
     alerter, service = chats[kind]
     params, ping = MENTIONS[kind.split()[0]]
-    alerter.send("\n".join(f"line {i} @everyone <@11> <@U1>" for i in range(600)), params)
-    payloads = [row["payload"] for row in service.posted]
-    assert len(payloads) > 2 and [_pings(kind, payload) for payload
-                                  in payloads[1:]] == [[]] * (len(payloads) - 1)
+    alerter.send("\n".join(f"line {i} @everyone <@11> <@U1>" for i in range(300)), params)
+    first, *later = [row["payload"] for row in service.posted]
+    assert later and [_pings(kind, payload) for payload in later] == [[]] * len(later)
     if kind.startswith("slack"):
-        assert payloads[0]["blocks"][0]["text"]["text"] == ping
-        assert payloads[0]["text"].startswith(ping + "\n")
+        assert first["blocks"][0]["text"]["text"] == ping and first["text"].startswith(ping + "\n")
     else:
-        assert payloads[0]["content"] == ping
-        assert payloads[0]["allowed_mentions"] == {"parse": ["everyone"], "users": ["11"], "roles": ["22"]}
+        assert first["content"] == ping
+        assert first["allowed_mentions"] == {"parse": ["everyone"], "users": ["11"], "roles": ["22"]}
 
 
-MARKUP = {"bold that never ends": "**a ", "italic that never ends": "*a _b ", "open brackets": "[",
-          "open links":
-          "[a](http://x", "ticks": "`", "stars": "*", "URLs": "http://", "bangs of a URL": "https://a.b/!",
-          "fences": "```\n",
-          "blank lines": "\n", "entities": "&<>", "line ends": "a\n", "nothing special": "x",
-          "zero width": "\u200b", "tables": "|a|b|\n|-|-|\n", "pipes": "|", "dashes of a table": "|-",
-          "rows": "|1\n", "strike": "~~a ", "items": "- a\n", "quotes": "> ", "headings": "# a\n",
-          "colours": "\x1b[", "links of a terminal": "\x1b]8;;", "numbers": "1. ", "blanks": " \t"}
+MARKUP = ("**a ", "*a _b ", "[", "[a](http://x", "`", "*", "http://", "https://a.b/!", "```\n", "\n", "&<>",
+          "a\n", "x", "\u200b", "|a|b|\n|-|-|\n", "|", "|-", "|1\n", "~~a ", "- a\n", "> ", "# a\n", "\x1b[",
+          "\x1b]8;;", "1. ", " \t", "``` ")
 
 
-@pytest.mark.parametrize("piece", MARKUP.values(), ids=list(MARKUP))
-def test_time_grows_with_a_text_and_not_with_its_square(piece):
-    """Of forty thousand characters a square takes minutes, and what is linear a fraction of this."""
-    began = time.process_time()
-    blocks = alerters._lay_out(AlerterMessage(body="s" + piece * (40_000 // len(piece)) + "e"), [])
-    alerters._as_text(blocks)
-    alerters._some([block for block in blocks if block.group == "text"], 20_000, -1)
-    assert time.process_time() - began < 6
+@pytest.mark.parametrize("piece", MARKUP)
+def test_time_grows_with_a_text_and_not_with_its_square(chats, piece):
+    def cpu(size):
+        message, began = AlerterMessage(body="s" + piece * (size // len(piece)) + "e"), time.process_time()
+        for kind in ("slack", "discord"):
+            chats[kind][0]._preview(message)
+        alerters._as_text(alerters._lay_out(message, []))
+        return time.process_time() - began
 
-
-def test_no_markup_makes_rendering_slow(chats):
-    """An expression that explodes takes minutes; beyond ten messages the time must not grow with the line."""
-    texts = [(kind, piece * ((3_000 if MORE else 1_500) // len(piece)))
-             for piece in MARKUP.values() for kind in ("slack", "discord")]
-    texts.append(("slack", "**a " * (50_000 if MORE else 10_000)))
-    for kind, text in texts:
-        began = time.perf_counter()
-        assert chats[kind][0].post(AlerterMessage(body=f"a{text}z")) is True, (kind, text[:9])
-        assert time.perf_counter() - began < 5, (kind, text[:9])
+    short = cpu(1_000)
+    assert cpu(6_000) < 18 * short + 0.1
 
 
 @long_form
 def test_megabytes_in_one_line_go_out_in_a_moment(chats):
     alerter, service = chats["slack"]
-    size, before = 10_000_000 if MORE else 4_000_000, time.perf_counter()
-    assert alerter.post("x" * (size - 3) + "end") is True
-    assert time.perf_counter() - before < 4
+    before = time.perf_counter()
+    assert alerter.post("x" * 9_999_997 + "end") is True
+    assert time.perf_counter() - before < 8
     (data,) = [file["bytes"] for file in service.files.values()]
-    assert len(data) == size and data.endswith(b"xend")
+    assert len(data) == 10_000_000 and data.endswith(b"xend")
 
 
 # === Threads and replies ===
@@ -4745,98 +4639,89 @@ class _Figure:
 
 
 class _Picture:
+    """A picture of PIL; PNG lacks some of its modes."""
+    def __init__(self, mode="RGB"):
+        self.mode = mode
+
     def save(self, file, format=None, **_):
-        assert format.lower() == "png"
-        file.write(PNG)
+        if self.mode not in ("RGB", "RGBA") or format.lower() != "png":
+            raise OSError(f"cannot write mode {self.mode} as {format}")
+        file.write(PNG + self.mode.encode())
+
+    def convert(self, mode):
+        return _Picture(mode)
 
 
 def _files_at(kind, service):
-    """Return {name: bytes} of what arrived, in order, where it is shown in the alert's place."""
+    """Return (name, bytes) of what arrived, in order, where it is shown in the alert's place."""
     if kind == "slack":
-        assert all(file["shared_in"] == ("C0ALERTS", service.posted[0]["ts"]) for file
-                   in service.files.values())
+        (place,) = {file["shared_in"] for file in service.files.values()}
+        assert place == ("C0ALERTS", service.posted[0]["ts"])
         return [(file["name"], file["bytes"]) for file in service.files.values()]
     return [pair for row in service.posted for pair in row["files"].items()]
 
 
-@pytest.mark.parametrize("kind", ["slack", "discord", "discord webhook"])
+FILE_KINDS = ("slack", "discord", "discord webhook") if MORE else ("slack", "discord")
+
+
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog):
     alerter, service = chats[kind]
     (tmp_path / "löss 1.png").write_bytes(PNG)
     (tmp_path / "plain.gif").write_bytes(GIF)
     images = ["https://x.example/a.png?b=1&c=2", str(tmp_path / "plain.gif"), tmp_path / "löss 1.png", PNG,
-              bytearray(GIF),
-              memoryview(PNG), _Figure(), _Picture()]
+              bytearray(GIF), memoryview(PNG), _Figure(), _Picture(), _Picture("CMYK"), _Picture("La"), PNG]
     assert alerter.post(AlerterMessage("Plots", images=images)) is True
-    assert [data for _, data in _files_at(kind, service)] == [GIF, PNG, PNG, GIF, PNG, PNG, PNG]
+    files, pages = _files_at(kind, service), [row["payload"] for row in service.posted]
+    assert [data for _, data in files] == [GIF, PNG, PNG, GIF, PNG, PNG, PNG + b"RGB", PNG + b"RGB",
+                                           PNG + b"RGBA", PNG]
     named = "löss 1.png" if kind == "slack" else "l_ss_1.png"  # which attachment:// is sure to find
-    assert [name for name, _ in _files_at(kind, service)][:3] == ["plain.gif", named, "image-4.png"]
-    urls = re.findall(r"https://x.example[^\"]*", json.dumps(service.posted[0]["payload"]))
-    assert urls and set(urls) == {"https://x.example/a.png?b=1&c=2"}
-    if kind != "slack":
-        embeds = [embed["image"]["url"] for row in service.posted for embed in row["embeds"]]
-        names = [name for name, _ in _files_at(kind, service)]
-        assert embeds == [urls[0]] + ["attachment://" + name for name in names] and len(set(names)) == 7
+    assert [name for name, _ in files][:3] == ["plain.gif", named, "image-4.png"]
+    assert json.dumps(pages[0]).count("https://x.example/a.png?b=1&c=2\"") == 1
+    if kind == "slack":  # in one reply
+        assert len([call for call in service.calls if "completeUpload" in call.path]) == 1
+    else:  # the first one in the embed of the title
+        shown = [embed["image"]["url"] for page in pages for embed in page["embeds"]]
+        assert shown[1:] == ["attachment://" + name for name, _ in files] and pages[0]["embeds"][0]["title"]
     assert (service.warnings, caplog.records) == ([], [])
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_path, caplog, kind):
-    alerter, service = chats[kind]
-
     class Broken:
         def savefig(self, *_, **__):
             raise RuntimeError("no @everyone backend")
 
-    (tmp_path / "empty.png").write_bytes(b"")
-    images = [tmp_path / "none.png", tmp_path, tmp_path / "empty.png", Broken(), b"", 5, None, "",
-              "ftp://x/y.png", "a\0b", "https://x.example/a b.png", ("a", "b", "c"), ("a.png", "text"),
-              object]
+    alerter, service = chats[kind]
+    images = [tmp_path / "none.png", Broken(), b"", 5, None, "", "ftp://x/y.png", "a\0b",
+              "https://x.example/a b.png", ("a", "b", "c"), ("a.png", "text"), object]
     assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
     seen = _seen(kind, service.posted[0]["payload"])
     assert "the text" in seen and "none.png could not be shown: No such file or directory" in seen
     assert "https://x.example/a b.png could not be shown" in seen.replace("\\", "")
     assert seen.count("could not be shown") == len(images) == len(caplog.records)
-    assert {record.levelname for record in caplog.records} == {"WARNING"} and _pings(kind,
-        service.posted[0]["payload"]) == []
-
-
-@pytest.mark.parametrize("kind", ["slack", "discord", "discord webhook"])
-def test_twenty_images_arrive_in_order(chats, kind):
-    alerter, service = chats[kind]
-    images = [PNG + bytes([i]) for i in range(20)]
-    assert alerter.post(AlerterMessage("Plots", images=images)) is True
-    assert [data for _, data in _files_at(kind, service)] == images
-    assert service.warnings == []
-    if kind == "slack":  # in one reply
-        assert len([call for call in service.calls if "completeUpload" in call.path]) == 1
-    else:
-        first = service.posted[0]["embeds"][0]
-        assert (first["title"], first["image"]) == ("Plots", {"url": "attachment://image-1.png"})
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert _pings(kind, service.posted[0]["payload"]) == []
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
-@pytest.mark.parametrize("count", [8, 20, 60])
-def test_no_image_by_url_vanishes(chats, kind, count):
+def test_no_image_by_url_vanishes(chats, kind):
     alerter, service = chats[kind]
-    urls = [f"https://x.example/{i}.png" for i in range(count)]
+    urls = [f"https://x.example/{i}.png" for i in range(40)]
     assert alerter.post(AlerterMessage("Plots", images=urls)) is True
     sent = json.dumps([row["payload"] for row in service.posted])
-    assert [url for url in urls if url not in sent] == [] and set(service.statuses) == {200}
+    assert [url for url in urls if url + '"' not in sent] == [] and set(service.statuses) == {200}
 
 
-@pytest.mark.parametrize("kind, call", [("slack", "getUploadURLExternal"), ("discord", "/messages"),
-                                        ("discord webhook", "/webhooks/")])
-def test_a_refused_image_is_named_under_the_alert(chats, caplog, kind, call):
+@pytest.mark.parametrize("kind", FILE_KINDS)
+def test_a_refused_image_is_named_under_the_alert(chats, caplog, kind):
     alerter, service = chats[kind]
-    if kind == "slack":
-        service.scopes.discard("files:write")
-    else:
-        service.fail(call, Fault(status=413, body={"code": 40005, "message": "Request entity too large"}))
+    service.scopes = {"chat:write"}
+    if kind != "slack":
+        service.fail("POST", Fault(status=413, body={"code": 40005, "message": "Request entity too large"}))
     assert alerter.post(AlerterMessage("Plots", "the text", images=[PNG])) is True
     seen = "\n".join(_seen(kind, row["payload"]) for row in service.posted)
-    assert "the text" in seen and re.search("image-1.png could not be shown: .*(missing_scope|too large)",
-                                            seen)
+    assert re.search("the text(.|\n)*image-1.png could not be shown: .*(missing_scope|too large)", seen)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -4846,57 +4731,55 @@ class _Unpacked(io.BytesIO):
         raise io.UnsupportedOperation("seek")
 
 
-FILE_CASES = {  # how it is given (from a folder): its name and type
-    "a path": (lambda folder: folder / "Umsätze 2026.csv", "Umsätze 2026.csv", "text/csv"),
-    "a text": (lambda folder: str(folder / "売上.csv"), "売上.csv", "text/csv"),
-    "file:": (lambda folder: (folder / "売上.csv").as_uri(), "売上.csv", "text/csv"),
-    "home": (lambda folder: "~/Dockerfile", "Dockerfile", "application/octet-stream"),
-    "bytes": (lambda folder: ("a/b\\report \"=?1.json", b"{}"), "report _=_1.json", "application/json"),
-    "a view": (lambda folder: ("x.pdf", memoryview(b"%PDF")), "x.pdf", "application/pdf"),
-    "packed": (lambda folder: ("x.csv.gz", b"\x1f\x8b"), "x.csv.gz", "application/octet-stream"),
-    "a mail": (lambda folder: ("x.eml", b"Subject: x\n\n"), "x.eml", "application/octet-stream"),
-    "of one file": (lambda folder: open(folder / "売上.csv", "rb"), "売上.csv", "text/csv"),
-    "of text": (lambda folder: open(folder / "売上.csv", encoding="utf-8"), "売上.csv", "text/csv"),
-    "in memory": (lambda folder: io.BytesIO(b"a\nb\nc"), "file-1.bin", "application/octet-stream"),
-    "text in memory": (lambda folder: io.StringIO("ä\n"), "file-1.bin", "application/octet-stream"),
-    "a stream": (lambda folder: _Unpacked(b"abc"), "file-1.bin", "application/octet-stream"),
-    "a picture": (lambda folder: ("plot", PNG), "plot", "image/png"),
-    "a very long name": (lambda folder: ("ü" * 300 + ".json", b"x"), "ü" * 95 + ".json", "application/json")}
+BINARY = "application/octet-stream"
+FILE_CASES = {  # how it is given (from a folder): its name, type and content
+    "a path": (lambda folder: folder / "Umsätze 2026.csv", "Umsätze 2026.csv", "text/csv", b"a;\xc3\xa4\r\n"),
+    "file:": (lambda folder: (folder / "売上.csv").as_uri(), "売上.csv", "text/csv", b"a;\xc3\xa4\r\n"),
+    "home": (lambda folder: "~/Dockerfile", "Dockerfile", BINARY, b"a;\xc3\xa4\r\n"),
+    "bytes": (lambda folder: ("a/b\\x \"=?1.json", b"{}"), "x _=_1.json", "application/json", b"{}"),
+    "a view": (lambda folder: ("x.pdf", memoryview(b"%PDF")), "x.pdf", "application/pdf", b"%PDF"),
+    "packed": (lambda folder: ("x.csv.gz", b"\x1f\x8b"), "x.csv.gz", BINARY, b"\x1f\x8b"),
+    "a mail": (lambda folder: ("x.eml", b"Subject: x\n\n"), "x.eml", BINARY, b"Subject: x\n\n"),
+    "of bytes": (lambda folder: open(folder / "売上.csv", "rb"), "売上.csv", "text/csv", b"a;\xc3\xa4\r\n"),
+    "of text": (lambda folder: open(folder / "売上.csv", encoding="utf-8"), "売上.csv", "text/csv",
+                b"a;\xc3\xa4\r\n"),
+    "in memory": (lambda folder: io.BytesIO(b"a\nb\nc"), "file-1.bin", BINARY, b"a\nb\nc"),
+    "text in memory": (lambda folder: io.StringIO("ä\n"), "file-1.bin", BINARY, "ä\n".encode()),
+    "a stream": (lambda folder: _Unpacked(b"abc"), "file-1.bin", BINARY, b"abc"),
+    "a picture": (lambda folder: ("plot", PNG), "plot", "image/png", PNG),
+    "a very long name": (lambda folder: ("ü" * 300 + ".json", b"x"), "ü" * 95 + ".json", "application/json",
+                         b"x")}
 
 
 @pytest.mark.parametrize("case", FILE_CASES)
 def test_a_file_of_any_kind_arrives_under_its_name_and_type(chats, relay, tmp_path, monkeypatch, caplog,
                                                             case):
     for name in ("Umsätze 2026.csv", "売上.csv", "Dockerfile"):
-        (tmp_path / name).write_bytes(b"a;\xc3\xa4\r\n1;2\r\n")
+        (tmp_path / name).write_bytes(b"a;\xc3\xa4\r\n")
     for variable in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(variable, str(tmp_path))
-    given, name, kind = FILE_CASES[case]
+    given, name, kind, content = FILE_CASES[case]
     given = given(tmp_path)
-    if isinstance(given, io.IOBase) and given.seekable() and case != "a stream":
+    opened = hasattr(given, "read")
+    if opened and case != "a stream":
         given.seek(0, 2)  # as it stands after it was written
-    wanted = {"home": b"a;\xc3\xa4\r\n1;2\r\n", "in memory": b"a\nb\nc", "text in memory": "ä\n".encode(),
-              "a stream": b"abc"}.get(case)
-    if wanted is None:
-        wanted = bytes(given[1]) if isinstance(given, tuple) else (tmp_path / name).read_bytes()
-    sends = [chats[way][0] for way in ("slack", "discord", "discord webhook")] + [relay_alerter(relay)]
-    for alerter in sends[:1 if case == "a stream" else None]:
-        assert alerter.post("the text", files=given if hasattr(given, "read") else [given]) is True
-    slack, discord = chats["slack"][1], chats["discord"][1]
+    (slack_bot, slack), (discord_bot, discord) = chats["slack"], chats["discord"]
+    for alerter in [slack_bot] if case == "a stream" else [slack_bot, discord_bot, relay_alerter(relay)]:
+        assert alerter.post("the text", files=given if opened else [given]) is True
     [file] = slack.files.values()
-    assert (file["name"], file["bytes"], caplog.records) == (name, wanted, [])
-    if hasattr(given, "read"):
+    assert (file["name"], file["bytes"], caplog.records) == (name, content, [])
+    if opened:
         assert given.tell() > 0  # it is left as it stood
         given.close()
     if case == "a stream":
         return
-    for call in [call for call in discord.calls if call.files]:
-        part = call.body.partition(b'name="files[0]"; filename="')[2].partition(b"\r\n\r\n")[0].decode()
-        assert part.split("; charset")[0] == f'{name}"\r\nContent-Type: {kind}'
-        assert list(call.files.values()) == [wanted]
+    [call] = [call for call in discord.calls if call.files]
+    head = call.body.partition(b'name="files[0]"; filename="')[2].partition(b"\r\n\r\n")[0].decode()
+    assert head.split("; charset")[0] == f'{name}"\r\nContent-Type: {kind}'
+    assert list(call.files.values()) == [content]
     [part] = relay.mails[0].message.iter_attachments()
     assert (part.get_filename(), part.get_content_type()) == (name, kind)
-    assert part.get_payload(decode=True) == wanted and not relay.violations
+    assert part.get_payload(decode=True) == content and not relay.violations
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
@@ -4909,47 +4792,23 @@ def test_what_is_no_regular_file_or_too_large_is_refused_at_once(chats, tmp_path
     with open(reader, "rb") as pipe, open(tmp_path / "huge.bin", "rb") as opened, \
             open(tmp_path / "out.log", "w") as out:
         files = [out, tmp_path / "pipe.log", "/dev/zero", tmp_path, tmp_path / "huge.bin", opened, pipe,
-                 ("many.bin", bytearray(100_000_001)), "https://x.example/a.csv", ("a.csv", "words")]
+                 "https://x.example/a.csv", ("a.csv", "words")]
         assert alerter.post("the text", files=files, images=io.BytesIO(b"")) is True
     os.close(writer)
     odd, large = "could not be shown: it is no regular file", "could not be shown: it is larger than 100 MB"
     assert errors_of(caplog, logging.WARNING) == [f"slack: {line}" for line in (
         "image-1 could not be shown: it is empty",
         "out.log could not be shown: it is not open for reading", f"pipe.log {odd}", f"zero {odd}",
-        f"{tmp_path.name} {odd}", f"huge.bin {large}", f"huge.bin {large}",
-        f"file-7 {odd}", f"many.bin {large}",
+        f"{tmp_path.name} {odd}", f"huge.bin {large}", f"huge.bin {large}", f"file-7 {odd}",
         "https://x.example/a.csv could not be shown: it is no file, and no address of a picture",
         "a.csv could not be shown: str is no URL, path, bytes, open file, figure or image")]
-    assert service.posted[0]["payload"]["text"].count("could not be shown") == 11
+    assert service.posted[0]["payload"]["text"].count("could not be shown") == 10
 
 
 @pytest.mark.parametrize("given", [{"a.csv": b"x"}, b"x", "a.csv"])
 def test_what_is_no_list_of_files_is_an_error_to_see(given):
     with pytest.raises(ConfigError, match=r"files must be a list; write files=\[…\]"):
         AlerterMessage("t", files=given)
-
-
-class _ModePicture(_Picture):
-    """A picture of PIL of a mode that PNG lacks."""
-    def __init__(self, mode):
-        self.mode = mode
-
-    def save(self, file, format=None, **_):
-        file.write(b"\x89PNG half of it")
-        if self.mode not in ("RGB", "RGBA"):
-            raise OSError(f"cannot write mode {self.mode} as PNG")
-        file.seek(0)
-        file.truncate()
-        file.write(PNG + self.mode.encode())
-
-    def convert(self, mode):
-        return _ModePicture(mode)
-
-
-def test_a_picture_that_png_cannot_hold_is_converted(chats):
-    alerter, service = chats["slack"]
-    assert alerter.post("x", images=[_ModePicture(mode) for mode in ("CMYK", "F", "La", "PA")]) is True
-    assert [data for _, data in _files_at("slack", service)] == [PNG + b"RGB"] * 2 + [PNG + b"RGBA"] * 2
 
 
 def test_a_figure_is_drawn_once_for_all_alerters_and_outside_their_threads(chats, relay):
@@ -4960,70 +4819,57 @@ def test_a_figure_is_drawn_once_for_all_alerters_and_outside_their_threads(chats
             drawn.append(threading.current_thread())
             file.write(PNG)
 
-    given = io.BytesIO(b"one\ntwo")
-    message = AlerterMessage("t", images=[Figure(), given])
+    message = AlerterMessage("t", images=[Figure(), io.BytesIO(b"one\ntwo")])
     targets = [alerter for alerter, _ in chats.values()] + [relay_alerter(relay)]
     assert alerters._post_to(targets, message, None) is True
     assert drawn == [threading.main_thread()]
-    assert alerters._post_to(targets[2:3], message, None) is True and len(drawn) == 2
     shown = [list(row["files"].values()) for row in chats["discord"][1].posted]
-    assert shown == [[PNG, b"one\ntwo"]] * 3
+    assert shown == [[PNG, b"one\ntwo"]] * 2
 
 
 FILES_12 = [(f"part {number}.log", b"x%d" % number) for number in range(12)]
-MANY_FILES = {  # the message, and what is in its messages, in order
-    "files alone": ({"files": FILES_12}, FILES_12),
+MANY_FILES = {  # the message, and the content of its files
     "files and text": ({"body": "the text", "files": FILES_12}, FILES_12),
-    "pictures and files": ({"body": "the text", "images": [PNG] * 9, "files": FILES_12},
-                           [("", PNG)] * 9 + FILES_12),
-    "a long text and pictures": ({"body": "the text\n" * 9000, "images": [PNG] * 9}, [("", PNG)] * 9),
-    "a long text, facts and files": ({"body": "the text\n" * 9000, "metadata": {n: n for n in range(60)},
+    "pictures and files": ({"images": [PNG] * 9, "files": FILES_12}, [("", PNG)] * 9 + FILES_12),
+    "a long text, facts and files": ({"body": "the text\n" * 4500, "metadata": {n: n for n in range(60)},
                                       "images": [PNG] * 9, "files": FILES_12}, [("", PNG)] * 9 + FILES_12)}
 
 
-@pytest.mark.parametrize("kind", ["discord", "discord webhook", "slack"])
+@pytest.mark.parametrize("kind", FILE_KINDS)
 @pytest.mark.parametrize("case", MANY_FILES)
 def test_no_file_is_lost_among_many(chats, caplog, kind, case):
     alerter, service = chats[kind]
     fields, wanted = MANY_FILES[case]
     assert alerter.post(AlerterMessage(**fields)) is True
     got = [data for name, data in _files_at(kind, service) if name != "message.txt"]
-    assert sorted(got) == sorted(data for _, data in wanted) and len(got) == len(wanted)
+    assert sorted(got) == sorted(data for _, data in wanted)
     assert kind == "slack" or all(len(row["files"]) <= 10 for row in service.posted)
     assert (set(service.statuses), service.warnings, caplog.records) == ({200}, [], [])
 
 
-@pytest.mark.parametrize("kind", ["discord", "discord webhook"])
-def test_one_file_too_large_in_a_later_message_does_not_cost_the_others(chats, caplog, kind):
-    alerter, service = chats[kind]
-    files = FILES_12[:10] + [("big.bin", b"x" * 11 * MIB)] + FILES_12[10:]
+def test_one_file_too_large_in_a_later_message_does_not_cost_the_others(chats, caplog):
+    alerter, service = chats["discord"]
+    files = [*FILES_12[:10], ("big @everyone.bin", b"x" * 11 * MIB), *FILES_12[10:]]
     assert alerter.post("the text", files=files) is True
-    assert sorted(data for _, data in _files_at(kind, service)) == sorted(data for _, data in FILES_12)
-    assert "big.bin could not be shown" in discord_text(service.posted[-1]["payload"])
+    assert sorted(data for _, data in _files_at("discord", service)) == sorted(data for _, data in FILES_12)
+    last = service.posted[-1]["payload"]
+    assert "big @everyone.bin could not be shown" in discord_text(last) and not _pings("discord", last)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_the_name_of_a_file_acts_nowhere(chats):
-    for kind in ("slack", "discord"):
-        alerter, service = chats[kind]
-        assert alerter.post(AlerterMessage(files=[("<!channel> @everyone *x*.log", b"x")])) is True
-        for row in service.posted:
-            assert _pings(kind, row["payload"]) == []
-            comment = row["payload"].get("initial_comment", "")
-            assert "<!" not in row["payload"].get("text", "") + comment
-
-
-def test_a_file_from_the_command_line(chats, tmp_path, capsys, monkeypatch):
+def test_a_file_from_the_command_line(chats, tmp_path, capsys):
     service = chats["slack"][1]
-    (tmp_path / "売上.csv").write_text("x", encoding="utf-8")
-    (tmp_path / "b.log").write_text("y", encoding="utf-8")
+    files = [tmp_path / "売上.csv", tmp_path / "<!channel> *x*.log"]
+    for file in files:
+        file.write_bytes(b"x")
     StackStore().register_alerter("s", "slack", slack_token=service.token, slack_channel_id="C0ALERTS",
                                   slack_api_url=service.api_url)
     StackStore().register_stack("s", ["s"], activate=True)
-    assert home_cli(capsys, "post", "the text", "--file", tmp_path / "売上.csv", "--file",
-                    tmp_path / "b.log") == (0, "", "")
+    argv = [word for file in files for word in ("--file", file)]
+    assert home_cli(capsys, "post", "the text", *argv) == (0, "", "")
     assert [(file["name"], file["bytes"]) for file in service.files.values()] == [
-        ("売上.csv", b"x"), ("b.log", b"y")]
+        (file.name, b"x") for file in files]
+    assert [_pings("slack", row["payload"]) for row in service.posted if "text" in row["payload"]] == [[]]
 
 
 # === check ===
