@@ -5357,7 +5357,7 @@ class StackStore:
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         """Return one alerter by name, or all of a stack, the active one if none is named."""
         data = self._load()
-        members = [name]
+        members = [name or ""]
         if not name:
             stack = stack or os.environ.get("ALERTERS_STACK") or data["active_stack"]
             members = _entry(data, "stacks", stack)
@@ -8016,7 +8016,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         del args[0]
     try:
         code = _run_command(args)
-        print(end="", flush=True)
+        with contextlib.suppress(AttributeError, ValueError):  # it is None, closed, or somebody's own
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
