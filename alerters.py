@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     import logging as _logging
     import mimetypes as _mimetypes
     import pathlib as _pathlib
+    import pprint as _pprint
     import queue as _queue
     import secrets as _secrets
     import select as _select
@@ -117,7 +118,7 @@ else:
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "getpass hashlib html html.parser http.client imaplib inspect ipaddress json logging "
-                  "mimetypes pathlib queue secrets select shlex shutil signal smtplib socket ssl stat "
+                  "mimetypes pathlib pprint queue secrets select shlex shutil signal smtplib socket ssl stat "
                   "subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
@@ -1170,9 +1171,7 @@ class BaseAlerter(_Record):
         approve, decline = self._word_lists(params, fold)
         approvers = _names(self._option(params, "approvers"), "approvers")
         where = self._where(message, params)
-        people = {self._person(name): name for name in approvers or where.get("people", ())}
-        if "" in people:
-            raise ConfigError(f"{self._who}: approvers: {people['']!r} is not how it names a person")
+        people = {self._person(name) for name in approvers or where.get("people", ())}
         needed = getattr(params, "minimum_approvals", None) or 1
         may = min(len(people) or needed, self._most_people)
         if needed > may:
@@ -1180,53 +1179,52 @@ class BaseAlerter(_Record):
         timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
         record = _QuestionRecord({
             "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
-            "text": _one_line(message.title or message.body or "(no text)", 80),
-            "where": where, "approve": approve, "decline": decline,
-            "approvers": approvers and list(approvers), "case_sensitive": not fold,
-            "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
-        record.fingerprint = self._fingerprint(message, record)
+            "text": _one_line(message.title or message.body or "(no text)", 80), "where": where,
+            "approve": approve, "decline": decline, "approvers": approvers and list(approvers),
+            "case_sensitive": not fold, "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
+        if key:
+            record.fingerprint = self._fingerprint(message, record)
         return Question(self, record)
 
     def _word_lists(self, params: AlerterParameters | None, fold: bool) -> tuple[list[str], list[str]]:
-        """Return the words that approve, and those that decline."""
+        """Return the words that approve, and those that decline, once each of them can decide."""
         approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
         decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
         taken = {_word(word, True) for word in approve + decline}
-        approve = approve or tuple(word for word in _APPROVE if _word(word, True) not in taken)
-        decline = decline or tuple(word for word in _DECLINE if _word(word, True) not in taken)
-        self._check_words(approve, fold, decline, _TAPS[1])
-        self._check_words(decline, fold, approve, _TAPS[0])
-        return list(approve), list(decline)
-
-    def _check_words(self, words: Sequence[str], fold: bool, others: Sequence[str], other_tap: str) -> None:
-        """Raise ConfigError for words that cannot decide; others: those that mean the opposite."""
-        known, opposite = set(), {_word(word, True) for word in others}
-        for word in words:
-            bare, problem = _word(word, True), ""
-            if not bare:
-                problem = "must have a letter, a digit or an emoji in it"
-            elif bare in opposite:
-                problem = "both approves and declines"
-            elif _word(word, fold) in known:
-                problem = "stands in its list twice"
-            elif bare == _word(other_tap, True):
-                problem = "means the opposite on every other question"
-            elif not self._takes_word(word):
-                problem = "holds an emoji whose name is not known here: write it as :name:"
-            if problem:
-                raise ConfigError(f"{self._who}: the word {word!r} {problem}")
-            known.add(_word(word, fold))
+        lists = []
+        for given, usual in (approve, _APPROVE), (decline, _DECLINE):
+            lists.append(list(given) or [word for word in usual if _word(word, True) not in taken])
+        for words, others, tap in (lists[0], lists[1], _TAPS[1]), (lists[1], lists[0], _TAPS[0]):
+            opposite = {_word(word, True) for word in [*others, tap]}
+            written = [_word(word, fold) for word in words]
+            for word in words:
+                problem = ""
+                if not _word(word, True):
+                    problem = "must have a letter, a digit or an emoji in it"
+                elif _word(word, True) in opposite:
+                    problem = "means the opposite, too"
+                elif written.count(_word(word, fold)) > 1:
+                    problem = "stands in its list twice"
+                elif not self._takes_word(word):
+                    problem = "holds an emoji whose name is not known here: write it as :name:"
+                if problem:
+                    raise ConfigError(f"{self._who}: the word {word!r} {problem}")
+        return lists[0], lists[1]
 
     def _fingerprint(self, message: AlerterMessage, record: _QuestionRecord) -> str:
-        """Return what is the same for the same question, asked of the same people at the same place."""
-        fold = not record.case_sensitive
-        facts = sorted([_clean(name), _same_text(value)] for name, value in message.metadata.items())
-        approve, decline = (sorted(_word(word, fold) for word in words)
-                            for words in (record.approve, record.decline))
+        """Return what is the same for the same question, asked of the same people at the same place.
+
+        In every process: whatever order sets have there, and at whatever address objects lie.
+        """
+        facts = _pprint.pformat(dict(message.metadata), width=1)  # in such a narrow column it sorts sets
+        facts = re.sub(r" at 0x[0-9a-fA-F]+", "", facts)
+        words = []
+        for options in (record.approve, record.decline):
+            words.append(sorted(_word(word, not record.case_sensitive) for word in options))
         people = sorted({self._person(name) for name in record.approvers or ()})
         services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
-        parts = [self.flavor, services, record.where, message.title, message.body, facts, approve, decline,
-                 fold, people, record.minimum_approvals]
+        parts = [self.flavor, services, record.where, message.title, message.body, facts, words,
+                 record.case_sensitive, people, record.minimum_approvals]
         return _hashlib.sha256(_json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _open(self, question: AlerterMessage, params: AlerterParameters | None,
@@ -1238,16 +1236,15 @@ class BaseAlerter(_Record):
             raise AskNotSupported(f"{self._who}: it has its own ask alone, so no question can stay open")
         if key is not None and (not isinstance(key, str) or not key.strip()):
             raise ConfigError("key must be a name, such as \"deploy-42\"")
-        asked = self._frame(message, params, key)
-        if key is None:
-            with _one_operation():
-                self._publish(asked, message, params)
-            return asked
         while True:
-            found = self._claimed(asked, message, params)
+            asked = self._frame(message, params, key)  # its time begins now
+            with _one_operation():
+                if key is None:
+                    self._publish(asked, message, params)
+                    return asked
+                found = self._claimed(asked, message, params)
             if found:
                 return found
-            asked = self._frame(message, params, key)  # its time begins now
 
     def _claimed(self, asked: Question, message: AlerterMessage,
                  params: AlerterParameters | None) -> Question | None:
@@ -1259,53 +1256,48 @@ class BaseAlerter(_Record):
             return None
         fresh = record is asked._record
         question = asked if fresh else Question(self, record)
-        with question._working(), _one_operation():
+        with question._working():
             if replaced:
                 self._close_replaced(replaced)
             if not fresh and not self._take_up(question):
                 return None
-            if record.ref is None:
-                try:
+            try:
+                if record.ref is None and question._decision is None:
                     self._publish(question, message, params)
-                except (ConfigError, DeliveryError) as error:
-                    if getattr(error, "outcome", "not_sent") == "not_sent":
-                        key.end(record.token, None)
-                    raise
-            if question._decision is None:
-                key.update(record.token, claim=None, ref=record.ref, posted=record.posted, parts=record.parts,
-                           recipients=record.recipients, author=record.author, url=record.url)
+            except (ConfigError, DeliveryError) as error:
+                if getattr(error, "outcome", "not_sent") == "not_sent":
+                    key.end(record.token)
+                raise
+            question._take_step(claimed_until=0.0, ref=record.ref, posted=record.posted, parts=record.parts,
+                                recipients=record.recipients, author=record.author, url=record.url)
         return question
 
     def _take_up(self, found: Question) -> bool:
         """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
-        record = found._record
-        if record.decision:  # whoever settled it died over it
-            found._finish(_decision_of(record.decision))
+        key: Any = found._key
+        decision, expired = key.ending(found.token), self.clock.now() >= found.deadline
+        if decision is not None:  # whoever settled it died over it
+            found._finish(decision)
             return True
-        open_still = self.clock.now() < record.deadline
         try:
-            known = self._locate(found)
-            if open_still:
-                return True
-            if known:  # nobody has read the answers since its time was over
+            if self._locate(found) and expired:  # nobody has read the answers since its time was over
                 found.wait()
         except DeliveryError as error:
             forever = error._final or error.code == "unread"  # which a missing scope is
-            if open_still or not forever:
+            if not expired or not forever:
                 error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
                 raise
-        if found._decision is None:
+        if expired and found._decision is None:
             found._settle(Decision("timeout", at=self.clock.now()))
-        return found._decision is not None and found._decision.status != "timeout"
+        return found._decision is None or found._decision.status != "timeout"
 
     def _close_replaced(self, record: _QuestionRecord) -> None:
         """Say under a question that another one took its key, where it stands."""
         with contextlib.suppress(AlerterError):
             alerter = StackStore(self._origin[1]).load_alerter(record.alerter) if record.alerter else self
-            if record.flavor in ("", alerter.flavor):
-                old = Question(alerter, record)
-                if alerter._locate(old):
-                    old._say("This question was replaced by another one and is closed.")
+            old = Question(alerter, record)
+            if record.flavor in ("", alerter.flavor) and alerter._locate(old):
+                old._say("This question was replaced by another one and is closed.")
 
     def _locate(self, found: Question) -> bool:
         """True if it is known where a recorded question stands; else it is looked for."""
@@ -1324,19 +1316,16 @@ class BaseAlerter(_Record):
         if self.clock.monotonic() > question._ends + _LATE:
             raise _failure(self._who, "the time was over before the question could be posted",
                            hint="give it a longer timeout")
-        before = self.clock.now()
-        question._take_step(posted=before)
+        question._take_step(posted=self.clock.now())
         if not self._shows_questions:
             body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
         with question._closed_if_stopped():
             receipt = self.send(message._with(_question=question, body=body), params)
-            if record.posted == before:  # the flavor does not say when it was taken
-                record.posted = self.clock.now()
-            record.ref = {}
-            if isinstance(receipt, Receipt):
-                if not _is_plain(receipt.ref):
-                    raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
-                record.ref, record.url = receipt.ref, receipt.url
+            if not isinstance(receipt, Receipt):
+                receipt = Receipt("", {})
+            if not _is_plain(receipt.ref):
+                raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
+            record.ref, record.url = receipt.ref, receipt.url
             self._offer_taps(question)
 
 
@@ -1346,17 +1335,6 @@ def _is_plain(ref: Any) -> bool:
         _json.dumps(ref, allow_nan=False)
         return isinstance(ref, dict)
     return False
-
-
-def _same_text(value: Any) -> str:
-    """Return a fact as text that is the same in every process."""
-    if hasattr(value, "items"):
-        return repr(sorted((_clean(name), _same_text(item)) for name, item in value.items()))
-    if isinstance(value, (set, frozenset)):
-        return repr(sorted(map(_same_text, value)))
-    if isinstance(value, (list, tuple)):
-        return repr(list(map(_same_text, value)))
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
 
 
 def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
@@ -1437,22 +1415,17 @@ def _word(text: str, fold: bool) -> str:
             return text.casefold() if fold else text
 
 
-_OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
+_OWN_EMOJI = r"<a?:\w+:(\d+)>"  # Discord's, of one server
 
 
-def _is_tap_among(emoji: str, options: Sequence[str]) -> bool:
-    """True if one of the words means the emoji of a reaction: "ok" means :ok:, too."""
-    own = re.fullmatch(_OWN_EMOJI, emoji)
-    named = re.fullmatch(r"([\w+'-]+)(::.*)?", emoji)  # as Slack has it: "thumbsup::skin-tone-3"
-    names = {_word(f":{named[1]}:" if named else emoji, True)}
+def _tap_name(text: str) -> str:
+    """Return the emoji that a reaction is, or that a word of the lists means: "ok" means :ok:, too."""
+    own = re.fullmatch(_OWN_EMOJI, text)
     if own:
-        names = {f":{own[1].casefold()}:", own[2]}
-    for option in options:
-        own, word = re.fullmatch(_OWN_EMOJI, option), _word(option, True)
-        meant = {own[2]} if own else {word, f":{_SHORTCODES.get(word, word)}:"}
-        if names & meant:
-            return True
-    return False
+        return own[1]
+    if re.fullmatch(r"[\w+'-]+(::skin-tone-\d)?", text):  # as Slack has it: "thumbsup::skin-tone-3"
+        text = f":{text}:"
+    return _word(text, True)
 
 
 def _first_emoji(words: Sequence[str], usual: str) -> str:
@@ -1475,15 +1448,13 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
     """Return one or several names as a tuple; None stays None, and an empty list is a mistake."""
     if value is None:
         return None
-    items: tuple[Any, ...] = ()
     if isinstance(value, str) and what.endswith("approvers"):
-        items = tuple(value.split(","))
-    elif isinstance(value, (str, int)):
-        items = (value,)
-    elif hasattr(value, "__iter__") and not isinstance(value, (bytes, bytearray)):
-        items = tuple(value)
+        value = value.split(",")
+    if isinstance(value, (str, int)):
+        value = [value]
+    items = tuple(value) if hasattr(value, "__iter__") else ()
     names = tuple(str(item).strip() for item in items if isinstance(item, (str, int)))
-    if not names or len(names) != len(items) or not all(names):
+    if not names or not all(names) or len(names) != len(items) or isinstance(value, (bytes, bytearray)):
         raise ConfigError(f"{what} must be a list of words, none of them empty; leave it out for the default")
     return names
 
@@ -1500,7 +1471,8 @@ def _seconds(value: Any, what: str) -> float:
         if re.fullmatch(r"\d+(\.\d+)?", text):
             seconds = float(text)
         elif re.fullmatch(rf"(?:{_TIME}\s*)+", text):
-            seconds = sum(float(number) * _UNITS[unit[0]] for number, unit in re.findall(_TIME, text))
+            times = [float(number) * _UNITS[unit[0]] for number, unit in re.findall(_TIME, text)]
+            seconds = sum(times)
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 1e9:
         raise ConfigError(f"{what} must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m "
                           f"or 2d, not {value!r}")
@@ -1512,8 +1484,10 @@ def _among(words: Sequence[str]) -> str:
     shown = []
     for word in words:
         word = _one_line(word, 100)
-        shown.append(f"`{word}`" if word.isascii() and "`" not in word else word)
-    return " or ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+        is_code = word.isascii() and "`" not in word
+        shown.append(f"`{word}`" if is_code else word)
+    before = ", ".join(shown[:-1])
+    return f"{before} or {shown[-1]}" if before else shown[-1]
 
 
 class _QuestionRecord:
@@ -1547,13 +1521,13 @@ class _QuestionRecord:
     minimum_approvals: int = 1  # by so many different people
     # Its times.
     asked: float = 0.0  # when the process began to ask
-    posted: float = 0.0  # when the service took it; 0: not known
+    posted: float = 0.0  # when it was given to the service; 0: not known
     deadline: float = 0.0  # as people were shown it
     # How far it has come.
     helped: bool = False  # a near miss was answered
     acknowledged: list[str] = []  # user ids of first approvals that were answered
-    claim: dict[str, Any] | None = None  # who works on it, to post it or to write its end: see `_new_claim`
-    decision: dict[str, Any] | None = None  # how it ended; kept until who asked has it
+    claimed_by: str = ""  # who works on it, to post it or to take it up: see `_worker`
+    claimed_until: float = 0.0
 
     _more: _Dict = {}  # what a later version added
 
@@ -1569,21 +1543,20 @@ class _QuestionRecord:
 
     def _is_sound(self) -> bool:
         """True if all parts have the form that the rest relies on, which stands above."""
-        kinds = {"str": str, "int": int, "bool": bool, "float": (int, float), "list": list, "dict": dict}
+        kinds: _Dict = {"str": str, "int": int, "bool": bool, "float": (int, float), "list[str]": list,
+                        "dict[str, Any]": dict}
         for name in _QUESTION_KEYS:
             value, form = getattr(self, name), self.__annotations__[name]
-            kind: Any = kinds[form.partition("[")[0].partition(" ")[0]]
-            if not isinstance(value, kind) and (value is not None or not form.endswith("None")):
+            kind = kinds[form.replace(" | None", "")]
+            if value is None and form.endswith("None"):
+                continue
+            if not isinstance(value, kind):
                 return False
-        words = self.approve + self.decline + self.parts + self.recipients + (self.approvers or ["anybody"])
-        times_are_good = all(0 <= at < 1e10 for at in (self.asked, self.posted, self.deadline))
-        claim_is_whole = self.claim is None or {"machine", "pid", "started", "until"} <= set(self.claim)
-        ended_well = self.decision is None or "status" in self.decision
-        may_end = self.approve and self.decline and self.minimum_approvals > 0
-        if not (times_are_good and claim_is_whole and ended_well and may_end):
-            return False
-        words += self.acknowledged
-        return self.approvers != [] and all(isinstance(word, str) for word in words)
+            if kind is list and set(map(type, value)) - {str}:
+                return False
+        times = (self.asked, self.posted, self.deadline, self.claimed_until)
+        may_end = self.approve and self.decline and self.approvers != [] and self.minimum_approvals > 0
+        return bool(may_end and min(times) >= 0 and max(times) < 1e10)
 
 
 _QUESTION_KEYS = tuple(name for name in _QuestionRecord.__annotations__ if name != "_more")
@@ -1599,33 +1572,25 @@ def _recorded(key: str, given: Any) -> _QuestionRecord:
 
 
 def _decision_of(facts: _Dict) -> Decision:
-    """Return a Decision as it was recorded; keys of a later version are left out."""
-    names = [field.name for field in dataclasses.fields(Decision)]
-    known = {name: facts[name] for name in names if name in facts}
-    return Decision(**{**known, "approvals": tuple(known.get("approvals") or ())})
+    return Decision(**{**facts, "approvals": tuple(facts["approvals"])})
 
 
-def _started(pid: int) -> str:
-    """Return when a living process was started, as Linux counts it; empty: it is dead, or nobody can tell."""
+def _worker(pid: object) -> str:
+    """Return what names a process: machine, number, and, where Linux tells it, when it was started."""
+    started = ""
     with contextlib.suppress(OSError):
-        facts = _pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        if facts[0] != "Z":  # its state; its start is the 20th fact behind its name
-            return facts[19]
-    return ""
+        facts = _pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2]
+        started = facts.split()[19]
+    return f"{_socket.gethostname()} {pid} {started}"
 
 
-def _new_claim(now: float) -> _Dict:
-    pid = os.getpid()
-    return {"machine": _socket.gethostname(), "pid": pid, "started": _started(pid), "until": now + _CLAIM}
-
-
-def _is_held(record: _QuestionRecord | None, now: float) -> bool:
+def _is_held(record: _QuestionRecord, now: float) -> bool:
     """True while the one who claimed a record is alive, as far as can be told from here, and not overdue."""
-    claim = record.claim if record else None
-    if not claim or not now < claim["until"] <= now + _CLAIM:  # the second: the clock was set back
+    if not now < record.claimed_until <= now + _CLAIM:  # the second: the clock was set back
         return False
-    elsewhere = claim["machine"] != _socket.gethostname()
-    return bool(elsewhere or claim["started"] == _started(claim["pid"]))
+    machine, _, process = record.claimed_by.partition(" ")
+    elsewhere = machine != _socket.gethostname()
+    return elsewhere or record.claimed_by == _worker(process.partition(" ")[0])
 
 
 class _Key:
@@ -1639,19 +1604,22 @@ class _Key:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[_Dict, _Dict]]:
-        """Yield the questions of the store, by key, and how others ended, by token; both may be changed."""
+        """Yield the store's questions, by key, and how some ended, by token; both may be changed."""
         with self.store._changing() as data:
-            questions = data.setdefault("questions", {})
-            if not isinstance(questions, dict):
-                raise StoreError(f"{self.store.path}: \"questions\" cannot be read: take it out of the file")
             old, ended = self.clock.now() - _REMEMBERED, _mapping(data.get("ended"))
-            ended = {token: end for token, end in ended.items() if _mapping(end).get("at", 0) > old}
-            data["ended"] = ended
-            yield questions, ended
+            data["questions"] = _mapping(data.get("questions"))
+            data["ended"] = {token: end for token, end in ended.items() if end["at"] > old}
+            yield data["questions"], data["ended"]
 
     def _found(self, questions: _Dict) -> _QuestionRecord | None:
         given = questions.get(self.name)
         return None if given is None else _recorded(self.name, given)
+
+    def _end(self, decision: Decision | None = None) -> _Dict:
+        now = self.clock.now()
+        if decision is None:
+            decision = Decision("timeout", at=now)
+        return {"at": now, "decision": dataclasses.asdict(decision)}
 
     def read(self) -> _QuestionRecord | None:
         return self._found(_mapping(self.store._load().get("questions")))
@@ -1662,18 +1630,15 @@ class _Key:
         The first is `asked`, or the record of the same question from before; None while somebody works on it.
         """
         now, replaced = self.clock.now(), None
-        seen = self.read()
-        if _is_held(seen, now):
-            return None, None
         with self._changing() as (questions, ended):
             found = self._found(questions)
-            if _is_held(found, now):
+            if found and _is_held(found, now):
                 return None, None
             if found and found.fingerprint != asked.fingerprint:
-                ended[found.token] = {"at": now}
+                ended.setdefault(found.token, self._end())
                 replaced, found = found, None
             record = found or asked
-            record.claim = _new_claim(now)
+            record.claimed_by, record.claimed_until = _worker(os.getpid()), now + _CLAIM
             questions[self.name] = record.to_dict()
         return record, replaced
 
@@ -1683,48 +1648,31 @@ class _Key:
             before = self._found(questions)
             if before is None or before.token != token:
                 return None
-            after = _QuestionRecord({**before.to_dict(), **changes})
-            if not after._is_sound():
-                raise StoreError(f"question {self.name!r}: {', '.join(changes)} cannot be recorded")
-            questions[self.name] = after.to_dict()
+            questions[self.name] = _recorded(self.name, {**before.to_dict(), **changes}).to_dict()
         return before
 
     def settle(self, token: str, decision: Decision) -> tuple[Decision, bool]:
-        """Record how a question ended; return how it did, and whether nobody had recorded that before."""
+        """Record how a question ended, unless it is known; return how it did, and whether that is new."""
         with self._changing() as (questions, ended):
-            known, found = self._ending(token, questions, ended), self._found(questions)
-            if known is not None:
-                return known, False
-            facts = dataclasses.asdict(decision)
-            if found is None:  # the file was lost on the way
-                ended[token] = {"at": self.clock.now(), "decision": facts}
-            else:
-                found.decision, found.claim = facts, _new_claim(self.clock.now())
-                questions[self.name] = found.to_dict()
-        return decision, True
+            found = self._found(questions)
+            if found and found.token != token:  # another question took the key
+                ended.setdefault(token, self._end())
+            is_new = token not in ended
+            end = ended.setdefault(token, self._end(decision))
+        return _decision_of(end["decision"]), is_new
 
-    def end(self, token: str, decision: Decision | None) -> None:
-        """Drop a question's record; who still waits for it gets `decision`, or that nobody decided."""
+    def end(self, token: str) -> None:
+        """Drop a question's record; who still waits for it gets its decision, or that nobody decided."""
         with self._changing() as (questions, ended):
             found = self._found(questions)
             if found and found.token == token:
                 del questions[self.name]
-            facts = None if decision is None else dataclasses.asdict(decision)
-            ended.setdefault(token, {"at": self.clock.now(), "decision": facts})
+            ended.setdefault(token, self._end())
 
     def ending(self, token: str) -> Decision | None:
-        """Return how a question ended, as others have recorded it, or None while it is open."""
-        data = self.store._load()
-        return self._ending(token, _mapping(data.get("questions")), _mapping(data.get("ended")))
-
-    def _ending(self, token: str, questions: _Dict, ended: _Dict) -> Decision | None:
-        if token in ended:
-            facts = _mapping(ended[token]).get("decision")
-            return _decision_of(facts) if facts else Decision("timeout", at=self.clock.now())
-        found = self._found(questions)
-        if found and found.token != token:  # another question took the key
-            return Decision("timeout", at=self.clock.now())
-        return _decision_of(found.decision) if found and found.decision else None
+        """Return how a question ended, as somebody has recorded it, or None while it is open."""
+        end = _mapping(self.store._load().get("ended")).get(token)
+        return _decision_of(end["decision"]) if end else None
 
 
 class _Reply:
@@ -1742,18 +1690,25 @@ class _Reply:
         self.thread: Any = given.get("thread")
 
 
+# How answers are counted: words in their order; then taps, of which no service tells when they were given,
+# so that a declining one wins; one that may have come too late stops an approval, and else is nothing.
+_WORD, _DECLINING_TAP, _APPROVING_TAP, _LATE_DECLINING_TAP = range(4)
+
+
 class Question:
     """A message that waits for a decision. `ref`: the service's ids of it; `deadline`: UNIX seconds."""
     def __init__(self, alerter: BaseAlerter, record: _QuestionRecord) -> None:
         self.alerter, self._record = alerter, record
+        self.token = record.token  # the unguessable word that names it in its message
+        self.deadline = record.deadline  # until when it may be answered, as people were shown it
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
         # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
-        self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is decided
+        self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is approved
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._due = float("inf")  # on clock.monotonic: this poll counts what was read since then; inf: anew
         self._decision: Decision | None = None
-        self._locks: dict[int, _threading.Lock] = {}  # by process: see `_alone`
+        self._lock = _threading.Lock()  # one thread at a time works on it
         self._key = _Key(StackStore(alerter._origin[1]), record.key, alerter.clock) if record.key else None
         # From here on the wait goes by the monotonic clock: the other one may be set, or stand still.
         now = alerter.clock.monotonic()
@@ -1772,16 +1727,6 @@ class Question:
         """The service's ids of the message, as in the Receipt; empty until it is posted."""
         return self._record.ref or {}
 
-    @property
-    def token(self) -> str:
-        """The unguessable word that names this question in its message."""
-        return self._record.token
-
-    @property
-    def deadline(self) -> float:
-        """Until when it may be answered, UNIX seconds, as people were shown it."""
-        return self._record.deadline
-
     def __repr__(self) -> str:
         return f"Question({self._record.text!r}, alerter={self._record.alerter!r}, ref={self.ref!r})"
 
@@ -1792,11 +1737,10 @@ class Question:
     @classmethod
     def from_dict(cls, state: dict[str, Any], alerter: BaseAlerter | str | None = None) -> Question:
         """Return the question again. alerter: needed unless it was a named one of the store."""
-        if not isinstance(state, dict):
-            raise ConfigError(f"question: pass the dict that to_dict gave, not {type(state).__name__}")
-        missing = {"token", "ref", "deadline", "approve", "decline", "asked", "text", "alerter"} - set(state)
+        needed = {"token", "ref", "deadline", "approve", "decline", "asked", "text", "alerter"}
+        missing = ", ".join(sorted(needed - set(_mapping(state))))
         if missing:
-            raise ConfigError(f"question: {', '.join(sorted(missing))} missing: pass what to_dict gave")
+            raise ConfigError(f"question: pass the dict that to_dict gave: {missing} missing")
         record = _QuestionRecord(state)
         if not record._is_sound():
             raise ConfigError("question: a part of it has another form than to_dict gave")
@@ -1805,7 +1749,7 @@ class Question:
         target = _targets(alerter or record.alerter)[0]
         if record.flavor not in ("", target.flavor):
             raise ConfigError(f"question: it was asked on {record.flavor}, not on {target.flavor}")
-        for name, form in target._ids.items():
+        for name, form in target._ids.items():  # they go into addresses of requests
             if not re.fullmatch(form, str((record.ref or {}).get(name))):
                 raise ConfigError(f"question: {name} in its ref is no id of {target.flavor}")
         return cls(target, record)
@@ -1827,8 +1771,9 @@ class Question:
         Raises DeliveryError as `check` does. Where Ctrl-C, SIGTERM or SystemExit ends the wait, a question
         without a key is closed with a note.
         """
-        clock = self.alerter.clock
-        until = float("inf") if timeout is None else clock.monotonic() + _seconds(timeout, "timeout")
+        clock, until = self.alerter.clock, float("inf")
+        if timeout is not None:
+            until = clock.monotonic() + _seconds(timeout, "timeout")
         self._until = until
         try:
             with self._closed_if_stopped():
@@ -1838,37 +1783,23 @@ class Question:
                     now, due = clock.monotonic(), self._next
                     if now >= until:
                         return Decision("timeout", at=clock.now())
-                    pause = min(due, until) - now
-                    if pause > 0:
-                        self.alerter._pause(self, pause)
+                    if now < due:
+                        self.alerter._pause(self, min(due, until) - now)
                     decision = self._poll(due)
                 return decision
         finally:
             self._release()
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Let one thread at a time work on it.
-
-        A child of a fork has none of the parent's threads: what they had locked or connected is left to them.
-        """
-        pid = os.getpid()
-        lock = self._locks.setdefault(pid, _threading.Lock())
-        with lock:
-            if len(self._locks) > 1:
-                self._locks, self._memo, self._shared = {pid: lock}, {}, None
-            yield
-
     def _release(self) -> None:
-        with self._alone():
+        with self._lock:
             self.alerter._release(self)
 
     def _poll(self, due: float | None = None) -> Decision | None:
         """Return the decision after a look; none where another thread has taken the one that was due."""
-        with self._alone():
+        with self._lock:
             if self._decision is None and due in (None, self._next):
                 with _one_operation():
-                    self._poll_alone(self.alerter.clock.monotonic())
+                    self._poll_once(self.alerter.clock.monotonic())
                 self._next = self._next_poll()
             return self._decision
 
@@ -1882,28 +1813,28 @@ class Question:
         pause = min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
         return min(max(now + pause, self._not_before), self._ends)
 
-    def _poll_alone(self, began: float) -> None:
-        """Look once, and settle the question if that decides it, or if the time is over."""
+    def _poll_once(self, began: float) -> None:
+        """Look, and settle the question if that decides it, or if the time is over."""
         if self._ended_elsewhere():
             return
-        decision, over = None, began >= self._ends
+        decision = None
         if began >= self._not_before:
             try:
                 decision = self._look(began)
                 self._failing = self._missing
             except (DeliveryError, _SecretAway, OSError) as error:
-                self._failing = self._as_failure(error)
-                if self._failing._final:
-                    self._refused(self._failing)
-                    raise
-                self._not_before = began + (self._failing.retry_after or 0)
-                self._warn(f"{self._failing}; waiting for the answers goes on")
-        if decision is None and over and not self._failing:
+                self._failed(error, began)
+        if decision is None and began >= self._ends and not self._failing:
             decision = Decision("timeout", at=self.alerter.clock.now(), approvals=self._approvals)
         if decision is not None:
             self._settle(decision)
         elif self._failing and self.alerter.clock.monotonic() >= self._gives_up:
-            raise self._unread(self._failing)
+            reason = str(self._failing.args[0]).partition(": ")[2]
+            again = ", or ask again with the same key" if self._key else ""
+            raise _failure(
+                self.alerter._who, f"the answers could not be read when the time was over: {reason}",
+                hint=f"look there for the answer{again}", cure="look", status=self._failing.status,
+                code=self._failing.code)
 
     def _ended_elsewhere(self) -> bool:
         """True if a thread or process has settled or replaced it; nothing is written then."""
@@ -1914,10 +1845,20 @@ class Question:
             self._warn(error)
         return self._decision is not None
 
-    def _as_failure(self, error: Exception) -> DeliveryError:
-        if isinstance(error, DeliveryError):
-            return error
-        return _failure(self.alerter._who, _reason(error), cure="again")
+    def _failed(self, error: Exception, began: float) -> None:
+        """Note why it could not be read. What waiting cannot mend is raised, and closes the question."""
+        if not isinstance(error, DeliveryError):
+            error = _failure(self.alerter._who, _reason(error), cure="again")
+        self._failing = error
+        if not error._final:
+            self._not_before = began + (error.retry_after or 0)
+            self._warn(f"{error}; waiting for the answers goes on")
+            return
+        if not self._key:
+            self._say("The answers cannot be read. This question is closed.")
+        elif error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
+            self._key.end(self.token)
+        raise error
 
     def _warn(self, what: object) -> None:
         """Tell that something fails: the first time, and each hour."""
@@ -1926,45 +1867,26 @@ class Question:
             self._warn_from = now + _WARN_AGAIN
             _log().warning("%s", _one_line(what))
 
-    def _refused(self, error: DeliveryError) -> None:
-        """Close a question whose answers can never be read; one that is gone takes no answer any more."""
-        if not self._key:
-            self._say("The answers cannot be read. This question is closed.")
-        elif error.code in ("10008", "message_not_found", "thread_not_found"):
-            self._key.end(self.token, None)
-
-    def _unread(self, failing: DeliveryError) -> DeliveryError:
-        """Return the error for a time that is over while nobody knows who has answered; a record stays."""
-        reason = str(failing.args[0]).partition(": ")[2]
-        again = ", or ask again with the same key" if self._key else ""
-        return _failure(self.alerter._who, f"the answers could not be read when the time was over: {reason}",
-                        hint=f"look there for the answer{again}", cure="look", status=failing.status,
-                        code=failing.code)
-
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
-        words: list[Decision] = []
-        taps: list[Decision] = []
-        vetoes: list[Decision] = []  # declining taps that may have come too late
+        answers: list[tuple[int, Decision]] = []
         for reply in self._read():
             tapped, late = reply.via == "reaction", self._is_late(reply, began)
             answer = self._answer(reply)
             if answer is None:
-                if not (tapped or late or words or reply.via == "channel"):
+                if not (tapped or late or answers or reply.via == "channel"):
                     self._help(reply)
-            elif not late:
-                (taps if tapped else words).append(answer)
+            elif not tapped and not late:
+                answers.append((_WORD, answer))
             elif tapped and answer.status == "declined":
-                vetoes.append(answer)
-        decision = self._count(words, taps)
-        if decision is None:
-            return None
-        if self._veto_unread:
+                answers.append((_LATE_DECLINING_TAP if late else _DECLINING_TAP, answer))
+            elif tapped and not late:
+                answers.append((_APPROVING_TAP, answer))
+        answers.sort(key=lambda counted: counted[0])
+        decision = self._count(answers)
+        if decision and self._veto_unread:
             what = "who tapped to decline cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
-        for veto in vetoes:
-            if not self.alerter._is_machine(str(veto.by)):
-                return veto
         return decision
 
     def _read(self) -> list[_Reply]:
@@ -1990,43 +1912,35 @@ class Question:
         return self.alerter.clock.monotonic() > self._ends and reply.at > until
 
     def _answer(self, reply: _Reply) -> Decision | None:
-        """Return what one reply means, as the decision that it would be."""
+        """Return what one reply means, as the decision that it would be; None: it is no answer."""
+        tapped = reply.via == "reaction"
+        status, reason = self._verdict(reply.text, tapped), None
+        if status is None and not tapped:
+            reason = self._reason_of(reply.text)
+        if status is None and reason is None:
+            return None
         at = self.alerter.clock.now() if reply.at is None else reply.at
-        tapped, reason = reply.via == "reaction", None
-        status = self._verdict(reply.text, tapped)
-        if status is None:
-            reason = None if tapped else self._reason_of(reply.text)
-            if reason is None:
-                return None
         return Decision(status or "declined", reply.by, reply.text, reply.via, at, reason)
 
-    def _count(self, words: Sequence[Decision], taps: Sequence[Decision]) -> Decision | None:
-        """Return the decision: a decline, or the approval that completes them. words: oldest first."""
-        needed, person = self._record.minimum_approvals, self.alerter._person
-        approvals: dict[str, Decision] = {}
-        declines: list[Decision] = []
-        for answer in words:
-            if len(approvals) == needed or declines:
-                break
-            if answer.status == "declined":
-                declines.append(answer)
-            else:
-                approvals.setdefault(person(str(answer.by)), answer)
-        for tap in taps:  # when it was given no service tells, so a declining one wins
-            who, changes = str(tap.by), len(approvals) < needed or tap.status == "declined"
-            if declines or not changes or self.alerter._is_machine(who):
+    def _count(self, answers: Sequence[tuple[int, Decision]]) -> Decision | None:
+        """Return the decision: a decline, or the approval that completes them."""
+        needed, last = self._record.minimum_approvals, None
+        approvals: dict[str, str] = {}  # person: user id
+        for rank, answer in answers:
+            user, complete = str(answer.by), len(approvals) >= needed
+            counts = {_WORD: not complete, _DECLINING_TAP: True, _APPROVING_TAP: not complete,
+                      _LATE_DECLINING_TAP: complete}
+            if not counts[rank] or rank != _WORD and self.alerter._is_machine(user):
                 continue
-            if tap.status == "declined":
-                declines.append(tap)
-            else:
-                approvals.setdefault(person(who), tap)
-        self._approvals = tuple(str(answer.by) for answer in approvals.values())
-        if declines:
-            return dataclasses.replace(declines[0], approvals=self._approvals if needed > 1 else ())
-        if len(approvals) < needed:
-            self._acknowledge()
-            return None
-        return dataclasses.replace(list(approvals.values())[-1], approvals=self._approvals)
+            if answer.status == "declined":
+                return dataclasses.replace(answer, approvals=tuple(approvals.values()) if needed > 1 else ())
+            if self.alerter._person(user) not in approvals:
+                approvals[self.alerter._person(user)], last = user, answer
+        self._approvals = tuple(approvals.values())
+        if last and len(approvals) >= needed:
+            return dataclasses.replace(last, approvals=self._approvals)
+        self._acknowledge()
+        return None
 
     def _acknowledge(self) -> None:
         """Say once for each who approved, where that alone does not decide."""
@@ -2050,24 +1964,22 @@ class Question:
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
         """Return what a whole reply, or the emoji of a reaction, means."""
-        approve, decline = self._record.approve, self._record.decline
-        means: Callable[[str, Sequence[str]], bool] = self._is_among
+        approve, decline, fold = self._record.approve, self._record.decline, not self._record.case_sensitive
         if tapped:
-            taps, means = self._taps(), _is_tap_among
+            taps = self._taps()
             approve, decline = [*approve, taps[0]], [*decline, taps[1]]
-        if means(text, decline):
-            return "declined"
-        return "approved" if means(text, approve) else None
 
-    def _is_among(self, text: str, options: Sequence[str]) -> bool:
-        fold = not self._record.case_sensitive
-        word = _word(text, fold)
-        return any(word == _word(option, fold) for option in options)
+        def meaning(written: str) -> str:
+            return _tap_name(written) if tapped else _word(written, fold)
+
+        if meaning(text) in map(meaning, decline):
+            return "declined"
+        return "approved" if meaning(text) in map(meaning, approve) else None
 
     def _reason_of(self, text: str) -> str | None:
         """Return why, of a decline that says so behind a colon: "decline: too early"."""
         found = re.match(r"\s*(:[\w+-]+:|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)", text, re.S)
-        declines = found and self._is_among(found[1], self._record.decline)
+        declines = found and self._verdict(found[1], False) == "declined"
         return found[2].strip() if found and declines else None
 
     def _taps(self) -> tuple[str, str]:
@@ -2092,13 +2004,12 @@ class Question:
     def _instructions(self) -> list[str]:
         """Return lines of light Markdown: how to answer, and, in the last one, who may and until when."""
         record = self._record
-        approve, decline = _among(record.approve), _among(record.decline)
         exact = "written exactly so, " if record.case_sensitive else ""
         taps = f" Or tap {' or '.join(map(_one_line, self._taps()))}." if self.alerter._has_reactions else ""
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.deadline))
         who = f" for {_among(record.approvers)}" if record.approvers else ""
-        how = f"{self.alerter._answer_by} {approve} to approve, or {decline} to decline"
-        lines = [f"{how}, {exact}and nothing else.{taps}"]
+        how = f"{self.alerter._answer_by} {_among(record.approve)} to approve, or {_among(record.decline)} to"
+        lines = [f"{how} decline, {exact}and nothing else.{taps}"]
         plain = [word for word in record.decline if re.fullmatch(r"[\w -]+", word)]
         if plain:
             lines.append(f"A decline may say why: `{plain[0]}: the reason`.")
@@ -2108,33 +2019,26 @@ class Question:
 
     def _settle(self, decision: Decision) -> None:
         """End it with this decision; if somebody has ended it meanwhile, with theirs, and in silence."""
-        first = True
+        is_new = True
         if self._key:
-            decision, first = self._key.settle(self.token, decision)
-        if first:
+            decision, is_new = self._key.settle(self.token, decision)
+        self._decision = decision  # Ctrl-C from here on does not close it once more
+        if is_new:
             self._finish(decision)
-        self._decision = decision
 
     def _finish(self, decision: Decision) -> None:
-        """Say how it ended, and drop its record: last, so that a killed process's decision is kept."""
-        if not self._key:
-            self._decision = decision  # Ctrl-C from here on does not close it once more
-        with self._working():
-            self._announce(decision)
-            if self._key:
-                self._key.end(self.token, decision)
+        """Say how it ended, and drop its record: last, so that who is killed before can be succeeded."""
         self._decision = decision
-
-    def _announce(self, decision: Decision) -> None:
-        who, record = self.alerter._who, self._record
-        if decision.status == "timeout":
-            _log().info("%s: %r: nobody decided in time", who, record.text)
-            self._say("Nobody decided in time. This question is closed.")
-            return
-        _log().info("%s: %r: %s by %s (%s)", who, record.text, decision.status, decision.by, decision.via)
-        people = decision.approvals if decision else [str(decision.by)]
-        others = "".join(f", {user}" for user in people if user != decision.by)
-        self._say(f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}{others}.")
+        how = said = "Nobody decided in time"
+        if decision.status != "timeout":
+            how = f"{decision.status} by {decision.by} ({decision.via})"
+            people = decision.approvals if decision else [str(decision.by)]
+            others = "".join(f", {user}" for user in people if user != decision.by)
+            said = f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}{others}"
+        _log().info("%s: %r: %s", self.alerter._who, self._record.text, how)
+        self._say(f"{said}." if decision.by else f"{said}. This question is closed.")
+        if self._key:
+            self._key.end(self.token)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
@@ -2142,32 +2046,36 @@ class Question:
         try:
             yield
         except BaseException:  # Ctrl-C, too; it goes on below
-            with contextlib.suppress(StoreError):
-                if self._key:
-                    self._key.update(self.token, claim=None)
+            self._take_step(claimed_until=0.0)
             raise
 
     @contextlib.contextmanager
     def _closed_if_stopped(self) -> Iterator[None]:
         """Close a question without a key when Ctrl-C, SIGTERM or SystemExit ends what runs here."""
-        if self._key:
-            yield
-            return
-        with _sigterm_raised():
-            try:
-                yield
-            except BaseException as error:  # whatever stops the wait; it goes on below
-                if not isinstance(error, Exception) and self._decision is None:
-                    self._withdraw("Nobody waits for an answer any more. This question is closed.")
-                raise
+        def stop(number: int, frame: object) -> None:
+            raise SystemExit(128 + number)
 
-    def _withdraw(self, note: str) -> None:
+        main = not self._key and _threading.current_thread() is _threading.main_thread()
+        unhandled = main and _signal.getsignal(_signal.SIGTERM) is _signal.SIG_DFL
+        if unhandled:
+            _signal.signal(_signal.SIGTERM, stop)
+        try:
+            yield
+        except BaseException as error:  # whatever stops the wait; it goes on below
+            if not self._key and self._decision is None and not isinstance(error, Exception):
+                self._withdraw()
+            raise
+        finally:
+            if unhandled:
+                _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+
+    def _withdraw(self) -> None:
         """End it without a decision, within a few seconds even where the service does not answer."""
         def close() -> None:
             with contextlib.suppress(AlerterError, OSError):
                 if self._record.ref is None:  # it may just have been posted
                     self._record.ref = self.alerter._find(self)
-            self._say(note)
+            self._say("Nobody waits for an answer any more. This question is closed.")
 
         self._decision = Decision("timeout", at=self.alerter.clock.now())
         thread = _threading.Thread(target=close, name="alerters-close", daemon=True)
@@ -2182,23 +2090,6 @@ class Question:
         except (AlerterError, OSError) as error:
             who = self.alerter._who
             _log().warning("%s: could not write under the question: %s", who, _one_line(error))
-
-
-@contextlib.contextmanager
-def _sigterm_raised() -> Iterator[None]:
-    """Let SIGTERM, where nobody handles it, end the program as SystemExit does, so that it can clean up."""
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    main = _threading.current_thread() is _threading.main_thread()
-    if not main or _signal.getsignal(_signal.SIGTERM) is not _signal.SIG_DFL:
-        yield
-        return
-    _signal.signal(_signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
@@ -2218,27 +2109,24 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
         if doubtful and not unheard:
             error.outcome, error.hint = "unknown", f"{error.hint}; an earlier try may have arrived"
         doubtful = doubtful or unheard
-        if not (error._again or unheard and (sure or find)):
-            raise error
-        if error.status in (429, 503) and error.retry_after is None:
-            pause = max(pause, 1.0)
         wait = max(error.retry_after or 0, pause)
         in_time = clock.monotonic() + wait <= until
         if error.retry_after is None:
             tries, pause = tries - 1, min(pause * 2, 8.0)
-        elif not in_time and tries > 1:
+        elif not in_time:
             error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
-        if tries < 1 or not in_time:
+        may_again = error._again or unheard and (sure or find)
+        if tries < 1 or not in_time or not may_again:
             raise error
         clock.sleep(wait)
-        if unheard and find and not sure:
-            with contextlib.suppress(DeliveryError):
+        if unheard and find:
+            try:
                 found = find()
-                if found is not None:
-                    return found
-                doubtful = False
-                continue
-            raise error
+            except DeliveryError:
+                raise error from None
+            if found is not None:
+                return found
+            doubtful = False
 
 
 # === Chat services ===
