@@ -4823,9 +4823,8 @@ def _html_table(table: _Block) -> str:
             look += "" if facts else ";word-break:normal"
             cells += f'<{tag} style="{look}">{_html_line(cell, not facts)}</{tag}>'
         rows += f"<tr>{cells}</tr>"
-    look = f"{_FONT};font-size:14px;border-collapse:collapse"
-    wide = f"{_WIDE} " if facts else ""
-    return f'<div style="overflow-x:auto;margin:8px 0"><table {wide}style="{look}">{rows}</table></div>'
+    return (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font-size:14px;'
+            f'border-collapse:collapse">{rows}</table></div>')
 
 
 def _html_picture(picture: _Block, inline: bool) -> str:
