@@ -3289,7 +3289,7 @@ class DiscordAlerter(_ChatAlerter):
                 f"authorize?client_id={client}&scope=bot&permissions={_PERMISSIONS}")
 
     def _can_follow(self, ref: _Dict) -> bool:
-        return "message_id" in ref and (self._by_bot() or bool(_forum_thread(ref)))
+        return "channel_id" in ref and (self._by_bot() or bool(_forum_thread(ref)))
 
     def _link(self, ref: _Dict) -> str | None:
         # Its form, seen where people copy it: discord.js.org/docs, messageLink
