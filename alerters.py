@@ -68,7 +68,6 @@ if TYPE_CHECKING:
     import mimetypes as _mimetypes
     import pathlib as _pathlib
     import pprint as _pprint
-    import queue as _queue
     import secrets as _secrets
     import select as _select
     import shlex as _shlex
@@ -88,7 +87,7 @@ if TYPE_CHECKING:
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from dataclasses import dataclass as _dataclass
-    from typing import Any, ContextManager, Dict, Literal, NoReturn, Optional, Protocol, Tuple, TypeVar, Union
+    from typing import Any, Dict, Literal, NoReturn, Optional, Tuple, TypeVar, Union
     from typing import overload as _overload
 
     _Dict = Dict[str, Any]
@@ -118,7 +117,7 @@ else:
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "getpass hashlib html html.parser http.client imaplib inspect ipaddress json logging "
-                  "mimetypes pathlib pprint queue secrets select shlex shutil signal smtplib socket ssl stat "
+                  "mimetypes pathlib pprint secrets select shlex shutil signal smtplib socket ssl stat "
                   "subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
@@ -159,7 +158,7 @@ _MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
 _GOOD_BYE = 2.0  # s for an IMAP server to take its leave
 _PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
-_FOLD_FIRST, _FOLD = 5.0, 60.0  # s for which repeats of a log record wait: at first, and later at most
+_FOLD = 60.0  # s for which repeats of a log record wait, to be told together
 # Names as Slack and iamcal/emoji-data have them; the first is the canonical one.
 _EMOJI = dict(entry.split(" ", 1) for entry in (
     "👍 +1 thumbsup|👎 -1 thumbsdown|✅ white_check_mark|✔ heavy_check_mark|❌ x|☑ ballot_box_with_check|"
@@ -5408,15 +5407,16 @@ def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> 
 
 
 # === Hooks and watch ===
-_FRAMEWORKS = ("airflow", "celery", "dagster", "prefect", "zenml")
 _WILL_RETRY = "failed, will retry"
 _PREFECT_ENDINGS = {"Crashed": "crashed", "TimedOut": "timed out", "Cancelled": "cancelled"}
+# Where the frameworks that call a job are installed; their frames in a traceback say nothing about the job.
+_FRAMEWORKS = r"(?:site|dist)-packages[/\\](?:airflow|celery|dagster|prefect|zenml)[/\\]"
 
 
-def _tell(message_of: Callable[[], AlerterMessage], alerter: BaseAlerter | str | None = None) -> bool:
-    """Post for a job that must not notice: whatever goes wrong is one line in the log."""
+def _tell(send: Callable[[], bool]) -> bool:
+    """Send for a job that must not notice: whatever goes wrong is one line in the log."""
     try:
-        return post(message_of(), alerter=alerter)
+        return send()
     except Exception as error:  # the wrapped job's own result matters more than any error of an alert
         with contextlib.suppress(Exception):  # and so it does where another's log handler raises
             _log().error("the alert was not sent: %s", _one_line(error))
@@ -5437,36 +5437,30 @@ def _exception_text(error: BaseException, line_first: bool = True) -> str:
 
 
 def _exception_parts(error: BaseException) -> tuple[str, str]:
-    """Return the exception's own line (or lines), and its traceback as Python prints it.
-
-    Frames of this module and of a framework that called the job say nothing about the job: they are left out.
-    """
+    """Return the exception's own line (or lines), and its traceback with the frames of the job."""
+    here = _exception_parts.__code__.co_filename
     whole = _traceback.TracebackException(type(error), error, error.__traceback__)
-    left_out = [_exception_parts.__code__.co_filename]  # how the file names of such frames begin
-    for name in _FRAMEWORKS:
-        for folder in getattr(sys.modules.get(name), "__path__", ()):
-            left_out.append(os.path.join(folder, ""))
     parts = [whole]
     while parts:
         part = parts.pop()
-        kept = [frame for frame in part.stack if not frame.filename.startswith(tuple(left_out))]
+        kept = [frame for frame in part.stack
+                if frame.filename != here and not re.search(_FRAMEWORKS, frame.filename)]
         part.stack[:] = kept or part.stack
         parts += filter(None, (part.__cause__, part.__context__))
         parts += getattr(part, "exceptions", None) or ()  # of a group
     return "".join(whole.format_exception_only()), "".join(whole.format())
 
 
-def _ended(failed: bool, facts: _Dict, name: str, error: Any = None, how: str = "failed") -> AlerterMessage:
-    """Return the message of a hook. Of all that a framework hands over only this goes out."""
-    level: _Level = "warning" if how == _WILL_RETRY else "error"
-    body = None
+def _ended(name: str, facts: _Dict, failed: bool, error: object, how: str = "failed") -> AlerterMessage:
+    """Return the message that tells how a job ended."""
     if not failed:
-        how, level = "succeeded", "success"
-    elif isinstance(error, BaseException):
+        return AlerterMessage(f"{name} succeeded", None, facts, level="success")
+    body = None
+    if isinstance(error, BaseException):
         body = _exception_text(error)
     elif isinstance(error, str) and error:
         body = _fenced(error)
-    return AlerterMessage(f"{facts.get(name, 'Pipeline')} {how}", body, facts, level=level)
+    return AlerterMessage(f"{name} {how}", body, facts, level="warning" if how == _WILL_RETRY else "error")
 
 
 def _peek(source: Any, path: str) -> Any:
@@ -5480,31 +5474,28 @@ def _peek(source: Any, path: str) -> Any:
 
 
 def _facts(source: Any, **paths: str) -> _Dict:
-    """Return the facts that stand at dotted paths in a framework's object, for a message."""
     facts = {label.replace("_", " "): _peek(source, path) for label, path in paths.items()}
     return {label: fact for label, fact in facts.items() if fact is not None}
 
 
+# Each framework calls a hook in a way of its own. Of all that it hands over only what is named here goes out.
 def _hook_message(failed: bool, first: Any, rest: Sequence[Any], named: Mapping[str, Any]) -> AlerterMessage:
-    """Return what a hook tells. Each framework calls it in a way of its own."""
-    if "sender" in named:
-        return _celery_message(failed, first, named)
-    if rest:
-        return _prefect_message(failed, first, *rest[:2])
-    if first is None or isinstance(first, (BaseException, str)):
-        return _zenml_message(failed, first)
-    if hasattr(first, "keys"):
+    error, kind = first, "step"
+    if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
+        kind, facts = "task", _facts(named, task="sender.name", task_id="task_id")
+    elif rest:
+        return _prefect_message(failed, first, rest[0], rest[-1])
+    elif hasattr(first, "keys"):
         return _airflow_message(failed, first)
-    return _dagster_message(failed, first)
-
-
-def _zenml_message(failed: bool, error: Any) -> AlerterMessage:
-    """ZenML passes the exception at most; the names are in the context of the step that is running."""
-    context = None
-    with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
-        context = sys.modules["zenml"].get_step_context()
-    facts = _facts(context, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name")
-    return _ended(failed, facts, "step", error)
+    elif first is None or isinstance(first, (BaseException, str)):
+        context = None
+        with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
+            context = sys.modules["zenml"].get_step_context()
+        facts = _facts(context, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name")
+    else:  # docs.dagster.io/guides/build/ops/op-hooks
+        kind, facts = "op", _facts(first, op="op.name", job="job_name", run="run_id")
+        error = _peek(first, "op_exception")
+    return _ended(facts.get(kind, "Pipeline"), facts, failed, error)
 
 
 def _airflow_message(failed: bool, context: Any) -> AlerterMessage:
@@ -5512,62 +5503,45 @@ def _airflow_message(failed: bool, context: Any) -> AlerterMessage:
     error = _peek(context, "exception")
     facts = _facts(context, dag="dag.dag_id", run="run_id", reason="reason")
     if "reason" in facts:  # of a whole DAG: the task instance in there is any one of its tasks
-        return _ended(failed, facts, "dag", error)
-    task = _peek(context, "task_instance") or _peek(context, "ti") or _peek(context, "task")
+        return _ended(facts.get("dag", "Pipeline"), facts, failed, error)
+    task = _peek(context, "ti")
     facts.update(_facts(task, task="task_id", map_index="map_index", host="hostname", log="log_url"))
     if facts.get("map index") == -1:
         del facts["map index"]  # the task is not mapped
     state, number, retries = [_peek(task, name) for name in ("state", "try_number", "max_tries")]
+    retried = state == "up_for_retry"
     if isinstance(number, int) and isinstance(retries, int):
         facts["try"] = f"{number} of {retries + 1}"
         if number <= retries and state != "failed":  # it fails early where the task asks for no other try
-            state = "up_for_retry"
-    return _ended(failed, facts, "task", error, _WILL_RETRY if state == "up_for_retry" else "failed")
+            retried = True
+    return _ended(facts.get("task", "Pipeline"), facts, failed, error, _WILL_RETRY if retried else "failed")
 
 
-def _prefect_message(failed: bool, work: Any, run: Any, state: Any = None) -> AlerterMessage:
+def _prefect_message(failed: bool, work: Any, run: Any, state: Any) -> AlerterMessage:
     """Prefect passes flow (or task), run and state. Source: docs.prefect.io/v3/how-to-guides/workflows."""
     kind = "task" if "task" in type(work).__name__.lower() else "flow"
     facts = {**_facts(work, **{kind: "name"}), **_facts(run, run="name")}
     with contextlib.suppress(Exception):  # another Prefect, say: then there is no link
         link = sys.modules["prefect.utilities.urls"].url_for(run)
         facts.update({"link": link} if link else {})
-    if not failed:
-        return _ended(failed, facts, kind)
-    facts.update(_facts(state, state="name"))
+    if failed:
+        facts.update(_facts(state, state="name"))
     how = _PREFECT_ENDINGS.get(facts.get("state", ""), "failed")
-    return _ended(failed, facts, kind, _state_error(state) or _peek(state, "message"), how)
+    error = _state_error(state) or _peek(state, "message")
+    return _ended(facts.get(kind, "Pipeline"), facts, failed, error, how)
 
 
 def _state_error(state: Any) -> BaseException | None:
-    for found in (_peek(state, "data"), _peek(state, "data.result")):
-        if isinstance(found, BaseException):
-            return found
+    found = [_peek(state, "data"), _peek(state, "data.result")]
     try:
-        found = state.result(raise_on_failure=False)
-        if _inspect.iscoroutine(found):  # of an async flow, and there is no waiting for it here
-            with contextlib.closing(found):
-                found.send(None)
+        found.append(state.result(raise_on_failure=False))
+        if _inspect.iscoroutine(found[-1]):  # of an async flow, and there is no waiting for it here
+            found[-1].send(None)
     except StopIteration as end:
-        found = end.value
-    except Exception as error:  # a state whose result is missing still tells of the failure
-        found = error
-    return found if isinstance(found, BaseException) else None
-
-
-def _dagster_message(failed: bool, context: Any) -> AlerterMessage:
-    """Dagster passes one context. Source: docs.dagster.io/guides/build/ops/op-hooks."""
-    facts = _facts(context, op="op.name", job="job_name", run="run_id")
-    return _ended(failed, facts, "op", _peek(context, "op_exception"))
-
-
-def _celery_message(failed: bool, error: Any, named: Mapping[str, Any]) -> AlerterMessage:
-    """Celery passes keywords. Source: docs.celeryq.dev/en/stable/userguide/signals.html."""
-    facts = _facts(named, task="sender.name", task_id="sender.request.id")
-    facts.update(_facts(named, task_id="task_id"))
-    if "reason" in named:  # of the signal task_retry
-        return _ended(failed, facts, "task", named["reason"], _WILL_RETRY)
-    return _ended(failed, facts, "task", error)
+        found.append(end.value)
+    except Exception:  # the result cannot be had; the state has a message
+        pass
+    return next((error for error in found if isinstance(error, BaseException)), None)
 
 
 def alerter_success_hook(*context: Any, **named: Any) -> None:
@@ -5576,7 +5550,7 @@ def alerter_success_hook(*context: Any, **named: Any) -> None:
     The message names it and its run, and holds nothing else of the context. Never raises.
     """
     first, *rest = context or (None,)
-    _tell(functools.partial(_hook_message, False, first, rest, named))
+    _tell(lambda: post(_hook_message(False, first, rest, named)))
 
 
 def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> None:
@@ -5585,7 +5559,7 @@ def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> 
     The message has the exception with its traceback, names what failed and its run, and holds nothing else
     of the context. Never raises.
     """
-    _tell(functools.partial(_hook_message, True, exception, context, named))
+    _tell(lambda: post(_hook_message(True, exception, context, named)))
 
 
 # ZenML reads these: it wants the class itself on the exception, and none on anything else.
@@ -5612,33 +5586,34 @@ class _Watch:
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Tell from a thread, so that the event loop goes on; where there is none to be had, right here."""
-        seconds = time.monotonic() - self.began.pop()
-        told: list[bool] = []
-
-        def tell_once() -> None:  # an executor that could not start a thread may still run it later
-            if not told:
-                told.append(True)
-                self._tell(error, seconds)
-
-        if not isinstance(error, GeneratorExit):  # nothing can be awaited in what is being closed
-            with contextlib.suppress(RuntimeError):  # the loop is not running or shut down; no thread starts
-                await _asyncio.get_running_loop().run_in_executor(None, tell_once)
-        tell_once()
+        tell = functools.partial(self.__exit__, kind, error, trace)
+        worker = _threading.Thread(target=tell, name="alerters-watch", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no thread starts, or this is no loop of asyncio
+            worker.start()
+            # Nothing can be awaited in what is being closed.
+            while worker.is_alive() and not isinstance(error, GeneratorExit):
+                await _asyncio.sleep(0.01)
+        if worker.ident is None:
+            tell()
+        else:
+            worker.join()
 
     def _tell(self, error: BaseException | None, seconds: float) -> None:
         if isinstance(error, GeneratorExit) or isinstance(error, SystemExit) and error.code in (None, 0):
             error = None  # it ended well
-        if error is not None or self.on_success and seconds >= self.longer_than:
-            _tell(functools.partial(self._message, error, seconds), self.alerter)
 
-    def _message(self, error: BaseException | None, seconds: float) -> AlerterMessage:
-        name = self.name or "Job"
-        facts = {"duration": _duration(seconds), "host": _socket.gethostname()}
-        if error is None:
-            return AlerterMessage(f"{name} succeeded", None, facts, level="success")
-        return AlerterMessage(f"{name} failed", _exception_text(error), facts, level="error")
+        def send() -> bool:
+            facts = {"duration": _duration(seconds), "host": _socket.gethostname()}
+            message = _ended(self.name or "Job", facts, error is not None, error)
+            return post(message, alerter=self.alerter)
+
+        if error is not None or self.on_success and seconds >= self.longer_than:
+            _tell(send)
 
     def __call__(self, function: _F) -> _F:
+        if _inspect.isasyncgenfunction(function):
+            raise ConfigError("watch: an asynchronous generator cannot be decorated: write "
+                              "`async with watch(…):` into it")
         name = self.name or getattr(function, "__qualname__", "Job")
         each = functools.partial(  # a watch for each call, since calls may overlap
             _Watch, name, self.on_success, self.longer_than, self.alerter)
@@ -5655,29 +5630,8 @@ class _Watch:
             async with each():
                 return await function(*args, **kwargs)
 
-        async def async_generator(*args: Any, **kwargs: Any) -> Any:
-            async with each():
-                source = function(*args, **kwargs)
-                step = source.__anext__()
-                while True:  # what `yield from` does in a plain generator
-                    try:
-                        item = await step
-                    except StopAsyncIteration:
-                        return
-                    try:
-                        sent = yield item
-                    except GeneratorExit:
-                        await source.aclose()
-                        raise
-                    except BaseException as error:  # it is for the generator, as if it were not wrapped
-                        step = source.athrow(error)
-                    else:
-                        step = source.asend(sent)
-
         call: Any = plain
-        if _inspect.isasyncgenfunction(function):
-            call = async_generator
-        elif _inspect.iscoroutinefunction(function):
+        if _inspect.iscoroutinefunction(function):
             call = coroutine
         elif _inspect.isgeneratorfunction(function):
             call = generator
@@ -5690,16 +5644,12 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 if TYPE_CHECKING:
-    class Watch(ContextManager[object], Protocol):
+    class Watch(_Watch):
         """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
-        def __call__(self, function: _F) -> _F: ...
-        async def __aenter__(self) -> object: ...
-        async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None: ...
 
 
 @_overload
@@ -5730,27 +5680,28 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
 class _LogGroup:
     """Log records that repeat each other: the first one, and of the others the texts that differ."""
     def __init__(self, record: _logging.LogRecord) -> None:
-        text, error, trace = _record_text(record), None, record.exc_text or ""
-        if isinstance(record.exc_info, tuple):
-            error = record.exc_info[1]
-        self.text = text
-        if error is not None:
-            line, trace = _exception_parts(error)
-            self.text = f"{text}\n{line}".strip()
-            if trace != line:
-                trace = f"{line}\n{trace}"
+        try:
+            text = record.getMessage()
+        except Exception as wrong:  # arguments that do not fit are the caller's mistake, and still an alert
+            text = f"{_clean(record.msg)} {_clean(record.args)} ({_one_line(wrong)})"
+        if record.stack_info:
+            text += f"\n{record.stack_info}"
+        text = _clean(text).strip() or record.levelname
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        line, trace = _exception_parts(error) if error else ("", record.exc_text or "")
         self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
+        self.text = f"{text}\n{line}".strip()
         self.title = _one_line(text.split("\n")[0], 140)
         self.more: list[str] = []  # what to tell of the first besides its title
         if " ".join(text.split()) != self.title:
             self.more.append(text)
         if trace.strip() and "Traceback (most recent call last)" not in text:  # where no formatter put it in
-            self.more.append(trace.strip())
+            self.more.append((trace if trace == line else f"{line}\n{trace}").strip())
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
         self.told, self.repeats = False, 0
         self.others: dict[str, None] = {}  # the texts of repeats that differ from the first
-        self.due, self.pause = 0.0, _FOLD_FIRST  # due: on time.monotonic; 0 is at once
+        self.due = 0.0  # when its news are to be told, on time.monotonic
 
     def add(self, repeat: _LogGroup) -> None:
         self.repeats += 1
@@ -5758,55 +5709,36 @@ class _LogGroup:
             self.others[repeat.text] = None
 
     def take(self) -> _LogGroup:
-        """Return what is to be told now. Repeats wait from here on, each time longer, to be told together."""
+        """Return what is to be told now. Repeats wait from here on, to be told together."""
         taken = copy.copy(self)
         self.told, self.more, self.repeats, self.others = True, [], 0, {}
-        self.due = time.monotonic() + self.pause
-        self.pause = min(self.pause * 2, _FOLD)
+        self.due = time.monotonic() + _FOLD
         return taken
 
-    def count(self) -> str:
-        return f"… {self.repeats:,} more {'time' if self.repeats == 1 else 'times'}"
-
-    def body(self) -> str:
-        parts = [_fenced(part) for part in self.more]
+    def news(self) -> str:
+        """Return what there is to tell besides the title."""
+        lines = list(self.more)
         if self.repeats:
-            parts.append(self.count())
-        if self.others:
-            parts.append(_fenced("\n".join(self.others)))
-        return "\n\n".join(parts)
-
-    def extract(self) -> str:
-        lines = [f"{self.level_name} {self.logger}: {self.title}", *self.more]
-        if self.repeats:
-            lines.append(self.count())
+            lines.append(f"… {self.repeats:,} more {'time' if self.repeats == 1 else 'times'}")
         return "\n".join([*lines, *self.others])
 
-
-def _record_text(record: _logging.LogRecord) -> str:
-    try:
-        text = record.getMessage()
-    except Exception as wrong:  # arguments that do not fit are the caller's mistake, and still an alert
-        text = f"{_clean(record.msg)} {_clean(record.args)} ({_one_line(wrong)})"
-    if record.stack_info:
-        text += f"\n{record.stack_info}"
-    return _clean(text).strip() or record.levelname
+    def extract(self) -> str:
+        return f"{self.level_name} {self.logger}: {self.title}\n{self.news()}".rstrip()
 
 
 def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     """Return one message for all: one record as it is, several as an extract of the log."""
     first = groups[0]
-    title, body = first.title, first.body()
-    facts = {"logger": first.logger, "level": first.level_name, "host": _socket.gethostname()}
+    title, news, facts = first.title, first.news(), {"logger": first.logger, "level": first.level_name}
     if len(groups) > 1:
-        title += f" (and {len(groups) - 1:,} more)"
-        body = _fenced("\n".join([group.extract() for group in groups]))
-        facts = {"host": facts["host"]}
+        title, facts = f"{title} (and {len(groups) - 1:,} more)", {}
+        news = "\n".join([group.extract() for group in groups])
     worst = max([group.level for group in groups])
     level: _Level = "warning" if worst >= _logging.WARNING else "info"
     if worst >= _logging.ERROR:
         level = "error"
-    return AlerterMessage(title, body, facts, level=level)
+    facts["host"] = _socket.gethostname()
+    return AlerterMessage(title, _fenced(news) if news else None, facts, level=level)
 
 
 if TYPE_CHECKING:
@@ -5820,9 +5752,9 @@ class _AlertHandler(_Handler):
 
     The first record goes at once; what comes while a message is under way goes together as the next one.
     Repeats (logger, level, place, type of exception and text, numbers set aside, agree) are counted and told
-    after 5 s, later after up to a minute, with the texts that differ. What is logged while it posts, and what
-    this module logs, is never posted. `flush()` and the end of the program post what is left, within 30 s.
-    What could not be posted is written to stderr, unless another handler wrote it.
+    after a minute, with the texts that differ. What is logged while it posts, and what this module logs, is
+    never posted. `flush()` and the end of the program post what is left, within 30 s. What could not be
+    posted is written to stderr, unless another handler wrote it.
     """
 
     def __init__(self, level: int | str = 40, alerter: BaseAlerter | str | None = None) -> None:
@@ -5834,19 +5766,17 @@ class _AlertHandler(_Handler):
             os.register_at_fork(after_in_child=self._begin)  # what waits is the parent's to tell
 
     def _begin(self) -> None:
-        self._changed = _threading.Condition()  # held while the next four change
+        self._changed = _threading.Condition()  # held while the next three change
         self._groups: dict[Any, _LogGroup] = {}
         self._under_way: list[_LogGroup] = []
         self._worker: _threading.Thread | None = None
-        self._in_vain = False  # the last flush ended before all was told
-        self._speaker = 0  # the thread that writes to stderr just now
 
     def handle(self, record: _logging.LogRecord) -> bool:
         """Take a record, unless it is our own: that must not even wait for the lock of a flush."""
         if record.name != "alerters" and not str(record.threadName).startswith("alerters-"):
             return bool(super().handle(record))
-        if record.levelno >= _logging.WARNING:
-            self._say(record)
+        if record.name == "alerters" and record.levelno >= _logging.WARNING:
+            self._say(record.name, record.levelno, record.getMessage())
         return False
 
     def emit(self, record: _logging.LogRecord) -> None:
@@ -5873,17 +5803,18 @@ class _AlertHandler(_Handler):
         self._worker = worker
         process = sys.modules.get("multiprocessing.process")
         if process and process.parent_process():  # such a child ends without what atexit has
-            sys.modules["multiprocessing.util"].Finalize(None, self.close, exitpriority=0)
+            sys.modules["multiprocessing.util"].Finalize(None, self.flush, exitpriority=0)
 
     def _work(self) -> None:
         while True:
             groups, told = self._next(), False
-            with contextlib.suppress(Exception, SystemExit):  # it survives whatever a flavor raises
-                told = _tell(functools.partial(_log_message, groups), self.alerter)
+            with contextlib.suppress(BaseException):  # it survives whatever a flavor raises
+                told = _tell(lambda: post(_log_message(groups), alerter=self.alerter))  # noqa: B023
             with self._changed:
-                untold = [] if told else self._under_way  # empty if `close` has given it up
-                self._under_way, self._in_vain = [], False
-            self._write_untold(untold, "see above")
+                if self._under_way is groups:  # else a flush has given it up
+                    self._under_way = []
+                    if not told:
+                        self._write(groups, "see above")
 
     def _next(self) -> list[_LogGroup]:
         """Wait, and return what is to be told in the next message."""
@@ -5897,63 +5828,49 @@ class _AlertHandler(_Handler):
             return self._under_way
 
     def _take_due(self) -> None:
-        """Put under way what is to be told by now: what is new, or else the repeats that have waited."""
-        groups = list(self._groups.values())
-        due = [group for group in groups if not group.told]
-        if not due:
-            due = [group for group in groups if group.due <= time.monotonic()]
-        for group in due:
+        """Put under way what is new, and the repeats that have waited."""
+        now = time.monotonic()
+        for group in [group for group in self._groups.values() if group.due <= now]:
             if group.told and not group.repeats:
                 del self._groups[group.key]
             else:
                 self._under_way.append(group.take())
 
     def flush(self) -> None:
-        """Wait until everything is told, the counts of repeats too; 30 s at most."""
-        if self._worker in (None, _threading.current_thread()):
-            return
+        """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
         with self._changed:
             for group in self._groups.values():
                 group.due = 0.0
             self._changed.notify_all()
-            self._in_vain = not self._changed.wait_for(self._all_told, _SEND_BUDGET)
+            told = self._changed.wait_for(self._all_told, _SEND_BUDGET)
+        if not told:
+            self._give_up(f"it took more than {_SEND_BUDGET:g} s")
 
     def _all_told(self) -> bool:
-        return not self._under_way and all(group.due for group in self._groups.values())
-
-    def close(self) -> None:
-        """Flush, and write to stderr what is left. At the end of the program logging flushes and closes."""
-        if not self._in_vain:
-            self.flush()
-        self._give_up("the program ended")
-        super().close()
+        untaken = [group for group in self._groups.values() if not group.due]
+        return not self._under_way and not untaken
 
     def _give_up(self, why: str) -> None:
         with self._changed:
             waiting = [group for group in self._groups.values() if group.repeats or not group.told]
             untold = [*self._under_way, *waiting]
             self._under_way, self._groups = [], {}
-        self._write_untold(untold, why)
+        self._write(untold, why)
 
-    def _write_untold(self, groups: Sequence[_LogGroup], why: str) -> None:
-        for group in groups:
-            text = f"alerters: not told ({why}): {group.extract()}"
-            self._say(_logging.makeLogRecord({"name": group.logger, "levelno": group.level, "msg": text}))
+    def _write(self, untold: Sequence[_LogGroup], why: str) -> None:
+        for group in untold:
+            self._say(group.logger, group.level, f"alerters: not told ({why}): {group.extract()}")
 
-    def _say(self, record: _logging.LogRecord) -> None:
-        """Write a record to stderr, as logging does where there is no handler, if no other one writes it."""
-        me, logger = _threading.get_ident(), _logging.getLogger(record.name)  # type: int, Any
+    def _say(self, name: str, level: int, text: str) -> None:
+        """Write it to stderr, as logging does where there is no handler, if no other one writes it."""
+        logger: Any = _logging.getLogger(name)
         while logger:
             for handler in logger.handlers:
-                mute = isinstance(handler, (_AlertHandler, _logging.NullHandler))
-                if not mute and record.levelno >= handler.level:
+                if level >= handler.level and not isinstance(handler, (_AlertHandler, _logging.NullHandler)):
                     return
             logger = logger.parent if logger.propagate else None
-        if _logging.lastResort and self._speaker != me:  # it is me where stderr itself is logged
-            self._speaker = me
-            with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
-                _logging.lastResort.handle(record)
-            self._speaker = 0
+        with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
+            sys.stderr.write(f"{text}\n")
 
 
 if TYPE_CHECKING:
@@ -5965,12 +5882,8 @@ def __getattr__(name: str) -> Any:
     """Make AlertHandler when it is first asked for: its base comes from logging, which is slow to import."""
     if name != "AlertHandler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-    class AlertHandler(_AlertHandler, _logging.Handler):
-        __doc__ = _AlertHandler.__doc__
-        __qualname__ = name
-
-    return globals().setdefault(name, AlertHandler)
+    about = {"__doc__": _AlertHandler.__doc__, "__module__": __name__}
+    return globals().setdefault(name, type(name, (_AlertHandler, _logging.Handler), about))
 
 
 def __dir__() -> list[str]:
@@ -5984,8 +5897,7 @@ _PASSED_ON = (*_STOPS, "SIGUSR1", "SIGUSR2")
 _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for, before it is told
 _TAIL = 64 * 1024  # bytes kept of what it printed; far more than is shown, for colours and progress bars go
-_LONGEST_SECRET = 4096  # bytes
-_SHOWN = 40  # lines of it
+_SHOWN = 40  # lines of each of its streams
 
 
 def _cmd_run(options: Any) -> int:
@@ -5993,7 +5905,7 @@ def _cmd_run(options: Any) -> int:
         raise ConfigError(_HOW_TO_RUN)
     least = _seconds(options.longer_than, "--longer-than")
     targets: list[BaseAlerter] = []
-    streams = _plain_streams()  # first of all: what is opened later may get the number of a closed one
+    job = _Job(options.command)  # first of all: what is opened later may get the number of a closed stream
     try:
         targets = _chosen(options)
         for target in targets:
@@ -6001,21 +5913,16 @@ def _cmd_run(options: Any) -> int:
     except Exception as error:  # the job matters more than its alert
         _complain(f"{error}; the command runs all the same")
 
-    def finish() -> None:
-        try:
-            if targets and (job.failed or job.seconds >= least):
-                _post_to(targets, job.message(options.title or _job_name(options.command)), None)
-        except Exception as error:  # the job's own end matters more than any error of its alert
-            _log().error("the alert was not sent: %s", _one_line(error))
-        for stream in job.streams:
-            stream.leave(_LAST_WORDS if os.name == "nt" else None)
-        signals.news.put(0)
+    def tell() -> None:
+        if targets and (job.failed or job.seconds >= least):
+            title = options.title or _job_name(options.command)
+            _tell(lambda: _post_to(targets, job.message(title), None))
+        for stream in job.copies:
+            stream.listen(None)
 
     with _Signals() as signals:
-        job = _Job(options.command, streams)
         job.run(signals)
-        _threading.Thread(target=finish, name="alerters-run", daemon=True).start()
-        signals.next()  # one that comes ends us, wherever it hangs
+        next(signals.during(tell), None)  # one that comes ends us, wherever it hangs
     return job.code
 
 
@@ -6027,27 +5934,12 @@ def _job_name(command: list[str]) -> str:
     return f"{name} {word}" if re.fullmatch(r"[a-z][a-z_:-]{0,19}", word) else name
 
 
-def _plain_streams() -> list[list[int]]:
-    """Return which of standard output and error are open and no terminal; together if they are one file."""
-    found = []
-    for number in (1, 2):
-        with contextlib.suppress(OSError):  # it is closed, and so it is for the job
-            os.fstat(number)
-            if not os.isatty(number):
-                found.append(number)
-    if len(found) == 2 and os.name != "nt" and os.path.sameopenfile(1, 2):
-        return [found]
-    return [[number] for number in found]
-
-
 class _Job:
     """A command that runs as if `run` were not there: with our streams, descriptors, group and terminal."""
-
-    def __init__(self, command: list[str], streams: list[list[int]]) -> None:
-        self.command = command
-        self.streams = list(map(_Stream, streams))
-        self.code = 0  # its exit code, or 128 + the signal that ended it, as shells have it
-        self.seconds = 0.0
+    def __init__(self, command: list[str]) -> None:
+        self.command, self.streams = command, _plain_streams()
+        self.copies: list[_Copy] = []
+        self.code, self.seconds = 0, 0.0  # code: 128 + the signal that ended it, as shells have it
         self.problem = ""  # why it could not be run, or what it printed not be written
         self.got: list[str] = []  # the signals that ended it or asked it to end
 
@@ -6059,54 +5951,45 @@ class _Job:
             self.code, self.problem = _why_not_run(self.command[0], error)
         else:
             self._wait(child, signals)
-        for stream in self.streams:
-            os.close(stream.stop)
-            stream.leave(_LAST_WORDS)
-            self.problem = self.problem or stream.problem
         self.seconds = time.monotonic() - began
+        for stream in self.copies:
+            stream.listen(_LAST_WORDS)
+            self.problem = self.problem or stream.problem
         if self.problem:
             self.code = self.code or 1  # the job could not be told of it
             _complain(self.problem)
 
-    def _wait(self, child: _subprocess.Popen[bytes], signals: _Signals) -> None:
-        """Pass on the signals that come, until it has ended."""
-        def wait() -> None:
-            if child.wait() < 0 or self.got:
-                time.sleep(_GROUP_TIME)  # a signal that ended it may be on its way to us
-            signals.news.put(0)
-
-        signals.call_witness()
-        _threading.Thread(target=wait, name="alerters-run", daemon=True).start()
-        ended = False
-        while not ended:
-            news = signals.next()
-            ended = 0 in news
-            names = [_signal.Signals(number).name for number in news if number]
-            self.got += [name for name in names if name in _STOPS]
-            for number in [] if ended else signals.for_us_alone(news):
-                child.send_signal(number)
-        self.code = child.returncode
-        if self.code < 0:
-            self.got.insert(0, _signal.Signals(-self.code).name)
-            self.code = 128 - self.code
-
     def _start(self) -> _subprocess.Popen[bytes]:
+        self.copies = [_Copy(numbers) for numbers in self.streams]
         names = {1: "stdout", 2: "stderr"}
-        pipes: _Dict = {names[n]: stream.inlet for stream in self.streams for n in stream.numbers}
-        start: Any = functools.partial(_subprocess.Popen, close_fds=False, env=_environment(), **pipes)
+        pipes: _Dict = {names[n]: stream.inlet for stream in self.copies for n in stream.numbers}
+        start: Any = functools.partial(_subprocess.Popen, close_fds=False, **pipes)
         child: _subprocess.Popen[bytes]
         try:
             child = start(self.command)
         except OSError as error:
             script = _shutil.which(self.command[0]) or ""
-            if error.errno != errno.ENOEXEC or b"\0" in _first_bytes(script) or os.name == "nt":
+            if error.errno != errno.ENOEXEC or b"\0" in _first_line(script) or os.name == "nt":
                 raise
             child = start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
         finally:
-            for stream in self.streams:
+            for stream in self.copies:
                 os.close(stream.inlet)
-                stream.thread.start()
         return child
+
+    def _wait(self, child: _subprocess.Popen[bytes], signals: _Signals) -> None:
+        """Pass on the signals that come for us alone, until it has ended."""
+        signals.call_witness()
+        for number, has_it in signals.during(child.wait):
+            name = _signal.Signals(number).name
+            if name in _STOPS:
+                self.got.append(name)
+            if not has_it:
+                child.send_signal(number)
+        self.code = child.returncode
+        if self.code < 0:
+            self.got.insert(0, _signal.Signals(-self.code).name)
+            self.code = 128 - self.code
 
     @property
     def failed(self) -> bool:
@@ -6121,126 +6004,115 @@ class _Job:
             facts["signal"] = ", ".join(stops)
         facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
         level: _Level = "error" if self.failed else "success"
-        title = f"{name} {'failed' if self.code else how}"
-        return AlerterMessage(_one_line(title, 300), self._printed() or None, facts, level=level)
+        return AlerterMessage(f"{name} {'failed' if self.code else how}", self._printed(), facts, level=level)
 
-    def _printed(self) -> str:
-        """Return the end of standard error; if it failed and there is room, of standard output too."""
-        ends = {stream.numbers[-1]: stream.end() for stream in self.streams}
-        errors = [*ends.get(2, []), *filter(None, [_hide(self.problem)])]
-        printed = ends.get(1, [])[len(errors) - _SHOWN:]
-        if not self.failed or len(errors) >= _SHOWN:
-            printed = []
-        parts = [_fenced("\n".join(lines)) for lines in (errors, printed) if lines]
-        return "\n\nStandard output:\n".join(parts)
+    def _printed(self) -> str | None:
+        """Return the end of standard error; if it failed and that is short, of standard output too."""
+        ends = {stream.numbers[-1]: stream.end() for stream in self.copies}
+        errors, printed = ends.get(2, []), ends.get(1, [])
+        if self.problem:
+            errors.append(_hide(self.problem))
+        parts = [_fenced("\n".join(errors))] if errors else []
+        if printed and self.failed and len(errors) < _SHOWN:
+            parts.append(_fenced("\n".join(printed)))
+        return "\n\nStandard output:\n".join(parts) or None
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment, without what Python adds to it where there is no locale (PEP 538)."""
-    variables = dict(os.environ)
-    with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:  # as it was at the start
-        if variables.get("LC_CTYPE") == "C.UTF-8" and b"\0LC_CTYPE=" not in b"\0" + file.read():
-            del variables["LC_CTYPE"]
-    return variables
+def _plain_streams() -> list[list[int]]:
+    """Return which of standard output and error are open and no terminal; together if they are one file."""
+    found = []
+    for number in (1, 2) if os.name != "nt" else ():
+        with contextlib.suppress(OSError):  # it is closed, and so it is for the job
+            os.fstat(number)
+            if not os.isatty(number):
+                found.append(number)
+    if len(found) == 2 and os.path.sameopenfile(1, 2):
+        return [found]
+    return [[number] for number in found]
 
 
 def _why_not_run(command: str, error: Exception) -> tuple[int, str]:
     """Return the exit code that shells have for it, and the reason."""
     if not isinstance(error, FileNotFoundError):
         return 126, f"{command}: {_reason(error)}"
-    why, script = _reason(error), _shutil.which(command)
-    if script:
-        first = _first_bytes(script).partition(b"\n")[0].decode("utf-8", "replace")
-        why = f"its interpreter {first[2:].split(' ')[0]!r} is missing"
-    return 127, f"{command}: {why}"
+    script = _shutil.which(command)
+    if not script:
+        return 127, f"{command}: {_reason(error)}"
+    interpreter = _first_line(script)[2:].decode("utf-8", "replace").split(" ")[0].rstrip("\n")
+    return 127, f"{command}: its interpreter {interpreter!r} is missing"
 
 
-def _first_bytes(path: str) -> bytes:
+def _first_line(path: str) -> bytes:
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.read(500)
+        return file.readline(500)
     return b""
 
 
-class _Stream:
-    """A stream of a job: a pipe, and a thread that copies it to our own and keeps its end.
+class _Copy:
+    """A process that copies a stream of a job to our own, and reports its end once the job has ended.
 
-    What others, left in the background, print there after the job's end is copied by a process that outlives
-    us; not so on Windows.
+    It outlives us, so that what the job has left in the background can print on. There is none on Windows.
     """
-
     def __init__(self, numbers: list[int]) -> None:
         self.numbers = numbers  # both, where standard output and error go to the same place
-        self.target = numbers[0]
-        self.source, self.inlet = os.pipe()
-        self.stopped, self.stop = os.pipe()  # who closes `stop` stops the thread
-        self.open = True
-        self.thread = _threading.Thread(target=self._copy_all, name="alerters-run", daemon=True)
-        self.tail = bytearray()
-        self.problem = ""
+        self.tail, self.problem = b"", ""
+        source, self.inlet = os.pipe()
+        self.line, line = _socket.socketpair()
+        with line:
+            _fork(lambda: self._copy_all(source, line), source, numbers[0], line.fileno())
+        os.close(source)
 
-    def _copy_all(self) -> None:
-        """Copy until the end, or until nobody reads it any more; once stopped, only what the pipe holds."""
-        if sys.platform == "win32":
-            while self._copy():
-                pass
-            return
-        poll = _select.poll()
-        for number in (self.source, self.stopped):
-            poll.register(number, _select.POLLIN)
-        kind = os.fstat(self.target).st_mode
-        if _stat.S_ISFIFO(kind) or _stat.S_ISSOCK(kind):
-            poll.register(self.target, 0)  # where nobody reads it any more, the job is to be told at once
-        pieces = 0  # since it was stopped: a pipe's content is one or two
-        while self.open:
+    def _copy_all(self, source: int, line: _socket.socket) -> None:
+        poll: Any = _select.poll()  # type: ignore[attr-defined, unused-ignore]
+        poll.register(source, 1)  # POLLIN
+        poll.register(line, 1)
+        going_on, asked = True, False
+        while going_on and not asked:
             ready = dict(poll.poll())
-            stopped = self.stopped in ready
-            if stopped and (self.source not in ready or pieces > 1):
-                break
-            pieces += stopped
-            self.open = self.source in ready and self._copy()
-        os.close(self.stopped)
-        if not self.open:
-            os.close(self.source)
+            asked = line.fileno() in ready
+            if source in ready:
+                going_on = self._copy(source)
+        if not going_on:
+            os.close(source)  # a job that writes more hears of it
+        with contextlib.suppress(OSError), line:  # we have ended already
+            line.sendall(self.problem.encode() + b"\0" + self.tail)
+        while going_on:  # what others print
+            going_on = self._copy(source)
 
-    def _copy(self) -> bool:
+    def _copy(self, source: int) -> bool:
         """Copy a piece; False at the end, and where it cannot be written."""
-        piece = os.read(self.source, 65536)
-        self.tail += piece
-        del self.tail[:-_TAIL]
+        piece = os.read(source, 65536)  # all that a pipe holds
+        self.tail = (self.tail + piece)[-_TAIL:]
         rest = memoryview(piece)
         while rest:
             try:
-                rest = rest[os.write(self.target, rest):]
+                rest = rest[os.write(self.numbers[0], rest):]
             except BlockingIOError:
                 time.sleep(0.01)
-            except BrokenPipeError:
-                return False
             except OSError as error:
-                self.problem = f"what it printed could not be written: {_reason(error)}"
+                if not isinstance(error, BrokenPipeError):
+                    self.problem = f"what it printed could not be written: {_reason(error)}"
                 return False
         return bool(piece)
 
-    def leave(self, seconds: float | None) -> None:
-        """Wait for what the job printed, so long at most; a process goes on copying what others print."""
-        self.thread.join(seconds)
-        if sys.platform != "win32" and self.open and not self.thread.is_alive():
-            with contextlib.suppress(OSError):  # no more processes
-                _fork(self._copy_on, [self.source, self.target])
-            self.open = False
-            os.close(self.source)
-
-    def _copy_on(self) -> None:
-        for name in _PASSED_ON:
-            if hasattr(_signal, name):
-                _signal.signal(getattr(_signal, name), _signal.SIG_IGN)
-        self.stopped, self.stop = os.pipe()
-        self._copy_all()
+    def listen(self, seconds: float | None) -> None:
+        """Ask for the report, and wait for it so long."""
+        report = b""
+        with contextlib.suppress(OSError):  # it did not come in time, or was there before
+            self.line.settimeout(seconds)
+            self.line.shutdown(_socket.SHUT_WR)
+            for piece in iter(functools.partial(self.line.recv, 65536), b""):
+                report += piece
+            self.line.close()
+        if report:
+            problem, _, self.tail = report.partition(b"\0")
+            self.problem = problem.decode()
 
     def end(self) -> list[str]:
         """Return the last lines, as they stand on a screen, without secrets."""
-        tail = bytes(self.tail)
-        if len(tail) == _TAIL:
-            tail = tail[_LONGEST_SECRET:]  # it may begin within a secret, of which no rest may be shown
+        tail = self.tail
+        if len(tail) == _TAIL:  # it may begin within a secret, of which no rest may be shown
+            tail = re.sub(rb"\A[^\r\n]*", b"", tail)
         if b"\0" in tail:
             return []  # data, nothing to read
         text = re.sub(_TERMINAL, "", tail.decode("utf-8", "replace"))
@@ -6250,93 +6122,102 @@ class _Stream:
 
 
 class _Signals:
-    """The signals that come while `run` waits, as numbers in `news`; 0: what it waits for has ended.
+    """The signals that come while `run` waits.
 
     A terminal, systemd and `kill -- -GROUP` signal the job as they do us; `kill PID` us alone, and only then
     is it passed on. No signal says which it was, so a second process of our group, the witness, hears them
     too: what it has not heard, the job has not got.
     """
-
-    def __init__(self) -> None:
-        self.news: _queue.SimpleQueue[int] = _queue.SimpleQueue()  # handlers may write to it, at any point
-        self._handlers: dict[int, Any] = {}
-        self._line: _socket.socket | None = None  # to the witness
-
     def __enter__(self) -> _Signals:
-        if _threading.current_thread() is not _threading.main_thread():
-            return self  # Python handles signals in the main thread only
-        known = [getattr(_signal, name) for name in _PASSED_ON if hasattr(_signal, name)]
-        for number in known:
-            if _signal.getsignal(number) not in (_signal.SIG_IGN, None):  # what is ignored is so for the job
-                self._handlers[number] = _signal.signal(number, lambda number, _: self.news.put(number))
-        if sys.platform != "win32" and _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:
-            # Nobody would hear of an exit code.
-            self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        self._handlers: dict[int, Any] = {}
+        self._witness: _socket.socket | None = None
+        self._news, self._inlet = _socket.socketpair()  # bytes: numbers of signals; 0: the end
+        self._inlet.setblocking(False)
+        if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
+            self._wakeup = _signal.set_wakeup_fd(self._inlet.fileno())
+            for number in _numbers_passed_on():
+                if _signal.getsignal(number) not in (_signal.SIG_IGN, None):  # else the job ignores it, too
+                    self._handlers[number] = _signal.signal(number, lambda number, _: None)
+            if sys.platform != "win32":  # if it were ignored, nobody would hear of an exit code
+                self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._handlers:
+            _signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
-        if self._line:
-            self._line.close()  # with which the witness ends
+        for line in (self._news, self._inlet, self._witness):
+            if line:
+                line.close()  # with which the witness ends
 
-    def next(self) -> list[int]:
-        """Wait until something comes; return it, and what comes with it."""
-        news: list[int] = []
-        while not news:
-            # Python runs a handler between two of its steps: one that is due may be kept up by the wait.
-            with contextlib.suppress(_queue.Empty):
-                news.append(self.news.get(timeout=0.5))
-        if news != [0]:
-            time.sleep(_GROUP_TIME)
-        return news + self._rest()
+    def during(self, work: Callable[[], object]) -> Iterator[tuple[int, bool]]:
+        """Do the work in a thread; yield each signal that comes meanwhile, and if the job has it, too."""
+        def do() -> None:
+            if work():  # an exit code: the signal that made it end may be on its way to us
+                time.sleep(_GROUP_TIME)
+            with contextlib.suppress(OSError):  # a signal came first, and nobody waits any more
+                self._inlet.send(b"\0")
 
-    def _rest(self) -> list[int]:
-        return [self.news.get() for _ in range(self.news.qsize())]
+        _threading.Thread(target=do, name="alerters-run", daemon=True).start()
+        news = b""
+        while 0 not in news:
+            if self._news.recv(1, _socket.MSG_PEEK) != b"\0":
+                time.sleep(_GROUP_TIME)
+            news = self._news.recv(4096)
+            heard = self._heard()
+            for number in self._handlers:
+                if number in news:
+                    yield number, os.name == "nt" or number in heard  # a console tells the job
 
     def call_witness(self) -> None:
         if sys.platform != "win32" and self._handlers:
-            self._line, line = _socket.socketpair()
-            self._line.settimeout(1)
+            self._witness, line = _socket.socketpair()
+            self._witness.settimeout(1)
             with line, contextlib.suppress(OSError):  # no more processes: each signal is passed on
-                _fork(lambda: self._bear_witness(line), [line.fileno()])
+                _fork(lambda: self._bear_witness(line), line.fileno())
 
     def _bear_witness(self, line: _socket.socket) -> None:
-        """Tell, when asked, what signals have come since; they come into this process's own `news`."""
-        self._rest()
+        """Tell, when asked, what signals have come since."""
+        heard = bytearray()
+        for number in self._handlers:
+            _signal.signal(number, lambda number, _: heard.append(number))
         while line.recv(1):
-            line.send(bytes(self._rest()) + b"\0")
+            answer = bytes(heard)
+            line.send(answer + b"\0")
+            del heard[:len(answer)]
 
-    def for_us_alone(self, news: list[int]) -> list[int]:
-        """Return those signals that the job has not got."""
-        if sys.platform == "win32":  # the console tells the job
-            return []
-        heard = b""
-        with contextlib.suppress(OSError):  # somebody stopped or killed it, or there is none
-            if self._line:
-                self._line.send(b"?")
-                heard = self._line.recv(4096)
-        return [number for number in dict.fromkeys(news) if number not in heard]
+    def _heard(self) -> bytes:
+        with contextlib.suppress(OSError):  # somebody stopped or killed it
+            if self._witness:
+                self._witness.send(b"?")
+                return self._witness.recv(4096)
+        return b""
 
 
-if sys.platform != "win32":
-    def _fork(work: Callable[[], object], kept: Iterable[int]) -> None:
-        """Do it in a process of its own, which has no other descriptors than `kept` and is nobody's child."""
-        with _warnings.catch_warnings():
-            _warnings.simplefilter("ignore", DeprecationWarning)  # other threads' locks do not concern it
-            process = os.fork()
-        if process:
-            os.waitpid(process, 0)
+def _numbers_passed_on() -> list[int]:
+    return [getattr(_signal, name) for name in _PASSED_ON if hasattr(_signal, name)]
+
+
+def _fork(work: Callable[[], object], *kept: int) -> None:
+    """Do it in a process of its own, which heeds no signal and has no other descriptors than `kept`."""
+    if sys.platform == "win32":
+        return
+    with _warnings.catch_warnings():
+        _warnings.simplefilter("ignore", DeprecationWarning)  # other threads' locks do not concern it
+        if os.fork():
             return
-        try:
-            for name in os.listdir("/dev/fd"):
+    try:
+        _signal.set_wakeup_fd(-1)
+        for number in _numbers_passed_on():
+            _signal.signal(number, _signal.SIG_IGN)
+        for name in os.listdir("/dev/fd"):
+            with contextlib.suppress(OSError):
                 if int(name) not in kept:
-                    with contextlib.suppress(OSError):
-                        os.close(int(name))
-            if not os.fork():
-                work()
-        finally:
-            os._exit(0)
+                    os.close(int(name))
+        work()
+    finally:
+        os._exit(0)
 
 
 # === Secrets ===
