@@ -5163,7 +5163,7 @@ class StackStore:
     def _put(self, name: str, fields: _Dict, new: bool) -> BaseAlerter:
         with self._changing() as data:
             if new:
-                _check_new("alerter", name, data["alerters"], "update changes it")
+                _check_new("alerter", name, data["alerters"], "`update` changes it")
             entry = _Hidden({} if new else _entry(data, "alerters", name))
             for field, value in fields.items():
                 entry[field] = list(value) if isinstance(value, (tuple, set)) else value
@@ -7460,7 +7460,9 @@ def _typed_message(options: Any) -> AlerterMessage:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
     if text == "-":
         data = getattr(sys.stdin, "buffer", sys.stdin).read()
-        text = data.decode("utf-8-sig", "replace") if isinstance(data, bytes) else data  # PowerShell: a BOM
+        text = data
+        if isinstance(data, bytes):
+            text = data.decode("utf-8-sig", "replace")  # PowerShell writes a BOM
     return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
 
 
@@ -7471,8 +7473,8 @@ def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
 
 
 def _cmd_post(options: Any) -> int:
-    message = _typed_message(options)
-    return 0 if _post_to(_chosen(options), message, AlerterParameters(mention=options.mention)) else 4
+    message, params = _typed_message(options), AlerterParameters(mention=options.mention)
+    return 0 if _post_to(_chosen(options), message, params) else 4
 
 
 def _cmd_ask(options: Any) -> int:
@@ -7551,25 +7553,6 @@ def _cmd_pending(options: Any) -> None:
         _print(f"{key}  {record.alerter or record.flavor}  {over} {until}  {record.text}  {record.url or ''}")
 
 
-def _cmd_register(options: Any) -> None:
-    store, name = StackStore(), options.name
-    data = store._load()
-    cls = _flavor(options.flavor, data)
-    fields = _given_fields(options, cls)
-    if options.set:
-        _check_new("stack", name, data["stacks"], "choose another name")
-    secrets = _secrets_of(cls)
-    if secrets and not any(map(fields.get, secrets)) and _is_terminal(sys.stdin):
-        fields[secrets[0]] = _asked_field(cls, fields, secrets[0])
-    store._put(name, {"flavor": options.flavor, **fields}, new=True)
-    if options.set:
-        store.register_stack(name, [name], activate=True)
-        _print(f"alerter {name} is registered, and stack {name} is active")
-    else:
-        how = f"{_program()} stack register {name} -al {name} --set"
-        _print(f"alerter {name} is registered; put it to use by: {how}")
-
-
 def _cmd_update(options: Any) -> None:
     store = StackStore()
     data = store._load()
@@ -7580,28 +7563,34 @@ def _cmd_update(options: Any) -> None:
     _print(f"alerter {options.name} is updated")
 
 
-def _cmd_setup(options: Any) -> None:
-    """Ask for what is missing, try it, and store it only if it works."""
-    store, name = StackStore(), options.name or options.flavor
-    data = store._load()
+def _cmd_register(options: Any) -> None:
+    """Store an alerter; `setup` asks for what is missing, tries it first, and puts it to use."""
+    store, setup = StackStore(), "set" not in options
+    ask = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+    data, name = store._load(), options.name or options.flavor
     cls = _flavor(options.flavor, data)
     fields = _given_fields(options, cls)
-    for kind in ("alerter", "stack"):
-        _check_new(kind, name, data[f"{kind}s"], "--name gives another name")
-    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+    _check_new("alerter", name, data["alerters"], "`update` changes it")
+    if setup or options.set:
+        _check_new("stack", name, data["stacks"], "choose another name")
+    if setup and not ask:
         how = f"{_program()} register {name} --flavor={options.flavor} --FIELD=VALUE --set"
         raise ConfigError(f"setup asks on a terminal, and here is none; instead: {how}")
-    if not any(field.endswith("_webhook_url") for field in fields):
-        for field in cls._asked:
+    if ask and getattr(cls, "_webhook_field", "") not in fields:
+        for field in cls._asked if setup else _secrets_of(cls)[:1]:
             if field not in fields:
                 fields[field] = _asked_field(cls, fields, field)
     alerter = _build(cls, fields, (name, store.path))
-    if not (_works(alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here from now on.")):
+    if setup and not (_works(alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here.")):
         raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
                             hint="mend what is said above, and try again")
     store._put(name, {"flavor": options.flavor, **fields}, new=True)
-    store.register_stack(name, [name], activate=True)
-    _print(f"alerter {name} works and is stored; stack {name} is active. Now try:\n"
+    if not (setup or options.set):
+        how = f"{_program()} stack register {name} -al {name} --set"
+        _print(f"alerter {name} is registered; put it to use by: {how}")
+        return
+    store.register_stack(name, name, activate=True)
+    _print(f"alerter {name} is registered, and stack {name} is active. Now try:\n"
            f'{_program()} ask "Deploy?"')
 
 
@@ -7636,8 +7625,7 @@ def _changes(method: str, done: str) -> Callable[[Any], None]:
 
 def _cmd_stack_register(options: Any) -> None:
     store, new = StackStore(), "set" in options
-    members = [name for words in options.alerters for name in ",".join(words).split(",") if name]
-    store._put_stack(options.name, members, new, new and options.set)
+    store._put_stack(options.name, ",".join(options.alerters).split(","), new, new and options.set)
     active = store.active_stack()
     done = f"stack {options.name} is {'registered' if new else 'updated'}"
     if active != options.name:
@@ -7663,7 +7651,9 @@ def _cmd_describe(options: Any) -> None:
     for key, value in _entry({"alerters": StackStore().alerters()}, "alerters", options.name).items():
         if isinstance(value, list):
             value = ", ".join(value)
-        _print(f"{key}: {_MASK if isinstance(value, _Secret) else value}")
+        elif isinstance(value, _Secret):
+            value = _MASK
+        _print(f"{key}: {value}")
 
 
 def _cmd_stacks(options: Any) -> None:
@@ -7671,7 +7661,10 @@ def _cmd_stacks(options: Any) -> None:
     stacks, active = store.stacks(), store.active_stack()
     if flavor:
         _print("  $ALERTERS_FLAVOR is set, and wins over every stack")
-    for name in [options.name or active] if "name" in options else stacks:
+    names = list(stacks)
+    if "name" in options:
+        names = [options.name or active]
+    for name in names:
         members = ", ".join(_entry({"stacks": stacks}, "stacks", name))
         _print_marked(name, name == active and not flavor, f": {members}")
 
@@ -7709,13 +7702,13 @@ _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "--post": {"help": "post a test message, too", **_FLAG},
     "--flavor": {}, "--flavor -f": {"required": True}, "--html": {"help": "write the mail's HTML to it"},
     "--name": {"help": "of the alerter; default the flavor's"}, "--set": {"help": "use it now", **_FLAG},
-    "-al --alerter": {"dest": "alerters", "nargs": "+", "required": True, **_MANY},
+    "-al --alerter": {"dest": "alerters", "nargs": "+", "action": "extend", "required": True},
     "words": {"metavar": "-- COMMAND", "nargs": "*"},
     "--longer-than": {"help": "the time from which on success is told", "default": 0}}
 _MESSAGE = "text, --title, --metadata, --image, --file, --level, --mention"
 _WHERE = "--alerter, --stack"
 _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what it does, in code and words
-    "setup": (_cmd_setup, "set up slack, discord or smtp_email on a terminal", "flavor, --name, FIELDS"),
+    "setup": (_cmd_register, "set up slack, discord or smtp_email on a terminal", "flavor, --name, FIELDS"),
     "check": (_cmd_check, "try credentials, channel and permissions for real", f"[name], {_WHERE}, --post"),
     "post": (_cmd_post, "post an alert; the text - reads standard input", f"{_MESSAGE}, {_WHERE}"),
     "ask": (_cmd_ask, 'ask for approval: alerters ask "Deploy?" && ./deploy.sh',
@@ -7741,20 +7734,21 @@ _HELP = {"-h", "--help"}
 
 
 def _usage() -> str:
-    commands = [f"  {name:<16} {about}\n" for name, (_, about, _) in _COMMANDS.items()]
-    return (f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n\n"
-            f"{''.join(commands)}\n"
-            f"`{_program()} COMMAND --help` tells the options. Exit codes: 0 done or approved, 1 declined,\n"
-            "2 usage or set-up, 3 nobody answered, 4 not delivered.")
+    text = f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n\n"
+    for name, command in _COMMANDS.items():
+        text += f"  {name:<16} {command[1]}\n"
+    return (f"{text}\n`{_program()} COMMAND --help` tells the options. Exit codes: 0 done or approved,\n"
+            "1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.")
 
 
 def _run_command(args: list[str]) -> int:
-    words = 2 if args[:1] in (["flavor"], ["stack"]) else 1
-    name, args = " ".join(args[:words]), args[words:]
+    name, args = "".join(args[:1]), args[1:]
+    if name in ("flavor", "stack") and args:
+        name = f"{name} {args.pop(0)}"
     if name == "--version":
         _print(__version__)
         return 0
-    if not name or name.split()[-1] in ("help", "-h", "--help"):
+    if not name or name.endswith(("help", "-h")):
         _print(_usage())
         return 0 if name else 2
     if name not in _COMMANDS:
@@ -7777,7 +7771,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        argv = sys.argv[1:]
+    args = list(argv)
     if os.curdir not in sys.path:
         sys.path.append(os.curdir)  # where flavors of one's own are
     if args[:1] == ["alerter"]:

@@ -10344,7 +10344,7 @@ def home_two():
 
 HOME_REFUSED = {
     "same alerter": (lambda s: s.register_alerter("team", "console"),
-                     "alerter 'team' exists already: update changes it"),
+                     "alerter 'team' exists already: `update` changes it"),
     "same stack": (lambda s: s.register_stack("prod", ["console"]),
                    "stack 'prod' exists already: `stack update` changes it"),
     "unknown flavor": (lambda s: s.register_alerter("x", "slak"), "no flavor 'slak'; did you mean 'slack'?"),
@@ -12238,7 +12238,8 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
         ("stack delete my_stack", "stack my_stack is deleted\n"),
         ("alerter delete my_slack_alerter", "alerter my_slack_alerter is deleted\n"),
         ("register new --flavor=slack --slack_token=xoxb-1 --set",
-         "alerter new is registered, and stack new is active\n"),
+         "alerter new is registered, and stack new is active. Now try:\n"
+         f"{alerters._program()} ask \"Deploy?\"\n"),
         ("list", "  console  (console)\n* new  (slack)\n"), ("pending", "")]
     for args, want in table:
         code, out, err = home_cli(capsys, *(args.split() if isinstance(args, str) else args))
@@ -12293,7 +12294,7 @@ HOME_MISTAKES = {
     "preview x --html=/nowhere/x.html": "[Errno 2] No such file or directory: '/nowhere/x.html'",
     "setup slak": "no flavor 'slak'; did you mean 'slack'?",
     "setup slack --slack_tokn=x": "setup: unknown '--slack_tokn'; did you mean '--slack_token'?",
-    "setup console": "alerter 'console' exists already: --name gives another name",
+    "setup console": "alerter 'console' exists already: `update` changes it",
     "setup slack --slack_token=xoxb-1-hidden": "setup asks on a terminal, and here is none; instead: {} "
                                                "register slack --flavor=slack --FIELD=VALUE --set",
     "ask x --alerter console": "nobody can be asked here: console (console): standard input is no terminal, "
@@ -12742,14 +12743,14 @@ def test_setup_leads_to_an_alerter_that_works(flavor, slack, discord, smtp, term
     where = f"--smtp_port={smtp.port}" if flavor == "smtp_email" else f"--{flavor}_api_url={service.api_url}"
     typed = [text.format(**facts) for text in answers]
     code, seen = terminal_here(f"setup {flavor} --name=red {where}", *typed)
-    done = (f"alerter red works and is stored; stack red is active. Now try:\n{alerters._program()} ask "
+    done = (f"alerter red is registered, and stack red is active. Now try:\n{alerters._program()} ask "
             '"Deploy?"\n')
     assert code == 0 and re.fullmatch(re.escape(shown + done).replace("…", "(?s:.*)"), seen), seen
     assert facts["token"] not in seen or flavor == "smtp_email"
     store = StackStore()
     assert (store.active_stack(), store.stacks()["red"]) == ("red", ["red"])
     told = smtp.mails[-1].data.decode() if flavor == "smtp_email" else str(service.posted[-1]["payload"])
-    assert "arrive here from now on" in told.replace("=\r\n", "")
+    assert "arrive here." in told.replace("=\r\n", "")
 
 
 @posix
