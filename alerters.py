@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     _Time = Union[float, str, _datetime.timedelta]
     _Words = Optional[Iterable[str]]
     _Level = Literal["info", "success", "warning", "error"]
+    _Reading = Tuple[Any, Optional["DeliveryError"]]  # rows of Slack, and why they are not all
     _Cure = Literal["again", "look", "later", "people"]  # see DeliveryError
     _Status = Literal["approved", "declined", "timeout"]
     _T = TypeVar("_T")
@@ -2130,34 +2131,34 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 
 # === Chat services ===
 _MARKER = r"(?:^|\n)Question ([0-9a-f]{16})\s*$"  # the last line of every question
-_MENTIONS, _CALLED = 50, 30  # by `mention`, and as approvers: they have to fit into one message with its text
+_CALLED = 30  # approvers at most: they have to fit into one message with its text
 _STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"}  # of lines without spans
+_NO_FILES = "a webhook takes no files, only an image's URL"
 
 
 class _Draft:
     """A message on its way to a chat service."""
+    plain = False  # whether it goes without blocks or embeds
+    in_forum = False  # where a message that is no reply is a thread of its own
+    until = 0.0  # of clock.monotonic
+    messages = 0  # handed to the service so far: each has its number, by which a repeat is known
+
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
         question = message._question
         self.message, self.params = message, params
-        self.plain = False  # whether it goes without blocks or embeds
-        self.until = 0.0  # of clock.monotonic
         self.ref: _Dict = {}  # of the first message, once it is posted
-        self.in_forum = False  # where a message that is no reply is a thread of its own
         self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
         self.nonce = question.token if question else _secrets.token_hex(8)
-        self.messages = 0  # handed to the service so far: each has its number, by which a repeat is known
-        names = _names(getattr(params, "mention", None), "mention") or ()
-        if len(names) > _MENTIONS:
-            raise ConfigError(f"{alerter._who}: mention: {len(names)} names, {_MENTIONS} at most: "
-                              "mention a group")
-        self.mention = [name.strip("<@!>") for name in names]
-        people = [name.strip("<@!>") for name in (question and question._record.approvers or ())]
-        self.people = [name for name in people[:_CALLED] if re.fullmatch(alerter._person_id, name)]
+        called = _names(getattr(params, "mention", None), "mention") or ()
+        self.mention = [name.strip("<@!>") for name in called]
+        approvers = question._record.approvers if question else None
+        people = [name.strip("<@!>") for name in (approvers or ())[:_CALLED]]
+        self.people = [name for name in people if re.fullmatch(alerter._person_id, name)]
         files = message._files(alerter._who)
         for file in files:
             if file.data and not file.problem and not alerter._takes_files:
-                file.problem = "a webhook takes no files, only an image's URL"
+                file.problem = _NO_FILES
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
         self.pictures = [file for file in self.files if file.url or alerter._attaches]  # in messages
@@ -2172,20 +2173,20 @@ class _ChatAlerter(BaseAlerter):
     A chat flavor has its fields and, in the order in which they are called, what is declared here.
     """
     _shows_questions = _has_reactions = True
-    # To be set up. Names of fields; without a token's it cannot be asked.
-    _token_field = _webhook_field = _channel_field = ""
+    # To be set up
+    _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
     _person_id, _callable_id = r"\S+", r"\S+"  # of people, and of what else can be mentioned
     _id_help = {"approvers": "a person", "mention": "a person"}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
-    # To write: a line of each kind with its {words}, a heading's {hashes}, an item's {indent} and {label}.
-    _forms: Mapping[str, str] = {}
+    # To write
+    _forms: Mapping[str, str] = {}  # kind -> a line with {words}, a heading's {hashes}, {indent}, {label}
     _bullet = "•"
     _shows_language = False  # of a block of code
     _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
     _measure: Callable[[str], int]  # how much of a limit a text takes
     _title_limit = 151  # with the end of the line
     _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
-    # To post.
+    # To post
     _takes_files: Any = True
     _most_pictures = 9
     _attaches = False  # files stand in the message itself, not below it
@@ -2195,7 +2196,7 @@ class _ChatAlerter(BaseAlerter):
     _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
     _take_away: Callable[[_Dict], None]  # (ref): deletes a message
-    # To ask: `_ready_to_read`, `_me`, `replies`, `_say`, `_find` of the base; and about rows, for `_answers`:
+    # To ask, besides `_ready_to_read`, `_me`, `replies`, `_say` and `_find` of the base: about rows
     _is_bot: Callable[[_Dict], bool]
     _texts_of: Callable[[_Dict], list[Any]]  # those in which a question may be named
     _via: Callable[[Question, _Dict, str], str]  # the way by which it answers, "" if it does not
@@ -2218,8 +2219,7 @@ class _ChatAlerter(BaseAlerter):
             try:
                 self._post(draft, page)
             except DeliveryError as error:
-                error.args = (f"{error.args[0]} (part {number} of {len(pages)})",)
-                error.outcome = "partial"
+                error.args, error.outcome = (f"{error.args[0]} (part {number} of {len(pages)})",), "partial"
                 raise
         self._send_pictures(draft, pages[0])
         self._name_missing(draft)
@@ -2231,14 +2231,14 @@ class _ChatAlerter(BaseAlerter):
 
     def _post(self, draft: _Draft, page: _Page) -> None:
         """Post a page. Once a form is refused, this page and the later ones go as plain text."""
-        if not draft.plain:
-            try:
+        try:
+            if not draft.plain:
                 return self._post_one(draft, page)
-            except DeliveryError as error:
-                if error.outcome != "not_sent" or error.code not in self._refused_forms:
-                    raise
-                _log().warning("%s; it goes as plain text", error.args[0])
-            draft.plain = True
+        except DeliveryError as error:
+            if error.outcome != "not_sent" or error.code not in self._refused_forms:
+                raise
+            _log().warning("%s; it goes as plain text", error.args[0])
+        draft.plain = True
         parts = _Cutter(self, self._plain_limit, self._plain_limit).cut(map(_in_plain, page.sources), 99)
         parts = parts or [_Page(0)]
         parts[0].first, parts[0].files = page.first, page.files
@@ -2253,8 +2253,9 @@ class _ChatAlerter(BaseAlerter):
 
     def _send_pictures(self, draft: _Draft, first: _Page) -> None:
         """Post those that the first message had no room for; before, one by one, those it could not take."""
-        refused = [file for file in first.files if file.problem and file in draft.files]
-        batches = [[file] for file in refused] if self._attaches and len(refused) > 1 else []
+        batches = []
+        if self._attaches and len(first.files) > 1:
+            batches = [[file] for file in first.files if file.problem and file in draft.files]
         for start in range(draft.most, len(draft.pictures), draft.most):
             batches.append(draft.pictures[start:start + draft.most])
         for batch in batches:  # it grows below
@@ -2293,21 +2294,21 @@ class _ChatAlerter(BaseAlerter):
             for line in block.lines:
                 written = self._write(block, line)
                 frame.add(block, line, written, self._cost(written))
-        if frame.room >= self._limit // 4:
-            pages = _Cutter(self, self._limit, frame.room).cut(text) or [_Page(0)]
-            pages[0].stand_in(frame)
-        else:  # so many people are named that they need messages of their own
-            pages = _Cutter(self, self._limit, self._limit).cut([*beside, *text])
-        later = draft.pictures[draft.most:]
+        room = max(frame.room, self._limit // 4)  # the limit leaves so much to what many people take
+        pages = _Cutter(self, self._limit, room).cut(text) or [_Page(0)]
+        pages[0].stand_in(frame)
         pages[0].first = True
-        pages[0].files = [file for file in draft.files if file.data and file not in later]
+        later = draft.pictures[draft.most:]
+        for file in draft.files:
+            if file.data and file not in later:
+                pages[0].files.append(file)
         if len(pages) <= _PARTS:
             return pages, None
         whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
         if self._takes_files:
             pages[0].files.append(whole)
         else:
-            whole.problem = "a webhook takes no files"
+            whole.problem = _NO_FILES
         return pages, whole
 
     def _fewer(self, draft: _Draft, pages: list[_Page], whole: _File | None) -> list[_Page]:
@@ -2359,19 +2360,19 @@ class _ChatAlerter(BaseAlerter):
 
     def _write(self, block: _Block, line: Any) -> Any:
         """Return one line of a block in the service's markup; of facts, name and value."""
-        if block.kind == "facts":
-            return tuple(self._mark("text", word, "") or "\u200b" for word in line)  # empty ones are refused
+        if block.kind == "facts":  # empty ones would be refused
+            name, value = line
+            return self._mark("text", name, "") or "\u200b", self._mark("text", value, "") or "\u200b"
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
-        spans = line if isinstance(line, list) else _spans(line, block.kind != "plain")
+        if isinstance(line, str):
+            line = _spans(line, block.kind != "plain")
         words = ""
-        for style, text, url in spans:
+        for style, text, url in line:
             if block.kind == "heading" and style == "bold":  # it is bold already
                 style = "text"
             words += self._mark(style, text, url)
-        form = self._forms.get(block.kind)
-        if form is None:
-            return words
+        form = self._forms.get(block.kind, "{words}")
         return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
                            label=block.label or self._bullet)
 
@@ -2424,11 +2425,11 @@ class _ChatAlerter(BaseAlerter):
             draft.message._question._record.posted = self.clock.now()
 
     def _join(self, question: Question) -> None:
-        channel, thread = _channel_of(question), str(question.ref.get("thread_ts") or "")
-        whose = getattr(self, self._token_field), getattr(self, "listen", ""), id(self.clock)
-        view = _VIEWS.setdefault((os.getpid(), *whose, channel, thread), _View(channel, thread))
-        view.questions.add(question)
-        question._shared = view
+        view = _View(question, question.ref.get("thread_ts"))
+        key = (os.getpid(), getattr(self, self._token_field), getattr(self, "listen", ""), id(self.clock),
+               view.channel, view.thread)
+        question._shared = _VIEWS.setdefault(key, view)
+        question._shared.questions.add(question)
 
     def _release(self, question: Question) -> None:
         if question._shared:
@@ -2437,11 +2438,11 @@ class _ChatAlerter(BaseAlerter):
 
     def _own_view(self, question: Question) -> _View:
         """Return what is read of the question's thread for this question alone."""
-        thread = str(question.ref.get("thread_ts") or question.ref.get("ts"))
-        view: _View = question._memo.setdefault("view", _View(_channel_of(question), thread, question))
+        thread = question.ref.get("thread_ts") or question.ref.get("ts")
+        view: _View = question._memo.setdefault("view", _View(question, thread))
         return view
 
-    def _share(self, view: _View, question: Question, read: Callable[[_View], Any]) -> Any:
+    def _share(self, view: _View, question: Question, read: Callable[[_View], _T]) -> _T:
         """Return read(view); or what it returned a moment ago for somebody else who waits there.
 
         A moment is a quarter of the pause between two polls. At the deadline it is read once more.
@@ -2459,7 +2460,8 @@ class _ChatAlerter(BaseAlerter):
                     view.error = error
             if view.error:
                 raise copy.copy(view.error)
-            return view.last
+            last: _T = view.last
+            return last
 
     def _answers(self, question: Question, below: list[_Dict], plain: str) -> list[_Dict]:
         """Return what people wrote in reply to the question, and plain messages above the next one there.
@@ -2468,10 +2470,11 @@ class _ChatAlerter(BaseAlerter):
         """
         answers = []
         for row in below:
-            if self._is_bot(row):  # what stands below another question belongs to that one
-                marks = [re.search(_MARKER, str(text)) for text in self._texts_of(row)]
-                if any(mark and mark[1] != question.token for mark in marks):
-                    plain = ""
+            if self._is_bot(row):
+                for text in self._texts_of(row):
+                    mark = re.search(_MARKER, str(text))
+                    if mark and mark[1] != question.token:  # what stands below belongs to that one
+                        plain = ""
                 continue
             via = self._via(question, row, plain)
             if via:
@@ -2481,15 +2484,16 @@ class _ChatAlerter(BaseAlerter):
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
         pages, whole = self._cut(draft)
-        shown: list[_Dict] = []
+        shown: list[Any] = []
         for page in self._fewer(draft, pages, whole):
             page.number = len(shown)
             shown.append(self._payload(draft, page))
-        files = [file for file in draft.files if file.data]
-        if whole and not whole.problem:
-            files.append(whole)
-        shown += [{"file": file.name, "bytes": len(file.data)} for file in files]
-        return _json.dumps(shown if len(shown) > 1 else shown[0], indent=2, ensure_ascii=False)
+        for file in [*draft.files, whole]:
+            if file and file.data and not file.problem:
+                shown.append({"file": file.name, "bytes": len(file.data)})
+        if len(shown) == 1:
+            shown = shown[0]
+        return _json.dumps(shown, indent=2, ensure_ascii=False)
 
     def _offer_taps(self, question: Question) -> None:
         for emoji in question._taps():
@@ -2568,9 +2572,9 @@ class _ChatAlerter(BaseAlerter):
 
 def _in_plain(block: _Block) -> _Block:
     """Return a block as one of the kinds that plain text can show."""
-    if block.kind == "facts":
-        return _as_lines(block)
-    return _Block("plain", block.lines) if block.kind in ("title", "picture") else block
+    if block.kind in ("title", "picture"):
+        return _Block("plain", block.lines)
+    return _as_lines(block) if block.kind == "facts" else block
 
 
 def _id_in(text: str, form: str, problem: str) -> str:
@@ -2601,13 +2605,15 @@ def _mapping(value: Any) -> _Dict:
 
 def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     """Return a part of an answer that should be a list, without what should not be in it."""
-    return [row for row in value if isinstance(row, kind)] if isinstance(value, list) else []
+    rows = value if isinstance(value, list) else ()
+    return [row for row in rows if isinstance(row, kind)]
 
 
 class _View:
     """A channel or thread, the questions for which it is read, and what the last reading found."""
-    def __init__(self, channel: str, thread: str = "", *questions: Question) -> None:
-        self.channel, self.thread, self.questions = channel, thread, set(questions)
+    def __init__(self, question: Question, thread: str | None) -> None:
+        self.channel = str(question.ref.get("channel") or question.ref.get("channel_id"))
+        self.thread, self.questions = thread, {question}
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
         self.last: Any = None
@@ -2621,11 +2627,10 @@ _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 
 
 def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
-    return next((row for row in rows if row.get(key) == ident), None)
-
-
-def _channel_of(question: Question) -> str:
-    return str(question.ref.get("channel") or question.ref.get("channel_id"))
+    for row in rows:
+        if row.get(key) == ident:
+            return row
+    return None
 
 
 def _time_of(answer: _Dict) -> float:
@@ -2671,17 +2676,15 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
         "a policy of the workspace forbids it: ask an admin, or choose another channel",
     "(thread|message)_not_found|cannot_reply_to_message": "the message is gone or takes no replies",
     "message_limit_exceeded": "the free plan's message limit is reached",
-    "invalid_token|no_service.*|no_team|no_active_hooks|user_not_found":
-        "the webhook was deleted or mistyped: make a new one",
+    "invalid_token|no_(service.*|team|active_hooks)": "the webhook was deleted or mistyped: make a new one",
     "storage_limit_reached|file_uploads_disabled|snippet_too_large": "it takes no such file",
-    "msg_.*too_long|invalid_blocks.*|no_text|invalid_payload":
-        "the service refused the form of the message; its words say why"}
+    "msg_.*long|invalid_blocks.*|no_text|invalid_payload": "it refused the form of the message, as it says"}
 _TIMEOUT = "how long a question waits: seconds, or 90s, 5m, 1h30m, 2d; default 5m"
 _LISTEN = "thread, or channel: plain messages in the channel answer the newest question above them, too"
 _CASE = "whether capitals count in the words that decide"
 _SLACK_CHANNEL = "id (C…), at the end of View channel details"
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
-_ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # whom its token belongs to, with "scopes" where the service tells
+_ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
 
 
 @_dataclass
@@ -2758,32 +2761,27 @@ class SlackAlerter(_ChatAlerter):
         """Try the token, its scopes, the channel, and reading there."""
         if not self.slack_token:
             return "ok    the webhook's form is right; only a post can tell more"
-        _ACCOUNTS.pop(self, None)
-        who = self._account()
-        points: list[tuple[bool | None, str]] = [(True, f"token: {who.get('user')} in {who.get('team')}")]
+        return _report(self._who, list(self._points()))
+
+    def _points(self) -> Iterator[tuple[bool | None, str]]:
+        name = self._channel(None)
+        where = {"channel": name, "limit": "1"}
+        who = _ACCOUNTS[self] = self._call("auth.test", {})
+        yield True, f"token: {who.get('user')} in {who.get('team')}"
         for scope, use in _SCOPES.items():
             if scope not in who.get("scopes", scope):
-                problem = f"scope {scope} is missing ({use}): add it, reinstall the app"
-                points.append((False if scope == "chat:write" else None, problem))
-        return _report(self._who, points + self._check_channel())
-
-    def _check_channel(self) -> list[tuple[bool | None, str]]:
-        where = {"channel": self._channel(None), "limit": "1"}
-        point: tuple[bool | None, str]
+                good = False if scope == "chat:write" else None
+                yield good, f"scope {scope} is missing ({use}): add it, reinstall the app"
         try:
-            channel = _mapping(self._call("conversations.info", where).get("channel"))
-            point = True, f"channel {channel.get('name') or where['channel']}"
-            if channel.get("is_member") is False:
-                return [(False, f"{point[1]}: invite the bot with /invite")]
-        except DeliveryError as error:
-            if error.code != "missing_scope":
-                return [(False, f"channel: {error}")]
-            point = None, "channel: its name and members need the scope channels:read, or groups:read"
+            name = _mapping(self._call("conversations.info", where).get("channel")).get("name") or name
+            yield True, f"channel {name}"
+        except DeliveryError as error:  # without channels:read its name stays unknown, and no more
+            yield None if error.code == "missing_scope" else False, f"channel {name}: {error}"
         try:
             self._call("conversations.history", where)
-            return [point, (True, "may read replies")]
+            yield True, "may read replies"
         except DeliveryError as error:
-            return [point, (False, f"may read replies: {error}")]
+            yield False, f"may read replies: {error}"
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
@@ -2818,15 +2816,17 @@ class SlackAlerter(_ChatAlerter):
                     return row, []
             view = self._own_view(question)
         rows, question._missing = self._share(view, question, self._read_thread)
+        if question._missing:
+            return None, rows
         row = _row_of(rows, "ts", ts)
-        if not question._missing and (row is None or row.get("subtype") == "tombstone"):
+        if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
-        return None if question._missing else row, rows
+        return row, rows
 
-    def _read_thread(self, view: _View) -> tuple[list[_Dict], DeliveryError | None]:
+    def _read_thread(self, view: _View) -> _Reading:
         return self._read(view, self._pages("replies", {"channel": view.channel, "ts": view.thread}))
 
-    def _read_channel(self, view: _View) -> tuple[list[_Dict], DeliveryError | None]:
+    def _read_channel(self, view: _View) -> _Reading:
         """Read a channel from the oldest question that somebody waits for to its end, or to the newest one.
 
         The latter in one page: a question that is not in it is read for itself.
@@ -2838,15 +2838,18 @@ class SlackAlerter(_ChatAlerter):
         args["latest"] = str(refs[-1]["ts"])
         return self._read(view, itertools.islice(self._pages("history", args), 1))
 
-    def _read(self, view: _View, pages: Iterable[list[_Dict]]) -> tuple[list[_Dict], DeliveryError | None]:
+    def _read(self, view: _View, pages: Iterable[list[_Dict]]) -> _Reading:
         """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
 
         Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
         now, rows = self.clock.monotonic(), []
-        ends_soon = any(now < question._ends < now + _RATION for question in list(view.questions))
-        if now < view.free_at or view.free_at >= 0 and ends_soon:
+        wait = now < view.free_at
+        for question in list(view.questions):
+            if view.free_at >= 0 and now < question._ends < now + _RATION:
+                wait = True
+        if wait:
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
         try:
             for page in pages:
@@ -2893,30 +2896,27 @@ class SlackAlerter(_ChatAlerter):
         return known
 
     def _via(self, question: Question, row: _Dict, plain: str) -> str:
-        in_a_thread = row.get("thread_ts") not in (None, row["ts"])
         # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
-        by_person = row.get("subtype") in (None, "thread_broadcast", "file_share", "me_message")
-        if not by_person or row.get("user") in (None, "USLACKBOT", self._me()):
+        if row.get("subtype") not in (None, "thread_broadcast", "file_share", "me_message"):
             return ""
-        return "" if plain == "channel" and in_a_thread else plain
+        in_a_thread = row.get("thread_ts") not in (None, row["ts"])
+        if row.get("user") in (None, "USLACKBOT", self._me()) or plain == "channel" and in_a_thread:
+            return ""
+        return plain
 
     def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
-        until = _moment(question.ref) + question._time_given()  # by Slack's clock, as `at`
-        text = self._plain(row.get("text"))
+        # Slack's markup as it was typed: links first, entities last.
+        text = re.sub(rf"<@{re.escape(self._me())}(\|[^>]*)?>", " ", row.get("text") or "")
+        text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
         at = _moment(row.get("edited")) or _moment(row)
-        return {"by": row["user"], "text": text, "via": via, "at": at, "until": until}
+        until = _moment(question.ref) + question._time_given()  # by Slack's clock, as `at`
+        return {"by": row["user"], "text": _without_entities(text), "via": via, "at": at, "until": until}
 
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
 
     def _texts_of(self, row: _Dict) -> list[Any]:
         return [row.get("text")]
-
-    def _plain(self, text: object) -> str:
-        """Return Slack's markup as typed: links first, entities last."""
-        text = re.sub(rf"<@{re.escape(self._me())}(\|[^>]*)?>", " ", str(text or ""))
-        text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
-        return _without_entities(text)
 
     def _find(self, question: Question) -> _Dict | None:
         return self._find_post(question._record.where or {}, question._record.asked, question.token)
@@ -2925,13 +2925,11 @@ class SlackAlerter(_ChatAlerter):
     def _find_post(self, where: _Dict, since: float, mark: str, until: float | None = None) -> _Dict | None:
         """Return the ref of a message of ours with a mark in it, that may or may not have been posted."""
         channel, thread = where["channel"], where["thread"]
-        if thread:
-            pages = self._pages("replies", {"channel": channel, "ts": thread}, until)
-        else:
+        pages = self._pages("replies", {"channel": channel, "ts": thread}, until)
+        if not thread:
             args = {"channel": channel, "oldest": f"{since - _LOOK_BACK:.6f}"}
             pages = self._pages("history", args, until)
-        rows = list(itertools.chain.from_iterable(pages))
-        for row in sorted(rows, key=_moment):
+        for row in itertools.chain.from_iterable(pages):
             if row.get("user") == self._me() and mark in str(row):
                 ref = {"channel": channel, "ts": row["ts"]}
                 return {**ref, "thread_ts": thread} if thread else ref
@@ -2955,11 +2953,10 @@ class SlackAlerter(_ChatAlerter):
 
     def _link(self, ref: _Dict) -> str | None:
         # Its form: docs.slack.dev/reference/methods/chat.getPermalink; auth.test tells the rest.
-        url = _ACCOUNTS.get(self, {}).get("url")
-        if not url or "ts" not in ref:
+        url, above = _ACCOUNTS.get(self, {}).get("url"), ref.get("thread_ts")
+        if not url or not ref:
             return None
         link = f"{url}archives/{ref['channel']}/p{ref['ts'].replace('.', '')}"
-        above = ref.get("thread_ts")
         return f"{link}?thread_ts={above}&cid={ref['channel']}" if above else link
 
     def _account(self) -> _Dict:
@@ -3004,8 +3001,7 @@ class SlackAlerter(_ChatAlerter):
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         if style == "link":
-            url = url.replace("&", "&amp;").replace("|", "%7C")
-            label = safe.replace("|", "¦")
+            url, label = url.replace("&", "&amp;").replace("|", "%7C"), safe.replace("|", "¦")
             return f"<{url}>" if safe == url else f"<{url}|{label}>"
         if style == "time":  # in the reader's zone: docs.slack.dev/messaging/formatting-message-text
             return f"<!date^{url}^{{date_short_pretty}} {{time}}|{safe}>"
@@ -3021,7 +3017,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
-        own = list(map(dict, getattr(draft.params, "blocks", None) or ())) if page.first else []
+        own = getattr(draft.params, "blocks", None) if page.first else None
         said: list[str] = []
         blocks: list[_Dict] = []
         for kind, written in _grouped(page.blocks):
@@ -3029,7 +3025,7 @@ class SlackAlerter(_ChatAlerter):
             if not own or kind not in ("title", "text", "facts"):
                 blocks += self._blocks(kind, written)
         place = int(bool(own and draft.mention))  # below those who are called
-        blocks[place:place] = own
+        blocks[place:place] = map(dict, own or ())
         for block in blocks:
             if "block_id" not in block:
                 block["block_id"] = f"{draft.nonce}-{page.number}"  # a doubtful post is looked for by it
@@ -3040,9 +3036,9 @@ class SlackAlerter(_ChatAlerter):
         if blocks and not draft.plain:
             payload["blocks"] = blocks
         where = self._where(draft.message, draft.params)
-        thread = draft.ref.get("thread_ts") or draft.ref.get("ts") or where["thread"]
-        if where["channel"]:
+        if where["channel"] and self.slack_token:
             payload["channel"] = where["channel"]
+        thread = draft.ref.get("thread_ts") or draft.ref.get("ts") or where["thread"]
         if thread:
             payload["thread_ts"] = thread
         return payload
@@ -3069,7 +3065,6 @@ class SlackAlerter(_ChatAlerter):
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
         payload, started, until = self._payload(draft, page), self.clock.now(), draft.until
         if not self.slack_token:
-            payload.pop("channel", None)
             _insist(lambda: self._post_webhook(payload, until), self.clock, until)
             return {}
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
@@ -3083,7 +3078,7 @@ class SlackAlerter(_ChatAlerter):
             answer = self._call("chat.postMessage", payload, until)
             return {"channel": answer.get("channel") or where["channel"], "ts": str(answer.get("ts"))}
 
-        # Slack knows no repeats: without the mark of a block nobody can tell whether it was posted.
+        # Slack knows no repeats: without a block to know it by, nobody can tell whether it was posted.
         ref = _insist(post, self.clock, until, find=find if mark in str(payload) else None)
         if where["thread"]:
             ref["thread_ts"] = where["thread"]
@@ -3145,7 +3140,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _call(self, method: str, args: _Dict, until: float | None = None, sure: bool = False) -> _Dict:
         """Return the answer of a Web API method. sure: once more does no harm."""
-        end = self._until() if until is None else until
+        end = until or self._until()
         if sure:
             return _insist(lambda: self._call(method, args, end), self.clock, end, sure=True)
         if method.startswith("chat."):
@@ -3153,15 +3148,15 @@ class SlackAlerter(_ChatAlerter):
         else:  # documented with forms first
             form = _parse.urlencode(args, errors="replace")  # Slack's own answer may hold half a character
             body, kind = form or " ", {"Content-Type": "application/x-www-form-urlencoded"}
-        token = _Secret("Bearer " + self._secret("slack_token"))
+        token = str.__new__(_Secret, "Bearer " + self._secret("slack_token"))
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
-        word = data.get("error")
-        if answer.status == 200 and (data.get("ok") is True or word == "already_reacted"):
+        code = data.get("error")
+        done = data.get("ok") is True or code == "already_reacted"
+        if answer.status == 200 and done:
             return data if scopes is None else {**data, "scopes": re.split(r"[,\s]+", scopes)}
-        code = word if isinstance(word, str) else None
-        if answer.status != 200 or not code:
+        if answer.status != 200 or not isinstance(code, str):
             what = code or f"HTTP {answer.status}, no answer of Slack"
             raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
         details = _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)[:3]
