@@ -7418,7 +7418,8 @@ def _add_fields(parser: _argparse.ArgumentParser) -> None:
         with contextlib.suppress(ConfigError):  # one's own, which cannot be imported from here
             for name, field in _fields_of(_flavor(flavor, data)).items():
                 about = field.metadata.get("about", "").replace("%", "%%")
-                parser.add_argument(f"--{name}", dest=f"--{name}", help=about)  # no dest of the command's own
+                # This dest can be no other option's, whatever a flavor of one's own calls its fields.
+                parser.add_argument(f"--{name}", dest=f"--{name}", metavar="VALUE", help=about)
 
 
 def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:

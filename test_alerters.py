@@ -10321,20 +10321,6 @@ def test_what_root_changes_stays_its_owners(tmp_path):
     assert len(made) == 7 and {(p.stat().st_uid, p.stat().st_gid) for p in made} == {(12345, 12346)}
 
 
-def test_the_first_stack_registered_becomes_active():
-    store = StackStore()
-    store.register_alerter("a", "console")
-    store.register_stack("one", ["a"])
-    assert store.active_stack() == "one"
-    store.register_stack("two", "a")
-    assert (store.active_stack(), store.stacks()["two"]) == ("one", ["a"])
-    store.register_stack("three", ["a", "console", "a"], activate=True)
-    assert (store.active_stack(), store.stacks()["three"]) == ("three", ["a", "console"])
-    store.set_active_stack("two")
-    store.delete_stack("three")
-    assert (store.active_stack(), sorted(store.stacks())) == ("two", ["default", "one", "two"])
-
-
 def home_two():
     store = StackStore()
     store.register_alerter("team", "slack", slack_token="xoxb-1-hidden", slack_channel_id="C1")
@@ -10354,20 +10340,15 @@ HOME_REFUSED = {
                      "of seconds, 0 or more, or a time such as 90s, 5m, 1h30m or 2d, not -1"),
     "update unknown": (lambda s: s.update_alerter("teem", timeout=1),
                        "no alerter 'teem'; did you mean 'team'?"),
-    "delete unknown": (lambda s: s.delete_alerter("teem"), "no alerter 'teem'; did you mean 'team'?"),
     "delete used": (lambda s: s.delete_alerter("team"),
                     "alerter 'team' is in the stack prod: delete that first"),
-    "load unknown": (lambda s: s.load_alerter("teem"), "no alerter 'teem'; did you mean 'team'?"),
     "stack of unknown": (lambda s: s.register_stack("x", ["teem"]),
                          "no alerter 'teem'; did you mean 'team'?"),
     "stack of nothing": (lambda s: s.register_stack("x", []), "a stack needs an alerter"),
     "set unknown": (lambda s: s.set_active_stack("prd"), "no stack 'prd'; did you mean 'prod'?"),
-    "delete unknown stack": (lambda s: s.delete_stack("prd"), "no stack 'prd'; did you mean 'prod'?"),
     "delete active": (lambda s: s.delete_stack("prod"), "stack 'prod' is active: set another one first"),
     "bad name": (lambda s: s.register_alerter("a/../b", "console"),
                  "alerter 'a/../b': a name is letters, digits, _ . and -"),
-    "line break": (lambda s: s.register_alerter("a\n", "console"),
-                   "alerter 'a\\n': a name is letters, digits, _ . and -"),
     "no name": (lambda s: s.register_stack(None, "console"),
                 "stack None: a name is letters, digits, _ . and -"),
     "a list as a flavor": (lambda s: s.register_alerter("x", ["slack"]),
@@ -10397,11 +10378,9 @@ HOME_NO_STORES = {
     "version of letters": b'{"version": "1.0"}', "alerters a list": b'{"alerters": []}',
     "active null": b'{"active_stack": null}'}
 HOME_ODD_STORES = {
-    "alerter a text": b'{"alerters": {"console": "console"}}',
-    "no flavor": b'{"alerters": {"console": {}}}',
     "unknown flavor": b'{"alerters": {"console": {"flavor": "pager"}}}',
     "unknown field": b'{"alerters": {"console": {"flavor": "console", "colour": "red"}}}',
-    "stack a text": b'{"stacks": {"default": "console"}}', "stack empty": b'{"stacks": {"default": []}}',
+    "stack empty": b'{"stacks": {"default": []}}',
     "stack of unknown": b'{"stacks": {"default": ["team"]}}', "no such stack": b'{"active_stack": "prod"}'}
 
 
@@ -10452,7 +10431,8 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, home_told, monk
 
 @posix
 @pytest.mark.parametrize("case", ["a folder in its place", "a file in place of the folder", "a broken link",
-                                  "a pipe", "a device", "a lock that is a link", "a lock that is a pipe"])
+                                  "a pipe", "a device", "a lock that is a link", "a lock that is a pipe",
+                                  "a draft that is a link"])
 def test_a_place_that_cannot_be_used_is_one_line(case, tmp_path, monkeypatch, capsys):
     path, victim = tmp_path / "config" / "stacks.json", tmp_path / "victim"
     if case == "a file in place of the folder":
@@ -10465,8 +10445,8 @@ def test_a_place_that_cannot_be_used_is_one_line(case, tmp_path, monkeypatch, ca
         os.symlink(str(tmp_path / "gone" / "x"), str(path))
     elif case == "a device":
         path = type(path)("/dev/zero")
-    elif case == "a lock that is a link":
-        os.symlink(str(victim), f"{path}.lock")
+    elif case.endswith("that is a link"):
+        os.symlink(str(victim), f"{path}.lock" if "lock" in case else f"{path}.tmp")
     elif "pipe" in case:
         os.mkfifo(f"{path}.lock" if "lock" in case else str(path))
     monkeypatch.setenv("ALERTERS_STORE", str(path))
@@ -10474,21 +10454,15 @@ def test_a_place_that_cannot_be_used_is_one_line(case, tmp_path, monkeypatch, ca
     if case == "a broken link":  # what it points to is made, and a link stays a link
         assert code == 0 and (tmp_path / "gone" / "x").is_file() and path.is_symlink()
         return
+    if "draft" in case:  # the secrets go elsewhere
+        assert code == 0 and not victim.exists() and "a" in StackStore().alerters()
+        return
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(f"alerters: {path}")
     code, out, err = home_cli(capsys, "post", "still told")
     assert code in (0, 2) and "Traceback" not in err and not victim.exists()
     if case in ("a folder in its place", "a device", "a pipe"):
         with pytest.raises(StoreError, match=str(path)):
             StackStore().alerters()
-
-
-@posix
-def test_a_planted_link_does_not_catch_the_secrets(tmp_path):
-    victim = tmp_path / "victim"
-    victim.write_text("mine")
-    os.symlink(str(victim), f"{home_store_file()}.tmp")
-    StackStore().register_alerter("a", "slack", slack_token="xoxb-1", slack_channel_id="C1")
-    assert victim.read_text() == "mine" and "a" in StackStore().alerters()
 
 
 @pytest.mark.parametrize("function", ["fsync", "replace", "open"])
@@ -12251,7 +12225,6 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
 
 HOME_MISTAKES = {
     "preview x": "preview: give --flavor, or --html FILE",
-    "post x --mention @ann": "team (slack): mention: '@ann' is no id of Slack;…",
     "stack update prdo -al team": "no stack 'prdo'; did you mean 'prod'?",
     "stack register prod -al team": "stack 'prod' exists already: `stack update` changes it",
     "regster x": "no command 'regster'; did you mean 'register'?",
@@ -12266,19 +12239,14 @@ HOME_MISTAKES = {
         "x (console): it has no field 'slack_token'; there is: none",
     "register x --flavor=slack --slack_token=xoxb-2-hidden --slack_channel_id":
         "argument --slack_channel_id: expected one argument (see: {} register --help)",
-    "register x --flavor=smtp_email --use_tls=maybe": "--use_tls must be true or false, not 'maybe'",
     "register prod --flavor=console --set": "stack 'prod' exists already: choose another name",
     "update team": "update: there is nothing to change; give --FIELD=VALUE",
-    "update team --slack_api_url=http://example.org":
-        "team (slack): slack_api_url must begin with https:// (http:// "
-        "only for this machine)",
     "describe teem": "no alerter 'teem'; did you mean 'team'?",
     "post x --alerter teem": "no alerter 'teem'; did you mean 'team'?",
     "post x --alerter team --stack prod": "--alerter and --stack: give one of them",
     "stack register s": "the following arguments are required: -al/--alerter (see: {} stack register --help)",
     "post x --titel T": "post: unknown '--titel'; did you mean '--title'?",
     "post x --titl T": "post: unknown '--titl'; did you mean '--title'?",
-    "ask x --aprove T": "ask: unknown '--aprove'; did you mean '--approve'?",
     "post a b": "post: unknown 'b'; …",
     "post": "the following arguments are required: text; one that begins with - stands behind -- "
             "(see: {} post --help)",
@@ -12287,7 +12255,6 @@ HOME_MISTAKES = {
     "post x --level eror": "message: no level 'eror'; did you mean 'error'?",
     "post x --metadata accuracy": "--metadata accuracy: write it as KEY=VALUE",
     "ask x --timeout soon": "timeout must be a number of seconds, 0 or more, or a time such as …'soon'",
-    "ask x --approve go --decline go": "team (slack): the word 'go' both approves and declines",
     "run": alerters._HOW_TO_RUN, "run ls -l": alerters._HOW_TO_RUN, "run ls -- ls": alerters._HOW_TO_RUN,
     "run --": alerters._HOW_TO_RUN,
     "preview x --flavor=slak": "no flavor 'slak'; did you mean 'slack'?",
@@ -12331,22 +12298,6 @@ def test_help_version_and_flavors(capsys):
         assert f"  {command} " in out
     code, out, err = home_cli(capsys, "register", "x", "--flavor=slack", "--help")
     assert code == 0 and "--slack_channel_id" in out  # options come from the flavor's fields
-
-
-def test_what_a_hint_says_to_type_ends_the_trouble(slack, capsys):
-    """Each command that a hint holds is pasted."""
-    def paste(text):
-        words = shlex.split(re.search(re.escape(alerters._program()) + "(.*)", text)[1].rstrip("`)"))
-        return home_cli(capsys, *words)
-
-    for name in ("red", "blue"):
-        code, out, err = home_cli(capsys, "register", name, "--flavor=slack", f"--slack_token={slack.token}",
-                                  f"--slack_channel_id={slack.channel}", f"--slack_api_url={slack.api_url}")
-        assert paste(out)[0] == 0 and StackStore().active_stack() == name and post(name)
-    code, out, err = home_cli(capsys, "stack", "register", "both", "-al", "red,blue")
-    assert StackStore().active_stack() == "blue" and paste(out)[0] == 0
-    assert post("x") and len(slack.posted) == 4
-    assert paste(home_cli(capsys, "post")[2])[0] == 0  # … (see: … post --help)
 
 
 def test_post_reads_standard_input_and_odd_texts(home_told, monkeypatch, capsys):
