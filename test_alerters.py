@@ -13,7 +13,6 @@ import copy
 import dataclasses
 import datetime
 import email
-import email.headerregistry
 import email.message
 import email.policy
 import errno
@@ -41,7 +40,6 @@ import shlex
 import shutil
 import signal
 import socket
-import socketserver
 import ssl
 import stat
 import struct
@@ -59,7 +57,6 @@ import urllib.error
 import urllib.parse
 import warnings
 from decimal import Decimal, InvalidOperation
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, unquote
 
@@ -158,32 +155,33 @@ class Refusal(Exception):
 
 
 class FakeService:
-    """An HTTP(S) server on a free port: `with FakeSlack() as slack`. A crash in the fake fails the test.
+    """An HTTP(S) server on a free port: `with FakeSlack() as slack`. A crash in the fake fails the test."""
 
-    In virtual time a request of this process goes to it without a socket, unless `wired` (see `_Shortcut`).
-    """
+    idle = []  # listeners with their threads, which stay for the next service: to start them takes its time
 
     def __init__(self, clock=None, ssl_context=None):
-        self.clock, self.now = clock, clock.now if clock else time.time
-        self.wired = not clock or bool(ssl_context)
+        self.clock, self.now, self.ssl_context = clock, clock.now if clock else time.time, ssl_context
         self.connections, self.forgetful = 0, False  # made so far; True: it closes each without saying so
         self.calls, self.statuses, self.warnings, self.crashes, self._faults = [], [], [], [], []
         self.rows, self.posted = [], []  # all stored; our own, even if deleted since, with `payload`
         self.lock, self.release, self._closing = threading.RLock(), threading.Event(), threading.Event()
-        self._server = _Server.idle.pop() if _Server.idle else _Server()
-        self._server.service, self._server.ssl_context = self, ssl_context
-        _Server.busy[self._server.server_port] = self
-        self.url = f"http{'s' * bool(ssl_context)}://127.0.0.1:{self._server.server_port}"
+        self._open = set()
+        self._listener = self.idle.pop() if self.idle else _Listener()
+        self._listener.service, self.port = self, self._listener.port
+        self.url = f"http{'s' * bool(ssl_context)}://127.0.0.1:{self.port}"
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
+        self._listener.service = None
         self._closing.set()
         self.release.set()
-        self._server.service = None
-        del _Server.busy[self._server.server_port]
-        _Server.idle.append(self._server)
+        with self.lock:
+            for link in self._open:
+                with contextlib.suppress(OSError):  # SSLSocket.shutdown would take the TLS object away
+                    socket.socket.shutdown(link, socket.SHUT_RDWR)
+        self.idle.append(self._listener)
         if self.crashes and not kind:
             raise self.crashes[0]
 
@@ -219,14 +217,70 @@ class FakeService:
         data = b"" if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
         return status, data, dict({"Content-Type": ctype}, **call.reply_headers, **headers)
 
-    def respond(self, http, call):
+    def talk(self, link):
+        """Answer what comes over a connection until it ends."""
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.ssl_context:
+            link = self.ssl_context.wrap_socket(link, server_side=True)
+        with self.lock:
+            self.connections += 1
+            self._open.add(link)
+        with link, link.makefile("rb") as file:
+            try:
+                while not self._closing.is_set() and self._answer_next(link, file):
+                    pass
+            finally:
+                with self.lock:
+                    self._open.discard(link)
+
+    def _answer_next(self, link, file):
+        """True if the connection stays open for another call."""
+        request = file.readline().decode("latin-1")
+        if not request:
+            return False
+        method, target, version = request.split(" ")
+        assert version == "HTTP/1.1\r\n", request
+        headers = http.client.HTTPMessage()
+        for line in iter(file.readline, b"\r\n"):
+            name, _, value = line.decode("latin-1").partition(": ")
+            headers[name] = value.rstrip("\r\n")
+        body = file.read(int(headers.get("Content-Length") or 0))
+        path, _, query = target.partition("?")
+        call = SimpleNamespace(method=method, path=path, query=dict(parse_qsl(query, True)), headers=headers,
+                               body=body, args={}, files={}, problem=None, reply_headers={}, at=self.now())
+        call.ctype = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        try:
+            if call.ctype == "application/json":
+                call.args = _strict_json(body)
+            elif call.ctype == "application/x-www-form-urlencoded":
+                call.args = dict(parse_qsl(body.decode("utf-8"), True))
+            elif call.ctype == "multipart/form-data":
+                call.args, call.files = _multipart(headers["Content-Type"], body)
+            elif method == "GET":
+                call.args = dict(call.query)
+            else:
+                call.problem = "type"
+        except ValueError:
+            call.problem = "json"
+        return self.respond(link, call)
+
+    def respond(self, link, call):
+        """Answer a call, well or as a fault says; true if the connection stays open after it."""
         with self.lock:
             self.calls.append(call)
             fault = self._next_fault(call.method + " " + call.path) or Fault("")  # None: all goes well
             acts = fault.kind in ("", "truncate", "drip") or fault.kind.startswith("act_")
             reply = self._act(call) if acts else (200, b"", {})
         kind = fault.kind.replace("act_", "")
-        http.close_connection |= kind not in ("", "status", "html", "redirect") or not self.wired
+        if kind == "reset":
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                            struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+        elif kind == "garbage":
+            link.sendall(b"\x00garbage")
+        elif kind == "stall":
+            self.release.wait()
+        if kind in ("reset", "garbage", "stall", "close"):
+            return False
         if kind == "status":
             reply = fault.status or 500, fault.body, fault.headers
         elif kind == "html":
@@ -235,164 +289,62 @@ class FakeService:
             reply = fault.status or 302, b"", {"Location": fault.to}
         elif kind == "huge":
             reply = 200, b'{"ok": true, "pad": "%s"}' % (b"x" * 11_000_000), fault.headers
-        elif kind == "garbage":
-            return http.wfile.write(b"\x00garbage")
-        elif kind == "stall":
-            assert not isinstance(http.connection, _Shortcut), "only a service that is `wired` can stall"
-            return self.release.wait()
-        elif kind == "reset":
-            http.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
-                                       struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
-            http.rfile.close()  # holds the socket open; a FIN must not go out before the RST
-            return http.connection.close()
-        elif kind not in ("", "truncate", "drip"):
-            assert kind == "close", kind
-            return None
+        else:
+            assert kind in ("", "truncate", "drip"), kind
         status, body, headers = reply
+        stays = kind in ("", "status", "html", "redirect") and call.headers["Connection"] == "keep-alive"
+        head = {**headers, "Connection": "keep-alive" if stays else "close"}
+        if status != 204:
+            head["Content-Length"] = len(body) + 100 * (kind == "truncate")
+        elif "Content-Type" in head:
+            del head["Content-Type"]
+        lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in head.items()), "", ""]
         with self.lock:
             self.statuses.append(status)
-        http.send_response_only(status)
-        length = len(body) + 100 * (kind == "truncate")
-        stays = "close" if http.close_connection and not self.forgetful else "keep-alive"
-        for item in dict(headers, Connection=stays, **{"Content-Length": str(length)}).items():
-            if status != 204 or item[0] not in ("Content-Length", "Content-Type"):
-                http.send_header(*item)
-        http.end_headers()
-        pace = fault.seconds / max(len(body), 1)
-        for piece in [body[i:i + 1] for i in range(len(body))] if kind == "drip" else [body]:
-            http.wfile.write(piece)
-            if kind == "drip" and self._closing.wait(pace):
-                return None
-        http.close_connection |= self.forgetful
+        head = "\r\n".join(lines).encode("latin-1")
+        if kind == "drip":
+            link.sendall(head)
+            for byte in body:
+                link.sendall(bytes([byte]))
+                if self._closing.wait(fault.seconds / len(body)):
+                    return False
+        else:
+            link.sendall(head + body)
+        return stays and not self.forgetful
 
 
-class _Server(ThreadingHTTPServer):
-    """A listening server; it stays for the next service, since to start and to stop one takes its time."""
-
-    daemon_threads, request_queue_size = True, 64
-    idle, busy = [], {}  # servers; {port: service}
+class _Listener:
+    """A port of this machine, and threads that each accept and serve one connection after the other."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        atexit.register(self.server_close)
+        self.service, self.lock, self.waiting = None, threading.Lock(), 0
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = self.socket.getsockname()[1]
+        self.one_more()
+        atexit.register(self.socket.close)
 
-    def verify_request(self, *_):
-        return self.service is not None
-
-    def server_bind(self):
-        socketserver.TCPServer.server_bind(self)  # HTTPServer's would ask DNS for the host's full name
-        self.server_name, self.server_port = self.server_address
-
-    def get_request(self):
-        sock, peer = super().get_request()
-        if self.service:
-            self.service.connections += 1
-        if self.service and self.ssl_context:  # the handshake comes with the first read, in its own thread
-            sock = self.ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        return sock, peer
-
-    def handle_error(self, *_):
-        if not isinstance(sys.exc_info()[1], OSError) and self.service:  # OSError: the client went away
-            self.service.crashes.append(sys.exc_info()[1])
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version, disable_nagle_algorithm, timeout = "HTTP/1.1", True, 60
+    def one_more(self):
+        self.waiting += 1
+        threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self):
-        service = self.server.service
-        self.close_connection = service is None or self.headers.get("Connection") != "keep-alive"
-        if service is None:  # it ended meanwhile
-            return
-        path, _, query = self.path.partition("?")
-        if self.headers.get("Transfer-Encoding"):
-            self.send_error(411)  # assumed: chunked uploads are refused
-            return
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        call = SimpleNamespace(
-            method=self.command, path=path, query=dict(parse_qsl(query, True)), headers=self.headers,
-            body=body, args={}, files={}, problem=None, reply_headers={}, at=service.now())
-        call.ctype = self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        try:
-            if call.ctype == "application/json":
-                call.args = _strict_json(body)
-            elif call.ctype == "application/x-www-form-urlencoded":
-                call.args = dict(parse_qsl(body.decode("utf-8"), True))
-            elif call.ctype == "multipart/form-data":
-                call.args, call.files = _multipart(self.headers["Content-Type"], body)
-            elif self.command == "GET":
-                call.args = dict(call.query)
-            else:
-                call.problem = "type"
-        except ValueError:
-            call.problem = "json"
-        service.respond(self, call)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = serve
-
-    def log_message(self, *_):
-        pass
-
-
-class _Shortcut(io.BytesIO):
-    """In place of a socket to a service: what is written is handled as soon as the answer is read."""
-
-    def __init__(self, service):
-        super().__init__()
-        self.service, self.answer, self.broken = service, _Answer(), False
-
-    sendall = io.BytesIO.write
-
-    def settimeout(self, seconds):
-        assert seconds > 0
-
-    def setsockopt(self, _, option, value):
-        self.broken = option == socket.SO_LINGER
-
-    def makefile(self, *_):
-        head, _, body = self.getvalue().partition(b"\r\n\r\n")
-        request, *lines = head.decode("latin-1").split("\r\n")
-        handler = _Handler.__new__(_Handler)
-        handler.command, handler.path, handler.request_version = request.split(" ")
-        handler.headers = http.client.HTTPMessage()
-        for line in lines:
-            name, _, value = line.partition(": ")
-            handler.headers[name] = value
-        handler.server, handler.connection = self.service._server, self
-        handler.rfile, handler.wfile, handler.close_connection = io.BytesIO(body), self.answer, True
-        try:
-            handler.serve()
-        except BaseException as error:  # what interrupts comes with the first read, as over a real socket
-            return _Broken(error)
-        if self.broken:
-            return _Broken(ConnectionResetError(104, "Connection reset by peer"))
-        return io.BytesIO(self.answer.getvalue())
-
-
-def _headers_of(file, *more, parse=http.client.parse_headers, **options):
-    """As `http.client.parse_headers`, at a third of its price for what a `_Shortcut` answers."""
-    if type(file) is not io.BytesIO:
-        return parse(file, *more, **options)
-    headers = http.client.HTTPMessage()
-    for line in iter(lambda: file.readline().rstrip(b"\r\n"), b""):
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name] = value.strip(" ")
-    return headers
-
-
-class _Answer(io.BytesIO):
-    def close(self):
-        pass
-
-
-class _Broken(io.BytesIO):
-    def __init__(self, error):
-        super().__init__()
-        self.error = error
-
-    def readline(self, *_):
-        raise self.error
+        while True:
+            link, _ = self.socket.accept()
+            with self.lock:
+                self.waiting -= 1
+                if not self.waiting:
+                    self.one_more()
+            service = self.service
+            with link:
+                try:
+                    if service:
+                        service.talk(link)
+                except OSError:  # the client went away, or distrusts the certificate
+                    pass
+                except Exception as crash:
+                    service.crashes.append(crash)
+            with self.lock:
+                self.waiting += 1
 
 
 def _strict_json(data):
@@ -2165,24 +2117,14 @@ long_form = pytest.mark.skipif(not MORE, reason="a long form of what others show
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, terminals and modes of POSIX")
 
 
-@pytest.fixture(autouse=True)
-def _alone(monkeypatch, tmp_path_factory):
-    """Keep every test off the network, off this user's configuration and off other tests' leftovers."""
+@pytest.fixture(autouse=True, scope="session")
+def _far_from_home(tmp_path_factory):
+    """Keep all tests off the network and off this user's configuration."""
     others = ("http_proxy https_proxy no_proxy all_proxy "
               "ssl_cert_file ssl_cert_dir requests_ca_bundle curl_ca_bundle").split()
-    for name in list(os.environ):
-        if name.startswith("ALERTERS_") or name.lower() in others:
-            monkeypatch.delenv(name)
-    alerters._KNOWN_SECRETS.clear()  # else what one test calls a secret would be hidden in all later ones
-    folder = tmp_path_factory.getbasetemp()  # to make one for each test takes its time
-    monkeypatch.setenv("ALERTERS_STORE", str(folder / f"stacks-{next(NUMBERS)}.json"))
-    library = folder / "library"  # a copy for other processes, that they may compile it once for all
-    if not library.exists():
-        library.mkdir()
-        shutil.copy(alerters.__file__, str(library))
-    monkeypatch.chdir(library)
-    monkeypatch.setenv("PYTHONPATH", str(library))
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it would make processes slow to start
+    library = tmp_path_factory.mktemp("library")  # a copy for other processes, compiled once for all
+    shutil.copy(alerters.__file__, str(library))
+    gc.freeze()  # what pytest holds stays to the end: looking at it each time takes a tenth of the run
     connect = socket.socket.connect
 
     def loopback_only(self, address):
@@ -2190,138 +2132,34 @@ def _alone(monkeypatch, tmp_path_factory):
             raise AssertionError(f"a test tried to reach {address}")
         return connect(self, address)
 
-    monkeypatch.setattr(socket.socket, "connect", loopback_only)
-    open_connection = http.client.HTTPConnection.connect
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith("ALERTERS_") or name.lower() in others:
+                patch.delenv(name)
+        patch.chdir(library)
+        patch.setenv("PYTHONPATH", str(library))
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it would make processes slow to start
+        patch.setattr(socket.socket, "connect", loopback_only)
+        yield
 
-    def take_the_shortcut(self):
-        service = _Server.busy.get(self.port) if self.host == "127.0.0.1" else None
-        if not service or service.wired or self._tunnel_host:
-            return open_connection(self)
-        self.sock = _Shortcut(service)
 
-    monkeypatch.setattr(http.client.HTTPConnection, "connect", take_the_shortcut)
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch, tmp_path_factory):
+    """Give every test a store of its own, and keep other tests' leftovers off it."""
+    monkeypatch.setenv("ALERTERS_STORE", str(tmp_path_factory.getbasetemp() / f"stacks-{next(NUMBERS)}.json"))
+    alerters._KNOWN_SECRETS.clear()  # else what one test calls a secret would be hidden in all later ones
     flavors = dict(FLAVORS)
     yield
     FLAVORS.clear()
     FLAVORS.update(flavors)
 
 
-# === Two processes ===
-class _Beside:
-    """The second half of a whole run in a process of its own, where there are two processors for it.
-
-    There each test writes what became of it; here it waits for that. So all is reported in one place, as if
-    it had run here. Parts of the suite (-k, a name) run here alone.
-    """
-
-    path = os.environ.get("ALERTERS_TEST_BESIDE", "")  # not empty: this is that process, and writes there
-    process = None
-
-    @classmethod
-    def start(cls, session, folder):
-        option = session.config.option
-        if (cls.path or option.keyword or option.markexpr or option.usepdb or len(session.items) < 500
-                or (os.cpu_count() or 1) < 2):
-            return
-        cls.file, cls.found = folder / "beside.jsonl", {}
-        cls.log = open(str(folder / "beside.log"), "w+b")
-        flags = ["-O"] * sys.flags.optimize + [f"-W{words}" for words in sys.warnoptions]
-        cls.process = subprocess.Popen(
-            [sys.executable, *flags, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "beside",
-             *[f"-W{words}" for words in option.pythonwarnings or ()], f"--assert={option.assertmode}",
-             f"--rootdir={session.config.rootpath}", __file__],
-            env={**os.environ, "ALERTERS_TEST_BESIDE": str(cls.file)}, stdin=subprocess.DEVNULL,
-            stdout=cls.log, stderr=cls.log, cwd=str(session.config.rootpath))
-
-    @classmethod
-    def tell(cls, name, problem):
-        with open(cls.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps([name, problem]) + "\n")
-
-    @classmethod
-    def outcome(cls, name):
-        """Wait for a test of the other process: its traceback, "" if it has passed, None if skipped.
-
-        "not run" if that process ended before it.
-        """
-        while name not in cls.found:
-            ended = cls.process.poll() is not None
-            if cls.file.exists():
-                lines = cls.file.read_text("utf-8").split("\n")[len(cls.found):-1]
-                cls.found.update(json.loads(line) for line in lines)
-            if name not in cls.found and ended:
-                return "not run"
-            time.sleep(0 if name in cls.found else 0.01)
-        return cls.found[name]
-
-    @classmethod
-    def read(cls):
-        cls.log.seek(0)
-        return cls.log.read().decode("utf-8", "replace")[-5000:]
-
-    @classmethod
-    def end(cls, session):
-        if cls.process:
-            if session.shouldstop or session.shouldfail:
-                cls.process.kill()
-            code, words = cls.process.wait(60), cls.read()
-            cls.log.close()
-            told = session.testsfailed  # else it failed outside of a test, in the end of a fixture say
-            assert code == 0 or told, f"the second process ended with {code}:\n{words}"
-
-    @classmethod
-    def wrapped(cls, test):
-        @functools.wraps(test)
-        def run(**given):
-            name = os.environ["PYTEST_CURRENT_TEST"].partition("::")[2].rpartition(" ")[0]
-            problem = cls.outcome(name) if cls.process else "not run"
-            if problem == "not run":
-                problem = ""
-                try:
-                    test(**given)
-                except BaseException as error:
-                    problem = None if isinstance(error, pytest.skip.Exception) else traceback.format_exc()
-                    raise
-                finally:
-                    if cls.path:
-                        cls.tell(name, problem)
-            if problem is None:
-                pytest.skip("skipped in the second process")
-            if problem:
-                pytest.fail(problem, pytrace=False)
-
-        return pytest.mark.beside(run)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _second_process(request, tmp_path_factory):
-    _Beside.start(request.session, tmp_path_factory.getbasetemp())
-    yield
-    _Beside.end(request.session)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _light():
-    """Take off what costs time and shows nothing.
-
-    The garbage collector need not look at what pytest and the tests' own code hold to the end, nor so often;
-    no test can see whether the disk has what the kernel has; the same header is parsed the same again, and
-    the patterns of a thousand tests need not push each other out.
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 10, 1000)
-    registry = email.headerregistry.HeaderRegistry
-    parse, kind_of = registry.__call__, functools.lru_cache(None)(registry.__getitem__)
-    parse_once = functools.lru_cache(1000)(parse)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda number: None)
-        patch.setattr(re, "_MAXCACHE", 9999, raising=False)
-        patch.setattr(registry, "__getitem__", lambda self, name: kind_of(self, name))
-        patch.setattr(registry, "__call__", lambda self, name, value: (
-            parse_once if type(value) is str else parse)(self, name, value))
-        yield
-    gc.collect()  # what was left open comes to light here, and not five times over
-    gc.freeze()
+@pytest.fixture
+def tmp_path(tmp_path_factory):
+    """As pytest's own, which looks at the names of all folders for each new one."""
+    path = tmp_path_factory.getbasetemp() / f"folder-{next(NUMBERS)}"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture
@@ -2330,23 +2168,18 @@ def clock():
 
 
 @pytest.fixture
-def shortcut(monkeypatch):
-    """No sockets (see `_Shortcut`)."""
-    paths = ssl.get_default_verify_paths()
-    with monkeypatch.context() as patch:
-        patch.setattr(http.client, "parse_headers", _headers_of)
-        patch.setattr(ssl, "get_default_verify_paths", lambda: paths)
-        yield patch
+def shortcut():  # goes as soon as no test asks for it
+    return SimpleNamespace(undo=lambda: None)
 
 
 @pytest.fixture
-def slack(clock, shortcut):
+def slack(clock):
     with FakeSlack(clock=clock) as service:
         yield service
 
 
 @pytest.fixture
-def discord(clock, shortcut):
+def discord(clock):
     with FakeDiscord(clock=clock) as service:
         yield service
 
@@ -2412,11 +2245,8 @@ def chats(slack, discord, clock):
 
 
 @pytest.fixture
-def wired(slack, discord, clock, shortcut):
-    """Return the same as `chats`, over real sockets."""
-    shortcut.undo()
-    slack.wired = discord.wired = True
-    return _chats(slack, discord, clock)
+def wired(chats):  # goes as soon as no test asks for it
+    return chats
 
 
 def _chats(slack, discord, clock):
@@ -4039,7 +3869,7 @@ def _behind(service, host="alerts.test", **fields):
 def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(alerts_test, monkeypatch, variable):
     service, ca = alerts_test
     monkeypatch.setenv("SSL_CERT_FILE", ca)
-    with _Proxy(service._server.server_port) as proxy:
+    with _Proxy(service.port) as proxy:
         monkeypatch.setenv(variable, proxy.url.replace("//", "//ann:proxy-password@"))
         assert _behind(service).post("x") is True
         (head,) = proxy.heads
@@ -6773,8 +6603,7 @@ def test_stopped_while_it_is_posted_the_question_is_found_and_closed(room):
         answer = real(call)
         if room.posts in f"{call.method} {call.path}" and len(room.service.posted) == 1:
             room.service.answer = real
-            room.clock.at(room.clock.monotonic(), lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
-            room.clock.sleep(0)
+            signal.raise_signal(signal.SIGINT)  # it comes while the main thread reads the answer
         return answer
 
     room.service.answer = posted
@@ -8121,9 +7950,6 @@ def test_a_token_that_cannot_be_used_is_refused_before_anything_is_posted(room):
 
 
 # === E-mail ===
-SECOND_HALF = inspect.currentframe().f_lineno  # from here on all may run in the second process
-
-
 ANN, BOB, EVE = "ann@example.org", "bob@example.org", "eve@evil.test"
 MAIL_PASSWORD = "smtp-password-1"
 MAIL_PNG = b"\x89PNG\r\n\x1a\n.\r\n" + bytes(range(256)) * 300
@@ -13158,8 +12984,3 @@ def test_the_lines_of_the_readme_for_pipelines_run():
                     (("etl",), {"on_failure_callback": failed}),
                     ((), {"on_failure": [failed], "on_crashed": [failed]}), ((failed,), {})]
     assert list(inspect.signature(names["tell"]).parameters) == ["context"]
-
-
-for _name, _test in list(globals().items()):
-    if _name.startswith("test_") and inspect.unwrap(_test).__code__.co_firstlineno > SECOND_HALF:
-        globals()[_name] = _Beside.wrapped(_test)
