@@ -5073,9 +5073,7 @@ def test_an_error_at_the_post_is_not_read_as_a_decision(room, caplog):
     with pytest.raises(DeliveryError):
         room.alerter().decide("Deploy?")
     assert room.alerter().ask("Deploy?") is False
-    told = [(r.name, r.levelname) for r in caplog.records if r.levelno > logging.INFO]
-    assert told == [("alerters", "ERROR")]
-    assert room.clock.now() - room.clock.start < 30
+    assert [r.levelname for r in caplog.records if r.levelno > logging.INFO] == ["ERROR"]
 
 
 # === Asking: what counts ===
@@ -5083,56 +5081,40 @@ def _broadcast(room, question, text):
     return room.service.say(room.ann, text, room.id(question), subtype="thread_broadcast")
 
 
-ANSWERS = {  # what somebody writes or does -> status, via, the service it is about
-    "a word": (lambda r, q: r.reply(q, r.ann, "ok"), YES, "reply", ""),
-    "a declining word": (lambda r, q: r.reply(q, r.ann, "disapprove"), NO, "reply", ""),
-    "with the bot's mention": (lambda r, q: r.reply(q, r.ann, r.mention("yes!")), YES, "reply", ""),
-    "with white space around": (lambda r, q: r.reply(q, r.ann, " \n\t yes \n"), YES, "reply", ""),
-    "in bold": (lambda r, q: r.reply(q, r.ann, " **approve** "), YES, "reply", ""),
-    "markup in markup": (lambda r, q: r.reply(q, r.ann, "*_`yes!`_*"), YES, "reply", ""),
-    "a code block": (lambda r, q: r.reply(q, r.ann, "```\nno\n```"), NO, "reply", ""),
-    "in the thread": (lambda r, q: r.in_thread(q, r.ann, "reject."), NO, "reply", ""),
-    "after talk": (lambda r, q: [r.reply(q, r.bob, "hm"), r.reply(q, r.ann, "yes")][1], YES, "reply", ""),
-    "a tap and then a no": (
-        lambda r, q: [r.react(q, r.bob, "✅"), r.reply(q, r.ann, "no")][1], NO, "reply", ""),
-    "shouted": (lambda r, q: r.reply(q, r.ann, "APPROVE!"), YES, "reply", "slack"),
-    "by phone": (lambda r, q: r.reply(q, r.ann, "Ok"), YES, "reply", "slack"),
-    "lgtm": (lambda r, q: r.reply(q, r.ann, "lgtm"), YES, "reply", "slack"),
-    "also sent to the channel": (lambda r, q: _broadcast(r, q, "yes"), YES, "reply", "slack"),
-    "with a file": (lambda r, q: r.reply(q, r.ann, "yes", subtype="file_share"), YES, "reply", "slack"),
-    "/me": (lambda r, q: r.reply(q, r.ann, "yes", subtype="me_message"), YES, "reply", "slack"),
-    "from another organisation": (lambda r, q: r.reply(q, "W0THER", "yes"), YES, "reply", "slack"),
-    "with a nickname mention": (lambda r, q: r.reply(q, r.ann, "<@!200> ok"), YES, "reply", "discord"),
+ANSWERS = {  # what somebody writes or does -> status, the service it is about
+    "a word": (lambda r, q: r.reply(q, r.ann, "ok"), YES, ""),
+    "a declining word": (lambda r, q: r.reply(q, r.ann, "disapprove"), NO, ""),
+    "with the bot's mention": (lambda r, q: r.reply(q, r.ann, r.mention("yes!")), YES, ""),
+    "with white space around": (lambda r, q: r.reply(q, r.ann, " \n\t yes \n"), YES, ""),
+    "markup in markup": (lambda r, q: r.reply(q, r.ann, " **_`yes!`_** "), YES, ""),
+    "a code block": (lambda r, q: r.reply(q, r.ann, "```\nno\n```"), NO, ""),
+    "in the thread": (lambda r, q: r.in_thread(q, r.ann, "reject."), NO, ""),
+    "after talk": (lambda r, q: [r.reply(q, r.bob, "hm"), r.reply(q, r.ann, "yes")][1], YES, ""),
+    "a tap and then a no": (lambda r, q: [r.react(q, r.bob, "✅"), r.reply(q, r.ann, "no")][1], NO, ""),
+    "edited": (lambda r, q: [one := r.reply(q, r.ann, "yes"), r.service.edit(one, "no")][0], NO, ""),
+    "shouted": (lambda r, q: r.reply(q, r.ann, "APPROVE!"), YES, "slack"),
+    "also sent to the channel": (lambda r, q: _broadcast(r, q, "yes"), YES, "slack"),
+    "with a file": (lambda r, q: r.reply(q, r.ann, "yes", subtype="file_share"), YES, "slack"),
+    "/me": (lambda r, q: r.reply(q, r.ann, "yes", subtype="me_message"), YES, "slack"),
+    "from another organisation": (lambda r, q: r.reply(q, "W0THER", "yes"), YES, "slack"),
+    "with a nickname mention": (lambda r, q: r.reply(q, r.ann, "<@!200> ok"), YES, "discord"),
 }
-NEVER = {  # what nobody may decide with
+NEVER = {  # what nobody may decide with (and see below, "at random")
     "a bot": (lambda r, q: r.bot_reply(q, "ok"), ""),
     "itself": (lambda r, q: r.own_reply(q, "ok"), ""),
     "a system row": (lambda r, q: r.system_row(q, "ok"), ""),
     "a plain message": (lambda r, q: r.plain(r.ann, "ok"), ""),
-    "quoted": (lambda r, q: r.reply(q, r.ann, "> yes"), ""),
-    "quoted with an addition": (lambda r, q: r.reply(q, r.ann, "> Deploy?\nyes"), ""),
-    "in quotation marks": (lambda r, q: r.reply(q, r.ann, '"yes"'), ""),
-    "struck out": (lambda r, q: r.reply(q, r.ann, "~yes~"), ""),
-    "struck out twice": (lambda r, q: r.reply(q, r.ann, "~~yes~~"), ""),
-    "struck out in bold": (lambda r, q: r.reply(q, r.ann, "*~yes~*"), ""),
-    "a question back": (lambda r, q: r.reply(q, r.ann, "yes?"), ""),
-    "excited": (lambda r, q: r.reply(q, r.ann, "yes!!"), ""),
-    "negated": (lambda r, q: r.reply(q, r.ann, "not ok"), ""),
-    "two words": (lambda r, q: r.reply(q, r.ann, "yes no"), ""),
-    "somebody else's mention": (lambda r, q: r.reply(q, r.ann, "<@999> yes"), ""),
+    "taken back": (lambda r, q: r.service.delete(r.reply(q, r.ann, "yes")), ""),
     "another tap": (lambda r, q: r.react(q, r.ann, "🎉"), ""),
-    "a hidden character": (lambda r, q: r.reply(q, r.ann, "y\u200bes"), ""),
     "a look-alike": (lambda r, q: r.reply(q, r.ann, "\u0443es"), ""),
     "nothing": (lambda r, q: r.reply(q, r.ann, ""), ""),
     "marks only": (lambda r, q: r.reply(q, r.ann, "*" * 4000), ""),
-    "a spoken emoji": (lambda r, q: r.reply(q, r.ann, ":ok:"), ""),
     "a classic integration": (
         lambda r, q: r.service.say(r.ann, "ok", r.id(q), subtype="bot_message", bot_id="B"), "slack"),
     "a workflow": (lambda r, q: r.service.say(r.ann, "ok", r.id(q), bot_id="BWORKFLOW"), "slack"),
     "Slackbot": (lambda r, q: r.reply(q, "USLACKBOT", "ok"), "slack"),
     "Slackbot's tap": (lambda r, q: r.react(q, "USLACKBOT", "✅"), "slack"),
     "Discord's case": (lambda r, q: r.reply(q, r.ann, "OK"), "discord"),
-    "Discord's capital": (lambda r, q: r.reply(q, r.ann, "Yes"), "discord"),
     "a webhook": (lambda r, q: r.service.say("400", "ok", reply_to=r.id(q), webhook=True), "discord"),
     "a bot's tap": (lambda r, q: r.react(q, "777", "✅", bot=True), "discord"),
     "a bot's super tap": (lambda r, q: r.react(q, "777", "✅", bot=True, burst=True), "discord"),
@@ -5143,7 +5125,7 @@ NEVER = {  # what nobody may decide with
 
 def test_what_counts(room):
     got, wanted = {}, {}
-    for case, (act, status, via, only) in ANSWERS.items():
+    for case, (act, status, only) in ANSWERS.items():
         if only in ("", room.kind):
             question = room.ask()
             answer = act(room, question)
@@ -5151,7 +5133,8 @@ def test_what_counts(room):
             by = row["user"] if room.kind == "slack" else row["author"]["id"]
             decision = question.check()
             text = "no decision" if decision is None else decision.text
-            wanted[case] = Decision(status, by, text, via, room.time(answer)), 1, True
+            at = room.clock.now() if case == "edited" else room.time(answer)
+            wanted[case] = Decision(status, by, text, "reply", pytest.approx(at, abs=0.1)), 1, True
             ends = [note for note in room.notes(question) if "by" in note]
             got[case] = decision, len(ends), question.check() == decision  # it stays, without another note
     assert {case: what for case, what in got.items() if what != wanted[case]} == {}
@@ -5169,30 +5152,21 @@ def test_what_never_counts(room):
     assert question.check().status == NO  # the question is still alive
 
 
-def test_a_reply_in_a_question_thread_to_another_question_asked_there_counts_once(room):
+@pytest.mark.parametrize("listen", ["thread", "channel"])
+def test_a_reply_in_a_question_thread_to_another_question_asked_there_counts_once(room, listen):
     """Two questions in one thread: the answer belongs to the newest above it."""
-    first = room.ask("Deploy A?")
+    alerter = room.alerter(listen=listen)
+    first = room.ask("Deploy A?", alerter)
     if room.kind == "slack":
-        second = room.alerter().open_question("Deploy B?", SlackAlerterParameters(thread_ts=room.id(first)))
+        second = alerter.open_question("Deploy B?", SlackAlerterParameters(thread_ts=room.id(first)))
         room.service.say(room.ann, "yes", room.id(first))
     else:
         room.service.open_thread(room.id(first))
         there = DiscordAlerterParameters(discord_channel_id=room.id(first))
-        second = room.alerter().open_question("Deploy B?", there)
-        room.service.say(room.ann, "yes", channel=room.id(first), reply_to=room.id(second))
-    assert second.check().status == YES
-    assert first.check() is None
-
-
-def test_a_plain_yes_in_the_thread_of_a_question_belongs_to_the_newest_question_there(discord_room):
-    room = discord_room
-    alerter = room.alerter(listen="channel")
-    first = room.ask("Deploy A?", alerter)
-    room.service.open_thread(room.id(first))
-    second = alerter.open_question("Deploy B?", DiscordAlerterParameters(discord_channel_id=room.id(first)))
-    room.service.say(room.ann, "yes", channel=room.id(first))
-    assert second.check().status == YES
-    assert first.check() is None
+        second = alerter.open_question("Deploy B?", there)
+        above = room.id(second) if listen == "thread" else None
+        room.service.say(room.ann, "yes", channel=room.id(first), reply_to=above)
+    assert (outcome(second), outcome(first)) == (YES, None)
 
 
 def test_two_questions_asked_into_one_thread_never_take_each_others_answers(slack_room):
@@ -5208,12 +5182,9 @@ def test_two_questions_asked_into_one_thread_never_take_each_others_answers(slac
 
 
 APPROVERS = {
-    "one": (lambda r: [r.ann], True), "two": (lambda r: (r.bob, r.ann), True),
-    "a str": (lambda r: r.ann, True),
+    "two": (lambda r: (r.bob, r.ann), True), "a str": (lambda r: r.ann, True),
     "a mention": (lambda r: [f"<@{r.ann}>"], True), "small letters": (lambda r: [r.ann.lower()], True),
-    "others": (lambda r: [r.bob], False), "a part of the id": (lambda r: [r.ann[:-1]], False),
-    "a longer id": (lambda r: [r.ann + "1"], False),
-}
+    "others": (lambda r: [r.bob], False), "a part of the id": (lambda r: [r.ann[:-1]], False)}
 
 
 @pytest.mark.parametrize("how", ["reply, field", "tap, params"])
@@ -5232,44 +5203,21 @@ def test_only_approvers_decide(room, how):
     assert got == {case: may for case, (_, may) in APPROVERS.items()}
 
 
-def test_an_edit_counts_as_it_stands_and_when_it_was_made(room):
+@pytest.mark.parametrize("second, status", [(20, YES), (130, "timeout")])
+def test_an_edit_counts_as_it_stands_and_when_it_was_made(room, second, status):
     question = room.ask(timeout=100)
     answer = room.reply(question, room.ann, "let me see")
     assert question.check() is None
-    room.clock.sleep(20)
+    room.clock.sleep(second)
     room.service.edit(answer, "yes")
     decision = question.check()
-    assert decision == Decision(YES, room.ann, "yes", "reply", decision.at)
-    assert decision.at == pytest.approx(room.clock.start + 20, abs=1)
-
-
-def test_an_edit_after_the_deadline_never_approves(room):
-    question = room.ask(timeout=100)
-    answer = room.reply(question, room.ann, "maybe")
-    room.clock.sleep(130)
-    room.service.edit(answer, "yes")
-    assert question.check() == Decision("timeout", at=room.clock.start + 130)
-
-
-def test_an_edit_that_takes_the_yes_back_counts_when_nobody_had_read_it(room):
-    question = room.ask()
-    answer = room.reply(question, room.ann, "yes")
-    room.clock.sleep(5)
-    room.service.edit(answer, "no")
-    assert question.check().status == NO
-
-
-def test_a_deleted_answer_is_no_answer(room):
-    question = room.ask()
-    room.service.delete(room.reply(question, room.ann, "yes"))
-    assert question.check() is None
+    assert (decision.status, decision.at) == (status, pytest.approx(room.clock.start + second, abs=1))
 
 
 def test_an_answer_is_found_behind_hundreds_of_others(room):
     question = room.ask()
-    for i in range(230):
+    for i in range(210):
         room.reply(question, room.bob, f"remark {i}")
-    assert question.check() is None
     answer = room.reply(question, room.ann, "yes")
     assert question.check() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
 
@@ -5303,12 +5251,12 @@ FOUR_EYES = {  # what happens, in order -> status, who approved
     "a tap taken back": ("ann ✅, ann -✅, bob ✅", None, None)}
 
 
-@pytest.mark.parametrize("keyed", [False, True])
-def test_four_eyes(room, keyed):
+def test_four_eyes(room):
     got, wanted = {}, {}
     for number, (case, (acts, status, approved)) in enumerate(FOUR_EYES.items()):
         params = AlerterParameters(minimum_approvals=2, timeout=60)
-        question = room.alerter().open_question("Deploy?", params, key=f"key {number}" if keyed else None)
+        key = f"key {number}" if number % 2 else None
+        question = room.alerter().open_question("Deploy?", params, key=key)
         for act in acts.split(", "):
             name, said = act.split()
             who = getattr(room, name)
@@ -5327,7 +5275,7 @@ def test_four_eyes(room, keyed):
         assert len(firsts) == (1 + ("back" in case) if status is None else 0), case
         assert "2 different people have to approve" in room.text(room.posted_questions()[-1]["payload"])
     assert got == wanted
-    assert not keyed or len(_records()) == sum(status is None for _, status, _ in FOUR_EYES.values())
+    assert len(_records()) == len([case for case in list(FOUR_EYES)[1::2] if FOUR_EYES[case][1] is None])
 
 
 def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
@@ -5344,18 +5292,11 @@ def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
     assert first.check().approvals == second.check().approvals == (room.ann, room.bob, room.eve)
 
 
-def test_more_approvals_than_people_who_are_asked_are_refused(desk):
-    for alerter, given, may in [(desk.alerter, 3, 2), (ConsoleAlerter(), 2, 1)]:
-        with pytest.raises(ConfigError, match=f"minimum_approvals: {given} have to approve, {may} may"):
-            alerter._frame(AlerterMessage(body="Deploy?"), AlerterParameters(minimum_approvals=given), None)
-    assert desk.relay.mails == []
-
-
-@pytest.mark.parametrize("given", [0, -1, True, "2", 1.5, 3])
-def test_approvals_that_can_never_be_had_are_refused(room, given):
-    with pytest.raises(ConfigError, match="minimum_approvals"):
-        room.alerter(approvers=[room.ann, room.bob]).decide("Deploy?", minimum_approvals=given)
-    assert room.service.posted == []
+def test_approvals_that_can_never_be_had_are_refused(room, desk):
+    two = room.alerter(approvers=[room.ann, room.bob])
+    for alerter, given in [(desk.alerter, 3), (ConsoleAlerter(), 2), *((two, n) for n in (0, True, "2", 3))]:
+        with pytest.raises(ConfigError, match="minimum_approvals"):
+            alerter._frame(AlerterMessage("?"), AlerterParameters(minimum_approvals=given), None)
 
 
 # === Asking: listening to the channel ===
@@ -5424,32 +5365,6 @@ def test_a_newer_question_keeps_its_plain_answers_in_a_busy_channel(room):
     assert second.check().status == YES
 
 
-def test_a_newer_question_keeps_its_plain_answers_where_reading_is_rationed(slack_room):
-    room = slack_room
-    room.service.ration("conversations.replies")
-    room.service.ration("conversations.history")
-    alerter = room.alerter(listen="channel")
-    first, _ = room.ask("Deploy A?", alerter, timeout=600), room.ask("Deploy B?", alerter)
-    for i in range(20):
-        room.plain(room.bob, f"remark {i}")
-    room.plain(room.ann, "yes")
-    with pytest.raises(DeliveryError, match="could not be read when the time was over"):  # two pages
-        first.wait()
-
-
-def test_the_first_plain_answer_decides_even_if_it_stands_on_another_page(slack_room):
-    room = slack_room
-    question = room.ask(alerter=room.alerter(listen="channel"))
-    room.plain(room.ann, "no")
-    for i in range(205):
-        room.plain(room.bob, f"remark {i}")
-    room.plain(room.ann, "yes")
-    room.service.fail("conversations.history", Fault(""), Fault(status=500))
-    assert outcome(question) in (None, NO)
-    room.service.heal()
-    assert question.check().status == NO
-
-
 def test_two_questions_in_one_rationed_thread_keep_their_answers(slack_room):
     room = slack_room
     thread = room.plain(room.bob, "Release 7")
@@ -5465,30 +5380,17 @@ def test_two_questions_in_one_rationed_thread_keep_their_answers(slack_room):
 
 
 # === Asking: words and emoji ===
-def test_case_counts_where_the_field_says_so(room):
-    strict, loose = room.alerter(case_sensitive=True), room.alerter(case_sensitive=False)
-    question = room.ask(alerter=strict)
-    room.reply(question, room.ann, "OK")
-    assert question.check() is None
-    question = room.ask(alerter=loose)
-    room.reply(question, room.ann, "oK")
-    assert question.check().status == YES
-
-
 LISTS = {  # approve, decline; what is written or tapped; status; the taps of the alerter
     "character": (["🚀"], ["🛑"], "🚀", YES, ["🚀", "🛑"]),
     "shortcode": ([":rocket:"], [":octagonal_sign:"], "🛑", NO, ["🚀", "🛑"]),
     "alias": ([":thumbsup:"], [":thumbsdown:"], "👍", YES, ["👍", "👎"]),
-    "canonical name": ([":+1:"], [":-1:"], "👎", NO, ["👍", "👎"]),
     "words and emoji": (["ship it", "🚀"], ["stop"], "🚀", YES, ["🚀", "❌"]),
     "words and the other tap": (["ship it", "🚀"], ["stop"], "❌", NO, ["🚀", "❌"]),
     "the usual tap is replaced": (["🚀"], ["🛑"], "✅", None, ["🚀", "🛑"]),
     "only words": (["ship"], ["stop"], "✅", YES, ["✅", "❌"]),
-    "a reaction's name": (["rocket"], ["octagonal_sign"], "🚀", YES, None),
     "an alias as a name": (["thumbsup"], ["thumbsdown"], "👎", NO, None),
     "with a variation selector": (["✔\ufe0f"], ["✖\ufe0f"], "✔", YES, ["✔", "✖"]),
-    "the second of a list": (["🎉", "🚀"], ["🛑"], "🚀", YES, ["🎉", "🛑"]),
-    "default decline": (["🚀"], None, "❌", NO, ["🚀", "❌"]),
+    "the second of a list": (["🎉", "🚀"], None, "🚀", YES, ["🎉", "❌"]),
 }
 
 
@@ -5509,33 +5411,26 @@ def test_lists_with_emoji(room, way):
 
 
 def test_a_skin_tone_changes_nothing(room):
-    got = []
-    for tone in (2, 3, 6):
+    for tone, word in ((2, "👍"), (6, "👍🏽")):
         char = "👍" + chr(0x1F3FB + tone - 2)
-        question = room.ask(approve_msg_options=["👍🏽" if tone % 2 else "👍"], disapprove_msg_options=["👎"])
+        question = room.ask(approve_msg_options=[word], disapprove_msg_options=["👎"])
         room.react(question, room.ann, f"+1::skin-tone-{tone}" if room.kind == "slack" else char)
-        got.append(outcome(question))
-        question = room.ask(approve_msg_options=["👍"], disapprove_msg_options=["👎"])
+        assert outcome(question) == YES
+        question = room.ask(approve_msg_options=[word], disapprove_msg_options=["👎"])
         room.reply(question, room.ann, char)
-        got.append(outcome(question))
-    assert got == [YES] * 6
+        assert outcome(question) == YES
 
 
 def test_custom_emoji_count_and_are_tapped(room):
-    if room.kind == "slack":
-        room.service.custom_emoji |= {"ship-it", "stop_it"}
-        lists, tap = ([":ship-it:"], [":stop_it:"]), "stop_it"
-    else:
-        room.service.custom_emoji |= {"shipit:123", "stopit:124"}
-        lists, tap = (["<:shipit:123>"], ["<a:stopit:124>"]), "stopit:124"
-    question = room.ask(approve_msg_options=lists[0], disapprove_msg_options=lists[1])
     taps = ["ship-it", "stop_it"] if room.kind == "slack" else ["shipit:123", "stopit:124"]
-    assert room.taps(question) == taps
-    room.react(question, room.ann, tap)
-    assert question.check().status == NO
-    question = room.ask(approve_msg_options=lists[0], disapprove_msg_options=lists[1])
-    room.reply(question, room.ann, lists[0][0])
-    assert question.check().status == YES
+    room.service.custom_emoji |= set(taps)
+    lists = [f":{name}:" if room.kind == "slack" else f"<a:{name}>" for name in taps]
+    for act, status in ((lambda q: room.react(q, room.ann, taps[1]), NO),
+                        (lambda q: room.reply(q, room.ann, lists[0]), YES)):
+        question = room.ask(approve_msg_options=lists[:1], disapprove_msg_options=lists[1:])
+        assert room.taps(question) == taps
+        act(question)
+        assert outcome(question) == status
 
 
 def test_words_with_markup_characters_are_matched_as_typed(room):
@@ -5545,14 +5440,6 @@ def test_words_with_markup_characters_are_matched_as_typed(room):
         question = room.ask(**options)
         room.reply(question, room.ann, text)
         assert outcome(question) == status, text
-
-
-@pytest.mark.parametrize("approve,decline", [(["go"], ["Go"]), (["yes"], ["yes"]), ([], ["no"]), ([""], None),
-                                             (["👍"], [":thumbsup:"])])
-def test_lists_that_cannot_be_told_apart_are_refused_before_anything_is_posted(room, approve, decline):
-    with pytest.raises(ConfigError):
-        room.ask(approve_msg_options=approve, disapprove_msg_options=decline)
-    assert room.service.posted == []
 
 
 def test_one_list_takes_its_words_out_of_the_others_defaults(room):
@@ -5580,19 +5467,12 @@ def test_super_reactions_count(discord_room):
 
 def test_the_approver_is_found_among_hundreds_who_tapped(room):
     question = room.ask(approvers=["U900" if room.kind == "slack" else "900"])
-    for i in range(130):
-        room.react(question, f"U{i}" if room.kind == "slack" else str(500 + i), "✅", **(
-            {"burst": i % 2 == 0} if room.kind == "discord" else {}))
+    for i in range(101):
+        more = {"burst": i % 2 == 0} if room.kind == "discord" else {}
+        room.react(question, f"U{i}" if room.kind == "slack" else str(500 + i), "✅", **more)
     assert question.check() is None
     room.react(question, "U900" if room.kind == "slack" else "900", "✅")
     assert question.check().status == YES
-
-
-def test_a_tap_that_is_taken_back_is_none(room):
-    question = room.ask()
-    room.react(question, room.ann, "✅")
-    room.service.unreact(room.ann, "white_check_mark" if room.kind == "slack" else "✅", room.id(question))
-    assert question.check() is None
 
 
 @pytest.mark.parametrize("taps", ["✅❌", "❌✅"])
@@ -5603,25 +5483,19 @@ def test_of_two_taps_the_declining_one_wins(room, taps):
     assert question.check().status == NO
 
 
-@pytest.mark.parametrize("tap, status", [("❌", NO), ("✅", YES), ("🎉", YES)])
-def test_read_too_late_a_declining_tap_still_stops_an_approval(room, tap, status):
-    """Nobody knows when it was given; as with two taps, declining wins."""
+@pytest.mark.parametrize("tap, word, status", [
+    ("❌", "yes", NO), ("✅", "yes", YES), ("❌", "hm", "timeout")])
+def test_read_too_late_a_declining_tap_still_stops_an_approval(room, tap, word, status):
+    """Nobody knows when it was given; as with two taps, declining wins. Alone it decides nothing."""
     question = room.ask(timeout=60)
     room.react(question, room.bob, tap)
-    room.reply(question, room.ann, "yes")
+    room.reply(question, room.ann, word)
     room.clock.sleep(5000)
     assert question.check().status == status
 
 
-def test_a_declining_tap_alone_that_is_read_too_late_decides_nothing(room):
-    question = room.ask(timeout=60)
-    room.react(question, room.bob, "❌")
-    room.clock.sleep(5000)
-    assert question.check().status == "timeout"
-
-
 @pytest.mark.parametrize("nobody", ["", [""], [], "  "])
-def test_an_empty_list_of_approvers_is_not_everybody(room, nobody, monkeypatch, capsys):
+def test_an_empty_list_of_approvers_is_not_everybody(room, nobody, monkeypatch):
     for ask_so in (lambda: room.ask(approvers=nobody), lambda: room.alerter(approvers=nobody)):
         with pytest.raises(ConfigError, match="approvers"):
             ask_so()
@@ -5631,17 +5505,6 @@ def test_an_empty_list_of_approvers_is_not_everybody(room, nobody, monkeypatch, 
     monkeypatch.setenv("ALERTERS_APPROVERS", "")
     with pytest.raises(ConfigError, match="approvers"):
         ask("Deploy?")
-    args = [f"--{room.kind}_token={room.service.token}", "--approvers="]
-    assert home_cli(capsys, "register", "x", f"--flavor={room.kind}", *args)[0] == 2
-
-
-@pytest.mark.parametrize("word", ["!", ".", "`", "🏻", "** **"])
-def test_a_word_of_marks_alone_is_refused(room, word):
-    with contextlib.suppress(ConfigError):
-        question = room.ask(approve_msg_options=[word])
-        room.reply(question, room.ann, "")
-        room.reply(question, room.ann, "!")
-        assert question.check() is None
 
 
 def test_discords_own_emoji_are_told_apart_by_their_id(discord):
@@ -5655,9 +5518,9 @@ def test_discords_own_emoji_are_told_apart_by_their_id(discord):
     assert question.check().status == YES
 
 
-@pytest.mark.parametrize("listen", ["thread", "channel"])
-@pytest.mark.parametrize("way, status", [
-    ("plain", YES), ("reply", YES), ("tap", YES), ("no", NO), ("other", None)])
+@pytest.mark.parametrize("way, status, listen", [
+    ("plain", YES, "thread"), ("plain", YES, "channel"), ("reply", YES, "thread"), ("tap", YES, "thread"),
+    ("other", None, "channel")])
 def test_a_question_in_a_forum_is_answered_in_its_thread(discord, way, status, listen):
     room = Room("discord", discord)
     discord.add_channel("300", "alerts", 15)
@@ -5667,19 +5530,13 @@ def test_a_question_in_a_forum_is_answered_in_its_thread(discord, way, status, l
     assert question.check() is None and other.ref["channel_id"] != thread
     last = [row for row in discord.posted if row["channel_id"] == thread][-1]
     room.plain(room.bob, "yes", channel=thread)
-    if way == "plain":
-        room.plain(room.ann, "yes", channel=thread)
+    if way == "tap":
+        room.react(question, room.ann, "✅")
     elif way == "reply":
         discord.say(room.ann, "yes", reply_to=last["id"], channel=thread)
-    elif way == "tap":
-        room.react(question, room.ann, "✅")
-    elif way == "no":
-        room.plain(room.ann, "decline", channel=thread)
     else:
-        room.plain(room.ann, "yes", channel=other.ref["channel_id"])
-    decision = question.check()
-    assert (None if decision is None else decision.status) == status
-    assert (other.check() is None) is (way != "other")
+        room.plain(room.ann, "yes", channel=thread if way == "plain" else other.ref["channel_id"])
+    assert (outcome(question), other.check() is None) == (status, way != "other")
     assert status is None or discord.posted[-1]["channel_id"] == thread
     assert "forum alerts" in room.usual.check()
 
@@ -5793,50 +5650,52 @@ def test_replies_count_where_reactions_cannot_be_read(room, tap, status):
         assert outcome(question) == (status or NO)
 
 
-@pytest.mark.parametrize("word, written", [
-    ("ship it", "ship  it"), ("ship it", "ship\u00a0it."), ("ship\u2003it", "Ship it"),
-    ("don't", "don\u2019t"), ("l\u2018ok", "l'ok"), ("caf\u00e9", "cafe\u0301"),
-    ("cafe\u0301", "caf\u00e9"), ("❤️", ":heart:"),
-    ("💪", "💪🏽"), ("⭐", "⭐"), (":tada:", "🎉")])
-def test_a_word_is_known_however_it_is_typed(room, word, written):
-    question = room.ask(alerter=room.alerter(case_sensitive=False), approve_msg_options=[word])
-    room.reply(question, room.ann, written)
-    assert outcome(question) == YES
+def test_a_word_is_known_however_it_is_typed(boards, clock):
+    hall = in_time(FrozenBoard, clock)("hall")
+    got = {}
+    for line, (word, written) in enumerate(TYPED):
+        ANSWERS_ON_BOARDS["hall", line] = [{"by": "ann", "text": written, "via": "reply"}]
+        got[word, written] = outcome(hall.open_question("Deploy?", approve_msg_options=[word]))
+    assert set(got.values()) == {YES}, got
 
 
-@pytest.mark.parametrize("word", ["heart ❤", "muscle 💪", "star ⭐", "tada 🎉"])
-def test_slacks_own_names_of_common_emoji_are_known(slack_room, word):
-    name, char = word.split()
-    question = slack_room.ask(approve_msg_options=[char])
-    slack_room.service.react(slack_room.ann, name, slack_room.id(question))
-    assert outcome(question) == YES
+TYPED = [("ship it", "ship  it"), ("ship it", "ship\u00a0it."), ("ship\u2003it", "Ship it"),
+         ("l\u2018ok", "l'ok"), ("don't", "don\u2019t"), ("caf\u00e9", "cafe\u0301"),
+         ("❤️", ":heart:"),
+         ("💪", "💪🏽"), (":tada:", "🎉"), (":lizard:", "🦎"), ("x", "X"), ("a`b`", "A`b`")]
 
 
-@pytest.mark.parametrize("params, why", [
-    ({"approve_msg_options": ["❌"]}, "means the opposite"),
-    ({"disapprove_msg_options": [":white_check_mark:"]}, "means the opposite"),
-    ({"approve_msg_options": ["go", "go"]}, "twice"),
-    ({"approve_msg_options": ["👍", "👍🏽"]}, "twice"), ({"approve_msg_options": []}, "approve_msg_options"),
-    ({"disapprove_msg_options": ""}, "disapprove_msg_options"),
-    ({"approve_msg_options": b"go"}, "list of words"), ({"approvers": b"U0ANNA"}, "approvers"),
-    ({"approve_msg_options": [b"go"]}, "list of words")])
-def test_words_that_cannot_decide_are_refused_before_anything_is_posted(room, params, why):
-    with pytest.raises(ConfigError, match=why):
-        room.alerter().decide("Deploy?", **params)
+def test_slacks_own_names_of_common_emoji_are_known(slack_room):
+    for name, char in (("heart", "❤"), ("muscle", "💪"), ("star", "⭐")):
+        question = slack_room.ask(approve_msg_options=[char])
+        slack_room.service.react(slack_room.ann, name, slack_room.id(question))
+        assert outcome(question) == YES
+
+
+NO_WORDS = [  # approve, decline, why not
+    (["go"], ["Go"], "means the opposite"), (["👍"], [":thumbsup:"], "means the opposite"),
+    (["❌"], None, "means the opposite"), (None, [":white_check_mark:"], "means the opposite"),
+    (["go", "go"], None, "twice"), (["👍", "👍🏽"], None, "twice"), ([], None, "approve_msg_options"),
+    (None, "", "disapprove_msg_options"), (["x", " "], None, "approve_msg_options"),
+    (b"go", None, "list of words"), ([b"go"], None, "list of words"),
+    *(([word], None, "must have a letter") for word in ("!", "🏻", "** **")),
+    *(([word], None, "not known here: write it as :name:") for word in ("🫠", "🇩🇪", "1️⃣", "🧑‍🚀"))]
+
+
+def test_words_that_cannot_decide_are_refused_before_anything_is_posted(room):
+    for approve, decline, why in NO_WORDS:
+        if room.kind == "slack" or "known" not in why:
+            with pytest.raises(ConfigError, match=why):
+                room.alerter().decide("?", approve_msg_options=approve, disapprove_msg_options=decline)
     assert room.service.posted == []
-
-
-@pytest.mark.parametrize("word", ["🫠", "🇩🇪", "1️⃣", "🧑‍🚀"])
-def test_an_emoji_whose_name_is_not_known_is_refused_for_slack(slack_room, word):
-    with pytest.raises(ConfigError, match="name is not known here: write it as :name:"):
-        slack_room.alerter().decide("Deploy?", approve_msg_options=[word])
+    assert room.ask(alerter=room.alerter(case_sensitive=True), approve_msg_options=["go", "GO"]).ref
 
 
 def test_approvers_as_text_with_commas_or_from_a_generator(room):
     for given in (f"{room.ann}, {room.bob}", (name for name in (room.ann, room.bob))):
         params = AlerterParameters(approvers=given)
         for _ in range(2):
-            question = room.alerter().open_question("Deploy?", params)
+            question = room.alerter()._frame(AlerterMessage("?"), params, None)
             assert question.to_dict()["approvers"] == [room.ann, room.bob]
 
 
@@ -5905,51 +5764,32 @@ def test_a_long_question_says_how_to_answer_in_its_first_message(room):
     assert question.check().status == YES
 
 
-@pytest.mark.parametrize("failure", [
-    Fault(status=403, body={"message": "Missing Permissions", "code": 50013}), no("missing_scope"),
-    Fault(status=500), Fault("garbage"), Fault("reset")], ids=["403", "scope", "500", "garbage", "reset"])
+@pytest.mark.parametrize("failure", [Fault(status=403), no("missing_scope"), Fault("reset")])
 def test_the_taps_are_best_effort(room, failure):
     room.service.fail("reactions.add" if room.kind == "slack" else "PUT ", failure, times=None)
     question = room.ask()
     room.reply(question, room.ann, "yes")
-    assert question.check().status == YES
-    assert len(room.posted_questions()) == 1
+    assert (outcome(question), len(room.posted_questions())) == (YES, 1)
 
 
-WORDS = ("approve", "LGTM", "ok", "yes", "decline", "disapprove", "no", "reject")
 NEAR = {"lgtm": "discord", "OK": "discord", "yes please": "", "Approve it": "", "not ok": "", "~yes~": "",
-        "> yes": "",
-        "no idea": "", "yes?": "", "ok " + "x" * 57: ""}
-FAR = ["hello", "nothing", "yesterday", "okay", "y", "", "yes " + "x" * 57, "подождите"]
+        "> yes": "", "yes?": "", "ok " + "x" * 57: ""}
+FAR = ["hello", "nothing", "yesterday", "y", "", "yes " + "x" * 57, "подождите"]
 
 
 def test_a_near_miss_is_helped_once(room):
-    for text, only in NEAR.items():
-        if only in ("", room.kind):
+    words = "approve, LGTM, ok or yes to approve, or decline, disapprove, no or reject to decline"
+    for text in [*NEAR, *FAR]:
+        if NEAR.get(text, "") in ("", room.kind):
             question = room.ask()
             room.reply(question, room.ann, text)
-            for _ in range(3):
-                assert question.check() is None, text
+            assert question.check() is None, text
+            if text in NEAR:
                 room.reply(question, room.bob, "yes please")
-            [note] = room.notes(question)
-            assert [word for word in WORDS if word not in note] == [], text
-            assert room.pings(room.under(question)[0]) == [], text
-
-
-def test_what_is_no_near_miss_gets_no_help(room):
-    for text in FAR:
-        question = room.ask()
-        room.reply(question, room.ann, text)
-        assert (question.check(), room.notes(question)) == (None, []), text
-
-
-def test_help_goes_only_to_those_who_may_decide(room):
-    question = room.ask(approvers=[room.ann])
-    room.reply(question, room.eve, "yes please")
-    room.bot_reply(question, "yes please")
-    assert (question.check(), room.notes(question)) == (None, [])
-    room.reply(question, room.ann, "yes please")
-    assert (question.check(), len(room.notes(question))) == (None, 1)
+                assert question.check() is None, text
+            notes = [words in note.replace("`", "") for note in room.notes(question)]
+            assert notes == [True] * (text in NEAR), text
+            assert [room.pings(payload) for payload in room.under(question)] == [[]] * (text in NEAR)
 
 
 def test_help_names_the_words_of_this_question(room):
@@ -5957,7 +5797,14 @@ def test_help_names_the_words_of_this_question(room):
     room.reply(question, room.ann, "ship it now")
     assert question.check() is None
     [note] = room.notes(question)
-    assert all(word in note for word in ("ship it", "🚀", "halt")) and "LGTM" not in note
+    assert "ship it or 🚀 to approve, or halt to decline" in note.replace("`", "")
+
+
+def test_help_goes_only_to_those_who_may_decide(room):
+    question = room.ask(approvers=[room.ann])
+    room.reply(question, room.eve, "yes please")
+    room.bot_reply(question, "yes please")
+    assert (question.check(), room.notes(question)) == (None, [])
 
 
 def test_help_that_fails_does_not_end_the_wait(room):
@@ -5969,56 +5816,40 @@ def test_help_that_fails_does_not_end_the_wait(room):
     assert question.check().status == YES
 
 
-@pytest.mark.parametrize("text,word", [("yes", "Approved"), ("no", "Declined")])
-def test_the_end_is_written_under_the_question_and_mentions_only_who_decided(room, text, word):
-    question = room.ask("Deploy? @everyone <!channel> <@UBOB> <@12>")
+@pytest.mark.parametrize("text, said", [("yes", "Approved by {}."), ("no", "Declined by {}."), (
+    "hm", "Nobody decided in time. This question is closed.")])
+def test_the_end_is_written_under_the_question_and_mentions_only_who_decided(room, text, said):
+    title = "Deploy? @everyone <!channel> <@UBOB> <@12>"
+    question = room.ask(title, timeout=5, approvers=[room.ann, room.bob])
     room.reply(question, room.ann, text)
-    question.check()
+    assert question.wait().status == {"yes": YES, "no": NO}.get(text, "timeout")
     [payload] = room.under(question)
-    assert room.pings(payload) == [("user", f"<@{room.ann}>")]
-    assert word in room.text(payload)
-
-
-def test_that_nobody_decided_is_written_and_mentions_nobody(room):
-    question = room.ask(timeout=5, approvers=[room.ann])
-    assert question.wait() == Decision("timeout", at=room.clock.start + 5)
-    [payload] = room.under(question)
-    assert (room.pings(payload), "Nobody decided" in room.text(payload)) == ([], True)
+    who = f"<@{room.ann}>" if room.kind == "discord" else f"@{room.ann}"
+    assert room.text(payload) == said.format(who)
+    assert room.pings(payload) == [("user", f"<@{room.ann}>")] * (text != "hm")
 
 
 @pytest.mark.parametrize("failure", [
-    no("restricted_action", 403), Fault(status=500), Fault("garbage"),
-    Fault("reset"), Fault(status=429, headers={"Retry-After": "999"}), Fault(status=200, body=["odd"])],
-    ids=["403", "500", "garbage", "reset", "429", "odd"])
+    no("restricted_action", 403), Fault("reset"), Fault(status=429, headers={"Retry-After": "999"})])
 def test_the_decision_stands_when_its_note_fails(room, failure):
     question = room.ask(timeout=50)
     room.service.fail(room.posts, failure, times=None)
     answer = room.reply(question, room.ann, "yes")
     assert question.wait() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
-    question = Question.from_dict(dict(question.to_dict(), deadline=room.clock.now() + 1), room.alerter())
-    room.service.delete(answer)
-    assert question.wait().status == "timeout"
 
 
 def test_a_missing_message_content_intent_is_told_once(discord_room, caplog):
+    """Discord gives the text of replies that ping the bot all the same."""
     room = discord_room
     room.service.message_content = False
-    question = room.ask()
+    question, other = room.ask(), room.ask()
+    room.reply(other, room.ann, "yes")
+    assert (outcome(other), caplog.records) == (YES, [])
     room.reply(question, room.ann, "yes", ping=False)
     room.reply(question, room.ann, "yes", ping=False)
     assert (question.check(), question.check()) == (None, None)
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert len(warnings) == 1 and "Message Content" in warnings[0]
-    room.react(question, room.ann, "✅")
-    assert question.check().status == YES
-
-
-def test_without_the_intent_a_reply_with_the_ping_on_counts(discord_room, caplog):
-    room = discord_room
-    room.service.message_content = False
-    question = room.ask()
-    room.reply(question, room.ann, "yes")
-    assert (question.check().status, caplog.records) == (YES, [])
 
 
 def test_a_thread_that_is_deleted_again_does_not_end_the_question(discord_room):
@@ -6032,40 +5863,18 @@ def test_a_thread_that_is_deleted_again_does_not_end_the_question(discord_room):
 
 
 # === Asking: staying alive ===
-HICCUPS = {
-    "500": lambda r: Fault(status=500), "502 page": lambda r: Fault("html", status=502),
-    "503": lambda r: Fault(status=503),
-    "503 later": lambda r: Fault(status=503, headers={"Retry-After": "3"}),
-    "504": lambda r: Fault(status=504, body=b"upstream"), "408": lambda r: Fault(status=408),
-    "429": lambda r: r.limited(3), "429 without a word": lambda r: Fault(status=429),
-    "429 in riddles": lambda r: Fault(status=429, headers={
-        "Retry-After": email.utils.formatdate(r.clock.now() + 3, usegmt=True)}),
-    "429 not a number": lambda r: Fault(status=429, headers={"Retry-After": "nan"}),
-    "429 below zero": lambda r: Fault(status=429, headers={"Retry-After": "-5"}),
-    "HTML with 200": lambda r: Fault("html"), "HTML with 404": lambda r: Fault("html", status=404),
-    "reset": lambda r: Fault("reset"), "closed": lambda r: Fault("close"),
-    "cut off": lambda r: Fault("truncate"),
-    "garbage": lambda r: Fault("garbage"), "redirect": lambda r: Fault("redirect"),
-    "huge": lambda r: Fault("huge"),
-    "empty": lambda r: Fault(status=200), "no JSON": lambda r: Fault(status=200, body=b"{"),
-    "deep JSON": lambda r: Fault(status=200, body=b"[" * 200_000),
-    "a list": lambda r: Fault(status=200, body=[]), "a str": lambda r: Fault(status=200, body="odd"),
-    "a number": lambda r: Fault(status=200, body=7), "null": lambda r: Fault(status=200, body=None),
-    "a list of nulls": lambda r: Fault(status=200, body=[None]),
-    "a list of str": lambda r: Fault(status=200, body=["x"]),
-    "an odd object": lambda r: Fault(status=200, body={"odd": 1}),
-    "odd rows": lambda r: Fault(status=200, body={"ok": True, "messages": "odd", "id": 1, "reactions": 3}),
-    "rows of nulls": lambda r: Fault(status=200, body={"ok": True, "messages": [None], "reactions": [None]}),
-    "rows of lists": lambda r: Fault(
-        status=200, body={"ok": True, "messages": [[]], "response_metadata": []}),
-    "no words": lambda r: Fault(status=200, body={"ok": False}),
-    "an odd error": lambda r: Fault(
-        status=500, body={"ok": False, "error": ["x"], "code": {}, "errors": [1]}),
-    "Slack's trouble": lambda r: no("internal_error"),
-    "Slack's fatal trouble": lambda r: no("fatal_error"),
-    "ratelimited with 200": lambda r: no("ratelimited"),
-    "ratelimited in riddles": lambda r: no("ratelimited", headers={"Retry-After": "soon"}),
-    "ratelimited not a number": lambda r: no("ratelimited", headers={"Retry-After": "nan"}),
+HICCUPS = {  # by default the first of each line
+    "status": lambda r: [Fault(status=code) for code in (500, 503, 504, 408, 429)],
+    "wait": lambda r: [r.limited(3), *(Fault(status=429, headers={"Retry-After": value}) for value in (
+        "nan", "-5", email.utils.formatdate(r.clock.now() + 3, usegmt=True)))],
+    "page": lambda r: [Fault("html"), Fault("html", status=404), Fault("redirect")],
+    "wire": lambda r: [Fault(kind) for kind in ("reset", "close", "truncate", "garbage", "huge")],
+    "body": lambda r: [Fault(status=200, body=body) for body in (b"{", None, b"[" * 200_000)],
+    "JSON": lambda r: [Fault(status=200, body=body) for body in ([None], {"x": 1}, 7, ["x"], {"ok": False})],
+    "rows": lambda r: [Fault(status=200, body={"ok": True, "messages": rows, "reactions": rows, "id": 1})
+                       for rows in ([None], "odd", [[]])],
+    "error": lambda r: [Fault(status=500, body={"ok": False, "error": ["x"], "code": {}, "errors": [1]})],
+    "Slack's": lambda r: [no("internal_error"), no("ratelimited", headers={"Retry-After": "?"})],
 }
 
 
@@ -6073,49 +5882,14 @@ def test_hiccups_cost_time_and_never_the_answer(room):
     """Each kind of trouble at the first read; the answer, given meanwhile, is read after it."""
     got, asked = {}, room.ask()
     answer = room.reply(asked, room.ann, "no")
-    for case, fault in HICCUPS.items():
-        question = Question.from_dict(asked.to_dict(), room.usual)
-        room.service.fail(room.reads, fault(room))
-        try:
-            got[case] = question.wait() == Decision(NO, room.ann, "no", "reply", room.time(answer))
-        except Exception as error:  # whatever it is, it is what the test is about
-            got[case] = repr(error)
-        room.service.heal()
-    assert {case: what for case, what in got.items() if what is not True} == {}
-
-
-@pytest.mark.parametrize("trouble", ["DNS", "refused", "stall"])
-def test_trouble_of_the_network_costs_time_and_never_the_answer(room, monkeypatch, shortcut, trouble):
-    shortcut.undo()
-    room.service.wired = True
-    question = room.ask()
-    left = [3]
-    connect = socket.socket.connect
-
-    def fails(original, error):
-        def call(*args, **kwargs):
-            left[0] -= 1
-            if left[0] >= 0:
-                raise error
-            return original(*args, **kwargs)
-        return call
-
-    if trouble == "DNS":
-        name_error = socket.gaierror(-3, "Temporary failure in name resolution")
-        monkeypatch.setattr(socket, "getaddrinfo", fails(socket.getaddrinfo, name_error))
-    elif trouble == "refused":
-        monkeypatch.setattr(socket.socket, "connect", fails(connect, ConnectionRefusedError(111, "refused")))
-    else:
-        set_to = socket.socket.settimeout
-
-        def impatient(self, seconds):  # instead of ten real seconds
-            set_to(self, seconds and min(seconds, 0.02))
-
-        monkeypatch.setattr(socket.socket, "settimeout", impatient)
-        room.service.fail(room.reads, Fault("stall"), times=2)
-    room.clock.at(4, lambda: room.reply(question, room.ann, "yes"))
-    assert outcome(question) is None
-    assert question.wait().status == YES
+    wanted = Decision(NO, room.ann, "no", "reply", room.time(answer))
+    for case, faults in HICCUPS.items():
+        for number, fault in enumerate(faults(room)[:None if MORE else 2]):
+            question = Question.from_dict(asked.to_dict(), room.usual)
+            room.service.fail(room.reads, fault)
+            got[case, number] = question.wait()
+            room.service.heal()
+    assert {case: decision for case, decision in got.items() if decision != wanted} == {}
 
 
 def _archived(room):
@@ -6298,16 +6072,6 @@ def test_no_time_out_is_said_where_a_rationed_thread_could_not_be_read_in_the_en
     assert (caught.value.outcome, room.clock.now() - room.clock.start) == ("unknown", 44)
 
 
-def test_slack_reads_reactions_in_between_where_the_channel_is_rationed_too(slack_room):
-    room = slack_room
-    room.service.ration("conversations.replies")
-    room.service.ration("conversations.history")
-    question = room.ask(alerter=room.alerter(listen="channel"), timeout=600)
-    room.clock.at(90, lambda: room.react(question, room.ann, "✅"))
-    assert question.wait().via == "reaction"
-    assert room.clock.now() - room.clock.start <= 101
-
-
 def test_slack_obeys_the_retry_after_of_reactions_get(slack_room):
     room = slack_room
     room.service.ration("conversations.replies")
@@ -6375,13 +6139,6 @@ def test_a_question_of_24_hours_makes_at_most_6000_requests(boards, clock):
     assert clock.naps == pytest.approx(_intervals(86400))
     assert 2800 < len(POLLS) == len(clock.naps) + 1 <= 2990  # of two requests at most, with six besides
     assert max(clock.naps) == pytest.approx(30)
-
-
-@pytest.mark.skipif(not MORE, reason="ALERTERS_TEST_MORE=1 runs it")
-def test_a_question_of_24_hours_counted_at_the_service(room):
-    decision = room.alerter().decide("Deploy?", AlerterParameters(timeout=86400))
-    assert decision == Decision("timeout", at=room.clock.start + 86400)
-    assert len(room.service.calls) <= 6000
 
 
 def test_an_answer_is_seen_within_a_tenth_of_the_age_or_30_s(boards, clock):
@@ -6636,11 +6393,6 @@ def test_a_stopped_process_closes_its_question_and_ends_as_it_would_have(number)
 
 
 # === Asking: elsewhere and later ===
-def test_a_question_is_resumed_only_on_its_own_flavor(room, boards):
-    with pytest.raises(ConfigError, match="asked on"):
-        Question.from_dict(room.ask().to_dict(), Board())
-
-
 def test_a_shorter_wait_leaves_the_question_open(room):
     question = room.ask(timeout=3600)
     assert question.wait(timeout=10) == Decision("timeout", at=room.clock.start + 10)
@@ -6648,12 +6400,6 @@ def test_a_shorter_wait_leaves_the_question_open(room):
     assert question.wait(0) == Decision("timeout", at=room.clock.start + 10)
     answer = room.reply(question, room.ann, "yes")
     assert question.wait(timeout=10) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
-
-
-def test_a_longer_wait_ends_at_the_deadline(room):
-    question = room.ask(timeout=10)
-    assert question.wait(timeout=1000) == Decision("timeout", at=room.clock.start + 10)
-    assert len(room.notes(question)) == 1
 
 
 @pytest.mark.parametrize("timeout", [-1, "5 apples", float("nan"), True])
@@ -6713,13 +6459,6 @@ def test_an_id_that_discord_itself_would_never_give_is_no_surprise(discord_room,
         room.service.heal()
 
 
-def test_an_id_that_slack_itself_would_never_give_is_no_surprise(slack_room):
-    for part in ({"channel": "C0\ud800"}, {"ts": "1\ud800"}):
-        slack_room.service.fail("chat.postMessage", Fault(status=200, body={"ok": True, "ts": "1.0", **part}))
-        with pytest.raises(DeliveryError):
-            slack_room.alerter().open_question("Deploy?", timeout=5).wait()
-
-
 def test_half_a_question_is_refused(room):
     alerter = room.alerter()
     state = room.ask(alerter=alerter).to_dict()
@@ -6733,29 +6472,6 @@ def test_half_a_question_is_refused(room):
 def _python(code, *args, **more):
     return subprocess.Popen(
         [sys.executable, "-c", code, *args], stdout=subprocess.PIPE, universal_newlines=True, **more)
-
-
-RESUME = """
-import json, sys, alerters
-kind, token, channel, url, state = sys.argv[1:]
-fields = {f"{kind}_token": token, f"{kind}_channel_id": channel, f"{kind}_api_url": url}
-question = alerters.Question.from_dict(json.loads(state), alerters.FLAVORS[kind](**fields))
-decision = question.wait(20)
-print(json.dumps([decision.status, decision.by, decision.text, decision.via]))
-"""
-
-
-@pytest.mark.parametrize("kind,fake", [("slack", FakeSlack), ("discord", FakeDiscord)])
-def test_a_question_is_answered_in_another_process(kind, fake):
-    with fake() as service:  # in real time
-        room = Room(kind, service)
-        fields = [service.token, service.channel, service.api_url]
-        names = [f"{kind}_token", f"{kind}_channel_id", f"{kind}_api_url"]
-        question = FLAVORS[kind](**dict(zip(names, fields))).open_question("Deploy?")
-        state = json.dumps(question.to_dict())
-        room.reply(question, room.ann, "ok")
-        with _python(RESUME, kind, *fields, state) as process:
-            assert json.loads(process.communicate()[0]) == [YES, room.ann, "ok", "reply"]
 
 
 # === Asking: many at once ===
@@ -6957,13 +6673,6 @@ def test_a_question_is_recorded_before_it_is_posted_and_gone_once_decided(room):
         assert room.service.token not in file.read()
 
 
-def test_the_record_holds_no_secret_and_says_where_the_question_is(room):
-    question = _ask_and_die(room)
-    [record] = _records().values()
-    assert room.service.token not in json.dumps(record)
-    assert room.id(question) in record["ref"].values()
-
-
 def test_a_question_of_the_same_key_is_adopted_with_the_answer_given_meanwhile(room):
     question = _ask_and_die(room, timeout=300)
     room.clock.sleep(50)
@@ -7011,19 +6720,6 @@ def test_an_answer_after_the_deadline_is_not_adopted(room, way):
     assert _decide(room, timeout=5).status == "timeout"
     assert len(room.posted_questions()) == 2  # asked anew
     assert "Nobody decided" in " ".join(room.notes(question))
-    assert _records() == {}
-
-
-@pytest.mark.parametrize("change", [
-    {"text": "Deploy 2?"}, {"approvers": ["55"]}, {"approve_msg_options": ["go"]},
-    {"text": AlerterMessage("Deploy?")}], ids=["text", "approvers", "words", "title"])
-def test_another_question_under_the_same_key_closes_the_old_one_and_is_asked_anew(room, change):
-    old = _ask_and_die(room)
-    room.reply(old, room.ann, "yes")  # not for the new one
-    assert _decide(room, timeout=5, **change).status == "timeout"
-    assert len(room.posted_questions()) == 2
-    [note] = room.notes(old)
-    assert "replaced" in note and "closed" in note
     assert _records() == {}
 
 
@@ -7128,28 +6824,6 @@ def test_a_process_that_still_waits_for_a_replaced_question_gets_no_approval(roo
     assert list(_records()) == ["deploy-42"]  # the new one's
 
 
-def test_a_replaced_question_stays_closed_when_the_new_one_is_decided(room):
-    def replace():
-        room.clock.at(12, lambda: room.reply(room.asked(), room.bob, "yes"))
-        assert _decide(room, text="Deploy 2?").status == YES
-        room.reply(old[0], room.ann, "yes")
-
-    old = []
-    room.clock.at(5, lambda: old.append(room.asked()))
-    room.clock.at(10, replace)
-    assert _decide(room, timeout=100).status == "timeout"
-
-
-def test_keys_do_not_know_each_other(room):
-    first = _ask_and_die(room, key="a")
-    second = _ask_and_die(room, key="b")
-    assert len(room.posted_questions()) == 2
-    room.reply(second, room.ann, "no")
-    assert _decide(room, key="b").status == NO
-    room.reply(first, room.ann, "yes")
-    assert _decide(room, key="a").status == YES
-
-
 @pytest.mark.parametrize("key", ["", "  ", 7, b"x"])
 def test_a_key_that_is_no_name_is_refused_before_anything_is_posted(room, key):
     with pytest.raises(ConfigError):
@@ -7186,25 +6860,6 @@ def test_a_question_that_may_have_been_posted_is_found_again(room):
     assert _decide(room).status == YES
     assert len(room.posted_questions()) == 1
     assert room.taps(question) == ["✅", "❌"]  # one tap decides, also on a question that was found again
-
-
-def test_a_question_that_was_not_posted_is_posted_under_its_record(room):
-    _lost(room, acts=False)
-    assert room.posted_questions() == []
-    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(room.asked(), room.ann, "yes"))
-    assert _decide(room).status == YES
-    assert len(room.posted_questions()) == 1
-
-
-def test_a_doubtful_question_is_found_behind_a_busy_channel(room):
-    _lost(room)
-    question = room.asked()
-    room.clock.sleep(150)
-    for i in range(120):
-        room.plain(room.bob, f"remark {i}")
-    room.reply(question, room.ann, "yes")
-    assert _decide(room).status == YES
-    assert len(room.posted_questions()) == 1
 
 
 def test_what_another_bot_repeats_is_not_taken_for_the_question(room):
@@ -7271,30 +6926,11 @@ def test_another_question_under_the_key_of_a_doubtful_one(room):
     assert len(room.posted_questions()) == 1
 
 
-def test_a_doubtful_question_that_was_posted_is_closed_by_another_one(room):
-    _lost(room)
-    old = room.asked()
-    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(room.asked(), room.ann, "yes"))
-    assert _decide(room, text="Deploy 2?").status == YES
-    assert any("closed" in note for note in room.notes(old))
-
-
 def test_a_question_that_was_certainly_not_posted_leaves_no_record(room):
     room.service.fail(room.posts, Fault(status=401), times=None)
     with pytest.raises(DeliveryError):
         _decide(room)
     assert _records() == {}
-
-
-def test_a_service_that_is_down_keeps_the_record_and_the_answer(room):
-    question = _ask_and_die(room, timeout=100)
-    answer = room.reply(question, room.ann, "yes")
-    room.clock.sleep(5000)
-    room.service.fail("/api", Fault(status=500), times=None)
-    with pytest.raises(DeliveryError):
-        _decide(room, timeout=100)
-    room.service.heal()
-    assert _decide(room, timeout=100) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
 
 
 def test_a_question_that_was_deleted_while_nobody_waited_is_asked_anew_once_it_expired(room):
@@ -7321,15 +6957,6 @@ def test_four_processes_with_one_key_post_one_question_and_all_get_its_answer(ro
     first = _decide(room)
     assert later == [first] * 3 and first.status == YES
     assert (len(room.posted_questions()), _records(), len(room.notes(room.asked()))) == (1, {}, 1)
-
-
-def test_a_near_miss_is_helped_once_though_the_process_changes(room):
-    question = _ask_and_die(room, seconds=1)
-    room.reply(question, room.ann, "yes please")
-    _ask_and_die(room, seconds=10)
-    room.reply(question, room.ann, "ok then")
-    _ask_and_die(room, seconds=10)
-    assert len(room.notes(question)) == 1
 
 
 def test_a_key_in_the_store_of_its_alerter(room, tmp_path):
@@ -7555,15 +7182,6 @@ def test_a_question_left_open_by_version_1_0_0_is_closed_and_asked_anew(room, po
     assert _decide(room, timeout=5).status == "timeout"
     assert room.notes(old) == ["This question was replaced by another one and is closed."]
     assert len(room.posted_questions()) == 2 and _records() == {}
-
-
-def test_an_answer_to_the_help_counts_after_a_restart(discord_room):
-    room = discord_room
-    question = _ask_and_die(room, seconds=1)
-    room.reply(question, room.ann, "yes please")
-    _ask_and_die(room, seconds=5)
-    room.service.say(room.ann, "yes", reply_to=room.service.posted[-1]["id"])
-    assert _decide(room).status == YES
 
 
 def test_a_secret_file_that_is_away_for_a_moment_costs_no_answer_and_no_second_question(room, tmp_path):
