@@ -3200,6 +3200,7 @@ _INTENT = ("the Message Content intent is off: only replies with the ping on, an
 _SNOWFLAKE = "[0-9]{1,20}"  # an id, which goes into addresses
 _PATH = (fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
          fr"|\?thread_id={_SNOWFLAKE}")
+_HAS_THREAD = 1 << 5  # a flag of messages
 _FORUMS, _WRITABLE = (15, 16), (0, 1, 2, 3, 5, 10, 11, 12)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
@@ -3283,7 +3284,7 @@ class DiscordAlerter(_ChatAlerter):
                 f"authorize?client_id={client}&scope=bot&permissions={_PERMISSIONS}")
 
     def _can_follow(self, ref: _Dict) -> bool:
-        return "channel_id" in ref and (self._by_bot() or bool(_forum_thread(ref)))
+        return bool(_forum_thread(ref)) or self._by_bot() and "message_id" in ref
 
     def _link(self, ref: _Dict) -> str | None:
         # Its form, seen where people copy it: discord.js.org/docs, messageLink
@@ -3324,9 +3325,9 @@ class DiscordAlerter(_ChatAlerter):
                 name = f"{name} takes no messages: choose another"
             points.append((kind in _WRITABLE, f"channel {name}"))
             rows = self._call("GET", f"{path}/messages?limit=50")
-            seen = bool(rows) or not channel.get("last_message_id")
-            points.append((seen, "may read replies" if seen else
-                           "sees no messages: give the bot Read Message History"))
+            points.append((True, "may read replies"))
+            if not rows and channel.get("last_message_id"):
+                points[-1] = (False, "sees no messages: give the bot Read Message History")
             if any(map(self._is_mute, rows)):
                 points.append((None, _INTENT))
         except DeliveryError as error:
@@ -3336,33 +3337,26 @@ class DiscordAlerter(_ChatAlerter):
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
-        own = self._own_view(question)
-        rows = self._share(question._shared or own, question, self._read_channel)
         place, mid = question.ref["channel_id"], question.ref["message_id"]
+        rows = self._share(question._shared or self._own_view(question), question, self._read_channel)
         message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
-        below = [row for row in rows if _id_of(row) > int(mid)]
+        plain = "channel" if self.listen == "channel" else ""
         if place == mid:  # a forum's post: the question begins a thread of its own
-            answers = self._answers(question, below, "reply")
-        else:
-            answers = self._answers(question, below, "channel" if self.listen == "channel" else "")
-            answers += self._answers(question, self._thread_rows(message), "reply")
+            plain = "reply"
+        below = [row for row in rows if int(row["id"]) > int(mid)]
+        answers = self._answers(question, below, plain)
+        if message.get("flags", 0) & _HAS_THREAD and place != mid:  # that is a channel with the same id
+            thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
+            answers += self._answers(question, thread, "reply")
         answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 
     def _read_channel(self, view: _View) -> list[_Dict]:
         """List a channel from the oldest question on that somebody waits for."""
         asked = [int(question.ref["message_id"]) for question in list(view.questions)]
-        oldest = min(asked)
-        return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
-
-    def _thread_rows(self, message: _Dict) -> list[_Dict]:
-        """Return what stands in the thread on a question, if there is one: its channel has the same id."""
-        has_thread = 1 << 5  # docs.discord.com/developers/resources/message, message flags
-        if not message.get("flags", 0) & has_thread and not message.get("thread"):
-            return []
-        return self._rows(f"/channels/{message['id']}/messages?", int(message["id"]), absent=404)
+        return self._rows(f"/channels/{view.channel}/messages?", min(asked) - 1)
 
     def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:
         """Return all rows after an id, oldest first. absent: the status that means that there are none."""
@@ -3375,9 +3369,9 @@ class DiscordAlerter(_ChatAlerter):
                 if error.status != absent:
                     raise
                 return []
-            for row in sorted(page, key=_id_of):
+            for row in sorted(page, key=lambda row: int(row["id"])):
                 rows[row["id"]] = row
-                after = _id_of(row)
+                after = row["id"]
             if len(page) < 100 or len(rows) == known:
                 return list(rows.values())
 
@@ -3392,10 +3386,8 @@ class DiscordAlerter(_ChatAlerter):
         return bool(author.get("bot") or author.get("system") or row.get("webhook_id"))
 
     def _texts_of(self, row: _Dict) -> list[Any]:
-        texts = [row.get("content")]
-        for embed in _rows_of(row.get("embeds")):
-            texts.append(_mapping(embed.get("footer")).get("text"))
-        return texts
+        embeds = _rows_of(row.get("embeds"))
+        return [row.get("content"), *[_mapping(embed.get("footer")).get("text") for embed in embeds]]
 
     def _is_mute(self, row: _Dict) -> bool:
         """True for a person's message that comes without its content: the Message Content intent is off."""
@@ -3474,7 +3466,11 @@ class DiscordAlerter(_ChatAlerter):
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         own = re.fullmatch(r"<a?:(\w+:[0-9]+)>", emoji)
-        path = _reaction(ref, own[1] if own else _character(emoji)) + "/@me"
+        name = own[1] if own else emoji.replace("\ufe0f", "")  # Discord takes no variation selectors
+        for character, names in _EMOJI.items():
+            if emoji.strip(":") in names.split():
+                name = character
+        path = _reaction(ref, name) + "/@me"
         _insist(lambda: self._call("PUT", path), self.clock, self._until(), sure=True)
 
     def _ready_to_read(self, where: _Dict) -> None:
@@ -3524,15 +3520,11 @@ class DiscordAlerter(_ChatAlerter):
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
         called = list(dict.fromkeys(draft.mention + draft.people)) if page.first else []
-        allowed: _Dict = {"parse": [], "users": [], "roles": []}  # without this Discord lets everything ping
-        for name in called:
-            if name in ("here", "everyone"):
-                allowed["parse"] = ["everyone"]
-            elif name.startswith("&"):
-                allowed["roles"].append(name[1:])
-            else:
-                allowed["users"].append(name)
-        payload: _Dict = {"allowed_mentions": allowed}
+        users = [name for name in called if name.isdigit()]
+        roles = [name[1:] for name in called if name.startswith("&")]
+        parse = ["everyone"] if len(users) + len(roles) < len(called) else []  # @here, too
+        # Without it Discord lets everything ping.
+        payload: _Dict = {"allowed_mentions": {"parse": parse, "users": users, "roles": roles}}
         _name_apart(page.files)
         if draft.plain:
             said = [self._said(kind, written) for kind, written in _grouped(page.blocks)]
@@ -3584,11 +3576,10 @@ class DiscordAlerter(_ChatAlerter):
         try:
             sent = self._post_message(draft, page)
         except DeliveryError as error:
-            again = error.outcome == "not_sent" and error.status in (400, 403, 413)
+            refused = error.outcome == "not_sent" and error.status in (400, 403, 413)
             # Once more does no harm: a repeat is known by its nonce, which a thread of a forum does not have.
-            if error.outcome == "unknown" and self.discord_token and not draft.in_forum:
-                again = True
-            if not again or not page.files or not page.says_something():
+            doubtful = error.outcome == "unknown" and self.discord_token and not draft.in_forum
+            if not page.files or not page.says_something() or not (refused or doubtful):
                 raise
             bare = copy.copy(page)
             bare.files = []
@@ -3603,31 +3594,30 @@ class DiscordAlerter(_ChatAlerter):
 
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
         """Post a page with its files, in a forum as a thread of its own; return the message."""
-        thread = _forum_thread(draft.ref or draft.reply_to)
+        thread, payload = _forum_thread(draft.ref or draft.reply_to), self._payload(draft, page)
+        channel = f"/channels/{thread or self._channel(draft.params)}"
         if thread or not draft.in_forum:
+            path = f"?thread_id={thread}" if thread else ""
+            if self.discord_token:
+                path = f"{channel}/messages"
             try:
-                return self._send_page(draft, page, self._payload(draft, page), thread)
+                return self._send_page(draft, page, path, payload)
             except DeliveryError as error:
                 if thread or error.code not in ("50008", "40058", "220001"):
                     raise
             draft.in_forum = True
         name = _one_line(_defuse(draft.message._name()), 100) or "Alert"
-        payload = self._payload(draft, page)
         if not self.discord_token:
-            return self._send_page(draft, page, {**payload, "thread_name": name})
+            return self._send_page(draft, page, "", {**payload, "thread_name": name})
         # docs.discord.com/developers/resources/channel, start thread in forum: its message takes not all
         kept = _given(("content", "embeds", "allowed_mentions"), payload)
-        opened = self._send_page(draft, page, {"name": name, "message": kept})
+        opened = self._send_page(draft, page, f"{channel}/threads", {"name": name, "message": kept})
         return {**_mapping(opened.get("message")), "id": opened["id"], "channel_id": opened["id"]}
 
-    def _send_page(self, draft: _Draft, page: _Page, payload: _Dict, thread: str = "") -> _Dict:
-        if not self.discord_token:
-            path = f"?thread_id={thread}" if thread else ""
-        elif "message" in payload:
-            path = f"/channels/{self._channel(draft.params)}/threads"
-        else:
-            path = f"/channels/{thread or self._channel(draft.params)}/messages"
-        until = draft.until - _SOCKET_TIMEOUT if page.files else draft.until
+    def _send_page(self, draft: _Draft, page: _Page, path: str, payload: _Dict) -> _Dict:
+        until = draft.until
+        if page.files:  # what is left is for the text alone
+            until -= _SOCKET_TIMEOUT
 
         def post() -> Any:
             self._note_time(draft, page)
@@ -3693,20 +3683,8 @@ def _reaction(ref: _Dict, name: str) -> str:
     return f"/channels/{ref['channel_id']}/messages/{ref['message_id']}/reactions/{emoji}"
 
 
-def _character(emoji: str) -> str:
-    """Return an emoji as Discord takes it: as the character, without variation selectors."""
-    for char, names in _EMOJI.items():
-        if emoji.strip(":") in names.split():
-            return char
-    return emoji.replace("\ufe0f", "")
-
-
 def _posted(snowflake: str) -> float:
     return (int(snowflake) >> 22) / 1000 + _DISCORD_EPOCH
-
-
-def _id_of(row: _Dict) -> int:
-    return int(row["id"])
 
 
 def _flat_errors(errors: Any, where: str) -> list[str]:
