@@ -3284,7 +3284,9 @@ class DiscordAlerter(_ChatAlerter):
                 f"authorize?client_id={client}&scope=bot&permissions={_PERMISSIONS}")
 
     def _can_follow(self, ref: _Dict) -> bool:
-        return bool(_forum_thread(ref)) or self._by_bot() and "message_id" in ref
+        if self._by_bot():
+            return "channel_id" in ref
+        return bool(_forum_thread(ref))
 
     def _link(self, ref: _Dict) -> str | None:
         # Its form, seen where people copy it: discord.js.org/docs, messageLink
@@ -3379,15 +3381,19 @@ class DiscordAlerter(_ChatAlerter):
         above = _mapping(row.get("message_reference")).get("message_id")
         if row["type"] == 19 and above in (question.ref["message_id"], *question._record.parts):
             return "reply"
-        return "" if above or row["type"] != 0 else plain
+        if above or row["type"] != 0:
+            return ""
+        return plain
 
     def _is_bot(self, row: _Dict) -> bool:
         author = _mapping(row.get("author"))
         return bool(author.get("bot") or author.get("system") or row.get("webhook_id"))
 
     def _texts_of(self, row: _Dict) -> list[Any]:
-        embeds = _rows_of(row.get("embeds"))
-        return [row.get("content"), *[_mapping(embed.get("footer")).get("text") for embed in embeds]]
+        texts = [row.get("content")]
+        for embed in _rows_of(row.get("embeds")):
+            texts.append(_mapping(embed.get("footer")).get("text"))
+        return texts
 
     def _is_mute(self, row: _Dict) -> bool:
         """True for a person's message that comes without its content: the Message Content intent is off."""
@@ -3471,7 +3477,7 @@ class DiscordAlerter(_ChatAlerter):
             if emoji.strip(":") in names.split():
                 name = character
         path = _reaction(ref, name) + "/@me"
-        _insist(lambda: self._call("PUT", path), self.clock, self._until(), sure=True)
+        _insist(functools.partial(self._call, "PUT", path), self.clock, self._until(), sure=True)
 
     def _ready_to_read(self, where: _Dict) -> None:
         """Without Read Message History a list comes empty, and only the reading of one message is refused."""
@@ -3488,7 +3494,8 @@ class DiscordAlerter(_ChatAlerter):
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented
     def _me(self) -> str:
-        user = _insist(lambda: self._call("GET", "/users/@me"), self.clock, self._until(), sure=True)
+        ask = functools.partial(self._call, "GET", "/users/@me")
+        user = _insist(ask, self.clock, self._until(), sure=True)
         if not re.fullmatch(_SNOWFLAKE, str(user["id"])):
             raise ValueError("no id")
         return str(user["id"])
@@ -3520,11 +3527,15 @@ class DiscordAlerter(_ChatAlerter):
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
         called = list(dict.fromkeys(draft.mention + draft.people)) if page.first else []
-        users = [name for name in called if name.isdigit()]
-        roles = [name[1:] for name in called if name.startswith("&")]
-        parse = ["everyone"] if len(users) + len(roles) < len(called) else []  # @here, too
-        # Without it Discord lets everything ping.
-        payload: _Dict = {"allowed_mentions": {"parse": parse, "users": users, "roles": roles}}
+        allowed: _Dict = {"parse": [], "users": [], "roles": []}  # without it Discord lets everything ping
+        for name in called:
+            if name.isdigit():
+                allowed["users"].append(name)
+            elif name.startswith("&"):
+                allowed["roles"].append(name[1:])
+            else:
+                allowed["parse"] = ["everyone"]
+        payload: _Dict = {"allowed_mentions": allowed}
         _name_apart(page.files)
         if draft.plain:
             said = [self._said(kind, written) for kind, written in _grouped(page.blocks)]
@@ -3532,8 +3543,6 @@ class DiscordAlerter(_ChatAlerter):
         else:  # what an embed mentions calls nobody
             payload["content"] = " ".join(self._mark("mention", name, "") for name in called)
             payload["embeds"] = self._embeds(draft, page)
-        if not payload["content"] and not payload.get("embeds") and not page.files:
-            payload["content"] = "\u200b"  # it would be refused as empty
         if self.discord_token:
             payload["nonce"], payload["enforce_nonce"] = f"{draft.nonce}-{page.number}", True
             above = (draft.ref or draft.reply_to).get("message_id")
@@ -3629,7 +3638,10 @@ class DiscordAlerter(_ChatAlerter):
         """Return the decoded answer. path: empty or a query for the webhook. parts: JSON body, then files."""
         if path and not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
             raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
-        body, headers = _multipart(parts)
+        body: list[bytes] = []
+        headers: dict[str, str] = {}
+        if parts:
+            body, headers = _multipart(parts[0], parts[1:])
         if path.startswith("/"):
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = _Secret(f"Bot {token}")
@@ -3637,7 +3649,8 @@ class DiscordAlerter(_ChatAlerter):
             url = self._secret("discord_webhook_url")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
             query = "wait=true" + path.replace("?", "&")
-            url = _Secret(f"{url}&{query}" if "?" in url else f"{url}?{query}")
+            joint = "&" if "?" in url else "?"
+            url = _Secret(f"{url}{joint}{query}")
         answer = _http(self, method, url, until or self._until(), body, headers)
         data = answer.json()
         if answer.status == 204:
@@ -3648,7 +3661,9 @@ class DiscordAlerter(_ChatAlerter):
                 _SERVERS[str(known["id"])] = str(known["guild_id"])
             return data
         code = str(known.get("code") or "")
-        what = f"{code} {known.get('message') or ''}".strip() or f"HTTP {answer.status}"
+        what = f"HTTP {answer.status}"
+        if known.get("message"):
+            what = f"{code} {known['message']}".strip()
         details = _flat_errors(known.get("errors"), "")
         if details:
             what += f" ({'; '.join(details)})"
@@ -3692,17 +3707,18 @@ def _flat_errors(errors: Any, where: str) -> list[str]:
     flat: list[str] = []
     for key, value in _mapping(errors).items():
         if key == "_errors":
-            flat += [f"{where}: {error.get('message')}" for error in _rows_of(value)]
+            for error in _rows_of(value):
+                flat.append(f"{where}: {error.get('message')}")
         else:
             flat += _flat_errors(value, f"{where}.{key}".strip("."))
     return flat
 
 
-def _multipart(parts: Sequence[Any]) -> tuple[list[bytes], dict[str, str]]:
-    """Return body and header of a JSON payload: alone, or with files as payload_json, files[0] and so on."""
-    payload = [_json.dumps(part, allow_nan=False).encode() for part in parts[:1]]
-    if len(parts) < 2:
-        return payload, {"Content-Type": "application/json"} if parts else {}
+def _multipart(payload: _Dict, files: Sequence[_File]) -> tuple[list[bytes], dict[str, str]]:
+    """Return body and header: JSON alone, or multipart/form-data with payload_json, files[0] and so on."""
+    head = _json.dumps(payload, allow_nan=False).encode()
+    if not files:
+        return [head], {"Content-Type": "application/json"}
     boundary = f"alerters-{_secrets.token_hex(16)}"
     pieces = []
 
@@ -3710,8 +3726,8 @@ def _multipart(parts: Sequence[Any]) -> tuple[list[bytes], dict[str, str]]:
         start = f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\nContent-Type: {kind}"
         pieces.extend([f"{start}\r\n\r\n".encode(), data, b"\r\n"])
 
-    add('name="payload_json"', "application/json", payload[0])
-    for number, file in enumerate(parts[1:]):
+    add('name="payload_json"', "application/json", head)
+    for number, file in enumerate(files):
         add(f'name="files[{number}]"; filename="{file.sent_as}"', file.type, file.data)
     pieces.append(f"--{boundary}--\r\n".encode())
     return pieces, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
@@ -6692,7 +6708,7 @@ def _some(blocks: Sequence[_Block], room: int, step: int) -> list[_Block]:
 
 # === Images and files ===
 _IMAGE = rb"(?P<png>\x89PNG)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8)|(?P<webp>RIFF.{4}WEBP)"
-_FILE_MAX, _TOO_LARGE = 100_000_000, "it is larger than 100 MB"
+_FILE_MAX = 100_000_000
 
 
 class _File:
@@ -6743,8 +6759,6 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
         data = _bytes_of(source)
         if not data:
             raise ValueError("it is empty")
-        if len(data) > _FILE_MAX:
-            raise ValueError(_TOO_LARGE)
     except Exception as error:  # whatever a plotting library raises must not cost the alert its text
         return _File(_file_name(name) or usual, problem=_one_line(_reason(error), 200))
     file = _File(name or usual, data, shown=shown)
@@ -6779,7 +6793,7 @@ def _check_regular(status: os.stat_result) -> None:
     if not _stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
     if status.st_size > _FILE_MAX:
-        raise ValueError(_TOO_LARGE)
+        raise ValueError("it is larger than 100 MB")
 
 
 def _whole(file: Any) -> bytes:

@@ -902,47 +902,23 @@ def slack_text(payload):
 EVERYTHING = {"VIEW_CHANNEL", "SEND_MESSAGES", "SEND_MESSAGES_IN_THREADS", "EMBED_LINKS", "ATTACH_FILES",
               "READ_MESSAGE_HISTORY", "ADD_REACTIONS"}
 MIB = 1024 * 1024
-MISSING = ("BASE_TYPE_REQUIRED", "This field is required")
-
-
-def too_long(limit):
-    return "BASE_TYPE_MAX_LENGTH", f"Must be {limit} or fewer in length."
 
 
 def embed_errors(embeds):
-    """{path: (code, message)} of what Discord refuses in embeds; lengths are code points, trimmed."""
-    if not isinstance(embeds, list) or len(embeds) > 10:
-        return {("embeds",): too_long(10)}
-    bad, total = {}, 0
-    for i, embed in enumerate(embeds):
-        at, fields = ("embeds", str(i)), embed.get("fields", [])
-        texts = [(at + ("title",), embed.get("title"), 256, False),
-                 (at + ("description",), embed.get("description"), 4096, False),
-                 (at + ("footer", "text"), embed.get("footer", {}).get("text"), 2048, False)]
-        for j, field in enumerate(fields):
-            texts.append((at + ("fields", str(j), "name"), field.get("name"), 256, True))
-            texts.append((at + ("fields", str(j), "value"), field.get("value"), 1024, True))
-        for path, value, limit, required in texts:
-            size = len(value.strip()) if isinstance(value, str) else 0
-            total += size
-            if value is not None and not isinstance(value, str):
-                bad[path] = ("STRING_TYPE_CONVERT", "Could not interpret as string.")
-            elif required and not size:
-                bad[path] = MISSING
-            elif size > limit:
-                bad[path] = too_long(limit)
-        if len(fields) > 25:
-            bad[at + ("fields",)] = too_long(25)
-        picture = embed.get("image", {}).get("url", "https://e.example")
-        if not re.match(r"(https?|attachment)://\S{1,2040}$", picture):
-            bad[at + ("image", "url")] = ("URL_TYPE_INVALID_URL", "Not a well formed URL.")
-        if type(embed.get("color")) is not int or not 0 <= embed["color"] <= 0xFFFFFF:
-            bad[at + ("color",)] = ("NUMBER_TYPE_MAX", "int value should be between 0 and 16777215.")
-        if not embed.keys() & {"title", "description", "fields", "image", "footer"}:
-            bad[at + ("description",)] = MISSING
-    if total > 6000:
-        bad[("embeds",)] = ("MAX_EMBED_SIZE_EXCEEDED", "Embed size exceeds maximum size of 6000")
-    return bad
+    """Return what Discord refuses in embeds; lengths are code points, trimmed."""
+    bad, total = [], 0
+    for embed in embeds:
+        fields = embed.get("fields", [])
+        texts = [(256, embed.get("title", "-")), (4096, embed.get("description", "-")),
+                 (2048, embed.get("footer", {}).get("text", "-"))]
+        texts += [(256, field["name"]) for field in fields] + [(1024, field["value"]) for field in fields]
+        bad += [text for limit, text in texts if not 0 < len(text.strip()) <= limit]
+        total += sum(len(text.strip()) for _, text in texts)
+        picture, color = embed.get("image", {}).get("url", "https://e.example"), embed.get("color")
+        bad += [] if re.match(r"(https?|attachment)://\S{1,2040}$", picture) else [picture]
+        bad += [] if type(color) is int and 0 <= color <= 0xFFFFFF and len(fields) <= 25 else [embed]
+        bad += [] if embed.keys() & {"title", "description", "fields", "image", "footer"} else [embed]
+    return bad + ([] if len(embeds) <= 10 and total <= 6000 else ["too much"])
 
 
 class FakeDiscord(FakeService):
@@ -1013,18 +989,8 @@ class FakeDiscord(FakeService):
             self.rows.remove(self._find(mid))
 
     # The service itself.
-    def _no(self, status, code, message="refused", errors=None):
-        body, tree = {"code": code, "message": message}, {}
-        for path, (word, why) in (errors or {}).items():
-            node = tree
-            for key in path:
-                node = node.setdefault(key, {})
-            node.setdefault("_errors", []).append({"code": word, "message": why})
-        return Refusal(status, dict(body, errors=tree) if tree else body)
-
-    def _invalid(self, **errors):
-        return self._no(400, 50035, "Invalid Form Body",
-                        {(key,): ("INVALID", why) for key, why in errors.items()})
+    def _no(self, status, code, message="refused"):
+        return Refusal(status, {"code": code, "message": message})
 
     def _user(self, user, bot):
         return dict({"id": user, "username": "user" + user}, **{"bot": True} if bot else {})
@@ -1083,20 +1049,16 @@ class FakeDiscord(FakeService):
         if not path:
             raise self._no(404, 0, "404: Not Found")  # other versions differ, and v6 is what none means
         parts = [unquote(part) for part in path[1].split("/")]
-        if not re.match(r"DiscordBot \(\S+, \S+\)", agent):
-            self.warnings.append("User-Agent " + agent)
+        if not re.match(r"DiscordBot \(\S+, \S+\)", agent) or "Mozilla/" in agent:
+            raise self._no(403, 40333, "internal network error")
         if parts[0] == "webhooks" and len(parts) == 3:
             return self._webhook(call, parts[1:])
-        if "Mozilla/" in agent:
-            raise self._no(403, 40333, "internal network error")
         if call.headers.get("Authorization") != "Bot " + self.token:
             raise self._no(401, 0, "401: Unauthorized")
         if (call.method, parts) == ("GET", ["users", "@me"]):
             return 200, {"id": self.bot_id, "username": "alerts", "bot": True}, {}
-        if parts[0] != "channels" or len(parts) < 2:
+        if parts[0] != "channels" or not all(part.isdigit() for part in parts[1:4:2]):
             raise self._no(404, 0, "404: Not Found")
-        if not all(part.isdigit() for part in parts[1:4:2]):
-            raise self._invalid(channel_id="Value is not snowflake.")
         channel = self.channels.get(parts[1])
         if not channel:
             raise self._no(404, 10003, "Unknown Channel")
@@ -1113,9 +1075,7 @@ class FakeDiscord(FakeService):
             return 200, self._show(self._post(call, channel)), {}
         if route == "GET messages":
             return 200, [self._show(row) for row in self._list(call, channel)], {}
-        if len(parts) > 3:
-            return self._of_message(call, route, channel, *parts[3:6:2])
-        raise self._no(405, 0, "405: Method Not Allowed")
+        return self._of_message(call, route, channel, *parts[3:6:2])
 
     def _of_message(self, call, route, channel, mid, emoji=""):
         row = self._find(mid, channel["id"])
@@ -1150,17 +1110,14 @@ class FakeDiscord(FakeService):
             raise self._no(403, code, "Missing Access" if code == 50001 else "Missing Permissions")
 
     def _limit(self, call, default):
-        limit = call.query.get("limit", str(default))
-        if not limit.isdigit() or not 1 <= int(limit) <= 100:
-            raise self._invalid(limit="int value should be between 1 and 100.")
-        return int(limit)
+        limit = int(call.query.get("limit", default))
+        assert 1 <= limit <= 100
+        return limit
 
     def _list(self, call, channel):
         if channel["type"] in (15, 16):  # assumed: its messages stand in threads
             raise self._no(400, 50008, "Cannot list messages in a non-text channel")
         limit, after = self._limit(call, 50), call.query.get("after")
-        if not (after or "0").isdigit():
-            raise self._invalid(after="snowflakes only.")
         if "READ_MESSAGE_HISTORY" not in self.permissions[channel["id"]]:
             return []  # no error
         rows = [row for row in self.rows if row["channel_id"] == channel["id"]]
@@ -1173,27 +1130,19 @@ class FakeDiscord(FakeService):
         files = call.files
         if len(call.body) > 25 * MIB:
             raise self._no(413, 40005, "Request entity too large")
-        if call.problem == "json" or not isinstance(args, dict):
-            raise self._no(400, 50109, "The request body contains invalid JSON.")
-        if call.problem or call.ctype not in ("application/json", "multipart/form-data"):
-            raise self._invalid(_type="Expected \"Content-Type\" header to be one of {'application/json'}.")
         if any(len(data) > 10 * MIB for data in files.values()):
             raise self._no(400, 50045, "File uploaded exceeds the maximum size")
+        if call.problem or call.ctype not in ("application/json", "multipart/form-data"):
+            raise self._no(400, 50109, "The request body contains invalid JSON.")
         content, embeds = args.get("content") or "", args.get("embeds") or []
         allowed = args.get("allowed_mentions") or {}
-        if not isinstance(content, str) or len(files) > 10:
-            raise self._invalid(content="Could not interpret as string, or more than 10 files.")
-        bad = embed_errors(embeds)
-        if len(content.strip()) > 2000:
-            bad[("content",)] = too_long(2000)
-        nonce = args.get("nonce", 0)
-        if type(nonce) not in (int, str) or len(str(nonce)) > 25:
-            bad[("nonce",)] = too_long(25)
-        if set(allowed.get("parse", ())) - {"users", "roles", "everyone"} or any(
-                allowed.get(key) and key in allowed.get("parse", ()) for key in ("users", "roles")):
-            bad[("allowed_mentions",)] = ("MESSAGE_ALLOWED_MENTIONS_PARSE_EXCLUSIVE", "parse excludes ids")
+        bad, parse = embed_errors(embeds), set(allowed.get("parse", ()))
+        bad += [content] if len(content.strip()) > 2000 or len(files) > 10 else []
+        bad += ["nonce"] if len(str(args.get("nonce", ""))) > 25 else []
+        bad += ["parse excludes ids"] if any(key in parse and allowed.get(key) for key in ("users", "roles")) or (
+            parse - {"users", "roles", "everyone"}) else []
         if bad:
-            raise self._no(400, 50035, "Invalid Form Body", bad)
+            raise self._no(400, 50035, f"Invalid Form Body: {bad}")
         if not content.strip() and not embeds and not files:
             raise self._no(400, 50006, "Cannot send an empty message")
         shown = [embed.get("image", {}).get("url", "") for embed in embeds]
@@ -1210,7 +1159,7 @@ class FakeDiscord(FakeService):
         if channel["type"] not in (15, 16):
             raise self._no(400, 50024, "Cannot execute action on this channel type")  # code: assumed
         if not isinstance(name, str) or not 1 <= len(name.strip()) <= 100:
-            raise self._invalid(name="Must be between 1 and 100 in length.")
+            raise self._no(400, 50035, "Invalid Form Body: name")
         self._need(channel, "SEND_MESSAGES")
         thread = str(self._next_id())
         self.add_channel(thread, name, 11, parent_id=channel["id"], thread_metadata={"locked": False})
@@ -1244,8 +1193,7 @@ class FakeDiscord(FakeService):
             if target and target[0]["type"] in (0, 19, 20, 23):
                 fields.update(type=19, message_reference=self._reference(target[0]))
             elif target or reference.get("fail_if_not_exists", True):
-                raise self._no(400, 50035, "Invalid Form Body", {("message_reference",): (
-                    "REPLIES_UNKNOWN_MESSAGE", "Unknown message")})
+                raise self._no(400, 50035, "Invalid Form Body: message_reference")
         row = self._add(channel["id"], fields)
         self._nonces[key] = row, now
         return row
