@@ -1139,8 +1139,8 @@ class FakeDiscord(FakeService):
         bad, parse = embed_errors(embeds), set(allowed.get("parse", ()))
         bad += [content] if len(content.strip()) > 2000 or len(files) > 10 else []
         bad += ["nonce"] if len(str(args.get("nonce", ""))) > 25 else []
-        bad += ["parse excludes ids"] if any(key in parse and allowed.get(key) for key in ("users", "roles")) or (
-            parse - {"users", "roles", "everyone"}) else []
+        both = [key for key in ("users", "roles") if key in parse and allowed.get(key)]
+        bad += both or sorted(parse - {"users", "roles", "everyone"})
         if bad:
             raise self._no(400, 50035, f"Invalid Form Body: {bad}")
         if not content.strip() and not embeds and not files:
@@ -2398,19 +2398,20 @@ class _Money:
         return "formatted"
 
 
-VALUES = {"z": 1, "a": 0.1, "none": None, "list": [1, "x"], "dict": {"k": 2}, "bytes": b"\xff",
+ODD_VALUES = {"z": 1, "a": 0.1, "none": None, "list": [1, "x"], "dict": {"k": 2}, "bytes": b"\xff",
           "object": _Money(),
           "nan": math.nan, "true": True, "empty": "", 7: "a number as name"}
-VALUES_SEEN = ["1", "0.1", "None", "[1, 'x']", "{'k': 2}", "b'\\xff'", "12 <€>", "nan", "True", "",
+ODD_VALUES_SEEN = ["1", "0.1", "None", "[1, 'x']", "{'k': 2}", "b'\\xff'", "12 <€>", "nan", "True", "",
                "a number as name"]
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 def test_metadata_keeps_its_order_and_takes_any_value(chats, kind):
     alerter, service = chats[kind]
-    few = dict(list(VALUES.items())[:10])
+    few = dict(list(ODD_VALUES.items())[:10])
     alerter.send(AlerterMessage("t", metadata=few))
-    alerter.send(AlerterMessage("t", metadata={f"{k} {n}": v for n in range(9) for k, v in VALUES.items()}))
+    many = {f"{k} {n}": v for n in range(9) for k, v in ODD_VALUES.items()}
+    alerter.send(AlerterMessage("t", metadata=many))
     first, second = (row["payload"] for row in service.posted)
     if kind.startswith("slack"):
         fields = [field["text"] for field in first["blocks"][1]["fields"]]
@@ -2418,9 +2419,9 @@ def test_metadata_keeps_its_order_and_takes_any_value(chats, kind):
     else:
         shown = [re.sub(r"\\(.)", r"\1", field["value"]) if "bytes" != field["name"] else "b'\\xff'"
                  for field in first["embeds"][0]["fields"]]
-    assert [value.strip("\u200b ") for value in shown] == VALUES_SEEN[:10]
+    assert [value.strip("\u200b ") for value in shown] == ODD_VALUES_SEEN[:10]
     lines = _seen(kind, second).split("\n")
-    wanted = [f"{k} {n}: {v}" for n in range(9) for k, v in zip(VALUES, VALUES_SEEN)]
+    wanted = [f"{k} {n}: {v}" for n in range(9) for k, v in zip(ODD_VALUES, ODD_VALUES_SEEN)]
     assert [line.rstrip() for line in lines if ": " in line + " "] == [line.rstrip() for line in wanted]
     assert (set(service.statuses), service.warnings) == ({200}, [])
 
@@ -2520,17 +2521,17 @@ def test_many_facts_are_fields_beside_the_text_and_stand_in_the_first_message(ch
     assert (service.warnings, set(service.statuses), _refused(service)) == ([], {200}, 0)
 
 
-TRACE = "\n".join(f'  File "step_{i}.py", line {i}, in <module>' for i in range(1600))
+LONG_TRACE = "\n".join(f'  File "step_{i}.py", line {i}, in <module>' for i in range(1600))
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord", "discord webhook"])
 def test_more_than_ten_messages_become_one_with_the_whole_text_as_a_file(chats, kind):
     alerter, service = chats[kind]
-    alerter.send(AlerterMessage("Nightly failed", TRACE, metadata={"host": "a1"}))
+    alerter.send(AlerterMessage("Nightly failed", LONG_TRACE, metadata={"host": "a1"}))
     (post,) = [row for row in service.posted if kind != "slack" or "text" in row["payload"]]
     seen = _seen(kind, post["payload"])
     assert "Nightly failed" in seen and "step_0.py" in seen and "a1" in seen and "left out" not in seen
-    assert _files_at(kind, service) == [("message.txt", f"Nightly failed\n{TRACE}\nhost: a1".encode())]
+    assert _files_at(kind, service) == [("message.txt", f"Nightly failed\n{LONG_TRACE}\nhost: a1".encode())]
     assert service.warnings == []
 
 
@@ -2544,14 +2545,14 @@ def test_where_no_file_is_taken_ten_messages_say_what_is_left_out(chats, kind, c
         service.permissions[service.channel].discard("ATTACH_FILES")
     elif kind == "discord webhook":
         service.fail("POST", Fault(status=413, body={"code": 40005, "message": "Request entity too large"}))
-    assert alerter.post(AlerterMessage("Nightly failed", TRACE)) is True
+    assert alerter.post(AlerterMessage("Nightly failed", LONG_TRACE)) is True
     parts = [row["payload"] for row in service.posted]
     text = "\n".join("\n".join(_texts(kind, part)) for part in parts)
     text = text.replace("&lt;", "<").replace("&gt;", ">").replace("\\", "")
     cut = re.search(r"\n… ([\d,]+) characters left out …\n", text)
     assert len(parts) in (10, 9) and cut, len(parts)
-    assert TRACE.startswith(text[:cut.start()]) and TRACE.endswith(text[cut.end():])
-    assert abs(len(TRACE) - (len(text) - len(cut[0])) - int(cut[1].replace(",", ""))) <= 2
+    assert LONG_TRACE.startswith(text[:cut.start()]) and LONG_TRACE.endswith(text[cut.end():])
+    assert abs(len(LONG_TRACE) - (len(text) - len(cut[0])) - int(cut[1].replace(",", ""))) <= 2
     where = next(i for i, part in enumerate(parts) if "characters left out" in str(part))
     assert 3 <= where <= 6 and service.warnings == []
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
@@ -2698,7 +2699,7 @@ def test_no_text_is_refused_cut_or_lets_anything_act(chats):
 
 # === Hostile text ===
 INVISIBLE = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-HOSTILE = {
+HOSTILE_TEXTS = {
     "slack": "<!channel> <!here> <!everyone> <@U1> <@W1|bob> <!subteam^S1> <#C1>",
     "discord": "@here @channel @everyone @Here <@123> <@!123> <@&9> <#9>",
     "escaped already": "&lt;!channel&gt; \\@everyone",
@@ -2724,7 +2725,7 @@ def in_markdown(text):
     return f"# {line}\n- {line}\n1. {line}\n> {line}\n\n| {line} | b |\n|---|--:|\n| a | {line} |\n"
 
 
-@pytest.mark.parametrize("text", list(HOSTILE.values()), ids=list(HOSTILE))
+@pytest.mark.parametrize("text", list(HOSTILE_TEXTS.values()), ids=list(HOSTILE_TEXTS))
 def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
     """Wherever it stands: body, title, name or value of metadata, or the name of an image or a file."""
     for kind, (alerter, service) in _ways(chats):
@@ -3230,7 +3231,7 @@ def test_a_server_that_pages_in_circles_is_left(chats):
 
 def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats, caplog):
     alerter, service = chats["discord"]
-    service.fail("/messages", Fault(""), Fault.discord_429(400))
+    service.fail("/messages", Fault(""), *[Fault.discord_429(400)] * 7)
     message = AlerterMessage("t", "text", images=[PNG + bytes([n]) for n in range(12)])
     assert alerter.post(message) is True
     assert "image-7.png could not be shown" in caplog.text and "image-6.png" not in caplog.text
