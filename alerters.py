@@ -5399,22 +5399,17 @@ def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> 
 _WILL_RETRY = "failed, will retry"
 _PREFECT_ENDINGS = {"Crashed": "crashed", "TimedOut": "timed out", "Cancelled": "cancelled"}
 # Where the frameworks that call a job are installed; their frames in a traceback say nothing about the job.
-_FRAMEWORKS = r"(?:site|dist)-packages[/\\](?:airflow|celery|dagster|prefect|zenml)[/\\]"
+_FRAMEWORKS = [rf"-packages[/\\]{name}[/\\]" for name in "airflow celery dagster prefect zenml".split()]
 
 
-def _tell(send: Callable[[], bool]) -> bool:
-    """Send for a job that must not notice: whatever goes wrong is one line in the log."""
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """For a job that must not notice: whatever goes wrong inside is one line in the log."""
     try:
-        return send()
+        yield
     except Exception as error:  # the wrapped job's own result matters more than any error of an alert
         with contextlib.suppress(Exception):  # and so it does where another's log handler raises
             _log().error("the alert was not sent: %s", _one_line(error))
-        return False
-
-
-def _import_for_failures() -> None:
-    """Import what a failure is told with: by then there may be no file descriptor left to read it."""
-    import logging, socket, threading, traceback  # noqa: E401, F401, I001
 
 
 def _exception_text(error: BaseException, line_first: bool = True) -> str:
@@ -5427,101 +5422,100 @@ def _exception_text(error: BaseException, line_first: bool = True) -> str:
 
 def _exception_parts(error: BaseException) -> tuple[str, str]:
     """Return the exception's own line (or lines), and its traceback with the frames of the job."""
-    here = _exception_parts.__code__.co_filename
+    others = "|".join([re.escape(_exception_parts.__code__.co_filename), *_FRAMEWORKS])
     whole = _traceback.TracebackException(type(error), error, error.__traceback__)
     parts = [whole]
     while parts:
         part = parts.pop()
-        kept = [frame for frame in part.stack
-                if frame.filename != here and not re.search(_FRAMEWORKS, frame.filename)]
+        kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
         part.stack[:] = kept or part.stack
         parts += filter(None, (part.__cause__, part.__context__))
         parts += getattr(part, "exceptions", None) or ()  # of a group
     return "".join(whole.format_exception_only()), "".join(whole.format())
 
 
-def _ended(name: str, facts: _Dict, failed: bool, error: object, how: str = "failed") -> AlerterMessage:
-    """Return the message that tells how a job ended."""
+def _ended(name: str, facts: _Dict, failed: bool, how: str = "failed") -> AlerterMessage:
+    """Return the message that tells how a job ended. Its error is among the facts."""
+    error, body = facts.pop("error", None), None
     if not failed:
         return AlerterMessage(f"{name} succeeded", None, facts, level="success")
-    body = None
     if isinstance(error, BaseException):
         body = _exception_text(error)
     elif isinstance(error, str) and error:
         body = _fenced(error)
-    return AlerterMessage(f"{name} {how}", body, facts, level="warning" if how == _WILL_RETRY else "error")
-
-
-def _peek(source: Any, path: str) -> Any:
-    """Return what stands at a dotted path in a framework's object, None if nothing does or can be read."""
-    for name in path.split("."):
-        try:
-            source = source[name] if hasattr(source, "keys") else getattr(source, name)
-        except Exception:  # a context may ask a database for it; the rest is told all the same
-            return None
-    return source
+    level: _Level = "warning" if how == _WILL_RETRY else "error"
+    return AlerterMessage(f"{name} {how}", body, facts, level=level)
 
 
 def _facts(source: Any, **paths: str) -> _Dict:
-    facts = {label.replace("_", " "): _peek(source, path) for label, path in paths.items()}
-    return {label: fact for label, fact in facts.items() if fact is not None}
+    """Return what stands at dotted paths in a framework's object, and is not None."""
+    facts = {}
+    for label, path in paths.items():
+        found = source
+        with contextlib.suppress(Exception):  # a context may ask a database for it; the rest is told
+            for name in path.split("."):
+                found = found[name] if hasattr(found, "keys") else getattr(found, name)
+            if found is not None:
+                facts[label.replace("_", " ")] = found
+    return facts
 
 
 # Each framework calls a hook in a way of its own. Of all that it hands over only what is named here goes out.
-def _hook_message(failed: bool, first: Any, rest: Sequence[Any], named: Mapping[str, Any]) -> AlerterMessage:
-    error, kind = first, "step"
+def _hook_message(failed: bool, given: Sequence[Any], named: Mapping[str, Any]) -> AlerterMessage:
+    first = given[0] if given else None
+    facts: _Dict = {"error": first}
+    kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
-        kind, facts = "task", _facts(named, task="sender.name", task_id="task_id")
-    elif rest:
-        return _prefect_message(failed, first, rest[0], rest[-1])
+        kind = "task"
+        facts.update(_facts(named, task="sender.name", task_id="task_id"))
+    elif len(given) > 1:
+        kind, how, facts = _prefect_facts(failed, first, given[1], given[-1])
     elif hasattr(first, "keys"):
-        return _airflow_message(failed, first)
+        kind, how, facts = _airflow_facts(first)
     elif first is None or isinstance(first, (BaseException, str)):
-        context = None
         with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
-            context = sys.modules["zenml"].get_step_context()
-        facts = _facts(context, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name")
+            now = sys.modules["zenml"].get_step_context()
+            facts.update(_facts(now, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name"))
     else:  # docs.dagster.io/guides/build/ops/op-hooks
-        kind, facts = "op", _facts(first, op="op.name", job="job_name", run="run_id")
-        error = _peek(first, "op_exception")
-    return _ended(facts.get(kind, "Pipeline"), facts, failed, error)
+        kind, facts = "op", _facts(first, error="op_exception", op="op.name", job="job_name", run="run_id")
+    return _ended(facts.get(kind, "Pipeline"), facts, failed, how)
 
 
-def _airflow_message(failed: bool, context: Any) -> AlerterMessage:
+def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:
     """Airflow passes a mapping. Source: airflow.apache.org, Logging & Monitoring, Callbacks."""
-    error = _peek(context, "exception")
-    facts = _facts(context, dag="dag.dag_id", run="run_id", reason="reason")
+    facts = _facts(context, error="exception", dag="dag.dag_id", run="run_id", reason="reason")
     if "reason" in facts:  # of a whole DAG: the task instance in there is any one of its tasks
-        return _ended(facts.get("dag", "Pipeline"), facts, failed, error)
-    task = _peek(context, "ti")
+        return "dag", "failed", facts
+    task = context.get("ti")
     facts.update(_facts(task, task="task_id", map_index="map_index", host="hostname", log="log_url"))
     if facts.get("map index") == -1:
         del facts["map index"]  # the task is not mapped
-    state, number, retries = [_peek(task, name) for name in ("state", "try_number", "max_tries")]
-    retried = state == "up_for_retry"
-    if isinstance(number, int) and isinstance(retries, int):
-        facts["try"] = f"{number} of {retries + 1}"
-        if number <= retries and state != "failed":  # it fails early where the task asks for no other try
-            retried = True
-    return _ended(facts.get("task", "Pipeline"), facts, failed, error, _WILL_RETRY if retried else "failed")
+    tries = _facts(task, state="state", number="try_number", retries="max_tries")
+    retried = tries.get("state") == "up_for_retry"
+    if "number" in tries and "retries" in tries:
+        facts["try"] = f"{tries['number']} of {tries['retries'] + 1}"
+        if tries["number"] <= tries["retries"] and tries.get("state") != "failed":
+            retried = True  # state: it fails early where the task asks for no other try
+    return "task", _WILL_RETRY if retried else "failed", facts
 
 
-def _prefect_message(failed: bool, work: Any, run: Any, state: Any) -> AlerterMessage:
+def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, str, _Dict]:
     """Prefect passes flow (or task), run and state. Source: docs.prefect.io/v3/how-to-guides/workflows."""
-    kind = "task" if "task" in type(work).__name__.lower() else "flow"
+    kind = "flow"
+    if "task" in type(work).__name__.lower():
+        kind = "task"
     facts = {**_facts(work, **{kind: "name"}), **_facts(run, run="name")}
     with contextlib.suppress(Exception):  # another Prefect, say: then there is no link
         link = sys.modules["prefect.utilities.urls"].url_for(run)
         facts.update({"link": link} if link else {})
     if failed:
-        facts.update(_facts(state, state="name"))
-    how = _PREFECT_ENDINGS.get(facts.get("state", ""), "failed")
-    error = _state_error(state) or _peek(state, "message")
-    return _ended(facts.get(kind, "Pipeline"), facts, failed, error, how)
+        facts.update(_facts(state, state="name", error="message"))
+        facts.update(_state_error(state))
+    return kind, _PREFECT_ENDINGS.get(facts.get("state", ""), "failed"), facts
 
 
-def _state_error(state: Any) -> BaseException | None:
-    found = [_peek(state, "data"), _peek(state, "data.result")]
+def _state_error(state: Any) -> _Dict:
+    found = list(_facts(state, data="data", result="data.result").values())
     try:
         found.append(state.result(raise_on_failure=False))
         if _inspect.iscoroutine(found[-1]):  # of an async flow, and there is no waiting for it here
@@ -5530,7 +5524,8 @@ def _state_error(state: Any) -> BaseException | None:
         found.append(end.value)
     except Exception:  # the result cannot be had; the state has a message
         pass
-    return next((error for error in found if isinstance(error, BaseException)), None)
+    errors = [each for each in found if isinstance(each, BaseException)]
+    return {"error": errors[0]} if errors else {}
 
 
 def alerter_success_hook(*context: Any, **named: Any) -> None:
@@ -5538,8 +5533,8 @@ def alerter_success_hook(*context: Any, **named: Any) -> None:
 
     The message names it and its run, and holds nothing else of the context. Never raises.
     """
-    first, *rest = context or (None,)
-    _tell(lambda: post(_hook_message(False, first, rest, named)))
+    with _telling():
+        post(_hook_message(False, context, named))
 
 
 def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> None:
@@ -5548,7 +5543,8 @@ def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> 
     The message has the exception with its traceback, names what failed and its run, and holds nothing else
     of the context. Never raises.
     """
-    _tell(lambda: post(_hook_message(True, exception, context, named)))
+    with _telling():
+        post(_hook_message(True, (exception, *context), named))
 
 
 # ZenML reads these: it wants the class itself on the exception, and none on anything else.
@@ -5568,7 +5564,14 @@ class _Watch:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._tell(error, time.monotonic() - self.began.pop())
+        seconds = time.monotonic() - self.began.pop()
+        if isinstance(error, GeneratorExit) or isinstance(error, SystemExit) and not error.code:
+            error = None  # it ended well
+        if error is None and (not self.on_success or seconds < self.longer_than):
+            return
+        with _telling():
+            facts = {"duration": _duration(seconds), "host": _socket.gethostname(), "error": error}
+            post(_ended(self.name or "Job", facts, error is not None), alerter=self.alerter)
 
     async def __aenter__(self) -> _Watch:
         return self.__enter__()
@@ -5586,18 +5589,6 @@ class _Watch:
             tell()
         else:
             worker.join()
-
-    def _tell(self, error: BaseException | None, seconds: float) -> None:
-        if isinstance(error, GeneratorExit) or isinstance(error, SystemExit) and error.code in (None, 0):
-            error = None  # it ended well
-
-        def send() -> bool:
-            facts = {"duration": _duration(seconds), "host": _socket.gethostname()}
-            message = _ended(self.name or "Job", facts, error is not None, error)
-            return post(message, alerter=self.alerter)
-
-        if error is not None or self.on_success and seconds >= self.longer_than:
-            _tell(send)
 
     def __call__(self, function: _F) -> _F:
         if _inspect.isasyncgenfunction(function):
@@ -5659,7 +5650,7 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
     Failures are always told, with traceback; successes with on_success, from `longer_than` seconds on.
     Results, exceptions, generators and coroutines pass through untouched, and a failing alert never shows.
     """
-    _import_for_failures()
+    import logging, socket, traceback  # noqa: E401, F401, I001  # later no file may be open any more
     least = _seconds(longer_than, "longer_than")
     watched = _Watch(None if callable(name) else name, on_success, least, alerter)
     return watched(name) if callable(name) else watched
@@ -5676,16 +5667,21 @@ class _LogGroup:
         if record.stack_info:
             text += f"\n{record.stack_info}"
         text = _clean(text).strip() or record.levelname
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        line, trace = _exception_parts(error) if error else ("", record.exc_text or "")
         self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
-        self.text = f"{text}\n{line}".strip()
         self.title = _one_line(text.split("\n")[0], 140)
-        self.more: list[str] = []  # what to tell of the first besides its title
+        self.more = ""  # what to tell of the first besides its title
         if " ".join(text.split()) != self.title:
-            self.more.append(text)
-        if trace.strip() and "Traceback (most recent call last)" not in text:  # where no formatter put it in
-            self.more.append((trace if trace == line else f"{line}\n{trace}").strip())
+            self.more = text
+        error, line, trace = None, "", record.exc_text or ""
+        if isinstance(record.exc_info, tuple):
+            error = record.exc_info[1]
+        if error is not None:
+            line, trace = _exception_parts(error)
+            if trace != line:
+                trace = f"{line}\n{trace}"
+        if "Traceback (most recent call last)" not in text:  # else a formatter put it in
+            self.more = f"{self.more}\n{trace}".strip()
+        self.text = f"{text}\n{line}".strip()
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
         self.told, self.repeats = False, 0
@@ -5700,16 +5696,14 @@ class _LogGroup:
     def take(self) -> _LogGroup:
         """Return what is to be told now. Repeats wait from here on, to be told together."""
         taken = copy.copy(self)
-        self.told, self.more, self.repeats, self.others = True, [], 0, {}
+        self.told, self.more, self.repeats, self.others = True, "", 0, {}
         self.due = time.monotonic() + _FOLD
         return taken
 
     def news(self) -> str:
         """Return what there is to tell besides the title."""
-        lines = list(self.more)
-        if self.repeats:
-            lines.append(f"… {self.repeats:,} more {'time' if self.repeats == 1 else 'times'}")
-        return "\n".join([*lines, *self.others])
+        count = f"… {self.repeats:,} more time{'s' * (self.repeats > 1)}" if self.repeats else ""
+        return "\n".join(filter(None, [self.more, count, *self.others]))
 
     def extract(self) -> str:
         return f"{self.level_name} {self.logger}: {self.title}\n{self.news()}".rstrip()
@@ -5747,7 +5741,7 @@ class _AlertHandler(_Handler):
     """
 
     def __init__(self, level: int | str = 40, alerter: BaseAlerter | str | None = None) -> None:
-        _import_for_failures()
+        import socket, traceback  # noqa: E401, F401, I001  # later no file may be open any more
         super().__init__(level)
         self.alerter = alerter
         self._begin()
@@ -5797,8 +5791,8 @@ class _AlertHandler(_Handler):
     def _work(self) -> None:
         while True:
             groups, told = self._next(), False
-            with contextlib.suppress(BaseException):  # it survives whatever a flavor raises
-                told = _tell(lambda: post(_log_message(groups), alerter=self.alerter))  # noqa: B023
+            with contextlib.suppress(BaseException), _telling():  # it survives whatever a flavor raises
+                told = post(_log_message(groups), alerter=self.alerter)
             with self._changed:
                 if self._under_way is groups:  # else a flush has given it up
                     self._under_way = []
@@ -5883,6 +5877,7 @@ def __dir__() -> list[str]:
 _HOW_TO_RUN = "run: nothing was run: write the command behind --, as in: run --title Nightly -- make data"
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
 _PASSED_ON = (*_STOPS, "SIGUSR1", "SIGUSR2")
+_STEP = 0.02  # s between two looks at whether the job has ended
 _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for, before it is told
 _TAIL = 64 * 1024  # bytes kept of what it printed; far more than is shown, for colours and progress bars go
@@ -5904,14 +5899,17 @@ def _cmd_run(options: Any) -> int:
 
     def tell() -> None:
         if targets and (job.failed or job.seconds >= least):
-            title = options.title or _job_name(options.command)
-            _tell(lambda: _post_to(targets, job.message(title), None))
+            with _telling():
+                _post_to(targets, job.message(options.title or _job_name(options.command)), None)
         for stream in job.copies:
             stream.listen(None)
 
     with _Signals() as signals:
         job.run(signals)
-        next(signals.during(tell), None)  # one that comes ends us, wherever it hangs
+        telling = _threading.Thread(target=tell, name="alerters-run", daemon=True)
+        telling.start()
+        while telling.is_alive() and not signals.came:  # one that comes ends us, wherever it hangs
+            telling.join(_STEP)
     return job.code
 
 
@@ -5969,16 +5967,21 @@ class _Job:
     def _wait(self, child: _subprocess.Popen[bytes], signals: _Signals) -> None:
         """Pass on the signals that come for us alone, until it has ended."""
         signals.call_witness()
-        for number, has_it in signals.during(child.wait):
-            name = _signal.Signals(number).name
-            if name in _STOPS:
-                self.got.append(name)
-            if not has_it:
-                child.send_signal(number)
-        self.code = child.returncode
-        if self.code < 0:
-            self.got.insert(0, _signal.Signals(-self.code).name)
-            self.code = 128 - self.code
+        code = None
+        while code is None:
+            code = child.poll()
+            if code != 0:  # if it failed, the signal that ended it may be on its way to us
+                time.sleep(_GROUP_TIME if code else _STEP)
+            for number, has_it in signals.news():
+                name = _signal.Signals(number).name
+                if name in _STOPS:
+                    self.got.append(name)
+                if not has_it:
+                    child.send_signal(number)
+        if code < 0:
+            self.got.insert(0, _signal.Signals(-code).name)
+            code = 128 - code
+        self.code = code
 
     @property
     def failed(self) -> bool:
@@ -6048,7 +6051,7 @@ class _Copy:
         source, self.inlet = os.pipe()
         self.line, line = _socket.socketpair()
         with line:
-            _fork(lambda: self._copy_all(source, line), source, numbers[0], line.fileno())
+            _fork(functools.partial(self._copy_all, source, line), source, numbers[0], line.fileno())
         os.close(source)
 
     def _copy_all(self, source: int, line: _socket.socket) -> None:
@@ -6118,78 +6121,55 @@ class _Signals:
     too: what it has not heard, the job has not got.
     """
     def __enter__(self) -> _Signals:
+        self.came: list[int] = []
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
-        self._news, self._inlet = _socket.socketpair()  # bytes: numbers of signals; 0: the end
-        self._inlet.setblocking(False)
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
-            self._wakeup = _signal.set_wakeup_fd(self._inlet.fileno())
-            for number in _numbers_passed_on():
+            for number in [getattr(_signal, name) for name in _PASSED_ON if hasattr(_signal, name)]:
                 if _signal.getsignal(number) not in (_signal.SIG_IGN, None):  # else the job ignores it, too
-                    self._handlers[number] = _signal.signal(number, lambda number, _: None)
+                    self._handlers[number] = _signal.signal(number, lambda each, _: self.came.append(each))
             if sys.platform != "win32":  # if it were ignored, nobody would hear of an exit code
                 self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._handlers:
-            _signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
-        for line in (self._news, self._inlet, self._witness):
-            if line:
-                line.close()  # with which the witness ends
-
-    def during(self, work: Callable[[], object]) -> Iterator[tuple[int, bool]]:
-        """Do the work in a thread; yield each signal that comes meanwhile, and if the job has it, too."""
-        def do() -> None:
-            if work():  # an exit code: the signal that made it end may be on its way to us
-                time.sleep(_GROUP_TIME)
-            with contextlib.suppress(OSError):  # a signal came first, and nobody waits any more
-                self._inlet.send(b"\0")
-
-        _threading.Thread(target=do, name="alerters-run", daemon=True).start()
-        news = b""
-        while 0 not in news:
-            if self._news.recv(1, _socket.MSG_PEEK) != b"\0":
-                time.sleep(_GROUP_TIME)
-            news = self._news.recv(4096)
-            heard = self._heard()
-            for number in self._handlers:
-                if number in news:
-                    yield number, os.name == "nt" or number in heard  # a console tells the job
+        if self._witness:
+            self._witness.close()  # with which it ends
 
     def call_witness(self) -> None:
         if sys.platform != "win32" and self._handlers:
             self._witness, line = _socket.socketpair()
             self._witness.settimeout(1)
             with line, contextlib.suppress(OSError):  # no more processes: each signal is passed on
-                _fork(lambda: self._bear_witness(line), line.fileno())
+                _fork(functools.partial(self._bear_witness, line), line.fileno())
 
     def _bear_witness(self, line: _socket.socket) -> None:
         """Tell, when asked, what signals have come since."""
-        heard = bytearray()
-        for number in self._handlers:
-            _signal.signal(number, lambda number, _: heard.append(number))
+        self.came.clear()
         while line.recv(1):
-            answer = bytes(heard)
-            line.send(answer + b"\0")
-            del heard[:len(answer)]
+            heard = bytes(self.came)
+            line.send(heard + b"\0")
+            del self.came[:len(heard)]
 
-    def _heard(self) -> bytes:
-        with contextlib.suppress(OSError):  # somebody stopped or killed it
+    def news(self) -> list[tuple[int, bool]]:
+        """Return each signal that has come, and if the job has it, too."""
+        if not self.came:
+            return []
+        time.sleep(_GROUP_TIME)
+        heard = b""
+        with contextlib.suppress(OSError):  # somebody stopped or killed the witness
             if self._witness:
                 self._witness.send(b"?")
-                return self._witness.recv(4096)
-        return b""
-
-
-def _numbers_passed_on() -> list[int]:
-    return [getattr(_signal, name) for name in _PASSED_ON if hasattr(_signal, name)]
+                heard = self._witness.recv(4096)
+        came = bytes(self.came)
+        del self.came[:len(came)]
+        return [(number, number in heard or os.name == "nt") for number in sorted(set(came))]
 
 
 def _fork(work: Callable[[], object], *kept: int) -> None:
-    """Do it in a process of its own, which heeds no signal and has no other descriptors than `kept`."""
+    """Do it in a process of its own, which has no other descriptors than `kept`."""
     if sys.platform == "win32":
         return
     with _warnings.catch_warnings():
@@ -6197,9 +6177,6 @@ def _fork(work: Callable[[], object], *kept: int) -> None:
         if os.fork():
             return
     try:
-        _signal.set_wakeup_fd(-1)
-        for number in _numbers_passed_on():
-            _signal.signal(number, _signal.SIG_IGN)
         for name in os.listdir("/dev/fd"):
             with contextlib.suppress(OSError):
                 if int(name) not in kept:

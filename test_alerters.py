@@ -11877,7 +11877,7 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
                     "echo 1; echo 2 >&2; echo 3"),
     "to nowhere": ('"$@" >/dev/null 2>&1', "echo out; echo err >&2; exit 3"),
     "input": ('(echo one; echo two) | { "$@"; cat; }', "read -r line; echo got $line"),
-    "more input and output": ('"$@" <(echo hidden) 3>&1', 'cat "$@"; echo three >&3'),
+    "more input and output": ('"$@" <(echo hidden) 3>&2', 'cat "$@"; echo three >&3'),
     "lock held": ('cd "$(mktemp -d)"; exec 9>lock; flock 9; "$@"; flock -n lock echo free',
                   "flock -n lock echo free; true"),
     "stdin closed": ('"$@" <&-', "cat || exit 5"), "stdout closed": ('"$@" >&-', "echo out || exit 5"),
