@@ -2157,7 +2157,7 @@ class _Draft:
         self.people = [name for name in people if re.fullmatch(alerter._person_id, name)]
         files = message._files(alerter._who)
         for file in files:
-            if file.data and not file.problem and not alerter._takes_files:
+            if file.data and not file.problem and not alerter._takes_files():
                 file.problem = _NO_FILES
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
@@ -2187,7 +2187,6 @@ class _ChatAlerter(BaseAlerter):
     _title_limit = 151  # with the end of the line
     _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
     # To post
-    _takes_files: Any = True
     _most_pictures = 9
     _attaches = False  # files stand in the message itself, not below it
     _upload_right = ""  # what it takes to attach a file
@@ -2252,25 +2251,18 @@ class _ChatAlerter(BaseAlerter):
         draft.ref = draft.ref or ref
 
     def _send_pictures(self, draft: _Draft, first: _Page) -> None:
-        """Post those that the first message had no room for; before, one by one, those it could not take."""
-        batches = []
-        if self._attaches and len(first.files) > 1:
-            batches = [[file] for file in first.files if file.problem and file in draft.files]
-        for start in range(draft.most, len(draft.pictures), draft.most):
-            batches.append(draft.pictures[start:start + draft.most])
-        for batch in batches:  # it grows below
+        """Post, one by one, those that the first message had no room for, or could not take together."""
+        refused = [file for file in first.files if file.problem and file in draft.pictures]
+        if len(first.files) == 1:
+            refused = []
+        for file in refused + draft.pictures[draft.most:]:
             page = _Page(0)
-            page.files = [file for file in batch if file.data]
-            for file in batch:
-                page.add(_Block("picture", [file.url or file.name], file=file), "", "", 0)
+            page.files = [file] if file.data else []
+            page.add(_Block("picture", [file.url or file.name], file=file), "", "", 0)
             try:
                 self._post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
-                if len(batch) > 1 and error.outcome == "not_sent":  # it may be about one of them
-                    batches += [[file] for file in batch]
-                    continue
-                for file in batch:
-                    file.problem = str(error)
+                file.problem = str(error)
 
     def _name_missing(self, draft: _Draft) -> None:
         missing = [file.label for file in draft.files if file.problem]
@@ -2305,7 +2297,7 @@ class _ChatAlerter(BaseAlerter):
         if len(pages) <= _PARTS:
             return pages, None
         whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
-        if self._takes_files:
+        if self._takes_files():
             pages[0].files.append(whole)
         else:
             whole.problem = _NO_FILES
@@ -2322,13 +2314,13 @@ class _ChatAlerter(BaseAlerter):
             return pages[:1]
         half, (text, _) = _PARTS // 2, self._shaped(draft)
         tail = _some(text, half * self._limit, -1)
-        last = _Cutter(self, self._limit, self._limit).cut(tail, 10 * half)[-half:]
+        pages[half:] = _Cutter(self, self._limit, self._limit).cut(tail, 10 * half)[-half:]
         left_out = _characters(text)
-        for page in pages[:half] + last:
+        for page in pages:
             left_out -= _characters(block for block in page.sources if block.group == "text")
         note = _left_out(left_out)
         pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
-        return pages[:half] + last
+        return pages
 
     def _shaped(self, draft: _Draft) -> tuple[list[_Block], list[_Block]]:
         """Return running text, and the other blocks, as this service can show them."""
@@ -2439,8 +2431,7 @@ class _ChatAlerter(BaseAlerter):
     def _own_view(self, question: Question) -> _View:
         """Return what is read of the question's thread for this question alone."""
         thread = question.ref.get("thread_ts") or question.ref.get("ts")
-        view: _View = question._memo.setdefault("view", _View(question, thread))
-        return view
+        return question._memo.setdefault("view", _View(question, thread))  # type: ignore[no-any-return]
 
     def _share(self, view: _View, question: Question, read: Callable[[_View], _T]) -> _T:
         """Return read(view); or what it returned a moment ago for somebody else who waits there.
@@ -2523,21 +2514,21 @@ class _ChatAlerter(BaseAlerter):
         """True if it posts as a bot, which can read answers as well; a webhook cannot."""
         return bool(self._token_field and getattr(self, self._token_field))
 
+    def _takes_files(self) -> bool:
+        return self._attaches or self._by_bot()
+
     def _check_together(self) -> None:
         if not self._by_bot() and not getattr(self, self._webhook_field):
-            ways = f"{self._webhook_field} (posts only)"
-            if self._token_field:
-                ways = f"{self._token_field} (posts and asks) or {ways}"
-            raise ConfigError(f"{self._who}: give {ways}")
+            bot = f"{self._token_field} (posts and asks) or " if self._token_field else ""
+            raise ConfigError(f"{self._who}: give {bot}{self._webhook_field} (posts only)")
 
     def _official(self) -> bool:
         """True for the service itself; other servers of its protocol have ids of other forms."""
         return True
 
     def _cannot_ask(self) -> str:
-        if self._by_bot():
-            return ""
-        return f"a webhook can only post; asking needs {self._token_field or 'another flavor'}"
+        needed = self._token_field or "another flavor"
+        return "" if self._by_bot() else f"a webhook can only post; asking needs {needed}"
 
     def _channel(self, params: AlerterParameters | None) -> str:
         name = self._channel_field
@@ -2987,13 +2978,9 @@ class SlackAlerter(_ChatAlerter):
         try:
             return bool(self._call("users.info", {"user": user}, sure=True)["user"].get("is_bot"))
         except DeliveryError as error:
-            if error.code in ("user_not_found", "user_not_visible"):  # whom nobody knows does not decide
-                return True
-            raise
-
-    @property
-    def _takes_files(self) -> bool:
-        return bool(self.slack_token)
+            if error.code not in ("user_not_found", "user_not_visible"):
+                raise
+            return True  # whom nobody knows does not decide
 
     def _measure(self, text: str) -> int:
         return len(text.encode("utf-16-le")) // 2  # how it counts is not documented: the most it can be
@@ -3092,33 +3079,32 @@ class SlackAlerter(_ChatAlerter):
         taken = word == "ok"
         if "://hooks.slack" not in url:  # Mattermost and others answer what they like
             taken = not answer.is_page()
-        if taken and 200 <= answer.status < 300:
-            return
-        code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
-        what = code or f"HTTP {answer.status} from the webhook"
-        raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
+        if not taken or not 200 <= answer.status < 300:
+            code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
+            what = code or f"HTTP {answer.status} from the webhook"
+            raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
         """Share files in one reply in the message's thread; one that cannot be shared gets a `problem`.
 
         In three steps: docs.slack.dev/messaging/working-with-files
         """
-        placed = []
+        placed, shared = [], []
         for file in files:
             try:
-                placed.append((file, self._upload_bytes(file, until)))
+                shared.append({"id": self._upload_bytes(file, until), "title": file.name})
+                placed.append(file)
             except DeliveryError as error:
                 file.problem = str(error)
-        if not placed:
-            return
-        words = "\n".join(self._mark("text", file.name, "") for file, _ in placed)
+        words = "\n".join(self._mark("text", file.name, "") for file in placed)
         thread = ref.get("thread_ts") or ref["ts"]
         args = {"channel_id": ref["channel"], "thread_ts": thread, "initial_comment": words,
-                "files": _json.dumps([{"id": file_id, "title": file.name} for file, file_id in placed])}
+                "files": _json.dumps(shared)}
         try:
-            _insist(lambda: self._call("files.completeUploadExternal", args, until), self.clock, until)
+            if placed:
+                _insist(lambda: self._call("files.completeUploadExternal", args, until), self.clock, until)
         except DeliveryError as error:
-            for file, _ in placed:
+            for file in placed:
                 file.problem = str(error)
 
     def _upload_bytes(self, file: _File, until: float) -> str:
@@ -3185,8 +3171,7 @@ def _mrkdwn(words: str) -> _Dict:
 
 def _moment(row: Any) -> float:
     """Return the `ts` of a row as a time, 0 if it has none; the string itself stays the id."""
-    ts = str(_mapping(row).get("ts"))
-    return float(ts) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", ts) else 0.0
+    return float(_mapping(row).get("ts") or 0)
 
 
 def _below(question: Question, rows: list[_Dict]) -> list[_Dict]:

@@ -3235,7 +3235,8 @@ def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats
     message = AlerterMessage("t", "text", images=[PNG + bytes([n]) for n in range(12)])
     assert alerter.post(message) is True
     assert "image-7.png could not be shown" in caplog.text and "image-6.png" not in caplog.text
-    assert "image-12.png" in discord_text(service.posted[-1]["payload"])
+    seen = discord_text(service.posted[-1]["payload"])
+    assert "image-7.png" in seen and "image-8.png" not in seen and len(service.posted) == 7
 
 
 def test_one_image_too_large_does_not_cost_the_others(chats, caplog):
