@@ -6378,7 +6378,7 @@ def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
         blocks.append(_how_to_answer(message._question))
         notes.append(f"Question {message._question.token}")
     blocks.append(_Block("note", notes))
-    return [block for block in blocks if any(block.lines) or block.kind in ("text", "quote")]
+    return [block for block in blocks if block.group == "text" or any(block.lines)]
 
 
 def _facts_of(message: AlerterMessage) -> _Block:
@@ -6445,9 +6445,10 @@ def _line_block(line: str) -> _Block:
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
     """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
-    if start + 1 == len(lines) or "|" not in lines[start] or "|" not in lines[start + 1]:
+    below = "".join(lines[start + 1:start + 2])
+    if "|" not in below:
         return None
-    head, dashes = _cells(lines[start]), _cells(lines[start + 1])
+    head, dashes = _cells(lines[start]), _cells(below)
     rules = [dash for dash in dashes if re.fullmatch(":?-+:?", dash)]
     if not len(rules) == len(dashes) == len(head) <= _COLUMNS:
         return None
@@ -6472,10 +6473,12 @@ def _cells(line: str) -> list[str]:
 
 def _side(dashes: str, column: Sequence[str]) -> str:
     """Return where the cells of a column stand: l or r. Columns of numbers stand right."""
-    if dashes.startswith(":"):
-        return "l"
-    words = [cell for cell in column if not re.fullmatch(_NUMBER, cell)]
-    return "l" if words and dashes[-1] != ":" else "r"
+    if re.fullmatch("-+:", dashes):
+        return "r"
+    for cell in column:
+        if dashes[0] == ":" or not re.fullmatch(_NUMBER, cell):
+            return "l"
+    return "r"
 
 
 def _width(text: str) -> int:
@@ -6544,8 +6547,8 @@ def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
 
 def _whole_text(message: AlerterMessage) -> str:
     """Return all words of a message as they were written: what goes into a file."""
-    parts = [message._title_line(), _clean(message.body or "").rstrip()]
-    parts += _as_lines(_facts_of(message)).lines
+    body = _clean(message.body or "").rstrip()
+    parts = [message._title_line(), body, *_as_lines(_facts_of(message)).lines]
     return "\n".join(filter(str.strip, parts))
 
 
@@ -6778,9 +6781,9 @@ def _whole(file: Any) -> bytes:
 
 def _drawn(source: Any) -> bytes:
     """Return a figure or a picture as PNG, by its own means."""
-    mode = getattr(source, "mode", "") if hasattr(source, "convert") else ""
-    if mode not in ("", "1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"):  # PIL's modes that PNG lacks
-        source = source.convert("RGBA" if mode[-1] in "Aa" else "RGB")
+    mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
+    if mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
+        source = source.convert("RGBA" if mode[-1:] in "Aa" else "RGB")
     held = io.BytesIO()
     save = getattr(source, "savefig", None) or source.save
     save(held, format="png")
