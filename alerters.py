@@ -7543,8 +7543,8 @@ def _cmd_register(options: Any) -> None:
         _print(f"alerter {name} is registered; put it to use by: {how}")
         return
     store.register_stack(name, name, activate=True)
-    _print(f"alerter {name} is registered, and stack {name} is active. Now try:\n"
-           f'{_program()} ask "Deploy?"')
+    now = 'post "Hello"' if alerter._cannot_ask() else 'ask "Deploy?"'
+    _print(f"alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} {now}")
 
 
 def _asked_field(cls: type[BaseAlerter], fields: _Dict, name: str) -> Any:

@@ -9046,22 +9046,20 @@ def home_start(*args, env=None, python=(), **more):
                                "stderr": subprocess.PIPE, **more})
 
 
-def home_process(*args, input=None, **more):
-    """Run it as `home_start` does and return the finished process."""
-    if input is not None:
-        more["stdin"] = subprocess.PIPE
-    with home_start(*args, **more) as process:
+def home_ended(process, input=None):
+    """Wait for a started process and return it finished."""
+    with process:
         try:
             out, err = process.communicate(input, timeout=30)
         finally:
             process.kill()
-    return types.SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
+    return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
 
 
-def home_ended(process):
-    """Wait for a started process and return it finished."""
-    out, err = process.communicate(timeout=30)
-    return types.SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
+def home_process(*args, input=None, **more):
+    """Run it as `home_start` does and return the finished process."""
+    stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
+    return home_ended(home_start(*args, **{"stdin": stdin, **more}), input)
 
 
 def home_until(condition, what="it"):
@@ -11535,9 +11533,9 @@ def test_as_a_file_and_vendored(tmp_path):
                           env=env, cwd=str(tmp_path), stdin=subprocess.PIPE, python=["-W", "error"])
                for stack, *args in (["plain", "alerters.py"], ["default", "-m", "pkg.vendored.alerts"])]
     for process, rings in zip(started, ("", "ding through a pipe ✅\n\n")):
-        out, err = process.communicate("through a pipe ✅\n", timeout=30)
-        assert (process.returncode, out) == (0, rings)
-        assert err == "[i] Füße\n    through a pipe ✅\n    a: 1\n"
+        done = home_ended(process, "through a pipe ✅\n")
+        assert (done.returncode, done.stdout) == (0, rings)
+        assert done.stderr == "[i] Füße\n    through a pipe ✅\n    a: 1\n"
 
 
 HOME_STREAMS = {  # a line of the shell: the codes that it may end with
@@ -11733,8 +11731,8 @@ def test_setup_leads_to_an_alerter_that_works(flavor, slack, discord, smtp, term
     where = f"--smtp_port={smtp.port}" if flavor == "smtp_email" else f"--{flavor}_api_url={service.api_url}"
     typed = [text.format(**facts) for text in answers]
     code, seen = terminal_here(f"setup {flavor} --name=red {where}", *typed)
-    done = (f"alerter red is registered, and stack red is active. Now try:\n{alerters._program()} ask "
-            '"Deploy?"\n')
+    done = (f"alerter red is registered, and stack red is active. Now try:\n{alerters._program()} "
+            + ('post "Hello"\n' if flavor == "smtp_email" else 'ask "Deploy?"\n'))
     assert code == 0 and re.fullmatch(re.escape(shown + done).replace("…", "(?s:.*)"), seen), seen
     assert facts["token"] not in seen or flavor == "smtp_email"
     store = StackStore()
