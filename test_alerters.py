@@ -9521,60 +9521,39 @@ def test_a_failure_in_mid_write_keeps_the_old_file(function, monkeypatch, home_t
     assert store.alerters()["team"]["slack_channel_id"] == "C2"
 
 
-HOME_WRITERS = """
-import os, signal, sys, time, alerters
-def fork(work, number):
-    ours, theirs = os.pipe()
-    process = os.fork()
-    if process:
-        os.close(theirs)
-        return process, ours
-    try:
-        work(number, theirs)
-    finally:
-        os._exit(1)
-def race(number, said):
-    for n in range(int(sys.argv[2])):
-        alerters.StackStore().register_alerter(f"p{number}-{n}", "console")
-    os._exit(0)
-def write_on(number, said):
-    for n in range(10**6):
-        alerters.StackStore().register_alerter(f"k{number}-{n}", "console")
-        os.write(said, b".")
-processes = [fork(race, number) for number in range(int(sys.argv[1]))]
-print(*[os.waitpid(process, 0)[1] for process, _ in processes], flush=True)
-for number in range(int(sys.argv[3])):
-    process, said = fork(write_on, number)
-    os.read(said, 1)
-    time.sleep(0.0007 * (number % 17))
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    print(1 + len(os.read(said, 9999)), flush=True)
+HOME_WRITER = """
+import sys, alerters
+for number in range(int(sys.argv[2])):
+    alerters.StackStore().register_alerter(f"{sys.argv[1]}-{number}", "console")
+    print(flush=True)
 """
 
 
 @posix
 def test_many_writers_and_kills_in_mid_write_lose_and_break_nothing():
-    processes, each, threads, kills = (20, 20, 5, 200) if MORE else (8, 3, 3, 6)
-    with home_start("-c", HOME_WRITERS, processes, each, kills) as running:
-        def work(number):
-            for n in range(each):
-                StackStore().register_alerter(f"t{number}-{n}", "console")
+    each, kills = (50, 30) if MORE else (8, 2)
+    writers = [home_start("-c", HOME_WRITER, f"p{n}", each) for n in range(2)]
+    killed = [home_start("-c", HOME_WRITER, f"k{n}", 10**6) for n in range(kills)]
 
-        workers = [threading.Thread(target=work, args=(n,)) for n in range(threads)]
-        [worker.start() for worker in workers]
-        [worker.join() for worker in workers]
-        assert running.stdout.readline() == " ".join(["0"] * processes) + "\n"
-        promised = {f"p{n}-{i}" for n in range(processes) for i in range(each)} | {"console"}
-        promised |= {f"t{n}-{i}" for n in range(threads) for i in range(each)}
-        assert set(StackStore().alerters()) == promised
-        for number in range(kills):
-            done = int(running.stdout.readline())
-            promised |= {f"k{number}-{n}" for n in range(done)}
-            assert promised <= set(json.loads(home_read())["alerters"]), "an entry was lost"
-        assert running.communicate(timeout=60) == ("", "")
-    more = set(json.loads(home_read())["alerters"]) - promised
-    assert len(more) <= kills  # written, and killed before it could say so
+    def work(number):
+        for n in range(each):
+            StackStore().register_alerter(f"t{number}-{n}", "console")
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+    [thread.start() for thread in threads]
+    promised = {f"{writer}{n}-{i}" for writer in "pt" for n in range(2) for i in range(each)} | {"console"}
+    for number, process in enumerate(killed):
+        process.stdout.readline()
+        time.sleep(0.0007 * (number % 17))
+        process.kill()
+        done = 1 + process.stdout.read().count("\n")
+        promised |= {f"k{number}-{n}" for n in range(done)}
+        home_ended(process)
+    assert [home_ended(process).stdout for process in writers] == ["\n" * each] * 2
+    [thread.join() for thread in threads]
+    found = set(json.loads(home_read())["alerters"])
+    assert promised <= found, "an entry was lost"
+    assert len(found - promised) <= kills  # written, and killed before it could say so
 
 
 @posix
