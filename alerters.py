@@ -86,7 +86,6 @@ if TYPE_CHECKING:
     import urllib.request as _urllib
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from dataclasses import dataclass as _dataclass
     from typing import Any, Dict, Literal, NoReturn, Optional, Tuple, TypeVar, Union
     from typing import overload as _overload
 
@@ -124,7 +123,6 @@ else:
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
 
-    _dataclass = dataclasses.dataclass(repr=False, eq=False)  # see `_Record`
 
 __version__ = "1.1.0"
 __all__ = [
@@ -292,25 +290,8 @@ def _reason(error: BaseException) -> str:
 
 
 # === Messages ===
-class _Record:
-    """Repr, comparison and hash of all dataclasses here: once, instead of generated for each at import."""
-    def _values(self) -> _Dict:
-        record: Any = self
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(record)}
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self._values().items())
-        return f"{type(self).__name__}({shown})"
-
-    def __eq__(self, other: Any) -> bool:
-        return type(other) is type(self) and self._values() == other._values()
-
-    def __hash__(self) -> int:
-        return hash((type(self), *self._values().values()))
-
-
-@_dataclass
-class AlerterMessage(_Record):
+@dataclasses.dataclass
+class AlerterMessage:
     """What to tell. Mistakes raise ConfigError at once.
 
     body: text in light Markdown: bold, italic, strike, code, code block, link, heading (# to ###), list,
@@ -354,7 +335,8 @@ class AlerterMessage(_Record):
 
     def _name(self) -> str:
         """Return the title, or else the first line of the text, without marks."""
-        return _bare(self._title_line() or _clean(self.body or "").strip().split("\n")[0])
+        first_line = _clean(self.body or "").strip().partition("\n")[0]
+        return _bare(self._title_line() or first_line)
 
     def _load(self) -> AlerterMessage:
         """Return it with pictures drawn and files read. Plotting libraries do not bear several threads."""
@@ -387,8 +369,8 @@ def _listed(items: Any, name: str) -> list[Any]:
     return list(items)
 
 
-@_dataclass
-class AlerterParameters(_Record):
+@dataclasses.dataclass
+class AlerterParameters:
     """Choices for one call; None leaves them to the alerter, then to the defaults.
 
     approve_msg_options, disapprove_msg_options: the words (or emoji) that decide. approvers: user ids of the
@@ -413,11 +395,13 @@ class AlerterParameters(_Record):
         if self.timeout is not None:
             _seconds(self.timeout, "timeout")
         needed = self.minimum_approvals
-        if needed is not None and (type(needed) is not int or needed < 1):  # True is no number of people
+        if needed is None:
+            return
+        if type(needed) is not int or needed < 1:  # True is no number of people
             raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
 
 
-@_dataclass
+@dataclasses.dataclass
 class SlackAlerterParameters(AlerterParameters):
     """Choices for one call on Slack. thread_ts: `ts` of a message to post under. blocks: own Block Kit."""
     slack_channel_id: str | None = None
@@ -433,13 +417,13 @@ class SlackAlerterParameters(AlerterParameters):
             raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
 
 
-@_dataclass
+@dataclasses.dataclass
 class DiscordAlerterParameters(AlerterParameters):
     """Choices for one call on Discord."""
     discord_channel_id: str | None = None
 
 
-@_dataclass
+@dataclasses.dataclass
 class SMTPEmailAlerterParameters(AlerterParameters):
     """Choices for one mail. html_body: own HTML in place of the rendered one."""
     recipient_email: str | Iterable[str] | None = None
@@ -449,8 +433,8 @@ class SMTPEmailAlerterParameters(AlerterParameters):
     html_body: str | None = None
 
 
-@_dataclass
-class Receipt(_Record):
+@dataclasses.dataclass
+class Receipt:
     """Where a message landed. ref: the service's ids, plain JSON; of the first message if it was split.
 
     slack {"channel", "ts"}, discord {"channel_id", "message_id"}, smtp_email {"message_id"}.
@@ -460,8 +444,8 @@ class Receipt(_Record):
     url: str | None = None
 
 
-@_dataclass
-class Decision(_Record):
+@dataclasses.dataclass
+class Decision:
     """How a question ended. True only if approved, so compare with None to see whether there is one.
 
     status: approved, declined, timeout. by: the service's user id. text: as written. via: reply, reaction,
@@ -775,9 +759,9 @@ _NEVER_RIGHT = (  # kinds of fields; a text that never works there; what is said
     ("tls", r"(?!(ssl|starttls)$).*", 'must be True, False, "ssl" or "starttls"'))
 
 
-def _field(default: Any, about: str, kind: str, *, secret: bool = False) -> Any:
+def _field(default: Any, about: str, kind: str) -> Any:
     """Return a field of a built-in flavor. about: what the help says of it; kind: as `_kind` returns it."""
-    return dataclasses.field(default=default, repr=not secret, metadata={"about": about, "kind": kind})
+    return dataclasses.field(default=default, metadata={"about": about, "kind": kind})
 
 
 def _kind(field: _Field) -> str:
@@ -849,7 +833,8 @@ def _url_problem(url: str) -> str:
     host = ""
     with contextlib.suppress(ValueError):
         parts = _parse.urlsplit(url)
-        host = _host_of(parts) if parts.port != 0 and "@" not in parts.netloc else ""
+        if re.fullmatch(r"(\[[^\[\]@]+\]|[^\[\]@:]+)(:\d*)?", parts.netloc) and parts.port != 0:
+            host = _host_of(parts)
     problem = _host_problem(host) if host else "it needs https:// and a host"
     if problem or not re.fullmatch(r"[!-~]+", url):
         return f"is not a valid address: {problem or 'it holds a space or another strange character'}"
@@ -918,7 +903,7 @@ class _Clock:
     sleep = staticmethod(time.sleep)
 
 
-class BaseAlerter(_Record):
+class BaseAlerter:
     """Base of all flavors. A flavor is a dataclass on it: its fields configure it, `flavor` is its name.
 
     Give it `send(message, params)` that returns a Receipt or raises DeliveryError, and, if it can ask,
@@ -944,10 +929,11 @@ class BaseAlerter(_Record):
         cls = type(self)
         if cls.__hash__ is None:  # a plain @dataclass takes the hash away
             cls.__hash__ = BaseAlerter.__hash__
-        for name, field in _fields_of(cls).items():
+        fields = _fields_of(cls)
+        for name, field in fields.items():
             self._set(name, _checked(f"{self._who}: {name}", field, getattr(self, name)))
-        for name, value in self._values().items():
-            self._refuse(name, value)
+        for name in fields:
+            self._refuse(name, getattr(self, name))
         self._check_together()
 
     def _refuse(self, name: str, value: Any) -> None:
@@ -958,6 +944,10 @@ class BaseAlerter(_Record):
             problem = self._problem(name, text)
             if problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
+
+    def __hash__(self) -> int:
+        values = [getattr(self, name) for name in _fields_of(type(self))]
+        return hash((type(self), *values))
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
@@ -1132,10 +1122,13 @@ class BaseAlerter(_Record):
         """Return both, checked, once no text can hold a secret any more."""
         self._learn_secrets()
         choices = _params(params)
-        for name, value in (choices._values() if choices else {}).items():
-            self._refuse(name, _names(value, name) if name in ("approvers", "mention") else value)
-        if choices and choices.mention and not self._calls_people:
-            _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
+        if choices:
+            approvers = _names(choices.approvers, "approvers")
+            mention = _names(choices.mention, "mention")
+            for name, value in {**vars(choices), "approvers": approvers, "mention": mention}.items():
+                self._refuse(name, value)
+            if choices.mention and not self._calls_people:
+                _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
         message = _message(message)
         if message._reply_to and not self._can_follow(message._reply_to.ref):
             _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
@@ -2678,7 +2671,7 @@ _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
 
 
-@_dataclass
+@dataclasses.dataclass
 class SlackAlerter(_ChatAlerter):
     """Slack, by a bot token (posts and asks) or by an incoming webhook (posts only).
 
@@ -2687,10 +2680,10 @@ class SlackAlerter(_ChatAlerter):
     channel messages as answers too. Source: docs.slack.dev/reference/methods
     """
 
-    slack_token: str = _field("", "bot token, xoxb-…: OAuth & Permissions of the app", "token", secret=True)
+    slack_token: str = _field("", "bot token, xoxb-…: OAuth & Permissions of the app", "token")
     slack_channel_id: str = _field("", _SLACK_CHANNEL, "id")
     slack_webhook_url: str = _field("", "in place of the token, only to post: Incoming Webhooks of the app",
-                                    "url", secret=True)
+                                    "url")
     slack_api_url: str = _field("https://slack.com/api", "of a compatible server", "url")
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
@@ -3210,7 +3203,7 @@ _DISCORD_CHANNEL = "a number: Developer Mode on, right-click the channel, Copy C
 _USER_ID = "user ids (digits): Developer Mode on, right-click the person, Copy User ID"
 
 
-@_dataclass
+@dataclasses.dataclass
 class DiscordAlerter(_ChatAlerter):
     """Discord, by a bot token (posts and asks) or by a webhook (posts only).
 
@@ -3220,11 +3213,10 @@ class DiscordAlerter(_ChatAlerter):
     Source: docs.discord.com/developers/resources/message
     """
 
-    discord_token: str = _field("", "bot token: Bot, Reset Token, in the developer portal", "token",
-                                secret=True)
+    discord_token: str = _field("", "bot token: Bot, Reset Token, in the developer portal", "token")
     discord_channel_id: str = _field("", _DISCORD_CHANNEL, "id")
     discord_webhook_url: str = _field("", "in place of the token, only to post: Integrations of the channel",
-                                      "url", secret=True)
+                                      "url")
     discord_api_url: str = _field("https://discord.com/api/v10", "of a compatible server", "url")
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
@@ -3787,7 +3779,7 @@ _MANY_MAILS = 300  # above which the server searches
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
-@_dataclass
+@dataclasses.dataclass
 class SMTPEmailAlerter(BaseAlerter):
     """E-mail over SMTP; with imap_server set it also asks, and reads the answers from that mailbox.
 
@@ -3797,8 +3789,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     smtp_server: str = _field("", "host name, such as smtp.gmail.com", "host")
     sender_email: str = _field("", "bot@example.org, or: Training Bot <bot@example.org>", "text")
-    password: str = _field("", "of the sender; Gmail and others want an app password", "password",
-                           secret=True)
+    password: str = _field("", "of the sender; Gmail and others want an app password", "password")
     recipient_email: str | Iterable[str] = _field((), "one or several addresses", "list")
     smtp_port: int = _field(587, "587 (STARTTLS) or 465 (TLS at once); default 587", "port")
     username: str = _field("", "default: the sender's address", "id")
@@ -3808,7 +3799,7 @@ class SMTPEmailAlerter(BaseAlerter):
     imap_server: str = _field("", "host name, such as imap.gmail.com; with it, it can ask", "host")
     imap_port: int = _field(993, "TLS at once; default 993", "port")
     imap_username: str = _field("", "default: the SMTP one", "id")
-    imap_password: str = _field("", "default: the SMTP one", "password", secret=True)
+    imap_password: str = _field("", "default: the SMTP one", "password")
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, "who may decide: addresses; default: the recipients",
                                              "list")
@@ -4836,7 +4827,7 @@ def _mail_html(blocks: Iterable[_Block], level: str, inline: bool = False) -> st
 
 
 # === Console ===
-@_dataclass
+@dataclasses.dataclass
 class ConsoleAlerter(BaseAlerter):
     """The terminal this runs in: writes to stderr, asks whoever sits there; notebooks by input box."""
     flavor = "console"

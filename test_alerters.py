@@ -2875,7 +2875,7 @@ def test_a_receipt_has_the_address_of_its_message_where_that_costs_no_request(ch
         first = receipt
     if "webhook" not in kind:  # a question and those that are pending show it
         store = StackStore()
-        store.register_alerter("team", alerter.flavor, **alerter._values())
+        store.register_alerter("team", alerter.flavor, **dataclasses.asdict(alerter))
         question = store.load_alerter("team").open_question("Deploy?", key="k")
         assert alerters.main(["pending"]) == 0
         assert f"  Deploy?  {question.to_dict()['url']}" in capsys.readouterr().out
@@ -9809,8 +9809,9 @@ def test_an_own_flavor_has_fields_of_any_type(home_told):
         ratio: "float | None" = None
 
     wide = Wide(headers={"a": "b"}, port="a", called=print, size=(3, 4), verify="ca.pem", names=["x", "y"])
-    assert wide._values() == {"headers": {"a": "b"}, "names": ("x", "y"), "port": "a", "called": print,
-                              "size": (3, 4), "level": None, "verify": "ca.pem", "name": "x", "ratio": None}
+    assert dataclasses.asdict(wide) == {
+        "headers": {"a": "b"}, "names": ("x", "y"), "port": "a", "called": print, "size": (3, 4),
+        "level": None, "verify": "ca.pem", "name": "x", "ratio": None}
     for wrong in ({"names": ["x", ""]}, {"level": "5"}, {"names": [None]}, {"name": 5}, {"name": "a\nb"},
                   {"ratio": "1"}):
         with pytest.raises(ConfigError, match="^wide: "):
@@ -9985,7 +9986,7 @@ ODD_BUT_RIGHT = [
 def test_what_is_unusual_but_right_stays_accepted():
     for number, (cls, fields) in enumerate(ODD_BUT_RIGHT):
         alerter = cls(**fields)
-        assert cls(**alerter._values()) == alerter
+        assert cls(**dataclasses.asdict(alerter)) == alerter
         StackStore().register_alerter(f"red{number}", cls.flavor, **fields)
         assert StackStore().load_alerter(f"red{number}") == alerter
 
