@@ -3231,7 +3231,7 @@ def test_a_server_that_pages_in_circles_is_left(chats):
 
 def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats, caplog):
     alerter, service = chats["discord"]
-    service.fail("/messages", Fault(""), *[Fault.discord_429(400)] * 7)
+    service.fail("/messages", Fault(""), Fault.discord_429(400))
     message = AlerterMessage("t", "text", images=[PNG + bytes([n]) for n in range(12)])
     assert alerter.post(message) is True
     assert "image-7.png could not be shown" in caplog.text and "image-6.png" not in caplog.text
