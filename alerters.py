@@ -3806,13 +3806,10 @@ class SMTPEmailAlerter(BaseAlerter):
     case_sensitive: bool = _field(False, _CASE, "bool")
 
     flavor = "smtp_email"
-    _answer_by = "Reply to this mail with"
-    _shows_questions = True
+    _answer_by, _shows_questions, _calls_people = "Reply to this mail with", True, False
+    _asked = ("smtp_server", "sender_email", "password", "recipient_email")
     _example = {"smtp_server": "localhost", "sender_email": "a@example.org",
                 "recipient_email": "b@example.org"}
-
-    _asked = ("smtp_server", "sender_email", "password", "recipient_email")
-    _calls_people = False
 
     def _can_follow(self, ref: _Dict) -> bool:
         return str(ref.get("message_id"))[:1] == "<"
@@ -4017,7 +4014,10 @@ class SMTPEmailAlerter(BaseAlerter):
 
         def connect(trust: _Trust | None) -> Any:
             session_class = _smtp_class(deadline, trust if at_once else None)
-            session = session_class(self.smtp_server, self.smtp_port, self._own_host())
+            name = _socket.gethostname()  # for EHLO, without the DNS
+            if not re.fullmatch(r"(?!localhost\b)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z-]+", name):
+                name = self._sender.rpartition("@")[2]  # Google's relay refuses localhost and 127.0.0.1
+            session = session_class(self.smtp_server, self.smtp_port, name)
             try:
                 _expect(session.ehlo(), 250)  # here, as smtplib would not tell a server's words against it
                 if trust and not at_once:
@@ -4031,12 +4031,6 @@ class SMTPEmailAlerter(BaseAlerter):
             return session
 
         return self._connected(connect, bool(self.use_tls))
-
-    def _own_host(self) -> str:
-        """Return the name for EHLO, without the DNS; Google's relay refuses localhost and 127.0.0.1."""
-        name = _socket.gethostname()
-        good = re.fullmatch(r"(?!localhost\b)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z-]+", name)
-        return name if good else self._sender.rpartition("@")[2]
 
     def _imap(self, until: float) -> Any:
         """Return a session of imaplib with INBOX, over TLS and logged in."""
@@ -4101,7 +4095,7 @@ class SMTPEmailAlerter(BaseAlerter):
             user = self.imap_username, self.username, self.sender_email
             key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, user)
             question._shared = _MAILBOXES.setdefault(key, _Mailbox())
-            question._shared.add(question)
+            question._shared.questions.add(question)
         box: _Mailbox = question._shared
         with box.lock:
             try:
@@ -4155,12 +4149,7 @@ class _Mailbox:
     def __init__(self) -> None:
         self.lock, self.session = _threading.Lock(), None  # type: Any, Any
         self.questions: set[Question] = set()  # that wait in it
-        self.asked = float("inf")  # when the first of them was asked
         self.began = 0.0  # when the last look began
-
-    def add(self, question: Question) -> None:
-        self.questions.add(question)
-        self.asked = min(self.asked, question._record.asked)
 
     def begin(self, session: Any) -> None:
         """Read with a new session: only within one do UIDs surely stay the same (UIDVALIDITY)."""
@@ -4180,7 +4169,8 @@ class _Mailbox:
     def look(self) -> None:
         """Learn which mails there are since the questions were asked."""
         self.session.noop()  # then the server tells what is new
-        since = _imaplib.Time2Internaldate(self.asked - 2 * 86400)  # SINCE knows days, not whose
+        asked = min([question._record.asked for question in list(self.questions)])
+        since = _imaplib.Time2Internaldate(asked - 2 * 86400)  # SINCE knows days, not whose
         self._uids = self._search("SINCE", since[1:12])
 
     def naming(self, token: str) -> dict[int, Any]:
@@ -4195,10 +4185,7 @@ class _Mailbox:
                 new = list(set(new).intersection(found))
         for uid, _, head in self.fetch(new, _HEAD_FIELDS, 500):
             self._heads.add(uid)
-            whole = re.sub(rb"\s+", b"", head)  # folded anywhere
-            if b"[#" in whole or b"alerters." in whole or b"=?" in whole:
-                named = self._named.setdefault(_question_of(_email.message_from_bytes(head)), {})
-                named[uid] = None
+            self._named.setdefault(_question_of(_email.message_from_bytes(head)), {})[uid] = None
         return self._named.setdefault(token, {})
 
     def _search(self, *keys: str) -> list[int]:
@@ -4317,17 +4304,15 @@ def _untraced(call: Callable[[], _T]) -> _T:
         raise _stripped(error) from None
 
 
-def _encoded(secret: str) -> _Secret:
-    return _Secret(_base64.b64encode(secret.encode()).decode())
-
-
 def _smtp_login(session: Any, user: str, password: str) -> None:
     """Log in by PLAIN, which takes UTF-8 (RFC 4616), or by LOGIN.
 
     smtplib would try a password that is refused once more in each way, and CRAM-MD5 where MD5 is forbidden.
     """
     ways = session.esmtp_features.get("auth", "").upper().split()
-    whole, name, word = map(_encoded, (f"\0{user}\0{password}", user, password))
+    parts = (f"\0{user}\0{password}", user, password)
+    whole, name, word = [_Secret(_base64.b64encode(part.encode()).decode()) for part in parts]
+    del parts  # a traceback may show locals
     if "PLAIN" in ways:
         _expect(_untraced(lambda: session.docmd("AUTH", f"PLAIN {whole}")), 235)
     elif "LOGIN" in ways:
@@ -4337,21 +4322,13 @@ def _smtp_login(session: Any, user: str, password: str) -> None:
         raise _smtplib.SMTPNotSupportedError("the server offers no log-in by PLAIN or LOGIN")
 
 
-def _imap_quoted(text: str) -> str:
-    return re.sub(r'(["\\])', r"\\\1", text)
-
-
 def _imap_login(who: str, session: Any, user: str, password: str) -> None:
-    """Log in by PLAIN, which takes UTF-8, or by IMAP's own LOGIN, which quotes the password alone."""
-    whole = _Secret(f"\0{user}\0{password}")
-    _encoded(whole)
-    _remember_secret(_imap_quoted(password))  # the forms in which a server may repeat it
-
+    """Log in by PLAIN, which takes UTF-8, or by IMAP's own LOGIN, which does not."""
     def login() -> None:
         if "AUTH=PLAIN" in session.capabilities:
-            session.authenticate("PLAIN", lambda _: whole.encode())
+            session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
         else:
-            session.login(f'"{_imap_quoted(user)}"', password)
+            session.login(session._quote(user), password)  # which imaplib quotes itself
 
     try:
         _untraced(login)
@@ -4723,6 +4700,8 @@ _HTML_FORMS = {  # of lines; with the `level` of a heading or an item, and the n
 _HTML_SIDES = {"r": "right;white-space:nowrap", "c": "center"}
 _HTML_CELL = "padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top"
 _PLAIN_FORM = '<div style="margin:8px 0">{}</div>'
+_PICTURE = ('<img src="{}" alt="{}" width="552" style="display:block;width:100%;max-width:552px;margin:8px 0;'
+            'border-radius:6px">')
 _BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12px 12px 4px 0;'
            'padding:10px 24px;border-radius:6px;background:{};color:#ffffff;font-weight:600;'
            'text-decoration:none">{}</a>')
@@ -4755,7 +4734,13 @@ def _html_block(block: _Block, inline: bool) -> str:
     if block.kind in ("table", "facts"):
         return _html_table(block)
     if block.kind == "picture":
-        return _html_picture(block, inline)
+        file: Any = block.file
+        source = file.url or f"cid:{block.label}"
+        if inline and file.image:
+            source = f"data:{file.type};base64,{_base64.b64encode(file.data).decode()}"
+        if not file.url and not file.image:
+            return _html.escape(f"[{file.label}]")
+        return _PICTURE.format(_html.escape(source), _html.escape(file.name))
     if block.kind == "code":
         text = _html.escape("\n".join([*block.head, *block.lines]))
     else:
@@ -4789,17 +4774,6 @@ def _html_table(table: _Block) -> str:
         rows += f"<tr>{cells}</tr>"
     return (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font-size:14px;'
             f'border-collapse:collapse">{rows}</table></div>')
-
-
-def _html_picture(picture: _Block, inline: bool) -> str:
-    file: Any = picture.file
-    if not file.url and not file.image:
-        return _html.escape(f"[{file.label}]")
-    source = file.url or f"cid:{picture.label}"
-    if inline and not file.url:
-        source = f"data:{file.type};base64,{_base64.b64encode(file.data).decode()}"
-    return (f'<img src="{_html.escape(source)}" alt="{_html.escape(file.name)}" width="552" '
-            'style="display:block;width:100%;max-width:552px;margin:8px 0;border-radius:6px">')
 
 
 def _mail_html(blocks: Iterable[_Block], level: str, inline: bool = False) -> str:
