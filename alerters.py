@@ -5349,7 +5349,7 @@ def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> 
 _WILL_RETRY = "failed, will retry"
 _PREFECT_ENDINGS = {"Crashed": "crashed", "TimedOut": "timed out", "Cancelled": "cancelled"}
 # Where the frameworks that call a job are installed; their frames in a traceback say nothing about the job.
-_FRAMEWORKS = [rf"-packages[/\\]{name}[/\\]" for name in "airflow celery dagster prefect zenml".split()]
+_FRAMEWORKS = r"-packages[/\\](?:airflow|celery|dagster|prefect|zenml)[/\\]"
 
 
 @contextlib.contextmanager
@@ -5372,12 +5372,12 @@ def _exception_text(error: BaseException, line_first: bool = True) -> str:
 
 def _exception_parts(error: BaseException) -> tuple[str, str]:
     """Return the exception's own line (or lines), and its traceback with the frames of the job."""
-    others = "|".join([re.escape(_exception_parts.__code__.co_filename), *_FRAMEWORKS])
+    ours = re.escape(_exception_parts.__code__.co_filename)
     whole = _traceback.TracebackException(type(error), error, error.__traceback__)
     parts = [whole]
     while parts:
         part = parts.pop()
-        kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
+        kept = [frame for frame in part.stack if not re.search(f"{ours}|{_FRAMEWORKS}", frame.filename)]
         part.stack[:] = kept or part.stack
         parts += filter(None, (part.__cause__, part.__context__))
         parts += getattr(part, "exceptions", None) or ()  # of a group
@@ -5457,7 +5457,8 @@ def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, 
     facts = {**_facts(work, **{kind: "name"}), **_facts(run, run="name")}
     with contextlib.suppress(Exception):  # another Prefect, say: then there is no link
         link = sys.modules["prefect.utilities.urls"].url_for(run)
-        facts.update({"link": link} if link else {})
+        if link:
+            facts["link"] = link
     if failed:
         facts.update(_facts(state, state="name", error="message"))
         facts.update(_state_error(state))
@@ -5474,8 +5475,10 @@ def _state_error(state: Any) -> _Dict:
         found.append(end.value)
     except Exception:  # the result cannot be had; the state has a message
         pass
-    errors = [each for each in found if isinstance(each, BaseException)]
-    return {"error": errors[0]} if errors else {}
+    for each in found:
+        if isinstance(each, BaseException):
+            return {"error": each}
+    return {}
 
 
 def alerter_success_hook(*context: Any, **named: Any) -> None:
@@ -5602,8 +5605,9 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
     """
     import logging, socket, traceback  # noqa: E401, F401, I001  # later no file may be open any more
     least = _seconds(longer_than, "longer_than")
-    watched = _Watch(None if callable(name) else name, on_success, least, alerter)
-    return watched(name) if callable(name) else watched
+    if callable(name):
+        return _Watch(None, on_success, least, alerter)(name)
+    return _Watch(name, on_success, least, alerter)
 
 
 # === Logging ===
@@ -6059,8 +6063,7 @@ class _Copy:
             return []  # data, nothing to read
         text = re.sub(_TERMINAL, "", tail.decode("utf-8", "replace"))
         lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-        shown = _hide("\n".join(lines)).rstrip()
-        return shown.split("\n")[-_SHOWN:] if shown else []
+        return _hide("\n".join(lines)).rstrip().splitlines()[-_SHOWN:]
 
 
 class _Signals:
