@@ -2092,7 +2092,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
     sure: the service knows a repeat, so what may have arrived is sent again as well. Otherwise `find` looks
     for it first and returns what it found, or None; without either, the error is raised.
     """
-    pause, doubtful = 0.5, False
+    pause, doubtful = 1.0, False
     while True:
         try:
             return call()
@@ -2102,7 +2102,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
         if doubtful and not unheard:
             error.outcome, error.hint = "unknown", f"{error.hint}; an earlier try may have arrived"
         doubtful = doubtful or unheard
-        wait = max(error.retry_after or 0, pause)
+        wait = max(error.retry_after or pause, 0.5)
         in_time = clock.monotonic() + wait <= until
         if error.retry_after is None:
             tries, pause = tries - 1, min(pause * 2, 8.0)
@@ -4009,7 +4009,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _smtp(self, until: float) -> Any:
         """Return a session of smtplib, encrypted and logged in as the fields say."""
-        password, deadline = self._secret("password"), _Deadline(self.clock, until)
+        password, deadline = self._secret("password"), _deadline(self.clock, until)
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
 
         def connect(trust: _Trust | None) -> Any:
@@ -4034,7 +4034,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _imap(self, until: float) -> Any:
         """Return a session of imaplib with INBOX, over TLS and logged in."""
-        deadline = _Deadline(self.clock, until)
+        deadline = _deadline(self.clock, until)
         user = self.imap_username or self.username or self._sender
         password = self._secret("imap_password" if self.imap_password else "password")
 
@@ -4101,7 +4101,7 @@ class SMTPEmailAlerter(BaseAlerter):
             try:
                 if box.session is None:
                     box.begin(self._imap(self._until()))
-                box.session.sock.deadline = _Deadline(self.clock, self._until(_SEND_BUDGET))
+                box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
                 if box.began <= began:  # else another question has looked meanwhile
                     box.began = self.clock.monotonic()
                     box.look()
@@ -4258,7 +4258,7 @@ class _MailData:
         yield flat + b".\r\n"
 
 
-def _smtp_class(deadline: _Deadline, trust: _Trust | None) -> Any:
+def _smtp_class(deadline: float, trust: _Trust | None) -> Any:
     """Return smtplib's SMTP, as a class that ends in time. With trust, it speaks TLS at once."""
     class Session(_smtplib.SMTP):
         debuglevel = 0  # a program that sets it on smtplib's class would see the password printed
@@ -6762,18 +6762,17 @@ def _drawn(source: Any) -> bytes:
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
+_ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
     ("gaierror|UnicodeError",
      "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"),
-    ("timeout|TimeoutError",
+    ("[tT]imeout",
      "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"),
-    ("ConnectionRefusedError", "nothing listens there: check host and port"),
-    ("ConnectionResetError|BrokenPipeError|RemoteDisconnected|IncompleteRead|SMTPServerDisconnected|abort",
+    ("ConnectionRefused", "nothing listens there: check host and port"),
+    ("ConnectionReset|BrokenPipe|RemoteDisconnected|IncompleteRead|ServerDisconnected|abort|SSLEOF|SSLZero",
      "a proxy or firewall in between may have cut it off"),
     ("EMFILE|ENFILE", "this process has too many files open: close some, or raise `ulimit -n`"),
-    ("EACCES|EPERM", "a sandbox or firewall of this machine forbids it"),
-    ("EMSGSIZE|[^E].*(?<!Error)",  # what no system raises, but a library that understands no word
-     "something else than the service seems to answer there: check the address and the port"))
+    ("EACCES|EPERM", "a sandbox or firewall of this machine forbids it"), ("EMSGSIZE", _ANOTHER))
 _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what it means, and what to do
     ("WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
      "it does not speak TLS at once on that port", "check host and port"),
@@ -6798,30 +6797,25 @@ class _Unreachable(OSError):
         self.hint, self.code, self.cure = hint, code, cure
 
 
-class _Deadline:
-    """When something has to be over: by the alerter's clock or the real one, as a test's may stand still."""
-    def __init__(self, clock: _Clock, until: float) -> None:
-        self.clock, self.until = clock, until
-        self.stop = time.monotonic() + until - clock.monotonic()
-
-    def left(self) -> float:
-        return min(self.until - self.clock.monotonic(), self.stop - time.monotonic())
+def _deadline(clock: _Clock, until: float) -> float:
+    """Return by the real clock what `until` is by an alerter's, which stands still in a test."""
+    return time.monotonic() + until - clock.monotonic()
 
 
 class _Wire:
     """A connection that ends in time, in the place of a socket.
 
     A socket's timeout is for each read and write, so bytes that drip could go on for ever. Here each has what
-    is left until the deadline, and `room` bytes at most are read.
+    is left until the deadline (of time.monotonic), and `room` bytes at most are read.
     """
-    def __init__(self, sock: Any, place: str, deadline: _Deadline) -> None:
+    def __init__(self, sock: Any, place: str, deadline: float) -> None:
         self.sock, self.place, self.deadline, self.room = sock, place, deadline, _BODY_CAP
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
 
     def _hurry(self) -> None:
-        left = self.deadline.left()
+        left = self.deadline - time.monotonic()
         if left <= 0:
             raise _socket.timeout("no answer in time")
         self.sock.settimeout(min(left, _SOCKET_TIMEOUT))
@@ -6829,19 +6823,14 @@ class _Wire:
     def sendall(self, data: Any) -> None:
         for start in range(0, len(data), _PIECE):
             self._hurry()
-            try:
-                self.sock.sendall(memoryview(data)[start:start + _PIECE])
-            except OSError as error:
-                if type(error).__name__ in ("SSLEOFError", "SSLZeroReturnError"):
-                    raise BrokenPipeError(_reason(error)) from None  # as without TLS
-                raise
+            self.sock.sendall(memoryview(data)[start:start + _PIECE])
 
     def recv_into(self, buffer: Any) -> int:
         self._hurry()
         try:
             count: int = self.sock.recv_into(buffer)
         except OSError as error:
-            if "CERTIFICATE_REQUIRED" in str(getattr(error, "reason", "")):  # TLS 1.3 says so this late
+            if "CERTIFICATE_REQUIRED" in str(error):  # TLS 1.3 says so this late
                 raise _tls_trouble(error, self.place) from None
             raise
         self.room -= count
@@ -6877,10 +6866,33 @@ class _Wire:
 
 
 class _Trust:
-    """The CAs that connections trust, in the place of an SSLContext where a library starts TLS itself."""
-    def __init__(self, context: _ssl.SSLContext, advice: str, partial: bool = False) -> None:
-        self.context, self.advice = context, advice  # what to do about a certificate that is not trusted
-        self.partial = partial  # the system's folder of CAs alone, which need not hold them all
+    """The CAs that connections trust, in the place of an SSLContext where a library starts TLS itself.
+
+    The system's folder of hashed CAs costs 0.1 ms, its whole bundle 20 ms. So the folder comes first; but it
+    need not hold them all.
+    """
+    def __init__(self, who: str, whole: bool) -> None:
+        try:
+            folder = _ssl.get_default_verify_paths().capath
+        except ImportError:
+            raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on "
+                              "this machine, and mail servers with use_tls=False") from None
+        named = [variable for variable in _CA_VARIABLES if os.environ.get(variable)]
+        hashed, own_folder = _is_hashed(folder), os.environ.get("SSL_CERT_DIR")
+        self.partial = hashed and not named and not whole
+        self.context = _ssl.create_default_context(capath=folder if self.partial else None)
+        self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
+        for variable in named:
+            path = os.environ[variable]
+            # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
+            if variable != "SSL_CERT_FILE" or not self.context.cert_store_stats()["x509"]:
+                _add_cas(f"{who}: {variable} ({path})", self.context, path)
+            self.advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
+        self.empty = not hashed and not self.context.cert_store_stats()["x509"]
+        if own_folder and not hashed:
+            self.advice = f"SSL_CERT_DIR ({own_folder}) has no hashed names: run openssl rehash {own_folder}"
+        elif self.empty:
+            self.advice = "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> Any:
         sock.encrypt(self, server_hostname)
@@ -6891,59 +6903,25 @@ _TRUSTS: dict[tuple[str | None, ...], _Trust] = {}  # by the variables that choo
 
 
 def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
-    """Return connect(trust), which makes a connection over TLS, to SMTP and IMAP servers too.
-
-    The system's folder of hashed CAs costs 0.1 ms, its whole bundle 20 ms. So the folder comes first, and
-    where a certificate fails against it alone, everything is done once more with the bundle.
-    """
+    """Return connect(trust), which makes a connection over TLS, to SMTP and IMAP servers too."""
     key = tuple(map(os.environ.get, (*_CA_VARIABLES, "SSL_CERT_DIR")))
-    trust = _TRUSTS.get(key) or _new_trust(who, key, False)
+    trust = _TRUSTS.get(key) or _Trust(who, whole=False)
+    if not trust.empty:  # as where this process has too many files open to read them
+        _TRUSTS.setdefault(key, trust)
     try:
         return connect(trust)
     except _Unreachable as error:
         if not trust.partial or error.code != "certificate":
             raise
-    return connect(_new_trust(who, key, True))
-
-
-def _new_trust(who: str, key: tuple[str | None, ...], whole: bool) -> _Trust:
-    """Return the CAs that the variables or the system name; kept unless there are none.
-
-    There are none where the machine has none, or where this process has too many files open to read them.
-    """
-    try:
-        folder = _ssl.get_default_verify_paths().capath
-    except ImportError:
-        raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on this "
-                          "machine, and mail servers with use_tls=False") from None
-    advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
-    *files, own_folder = key
-    hashed = _is_hashed(folder)
-    if hashed and not any(files) and not whole:
-        context = _ssl.create_default_context(capath=folder)
-        return _TRUSTS.setdefault(key, _Trust(context, advice, partial=True))
-    context = _ssl.create_default_context()
-    if own_folder and not hashed:
-        advice = f"SSL_CERT_DIR ({own_folder}) has no hashed names: run openssl rehash {own_folder}"
-    for variable, path in zip(_CA_VARIABLES, files):
-        if path:
-            # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
-            if variable != "SSL_CERT_FILE" or not context.cert_store_stats()["x509"]:
-                _add_cas(f"{who}: {variable} ({path})", context, path)
-            advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
-    if not hashed and not context.cert_store_stats()["x509"]:
-        return _Trust(context, "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE")
-    trust = _TRUSTS[key] = _Trust(context, advice)
-    return trust
+    trust = _TRUSTS[key] = _Trust(who, whole=True)
+    return connect(trust)
 
 
 def _is_hashed(folder: str | None) -> bool:
     """True for a folder in which OpenSSL finds CAs: by names like 5ed36f99.0."""
-    try:
-        names = os.listdir(folder or os.devnull)
-    except OSError:
-        return False
-    return bool(re.search(r"(?m)^[0-9a-f]{8}\.\d+$", "\n".join(names)))
+    with contextlib.suppress(OSError):
+        return any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in os.listdir(folder or os.devnull))
+    return False
 
 
 def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
@@ -6986,11 +6964,10 @@ def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _
 
 
 class _Proxy:
-    """The proxy through which the environment, or the system's settings, want https to go."""
+    """A proxy of the environment, or of the system's settings."""
     def __init__(self, who: str, variable: str, address: str) -> None:
         try:
-            address = address if "://" in address else f"http://{address}"
-            parts = _parse.urlsplit(address)
+            parts = _parse.urlsplit(address if "://" in address else f"http://{address}")
             self.host, self.port = _host_of(parts), parts.port or 80
             good = parts.scheme == "http" and not _host_problem(self.host)
         except ValueError:
@@ -7006,74 +6983,65 @@ class _Proxy:
             self.login = _Secret(_base64.b64encode(f"{user}:{password}".encode()).decode())
 
     def open_tunnel(self, wire: _Wire, target: str) -> None:
-        """target: host:port. Raises _Unreachable with what the proxy says."""
-        lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}", "", ""]
-        if self.login:
-            lines.insert(2, f"Proxy-Authorization: Basic {self.login}")
+        """target: host:port. A refused log-in is not tried again: that locks accounts."""
+        login = f"Proxy-Authorization: Basic {self.login}\r\n" if self.login else ""
         try:
-            wire.sendall("\r\n".join(lines).encode("ascii"))
+            wire.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n".encode("ascii"))
             with _head_of(wire, "CONNECT") as answer:
-                if 200 <= answer.status < 300:
-                    return
+                status = answer.status
         except (OSError, _http_client.HTTPException, ValueError) as error:
             what = f"{self.place}: {_what_of(error)}"
             raise _Unreachable(what, "check that an HTTP proxy listens there") from None
-        raise self._refusal(answer, target)
-
-    def _refusal(self, answer: _http_client.HTTPResponse, target: str) -> _Unreachable:
-        """A refused log-in is not tried again: that locks accounts."""
-        status = answer.status
+        if 200 <= status < 300:
+            return
         cure: _Cure = "people"
-        offers = ", ".join(answer.headers.get_all("Proxy-Authenticate") or ["Basic"])
         hint = f"ask its admin to allow CONNECT to {target}"
+        offers = ", ".join(answer.headers.get_all("Proxy-Authenticate") or ["Basic"])
         if status in (502, 503, 504):
             cure, hint = "again", f"it cannot reach {target} now: try again later"
         elif status == 407 and "basic" not in offers.lower():
             hint = f"it takes {offers} alone, which is not supported: ask its admin"
         elif status == 407:
             hint = f"write the right log-in into {self.variable}: http://USER:PASSWORD@HOST:PORT"
-        return _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", cure=cure)
+        raise _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", cure=cure)
 
 
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
-    if _is_loopback(host):
+    if _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
         return None
-    address, variable = None, "the system's settings"
-    if sys.platform in ("darwin", "win32"):
-        address = _urllib.getproxies().get("https")
-    for name in ("all_proxy", "https_proxy"):  # in small letters first, as urllib has it
-        name = name if name in os.environ else name.upper()
-        if os.environ.get(name):
-            address, variable = os.environ[name], name
-    if not address or _urllib.proxy_bypass(_join(host, port)):
-        return None
-    return _Proxy(who, variable, address)
+    found = _urllib.getproxies()
+    for kind in ("https", "all"):
+        if found.get(kind):
+            names = [name for name in (f"{kind}_proxy", f"{kind}_proxy".upper()) if os.environ.get(name)]
+            return _Proxy(who, [*names, "the system's settings"][0], found[kind])
+    return None
 
 
 def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _dial(host: str, port: int, deadline: _Deadline, place: str) -> _Wire:
+def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     """Return a connection to what errors call `place`. All addresses of a name share the time."""
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
-    left = min(deadline.left(), _SOCKET_TIMEOUT)
+    left = min(deadline - time.monotonic(), _SOCKET_TIMEOUT)
     if left <= 0:
         raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
     trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
     for *_, address in found:
         try:
             sock = _socket.create_connection((str(address[0]), int(address[1])), left / len(found))
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             return _Wire(sock, place, deadline)
         except OSError as error:
             trouble = _Unreachable(f"{place}: no connection ({_reason(error)})", _hint_of(error))
     raise trouble
 
 
-def _connect(host: str, port: int, deadline: _Deadline, trust: _Trust | None = None,
+def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
              proxy: _Proxy | None = None) -> _Wire:
     """Return a connection: over TLS if it is said whom to trust, and through the proxy if there is one."""
     target = _join(host, port)
@@ -7093,7 +7061,7 @@ def _connect(host: str, port: int, deadline: _Deadline, trust: _Trust | None = N
         raise
 
 
-def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, advice: str) -> _Wire:
+def _dial_mail(host: str, port: int, deadline: float, trust: _Trust | None, advice: str) -> _Wire:
     """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
     try:
         return _connect(host, port, deadline, trust)
@@ -7109,10 +7077,11 @@ def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, 
 def _hint_of(error: BaseException) -> str:
     """Return what to do about what a socket or a library raised."""
     number = getattr(error, "errno", None) or 0
+    words = f"{type(error).__name__} {errno.errorcode.get(number)}"
     for names, hint in _NETWORK_HINTS:
-        if re.fullmatch(names, type(error).__name__) or re.fullmatch(names, errno.errorcode.get(number, "")):
+        if re.search(names, words):
             return hint
-    return "there is no way to it from here: check the network"
+    return "there is no way to it from here: check the network" if isinstance(error, OSError) else _ANOTHER
 
 
 def _what_of(error: BaseException) -> str:
@@ -7122,25 +7091,6 @@ def _what_of(error: BaseException) -> str:
     if isinstance(error, OSError):
         return _reason(error)
     return f"no sensible answer ({type(error).__name__})"
-
-
-class _Target:
-    """Where a request goes: an object, for the path may be secret, and a traceback may show locals."""
-    def __init__(self, url: str) -> None:
-        parts = _parse.urlsplit(url)
-        self.encrypted, self.host = parts.scheme == "https", _host_of(parts)
-        self.port = parts.port or (443 if self.encrypted else 80)
-        self.netloc = re.sub(r"%[^\]]*", "", parts.netloc)  # a scope is this machine's affair
-        self.path = parts.path or "/"
-        if parts.query:
-            self.path += f"?{parts.query}"
-        self.key = self.encrypted, self.netloc
-
-    def connect(self, who: str, deadline: _Deadline) -> _Wire:
-        if not self.encrypted:  # on this machine
-            return _connect(self.host, self.port, deadline)
-        proxy = _proxy_for(who, self.host, self.port)
-        return _trusting(who, lambda trust: _connect(self.host, self.port, deadline, trust, proxy))
 
 
 class _Answer:
@@ -7167,22 +7117,20 @@ class _Answer:
                 seconds = _email_utils.parsedate_to_datetime(asked).timestamp() - self.now
             else:
                 seconds = float(asked)
-        return min(max(0.25, seconds), 1e6) if seconds > 0 else None  # not NaN either
+        return seconds if seconds > 0 else None  # NaN is not
 
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
                 hints: Mapping[str, str] = {}) -> DeliveryError:
-        status, hint = self.status, None
-        if 300 <= status < 400:
-            what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
-        busy = status in (429, 503)
+        status, hint, wait = self.status, None, None
         cure: _Cure | None = None
-        if busy:
-            cure = "again"
+        if status in (429, 503):
+            cure, wait = "again", self.seconds(retry_after)
         elif not 300 <= status < 500:
             cure = "look"
         elif not code and status not in (401, 403):  # it may be of something in between
             cure = "later"
-        wait = self.seconds(retry_after) if busy else None
+        if 300 <= status < 400:
+            what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
         return _failure(who, what, status=status, code=code, hint=hint, hints=hints, cure=cure,
                         retry_after=wait)
 
@@ -7220,26 +7168,23 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         headers["Content-Length"] = str(sum(map(len, body)))
     wire, written = None, False
     try:
-        deadline = _Deadline(alerter.clock, until)
-        if deadline.left() <= 0:
+        encrypted, host, port, headers["Host"] = place = _place_of(url)
+        deadline = _deadline(alerter.clock, until)
+        if deadline <= time.monotonic():
             raise _Unreachable("no time left", "what came before took it all")
-        target = _Target(url)
-        headers["Host"] = target.netloc
-        link: Any = _http_client.HTTPConnection(target.host, target.port)
-        link.debuglevel = 0  # a program that sets it on the class would see the token printed
-        link._create_connection = lambda *_: target.connect(alerter._who, deadline)
-        wire = kept.pop(target.key, None) if kept else None
+        wire = kept.pop(place, None) if kept else None
         if wire is None or not wire.is_quiet():
-            link.connect()
-            wire = link.sock
-        link.sock, wire.deadline = wire, deadline
+            wire = _reach(alerter._who, encrypted, host, port, deadline)
+        wire.deadline = deadline
+        link: Any = _http_client.HTTPConnection(host, port)
+        link.sock, link.debuglevel = wire, 0  # a program that sets it on the class would see the token
         whole, written = False, True
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # an answer may be there: a 413
-            link.request(method, target.path, iter(body) if body else None, headers)
+        with contextlib.suppress(OSError):  # an answer may be there already, as a 413
+            link.request(method, _path_of(url), iter(body) if body else None, headers)
             whole = True
         answer, stays = _read_answer(wire, method, alerter.clock.now())
         if kept is not None and stays and whole:
-            kept[target.key], wire = wire, None
+            kept[place], wire = wire, None
         return answer
     except AlerterError:
         raise
@@ -7251,6 +7196,26 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         if wire is not None:
             wire.close()
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
+
+
+def _place_of(url: str) -> tuple[bool, str, int, str]:
+    """Return whether TLS is spoken there, the host, the port, and what the Host header says."""
+    parts = _parse.urlsplit(url)
+    encrypted = parts.scheme == "https"
+    shown = re.sub(r"%[^\]]*", "", parts.netloc)  # the scope of an IPv6 address is this machine's affair
+    return encrypted, _host_of(parts), parts.port or (443 if encrypted else 80), shown
+
+
+def _path_of(url: str) -> str:  # apart, as it may be secret, and a traceback may show locals
+    parts = _parse.urlsplit(url)
+    return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+
+
+def _reach(who: str, encrypted: bool, host: str, port: int, deadline: float) -> _Wire:
+    if not encrypted:  # on this machine
+        return _connect(host, port, deadline)
+    proxy = _proxy_for(who, host, port)
+    return _trusting(who, lambda trust: _connect(host, port, deadline, trust, proxy))
 
 
 def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
@@ -7267,17 +7232,9 @@ def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
 
 def _read_answer(wire: _Wire, method: str, now: float) -> tuple[_Answer, bool]:
     """Return the whole answer, and whether the connection stays open after it."""
-    taken = bytearray()
     with _head_of(wire, method) as response:
-        while not response.isclosed():
-            piece = response.read1(65536)
-            if not piece:
-                break
-            taken += piece
-        if response.length:
-            raise _http_client.IncompleteRead(b"")
-        answer = _Answer(response.status, response.headers, bytes(taken), now)
-        return answer, not response.will_close
+        body = response.read()
+        return _Answer(response.status, response.headers, body, now), not response.will_close
 
 
 def _stripped(error: BaseException) -> BaseException:
@@ -7295,11 +7252,10 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
     if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
         inner = error.__context__
     cause = inner if isinstance(inner, BaseException) else error
-    reached = reached and not getattr(error, "filename", None)  # a module that could not be opened, say
     if isinstance(cause, _Unreachable):
         return _failure(who, cause, code=cause.code, hint=cause.hint, cure=cause.cure)
     hint = _hint_of(cause)
-    if not reached:
+    if not reached or getattr(error, "filename", None):  # a module that could not be opened, say
         return _failure(who, _what_of(cause), hint=hint, cure="again")
     hint += "; it may have arrived, so look before you send it again"
     return _failure(who, _what_of(cause), hint=hint, cure="look")
