@@ -3291,27 +3291,27 @@ class DiscordAlerter(_ChatAlerter):
         if not self.discord_token:
             hook = self._call("GET", "")
             return f"ok    webhook {hook.get('name')} for channel {hook.get('channel_id')}"
-        user = self._call("GET", "/users/@me").get("username")
-        points: list[tuple[bool | None, str]] = [(True, f"token: {user}")]
-        path = f"/channels/{self._channel(None)}"
+        return _report(self._who, list(self._points()))
+
+    def _points(self) -> Iterator[tuple[bool | None, str]]:
+        user, path = self._call("GET", "/users/@me"), f"/channels/{self._channel(None)}"
+        yield True, f"token: {user.get('username')}"
         try:
             channel = self._call("GET", path)
             name, kind = channel.get("name"), channel.get("type")
             if kind in _FORUMS:
-                points.append((True, f"forum {name}: each alert becomes a post"))
-                return _report(self._who, points)
+                yield True, f"forum {name}: each alert becomes a post"
+                return
             if kind not in _WRITABLE:
                 name = f"{name} takes no messages: choose another"
-            points.append((kind in _WRITABLE, f"channel {name}"))
+            yield kind in _WRITABLE, f"channel {name}"
             rows = self._call("GET", f"{path}/messages?limit=50")
-            points.append((True, "may read replies"))
-            if not rows and channel.get("last_message_id"):
-                points[-1] = (False, "sees no messages: give the bot Read Message History")
+            seen = bool(rows) or not channel.get("last_message_id")
+            yield seen, "may read replies" if seen else "sees no messages: give the bot Read Message History"
             if any(map(self._is_mute, rows)):
-                points.append((None, _INTENT))
+                yield None, _INTENT
         except DeliveryError as error:
-            points.append((False, str(error)))
-        return _report(self._who, points)
+            yield False, str(error)
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
