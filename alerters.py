@@ -342,8 +342,11 @@ class AlerterMessage:
         """Return it with pictures drawn and files read. Plotting libraries do not bear several threads."""
         if self._loaded is not None:
             return self
-        loaded = [_load_file(image, f"image-{n}", True) for n, image in enumerate(self.images, 1)]
-        loaded += [_load_file(file, f"file-{n}", False) for n, file in enumerate(self.files, 1)]
+        loaded = []
+        for number, image in enumerate(self.images, 1):
+            loaded.append(_load_file(image, f"image-{number}", True))
+        for number, file in enumerate(self.files, 1):
+            loaded.append(_load_file(file, f"file-{number}", False))
         return self._with(_loaded=loaded)
 
     def _files(self, who: str) -> list[_File]:
@@ -4995,13 +4998,9 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
             raise ConfigError(f"{alerter._who}: it has no field {name!r}; {_did_you_mean(name, known)}")
         if isinstance(value, str) and _is_secret(known[name]):
             given[name] = _secret_or_reference(value)
-    missing = []
     for name, field in known.items():
-        needed = field.init and field.default is field.default_factory is dataclasses.MISSING
-        if needed and name not in fields:
-            missing.append(name)
-    if missing:
-        raise ConfigError(f"{alerter._who}: {', '.join(missing)} missing")
+        if name not in fields and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{alerter._who}: {name} missing")
     alerter.__init__(**given)
     return alerter  # type: ignore[no-any-return]
 
@@ -5014,7 +5013,7 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
     """Return the value of a field that was written as text, in the environment or on the command line."""
     kind, word = _kind(field), text.strip().lower()
     if kind == "list":
-        return [item.strip() for item in text.split(",") if item.strip()]
+        return text.strip(" ,").split(",")
     if kind == "time":
         return _seconds(text, where)
     if kind == "tls" and word in ("ssl", "starttls"):
@@ -5025,17 +5024,18 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
         return _TRUTH[word]
     if kind not in ("int", "port", "float"):
         return text
-    try:
+    with contextlib.suppress(ValueError):
         return float(text) if kind == "float" else int(text)
-    except ValueError:
-        raise ConfigError(f"{where} must be a number, not {text!r}") from None
+    raise ConfigError(f"{where} must be a number, not {text!r}")
 
 
 def _from_environment() -> BaseAlerter:
     """Return the alerter of $ALERTERS_FLAVOR and $ALERTERS_<FIELD>."""
     flavor = os.environ["ALERTERS_FLAVOR"]
-    cls = _flavor(flavor, {} if flavor in FLAVORS else StackStore()._load())  # mostly it needs no store
-    stray = _stray_variable({})
+    own = {}
+    if flavor not in FLAVORS:  # else no store is needed
+        own = StackStore()._load()
+    cls, stray = _flavor(flavor, own), _stray_variable({})
     if stray:
         raise ConfigError(stray)
     given = _Hidden()
