@@ -7510,18 +7510,14 @@ def _cmd_stack_register(options: Any) -> None:
     _print(done)
 
 
-def _print_marked(name: str, used: bool, about: str) -> None:
-    _print(f"{'*' if used else ' '} {name}{about}")
-
-
 def _cmd_list(options: Any) -> None:
     store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     active = store.stacks().get(store.active_stack(), [])
     if flavor:  # it wins over every stack
         active = []
-        _print_marked("$ALERTERS_FLAVOR", True, f"  ({flavor})")
+        _print(f"* $ALERTERS_FLAVOR  ({flavor})")
     for name, entry in store.alerters().items():
-        _print_marked(name, name in active, f"  ({entry['flavor']})")
+        _print(f"{_MARKS[name in active]}{name}  ({entry['flavor']})")
 
 
 def _cmd_describe(options: Any) -> None:
@@ -7542,8 +7538,9 @@ def _cmd_stacks(options: Any) -> None:
     if "name" in options:
         names = [options.name or active]
     for name in names:
-        members = ", ".join(_entry({"stacks": stacks}, "stacks", name))
-        _print_marked(name, name == active and not flavor, f": {members}")
+        members = _entry({"stacks": stacks}, "stacks", name)
+        used = name == active and not flavor
+        _print(f"{_MARKS[used]}{name}: {', '.join(members)}")
 
 
 def _cmd_flavors(options: Any) -> None:
@@ -7608,6 +7605,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what i
     "flavor list": (_cmd_flavors, "list the flavors", ""),
     "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path")}
 _HELP = {"-h", "--help"}
+_MARKS = ("  ", "* ")  # of what is not in use, and of what is
 
 
 def _usage() -> str:

@@ -11168,6 +11168,7 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
         ("post Hello --title T --metadata a=b=c --metadata d= --level success --mention U01 --mention here",
          ""),
         ("alerter post to --alerter my_slack_alerter", ""), ("post nowhere-else --stack default", ""),
+        ("post nowhere-else --alerter console --alerter console", ""),
         ("alerter update my_slack_alerter --slack_channel_id C0OTHER --approvers=U1,U2 --timeout 1h30m",
          "alerter my_slack_alerter is updated\n"),
         ("update my_slack_alerter --timeout=", "alerter my_slack_alerter is updated\n"),
