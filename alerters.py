@@ -4053,7 +4053,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 if session.select("INBOX", readonly=True)[0] != "OK":
                     raise ValueError("INBOX cannot be opened")
             except BaseException:  # as above
-                session.shutdown()
+                session.sock.close()
                 raise
             return session
 
@@ -4131,7 +4131,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _ready_to_read(self, where: _Dict) -> None:
         until = self._until(_SEND_BUDGET)
-        _insist(lambda: self._imap(until), self.clock, until).shutdown()
+        _insist(lambda: self._imap(until), self.clock, until).sock.close()
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
@@ -4165,8 +4165,7 @@ class _Mailbox:
 
     def close(self) -> None:
         if self.session:
-            with contextlib.suppress(OSError):
-                self.session.shutdown()
+            self.session.sock.close()
         self.session = None
 
     def look(self) -> None:
