@@ -750,7 +750,8 @@ _UNFILLED = (r"\$?\{\{.*\}\}|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
              r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
 _NOBODY = "is a reference that nobody filled in: "
 _STILL = "is still a placeholder: put the real one there"
-_NEVER_RIGHT = (  # kinds of fields; a text that never works there; what is said of it
+# What people paste: kinds of fields; a text that never works there; what is said of it.
+_NEVER_RIGHT = (
     ("token password url", _UNFILLED, _NOBODY + "a reference is written {{env.NAME}} or {{file./path}}"),
     ("id host", _UNFILLED, _NOBODY + "write the value itself"),
     ("password", r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me", _STILL),
@@ -774,15 +775,12 @@ def _kind(field: _Field) -> str:
     """
     if "kind" in field.metadata:
         return str(field.metadata["kind"])
-    if field.name in ("timeout", "approvers"):
-        return "time" if field.name == "timeout" else "list"
+    named = {"timeout": "time", "approvers": "list"}
     # The letters of the annotation, without modules and None: "liststr" for Optional[typing.List[str]].
     letters = re.sub(r"<class '|\w+\.|Optional|Union|None(Type)?|\W", "", str(field.type)).lower()
-    if letters in ("bool", "int", "float"):
-        return letters
-    if letters in ("liststr", "tuplestr", "sequencestr", "iterablestr"):
-        return "list"
-    return "text" if letters == "str" else ""
+    kinds = {"bool": "bool", "int": "int", "float": "float", "str": "text", "liststr": "list",
+             "tuplestr": "list", "sequencestr": "list", "iterablestr": "list"}
+    return named.get(field.name) or kinds.get(letters, "")
 
 
 def _is_secret(field: _Field) -> bool:
@@ -809,9 +807,10 @@ def _checked(where: str, field: _Field, value: Any) -> Any:
         return value
     value = value.strip()
     if _is_secret(field):
-        value = _secret_or_reference(value)  # whatever the traceback of a refusal shows
-    if not re.fullmatch(_REFERENCE, value) or not _is_secret(field):
-        _check_text(where, kind, value)
+        value = _secret_or_reference(value)  # before it can be in the traceback of a refusal
+        if type(value) is str:
+            return value
+    _check_text(where, kind, value)
     return value
 
 
@@ -836,6 +835,7 @@ def _url_problem(url: str) -> str:
     host = ""
     with contextlib.suppress(ValueError):
         parts = _parse.urlsplit(url)
+        # In http://[::1]evil.org older Pythons take ::1 for the host; a user or password belongs nowhere.
         if re.fullmatch(r"(\[[^\[\]@]+\]|[^\[\]@:]+)(:\d*)?", parts.netloc) and parts.port != 0:
             host = _host_of(parts)
     problem = _host_problem(host) if host else "it needs https:// and a host"
@@ -865,7 +865,8 @@ def _host_problem(host: str) -> str:
 
 
 def _xn_form(host: str) -> str:
-    """Return a name in its ASCII form. Python's codec is of 2003 and makes another domain of straße.de."""
+    """Return a name in its ASCII form."""
+    # Python's codec "idna" knows the rules of 2003, by which straße.de is strasse.de: somebody else's domain.
     labels = _unicodedata.normalize("NFC", host.lower()).split(".")
     for number, label in enumerate(labels):
         if not label.isascii():
@@ -892,7 +893,9 @@ def _is_loopback(host: str) -> bool:
 
 
 def _steady() -> float:
-    """Return seconds of a clock that nobody sets; on Linux it also runs while the machine sleeps."""
+    """Return seconds of a clock that nobody sets."""
+    # On Linux time.monotonic stands still while the machine sleeps, and a deadline that people were shown
+    # would move by that.
     if sys.platform != "win32" and hasattr(time, "CLOCK_BOOTTIME"):
         with contextlib.suppress(OSError):  # a sandbox may not have it
             return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -930,7 +933,8 @@ class BaseAlerter:
 
     def __post_init__(self) -> None:
         cls = type(self)
-        if cls.__hash__ is None:  # a plain @dataclass takes the hash away
+        # A plain @dataclass takes the hash away.
+        if cls.__hash__ is None:
             cls.__hash__ = BaseAlerter.__hash__
         fields = _fields_of(cls)
         for name, field in fields.items():
@@ -4990,7 +4994,8 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
            ) -> BaseAlerter:
     """Return the alerter that has these fields. origin: its name in a store, and the store's path."""
     alerter: Any = cls.__new__(cls)
-    alerter._set("_origin", origin)  # first, so that what its constructor says begins with the name
+    # First the name, for what its constructor says begins with it.
+    alerter._set("_origin", origin)
     known, given = _fields_of(cls), _Hidden(fields)
     for name, value in fields.items():
         if name not in known:
@@ -6167,7 +6172,8 @@ def _secret_or_reference(value: str) -> str:
 def _remember_secret(value: str) -> None:
     address = re.match(r"https?://[^/]+(/[^?#]{5,})", value)
     parts = [value]
-    if address:  # of a webhook the path alone is enough to post, and so is the token in it
+    # Of a webhook's address the path alone is enough to post, and so is the token in it.
+    if address:
         path = address[1].rstrip("/")
         parts = [path, path.rpartition("/")[2], *re.findall("[^/]{16,}", path)]
     for part in parts:
@@ -6176,7 +6182,8 @@ def _remember_secret(value: str) -> None:
 
 
 def _hide(text: str) -> str:
-    """Return `text` with every known secret masked. One pattern of them all would be ten times as slow."""
+    """Return `text` with every known secret masked."""
+    # The longest first, for one may hold another. One pattern of them all would be ten times as slow.
     for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
         text = text.replace(secret, _MASK)
     return text
