@@ -5607,7 +5607,7 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
     Failures are always told, with traceback; successes with on_success, from `longer_than` seconds on.
     Results, exceptions, generators and coroutines pass through untouched, and a failing alert never shows.
     """
-    import logging, socket, traceback  # noqa: E401, F401, I001  # later no file may be open any more
+    import logging, socket  # noqa: E401, F401, I001  # later no descriptor may be left to read them
     least = _seconds(longer_than, "longer_than")
     if callable(name):
         return _Watch(None, on_success, least, alerter)(name)
@@ -5699,7 +5699,7 @@ class _AlertHandler(_Handler):
     """
 
     def __init__(self, level: int | str = 40, alerter: BaseAlerter | str | None = None) -> None:
-        import socket, traceback  # noqa: E401, F401, I001  # later no file may be open any more
+        import socket  # noqa: F401  # when something fails there may be no descriptor left to read it
         super().__init__(level)
         self.alerter = alerter
         self._begin()
@@ -5893,7 +5893,8 @@ class _Job:
         try:
             child = self._start()
         except (OSError, ValueError) as error:
-            self.code, self.problem = _why_not_run(self.command[0], error)
+            self.code = 127 if isinstance(error, FileNotFoundError) else 126  # as shells have it
+            self.problem = f"{self.command[0]}: {_reason(error)}"
         else:
             self._wait(child, signals)
         self.seconds = time.monotonic() - began
@@ -5913,8 +5914,13 @@ class _Job:
         try:
             child = start(self.command)
         except OSError as error:
-            script = _shutil.which(self.command[0]) or ""
-            if error.errno != errno.ENOEXEC or b"\0" in _first_line(script) or os.name == "nt":
+            script, first = _shutil.which(self.command[0]) or "", b""
+            with contextlib.suppress(OSError), open(script, "rb") as file:
+                first = file.readline(500)
+            if script and isinstance(error, FileNotFoundError):
+                interpreter = first[2:].decode("utf-8", "replace").rstrip("\n").split(" ")[0]
+                raise FileNotFoundError(f"its interpreter {interpreter!r} is missing") from None
+            if error.errno != errno.ENOEXEC or b"\0" in first or os.name == "nt":
                 raise
             child = start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
         finally:
@@ -5979,23 +5985,6 @@ def _plain_streams() -> list[list[int]]:
     if len(found) == 2 and os.path.sameopenfile(1, 2):
         return [found]
     return [[number] for number in found]
-
-
-def _why_not_run(command: str, error: Exception) -> tuple[int, str]:
-    """Return the exit code that shells have for it, and the reason."""
-    if not isinstance(error, FileNotFoundError):
-        return 126, f"{command}: {_reason(error)}"
-    script = _shutil.which(command)
-    if not script:
-        return 127, f"{command}: {_reason(error)}"
-    interpreter = _first_line(script)[2:].decode("utf-8", "replace").split(" ")[0].rstrip("\n")
-    return 127, f"{command}: its interpreter {interpreter!r} is missing"
-
-
-def _first_line(path: str) -> bytes:
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return file.readline(500)
-    return b""
 
 
 class _Copy:
@@ -6082,9 +6071,11 @@ class _Signals:
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
-            for number in [getattr(_signal, name) for name in _PASSED_ON if hasattr(_signal, name)]:
-                if _signal.getsignal(number) not in (_signal.SIG_IGN, None):  # else the job ignores it, too
-                    self._handlers[number] = _signal.signal(number, lambda each, _: self.came.append(each))
+            for name in _PASSED_ON:
+                number = getattr(_signal, name, None)
+                # What is ignored stays so, for the job as well.
+                if number and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
+                    self._handlers[number] = _signal.signal(number, self._note)
             if sys.platform != "win32":  # if it were ignored, nobody would hear of an exit code
                 self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         return self
@@ -6094,6 +6085,9 @@ class _Signals:
             _signal.signal(number, handler)
         if self._witness:
             self._witness.close()  # with which it ends
+
+    def _note(self, number: int, frame: object) -> None:
+        self.came.append(number)
 
     def call_witness(self) -> None:
         if sys.platform != "win32" and self._handlers:

@@ -11013,25 +11013,16 @@ def test_what_is_logged_while_posting_is_never_posted(trouble, home_told, monkey
     assert calls == ["once"] and len(home_told) == (not trouble)
 
 
-def test_the_handler_comes_by_name_from_a_configuration(home_told):
-    logging.config.dictConfig({
-        "version": 1, "disable_existing_loggers": False,
-        "handlers": {"alerts": {"class": "alerters.AlertHandler", "level": "WARNING"}},
-        "loggers": {"home.configured": {"handlers": ["alerts"]}}})
-    logger = logging.getLogger("home.configured")
-    [handler] = logger.handlers
-    logger.warning("from a configuration")
-    handler.flush()
-    logger.removeHandler(handler)
-    assert type(handler) is alerters.AlertHandler and handler.level == logging.WARNING
-    assert home_told.titles == ["from a configuration"] and home_told.last.level == "warning"
-
-
-def test_the_handler_is_an_ordinary_name():
+def test_the_handler_is_an_ordinary_name(home_told):
     completed = rlcompleter.Completer({"alerters": alerters}).complete("alerters.AlertH", 0)
     assert "AlertHandler" in dir(alerters) and completed.startswith("alerters.AlertHandler")
-    assert repr(alerters.AlertHandler) == "<class 'alerters.AlertHandler'>"
     assert "posts records from a thread" in alerters.AlertHandler.__doc__
+    configuration = logging.config.DictConfigurator({"version": 1})
+    handler = configuration.configure_handler({"class": "alerters.AlertHandler", "level": "WARNING"})
+    handler.handle(home_record(level=30))
+    handler.flush()
+    assert (repr(type(handler)), handler.level) == ("<class 'alerters.AlertHandler'>", logging.WARNING)
+    assert home_told.titles == ["row 1"] and home_told.last.level == "warning"
 
 
 LOGGING = """
