@@ -3602,9 +3602,10 @@ class DiscordAlerter(_ChatAlerter):
         name = _one_line(_defuse(draft.message._name()), 100) or "Alert"
         if not self.discord_token:
             return self._send_page(draft, page, "", {**payload, "thread_name": name})
-        # docs.discord.com/developers/resources/channel, start thread in forum: its message takes not all
-        kept = _given(("content", "embeds", "allowed_mentions"), payload)
-        opened = self._send_page(draft, page, f"{channel}/threads", {"name": name, "message": kept})
+        # docs.discord.com/developers/resources/channel, start thread in forum: its message takes all but these
+        for key in ("nonce", "enforce_nonce", "message_reference"):
+            payload.pop(key, None)
+        opened = self._send_page(draft, page, f"{channel}/threads", {"name": name, "message": payload})
         return {**_mapping(opened.get("message")), "id": opened["id"], "channel_id": opened["id"]}
 
     def _send_page(self, draft: _Draft, page: _Page, path: str, payload: _Dict) -> _Dict:
