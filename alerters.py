@@ -2357,16 +2357,7 @@ class _ChatAlerter(BaseAlerter):
             return self._mark("text", name, "") or "\u200b", self._mark("text", value, "") or "\u200b"
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
-        if isinstance(line, str):
-            line = _spans(line, block.kind != "plain")
-        words = ""
-        for style, text, url in line:
-            if block.kind == "heading" and style == "bold":  # it is bold already
-                style = "text"
-            words += self._mark(style, text, url)
-        form = self._forms.get(block.kind, "{words}")
-        return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
-                           label=block.label or self._bullet)
+        return _marked(block, line, self._mark, self._forms, self._bullet)
 
     def _cost(self, written: Any) -> int:
         if isinstance(written, tuple):  # a fact: Discord allows 25 of them in each of ten embeds
@@ -3602,7 +3593,7 @@ class DiscordAlerter(_ChatAlerter):
         name = _one_line(_defuse(draft.message._name()), 100) or "Alert"
         if not self.discord_token:
             return self._send_page(draft, page, "", {**payload, "thread_name": name})
-        # docs.discord.com/developers/resources/channel, start thread in forum: its message takes all but these
+        # docs.discord.com/developers/resources/channel, start thread in forum: all but these go
         for key in ("nonce", "enforce_nonce", "message_reference"):
             payload.pop(key, None)
         opened = self._send_page(draft, page, f"{channel}/threads", {"name": name, "message": payload})
@@ -3935,7 +3926,7 @@ class SMTPEmailAlerter(BaseAlerter):
         for block in blocks:
             if block.kind == "how" and question:
                 block.links = self._answer_links(question, str(mail["Subject"]))
-        mail.set_content(_as_text(blocks, str) + "\n")
+        mail.set_content(_as_text(blocks) + "\n")
         shown: list[_File] = []
         if self._option(params, "include_html", True):
             own = getattr(params, "html_body", None)
@@ -6267,14 +6258,15 @@ def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
 
 def _bare(line: str) -> str:
     """Return one line of light Markdown without its marks; what they say beyond looks stays."""
-    words = ""
-    for style, text, url in _spans(line):
-        if style == "strike":
-            text = f"~~{text}~~"
-        elif url and url != text:
-            text = f"{text} ({url})"
-        words += text
-    return words
+    return "".join(itertools.starmap(_bare_words, _spans(line)))
+
+
+def _bare_words(style: str, text: str, url: str) -> str:
+    if style == "strike":
+        return f"~~{text}~~"
+    if url.startswith("http") and url != text:
+        return f"{text} ({url})"
+    return text
 
 
 def _unfenced(text: str) -> str:
@@ -6487,8 +6479,8 @@ def _as_lines(facts: _Block) -> _Block:
     return _Block("plain", "\n".join(map("{0[0]}: {0[1]}".format, facts.lines)).split("\n"))
 
 
-def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap: str = "\n\n") -> str:
-    """Return blocks as plain text. words: what becomes of a line's marks; gap: between the parts."""
+def _as_text(blocks: Sequence[_Block], gap: str = "\n\n") -> str:
+    """Return blocks as plain text. gap: what stands between the parts."""
     parts = []
     for group, found in _grouped(map(_aligned, blocks)):
         lines: list[str] = []
@@ -6497,21 +6489,28 @@ def _as_text(blocks: Sequence[_Block], words: Callable[[str], str] = _bare, gap:
                 block = _as_lines(block)
             lines += block.head
             for line in block.lines:
-                lines.append(_text_line(block, line, words))
+                lines.append(_marked(block, line, _bare_words, _TEXT_FORMS))
         if group != "note":
             parts.append("\n".join(lines).strip("\n"))
     return gap.join(filter(str.strip, parts))
 
 
-def _text_line(block: _Block, line: Any, words: Callable[[str], str]) -> str:
-    if isinstance(line, list):
-        return "".join(text for _, text, _ in line)
-    if block.kind in ("code", "plain"):
-        return str(line)
-    if block.kind == "how":
-        words = _bare
-    form = _TEXT_FORMS.get(block.kind, "{words}")
-    return form.format(words=words(line), indent="  " * block.level, label=block.label or "-")
+def _marked(block: _Block, line: Any, mark: Callable[[str, str, str], str], forms: Mapping[str, str],
+            bullet: str = "-") -> str:
+    """Return a line of a block, or its spans, in some markup.
+
+    mark: (style, text, url) -> markup. forms: of lines by kind of block, as `_ChatAlerter._forms`.
+    """
+    if isinstance(line, str):
+        line = _spans(line, block.kind not in ("plain", "code"))
+    words = ""
+    for style, text, url in line:
+        if block.kind == "heading" and style == "bold":  # it is bold already
+            style = "text"
+        words += mark(style, text, url)
+    form = forms.get(block.kind, "{words}")
+    return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
+                       label=block.label or bullet)
 
 
 def _whole_text(message: AlerterMessage) -> str:
