@@ -5232,7 +5232,7 @@ def _write_store(path: str, data: _Dict) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(draft)
     with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-        _hand_over(file.fileno(), 0o600, path)
+        _hand_over(file.fileno(), path)
         file.write(f"{text}\n".encode())
         file.flush()
         os.fsync(file.fileno())
@@ -5250,26 +5250,20 @@ def _open_plain(path: str, flags: int) -> int:
     return file
 
 
-def _hand_over(file: int, mode: int, model: str) -> None:
-    """Give what was made its mode, whatever the umask, and where root made it, the owner of `model`."""
-    if sys.platform != "win32":
-        os.fchmod(file, mode)
-        if os.geteuid() == 0:
-            owner = os.stat(model if os.path.exists(model) else os.path.dirname(model))
-            os.fchown(file, owner.st_uid, owner.st_gid)
+def _hand_over(made: int | str, model: str) -> None:
+    """Give what root made to the owner of `model`, or of its folder: a user's store stays the user's."""
+    if sys.platform != "win32" and os.geteuid() == 0:
+        owner = os.stat(model if os.path.exists(model) else os.path.dirname(model))
+        os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(made, int))
 
 
 def _make_folder(path: str) -> None:
     """Make a folder, and those above it, for their owner alone."""
-    if os.path.isdir(path):
-        return
-    _make_folder(os.path.dirname(path))
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-        if sys.platform != "win32":
-            folder = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-            _hand_over(folder, 0o700, os.path.dirname(path))
-            os.close(folder)
+    if not os.path.isdir(path):
+        _make_folder(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+            _hand_over(path, os.path.dirname(path))
 
 
 @contextlib.contextmanager
@@ -5283,7 +5277,7 @@ def _locked(path: str) -> Iterator[None]:
             _make_folder(os.path.dirname(path))
             try:
                 file = _open_plain(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-                _hand_over(file, 0o600, path)
+                _hand_over(file, path)
             except FileExistsError:
                 file = _open_plain(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
             at_the_end.callback(os.close, file)
