@@ -420,9 +420,7 @@ def stored_text(text, human=True):
             return f":skin-tone-{ord(char) - 0x1F3FB + 2}:"
         return ":%s:" % (EMOJI.get(char) or unicodedata.name(char, "emoji").lower().replace(" ", "_"))
 
-    kept = [m.span() for m in CONTROL.finditer(text)]
-    edges = [0] + [edge for span in kept for edge in span] + [len(text)]
-    parts = [text[a:b] for a, b in zip(edges, edges[1:])]
+    parts = re.split(f"({CONTROL.pattern})", text, flags=re.I)
     return "".join(part if i % 2 else plain(part) for i, part in enumerate(parts))
 
 
@@ -434,13 +432,13 @@ def block_errors(blocks, broken_images=()):
         errors.append(f"[ERROR] {why} [json-pointer:/blocks{where}]")
 
     def items(value, where, most, kinds, limit):
-        if not isinstance(value, list) or not 1 <= len(value) <= most:
+        if not 1 <= len(value) <= most:
             bad(where, f"no more than {most} items allowed" if value else "no fewer than 1 items allowed")
-        for i, item in enumerate(value if isinstance(value, list) else ()):
+        for i, item in enumerate(value):
             check(item, f"{where}/{i}", kinds, limit)
 
     def check(value, where, kinds, limit):
-        kind = value.get("type") if isinstance(value, dict) else None
+        kind = value.get("type")
         if kind not in kinds.split():
             return bad(where, f"unsupported type: {kind}")
         for field, rule in SHAPES[kind].items():
@@ -453,7 +451,7 @@ def block_errors(blocks, broken_images=()):
                 items(given, at, *rule)
             elif rule and rule[1]:
                 check(given, at, rule[1], rule[0])
-            elif rule and not (isinstance(given, str) and given):
+            elif rule and not given:
                 bad(at, "must be more than 0 characters")
             elif rule and units(given) > (rule[0] or limit):
                 bad(at, f"must be less than {(rule[0] or limit) + 1} characters")
@@ -474,15 +472,12 @@ def block_errors(blocks, broken_images=()):
 
 
 def _slack_nodes(node, where=""):
-    """Yield (json-pointer, dict) for every dict that holds a text or is an element of its own, in order."""
-    if isinstance(node, dict):
-        inner = node.keys() & {"elements", "fields", "blocks"}
-        if isinstance(node.get("text"), str) or "type" in node and not inner:
-            yield where, node
+    """Yield (json-pointer, dict) for every dict that holds a text, in order."""
+    if isinstance(node, dict) and isinstance(node.get("text"), str):
+        yield where, node
     children = enumerate(node) if isinstance(node, list) else node.items() if isinstance(node, dict) else ()
     for key, child in children:
-        if isinstance(child, (dict, list)):
-            yield from _slack_nodes(child, f"{where}/{key}")
+        yield from _slack_nodes(child, f"{where}/{key}")
 
 
 class FakeSlack(FakeService):
@@ -502,9 +497,8 @@ class FakeSlack(FakeService):
         self.broken_images, self._rations, self._last_ts = set(), {}, 0
 
     def add_channel(self, channel, name, **flags):
-        self.channels[channel] = dict(
-            {"id": channel, "name": name, "is_channel": True, "is_im": False, "is_member": True,
-             "is_private": False, "is_archived": False}, **flags)
+        usual = {"is_im": False, "is_member": True, "is_private": False, "is_archived": False}
+        self.channels[channel] = dict(usual, id=channel, name=name, **flags)
 
     def ration(self, method, seconds=60):
         """Let `method` through once per `seconds`, 15 rows at a time: an unlisted app since May 2025."""
@@ -518,12 +512,11 @@ class FakeSlack(FakeService):
     # What people and other bots do. `channel` is the bot's unless given.
     def say(self, user, text, thread_ts=None, channel=None, **extra):
         with self.lock:
-            fields = {"user": user, "text": stored_text(text), "client_msg_id": f"c{len(self.rows)}"}
-            return self._add(channel or self.channel, dict(fields, **extra), thread_ts)["ts"]
+            fields = dict(extra, user=user, text=stored_text(text))
+            return self._add(channel or self.channel, fields, thread_ts)["ts"]
 
     def bot_says(self, text, thread_ts=None, user="UOTHERBOT", **extra):
-        profile = {"bot_id": "BOTHER", "app_id": "AOTHER", "bot_profile": {"id": "BOTHER", "name": "other"}}
-        return self.say(user, text, thread_ts, **dict(profile, **extra))
+        return self.say(user, text, thread_ts, **dict({"bot_id": "BOTHER"}, **extra))
 
     def react(self, user, name, ts):
         with self.lock:
@@ -563,32 +556,28 @@ class FakeSlack(FakeService):
         raise self._no(error)
 
     def _add(self, channel, fields, thread_ts=None):
-        row = dict({"type": "message", "ts": self._new_ts(), "channel": channel, "team": "T000"},
-                   reactions={}, **fields)
+        row = dict(fields, type="message", ts=self._new_ts(), channel=channel, reactions={})
         if thread_ts:
             parent = self._find(thread_ts, channel, "thread_not_found")
-            joins = parent.get("subtype") in ("channel_join", "channel_leave")
-            if joins or parent.get("thread_ts", thread_ts) != thread_ts:
-                raise self._no("cannot_reply_to_message")  # nor to a reply; assumed
+            if parent.get("thread_ts", thread_ts) != thread_ts:
+                raise self._no("cannot_reply_to_message")  # which is a reply itself; assumed
             parent["thread_ts"] = row["thread_ts"] = thread_ts
         self.rows.append(row)
         self.posted += [row] if "payload" in row else []
         return row
 
     def _no(self, error, **more):
-        return Refusal(200, dict({"ok": False, "error": error}, **more))  # refusals come with HTTP 200
+        return Refusal(200, dict(more, ok=False, error=error))  # refusals come with HTTP 200
 
-    def _show(self, row, full=False, metadata=False):
-        shown = {k: v for k, v in row.items() if k not in ("channel", "payload", "reactions", "metadata")}
+    def _show(self, row, full=False):
+        shown = {k: v for k, v in row.items() if k not in ("channel", "payload", "reactions")}
         replies = [r for r in self.rows
                    if r.get("thread_ts") == row["ts"] != r["ts"] and r["channel"] == row["channel"]]
         if replies:
             shown.update(reply_count=len(replies), latest_reply=replies[-1]["ts"])
-        if "metadata" in row:
-            shown["metadata"] = row["metadata"] if metadata else {"event_type": row["metadata"]["event_type"]}
         reactions = []
         for name, users in row["reactions"].items():
-            part = users if full or self.reaction_users_max is None else users[:self.reaction_users_max]
+            part = users if full else users[:self.reaction_users_max]
             part = part + [self.bot_user] if self.bot_user in users and self.bot_user not in part else part
             reactions += [{"name": name, "users": list(part), "count": len(users)}] if users else []
         return dict(shown, reactions=reactions) if reactions else shown
@@ -601,54 +590,33 @@ class FakeSlack(FakeService):
         method = call.path[len("/api/"):]
         if not call.path.startswith("/api/") or method not in SCOPES:
             raise self._no("unknown_method")
-        if method in self._rations:
-            seconds, last = self._rations[method]
-            if last is not None and self.now() - last < seconds:
-                wait = str(math.ceil(last + seconds - self.now()))
-                return 429, {"ok": False, "error": "ratelimited"}, {"Retry-After": wait}
+        seconds, last = self._rations.get(method, (0, None))
+        if last is not None and self.now() - last < seconds:
+            wait = str(math.ceil(last + seconds - self.now()))
+            return 429, {"ok": False, "error": "ratelimited"}, {"Retry-After": wait}
         args = self._authorised(call)
         channel = self.channels.get(args.get("channel"), {})
         kind = "im" if channel.get("is_im") else "groups" if channel.get("is_private") else "channels"
         scope = kind + SCOPES[method] if SCOPES[method][:1] == ":" else SCOPES[method]
         provided = ",".join(sorted(self.scopes))
-        call.reply_headers.update({"X-OAuth-Scopes": provided, "X-Accepted-OAuth-Scopes": scope})
+        call.reply_headers["X-OAuth-Scopes"] = provided
         if scope and scope not in self.scopes:
             raise self._no("missing_scope", needed=scope, provided=provided)
         if method in self._rations:
             self._rations[method][1] = self.now()
-        answer = dict(getattr(self, "_" + method.replace(".", "_"))(args), ok=True)
-        if call.warning:
-            answer.update(warning=call.warning, response_metadata=dict(
-                answer.get("response_metadata", {}), warnings=[call.warning]))
-        return 200, answer, {}
+        return 200, dict(getattr(self, "_" + method.replace(".", "_"))(args), ok=True), {}
 
     def _authorised(self, call):
         """Check content type and token; give the arguments without nulls, JSON strings of a form decoded."""
-        args, is_json, call.warning = call.args, call.ctype == "application/json", None
-        if call.problem == "json":
-            raise self._no("invalid_json" if is_json else "invalid_form_data")
-        if not isinstance(args, dict):
-            raise self._no("json_not_object")
-        if call.method not in ("GET", "POST") or call.ctype[:5] == "multi" or call.problem and call.body:
+        args, is_json = call.args, call.ctype == "application/json"
+        if call.method != "POST" or call.query or call.ctype[:5] == "multi" or call.problem and call.body:
             raise self._no("invalid_post_type")
-        form_token = None if is_json or call.method == "GET" else args.pop("token", None)
-        if "token" in args or "token" in call.query:
-            raise self._no("invalid_auth")  # a token in a query string or a JSON body is refused
-        if call.method == "POST" and call.query:
-            raise self._no("invalid_arguments")  # query and body mixed; assumed
-        bearer = call.headers.get("Authorization")
-        if not bearer and not form_token:
-            raise self._no("not_authed")
-        if (bearer or "Bearer " + form_token) != "Bearer " + self.token:
+        if "token" in args or call.headers.get("Authorization") != "Bearer " + self.token:
             raise self._no("invalid_auth")
-        if call.method == "POST" and call.body and ("charset" in call.headers["Content-Type"]) != is_json:
-            call.warning = "missing_charset" if is_json else "superfluous_charset"
-            self.warnings.append(call.warning)
-        for key in () if is_json else set(args) & {"blocks", "metadata", "attachments", "files"}:
-            try:
-                args[key] = _strict_json(args[key].encode())
-            except ValueError:
-                raise self._no(f"invalid_{key}_format") from None
+        if call.body and ("charset" in call.headers["Content-Type"]) != is_json:
+            self.warnings.append("missing_charset" if is_json else "superfluous_charset")
+        if "files" in args:
+            args["files"] = _strict_json(args["files"].encode())
         call.args = {key: value for key, value in args.items() if value is not None}
         return call.args
 
@@ -668,43 +636,29 @@ class FakeSlack(FakeService):
     def _checked(self, args):
         """The fields of a row from a message's arguments, or the refusal."""
         text, blocks = args.get("text", ""), args.get("blocks", [])
-        if not isinstance(text, str) or not isinstance(args.get("thread_ts", ""), str):
-            raise self._no("invalid_arguments")
-        if "markdown_text" in args:
-            raise self._no("invalid_arguments")  # not so at Slack; nothing here sends it
-        if not text.strip() and not blocks and not args.get("attachments"):
+        if set(args) - {"channel", "text", "blocks", "thread_ts", "unfurl_links", "unfurl_media"}:
+            raise self._no("invalid_arguments")  # not so at Slack; nothing here sends more
+        if not text.strip():  # which with blocks Slack would take, but screen readers read only this
             raise self._no("no_text")
-        if len(args.get("attachments", [])) > 100:
-            raise self._no("too_many_attachments")
         self.warnings += ["text over 4000"] if units(text) > 4000 else []
-        errors = block_errors(blocks, self.broken_images) if blocks else []
+        errors = block_errors(blocks, self.broken_images) if "blocks" in args else []
         if errors:
             raise self._no("invalid_blocks", response_metadata={"messages": errors})
-        texts = [node.get("text") for _, node in _slack_nodes(blocks)]
-        size = sum(units(part) for part in texts if isinstance(part, str))
+        size = sum(units(node["text"]) for _, node in _slack_nodes(blocks))
         if size > 13_200:
             raise self._no("msg_blocks_too_long")
         self.warnings += ["blocks over 10000"] if size > 10_000 else []
-        fields = {"text": stored_text(text[:40_000], human=False)}
+        fields = {"text": stored_text(text[:40_000], human=False), "payload": args}
         if blocks:
             fields["blocks"] = [dict({"block_id": f"b{i}"}, **block) for i, block in enumerate(blocks)]
-        if "metadata" in args:
-            metadata = args["metadata"]
-            if not isinstance(metadata, dict) or {"event_type", "event_payload"} - metadata.keys():
-                raise self._no("invalid_metadata_format")
-            fields["metadata"] = metadata
         return fields
 
-    def _own(self, fields, args):
-        return dict(fields, user=self.bot_user, bot_id=self.bot_id, app_id="A000", payload=args,
-                    bot_profile={"id": self.bot_id, "app_id": "A000", "name": "alerts"})
-
     def _auth_test(self, args):
-        return {"url": "https://example.slack.com/", "team": "Example", "team_id": "T000", "user": "alerts",
+        return {"url": "https://example.slack.com/", "team": "Example", "user": "alerts",
                 "user_id": self.bot_user, "bot_id": self.bot_id}
 
     def _users_info(self, args):
-        if not re.match(r"[UW][A-Z0-9]+$", str(args.get("user"))) or args["user"] == "UNOBODY":
+        if not re.match(r"[UW][A-Z0-9]+$", args["user"]) or args["user"] == "UNOBODY":
             raise self._no("user_not_found")
         return {"user": {"id": args["user"], "is_bot": args["user"] in self.bots}}
 
@@ -712,17 +666,13 @@ class FakeSlack(FakeService):
         return {"channel": self.channels[self._channel(args, reads=False)]}
 
     def _chat_postMessage(self, args):
-        given = str(args.get("channel", ""))
+        given = args["channel"]
         named = [c["id"] for c in self.channels.values() if not c["is_im"] and c["name"] == given.lstrip("#")]
         if re.match(r"[UW][A-Z0-9]+$", given) and given not in self.channels:
             named = ["D" + given[1:]]  # a user's id opens a direct channel; the answer tells its own id
-            self.add_channel(named[0], None, is_channel=False, is_im=True)
-        channel = self._writable(self._channel({"channel": (named or [given])[0]}, reads=False))
-        if not self.channels[channel]["is_member"] and "chat:write.public" not in self.scopes:
-            raise self._no("not_in_channel")
-        fields = self._own(self._checked(args), args)
-        if args.get("thread_ts") and str(args.get("reply_broadcast", "")).lower() in ("true", "1"):
-            fields["subtype"] = "thread_broadcast"
+            self.add_channel(named[0], None, is_im=True)
+        channel = self._writable(self._channel({"channel": (named or [given])[0]}))
+        fields = dict(self._checked(args), user=self.bot_user, bot_id=self.bot_id)
         row = self._add(channel, fields, args.get("thread_ts"))
         return {"channel": channel, "ts": row["ts"], "message": self._show(row)}
 
@@ -735,7 +685,7 @@ class FakeSlack(FakeService):
 
     def _reactions_add(self, args):
         row = self._find(args.get("timestamp"), self._writable(self._channel(args)))
-        base, tone, shade = str(args.get("name")).partition("::")
+        base, tone, shade = args["name"].partition("::")
         known = base in set(EMOJI.values()) | set(ALIASES) | self.custom_emoji
         if not known or tone and not re.match("skin-tone-[2-6]$", shade):
             raise self._no("invalid_name")
@@ -747,38 +697,26 @@ class FakeSlack(FakeService):
 
     def _reactions_get(self, args):
         row = self._find(args.get("timestamp"), self._channel(args))
-        full = str(args.get("full", "")).lower() in ("true", "1")
-        return {"type": "message", "channel": row["channel"], "message": self._show(row, full)}
+        return {"type": "message", "message": self._show(row, args.get("full") == "true")}
 
-    def _page(self, method, args, rows, newest_first, default, most):
+    def _page(self, method, args, rows, newest_first):
         """One page of rows between `oldest` and `latest`; the cursor remembers the last ts shown."""
-        try:
-            low, high = Decimal(str(args.get("oldest", 0))), Decimal(str(args.get("latest", 10**11)))
-            size = int(args.get("limit", default))
-            cursor = args.get("cursor") and Decimal(base64.b64decode(args["cursor"], validate=True).decode())
-        except (InvalidOperation, ValueError):
-            raise self._no("invalid_cursor" if args.get("cursor") else "invalid_arguments") from None
-        if not 1 <= size <= most:
-            raise self._no("invalid_limit")
-        edge = str(args.get("inclusive", "")).lower() in ("true", "1")
-        parent = None if newest_first or not rows else rows[0]["ts"]  # it comes whatever `latest` says
+        low, high = Decimal(args.get("oldest", 0)), Decimal(args.get("latest", 10**11))
+        cursor = Decimal(base64.b64decode(args["cursor"]).decode()) if "cursor" in args else None
+        edge = args.get("inclusive") == "true"
 
         def wanted(row):
             ts = Decimal(row["ts"])
-            if cursor:
-                return (ts < cursor if newest_first else ts > cursor) and row["ts"] != parent and inside(ts)
-            return inside(ts) or row["ts"] == parent and low == 0  # assumed: not if `oldest` is given
+            parent = not newest_first and row is rows[0]
+            if cursor and (parent or (ts >= cursor if newest_first else ts <= cursor)):
+                return False  # the parent comes on the first page alone
+            return low < ts < high or edge and ts in (low, high) or parent and low == 0
 
-        def inside(ts):
-            return low < ts < high or edge and ts in (low, high)
-
-        rows = sorted(filter(wanted, rows), key=lambda row: Decimal(row["ts"]), reverse=newest_first)
-        size = min(size, 15) if method in self._rations else size
-        everything = str(args.get("include_all_metadata", "")).lower() in ("true", "1")
-        page = {"messages": [self._show(row, metadata=everything) for row in rows[:size]]}
-        page["has_more"] = len(rows) > size
+        found = sorted(filter(wanted, rows), key=lambda row: Decimal(row["ts"]), reverse=newest_first)
+        size = min(int(args["limit"]), 15 if method in self._rations else 200)
+        page = {"messages": [self._show(row) for row in found[:size]], "has_more": len(found) > size}
         if page["has_more"]:
-            cursor = base64.b64encode(rows[size - 1]["ts"].encode()).decode()
+            cursor = base64.b64encode(found[size - 1]["ts"].encode()).decode()
             page["response_metadata"] = {"next_cursor": cursor}
         return page
 
@@ -786,7 +724,7 @@ class FakeSlack(FakeService):
         channel = self._channel(args)
         rows = [row for row in self.rows if row["channel"] == channel and (
             row.get("thread_ts", row["ts"]) == row["ts"] or row.get("subtype") == "thread_broadcast")]
-        return self._page("conversations.history", args, rows, True, 100, 999)
+        return self._page("conversations.history", args, rows, True)
 
     def _conversations_replies(self, args):
         channel = self._channel(args)
@@ -794,17 +732,14 @@ class FakeSlack(FakeService):
         root = given.get("thread_ts", given["ts"])
         rows = [row for row in self.rows
                 if row["channel"] == channel and root in (row["ts"], row.get("thread_ts"))]
-        return self._page("conversations.replies", args, rows, False, 1000, 1000)
+        return self._page("conversations.replies", args, rows, False)
 
     def _files_getUploadURLExternal(self, args):
-        if not args.get("filename") or str(args.get("length", 0)) == "0":
+        if not args.get("filename") or args.get("length", "0") == "0":
             raise self._no("missing_argument")
-        length = args["length"]
-        if not isinstance(length, str) or not length.isdigit() or len(args.get("alt_txt", "")) > 1000:
-            raise self._no("invalid_arguments")  # JSON is refused here, only a form is documented; assumed
         file_id = f"F{len(self.files) + 1:03}"
-        self.files[file_id] = {
-            "name": args["filename"], "length": int(length), "bytes": None, "shared_in": None}
+        self.files[file_id] = {"name": args["filename"], "length": int(args["length"]), "bytes": None,
+                               "shared_in": None}
         return {"upload_url": f"{self.url}/upload/v1/{file_id}", "file_id": file_id}
 
     def _upload(self, call):
@@ -817,42 +752,26 @@ class FakeSlack(FakeService):
         return 200, f"OK - {len(call.body)}", {}
 
     def _files_completeUploadExternal(self, args):
-        given = args.get("files")
-        if not isinstance(given, list) or not given:
-            raise self._no("missing_argument" if given is None else "invalid_arguments")
-        files = [self.files.get(file.get("id")) for file in given]
+        files = [self.files.get(file.get("id")) for file in args["files"]]
         if any(file is None or file["bytes"] is None or file["shared_in"] for file in files):
             raise self._no("file_not_found")
-        where = None
-        if args.get("channel_id"):  # without one the file stays private
-            where = self._writable(self._channel(args, "channel_id"))
-            shown = [dict(f, name=self.files[f["id"]]["name"]) for f in given]
-            comment = stored_text(args.get("initial_comment", ""), human=False)
-            # Assumed: a bot's file row has no bot_id, its user must be enough. No ts is answered.
-            self._add(where, {"user": self.bot_user, "text": comment, "files": shown, "payload": args},
-                      args.get("thread_ts"))
+        where = self._writable(self._channel(args, "channel_id"))
+        shown = [dict(f, name=self.files[f["id"]]["name"]) for f in args["files"]]
+        # Assumed: a bot's file row has no bot_id, its user must be enough. No ts is answered.
+        self._add(where, {"user": self.bot_user, "text": stored_text(args["initial_comment"], human=False),
+                          "files": shown, "payload": args}, args.get("thread_ts"))
         for file in files:
             file["shared_in"] = (where, args.get("thread_ts"))
-        return {"files": [{"id": f["id"], "title": f.get("title")} for f in given]}
+        return {"files": [{"id": f["id"], "title": f.get("title")} for f in args["files"]]}
 
     def _webhook(self, call):
-        team, service, secret = (call.path.split("/")[2:] + ["", "", ""])[:3]
-        for given, right, no in ((team, "T000", (404, "no_team")), (service, "B000", (404, "no_service")),
-                                 (secret, "hooksecret", (403, "invalid_token"))):
-            if given != right:
-                return no + ({},)
-        try:
-            args = call.args
-            if call.ctype == "application/x-www-form-urlencoded":
-                args = _strict_json(args.get("payload", "").encode())
-            if call.problem or call.method != "POST" or not isinstance(args, dict):
-                raise ValueError
-        except ValueError:
+        if call.path != "/services/T000/B000/hooksecret":
+            return 403, "invalid_token", {}
+        if call.problem or call.method != "POST" or call.ctype != "application/json":
             return 400, "invalid_payload", {}
         try:
-            channel = self._writable(self.channel)  # `channel`, `username` and icons are ignored
-            fields = dict(self._checked(args), subtype="bot_message", bot_id="BHOOK", payload=args)
-            self._add(channel, fields, args.get("thread_ts"))
+            fields = dict(self._checked(call.args), subtype="bot_message", bot_id="BHOOK")
+            self._add(self._writable(self.channel), fields, call.args.get("thread_ts"))
         except Refusal as refusal:  # errors are plain text with a status of their own
             error = refusal.answer[1]["error"]
             if error == "is_archived":
@@ -865,18 +784,17 @@ def slack_active_mentions(payload):
     """(kind, raw, json-pointer) of all that pings or links in a payload; kinds: everyone, user, group,
     channel, date, link."""
     kinds, found = {"@": "user", "#": "channel"}, []
-    eager = bool(payload.get("link_names")) or payload.get("parse", "none") != "none"
-    texts = [("/text", {"type": "mrkdwn", "text": payload.get("text") or "", "verbatim": not eager})]
-    texts += _slack_nodes(payload.get("blocks") or [], "/blocks")
-    for where, node in texts + list(_slack_nodes(payload.get("attachments") or [], "/attachments")):
-        kind, text = node.get("type"), node.get("text")
-        if isinstance(text, str) and kind != "plain_text":
-            for raw in CONTROL.findall(text):
-                special = "group" if raw[1:9] == "!subteam" else "date" if raw[1:6] == "!date" else "everyone"
-                found.append((special if raw[1] == "!" else kinds.get(raw[1], "link"), raw, where))
-            if not node.get("verbatim"):
-                pings = re.findall(r"(?<![<\w])@(?:here|channel|everyone)\b", text)
-                found += [("everyone", raw, where) for raw in pings]
+    texts = [("/text", {"type": "mrkdwn", "text": payload.get("text") or "", "verbatim": True})]
+    for where, node in texts + list(_slack_nodes(payload.get("blocks") or [], "/blocks")):
+        text = node["text"]
+        if node.get("type") == "plain_text":
+            continue
+        for raw in CONTROL.findall(text):
+            special = "group" if raw[1:9] == "!subteam" else "date" if raw[1:6] == "!date" else "everyone"
+            found.append((special if raw[1] == "!" else kinds.get(raw[1], "link"), raw, where))
+        if not node.get("verbatim"):
+            pings = re.findall(r"(?<![<\w])@(?:here|channel|everyone)\b", text)
+            found += [("everyone", raw, where) for raw in pings]
     return found
 
 
@@ -886,16 +804,9 @@ def slack_text(payload):
         text = re.sub(r"<(?:[^<>|]*\|)?([^<>]*)>", r"\1", text.replace("```", ""))
         return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
-    def seen(node):
-        if isinstance(node, list):
-            return "\n".join(filter(None, map(seen, node)))
-        kind, text = node.get("type", ""), node.get("text")
-        if isinstance(text, str):
-            return mrkdwn(text) if kind == "mrkdwn" else text
-        return seen([node[key] for key in ("title", "text", "fields", "elements") if key in node])
-
-    blocks = payload.get("blocks")
-    return (seen(blocks) if blocks else mrkdwn(payload.get("text") or "")).replace("\u200b", "")
+    nodes = [node for _, node in _slack_nodes(payload.get("blocks") or [])]
+    texts = [mrkdwn(node["text"]) if node.get("type") == "mrkdwn" else node["text"] for node in nodes]
+    return ("\n".join(texts) if nodes else mrkdwn(payload.get("text") or "")).replace("\u200b", "")
 
 
 # === Fake Discord ===
