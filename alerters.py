@@ -579,7 +579,7 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
         return [_from_environment()]
     found, active = store._alerters_of(), store.active_stack()
     untouched = active == "default" and [target.flavor for target in found] == ["console"]
-    stray = _stray_variable(store._load())
+    stray = _stray_variable(store)
     if stray and untouched:
         raise ConfigError(stray)
     if stray:
@@ -5031,7 +5031,7 @@ def _from_environment() -> BaseAlerter:
     own = {}
     if flavor not in FLAVORS:  # else no store is needed
         own = StackStore()._load()
-    cls, stray = _flavor(flavor, own), _stray_variable({})
+    cls, stray = _flavor(flavor, own), _stray_variable(None)
     if stray:
         raise ConfigError(stray)
     given = _Hidden()
@@ -5043,7 +5043,7 @@ def _from_environment() -> BaseAlerter:
     return _build(cls, given)
 
 
-def _stray_variable(store: _Dict) -> str:
+def _stray_variable(store: StackStore | None) -> str:
     """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or ""."""
     places: dict[str, list[str]] = {"FLAVOR": [], "STACK": [], "STORE": []}
     for flavor, cls in FLAVORS.items():
@@ -5056,10 +5056,14 @@ def _stray_variable(store: _Dict) -> str:
         if name not in places:
             close = _difflib.get_close_matches(name, places, 1)
             said = f"${variable}: did you mean $ALERTERS_{close[0]}?" if close else ""
-        elif places[name] and "ALERTERS_FLAVOR" not in os.environ:
+        elif places[name] and not os.environ.get("ALERTERS_FLAVOR"):
             flavors = " or ".join(places[name])
             said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}"
-        if said and f"env.{variable}" not in _json.dumps(store.get("alerters")):  # referred to: no mistake
+        if not said:
+            continue
+        # What an alerter in the store refers to is no mistake.
+        known = store._load().get("alerters") if store else {}
+        if f"env.{variable}" not in _json.dumps(known):
             return said
     return ""
 
