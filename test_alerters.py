@@ -8956,24 +8956,24 @@ def home_told(monkeypatch):
 
 
 # === The public surface ===
-HOME_SAID = "*title=None *metadata=None *images=None "
-HOME_POST = f"{HOME_SAID}*files=None *level=None *exception=None *mention=None *reply_to=None"
-HOME_ASK = (f"{HOME_SAID}*level=None *timeout=None *approvers=None *mention=None *approve_msg_options=None "
+SAID_WORDS = "*title=None *metadata=None *images=None "
+POST_WORDS = f"{SAID_WORDS}*files=None *level=None *exception=None *mention=None *reply_to=None"
+ASK_WORDS = (f"{SAID_WORDS}*level=None *timeout=None *approvers=None *mention=None *approve_msg_options=None "
             "*disapprove_msg_options=None *minimum_approvals=None *reply_to=None")
-HOME_PARAMETERS = ("approve_msg_options=None disapprove_msg_options=None approvers=None timeout=None "
+PARAMETERS = ("approve_msg_options=None disapprove_msg_options=None approvers=None timeout=None "
                    "mention=None minimum_approvals=1")
-HOME_SHAPES = {  # each public name: its parameters, None for what has none; {method: its parameters}
+SIGNATURES = {  # each public name: its parameters, None for what has none; {method: its parameters}
     "AlerterMessage": "title=None body=None metadata images level='info' files",
-    "AlerterParameters": HOME_PARAMETERS,
-    "SlackAlerterParameters": f"{HOME_PARAMETERS} slack_channel_id=None thread_ts=None blocks=None",
-    "DiscordAlerterParameters": f"{HOME_PARAMETERS} discord_channel_id=None",
-    "SMTPEmailAlerterParameters": f"{HOME_PARAMETERS} recipient_email=None subject=None subject_prefix=None "
+    "AlerterParameters": PARAMETERS,
+    "SlackAlerterParameters": f"{PARAMETERS} slack_channel_id=None thread_ts=None blocks=None",
+    "DiscordAlerterParameters": f"{PARAMETERS} discord_channel_id=None",
+    "SMTPEmailAlerterParameters": f"{PARAMETERS} recipient_email=None subject=None subject_prefix=None "
                                   "include_html=None html_body=None",
     "BaseAlerter": {
-        "post": f"self message params=None {HOME_POST}", "send": "self message params=None", "check": "self",
-        "ask": f"self question params=None {HOME_ASK} *key=None",
-        "decide": f"self question params=None key=None {HOME_ASK}",
-        "open_question": f"self question params=None {HOME_ASK} *key=None", "replies": "self question"},
+        "post": f"self message params=None {POST_WORDS}", "send": "self message params=None", "check": "self",
+        "ask": f"self question params=None {ASK_WORDS} *key=None",
+        "decide": f"self question params=None key=None {ASK_WORDS}",
+        "open_question": f"self question params=None {ASK_WORDS} *key=None", "replies": "self question"},
     "SlackAlerter": {"send": "self message params=None"},
     "DiscordAlerter": {"send": "self message params=None"},
     "SMTPEmailAlerter": {"send": "self message params=None"}, "ConsoleAlerter": "",
@@ -8981,9 +8981,9 @@ HOME_SHAPES = {  # each public name: its parameters, None for what has none; {me
     "Question": {"check": "self", "wait": "self timeout=None", "to_dict": "self",
                  "from_dict": "state alerter=None"},
     "Decision": "status by=None text=None via=None at=0.0 reason=None approvals=()",
-    "post": f"message params=None {HOME_POST} *alerter=None",
-    "ask": f"question params=None {HOME_ASK} *alerter=None *key=None",
-    "decide": f"question params=None {HOME_ASK} *alerter=None *key=None",
+    "post": f"message params=None {POST_WORDS} *alerter=None",
+    "ask": f"question params=None {ASK_WORDS} *alerter=None *key=None",
+    "decide": f"question params=None {ASK_WORDS} *alerter=None *key=None",
     "alerter_post_step": "message params=None", "alerter_ask_step": "message params=None",
     "alerter_success_hook": "context named", "alerter_failure_hook": "exception=None context named",
     "watch": "name=None *on_success=True *longer_than=0 *alerter=None",
@@ -9004,20 +9004,20 @@ HOME_SHAPES = {  # each public name: its parameters, None for what has none; {me
 
 
 def test_all_is_exactly_the_public_surface():
-    assert sorted(alerters.__all__) == sorted(HOME_SHAPES)
+    assert sorted(alerters.__all__) == sorted(SIGNATURES)
     others = {name for name, value in vars(alerters).items()
               if not name.startswith("_") and not isinstance(value, types.ModuleType)}
-    assert others - set(HOME_SHAPES) == {"TYPE_CHECKING"}
+    assert others - set(SIGNATURES) == {"TYPE_CHECKING"}
     space = {}
     exec("from alerters import *", space)
-    assert set(HOME_SHAPES) <= set(space) and isinstance(alerters.__version__, str)
+    assert set(SIGNATURES) <= set(space) and isinstance(alerters.__version__, str)
     with pytest.raises(AttributeError, match="no attribute 'Alert_Handler'"):
         alerters.Alert_Handler  # noqa: B018
 
 
 def test_every_public_name_is_explained():
     missing = []
-    for name in HOME_SHAPES:
+    for name in SIGNATURES:
         value = getattr(alerters, name)
         if name != "FLAVORS" and not inspect.getdoc(value):
             missing.append(name)
@@ -9037,13 +9037,13 @@ def test_signatures_are_those_of_the_contract():
         return " ".join(said)
 
     found = {}
-    for name, wanted in HOME_SHAPES.items():
+    for name, wanted in SIGNATURES.items():
         value = getattr(alerters, name)
         if isinstance(wanted, dict):
             found[name] = {method: shape(getattr(value, method)) for method in wanted}
         else:
             found[name] = wanted if wanted is None else shape(value)
-    assert found == HOME_SHAPES
+    assert found == SIGNATURES
 
 
 def test_errors_are_a_tree():
@@ -9450,7 +9450,7 @@ def test_booleans_and_lists_are_written_the_same_in_environment_and_command_line
 
 SLACK_SET = {"FLAVOR": "slack", "SLACK_TOKEN": "xoxb-1", "SLACK_CHANNEL_ID": "C1"}
 LONELY = ", but not $ALERTERS_FLAVOR: set that to"
-HOME_VARIABLES = [  # what is set, what is said
+WRONG_VARIABLES = [  # what is set, what is said
     ({"FLAVOR": "slak"}, "no flavor 'slak'; did you mean 'slack'?"),
     ({"FLAVOR": "slack", "SLACK_CHANNEL_ID": "C1"},
      "slack: give slack_token (posts and asks) or slack_webhook_url (posts only)"),
@@ -9472,7 +9472,7 @@ HOME_VARIABLES = [  # what is set, what is said
     ({"STACKS": "prod"}, "$ALERTERS_STACKS: did you mean $ALERTERS_STACK?")]
 
 
-@pytest.mark.parametrize("variables, said", HOME_VARIABLES)
+@pytest.mark.parametrize("variables, said", WRONG_VARIABLES)
 def test_a_wrong_variable_is_one_clear_line(variables, said, monkeypatch, capsys):
     home_set(monkeypatch, **variables)
     assert home_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
@@ -9519,7 +9519,7 @@ def test_a_built_in_flavor_is_not_registered_again():
 
 
 # === Flavors of one's own ===
-HOME_PAGER = """
+PAGER = """
 import dataclasses
 from alerters import BaseAlerter, Receipt, register_flavor
 
@@ -9544,7 +9544,7 @@ class PagerAlerter(BaseAlerter):
 def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_package").mkdir()
     (tmp_path / "my_package" / "__init__.py").write_text("")
-    (tmp_path / "my_package" / "my_flavor.py").write_text(HOME_PAGER)
+    (tmp_path / "my_package" / "my_flavor.py").write_text(PAGER)
     monkeypatch.syspath_prepend(str(tmp_path))
     path = "my_package.my_flavor.PagerAlerter"
     assert home_cli(capsys, "flavor", "register", path) == (0, "flavor pager is registered\n", "")
@@ -9574,7 +9574,7 @@ def test_the_secrets_of_a_flavor_that_is_not_imported_are_masked(capsys):
     assert "hidden" not in repr(StackStore().alerters())
 
 
-HOME_BUGS = [  # calls of a flavor whose code raises; the first four return False, the others raise
+BUGGY_CALLS = [  # calls of a flavor whose code raises; the first four return False, the others raise
     lambda a: post("x", alerter=a), lambda a: a.post("x"), lambda a: ask("x", alerter=a),
     lambda a: a.ask("x"), lambda a: decide("x", alerter=a), lambda a: a.decide("x"),
     lambda a: a.send("x"), lambda a: a.open_question("x")]
@@ -9602,11 +9602,11 @@ def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(where, numbers, cap
     for number in numbers:
         caplog.clear()
         if number < 4:
-            assert HOME_BUGS[number](Buggy(api_token="token-of-buggy")) is False
+            assert BUGGY_CALLS[number](Buggy(api_token="token-of-buggy")) is False
         else:
             said = r"^buggy: KeyError: '\*\*\*': its traceback is in the log$"
             with pytest.raises(DeliveryError, match=said):
-                HOME_BUGS[number](Buggy(api_token="token-of-buggy"))
+                BUGGY_CALLS[number](Buggy(api_token="token-of-buggy"))
         [record] = [record for record in caplog.records if record.levelname == "ERROR"]
         begin = "buggy: an exception in its code\nTraceback (most recent call last):\n"
         assert record.getMessage().startswith(begin) and "in fail" in record.getMessage()
@@ -9641,7 +9641,7 @@ def test_an_own_flavor_has_fields_of_any_type(home_told):
     assert StackStore().load_alerter("n") == Wide(name="Bob", names=["a", "b"], level=5, ratio=0.5)
 
 
-HOME_NO_TIME = "timeout must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m or 2d, not "
+NO_TIME = " must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m or 2d, not "
 HOOK, OF_DISCORD = "https://hooks.slack.com/services/T1/B1/abc", "https://discord.com/api/webhooks/1/abc"
 TOKEN, BOT = {"slack_token": "xoxb-1"}, {"discord_token": "ab.cd.ef"}
 MAIL = {"smtp_server": "smtp.example.org", "sender_email": "bot@example.org"}
@@ -9694,7 +9694,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             "https://slack.com/a b": " is not a valid address: it holds a space or another strange character",
             "https://stra\u00dfe.de/api": " is not a valid address: write its host as xn--strae-oqa.de"},
         "listen": {"thraed": ": it is \"thread\" or \"channel\", not 'thraed'"},
-        "timeout": {-1: "NO_TIME", math.nan: "NO_TIME", "5 apples": "NO_TIME"}}),
+        "timeout": {-1: f"{NO_TIME}-1", math.nan: f"{NO_TIME}nan", "5 apples": f"{NO_TIME}'5 apples'"}}),
     "discord": (BOT, {
         "approvers": {"ann#1234": f": 'ann#1234' {NOT_DISCORD}", "U012": f": 'U012' {NOT_DISCORD}",
                       "&12": f": '&12' {NOT_DISCORD}", "https://discord.com/users/123": ": write 123"},
@@ -9732,7 +9732,6 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
 def test_a_field_that_can_never_work_is_refused_when_it_is_set(flavor, field):
     needed, fields = NEVER_WORKS[flavor]
     for value, said in fields[field].items():
-        said = f" {HOME_NO_TIME}{value!r}"[8:] if said == "NO_TIME" else said
         with pytest.raises(ConfigError) as caught:
             FLAVORS[flavor](**{**needed, field: value})
         assert str(caught.value) == f"{flavor}: {field}{said}"
@@ -9908,8 +9907,8 @@ def test_what_is_no_flavor_is_one_clear_line(path, tmp_path, monkeypatch, capsys
 
 
 # === Posting and asking from anywhere ===
-HOME_ASKED = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url="http://127.0.0.1:9/api")
-HOME_WRONG_CALLS = {  # a call, and what is said of it
+ASKED = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url="http://127.0.0.1:9/api")
+WRONG_CALLS = {  # a call, and what is said of it
     "nothing": (lambda: post(" \n\t"),
                 "message: there is nothing to say: give title, body, metadata, images or files"),
     "number": (lambda: post(5), "a message is a str, an exception or an AlerterMessage, not int"),
@@ -9924,7 +9923,7 @@ HOME_WRONG_CALLS = {  # a call, and what is said of it
                    "files, images, level, mention, message, metadata, params, reply_to, title"),
     "fields of a message": (lambda: post(AlerterMessage("x"), title="T", level="info"),
                             "title, level: put it into the AlerterMessage, or pass the message as text"),
-    "changed message": (lambda: post(HOME_CHANGED),
+    "changed message": (lambda: post(CHANGED),
                         "message: no level 'huge'; there is: error, info, success, warning"),
     "params": (lambda: post("x", {"timeout": 5}), "params must be AlerterParameters, not dict"),
     "alerter": (lambda: post("x", alerter=5), "alerter must be a name or an alerter, not int"),
@@ -9943,27 +9942,27 @@ HOME_WRONG_CALLS = {  # a call, and what is said of it
                "params: thread_ts must be the `ts` of a message, as text"),
     "approvals": (lambda: ask("x", minimum_approvals=True),
                   "minimum_approvals must be a whole number, 1 or more, not True"),
-    "key": (lambda: ask("x", key=5, alerter=HOME_ASKED), 'key must be a name, such as "deploy-42"'),
-    "time": (lambda: ask("x", timeout="5 apples"), HOME_NO_TIME + "'5 apples'"),
-    "time in parameters": (lambda: AlerterParameters(timeout="1:30"), HOME_NO_TIME + "'1:30'"),
+    "key": (lambda: ask("x", key=5, alerter=ASKED), 'key must be a name, such as "deploy-42"'),
+    "time": (lambda: ask("x", timeout="5 apples"), f"timeout{NO_TIME}'5 apples'"),
+    "time in parameters": (lambda: AlerterParameters(timeout="1:30"), f"timeout{NO_TIME}'1:30'"),
     "post": (lambda: post("x", titel="T"), "post: no keyword 'titel'; did you mean 'title'?"),
     "ask": (lambda: ask("x", timout=5), "ask: no keyword 'timout'; did you mean 'timeout'?"),
     "decide": (lambda: decide("x", lvel="info"), "decide: no keyword 'lvel'; did you mean 'level'?"),
-    "its post": (lambda: HOME_ASKED.post("x", imges=[]), "post: no keyword 'imges'; did you mean 'images'?"),
-    "its ask": (lambda: HOME_ASKED.ask("x", keyy=""), "ask: no keyword 'keyy'; did you mean 'key'?"),
-    "its question": (lambda: HOME_ASKED.open_question("x", mentio="U1"),
+    "its post": (lambda: ASKED.post("x", imges=[]), "post: no keyword 'imges'; did you mean 'images'?"),
+    "its ask": (lambda: ASKED.ask("x", keyy=""), "ask: no keyword 'keyy'; did you mean 'key'?"),
+    "its question": (lambda: ASKED.open_question("x", mentio="U1"),
                      "open_question: no keyword 'mentio'; did you mean 'mention'?"),
     "no channel": (lambda: SlackAlerter(slack_token="xoxb-1").post("x"),
                    "slack: no channel: give slack_channel_id in the alerter or in the parameters"),
 }
-HOME_CHANGED = AlerterMessage("x")
-HOME_CHANGED.level = "huge"
+CHANGED = AlerterMessage("x")
+CHANGED.level = "huge"
 
 
-@pytest.mark.parametrize("case", HOME_WRONG_CALLS)
+@pytest.mark.parametrize("case", WRONG_CALLS)
 def test_a_wrong_call_is_a_config_error_and_posts_nothing(case, home_told, monkeypatch):
     monkeypatch.setattr(home_told.alerter, "replies", lambda self, question: [], raising=False)
-    call, said = HOME_WRONG_CALLS[case]
+    call, said = WRONG_CALLS[case]
     with pytest.raises(ConfigError) as caught:
         call()
     assert str(caught.value) == said and home_told == []
@@ -10094,7 +10093,7 @@ def test_the_same_steps_work_whatever_the_stack_holds(slack, discord, smtp, cloc
     assert len(smtp.mails) == 2
 
 
-def home_three(home_told, monkeypatch, **fields):
+def three_recorders(home_told, monkeypatch, **fields):
     """A stack of three recorders; fields: of the second."""
     monkeypatch.delenv("ALERTERS_FLAVOR")
     for name in "abc":
@@ -10104,7 +10103,7 @@ def home_three(home_told, monkeypatch, **fields):
 
 @pytest.mark.parametrize("trouble", ["", "line busy"])
 def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, home_told, monkeypatch, caplog):
-    home_three(home_told, monkeypatch, trouble=trouble)
+    three_recorders(home_told, monkeypatch, trouble=trouble)
     meet = threading.Barrier(3, timeout=5)
     send = home_told.alerter.send
 
@@ -10124,7 +10123,7 @@ def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, home_told, mo
 @pytest.mark.parametrize("threads", [True, False])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ConfigError("wrong")])
 def test_whatever_one_alerter_raises_the_others_have_it(error, threads, home_told, monkeypatch):
-    home_three(home_told, monkeypatch, trouble="yes")
+    three_recorders(home_told, monkeypatch, trouble="yes")
     sent = home_told.alerter.send
 
     def send(self, message, params=None):
