@@ -1261,8 +1261,10 @@ class BaseAlerter:
                 self._close_replaced(replaced)
             if not fresh and not self._take_up(question):
                 return None
+            if question._decision is not None:  # its record is gone: who is killed now loses it
+                return question
             try:
-                if record.ref is None and question._decision is None:
+                if record.ref is None:
                     self._publish(question, message, params)
             except (ConfigError, DeliveryError) as error:
                 if getattr(error, "outcome", "not_sent") == "not_sent":
@@ -1276,11 +1278,10 @@ class BaseAlerter:
         """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
         key: Any = found._key
         decision, expired = key.ending(found.token), self.clock.now() >= found.deadline
-        if decision is not None:  # whoever settled it died over it
-            found._finish(decision)
-            return True
         try:
-            if self._locate(found) and expired:  # nobody has read the answers since its time was over
+            if decision is not None:  # whoever settled it died over it
+                found._finish(decision)
+            elif self._locate(found) and expired:  # nobody has read the answers since its time was over
                 found.wait()
         except DeliveryError as error:
             forever = error._final or error.code == "unread"  # which a missing scope is
@@ -1630,6 +1631,9 @@ class _Key:
         The first is `asked`, or the record of the same question from before; None while somebody works on it.
         """
         now, replaced = self.clock.now(), None
+        found = self.read()
+        if found and _is_held(found, now):  # looked at first, so that who waits does not write
+            return None, None
         with self._changing() as (questions, ended):
             found = self._found(questions)
             if found and _is_held(found, now):

@@ -5748,15 +5748,14 @@ def _intervals(timeout):
     return naps
 
 
-@pytest.mark.parametrize("timeout", [0, 0.4, 15.5, 200])
+@pytest.mark.parametrize("timeout", [0.4, 200])
 def test_the_poll_interval_is_a_tenth_of_the_age(room, timeout):
     question = room.ask(timeout=timeout)
     before = len(room.service.calls)
     decision = question.wait()
     assert room.clock.naps == pytest.approx(_intervals(timeout))
     assert decision.status == "timeout" and decision.at == pytest.approx(room.clock.start + timeout)
-    polls = len(_intervals(timeout)) + 1
-    assert len(room.service.calls) - before == polls + 1  # and the note
+    assert len(room.service.calls) - before == len(_intervals(timeout)) + 2  # the last poll, and the note
 
 
 def test_the_last_poll_is_at_the_deadline(room):
@@ -5776,11 +5775,15 @@ def test_an_answer_after_the_deadline_never_counts(room):
         assert question.wait().status == "timeout"
 
 
-def test_an_answer_in_time_counts_though_it_is_read_after_the_deadline(room):
-    question = room.ask(timeout=10)
-    answer = room.reply(question, room.ann, "yes")
-    room.clock.sleep(500)
-    assert question.check() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+@pytest.mark.parametrize("skew", [-3000, 0, 20])
+def test_an_answer_in_time_counts_though_it_is_read_after_the_deadline(room, skew):
+    """By the service's own clock, which is not ours."""
+    room.service.now = SkewedClock(room.clock, skew).now
+    for second, status in ((90, YES), (110, "timeout")):
+        question = room.ask(timeout=100)
+        room.clock.at(room.clock.monotonic() + second, lambda q=question: room.reply(q, room.ann, "yes"))
+        room.clock.sleep(200)
+        assert outcome(question) == status
 
 
 class SkewedClock:
@@ -5791,16 +5794,6 @@ class SkewedClock:
 
     def now(self):
         return self.clock.now() + self.seconds
-
-
-@pytest.mark.parametrize("skew", [-3000, -20, 20, 3000])
-def test_the_deadline_holds_though_the_clocks_differ(room, skew):
-    room.service.now = SkewedClock(room.clock, skew).now
-    for second, status in ((90, YES), (110, "timeout")):
-        question = room.ask(timeout=100)
-        room.clock.at(room.clock.monotonic() + second, lambda q=question: room.reply(q, room.ann, "yes"))
-        room.clock.sleep(200)
-        assert outcome(question) == status
 
 
 def test_retry_after_is_obeyed(room):
@@ -5844,8 +5837,7 @@ def test_slack_reads_reactions_while_thread_reading_is_rationed(slack_room):
     assert len(reads) <= 2
 
 
-@pytest.mark.parametrize("second, timeout, latest", [(30, 600, 70), (241, 300, 300), (260, 300, 300),
-                                                     (299, 300, 300)])
+@pytest.mark.parametrize("second, timeout, latest", [(30, 600, 70), (241, 300, 300), (299, 300, 300)])
 def test_slack_reads_a_rationed_thread_as_soon_as_it_may_and_at_the_deadline(slack_room, second, timeout,
                                                                              latest):
     room = slack_room
@@ -5937,7 +5929,7 @@ def test_a_question_of_24_hours_makes_at_most_6000_requests(boards, clock):
 def test_an_answer_is_seen_within_a_tenth_of_the_age_or_30_s(boards, clock):
     chance = random.Random(4)
     alerter = in_time(Board, clock)()
-    for line in range(200 if MORE else 100):
+    for line in range(200 if MORE else 12):
         asked, age = clock.now(), 86400 ** chance.random()
         ANSWERS_ON_BOARDS["kitchen", line] = [{"by": "ann", "text": "yes", "via": "reply", "at": asked + age}]
         decision = alerter.decide("Deploy?", AlerterParameters(timeout=90000))
@@ -5975,13 +5967,26 @@ def test_an_outage_over_the_deadline_on_an_own_flavor(boards, clock, healed, sta
             return super().replies(question)
 
     ANSWERS_ON_BOARDS["kitchen", 0] = [{"by": "ann", "text": "yes", "via": "reply", "at": clock.start + 97}]
-    alerter = in_time(Shaky, clock)()
+    question = in_time(Shaky, clock)().open_question("Deploy?", AlerterParameters(timeout=100))
     if status:
-        assert alerter.decide("Deploy?", AlerterParameters(timeout=100)).status == status
+        assert question.wait().status == status
     else:
         with pytest.raises(DeliveryError, match="could not be read when the time was over"):
-            alerter.decide("Deploy?", AlerterParameters(timeout=100))
+            question.wait()
     assert clock.monotonic() == (105 if status else 110)
+
+
+def test_failing_reads_are_told_at_the_first_and_each_hour(boards, clock, caplog):
+    @dataclasses.dataclass
+    class Shaky(Board):
+        def replies(self, question):
+            if 50 <= self.clock.monotonic() < 9000:
+                raise ConnectionResetError(104, "reset")
+            return super().replies(question)
+
+    assert in_time(Shaky, clock)().decide("Deploy?", AlerterParameters(timeout=9100)).status == "timeout"
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(told) == 3 and all("waiting for the answers goes on" in text for text in told)
 
 
 def test_an_own_flavors_clock_may_be_ahead(boards, clock):
@@ -5995,10 +6000,10 @@ def test_an_own_flavors_clock_may_be_ahead(boards, clock):
 
 
 # What happens to reading over the deadline (of 100 s, so that the grace is 10 s).
-OUTAGES = {"5xx": lambda r: Fault(status=503), "reset": lambda r: Fault("reset"),
-           "closed": lambda r: Fault("close"), "garbage": lambda r: Fault("garbage"),
-           "redirect": lambda r: Fault("redirect"),
-           "429": lambda r: r.limited(4)}
+OUTAGES = {"5xx": lambda r: Fault(status=503), "429": lambda r: r.limited(4)}
+if MORE:
+    for fault in ("reset", "close", "garbage", "redirect"):
+        OUTAGES[fault] = lambda r, fault=fault: Fault(fault)
 
 
 @pytest.mark.parametrize("kind", OUTAGES)
@@ -6007,8 +6012,6 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
     acts = {"reply": lambda q: room.reply(q, room.ann, "yes"), "tap": lambda q: room.react(q, room.ann, "✅"),
             "nobody": lambda q: None}
     for case, act in acts.items():
-        if case != "reply" and kind != "5xx" and not MORE:
-            continue
         for healed in (105, 500):
             start, question = room.clock.monotonic(), room.ask(timeout=100)
             room.clock.at(start + 95, lambda: room.service.fail("/api", OUTAGES[kind](room), times=None))
@@ -6024,48 +6027,47 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
             assert caught.value.outcome == "unknown"
             assert room.clock.monotonic() - start == pytest.approx(110)
             told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-            told = [text for text in told if "waiting for the answers goes on" in text]
-            assert len(told) == 1
+            assert ["waiting for the answers goes on" in text for text in told][:1] == [True]
             room.clock.sleep(500)
 
 
 @pytest.mark.parametrize("trouble", ["DNS", "refused", "stall"])
-def test_trouble_of_the_network_over_the_deadline_is_no_timeout(room, monkeypatch, shortcut, trouble):
+@pytest.mark.parametrize("healed", [21, 500])
+def test_trouble_of_the_network_over_the_deadline_is_no_timeout(room, monkeypatch, shortcut, trouble, healed):
     shortcut.undo()
-    room.service.wired = True
-    down = []  # not empty while it lasts
+    question = room.ask(timeout=20)
+    room.service.wired, down = True, []  # not empty while it lasts
 
-    def fails(original, error):
+    def fails(owner, name, error):
+        original = getattr(owner, name)
+
         def call(*args, **kwargs):
             if down:
                 raise error
             return original(*args, **kwargs)
-        return call
+
+        monkeypatch.setattr(owner, name, call)
 
     if trouble == "DNS":
-        name_error = socket.gaierror(-3, "Temporary failure in name resolution")
-        monkeypatch.setattr(socket, "getaddrinfo", fails(socket.getaddrinfo, name_error))
+        fails(socket, "getaddrinfo", socket.gaierror(-3, "Temporary failure in name resolution"))
     elif trouble == "refused":
-        refused = fails(socket.socket.connect, ConnectionRefusedError(111, "refused"))
-        monkeypatch.setattr(socket.socket, "connect", refused)
-    for healed in (105, 500):
-        start, question = room.clock.monotonic(), room.ask(timeout=100)
-        room.clock.at(start + 95, lambda: down.append(True))
-        room.clock.at(start + healed, down.clear)
-        if trouble == "stall":
-            set_to = socket.socket.settimeout
-            monkeypatch.setattr(socket.socket, "settimeout", lambda self, seconds, set_to=set_to: set_to(
-                self, seconds and min(seconds, 0.02) if down else seconds))  # instead of ten real seconds
-            room.clock.at(start + 95, lambda: room.service.fail("/api", Fault("stall"), times=None))
-            room.clock.at(start + healed, room.service.heal)
-        room.clock.at(start + 97, lambda question=question: room.reply(question, room.ann, "yes"))
-        if healed == 105:
-            assert question.wait().status == YES and 105 <= room.clock.monotonic() - start <= 110
-            continue
-        with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
-            question.wait()
-        assert caught.value.outcome == "unknown" and down
-        room.clock.sleep(500)
+        fails(socket.socket, "connect", ConnectionRefusedError(111, "refused"))
+    else:
+        set_to = socket.socket.settimeout
+        monkeypatch.setattr(socket.socket, "settimeout", lambda self, seconds: set_to(
+            self, seconds and min(seconds, 0.01) if down else seconds))  # instead of ten real seconds
+        room.clock.at(18, lambda: room.service.fail("/api", Fault("stall"), times=None))
+        room.clock.at(healed, room.service.heal)
+    room.clock.at(18, lambda: down.append(True))
+    room.clock.at(healed, down.clear)
+    room.clock.at(19, lambda: room.reply(question, room.ann, "yes"))
+    room.clock.sleep(17)
+    if healed == 21:
+        assert question.wait().status == YES and 21 <= room.clock.monotonic() <= 22
+        return
+    with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
+        question.wait()
+    assert caught.value.outcome == "unknown" and down
 
 
 def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(room):
@@ -6077,14 +6079,6 @@ def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(ro
     answer = room.reply(room.asked(), room.ann, "yes")
     assert _decide(room, timeout=100) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
     assert _records() == {} and len(room.posted_questions()) == 1
-
-
-def test_failing_reads_are_told_at_the_first_and_each_hour(room, caplog):
-    room.clock.at(50, lambda: room.service.fail("/api", Fault(status=500), times=None))
-    room.clock.at(9000, lambda: room.service.heal())
-    assert room.alerter().decide("Deploy?", AlerterParameters(timeout=9100)).status == "timeout"
-    told = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(told) == 3 and all("waiting for the answers goes on" in r.getMessage() for r in told)
 
 
 @pytest.mark.parametrize("second, status", [(55, YES), (65, "timeout")])
@@ -6132,8 +6126,7 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
         room.clock.start -= step
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit, Gone])
-@pytest.mark.parametrize("keyed", [False, True])
+@pytest.mark.parametrize("stop, keyed", [(KeyboardInterrupt, False), (SystemExit, False), (Gone, True)])
 def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room, stop, keyed):
     def stopped():
         raise stop
@@ -6186,19 +6179,15 @@ def test_a_stopped_process_closes_its_question_and_ends_as_it_would_have(number)
 
 
 # === Asking: elsewhere and later ===
-def test_a_shorter_wait_leaves_the_question_open(room):
-    question = room.ask(timeout=3600)
+def test_a_shorter_wait_leaves_the_question_open_and_a_longer_one_ends_with_it(room):
+    question = room.ask(timeout=20)
     assert question.wait(timeout=10) == Decision("timeout", at=room.clock.start + 10)
-    assert room.notes(question) == []
     assert question.wait(0) == Decision("timeout", at=room.clock.start + 10)
-    answer = room.reply(question, room.ann, "yes")
-    assert question.wait(timeout=10) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
-
-
-@pytest.mark.parametrize("timeout", [-1, "5 apples", float("nan"), True])
-def test_a_wait_that_is_no_number_of_seconds_is_refused(room, timeout):
+    assert room.notes(question) == []
+    assert question.wait(timeout="1h") == Decision("timeout", at=room.clock.start + 20)
+    assert len(room.notes(question)) == 1
     with pytest.raises(ConfigError):
-        room.ask().wait(timeout=timeout)
+        question.wait(timeout="5 apples")
 
 
 def test_a_question_is_plain_json_without_secrets(room):
@@ -6240,15 +6229,15 @@ def test_a_channel_of_the_parameters_that_is_no_id_is_refused(discord, channel):
     assert discord.calls == []
 
 
-@pytest.mark.parametrize("given", ["(", "5/../6", "5?x=1", "٥", 5.5, None])
+@pytest.mark.parametrize("given", ["5/../6", "5?x=1", "٥", 5.5, None])
 def test_an_id_that_discord_itself_would_never_give_is_no_surprise(discord_room, given):
+    room = discord_room
     for call in ("GET /api/v10/users", "POST /api/v10/channels"):
-        room = discord_room
         room.service.fail(call, Fault(status=200, body={"id": given, "channel_id": "300"}), times=None)
         before = len(room.service.calls)
         with pytest.raises((DeliveryError, ConfigError)):
             room.alerter().open_question("Deploy?").wait()
-        assert not re.search(r"\(|6|x=|٥|None", " ".join(c.path for c in room.service.calls[before:]))
+        assert not re.search(r"6|x=|٥|None", " ".join(c.path for c in room.service.calls[before:]))
         room.service.heal()
 
 
@@ -6258,8 +6247,11 @@ def test_half_a_question_is_refused(room):
     for key in ("token", "ref", "deadline", "approve", "decline", "asked", "text"):
         with pytest.raises(ConfigError, match=key):
             Question.from_dict({k: v for k, v in state.items() if k != key}, alerter)
-    with pytest.raises(ConfigError):
-        Question.from_dict(state)  # its alerter had no name
+    for other, its, why in ((state, None, "no name"),
+                            (5, alerter, "to_dict gave"), (state, Board(), "asked on"),
+                            ({**state, "approve": []}, alerter, "another form")):
+        with pytest.raises(ConfigError, match=why):
+            Question.from_dict(other, its)
 
 
 def _python(code, *args, **more):
@@ -6269,7 +6261,7 @@ def _python(code, *args, **more):
 
 # === Asking: many at once ===
 def test_many_questions_in_one_channel_get_their_own_answers(room):
-    chance, many = random.Random(100), 100 if MORE else 20
+    chance, many = random.Random(100), 100 if MORE else 12
     alerter = room.alerter()
     questions = [room.ask(f"Deploy {n}?", alerter) for n in range(many)]
     order = list(range(many))
@@ -6343,7 +6335,7 @@ def crowd(request, shortcut):
     with {"slack": FakeSlack, "discord": FakeDiscord}[request.param](CrowdClock()) as service:
         room = Room(request.param, service)
         alerter = room.alerter(approvers=[room.ann, room.bob], timeout=300)
-        room.questions = [room.ask(f"Deploy {n}?", alerter) for n in range(100 if MORE else 40)]
+        room.questions = [room.ask(f"Deploy {n}?", alerter) for n in range(100 if MORE else 20)]
         for question in room.questions[::10]:
             room.reply(question, room.eve, "yes")
         yield room
@@ -6644,15 +6636,20 @@ def _lost(room, acts=True, alerter=None, params=None, **fields):
     assert record["ref"] is None
 
 
-def test_a_question_that_may_have_been_posted_is_found_again(room):
-    _lost(room)
-    assert len(room.posted_questions()) == 1
-    question = room.asked()
+@pytest.mark.parametrize("text", ["Deploy?", "Deploy 2?"])
+@pytest.mark.parametrize("acts", [True, False])
+def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
+    """Found, or posted under its record; another question under its key closes it where it stands."""
+    _lost(room, acts)
+    assert len(room.posted_questions()) == acts
+    old = room.asked() if acts else None
     room.clock.sleep(150)  # longer than Discord remembers a nonce
-    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(question, room.ann, "yes"))
-    assert _decide(room).status == YES
-    assert len(room.posted_questions()) == 1
-    assert room.taps(question) == ["✅", "❌"]  # one tap decides, also on a question that was found again
+    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(room.asked(), room.ann, "yes"))
+    assert _decide(room, text=text).status == YES
+    assert len(room.posted_questions()) == 1 + (acts and text != "Deploy?")
+    assert room.taps(room.asked()) == ["✅", "❌"]  # one tap decides, also on a question that was found again
+    if acts and text != "Deploy?":
+        assert room.notes(old) == ["This question was replaced by another one and is closed."]
 
 
 def test_what_another_bot_repeats_is_not_taken_for_the_question(room):
@@ -6670,10 +6667,8 @@ def test_what_another_bot_repeats_is_not_taken_for_the_question(room):
 
 
 def test_a_doubtful_question_in_a_channel_of_the_params_is_looked_for_there(room):
-    other = "C0OTHER" if room.kind == "slack" else "301"
-    room.service.add_channel(other, "other")
-    params = (SlackAlerterParameters(slack_channel_id=other) if room.kind == "slack" else
-              DiscordAlerterParameters(discord_channel_id=other))
+    params = _elsewhere(room)
+    other = params.slack_channel_id if room.kind == "slack" else params.discord_channel_id
     _lost(room, params=params)
     question = room.asked()
     room.clock.sleep(150)  # longer than Discord remembers a nonce
@@ -6689,17 +6684,14 @@ def test_a_doubtful_question_in_a_thread_is_looked_for_there(slack_room):
     room = slack_room
     thread = room.plain(room.bob, "Release 7")
     params = SlackAlerterParameters(thread_ts=thread)
-    room.service.fail("chat.postMessage", Fault("act_reset"), times=None)
     room.service.fail("conversations.replies", Fault(status=500), times=None)
-    with pytest.raises(DeliveryError):
-        room.alerter().decide("Deploy?", params, key="deploy-42")
-    room.service.heal()
+    _lost(room, params=params)
     room.service.say(room.ann, "yes", thread)
     assert room.alerter().decide("Deploy?", params, key="deploy-42").status == YES
     assert len(room.service.posted) == 2  # the question and the note
 
 
-@pytest.mark.parametrize("channel", ["#alerts", "alerts", "UANN"])
+@pytest.mark.parametrize("channel", ["#alerts", "UANN"])
 def test_a_channel_that_cannot_be_searched_does_not_lock_the_key_for_ever(slack_room, channel):
     """Slack posts to a name or to a person, but its history wants the id."""
     room = slack_room
@@ -6709,14 +6701,6 @@ def test_a_channel_that_cannot_be_searched_does_not_lock_the_key_for_ever(slack_
     room.clock.at(room.clock.monotonic() + 5, lambda: room.service.say(
         room.ann, "yes", room.service.posted[-1]["ts"], channel=room.service.posted[-1]["channel"]))
     assert alerter.decide("Deploy?", AlerterParameters(timeout=60), key="deploy-42").status == YES
-
-
-def test_another_question_under_the_key_of_a_doubtful_one(room):
-    """The record has no ref: there is nothing yet under which the note could be written."""
-    _lost(room, acts=False)
-    room.clock.at(room.clock.monotonic() + 5, lambda: room.reply(room.asked(), room.ann, "yes"))
-    assert _decide(room, text="Deploy 2?").status == YES
-    assert len(room.posted_questions()) == 1
 
 
 def test_a_question_that_was_certainly_not_posted_leaves_no_record(room):
@@ -6776,8 +6760,8 @@ def _elsewhere(room):
 
 CHANGES = {  # what differs the second time -> whether it is another question
     "channel": (lambda r: {"params": _elsewhere(r)}, True),
-    "approvers": (lambda r: {"approvers": [r.bob]}, True),
-    "everybody": (lambda r: {"approvers": None}, True),
+    "title": (lambda r: {"title": "Now"}, True),
+    "approvers": (lambda r: {"approvers": [r.bob]}, True), "everybody": (lambda r: {"approvers": None}, True),
     "words": (lambda r: {"approve_msg_options": ["go"]}, True),
     "fact": (lambda r: {"metadata": {"b": {3, 1, 2}, "a": 2}}, True),
     "number": (lambda r: {"minimum_approvals": 2}, True),
@@ -6800,7 +6784,7 @@ def test_a_key_is_bound_to_what_it_asks_where_and_whom(room, case):
     assert (first.token != second.token) == differs
     if differs:
         assert (outcome(second), first.check().status) == (None, "timeout")
-        assert "replaced" in room.notes(first)[0]
+        assert room.notes(first) == ["This question was replaced by another one and is closed."]
     else:
         assert outcome(second) == YES
 
@@ -6880,8 +6864,8 @@ def test_a_claim_holds_while_its_process_lives_and_no_longer(room):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     living, us = alerters._worker(child.pid), alerters._worker(os.getppid())
     for number, (by, left, wait) in enumerate([
-            (living, 200, 20), (living, 200, 0), (us + "0", 200, 0), ("odd", 200, 200), (us, 1e6, 0),
-            (us, 200, 200), (us, -1, 0)]):
+            (living, 200, 20), (living, 200, 0), (us + "0", 200, 0), ("odd", 30, 30), (us, 1e6, 0),
+            (us, 30, 30), (us, -1, 0)]):
         question, began = _ask_and_die(room, timeout=3000), room.clock.monotonic()
         with StackStore()._changing() as data:
             until = {"claimed_by": by, "claimed_until": room.clock.now() + left}
@@ -6932,45 +6916,38 @@ def test_nothing_but_the_store_and_its_lock_stays(room):
 
 
 @pytest.mark.parametrize("part, value", [
-    ("ref", 5), ("approve", []), ("approve", None), ("deadline", "soon"), ("asked", None),
-    ("token", 7), ("claimed_until", "soon"),
-    ("parts", "x"), ("minimum_approvals", "2"), ("minimum_approvals", 0),
-    (None, [])])
-def test_a_record_that_cannot_be_read_stops_its_own_key_and_nothing_else(room, part, value):
-    _ask_and_die(room)
+    ("ref", 5), ("approve", []), ("approve", None), ("deadline", "soon"), ("asked", -1), ("asked", 1e11),
+    ("token", 7), ("parts", "x"), ("parts", [5]), ("approvers", []), ("minimum_approvals", 0), (None, [])])
+def test_a_record_that_cannot_be_read_stops_its_own_key_and_nothing_else(boards, clock, part, value):
+    board = in_time(register_flavor(Board), clock)()
+    board.open_question("Deploy?", key="deploy-42")
     with StackStore()._changing() as data:
         record = data["questions"]["deploy-42"]
         data["questions"]["deploy-42"] = value if part is None else {**record, part: value}
     with pytest.raises(StoreError, match="'deploy-42' cannot be read"):
-        _decide(room)
-    home_register(room.service, "chat", room.kind, clock=room.clock)
-    assert post("All the same")
-    assert room.alerter().open_question("Deploy?", key="deploy-43").check() is None
+        board.open_question("Deploy?", key="deploy-42")
+    StackStore().register_alerter("wall", "board")
+    assert post("All the same", alerter="wall")
+    assert board.open_question("Deploy?", key="deploy-43").check() is None
 
 
-def test_a_record_of_version_1_0_0_is_taken_up(room):
-    """It lacks what came later; what it holds that is not known here stays."""
+def test_what_a_later_version_added_to_a_record_stays(room):
     question = _ask_and_die(room)
-    later = ("where author recipients minimum_approvals acknowledged claimed_by claimed_until helped").split()
     with StackStore()._changing() as data:
-        record = data["questions"]["deploy-42"]
-        data["questions"]["deploy-42"] = {**{n: v for n, v in record.items() if n not in later}, "odd": [1]}
-    room.reply(question, room.bob, "yes please")
+        data["questions"]["deploy-42"]["odd"] = [1]
     _ask_and_die(room)
-    assert _records()["deploy-42"]["odd"] == [1] and len(room.notes(question)) == 1
+    assert _records()["deploy-42"]["odd"] == [1]
     room.reply(question, room.ann, "yes")
     assert _decide(room).status == YES
 
 
-@pytest.mark.parametrize("posted", [True, False], ids=["posted", "perhaps posted"])
-def test_a_question_left_open_by_version_1_0_0_is_closed_and_asked_anew(room, posted):
+def test_a_question_left_open_by_version_1_0_0_is_closed_and_asked_anew(room):
     """Its fingerprint does not say where it was asked and whom, so nobody's answer to it counts."""
     old = _ask_and_die(room)
-    later = "author recipients minimum_approvals acknowledged claimed_by claimed_until".split()
+    later = "where author recipients minimum_approvals acknowledged claimed_by claimed_until helped".split()
     with StackStore()._changing() as data:
         record = {n: v for n, v in data["questions"]["deploy-42"].items() if n not in later}
-        ref = record["ref"] if posted else None
-        data["questions"]["deploy-42"] = {**record, "fingerprint": "0" * 64, "url": None, "ref": ref}
+        data["questions"]["deploy-42"] = {**record, "fingerprint": "0" * 64, "url": None}
     room.reply(old, room.ann, "yes")
     assert _decide(room, timeout=5).status == "timeout"
     assert room.notes(old) == ["This question was replaced by another one and is closed."]
@@ -7119,40 +7096,30 @@ def test_no_answer_is_lost_and_no_question_doubled_when_the_process_is_killed():
 WORD_LISTS = {YES: ("approve", "LGTM", "ok", "yes"), NO: ("decline", "disapprove", "no", "reject")}
 
 
-def _no_answers(chance, count):
+def _no_answers(chance):
     """Texts that look like an answer and are none: by construction, whatever is drawn."""
     words = [word for status in (YES, NO) for word in WORD_LISTS[status]]
     others = ("oui да si hai ja nein igen \u044fes \u043ek k yep nope sure approved declined rejecting okay "
               "\u4e0d yess n o please not never don't if maybe yes? no? later wait both either \U0001f44d "
               "\U0001f197 :+1: 1 0 true").split()
-    shapes = [
-        lambda w: f"{w} {chance.choice(others)}", lambda w: f"{chance.choice(others)} {w}",
-        lambda w: f"> {w}",
-        lambda w: f">{w}", lambda w: f">>> {w}", lambda w: f"~{w}~", lambda w: f"~~{w}~~", lambda w: f'"{w}"',
-        lambda w: f"\u201c{w}\u201d", lambda w: f"'{w}'", lambda w: f"({w})", lambda w: f"[{w}]",
-        lambda w: f"{w}?",
-        lambda w: f"{w}!!", lambda w: f"{w}..", lambda w: f"{w}!?", lambda w: f"!{w}", lambda w: f"/{w}",
-        lambda w: f"{w},", lambda w: f"{w}: ", lambda w: f":{w}:", lambda w: f"not {w}", lambda w: f"un{w}",
-        lambda w: f"{w}{w}", lambda w: f"{w} {chance.choice(words)}",
-        lambda w: f"{w}\n{chance.choice(words)}", lambda w: w[0] + "\u200b" + w[1:],
-        lambda w: w[0] + " " + w[1:], lambda w: w[::-1] + "x", lambda w: w[:-1],
-        lambda w: "\u202e" + w, lambda w: w.replace("o", "\u043e").replace("e", "\u0435") + "\u0301",
-        lambda w: f"*{w}", lambda w: f"{w}*", lambda w: f"*{w}_", lambda w: f"*{w}* *{chance.choice(words)}*",
-        lambda w: f"||{w}||x", lambda w: f"&lt;{w}&gt;", lambda w: f"<{w}>", lambda w: f"<@999> {w}",
-        lambda w: f"- {w}",
-        lambda w: f"# {w}", lambda w: f"1. {w}", lambda w: f"Deploy?\n{w}", lambda w: f"{w}\n> Deploy?",
-        lambda w: f"@ann {w}", lambda w: w + "\x00", lambda w: chance.choice(others),
-        lambda w: f"http://{w}.com"]
-    return [chance.choice(shapes)(chance.choice(words)) for _ in range(count)]
+    shapes = (
+        "{w} {x}|{x} {w}|> {w}|>{w}|>>> {w}|~{w}~|~~{w}~~|*~{w}~*|\"{w}\"|\u201c{w}\u201d|'{w}'|({w})|[{w}]|"
+        "{w}?|{w}!!|{w}!?|!{w}|/{w}|{w},|{w}: |:{w}:|not {w}|un{w}|{w}{w}|{w} {v}|{w}\n{v}|\u202e{w}|*{w}|"
+        "{w}*|*{w}_|*{w}* *{v}*|&lt;{w}&gt;|<{w}>|<@999> {w}|- {w}|# {w}|1. {w}|Deploy?\n{w}|{w}\n> Deploy?|"
+        "> Deploy?\n{w}|@ann {w}|{w}\0|{x}|http://{w}.com|{w[0]}\u200b{w}|{w[0]} {w}").split("|")
+    texts = [shape.format(w=chance.choice(words), v=chance.choice(words), x=chance.choice(others))
+             for shape in shapes]
+    for word in words:
+        texts += [word[::-1] + "x", word[:-1], word.replace("o", "\u043e").replace("e", "\u0435") + "\u0301"]
+    return texts
 
 
 def test_what_is_not_exactly_an_answer_never_decides(room):
     chance, wrong = random.Random(2026), []
     alerter = room.alerter(case_sensitive=False)  # the looser of the two
-    for _ in range(3):
-        texts = _no_answers(chance, 95)
+    for _ in range(9 if MORE else 2):
         question = room.ask(alerter=alerter)
-        for text in texts:
+        for text in _no_answers(chance):
             room.reply(question, room.ann, text)
         decision = question.check()
         wrong += [] if decision is None else [decision.text]
@@ -7165,7 +7132,7 @@ def test_random_characters_decide_only_if_they_are_a_word_in_plain_marks(boards,
     """A necessary condition, apart from how it is done: a word, and nothing but marks around it."""
     chance, words = random.Random(7), {w.lower(): status for status in WORD_LISTS for w in WORD_LISTS[status]}
     alerter, decided, text = in_time(FrozenBoard, clock)("hall"), 0, ""
-    count = 4000 if MORE else 700
+    count = 4000 if MORE else 300
     for line in range(count):
         word = list(chance.choice(list(words)))
         for _ in range(chance.randrange(6)):
@@ -7264,7 +7231,7 @@ def test_what_sockets_raise_in_an_own_flavor_is_no_surprise(boards, clock, caplo
     assert main(["post", "x", "--alerter", "torn"]) == main(["ask", "x", "--alerter", "torn"]) == 4
 
 
-@pytest.mark.parametrize("status", [401, 403, 404, 410])
+@pytest.mark.parametrize("status", [401, 404])
 def test_a_refusal_of_an_own_flavor_is_final(boards, clock, status):
     @dataclasses.dataclass
     class Shut(Board):
