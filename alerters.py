@@ -5415,7 +5415,8 @@ def _hook_message(failed: bool, given: Sequence[Any], named: Mapping[str, Any]) 
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
         kind = "task"
-        facts.update(_facts(named, task="sender.name", task_id="task_id"))
+        facts.update(_facts(named, task="sender.name", task_id="sender.request.id"))
+        facts.update(_facts(named, task_id="task_id"))  # a failure has it, also where the worker died
     elif len(given) > 1:
         kind, how, facts = _prefect_facts(failed, first, given[1], given[-1])
     elif hasattr(first, "keys"):
