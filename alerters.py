@@ -6681,10 +6681,12 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
         if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
             return _File(usual, url=item)
         return _File(item, problem="it is no file, and no address of a picture")
-    name, source = getattr(item, "name", ""), item
+    name, source = "", item
     try:
         if isinstance(item, tuple):
             name, source = item
+        elif hasattr(item, "read"):
+            name = getattr(item, "name", "")
         elif isinstance(item, (str, os.PathLike)):
             text = os.fsdecode(item)
             if text.startswith("file://"):
