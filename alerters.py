@@ -2279,19 +2279,16 @@ class _ChatAlerter(BaseAlerter):
                 draft.until = self._until()
                 self._post(draft, page)
 
-    def _cut(self, draft: _Draft) -> tuple[list[_Page], _File | None]:
-        """Return the messages of a draft; of too many, _PARTS and one more, and a file with the whole text.
+    def _cut(self, draft: _Draft, most: int = _PARTS) -> tuple[list[_Page], _File | None]:
+        """Return the messages of a draft; of too many, `most` and one more, and a file with the whole text.
 
         The first one has title, facts, pictures and how to answer, whatever the length of the text.
         """
         text, beside = self._shaped(draft)
-        frame = _Page(self._limit)
-        for block in beside:
-            for line in block.lines:
-                written = self._write(block, line)
-                frame.add(block, line, written, self._cost(written))
-        room = max(frame.room, self._limit // 4)  # the limit leaves so much to what many people take
-        pages = _Cutter(self, self._limit, room).cut(text) or [_Page(0)]
+        huge = 10 * self._limit  # what many people and long words take may be more than one limit
+        frame = (_Cutter(self, huge, huge).cut(beside) or [_Page(huge)])[0]
+        room = max(self._limit - huge + frame.room, self._limit // 4)
+        pages = _Cutter(self, self._limit, room).cut(text, most) or [_Page(0)]
         pages[0].stand_in(frame)
         pages[0].first = True
         later = draft.pictures[draft.most:]
@@ -2316,15 +2313,11 @@ class _ChatAlerter(BaseAlerter):
             return pages
         if not whole.problem:
             return pages[:1]
-        half, (text, _) = _PARTS // 2, self._shaped(draft)
-        tail = _some(text, half * self._limit, -1)
-        pages[half:] = _Cutter(self, self._limit, self._limit).cut(tail, 10 * half)[-half:]
-        left_out = _characters(text)
-        for page in pages:
-            left_out -= _characters(block for block in page.sources if block.group == "text")
-        note = _left_out(left_out)
+        pages, _ = self._cut(draft, sys.maxsize)
+        half = _PARTS // 2
+        note = _left_out(sum(_characters(page.sources) for page in pages[half:-half]))
         pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
-        return pages
+        return pages[:half] + pages[-half:]
 
     def _shaped(self, draft: _Draft) -> tuple[list[_Block], list[_Block]]:
         """Return running text, and the other blocks, as this service can show them."""
@@ -2759,10 +2752,11 @@ class SlackAlerter(_ChatAlerter):
                 good = False if scope == "chat:write" else None
                 yield good, f"scope {scope} is missing ({use}): add it, reinstall the app"
         try:
-            name = _mapping(self._call("conversations.info", where).get("channel")).get("name") or name
-            yield True, f"channel {name}"
+            channel = _mapping(self._call("conversations.info", where).get("channel"))
+            yield True, f"channel {channel.get('name') or name}"
         except DeliveryError as error:  # without channels:read its name stays unknown, and no more
-            yield None if error.code == "missing_scope" else False, f"channel {name}: {error}"
+            minor = error.code == "missing_scope"
+            yield None if minor else False, f"channel {name}: {error}"
         try:
             self._call("conversations.history", where)
             yield True, "may read replies"
@@ -2885,10 +2879,10 @@ class SlackAlerter(_ChatAlerter):
         # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
         if row.get("subtype") not in (None, "thread_broadcast", "file_share", "me_message"):
             return ""
-        in_a_thread = row.get("thread_ts") not in (None, row["ts"])
-        if row.get("user") in (None, "USLACKBOT", self._me()) or plain == "channel" and in_a_thread:
+        if row.get("user") in (None, "USLACKBOT", self._me()):
             return ""
-        return plain
+        in_a_thread = row.get("thread_ts", row["ts"]) != row["ts"]
+        return "" if in_a_thread and plain == "channel" else plain
 
     def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
         # Slack's markup as it was typed: links first, entities last.
@@ -2943,7 +2937,9 @@ class SlackAlerter(_ChatAlerter):
         if not url or not ref:
             return None
         link = f"{url}archives/{ref['channel']}/p{ref['ts'].replace('.', '')}"
-        return f"{link}?thread_ts={above}&cid={ref['channel']}" if above else link
+        if above:
+            link += f"?thread_ts={above}&cid={ref['channel']}"
+        return link
 
     def _account(self) -> _Dict:
         if self not in _ACCOUNTS:
@@ -3028,20 +3024,24 @@ class SlackAlerter(_ChatAlerter):
     def _blocks(self, kind: str, written: Sequence[_Block]) -> list[_Dict]:
         """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
         lines = written[0].lines
+        blocks: list[_Dict] = []
         if kind == "title":  # no markup, but who knows what reads it
             title = re.sub(r"<(?=[!@#])", "<\u200b", _without_entities(lines[0]))
-            return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
-        if kind == "facts":  # ten at most in one section
+            blocks = [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
+        elif kind == "facts":
             fields = [_mrkdwn(f"*{name}*\n{value}") for name, value in lines]
-            starts = range(0, len(fields), 10)
-            return [{"type": "section", "fields": fields[start:start + 10]} for start in starts]
-        if kind == "picture":
-            files = [block.file for block in written]
-            return [{"type": "image", "image_url": file.url, "alt_text": file.name} for file in files]
-        if kind == "note":
-            return [{"type": "context", "elements": list(map(_mrkdwn, lines))}]
-        text = self._said(kind, written).strip("\n")
-        return [{"type": "section", "text": _mrkdwn(text), "expand": True}] if text.strip() else []
+            for start in range(0, len(fields), 10):
+                blocks.append({"type": "section", "fields": fields[start:start + 10]})
+        elif kind == "picture":
+            for block in written:
+                blocks.append({"type": "image", "image_url": block.file.url, "alt_text": block.file.name})
+        elif kind == "note":
+            blocks = [{"type": "context", "elements": list(map(_mrkdwn, lines))}]
+        else:
+            text = self._said(kind, written).strip("\n")
+            if text.strip():
+                blocks = [{"type": "section", "text": _mrkdwn(text), "expand": True}]
+        return blocks
 
     @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
@@ -3171,7 +3171,7 @@ def _moment(row: Any) -> float:
 
 def _below(question: Question, rows: list[_Dict]) -> list[_Dict]:
     asked = _moment(question.ref)
-    return sorted((row for row in rows if _moment(row) > asked), key=_moment)
+    return [row for row in sorted(rows, key=_moment) if _moment(row) > asked]
 
 
 # === Discord ===
