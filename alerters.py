@@ -2315,7 +2315,8 @@ class _ChatAlerter(BaseAlerter):
             return pages[:1]
         pages, _ = self._cut(draft, sys.maxsize)
         half = _PARTS // 2
-        note = _left_out(sum(_characters(page.sources) for page in pages[half:-half]))
+        blocks = [block for page in pages[half:-half] for block in page.sources]
+        note = _left_out(sum(len(line) + 1 for block in blocks for line in block.lines))
         pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
         return pages[:half] + pages[-half:]
 
@@ -6617,29 +6618,8 @@ class _Cutter:
         self.page = _Page(self.limit)
 
 
-def _characters(blocks: Iterable[_Block]) -> int:
-    return sum(len(line) + 1 for block in blocks for line in block.lines)
-
-
 def _left_out(count: int) -> _Block:
     return _Block("plain", [f"… {count:,} characters left out …"])
-
-
-def _some(blocks: Sequence[_Block], room: int, step: int) -> list[_Block]:
-    """Return so many characters of running text: its first lines (step 1) or its last ones (step -1)."""
-    kept: list[_Block] = []
-    for block in blocks[::step]:
-        lines = []
-        for line in block.lines[::step]:
-            part = slice(room)
-            if step < 0:
-                part = slice(-room, None)
-            if room > 0:
-                lines.append(line[part])
-            room -= len(line) + 1
-        if lines:
-            kept.append(block.with_lines(lines[::step]))
-    return kept[::step]
 
 
 # === Images and files ===
