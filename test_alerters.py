@@ -2776,17 +2776,20 @@ def test_a_post_in_a_forum_is_neither_lost_nor_doubled(chats, kind, caplog):
 WAITS = {"429": Fault(status=429, headers={"Retry-After": "2"}), "503": Fault(status=503)}
 FINAL = {"401": Fault(status=401, body={"message": "401: Unauthorized", "code": 0}), "403": Fault(status=403),
          "404": Fault(status=404, body={"code": 10003, "message": "Unknown Channel"}),
-         "400": Fault(status=400),
-         "redirect": Fault("redirect", to="/elsewhere"),
+         "400": Fault(status=400), "redirect": Fault("redirect", to="/elsewhere"),
          "308": Fault("redirect", status=308, to="/elsewhere")}
 DOUBT = {"500": Fault(status=500), "502": Fault("html", status=502), "reset": Fault("reset"),
-         "close": Fault("close"),
-         "garbage": Fault("garbage"), "a page": Fault("html"), "act 500": Fault("act_status", status=500),
-         "act close": Fault("act_close"), "act reset": Fault("act_reset"), "cut short": Fault("truncate"),
+         "close": Fault("close"), "garbage": Fault("garbage"), "a page": Fault("html"),
+         "act 500": Fault("act_status", status=500), "act close": Fault("act_close"),
+         "act reset": Fault("act_reset"), "cut short": Fault("truncate"),
          "empty": Fault(status=200, ctype="text/plain"), "list": Fault(status=200, body=[1]),
          "number": Fault(status=200, body=5), "text": Fault(status=200, body="x"), "huge": Fault("huge")}
-CALLS = {"slack": "chat.postMessage", "slack webhook": "/services/", "discord": "/messages",
-         "discord webhook": "/webhooks/"}
+ACTS = ("act 500", "act close", "act reset", "cut short")  # after the service has done what it was asked
+
+
+def _fault(kind, name):
+    waits = name == "429" and "discord" in kind
+    return Fault.discord_429(2.0) if waits else {**WAITS, **FINAL, **DOUBT}[name]
 
 
 def _outcome(alerter, message):
@@ -2795,109 +2798,70 @@ def _outcome(alerter, message):
         alerter.send(message)
         return "sent", None
     except DeliveryError as error:
-        assert error.hint and "\n" not in str(error) and str(error).startswith(alerter.flavor
-                                                                               + ": "), repr(error)
+        assert error.hint and "\n" not in str(error) and str(error).startswith(f"{alerter.flavor}: ")
         return error.outcome, error
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
-def test_every_fault_of_a_post_loses_and_doubles_nothing(wired, clock, kind):
+def test_every_fault_of_a_post_loses_and_doubles_nothing(chats, clock, kind):
     """Once: it is there once, or the error says what may be. For ever: at most once, and within 30 s."""
-    alerter, service = wired[kind]
+    alerter, service = chats[kind]
     got, wanted = {}, {}
-    for name, fault in {**WAITS, **FINAL, **DOUBT}.items():
-        fault = Fault.discord_429(2.0) if name == "429" and "discord" in kind else fault
+    for name in (*WAITS, *FINAL, *DOUBT):
+        if kind == "slack webhook" and name in ("empty", "list", "number", "text", "huge"):
+            continue  # its custom hosts answer anything with 2xx; and a page is none of theirs
         for times in (1,) if name == "huge" else (1, None):
             service.posted.clear()
             service.rows.clear()
-            service.wired = times == 1  # over real sockets once
             began = clock.monotonic()
-            service.fail("POST", fault, times=times)
-            outcome, error = _outcome(alerter, f"alert {name} {times}")
+            service.fail("POST", _fault(kind, name), times=times)
+            outcome, _ = _outcome(alerter, f"alert {name} {times}")
             service.heal()
-            took, copies = clock.monotonic() - began, len(service.posted)
-            assert took <= 30.0, (name, times, took)
-            acts = name in ("act 500", "act close", "act reset", "cut short")
+            copies = len(service.posted)
+            assert clock.monotonic() - began <= 30.0, (name, times)
             if name in WAITS:
                 expected = ("sent", 1) if times else ("not_sent", 0)
             elif name in FINAL:
                 expected = ("not_sent", 0)
-            elif "webhook" in kind:
-                expected = ("unknown", 1 if acts else 0)
-            elif times:
+            elif times and "webhook" not in kind:
                 expected = ("sent", 1)
             elif kind == "slack":
-                expected = ("unknown", copies) if copies < 2 else None
+                expected = ("unknown", min(copies, 1))
             else:
-                expected = ("unknown", 1 if acts else 0)
+                expected = ("unknown", int(name in ACTS))
             got[name, times], wanted[name, times] = (outcome, copies), expected
-    if kind == "slack webhook":  # its custom hosts answer anything with 2xx; and a page is none of theirs
-        for odd in ("empty", "list", "number", "text", "huge"):
-            got = {key: value for key, value in got.items() if key[0] != odd}
-            wanted = {key: value for key, value in wanted.items() if key[0] != odd}
     assert got == wanted
 
 
-SHAPES_OF_NONSENSE = [[1], "x", 5, None, True, {}, {"ok": True}, {"ok": False, "error": ["a"]},
-                      {"message": {"a": 1}},
-                      {"message": 5, "code": [1]}, {"code": {}, "errors": [1]},
-                      {"errors": {"a": {"_errors": 5}}},
-                      {"ok": False, "error": "x", "response_metadata": ["a"]},
-                      {"retry_after": [1], "message": "m"},
-                      {"ok": False, "error": "x", "response_metadata": {"messages": {"a": 1}}},
-                      {"retry_after": "nan"},
-                      {"ok": False, "error": "missing_scope", "needed": 5, "provided": []}, [[[[]]]],
-                      {"id": {}, "ts": []}]
+SHAPES_OF_NONSENSE = [
+    [1], "x", 5, None, True, {}, {"ok": True}, {"ok": False, "error": ["a"]}, {"message": {"a": 1}},
+    {"message": 5, "code": [1]}, {"code": {}, "errors": [1]}, {"errors": {"a": {"_errors": 5}}},
+    {"ok": False, "error": "x", "response_metadata": ["a"]}, {"retry_after": [1], "message": "m"},
+    {"ok": False, "error": "x", "response_metadata": {"messages": {"a": 1}}}, {"retry_after": "nan"},
+    {"ok": False, "error": "missing_scope", "needed": 5, "provided": []}, [[[[]]]], {"id": {}, "ts": []}]
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
-@pytest.mark.parametrize("status", [200, 400, 429, 500])
-def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind, status):
+def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind):
     alerter, service = chats[kind]
-    shapes = SHAPES_OF_NONSENSE if MORE else SHAPES_OF_NONSENSE[{200: 0, 400: 1}.get(status, 2)::(
-        2 if status in (200, 400) else 5)]  # by default every shape comes once or twice
-    for number, shape in enumerate(shapes):
-        headers = {"Retry-After": "9"} if number and status > 400 else {}  # fewer tries than without
-        fault = Fault(status=status, body=shape, headers=headers)
-        service.fail("POST", fault, times=None)
-        service.fail("GET", fault, times=None)
+    statuses = (200, 400, 429, 500)
+    cases = list(itertools.product(SHAPES_OF_NONSENSE, statuses if MORE else [200]))
+    cases += zip(SHAPES_OF_NONSENSE[::2], itertools.cycle(statuses[1:]))
+    asked = itertools.cycle([alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1))])
+    for (shape, status), call in zip(cases, asked):
+        service.fail("", Fault(status=status, body=shape, headers={"Retry-After": "9"}), times=None)
         _outcome(alerter, AlerterMessage("t", images=[PNG]))
-        asked = [alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1))]
-        for call in asked if MORE else asked[number % 2:][:status == 200]:
-            try:
-                call()
-            except (DeliveryError, AskNotSupported) as error:
-                assert str(error)
+        with contextlib.suppress(DeliveryError, AskNotSupported):
+            call()
         service.heal()
-        service.posted.clear()
-
-
-@pytest.mark.parametrize("given", ["abc", "nan", "-5", "0x10", "", "Wed, 21 Oct 2015 07:28:00 GMT"])
-def test_a_retry_after_of_any_form_is_survived(chats, clock, given):
-    for kind, (alerter, service) in _ways(chats):
-        faults = [Fault(status=429, headers={"Retry-After": given}),
-                  Fault(status=503, headers={"Retry-After": given})]
-        faults += [Fault(status=200, headers={"Retry-After": given},
-                         body={"ok": False, "error": "ratelimited"})
-                   ] if kind == "slack" else []
-        for fault in faults:
-            service.posted.clear()
-            service.fail("POST", fault)
-            assert (_outcome(alerter, "x")[0], len(service.posted)) == (
-                "not_sent", 0) if "discord" in kind and fault.status == 429 else ("sent", 1), kind
-            service.heal()
-    assert all(0 <= nap < 30 for nap in clock.naps)
 
 
 def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chats, clock):
     slack_bot, slack = chats["slack"]
-    slack.fail("chat.postMessage", Fault(status=429, headers={"Retry-After": "7"}),
-               Fault(status=429, headers={
-        "Retry-After": "3"}))
-    assert slack_bot.post("x") and clock.naps == [7.0, 3.0]
+    slack.fail("chat.postMessage", *[Fault(status=429, headers={"Retry-After": wait}) for wait in "73"])
     discord_bot, discord = chats["discord"]
     discord.fail("/messages", Fault.discord_429(1.25), Fault.discord_429(0.65, "shared"))
-    assert discord_bot.post("x") and clock.naps[2:] == [1.25, 0.65]
+    assert slack_bot.post("x") and discord_bot.post("x") and clock.naps == [7.0, 3.0, 1.25, 0.65]
     for kind, fault in (("slack", Fault(status=429, headers={"Retry-After": "60"})),
                         ("discord", Fault.discord_429(60.0)),
                         ("slack webhook", Fault(status=429, headers={"Retry-After": "3600"})),
@@ -2907,69 +2871,72 @@ def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chat
         service.fail("POST", fault, times=None)
         outcome, error = _outcome(alerter, "x")
         service.heal()
-        assert (outcome, error.status, len(service.calls) - calls, clock.monotonic()) == ("not_sent", 429, 1,
-                                                                                          began)
-        assert error.retry_after >= 31 and f"{error.retry_after:g} s" in error.hint
-    discord.fail("/messages", Fault("html", status=429, headers={"Retry-After": "1"}),
-                 times=None)  # Cloudflare's ban
-    calls = len(discord.calls)
+        assert (outcome, error.status, len(service.calls) - calls) == ("not_sent", 429, 1)
+        assert clock.monotonic() == began and f"{error.retry_after:g} s" in error.hint
+    calls, ban = len(discord.calls), Fault("html", status=429, headers={"Retry-After": "1"})  # Cloudflare's
+    discord.fail("/messages", ban, times=None)
     assert _outcome(discord_bot, "x")[0] == "not_sent" and len(discord.calls) - calls == 1
+
+
+RETRY_AFTER = {  # the header: the naps before the third try
+    "-1": [1.0, 2.0], "0": [1.0, 2.0], "nan": [1.0, 2.0], "soon": [1.0, 2.0], "": [1.0, 2.0], "inf": None,
+    "2": [2.0, 2.0], "2.5": [2.5, 2.5], "0.1": [0.5, 0.5], "Tue, 14 Nov 2023 22:13:27 GMT": [7.0, 1.0],
+    "Tue, 14 Nov 2023 22:13:10 GMT": [1.0, 2.0]}  # the fake's time begins at 22:13:20
+
+
+@pytest.mark.parametrize("given", RETRY_AFTER)
+def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not(chats, given):
+    alerter, service = chats["slack"]
+    service.fail("POST", Fault(status=429, headers={"Retry-After": given}), times=2)
+    outcome, _ = _outcome(alerter, "x")
+    naps = RETRY_AFTER[given]
+    assert (outcome, alerter.clock.naps) == (("sent", naps) if naps else ("not_sent", []))
 
 
 @pytest.mark.parametrize("kind", RENDERED)
 def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind, caplog):
     alerter, service = chats[kind]
     text = "\n".join(f"line {i}" for i in range(900))
-    for fault in (Fault(status=403), Fault("close")) + (Fault(status=503),) * MORE:
+    for fault in (Fault(status=403), Fault("close")):
         service.posted.clear()
         service.fail("POST", Fault(""))
         service.fail("POST", fault, times=None)
         assert _outcome(alerter, text)[0] == "partial" and len(service.posted) == 1
         service.heal()
-    service.fail("POST", Fault(""), Fault(status=401))
-    assert alerter.post(text) is False and caplog.records[-1].levelname == "ERROR"
 
 
-UPLOADS = {"slack": ("getUploadURLExternal", "/upload/", "completeUploadExternal"), "discord": ("/messages",),
-           "discord webhook": ("/webhooks/",)}
+UPLOADS = [("slack", "getUploadURLExternal"), ("slack", "/upload/"), ("slack", "completeUploadExternal"),
+           ("discord", "/messages"), ("discord webhook", "/webhooks/")]
 
 
-@pytest.mark.parametrize("kind, call", [(kind, call) for kind, calls in UPLOADS.items() for call in calls])
+@pytest.mark.parametrize("kind, call", UPLOADS)
 def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(chats, clock, caplog, kind,
                                                                                call):
     alerter, service = chats[kind]
     problems = []
-    faults = {**WAITS, **FINAL, **DOUBT}
     for name in ("429", "503", "403", "redirect", "500", "close", "a page", "list", "act close", "cut short"):
-        fault = faults[name]
-        fault = Fault.discord_429(2.0) if name == "429" and "discord" in kind else fault
         for times in (1, None) if MORE or name in ("503", "403", "close", "act close") else (1,):
-            for kept in (service.posted, service.rows, service.files if kind == "slack" else [],
-                         caplog.records):
+            for kept in (service.posted, service.rows, caplog.records):
                 kept.clear()
             began = clock.monotonic()
-            service.fail(call, fault, times=times)
+            service.fail(call, _fault(kind, name), times=times)
             sent = alerter.post(AlerterMessage("plot", images=[PNG]))
             service.heal()
+            texts = [row["payload"] for row in service.posted if not row.get("files")]
             rows = [row for row in service.rows if "plot" in str(row.get("payload"))]
-            if kind == "slack":
-                shown = sum("files" in row["payload"] for row in service.posted)
-                shown += sum("files" in row and "payload" not in row for row in service.posted)
-            else:
-                shown = sum(bool(row["files"]) for row in service.posted)
-            named = "image-1" in json.dumps([row["payload"] for row in service.posted if
-                                             not row.get("files")])
+            named = "image-1" in json.dumps(texts)
             warned = any(record.levelname == "WARNING" for record in caplog.records)
             if kind == "slack":
+                shown = sum("files" in row.get("payload", row) for row in service.posted)
                 good = sent and shown <= 1 and (shown == 1 or named and warned)
                 page = call == "/upload/" and name in ("a page", "list")  # the status tells
                 unknown = call == "completeUploadExternal" and name in DOUBT
                 good = good and (times is None or name in FINAL or page or unknown or
                                  shown == 1 and not named)
             else:  # one call holds text and file, so its fate is that of a post
-                good = len(rows) <= 1 and (sent is bool(rows) or "act" in name or name == "cut short")
+                good = len(rows) <= 1 and (sent is bool(rows) or name in ACTS)
             if not good or clock.monotonic() - began > 120:
-                problems.append((name, times, sent, len(rows), shown, named, warned))
+                problems.append((name, times, sent, len(rows), named, warned))
     assert problems == []
 
 
@@ -2983,29 +2950,26 @@ def test_an_upload_address_that_cannot_be_trusted_costs_the_image_only(chats, ca
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
-ASK_CALLS = {"slack": ("auth.test", "chat.postMessage", "reactions.add", "conversations.replies"),
-             "discord": ("/users/@me", "POST /api/v10/channels/300/messages", "PUT",
-                         "GET /api/v10/channels/300/messages")}
+ASK_CALLS = [("slack", "auth.test"), ("slack", "chat.postMessage"), ("slack", "reactions.add"),
+             ("slack", "conversations.replies"), ("discord", "/users/@me"), ("discord", "PUT"),
+             ("discord", "POST /api/v10/channels/300/messages"),
+             ("discord", "GET /api/v10/channels/300/messages")]
 
 
-@pytest.mark.parametrize("kind, call", [(kind, call) for kind, calls in ASK_CALLS.items() for call in calls])
+@pytest.mark.parametrize("kind, call", ASK_CALLS)
 def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(chats, clock, kind, call):
     alerter, service = chats[kind]
-    names = ("429", "reset", "act close", "cut short")
-    for number, (name, fault) in enumerate((n, {**WAITS, **DOUBT}[n]) for n in names):
-        fault = Fault.discord_429(2.0) if name == "429" and kind == "discord" else fault
+    for name in ("429", "reset", "act close", "cut short"):
         service.posted.clear()
         service.rows.clear()
-        asker = type(alerter)(**dict({f: getattr(alerter, f) for f in alerter.__dataclass_fields__},
-                                     timeout=61.0 + number))
 
         def approve():
             row = service.posted[0]
             service.say("U7", "yes", row["ts"]) if kind == "slack" else service.say("7", "yes", row["id"])
 
         clock.at(clock.monotonic() + 4, approve)
-        service.fail(call, fault)
-        decision = asker.decide("Deploy?")
+        service.fail(call, _fault(kind, name))
+        decision = alerter.decide("Deploy?", timeout=61)
         service.heal()
         asked = [row for row in service.posted if "Deploy?" in json.dumps(row["payload"])]
         assert (decision.status, len(asked)) == ("approved", 1), name
@@ -3018,17 +2982,16 @@ def test_a_refusal_after_a_doubt_is_no_certain_loss(chats, relay, clock):
     relay.fail("accepted", "close")
     relay.fail("mail", None, "550 no more")
     for sender in (alerter, relay_alerter(relay, clock)):
-        with pytest.raises(DeliveryError) as caught:
-            sender.send("x")
-        assert caught.value.outcome == "unknown" and "arrived" in caught.value.hint
+        outcome, error = _outcome(sender, "x")
+        assert outcome == "unknown" and "arrived" in error.hint
     assert len(service.posted) == len(relay.mails) == 1
 
 
 def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
     _, service = chats["slack"]
     ahead = SimpleNamespace(now=lambda: clock.now() + 300, monotonic=clock.monotonic, sleep=clock.sleep)
-    alerter = dataclasses.replace(slack_alerter(service))
-    object.__setattr__(alerter, "clock", ahead)
+    alerter = in_time(SlackAlerter, ahead)(slack_token=service.token, slack_channel_id=service.channel,
+                                           slack_api_url=service.api_url)
     service.fail("chat.postMessage", Fault("act_reset"))
     assert alerter.post("x") is True and len(service.posted) == 1
     service.fail("chat.postMessage", Fault("reset"))
@@ -3039,17 +3002,15 @@ def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
 
 
 ODD_ANSWERS = {  # what answers which call -> what becomes of the post
-    "no content": ("discord webhook", "POST ", Fault(status=204), True),
     "no channel": ("discord", "/messages", Fault(status=200, body={"id": "5"}), True),
     "no id": ("discord", "/messages", Fault(status=204), False),
     "a wait beyond floats": ("discord", "/messages", Fault(
         status=429, headers={"Via": "1.1 google"}, body=b'{"retry_after": 1%s}' % (b"0" * 400)), False),
     "deep errors": ("discord", "/messages", Fault(
         status=400, body=b'{"code": 1, "errors": %s{}%s}' % (b'{"a": ' * 600, b"}" * 600)), False),
-    **{f"history {body}": ("slack", "conversations.history", Fault(
-        status=200, body={"ok": True, **body}), False) for body in (
-            {}, {"messages": None}, {"messages": [1, "x"]}, {"messages": [], "response_metadata": 5},
-            {"messages": {"a": 1}})}}
+    **{f"history {body}": ("slack", "conversations.history", Fault(status=200, body={"ok": True, **body}),
+                           False)
+       for body in ({}, {"messages": [1, "x"]}, {"messages": [], "response_metadata": 5})}}
 
 
 @pytest.mark.parametrize("case", ODD_ANSWERS)
@@ -3062,23 +3023,17 @@ def test_an_odd_answer_is_no_surprise(chats, case):
     assert alerter.post("x") is delivered
 
 
-@pytest.mark.parametrize("rows", [[1], [None], [[]], [{"id": float("inf")}]])
-def test_check_and_replies_survive_odd_rows(chats, rows):
-    alerter, service = chats["discord"]
-    question = alerter.open_question("Deploy?")
-    service.fail("GET /api/v10/channels/300/messages?", Fault(status=200, body=rows), times=None)
-    service.fail("GET /api/v10/channels/300/messages?", Fault(status=200, body=rows), times=None)
-    with contextlib.suppress(DeliveryError):
-        alerter.check()
-    assert question.check() is None
-
-
-def test_a_server_that_pages_in_circles_is_left(chats):
+def test_check_and_replies_survive_odd_rows_and_pages_in_circles(chats):
     alerter, service = chats["discord"]
     question = alerter.open_question("Deploy?")
     page = [{"id": str(10 ** 18 + n), "type": 0, "author": {"id": "9"}, "content": "x"} for n in range(100)]
-    service.fail("messages?", Fault(status=200, body=page), times=None)
-    assert question.check() is None and len(service.calls) < 20
+    for rows in ([1], [None], [[]], [{"id": float("inf")}], page):
+        service.fail("messages?", Fault(status=200, body=rows), times=None)
+        with contextlib.suppress(DeliveryError):
+            alerter.check()
+        assert question.check() is None
+        service.heal()
+    assert len(service.calls) < 50
 
 
 def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats, caplog):
@@ -3089,22 +3044,6 @@ def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats
     assert "image-7.png could not be shown" in caplog.text and "image-6.png" not in caplog.text
     seen = discord_text(service.posted[-1]["payload"])
     assert "image-7.png" in seen and "image-8.png" not in seen and len(service.posted) == 7
-
-
-def test_one_image_too_large_does_not_cost_the_others(chats, caplog):
-    alerter, service = chats["discord"]
-    images = [PNG, PNG + b"x" * 10 * MIB, PNG + b"2"]
-    assert alerter.post(AlerterMessage("t", "x", images=images)) is True
-    got = [data for row in service.posted for data in row.get("files", {}).values()]
-    assert got == [PNG, PNG + b"2"] and "image-2.png could not be shown" in caplog.text
-
-
-def test_many_refused_images_are_all_named(chats):
-    alerter, service = chats["slack"]
-    service.fail("files.getUploadURLExternal", no("file_uploads_disabled"), times=None)
-    assert alerter.post(AlerterMessage("t", "x", images=[PNG + bytes([n]) for n in range(60)])) is True
-    assert service.warnings == [] and len(service.posted) > 2
-    assert "image-60.png" in slack_text(service.posted[-1]["payload"])
 
 
 def test_an_image_that_a_webhook_cannot_take_is_named(chats, caplog):
@@ -3238,21 +3177,6 @@ def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(wired, kind, w
     assert sorted(set(lines)) == list(range(60)) and len(texts) == len(set(texts)) > 1
     seen = collections.Counter(lines)
     assert all(count == seen[0] for count in seen.values())
-
-
-RETRY_AFTER = {  # the header: the naps before the third try
-    "-1": [1.0, 2.0], "0": [1.0, 2.0], "nan": [1.0, 2.0], "soon": [1.0, 2.0], "": [1.0, 2.0], "inf": None,
-    "2": [2.0, 2.0], "2.5": [2.5, 2.5], "0.1": [0.5, 0.5], "Tue, 14 Nov 2023 22:13:27 GMT": [7.0, 1.0],
-    "Tue, 14 Nov 2023 22:13:10 GMT": [1.0, 2.0]}  # the fake's time begins at 22:13:20
-
-
-@pytest.mark.parametrize("given", RETRY_AFTER)
-def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not(chats, given):
-    alerter, service = chats["slack"]
-    service.fail("POST", Fault(status=429, headers={"Retry-After": given}), times=2)
-    outcome, _ = _outcome(alerter, "x")
-    naps = RETRY_AFTER[given]
-    assert (outcome, alerter.clock.naps) == (("sent", naps) if naps else ("not_sent", []))
 
 
 def test_answers_before_the_answer_are_passed_over():
