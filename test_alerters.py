@@ -1906,19 +1906,6 @@ MKJwiJFHibbbiJm3SfSleSgWbOihRANCAARw4M9E462rXCgvs7hsGsXQt7AQj/W+
 lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCo
 -----END PRIVATE KEY-----
 """
-UNTRUSTED_PEM = """\
------BEGIN CERTIFICATE-----
-MIIBmzCCAUKgAwIBAgIUWsFK72PhyQrojeRQdYJDtNsR/bgwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTIwMDEwMTAwMDAwMFoYDzIwOTkxMjMx
-MjM1OTU5WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAARw4M9E462rXCgvs7hsGsXQt7AQj/W+lSFKDFzFC8lRexrMJ9B1RPeY
-f0VhxhWieoGWs7+67xf6ib6leJP/eeCoo3AwbjAMBgNVHRMBAf8EAjAAMA4GA1Ud
-DwEB/wQEAwIHgDATBgNVHSUEDDAKBggrBgEFBQcDATAaBgNVHREEEzARgglsb2Nh
-bGhvc3SHBH8AAAEwHQYDVR0OBBYEFLLMrJ8JjDhxI4Qux0sLZkLUPi/vMAoGCCqG
-SM49BAMCA0cAMEQCIAZlSwwRzfXifKCoCGhEUQ0d43A8Ooin99d9xhSwPJMxAiAt
-6Pcjvr6k/CmLJmLp0iC3LQ0HeD8DSNFeHhWgTXqP6Q==
------END CERTIFICATE-----
-"""
 ALERTS_TEST_PEM = """\
 -----BEGIN CERTIFICATE-----
 MIIBijCCAS+gAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthbGVydHMu
@@ -1941,7 +1928,7 @@ def tls_server_context(trusted=True):
     with tempfile.TemporaryDirectory() as folder:  # load_cert_chain takes nothing but paths
         path = os.path.join(folder, "server.pem")
         with open(path, "w") as file:
-            file.write((SERVER_PEM if trusted else UNTRUSTED_PEM) + SERVER_KEY)
+            file.write((SERVER_PEM if trusted else ALERTS_TEST_PEM) + SERVER_KEY)
         context.load_cert_chain(path)
     return context
 
@@ -3054,43 +3041,112 @@ def test_an_image_that_a_webhook_cannot_take_is_named(chats, caplog):
 
 
 # === The wire ===
-def _server_of(*handlers):
-    """Start a bare server that gives each connection to the next handler(connection, its head)."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    done = []
+@pytest.fixture
+def peer():
+    """Return a function that starts a bare server, whose port it returns.
 
-    def serve():
-        with listener:
-            for handler in handlers:
-                connection, _ = listener.accept()
-                with connection:
-                    head = b""
-                    while b"\r\n\r\n" not in head:
-                        head += connection.recv(1024)
-                    done.append(handler(connection, head))
+    Each connection goes to the next talk, and all others to the last one.
+    """
+    listeners = []
 
-    threading.Thread(target=serve, daemon=True).start()
-    return f"http://127.0.0.1:{listener.getsockname()[1]}", done
+    def start(*talks, tls=None):
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def serve():
+            with contextlib.suppress(OSError):  # the listener is closed
+                for number in itertools.count():
+                    with listener.accept()[0] as link, contextlib.suppress(OSError):  # the client leaves
+                        with tls.wrap_socket(link, server_side=True) if tls else link as link:
+                            talks[min(number, len(talks) - 1)](link)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return listener.getsockname()[1]
+
+    start.listeners = listeners
+    yield start
+    for listener in listeners:
+        with contextlib.suppress(OSError):  # so that accept ends
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
 
 
-def _http_answer(connection, status, body):
+def heard(link, size=65536, pause=0):
+    """Return the head of a request that has come whole, as what is unread at the end makes a reset of it."""
+    head = b""
+    while b"\r\n\r\n" not in head and head[:1] != b"\x16":  # TLS where none is spoken
+        piece = link.recv(size)
+        if not piece:
+            return head
+        head += piece
+    head, _, body = head.partition(b"\r\n\r\n")
+    length = re.search(rb"Content-Length: (\d+)", head)
+    rest = int(length[1]) - len(body) if length else 0
+    while rest > 0:
+        time.sleep(pause)
+        rest -= len(link.recv(min(rest, size)))
+    return head
+
+
+def said(data, more=b"", times=1):
+    """A peer that reads a request, says this and closes; a mail server speaks first, and hears to the end."""
+    def talk(link):
+        mail = data.startswith(b"220")
+        if not mail:
+            heard(link)
+        link.sendall(data)
+        for _ in range(times):
+            link.sendall(more)
+        while mail and link.recv(65536):
+            pass
+
+    return talk
+
+
+def stalled(link):
+    while link.recv(65536):
+        pass
+
+
+def dripping(data):
+    def talk(link):
+        link.recv(65536)
+        for n in itertools.cycle(range(len(data))):
+            link.sendall(data[n:n + 1])
+            time.sleep(0.01)
+
+    return talk
+
+
+def answered(body, status=200):
     body = json.dumps(body).encode()
-    connection.sendall(b"HTTP/1.1 %d x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-                       % (status, len(body), body))
+    return b"HTTP/1.1 %d x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
 
 
-def test_a_large_file_on_a_slow_line_takes_its_time(monkeypatch):
-    """A socket's timeout, here 0.3 s for 10 s, is for one piece of the file and not for all of it."""
-    def slow(connection, head):
-        size = int(re.search(rb"Content-Length: (\d+)", head)[1]) - len(head.partition(b"\r\n\r\n")[2])
-        while size > 0:
-            time.sleep(0.008)
-            size -= len(connection.recv(min(size, 20_000)))
-        _http_answer(connection, 200, {"id": "5", "channel_id": "1", "attachments": [{}]})
-        return size
+SLACK_OK = answered({"ok": True, "channel": "C1", "ts": "1"})
+DISCORD_OK = answered({"id": "5", "channel_id": "1"})
+
+
+class _Hurried(FakeClock):
+    """A clock on which all but a fraction of a call's time is gone, so that what never ends ends soon."""
+
+    asked = 0
+
+    def monotonic(self):
+        self.asked += 1
+        return self._passed if self.asked == 1 else self._passed + 29.9
+
+
+def slack_at(port, scheme="https", host="127.0.0.1", clock=None):
+    return in_time(SlackAlerter, clock or FakeClock())(
+        slack_token="xoxb-1", slack_channel_id="C1", slack_api_url=f"{scheme}://{host}:{port}/api")
+
+
+def test_a_large_file_on_a_slow_line_takes_its_time(peer, monkeypatch):
+    """A socket's timeout, here 0.2 s for 10 s, is for one piece of the file and not for all of it."""
+    def slow(link):
+        heard(link, 20_000, 0.008)
+        link.sendall(answered({"id": "5", "channel_id": "1", "attachments": [{}]}))
 
     def connect(self, address, real=socket.socket.connect):
         self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
@@ -3098,123 +3154,86 @@ def test_a_large_file_on_a_slow_line_takes_its_time(monkeypatch):
 
     set_to = socket.socket.settimeout
     monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket.socket, "settimeout", lambda self, s: set_to(self, s and min(s, 0.3)))
-    url, done = _server_of(slow)
-    alerter = DiscordAlerter(discord_token="t" * 30, discord_channel_id="1", discord_api_url=url)
+    monkeypatch.setattr(socket.socket, "settimeout", lambda self, s: set_to(self, s and min(s, 0.2)))
+    alerter = DiscordAlerter(discord_token="t" * 30, discord_channel_id="1",
+                             discord_api_url=f"http://127.0.0.1:{peer(slow)}")
     began = time.monotonic()
     assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 900_000])) is True
-    home_until(lambda: done)
-    assert done == [0] and time.monotonic() - began > 0.32
+    assert time.monotonic() - began > 0.22
 
 
-@pytest.mark.parametrize("token", [True, False])
-def test_a_file_refused_before_it_is_read_costs_no_text(token, caplog):
-    def early(connection, head):
-        _http_answer(connection, 413, {"code": 40005, "message": "Request entity too large"})
-        time.sleep(0.05)  # what it still sends meets a closed door
+@pytest.mark.parametrize("way", ["bot", "webhook", "TLS"])
+def test_a_file_refused_before_it_is_read_costs_no_text(peer, way, monkeypatch, tmp_path, caplog):
+    """Where the peer has closed, a write over TLS fails otherwise than without TLS."""
+    def early(link):
+        link.recv(65536)
+        link.sendall(answered({"code": 40005, "message": "Request entity too large"}, 413))
+        time.sleep(0.05)  # what is still sent meets a closed door
 
-    def take(connection, head):
-        _http_answer(connection, 200, {"id": "5", "channel_id": "1"})
-
-    url, done = _server_of(early, take, take)
-    fields = {"discord_token": "t" * 30, "discord_channel_id": "1", "discord_api_url": url} if token else {
-        "discord_webhook_url": url + "/api/webhooks/1/" + "t" * 30}
-    message = AlerterMessage("t", images=[PNG + b"x" * 8_000_000])
-    assert DiscordAlerter(**fields).post(message) is True
-    home_until(lambda: len(done) >= 2)
+    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    port = peer(early, said(DISCORD_OK), tls=tls_server_context() if way == "TLS" else None)
+    url = f"http{'s' * (way == 'TLS')}://127.0.0.1:{port}"
+    fields = {"discord_token": "t" * 30, "discord_channel_id": "1", "discord_api_url": url}
+    if way == "webhook":
+        fields = {"discord_webhook_url": f"{url}/api/webhooks/1/" + "t" * 30}
+    alerter = in_time(DiscordAlerter, FakeClock())(**fields)
+    assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 8_000_000])) is True
     assert "image-1.png could not be shown" in caplog.text
 
 
-def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatch, shortcut):
-    shortcut.undo()
-    alerter, service = chats["slack"]
-    service.wired = True
-    found, asked = socket.getaddrinfo, []
-
-    def two(host, port, *rest, **more):
-        asked.append(host)
-        dead = socket.create_server(("127.0.0.1", 0))
-        with dead:
-            return found("127.0.0.1", dead.getsockname()[1], *rest, **more) + found(host, port, *rest, **more)
-
-    monkeypatch.setattr(socket, "getaddrinfo", two)
-    assert alerter.post("x") is True and asked[0] == "127.0.0.1"
+def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatch):
+    found = socket.getaddrinfo
+    with socket.create_server(("127.0.0.1", 0)) as dead:
+        port = dead.getsockname()[1]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: (
+        found("127.0.0.1", port, *given[2:], **named) + found(*given, **named)))
+    assert chats["slack"][0].post("x") is True
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord"])
-def test_one_operation_takes_one_connection(wired, kind):
-    alerter, service = wired[kind]
-    question = None
-
-    def ask():
-        nonlocal question
-        question = alerter.open_question("Deploy?")
-
+def test_one_operation_takes_one_connection(chats, kind):
+    alerter, service = chats[kind]
+    questions = []
     long = "\n".join(f"line {n} " + "x" * 90 for n in range(230))
-    operations = {"a message in ten parts": lambda: alerter.send(long), "a file": lambda: alerter.send(
-        AlerterMessage("t", files=[("log.txt", b"x" * 99)])), "a question": ask,
-        "one poll": lambda: question.check(), "another": lambda: question.check()}
+    operations = {
+        "ten parts": lambda: alerter.send(long), "a question": lambda: questions.append(
+            alerter.open_question("Deploy?")), "one poll": lambda: questions[0].check(),
+        "a file": lambda: alerter.send(AlerterMessage("t", files=[("log.txt", b"x" * 99)]))}
     for name, operation in operations.items():
         before, calls = service.connections, len(service.calls)
         operation()
         assert service.connections - before == 1, name
-        if name == "a message in ten parts":
-            assert len(service.calls) - calls >= 7
+        assert name != "ten parts" or len(service.calls) - calls >= 7
     assert alerters._KEPT.get() is None
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord"])
 @pytest.mark.parametrize("way", ["forgetful", "close", "reset", "act_close"])
-def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(wired, kind, way):
+def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(chats, kind, way):
     """forgetful: closed after each answer, which is seen before the next use; else in place of an answer."""
-    alerter, service = wired[kind]
+    alerter, service = chats[kind]
     service.forgetful = way == "forgetful"
     if way != "forgetful":
         service.fail("POST", None, Fault(way))  # the second post, over the connection of the first
     alerter.send("\n".join(f"line {n} " + "x" * 90 for n in range(60)))
     texts = [json.dumps(row["payload"]) for row in service.posted]
-    lines = [int(n) for text in texts for n in re.findall(r"line (\d+) ", text)]
-    assert sorted(set(lines)) == list(range(60)) and len(texts) == len(set(texts)) > 1
-    seen = collections.Counter(lines)
-    assert all(count == seen[0] for count in seen.values())
+    seen = collections.Counter(int(n) for text in texts for n in re.findall(r"line (\d+) ", text))
+    assert len(set(seen.values())) == 1 and sorted(seen) == list(range(60))
+    assert len(texts) == len(set(texts)) > 1
 
 
-def test_answers_before_the_answer_are_passed_over():
+def test_answers_before_the_answer_are_passed_over(peer):
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + b"HTTP/1.1 100 Continue\r\n\r\n"
-    url, _ = _server_of(lambda connection, _: connection.sendall(hints + SLACK_OK))
-    receipt = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url=url + "/api").send("x")
+    receipt = slack_at(peer(said(hints + SLACK_OK)), "http").send("x")
     assert receipt.ref == {"channel": "C1", "ts": "1"}
 
 
-def test_a_file_refused_early_over_tls_costs_no_text(monkeypatch, tmp_path, caplog):
-    """Where the peer has closed, a write over TLS fails otherwise than without TLS."""
-    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
-    scene = Scene(monkeypatch, None, tmp_path)
-    answers = [(413, {"code": 40005, "message": "Request entity too large"}),
-               *[(200, {"id": "5", "channel_id": "1"})] * 2]  # the text, and that the picture is missing
-
-    def talk(connection):
-        with connection, contextlib.suppress(OSError):
-            connection.recv(65536)
-            _http_answer(connection, *answers.pop(0))
-            time.sleep(0.05)  # what is still sent meets a closed door
-
-    try:
-        port = scene.peer(talk, tls_server_context())
-        alerter = in_time(DiscordAlerter, FakeClock())(
-            discord_token="t" * 30, discord_channel_id="1", discord_api_url=f"https://127.0.0.1:{port}")
-        assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 8_000_000])) is True
-    finally:
-        scene.close()
-    assert answers == [] and "image-1.png" in caplog.text
-
-
 @pytest.mark.parametrize("page", [b"<html>Log in</html>", b"\xef\xbb\xbf <html>", b"Welcome"])
-def test_a_web_page_in_place_of_an_own_webhook_is_no_delivery(page):
+def test_a_web_page_in_place_of_an_own_webhook_is_no_delivery(peer, page):
     kind = b"text/html; charset=utf-8" if page == b"Welcome" else b"text/plain"
-    url, _ = _server_of(lambda connection, _: connection.sendall(
-        b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (kind, len(page), page)))
-    alerter = SlackAlerter(slack_webhook_url=url + "/hooks/" + "a" * 24)
+    port = peer(said(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+        kind, len(page), page)))
+    alerter = SlackAlerter(slack_webhook_url=f"http://127.0.0.1:{port}/hooks/" + "a" * 24)
     assert _outcome(alerter, "x")[0] == "unknown"
 
 
@@ -3256,11 +3275,11 @@ def test_a_traceback_with_locals_shows_no_secret_when_interrupted(kind, chats, m
     assert {secret for secret in (*SECRETS, MAIL_PASSWORD, *coded) if secret in told} == set()
 
 
-def test_the_librarys_debug_output_shows_no_secret(wired, monkeypatch, capfd, clock, smtp, imap):
+def test_the_librarys_debug_output_shows_no_secret(chats, monkeypatch, capfd, clock, smtp, imap):
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
     monkeypatch.setattr("smtplib.SMTP.debuglevel", 2)
     monkeypatch.setattr("imaplib.Debug", 5)
-    for alerter, _ in wired.values():
+    for alerter, _ in chats.values():
         assert alerter.post("x") is True
     mail_alerter(smtp, imap, clock).open_question("Go?").check()
     told = "".join(capfd.readouterr())
@@ -3276,79 +3295,70 @@ def test_a_folder_of_cas_that_lacks_one_costs_nobody_an_alert(monkeypatch, tmp_p
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
     monkeypatch.setattr(ssl, "create_default_context",
                         lambda capath=None: whole(capath=capath) if capath else whole(cadata=CA_PEM))
-    alerters._TRUSTS.clear()
-    with FakeSlack(ssl_context=tls_server_context()) as service, FakeSMTP("ssl") as smtp:
-        slack = SlackAlerter(slack_token=service.token, slack_channel_id=service.channel,
-                             slack_api_url=service.api_url)
+    monkeypatch.setattr(alerters, "_TRUSTS", {})
+    with FakeSlack(FakeClock(), tls_server_context()) as service, FakeSMTP("ssl") as smtp:
+        slack = slack_alerter(service)
         senders = [slack] * 4 + [mail_alerter(smtp, use_tls="ssl", password="")]
         done = all_at_once(lambda number: senders[number].post("x"), [(number,) for number in range(5)])
         assert done == {(number,): True for number in range(5)}
         made = service.connections
         assert slack.post("x") is True and service.connections == made + 1  # from now on the bundle alone
-    alerters._TRUSTS.clear()
 
 
-def test_a_context_without_cas_is_not_kept(monkeypatch, tmp_path):
+def test_a_context_without_cas_is_not_kept(monkeypatch, peer):
     paths = ssl.get_default_verify_paths()._replace(capath=None)
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
-    whole = ssl.create_default_context
-    monkeypatch.setattr(ssl, "create_default_context", lambda **_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
-    alerters._TRUSTS.clear()
-    with FakeSlack(ssl_context=tls_server_context()) as service:
-        alerter = in_time(SlackAlerter, FakeClock())(slack_token=service.token, slack_channel_id="C0ALERTS",
-                                                     slack_api_url=service.api_url)
-        assert alerter.post("x") is False
-        monkeypatch.setattr(ssl, "create_default_context", lambda **_: whole(cadata=CA_PEM))
-        assert alerter.post("x") is True
-    alerters._TRUSTS.clear()
+    monkeypatch.setattr(alerters, "_TRUSTS", {})
+    whole, alerter = ssl.create_default_context, slack_at(peer(said(SLACK_OK), tls=tls_server_context()))
+    for context, done in ((ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), False), (whole(cadata=CA_PEM), True)):
+        monkeypatch.setattr(ssl, "create_default_context", lambda context=context, **_: context)
+        assert alerter.post("x") is done
 
 
 TIGHT = """
-import socket, sys
-if {case!r} != "files":
-    sys.modules["ssl"] = sys.modules["_ssl"] = None
-import alerters
-slack = alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url={url!r})
-mail = alerters.SMTPEmailAlerter(smtp_server="127.0.0.1", smtp_port={port}, use_tls={case!r} != "relay",
-                                 sender_email="bot@example.org", recipient_email="ann@example.org")
-taken = []
-if {case!r} == "files":
-    import resource
-    resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+import resource, socket, sys, alerters
+def tell(alerter):
     try:
-        while True:
-            taken.append(socket.socket())
-    except OSError:
-        pass
+        print(alerter.send("x").alerter)
+    except alerters.AlerterError as error:
+        print(type(error).__name__, getattr(error, "outcome", ""), error)
+def slack(url):
+    return alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url=url)
+def mail(use_tls):
+    return alerters.SMTPEmailAlerter(smtp_server="127.0.0.1", smtp_port={smtp}, use_tls=use_tls,
+                                     sender_email="bot@example.org", recipient_email="ann@example.org")
+{code}
+"""
+NO_SSL = """sys.modules["ssl"] = sys.modules["_ssl"] = None
+for alerter in slack("http://127.0.0.1:{port}/api"), mail(False), mail(True), slack("https://x.test/api"):
+    tell(alerter)"""
+NO_FILES = """resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
+taken = []
 try:
-    print((slack if {port} == 1 else mail).send("x").alerter)
-except alerters.AlerterError as error:
-    print(type(error).__name__, getattr(error, "outcome", ""), error)
+    while True:
+        taken.append(socket.socket())
+except OSError:
+    pass
+tell(slack("http://127.0.0.1:{port}/api"))
 while taken:
     taken.pop().close()
-print(slack.post("x") if {case!r} == "files" else "")
-"""
-NO_FILES = "this process has too many files open: close some, or raise `ulimit -n`"
-TIGHT_CASES = {
-    "local": "slack\n\n", "relay": "smtp_email\n\n",
-    "STARTTLS": "ConfigError  smtp_email: this Python was built without ssl: it reaches http:// addresses on "
-                "this machine, and mail servers with use_tls=False\n\n",
-    "no ssl": "ConfigError  slack: this Python was built without ssl: it reaches http:// addresses on this "
-              "machine, and mail servers with use_tls=False\n\n",
-    "files": f"DeliveryError not_sent slack: Too many open files: {NO_FILES}\nTrue\n"}
+tell(slack("http://127.0.0.1:{port}/api"))"""
+BUILT_WITHOUT = ("this Python was built without ssl: it reaches http:// addresses on this machine, and mail "
+                 "servers with use_tls=False")
+TOO_MANY = "this process has too many files open: close some, or raise `ulimit -n`"
 
 
 @posix
-@pytest.mark.parametrize("case", TIGHT_CASES)
-def test_a_tight_process_is_told_and_posts_once_it_can(case):
-    url, _ = _server_of(*[lambda connection, _: connection.sendall(SLACK_OK)] * 2)
-    url = url.replace("http", "https") if case == "no ssl" else url
+@pytest.mark.parametrize("code, told", [
+    (NO_SSL, f"slack\nsmtp_email\nConfigError  smtp_email: {BUILT_WITHOUT}\n"
+             f"ConfigError  slack: {BUILT_WITHOUT}\n"),
+    (NO_FILES, f"DeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\n")], ids=["no ssl", "files"])
+def test_a_tight_process_is_told_and_posts_once_it_can(peer, code, told):
     with FakeSMTP() as smtp:
-        port = smtp.port if case in ("relay", "STARTTLS") else 1
-        program = TIGHT.format(url=url + "/api", case=case, port=port)
+        program = TIGHT.format(smtp=smtp.port, code=code.format(port=peer(said(SLACK_OK))))
         done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, timeout=60,
                               encoding="utf-8")
-    assert done.stdout == TIGHT_CASES[case], done.stderr
+    assert done.stdout == told, done.stderr
 
 
 def test_without_md5_plain_is_used_under_tls(tmp_path, monkeypatch):
@@ -3365,13 +3375,11 @@ def test_without_md5_plain_is_used_under_tls(tmp_path, monkeypatch):
 
 
 HOSTS = {  # a mail server's name: what is said of it, or "" where it may be
-    "mail.example.org": "", "mail.example.org.": "", "localhost": "", "127.0.0.1": "", "::1": "",
-    "my_relay": "", "fe80::1%eth0": "", "xn--strae-oqa.de": "",
-    "smtp..example.org": "'smtp..example.org' is no host's name",
+    **dict.fromkeys(["mail.example.org", "mail.example.org.", "localhost", "127.0.0.1", "::1", "my_relay",
+                     "fe80::1%eth0", "xn--strae-oqa.de"], ""),
+    **{host: f"{host!r} is no host's name" for host in [
+        "smtp..example.org", "mail example.org", "-x.org", "127.999.1.1", "1.2", "::12345"]},
     "a" * 64 + ".org": f"'{'a' * 59}…' is no host's name",
-    "mail example.org": "'mail example.org' is no host's name",
-    "-x.org": "'-x.org' is no host's name", "127.999.1.1": "'127.999.1.1' is no host's name",
-    "1.2": "'1.2' is no host's name", "::12345": "'::12345' is no host's name",
     "stra\u00dfe.de": "write its host as xn--strae-oqa.de",
     "B\u00dcCHER.example": "write its host as xn--bcher-kva.example"}
 
@@ -3387,26 +3395,24 @@ def test_a_host_that_is_none_is_refused_when_set(host):
         assert problem == HOSTS[host].rpartition(": ")[2]
 
 
-def test_an_ipv6_address_may_have_a_scope(monkeypatch):
-    heads = []
-    listener = socket.create_server(("::1", 0), family=socket.AF_INET6) if socket.has_ipv6 else None
-    if not listener:
+def test_an_ipv6_address_may_have_a_scope():
+    if not socket.has_ipv6:
         pytest.skip("there is no IPv6 here")
+    heads, listener = [], socket.create_server(("::1", 0), family=socket.AF_INET6)
 
     def serve():
         with listener.accept()[0] as connection:
-            heads.append(connection.recv(65536))
+            heads.append(heard(connection))
             connection.sendall(SLACK_OK)
 
     threading.Thread(target=serve, daemon=True).start()
     port = listener.getsockname()[1]
-    url = f"http://[::1%251]:{port}/api"
-    assert SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url=url).post("x") is True
+    assert slack_at(port, "http", "[::1%251]").post("x") is True
     listener.close()
-    assert f"\r\nHost: [::1]:{port}\r\n".encode() in heads[0]
+    assert f"Host: [::1]:{port}" in heads[0].decode().split("\r\n")
 
 
-def test_a_webhook_by_reference_is_checked_when_it_is_used(monkeypatch, chats):
+def test_a_webhook_by_reference_is_checked_when_it_is_used(monkeypatch):
     for url in ("http://hooks.example.org/services/T0/B0/" + "a" * 24, "ftp://x.example/aaaaaaaa",
                 "file:///etc/passwd", "data:,aaaaaaaaaa"):
         monkeypatch.setenv("HOOK", url)
@@ -3416,54 +3422,26 @@ def test_a_webhook_by_reference_is_checked_when_it_is_used(monkeypatch, chats):
                 alerter.post("x")
 
 
-class _Hurried(FakeClock):
-    """A clock on which all but a fraction of a call's time is gone, so that what never ends ends soon."""
-
-    asked = 0
-
-    def monotonic(self):
-        self.asked += 1
-        return self._passed if self.asked == 1 else self._passed + 29.9
-
-
-def test_a_server_that_stalls_or_drips_is_left_in_time(slack, discord):
+def test_a_server_that_stalls_or_drips_is_left_in_time():
     """All at once, for each costs its real moment."""
-    results = {}
+    def run(name, hook):
+        with FakeDiscord() if hook else FakeSlack() as service:
+            service.fail("POST", faults[name], times=None)
+            alerter = slack_at(service.port, "http", clock=_Hurried())
+            if hook:
+                alerter = in_time(DiscordAlerter, _Hurried())(discord_webhook_url=service.webhook_url)
+            began = time.monotonic()
+            return _outcome(alerter, "x")[0], time.monotonic() - began < 5
 
-    def run(name, cls, fields, fault, service):
-        service.fail(fields.pop("at"), fault, times=None)
-        began = time.monotonic()
-        outcome, error = _outcome(in_time(cls, _Hurried())(**fields), "x")
-        results[name] = outcome, time.monotonic() - began < 5
-
-    services, threads = [], []
-    for name, fault in (("stall", Fault("stall")), ("act_stall", Fault("act_stall")),
-                        ("drip", Fault("drip", seconds=60))):
-        service = FakeSlack()
-        services.append(service.__enter__())
-        fields = {"slack_token": service.token, "slack_channel_id": service.channel,
-                  "slack_api_url": service.api_url,
-                  "at": "chat."}
-        threads.append(threading.Thread(target=run, args=(name, SlackAlerter, fields, fault, service)))
-        other = FakeDiscord()
-        services.append(other.__enter__())
-        fields = {"discord_webhook_url": other.webhook_url, "at": "POST"}
-        threads.append(threading.Thread(target=run,
-                                        args=(name + " hook", DiscordAlerter, fields, fault, other)))
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    for service in services:
-        service.__exit__(None)
-    kinds = [f"{name}{hook}" for name in ("stall", "act_stall", "drip") for hook in ("", " hook")]
-    assert results == dict.fromkeys(kinds, ("unknown", True))
+    faults = {"stall": Fault("stall"), "act_stall": Fault("act_stall"), "drip": Fault("drip", seconds=60)}
+    cases = list(itertools.product(faults, (False, True)))
+    assert all_at_once(run, cases) == dict.fromkeys(cases, ("unknown", True))
 
 
-def test_a_body_without_end_is_read_to_a_cap_only(wired):
+def test_a_body_without_end_is_read_to_a_cap_only(chats):
     import tracemalloc
 
-    alerter, service = wired["slack webhook"]
+    alerter, service = chats["slack webhook"]
     service.fail("/services/", Fault("huge"))
     tracemalloc.start()
     alerter.post("x")
@@ -3473,42 +3451,37 @@ def test_a_body_without_end_is_read_to_a_cap_only(wired):
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
-@pytest.mark.parametrize("status", [302, 307])
-def test_a_redirect_is_refused_and_the_token_goes_nowhere(wired, kind, status):
-    alerter, service = wired[kind]
+def test_a_redirect_is_refused_and_the_token_goes_nowhere(chats, kind):
+    alerter, service = chats[kind]
     with FakeSlack() as elsewhere:
-        service.fail("POST", Fault("redirect", status=status, to=elsewhere.api_url + "/chat.postMessage"),
-                     times=None)
-        outcome, error = _outcome(alerter, "x")
-        assert (outcome, error.status, elsewhere.calls) == ("not_sent", status, [])
-        assert "redirect" in str(error) and len(service.calls) == 1
+        for status in (302, 307):
+            service.fail("POST", Fault("redirect", status=status, to=elsewhere.api_url + "/chat.postMessage"))
+            outcome, error = _outcome(alerter, "x")
+            assert (outcome, error.status, elsewhere.calls) == ("not_sent", status, [])
+            assert "redirect" in str(error)
+    assert len(service.calls) == 2
 
 
-ADDRESSES = {  # address: whether it may be built
-    "https://slack.example/api": True, "http://127.0.0.1:1/api": True, "http://localhost/api": True,
-    "http://[::1]:1/api": True,
-    "http://LOCALHOST:1/api": True, "HTTPS://slack.example/api": True, "http://slack.example/api": False,
-    "ftp://slack.example": False, "file:///etc/passwd": False, "slack.example/api": False, "https://": False,
-    "https://user:pw@slack.example": False, "https://slack.example:port": False, "https://a b.example": False,
-    "http://127.0.0.1.evil.example": False, "http://localhost.evil.example": False,
-    "http://127.evil.example": False,
-    "https://[::1": False, "data:,x": False, "https://x\nHost: y": False,
-    "https://" + "a" * 70 + ".example": False, "http://127.8.9.1:5/api": True,
-    "http://127.999.999.999": False,
-    "http://[::1]evil.test": False, "http://evil.test[::1]": False, "http://127.0.0.\u0661": False,
-    "https://smtp..example": False, "https://b\u00fccher.example/x": False, "https://slack.example:0": False,
-    "http://127.1/x": False, "http://[::1%251]:5/api": True, "https://slack.example:99999/x": False,
-    "http://127.0.0.1@evil.example/": False, "http://127.0.0.1\\@evil.example/": False}
+GOOD_ADDRESSES = ["https://slack.example/api", "http://127.0.0.1:1/api", "http://localhost/api",
+                  "http://[::1]:1/api", "http://LOCALHOST:1/api", "HTTPS://slack.example/api",
+                  "http://127.8.9.1:5/api", "http://[::1%251]:5/api"]
+BAD_ADDRESSES = [
+    "http://slack.example/api", "ftp://slack.example", "file:///etc/passwd", "slack.example/api", "https://",
+    "https://user:pw@slack.example", "https://slack.example:port", "https://a b.example", "https://[::1",
+    "http://127.0.0.1.evil.example", "http://localhost.evil.example", "http://127.evil.example", "data:,x",
+    "https://x\nHost: y", "https://" + "a" * 70 + ".example", "http://127.999.999.999", "http://127.1/x",
+    "http://[::1]evil.test", "http://evil.test[::1]", "http://127.0.0.\u0661", "https://smtp..example",
+    "https://b\u00fccher.example/x", "https://slack.example:0", "https://slack.example:99999/x",
+    "http://127.0.0.1@evil.example/", "http://127.0.0.1\\@evil.example/"]
 
 
-@pytest.mark.parametrize("address, good", list(ADDRESSES.items()))
-def test_only_https_and_http_to_this_machine_can_be_configured(address, good):
-    for cls, fields in ((SlackAlerter,
-                         {"slack_token": "xoxb-1", "slack_channel_id": "C1", "slack_api_url": address}),
-                        (SlackAlerter, {"slack_webhook_url": address}),
-                        (DiscordAlerter, {"discord_webhook_url": address}),
-                        (DiscordAlerter, {"discord_token": "t.t", "discord_channel_id": "1",
-                                          "discord_api_url": address})):
+@pytest.mark.parametrize("address", GOOD_ADDRESSES + BAD_ADDRESSES)
+def test_only_https_and_http_to_this_machine_can_be_configured(address):
+    for cls, fields in (
+            (SlackAlerter, {"slack_token": "xoxb-1", "slack_channel_id": "C1", "slack_api_url": address}),
+            (SlackAlerter, {"slack_webhook_url": address}),
+            (DiscordAlerter, {"discord_webhook_url": address}),
+            (DiscordAlerter, {"discord_token": "t", "discord_channel_id": "1", "discord_api_url": address})):
         try:
             cls(**fields)
             built = True
@@ -3516,143 +3489,45 @@ def test_only_https_and_http_to_this_machine_can_be_configured(address, good):
             built = False
             assert "\n" not in str(error) and "_url" in str(error)
             assert "webhook" not in str(fields) or address not in str(error) or len(address) < 9  # a secret
-        assert built is good
-
-
-class _Proxy:
-    """A proxy that notes what it is told and carries every CONNECT to one port of this machine."""
-
-    def __init__(self, port):
-        self.port, self.heads = port, []
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.server.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.carry, args=(client,), daemon=True).start()
-
-    def carry(self, client):
-        head = b""
-        while b"\r\n\r\n" not in head:
-            piece = client.recv(65536)
-            if not piece:
-                return client.close()
-            head += piece
-        self.heads.append(head.decode())
-        if not self.port or not head.startswith(b"CONNECT"):
-            client.sendall(b"HTTP/1.0 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-            return client.close()
-        client.sendall(b"HTTP/1.0 200 Connection established\r\n\r\n")
-        target = socket.create_connection(("127.0.0.1", self.port))
-
-        def copy(source, sink):
-            try:
-                for piece in iter(lambda: source.recv(65536), b""):
-                    sink.sendall(piece)
-                sink.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass
-
-        back = threading.Thread(target=copy, args=(target, client), daemon=True)
-        back.start()
-        copy(client, target)
-        back.join(5)
-        target.close()
-        client.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown(socket.SHUT_RDWR) if sys.platform.startswith("linux") else None
-        self.server.close()
-
-
-@pytest.fixture
-def alerts_test(tmp_path):
-    """Return a FakeSlack that is "alerts.test" by its certificate, and that certificate's path."""
-    path, both = tmp_path / "alerts-test.pem", tmp_path / "both.pem"
-    path.write_text(ALERTS_TEST_PEM)
-    both.write_text(ALERTS_TEST_PEM + SERVER_KEY)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(str(both))
-    with FakeSlack(ssl_context=context) as service:
-        yield service, str(path)
-
-
-def _behind(service, host="alerts.test", **fields):
-    return in_time(SlackAlerter, FakeClock())(**dict(
-        slack_token=service.token, slack_channel_id=service.channel, slack_api_url=f"https://{host}/api",
-        **fields))
+        assert built is (address in GOOD_ADDRESSES)
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
-def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(alerts_test, monkeypatch, variable):
-    service, ca = alerts_test
-    monkeypatch.setenv("SSL_CERT_FILE", ca)
-    with _Proxy(service.port) as proxy:
-        monkeypatch.setenv(variable, proxy.url.replace("//", "//ann:proxy-password@"))
-        assert _behind(service).post("x") is True
-        (head,) = proxy.heads
-        assert head.startswith("CONNECT alerts.test:443 ") and "Proxy-Authorization: Basic " in head
-        assert service.token not in head and len(service.posted) == 1
-        outcome, error = _outcome(_behind(service, "other.test"), "x")
-        assert (outcome, error.code, len(service.calls)) == ("not_sent", "certificate", 1)  # not its name
-    with _Proxy(None) as proxy:
-        monkeypatch.setenv(variable, proxy.url.replace("//", "//ann:proxy-password@"))
-        outcome, error = _outcome(_behind(service), "x")
-        assert (outcome, len(service.calls)) == ("not_sent", 1) and "the proxy 127.0.0.1:" in str(error)
-        assert "proxy-password" not in str(error) + repr(error)
+def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(monkeypatch, tmp_path, peer, variable):
+    heads, context = [], tls_server_context(trusted=False)
+
+    def carry(link):  # it is the proxy, and then the service
+        heads.append(heard(link).decode())
+        link.sendall(b"HTTP/1.0 200 Connection established\r\n\r\n")
+        with context.wrap_socket(link, server_side=True) as link:
+            heads.append(heard(link).decode())
+            link.sendall(SLACK_OK)
+
+    ca = tmp_path / "ca.pem"
+    ca.write_text(ALERTS_TEST_PEM)
+    monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+    monkeypatch.setenv(variable, f"http://ann:proxy-password@127.0.0.1:{peer(carry)}")
+    assert slack_at(443, host="alerts.test").post("x") is True
+    to_proxy, to_slack = heads
+    assert to_proxy.startswith("CONNECT alerts.test:443 ") and "Proxy-Authorization: Basic " in to_proxy
+    assert "xoxb-1" not in to_proxy and "xoxb-1" in to_slack and "Proxy" not in to_slack
+    outcome, error = _outcome(slack_at(443, host="other.test"), "x")
+    assert (outcome, error.code, len(heads)) == ("not_sent", "certificate", 3)  # not its name
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
-def test_this_machine_is_never_reached_through_a_proxy(monkeypatch, slack, host):
-    port = slack.url.rpartition(":")[2]
-    with _Proxy(None) as proxy:
-        for name in ("http_proxy", "https_proxy"):
-            monkeypatch.setenv(name, proxy.url)
-        outcome, _ = _outcome(slack_alerter(slack, slack_api_url=f"http://{host}:{port}/api"), "x")
-        assert proxy.heads == []
-    assert outcome == ("sent" if host != "[::1]" else "not_sent")
-
-
-def test_an_untrusted_certificate_is_final_and_names_the_cure(monkeypatch):
-    with FakeSlack(ssl_context=tls_server_context(trusted=False)) as service:
-        alerter = in_time(SlackAlerter, FakeClock())(slack_token=service.token, slack_channel_id="C0ALERTS",
-                                                     slack_api_url=service.api_url)
-        outcome, error = _outcome(alerter, "x")
-        assert (outcome, error.code, service.calls, alerter.clock.naps) == ("not_sent", "certificate", [], [])
-        assert "SSL_CERT_FILE" in error.hint
-
-
-@pytest.mark.parametrize("variable", [
-    "REQUESTS_CA_BUNDLE", pytest.param("CURL_CA_BUNDLE", marks=long_form),
-    pytest.param("SSL_CERT_FILE", marks=long_form)])  # that one is in use in all tests over TLS
-def test_an_extra_ca_is_trusted_but_not_for_another_name(monkeypatch, tmp_path, alerts_test, variable):
-    monkeypatch.setenv(variable, ca_file(tmp_path))
-    with FakeSlack(ssl_context=tls_server_context()) as service:
-        fields = {"slack_token": service.token, "slack_channel_id": "C0ALERTS",
-                  "slack_api_url": service.api_url}
-        assert in_time(SlackAlerter, FakeClock())(**fields).post("x") is True
-        assert len(service.posted) == 1
-    other, ca = alerts_test
-    monkeypatch.setenv(variable, ca)
-    outcome, error = _outcome(in_time(SlackAlerter, FakeClock())(**dict(fields, slack_api_url=other.api_url)),
-                              "x")
-    assert (outcome, error.code, other.calls) == ("not_sent", "certificate", [])
+def test_this_machine_is_never_reached_through_a_proxy(monkeypatch, slack, peer, host):
+    heads = []
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{peer(lambda link: heads.append(heard(link)))}")
+    outcome, _ = _outcome(slack_alerter(slack, slack_api_url=f"http://{host}:{slack.port}/api"), "x")
+    assert (outcome, heads) == ("sent" if host != "[::1]" else "not_sent", [])
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_a_ca_file_that_cannot_be_read_is_named(monkeypatch, tmp_path, variable):
-    monkeypatch.setenv(variable, str(tmp_path / "none.pem"))
-    with pytest.raises((ConfigError, DeliveryError), match="none.pem"):
-        SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1",
-                     slack_api_url="https://127.0.0.1:1").send("x")
+def test_an_extra_ca_is_trusted(monkeypatch, tmp_path, peer, variable):
+    monkeypatch.setenv(variable, ca_file(tmp_path))
+    assert slack_at(peer(said(SLACK_OK), tls=tls_server_context())).post("x") is True
 
 
 class Workshop:
@@ -3704,82 +3579,50 @@ def workshop(tmp_path_factory):
 class Scene:
     """What a row of CAUSES needs: peers to be met, the environment, and an alerter that fails there."""
 
-    def __init__(self, monkeypatch, workshop, tmp_path):
-        self.patch, self.shop, self.tmp, self.listeners = monkeypatch, workshop, tmp_path, []
-        self.hurried = False
+    def __init__(self, monkeypatch, workshop, tmp_path, peer):
+        self.patch, self.shop, self.tmp, self.peer = monkeypatch, workshop, tmp_path, peer
 
-    def peer(self, talk, tls=None, **options):
-        """Listen; talk(connection) with each that comes. tls: a certificate's path. Return the port."""
-        listener = socket.create_server(("127.0.0.1", 0))
-        self.listeners.append(listener)
-        context = self.context(tls, **options) if isinstance(tls, str) else tls
+    def http(self, *said_so, talk=None, clock=None):
+        return slack_at(self.peer(talk or said(*said_so)), "http", clock=clock)
 
-        def serve():
-            with contextlib.suppress(OSError):  # the client leaves, or the listener is closed
-                while True:
-                    with listener.accept()[0] as connection:
-                        with contextlib.suppress(OSError):
-                            talk(context.wrap_socket(connection, server_side=True) if context else connection)
-
-        threading.Thread(target=serve, daemon=True).start()
-        return listener.getsockname()[1]
-
-    def context(self, path, demands=False, version=None):
+    def tls(self, name, trusted=True, demands=False, version=None):
+        """A Slack whose certificate is this one, to a client that trusts the workshop's CA."""
+        path = getattr(self.shop, name)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_ciphers("DEFAULT:@SECLEVEL=0")  # for the weak one
         context.load_cert_chain(path, path.replace(".pem", ".key"))
         context.verify_mode = ssl.CERT_REQUIRED if demands else ssl.CERT_NONE
         context.maximum_version = version or context.maximum_version
-        return context
+        if trusted:
+            self.patch.setenv("SSL_CERT_FILE", self.shop.ca)
+        return slack_at(self.peer(said(SLACK_OK), tls=context))
 
-    def slack(self, port, scheme="https", host="127.0.0.1"):
-        clock = _Hurried() if self.hurried else FakeClock()
-        return in_time(SlackAlerter, clock)(slack_token="xoxb-1", slack_channel_id="C1",
-                                            slack_api_url=f"{scheme}://{host}:{port}/api")
-
-    def tls(self, name, **options):
-        """A Slack whose certificate is this one, to a client that trusts the workshop's CA."""
-        self.patch.setenv("SSL_CERT_FILE", self.shop.ca)
-        return self.slack(self.peer(said(SLACK_OK), getattr(self.shop, name), **options))
-
-    def looking_up(self, found):
+    def looking_up(self, found, clock=None):
         def look_up(*_):
             if isinstance(found, Exception):
                 raise found
-            return found() if callable(found) else found
+            time.sleep(0.15 if clock else 0)
+            return found
 
         self.patch.setattr(socket, "getaddrinfo", look_up)
-        return self.slack(443, host="alerts.test")
+        return slack_at(443, host="alerts.test", clock=clock)
 
     def connecting(self, number):
         def connect(self, address):
             raise OSError(number, os.strerror(number))
 
         self.patch.setattr(socket.socket, "connect", connect)
-        return self.slack(PORT_1)
-
-    def slowly(self, talk, **options):
-        self.hurried = True
-        return self.slack(self.peer(talk), **options)
-
-    def late(self):
-        """A resolver that takes longer than there is time."""
-        self.hurried = True
-        return self.looking_up(lambda: time.sleep(0.15) or [])
+        return slack_at(PORT_1)
 
     def full(self):
         """A port whose queue of connections is full."""
-        self.hurried = True
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        self.listeners.append(listener)
-        for _ in range(3):
-            more = socket.socket()
-            more.setblocking(False)
-            more.connect_ex(listener.getsockname())
-            self.listeners.append(more)
-        return self.slack(listener.getsockname()[1])
+        listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        more = [socket.socket() for _ in range(3)]
+        for link in more:
+            link.setblocking(False)
+            link.connect_ex(listener.getsockname())
+        self.peer.listeners += [listener, *more]
+        return slack_at(listener.getsockname()[1], clock=_Hurried())
 
     def ca(self, variable, content):
         """A variable that names a file with this content, or a folder, or nothing."""
@@ -3789,99 +3632,56 @@ class Scene:
         elif content is not None:
             path.write_bytes(content)
         self.patch.setenv(variable, str(path))
-        return self.slack(PORT_1)
+        return slack_at(PORT_1)
 
     def no_ca(self):
         paths = ssl.get_default_verify_paths()._replace(cafile=None, capath=None)
         self.patch.setattr(ssl, "get_default_verify_paths", lambda: paths)
         self.patch.setattr(ssl.SSLContext, "load_default_certs", lambda *_: None)
-        alerters._TRUSTS.clear()
-        return self.slack(self.peer(said(SLACK_OK), self.shop.good))
+        self.patch.setattr(alerters, "_TRUSTS", {})
+        return self.tls("good", trusted=False)
 
-    def folder_without_hashes(self):
-        self.patch.setenv("SSL_CERT_DIR", str(self.tmp))
-        return self.slack(self.peer(said(SLACK_OK), self.shop.good))
+    def having(self, variable, value, alerter):
+        self.patch.setenv(variable, value)
+        return alerter
 
-    def proxy(self, answer, login="", variable="HTTPS_PROXY", slow=False):
+    def proxy(self, answer, login="", variable="HTTPS_PROXY", clock=None):
         """alerts.test behind a proxy that gives this answer to CONNECT."""
-        self.hurried = slow
-        if callable(answer):
-            port = self.peer(answer)
-        else:
-            port = answer if isinstance(answer, int) else self.peer(stalled if slow else said(answer))
-        self.patch.setenv(variable, f"http://{login}127.0.0.1:{port}")
-        return self.slack(443, host="alerts.test")
+        port = answer if isinstance(answer, int) else self.peer(said(answer) if answer else stalled)
+        return self.proxy_is(f"http://{login}127.0.0.1:{port}", variable, clock)
 
-    def proxy_is(self, address, variable="HTTPS_PROXY"):
-        self.patch.setenv(variable, address)
-        return self.slack(443, host="alerts.test")
+    def proxy_is(self, address, variable="HTTPS_PROXY", clock=None):
+        return self.having(variable, address, slack_at(443, host="alerts.test", clock=clock))
 
-    def mail(self, **fields):
+    def mail(self, *said_so, talk=None, port=None, **fields):
+        port = port or self.peer(talk or said(*said_so))
         return in_time(SMTPEmailAlerter, FakeClock())(**{
-            "smtp_server": "127.0.0.1", "sender_email": "bot@example.org", "recipient_email": ANN, **fields})
+            "smtp_server": "127.0.0.1", "smtp_port": port, "sender_email": "bot@example.org",
+            "recipient_email": ANN, "use_tls": False, **fields})
 
-    def mail_tls(self, name, **fields):
-        self.patch.setenv("SSL_CERT_FILE", self.shop.ca)
-        port = self.peer(said(b"220 hello\r\n"), getattr(self.shop, name))
-        return self.mail(smtp_port=port, use_tls="ssl", **fields)
-
-    def close(self):
-        for listener in self.listeners:
-            listener.close()
-
-
-def said(data, more=b"", times=1, pause=0.0):
-    """A peer that reads a head, says this, and closes."""
-    def talk(connection):
-        if not data.startswith(b"220"):
-            head = b""
-            while b"\r\n\r\n" not in head and head[:1] != b"\x16":
-                piece = connection.recv(65536)
-                if not piece:
-                    return
-                head += piece
-            size = re.search(rb"Content-Length: (\d+)", head)
-            rest = int(size[1]) - len(head.partition(b"\r\n\r\n")[2]) if size else 0
-            while rest > 0:  # what is not read when it closes would make a reset of it
-                rest -= len(connection.recv(rest))
-        connection.sendall(data)
-        for _ in range(times):
-            connection.sendall(more)
-        time.sleep(pause)
-
-    return talk
-
-
-def stalled(connection):
-    while connection.recv(65536):
-        pass
-
-
-def dripping(data):
-    def talk(connection):
-        connection.recv(65536)
-        while True:
-            for n in range(len(data)):
-                connection.sendall(data[n:n + 1])
-                time.sleep(0.01)
-
-    return talk
+    def mail_tls(self, name):
+        return self.mail(port=int(self.tls(name).slack_api_url[:-4].rpartition(":")[2]), use_tls="ssl")
 
 
 PORT_1 = 1  # nothing listens there
-SLACK_OK = b'HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n{"ok": true, "channel": "C1", "ts": "1"} '
 NO_ANSWER = b"HTTP/1.1 200 OK\r\n"
 MAYBE = "; it may have arrived, so look before you send it again"
 CHECK_NAME = "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"
 SLOW = "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"
 ODD = "something else than the service seems to answer there: check the address and the port"
 REFUSED = "TLS with 127.0.0.1:PORT: the certificate is not trusted"
+UNKNOWN_CA = f"{REFUSED} (unable to get local issuer certificate)"
 RENEW = "its owner has to renew it, unless this machine's date is wrong: DATE"
-BROKE_OFF = ("a firewall in between may forbid it, or that port does not speak TLS at once: check host, port "
-             "and network")
+BROKE_OFF = ("TLS with 127.0.0.1:PORT: the handshake broke off (REASON): a firewall in between may forbid "
+             "it, or that port does not speak TLS at once: check host, port and network")
+NO_TLS = "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): "
 CUT = "a proxy or firewall in between may have cut it off"
 NOBODY = "nothing listens there: check host and port"
-OLD_TLS = "\x15\x03\x01\x00\x02\x02\x46".encode("latin-1")  # the alert protocol_version
+OLD_TLS = b"\x15\x03\x01\x00\x02\x02\x46"  # the alert protocol_version
+PROXY = "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
+NO_PROXY = "has to be http://HOST:PORT, of a proxy without TLS or SOCKS"
+LOG_IN = b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: %b\r\n\r\n"
+NO_CONNECTION = "127.0.0.1:PORT: no connection"
 CAUSES = {  # what is done: who fails, and the whole message
     "no such host": (
         lambda s: s.looking_up(socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
@@ -3889,54 +3689,39 @@ CAUSES = {  # what is done: who fails, and the whole message
     "the DNS is away": (
         lambda s: s.looking_up(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")),
         f"alerts.test:443: name look-up failed (Temporary failure in name resolution): {CHECK_NAME}"),
-    "a slow resolver": (
-        lambda s: s.late(), "alerts.test:443: name look-up took too long: check this machine's DNS"),
+    "a slow resolver": (lambda s: s.looking_up([], _Hurried()),
+                        "alerts.test:443: name look-up took too long: check this machine's DNS"),
     "a host without an address": (
         lambda s: s.looking_up([]),
         "alerts.test:443: no connection: the host has no address: check its name"),
     "nobody listens": (
-        lambda s: s.slack(PORT_1), f"127.0.0.1:PORT: no connection (Connection refused): {NOBODY}"),
-    "no answer to SYN": (
-        lambda s: s.full(), f"127.0.0.1:PORT: no connection (timed out): {SLOW}"),
-    "no way": (
-        lambda s: s.connecting(errno.ENETUNREACH), "127.0.0.1:PORT: no connection (Network is unreachable): "
-        "there is no way to it from here: check the network"),
-    "a sandbox": (
-        lambda s: s.connecting(errno.EACCES), "127.0.0.1:PORT: no connection (Permission denied): "
-        "a sandbox or firewall of this machine forbids it"),
+        lambda s: slack_at(PORT_1), f"{NO_CONNECTION} (Connection refused): {NOBODY}"),
+    "no answer to SYN": (lambda s: s.full(), f"{NO_CONNECTION} (timed out): {SLOW}"),
+    "no way": (lambda s: s.connecting(errno.ENETUNREACH), f"{NO_CONNECTION} (Network is unreachable): "
+               "there is no way to it from here: check the network"),
+    "a sandbox": (lambda s: s.connecting(errno.EACCES), f"{NO_CONNECTION} (Permission denied): "
+                  "a sandbox or firewall of this machine forbids it"),
     "too many files": (
-        lambda s: s.connecting(errno.EMFILE), "127.0.0.1:PORT: no connection (Too many open files): "
-        "this process has too many files open: close some, or raise `ulimit -n`"),
-    "no TLS there": (
-        lambda s: s.slack(s.peer(said(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
-        "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): check host and port"),
-    "closed in the handshake": (
-        lambda s: s.slack(s.peer(lambda connection: connection.recv(9999))),
-        f"TLS with 127.0.0.1:PORT: the handshake broke off (REASON): {BROKE_OFF}"),
-    "silent in the handshake": (
-        lambda s: s.slowly(stalled),
-        f"TLS with 127.0.0.1:PORT: the handshake broke off (REASON): {BROKE_OFF}"),
+        lambda s: s.connecting(errno.EMFILE), f"{NO_CONNECTION} (Too many open files): {TOO_MANY}"),
+    "no TLS there": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
+                     f"{NO_TLS}check host and port"),
+    "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
+    "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
     "TLS 1.1": (
-        lambda s: s.slack(s.peer(said(OLD_TLS))),
-        "TLS with 127.0.0.1:PORT: its TLS is too old or too weak (REASON): it has to speak TLS 1.2 or later, "
-        "with today's ciphers"),
-    "expired": (
-        lambda s: s.tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
-    "not valid yet": (
-        lambda s: s.tls("early"), f"{REFUSED} (certificate is not yet valid): {RENEW}"),
-    "another host": (
-        lambda s: s.tls("other"), f"{REFUSED} (REASON): check the host's name; a proxy or a log-in page may "
-        "answer in its place"),
-    "too weak": (
-        lambda s: s.tls("weak"), f"{REFUSED} (REASON): its owner has to replace it: RSA of 2,048 bits or "
-        "more, SHA-256"),
+        lambda s: slack_at(s.peer(said(OLD_TLS))), "TLS with 127.0.0.1:PORT: its TLS is too old or too weak "
+        "(REASON): it has to speak TLS 1.2 or later, with today's ciphers"),
+    "expired": (lambda s: s.tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
+    "not valid yet": (lambda s: s.tls("early"), f"{REFUSED} (certificate is not yet valid): {RENEW}"),
+    "another host": (lambda s: s.tls("other"), f"{REFUSED} (REASON): check the host's name; a proxy or a "
+                     "log-in page may answer in its place"),
+    "too weak": (lambda s: s.tls("weak"), f"{REFUSED} (REASON): its owner has to replace it: RSA of 2,048 "
+                 "bits or more, SHA-256"),
     "an own CA not named": (
-        lambda s: s.slack(s.peer(said(SLACK_OK), s.shop.good)),
-        "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local issuer certificate): "
-        "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"),
+        lambda s: s.tls("good", trusted=False),
+        f"{UNKNOWN_CA}: if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"),
     "another CA named": (
-        lambda s: s.tls("lax_ca"), "TLS with 127.0.0.1:PORT: the certificate is not trusted (REASON): "
-        "no CA in TMP/ca.pem vouches for it: add the right one there (SSL_CERT_FILE)"),
+        lambda s: s.tls("lax_ca"),
+        f"{REFUSED} (REASON): no CA in TMP/ca.pem vouches for it: add the right one there (SSL_CERT_FILE)"),
     "a client's certificate": (
         lambda s: s.tls("good", demands=True), "TLS with 127.0.0.1:PORT: it demands a certificate of its "
         "clients (REASON): that is not supported: ask its admin for an address that needs none"),
@@ -3951,12 +3736,11 @@ CAUSES = {  # what is done: who fails, and the whole message
         lambda s: s.ca("REQUESTS_CA_BUNDLE", None),
         "REQUESTS_CA_BUNDLE (TMP/ca.pem) cannot be read: No such file or directory"),
     "a CA file that is empty": (
-        lambda s: s.ca("CURL_CA_BUNDLE", b""), "CURL_CA_BUNDLE (TMP/ca.pem) holds no certificate in PEM "
-        "form"),
+        lambda s: s.ca("CURL_CA_BUNDLE", b""),
+        "CURL_CA_BUNDLE (TMP/ca.pem) holds no certificate in PEM form"),
     "a CA file in DER": (
-        lambda s: s.ca("SSL_CERT_FILE", ssl.PEM_cert_to_DER_cert(CA_PEM)),
-        "SSL_CERT_FILE (TMP/ca.pem) is in DER form: make PEM of it with openssl x509 -inform der "
-        "-in TMP/ca.pem"),
+        lambda s: s.ca("SSL_CERT_FILE", ssl.PEM_cert_to_DER_cert(CA_PEM)), "SSL_CERT_FILE (TMP/ca.pem) is in "
+        "DER form: make PEM of it with openssl x509 -inform der -in TMP/ca.pem"),
     "a CA file that is broken": (
         lambda s: s.ca("SSL_CERT_FILE", CA_PEM.replace("M", "N").encode()),
         "SSL_CERT_FILE (TMP/ca.pem) has a broken certificate in it"),
@@ -3967,118 +3751,95 @@ CAUSES = {  # what is done: who fails, and the whole message
         lambda s: s.ca("REQUESTS_CA_BUNDLE", "folder"), "REQUESTS_CA_BUNDLE (TMP/ca.pem) is a folder without "
         "hashed names: run openssl rehash TMP/ca.pem"),
     "SSL_CERT_DIR without hashes": (
-        lambda s: s.folder_without_hashes(),
-        "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get "
-        "local issuer certificate): SSL_CERT_DIR (TMP) has no hashed names: run openssl rehash TMP"),
+        lambda s: s.having("SSL_CERT_DIR", str(s.tmp), s.tls("good", trusted=False)),
+        f"{UNKNOWN_CA}: SSL_CERT_DIR (TMP) has no hashed names: run openssl rehash TMP"),
     "no CA at all": (
-        lambda s: s.no_ca(), "TLS with 127.0.0.1:PORT: the certificate is not trusted (unable to get local "
-        "issuer certificate): this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"),
+        lambda s: s.no_ca(),
+        f"{UNKNOWN_CA}: this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"),
     "a proxy wants a log-in": (
-        lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: Basic realm=x\r\n\r\n"),
-        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: HTTP 407 Log in: write the right log-in "
-        "into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"),
+        lambda s: s.proxy(LOG_IN % b"Basic realm=x"), f"{PROXY}HTTP 407 Log in: write the right log-in into "
+        "HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"),
     "a proxy does not take the log-in": (
         lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\n\r\n", "ann:geheim-123@", "https_proxy"),
         "the proxy 127.0.0.1:PORT of https_proxy: HTTP 407 Log in: write the right log-in into https_proxy: "
         "http://USER:PASSWORD@HOST:PORT"),
     "a proxy with NTLM alone": (
-        lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: NTLM\r\n"
-                          b"Proxy-Authenticate: Negotiate\r\n\r\n", "ann:geheim-123@"),
-        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: HTTP 407 Log in: it takes NTLM, Negotiate alone, which "
-        "is not supported: ask its admin"),
+        lambda s: s.proxy(LOG_IN % b"NTLM\r\nProxy-Authenticate: Negotiate", "ann:geheim-123@"),
+        f"{PROXY}HTTP 407 Log in: it takes NTLM, Negotiate alone, which is not supported: ask its admin"),
     "a proxy forbids": (
-        lambda s: s.proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n"), "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
-        "HTTP 403 Forbidden: ask its admin to allow CONNECT to alerts.test:443"),
+        lambda s: s.proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n"),
+        f"{PROXY}HTTP 403 Forbidden: ask its admin to allow CONNECT to alerts.test:443"),
     "a proxy redirects": (
         lambda s: s.proxy(b"HTTP/1.1 302 Found\r\nLocation: http://login.test\r\n\r\n", variable="ALL_PROXY"),
         "the proxy 127.0.0.1:PORT of ALL_PROXY: HTTP 302 Found: ask its admin to allow CONNECT to "
         "alerts.test:443"),
     "a proxy cannot reach it": (
-        lambda s: s.proxy(b"HTTP/1.1 503 Busy\r\n\r\n"), "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
-        "HTTP 503 Busy: it cannot reach alerts.test:443 now: try again later"),
-    "no proxy there": (
-        lambda s: s.proxy(PORT_1),
-        f"the proxy 127.0.0.1:PORT of HTTPS_PROXY: no connection (Connection refused): {NOBODY}"),
+        lambda s: s.proxy(b"HTTP/1.1 503 Busy\r\n\r\n"),
+        f"{PROXY}HTTP 503 Busy: it cannot reach alerts.test:443 now: try again later"),
+    "no proxy there": (lambda s: s.proxy(PORT_1), f"{PROXY}no connection (Connection refused): {NOBODY}"),
     "a proxy that is none": (
-        lambda s: s.proxy(b"220 smtp.example.org ESMTP\r\n"), "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
-        "no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
-    "a proxy says nothing": (
-        lambda s: s.proxy(b"", slow=True),
-        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: no answer in time: check that an HTTP proxy listens there"),
+        lambda s: s.proxy(b"nonsense\r\n"),
+        f"{PROXY}no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
+    "a proxy says nothing": (lambda s: s.proxy(b"", clock=_Hurried()),
+                             f"{PROXY}no answer in time: check that an HTTP proxy listens there"),
     "a proxy's heads never end": (
-        lambda s: s.proxy(said(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 1000, 5000)),
-        "the proxy 127.0.0.1:PORT of HTTPS_PROXY: no sensible answer (HTTPException): check that an HTTP "
-        "proxy listens there"),
+        lambda s: s.proxy(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000),
+        f"{PROXY}no sensible answer (HTTPException): check that an HTTP proxy listens there"),
     "a proxy by TLS": (
-        lambda s: s.proxy_is("https://ann:geheim-123@proxy.test:3128"),
-        "HTTPS_PROXY has to be http://HOST:PORT, of a proxy without TLS or SOCKS"),
+        lambda s: s.proxy_is("https://ann:geheim-123@proxy.test:3128"), f"HTTPS_PROXY {NO_PROXY}"),
     "a SOCKS proxy": (
-        lambda s: s.proxy_is("socks5h://ann:geheim-123@proxy.test:1080", "all_proxy"),
-        "all_proxy has to be http://HOST:PORT, of a proxy without TLS or SOCKS"),
+        lambda s: s.proxy_is("socks5h://ann:geheim-123@proxy.test:1", "all_proxy"), f"all_proxy {NO_PROXY}"),
     "no address of a proxy": (
-        lambda s: s.proxy_is("http://ann:geheim-123@proxy.test:80a"),
-        "HTTPS_PROXY has to be http://HOST:PORT, of a proxy without TLS or SOCKS"),
+        lambda s: s.proxy_is("http://ann:geheim-123@proxy.test:80a"), f"HTTPS_PROXY {NO_PROXY}"),
     "closed without an answer": (
-        lambda s: s.slack(s.peer(said(b"")), "http"),
-        f"Remote end closed connection without response: {CUT}{MAYBE}"),
+        lambda s: s.http(b""), f"Remote end closed connection without response: {CUT}{MAYBE}"),
     "an answer that is no HTTP": (
-        lambda s: s.slack(s.peer(said(b"220 smtp.example.org ESMTP\r\n")), "http"),
-        f"no sensible answer (BadStatusLine): {ODD}{MAYBE}"),
+        lambda s: s.http(b"nonsense\r\n"), f"no sensible answer (BadStatusLine): {ODD}{MAYBE}"),
     "no answer": (
-        lambda s: s.slowly(stalled, scheme="http"), f"no answer in time: {SLOW}{MAYBE}"),
+        lambda s: s.http(talk=stalled, clock=_Hurried()), f"no answer in time: {SLOW}{MAYBE}"),
     "a status line that drips": (
-        lambda s: s.slowly(dripping(b"HTTP/1.1 200 " + b"O" * 9999), scheme="http"),
+        lambda s: s.http(talk=dripping(b"HTTP/1.1 200 " + b"O" * 9999), clock=_Hurried()),
         f"no answer in time: {SLOW}{MAYBE}"),
     "100 Continue without end": (
-        lambda s: s.slack(s.peer(said(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 999, 9999)), "http"),
+        lambda s: s.http(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 999, 9999),
         f"the answer is too large: {ODD}{MAYBE}"),
     "trailers without end": (
-        lambda s: s.slack(s.peer(said(NO_ANSWER + b"Transfer-Encoding: chunked\r\n\r\n0\r\n",
-                                      b"X-Trailer: 1\r\n" * 9999, 9999)), "http"),
+        lambda s: s.http(NO_ANSWER + b"Transfer-Encoding: chunked\r\n\r\n0\r\n",
+                         (b"X-Trailer: " + b"1" * 9999 + b"\r\n") * 99, 99),
         f"the answer is too large: {ODD}{MAYBE}"),
     "an answer cut off": (
-        lambda s: s.slack(s.peer(said(NO_ANSWER + b"Content-Length: 99\r\n\r\n{")), "http"),
+        lambda s: s.http(NO_ANSWER + b"Content-Length: 99\r\n\r\n{"),
         f"no sensible answer (IncompleteRead): {CUT}{MAYBE}"),
     "mail behind a proxy": (
-        lambda s: s.proxy(PORT_1) and s.mail(smtp_port=PORT_1),
-        f"127.0.0.1:PORT: no connection (Connection refused): {NOBODY}; mail does not go through the proxy "
-        "of HTTPS_PROXY"),
+        lambda s: s.having("HTTPS_PROXY", "http://127.0.0.1:1", s.mail(port=PORT_1)),
+        f"{NO_CONNECTION} (Connection refused): {NOBODY}; mail does not go through the proxy of HTTPS_PROXY"),
     "SMTP with an expired certificate": (
         lambda s: s.mail_tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
     "SMTP that never ends its answer": (
-        lambda s: s.mail(smtp_port=s.peer(said(b"220-", b"hello\r\n220-" * 999, 999)), use_tls=False),
-        f"the answer is too large: {ODD}"),
+        lambda s: s.mail(b"220-", (b"x" * 8000 + b"\r\n220-") * 99, 99), f"the answer is too large: {ODD}"),
     "SMTP that closes": (
-        lambda s: s.mail(smtp_port=s.peer(lambda link: (link.sendall(b"220 hello\r\n"), link.recv(999))),
-                         use_tls=False),
+        lambda s: s.mail(talk=lambda link: (link.sendall(b"220 hello\r\n"), link.recv(999))),
         f"Connection unexpectedly closed: {CUT}"),
     "SMTP that does not take the log-in": (
-        lambda s: s.mail(smtp_port=s.peer(said(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n535 no\r\n", pause=1)),
-                         use_tls=False, password="geheim-123"),
+        lambda s: s.mail(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n535 no\r\n", password="geheim-123"),
         "535 no: user or password refused: Gmail and others want an app password"),
     "SMTP that speaks no TLS at once": (
-        lambda s: s.mail(smtp_port=s.peer(said(b"220 hello\r\n")), use_tls="ssl"),
-        "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): use_tls=\"starttls\" "
-        "is for ports that do not: 587, 25"),
+        lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"),
+        f"{NO_TLS}use_tls=\"starttls\" is for ports that do not: 587, 25"),
 }
 if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (
-        lambda s: (s.patch.setenv("CURL_CA_BUNDLE", s.shop.lax_ca),
-                   s.slack(s.peer(said(SLACK_OK), s.shop.lax)))[1],
+        lambda s: s.having("CURL_CA_BUNDLE", s.shop.lax_ca, s.tls("lax", trusted=False)),
         f"{REFUSED} (REASON): Python 3.13 and later are strict (RFC 5280): its owner has to make certificate "
         "or CA anew")
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_what_is_wrong_on_the_way_is_said(cause, monkeypatch, workshop, tmp_path):
-    scene = Scene(monkeypatch, workshop, tmp_path)
+def test_what_is_wrong_on_the_way_is_said(cause, monkeypatch, workshop, tmp_path, peer):
     arrange, wanted = CAUSES[cause]
-    try:
-        alerter = arrange(scene)
-        with pytest.raises((DeliveryError, ConfigError)) as caught:
-            alerter.send("x")
-    finally:
-        scene.close()
+    alerter = arrange(Scene(monkeypatch, workshop, tmp_path, peer))
+    with pytest.raises((DeliveryError, ConfigError)) as caught:
+        alerter.send("x")
     message = str(caught.value)
     for words, name in ((f"{workshop.folder}|{tmp_path}", "TMP"), (r"(?<=127\.0\.0\.1:)\d+", "PORT"),
                         (r"\d{4}-\d\d-\d\d", "DATE")):
@@ -4086,7 +3847,7 @@ def test_what_is_wrong_on_the_way_is_said(cause, monkeypatch, workshop, tmp_path
     if "(REASON)" in wanted:  # OpenSSL's words, which change with its version
         message = re.sub(r"\(.+?\)(?=: )", "(REASON)", message, count=1)
     assert message == f"{alerter.flavor}: {wanted}"
-    if re.search(": HTTP [34]", message):  # a log-in tried again and again locks accounts
+    if re.search(": HTTP [34]|certificate", message):  # a log-in tried again and again locks accounts
         assert alerter.clock.naps == []
     assert "geheim" not in "".join(traceback.format_exception(None, caught.value, caught.tb))
 
