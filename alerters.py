@@ -4013,7 +4013,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _smtp(self, until: float) -> Any:
         """Return a session of smtplib, encrypted and logged in as the fields say."""
-        password, deadline = self._secret("password"), _deadline(self.clock, until)
+        password, deadline = self._secret("password"), _Deadline(self.clock, until)
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
 
         def connect(trust: _Trust | None) -> Any:
@@ -4038,7 +4038,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _imap(self, until: float) -> Any:
         """Return a session of imaplib with INBOX, over TLS and logged in."""
-        deadline = _deadline(self.clock, until)
+        deadline = _Deadline(self.clock, until)
         user = self.imap_username or self.username or self._sender
         password = self._secret("imap_password" if self.imap_password else "password")
 
@@ -4105,7 +4105,7 @@ class SMTPEmailAlerter(BaseAlerter):
             try:
                 if box.session is None:
                     box.begin(self._imap(self._until()))
-                box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
+                box.session.sock.deadline = _Deadline(self.clock, self._until(_SEND_BUDGET))
                 if box.began <= began:  # else another question has looked meanwhile
                     box.began = self.clock.monotonic()
                     box.look()
@@ -4261,7 +4261,7 @@ class _MailData:
         yield flat + b".\r\n"
 
 
-def _smtp_class(deadline: float, trust: _Trust | None) -> Any:
+def _smtp_class(deadline: _Deadline, trust: _Trust | None) -> Any:
     """Return smtplib's SMTP, as a class that ends in time. With trust, it speaks TLS at once."""
     class Session(_smtplib.SMTP):
         debuglevel = 0  # a program that sets it on smtplib's class would see the password printed
@@ -6782,25 +6782,30 @@ class _Unreachable(OSError):
         self.hint, self.code, self.cure = hint, code, cure
 
 
-def _deadline(clock: _Clock, until: float) -> float:
-    """Return by the real clock what `until` is by an alerter's, which stands still in a test."""
-    return time.monotonic() + until - clock.monotonic()
+class _Deadline:
+    """When something has to be over: by the alerter's clock or the real one, as a test's may stand still."""
+    def __init__(self, clock: _Clock, until: float) -> None:
+        self.clock, self.until = clock, until
+        self.stop = time.monotonic() + until - clock.monotonic()
+
+    def left(self) -> float:
+        return min(self.until - self.clock.monotonic(), self.stop - time.monotonic())
 
 
 class _Wire:
     """A connection that ends in time, in the place of a socket.
 
     A socket's timeout is for each read and write, so bytes that drip could go on for ever. Here each has what
-    is left until the deadline (of time.monotonic), and `room` bytes at most are read.
+    is left until the deadline, and `room` bytes at most are read.
     """
-    def __init__(self, sock: Any, place: str, deadline: float) -> None:
+    def __init__(self, sock: Any, place: str, deadline: _Deadline) -> None:
         self.sock, self.place, self.deadline, self.room = sock, place, deadline, _BODY_CAP
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
 
     def _hurry(self) -> None:
-        left = self.deadline - time.monotonic()
+        left = self.deadline.left()
         if left <= 0:
             raise _socket.timeout("no answer in time")
         self.sock.settimeout(min(left, _SOCKET_TIMEOUT))
@@ -7006,13 +7011,13 @@ def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
+def _dial(host: str, port: int, deadline: _Deadline, place: str) -> _Wire:
     """Return a connection to what errors call `place`. All addresses of a name share the time."""
     try:
         found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
-    left = min(deadline - time.monotonic(), _SOCKET_TIMEOUT)
+    left = min(deadline.left(), _SOCKET_TIMEOUT)
     if left <= 0:
         raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
     trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
@@ -7026,7 +7031,7 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     raise trouble
 
 
-def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
+def _connect(host: str, port: int, deadline: _Deadline, trust: _Trust | None = None,
              proxy: _Proxy | None = None) -> _Wire:
     """Return a connection: over TLS if it is said whom to trust, and through the proxy if there is one."""
     target = _join(host, port)
@@ -7046,7 +7051,7 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
         raise
 
 
-def _dial_mail(host: str, port: int, deadline: float, trust: _Trust | None, advice: str) -> _Wire:
+def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, advice: str) -> _Wire:
     """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
     try:
         return _connect(host, port, deadline, trust)
@@ -7154,8 +7159,8 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     wire, written = None, False
     try:
         encrypted, host, port, headers["Host"] = place = _place_of(url)
-        deadline = _deadline(alerter.clock, until)
-        if deadline <= time.monotonic():
+        deadline = _Deadline(alerter.clock, until)
+        if deadline.left() <= 0:
             raise _Unreachable("no time left", "what came before took it all")
         wire = kept.pop(place, None) if kept else None
         if wire is None or not wire.is_quiet():
@@ -7196,7 +7201,7 @@ def _path_of(url: str) -> str:  # apart, as it may be secret, and a traceback ma
     return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
 
 
-def _reach(who: str, encrypted: bool, host: str, port: int, deadline: float) -> _Wire:
+def _reach(who: str, encrypted: bool, host: str, port: int, deadline: _Deadline) -> _Wire:
     if not encrypted:  # on this machine
         return _connect(host, port, deadline)
     proxy = _proxy_for(who, host, port)

@@ -3352,7 +3352,8 @@ TOO_MANY = "this process has too many files open: close some, or raise `ulimit -
 @pytest.mark.parametrize("code, told", [
     (NO_SSL, f"slack\nsmtp_email\nConfigError  smtp_email: {BUILT_WITHOUT}\n"
              f"ConfigError  slack: {BUILT_WITHOUT}\n"),
-    (NO_FILES, f"DeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\n")], ids=["no ssl", "files"])
+    (NO_FILES, f"DeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\n")],
+    ids=["no ssl", "files"])
 def test_a_tight_process_is_told_and_posts_once_it_can(peer, code, told):
     with FakeSMTP() as smtp:
         program = TIGHT.format(smtp=smtp.port, code=code.format(port=peer(said(SLACK_OK))))
