@@ -10993,93 +10993,62 @@ def test_odd_streams_give_no_traceback_and_ctrl_c_ends_with_130():
 
 # === The console ===
 class HomeTerminal:
-    """A process whose controlling terminal is a pty; what it shows is in `seen`."""
+    """A command whose controlling terminal is a pty; what it shows is in `seen`."""
 
-    START = ("import fcntl, os, sys, termios\n"
-             "terminal = os.open(sys.argv.pop(1), os.O_RDWR)\n"
-             "fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)\n"
-             "kept = sys.argv.pop(1)\n"
-             "for number in (0, 1, 2):\n"
-             "    os.dup2(terminal, number) if str(number) in kept else None\n"
-             "import alerters\n"
-             "sys.exit(alerters.main(sys.argv[1:]))\n")
+    START = ("import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+             "import alerters; sys.exit(alerters.main())")
 
-    def __init__(self, *args, on="012", env=None):
+    def __init__(self, line):
         import pty
 
         self.master, slave = pty.openpty()
         self.seen = ""
-        self.process = subprocess.Popen([sys.executable, "-c", self.START, os.ttyname(slave), on,
-                                         *map(str, args)],
-                                        env=home_environment(**(env or {})), stdin=slave,
-                                        stdout=subprocess.PIPE if "1" not in on else slave,
-                                        stderr=subprocess.PIPE if "2" not in on else slave,
-                                        start_new_session=True)
+        command = [sys.executable, "-c", self.START, *line.split()]
+        self.process = subprocess.Popen(command, env=home_environment(), stdin=slave, stdout=slave,
+                                        stderr=slave, start_new_session=True)
         os.close(slave)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdout, self.process.stderr):
-            if stream:
-                stream.close()
-        os.close(self.master)
-
-    def read(self, seconds):
+    def read(self):
+        """Read what it shows next; False: it has ended, or shows nothing for long."""
         import select
 
-        if not select.select([self.master], [], [], seconds)[0]:
+        if not select.select([self.master], [], [], 30)[0]:
             return False
         try:
             data = os.read(self.master, 65536)
         except OSError:  # Linux: nobody has the other side open any more
-            return False
+            data = b""
         self.seen += data.decode("utf-8", "replace")
         return bool(data)
 
-    def until(self, words, at=0):
-        end = time.monotonic() + 20
-        while words not in self.seen[at:]:
-            assert self.read(max(0, end - time.monotonic())), f"{words!r} did not come: {self.seen}"
-
-    def type(self, text):
+    def answer(self, prompt, text):
+        while prompt not in self.seen:
+            assert self.read(), f"{prompt!r} did not come: {self.seen}"
         os.write(self.master, text.encode())
 
     def end(self):
-        end = time.monotonic() + 10
-        while self.process.poll() is None and time.monotonic() < end:
-            self.read(0.05)
-        while self.read(0):
+        while self.read():
             pass
-        return self.process.wait(1)
+        os.close(self.master)
+        return self.process.wait(10)
 
 
 @posix
 def test_from_nothing_to_an_approval_on_slack_and_what_ctrl_c_ends(slack, tmp_path, monkeypatch):
     """As a new user in an empty folder, with no more than `setup` tells."""
     monkeypatch.chdir(tmp_path)
-    with contextlib.ExitStack() as stack:
-        terminal, interrupted, ended = (stack.enter_context(HomeTerminal(*line.split())) for line in (
-            f"setup slack --slack_api_url={slack.api_url}", "ask Deploy? --key deploy-42 --alerter console",
-            "register team --flavor slack --slack_channel_id C1"))
-        interrupted.until("Open until")
-        interrupted.type("\x03")
-        assert interrupted.end() == 130 and "alerters: interrupted" in interrupted.seen
-        ended.until("slack_token (")
-        ended.type("\x04")
-        assert ended.end() == 2 and "slack_token: the input ended; nothing was stored" in ended.seen
-        at = 0
-        for field, answer in (("slack_token", slack.token), ("slack_channel_id", slack.channel)):
-            terminal.until(f"{field} (", at)
-            terminal.until("): ", at)
-            at = len(terminal.seen)
-            terminal.type(answer + "\n")
-        assert terminal.end() == 0, terminal.seen
-        assert slack.token not in terminal.seen  # no echo
-        assert "Traceback" not in terminal.seen + interrupted.seen + ended.seen
+    terminal, interrupted, ended = map(HomeTerminal, (
+        f"setup slack --slack_api_url={slack.api_url}", "ask Deploy? --key deploy-42 --alerter console",
+        "register team --flavor slack --slack_channel_id C1"))
+    interrupted.answer("Open until", "\x03")
+    ended.answer("slack_token (", "\x04")
+    terminal.answer("slack_token (", slack.token + "\n")
+    terminal.answer("slack_channel_id (", slack.channel + "\n")
+    assert (terminal.end(), interrupted.end(), ended.end()) == (0, 130, 2), terminal.seen
+    assert "alerters: interrupted" in interrupted.seen
+    assert "slack_token: the input ended; nothing was stored" in ended.seen
+    assert slack.token not in terminal.seen  # no echo
+    assert "Traceback" not in terminal.seen + interrupted.seen + ended.seen
     assert list(_records()) == ["deploy-42"] and "team" not in StackStore().alerters()
     command = re.search(r"Now try:\s+(.*?)\r?\n", terminal.seen)[1]
     assert command.endswith(' -m alerters ask "Deploy?"')
