@@ -1218,22 +1218,20 @@ class BaseAlerter:
         """
         facts = _pprint.pformat(dict(message.metadata), width=1)  # in such a narrow column it sorts sets
         facts = re.sub(r" at 0x[0-9a-fA-F]+", "", facts)
-        words = []
-        for options in (record.approve, record.decline):
-            words.append(sorted(_word(word, not record.case_sensitive) for word in options))
-        people = sorted({self._person(name) for name in record.approvers or ()})
         services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
-        parts = [self.flavor, services, record.where, message.title, message.body, facts, words,
-                 record.case_sensitive, people, record.minimum_approvals]
+        parts = [self.flavor, services, record.where, message.title, message.body, facts,
+                 sorted(record.approve), sorted(record.decline), record.case_sensitive,
+                 sorted(set(record.approvers or ())), record.minimum_approvals]
         return _hashlib.sha256(_json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _open(self, question: AlerterMessage, params: AlerterParameters | None,
               key: str | None = None) -> Question:
         message, params = self._checked(question, params)
-        if self._cannot_ask():
-            raise AskNotSupported(f"{self._who}: nobody can be asked here: {self._cannot_ask()}")
-        if not self._overrides("replies"):
-            raise AskNotSupported(f"{self._who}: it has its own ask alone, so no question can stay open")
+        problem = self._cannot_ask()
+        if not (problem or self._overrides("replies")):
+            problem = "it has its own ask alone, so no question can stay open"
+        if problem:
+            raise AskNotSupported(f"{self._who}: nobody can be asked here: {problem}")
         if key is not None and (not isinstance(key, str) or not key.strip()):
             raise ConfigError("key must be a name, such as \"deploy-42\"")
         while True:
@@ -1427,13 +1425,6 @@ def _tap_name(text: str) -> str:
     if re.fullmatch(r"[\w+'-]+(::skin-tone-\d)?", text):  # as Slack has it: "thumbsup::skin-tone-3"
         text = f":{text}:"
     return _word(text, True)
-
-
-def _first_emoji(words: Sequence[str], usual: str) -> str:
-    for word in words:
-        if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)):
-            return word
-    return usual
 
 
 def _has_unknown_emoji(word: str) -> bool:
@@ -1819,7 +1810,12 @@ class Question:
 
     def _poll_once(self, began: float) -> None:
         """Look, and settle the question if that decides it, or if the time is over."""
-        if self._ended_elsewhere():
+        try:
+            if self._key:  # a thread or process may have settled or replaced it; nothing is written then
+                self._decision = self._key.ending(self.token)
+        except StoreError as error:
+            self._warn(error)
+        if self._decision is not None:
             return
         decision = None
         if began >= self._not_before:
@@ -1839,15 +1835,6 @@ class Question:
                 self.alerter._who, f"the answers could not be read when the time was over: {reason}",
                 hint=f"look there for the answer{again}", cure="look", status=self._failing.status,
                 code=self._failing.code)
-
-    def _ended_elsewhere(self) -> bool:
-        """True if a thread or process has settled or replaced it; nothing is written then."""
-        try:
-            if self._key:
-                self._decision = self._key.ending(self.token)
-        except StoreError as error:
-            self._warn(error)
-        return self._decision is not None
 
     def _failed(self, error: Exception, began: float) -> None:
         """Note why it could not be read. What waiting cannot mend is raised, and closes the question."""
@@ -1917,14 +1904,16 @@ class Question:
 
     def _answer(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
-        tapped = reply.via == "reaction"
-        status, reason = self._verdict(reply.text, tapped), None
-        if status is None and not tapped:
-            reason = self._reason_of(reply.text)
-        if status is None and reason is None:
+        tapped, reason = reply.via == "reaction", None
+        status = self._verdict(reply.text, tapped)
+        if status is None and not tapped:  # a decline may say why: "decline: too early"
+            found = re.match(r"\s*(:[\w+-]+:|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)", reply.text, re.S)
+            if found and self._verdict(found[1], False) == "declined":
+                status, reason = "declined", found[2].strip()
+        if status is None:
             return None
         at = self.alerter.clock.now() if reply.at is None else reply.at
-        return Decision(status or "declined", reply.by, reply.text, reply.via, at, reason)
+        return Decision(status, reply.by, reply.text, reply.via, at, reason)
 
     def _count(self, answers: Sequence[tuple[int, Decision]]) -> Decision | None:
         """Return the decision: a decline, or the approval that completes them."""
@@ -1980,15 +1969,14 @@ class Question:
             return "declined"
         return "approved" if meaning(text) in map(meaning, approve) else None
 
-    def _reason_of(self, text: str) -> str | None:
-        """Return why, of a decline that says so behind a colon: "decline: too early"."""
-        found = re.match(r"\s*(:[\w+-]+:|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)", text, re.S)
-        declines = found and self._verdict(found[1], False) == "declined"
-        return found[2].strip() if found and declines else None
-
     def _taps(self) -> tuple[str, str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
-        return _first_emoji(self._record.approve, _TAPS[0]), _first_emoji(self._record.decline, _TAPS[1])
+        taps = list(_TAPS)
+        for number, words in enumerate((self._record.approve, self._record.decline)):
+            for word in reversed(words):
+                if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)):
+                    taps[number] = word
+        return taps[0], taps[1]
 
     def _help(self, reply: _Reply) -> None:
         """Answer a near miss, once per question."""
