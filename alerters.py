@@ -2844,13 +2844,13 @@ class SlackAlerter(_ChatAlerter):
     def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
         """Return the question's row with all who gave its reactions; only reactions.get is sure to list them.
 
-        row: as it came with the thread, None if it did not. The question is told what stays unread.
+        row: as it came with the thread, None if it did not.
         """
-        known, unread = row or {}, []
-        for reaction in _rows_of(known.get("reactions")):
+        lacking = row is None
+        for reaction in _rows_of((row or {}).get("reactions")):
             if len(_rows_of(reaction.get("users"), str)) < int(reaction.get("count", 0)):
-                unread.append(question._verdict(str(reaction.get("name")), True))
-        if row and not any(unread):
+                lacking = lacking or bool(question._verdict(str(reaction.get("name")), True))
+        if row and not lacking:
             return row
         args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
         try:
@@ -2859,10 +2859,7 @@ class SlackAlerter(_ChatAlerter):
         except DeliveryError as error:
             if error.code != "missing_scope":
                 raise
-        question._veto_unread = row is None or "declined" in unread
-        lacking = _failure(self._who, "not all reactions can be read", cure="again")
-        question._missing = question._missing or lacking
-        return known
+        raise _failure(self._who, "not all reactions can be read", code="unread", cure="again")
 
     def _via(self, question: Question, row: _Dict, plain: str) -> str:
         # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
@@ -3113,12 +3110,10 @@ class SlackAlerter(_ChatAlerter):
         end = until or self._until()
         if sure:
             return _insist(lambda: self._call(method, args, end), self.clock, end, sure=True)
-        if method.startswith("chat."):
-            body, kind = _json.dumps(args, allow_nan=False), _JSON
-        else:  # documented with forms first
-            form = _parse.urlencode(args, errors="replace")  # Slack's own answer may hold half a character
-            body, kind = form or " ", {"Content-Type": "application/x-www-form-urlencoded"}
-        token = str.__new__(_Secret, "Bearer " + self._secret("slack_token"))
+        body, kind = _json.dumps(args, allow_nan=False), _JSON
+        if not method.startswith("chat."):  # the others are documented with forms first
+            body, kind = _parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
+        token = _Secret("Bearer " + self._secret("slack_token"))
         url = f"{self.slack_api_url.rstrip('/')}/{method}"
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")

@@ -5112,7 +5112,7 @@ def test_a_cursor_that_expired_costs_time_only(slack_room):
 
 @pytest.mark.parametrize("tap, status", [("✅", YES), ("❌", None)])
 def test_replies_count_where_reactions_cannot_be_read(room, tap, status):
-    """But for an approval while somebody, nobody knows who, has tapped to decline."""
+    """But not on Slack, nor for an approval while somebody, nobody knows who, has tapped to decline."""
     question = room.ask()
     room.react(question, room.bob, tap)
     if room.kind == "slack":
@@ -5121,7 +5121,7 @@ def test_replies_count_where_reactions_cannot_be_read(room, tap, status):
     else:
         room.service.fail("/reactions/", Fault(status=500), times=None)
     room.reply(question, room.ann, "yes")
-    assert outcome(question) == status
+    assert outcome(question) == (status if room.kind == "discord" else None)
     if room.kind == "discord":
         room.service.heal()
         assert outcome(question) == (status or NO)
