@@ -5117,10 +5117,9 @@ class StackStore:
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
                 secrets |= set(_secrets_of(_flavor(entry["flavor"], data)))
             for name in secrets & set(entry):
-                value = entry[name]
-                if isinstance(value, str) and not re.fullmatch(_REFERENCE, value):
-                    entry[name] = _Secret(value)
-        return found
+                if isinstance(entry[name], str):
+                    entry[name] = _secret_or_reference(entry[name])
+        return dict(found)  # which shows what it holds
 
     def register_stack(self, name: str, alerters: str | Iterable[str], activate: bool = False) -> None:
         """Add a stack of one or several alerters; the first one registered becomes active."""
@@ -5157,7 +5156,7 @@ class StackStore:
 
     def stacks(self) -> dict[str, list[str]]:
         """Return {name: [alerter, …]}."""
-        return _sound(self._load(), "stacks")
+        return dict(_sound(self._load(), "stacks"))
 
     def active_stack(self) -> str:
         """Return the name of the stack in use; `$ALERTERS_STACK` chooses one for this process."""
