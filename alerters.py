@@ -578,7 +578,8 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     if os.environ.get("ALERTERS_FLAVOR"):
         return [_from_environment()]
     found, active = store._alerters_of(), store.active_stack()
-    untouched = active == "default" and [target.flavor for target in found] == ["console"]
+    flavors = [target.flavor for target in found]
+    untouched = active == "default" and flavors == ["console"]
     stray = _stray_variable(store)
     if stray and untouched:
         raise ConfigError(stray)
@@ -644,9 +645,9 @@ def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
     """Leave out the mentions that another alerter of the stack knows, and this one does not."""
     if not params or not params.mention:
         return params
-    own = []
+    own, callers = [], [each for each in targets if each._calls_people]
     for name in _names(params.mention, "mention") or ():
-        knowing = [each for each in targets if each._calls_people and not each._problem("mention", name)]
+        knowing = [each for each in callers if not each._problem("mention", name)]
         if target in knowing or not knowing:  # nobody's: it is refused
             own.append(name)
     return dataclasses.replace(params, mention=own or None)
@@ -1065,8 +1066,11 @@ class BaseAlerter:
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         """Return where a question would go, as JSON: it binds a key to its place, and serves `_find`."""
-        places = {name for name, field in _fields_of(type(self)).items() if not _is_secret(field)}
-        return {name: str(getattr(self, name)) for name in sorted(places - {"timeout", "approvers"})}
+        place = {}
+        for name, field in _fields_of(type(self)).items():
+            if not _is_secret(field) and name not in ("timeout", "approvers"):
+                place[name] = str(getattr(self, name))
+        return place
 
     def _find(self, question: Question) -> _Dict | None:
         """Return the ref of a question that may have been posted; None: it was not."""
@@ -1094,7 +1098,8 @@ class BaseAlerter:
 
     def _cannot_ask(self) -> str:
         """Return why it cannot be asked, or an empty string."""
-        return "" if self._overrides("replies") or self._overrides("ask") else "it has no replies(question)"
+        able = self._overrides("replies") or self._overrides("ask")
+        return "" if able else "it has no replies(question)"
 
     def _mention_of(self, user: str) -> str:
         return user
@@ -6173,10 +6178,11 @@ def _reveal(value: str, where: str) -> str:
     source, name = reference.groups()
     raised = _SecretAway if source == "file" else ConfigError
     try:
-        value = (os.environ[name] if source == "env" else _pathlib.Path(name).read_text("utf-8")).strip()
+        value = os.environ[name] if source == "env" else _pathlib.Path(name).read_text("utf-8")
     except (KeyError, OSError, UnicodeDecodeError) as error:
         why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
         raise raised(f"{where}: {source} {name} {why}") from None
+    value = value.strip()
     if not re.fullmatch(r"[^\x00-\x1f\x7f]+", value):
         value = ""  # in no traceback that shows locals
         raise raised(f"{where}: {source} {name} holds no usable secret: nothing, or several lines")
