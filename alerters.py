@@ -6805,12 +6805,7 @@ class _Wire:
 
     def recv_into(self, buffer: Any) -> int:
         self._hurry()
-        try:
-            count: int = self.sock.recv_into(buffer)
-        except OSError as error:
-            if "CERTIFICATE_REQUIRED" in str(error):  # TLS 1.3 says so this late
-                raise _tls_trouble(error, self.place) from None
-            raise
+        count: int = self.sock.recv_into(buffer)
         self.room -= count
         if self.room < 0:
             raise OSError(errno.EMSGSIZE, "the answer is too large")
@@ -6924,7 +6919,7 @@ def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
     raise ConfigError(f"{what} {why}")
 
 
-def _tls_trouble(error: Exception, place: str, trust: _Trust | None = None) -> _Unreachable:
+def _tls_trouble(error: BaseException, place: str, trust: _Trust | None = None) -> _Unreachable:
     place = f"TLS with {place}"
     if trust and isinstance(error, _ssl.SSLCertVerificationError):
         hint = trust.advice
@@ -7185,8 +7180,7 @@ def _place_of(url: str) -> tuple[bool, str, int, str]:
 
 
 def _path_of(url: str) -> str:  # apart, as it may be secret, and a traceback may show locals
-    parts = _parse.urlsplit(url)
-    return f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    return "/" + url.partition("//")[2].partition("/")[2]
 
 
 def _reach(who: str, encrypted: bool, host: str, port: int, deadline: _Deadline) -> _Wire:
@@ -7229,7 +7223,9 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
     inner = getattr(error, "reason", None)  # a URLError's, in a flavor of one's own
     if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
         inner = error.__context__
-    cause = inner if isinstance(inner, BaseException) else error
+    cause = inner if isinstance(inner, Exception) else error
+    if "CERTIFICATE_REQUIRED" in str(cause):  # TLS 1.3 says so after the handshake
+        cause = _tls_trouble(cause, "the server")
     if isinstance(cause, _Unreachable):
         return _failure(who, cause, code=cause.code, hint=cause.hint, cure=cause.cure)
     hint = _hint_of(cause)

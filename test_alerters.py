@@ -3698,7 +3698,7 @@ CAUSES = {  # what is done: who fails, and the whole message
         lambda s: s.tls("lax_ca"),
         f"{REFUSED} (REASON): no CA in TMP/ca.pem vouches for it: add the right one there (SSL_CERT_FILE)"),
     "a client's certificate": (
-        lambda s: s.tls("good", demands=True), "TLS with 127.0.0.1:PORT: it demands a certificate of its "
+        lambda s: s.tls("good", demands=True), "TLS with the server: it demands a certificate of its "
         "clients (REASON): that is not supported: ask its admin for an address that needs none"),
     "a client's certificate, TLS 1.2": (
         lambda s: s.tls("good", demands=True, version=ssl.TLSVersion.TLSv1_2),
