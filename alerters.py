@@ -5620,7 +5620,8 @@ class _LogGroup:
             line, trace = _exception_parts(error)
             if trace != line:
                 trace = f"{line}\n{trace}"
-        if "Traceback (most recent call last)" not in text:  # else a formatter put it in
+        # Loguru and others format it into the text.
+        if "Traceback (most recent call last)" not in text or line.strip() not in text:
             self.more = f"{self.more}\n{trace}".strip()
         self.text = f"{text}\n{line}".strip()
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)

@@ -10050,6 +10050,8 @@ RECORDS = {  # text, arguments, exception, exc_text: title, body
                       traceback.format_exception(None, GONE, GONE.__traceback__))),
     "formatted, as by loguru": (f"12:00 | job failed\n{TRACE}", (), ValueError("gone"), "\n",
                                 "12:00 | job failed", f"12:00 | job failed\n{TRACE}"),
+    "another's traceback": (f"job failed\n{TRACE}", (), KeyError("a"), None, "job failed",
+                            f"job failed\n{TRACE}\nKeyError: 'a'"),
     "from another process": ("job failed", (), None, TRACE, "job failed", TRACE),
     "nothing": ("", (), None, None, "ERROR", None),
     "wrong arguments": ("{} rows", ("no",), None, None, "{} rows ('no',) (not all arguments converted during "
