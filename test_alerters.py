@@ -10041,6 +10041,7 @@ RECORDS = {  # text, arguments, exception, exc_text: title, body
     "one line": ("disk is full", (), None, None, "disk is full", None),
     "columns": ("12:00 | ERROR    | plain", (), None, None, "12:00 | ERROR | plain", None),
     "several lines": ("first\nsecond", (), None, None, "first", "first\nsecond"),
+    "stack": ("where", (), None, None, "where", "where\nStack: here"),
     "long": ("x" * 200, (), None, None, "x" * 139 + "…", "x" * 200),
     "exception": ("job %s failed", ("a",), ValueError("gone"), None, "job a failed", "ValueError: gone"),
     "long with exception": ("y" * 200, (), ValueError("gone"), None, "y" * 139 + "…",
@@ -10069,7 +10070,7 @@ def home_record(text="row 1", logger="home.app", level=40, line=1, args=(), erro
 def test_a_record_is_told_whole_and_once(case, logger, home_told):
     text, args, error, formatted, title, body = RECORDS[case]
     record = home_record(text, args=args, error=error)
-    record.exc_text = formatted
+    record.exc_text, record.stack_info = formatted, "Stack: here" if case == "stack" else None
     logger.handler.handle(record)
     logger.handler.flush()
     body = body and f"```\n{body.rstrip()}\n```"
