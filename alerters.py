@@ -3884,8 +3884,10 @@ class SMTPEmailAlerter(BaseAlerter):
         domain = self._sender.rpartition("@")[2]
         if len(domain) > 40:
             domain = "alerters.invalid"  # the email package encodes ids of more than 77, which breaks threads
+        # By itself the email package writes short text in 8 bits, which smtplib does not announce.
         mail = _email_message.EmailMessage(policy=_email_policy.SMTP.clone(cte_type="7bit"))
-        subject = _one_line(subject.replace("=?", "= ?"), 180)  # CVE-2024-6923: it could become a header
+        # An encoded word could become another header: CVE-2024-6923.
+        subject = _one_line(subject.replace("=?", "= ?"), 180)
         mail["Subject"] = f"{subject} [#{question.token}]" if question else subject
         mail["From"], mail["To"] = self.sender_email, ", ".join(to)
         fixed = {"Date": _email_utils.formatdate(self.clock.now(), usegmt=True),
@@ -3893,7 +3895,8 @@ class SMTPEmailAlerter(BaseAlerter):
                  "Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "OOF, AutoReply"}
         if re.fullmatch(r"<[!-~]{3,75}>", str(above.get("message_id"))):
             fixed["In-Reply-To"] = fixed["References"] = above["message_id"]
-        for name, value in fixed.items():  # as they are: parsing each costs a tenth of the whole mail
+        # As they are: parsing each of them would cost a tenth of the whole mail.
+        for name, value in fixed.items():
             mail.set_raw(name, value)
         return mail
 
@@ -3988,7 +3991,8 @@ class SMTPEmailAlerter(BaseAlerter):
         except (OSError, ValueError) as caught:
             failure = _mail_failure(self._who, caught, session.in_data)
             if failure.outcome == "unknown":
-                data.unheard += 1  # once more, as not all servers drop a second mail with its Message-ID
+                # Once more and no more, as not all servers drop a second mail with the same Message-ID.
+                data.unheard += 1
                 failure._cure = "again" if data.unheard < 2 else "look"
             raise failure from None
         finally:
@@ -4006,12 +4010,15 @@ class SMTPEmailAlerter(BaseAlerter):
 
         def connect(trust: _Trust | None) -> Any:
             session_class = _smtp_class(deadline, trust if at_once else None)
-            name = _socket.gethostname()  # for EHLO, without the DNS
+            # For EHLO, without the DNS; Google's relay refuses localhost and 127.0.0.1.
+            name = _socket.gethostname()
             if not re.fullmatch(r"(?!localhost\b)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z-]+", name):
-                name = self._sender.rpartition("@")[2]  # Google's relay refuses localhost and 127.0.0.1
+                name = self._sender.rpartition("@")[2]
             session = session_class(self.smtp_server, self.smtp_port, name)
             try:
-                _expect(session.ehlo(), 250)  # here, as smtplib would not tell a server's words against it
+                # smtplib says EHLO by itself, but does not tell a server's words against it.
+                _expect(session.ehlo(), 250)
+                # Never without it where it is wanted: somebody in between can strip the offer.
                 if trust and not at_once:
                     session.starttls(context=trust)
                     session.ehlo()
@@ -4159,9 +4166,10 @@ class _Mailbox:
 
     def look(self) -> None:
         """Learn which mails there are since the questions were asked."""
-        self.session.noop()  # then the server tells what is new
+        # After a NOOP the server tells what is new (RFC 3501, 6.1.2). SINCE knows days, not whose.
+        self.session.noop()
         asked = min([question._record.asked for question in list(self.questions)])
-        since = _imaplib.Time2Internaldate(asked - 2 * 86400)  # SINCE knows days, not whose
+        since = _imaplib.Time2Internaldate(asked - 2 * 86400)
         self._uids = self._search("SINCE", since[1:12])
 
     def naming(self, token: str) -> dict[int, Any]:
@@ -4206,7 +4214,7 @@ def _address(text: Any, where: str) -> str:
     """Return one mail address, its domain in ASCII."""
     local, _, domain = str(text).strip().rpartition("@")
     with contextlib.suppress(UnicodeError):
-        # An encoded word could become another header: CVE-2024-6923.
+        # No encoded word: see `_new_mail`.
         if re.fullmatch(_ADDRESS, f"{local}@{domain}") and "=?" not in str(text):
             ascii_form = domain.encode("idna").decode()
             if ascii_form.lower() != _xn_form(domain):  # the codec knows the rules of 2003 alone
@@ -4218,7 +4226,7 @@ def _address(text: Any, where: str) -> str:
 def _mailbox(text: str, where: str) -> tuple[str, str]:
     """Return the name, or "", and the address of `bot@example.org` or `Training Bot <bot@example.org>`."""
     named = re.fullmatch(r'\s*"?([^"<>@]*[^"<>@\s])"?\s*<([^<>]*)>\s*', text)
-    if named and "=?" not in text:  # see `_address`
+    if named and "=?" not in text:  # see `_new_mail`
         return named[1].strip(), _address(named[2], where)
     return "", _address(text, where)
 
@@ -4228,8 +4236,8 @@ def _placeholder(file: _File) -> bytes:
 
 
 class _MailData:
-    """A mail as it is sent after DATA. The email package would hold a picture five times; here it stays as
-    it is, and is encoded 57 KB at a time."""
+    """A mail as it is sent after DATA."""
+    # The email package would hold a picture seven times; here it stays as it is until it is sent.
     def __init__(self, mail: _email_message.EmailMessage, files: list[_File]) -> None:
         self.flat, self.files = mail.as_bytes(), files
         self.unheard = 0  # tries after which nobody knows whether it arrived
@@ -4697,6 +4705,7 @@ _BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12
            'padding:10px 24px;border-radius:6px;background:{};color:#ffffff;font-weight:600;'
            'text-decoration:none">{}</a>')
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
+# Looks stand at each tag, as many mail programs drop <style>; those that keep it have dark mode and phones.
 _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width"><style>:root{color-scheme:light dark}
 @media (max-width:480px){.al-out{padding:12px 0!important}.al-card{border-radius:0!important}
