@@ -5234,6 +5234,7 @@ class StackStore:
 def _write_store(path: str, data: _Dict) -> None:
     draft = f"{path}.tmp"
     text = _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    # A killed process may have left a draft, and somebody may have planted a link that leads elsewhere.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(draft)
     with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
@@ -5280,7 +5281,7 @@ def _locked(path: str) -> Iterator[None]:
             if path[:1] == "~":
                 raise OSError("no home folder is known")
             _make_folder(os.path.dirname(path))
-            try:
+            try:  # only what was made here is handed over: another file may be a link to somebody's own
                 file = _open_plain(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL)
                 _hand_over(file, path)
             except FileExistsError:
@@ -7428,6 +7429,7 @@ def _cmd_register(options: Any) -> None:
     """Store an alerter; `setup` asks for what is missing, tries it first, and puts it to use."""
     store, setup = StackStore(), "set" not in options
     ask = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+    # Nobody is to type a token for nothing, so what can be refused is refused before it is asked for.
     data, name = store._load(), options.name or options.flavor
     cls = _flavor(options.flavor, data)
     fields = _given_fields(options, cls)
@@ -7619,7 +7621,9 @@ def _run_command(args: list[str]) -> int:
         args, job = args[:at], args[at + 1:]
     elif work is _cmd_run and not _HELP & set(args):
         raise ConfigError(_HOW_TO_RUN)
-    options: Any = _options(name, args) if names or args else ()  # argparse takes its time to import
+    options: Any = ()
+    if names or args:  # else argparse is not worth its import
+        options = _options(name, args)
     if work is _cmd_run:
         options.command = job
     return work(options) or 0
