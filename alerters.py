@@ -3633,9 +3633,8 @@ class DiscordAlerter(_ChatAlerter):
         what = f"HTTP {answer.status}"
         if known.get("message"):
             what = f"{code} {known['message']}".strip()
-        details = _flat_errors(known.get("errors"), "")
-        if details:
-            what += f" ({'; '.join(details)})"
+        if known.get("errors"):  # which field is wrong, and why
+            what += f" ({_json.dumps(known['errors'], ensure_ascii=False)})"
         error = answer.refusal(self._who, what, code, known.get("retry_after"), _DISCORD_HINTS)
         if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
             error._cure, error.retry_after = "later", None
@@ -3669,18 +3668,6 @@ def _reaction(ref: _Dict, name: str) -> str:
 
 def _posted(snowflake: str) -> float:
     return (int(snowflake) >> 22) / 1000 + _DISCORD_EPOCH
-
-
-def _flat_errors(errors: Any, where: str) -> list[str]:
-    """Return Discord's nested errors as "embeds.0.title: Must be 256 or fewer in length"."""
-    flat: list[str] = []
-    for key, value in _mapping(errors).items():
-        if key == "_errors":
-            for error in _rows_of(value):
-                flat.append(f"{where}: {error.get('message')}")
-        else:
-            flat += _flat_errors(value, f"{where}.{key}".strip("."))
-    return flat
 
 
 def _multipart(payload: _Dict, files: Sequence[_File]) -> tuple[list[bytes], dict[str, str]]:

@@ -2638,16 +2638,6 @@ def test_time_grows_with_a_text_and_not_with_its_square(chats, piece):
     assert cpu(6_000) < 18 * short + 0.1
 
 
-@long_form
-def test_megabytes_in_one_line_go_out_in_a_moment(chats):
-    alerter, service = chats["slack"]
-    before = time.perf_counter()
-    assert alerter.post("x" * 9_999_997 + "end") is True
-    assert time.perf_counter() - before < 8
-    (data,) = [file["bytes"] for file in service.files.values()]
-    assert len(data) == 10_000_000 and data.endswith(b"xend")
-
-
 # === Threads and replies ===
 @pytest.mark.parametrize("kind", ["slack", "discord"])
 def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
@@ -4044,16 +4034,6 @@ def test_no_file_is_lost_among_many(chats, caplog, kind, case):
     assert sorted(got) == sorted(data for _, data in wanted)
     assert kind == "slack" or all(len(row["files"]) <= 10 for row in service.posted)
     assert (set(service.statuses), service.warnings, caplog.records) == ({200}, [], [])
-
-
-def test_one_file_too_large_in_a_later_message_does_not_cost_the_others(chats, caplog):
-    alerter, service = chats["discord"]
-    files = [*FILES_12[:10], ("big @everyone.bin", b"x" * 11 * MIB), *FILES_12[10:]]
-    assert alerter.post("the text", files=files) is True
-    assert sorted(data for _, data in _files_at("discord", service)) == sorted(data for _, data in FILES_12)
-    last = service.posted[-1]["payload"]
-    assert "big @everyone.bin could not be shown" in discord_text(last) and not _pings("discord", last)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
 def test_a_file_from_the_command_line(chats, tmp_path, capsys):
