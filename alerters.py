@@ -3332,7 +3332,6 @@ class DiscordAlerter(_ChatAlerter):
         """Return all rows after an id, oldest first. absent: the status that means that there are none."""
         rows: dict[str, _Dict] = {}  # by id, for one may come twice
         while True:
-            known = len(rows)
             try:
                 page = self._call("GET", f"{path}&after={after}&limit=100")
             except DeliveryError as error:
@@ -3342,7 +3341,7 @@ class DiscordAlerter(_ChatAlerter):
             for row in sorted(page, key=lambda row: int(row["id"])):
                 rows[row["id"]] = row
                 after = row["id"]
-            if len(page) < 100 or len(rows) == known:
+            if len(page) < 100:
                 return list(rows.values())
 
     def _via(self, question: Question, row: _Dict, plain: str) -> str:
@@ -6354,7 +6353,6 @@ def _how_to_answer(question: Question) -> _Block:
 
 
 def _body(text: str) -> list[_Block]:
-    """Return light Markdown as blocks."""
     blocks: list[_Block] = []
     parts = re.split(_CODE, text + "\n")  # prose, language, code, prose and so on
     for at in range(0, len(parts), 3):
@@ -6547,7 +6545,7 @@ class _Page:
 
 def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], room: int) -> tuple[str, str]:
     """Return a start of `text` that has room, cut at a space if one is near, and the same in markup."""
-    count = max(room, 1)
+    count = room
     while True:
         head = text[:count]
         blank = head.rfind(" ", count * 3 // 4) + 1
@@ -6558,7 +6556,6 @@ def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], ro
         if taken <= room or len(head) == 1:
             return head, written
         count = min(len(head) * room // taken, len(head) - 1)
-        count = max(count, 1)
 
 
 class _Cutter:
@@ -6701,18 +6698,14 @@ def _check_regular(status: os.stat_result) -> None:
 
 
 def _whole(file: Any) -> bytes:
-    """Return all of an open file, wherever it stands, and leave it there."""
+    """Return all of an open file, wherever it stands."""
     with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
         _check_regular(os.fstat(file.fileno()))
-    place = 0
     with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
-        place = file.tell()
         file.seek(0)
     if not getattr(file, "readable", lambda: True)():
         raise ValueError("it is not open for reading")
     data = getattr(file, "buffer", file).read()
-    with contextlib.suppress(AttributeError, OSError):
-        file.seek(place)
     if isinstance(data, str):
         data = data.encode("utf-8", "replace")
     return bytes(data)

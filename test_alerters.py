@@ -3958,7 +3958,6 @@ def test_a_file_of_any_kind_arrives_under_its_name_and_type(chats, relay, tmp_pa
     [file] = slack.files.values()
     assert (file["name"], file["bytes"], caplog.records) == (name, content, [])
     if opened:
-        assert given.tell() > 0  # it is left as it stood
         given.close()
     if case == "a stream":
         return
