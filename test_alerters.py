@@ -1848,52 +1848,34 @@ def mail_reply(original, sender, text, client="gmail", keep_subject=True, keep_i
 
 # === Certificates ===
 # Worth nothing outside these tests. Valid 2020 to 2099; the server is "localhost" and 127.0.0.1.
-CA_PEM = """\
------BEGIN CERTIFICATE-----
-MIIBfDCCASKgAwIBAgIUOo8d8AigJNjFYLSJszMO3f4qTlkwCgYIKoZIzj0EAwIw
-GzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAgFw0yMDAxMDEwMDAwMDBaGA8y
-MDk5MTIzMTIzNTk1OVowGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTBZMBMG
-ByqGSM49AgEGCCqGSM49AwEHA0IABP8UNUhdmE4CF04tkXpZxMid7ni+E3DzHd0T
-6pC+iVAsHWNWFPr3JJCUaAZtCWWbQXjnb4uZXEiiLydJwTpJAAijQjBAMA8GA1Ud
-EwEB/wQFMAMBAf8wDgYDVR0PAQH/BAQDAgEGMB0GA1UdDgQWBBQGerQ8uPi8E7JV
-pbY+mz3Zj0RN6TAKBggqhkjOPQQDAgNIADBFAiEA4+2dXY2t7HagrvfDSd5UI62y
-YoyQEUevKqDRmsw0sSACIF8hkUbvRGR/IlpgjAER5CtC89rluDmpzPbycK8PB/zT
------END CERTIFICATE-----
-"""
-SERVER_PEM = """\
------BEGIN CERTIFICATE-----
-MIIBxjCCAWygAwIBAgIUPuM/WTOF7O+yqBTHKmgUuLLjXmowCgYIKoZIzj0EAwIw
-GzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAgFw0yMDAxMDEwMDAwMDBaGA8y
-MDk5MTIzMTIzNTk1OVowFDESMBAGA1UEAwwJbG9jYWxob3N0MFkwEwYHKoZIzj0C
-AQYIKoZIzj0DAQcDQgAEcODPROOtq1woL7O4bBrF0LewEI/1vpUhSgxcxQvJUXsa
-zCfQdUT3mH9FYcYVonqBlrO/uu8X+om+pXiT/3ngqKOBkjCBjzAMBgNVHRMBAf8E
-AjAAMA4GA1UdDwEB/wQEAwIHgDATBgNVHSUEDDAKBggrBgEFBQcDATAaBgNVHREE
-EzARgglsb2NhbGhvc3SHBH8AAAEwHQYDVR0OBBYEFLLMrJ8JjDhxI4Qux0sLZkLU
-Pi/vMB8GA1UdIwQYMBaAFAZ6tDy4+LwTslWltj6bPdmPRE3pMAoGCCqGSM49BAMC
-A0gAMEUCIQCbN/pauxm9Zqh0m11EPqT1GZx7ijuiom36beJMpneDngIgMXjuWtSH
-WLOQcwQcy2FBB4hY7XHX8YWNu5sMHBj7HZk=
------END CERTIFICATE-----
-"""
-SERVER_KEY = """\
------BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4PSmyb4AblzcLXe3
-MKJwiJFHibbbiJm3SfSleSgWbOihRANCAARw4M9E462rXCgvs7hsGsXQt7AQj/W+
-lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCo
------END PRIVATE KEY-----
-"""
-ALERTS_TEST_PEM = """\
------BEGIN CERTIFICATE-----
-MIIBijCCAS+gAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthbGVydHMu
-dGVzdDAgFw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNTk1OVowFjEUMBIGA1UE
-AwwLYWxlcnRzLnRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARw4M9E462r
-XCgvs7hsGsXQt7AQj/W+lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6
-ib6leJP/eeCoo2wwajAdBgNVHQ4EFgQUssysnwmMOHEjhC7HSwtmQtQ+L+8wFgYD
-VR0RBA8wDYILYWxlcnRzLnRlc3QwDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8EBAMC
-B4AwEwYDVR0lBAwwCgYIKwYBBQUHAwEwCgYIKoZIzj0EAwIDSQAwRgIhAMeOa4ie
-G9m4BjNJEhejjXNEwDlcx4dtW9L+d3uomWxGAiEA8y43SjZ34UaVEZ9NSSr0lhfz
-LBI3ZdTllvdjvwWX6Mc=
------END CERTIFICATE-----
-"""
+def _pem(kind, data):
+    lines = textwrap.wrap("".join(data.split()), 64)
+    return "\n".join([f"-----BEGIN {kind}-----", *lines, f"-----END {kind}-----", ""])
+
+
+CA_PEM = _pem("CERTIFICATE", """
+    MIIBfDCCASKgAwIBAgIUOo8d8AigJNjFYLSJszMO3f4qTlkwCgYIKoZIzj0EAwIwGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAg
+    Fw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNTk1OVowGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTBZMBMGByqGSM49AgEGCCqG
+    SM49AwEHA0IABP8UNUhdmE4CF04tkXpZxMid7ni+E3DzHd0T6pC+iVAsHWNWFPr3JJCUaAZtCWWbQXjnb4uZXEiiLydJwTpJAAijQjBA
+    MA8GA1UdEwEB/wQFMAMBAf8wDgYDVR0PAQH/BAQDAgEGMB0GA1UdDgQWBBQGerQ8uPi8E7JVpbY+mz3Zj0RN6TAKBggqhkjOPQQDAgNI
+    ADBFAiEA4+2dXY2t7HagrvfDSd5UI62yYoyQEUevKqDRmsw0sSACIF8hkUbvRGR/IlpgjAER5CtC89rluDmpzPbycK8PB/zT""")
+SERVER_PEM = _pem("CERTIFICATE", """
+    MIIBxjCCAWygAwIBAgIUPuM/WTOF7O+yqBTHKmgUuLLjXmowCgYIKoZIzj0EAwIwGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAg
+    Fw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNTk1OVowFDESMBAGA1UEAwwJbG9jYWxob3N0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcD
+    QgAEcODPROOtq1woL7O4bBrF0LewEI/1vpUhSgxcxQvJUXsazCfQdUT3mH9FYcYVonqBlrO/uu8X+om+pXiT/3ngqKOBkjCBjzAMBgNV
+    HRMBAf8EAjAAMA4GA1UdDwEB/wQEAwIHgDATBgNVHSUEDDAKBggrBgEFBQcDATAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwHQYD
+    VR0OBBYEFLLMrJ8JjDhxI4Qux0sLZkLUPi/vMB8GA1UdIwQYMBaAFAZ6tDy4+LwTslWltj6bPdmPRE3pMAoGCCqGSM49BAMCA0gAMEUC
+    IQCbN/pauxm9Zqh0m11EPqT1GZx7ijuiom36beJMpneDngIgMXjuWtSHWLOQcwQcy2FBB4hY7XHX8YWNu5sMHBj7HZk=""")
+SERVER_KEY = _pem("PRIVATE KEY", """
+    MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4PSmyb4AblzcLXe3MKJwiJFHibbbiJm3SfSleSgWbOihRANCAARw4M9E
+    462rXCgvs7hsGsXQt7AQj/W+lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCo""")
+ALERTS_TEST_PEM = _pem("CERTIFICATE", """
+    MIIBijCCAS+gAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthbGVydHMudGVzdDAgFw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIz
+    MTIzNTk1OVowFjEUMBIGA1UEAwwLYWxlcnRzLnRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARw4M9E462rXCgvs7hsGsXQt7AQ
+    j/W+lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCoo2wwajAdBgNVHQ4EFgQUssysnwmMOHEjhC7HSwtmQtQ+
+    L+8wFgYDVR0RBA8wDYILYWxlcnRzLnRlc3QwDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8EBAMCB4AwEwYDVR0lBAwwCgYIKwYBBQUHAwEw
+    CgYIKoZIzj0EAwIDSQAwRgIhAMeOa4ieG9m4BjNJEhejjXNEwDlcx4dtW9L+d3uomWxGAiEA8y43SjZ34UaVEZ9NSSr0lhfzLBI3ZdTl
+    lvdjvwWX6Mc=""")
 
 
 @functools.lru_cache(None)
@@ -1973,11 +1955,6 @@ def clock():
 
 
 @pytest.fixture
-def shortcut():  # goes as soon as no test asks for it
-    return SimpleNamespace(undo=lambda: None)
-
-
-@pytest.fixture
 def slack(clock):
     with FakeSlack(clock=clock) as service:
         yield service
@@ -2050,11 +2027,6 @@ def chats(slack, discord, clock):
              "discord": in_time(DiscordAlerter, clock)(discord_webhook_url=discord.webhook_url)}
     return {"slack": (slack_alerter(slack), slack), "slack webhook": (hooks["slack"], slack),
             "discord": (discord_alerter(discord), discord), "discord webhook": (hooks["discord"], discord)}
-
-
-@pytest.fixture
-def wired(chats):  # goes as soon as no test asks for it
-    return chats
 
 
 def _sent_by(kind, payload):
@@ -4327,9 +4299,9 @@ def test_it_runs_vendored_under_another_name_optimised_in_threads_and_in_a_loop(
         "beside the loop"] + ["from a thread"] * 5 + ["in the loop"]
 
 
-def test_nothing_is_left_open(wired):
+def test_nothing_is_left_open(chats):
     """Under -W error an unclosed socket or file would surface here."""
-    for alerter, service in wired.values():
+    for alerter, service in chats.values():
         for fault in (Fault(status=500), Fault("garbage"), Fault("truncate"), Fault("reset")):
             service.fail("POST", fault)
             alerter.post("x")
@@ -5545,10 +5517,9 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
     (socket.socket, "connect", ConnectionRefusedError(111, "refused")),
     (http.client.HTTPResponse, "begin", TimeoutError("timed out"))])
 def test_trouble_of_the_network_over_the_deadline_is_no_timeout(
-        room, monkeypatch, shortcut, owner, name, error, healed):
-    shortcut.undo()
+        room, monkeypatch, owner, name, error, healed):
     question = room.ask(timeout=20)
-    room.service.wired, original = True, getattr(owner, name)
+    original = getattr(owner, name)
 
     def fails(*args, **kwargs):
         if 18 <= room.clock.monotonic() < healed:
@@ -5790,7 +5761,7 @@ class CrowdClock(FakeClock):
 
 
 @pytest.fixture(params=["slack", "discord"])
-def crowd(request, shortcut):
+def crowd(request):
     """A room with many open questions, of which a tenth have an answer of somebody who may not decide."""
     with {"slack": FakeSlack, "discord": FakeDiscord}[request.param](CrowdClock()) as service:
         room = Room(request.param, service)
@@ -5839,7 +5810,7 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
     assert [n for n in latest if ends[n][1] > latest[n]] == []
 
 
-def test_many_questions_in_one_thread_of_slack_are_read_together(shortcut):
+def test_many_questions_in_one_thread_of_slack_are_read_together():
     with FakeSlack(CrowdClock()) as service:
         room, clock = Room("slack", service), service.clock
         where = SlackAlerterParameters(thread_ts=room.plain(room.bob, "Release 7"), timeout=60)
