@@ -10067,7 +10067,7 @@ def home_handler(level=0):
     return handler
 
 
-SAID_ONCE = "recorder: line busy\nalerters: not told (see above): ERROR home.app: x\n"
+SAID_ONCE = "careful\nrecorder: line busy\nalerters: not told (see above): ERROR home.app: x\n"
 UNTOLD = {  # another handler, and what there is on stderr: each thing once
     "alone": (None, SAID_ONCE), "beside one that is mute": (logging.NullHandler, SAID_ONCE),
     "beside one for worse": (lambda: home_handler(60), SAID_ONCE), "beside another": (home_handler, "")}
@@ -10081,6 +10081,8 @@ def test_what_could_not_be_told_is_on_stderr_once(case, logger, home_told, monke
     logger.handlers, logger.propagate = handlers, False
     monkeypatch.setattr(logging.getLogger("alerters"), "propagate", False)
     monkeypatch.setattr(logging.getLogger("alerters"), "handlers", handlers)
+    for level, text in ((20, "for your information"), (30, "careful")):
+        logger.handler.handle(home_record(text, "alerters", level))
     logger.error("x")
     logger.handler.flush()
     assert capsys.readouterr().err == said
@@ -10595,7 +10597,8 @@ class HomeTerminal:
 
         self.master, slave = pty.openpty()
         self.seen = ""
-        command = [sys.executable, "-c", self.START, *line.split()]
+        words = line.split() if isinstance(line, str) else line
+        command = [sys.executable, "-c", self.START, *words]
         self.process = subprocess.Popen(command, env=home_environment(), stdin=slave, stdout=slave,
                                         stderr=slave, start_new_session=True)
         os.close(slave)
@@ -10892,7 +10895,8 @@ def test_run_is_as_if_it_were_not_there(quiet):
 class HomeLine(HomeTerminal):
     """Any command on a terminal of its own."""
 
-    START = HomeTerminal.START.partition("import alerters")[0] + "os.execvp(sys.argv[1], sys.argv[1:])\n"
+    START = HomeTerminal.START.partition("import alerters")[0] + (
+        "import os; os.execvp(sys.argv[1], sys.argv[1:])")
 
 
 ON_TERMINAL = {  # a shell's line; the job; what is typed once it says that it is ready
@@ -10911,28 +10915,26 @@ ON_TERMINAL = {  # a shell's line; the job; what is typed once it says that it i
 
 @posix
 def test_run_is_as_if_it_were_not_there_on_a_terminal(quiet):
-    with contextlib.ExitStack() as stack:
-        pairs = {case: [stack.enter_context(HomeLine("bash", "-c", line, "bash", *run, "sh", "-c", job, "sh"))
-                        for run in ([], RUN_COMMAND)] for case, (line, job, _) in ON_TERMINAL.items()}
-        hung_up = stack.enter_context(HomeLine(*RUN_COMMAND, "sh", "-c", "trap 'exit 5' HUP; echo ready; "
-                                               "while :; do sleep 0.02; done"))
-        hung_up.until("ready")
-        os.close(hung_up.master)
-        hung_up.master = os.open(os.devnull, os.O_RDWR)
-        wrong = {}
-        for case, pair in pairs.items():
-            for terminal in pair if ON_TERMINAL[case][2] else ():
-                terminal.until("ready")
-                terminal.type(ON_TERMINAL[case][2])
-            codes = [terminal.end() for terminal in pair]
-            found = [(code if code >= 0 else 128 - code, terminal.seen)
-                     for code, terminal in zip(codes, pair)]
-            if found[0] != found[1]:
-                wrong[case] = found
-        assert wrong == {}, wrong
-        assert hung_up.process.wait(10) == 5 and len(quiet()) == len(ON_TERMINAL) + 1
-        [told] = [told for told in quiet() if told.metadata.get("signal") == "SIGHUP"]
-        assert (told.title, told.level) == ("sh failed", "error")
+    pairs = {case: [HomeLine(["bash", "-c", line, "bash", *run, "sh", "-c", job, "sh"])
+                    for run in ([], RUN_COMMAND)] for case, (line, job, _) in ON_TERMINAL.items()}
+    waits = "trap 'exit 5' HUP; echo ready; while :; do sleep 0.02; done"
+    hung_up = HomeLine([*RUN_COMMAND, "sh", "-c", waits])
+    hung_up.answer("ready", "")
+    os.close(hung_up.master)
+    wrong = {}
+    for case, pair in pairs.items():
+        typed = ON_TERMINAL[case][2]
+        found = []
+        for terminal in pair:
+            terminal.answer("ready" if typed else "", typed)
+            code = terminal.end()
+            found.append((code if code >= 0 else 128 - code, terminal.seen))
+        if found[0] != found[1]:
+            wrong[case] = found
+    assert wrong == {}, wrong
+    assert hung_up.process.wait(10) == 5 and len(quiet()) == len(ON_TERMINAL) + 1
+    [told] = [told for told in quiet() if told.metadata.get("signal") == "SIGHUP"]
+    assert (told.title, told.level) == ("sh failed", "error")
 
 
 COUNTS = """
