@@ -8663,8 +8663,10 @@ def home_set(monkeypatch, **variables):
 
 def test_the_environment_alone_posts_and_wins_over_store_and_stack(slack, discord, monkeypatch):
     home_register(discord, "other", "discord")
+    StackStore().set_active_stack("default")
     home_set(monkeypatch, STACK="other_stack")
-    assert post("to the stack") is True
+    assert StackStore().active_stack() == "other_stack" and post("to the stack") is True
+    assert json.loads(home_read())["active_stack"] == "default"
     home_set(monkeypatch, FLAVOR="slack", SLACK_TOKEN=slack.token, SLACK_CHANNEL_ID=slack.channel,
              SLACK_API_URL=slack.api_url)
     assert post("to the environment's") is True
@@ -8675,22 +8677,6 @@ def test_the_environment_alone_posts_and_wins_over_store_and_stack(slack, discor
     assert post("without a store") is True and home_read() == b"broken"
     assert [slack_text(row["payload"]) for row in slack.posted] == ["to the environment's", "without a store"]
     assert [discord_text(row["payload"]) for row in discord.posted] == ["to the stack", "by name", "by stack"]
-
-
-def test_a_stack_for_one_process(monkeypatch, home_told):
-    monkeypatch.delenv("ALERTERS_FLAVOR")
-    store = StackStore()
-    for name in ("one", "two"):
-        store.register_alerter(name, "recorder", tag=name)
-        store.register_stack(f"{name}_stack", [name])
-    assert post("x") and store.active_stack() == "one_stack"
-    monkeypatch.setenv("ALERTERS_STACK", "two_stack")
-    assert post("x") and store.active_stack() == "two_stack"
-    assert json.loads(home_read())["active_stack"] == "one_stack"
-    assert [name for name, _ in home_told] == ["one", "two"]
-    monkeypatch.setenv("ALERTERS_STACK", "two_stak")
-    with pytest.raises(ConfigError, match="no stack 'two_stak'; did you mean 'two_stack'\\?"):
-        post("x")
 
 
 def test_booleans_and_lists_are_written_the_same_in_environment_and_command_line(monkeypatch):
@@ -8728,7 +8714,8 @@ WRONG_VARIABLES = [  # what is set, what is said
      "$ALERTERS_SLACK_CHANEL_ID: did you mean $ALERTERS_SLACK_CHANNEL_ID?"),
     ({"FLAVOR": "slack", "TOKEN": "xoxb-1"}, "$ALERTERS_TOKEN: did you mean $ALERTERS_SLACK_TOKEN?"),
     ({"SLACK_TOKN": "xoxb-1"}, "$ALERTERS_SLACK_TOKN: did you mean $ALERTERS_SLACK_TOKEN?"),
-    ({"STACKS": "prod"}, "$ALERTERS_STACKS: did you mean $ALERTERS_STACK?")]
+    ({"STACKS": "prod"}, "$ALERTERS_STACKS: did you mean $ALERTERS_STACK?"),
+    ({"STACK": "defalt"}, "no stack 'defalt'; did you mean 'default'?")]
 
 
 @pytest.mark.parametrize("variables, said", WRONG_VARIABLES)
@@ -9094,6 +9081,7 @@ def test_an_own_flavor_is_built_checked_and_asked_by_the_base(home_told, clock):
     alerter = in_time(Sign, clock)("blue")
     decision = alerter.decide("Deploy?", approvers=["ann"])
     assert decision == Decision("approved", "ann", "LGTM!", "reply", clock.now())
+    assert decision.approvals == ("ann",) and not Decision("declined", "eve").approvals
     assert alerter.ask("Deploy?", disapprove_msg_options=["LGTM"], approvers=["ann"]) is False
     assert "Deploy?" in got[1].body and "`approve`, `ok` or `yes`" in got[1].body  # it says how to answer
     got.clear()
