@@ -788,7 +788,7 @@ def _is_secret(field: _Field) -> bool:
     return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
 
 
-def _checked(where: str, field: _Field, value: Any) -> Any:
+def _field_value(where: str, field: _Field, value: Any) -> Any:
     """Return the value of a flavor's field, checked for what can be told without asking the service."""
     kind, default = _kind(field), field.default
     if field.default_factory is not dataclasses.MISSING:
@@ -939,7 +939,7 @@ class BaseAlerter:
             cls.__hash__ = BaseAlerter.__hash__
         fields = _fields_of(cls)
         for name, field in fields.items():
-            self._set(name, _checked(f"{self._who}: {name}", field, getattr(self, name)))
+            self._set(name, _field_value(f"{self._who}: {name}", field, getattr(self, name)))
         for name in fields:
             self._refuse(name, getattr(self, name))
         self._check_together()
