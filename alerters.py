@@ -290,8 +290,25 @@ def _reason(error: BaseException) -> str:
 
 
 # === Messages ===
-@dataclasses.dataclass
-class AlerterMessage:
+class _Record:
+    """Repr, comparison and hash of all dataclasses: to make them for each takes a tenth of the import."""
+    def _values(self) -> _Dict:
+        record: Any = self
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(record)}
+
+    def __repr__(self) -> str:
+        values = [f"{name}={value!r}" for name, value in self._values().items()]
+        return f"{type(self).__name__}({', '.join(values)})"
+
+    def __eq__(self, other: Any) -> bool:
+        return type(other) is type(self) and self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self._values().values()))
+
+
+@dataclasses.dataclass(repr=False, eq=False)
+class AlerterMessage(_Record):
     """What to tell. Mistakes raise ConfigError at once.
 
     body: text in light Markdown: bold, italic, strike, code, code block, link, heading (# to ###), list,
@@ -372,8 +389,8 @@ def _listed(items: Any, name: str) -> list[Any]:
     return list(items)
 
 
-@dataclasses.dataclass
-class AlerterParameters:
+@dataclasses.dataclass(repr=False, eq=False)
+class AlerterParameters(_Record):
     """Choices for one call; None leaves them to the alerter, then to the defaults.
 
     approve_msg_options, disapprove_msg_options: the words (or emoji) that decide. approvers: user ids of the
@@ -404,7 +421,7 @@ class AlerterParameters:
             raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False, eq=False)
 class SlackAlerterParameters(AlerterParameters):
     """Choices for one call on Slack. thread_ts: `ts` of a message to post under. blocks: own Block Kit."""
     slack_channel_id: str | None = None
@@ -420,13 +437,13 @@ class SlackAlerterParameters(AlerterParameters):
             raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False, eq=False)
 class DiscordAlerterParameters(AlerterParameters):
     """Choices for one call on Discord."""
     discord_channel_id: str | None = None
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False, eq=False)
 class SMTPEmailAlerterParameters(AlerterParameters):
     """Choices for one mail. html_body: own HTML in place of the rendered one."""
     recipient_email: str | Iterable[str] | None = None
@@ -436,8 +453,8 @@ class SMTPEmailAlerterParameters(AlerterParameters):
     html_body: str | None = None
 
 
-@dataclasses.dataclass
-class Receipt:
+@dataclasses.dataclass(repr=False, eq=False)
+class Receipt(_Record):
     """Where a message landed. ref: the service's ids, plain JSON; of the first message if it was split.
 
     slack {"channel", "ts"}, discord {"channel_id", "message_id"}, smtp_email {"message_id"}.
@@ -447,8 +464,8 @@ class Receipt:
     url: str | None = None
 
 
-@dataclasses.dataclass
-class Decision:
+@dataclasses.dataclass(repr=False, eq=False)
+class Decision(_Record):
     """How a question ended. True only if approved, so compare with None to see whether there is one.
 
     status: approved, declined, timeout. by: the service's user id. text: as written. via: reply, reaction,
@@ -910,7 +927,7 @@ class _Clock:
     sleep = staticmethod(time.sleep)
 
 
-class BaseAlerter:
+class BaseAlerter(_Record):
     """Base of all flavors. A flavor is a dataclass on it: its fields configure it, `flavor` is its name.
 
     Give it `send(message, params)` that returns a Receipt or raises DeliveryError, and, if it can ask,
@@ -952,10 +969,6 @@ class BaseAlerter:
             problem = self._problem(name, text)
             if problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
-
-    def __hash__(self) -> int:
-        values = [getattr(self, name) for name in _fields_of(type(self))]
-        return hash((type(self), *values))
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
@@ -2660,7 +2673,7 @@ _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False, eq=False)
 class SlackAlerter(_ChatAlerter):
     """Slack, by a bot token (posts and asks) or by an incoming webhook (posts only).
 
@@ -3194,7 +3207,7 @@ _DISCORD_CHANNEL = "a number: Developer Mode on, right-click the channel, Copy C
 _USER_ID = "user ids (digits): Developer Mode on, right-click the person, Copy User ID"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False, eq=False)
 class DiscordAlerter(_ChatAlerter):
     """Discord, by a bot token (posts and asks) or by a webhook (posts only).
 
@@ -3757,7 +3770,7 @@ _MANY_MAILS = 300  # above which the server searches
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False, eq=False)
 class SMTPEmailAlerter(BaseAlerter):
     """E-mail over SMTP; with imap_server set it also asks, and reads the answers from that mailbox.
 
@@ -4787,7 +4800,7 @@ def _mail_html(blocks: Iterable[_Block], level: str, inline: bool = False) -> st
 
 
 # === Console ===
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False, eq=False)
 class ConsoleAlerter(BaseAlerter):
     """The terminal this runs in: writes to stderr, asks whoever sits there; notebooks by input box."""
     flavor = "console"
