@@ -2406,6 +2406,14 @@ class _ChatAlerter(BaseAlerter):
             blocks.append(block.with_lines(self._write(block, line) for line in block.lines))
         return self._flow(blocks)
 
+    def _note(self, text: str, calls: bool) -> str:
+        """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
+        named = re.search(r"<@(\w+)>", text)
+        if not named or not calls:
+            return self._text(text)
+        mention = self._mark("mention", named[1], "")
+        return self._text(text[:named.start()]) + mention + self._text(text[named.end():])
+
     def _note_time(self, draft: _Draft, page: _Page) -> None:
         """Note our time of a try to post a question: the service's stamp of it then tells the other clock."""
         if draft.message._question and page.first:
@@ -2921,9 +2929,7 @@ class SlackAlerter(_ChatAlerter):
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        ref, said = question.ref, self._text(text)
-        if not to:  # the one who decided is mentioned
-            said = re.sub(r"&lt;@(\w+)&gt;", r"<@\1>", said, count=1)
+        ref, said = question.ref, self._note(text, calls=not to)
         thread = ref.get("thread_ts") or ref["ts"]
         payload = {"channel": ref["channel"], "thread_ts": thread, "text": said, "unfurl_links": False}
         self._call("chat.postMessage", payload)
@@ -3437,12 +3443,10 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        place, said = question.ref, self._text(text)
-        named = re.findall(r"<@([0-9]+)>", text)[:1]  # the one who decided
+        place, named = question.ref, re.findall(r"<@([0-9]+)>", text)[:1]
         if to:
             place, named = to.thread or place, []
-        if named:
-            said = said.replace("\\<@", "<@", 1)
+        said = self._note(text, calls=not to)
         above = {"message_id": place["message_id"], "fail_if_not_exists": False}
         payload = {"content": said[:2000], "message_reference": above,
                    "allowed_mentions": {"parse": [], "users": named}}
