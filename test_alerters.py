@@ -5878,7 +5878,7 @@ def _edited_later(room, question):
     room.service.edit(answer, "yes")
 
 
-ADOPTED = {  # what happens to a question of 100 s whose process died -> its end, whether it is asked anew
+ADOPTED = {  # what happens to a question of 20 s whose process died -> its end, whether it is asked anew
     "an answer": (lambda r, q: r.reply(q, r.ann, "yes"), YES, False),
     "nothing": (lambda r, q: None, "timeout", False),
     "an answer, long ago": (lambda r, q: (r.reply(q, r.ann, "no"), r.clock.sleep(5000)), NO, False),
@@ -5886,19 +5886,19 @@ ADOPTED = {  # what happens to a question of 100 s whose process died -> its end
     "a tap too late": (lambda r, q: (r.clock.sleep(5000), r.react(q, r.ann, "✅")), "timeout", True),
     "an edit too late": (_edited_later, "timeout", True),
     "deleted": (lambda r, q: (r.service.delete(r.id(q)), r.clock.sleep(500)), "timeout", True),
-    "decided": (lambda r, q: (r.reply(q, r.ann, "yes"), _decide(r, timeout=100)), "timeout", True)}
+    "decided": (lambda r, q: (r.reply(q, r.ann, "yes"), _decide(r, timeout=20)), "timeout", True)}
 
 
 @pytest.mark.parametrize("case", ADOPTED)
 def test_a_question_of_the_same_key_is_adopted_with_its_answers_and_the_time_that_is_left(room, case):
     act, status, anew = ADOPTED[case]
-    question = _ask_and_die(room, timeout=100)
+    question = _ask_and_die(room, timeout=20)
     act(room, question)
     if case.endswith(("ago", "late")):
         room.service.fail(room.reads, Fault(status=500))  # it has its grace from here
     began = room.clock.monotonic()
-    assert _decide(room, timeout=100).status == status
-    assert room.clock.monotonic() - began <= (1 if status != "timeout" else 102 if anew else 98)
+    assert _decide(room, timeout=20).status == status
+    assert room.clock.monotonic() - began <= (1 if status != "timeout" else 22 if anew else 18)
     assert (len(room.posted_questions()), _records()) == (1 + anew, {})
 
 
@@ -6141,7 +6141,7 @@ def test_a_key_means_the_same_in_every_process():
             "p = a.AlerterParameters(approvers={'U0ANNA', 'U0BENS', 'U0CARL'})\n"
             "print(b._frame(m, p, 'k').to_dict()['fingerprint'])")
     said = {subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed})
-            for seed in ("1", "2", "3")}
+            for seed in ("1", "2")}
     assert len(said) == 1
 
 
@@ -6194,24 +6194,25 @@ def test_who_settles_second_takes_the_decision_of_the_first_and_writes_nothing(r
     assert (outcome(second), len(room.notes(first)), _records()) == (NO, 1, {})
 
 
-def test_a_claim_holds_while_its_process_lives_and_no_longer(room):
+def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock):
     """Another key never waits. Who died is succeeded at once, who is on another machine in time."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     living, us = alerters._worker(child.pid), alerters._worker(os.getppid())
+    board = in_time(Board, clock)()
     for number, (by, left, wait) in enumerate([
             (living, 200, 20), (living, 200, 0), (us + "0", 200, 0), ("odd", 30, 30), (us, 1e6, 0),
             (us, 30, 30), (us, -1, 0)]):
-        question, began = _ask_and_die(room, timeout=3000), room.clock.monotonic()
+        board.open_question("Deploy?", key=f"key {number}")
+        began = clock.monotonic()
         with StackStore()._changing() as data:
-            until = {"claimed_by": by, "claimed_until": room.clock.now() + left}
-            data["questions"]["deploy-42"].update(until)
-        room.alerter().open_question("Deploy?", key=f"other {number}")
-        assert room.clock.monotonic() == began
+            data["questions"][f"key {number}"].update(claimed_by=by, claimed_until=clock.now() + left)
+        board.open_question("Deploy?", key=f"other {number}")
+        assert clock.monotonic() == began
         if wait == 20:
-            room.clock.at(began + 20, child.communicate)
-        room.reply(question, room.ann, "yes")
-        assert _decide(room, timeout=3000).status == YES
-        assert room.clock.monotonic() - began == pytest.approx(wait, abs=1), (by, left)
+            clock.at(began + 20, child.communicate)
+        board.open_question("Deploy?", key=f"key {number}")
+        assert clock.monotonic() - began == pytest.approx(wait, abs=1), (by, left)
+    assert len(BOARDS["kitchen"]) == 14
 
 
 @posix
