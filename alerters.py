@@ -5933,7 +5933,7 @@ class _Job:
             code = child.poll()
             if code != 0:  # if it failed, the signal that ended it may be on its way to us
                 time.sleep(_GROUP_TIME if code else _STEP)
-            for number, has_it in signals.news():
+            for number, has_it in signals.news().items():
                 name = _signal.Signals(number).name
                 if name in _STOPS:
                     self.got.append(name)
@@ -6101,19 +6101,19 @@ class _Signals:
             line.send(heard + b"\0")
             del self.came[:len(heard)]
 
-    def news(self) -> list[tuple[int, bool]]:
+    def news(self) -> dict[int, bool]:
         """Return each signal that has come, and if the job has it, too."""
         if not self.came:
-            return []
+            return {}
         time.sleep(_GROUP_TIME)
-        heard = b""
+        heard = bytes(range(256)) if os.name == "nt" else b""  # a console of Windows tells the job
         with contextlib.suppress(OSError):  # somebody stopped or killed the witness
             if self._witness:
                 self._witness.send(b"?")
                 heard = self._witness.recv(4096)
         came = bytes(self.came)
         del self.came[:len(came)]
-        return [(number, number in heard or os.name == "nt") for number in sorted(set(came))]
+        return {number: number in heard for number in came}
 
 
 def _fork(work: Callable[[], object], *kept: int) -> None:
