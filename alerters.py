@@ -3007,13 +3007,11 @@ class SlackAlerter(_ChatAlerter):
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
         own = getattr(draft.params, "blocks", None) if page.first else None
         said: list[str] = []
-        blocks: list[_Dict] = []
+        blocks: list[_Dict] = list(map(dict, own or ()))
         for kind, written in _grouped(page.blocks):
             said.append(self._said(kind, written))
             if not own or kind not in ("title", "text", "facts"):
                 blocks += self._blocks(kind, written)
-        place = int(bool(own and draft.mention))  # below those who are called
-        blocks[place:place] = map(dict, own or ())
         for block in blocks:
             if "block_id" not in block:
                 block["block_id"] = f"{draft.nonce}-{page.number}"  # a doubtful post is looked for by it

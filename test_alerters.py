@@ -5810,6 +5810,15 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
     assert [n for n in latest if ends[n][1] > latest[n]] == []
 
 
+def test_a_reading_before_the_deadline_does_not_count_at_the_deadline():
+    with FakeDiscord(CrowdClock()) as service:
+        room = Room("discord", service)
+        questions = [room.ask("A?", timeout=300), room.ask("B?", timeout=299)]  # the second is read at 299 s
+        service.clock.at(299.5, lambda: room.reply(questions[0], room.ann, "yes"))
+        decisions = service.clock.run(lambda question: question.wait(), *questions)
+        assert [decision.status for decision in decisions] == [YES, "timeout"]
+
+
 def test_many_questions_in_one_thread_of_slack_are_read_together():
     with FakeSlack(CrowdClock()) as service:
         room, clock = Room("slack", service), service.clock
