@@ -244,6 +244,7 @@ class FakeService:
         for line in iter(file.readline, b"\r\n"):
             name, _, value = line.decode("latin-1").partition(": ")
             headers[name] = value.rstrip("\r\n")
+        assert "Transfer-Encoding" not in headers  # assumed: chunked uploads are refused
         body = file.read(int(headers.get("Content-Length") or 0))
         path, _, query = target.partition("?")
         call = SimpleNamespace(method=method, path=path, query=dict(parse_qsl(query, True)), headers=headers,
