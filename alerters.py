@@ -6898,9 +6898,10 @@ def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
 
 def _is_hashed(folder: str | None) -> bool:
     """True for a folder in which OpenSSL finds CAs: by names like 5ed36f99.0."""
+    names: list[str] = []
     with contextlib.suppress(OSError):
-        return any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in os.listdir(folder or os.devnull))
-    return False
+        names = os.listdir(folder or os.devnull)
+    return any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in names)
 
 
 def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
@@ -6989,10 +6990,10 @@ def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
     if _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
         return None
     found = _urllib.getproxies()
-    for kind in ("https", "all"):
-        if found.get(kind):
-            names = [name for name in (f"{kind}_proxy", f"{kind}_proxy".upper()) if os.environ.get(name)]
-            return _Proxy(who, [*names, "the system's settings"][0], found[kind])
+    for variable in ("https_proxy", "all_proxy"):
+        address = found.get(variable[:-6])
+        if address:  # the system's settings name none, so the variable that would win is named
+            return _Proxy(who, variable if os.environ.get(variable) else variable.upper(), address)
     return None
 
 

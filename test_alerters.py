@@ -3269,17 +3269,17 @@ def mail(use_tls):
 NO_SSL = """sys.modules["ssl"] = sys.modules["_ssl"] = None
 for alerter in slack("http://127.0.0.1:{port}/api"), mail(False), mail(True), slack("https://x.test/api"):
     tell(alerter)"""
-NO_FILES = """resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
-taken = []
+NO_FILES = """alerter, taken = slack("http://127.0.0.1:{port}/api"), []
+resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
 try:
     while True:
         taken.append(socket.socket())
 except OSError:
     pass
-tell(slack("http://127.0.0.1:{port}/api"))
+tell(alerter)
 while taken:
     taken.pop().close()
-tell(slack("http://127.0.0.1:{port}/api"))"""
+tell(alerter)"""
 BUILT_WITHOUT = ("this Python was built without ssl: it reaches http:// addresses on this machine, and mail "
                  "servers with use_tls=False")
 TOO_MANY = "this process has too many files open: close some, or raise `ulimit -n`"
