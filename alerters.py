@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     import urllib.request as _urllib
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from dataclasses import dataclass as _dataclass
     from typing import Any, Dict, Literal, NoReturn, Optional, Tuple, TypeVar, Union
     from typing import overload as _overload
 
@@ -122,6 +123,24 @@ else:
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
+
+    class _Init:
+        """The __init__ of a dataclass, made when it is first wanted."""
+        def __init__(self, cls):
+            self.cls = cls
+
+        def __get__(self, instance, owner):
+            about = {"__doc__": self.cls.__doc__}  # else dataclasses would write one, which is slow
+            made = dataclasses.make_dataclass(self.cls.__name__, (), bases=(self.cls,), namespace=about,
+                                              repr=False, eq=False)
+            self.cls.__init__ = made.__init__
+            return made.__init__.__get__(instance, owner)
+
+    def _dataclass(cls):
+        # What dataclasses generates for eleven classes would be half of what this module costs to import.
+        cls = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
+        cls.__init__ = _Init(cls)
+        return cls
 
 
 __version__ = "1.1.0"
@@ -291,7 +310,7 @@ def _reason(error: BaseException) -> str:
 
 # === Messages ===
 class _Record:
-    """Repr, comparison and hash of all dataclasses: to make them for each takes a tenth of the import."""
+    """Repr, comparison and hash of all dataclasses (see `_dataclass`)."""
     def _values(self) -> _Dict:
         record: Any = self
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(record)}
@@ -307,7 +326,7 @@ class _Record:
         return hash((type(self), *self._values().values()))
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class AlerterMessage(_Record):
     """What to tell. Mistakes raise ConfigError at once.
 
@@ -389,7 +408,7 @@ def _listed(items: Any, name: str) -> list[Any]:
     return list(items)
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class AlerterParameters(_Record):
     """Choices for one call; None leaves them to the alerter, then to the defaults.
 
@@ -421,7 +440,7 @@ class AlerterParameters(_Record):
             raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class SlackAlerterParameters(AlerterParameters):
     """Choices for one call on Slack. thread_ts: `ts` of a message to post under. blocks: own Block Kit."""
     slack_channel_id: str | None = None
@@ -437,13 +456,13 @@ class SlackAlerterParameters(AlerterParameters):
             raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class DiscordAlerterParameters(AlerterParameters):
     """Choices for one call on Discord."""
     discord_channel_id: str | None = None
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class SMTPEmailAlerterParameters(AlerterParameters):
     """Choices for one mail. html_body: own HTML in place of the rendered one."""
     recipient_email: str | Iterable[str] | None = None
@@ -453,7 +472,7 @@ class SMTPEmailAlerterParameters(AlerterParameters):
     html_body: str | None = None
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class Receipt(_Record):
     """Where a message landed. ref: the service's ids, plain JSON; of the first message if it was split.
 
@@ -464,7 +483,7 @@ class Receipt(_Record):
     url: str | None = None
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class Decision(_Record):
     """How a question ended. True only if approved, so compare with None to see whether there is one.
 
@@ -2681,7 +2700,7 @@ _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class SlackAlerter(_ChatAlerter):
     """Slack, by a bot token (posts and asks) or by an incoming webhook (posts only).
 
@@ -3211,7 +3230,7 @@ _DISCORD_CHANNEL = "a number: Developer Mode on, right-click the channel, Copy C
 _USER_ID = "user ids (digits): Developer Mode on, right-click the person, Copy User ID"
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class DiscordAlerter(_ChatAlerter):
     """Discord, by a bot token (posts and asks) or by a webhook (posts only).
 
@@ -3772,7 +3791,7 @@ _MANY_MAILS = 300  # above which the server searches
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class SMTPEmailAlerter(BaseAlerter):
     """E-mail over SMTP; with imap_server set it also asks, and reads the answers from that mailbox.
 
@@ -4802,7 +4821,7 @@ def _mail_html(blocks: Iterable[_Block], level: str, inline: bool = False) -> st
 
 
 # === Console ===
-@dataclasses.dataclass(repr=False, eq=False)
+@_dataclass
 class ConsoleAlerter(BaseAlerter):
     """The terminal this runs in: writes to stderr, asks whoever sits there; notebooks by input box."""
     flavor = "console"

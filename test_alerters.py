@@ -8316,6 +8316,25 @@ def test_signatures_are_those_of_the_contract():
     assert found == SIGNATURES
 
 
+def test_a_dataclass_makes_its_init_when_it_is_first_wanted():
+    """Who looks or calls, also in several threads or from a class on it, sees no difference."""
+    program = textwrap.dedent("""
+        import concurrent.futures, dataclasses, inspect, alerters
+        made = [cls for cls in map(vars(alerters).get, alerters.__all__) if dataclasses.is_dataclass(cls)]
+        late = [cls for cls in made if not inspect.isfunction(vars(cls)["__init__"])]
+        class Own(alerters.SlackAlerter):
+            def __init__(self, channel):
+                super().__init__("xoxb-1", slack_channel_id=channel)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            own = set(pool.map(Own, ["C1"] * 8))
+        names = [[field.name for field in dataclasses.fields(cls)] for cls in made]
+        same = names == [list(inspect.signature(cls).parameters) for cls in made]
+        print(len(made), late == made, same, own.pop().slack_channel_id, own)
+        """)
+    done = home_process("-c", program, python=["-W", "error"])
+    assert (done.stdout, done.stderr) == ("11 True True C1 set()\n", "")
+
+
 def test_errors_are_a_tree():
     errors = (AlerterError, ConfigError, StoreError, AskNotSupported, DeliveryError)
     assert {cls: cls.__bases__ for cls in errors} == {
