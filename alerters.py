@@ -2439,7 +2439,7 @@ class _ChatAlerter(BaseAlerter):
             draft.message._question._record.posted = self.clock.now()
 
     def _join(self, question: Question) -> None:
-        view = _View(question, question.ref.get("thread_ts"))
+        view = _View(question)
         key = (os.getpid(), getattr(self, self._token_field), getattr(self, "listen", ""), id(self.clock),
                view.channel, view.thread)
         question._shared = _VIEWS.setdefault(key, view)
@@ -2450,25 +2450,23 @@ class _ChatAlerter(BaseAlerter):
             question._shared.questions.discard(question)
         question._shared = None
 
-    def _own_view(self, question: Question) -> _View:
-        """Return what is read of the question's thread for this question alone."""
-        thread = question.ref.get("thread_ts") or question.ref.get("ts")
-        return question._memo.setdefault("view", _View(question, thread))  # type: ignore[no-any-return]
-
-    def _share(self, view: _View, question: Question, read: Callable[[_View], _T]) -> _T:
-        """Return read(view); or what it returned a moment ago for somebody else who waits there.
+    def _share(self, question: Question, read: Callable[[_View, Question], _T]) -> _T:
+        """Return read(view, question); or what it returned a moment ago for somebody else who waits there.
 
         A moment is a quarter of the pause between two polls. At the deadline it is read once more.
         """
+        view = question._shared
+        if view is None:  # it is not waited for, only looked at
+            return read(_View(question), question)
         now, age = self.clock.monotonic(), self.clock.now() - question._record.asked
         newest = now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4
         if now >= question._ends:
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
-            if view is not question._shared or view.began < newest:
+            if view.began < newest:
                 view.began, view.error = self.clock.monotonic(), None
                 try:
-                    view.last = read(view)
+                    view.last = read(view, question)
                 except DeliveryError as error:
                     view.error = error
             if view.error:
@@ -2624,15 +2622,14 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
 
 class _View:
     """A channel or thread, the questions for which it is read, and what the last reading found."""
-    def __init__(self, question: Question, thread: str | None) -> None:
+    def __init__(self, question: Question) -> None:
         self.channel = str(question.ref.get("channel") or question.ref.get("channel_id"))
-        self.thread, self.questions = thread, {question}
+        self.thread, self.questions = question.ref.get("thread_ts"), {question}
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
         self.last: Any = None
         self.error: DeliveryError | None = None
         self.free_at = -1.0  # Slack, on clock.monotonic: when it lets a rationed app read again; -1: always
-        self.warned = False  # Discord: that replies come without their text
 
 
 # Of all questions that are waited for: by process, token, `listen`, channel and thread.
@@ -2805,8 +2802,7 @@ class SlackAlerter(_ChatAlerter):
         question._record.author = question._record.author or row.get("user")
         answers = self._answers(question, _below(question, rows), "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
-            view = question._shared or self._own_view(question)
-            rows, missing = self._share(view, question, self._read_channel)
+            rows, missing = self._share(question, self._read_channel)
             question._missing = question._missing or missing
             if not missing:  # of a part nobody knows which question stands above it
                 answers += self._answers(question, _below(question, rows), "channel")
@@ -2822,14 +2818,15 @@ class SlackAlerter(_ChatAlerter):
 
         Of many questions in a channel conversations.history tells which have no replies: one call for all.
         """
-        view, ts = question._shared, question.ref["ts"]
-        if not view or not view.thread:
-            if view and len(view.questions) > 1 and self.clock.monotonic() < question._ends:
-                row = _row_of(self._share(view, question, self._read_channel)[0], "ts", ts)
+        view, ts = question._shared or _View(question), question.ref["ts"]
+        if view.thread:
+            rows, question._missing = self._share(question, self._read_thread)
+        else:
+            if len(view.questions) > 1 and self.clock.monotonic() < question._ends:
+                row = _row_of(self._share(question, self._read_channel)[0], "ts", ts)
                 if row and not row.get("reply_count"):
                     return row, []
-            view = self._own_view(question)
-        rows, question._missing = self._share(view, question, self._read_thread)
+            rows, question._missing = self._read_thread(view, question)
         if question._missing:
             return None, rows
         row = _row_of(rows, "ts", ts)
@@ -2837,33 +2834,31 @@ class SlackAlerter(_ChatAlerter):
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
         return row, rows
 
-    def _read_thread(self, view: _View) -> _Reading:
-        return self._read(view, self._pages("replies", {"channel": view.channel, "ts": view.thread}))
+    def _read_thread(self, view: _View, question: Question) -> _Reading:
+        args = {"channel": view.channel, "ts": view.thread or question.ref["ts"]}
+        return self._read(view, question, self._pages("replies", args))
 
-    def _read_channel(self, view: _View) -> _Reading:
+    def _read_channel(self, view: _View, question: Question) -> _Reading:
         """Read a channel from the oldest question that somebody waits for to its end, or to the newest one.
 
         The latter in one page: a question that is not in it is read for itself.
         """
-        refs = sorted((question.ref for question in list(view.questions)), key=_moment)
+        refs = sorted((other.ref for other in list(view.questions)), key=_moment)
         args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
         if self.listen == "channel":
-            return self._read(view, self._pages("history", args))
+            return self._read(view, question, self._pages("history", args))
         args["latest"] = str(refs[-1]["ts"])
-        return self._read(view, itertools.islice(self._pages("history", args), 1))
+        return self._read(view, question, itertools.islice(self._pages("history", args), 1))
 
-    def _read(self, view: _View, pages: Iterable[list[_Dict]]) -> _Reading:
+    def _read(self, view: _View, question: Question, pages: Iterable[list[_Dict]]) -> _Reading:
         """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
 
         Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
         now, rows = self.clock.monotonic(), []
-        wait = now < view.free_at
-        for question in list(view.questions):
-            if view.free_at >= 0 and now < question._ends < now + _RATION:
-                wait = True
-        if wait:
+        rationed, ends_soon = view.free_at >= 0, now < question._ends < now + _RATION
+        if now < view.free_at or rationed and ends_soon:
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
         try:
             for page in pages:
@@ -3344,7 +3339,7 @@ class DiscordAlerter(_ChatAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
         place, mid = question.ref["channel_id"], question.ref["message_id"]
-        rows = self._share(question._shared or self._own_view(question), question, self._read_channel)
+        rows = self._share(question, self._read_channel)
         message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
@@ -3359,7 +3354,7 @@ class DiscordAlerter(_ChatAlerter):
         answers.sort(key=_time_of)
         return answers + self._taps(question, message)
 
-    def _read_channel(self, view: _View) -> list[_Dict]:
+    def _read_channel(self, view: _View, _: Question) -> list[_Dict]:
         """List a channel from the oldest question on that somebody waits for."""
         asked = [int(question.ref["message_id"]) for question in list(view.questions)]
         return self._rows(f"/channels/{view.channel}/messages?", min(asked) - 1)
@@ -3406,9 +3401,8 @@ class DiscordAlerter(_ChatAlerter):
         return not any(map(row.get, parts))
 
     def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
-        own = self._own_view(question)
-        if self._is_mute(row) and not own.warned:
-            own.warned = True
+        if self._is_mute(row) and not question._memo.get("warned"):
+            question._memo["warned"] = True
             _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
         text = re.sub(f"<@!?{self._me()}>", " ", row.get("content") or "")
         at, edited = _posted(row["id"]), row.get("edited_timestamp")
