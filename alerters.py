@@ -6573,7 +6573,7 @@ class _Page:
 
 def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], room: int) -> tuple[str, str]:
     """Return a start of `text` that has room, cut at a space if one is near, and the same in markup."""
-    count = room
+    count = max(room, 1)  # with none the cutting would never end
     while True:
         head = text[:count]
         blank = head.rfind(" ", count * 3 // 4) + 1
@@ -6583,7 +6583,7 @@ def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], ro
         taken = size(written)
         if taken <= room or len(head) == 1:
             return head, written
-        count = min(len(head) * room // taken, len(head) - 1)
+        count = max(min(len(head) * room // taken, len(head) - 1), 1)
 
 
 class _Cutter:
