@@ -6203,6 +6203,23 @@ def test_who_settles_second_takes_the_decision_of_the_first_and_writes_nothing(r
     assert (outcome(second), len(room.notes(first)), _records()) == (NO, 1, {})
 
 
+def test_a_question_whose_key_is_anothers_by_now_is_not_approved(boards, clock):
+    """Though nobody remembers any more that it was replaced."""
+    board = in_time(Board, clock)()
+    first = board.open_question("Deploy?", key="k")
+    ANSWERS_ON_BOARDS["kitchen", 0] = [{"by": "ann", "text": "yes", "via": "reply"}]
+    look = first._look
+
+    def slow_look(began):
+        second = board.open_question("Deploy 2?", key="k")
+        with StackStore()._changing() as data:
+            assert data["ended"].pop(first.token) and data["questions"]["k"]["token"] == second.token
+        return look(began)
+
+    first._look = slow_look
+    assert (outcome(first), list(_records())) == ("timeout", ["k"])
+
+
 def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock):
     """Another key never waits. Who died is succeeded at once, who is on another machine in time."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
