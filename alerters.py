@@ -6752,7 +6752,6 @@ def _drawn(source: Any) -> bytes:
 
 # === HTTP and TLS ===
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_HEAD_CAP = 256 * 1024  # bytes of all status lines and headers of one answer
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
@@ -7155,8 +7154,9 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     outcome "unknown" once a request was written.
     """
     kept = _KEPT.get()
-    headers = {"User-Agent": f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters",
-               "Connection": "close" if kept is None else "keep-alive", **headers}
+    # The form that Discord wants (docs.discord.com/developers/reference#user-agent).
+    agent = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"
+    headers = {"User-Agent": agent, **headers}
     if body:
         headers["Content-Length"] = str(sum(map(len, body)))
     wire, written = None, False
@@ -7212,13 +7212,12 @@ def _reach(who: str, encrypted: bool, host: str, port: int, deadline: _Deadline)
 
 def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
     """Return an answer whose head is read. Those before it, as 103 Early Hints, are passed over."""
-    wire.room = _HEAD_CAP
+    wire.room = _BODY_CAP
     answer: Any = _http_client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
     answer.begin()
     while 100 < answer.status < 200:  # the library itself passes over 100 alone
         answer.headers = None
         answer.begin()
-    wire.room = _BODY_CAP
     return answer  # type: ignore[no-any-return]
 
 

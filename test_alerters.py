@@ -293,7 +293,7 @@ class FakeService:
         else:
             assert kind in ("", "truncate", "drip"), kind
         status, body, headers = reply
-        stays = kind in ("", "status", "html", "redirect") and call.headers["Connection"] == "keep-alive"
+        stays = kind in ("", "status", "html", "redirect")
         head = {**headers, "Connection": "keep-alive" if stays else "close"}
         if status != 204:
             head["Content-Length"] = len(body) + 100 * (kind == "truncate")
