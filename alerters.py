@@ -320,10 +320,13 @@ class _Record:
         return f"{type(self).__name__}({', '.join(values)})"
 
     def __eq__(self, other: Any) -> bool:
-        return type(other) is type(self) and self._values() == other._values()
+        if type(other) is not type(self):
+            return False
+        return self._values() == other._values()
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._values().values()))
+        values = self._values().values()
+        return hash((type(self), *values))
 
 
 @_dataclass
@@ -387,10 +390,11 @@ class AlerterMessage(_Record):
 
     def _files(self, who: str) -> list[_File]:
         """Return images and files, loaded; one that cannot be read is logged, and named in the alert."""
-        files = [copy.copy(file) for file in self._load()._loaded or ()]  # each alerter notes its refusals
-        for file in files:
+        files = []
+        for file in self._load()._loaded or ():
             if file.problem and who:
                 _log().warning("%s: %s", who, file.label)
+            files.append(copy.copy(file))  # each alerter notes its own refusals
         return files
 
     def _repr_html_(self) -> str:
@@ -519,8 +523,8 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
     if isinstance(message, str):
         return AlerterMessage(body=message, **fields)
     if isinstance(message, BaseException):
-        body = _exception_text(message, line_first=False)
-        return AlerterMessage(**{"title": _exception_line(message), "body": body, "level": "error", **fields})
+        told = {"title": _exception_line(message), "level": "error", **fields}
+        return AlerterMessage(body=_exception_text(message, line_first=False), **told)
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {_kind_of(message)}")
 
 
@@ -537,8 +541,9 @@ def _kind_of(value: object) -> str:
 def _exception_line(error: BaseException) -> str:
     """Return the type and the text of an exception, as they stand at the end of its traceback."""
     lines = _traceback.TracebackException(type(error), error, None).format_exception_only()
-    last = next(line for line in lines if line[:1] != " ")  # above: a SyntaxError's place; below: notes
-    return _one_line(last, 300)
+    # Above it stands the place of a SyntaxError, indented; below it stand notes.
+    flush = [line for line in lines if line[:1] != " "]
+    return _one_line(flush[0], 300)
 
 
 def _params(params: object) -> AlerterParameters | None:
@@ -550,7 +555,8 @@ def _params(params: object) -> AlerterParameters | None:
 
 
 def _given(names: Iterable[str], values: _Dict) -> _Dict:
-    return {name: values[name] for name in names if values.get(name) is not None}
+    found = {name: values.get(name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
