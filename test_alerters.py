@@ -3218,6 +3218,7 @@ def test_the_librarys_debug_output_shows_no_secret(chats, monkeypatch, capfd, cl
     monkeypatch.setattr("imaplib.Debug", 5)
     for alerter, _ in chats.values():
         assert alerter.post("x") is True
+    imap.capabilities = "IMAP4rev1"  # LOGIN, which imaplib would print
     mail_alerter(smtp, imap, clock).open_question("Go?").check()
     told = "".join(capfd.readouterr())
     login = base64.b64encode(f"\0bot@example.org\0{MAIL_PASSWORD}".encode()).decode()
@@ -7957,11 +7958,13 @@ def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
         thread.start()
     while not all(question._shared for question in questions):
         time.sleep(0.001)
+    desk.clock.sleep(1)
     desk.imap.gate.set()
     for thread in threads:
         thread.join()
     assert [dict(got)[question] for question in questions] == [YES, NO] * 4
     assert desk.imap.peak <= 2 and desk.imap.logins == 9  # once for each whether it can be read
+    assert sum(" SEARCH " in c.line for c in desk.imap.commands) == 1
 
 
 def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
