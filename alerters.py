@@ -1744,7 +1744,6 @@ class Question:
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
         self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is approved
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
-        self._due = float("inf")  # on clock.monotonic: this poll counts what was read since then; inf: anew
         self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
         self._key = _Key(StackStore(alerter._origin[1]), record.key, alerter.clock) if record.key else None
@@ -2188,8 +2187,10 @@ class _Draft:
         called = _names(getattr(params, "mention", None), "mention") or ()
         self.mention = [name.strip("<@!>") for name in called]
         approvers = question._record.approvers if question else None
-        people = [name.strip("<@!>") for name in (approvers or ())[:_CALLED]]
-        self.people = [name for name in people if re.fullmatch(alerter._person_id, name)]
+        self.people = []
+        for name in (approvers or ())[:_CALLED]:
+            if re.fullmatch(alerter._person_id, name.strip("<@!>")):
+                self.people.append(name.strip("<@!>"))
         files = message._files(alerter._who)
         for file in files:
             if file.data and not file.problem and not alerter._takes_files():
@@ -2346,8 +2347,11 @@ class _ChatAlerter(BaseAlerter):
             return pages[:1]
         pages, _ = self._cut(draft, sys.maxsize)
         half = _PARTS // 2
-        blocks = [block for page in pages[half:-half] for block in page.sources]
-        note = _left_out(sum(len(line) + 1 for block in blocks for line in block.lines))
+        left_out = 0
+        for page in pages[half:-half]:
+            for block in page.sources:
+                left_out += len("\n".join(block.lines)) + 1
+        note = _left_out(left_out)
         pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
         return pages[:half] + pages[-half:]
 
@@ -2436,8 +2440,8 @@ class _ChatAlerter(BaseAlerter):
         named = re.search(r"<@(\w+)>", text)
         if not named or not calls:
             return self._text(text)
-        mention = self._mark("mention", named[1], "")
-        return self._text(text[:named.start()]) + mention + self._text(text[named.end():])
+        before, after = text[:named.start()], text[named.end():]
+        return self._text(before) + self._mark("mention", named[1], "") + self._text(after)
 
     def _note_time(self, draft: _Draft, page: _Page) -> None:
         """Note our time of a try to post a question: the service's stamp of it then tells the other clock."""
@@ -2894,8 +2898,9 @@ class SlackAlerter(_ChatAlerter):
         """
         lacking = row is None
         for reaction in _rows_of((row or {}).get("reactions")):
-            if len(_rows_of(reaction.get("users"), str)) < int(reaction.get("count", 0)):
-                lacking = lacking or bool(question._verdict(str(reaction.get("name")), True))
+            users = _rows_of(reaction.get("users"), str)
+            if len(users) < reaction.get("count", 0) and question._verdict(str(reaction.get("name")), True):
+                lacking = True
         if row and not lacking:
             return row
         args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
@@ -3010,14 +3015,16 @@ class SlackAlerter(_ChatAlerter):
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         if style == "link":
             url, label = url.replace("&", "&amp;").replace("|", "%7C"), safe.replace("|", "¦")
-            return f"<{url}>" if safe == url else f"<{url}|{label}>"
+            return f"<{url}|{label}>" if safe != url else f"<{url}>"
         if style == "time":  # in the reader's zone: docs.slack.dev/messaging/formatting-message-text
             return f"<!date^{url}^{{date_short_pretty}} {{time}}|{safe}>"
         if style == "mention" and text in ("here", "channel", "everyone"):
             return f"<!{text}>"
         if style == "mention" and text.startswith("S"):  # a group
             return f"<!subteam^{text}>"
-        if style == "mention" or style == "person" and re.fullmatch(self._person_id, text):
+        if style == "mention":
+            return f"<@{text}>"
+        if style == "person" and re.fullmatch(self._person_id, text):
             return f"<@{text}>"
         if style != "code":
             safe = _unfenced(safe)
@@ -3103,8 +3110,9 @@ class SlackAlerter(_ChatAlerter):
         if "://hooks.slack" not in url:  # Mattermost and others answer what they like
             taken = not answer.is_page()
         if not taken or not 200 <= answer.status < 300:
-            code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
-            what = code or f"HTTP {answer.status} from the webhook"
+            code, what = None, f"HTTP {answer.status} from the webhook"
+            if re.fullmatch(r"[a-z_]{3,50}", word):
+                code = what = word
             raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
@@ -3169,8 +3177,10 @@ class SlackAlerter(_ChatAlerter):
         details = _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)[:3]
         if data.get("needed"):
             details.insert(0, f"needs {data['needed']}, has {data.get('provided')}")
-        what = f"{code} ({'; '.join(details)})" if details else code
+        what = code
         cure: _Cure = "people"
+        if details:
+            what += f" ({'; '.join(details)})"
         if code in _SLACK_BUSY:
             cure = "again"
         elif code in _SLACK_DOUBTFUL:
@@ -3196,8 +3206,11 @@ def _moment(row: Any) -> float:
 
 
 def _below(question: Question, rows: list[_Dict]) -> list[_Dict]:
-    asked = _moment(question.ref)
-    return [row for row in sorted(rows, key=_moment) if _moment(row) > asked]
+    below, asked = [], _moment(question.ref)
+    for row in sorted(rows, key=_moment):
+        if _moment(row) > asked:
+            below.append(row)
+    return below
 
 
 # === Discord ===
