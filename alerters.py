@@ -4573,9 +4573,9 @@ class _Thread:
         places = self._starts
         while places and number < len(lines):
             line = lines[number]
-            at_an_end = not self._ends.isdisjoint(places)
-            if number > first and line.letters and line.marked != lines[first].marked and at_an_end:
-                break  # only the rest of a line that was wrapped may have lost its mark
+            if number > first and line.letters and line.marked != lines[first].marked:
+                # Only the rest of a line that was wrapped may have lost its mark.
+                places = [at for at in places if at not in self._ends]
             places = [at + len(line.letters) for at in places if self._ours.startswith(line.letters, at)]
             number += 1
             if not self._ends.isdisjoint(places):
