@@ -1805,16 +1805,21 @@ MAIL_PAGES = {
 }
 
 
-def laid_out(template, asked, answer, name="bot@example.org", writer=("Ann Doe", "ann@example.org")):
-    """Return a template filled in; what it says in HTML is escaped."""
+@functools.lru_cache(8)
+def quotable(asked):
+    """Return the text and the HTML of a mail, as programs quote them."""
     text = part_text(asked.get_body(("plain",))).rstrip("\n")
     page = asked.get_body(("html",))
+    return text, part_text(page).rstrip("\n") if page else f"<pre>{html.escape(text)}</pre>"
+
+
+def laid_out(template, asked, answer, name="bot@example.org", writer=("Ann Doe", "ann@example.org")):
+    """Return a template filled in; what it says in HTML is escaped."""
+    text, page = quotable(asked)
     safe = html.escape if template[:1] == "<" else str
     quote = "\n".join(f"> {line}" for line in text.split("\n"))
-    facts = {"A": safe(answer), "Q": quote, "P": text,
-             "H": part_text(page).rstrip("\n") if page else f"<pre>{html.escape(text)}</pre>",
-             "N": safe(name), "E": "bot@example.org", "S": safe(f"Re: {asked['Subject']}"), "T": writer[1],
-             "R": writer[0], "F": writer[0].split()[0]}
+    facts = {"A": safe(answer), "Q": quote, "P": text, "H": page, "N": safe(name), "E": "bot@example.org",
+             "S": safe(f"Re: {asked['Subject']}"), "T": writer[1], "R": writer[0], "F": writer[0].split()[0]}
     return re.sub(r"\{([A-Z])\}", lambda found: facts[found[1]], template.replace("⏎", "\n"))
 
 
@@ -7421,14 +7426,12 @@ def test_a_mail_shows_all_kinds_of_text(relay):
 
 def read_at_once(desk, question, mails):
     """Return what each of these mails of Ann's is taken for; (To, text or HTML), or a whole mail."""
-    taken = []
+    taken, head = [], f"From: {ANN_FULL}\nSubject: Re: {desk.asked['Subject']}\nContent-Type: text/"
     for mail in mails:
         if not isinstance(mail, bytes):
             name, said = mail
-            mail = email.message.EmailMessage()
-            mail["From"], mail["To"], mail["Subject"] = ANN_FULL, name, f"Re: {desk.asked['Subject']}"
-            mail.set_content(said, subtype="html" if said[:1] == "<" else "plain")
-            mail = bytes(mail)
+            kind = "html" if said[:1] == "<" else "plain"
+            mail = f"{head}{kind}; charset=utf-8\nTo: {name}\n\n{said}\n".encode()
         answer = alerters._mail_answer(mail, question, "bot@example.org", {ANN}, 0)
         taken.append(answer and question._verdict(answer["text"], False))
     return taken
