@@ -4546,8 +4546,8 @@ def test_what_counts(room):
             text = "no decision" if decision is None else decision.text
             at = room.clock.now() if case == "edited" else room.time(answer)
             wanted[case] = Decision(status, by, text, "reply", pytest.approx(at, abs=0.1)), 1, True
-            ends = [note for note in room.notes(question) if "by" in note]
-            got[case] = decision, len(ends), question.check() == decision  # it stays, without another note
+            stays = question.check() == decision  # without another note
+            got[case] = decision, len([note for note in room.notes(question) if "by" in note]), stays
     assert {case: what for case, what in got.items() if what != wanted[case]} == {}
 
 
@@ -6207,6 +6207,19 @@ def test_who_settles_second_takes_the_decision_of_the_first_and_writes_nothing(r
     second._look = slow_look
     assert second.check() == first.check()
     assert (outcome(second), len(room.notes(first)), _records()) == (NO, 1, {})
+
+
+def test_who_died_over_the_end_note_is_succeeded(room):
+    first = room.alerter().open_question("Deploy?", key="deploy-42")
+    room.reply(first, room.ann, "yes")
+
+    def dies(*_):
+        raise Gone
+
+    first._say = dies
+    with pytest.raises(Gone):
+        first.check()
+    assert (_decide(room).by, len(room.notes(first)), _records()) == (room.ann, 1, {})
 
 
 def test_a_question_whose_key_is_anothers_by_now_is_not_approved(boards, clock):
