@@ -249,7 +249,9 @@ class DeliveryError(AlerterError):
         return self._cure == "people"
 
     def __str__(self) -> str:
-        return f"{self.args[0]}: {self.hint}" if self.hint else str(self.args[0])
+        if self.hint:
+            return f"{self.args[0]}: {self.hint}"
+        return str(self.args[0])
 
 
 def _failure(who: str, what: object, *, status: int | None = None, code: object = None,
@@ -260,10 +262,12 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
     cure: as in DeliveryError; "look" makes the outcome unknown. None: what the status says.
     hints: what to do about a service's own words, {pattern of codes: hint}; hint: goes before them.
     """
-    word = _hide(str(code or ""))
-    error = DeliveryError(_one_line(f"{who}: {what}"), status=status, code=word or None, hint=hint,
-                          retry_after=retry_after, outcome="unknown" if cure == "look" else "not_sent")
-    error._cure = cure or error._cure
+    code = _hide(str(code)) if code else None
+    error = DeliveryError(_one_line(f"{who}: {what}"), status=status, code=code, retry_after=retry_after)
+    if cure:
+        error._cure = cure
+    if cure == "look":
+        error.outcome = "unknown"
     error.hint = hint or _usual_hint(error, hints)
     return error
 
@@ -283,11 +287,11 @@ def _usual_hint(error: DeliveryError, hints: Mapping[str, str]) -> str:
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    names = sorted(known)
+    names = sorted(known) or ["none"]
     close = _difflib.get_close_matches(word, names, 1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"there is: {', '.join(names) or 'none'}"
+    return f"there is: {', '.join(names)}"
 
 
 def _program() -> str:
@@ -305,7 +309,9 @@ def _log() -> _logging.Logger:
 
 
 def _reason(error: BaseException) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 # === Messages ===
@@ -530,7 +536,9 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
 
 def _kind_of(value: object) -> str:
     """Return what to call a value that is of no use here; two copies of this module are easily mixed up."""
-    kind = value if isinstance(value, type) else type(value)
+    kind = type(value)
+    if isinstance(value, type):
+        kind = value
     for cls in kind.__mro__:
         if cls.__name__ in __all__ and globals().get(cls.__name__) is not cls:
             place = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
@@ -4406,8 +4414,10 @@ def _as_sent(mail: Any) -> list[str]:
 def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
                  at: float | None) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
+    # The email package takes quadratic time for many parts, and for long heads of them.
     heads = re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data)
-    if data.count(b"\n--") > 2000 or len(heads) > 150 or max(map(len, heads), default=0) > 2000:
+    long_heads = [head for head in heads if len(head) > 2000]
+    if long_heads or len(heads) > 150 or data.count(b"\n--") > 2000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
@@ -4416,9 +4426,10 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
     thread = _Thread(question, asker, mail, by)
     texts, pages, sound = _mail_texts(mail)  # a signature ends with its part
     written = "\n".join(map(thread.own, texts)).strip()
-    shown = "\n".join(thread.own(_html_text(page)) for page in pages).strip()
+    shown = "\n".join(map(thread.own, map(_html_text, pages))).strip()
     said = written or shown
-    if written and shown and re.sub(r"[\s*_]", "", written) != re.sub(r"[\s*_]", "", shown):
+    marks = r"[\s*_]"  # they may be written or shown
+    if written and shown and re.sub(marks, "", written) != re.sub(marks, "", shown):
         said = f"{written}\n{shown}"
     if not sound or data.startswith(b"From "):
         said += "\n(This mail is damaged or too long.)"
@@ -4448,20 +4459,26 @@ def _question_of(mail: Any) -> str:
 
 def _writer_of(mail: Any) -> str:
     """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
-    senders = "\n".join(value[:1000] for value in _values(mail, "From", decoded=False))
-    found = re.fullmatch(rf"([^<>,;:\"\n]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})", senders)
+    senders = _values(mail, "From", decoded=False)
+    named = rf"([^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})"
+    if len(senders) != 1:
+        return ""
+    found = re.fullmatch(named, senders[0][:1000])
     if not found:
         return ""
-    address = found[2] or found[3]
-    others = re.findall(_ADDRESS, (found[1] or "").strip("'\" "))
-    return address if {address.casefold()}.issuperset(map(str.casefold, others)) else ""
+    address: str = found[2] or found[3]
+    for other in re.findall(_ADDRESS, (found[1] or "").strip("'\" ")):
+        if other.casefold() != address.casefold():
+            return ""
+    return address
 
 
 def _is_automatic(mail: Any) -> bool:
     """True for the mail of a machine, or of a mailing list."""
     for name, pattern in _AUTOMATIC.items():
-        if any(re.match(pattern, value) for value in _values(mail, name)):
-            return True
+        for value in _values(mail, name):
+            if re.match(pattern, value):
+                return True
     return bool(mail.get_content_type() == "multipart/report")
 
 
@@ -4481,7 +4498,8 @@ def _mail_texts(mail: Any) -> tuple[list[str], list[str], bool]:
             where = pages if kind == "text/html" else texts
             where.append(text[:room].replace("\r\n", "\n"))
             room = max(room - len(text), 0)
-        sound = sound and room > 0 and not part.defects and len(part.get_all("Content-Type", [])) < 2
+        if part.defects or len(part.get_all("Content-Type", [])) > 1 or not room:
+            sound = False
     return texts, pages, sound
 
 
@@ -4510,24 +4528,28 @@ class _Thread:
     def __init__(self, question: Question, asker: str, reply: Any, writer: str) -> None:
         record = question._record
         self._question = question
-        signature = f"{_values(reply, 'From')[0].partition('<')[0]} {writer.partition('@')[0]}".casefold()
-        self._names = {word for word in re.findall(r"[^\W\d_]+", signature) if not self._decides(word)}
+        self._names = set()  # type: set[str]  # of the writer; a word that decides is none
+        for words in (_values(reply, "From")[0].partition("<")[0], writer.partition("@")[0]):
+            self._names.update(re.findall(r"[^\W\d_]+", words.casefold()))
+        self._names = {name for name in self._names if not self._decides(name)}
         name, self._address = _mailbox(asker.casefold(), "sender_email")
         # The name of our own From, or the one that the writer's address book has for us.
-        called = re.findall(rf"([^<>,;:\"]{{3,60}}?)\"? <{re.escape(self._address)}",
-                            " ".join(_values(reply, "To", "Cc")).casefold())
+        addressed = " ".join(_values(reply, "To", "Cc")).casefold()
+        called = re.findall(rf"([^<>,;:\"]{{3,60}}?)\"? <{re.escape(self._address)}", addressed)
         us = "|".join(map(re.escape, filter(None, [name, self._address, *called])))
         self._us = rf"(?<![\w.+-])(?:{us})(?![\w-])"
-        readers = "|".join(map(re.escape, [writer.casefold(), *map(str.casefold, record.recipients)]))
+        readers = "|".join(map(re.escape, [writer, *record.recipients])).casefold()
         self._tellers = {"us": self._us, "date": _DATE, "reader": readers}
         self._ours = ""  # the letters of all that was mailed
         self._starts: list[int] = []  # where our lines begin in it
         self._ends: set[int] = set()
-        for mail in record.sent or ["\n".join([record.text, *question._instructions()])]:
-            for line in filter(lambda line: line.letters, _lines_of(mail)):
-                self._starts.append(len(self._ours))
-                self._ours += line.letters
-                self._ends.add(len(self._ours))
+        usual = "\n".join([record.text, *question._instructions()])
+        for mail in record.sent or [usual]:
+            for line in _lines_of(mail):
+                if line.letters:
+                    self._starts.append(len(self._ours))
+                    self._ours += line.letters
+                    self._ends.add(len(self._ours))
             self._ours += "\n"
 
     def _decides(self, word: str) -> bool:
@@ -4557,15 +4579,22 @@ class _Thread:
         quoted: set[int] = set()
         first = 0
         while first < len(lines):
-            end = self._run(lines, first) if lines[first].letters else first
+            end = first
+            if lines[first].letters:
+                end = self._run(lines, first)
             if end > first:
-                letters = [line.letters for line in lines[first:end] if line.letters]
-                top, long = self._heading(lines, first), len("".join(letters)) >= _ANCHOR
-                signs = [long, lines[first].marked, top < first, len(letters) > 2]
-                if (long or lines[first].marked) and sum(signs) > 1:
+                top = self._heading(lines, first)
+                if self._is_quote(lines[first:end], top < first):
                     quoted.update(range(top, end))
             first = max(end, first + 1)
         return quoted
+
+    def _is_quote(self, run: list[_Line], headed: bool) -> bool:
+        """True if two things say so of lines of ours: length, a mark, a block above them, their number."""
+        letters = [line.letters for line in run if line.letters]
+        is_long, marked = len("".join(letters)) >= _ANCHOR, run[0].marked
+        signs = [is_long, marked, headed, len(letters) > 2]
+        return (is_long or marked) and signs.count(True) > 1
 
     def _run(self, lines: list[_Line], first: int) -> int:
         """Return where the run of our lines ends that begins with this line; `first` if there is none."""
@@ -4590,18 +4619,22 @@ class _Thread:
         top = bottom
         while top and bottom - top < 9 and not lines[top - 1].empty:
             top -= 1
-        for begin in (top, max(bottom - 1, 0)):
-            block = [line.bare[:300] for line in lines[begin:bottom]]
-            if block and self._is_about_us(block):
-                return begin
+        block = [line.bare[:300] for line in lines[top:bottom]]
+        if block and self._is_about_us(block):
+            return top
+        if block and self._is_about_us(block[-1:]):
+            return bottom - 1
         return first
 
     def _told(self, text: str) -> set[str]:
         """Return what of a mail's head a line tells: its subject, or from whom, to whom and when it was."""
-        text = text.casefold()
+        text, told = text.casefold(), set()
         if self._question.token in text:
             return {"subject"}
-        return {fact for fact, pattern in self._tellers.items() if re.search(pattern, text)}
+        for fact, pattern in self._tellers.items():
+            if re.search(pattern, text):
+                told.add(fact)
+        return told
 
     def _is_about_us(self, block: list[str]) -> bool:
         """True for lines that say that what follows is a mail of ours; none tells what another one tells."""
@@ -4613,29 +4646,34 @@ class _Thread:
             return False
         if "subject" in facts:
             return self._is_head(block, told, facts.count("us"))
-        return bool(told[0]) and len(block) <= 3 and self._is_attribution(block)
+        if not told[0] or len(block) > 3:
+            return False
+        return self._is_attribution(block)
 
     def _is_head(self, block: list[str], told: list[set[str]], named: int) -> bool:
         """True for From, Date, To and Subject in any language and order: lines with labels."""
         for line, about in zip(block, told):
             if not about and not re.match(_HEAD_LINE, line):
                 return False
-        begins = told[0] or not named  # else it is we by a name that nobody knows here
-        return bool(begins and named < 2 and told[-1] & {"subject", "reader"})
+        if named > 1 or named and not told[0]:  # where nobody is named, it is we by an unknown name
+            return False
+        return not told[-1].isdisjoint({"subject", "reader"})
 
     def _is_attribution(self, block: list[str]) -> bool:
         """True for `On 24 Nov 2026, at 10:12, Bot <bot@example.org> wrote:` in any language.
 
         It names us, once, with a date or as its first word, and ends with the only colon at a line's end.
         """
-        whole = " ".join(block)
-        colons = [line for line in block if re.search(r"[:\uff1a-]\W*$", line[-10:])]
-        named = re.findall(rf"{self._us}(?:\W{{1,6}}{self._us})?", whole.casefold())  # "Bot <bot@…>" is one
-        if colons != block[-1:] or len(named) > 1:
+        *above, last = [_ends_with_colon(line) for line in block]
+        if any(above) or not last:
             return False
-        if re.match(r"\W*" + self._us, whole.casefold()) or {"us", "date"} <= self._told(whole):
+        whole = " ".join(block)
+        once = rf"{self._us}(?:\W{{1,6}}{self._us})?"  # "Bot <bot@example.org>" is one name
+        if len(re.findall(once, whole.casefold())) > 1:
+            return False
+        if re.match(rf"\W*{self._us}", whole.casefold()):
             return True
-        return self._names_somebody(whole)
+        return {"us", "date"} <= self._told(whole) or self._names_somebody(whole)
 
     def _names_somebody(self, line: str) -> bool:
         """True if such a line has an unknown name for us, in capitals, where programs put it.
@@ -4647,7 +4685,9 @@ class _Thread:
         if addressed:
             return set(_shape(addressed[1])) == {"N"}
         timed = re.fullmatch(r".*\d[:.h]\d\d[^,]{0,14},([^,\d]+)", line)
-        return bool(timed and re.fullmatch("l{1,2}N{1,4}|N{1,4}l{1,2}", _shape(timed[1])))
+        if not timed:
+            return False
+        return bool(re.fullmatch("l{1,2}N{1,4}|N{1,4}l{1,2}", _shape(timed[1])))
 
     def _is_closing(self, line: str) -> bool:
         """True for a closing formula, the writer's name, or both."""
@@ -4657,6 +4697,10 @@ class _Thread:
         while words and words[-1] in self._names:
             words.pop()
         return not words or "_".join(words) in _CLOSINGS
+
+
+def _ends_with_colon(line: str) -> bool:
+    return bool(re.search(r"[:\uff1a-]\W*$", line[-10:]))
 
 
 def _shape(text: str) -> str:
@@ -4672,9 +4716,12 @@ def _shape(text: str) -> str:
 
 def _is_of_program(line: str) -> bool:
     """True for a line that a phone or a mail program adds: it names the program, and nothing else."""
-    rest, programs = re.subn(_PROGRAMS, " ", re.sub(r"<[^<>]*>", " ", line[:200]).casefold())
+    line = re.sub(r"<[^<>]*>", " ", line[:200]).casefold()
+    rest, programs = re.subn(_PROGRAMS, " ", line)
     words = set(re.findall(r"[^\W\d_]+", rest))
-    return bool(programs and len(line) < 200 and words & _SENT and words <= _SENT | _SENT_FROM)
+    if not programs or words.isdisjoint(_SENT):
+        return False
+    return words <= _SENT | _SENT_FROM
 
 
 def _html_text(source: str) -> str:
@@ -4687,7 +4734,9 @@ def _html_text(source: str) -> str:
         def handle_starttag(self, tag: str, attrs: object) -> None:
             if tag in _UNSEEN:
                 self.hidden = self.hidden or tag
-            said.append(_HTML_MARKS.get(tag, "") + "~~" * ("line-through" in str(attrs).lower()))
+            said.append(_HTML_MARKS.get(tag, ""))
+            if "line-through" in str(attrs).lower():
+                said.append("~~")
 
         def handle_endtag(self, tag: str) -> None:
             if tag == self.hidden:
