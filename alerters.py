@@ -6355,6 +6355,8 @@ def _bare_words(style: str, text: str, url: str) -> str:
 
 
 def _unfenced(text: str) -> str:
+    if "```" not in text:  # as most, and a pattern costs more to ask
+        return text
     return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
 
 
@@ -6364,6 +6366,8 @@ def _fenced(text: str) -> str:
 
 def _defuse(text: str) -> str:
     """Return text in which @here and its like name nobody, even where a service reads them as words."""
+    if "@" not in text:
+        return text
     return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I)
 
 
@@ -6681,14 +6685,16 @@ class _Cutter:
         if isinstance(line, str):
             head = line[:2 * self.limit]  # no page holds more
         written = service._write(block, head)
-        if service._cost(written) > room or len(head) < len(line):
-            alone = opening + service._cost(written) <= self.limit and head == line
+        cost = service._cost(written)
+        if cost > room or len(head) < len(line):
+            alone = opening + cost <= self.limit and head == line
             if page.blocks and (alone or room < self.limit // 4):
                 self._turn()
                 return line
             if isinstance(line, str):
                 head, written = _head(line, functools.partial(service._write, block), service._cost, room)
-        page.add(block, head, written, page.room - room + service._cost(written))
+                cost = service._cost(written)
+        page.add(block, head, written, page.room - room + cost)
         return line[len(head):] or None
 
     def _turn(self) -> None:
