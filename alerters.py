@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     import logging as _logging
     import mimetypes as _mimetypes
     import pathlib as _pathlib
-    import pprint as _pprint
     import secrets as _secrets
     import select as _select
     import shlex as _shlex
@@ -118,7 +117,7 @@ else:
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "getpass hashlib html html.parser http.client imaplib inspect ipaddress json logging "
-                  "mimetypes pathlib pprint secrets select shlex shutil signal smtplib socket ssl stat "
+                  "mimetypes pathlib secrets select shlex shutil signal smtplib socket ssl stat "
                   "subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
@@ -1267,9 +1266,8 @@ class BaseAlerter(_Record):
 
         In every process: whatever order sets have there, and at whatever address objects lie.
         """
-        facts = _pprint.pformat(dict(message.metadata), width=1)  # in such a narrow column it sorts sets
-        facts = re.sub(r" at 0x[0-9a-fA-F]+", "", facts)
         services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
+        facts = _same_text(message.metadata)
         parts = [self.flavor, services, record.where, message.title, message.body, facts,
                  sorted(record.approve), sorted(record.decline), record.case_sensitive,
                  sorted(set(record.approvers or ())), record.minimum_approvals]
@@ -1385,6 +1383,17 @@ def _is_plain(ref: Any) -> bool:
         _json.dumps(ref, allow_nan=False)
         return isinstance(ref, dict)
     return False
+
+
+def _same_text(value: Any) -> str:
+    """Return a fact as text that is the same in every process."""
+    if hasattr(value, "items"):
+        return repr(sorted((_clean(name), _same_text(item)) for name, item in value.items()))
+    if isinstance(value, (set, frozenset)):
+        return repr(sorted(map(_same_text, value)))
+    if isinstance(value, (list, tuple)):
+        return repr(list(map(_same_text, value)))
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
 
 
 def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
@@ -2482,11 +2491,12 @@ class _ChatAlerter(BaseAlerter):
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
             if view.began < newest:
-                view.began, view.error = self.clock.monotonic(), None
+                began, view.error = self.clock.monotonic(), None
                 try:
                     view.last = read(view, question)
                 except DeliveryError as error:
                     view.error = error
+                view.began = began
             if view.error:
                 raise copy.copy(view.error)
             last: _T = view.last
@@ -2821,6 +2831,9 @@ class SlackAlerter(_ChatAlerter):
         answers = self._answers(question, _below(question, rows), "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
             rows, missing = self._share(question, self._read_channel)
+            if not missing and _row_of(rows, "ts", question.ref["ts"]) is None:
+                # For others was read only what is newer.
+                rows, missing = self._read_channel(_View(question), question)
             question._missing = question._missing or missing
             if not missing:  # of a part nobody knows which question stands above it
                 answers += self._answers(question, _below(question, rows), "channel")
@@ -3368,6 +3381,9 @@ class DiscordAlerter(_ChatAlerter):
         place, mid = question.ref["channel_id"], question.ref["message_id"]
         rows = self._share(question, self._read_channel)
         message = _row_of(rows, "id", mid)
+        if message is None:  # for others was read only what is newer
+            rows = self._read_channel(_View(question), question)
+            message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
         plain = "channel" if self.listen == "channel" else ""

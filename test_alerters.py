@@ -5816,6 +5816,22 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
     assert [n for n in latest if ends[n][1] > latest[n]] == []
 
 
+@pytest.mark.parametrize("listen", ["thread", "channel"])
+def test_what_was_read_for_a_newer_question_does_not_decide_an_older_one(room, listen):
+    """It holds the end of the older one's answers alone."""
+    alerter, found = room.alerter(listen=listen), []
+    old = room.ask("A?", alerter, timeout=3000)
+    if listen == "thread":
+        room.reply(old, room.ann, "no")
+    else:
+        room.plain(room.ann, "no")
+    room.clock.sleep(300)
+    newer = room.ask("B?", alerter)
+    room.reply(old, room.bob, "yes")
+    room.clock.at(room.clock.monotonic() + 0.1, lambda: found.append(old.wait(0).status))
+    assert (newer.wait(1).status, found) == ("timeout", [NO])
+
+
 def test_a_reading_before_the_deadline_does_not_count_at_the_deadline():
     with FakeDiscord(CrowdClock()) as service:
         room = Room("discord", service)
@@ -6151,8 +6167,11 @@ def test_a_key_in_a_thread_or_at_another_service_is_another_question(slack_room)
 
 def test_a_key_means_the_same_in_every_process():
     """Whatever order sets have there, and at whatever address objects lie."""
-    code = ("import alerters as a; b = a.SlackAlerter(slack_token='xoxb-1', slack_channel_id='C0ALERTS')\n"
-            "m = a.AlerterMessage('t', metadata={'s': {'x', 'y', 'z', 'w'}, 'o': object()})\n"
+    code = ("import alerters as a, enum; b = a.SlackAlerter(slack_token='xoxb-1', slack_channel_id='C0')\n"
+            "class Mute: __repr__ = None\n"
+            "stages = set(enum.Enum('Stage', 'DEV TEST QA PROD'))  # without an order\n"
+            "m = a.AlerterMessage('t', metadata={'s': {'x', 'y', 'z', 'w'}, 'o': object(), 'e': stages,\n"
+            "                                    'm': [Mute()]})\n"
             "p = a.AlerterParameters(approvers={'U0ANNA', 'U0BENS', 'U0CARL'})\n"
             "print(b._frame(m, p, 'k').to_dict()['fingerprint'])")
     said = {subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed})
