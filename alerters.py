@@ -1623,8 +1623,20 @@ def _recorded(key: str, given: Any) -> _QuestionRecord:
                      "the store, or use another key")
 
 
+def _endings(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
+    """Return how questions ended since a time, by token; what cannot be read is left out."""
+    sound = {}
+    for token, end in _mapping(data.get("ended")).items():
+        at, decision = _mapping(end).get("at"), _mapping(_mapping(end).get("decision"))
+        if isinstance(at, (int, float)) and at > since and isinstance(decision.get("status"), str):
+            sound[token] = end
+    return sound
+
+
 def _decision_of(facts: _Dict) -> Decision:
-    return Decision(**{**facts, "approvals": tuple(facts["approvals"])})
+    known: _Dict = {field.name: facts.get(field.name) for field in dataclasses.fields(Decision)}
+    known["approvals"] = tuple(facts.get("approvals") or ())
+    return Decision(**known)
 
 
 def _worker(pid: object) -> str:
@@ -1658,9 +1670,8 @@ class _Key:
     def _changing(self) -> Iterator[tuple[_Dict, _Dict]]:
         """Yield the store's questions, by key, and how some ended, by token; both may be changed."""
         with self.store._changing() as data:
-            old, ended = self.clock.now() - _REMEMBERED, _mapping(data.get("ended"))
             data["questions"] = _mapping(data.get("questions"))
-            data["ended"] = {token: end for token, end in ended.items() if end["at"] > old}
+            data["ended"] = _endings(data, self.clock.now() - _REMEMBERED)
             yield data["questions"], data["ended"]
 
     def _found(self, questions: _Dict) -> _QuestionRecord | None:
@@ -1693,9 +1704,12 @@ class _Key:
                 ended.setdefault(found.token, self._end())
                 replaced, found = found, None
             record = found or asked
-            record.claimed_by, record.claimed_until = _worker(os.getpid()), now + _CLAIM
-            questions[self.name] = record.to_dict()
+            self._hold(record, questions)
         return record, replaced
+
+    def _hold(self, record: _QuestionRecord, questions: _Dict) -> None:
+        record.claimed_by, record.claimed_until = _worker(os.getpid()), self.clock.now() + _CLAIM
+        questions[self.name] = record.to_dict()
 
     def update(self, token: str, **changes: Any) -> _QuestionRecord | None:
         """Change a question's record; return it as it was, or None if the key is another's by now."""
@@ -1714,6 +1728,8 @@ class _Key:
                 ended.setdefault(token, self._end())
             is_new = token not in ended
             end = ended.setdefault(token, self._end(decision))
+            if is_new and found and found.token == token:  # who asks from now on is not given this answer
+                self._hold(found, questions)
         return _decision_of(end["decision"]), is_new
 
     def end(self, token: str) -> None:
@@ -1726,7 +1742,7 @@ class _Key:
 
     def ending(self, token: str) -> Decision | None:
         """Return how a question ended, as somebody has recorded it, or None while it is open."""
-        end = _mapping(self.store._load().get("ended")).get(token)
+        end = _endings(self.store._load()).get(token)
         return _decision_of(end["decision"]) if end else None
 
 
@@ -1920,12 +1936,13 @@ class Question:
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers: list[tuple[int, Decision]] = []
+        others = []
         for reply in self._read():
             tapped, late = reply.via == "reaction", self._is_late(reply, began)
             answer = self._answer(reply)
             if answer is None:
-                if not (tapped or late or answers or reply.via == "channel"):
-                    self._help(reply)
+                if not (tapped or late or reply.via == "channel"):
+                    others.append(reply)
             elif not tapped and not late:
                 answers.append((_WORD, answer))
             elif tapped and answer.status == "declined":
@@ -1937,6 +1954,9 @@ class Question:
         if decision and self._veto_unread:
             what = "who tapped to decline cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
+        for reply in others:
+            if decision is None and reply.by not in self._approvals:
+                self._help(reply)
         return decision
 
     def _read(self) -> list[_Reply]:
@@ -2087,9 +2107,10 @@ class Question:
             others = "".join(f", {user}" for user in people if user != decision.by)
             said = f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}{others}"
         _log().info("%s: %r: %s", self.alerter._who, self._record.text, how)
-        self._say(f"{said}." if decision.by else f"{said}. This question is closed.")
-        if self._key:
-            self._key.end(self.token)
+        with self._working():
+            self._say(f"{said}." if decision.by else f"{said}. This question is closed.")
+            if self._key:
+                self._key.end(self.token)
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:

@@ -4701,9 +4701,12 @@ def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
     second = room.alerter().open_question("Deploy?", params, key="deploy-42")
     room.reply(first, room.ann, "yes")
     assert (first.check(), second.check()) == (None, None)
+    room.reply(first, room.bob, "yes please")
+    assert (first.check(), second.check()) == (None, None)
+    assert room.notes(first)[1].startswith("That is not an answer yet.")
     room.reply(first, room.bob, "yes")
     assert (second.check(), first.check()) == (None, None)
-    notes = [note[note.index(":"):] for note in room.notes(first)]
+    notes = [note[note.index(":"):] for note in room.notes(first)[::2]]
     assert notes == [": 1 of 3 approvals.", ": 2 of 3 approvals."]
     room.reply(first, room.eve, "ok")
     assert first.check().approvals == second.check().approvals == (room.ann, room.bob, room.eve)
@@ -6241,6 +6244,22 @@ def test_who_died_over_the_end_note_is_succeeded(room):
     assert (_decide(room).by, len(room.notes(first)), _records()) == (room.ann, 1, {})
 
 
+def test_who_asks_while_the_end_is_written_is_not_given_that_answer(room):
+    first = room.alerter().open_question("Deploy?", key="deploy-42")
+    room.reply(first, room.ann, "yes")
+    say = first._say
+
+    def slow_say(*given):
+        _die(room.clock, 2)
+        with pytest.raises(Gone):  # it waits
+            _decide(room)
+        say(*given)
+
+    first._say = slow_say
+    assert (outcome(first), len(room.notes(first)), _records()) == (YES, 1, {})
+    assert _decide(room, timeout=2).status == "timeout" and len(room.posted_questions()) == 2
+
+
 def test_a_question_whose_key_is_anothers_by_now_is_not_approved(boards, clock):
     """Though nobody remembers any more that it was replaced."""
     board = in_time(Board, clock)()
@@ -6328,6 +6347,7 @@ def test_what_a_later_version_added_to_a_record_stays(room):
     question = _ask_and_die(room)
     with StackStore()._changing() as data:
         data["questions"]["deploy-42"]["odd"] = [1]
+        data["ended"] = {"1": 5, "2": {"at": "x"}, "3": {"at": room.clock.now()}}  # nobody can read these
     _ask_and_die(room)
     assert _records()["deploy-42"]["odd"] == [1]
     room.reply(question, room.ann, "yes")
