@@ -3804,6 +3804,7 @@ for _name in "div tr li table ul ol pre center section article h1 h2 h3 h4 h5 h6
 # A day with its year, or with a time; digits of any script.
 _DATE = (r"(?<!\d)(?:\d{4}(?!\d).*?(?<!\d)\d\d?(?!\d)|\d\d?(?!\d).*?(?<!\d)\d{4}(?!\d)"
          r"|\d\d?[./-]\d\d?[./-]\d\d|\d\d?(?!\d).*?\d\d?[:.h]\d\d(?!\d))")
+_WHOLE_DATE = r"\w{1,9}[ ./-]\w{1,9}[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d"  # and time
 _HEAD_LINE = r"\W{0,3}\w[\w '-]{0,20}[:\uff1a]"
 _CONTACT = (r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+"  # "only staging | not production" is none
             r"|(?:[\w.]{1,8}:? ?\+|(?:[\w.]{1,8}: ?)?(?!\d\d?[./-]\d\d?[./-]\d)[+(0])\d?[\d ()/.-]{6,20}"
@@ -4575,7 +4576,11 @@ class _Thread:
         called = re.findall(rf"([^<>,;:\"]{{3,60}}?)\"? <{re.escape(self._address)}", addressed)
         us = "|".join(map(re.escape, filter(None, [name, self._address, *called])))
         self._us = rf"(?<![\w.+-])(?:{us})(?![\w-])"
-        readers = "|".join(map(re.escape, [writer, *record.recipients])).casefold()
+        people = [writer, *record.recipients]
+        self._people = set(self._names)  # who is not us
+        for person in people:
+            self._people.update(re.findall(r"[^\W\d_]+", person.partition("@")[0].casefold()))
+        readers = "|".join(map(re.escape, people)).casefold()
         self._tellers = {"us": self._us, "date": _DATE, "reader": readers}
         self._ours = ""  # the letters of all that was mailed
         self._starts: list[int] = []  # where our lines begin in it
@@ -4682,24 +4687,27 @@ class _Thread:
         if facts.count("date") > 1 or facts.count("subject") > 1:
             return False
         if "subject" in facts:
-            return self._is_head(block, told, facts.count("us"))
-        if not told[0] or len(block) > 3:
+            return len(block) > 2 and self._is_head(block, told, facts)
+        if not all(told[:-1]) or len(block) > 3:
             return False
         return self._is_attribution(block)
 
-    def _is_head(self, block: list[str], told: list[set[str]], named: int) -> bool:
+    def _is_head(self, block: list[str], told: list[set[str]], facts: list[str]) -> bool:
         """True for From, Date, To and Subject in any language and order: lines with labels."""
         for line, about in zip(block, told):
             if not about and not re.match(_HEAD_LINE, line):
                 return False
-        if named > 1 or named and not told[0]:  # where nobody is named, it is we by an unknown name
+        begins = bool(told[0])
+        if "us" not in facts:  # or by a name that nobody knows here, above all that a program tells
+            begins = {"date", "reader"}.issubset(facts) and len(block) == len(facts) + 1
+        if not begins or facts.count("us") > 1:
             return False
         return not told[-1].isdisjoint({"subject", "reader"})
 
     def _is_attribution(self, block: list[str]) -> bool:
         """True for `On 24 Nov 2026, at 10:12, Bot <bot@example.org> wrote:` in any language.
 
-        It names us, once, with a date or as its first word, and ends with the only colon at a line's end.
+        It names us, once, with a date or as all but its verb, and ends with the only colon at a line's end.
         """
         *above, last = [_ends_with_colon(line) for line in block]
         if any(above) or not last:
@@ -4708,23 +4716,20 @@ class _Thread:
         once = rf"{self._us}(?:\W{{1,6}}{self._us})?"  # "Bot <bot@example.org>" is one name
         if len(re.findall(once, whole.casefold())) > 1:
             return False
-        if re.match(rf"\W*{self._us}", whole.casefold()):
+        if re.fullmatch(rf"\W*{once}\W*(?:\w\w? )?\w*\W*", whole.casefold()):
             return True
         return {"us", "date"} <= self._told(whole) or self._names_somebody(whole)
 
     def _names_somebody(self, line: str) -> bool:
-        """True if such a line has an unknown name for us, in capitals, where programs put it.
+        """True for `On 24.11.2026 10:12, Deploy Bot wrote:`, with a name for us that nobody knows here.
 
-        `Deploy Bot <bot@example.org> writes:` or, with a time, `24.11.2026 10:12, Deploy Bot wrote:`.
+        Programs write a whole date, two names or more in capitals, which are no reader's, and one verb.
         """
-        address = re.escape(self._address)
-        addressed = re.fullmatch(rf"\W*([^<>]{{3,60}}) <(?i:{address})>\W*\w+\W*", line)
-        if addressed:
-            return set(_shape(addressed[1])) == {"N"}
-        timed = re.fullmatch(r".*\d[:.h]\d\d[^,]{0,14},([^,\d]+)", line)
-        if not timed:
+        timed = re.fullmatch(rf"\W*(?:\w\w? (?:\w{{2,4}},? )?)?{_WHOLE_DATE}[^,]{{0,14}},([^,\d]+)", line)
+        named = re.findall(r"[^\W\d_]+", line.casefold())
+        if not timed or not self._people.isdisjoint(named):
             return False
-        return bool(re.fullmatch("l{1,2}N{1,4}|N{1,4}l{1,2}", _shape(timed[1])))
+        return bool(re.fullmatch("lN{2,4}|N{2,4}l", _shape(timed[1])))
 
     def _is_closing(self, line: str) -> bool:
         """True for a closing formula, the writer's name, or both."""
@@ -4741,9 +4746,9 @@ def _ends_with_colon(line: str) -> bool:
 
 
 def _shape(text: str) -> str:
-    """Return a letter for each word: l in small letters, N with a capital, ? where there are no such."""
+    """Return a letter for each word of two or more: l in small ones, N with a capital, ? where none are."""
     shape = ""
-    for word in re.findall(r"[^\W\d_]+", text):
+    for word in re.findall(r"[^\W\d_]{2,}", text):
         if word.islower():
             shape += "l"
         else:

@@ -1745,6 +1745,15 @@ Cordialement, mais attendez ¦ ask {E} first ¦ wait for {N} <{E}>: ¦ From: {N}
 erst nach 24.11.2026 10:12 ¦ {E}: not yet ¦ I approve of {E} in general ¦ sent to prod only with my iPhone
 on my iPhone ¦ for Android ¦ Deploy? ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ no ¦ 👎 ¦ > no
 before: 01.12.2026 ¦ {E}: not before 01.12.2026 ¦ not before 24.11.2026 ¦ approve""")
+# directly above a quote, where programs put their line
+OVER_A_QUOTE = re.split(" ¦ |\n", """\
+On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ On 24.11.2026 10:12, Bob Miller refused:
+Not before 1.12.2026 10:00, says Anna Schmidt: ¦ Ab 1.12. 18:00, nur Staging Server:
+Only between 10:00 and 12:00, ask Anna Schmidt: ¦ Ask Deploy Bot <{E}> first: ¦ Stop <{E}> please:
+Bitte Montag <{E}> fragen: ¦ {E} must wait: ¦ {E}: not before Monday: ¦ only staging: {S} ¦ {S}: not yet
+Only: staging⏎Re: {S} ¦ Note: only staging⏎Subject: {S} ¦ until 24.11.2026⏎only staging⏎{E} wrote:
+From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
+---- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S}""")
 MAIL_PAGES = {
     "apple": '<html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote '
         'type="cite"><div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br '
@@ -7496,11 +7505,11 @@ RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. 
 
 @pytest.mark.parametrize("message, name, to, unread", [
     (AlerterMessage(body="Deploy model to production?"), "Deploy Bot", "Deploy Bot <bot@example.org>", 0),
-    (RICH, "bot@example.org", "bot@example.org", 0), (RICH, "Deploy Bot", "bot@example.org", 2)])
+    (RICH, "bot@example.org", "bot@example.org", 0), (RICH, "Deploy Bot", "bot@example.org", 11)])
 def test_an_answer_is_read_however_a_program_lays_it_out(message, name, to, unread, desk):
     """Above the quote, below it or without one; we by our address, or by a name in the reader's address book.
 
-    Where that name stands nowhere else in the reply, "Deploy Bot writes:" alone is not known.
+    Where that name stands nowhere else in the reply, it is not known without a date.
     """
     question = desk.open(message)
     layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
@@ -7515,7 +7524,8 @@ def test_an_answer_is_read_however_a_program_lays_it_out(message, name, to, unre
     mails = [(to, laid_out(layout, desk.asked, word, name)) for layout, word in zip(layouts, words)]
     statuses = read_at_once(desk, question, mails)
     missed = [layout for layout, got, want in zip(layouts, statuses, [YES, NO] * len(layouts)) if got != want]
-    assert len(layouts) > 300 and [layout for layout in missed if "{N} writes:" not in layout] == []
+    dateless = [layout for layout in layouts if re.search("{N}.{0,6}(?: writes|のメール):", layout)]
+    assert len(layouts) > 300 and set(missed) <= set(dateless)
     assert len(missed) == unread
 
 
@@ -7546,6 +7556,8 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
               *(page.replace("{A}", "%s<p>{A}") for page in MAIL_PAGES.values()),
               "<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>"]
     question, layouts = desk.open(RICH), []
+    for place in ("{A}\n\n%s\n\n{Q}", "{A}\n%s\n{P}", "%s\n{Q}\n\n{A}"):
+        layouts += [place.replace("%s", shown) for shown in OVER_A_QUOTE]
     for row, place in enumerate(places):
         step = 1 if MORE else 2 if row < 19 else 6
         for shown in CONDITIONS[row % step::step]:
