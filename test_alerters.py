@@ -7137,13 +7137,11 @@ def test_a_lost_answer_to_data_is_repeated_once_with_the_same_message_id(relay, 
 
 
 def test_the_name_in_ehlo_is_one_that_servers_take(relay, monkeypatch):
-    for host, name in {"build7.corp.example": "build7.corp.example", "laptop": "example.org",
-                       "127.0.0.1": "example.org", "mac book.local": "example.org",
-                       "localhost.localdomain": "example.org"}.items():
+    for host in ("build7.corp.example", "laptop", "127.0.0.1", "mac book.local", "localhost.localdomain"):
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
         relay_alerter(relay).send("hi")
-        assert relay.commands.pop(0).line == f"ehlo {name}"
-        relay.commands.clear()
+    said = [command.line for command in relay.commands if "ehlo" in command.line]
+    assert said == ["ehlo build7.corp.example", *["ehlo example.org"] * 4]
 
 
 @pytest.mark.parametrize("stage", ["connect", "ehlo", "rcpt"])
@@ -7188,14 +7186,12 @@ def test_who_is_refused_is_named_and_the_others_have_it_once(refusals, held, nam
     assert len({mail.message_id for mail in relay.mails}) <= 1 and clock.monotonic() <= 30
 
 
-def test_more_recipients_than_the_server_takes_at_once_all_get_one(relay, clock):
-    people = [f"user{n}@example.org" for n in range(250 if MORE else 120)]
+def test_each_of_many_gets_one_mail_and_one_lost_after_a_part_is_told_as_partial(relay, clock):
+    people = [f"user{n}@example.org" for n in range(250 if MORE else 120)]  # the server takes 100 at once
     assert relay_alerter(relay, clock, recipient_email=people).post("hi") is True
     assert sorted(rcpt for mail in relay.mails for rcpt in mail.rcpts) == sorted(people)
     assert len({mail.message_id for mail in relay.mails}) == 1 and clock.monotonic() <= 30
-
-
-def test_a_mail_lost_after_one_part_went_out_is_told_as_partial(relay, clock):
+    relay.mails.clear()
     relay.refuse = {BOB: ["451 4.7.1 later"]}
     relay.fail("data", None, "554 5.7.1 spam")
     error = refusal_of(relay_alerter(relay, clock))
@@ -7222,9 +7218,6 @@ def test_a_mail_too_large_goes_once_more_without_its_files(lines, size, answer, 
     assert re.search(f"{words}.*: the mail is too large; it goes without image-1.png, 売上.csv", warning)
     assert ("message.txt" in warning) is ("characters left out" in text) is (lines > 1)
     assert not service.violations and [BOB in line for line in errors_of(caplog)] == [True] * bool(refused)
-
-
-def test_a_text_that_is_too_large_is_told_so(clock):
     with FakeSMTP(tls=None, announced=500) as service:
         error = refusal_of(relay_alerter(service, clock), AlerterMessage(body="x", images=[MAIL_PNG]))
     assert (error.status, error.outcome, error.hint) == (552, "not_sent", "the mail is too large")
@@ -7281,19 +7274,14 @@ def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(hasty, trusted):
     """All at once, as each takes real time: 30 s of a mail server, and as many of a mailbox."""
     services = []
 
-    def mailbox(relay, stage, fault):
-        with FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
-            services.append(imap)
-            question = mail_asker(relay, imap, hasty).open_question("Deploy?")
-            imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
-            imap.fail(stage, fault)
-            return question.wait(900).status
-
     def case(stage, fault):
-        with FakeSMTP(tls=None) as relay:
-            services.append(relay)
+        with FakeSMTP(tls=None) as relay, FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
+            services.extend([relay, imap])
             if stage in FakeIMAP.stages:
-                return mailbox(relay, stage, fault)
+                question = mail_asker(relay, imap, hasty).open_question("Deploy?")
+                imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
+                imap.fail(stage, fault)
+                return question.wait(900).status
             relay.fail(stage, fault, times=None)
             try:
                 outcome = relay_alerter(relay, hasty).send("hi") and "sent"
@@ -7307,20 +7295,6 @@ def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(hasty, trusted):
     assert all_at_once(case, STALLS) == STALLS
     watchdog.cancel()
     assert hasty.monotonic() - start < 5 * 75
-
-
-@pytest.mark.parametrize("coded", [MAIL_PASSWORD, f"\0bot@example.org\0{MAIL_PASSWORD}"])
-def test_a_password_that_a_server_repeats_is_in_no_error_or_log(coded, smtp, imap, clock, caplog):
-    caplog.set_level(logging.DEBUG)
-    word = base64.b64encode(coded.encode()).decode() if "\0" in coded else coded
-    smtp.fail("auth", "535 5.7.8 bad credentials: AUTH PLAIN " + word, times=None)
-    imap.fail("login", "NO bad credentials: AUTH PLAIN " + word, times=None)
-    alerter = mail_alerter(smtp, imap, clock)
-    alerter.post("hi")
-    with pytest.raises(DeliveryError, match="SMTP: 535 5.7.8 bad .* IMAP log-in refused: bad ") as caught:
-        alerter.check()
-    told = "".join(traceback.format_exception(None, caught.value, caught.tb))
-    assert word not in told + repr(caught.value) + caplog.text + repr(alerter)
 
 
 @pytest.mark.parametrize("user, password", [
@@ -7343,23 +7317,32 @@ def test_any_user_and_password_log_in_where_the_server_takes_utf_8(user, passwor
         assert not smtp.violations + old.violations + imap.violations
 
 
-def test_the_password_never_goes_out_in_the_mail(smtp):
-    mail_alerter(smtp).send(AlerterMessage("t " + MAIL_PASSWORD, "b " + MAIL_PASSWORD,
-                                           {MAIL_PASSWORD: MAIL_PASSWORD}))
+@pytest.mark.parametrize("coded", [MAIL_PASSWORD, f"\0bot@example.org\0{MAIL_PASSWORD}"])
+def test_a_password_that_is_repeated_is_in_no_mail_error_or_log(coded, smtp, imap, clock, caplog):
+    caplog.set_level(logging.DEBUG)
+    word = base64.b64encode(coded.encode()).decode() if "\0" in coded else coded
+    alerter = mail_alerter(smtp, imap, clock)
+    alerter.send(AlerterMessage(f"t {MAIL_PASSWORD}", f"b {MAIL_PASSWORD}", {MAIL_PASSWORD: MAIL_PASSWORD}))
     assert MAIL_PASSWORD.encode() not in smtp.mails[0].data and MAIL_PASSWORD not in mail_text(smtp.mails[0])
+    smtp.fail("auth", "535 5.7.8 bad credentials: AUTH PLAIN " + word, times=None)
+    imap.fail("login", "NO bad credentials: AUTH PLAIN " + word, times=None)
+    alerter.post("hi")
+    with pytest.raises(DeliveryError, match="SMTP: 535 5.7.8 bad .* IMAP log-in refused: bad ") as caught:
+        alerter.check()
+    told = "".join(traceback.format_exception(None, caught.value, caught.tb))
+    assert word not in told + repr(caught.value) + caplog.text + repr(alerter)
 
 
 def test_check_tells_what_works(smtp, imap, clock):
-    assert mail_alerter(smtp, imap, clock).check() == (
-        "ok    SMTP: connected and logged in\nok    IMAP: connected and logged in")
-    assert mail_alerter(smtp).check() == ("ok    SMTP: connected and logged in\n"
-                                          "note  IMAP: not set, so this alerter posts and cannot ask")
+    good = "ok    SMTP: connected and logged in\n"
+    assert mail_alerter(smtp, imap, clock).check() == f"{good}ok    IMAP: connected and logged in"
+    assert mail_alerter(smtp).check() == f"{good}note  IMAP: not set, so this alerter posts and cannot ask"
     imap.fail("select", "NO [NONEXISTENT] Unknown Mailbox", times=None)
-    with pytest.raises(DeliveryError, match="IMAP: "):
-        mail_alerter(smtp, imap, clock).check()
-    with pytest.raises(DeliveryError, match="IMAP: .*: check imap_username and imap_password;") as caught:
-        mail_alerter(smtp, imap, clock, imap_password="wrong-password-2").check()
-    assert "wrong-password-2" not in str(caught.value) and not smtp.mails
+    for fields, said in (({}, "IMAP: "), ({"imap_password": "wrong-password-2"},
+                                          "IMAP: .*: check imap_username and imap_password;")):
+        with pytest.raises(DeliveryError, match=said) as caught:
+            mail_alerter(smtp, imap, clock, **fields).check()
+        assert "wrong-password-2" not in str(caught.value) and not smtp.mails
 
 
 # === E-mail: asking ===
@@ -7382,10 +7365,6 @@ def desk(relay, imap, clock):
         def asked(self):
             return relay.mails[0].message
 
-        @property
-        def box(self):
-            return imap.inbox
-
         def deliver(self, sender, text, client="gmail", at=None, **how):
             return imap.deliver(mail_reply(self.asked, sender, text, client, **how), at=at)
 
@@ -7398,13 +7377,10 @@ def desk(relay, imap, clock):
                 imap.inbox.append(Stored(n, b"Subject: other\r\n\r\nok", at or clock.now()))
             imap.next_uid += many
 
-        def raw(self, head, body="approve", token=True):
-            subject = "Subject: Re: {}\n".format(self.asked["Subject"]) if token else ""
+        def deliver_raw(self, head, body="approve", at=None, subject=True):
+            subject = "Subject: Re: {}\n".format(self.asked["Subject"]) if subject else ""
             head, body = [part if isinstance(part, bytes) else part.encode() for part in (head, body)]
-            return head + b"\n" + subject.encode() + b"\n" + body + b"\n"
-
-        def deliver_raw(self, head, body="approve", at=None, token=True):
-            return imap.deliver(self.raw(head, body, token), at=at)
+            return imap.deliver(head + b"\n" + subject.encode() + b"\n" + body + b"\n", at=at)
 
         @property
         def fetched(self):
@@ -7432,14 +7408,16 @@ def test_a_reply_by_mail_decides(text, status, desk):
 
 
 def test_the_question_says_how_who_and_until_when(desk):
+    with pytest.raises(ConfigError, match="approvers: 'Boss <boss@example.com>'"):
+        desk.open(approvers=["Boss <boss@example.com>"])
+    assert desk.relay.mails == []
     desk.open(timeout=3600, approvers=[BOB], approve_msg_options=["ship it"])
     text = mail_text(desk.relay.mails[0])
     for shown in (text, " ".join(MailPage(desk.relay.mails[0]).words)):
         for words in ("Deploy?", "Reply", "ship it", "decline", "2023-11-14 23:13:20 UTC", BOB):
             assert words in shown
-    subject, message_id = str(desk.asked["Subject"]), desk.relay.mails[0].message_id
-    token = re.fullmatch(r"Deploy\? \[#([0-9a-f]{16})\]", subject)[1]
-    assert token in message_id and desk.asked["Auto-Submitted"] == "auto-generated"
+    token = re.fullmatch(r"Deploy\? \[#([0-9a-f]{16})\]", str(desk.asked["Subject"]))[1]
+    assert token in desk.relay.mails[0].message_id and desk.asked["Auto-Submitted"] == "auto-generated"
 
 
 @pytest.mark.parametrize("number, status", [(0, "approved"), (1, "declined")])
@@ -7591,16 +7569,23 @@ def test_no_machine_answers_for_a_person(desk):
     assert read_at_once(desk, question, mails) == [None] * (len(AUTOMATIC) - 3) + [YES] * 3
 
 
-@pytest.mark.parametrize("title",
-                         ["Déployer le modèle ?", "デプロイしますか？本番環境へ",
-                         "🚀" * 20, "x" * 300, "Развернуть?"])
-def test_a_subject_that_is_not_ascii_alone_finds_the_question(title, desk):
-    question = desk.open(AlerterMessage(title, "Deploy?"))
-    desk.deliver(ANN_FULL, "yes", keep_ids=False)
-    assert bool(question.check()) is True
+def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
+    for title in ("Déployer le modèle ?", "デプロイしますか？本番", "🚀" * 20, "x" * 300, "b é?", "q é?"):
+        question, mailed = desk.open(AlerterMessage(title, "Deploy?")), desk.relay.mails[-1].message
+        data = f"Re: {mailed['Subject']}".encode()
+        quoted = "".join(f"={byte:02X}" for byte in data)
+        word = base64.b64encode(data).decode() if title[0] == "b" else quoted
+        own = f"From: {ANN}\nSubject: =?utf-8?{title[0]}?{word}?=\n\napprove\n".encode()
+        desk.imap.deliver(own if title[1] == " " else mail_reply(mailed, ANN_FULL, "yes", keep_ids=False))
+        assert outcome(question) == YES, title
 
 
-def test_a_provider_that_rewrites_message_ids_changes_nothing(imap, clock):
+def test_new_message_ids_and_charsets_that_nobody_knows_hide_no_answer(imap, clock, desk):
+    question = desk.open(minimum_approvals=2)
+    for who, charset in ((ANN, "unknown-8bit"), (BOB, "x-mac-roman")):
+        assert outcome(question) is None
+        desk.deliver_raw(f"From: {who}\nContent-Type: text/plain; charset={charset}", "approve")
+    assert outcome(question) == YES
     with FakeSMTP(tls=None, rewrite_ids=True) as service:
         question = mail_asker(service, imap, clock).open_question("Deploy?")
         asked = service.mails[0].message
@@ -7609,39 +7594,26 @@ def test_a_provider_that_rewrites_message_ids_changes_nothing(imap, clock):
         assert bool(question.check()) is True
 
 
-FROM = {  # header(s): who that is
-    "From: ann@example.org": ANN, "From: <ann@example.org>": ANN,
-    "From: Ann <ANN@Example.ORG>": "ANN@Example.ORG",
-    'From: "Doe, Ann" <ann@example.org>': ANN, "From: =?utf-8?q?=C3=84nn?= <ann@example.org>": ANN,
-    "From: Ann\n <ann@example.org>": ANN, 'From: "ann@example.org" <ann@example.org>': ANN,
-    "From: 'ann@example.org' <ann@example.org>": ANN, 'From: "Ann \\"AD\\" Doe" <ann@example.org>': ANN,
-    "From: Ann Doe (Ops) <ann@example.org>": ANN, "From: Änn <ann@example.org>": ANN,
-    "From: ann@example.org\nFrom: bob@example.org": None,
-    "From: ann@example.org\nfrom: ann@example.org": None,
-    "From: ann@example.org, bob@example.org": None, "From: ann@example.org, eve@evil.test": None,
-    "From: ann@example.org]<eve@evil.test>": None, "From: ann@example.org <eve@evil.test>": None,
-    'From: "ann@example.org" <eve@evil.test>': None, "From: Ann <ann@example.org> <eve@evil.test>": None,
-    "From: eve@evil.test <ann@example.org> ": None, "From: <eve@evil.test> ann@example.org": None,
-    "From: eve@evil.test": None, "From: <ann@example.org.evil.test>": None,
-    "From: Team: ann@example.org;": None,
-    "From: Ann <ann@example.org>\n <eve@evil.test>": None,
-    "From: =?utf-8?q?ann=40example=2Eorg?= <eve@evil.test>": None,
-    "From: ann": None, "From:": None, "X-From: ann@example.org": None,
-    "From: ann@example.org (c) eve@evil.test": None,
-    "Sender: ann@example.org\nFrom: eve@evil.test": None,
-    "Reply-To: ann@example.org\nFrom: eve@evil.test": None,
-    "From: =?utf-8?q?Ann_<ann=40example=2Eorg>?=": None, "From: ann@EXAMPLE.org@evil.test": None,
-    "From: ann@example.org\0@evil.test": None, "From: xann@example.org": None, "From: bot@example.org": None,
-}
+# {A}: Ann's address, {E}: Eve's
+FROM_ANN = re.split(" ¦ |\n", r"""{A} ¦ <{A}> ¦ Ann <ANN@Example.ORG> ¦ "Doe, Ann" <{A}> ¦ Ann⏎ <{A}>
+"{A}" <{A}> ¦ '{A}' <{A}> ¦ "Ann \"AD\" Doe" <{A}> ¦ Ann Doe (Ops) <{A}>
+=?utf-8?q?=C3=84nn?= <{A}> ¦ Änn <{A}>""")
+FROM_OTHERS = re.split(" ¦ |\n", """\
+{A}⏎From: bob@example.org ¦ {A}⏎from: {A} ¦ {A}, bob@example.org ¦ {A}, {E} ¦ {A}]<{E}> ¦ {A} <{E}>
+"{A}" <{E}> ¦ Ann <{A}> <{E}> ¦ {E} <{A}>  ¦ <{E}> {A} ¦ {E} ¦ Team: {A}; ¦ <{A}.evil.test> ¦ ann ¦  ¦ x{A}
+=?utf-8?q?ann=40example=2Eorg?= <{E}> ¦ {A} (c) {E} ¦ {A}\0@evil.test ¦ {E}⏎Sender: {A} ¦ Ann <{A}>⏎ <{E}>
+{E}⏎Reply-To: {A} ¦ =?utf-8?q?Ann_<ann=40example=2Eorg>?= ¦ ann@EXAMPLE.org@evil.test ¦ bot@example.org""")
 
 
 def test_who_wrote_is_who_the_one_from_header_says(desk):
     question = desk.open()
-    for n, header in enumerate(FROM):
-        desk.deliver_raw(header, at=desk.clock.start + n)
+    for n, header in enumerate(FROM_ANN + FROM_OTHERS):
+        header = header.replace("⏎", "\n").replace("{A}", ANN).replace("{E}", EVE)
+        desk.deliver_raw(f"From: {header}", at=desk.clock.start + n)
+    desk.deliver_raw("X-From: ann@example.org", at=desk.clock.start + 99)
     got = {int(reply["at"] - desk.clock.start): reply["by"] for reply in desk.alerter.replies(question)}
     question.check()
-    assert {header: got.get(n) for n, header in enumerate(FROM)} == FROM
+    assert got == {n: "ANN@Example.ORG" if "ANN" in header else ANN for n, header in enumerate(FROM_ANN)}
 
 
 CARL, MUNICH = "carl@example.org", "ann@xn--mnchen-3ya.example"
@@ -7663,32 +7635,21 @@ def test_only_who_may_decides_and_the_recipients_hear_it(own, given, approvers, 
     assert [mail.rcpts for mail in desk.relay.mails] == [[given] if given else own] * 2
 
 
-NOT_APPROVALS = [
-    "yes please", "approve it", "do not approve", "don't approve", "not ok", "approve?",
-    "approve\n\nwait, no", "no\napprove",
-    "approve if the tests pass", "I would approve", "approve\nreject", "ok, but later", "approve\n\nNot!",
-    '"approve"',
-    "'ok'", "~~approve~~", "(approve)", "approve / reject", "approuvé", "ja", "disapprove this",
-    "approve approve",
-    "I cannot\napprove", "yes and no", "", "\n\n", "approve :(", "> approve", ">approve",
-    "approve\n> quoted\nwait, no",
-    "approve\nOn second thought, no", "approve\nOn hold until Monday", "yes\nEm espera", "ok\nAm Montag erst",
-    "ok\nLe build est rouge",
-    "ok\nEl build falla", "ok\nIl test fallisce", "ok\nOp maandag pas", "approve\n\nOn reflection: wait",
-    "ok\n\nThanks,\nonly staging | not production",
-    "approve\nSent too early, wait", "ok\nEnviado demasiado pronto, espera",
-    "ok\nEnvoyé de façon prématurée, attendez",
-    "approve\nSent from my mistake, please wait", "approve\n--- not yet, wait ---",
-    "approve\n-- not before noon --",
-    "approve\n____________\nPS: not today", "approve\n----- wait -----\nNote: not before noon",
-    "approve\nOn 2026-12-01, not before", "ok\nAm 1.12.2026, nicht vorher",
-    "approve\nFrom: me\nTo: you\nNote: not yet\n",
-    "approve\n__________\nwait, no", "approve\nFrom: my side\nDate: not yet", "approve\nwhen CI is green",
-    "approve\n\n\n\n\n\n\n\nP.S. not today", "approve\n\tnot today", "y\u0435s", "аpprove", "app\u200brove",
-    "a p p r o v e",
-    "approve\n> Deploy?\nno\n> more\n", "Sent from my iPhone", "-- \napprove", "approve\x00d",
-    "=?utf-8?q?approve?=",
-]
+NOT_APPROVALS = re.split(" ¦ |\n", """\
+yes please ¦ approve it ¦ do not approve ¦ don't approve ¦ not ok ¦ approve? ¦ approve⏎⏎wait, no ¦ no⏎approve
+approve if the tests pass ¦ I would approve ¦ approve⏎reject ¦ ok, but later ¦ approve⏎⏎Not! ¦ "approve"
+'ok' ¦ ~~approve~~ ¦ (approve) ¦ approve / reject ¦ approuvé ¦ ja ¦ disapprove this ¦ approve approve
+I cannot⏎approve ¦ yes and no ¦  ¦ ⏎⏎ ¦ approve :( ¦ > approve ¦ >approve ¦ approve⏎> quoted⏎wait, no
+ok⏎El build falla ¦ approve⏎On second thought, no ¦ approve⏎On hold until Monday ¦ yes⏎Em espera
+ok⏎Am Montag erst ¦ ok⏎Le build est rouge ¦ ok⏎Il test fallisce ¦ ok⏎Op maandag pas
+approve⏎⏎On reflection: wait ¦ ok⏎⏎Thanks,⏎only staging | not production ¦ approve⏎Sent too early, wait
+approve⏎--- not yet, wait --- ¦ ok⏎Enviado demasiado pronto, espera ¦ ok⏎Envoyé de façon prématurée, attendez
+approve⏎-- not before noon -- ¦ approve⏎Sent from my mistake, please wait ¦ approve⏎____________⏎PS: not today
+approve⏎On 2026-12-01, not before ¦ approve⏎----- wait -----⏎Note: not before noon
+ok⏎Am 1.12.2026, nicht vorher ¦ approve⏎__________⏎wait, no ¦ approve⏎From: me⏎To: you⏎Note: not yet⏎
+approve⏎From: my side⏎Date: not yet ¦ approve⏎when CI is green ¦ approve⏎⏎⏎⏎⏎⏎⏎⏎P.S. not today
+approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o v e ¦ approve⏎> Deploy?⏎no⏎> more⏎
+Sent from my iPhone ¦ -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?=""")
 
 
 def test_what_is_not_exactly_the_word_never_approves(desk):
@@ -7709,37 +7670,33 @@ def test_what_is_not_exactly_the_word_never_approves(desk):
     assert [case for case, status in zip(shown, statuses) if status == YES] == []
 
 
-HTML_ANSWERS = {  # HTML of a reply: the text that counts, or None for whatever is no approval
-    "<p>approve</p>": "approve", "<div>Approve<br></div>": "Approve", "approve": "approve",
-    "<b>yes</b>": "yes",
-    "<p>&nbsp;</p><p>ok&nbsp;</p>": "ok", "<table><tr><td>no</td></tr></table>": "no",
-    "<style>p{}</style><p>ok</p>": "ok", "<!-- no --><p>ok</p>": "ok",
-    "<p>LGTM</p><blockquote>no</blockquote>": None, "<p>ok<!-- no -->": "ok", "ok<!--> no": None,
-    "ok<textarea><!-- </textarea>only ": None,
-    "<P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P>": None, "<DEL>ok</DEL>": None, "<s >ok": None,
-    "<p style='text-decoration:line&#45;through'>ok": None, "<pre>ok\nno</pre>": None,
-    "ok<a title='>no'>": "ok", "ok<![CDATA[> no]]>": None, "ok<a title='> no": None, "ok<?a> no": None,
-    "ok<title></x> no</title>": "ok", "ok<style></title> no": None, "ok</p no": "ok", "ok<": None,
-    "<div>approve</div><div>if CI is green</div>": None, "<s>approve</s>": None, "<del>approve</del>": None,
-    "<strike>approve</strike>": None, '<span style="text-decoration:line-through">approve</span>': None,
-    "<blockquote>approve</blockquote>": None, "<script>approve</script>": None,
-    "<p>approve</p><blockquote>x</blockquote><p>no</p>": None,
-    '<div class="gmail_quote">approve</div>': "approve", "<p>not</p><p>ok</p>": None,
-    "<ul><li>ok</li><li>no</li></ul>": None,
-    '<div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>': None,
-    "<p>ok<p>no": None,
-    "<p>ok</p><table><tr><td>not</td><td>now</td></tr></table>": None, "<title>ok</title>": None,
-    "<p title='ok'>": None,
-}
+HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: HTML of replies
+    "approve": ["<p>approve</p>", "approve", '<div class="gmail_quote">approve</div>'], "yes": ["<b>yes</b>"],
+    "Approve": ["<div>Approve<br></div>"], "no": ["<table><tr><td>no</td></tr></table>"],
+    "ok": ["<p>&nbsp;</p><p>ok&nbsp;</p>", "<style>p{}</style><p>ok</p>", "<!-- no --><p>ok</p>",
+           "<p>ok<!-- no -->", "ok<a title='>no'>", "ok<title></x> no</title>", "ok</p no"],
+    None: [
+        "<p>LGTM</p><blockquote>no</blockquote>", "ok<!--> no", "ok<textarea><!-- </textarea>only ",
+        "<P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P>", "<DEL>ok</DEL>", "<s >ok", "<pre>ok\nno</pre>",
+        "<p style='text-decoration:line&#45;through'>ok", "ok<![CDATA[> no]]>", "ok<a title='> no",
+        "ok<?a> no", "ok<style></title> no", "ok<", "<div>approve</div><div>if CI is green</div>",
+        "<s>approve</s>", "<del>approve</del>", "<strike>approve</strike>", "<script>approve</script>",
+        '<span style="text-decoration:line-through">approve</span>', "<blockquote>approve</blockquote>",
+        "<p>approve</p><blockquote>x</blockquote><p>no</p>", "<p>not</p><p>ok</p>", "<p>ok<p>no",
+        "<ul><li>ok</li><li>no</li></ul>", "<title>ok</title>", "<p title='ok'>",
+        '<div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>',
+        "<p>ok</p><table><tr><td>not</td><td>now</td></tr></table>"]}
 
 
 def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
     question, wrong = desk.open(), {}
-    for page, text in HTML_ANSWERS.items():
-        mail = desk.raw(f"From: {ANN}\nContent-Type: text/html", f"<html><body>{page}</body></html>")
-        said = alerters._mail_answer(mail, question, "bot@example.org", {ANN}, 0)["text"]
-        if said != text and (text or question._verdict(said, False) == YES):
-            wrong[page] = said
+    for text, pages in HTML_ANSWERS.items():
+        for page in pages:
+            desk.deliver_raw(f"From: {ANN}\nContent-Type: text/html", f"<html><body>{page}</body></html>")
+            mail = desk.imap.inbox[-1].raw
+            said = alerters._mail_answer(mail, question, "bot@example.org", {ANN}, 0)["text"]
+            if said != text and (text or question._verdict(said, False) == YES):
+                wrong[page] = said
     assert wrong == {}
 
 
@@ -7750,23 +7707,6 @@ def test_of_two_questions_in_one_mail_the_last_is_answered(desk):
     second = desk.alerter.open_question(message)
     desk.imap.deliver(mail_reply(desk.relay.mails[1].message, ANN, "approve", "gmail"))
     assert (outcome(first), outcome(second)) == (None, YES)
-
-
-@pytest.mark.parametrize("coding", ["b", "q"])
-def test_an_encoded_subject_alone_finds_the_question(desk, coding):
-    question = desk.open("Modèle 🚀?")
-    subject = f"Re: {email.header.decode_header(str(desk.asked['Subject']))[0][0]}"
-    data = subject.encode()
-    word = base64.b64encode(data).decode() if coding == "b" else "".join(f"={byte:02X}" for byte in data)
-    desk.imap.deliver(f"From: {ANN}\nSubject: =?utf-8?{coding}?{word}?=\n\napprove\n".encode())
-    assert outcome(question) == YES
-
-
-@pytest.mark.parametrize("charset", ["unknown-8bit", "x-unknown", "iso-8859-8-i", "x-mac-roman"])
-def test_a_charset_that_python_does_not_know_hides_no_answer(desk, charset):
-    question = desk.open()
-    desk.deliver_raw(f"From: {ANN}\nContent-Type: text/plain; charset={charset}", "approve")
-    assert outcome(question) == YES
 
 
 def mail_of(*parts, head="", kind="multipart/mixed"):
@@ -7830,7 +7770,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
                 part.set_content(text, charset=charset, cte=coding)
         return part if part.get_content_type() and part.get_payload() else leaf(text)
 
-    for _ in range(2000 if MORE else 200):
+    for _ in range(2000 if MORE else 120):
         said = ["approve"] + dice.sample(CONDITIONS[:-1], dice.choice([0, 1, 1, 2]))
         wants.append(len(said) == 1)
         dice.shuffle(said)
@@ -7851,7 +7791,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
     statuses = read_at_once(desk, question, mails)
     wrong = [mail for mail, want, got in zip(mails, wants, statuses) if got == YES and not want]
     missed = [mail for mail, want, got in zip(mails, wants, statuses) if want and got != YES]
-    assert (wrong, missed) == ([], []) and sum(wants) > 30
+    assert (wrong, missed) == ([], []) and sum(wants) > 15
 
 
 def test_an_answer_to_the_help_is_read_in_another_process_too(desk):
@@ -7860,11 +7800,7 @@ def test_an_answer_to_the_help_is_read_in_another_process_too(desk):
     assert question.check() is None
     again = Question.from_dict(json.loads(json.dumps(question.to_dict())), desk.alerter)
     hint = desk.relay.mails[1].message
-    quote = "\n".join(f"> {line}" for line in part_text(hint).split("\n"))
-    reply = email.message.EmailMessage()
-    reply["From"], reply["Subject"] = ANN_FULL, f"Re: {hint['Subject']}"
-    reply.set_content(f"bot@example.org wrote:\n\n{quote}\n\nok\n")
-    desk.imap.deliver(reply)
+    desk.imap.deliver(mail_reply(hint, ANN_FULL, "ok", "bottom", keep_ids=False))
     assert outcome(again) == YES
 
 
@@ -7895,54 +7831,40 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
 
     for kind, units in GROWING.items():
         for unit in units:
-            small, large = (seconds(kind, unit, size * (8 if MORE else 1)) for size in (5_000, 40_000))
-            if large > 0.1 and large > 20 * small:  # 8 times as large
+            small, large = (seconds(kind, unit, size * (8 if MORE else 1)) for size in (1_500, 12_000))
+            if large > 0.04 and large > 20 * small:  # 8 times as large
                 wrong.append((kind, unit, small, large))
     assert wrong == []
 
 
-def test_an_approver_by_mail_is_an_address(desk):
-    with pytest.raises(ConfigError, match="approvers: 'Boss <boss@example.com>'"):
-        desk.open(approvers=["Boss <boss@example.com>"])
-    assert desk.relay.mails == []
-
-
-POISON = {
-    "no charset that is known": (b'Content-Type: text/plain; charset="nope"', b"approve\xff"),
-    "no boundary": (b"Content-Type: multipart/mixed", b"--x\n\napprove\n--x--"),
-    "odd disposition": (b"Content-Disposition: ; filename*=utf-8''%ff", b"maybe"),
-    "odd type": (b"Content-Type: text/plain; charset*0*=; x*=y''; =", b"maybe"),
-    "type of nothing": (b"Content-Type:", b"maybe"),
-    "bad base64": (b"Content-Type: text/plain\nContent-Transfer-Encoding: base64", b"\xff!!\0abc="),
-    "odd transfer encoding": (b"Content-Transfer-Encoding: x-uuencode", b"begin 666\nxx"),
-    "8-bit head": (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"),
-    "bad encoded word": (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
-    "deep nesting": (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
+POISON = [  # what follows the From header of a mail, and its text
+    (b'Content-Type: text/plain; charset="nope"', b"approve\xff"), (b"Content-Type:", b"maybe"),
+    (b"Content-Type: multipart/mixed", b"--x\n\napprove\n--x--"), (b"Content-Type: image/png", b"\x89PNG"),
+    (b"Content-Disposition: ; filename*=utf-8''%ff", b"maybe"),
+    (b"Content-Type: text/plain; charset*0*=; x*=y''; =", b"maybe"),
+    (b"Content-Type: text/plain\nContent-Transfer-Encoding: base64", b"\xff!!\0abc="),
+    (b"Content-Transfer-Encoding: x-uuencode", b"begin 666\nxx"),
+    (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"), (b"X: y", b"On x wrote:" + b"\n" * 20000 + b"x"),
+    (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
+    (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
         b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(100))),
-    "a mail in a mail in a mail": (b"Content-Type: message/rfc822",
-                                   b"Content-Type: message/rfc822\n\n" * 150),
-    "many headers": (b"\n".join(b"X-%d: y" % n for n in range(3000)), b"maybe"),
-    "many addresses": (b"Cc: " + b"a@b.c, " * 3000, b"maybe"),
-    "unclosed comment": (b"Date: " + b"(" * 3000 + b"\nMessage-ID: <" + b"(" * 3000, b"maybe"),
-    "angle brackets": (b"References: " + b"<" * 3000, b"maybe"),
-    "attributions without end": (b"X: y", b"On " + b"wrote: " * 4000 + b"\n\n\n"),
-    "blank lines": (b"X: y", b"On x wrote:" + b"\n" * 20000 + b"x"),
-    "dashes": (b"X: y", b"-" * 20000 + b"\n" + b"- - " * 5000),
-    "tags without end": (b"Content-Type: text/html",
-                         b"<div>" * 5000 + b"<![CDATA[ <!-- <a href='" + b"<" * 5000),
-    "odd markup": (b"Content-Type: text/html",
-                   b"<!DOCTYPE [<!ENTITY x><![if x]><?php <![ &#xffffffff; &#99999999999; <a b=c"),
-    "only a picture": (b"Content-Type: image/png", b"\x89PNG"),
-}
+    (b"Content-Type: message/rfc822", b"Content-Type: message/rfc822\n\n" * 150),
+    (b"\n".join(b"X-%d: y" % n for n in range(3000)), b"maybe"), (b"Cc: " + b"a@b.c, " * 3000, b"maybe"),
+    (b"Date: " + b"(" * 3000 + b"\nMessage-ID: <" + b"(" * 3000, b"maybe"),
+    (b"References: " + b"<" * 3000, b"maybe"), (b"X: y", b"On " + b"wrote: " * 4000 + b"\n\n\n"),
+    (b"X: y", b"-" * 20000 + b"\n" + b"- - " * 5000),
+    (b"Content-Type: text/html", b"<div>" * 5000 + b"<![CDATA[ <!-- <a href='" + b"<" * 5000),
+    (b"Content-Type: text/html",
+     b"<!DOCTYPE [<!ENTITY x><![if x]><?php <![ &#xffffffff; &#99999999999; <a b=c")]
 
 
 def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
     question = desk.open(timeout=300)
-    for number, (name, (head, body)) in enumerate(POISON.items(), 1):
+    for number, (head, body) in enumerate(POISON, 1):
         desk.deliver_raw(b"From: ann@example.org\nMIME-Version: 1.0\n" + head, body)
         if MORE or not number % 7 or number == len(POISON):  # by default several at a visit
             start = time.process_time()
-            assert question.check() is None and time.process_time() - start < 1, name
+            assert question.check() is None and time.process_time() - start < 1, (head, body)
     desk.deliver(BOB, "approve")
     assert question.check().by == BOB
 
@@ -7973,8 +7895,7 @@ def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(stage, desk):
         desk.imap.fail(stage, fault, times=3 if MORE else 1)
         asked = desk.relay.mails[-1].message
         desk.clock.at(start + 3, lambda asked=asked: desk.imap.deliver(mail_reply(asked, ANN, "approve")))
-        assert bool(question.wait()) is True, fault
-        assert desk.clock.monotonic() - start < 20, fault
+        assert bool(question.wait()) is True and desk.clock.monotonic() - start < 20, fault
 
 
 @pytest.mark.parametrize("stage, fault, healed", [
@@ -8016,20 +7937,16 @@ def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_
 
 
 def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
-    questions, got = [desk.open(f"Deploy {number}?", timeout=900) for number in range(8)], []
+    questions = [desk.open(f"Deploy {number}?", timeout=900) for number in range(8)]
     for number, mail in enumerate(desk.relay.mails[:8]):
         desk.imap.deliver(mail_reply(mail.message, ANN, ("approve", "no")[number % 2]))
     desk.imap.fail("login", "stall")  # until all of them wait
-    threads = [threading.Thread(target=lambda q=q: got.append((q, outcome(q)))) for q in questions]
-    for thread in threads:
-        thread.start()
-    while not all(question._shared for question in questions):
-        time.sleep(0.001)
-    desk.clock.sleep(1)
-    desk.imap.gate.set()
-    for thread in threads:
-        thread.join()
-    assert [dict(got)[question] for question in questions] == [YES, NO] * 4
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        got = pool.map(outcome, questions)
+        home_until(lambda: all(question._shared for question in questions))
+        desk.clock.sleep(1)
+        desk.imap.gate.set()
+    assert list(got) == [YES, NO] * 4
     assert desk.imap.peak <= 2 and desk.imap.logins == 9  # once for each whether it can be read
     assert sum(" SEARCH " in c.line for c in desk.imap.commands) == 1
 
@@ -8063,12 +7980,12 @@ def test_a_mailbox_with_hundreds_of_other_mails_is_read_once_and_no_more_than_it
 
 def test_uids_that_begin_anew_are_read_anew(desk):
     question = desk.open(timeout=600)
-    desk.deliver_raw("From: eve@evil.test", "hello", token=False)
+    desk.deliver_raw("From: eve@evil.test", "hello", subject=False)
 
     def rebuilt():
         desk.imap.fail("noop", "close")
         desk.imap.next_uid = 101
-        desk.box.clear()
+        desk.imap.inbox.clear()
         desk.deliver(ANN, "approve")  # has the number of the mail that was read before
 
     desk.clock.at(30, rebuilt)
@@ -8082,20 +7999,19 @@ MAIL_ANSWERS = [  # params, replies: what is decided after the last of them, and
     ({"minimum_approvals": 2}, [(ANN, "approve"), (ANN, "yes"), (BOB, "ok")], ("approved", BOB, None))]
 
 
-@pytest.mark.parametrize("params, replies, wanted", MAIL_ANSWERS)
-def test_the_first_valid_answer_decides(params, replies, wanted, desk):
-    question = desk.open(**params)
-    for who, text in replies:
-        assert question.check() is None
-        desk.deliver(who, text)
-    desk.deliver(ANN, "no", at=desk.clock.now() + 1)
-    decision = question.check()
-    assert (decision.status, decision.by, decision.reason) == wanted and question.check() == decision
-
-
-def test_of_answers_read_together_the_first_decides_where_case_counts_too(desk):
+def test_the_first_valid_answer_decides(desk):
+    for params, replies, wanted in MAIL_ANSWERS:
+        desk.relay.mails.clear()
+        question = desk.open(**params)
+        for who, text in replies:
+            assert question.check() is None
+            desk.deliver(who, text)
+        desk.deliver(ANN, "no", at=desk.clock.now() + 1)
+        decision = question.check()
+        assert (decision.status, decision.by, decision.reason) == wanted and question.check() == decision
     desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, case_sensitive=True)
-    question = desk.open(minimum_approvals=2)
+    desk.relay.mails.clear()
+    question = desk.open(minimum_approvals=2)  # all are read together
     for second, (who, text) in enumerate([(ANN, "APPROVE"), (BOB, "approve"), (ANN, "approve"), (BOB, "no")]):
         desk.deliver(who, text, at=desk.clock.start + second)
     assert question.check().approvals == (BOB, ANN)
@@ -8146,15 +8062,11 @@ def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
 
 
 def test_ten_threads_wait_for_one_mail_and_see_it_in_time(desk):
-    question, got = desk.open(timeout=3600), []
-    threads = [threading.Thread(target=lambda: got.append(question.wait())) for _ in range(10)]
+    question = desk.open(timeout=3600)
     desk.later(3, ANN, "approve")
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert {(d.status, d.by) for d in got} == {("approved", ANN)} and len(got) == 10
-    assert len(desk.relay.mails) == 2
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        got = list(pool.map(lambda _: question.wait(), range(10)))
+    assert [(d.status, d.by) for d in got] == [("approved", ANN)] * 10 and len(desk.relay.mails) == 2
 
 
 def test_a_key_by_mail_is_bound_to_the_recipients(desk):
