@@ -1474,14 +1474,14 @@ def _word(text: str, fold: bool) -> str:
             return text.casefold() if fold else text
 
 
-_OWN_EMOJI = r"<a?:\w+:(\d+)>"  # Discord's, of one server
+_OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
 
 
 def _tap_name(text: str) -> str:
     """Return the emoji that a reaction is, or that a word of the lists means: "ok" means :ok:, too."""
     own = re.fullmatch(_OWN_EMOJI, text)
     if own:
-        return own[1]
+        return own[2]
     if re.fullmatch(r"[\w+'-]+(::skin-tone-\d)?", text):  # as Slack has it: "thumbsup::skin-tone-3"
         text = f":{text}:"
     return _word(text, True)
@@ -2044,9 +2044,12 @@ class Question:
         def meaning(written: str) -> str:
             return _tap_name(written) if tapped else _word(written, fold)
 
-        if meaning(text) in map(meaning, decline):
+        meant, own = {meaning(text)}, re.fullmatch(_OWN_EMOJI, text)
+        if tapped and own:  # ":ship:" in a list means each one of that name
+            meant.add(_tap_name(own[1]))
+        if not meant.isdisjoint(map(meaning, decline)):
             return "declined"
-        return "approved" if meaning(text) in map(meaning, approve) else None
+        return None if meant.isdisjoint(map(meaning, approve)) else "approved"
 
     def _taps(self) -> tuple[str, str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""

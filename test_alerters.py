@@ -4886,6 +4886,9 @@ def test_discords_own_emoji_are_told_apart_by_their_id(discord):
     discord.react(room.bob, ":gone:5", room.id(question))  # listing it is refused
     discord.react(room.ann, "ship:123", room.id(question))
     assert question.check().status == YES
+    by_name = room.ask(approve_msg_options=["go"], disapprove_msg_options=[":ship:"])
+    discord.react(room.ann, "ship:999", room.id(by_name))
+    assert by_name.check().status == NO
 
 
 @pytest.mark.parametrize("way, status, listen", [
