@@ -154,36 +154,84 @@ class Refusal(Exception):
         self.answer = status, body, headers or {}
 
 
-class FakeService:
-    """An HTTP(S) server on a free port: `with FakeSlack() as slack`. A crash in the fake fails the test."""
+class Fake:
+    """A server on a free port: `with FakeSlack() as slack`. A crash in the fake fails the test."""
 
     idle = []  # listeners with their threads, which stay for the next service: to start them takes its time
+    host = "127.0.0.1"
 
-    def __init__(self, clock=None, ssl_context=None):
-        self.clock, self.now, self.ssl_context = clock, clock.now if clock else time.time, ssl_context
-        self.connections, self.forgetful = 0, False  # made so far; True: it closes each without saying so
-        self.calls, self.statuses, self.warnings, self.crashes, self._faults = [], [], [], [], []
-        self.rows, self.posted = [], []  # all stored; our own, even if deleted since, with `payload`
-        self.lock, self.release, self._closing = threading.RLock(), threading.Event(), threading.Event()
-        self._open = set()
+    def __init__(self, clock=None):
+        self.clock, self.now = clock, clock.now if clock else time.time
+        self.sessions, self.crashes, self._open = 0, [], set()  # connections made so far; the open ones
+        # "stall" ends with the gate
+        self.lock, self.gate, self._closing = threading.RLock(), threading.Event(), threading.Event()
         self._listener = self.idle.pop() if self.idle else _Listener()
         self._listener.service, self.port = self, self._listener.port
-        self.url = f"http{'s' * bool(ssl_context)}://127.0.0.1:{self.port}"
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, *_):
+        self.close()
+        if self.crashes and not kind:
+            raise self.crashes[0]
+
+    def close(self):
+        if self._closing.is_set():
+            return
         self._listener.service = None
         self._closing.set()
-        self.release.set()
+        self.gate.set()
         with self.lock:
             for link in self._open:
                 with contextlib.suppress(OSError):  # SSLSocket.shutdown would take the TLS object away
                     socket.socket.shutdown(link, socket.SHUT_RDWR)
         self.idle.append(self._listener)
-        if self.crashes and not kind:
-            raise self.crashes[0]
+
+    def secure(self, link, context):
+        """Return the connection with TLS."""
+        wrapped = context.wrap_socket(link, server_side=True, do_handshake_on_connect=False)
+        with self.lock:
+            self._open ^= {link, wrapped}
+        try:
+            if not self._closing.is_set():  # else close() has missed the new one
+                wrapped.do_handshake()
+            return wrapped
+        except OSError:
+            wrapped.close()
+            raise
+
+    def serve(self, link):
+        """Answer what comes over a connection until it ends."""
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self.lock:
+            self.sessions += 1
+            self._open.add(link)
+        try:
+            self.talk(link)
+        except OSError:  # the client went away, or distrusts the certificate
+            pass
+        except Exception as crash:
+            self.crashes.append(crash)
+        with self.lock:
+            for ended in [one for one in self._open if one.fileno() < 0]:
+                self._open.remove(ended)
+
+
+def _reset(link):
+    """Let closing send RST: it lingers for 0 s."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+
+
+class FakeService(Fake):
+    """What Slack and Discord have in common: HTTP, or HTTPS."""
+
+    def __init__(self, clock=None, ssl_context=None):
+        super().__init__(clock)
+        self.ssl_context, self.forgetful = ssl_context, False  # True: it closes each without saying so
+        self.calls, self.statuses, self.warnings, self._faults = [], [], [], []
+        self.rows, self.posted = [], []  # all stored; our own, even if deleted since, with `payload`
+        self.url = f"http{'s' * bool(ssl_context)}://{self.host}:{self.port}"
 
     def fail(self, match, *faults, times=1):
         """Give each fault in turn to `times` calls (None: for ever) whose "VERB path" holds `match`."""
@@ -218,20 +266,10 @@ class FakeService:
         return status, data, dict({"Content-Type": ctype}, **call.reply_headers, **headers)
 
     def talk(self, link):
-        """Answer what comes over a connection until it ends."""
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if self.ssl_context:
-            link = self.ssl_context.wrap_socket(link, server_side=True)
-        with self.lock:
-            self.connections += 1
-            self._open.add(link)
-        with link, link.makefile("rb") as file:
-            try:
-                while not self._closing.is_set() and self._answer_next(link, file):
-                    pass
-            finally:
-                with self.lock:
-                    self._open.discard(link)
+        with self.secure(link, self.ssl_context) if self.ssl_context else link as link, \
+                link.makefile("rb") as file:
+            while not self._closing.is_set() and self._answer_next(link, file):
+                pass
 
     def _answer_next(self, link, file):
         """True if the connection stays open for another call."""
@@ -274,12 +312,11 @@ class FakeService:
             reply = self._act(call) if acts else (200, b"", {})
         kind = fault.kind.replace("act_", "")
         if kind == "reset":
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
-                            struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+            _reset(link)
         elif kind == "garbage":
             link.sendall(b"\x00garbage")
         elif kind == "stall":
-            self.release.wait()
+            self.gate.wait()
         if kind in ("reset", "garbage", "stall", "close"):
             return False
         if kind == "status":
@@ -337,13 +374,8 @@ class _Listener:
                     self.one_more()
             service = self.service
             with link:
-                try:
-                    if service:
-                        service.talk(link)
-                except OSError:  # the client went away, or distrusts the certificate
-                    pass
-                except Exception as crash:
-                    service.crashes.append(crash)
+                if service:
+                    service.serve(link)
             with self.lock:
                 self.waiting += 1
 
@@ -1166,12 +1198,7 @@ class _Talk:
         self.buffer, self.tls, self.user = bytearray(), False, None
 
     def start_tls(self):
-        context = tls_server_context(self.server.trusted)
-        self.sock = context.wrap_socket(self.sock, server_side=True, do_handshake_on_connect=False)
-        if self.server.closing:  # close() may have missed the new socket
-            raise _Hangup
-        self.sock.do_handshake()
-        self.tls = True
+        self.sock, self.tls = self.server.secure(self.sock, tls_server_context(self.server.trusted)), True
 
     def until(self, mark):
         """Take what comes before ``mark``."""
@@ -1213,41 +1240,30 @@ class _Talk:
         """Do what ``fail`` planned for this visit of ``stage``."""
         with self.server.lock:
             fault, gate = next(self.server.faults[stage], None), self.server.gate
-        if fault == "reset":  # lingering for 0 s makes close() send RST
-            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        if fault == "reset":
+            _reset(self.sock)
         while fault == "drip" and not gate.is_set():  # each byte in time, the answer never
             for byte in self.dripping:
                 self.send(b"%c" % byte)
                 gate.wait(self.server.drip)
         if fault == "stall":
             gate.wait()
-        if fault in ("reset", "close") or self.server.closing:
+        if fault in ("reset", "close") or self.server._closing.is_set():
             raise _Hangup
         if fault not in (None, "stall", "drip"):
             text = f"{fault} injected fault" if isinstance(fault, int) else self.words.get(fault, fault)
             raise (_Hangup if last or text.startswith(("421", "BYE")) else _Instead)(text)
 
 
-class FakeServer:
-    """Listens on 127.0.0.1. ``commands`` has every line as it came, ``violations`` what no client may do."""
+class FakeServer(Fake):
+    """SMTP or IMAP. ``commands`` has every line as it came, ``violations`` what no client may do."""
 
-    host, drip = "127.0.0.1", 0.01  # s between two bytes
+    drip = 0.01  # s between two bytes
 
-    def __init__(self, trusted):
-        self.trusted, self.closing, self.sessions, self.peak = trusted, False, 0, 0
-        self.commands, self.violations, self._talks, self._threads = [], [], [], []
+    def __init__(self, trusted, clock=None):
+        self.trusted, self.peak, self.commands, self.violations = trusted, 0, [], []
         self.faults = {stage: iter(()) for stage in self.stages}
-        self.lock, self.gate = threading.Lock(), threading.Event()
-        self._listener = socket.create_server((self.host, 0))
-        self.port = self._listener.getsockname()[1]
-        self._start(self._accept)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
+        super().__init__(clock)
 
     def fail(self, stage, *faults, times=1):
         """Plan the next visits of ``stage``, ``times`` over (None: for ever). A fault None: all goes well."""
@@ -1255,47 +1271,15 @@ class FakeServer:
         with self.lock:
             self.faults[stage] = itertools.chain(self.faults[stage], plan)
 
-    def close(self):
-        if self.closing:
-            return
-        self.closing = True
-        with contextlib.suppress(OSError):  # wakes accept(), which closing alone does not do everywhere
-            socket.create_connection((self.host, self.port)).close()
-        self._threads[0].join()
-        self.gate.set()
-        for talk in list(self._talks):
-            with contextlib.suppress(OSError):  # SSLSocket.shutdown would take the TLS object away
-                socket.socket.shutdown(talk.sock, socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(5)
-
-    def _start(self, function, *args):
-        self._threads.append(threading.Thread(target=function, args=args, daemon=True))
-        self._threads[-1].start()
-
-    def _accept(self):
-        with self._listener:
-            while True:
-                sock = self._listener.accept()[0]
-                if self.closing:
-                    return sock.close()
-                self.sessions += 1
-                self._talks.append(self.talk(self, sock))
-                self.peak = max(self.peak, len(self._talks))
-                self._start(self._serve, self._talks[-1])
-
-    def _serve(self, talk):
+    def talk(self, link):
+        self.peak = max(self.peak, len(self._open))
+        talk = self.protocol(self, link)
         try:
-            talk.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             talk.run()
         except _Hangup as end:
-            with contextlib.suppress(OSError):
-                for words in end.args:
-                    talk.reply(words)
-        except OSError:  # the client left, or distrusts the certificate
-            pass
+            for words in end.args:
+                talk.reply(words)
         finally:
-            self._talks.remove(talk)
             talk.sock.close()
 
 
@@ -1451,7 +1435,7 @@ class _SMTPTalk(_Talk):
 class FakeSMTP(FakeServer):
     """``tls``: "starttls" (offered), "ssl" (at once) or None. ``user`` None: nobody need log in."""
 
-    talk, stages = _SMTPTalk, "connect ehlo starttls auth mail rcpt data body dot accepted quit".split()
+    protocol, stages = _SMTPTalk, "connect ehlo starttls auth mail rcpt data body dot accepted quit".split()
 
     def __init__(self, tls="starttls", trusted=True, user=None, password=None, clear_auth=False,
                  mechanisms=("PLAIN", "LOGIN"), announced=35882577, rewrite_ids=False):
@@ -1611,14 +1595,12 @@ class _IMAPTalk(_Talk):
 class FakeIMAP(FakeServer):
     """TLS at once, and only read. ``clock`` dates what comes in; SINCE counts days in ``zone``."""
 
-    talk, stages = _IMAPTalk, "greeting login select search fetch noop".split()
+    protocol, stages = _IMAPTalk, "greeting login select search fetch noop".split()
     capabilities, zone = "IMAP4rev1 AUTH=PLAIN", datetime.timezone(datetime.timedelta(hours=-8))
 
     def __init__(self, user="bot@example.org", password="secret", trusted=True, clock=None):
-        self.user, self.password = user, password
-        self.now = clock.now if clock else time.time
-        self.inbox, self.logins, self.next_uid = [], 0, 101
-        super().__init__(trusted)
+        self.user, self.password, self.inbox, self.logins, self.next_uid = user, password, [], 0, 101
+        super().__init__(trusted, clock)
 
     def deliver(self, mail, at=None):
         """Put bytes or a message into INBOX, return its UID. Sessions see it after NOOP or EXAMINE."""
@@ -1893,6 +1875,7 @@ ALERTS_TEST_PEM = _pem("CERTIFICATE", """
     lvdjvwWX6Mc=""")
 
 
+@functools.lru_cache(None)
 @functools.lru_cache(None)
 def tls_server_context(trusted=True):
     """The context of a server whose certificate the test CA signed, or nobody did."""
@@ -3151,9 +3134,9 @@ def test_one_operation_takes_one_connection(chats, kind):
             alerter.open_question("Deploy?")), "one poll": lambda: questions[0].check(),
         "a file": lambda: alerter.send(AlerterMessage("t", files=[("log.txt", b"x" * 99)]))}
     for name, operation in operations.items():
-        before, calls = service.connections, len(service.calls)
+        before, calls = service.sessions, len(service.calls)
         operation()
-        assert service.connections - before == 1, name
+        assert service.sessions - before == 1, name
         assert name != "ten parts" or len(service.calls) - calls >= 7
     assert alerters._KEPT.get() is None
 
@@ -3253,8 +3236,8 @@ def test_a_folder_of_cas_that_lacks_one_costs_nobody_an_alert(monkeypatch, tmp_p
         senders = [slack] * 4 + [mail_alerter(smtp, use_tls="ssl", password="")]
         done = all_at_once(lambda number: senders[number].post("x"), [(number,) for number in range(5)])
         assert done == {(number,): True for number in range(5)}
-        made = service.connections
-        assert slack.post("x") is True and service.connections == made + 1  # from now on the bundle alone
+        made = service.sessions
+        assert slack.post("x") is True and service.sessions == made + 1  # from now on the bundle alone
 
 
 def test_a_context_without_cas_is_not_kept(monkeypatch, peer):
