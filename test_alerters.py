@@ -250,17 +250,11 @@ class FakeService(Fake):
                     self._faults.remove(entry)
                 return entry[1]
 
-    def answer(self, call):
-        raise NotImplementedError
-
     def _act(self, call):
         try:
             status, body, headers = self.answer(call)
         except Refusal as refusal:
             status, body, headers = refusal.answer
-        except Exception as crash:  # kept and raised at the end: a bug of the fake must not look like a 500
-            self.crashes.append(crash)
-            status, body, headers = 500, "crash", {}
         ctype = "text/plain" if isinstance(body, str) else "application/json; charset=utf-8"
         data = b"" if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
         return status, data, dict({"Content-Type": ctype}, **call.reply_headers, **headers)
@@ -286,21 +280,16 @@ class FakeService(Fake):
         body = file.read(int(headers.get("Content-Length") or 0))
         path, _, query = target.partition("?")
         call = SimpleNamespace(method=method, path=path, query=dict(parse_qsl(query, True)), headers=headers,
-                               body=body, args={}, files={}, problem=None, reply_headers={}, at=self.now())
+                               body=body, args={}, files={}, reply_headers={}, at=self.now())
         call.ctype = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        try:
-            if call.ctype == "application/json":
-                call.args = _strict_json(body)
-            elif call.ctype == "application/x-www-form-urlencoded":
-                call.args = dict(parse_qsl(body.decode("utf-8"), True))
-            elif call.ctype == "multipart/form-data":
-                call.args, call.files = _multipart(headers["Content-Type"], body)
-            elif method == "GET":
-                call.args = dict(call.query)
-            else:
-                call.problem = "type"
-        except ValueError:
-            call.problem = "json"
+        if call.ctype == "application/json":
+            call.args = _strict_json(body)
+        elif call.ctype == "application/x-www-form-urlencoded":
+            call.args = dict(parse_qsl(body.decode("utf-8"), True))
+        elif call.ctype == "multipart/form-data":
+            call.args, call.files = _multipart(headers["Content-Type"], body)
+        elif method == "GET":
+            call.args = dict(call.query)
         return self.respond(link, call)
 
     def respond(self, link, call):
@@ -394,19 +383,17 @@ def _multipart(ctype, body):
     """Decode `payload_json` and {file name: bytes}; field names must be files[0], files[1] and so on."""
     boundary = re.search(r'boundary="?([^";]+)', ctype)
     parts = (b"\r\n" + body).split(b"\r\n--" + boundary.group(1).encode()) if boundary else [b""]
-    if parts[-1].strip() != b"--":
-        raise ValueError("unterminated multipart")
     args, files = {}, {}
+    assert parts[-1].strip() == b"--"
     for part in parts[1:-1]:
         head, _, data = part.partition(b"\r\n\r\n")
         field = dict(re.findall(r'[; ](name|filename)="([^"]*)"', head.decode("utf-8")))
         if field.get("name") == "payload_json":
             args = _strict_json(data)
-        elif field.get("name") == f"files[{len(files)}]" and field.get("filename"):
+        else:
+            assert field["name"] == f"files[{len(files)}]"
             # Odd characters become "_", which breaks attachment:// references; assumed.
             files[re.sub(r"[^A-Za-z0-9_.-]", "_", field["filename"])] = data
-        else:
-            raise ValueError("unknown part")
     return args, files
 
 
@@ -545,12 +532,11 @@ class FakeSlack(FakeService):
         """Take the row away; one with replies leaves a tombstone."""
         with self.lock:
             row = self._find(ts)
-            if any(other.get("thread_ts") == ts != other["ts"] for other in self.rows):
-                for key in set(row) - {"type", "ts", "channel", "thread_ts", "payload"}:
-                    del row[key]
-                row.update(subtype="tombstone", user="USLACKBOT", text="Message deleted.", reactions={})
-            else:
-                self.rows.remove(row)
+            at = self.rows.index(row)
+            kept = {key: row[key] for key in ("type", "ts", "channel", "thread_ts") if key in row}
+            stub = dict(kept, subtype="tombstone", user="USLACKBOT", text="Gone.", reactions={})
+            has_replies = any(other.get("thread_ts") == ts != other["ts"] for other in self.rows)
+            self.rows[at:at + 1] = [stub] if has_replies else []
 
     # The service itself.
     def _new_ts(self):
@@ -567,8 +553,7 @@ class FakeSlack(FakeService):
         row = dict(fields, type="message", ts=self._new_ts(), channel=channel, reactions={})
         if thread_ts:
             parent = self._find(thread_ts, channel, "thread_not_found")
-            if parent.get("thread_ts", thread_ts) != thread_ts:
-                raise self._no("cannot_reply_to_message")  # which is a reply itself; assumed
+            assert parent.get("thread_ts", thread_ts) == thread_ts, "no reply to a reply"  # assumed
             parent["thread_ts"] = row["thread_ts"] = thread_ts
         self.rows.append(row)
         self.posted += [row] if "payload" in row else []
@@ -595,9 +580,8 @@ class FakeSlack(FakeService):
             return self._webhook(call)
         if call.path.startswith("/upload/"):
             return self._upload(call)
-        method = call.path[len("/api/"):]
-        if not call.path.startswith("/api/") or method not in SCOPES:
-            raise self._no("unknown_method")
+        api, method = call.path[:5], call.path[5:]
+        assert api == "/api/" and method in SCOPES
         seconds, last = self._rations.get(method, (0, None))
         if last is not None and self.now() - last < seconds:
             wait = str(math.ceil(last + seconds - self.now()))
@@ -617,8 +601,7 @@ class FakeSlack(FakeService):
     def _authorised(self, call):
         """Check content type and token; give the arguments without nulls, JSON strings of a form decoded."""
         args, is_json = call.args, call.ctype == "application/json"
-        if call.method != "POST" or call.query or call.ctype[:5] == "multi" or call.problem and call.body:
-            raise self._no("invalid_post_type")
+        assert call.method == "POST" and not call.query and (call.args or not call.body) and not call.files
         if "token" in args or call.headers.get("Authorization") != "Bearer " + self.token:
             raise self._no("invalid_auth")
         if call.body and ("charset" in call.headers["Content-Type"]) != is_json:
@@ -644,10 +627,8 @@ class FakeSlack(FakeService):
     def _checked(self, args):
         """The fields of a row from a message's arguments, or the refusal."""
         text, blocks = args.get("text", ""), args.get("blocks", [])
-        if set(args) - {"channel", "text", "blocks", "thread_ts", "unfurl_links", "unfurl_media"}:
-            raise self._no("invalid_arguments")  # not so at Slack; nothing here sends more
-        if not text.strip():  # which with blocks Slack would take, but screen readers read only this
-            raise self._no("no_text")
+        assert not set(args) - {"channel", "text", "blocks", "thread_ts", "unfurl_links", "unfurl_media"}
+        assert text.strip()  # which with blocks Slack would not need, but screen readers read only this
         self.warnings += ["text over 4000"] if units(text) > 4000 else []
         errors = block_errors(blocks, self.broken_images) if "blocks" in args else []
         if errors:
@@ -686,8 +667,7 @@ class FakeSlack(FakeService):
 
     def _chat_delete(self, args):
         row = self._find(args.get("ts"), self._channel(args))
-        if row.get("user") != self.bot_user:
-            raise self._no("cant_delete_message")
+        assert row.get("user") == self.bot_user
         self.delete(row["ts"])
         return {"channel": row["channel"], "ts": row["ts"]}
 
@@ -743,19 +723,16 @@ class FakeSlack(FakeService):
         return self._page("conversations.replies", args, rows, False)
 
     def _files_getUploadURLExternal(self, args):
-        if not args.get("filename") or args.get("length", "0") == "0":
-            raise self._no("missing_argument")
+        assert args["filename"] and args["length"] != "0"
         file_id = f"F{len(self.files) + 1:03}"
         self.files[file_id] = {"name": args["filename"], "length": int(args["length"]), "bytes": None,
                                "shared_in": None}
         return {"upload_url": f"{self.url}/upload/v1/{file_id}", "file_id": file_id}
 
     def _upload(self, call):
-        if "Authorization" in call.headers:
-            self.warnings.append("token sent to the upload URL")
-        file = self.files.get(call.path.rpartition("/")[2])
-        if not file or call.method != "POST" or len(call.body) != file["length"]:
-            return 400, "error", {}  # assumed for a length other than announced
+        assert "Authorization" not in call.headers
+        file = self.files[call.path.rpartition("/")[2]]
+        assert call.method == "POST" and len(call.body) == file["length"]
         file["bytes"] = call.body
         return 200, f"OK - {len(call.body)}", {}
 
@@ -775,16 +752,12 @@ class FakeSlack(FakeService):
     def _webhook(self, call):
         if call.path != "/services/T000/B000/hooksecret":
             return 403, "invalid_token", {}
-        if call.problem or call.method != "POST" or call.ctype != "application/json":
-            return 400, "invalid_payload", {}
+        assert (call.method, call.ctype) == ("POST", "application/json")
         try:
             fields = dict(self._checked(call.args), subtype="bot_message", bot_id="BHOOK")
             self._add(self._writable(self.channel), fields, call.args.get("thread_ts"))
         except Refusal as refusal:  # errors are plain text with a status of their own
-            error = refusal.answer[1]["error"]
-            if error == "is_archived":
-                return 410, "channel_is_archived", {}
-            return 400, "invalid_blocks" if error == "msg_blocks_too_long" else error, {}
+            return 400, refusal.answer[1]["error"], {}
         return 200, "ok", {}
 
 
@@ -954,23 +927,16 @@ class FakeDiscord(FakeService):
         return dict(shown, reactions=reactions) if reactions else shown
 
     def answer(self, call):
-        agent = call.headers.get("User-Agent", "")
-        if not agent or agent.startswith(("Python-urllib", "Java/1.")):
-            return 403, "error code: 1010", {}  # Cloudflare, as text: the API is never reached
-        path = re.match("/api/v10/(.*)", call.path)
-        if not path:
-            raise self._no(404, 0, "404: Not Found")  # other versions differ, and v6 is what none means
-        parts = [unquote(part) for part in path[1].split("/")]
-        if not re.match(r"DiscordBot \(\S+, \S+\)", agent) or "Mozilla/" in agent:
-            raise self._no(403, 40333, "internal network error")
+        # Cloudflare lets no other agent through; other versions differ, and v6 is what none means.
+        assert re.match(r"DiscordBot \(\S+, \S+\)((?!Mozilla/).)*$", call.headers["User-Agent"])
+        parts = [unquote(part) for part in re.match("/api/v10/(.*)", call.path)[1].split("/")]
         if parts[0] == "webhooks" and len(parts) == 3:
             return self._webhook(call, parts[1:])
         if call.headers.get("Authorization") != "Bot " + self.token:
             raise self._no(401, 0, "401: Unauthorized")
         if (call.method, parts) == ("GET", ["users", "@me"]):
             return 200, {"id": self.bot_id, "username": "alerts", "bot": True}, {}
-        if parts[0] != "channels" or not all(part.isdigit() for part in parts[1:4:2]):
-            raise self._no(404, 0, "404: Not Found")
+        assert parts[0] == "channels" and all(part.isdigit() for part in parts[1:4:2])
         channel = self.channels.get(parts[1])
         if not channel:
             raise self._no(404, 10003, "Unknown Channel")
@@ -1006,12 +972,11 @@ class FakeDiscord(FakeService):
             after = int(call.query.get("after", 0))
             found = [who for who, is_burst in users.values() if is_burst == burst and int(who["id"]) > after]
             return 200, sorted(found, key=lambda who: int(who["id"]))[:self._limit(call, 25)], {}
-        if route == "PUT messages id reactions emoji @me":
-            if not users:
-                self._need(channel, "ADD_REACTIONS")
-            self.react(self.bot_id, emoji, row["id"], bot=True)
-            return 204, None, {}
-        raise self._no(405, 0, "405: Method Not Allowed")
+        assert route == "PUT messages id reactions emoji @me"
+        if not users:
+            self._need(channel, "ADD_REACTIONS")
+        self.react(self.bot_id, emoji, row["id"], bot=True)
+        return 204, None, {}
 
     def _need(self, channel, permission, code=50013):
         if permission not in self.permissions[channel["id"]]:
@@ -1038,8 +1003,7 @@ class FakeDiscord(FakeService):
             raise self._no(413, 40005, "Request entity too large")
         if any(len(data) > 10 * MIB for data in files.values()):
             raise self._no(400, 50045, "File uploaded exceeds the maximum size")
-        if call.problem or call.ctype not in ("application/json", "multipart/form-data"):
-            raise self._no(400, 50109, "The request body contains invalid JSON.")
+        assert call.ctype in ("application/json", "multipart/form-data")
         content, embeds = args.get("content") or "", args.get("embeds") or []
         allowed = args.get("allowed_mentions") or {}
         bad, parse = embed_errors(embeds), set(allowed.get("parse", ()))
@@ -1049,8 +1013,7 @@ class FakeDiscord(FakeService):
         bad += both or sorted(parse - {"users", "roles", "everyone"})
         if bad:
             raise self._no(400, 50035, f"Invalid Form Body: {bad}")
-        if not content.strip() and not embeds and not files:
-            raise self._no(400, 50006, "Cannot send an empty message")
+        assert content.strip() or embeds or files
         shown = [embed.get("image", {}).get("url", "") for embed in embeds]
         for name in (url[13:] for url in shown if url.startswith("attachment://")):
             if name not in files or not re.search(r"\.(jpe?g|png|webp|gif)$", name, re.I):
@@ -1108,18 +1071,14 @@ class FakeDiscord(FakeService):
             raise self._no(401, 50027, "Invalid Webhook Token")
         if call.method == "GET":
             return 200, {"id": self.webhook_id, "type": 1, "name": "hook", "channel_id": self.channel}, {}
-        if call.method != "POST":
-            raise self._no(405, 0, "405: Method Not Allowed")
-        where = self.channels.get(call.query.get("thread_id", self.channel))
-        if not where or "thread_id" in call.query and where.get("parent_id") != self.channel:
-            raise self._no(404, 10003, "Unknown Channel")
+        where = self.channels[call.query.get("thread_id", self.channel)]
+        assert call.method == "POST" and self.channel in (where["id"], where.get("parent_id"))
         fields, name = self._checked(call, call.args), call.args.get("thread_name")
         if where["type"] in (15, 16):
             if not name:
                 raise self._no(400, 220001, "Webhooks of forum channels must have a thread_name or thread_id")
-            where = self._new_thread(where, name)
-        elif name:
-            raise self._no(400, 220003, "Webhooks can only create threads in forum channels")
+            where, name = self._new_thread(where, name), None
+        assert not name  # else refused with 220003
         author = {"id": self.webhook_id, "username": "hook"}  # assumed: no `bot`, webhook_id must do
         # message_reference and nonce mean nothing here.
         row = self._add(where["id"], dict(fields, author=author, webhook_id=self.webhook_id))
@@ -1215,20 +1174,12 @@ class _Talk:
         return bytes(data)
 
     def line(self, limit):
-        """The next line and what is wrong with it ("" if nothing)."""
-        raw = self.until(b"\r\n")
-        line = raw.decode("utf-8", "surrogateescape")
-        self.server.commands.append(Command(line, self.tls, self.number))
-        if len(raw) + 2 > limit:
-            return line, self.violation("line too long", line)
-        if re.search("[\r\n\0]", line) or not line.isascii():
-            return line, self.violation("bare CR, bare LF, NUL or 8-bit", line)
-        # a client that waits for answers never sends two lines at once, unless one was smuggled in
-        return line, self.violation("more than one line at once", line) if self.buffer else ""
-
-    def violation(self, text, line):
-        self.server.violations.append(f"{text}: {line[:80]!r}")
-        return text
+        """The next line. A client that waits for answers never sends two at once; one may be smuggled in."""
+        line = self.until(b"\r\n")
+        assert len(line) + 2 <= limit and line.isascii() and not re.search(b"[\r\n\0]", line), line
+        assert not self.buffer, (line, self.buffer)
+        self.server.commands.append(Command(line.decode(), self.tls, self.number))
+        return line.decode()
 
     def send(self, data):
         self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
@@ -1256,12 +1207,12 @@ class _Talk:
 
 
 class FakeServer(Fake):
-    """SMTP or IMAP. ``commands`` has every line as it came, ``violations`` what no client may do."""
+    """SMTP or IMAP; ``commands`` has every line as it came. What no client may do is a crash."""
 
     drip = 0.01  # s between two bytes
 
     def __init__(self, trusted, clock=None):
-        self.trusted, self.peak, self.commands, self.violations = trusted, 0, [], []
+        self.trusted, self.peak, self.commands = trusted, 0, []
         self.faults = {stage: iter(()) for stage in self.stages}
         super().__init__(clock)
 
@@ -1292,13 +1243,9 @@ class _SMTPTalk(_Talk):
         self.fault("connect", last=True)
         self.reply("220 mx.example.test ESMTP")
         while True:
-            line, wrong = self.line(512)
-            verb, _, argument = line.partition(" ")
-            do = getattr(self, "do_" + verb.lower(), None)
-            if not do:
-                wrong = wrong or self.violation("unknown command", line)
+            verb, _, argument = self.line(512).partition(" ")
             try:
-                reply = "500 5.5.2 " + wrong if wrong else do(argument)
+                reply = getattr(self, "do_" + verb.lower())(argument)
             except _Instead as fault:
                 reply = str(fault)
             if reply:
@@ -1308,16 +1255,14 @@ class _SMTPTalk(_Talk):
         self.sender, self.rcpts, self.hello = None, [], hello
 
     def do_ehlo(self, argument):
-        if not re.fullmatch(r"[\w.-]+|\[[\w.:]+\]", argument, re.A):
-            return "501 5.5.4 " + self.violation("no host name in EHLO", argument)
+        assert re.fullmatch(r"[\w.-]+|\[[\w.:]+\]", argument, re.A), argument
         self.fault("ehlo")
         self.forget(argument)
         lines = ["mx.example.test", *self.server.features(self.tls)]
         return "\n".join(["250-" + line for line in lines] + ["250 ENHANCEDSTATUSCODES"])
 
     def do_starttls(self, argument):
-        if self.tls or self.server.tls != "starttls":
-            return "502 5.5.1 not offered"
+        assert not self.tls and self.server.tls == "starttls"
         self.fault("starttls")
         self.reply("220 2.0.0 ready to start TLS")
         self.start_tls()
@@ -1325,22 +1270,14 @@ class _SMTPTalk(_Talk):
 
     def do_auth(self, argument):
         name, _, first = argument.partition(" ")
-        offered = [line.split()[1:] for line in self.server.features(self.tls) if line.startswith("AUTH ")]
-        if not offered:
-            return "530 5.7.0 " + self.violation("AUTH was not offered", "")
-        if not self.hello or self.user or self.sender is not None:
-            return "503 5.5.1 not now"
-        prompts = {"PLAIN": [""], "LOGIN": ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"]}.get(name.upper(), [])
-        if name.upper() not in offered[0] or not prompts:
-            return "504 5.5.4 unknown mechanism"
+        prompts = {"PLAIN": [""], "LOGIN": ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"]}[name.upper()]
+        offered = "".join(line + " " for line in self.server.features(self.tls) if line.startswith("AUTH "))
+        assert f" {name.upper()} " in offered and self.hello and not self.user and self.sender is None
         answers = [first] if first else []
         for prompt in prompts[len(answers):]:
             self.reply("334 " + prompt)
-            answers.append(self.line(12288)[0])
-        try:
-            words = [base64.b64decode(answer, validate=True).decode() for answer in answers]
-        except ValueError:
-            return "501 5.5.2 cannot decode response"
+            answers.append(self.line(12288))
+        words = [base64.b64decode(answer, validate=True).decode() for answer in answers]
         words = words[0].split("\0")[1:] if len(words) == 1 else words
         self.fault("auth")
         if words != [self.server.user, self.server.password]:  # two lines, as Gmail says it
@@ -1350,23 +1287,17 @@ class _SMTPTalk(_Talk):
         return "235 2.7.0 accepted"
 
     def address(self, keyword, argument):
-        found = re.fullmatch(keyword + r":<([^<>]*)>((?: [^ ]+)*)", argument, re.I)
-        address, options = found.groups() if found else ("", "")
+        address, options = re.fullmatch(keyword + r":<([^<>]*)>((?: [^ ]+)*)", argument, re.I).groups()
         local, _, domain = address.rpartition("@")
-        if not (re.fullmatch(r"[^\s\x00-\x1f\x7f@]{1,64}", local)
-                and re.fullmatch(r"[\w-]+(\.[\w-]+)*", domain, re.A) and len(domain) < 256):
-            raise _Instead("501 5.1.3 " + self.violation("bad address", argument))
+        assert re.fullmatch(r"[^\s\x00-\x1f\x7f@]{1,64}", local), argument
+        assert re.fullmatch(r"[\w-]+(\.[\w-]+)*", domain, re.A) and len(domain) < 256, argument
         return address, options.lower().split()
 
     def do_mail(self, argument):
         address, options = self.address("FROM", argument)
-        if self.hello is None or self.sender is not None:
-            return "503 5.5.1 EHLO first, and one MAIL at a time"
-        if self.server.user is not None and self.user is None:
-            return "530 5.7.0 authentication required"
+        assert self.hello and self.sender is None and self.user == self.server.user
         sizes = [int(option[5:]) for option in options if re.fullmatch(r"size=\d{1,20}", option)]
-        if len(sizes) < len(options) or sizes and self.server.announced is None:
-            return "555 5.5.4 " + self.violation("option was not offered", argument)
+        assert len(sizes) == len(options) and (not sizes or self.server.announced is not None), argument
         if sizes and 0 < self.server.announced < sizes[0]:
             return "552 5.3.4 message size exceeds fixed limit"
         self.fault("mail")
@@ -1375,8 +1306,7 @@ class _SMTPTalk(_Talk):
 
     def do_rcpt(self, argument):
         address, _ = self.address("TO", argument)
-        if self.sender is None:
-            return "503 5.5.1 MAIL first"
+        assert self.sender is not None
         if len(self.rcpts) >= 100:  # RFC 5321 wants so many
             return "452 4.5.3 too many recipients"
         self.fault("rcpt")
@@ -1387,8 +1317,7 @@ class _SMTPTalk(_Talk):
         return refusal or "250 2.1.5 ok"
 
     def do_data(self, argument):
-        if self.sender is None or not self.rcpts:
-            return "503 5.5.1 MAIL first" if self.sender is None else "554 5.5.1 no valid recipients"
+        assert self.sender is not None and self.rcpts
         self.fault("data")
         self.reply("354 go ahead")
         if not self.buffer:
@@ -1397,31 +1326,28 @@ class _SMTPTalk(_Talk):
         self.buffer[:0] = b"\r\n"  # so that the first line is a line like all others
         data = re.sub(rb"\r\n\.", b"\r\n", self.until(b"\r\n.\r\n"))[2:] + b"\r\n"
         message = email.message_from_bytes(data, policy=email.policy.default)
-        wrong, mail_id = self.wrong(data, message), str(message["Message-ID"]).strip()
+        self.see(data, message)
+        mail_id = str(message["Message-ID"]).strip()
         if self.server.rewrite_ids:  # as SES and Microsoft 365 do: replies name an id unknown here
             del message["Message-ID"]
             message["X-Microsoft-Original-Message-ID"] = mail_id
             message["Message-ID"] = f"<0100{len(self.server.mails):012x}@eu-west-1.amazonses.test>"
         mail = Mail(self.sender, self.rcpts, data, message, mail_id, self.tls, self.user)
         self.forget(self.hello)
-        if wrong:
-            return "550 5.6.0 " + self.violation(wrong, mail_id)
         self.fault("dot")
         self.server.mails.append(mail)
         self.fault("accepted")
         return "250 2.0.0 ok, queued"
 
-    def wrong(self, data, message):
+    def see(self, data, message):
+        """See that a mail has the form that RFC 5321 and 5322 ask for."""
+        assert not re.search(rb"(?<!\r)\n|\r(?!\n)|\0", data) and data.isascii()  # or BODY=8BITMIME
+        assert max(map(len, data.split(b"\r\n"))) <= 998
         counts = collections.Counter(name.lower() for name in message.keys())
+        # assumed: RFC 5322 asks for From and Date only; big providers refuse the rest as well
+        assert counts["from"] == counts["date"] == counts["message-id"] == 1 and not message.defects
         single = "to cc subject reply-to sender references in-reply-to mime-version content-type".split()
-        tests = {
-            "bare CR or LF": re.search(rb"(?<!\r)\n|\r(?!\n)", data), "NUL": b"\0" in data,
-            "line over 998 octets": max(map(len, data.split(b"\r\n"))) > 998,
-            "8-bit data without BODY=8BITMIME": not data.isascii(),
-            # assumed: RFC 5322 asks for From and Date only; big providers refuse the rest as well
-            "From, Date, Message-ID: once": {counts[name] for name in ("from", "date", "message-id")} != {1},
-            "header twice": any(counts[name] > 1 for name in single), "malformed header": message.defects}
-        return next((text for text, found in tests.items() if found), "")
+        assert max(counts[name] for name in single) == 1
 
     def do_rset(self, argument):
         self.forget(self.hello)
@@ -1465,22 +1391,13 @@ class _IMAPTalk(_Talk):
         self.fault("greeting", last=True)
         self.reply(f"OK [CAPABILITY {self.server.capabilities}] ready")
         while True:
-            line, wrong = self.line(8192)
-            self.tag, _, rest = line.partition(" ")
-            verb, argument = re.fullmatch(r"((?:UID )?\S*) ?(.*)", rest, re.I | re.S).groups()
+            line = self.line(8192)
+            self.tag, verb, argument = re.fullmatch(r"(\w+) ((?:UID )?\S+) ?(.*)", line, re.I | re.A).groups()
             verb = verb.lower().replace(" ", "_")
-            do = getattr(self, "do_" + verb, None)
-            early = verb in ("capability", "noop", "login", "authenticate")
+            assert self.user or verb in ("capability", "noop", "login", "authenticate"), line
+            assert self.inbox is not None or not verb.startswith("uid_"), line
             try:
-                if wrong or not re.fullmatch(r"[A-Za-z0-9.]+", self.tag) or not do:
-                    raise ValueError("unknown command")
-                if not self.user and not early or self.inbox is None and verb.startswith("uid_"):
-                    raise ValueError("not in this state")
-                self.reply(do(self.tokens(argument)))
-            except (ValueError, IndexError, KeyError) as error:
-                self.violation(str(error), line)
-                self.tag = self.tag if self.tag.isalnum() else "*"
-                self.reply("BAD could not parse command")
+                self.reply(getattr(self, "do_" + verb)(self.tokens(argument)))
             except _Instead as fault:
                 self.reply(str(fault))
 
@@ -1489,9 +1406,7 @@ class _IMAPTalk(_Talk):
         pattern = re.compile(r'\s*(?:"((?:[^"\\]|\\["\\])*)"|([()]|(?:[^\s()"\[]|\[[^\]]*\])+))')
         tokens, at = [], 0
         while text[at:].strip():
-            found = pattern.match(text, at)
-            if not found:
-                raise ValueError("unbalanced quotes")
+            found = pattern.match(text, at)  # None: unbalanced quotes
             quoted, at = found.group(1), found.end()
             tokens.append(found.group(2) if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
         return tokens
@@ -1509,16 +1424,14 @@ class _IMAPTalk(_Talk):
         return f"OK [CAPABILITY {self.server.capabilities}] logged in"
 
     def do_authenticate(self, tokens):
-        if "AUTH=PLAIN" not in self.server.capabilities or tokens != ["PLAIN"]:
-            return "NO [CANNOT] unknown mechanism"
+        assert "AUTH=PLAIN" in self.server.capabilities and tokens == ["PLAIN"]
         self.send("+ \r\n")
-        return self.do_login(base64.b64decode(self.line(8192)[0]).decode().split("\0")[1:])
+        return self.do_login(base64.b64decode(self.line(8192)).decode().split("\0")[1:])
 
     def do_examine(self, tokens):
         self.inbox = None  # RFC 3501: after a failure nothing is selected
         self.fault("select")
-        if [token.upper() for token in tokens] != ["INBOX"]:
-            return f"NO [NONEXISTENT] Unknown Mailbox: {tokens} (Failure)"
+        assert [token.upper() for token in tokens] == ["INBOX"]
         self.inbox = list(self.server.inbox)
         self.send(f"* FLAGS (\\Answered \\Flagged \\Draft \\Deleted \\Seen)\r\n* {len(self.inbox)} EXISTS\r\n"
                   "* 0 RECENT\r\n* OK [UIDVALIDITY 3857529045] UIDs valid\r\n"
@@ -1534,8 +1447,7 @@ class _IMAPTalk(_Talk):
 
     def do_uid_search(self, tokens):
         test = self.test(tokens)
-        if tokens:
-            raise ValueError("more search keys than are known here")
+        assert not tokens, "more search keys than are known here"
         self.fault("search")
         found = [str(mail.uid) for mail in self.inbox if test(mail)]
         self.send(" ".join(["* SEARCH", *found]) + "\r\n")
@@ -1558,8 +1470,7 @@ class _IMAPTalk(_Talk):
     def do_uid_fetch(self, tokens):
         wanted = {int(number) for number in tokens.pop(0).split(",")}
         items = [token.upper() for token in tokens[1:-1]]
-        if tokens[0] + tokens[-1] != "()" or "UID" not in items:
-            raise ValueError("bad list of items")
+        assert tokens[0] + tokens[-1] == "()" and "UID" in items
         answers = [b"* %d FETCH (%s)\r\n" % (number, b" ".join([self.item(mail, item) for item in items]))
                    for number, mail in enumerate(self.inbox, 1) if mail.uid in wanted]
         try:
@@ -1581,8 +1492,6 @@ class _IMAPTalk(_Talk):
             return f'INTERNALDATE "{when.day:2}-{MONTHS[when.month - 1]}-{rest}"'.encode()
         # without PEEK, reading would mark it as seen where the box is not only examined
         body = re.fullmatch(r"BODY\.PEEK\[((?:HEADER\.FIELDS \(([^)]+)\))?)\]<0\.([1-9]\d*)>", item)
-        if not body:
-            raise ValueError("unknown item " + item)
         section, names, size = body.groups()
         data = mail.raw
         if names:
@@ -2116,7 +2025,8 @@ CONSOLE_BODY = ("Results of run 7\nLoss is low, see loss.csv, the log (https://e
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
-def test_a_full_message_and_a_bare_text_are_these_payloads(chats, kind):
+def test_a_full_message_and_a_bare_text_are_these_payloads(chats, kind, capsys):
+    """Sent, or shown by `preview`, which sends nothing."""
     alerter, service = chats[kind]
     receipt = alerter.send(AlerterMessage(**FULL))
     assert alerter.post("Done") is True
@@ -2130,6 +2040,12 @@ def test_a_full_message_and_a_bare_text_are_these_payloads(chats, kind):
     ref = {"slack": {"channel": "C0ALERTS", "ts": row.get("ts")}, "slack webhook": {},
            }.get(kind, {"channel_id": "300", "message_id": row.get("id")})
     assert (receipt.alerter, receipt.ref) == (alerter.flavor, ref)
+    if "webhook" not in kind:
+        argv = [FULL["body"], "--flavor", kind, "--title", FULL["title"], "--level", "error", "--metadata",
+                "accuracy=0.95", "--metadata", "f1_score=[1]", "--image", *FULL["images"]]
+        assert (main(["preview", *argv]), len(service.calls)) == (0, 2)
+        shown = json.dumps(wanted[0]).replace("C0ALERTS", "C0123456789")
+        assert _sent_by(kind, json.loads(capsys.readouterr().out)) == json.loads(shown)
 
 
 def test_the_console_writes_the_message_to_stderr(capsys):
@@ -2137,15 +2053,6 @@ def test_the_console_writes_the_message_to_stderr(capsys):
     assert capsys.readouterr() == ("", (
         f"[!!] Train & test\n{CONSOLE_BODY}\naccuracy: 0.95\nf1_score: [1]\n"
         "[https://x.example/a.png]").replace("\n", "\n    ") + "\n")
-
-
-@pytest.mark.parametrize("flavor", ["slack", "discord"])
-def test_preview_prints_what_is_sent_and_sends_nothing(chats, capsys, flavor):
-    argv = ["preview", FULL["body"], "--flavor", flavor, "--title", FULL["title"], "--level", "error",
-            "--metadata", "accuracy=0.95", "--metadata", "f1_score=[1]", "--image", "https://x.example/a.png"]
-    assert (alerters.main(argv), chats[flavor][1].calls) == (0, [])
-    wanted = DISCORD_FULL if flavor == "discord" else dict(SLACK_FULL, channel="C0123456789")
-    assert _sent_by(flavor, json.loads(capsys.readouterr().out)) == wanted
 
 
 MARKDOWN = [  # source, on Slack, on Discord
@@ -2192,21 +2099,8 @@ def test_light_markdown_becomes_each_services_markup(chats):
     assert got == MARKDOWN
 
 
-class _Money:
-    def __str__(self):
-        return "12 <€>"
-
-    def __format__(self, spec):
-        return "formatted"
-
-
-class _Mute:
-    def __str__(self):
-        raise RuntimeError("no words")
-
-    __repr__ = __str__
-
-
+_Money = type("_Money", (), {"__str__": lambda self: "12 <€>"})
+_Mute = type("_Mute", (), {"__repr__": lambda self: 1 / 0})
 ODD_VALUES = {"z": 1, "a": 0.1, "none": None, "list": [1, "x"], "dict": {"k": 2}, "bytes": b"\xff",
               "object": _Money(), "nan": math.nan, "true": True, "empty": "", 7: "a number as name",
               "long": 10 ** 5000, "mute": _Mute()}
@@ -2357,24 +2251,16 @@ def test_blank_stretches_cost_no_part_of_the_message(chats, text):
 
 @pytest.mark.parametrize("part", [1, 2, 3])
 def test_a_refused_form_goes_out_plain_whichever_part_it_is(chats, part):
-    lines = [f"line {i}" for i in range(900)]
+    lines, people = [f"line {i}" for i in range(900)], [str(10 ** 18 + n) for n in range(50)]
     for kind, field, fault in (
             ("slack", "chat.postMessage", Fault(status=200, body={"ok": False, "error": "invalid_blocks"})),
             ("discord", "/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form"}))):
         alerter, service = chats[kind]
         service.fail(field, *[Fault("")] * (part - 1), fault)
-        assert alerter.post("\n".join(lines)) is True
+        assert alerter.post("\n".join(lines), mention=people if kind == "discord" else None) is True
         texts = "\n".join("\n".join(_texts(kind, row["payload"])) for row in service.posted)
-        assert re.findall(r"line \d+", texts) == lines
-
-
-def test_many_mentions_leave_room_in_the_plain_form(chats):
-    alerter, service = chats["discord"]
-    service.fail("/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form Body"}))
-    people = [str(10 ** 18 + n) for n in range(50)]
-    assert alerter.post("word " * 2000, AlerterParameters(mention=people)) is True
+        assert re.findall(r"line \d+", texts) == lines and service.warnings == []
     assert service.posted[0]["payload"]["content"].startswith(" ".join(f"<@{p}>" for p in people))
-    assert (service.statuses.count(400), service.warnings) == (1, [])
 
 
 def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
@@ -2459,7 +2345,7 @@ def _masked(kind, payload):
 def test_no_text_is_refused_cut_or_lets_anything_act(chats):
     """Messages of all sizes over the four ways; 20,000 of them with ALERTERS_TEST_MORE=1."""
     rng, slack = random.Random(20240601), chats["slack"][1]
-    for number in range(20_000 if MORE else 480):
+    for number in range(20_000 if MORE else 240):
         kind = CHAT_KINDS[number % 4]
         alerter, service = chats[kind]
         size = rng.choice((1, 5, 20, 40, 80, 200)) if number % 160 >= 4 else rng.choice((3000, 9000))
@@ -3790,9 +3676,15 @@ def test_what_is_wrong_on_the_way_is_said(cause, monkeypatch, workshop, tmp_path
 
 # === Images ===
 class _Figure:
+    """A figure of matplotlib; without a picture it cannot be drawn."""
+    def __init__(self, png=PNG):
+        self.png = png
+
     def savefig(self, file, format=None, **_):
         assert format == "png"
-        file.write(PNG)
+        if not self.png:
+            raise ZeroDivisionError("nothing\nto plot for @everyone")
+        file.write(self.png)
 
 
 class _Picture:
@@ -3848,12 +3740,8 @@ def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_path, caplog, kind):
-    class Broken:
-        def savefig(self, *_, **__):
-            raise RuntimeError("no @everyone backend")
-
     alerter, service = chats[kind]
-    images = [tmp_path / "none.png", Broken(), b"", 5, None, "", "ftp://x/y.png", "a\0b",
+    images = [tmp_path / "none.png", _Figure(b""), b"", 5, None, "", "ftp://x/y.png", "a\0b",
               "https://x.example/a b.png", ("a", "b", "c"), ("a.png", "text"), object]
     assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
     seen = _seen(kind, service.posted[0]["payload"])
@@ -3862,15 +3750,6 @@ def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_p
     assert seen.count("could not be shown") == len(images) == len(caplog.records)
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     assert _pings(kind, service.posted[0]["payload"]) == []
-
-
-@pytest.mark.parametrize("kind", CHAT_KINDS)
-def test_no_image_by_url_vanishes(chats, kind):
-    alerter, service = chats[kind]
-    urls = [f"https://x.example/{i}.png" for i in range(40)]
-    assert alerter.post(AlerterMessage("Plots", images=urls)) is True
-    sent = json.dumps([row["payload"] for row in service.posted])
-    assert [url for url in urls if url + '"' not in sent] == [] and set(service.statuses) == {200}
 
 
 @pytest.mark.parametrize("kind", FILE_KINDS)
@@ -3938,7 +3817,7 @@ def test_a_file_of_any_kind_arrives_under_its_name_and_type(chats, relay, tmp_pa
     assert list(call.files.values()) == [content]
     [part] = relay.mails[0].message.iter_attachments()
     assert (part.get_filename(), part.get_content_type()) == (name, kind)
-    assert part.get_payload(decode=True) == content and not relay.violations
+    assert part.get_payload(decode=True) == content
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
@@ -3964,12 +3843,6 @@ def test_what_is_no_regular_file_or_too_large_is_refused_at_once(chats, tmp_path
     assert service.posted[0]["payload"]["text"].count("could not be shown") == 10
 
 
-@pytest.mark.parametrize("given", [{"a.csv": b"x"}, b"x", "a.csv"])
-def test_what_is_no_list_of_files_is_an_error_to_see(given):
-    with pytest.raises(ConfigError, match=r"files must be a list; write files=\[…\]"):
-        AlerterMessage("t", files=given)
-
-
 def test_a_figure_is_drawn_once_for_all_alerters_and_outside_their_threads(chats, relay):
     drawn = []
 
@@ -3987,22 +3860,25 @@ def test_a_figure_is_drawn_once_for_all_alerters_and_outside_their_threads(chats
 
 
 FILES_12 = [(f"part {number}.log", b"x%d" % number) for number in range(12)]
-MANY_FILES = {  # the message, and the content of its files
-    "files and text": ({"body": "the text", "files": FILES_12}, FILES_12),
-    "pictures and files": ({"images": [PNG] * 9, "files": FILES_12}, [("", PNG)] * 9 + FILES_12),
+PICTURES_9, URLS = [PNG] * 9, [f"https://x.example/{number}.png" for number in range(40)]
+MANY_FILES = {  # the message, and how many pictures and files of its own
+    "pictures and files": ({"images": PICTURES_9, "files": FILES_12}, 9, 12),
     "a long text, facts and files": ({"body": "the text\n" * 4500, "metadata": {n: n for n in range(60)},
-                                      "images": [PNG] * 9, "files": FILES_12}, [("", PNG)] * 9 + FILES_12)}
+                                      "files": FILES_12}, 0, 12),
+    "addresses": ({"images": URLS}, 0, 0)}
 
 
 @pytest.mark.parametrize("kind", FILE_KINDS)
 @pytest.mark.parametrize("case", MANY_FILES)
 def test_no_file_is_lost_among_many(chats, caplog, kind, case):
     alerter, service = chats[kind]
-    fields, wanted = MANY_FILES[case]
-    assert alerter.post(AlerterMessage(**fields)) is True
-    got = [data for name, data in _files_at(kind, service) if name != "message.txt"]
-    assert sorted(got) == sorted(data for _, data in wanted)
+    fields, pictures, files = MANY_FILES[case]
+    assert alerter.post(AlerterMessage("Plots", **fields)) is True
+    got = [data for name, data in _files_at(kind, service) if name != "message.txt"] if files else []
+    assert sorted(got) == sorted([PNG] * pictures + [data for _, data in FILES_12[:files]])
     assert kind == "slack" or all(len(row["files"]) <= 10 for row in service.posted)
+    sent = json.dumps([row["payload"] for row in service.posted])
+    assert [url for url in fields.get("images", []) if url != PNG and url + '"' not in sent] == []
     assert (set(service.statuses), service.warnings, caplog.records) == ({200}, [], [])
 
 
@@ -6798,7 +6674,7 @@ def test_mail_goes_the_way_its_fields_say(server, fields, tls, user, trusted, mo
         [mail] = service.mails
         assert mail[:2] + mail[5:] == ("bot@example.org", [ANN, BOB], tls, user)
         assert receipt == Receipt("smtp_email", {"message_id": mail.message_id})
-        assert not service.violations and service.sessions == 1
+        assert service.sessions == 1
         assert all(c.tls == tls for c in service.commands if c.line[:4] in ("mail", "rcpt", "data", "AUTH"))
 
 
@@ -6887,11 +6763,8 @@ def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
                           "the log", ".", "accuracy", "0.95", "b < c & d", "None", "epochs", "[1, 2]"]
     assert page.links == ["https://example.org/l"] and {"h1", "strong", "em", "code", "table"} <= page.tags
     assert page.source.startswith("<!DOCTYPE html>") and not page.images
-
-
-def test_the_html_needs_nothing_from_outside_and_knows_dark_mode(relay):
     relay_alerter(relay).send(AlerterMessage("T", "```\ncode\n```", {"k": "v"}, [MAIL_PNG], "error"))
-    page = MailPage(relay.mails[0])
+    page = MailPage(relay.mails[1])  # which needs nothing from outside, and knows dark mode
     assert not page.tags & {"script", "link", "iframe", "form", "object", "svg", "video"}
     assert not re.search(r"(?i)https?:|@import|url\(|expression|position:", page.source)
     assert "prefers-color-scheme:dark" in page.source and page.images == ["cid:image0"]
@@ -6916,7 +6789,7 @@ def test_the_structure_of_a_mail(relay):
         message = relay.mails[-1].message
         files = [part.get_content() for part in message.walk()
                  if part.get_content_maintype() in ("image", "application")]
-        assert mail_shape(message) == shape and not relay.violations
+        assert mail_shape(message) == shape
         assert sorted(files) == sorted(image for image in images if isinstance(image, bytes))
 
 
@@ -6933,7 +6806,7 @@ def test_the_subject_is_one_short_line_and_a_long_title_is_whole_in_the_mail(rel
     for message, fields, params, subject in MAIL_SUBJECTS:
         relay_alerter(relay, **fields).send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
         got, title = str(relay.mails[-1].message["Subject"]), message.get("title", "")
-        assert got[:90] == subject and len(got) <= 200 and not relay.violations
+        assert got[:90] == subject and len(got) <= 200
         assert len(title) < 90 or title.strip() in mail_text(relay.mails[-1])
 
 
@@ -6998,7 +6871,7 @@ def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
         assert all(urllib.parse.urlsplit(link).scheme in ("http", "https") for link in page.links), text
         assert all(link.startswith(("https://", "http://")) for link in page.images), text
         assert not re.search("[\0\x08\x1b\u202e\u2066]", page.source + mail_text(mail)), text
-    assert len(relay.mails) == relay.sessions == number + 1 and not relay.violations
+    assert len(relay.mails) == relay.sessions == number + 1
     relay_alerter(relay).send("[https://bank.example](https://evil.test/) [bank.example](https://evil.test/)")
     assert "https://evil.test/" in " ".join(MailPage(relay.mails[-1]).words)  # a label hides no address
 
@@ -7015,7 +6888,7 @@ def test_any_text_arrives_as_written(relay):
     for body in MAIL_BODIES:
         given, arrives = body if isinstance(body, tuple) else (body, body)
         relay_alerter(relay).send(given)
-        assert mail_text(relay.mails[-1]) == arrives + "\n" and not relay.violations
+        assert mail_text(relay.mails[-1]) == arrives + "\n"
 
 
 @pytest.mark.parametrize("length", [95_000, 30])
@@ -7033,12 +6906,7 @@ def test_a_text_that_mail_programs_would_clip_is_whole_in_a_file(length, relay):
     for shown in (mail_text(mail), " ".join(MailPage(mail).words)):
         assert "Failed" in shown and "yyyyyy" in shown and "[image-2.bin]" in shown
         assert re.search(r"… [\d,]+ characters left out …", shown) and "<fn>" in shown or length == 30
-    assert len(MailPage(mail).source.encode()) < 102_400 and not relay.violations  # beyond, Gmail clips
-
-
-class BrokenFigure:
-    def savefig(self, *_, **__):
-        raise ZeroDivisionError("nothing\nto plot")
+    assert len(MailPage(mail).source.encode()) < 102_400  # beyond, Gmail clips
 
 
 def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(relay, tmp_path, caplog):
@@ -7046,7 +6914,7 @@ def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(rel
     path.write_bytes(MAIL_PNG + b"path")
     images = [path, str(path), MAIL_JPG, bytearray(MAIL_GIF), memoryview(MAIL_PNG), _Figure(), _Picture(),
               b"RIFF1234WEBPxx"]
-    bad = [tmp_path / "gone.png", b"", BrokenFigure(), 42, "https://example.org/x.png"]
+    bad = [tmp_path / "gone.png", b"", _Figure(b""), 42, "https://example.org/x.png"]
     assert relay_alerter(relay).post(AlerterMessage("T", "the text", images=images + bad)) is True
     [mail], page = relay.mails, MailPage(relay.mails[0])
     parts = {part["Content-ID"]: part for part in mail.message.walk() if part["Content-ID"]}
@@ -7057,19 +6925,11 @@ def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(rel
     assert [part.get_content_type() for part in shown] == ["image/" + kind for kind in
                                                            "png png jpeg gif png png png webp".split()]
     assert all(part.get_content_disposition() == "inline" for part in shown) and len(parts) == 8
-    assert page.images[-1] == "https://example.org/x.png" and not relay.violations
+    assert page.images[-1] == "https://example.org/x.png"
     for text in (mail_text(mail), " ".join(page.words)):
         assert "the text" in text and "gone.png could not be shown" in text and "nothing to plot" in text
         assert text.count("could not be shown") == 4
     assert len(errors_of(caplog, logging.WARNING)) == 4 and not errors_of(caplog)
-
-
-@long_form
-def test_megabytes_arrive_byte_for_byte(relay):
-    image = MAIL_PNG[:8] + random.Random(1).getrandbits(8 * 10 ** 7).to_bytes(10 ** 7, "big")
-    assert relay_alerter(relay).post(AlerterMessage(body="big", images=[image])) is True
-    [part] = [part for part in relay.mails[0].message.walk() if part.get_content_type() == "image/png"]
-    assert part.get_content() == image and not relay.violations
 
 
 # === E-mail: nothing lost, nothing doubled ===
@@ -7097,7 +6957,7 @@ def test_fault_matrix_of_smtp(stage, clock, trusted):
                 receipt, error = None, caught
             held = {rcpt for mail in service.mails for rcpt in mail.rcpts}
             ids = {mail.message_id for mail in service.mails}
-            assert len(ids) <= 1 and clock.monotonic() - start <= 30 and not service.violations, where
+            assert len(ids) <= 1 and clock.monotonic() - start <= 30, where
             assert stage == "accepted" or len(service.mails) == (error is None), where
             final = name == "554" and stage != "quit"
             assert bool(receipt) == (stage == "quit" or not final and times == 1), (where, error)
@@ -7203,7 +7063,7 @@ def test_a_mail_too_large_goes_once_more_without_its_files(lines, size, answer, 
     [warning] = errors_of(caplog, logging.WARNING)
     assert re.search(f"{words}.*: the mail is too large; it goes without image-1.png, 売上.csv", warning)
     assert ("message.txt" in warning) is ("characters left out" in text) is (lines > 1)
-    assert not service.violations and [BOB in line for line in errors_of(caplog)] == [True] * bool(refused)
+    assert [BOB in line for line in errors_of(caplog)] == [True] * bool(refused)
     with FakeSMTP(tls=None, announced=500) as service:
         error = refusal_of(relay_alerter(service, clock), AlerterMessage(body="x", images=[MAIL_PNG]))
     assert (error.status, error.outcome, error.hint) == (552, "not_sent", "the mail is too large")
@@ -7300,7 +7160,6 @@ def test_any_user_and_password_log_in_where_the_server_takes_utf_8(user, passwor
             assert password not in str(caught.value)
         smtp.mechanisms = ["XOAUTH2"]
         assert "no log-in by PLAIN or LOGIN" in str(refusal_of(mail_alerter(smtp, clock=clock, **fields)))
-        assert not smtp.violations + old.violations + imap.violations
 
 
 @pytest.mark.parametrize("coded", [MAIL_PASSWORD, f"\0bot@example.org\0{MAIL_PASSWORD}"])
@@ -7373,7 +7232,6 @@ def desk(relay, imap, clock):
             return [c.line for c in imap.commands if " FETCH " in c.line]
 
     yield Desk()
-    assert not imap.violations and not relay.violations
 
 
 ANN_FULL = "Ann Doe <ann@example.org>"
@@ -8472,8 +8330,6 @@ HOME_REFUSED = {
                        "no alerter 'teem'; did you mean 'team'?"),
     "delete used": (lambda s: s.delete_alerter("team"),
                     "alerter 'team' is in the stack prod: delete that first"),
-    "stack of unknown": (lambda s: s.register_stack("x", ["teem"]),
-                         "no alerter 'teem'; did you mean 'team'?"),
     "stack of nothing": (lambda s: s.register_stack("x", []), "a stack needs an alerter"),
     "set unknown": (lambda s: s.set_active_stack("prd"), "no stack 'prd'; did you mean 'prod'?"),
     "delete active": (lambda s: s.delete_stack("prod"), "stack 'prod' is active: set another one first"),
@@ -8481,25 +8337,19 @@ HOME_REFUSED = {
                  "alerter 'a/../b': a name is letters, digits, _ . and -"),
     "no name": (lambda s: s.register_stack(None, "console"),
                 "stack None: a name is letters, digits, _ . and -"),
-    "a list as a flavor": (lambda s: s.register_alerter("x", ["slack"]),
-                           "no flavor \"['slack']\"; did you mean 'slack'?"),
     "nothing given": (lambda s: s.register_alerter("red", "discord"), "red (discord): give discord_token "
                       "(posts and asks) or discord_webhook_url (posts only)"),
-    "a webhook that is asked": (
-        lambda s: s.register_alerter("red", "slack", slack_webhook_url="http://127.0.0.1:9/services/x").ask("x"),
-        "red (slack): nobody can be asked here: a webhook can only post; asking needs slack_token"),
 }
 
 
 @pytest.mark.parametrize("case", HOME_REFUSED)
 def test_the_store_refuses_what_does_not_fit_and_changes_nothing(case):
     call, words = HOME_REFUSED[case]
-    store = home_two()
-    before = home_read()
+    store, before = home_two(), home_read()
     with pytest.raises(AlerterError) as caught:
         call(store)
     assert str(caught.value) == words
-    assert home_read() == before or "asked" in case
+    assert home_read() == before
 
 
 HOME_NO_STORES = {
@@ -9171,13 +9021,15 @@ WRONG_CALLS = {  # a call, and what is said of it
     "nothing": (lambda: post(" \n\t"),
                 "message: there is nothing to say: give title, body, metadata, images or files"),
     "number": (lambda: post(5), "a message is a str, an exception or an AlerterMessage, not int"),
-    "none": (lambda: post(None), "a message is a str, an exception or an AlerterMessage, not NoneType"),
     "level": (lambda: post("x", level="eror"), "message: no level 'eror'; did you mean 'error'?"),
     "title": (lambda: post("x", title=5), "message: title must be text, not int"),
     "body": (lambda: AlerterMessage(body=["x"]), "message: body must be text, not list"),
     "metadata": (lambda: post("x", metadata=[1]), "message: metadata must be a dict, not list"),
     "images": (lambda: post("x", images="a.png"), "message: images must be a list; write images=[…]"),
     "files": (lambda: post("x", files=5), "message: files must be a list; write files=[…]"),
+    "a dict of files": (lambda: AlerterMessage("t", files={"a.csv": b"x"}),
+                        "message: files must be a list; write files=[…]"),
+    "bytes of a file": (lambda: post("x", files=b"x"), "message: files must be a list; write files=[…]"),
     "body twice": (lambda: post("x", body="y"), "post: no keyword 'body'; there is: alerter, exception, "
                    "files, images, level, mention, message, metadata, params, reply_to, title"),
     "fields of a message": (lambda: post(AlerterMessage("x"), title="T", level="info"),
@@ -9195,8 +9047,6 @@ WRONG_CALLS = {  # a call, and what is said of it
               "of them empty; leave it out for the default"),
     "blocks": (lambda: SlackAlerterParameters(blocks={"type": "x"}),
                "params: blocks must be a list of dicts for JSON, as Block Kit has them"),
-    "block": (lambda: SlackAlerterParameters(blocks=[{"type": print}]),
-              "params: blocks must be a list of dicts for JSON, as Block Kit has them"),
     "thread": (lambda: SlackAlerterParameters(thread_ts=1.5),
                "params: thread_ts must be the `ts` of a message, as text"),
     "approvals": (lambda: ask("x", minimum_approvals=True),
@@ -9208,7 +9058,6 @@ WRONG_CALLS = {  # a call, and what is said of it
     "ask": (lambda: ask("x", timout=5), "ask: no keyword 'timout'; did you mean 'timeout'?"),
     "decide": (lambda: decide("x", lvel="info"), "decide: no keyword 'lvel'; did you mean 'level'?"),
     "its post": (lambda: ASKED.post("x", imges=[]), "post: no keyword 'imges'; did you mean 'images'?"),
-    "its ask": (lambda: ASKED.ask("x", keyy=""), "ask: no keyword 'keyy'; did you mean 'key'?"),
     "its question": (lambda: ASKED.open_question("x", mentio="U1"),
                      "open_question: no keyword 'mentio'; did you mean 'mention'?"),
     "no channel": (lambda: SlackAlerter(slack_token="xoxb-1").post("x"),
@@ -10287,12 +10136,10 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
 
 HOME_MISTAKES = {
     "preview x": "preview: give --flavor, or --html FILE",
-    "stack update prdo -al team": "no stack 'prdo'; did you mean 'prod'?",
     "stack register prod -al team": "stack 'prod' exists already: `stack update` changes it",
     "regster x": "no command 'regster'; did you mean 'register'?",
     "stack": "no command 'stack'; did you mean 'stack set'?",
     "--flavor": "no command '--flavor'; did you mean 'flavor list'?",
-    "register x --flavor=slak": "no flavor 'slak'; did you mean 'slack'?",
     "register x": "the following arguments are required: --flavor/-f (see: {} register --help)",
     "register --flavor=slack": "the following arguments are required: name (see: {} register --help)",
     "register x --flavor=slack --slack_tokn=xoxb-2-hidden":
@@ -10303,11 +10150,9 @@ HOME_MISTAKES = {
         "argument --slack_channel_id: expected one argument (see: {} register --help)",
     "register prod --flavor=console --set": "stack 'prod' exists already: choose another name",
     "update team": "update: there is nothing to change; give --FIELD=VALUE",
-    "describe teem": "no alerter 'teem'; did you mean 'team'?",
     "post x --alerter teem": "no alerter 'teem'; did you mean 'team'?",
     "post x --alerter team --stack prod": "--alerter and --stack: give one of them",
     "stack register s": "the following arguments are required: -al/--alerter (see: {} stack register --help)",
-    "post x --titel T": "post: unknown '--titel'; did you mean '--title'?",
     "post x --titl T": "post: unknown '--titl'; did you mean '--title'?",
     "post a b": "post: unknown 'b'; …",
     "post": "the following arguments are required: text; one that begins with - stands behind -- "
@@ -10319,11 +10164,8 @@ HOME_MISTAKES = {
     "ask x --timeout soon": "timeout must be a number of seconds, 0 or more, or a time such as …'soon'",
     "run": alerters._HOW_TO_RUN, "run ls -l": alerters._HOW_TO_RUN, "run ls -- ls": alerters._HOW_TO_RUN,
     "run --": alerters._HOW_TO_RUN,
-    "preview x --flavor=slak": "no flavor 'slak'; did you mean 'slack'?",
     "preview x --html=/nowhere/x.html": "[Errno 2] No such file or directory: '/nowhere/x.html'",
     "setup slak": "no flavor 'slak'; did you mean 'slack'?",
-    "setup slack --slack_tokn=x": "setup: unknown '--slack_tokn'; did you mean '--slack_token'?",
-    "setup console": "alerter 'console' exists already: `update` changes it",
     "setup slack --slack_token=xoxb-1-hidden": "setup asks on a terminal, and here is none; instead: {} "
                                                "register slack --flavor=slack --FIELD=VALUE --set",
     "ask x --alerter console": "nobody can be asked here: console (console): standard input is no terminal, "
@@ -10478,10 +10320,9 @@ def test_check_says_each_thing_once_and_tries_to_post_if_told(slack, discord, sm
 
 def test_preview_shows_what_would_be_sent_and_sends_nothing(capsys, home_told, tmp_path):
     for flavor in FLAVORS:
-        code, out, err = home_cli(capsys, "preview", "All **good**", "--flavor", flavor, "--title", "Nightly",
-                                  "--metadata", "accuracy=0.95", "--image", "https://example.org/a.png")
-        assert (code, err, home_told) == (0, "", [])
-        assert all(words in out for words in ("Nightly", "good", "accuracy", "0.95")), flavor
+        line = f"preview **good** --flavor {flavor} --title T --metadata a=9"
+        code, out, err = home_cli(capsys, *line.split())
+        assert (code, err, home_told) == (0, "", []) and re.search("(?s)T.*good.*a.*9", out), flavor
     page = tmp_path / "page.html"
     assert home_cli(capsys, "preview", "**x** <script>", "--html", page) == (0, "", "")
     html = page.read_text(encoding="utf-8")
