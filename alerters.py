@@ -2495,6 +2495,8 @@ class _ChatAlerter(BaseAlerter):
                view.channel, view.thread)
         question._shared = _VIEWS.setdefault(key, view)
         question._shared.questions.add(question)
+        if question._shared.error:  # who comes anew tries again
+            question._shared.began = view.began
 
     def _release(self, question: Question) -> None:
         if question._shared:
@@ -3716,7 +3718,7 @@ class DiscordAlerter(_ChatAlerter):
             url = _Secret(f"{url}{joint}{query}")
         answer = _http(self, method, url, until or self._until(), body, headers)
         data = answer.json()
-        if answer.status == 204:
+        if answer.status == 204 and method != "GET":
             return {}
         known, listed = _mapping(data), isinstance(data, list) and "?" in path
         if answer.status in (200, 201) and (listed or known.get("id")):

@@ -5360,7 +5360,8 @@ def test_an_own_flavors_clock_may_be_ahead(boards, clock):
 
 
 # What happens to reading over the deadline (of 40 s, so that the grace is 4 s).
-OUTAGES = {"5xx": lambda r: Fault(status=503), "429": lambda r: r.limited(2)}
+OUTAGES = {"5xx": lambda r: Fault(status=503), "429": lambda r: r.limited(2),
+           "204": lambda r: Fault(status=204)}
 if MORE:
     for fault in ("reset", "close", "garbage", "redirect"):
         OUTAGES[fault] = lambda r, fault=fault: Fault(fault)
@@ -5415,6 +5416,18 @@ def test_trouble_of_the_network_over_the_deadline_is_no_timeout(
     with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
         question.wait()
     assert caught.value.outcome == "unknown"
+
+
+def test_who_waits_again_after_a_refusal_reads_anew(room):
+    question = room.ask(alerter=room.alerter(listen="channel"))
+    room.clock.sleep(100)
+    room.service.fail("conversations.history" if room.kind == "slack" else room.reads,
+                      no("access_denied") if room.kind == "slack" else Fault(status=403), times=None)
+    with pytest.raises(DeliveryError) as caught:
+        question.wait()
+    room.service.heal()
+    room.reply(question, room.ann, "yes")
+    assert Question.from_dict(question.to_dict(), question.alerter).wait(0).status == YES, caught
 
 
 def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(room):
