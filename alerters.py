@@ -1763,7 +1763,7 @@ class _Reply:
 
 # How answers are counted: words in their order; then taps, of which no service tells when they were given,
 # so that a declining one wins; one that may have come too late stops an approval, and else is nothing.
-_WORD, _DECLINING_TAP, _APPROVING_TAP, _LATE_DECLINING_TAP = range(4)
+_WORD, _APPROVING_TAP, _DECLINING_TAP, _LATE_DECLINING_TAP = range(4)
 
 
 class Question:

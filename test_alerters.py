@@ -4524,6 +4524,7 @@ COUNTED = {  # so many have to approve; what happens, in order -> status, who ap
     "a decline first": (2, "bob no, ann yes", NO, ""),
     "a decline too late": (2, "ann yes, bob yes, eve no", YES, "ann bob"),
     "a declining tap": (2, "ann yes, bob yes, eve ❌", NO, "ann bob"),
+    "a declining tap after one": (2, "ann ✅, bob ❌", NO, "ann"),
     "own mind changed": (2, "ann yes, ann no", NO, "ann"),
     "a tap taken back": (2, "ann ✅, ann -✅, bob ✅", None, ""),
     "taps that differ": (1, "ann ✅, bob ❌", NO, ""), "in another order": (1, "bob ❌, ann ✅", NO, ""),
