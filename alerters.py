@@ -1650,7 +1650,7 @@ def _worker(pid: object) -> str:
 
 def _is_held(record: _QuestionRecord, now: float) -> bool:
     """True while the one who claimed a record is alive, as far as can be told from here, and not overdue."""
-    if not now < record.claimed_until <= now + _CLAIM:  # the second: the clock was set back
+    if not now < record.claimed_until <= now + 2 * _CLAIM:  # more than clocks differ: one was set back
         return False
     machine, _, process = record.claimed_by.partition(" ")
     elsewhere = machine != _socket.gethostname()
@@ -1692,13 +1692,12 @@ class _Key:
 
         The first is `asked`, or the record of the same question from before; None while somebody works on it.
         """
-        now, replaced = self.clock.now(), None
-        found = self.read()
-        if found and _is_held(found, now):  # looked at first, so that who waits does not write
+        found, replaced = self.read(), None
+        if found and _is_held(found, self.clock.now()):  # looked at first, so that who waits does not write
             return None, None
         with self._changing() as (questions, ended):
             found = self._found(questions)
-            if found and _is_held(found, now):
+            if found and _is_held(found, self.clock.now()):
                 return None, None
             if found and found.fingerprint != asked.fingerprint:
                 ended.setdefault(found.token, self._end())
@@ -1756,7 +1755,8 @@ class _Reply:
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.by, self.text = str(given.get("by") or ""), str(given["text"])
         self.via: str = given.get("via", "reply")
-        self.at: float | None = given.get("at")
+        at = given.get("at")
+        self.at = None if at is None else float(at)
         self.until: float | None = given.get("until")
         self.thread: Any = given.get("thread")
 

@@ -5357,7 +5357,14 @@ def test_an_own_flavors_clock_may_be_ahead(boards, clock):
         def replies(self, question):
             return [{"by": "ann", "text": "yes", "via": "reply", "at": self.clock.now() + 600}]
 
+    @dataclasses.dataclass
+    class Dated(Board):
+        def replies(self, question):
+            return [{"by": "ann", "text": "hm", "at": datetime.datetime.now()}]
+
     assert in_time(Ahead, clock)().decide("Deploy?", AlerterParameters(timeout=60)).status == YES
+    with pytest.raises(DeliveryError, match="TypeError: .*: its traceback is in the log"):
+        in_time(Dated, clock)().decide("Deploy?")
 
 
 # What happens to reading over the deadline (of 40 s, so that the grace is 4 s).
@@ -6169,7 +6176,7 @@ def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock):
     board = in_time(Board, clock)()
     for number, (by, left, wait) in enumerate([
             (living, 200, 20), (living, 200, 0), (us + "0", 200, 0), ("odd", 30, 30), (us, 1e6, 0),
-            (us, 30, 30), (us, -1, 0)]):
+            (us, 30, 30), (us, -1, 0), ("ahead", 205, 205)]):
         board.open_question("Deploy?", key=f"key {number}")
         began = clock.monotonic()
         with StackStore()._changing() as data:
@@ -6180,7 +6187,7 @@ def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock):
             clock.at(began + 20, child.communicate)
         board.open_question("Deploy?", key=f"key {number}")
         assert clock.monotonic() - began == pytest.approx(wait, abs=1), (by, left)
-    assert len(BOARDS["kitchen"]) == 14
+    assert len(BOARDS["kitchen"]) == 16
 
 
 @posix
