@@ -4548,18 +4548,20 @@ def _mail_texts(mail: Any) -> tuple[list[str], list[str], bool]:
 
 class _Line:
     """A line of a mail: as written, without marks, and as the letters, digits and emoji that are compared."""
-    def __init__(self, text: str) -> None:
-        self.text = text.strip("\ufeff\u200b \t\r\xa0")
+    def __init__(self, written: str, unlinked: str) -> None:
+        self.written = written.strip("\ufeff\u200b \t\r\xa0")
+        self.text = unlinked.strip("\ufeff\u200b \t\r\xa0")
         self.bare = self.text.strip(">| \t\xa0\u200b\ufeff")
         self.marked = self.text.startswith((">", "|"))
-        self.empty = not self.bare.strip("-_=*")
+        self.empty = not self.written.strip(">| \t\xa0\u200b\ufeff").strip("-_=*")
         self.letters = re.sub(_NO_LETTERS, "", self.text.casefold())
 
 
 def _lines_of(text: str) -> list[_Line]:
-    """Return the lines of a text, without the addresses that programs put behind links."""
-    text = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", lambda link: "\n" * link[0].count("\n"), text)
-    return list(map(_Line, text.split("\n", _LINES_MAX)))
+    """Return the lines of a text. Addresses of links, which programs add to their text, are not compared."""
+    unlinked = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", lambda link: "\n" * link[0].count("\n"), text)
+    pairs = zip(text.split("\n", _LINES_MAX), unlinked.split("\n", _LINES_MAX))
+    return [_Line(*pair) for pair in pairs]
 
 
 class _Thread:
@@ -4618,7 +4620,7 @@ class _Thread:
             elif signature and re.fullmatch(_CONTACT, line.text) or _is_of_program(line.text):
                 continue
             else:
-                kept.append("" if line.empty else line.text)
+                kept.append("" if line.empty else line.written)
         return "\n".join(kept).strip()
 
     def _quoted(self, lines: list[_Line]) -> set[int]:

@@ -7514,7 +7514,8 @@ approve⏎On 2026-12-01, not before ¦ approve⏎----- wait -----⏎Note: not be
 ok⏎Am 1.12.2026, nicht vorher ¦ approve⏎__________⏎wait, no ¦ approve⏎From: me⏎To: you⏎Note: not yet⏎
 approve⏎From: my side⏎Date: not yet ¦ approve⏎when CI is green ¦ approve⏎⏎⏎⏎⏎⏎⏎⏎P.S. not today
 approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o v e ¦ approve⏎> Deploy?⏎no⏎> more⏎
-Sent from my iPhone ¦ -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?=""")
+Sent from my iPhone ¦ -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?=
+approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org>""")
 
 
 def test_what_is_not_exactly_the_word_never_approves(desk):
