@@ -9357,14 +9357,12 @@ def test_a_step_of_old_warns_at_the_callers_line_and_works(flavor, kind, slack, 
 
 
 # === Hooks ===
-def gone():
-    try:
-        raise ValueError("the data are gone")
-    except ValueError as error:
-        return error
+try:
+    raise ValueError("the data are gone")
+except ValueError as error:
+    GONE = error
 
 
-GONE = gone()
 PRIVATE = {"params": {"password": "private"}, "conf": "private", "args": ["private"], "kwargs": "private"}
 
 
@@ -9403,125 +9401,83 @@ class AsyncState(State):
         return self.result_
 
 
-class Flow:
-    name, parameters = "nightly", {"password": "private"}
-
-
-class Task:
-    name, parameters = "train", {"password": "private"}
+Flow = type("Flow", (), {"name": "nightly", "parameters": {"password": "private"}})
+Task = type("Task", (), {"name": "train", "parameters": {"password": "private"}})
 
 
 RUN = SimpleNamespace(name="jolly-otter", id="1", parameters={"password": "private"})
 RECORD = SimpleNamespace(result=GONE, metadata="private")
-DAG = {**airflow_context(), "ti": SimpleNamespace(task_id="good_task")}
 DAGSTER = SimpleNamespace(op_exception=GONE, op=SimpleNamespace(name="train"), job_name="nightly",
                           run_id="1ca59c4a", op_config={"password": "private"}, resources="private")
 CELERY = {**PRIVATE, "sender": SimpleNamespace(name="jobs.train", request="private"), "task_id": "07d2",
           "signal": "private", "traceback": "private", "einfo": "private"}
-TRAINER = {"step": "trainer", "pipeline": "nightly", "run": "nightly-2026"}
-TRAIN = {"dag": "nightly", "run": "scheduled__1", "task": "train", "host": "worker-1",
-         "log": "https://airflow.example.org/log"}
+DONE = SimpleNamespace(name="jobs.train", request=SimpleNamespace(id="07d2", args=["private"]))
+DAG, DAG_FACTS = {**airflow_context(), "ti": SimpleNamespace(task_id="good_task")}, {
+    "dag": "nightly", "run": "scheduled__1"}
+TRAIN = {**DAG_FACTS, "task": "train", "host": "worker-1", "log": "https://airflow.example.org/log"}
 OTTER = {"flow": "nightly", "run": "jolly-otter", "link": "https://prefect.example.org/runs/1"}
 OP, JOB = {"op": "train", "job": "nightly", "run": "1ca59c4a"}, {"task": "jobs.train", "task id": "07d2"}
 # How a framework calls the hook: arguments, or a dict of keywords; title; exception or text; facts.
-FAILURES = {
-    "ZenML": ({"exception": GONE}, "trainer failed", GONE, TRAINER),
-    "nothing": ((), "Pipeline failed", None, {}), "an exception": ((GONE,), "Pipeline failed", GONE, {}),
-    "Airflow": ((airflow_context(GONE, state="failed", try_number=4),), "train failed", GONE,
-                {**TRAIN, "try": "4 of 4"}),
-    "Airflow 2": ((AirflowContext(airflow_context(GONE)),), "train failed", GONE, TRAIN),
-    "Airflow, text": ((airflow_context("killed <SIGKILL>"),), "train failed", "killed <SIGKILL>", TRAIN),
-    "Airflow, no other try": ((airflow_context(GONE, state="failed", try_number=2),), "train failed", GONE,
-                              {**TRAIN, "try": "2 of 4"}),
-    "Airflow, retry": ((airflow_context(GONE, state="up_for_retry", try_number=4),),
-                       "train failed, will retry", GONE, {**TRAIN, "try": "4 of 4"}),
-    "Airflow, retry without a state": ((airflow_context(GONE, state=None, try_number=3),),
-                                       "train failed, will retry", GONE, {**TRAIN, "try": "3 of 4"}),
-    "Airflow, DAG": (({**DAG, "reason": "task_failure"},), "nightly failed", None,
-                     {"dag": "nightly", "run": "scheduled__1", "reason": "task_failure"}),
-    "Prefect": ((Flow(), RUN, State(data=RECORD)), "nightly failed", GONE, {**OTTER, "state": "Failed"}),
-    "Prefect, asynchronous": ((Flow(), RUN, AsyncState(data=RECORD)), "nightly failed", GONE,
-                              {**OTTER, "state": "Failed"}),
-    "Prefect, crash": ((Flow(), RUN, State("Crashed", data=GONE)), "nightly crashed", GONE,
-                       {**OTTER, "state": "Crashed"}),
-    "Prefect, time-out": ((Flow(), RUN, AsyncState("TimedOut", data=GONE)), "nightly timed out", GONE,
-                          {**OTTER, "state": "TimedOut"}),
-    "Prefect, message": ((Flow(), RUN, AsyncState("Failed", "accuracy too low")), "nightly failed",
-                         "accuracy too low", {**OTTER, "state": "Failed"}),
-    "Prefect, nothing said": ((Flow(), RUN, State("Failed", "")), "nightly failed", None,
-                              {**OTTER, "state": "Failed"}),
-    "Prefect, result": ((Flow(), RUN, State(result=GONE)), "nightly failed", GONE,
-                        {**OTTER, "state": "Failed"}),
-    "Prefect, awaited": ((Flow(), RUN, AsyncState(result=GONE)), "nightly failed", GONE,
-                         {**OTTER, "state": "Failed"}),
-    "Prefect task": ((Task(), RUN, State(data=RECORD)), "train failed", GONE,
-                     {"task": "train", "run": "jolly-otter", "link": OTTER["link"], "state": "Failed"}),
-    "Dagster": ((DAGSTER,), "train failed", GONE, OP),
-    "Celery": ({**CELERY, "exception": GONE}, "jobs.train failed", GONE, JOB),
-}
-SUCCESSES = {
-    "ZenML": ((), "trainer succeeded", TRAINER), "nothing": ((), "Pipeline succeeded", {}),
-    "Airflow": ((airflow_context(state="success", try_number=4),), "train succeeded",
-                {**TRAIN, "try": "4 of 4"}),
-    "Airflow, DAG": (({**DAG, "reason": "success"},), "nightly succeeded",
-                     {"dag": "nightly", "run": "scheduled__1", "reason": "success"}),
-    "Airflow, mapped": (({"ti": SimpleNamespace(task_id="train", map_index=0)},), "train succeeded",
-                        {"task": "train", "map index": 0}),
-    "Prefect": ((Flow(), RUN, State("Completed", data="private")), "nightly succeeded", OTTER),
-    "Dagster": ((DAGSTER,), "train succeeded", OP),
-    "Celery": ({"result": "private", "sender": SimpleNamespace(name="jobs.train", request=SimpleNamespace(
-        id="07d2", args=["private"]))}, "jobs.train succeeded", JOB),
-}
-
-
-@pytest.fixture
-def frameworks(monkeypatch):
-    """What ZenML and Prefect have in sys.modules: the hooks look there, and import nothing."""
-    context = SimpleNamespace(pipeline=SimpleNamespace(name="nightly"), pipeline_run=SimpleNamespace(
-        name="nightly-2026", config="private"), step_run=SimpleNamespace(name="trainer", config="private"))
-    monkeypatch.setitem(sys.modules, "prefect.utilities.urls", SimpleNamespace(
-        url_for=lambda run: f"https://prefect.example.org/runs/{run.id}"))
-
-    def runs(case):
-        modules = {"zenml": SimpleNamespace(get_step_context=lambda: context)} if case == "ZenML" else {}
-        monkeypatch.delitem(sys.modules, "zenml", raising=False)
-        for name, module in modules.items():
-            monkeypatch.setitem(sys.modules, name, module)
-
-    return runs
-
-
+FAILURES = [
+    ((), "Pipeline failed", None, {}), ((GONE,), "Pipeline failed", GONE, {}),
+    ((DAGSTER,), "train failed", GONE, OP), ({**CELERY, "exception": GONE}, "jobs.train failed", GONE, JOB),
+    *[((airflow_context(GONE, state=state, try_number=tries),), f"train {how}", GONE,
+       {**TRAIN, "try": f"{tries} of 4"}) for state, tries, how in (
+        ("failed", 4, "failed"), ("failed", 2, "failed"), ("up_for_retry", 4, "failed, will retry"),
+        (None, 3, "failed, will retry"))],
+    ((AirflowContext(airflow_context(GONE)),), "train failed", GONE, TRAIN),
+    ((airflow_context("killed <SIGKILL>"),), "train failed", "killed <SIGKILL>", TRAIN),
+    (({**DAG, "reason": "task_failure"},), "nightly failed", None, {**DAG_FACTS, "reason": "task_failure"}),
+    *[((Flow(), RUN, state), f"nightly {how}", error, {**OTTER, "state": state.name})
+      for state, how, error in (
+        (State(data=RECORD), "failed", GONE), (AsyncState(data=RECORD), "failed", GONE),
+        (State("Crashed", data=GONE), "crashed", GONE), (State("Failed", ""), "failed", None),
+        (AsyncState("TimedOut", data=GONE), "timed out", GONE), (State(result=GONE), "failed", GONE),
+        (AsyncState("Failed", "too low"), "failed", "too low"), (AsyncState(result=GONE), "failed", GONE))],
+    ((Task(), RUN, State(data=RECORD)), "train failed", GONE,
+     {"task": "train", "run": "jolly-otter", "link": OTTER["link"], "state": "Failed"})]
+SUCCESSES = [
+    ((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
+    ((airflow_context(state="success", try_number=4),), "train succeeded", None, {**TRAIN, "try": "4 of 4"}),
+    (({**DAG, "reason": "success"},), "nightly succeeded", None, {**DAG_FACTS, "reason": "success"}),
+    (({"ti": SimpleNamespace(task_id="train", map_index=0)},), "train succeeded", None,
+     {"task": "train", "map index": 0}),
+    ((Flow(), RUN, State("Completed", data="private")), "nightly succeeded", None, OTTER),
+    ({"result": "private", "sender": DONE}, "jobs.train succeeded", None, JOB)]
+# How a framework calls the hook: arguments, or a dict of keywords; title; exception or text; facts.
 def call_hook(hook, given):
     assert (hook(**given) if isinstance(given, dict) else hook(*given)) is None
 
 
-def test_a_failure_is_told_as_the_framework_calls_it(home_told, frameworks):
+def test_an_end_is_told_as_the_framework_calls_it(home_told, monkeypatch):
+    """The hooks look for ZenML and Prefect in sys.modules, and import nothing."""
+    monkeypatch.setitem(sys.modules, "prefect.utilities.urls", SimpleNamespace(
+        url_for=lambda run: f"https://prefect.example.org/runs/{run.id}"))
     trace = ["```", "ValueError: the data are gone", "", "Traceback (most recent call last):"]
-    for case, (given, title, error, facts) in FAILURES.items():
-        frameworks(case)
-        call_hook(alerter_failure_hook, given)
-        message, level = home_told.last, "warning" if "retry" in title else "error"
-        assert (message.title, message.level, dict(message.metadata)) == (title, level, facts), case
+
+    def tell(hook, given, title, error, facts):
+        call_hook(hook, given)
+        message, level = home_told.last, "success" if hook is alerter_success_hook else "error"
+        level = "warning" if "retry" in title else level
+        assert (message.title, message.level, dict(message.metadata)) == (title, level, facts)
         if error is GONE:
             lines = message.body.split("\n")
-            assert [lines[:4], lines.count(trace[3]), len(lines)] == [trace, 1, 8], case
+            assert [lines[:4], lines.count(trace[3]), len(lines)] == [trace, 1, 8], title
         else:
-            assert message.body == (error and f"```\n{error}\n```"), case
-    assert "private" not in repr(home_told), "more of the context went out than what tells of the failure"
+            assert message.body == (error and f"```\n{error}\n```"), title
 
-
-def test_a_success_is_told_as_the_framework_calls_it(home_told, frameworks):
-    for case, (given, title, facts) in SUCCESSES.items():
-        frameworks(case)
-        call_hook(alerter_success_hook, given)
-        message = home_told.last
-        told = message.title, message.level, message.body, dict(message.metadata)
-        assert told == (title, "success", None, facts), case
-    assert "private" not in repr(home_told), "more of the context went out than what tells of the success"
-
-
-def test_zenml_takes_the_hooks():
-    """It wants each argument annotated with BaseException itself, and gives it by name."""
+    for case in FAILURES:
+        tell(alerter_failure_hook, *case)
+    for case in SUCCESSES:
+        tell(alerter_success_hook, *case)
+    now = SimpleNamespace(pipeline=SimpleNamespace(name="nightly"), pipeline_run=SimpleNamespace(
+        name="nightly-2026", config="private"), step_run=SimpleNamespace(name="trainer", config="private"))
+    monkeypatch.setitem(sys.modules, "zenml", SimpleNamespace(get_step_context=lambda: now))
+    facts = {"step": "trainer", "pipeline": "nightly", "run": "nightly-2026"}
+    tell(alerter_failure_hook, {"exception": GONE}, "trainer failed", GONE, facts)
+    tell(alerter_success_hook, (), "trainer succeeded", None, facts)
+    assert "private" not in repr(home_told), "more of the context went out than what tells of the end"
+    # ZenML wants each argument annotated with BaseException itself, and gives it by name
     for hook, wanted in ((alerter_failure_hook, {"exception": BaseException}), (alerter_success_hook, {})):
         spec = inspect.getfullargspec(inspect.unwrap(hook))
         assert (spec.annotations, spec.args) == (wanted, list(wanted))
@@ -9573,34 +9529,28 @@ def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, home_told, mo
 class HomeHostile:
     """Raises whatever is read of it."""
 
-    def __getattr__(self, name):
+    def __str__(self, *name):
         raise RuntimeError("hostile")
 
-    def __str__(self):
-        raise RuntimeError("hostile")
-
-    __repr__ = __bool__ = __str__
+    __getattr__ = __repr__ = __bool__ = __str__
 
 
 class HomeBadError(Exception):
-    def __str__(self):
-        raise RuntimeError("hostile")
+    __str__ = HomeHostile.__str__
 
 
-HOSTILE = {
-    "hostile": (HomeHostile(),), "three": (HomeHostile(),) * 3, "many": tuple(range(50)), "none": (None,) * 3,
-    "bad error": (HomeBadError(),), "in a dict": ({"exception": HomeBadError(), "dag": HomeHostile()},),
-    "class": (ValueError,), "interrupt": (KeyboardInterrupt(),), "huge": (ValueError("x" * 10**6),),
-    "surrogates": (ValueError("\ud800\x00"),), "no state": (Flow(), RUN, None),
-}
+HOSTILE = [  # the first two may be told as nothing
+    (HomeHostile(),), (HomeHostile(),) * 3, tuple(range(50)), (None,) * 3, (HomeBadError(),), (ValueError,),
+    ({"exception": HomeBadError(), "dag": HomeHostile()},), (KeyboardInterrupt(),),
+    (ValueError("x" * 10**6),), (ValueError("\ud800\x00"),), (Flow(), RUN, None)]
 
 
 def test_hooks_never_raise_whatever_they_are_given(home_told):
-    for case, given in HOSTILE.items():
+    for number, given in enumerate(HOSTILE):
         del home_told[:]
         call_hook(alerter_failure_hook, given)
         call_hook(alerter_success_hook, given)
-        assert len(home_told) == 2 or case in ("hostile", "three"), case
+        assert len(home_told) == 2 or number < 2, number
 
 
 TROUBLE = {"no such stack": {"STACK": "gone"}, "no such flavor": {"FLAVOR": "gone"}, "broken store": {},
@@ -9664,11 +9614,16 @@ def test_watch_tells_how_a_function_or_a_block_ended(home_told):
     assert list(first.metadata) == list(failure.metadata) == ["duration", "host"]
     assert first.metadata == {"duration": "0.0 s", "host": socket.gethostname()} and first.body is None
     assert failure.body.startswith("```\nKeyError: 'gone'\n") and 'raise KeyError("gone")' in failure.body
+    home_told.clear()
 
+    @watch("fib")
+    def fib(n):
+        return n if n < 2 else fib(n - 1) + fib(n - 2)
 
-ENDS = [(KeyboardInterrupt(), "failed"), (SystemExit(3), "failed"), (SystemExit("no"), "failed"),
-        (SystemExit(0), "succeeded"), (SystemExit(), "succeeded"), (StopIteration(5), "failed"),
-        (MemoryError(), "failed"), (HomeBadError(), "failed")]
+    shared = watch("shared")
+    with shared, shared:
+        assert fib(4) == 3
+    assert home_told.titles == ["fib succeeded"] * 9 + ["shared succeeded"] * 2
 
 
 def test_watch_passes_every_exception_through_untouched(home_told):
@@ -9676,13 +9631,12 @@ def test_watch_passes_every_exception_through_untouched(home_told):
     def job(error):
         raise error
 
-    for error, how in ENDS:
-        caught = None
-        try:
+    for error in (KeyboardInterrupt(), SystemExit(3), SystemExit("no"), SystemExit(0), SystemExit(),
+                  HomeBadError(), StopIteration(5), MemoryError()):
+        with pytest.raises(BaseException) as caught:
             job(error)
-        except BaseException as raised:
-            caught = raised
-        assert caught is error and error.__cause__ is None and error.__context__ is None
+        how = "succeeded" if error.args in ((0,), ()) and isinstance(error, SystemExit) else "failed"
+        assert caught.value is error and error.__cause__ is None and error.__context__ is None
         assert home_told.titles.pop() == f"job {how}"
 
 
@@ -9761,11 +9715,19 @@ def test_watch_leaves_coroutines_as_they_are(home_told):
     assert home_told.titles == [f"co {word}" for word in how]
 
 
-def test_an_asynchronous_generator_is_refused_at_once():
+def test_a_wrong_use_of_watch_is_told_before_the_work_begins():
+    async def numbers():
+        yield 5
+
     with pytest.raises(ConfigError, match="write `async with watch"):
-        @watch
-        async def numbers():
-            yield 5
+        watch(numbers)
+    for wrong in ("60 apples", None, -1, float("nan"), True):
+        with pytest.raises(ConfigError, match="longer_than"):
+            watch("nightly", longer_than=wrong)
+
+
+def cannot_start(self):
+    raise RuntimeError("can't start new thread")
 
 
 @pytest.mark.parametrize("threads", [True, False])
@@ -9775,9 +9737,6 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, home_
     def slow(self, message, params=None):
         assert let_go.wait(5), "the loop was held up"
         return send(self, message, params)
-
-    def cannot_start(self):
-        raise RuntimeError("can't start new thread")
 
     async def job():
         async with watch("job"):
@@ -9794,23 +9753,6 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, home_
     monkeypatch.setattr(home_told.alerter, "send", slow)
     asyncio.run(use())
     assert home_told.titles == ["job succeeded"]
-
-
-def test_watch_in_recursion_and_in_blocks_within_each_other(home_told):
-    @watch("fib")
-    def fib(n):
-        return n if n < 2 else fib(n - 1) + fib(n - 2)
-
-    shared = watch("shared")
-    with shared, shared:
-        assert fib(4) == 3
-    assert home_told.titles == ["fib succeeded"] * 9 + ["shared succeeded"] * 2
-
-
-@pytest.mark.parametrize("wrong", ["60 apples", None, -1, float("nan"), True])
-def test_a_wrong_longer_than_is_told_before_the_work_begins(wrong):
-    with pytest.raises(ConfigError, match="longer_than"):
-        watch("nightly", longer_than=wrong)
 
 
 # === AlertHandler ===
@@ -9862,44 +9804,40 @@ def test_what_comes_while_a_message_is_under_way_goes_together(logger, home_told
 
 
 TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: gone'
-RECORDS = {  # text, arguments, exception, exc_text: title, body
-    "one line": ("disk is full", (), None, None, "disk is full", None),
-    "columns": ("12:00 | ERROR    | plain", (), None, None, "12:00 | ERROR | plain", None),
-    "several lines": ("first\nsecond", (), None, None, "first", "first\nsecond"),
-    "stack": ("where", (), None, None, "where", "where\nStack: here"),
-    "long": ("x" * 200, (), None, None, "x" * 139 + "…", "x" * 200),
-    "exception": ("job %s failed", ("a",), ValueError("gone"), None, "job a failed", "ValueError: gone"),
-    "long with exception": ("y" * 200, (), ValueError("gone"), None, "y" * 139 + "…",
-                            "y" * 200 + "\nValueError: gone"),
-    "traceback": ("job failed", (), GONE, None, "job failed",
-                  "ValueError: the data are gone\n\n" + "".join(
-                      traceback.format_exception(None, GONE, GONE.__traceback__))),
-    "formatted, as by loguru": (f"12:00 | job failed\n{TRACE}", (), ValueError("gone"), "\n",
-                                "12:00 | job failed", f"12:00 | job failed\n{TRACE}"),
-    "another's traceback": (f"job failed\n{TRACE}", (), KeyError("a"), None, "job failed",
-                            f"job failed\n{TRACE}\nKeyError: 'a'"),
-    "from another process": ("job failed", (), None, TRACE, "job failed", TRACE),
-    "nothing": ("", (), None, None, "ERROR", None),
-    "wrong arguments": ("{} rows", ("no",), None, None, "{} rows ('no',) (not all arguments converted during "
-                        "string formatting)", None),
-    "hostile": (HomeHostile(), (), None, None, "<HomeHostile: RuntimeError> () (hostile)", None),
-}
+RECORDS = [  # text, arguments, exception, exc_text, stack: title, body
+    ("disk is full", (), None, None, None, "disk is full", None), ("", (), None, None, None, "ERROR", None),
+    ("12:00 | ERROR    | plain", (), None, None, None, "12:00 | ERROR | plain", None),
+    ("first\nsecond", (), None, None, None, "first", "first\nsecond"),
+    ("where", (), None, None, "Stack: here", "where", "where\nStack: here"),
+    ("x" * 200, (), None, None, None, "x" * 139 + "…", "x" * 200),
+    ("job %s failed", ("a",), ValueError("gone"), None, None, "job a failed", "ValueError: gone"),
+    ("y" * 200, (), ValueError("gone"), None, None, "y" * 139 + "…", "y" * 200 + "\nValueError: gone"),
+    ("job failed", (), GONE, None, None, "job failed", "ValueError: the data are gone\n\n" + "".join(
+        traceback.format_exception(None, GONE, GONE.__traceback__))),
+    (f"12:00 | job failed\n{TRACE}", (), ValueError("gone"), "\n", None,  # formatted, as by loguru
+     "12:00 | job failed", f"12:00 | job failed\n{TRACE}"),
+    (f"job failed\n{TRACE}", (), KeyError("a"), None, None, "job failed",
+     f"job failed\n{TRACE}\nKeyError: 'a'"),
+    ("job failed", (), None, TRACE, None, "job failed", TRACE),  # from another process
+    ("{} rows", ("no",), None, None, None,
+     "{} rows ('no',) (not all arguments converted during string formatting)", None),
+    (HomeHostile(), (), None, None, None, "<HomeHostile: RuntimeError> () (hostile)", None)]
+
+
+def test_a_record_is_told_whole_and_once(logger, home_told):
+    for text, args, error, formatted, stack, title, body in RECORDS:
+        handler, record = alerters.AlertHandler(), home_record(text, args=args, error=error)
+        record.exc_text, record.stack_info = formatted, stack
+        handler.handle(record)
+        handler.flush()
+        body = body and f"```\n{body.rstrip()}\n```"
+        assert (home_told.last.title, home_told.last.body) == (title, body)
+    assert len(home_told) == len(RECORDS)
 
 
 def home_record(text="row 1", logger="home.app", level=40, line=1, args=(), error=None):
     info = error and (type(error), error, error.__traceback__)
     return logging.LogRecord(logger, level, __file__, line, text, args, info)
-
-
-@pytest.mark.parametrize("case", RECORDS)
-def test_a_record_is_told_whole_and_once(case, logger, home_told):
-    text, args, error, formatted, title, body = RECORDS[case]
-    record = home_record(text, args=args, error=error)
-    record.exc_text, record.stack_info = formatted, "Stack: here" if case == "stack" else None
-    logger.handler.handle(record)
-    logger.handler.flush()
-    body = body and f"```\n{body.rstrip()}\n```"
-    assert (home_told.last.title, home_told.last.body) == (title, body)
 
 
 def test_repeats_are_of_one_logger_level_place_exception_and_text(logger, home_told, gate):
@@ -9932,37 +9870,26 @@ def test_repeats_are_told_after_a_while(logger, home_told):
     assert 50 < wait <= 60 < group.due - time.monotonic() + 10
 
 
-def home_handler(level=0):
-    handler = logging.StreamHandler(io.StringIO())
-    handler.setLevel(level)
-    return handler
-
-
-SAID_ONCE = "careful\nrecorder: line busy\nalerters: not told (see above): ERROR home.app: x\n"
-UNTOLD = {  # another handler, and what there is on stderr: each thing once
-    "alone": (None, SAID_ONCE), "beside one that is mute": (logging.NullHandler, SAID_ONCE),
-    "beside one for worse": (lambda: home_handler(60), SAID_ONCE), "beside another": (home_handler, "")}
-
-
-@pytest.mark.parametrize("case", UNTOLD)
-def test_what_could_not_be_told_is_on_stderr_once(case, logger, home_told, monkeypatch, capsys):
-    other, said = UNTOLD[case]
+def test_what_could_not_be_told_is_on_stderr_once(logger, home_told, monkeypatch, capsys):
     monkeypatch.setenv("ALERTERS_TROUBLE", "line busy")
-    handlers = [logger.handler, *([other()] if other else [])]
-    logger.handlers, logger.propagate = handlers, False
+    other = logging.StreamHandler(io.StringIO())
+    logger.propagate = False
     monkeypatch.setattr(logging.getLogger("alerters"), "propagate", False)
-    monkeypatch.setattr(logging.getLogger("alerters"), "handlers", handlers)
-    for level, text in ((20, "for your information"), (30, "careful")):
-        logger.handler.handle(home_record(text, "alerters", level))
-    logger.error("x")
-    logger.handler.flush()
-    assert capsys.readouterr().err == said
+    said = "careful\nrecorder: line busy\nalerters: not told (see above): ERROR home.app: x\n"
+    for others, level, wanted in (([], 0, said), ([logging.NullHandler()], 0, said), ([other], 60, said),
+                                  ([other], 0, "")):
+        other.setLevel(level)
+        handler = alerters.AlertHandler()
+        logger.handlers = [handler, *others]
+        monkeypatch.setattr(logging.getLogger("alerters"), "handlers", logger.handlers)
+        for kind, text in ((20, "for your information"), (30, "careful")):
+            handler.handle(home_record(text, "alerters", kind))
+        logger.error("x")
+        handler.flush()
+        assert capsys.readouterr().err == wanted, (others, level)
 
 
 def test_without_a_thread_a_record_is_written_and_the_next_is_told(logger, home_told, monkeypatch, capsys):
-    def cannot_start(self):
-        raise RuntimeError("can't start new thread")
-
     logger.propagate = False
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", cannot_start)
