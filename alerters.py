@@ -410,9 +410,9 @@ class AlerterMessage(_Record):
 def _listed(items: Any, name: str) -> list[Any]:
     if items is None:
         return []
-    if hasattr(items, "read"):  # one open file
+    if hasattr(items, "read") or getattr(items, "ndim", 1) != 1:  # one open file, or an array of numbers
         return [items]
-    if isinstance(items, (str, bytes, dict)) or not hasattr(items, "__iter__"):
+    if isinstance(items, (str, bytes, bytearray, dict)) or not hasattr(items, "__iter__"):
         raise ConfigError(f"message: {name} must be a list; write {name}=[…]")
     return list(items)
 
@@ -3393,9 +3393,10 @@ class DiscordAlerter(_ChatAlerter):
             if kind not in _WRITABLE:
                 name = f"{name} takes no messages: choose another"
             yield kind in _WRITABLE, f"channel {name}"
-            rows = self._call("GET", f"{path}/messages?limit=50")
-            seen = bool(rows) or not channel.get("last_message_id")
-            yield seen, "may read replies" if seen else "sees no messages: give the bot Read Message History"
+            rows, last = self._call("GET", f"{path}/messages?limit=50"), channel.get("last_message_id")
+            if last and not rows:
+                self._read_one(f"{path}/messages/{last}")
+            yield True, "may read replies"
             if any(map(self._is_mute, rows)):
                 yield None, _INTENT
         except DeliveryError as error:
@@ -3544,15 +3545,22 @@ class DiscordAlerter(_ChatAlerter):
         _insist(functools.partial(self._call, "PUT", path), self.clock, self._until(), sure=True)
 
     def _ready_to_read(self, where: _Dict) -> None:
-        """Without Read Message History a list comes empty, and only the reading of one message is refused."""
         channel = f"/channels/{where['channel']}"
         try:
             if not self._call("GET", f"{channel}/messages?limit=1"):
                 last = self._call("GET", channel).get("last_message_id")
                 if last:
-                    self._call("GET", f"{channel}/messages/{last}")
+                    self._read_one(f"{channel}/messages/{last}")
         except DeliveryError as error:
-            if error._final and error.code != "10008":  # that one was deleted; any other trouble may pass
+            if error._final:  # any other trouble may pass
+                raise
+
+    def _read_one(self, path: str) -> None:
+        """Without Read Message History a list comes empty, and only the reading of one message is refused."""
+        try:
+            self._call("GET", path)
+        except DeliveryError as error:
+            if error.code != "10008":  # that one was deleted
                 raise
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
@@ -7760,6 +7768,19 @@ def _run_command(args: list[str]) -> int:
     return work(options) or 0
 
 
+def _flushed(code: int) -> int:
+    """Return the exit code, once what was printed is written; if it cannot be, another."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # nobody reads it, or its disk is full; Python would say so again at exit
+        with contextlib.suppress(Exception):  # somebody's own has no descriptor
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141 if isinstance(error, BrokenPipeError) else code or _complain(error)
+    except Exception:  # it is None, closed, or somebody's own
+        pass
+    return code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code. Errors are one line on stderr.
 
@@ -7774,9 +7795,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         del args[0]
     try:
         code = _run_command(args)
-        with contextlib.suppress(AttributeError, ValueError):  # it is None, closed, or somebody's own
-            sys.stdout.flush()
-        return code
+        flushed = _flushed(code)
+        return code if args[:1] in (["post"], ["run"]) else flushed  # what is posted is posted
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
@@ -7784,11 +7804,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 143
         return 0 if _HELP & set(args) else 2
     except OSError as error:
-        try:
-            sys.stdout.flush()
-        except OSError:  # nobody reads it any more, or its disk is full; Python would complain again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141 if isinstance(error, BrokenPipeError) else _complain(error)
+        return _flushed(141 if isinstance(error, BrokenPipeError) else _complain(error))
     except AlerterError as error:
         return _complain(error, 4 if isinstance(error, DeliveryError) else 2)
     except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined

@@ -3843,6 +3843,14 @@ def test_what_is_no_regular_file_or_too_large_is_refused_at_once(chats, tmp_path
     assert service.posted[0]["payload"]["text"].count("could not be shown") == 10
 
 
+def test_an_array_in_place_of_pictures_is_one_of_them_and_none_can_be_shown():
+    class Array(list):
+        ndim = 3
+
+    [named] = AlerterMessage("t", images=Array([[1], [2]]))._files("x")
+    assert named.label.startswith("image-1 could not be shown: ")
+
+
 def test_a_figure_is_drawn_once_for_all_alerters_and_outside_their_threads(chats, relay):
     drawn = []
 
@@ -3929,6 +3937,7 @@ CHECK_SAYS = [  # kind, what is changed, what it says then, whether it fails
     ("discord", _now(type=4), "takes no messages", True),
     ("discord", lambda s: (s.say("7", "hi"), _without("READ_MESSAGE_HISTORY")(s)),
      "Read Message History", True),
+    ("discord", lambda s: s.delete(s.say("7", "hi")), "ok    may read replies", False),
     ("discord", lambda s: (s.say("7", "hi"), setattr(s, "message_content", False)),
      "note  the Message Content intent is off", False),
     ("discord webhook", lambda s: setattr(s, "webhook_deleted", True), "10015 Unknown Webhook", True)]
@@ -10345,6 +10354,24 @@ def test_as_a_file_and_vendored(tmp_path):
 HOME_STREAMS = {  # a line of the shell: the codes that it may end with
     "post - <&- >&-": (2,), "flavor list >/dev/full": (2,), "post x 2>&-": (4,),
     "flavor list | head -c 0": (0, 141)}
+
+
+class HomeFull(io.StringIO):
+    """A standard output that cannot be written to the end."""
+    error: BaseException = OSError(errno.ENOSPC, "no space")
+
+    def flush(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [HomeFull.error, BrokenPipeError(), RuntimeError("somebody's own")])
+def test_what_is_posted_is_posted_whatever_becomes_of_the_output(error, home_told, monkeypatch, capsys):
+    output = HomeFull()
+    output.error = error
+    monkeypatch.setattr(sys, "stdout", output)
+    written = [main(["post", "x"]), main(["flavor", "list"])]
+    assert written == [0, {OSError: 2, BrokenPipeError: 141}.get(type(error), 0)]
+    assert len(home_told) == 1 and "Traceback" not in capsys.readouterr().err
 
 
 @posix
