@@ -1644,7 +1644,8 @@ def _worker(pid: object) -> str:
     started = ""
     with contextlib.suppress(OSError):
         facts = _pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2]
-        started = facts.split()[19]
+        if facts.split()[0] != "Z":  # dead, if nobody has asked how it ended
+            started = facts.split()[19]
     return f"{_socket.gethostname()} {pid} {started}"
 
 
@@ -2503,14 +2504,18 @@ class _ChatAlerter(BaseAlerter):
             question._shared.questions.discard(question)
         question._shared = None
 
+    def _view_of(self, question: Question) -> _View:
+        own: _View = question._memo.setdefault("view", _View(question))
+        return question._shared or own
+
     def _share(self, question: Question, read: Callable[[_View, Question], _T]) -> _T:
         """Return read(view, question); or what it returned a moment ago for somebody else who waits there.
 
         A moment is a quarter of the pause between two polls. At the deadline it is read once more.
         """
-        view = question._shared
-        if view is None:  # it is not waited for, only looked at
-            return read(_View(question), question)
+        view = self._view_of(question)
+        if question._shared is None:  # it is not waited for, only looked at
+            return read(view, question)
         now, age = self.clock.monotonic(), self.clock.now() - question._record.asked
         newest = now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4
         if now >= question._ends:
@@ -2875,7 +2880,7 @@ class SlackAlerter(_ChatAlerter):
 
         Of many questions in a channel conversations.history tells which have no replies: one call for all.
         """
-        view, ts = question._shared or _View(question), question.ref["ts"]
+        view, ts = self._view_of(question), question.ref["ts"]
         if view.thread:
             rows, question._missing = self._share(question, self._read_thread)
         else:

@@ -5210,6 +5210,11 @@ def test_slack_reads_reactions_while_thread_reading_is_rationed(slack_room):
     assert room.clock.now() - began <= 22.1
     reads = [call.path for call in room.service.calls[before:] if "replies" in call.path]
     assert len(reads) <= 2
+    looked_at, before = room.ask(), len(room.service.calls)
+    for _ in range(30):
+        assert looked_at.check() is None
+        room.clock.sleep(2)
+    assert sum("replies" in call.path for call in room.service.calls[before:]) <= 2
 
 
 @pytest.mark.parametrize("second, timeout, latest", [(30, 600, 70), (241, 300, 300), (299, 300, 300)])
@@ -6158,10 +6163,14 @@ def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock):
     """Another key never waits. Who died is succeeded at once, who is on another machine in time."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     living, us = alerters._worker(child.pid), alerters._worker(os.getppid())
+    killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    zombie = alerters._worker(killed.pid)
+    killed.kill()
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
     board = in_time(Board, clock)()
     for number, (by, left, wait) in enumerate([
             (living, 200, 20), (living, 200, 0), (us + "0", 200, 0), ("odd", 30, 30), (us, 1e6, 0),
-            (us, 30, 30), (us, -1, 0), ("ahead", 205, 205)]):
+            (us, 30, 30), (us, -1, 0), ("ahead", 205, 205), (zombie, 200, 0)]):
         board.open_question("Deploy?", key=f"key {number}")
         began = clock.monotonic()
         with StackStore()._changing() as data:
@@ -6172,7 +6181,8 @@ def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock):
             clock.at(began + 20, child.communicate)
         board.open_question("Deploy?", key=f"key {number}")
         assert clock.monotonic() - began == pytest.approx(wait, abs=1), (by, left)
-    assert len(BOARDS["kitchen"]) == 16
+    assert len(BOARDS["kitchen"]) == 18
+    killed.communicate()
 
 
 @posix
