@@ -5214,7 +5214,7 @@ def test_slack_reads_reactions_while_thread_reading_is_rationed(slack_room):
     for _ in range(30):
         assert looked_at.check() is None
         room.clock.sleep(2)
-    assert sum("replies" in call.path for call in room.service.calls[before:]) <= 2
+    assert sum("replies" in call.path for call in room.service.calls[before:]) <= 3
 
 
 @pytest.mark.parametrize("second, timeout, latest", [(30, 600, 70), (241, 300, 300), (299, 300, 300)])
