@@ -3954,9 +3954,8 @@ def _all_of(error, with_locals=False):
 
 def secret_of(alerter):
     """Return the name of the field with the secret that it uses, and its value."""
-    for name in type(alerter).__dataclass_fields__:
-        if name.endswith(("token", "webhook_url")) and getattr(alerter, name):
-            return name, str(getattr(alerter, name))
+    return next((name, str(value)) for name, value in vars(alerter).items()
+                if name.endswith(("token", "webhook_url")) and value)
 
 
 ECHOES = (  # what a service may say of the secret that it was given
@@ -4024,22 +4023,18 @@ def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats, url)
     assert token not in json.dumps(service.posted[-1]["payload"])
 
 
-REFERENCES = {  # what leads to no secret -> what is said of it
-    "{{env.NOT_SET}}": "env NOT_SET is not set",
-    "{{file./no/such/file}}": "file /no/such/file cannot be read: No such file or directory",
-    "{{env.EMPTY}}": "env EMPTY holds no usable secret: nothing, or several lines",
-    "{{env.TWO}}": "env TWO holds no usable secret: nothing, or several lines"}
-
-
-@pytest.mark.parametrize("given", REFERENCES)
-def test_a_reference_that_leads_nowhere_is_one_clear_line(slack, monkeypatch, given):
+def test_a_reference_that_leads_nowhere_is_one_clear_line(slack, monkeypatch):
     monkeypatch.setenv("EMPTY", " ")
     monkeypatch.setenv("TWO", "a\nsecond-secret")
-    alerter = slack_alerter(slack, slack_token=given)  # resolved on use, not before
-    with pytest.raises(ConfigError) as caught:
-        alerter.post("x")
-    assert str(caught.value) == f"slack: slack_token: {REFERENCES[given]}"
-    assert "second-secret" not in _all_of(caught.value) and slack.calls == []
+    for given, said in (("env.NOT_SET", "env NOT_SET is not set"), (
+            "file./no/such/file", "file /no/such/file cannot be read: No such file or directory"), (
+            "env.EMPTY", "env EMPTY holds no usable secret: nothing, or several lines"), (
+            "env.TWO", "env TWO holds no usable secret: nothing, or several lines")):
+        alerter = slack_alerter(slack, slack_token="{{" + given + "}}")  # resolved on use, not before
+        with pytest.raises(ConfigError) as caught:
+            alerter.post("x")
+        assert str(caught.value) == f"slack: slack_token: {said}"
+        assert "second-secret" not in _all_of(caught.value) and slack.calls == []
 
 
 def test_references_are_resolved_on_use_and_kept_as_they_are(slack, discord, monkeypatch, tmp_path):
@@ -4081,15 +4076,15 @@ def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch
         assert "hidden" not in _all_of(caught.value, with_locals=True)
 
 
-@pytest.mark.parametrize("name, value, said", [
-    ("slack_token", "xapp-1", "an app-level token"), ("slack_token", "https://a.b/c", "is an address"),
-    ("slack_webhook_url", "https://hooks.slack.com/triggers/1", "Workflow Builder"),
-    ("discord_token", "xoxb-1", "a token of Slack")])
-def test_what_a_reference_holds_is_checked_as_well(name, value, said, monkeypatch):
-    monkeypatch.setenv("OF_TEST", value)
-    alerter = FLAVORS[name.partition("_")[0]](**{name: "{{env.OF_TEST}}"})
-    with pytest.raises(ConfigError, match=said):
-        alerter._secret(name)
+def test_what_a_reference_holds_is_checked_as_well(monkeypatch):
+    for name, value, said in (
+            ("slack_token", "xapp-1", "an app-level token"), ("slack_token", "https://a.b/c", "an address"),
+            ("slack_webhook_url", "https://hooks.slack.com/triggers/1", "Workflow Builder"),
+            ("discord_token", "xoxb-1", "a token of Slack")):
+        monkeypatch.setenv("OF_TEST", value)
+        alerter = FLAVORS[name.partition("_")[0]](**{name: "{{env.OF_TEST}}"})
+        with pytest.raises(ConfigError, match=said):
+            alerter._secret(name)
 
 
 # === Alerters as objects, and where they run ===
@@ -8142,18 +8137,10 @@ def test_all_is_exactly_the_public_surface():
     assert set(SIGNATURES) <= set(space) and isinstance(alerters.__version__, str)
     with pytest.raises(AttributeError, match="no attribute 'Alert_Handler'"):
         alerters.Alert_Handler  # noqa: B018
-
-
-def test_every_public_name_is_explained():
-    missing = []
-    for name in SIGNATURES:
-        value = getattr(alerters, name)
-        if name != "FLAVORS" and not inspect.getdoc(value):
-            missing.append(name)
-        if inspect.isclass(value):
-            missing += [f"{name}.{key}" for key in dir(BaseAlerter) if callable(getattr(value, key, None))
-                        and not key.startswith("_") and not inspect.getdoc(getattr(value, key))]
-    assert missing == []
+    named = {name: space[name] for name in SIGNATURES if name != "FLAVORS"}
+    methods = {f"{name}.{key}": getattr(cls, key) for name, cls in named.items() for key in dir(BaseAlerter)
+               if key[0] != "_" and callable(getattr(cls, key, None))}
+    assert [name for name, value in {**named, **methods}.items() if not inspect.getdoc(value)] == []
 
 
 def test_signatures_are_those_of_the_contract():
@@ -8588,24 +8575,22 @@ WRONG_VARIABLES = [  # what is set, what is said
      "leave it out for the default"),
     ({"SLACK_TOKEN": "xoxb-1"}, f"$ALERTERS_SLACK_TOKEN is set{LONELY} slack"),
     ({"LISTEN": "channel", "FLAVOR": ""}, f"$ALERTERS_LISTEN is set{LONELY} slack or discord"),
-    ({"FLAVOUR": "slack", "SLACK_TOKEN": "xoxb-1"}, "$ALERTERS_FLAVOUR: did you mean $ALERTERS_FLAVOR?"),
-    ({**SLACK_SET, "SLACK_CHANEL_ID": "C1"},
-     "$ALERTERS_SLACK_CHANEL_ID: did you mean $ALERTERS_SLACK_CHANNEL_ID?"),
-    ({"FLAVOR": "slack", "TOKEN": "xoxb-1"}, "$ALERTERS_TOKEN: did you mean $ALERTERS_SLACK_TOKEN?"),
-    ({"SLACK_TOKN": "xoxb-1"}, "$ALERTERS_SLACK_TOKN: did you mean $ALERTERS_SLACK_TOKEN?"),
-    ({"STACKS": "prod"}, "$ALERTERS_STACKS: did you mean $ALERTERS_STACK?"),
-    ({"STACK": "defalt"}, "no stack 'defalt'; did you mean 'default'?")]
+    ({"STACK": "defalt"}, "no stack 'defalt'; did you mean 'default'?"),
+    *[({**more, name: "xoxb-1"}, f"$ALERTERS_{name}: did you mean $ALERTERS_{meant}?")
+      for more, name, meant in (
+        ({"SLACK_TOKEN": "xoxb-1"}, "FLAVOUR", "FLAVOR"), (SLACK_SET, "SLACK_CHANEL_ID", "SLACK_CHANNEL_ID"),
+        ({"FLAVOR": "slack"}, "TOKEN", "SLACK_TOKEN"), ({}, "SLACK_TOKN", "SLACK_TOKEN"),
+        ({}, "STACKS", "STACK"))]]
 
 
-@pytest.mark.parametrize("variables, said", WRONG_VARIABLES)
-def test_a_wrong_variable_is_one_clear_line(variables, said, monkeypatch, capsys):
-    home_set(monkeypatch, **variables)
-    assert home_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
-    with pytest.raises(ConfigError) as caught:
-        ask("x")
-    assert str(caught.value) == said
-
-
+def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
+    for variables, said in WRONG_VARIABLES:
+        with monkeypatch.context() as patch:
+            home_set(patch, **variables)
+            assert home_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
+            with pytest.raises(ConfigError) as caught:
+                ask("x")
+            assert str(caught.value) == said
 def test_fields_in_the_environment_do_not_stop_a_stack(slack, monkeypatch, caplog):
     home_register(slack, slack_token="{{env.ALERTERS_SLACK_TOKEN}}")
     home_set(monkeypatch, SLACK_TOKEN=slack.token, DEBUG="1", COLOUR="red")
@@ -8618,9 +8603,9 @@ def test_fields_in_the_environment_do_not_stop_a_stack(slack, monkeypatch, caplo
     assert post("x") and len(slack.posted) == 3
 
 
-def test_what_is_of_a_second_copy_of_the_module_is_told_so():
+def test_what_is_of_a_second_copy_of_the_module_is_told_so(monkeypatch):
     other = types.ModuleType("second_copy")
-    sys.modules["second_copy"] = other
+    monkeypatch.setitem(sys.modules, "second_copy", other)
     other.__file__ = "/copy.py"
     for cls in (BaseAlerter, AlerterMessage, SlackAlerterParameters, Receipt):
         setattr(other, cls.__name__, type(cls.__name__, (), {"__module__": "second_copy"}))
@@ -8630,13 +8615,11 @@ def test_what_is_of_a_second_copy_of_the_module_is_told_so():
                  lambda: post("x", reply_to=other.Receipt())):
         with pytest.raises(ConfigError, match=r"of a second copy of this module \(/copy.py\): import one"):
             call()
-    del sys.modules["second_copy"]
 
 
 def test_a_built_in_flavor_is_not_registered_again():
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError, match="^flavor 'slack' is built in: choose another name for Mine$"):
         register_flavor(dataclasses.dataclass(type("Mine", (SlackAlerter,), {"__module__": __name__})))
-    assert str(caught.value) == "flavor 'slack' is built in: choose another name for Mine"
     assert register_flavor(SlackAlerter) is SlackAlerter is FLAVORS["slack"]
     for _ in range(2):  # as a notebook's cell may
         cell = register_flavor(dataclasses.dataclass(type("Mine", (BaseAlerter,), {"flavor": "mine"})))
@@ -8852,11 +8835,10 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "smtp_port": {0: " must be a port from 1 to 65535", 65536: " must be a port from 1 to 65535"}})}
 
 
-@pytest.mark.parametrize("flavor, field", [(flavor, field) for flavor, (_, fields) in NEVER_WORKS.items()
-                                           for field in fields])
-def test_a_field_that_can_never_work_is_refused_when_it_is_set(flavor, field):
+@pytest.mark.parametrize("flavor", NEVER_WORKS)
+def test_a_field_that_can_never_work_is_refused_when_it_is_set(flavor):
     needed, fields = NEVER_WORKS[flavor]
-    for value, said in fields[field].items():
+    for field, value, said in ((field, *row) for field, rows in fields.items() for row in rows.items()):
         with pytest.raises(ConfigError) as caught:
             FLAVORS[flavor](**{**needed, field: value})
         assert str(caught.value) == f"{flavor}: {field}{said}"
@@ -8995,6 +8977,15 @@ def test_a_flavor_that_only_overrides_post_and_ask_works(home_told, monkeypatch)
 
 
 def test_a_flavor_that_cannot_ask_or_send_says_so(home_told):
+    @dataclasses.dataclass
+    class Teams(alerters._ChatAlerter):
+        teams_webhook_url: str = ""
+        flavor, _webhook_field = "teams", "teams_webhook_url"
+
+    with pytest.raises(ConfigError, match=r"^teams: give teams_webhook_url \(posts only\)$"):
+        Teams()
+    with pytest.raises(AskNotSupported, match="a webhook can only post; asking needs another flavor"):
+        Teams("https://example.org/hook").ask("Deploy?")
     with pytest.raises(AskNotSupported, match="recorder.*replies"):
         ask("Deploy?")
     assert home_told == []  # refused before anything was posted
@@ -9004,30 +8995,18 @@ def test_a_flavor_that_cannot_ask_or_send_says_so(home_told):
         type("Bare", (BaseAlerter,), {"send": print})().post("x")
 
 
-def test_a_flavor_may_post_by_a_webhook_alone():
-    @dataclasses.dataclass
-    class Teams(alerters._ChatAlerter):
-        teams_webhook_url: str = ""
-        flavor, _webhook_field = "teams", "teams_webhook_url"
-
-    with pytest.raises(ConfigError) as caught:
-        Teams()
-    assert str(caught.value) == "teams: give teams_webhook_url (posts only)"
-    with pytest.raises(AskNotSupported, match="a webhook can only post; asking needs another flavor"):
-        Teams("https://example.org/hook").ask("Deploy?")
-
-
-@pytest.mark.parametrize("path", [
-    "nowhere.to.Be", "json.Flavor", "json.JSONDecoder", "Pager", "", "json.dumps", "alerters.BaseAlerter",
-    "..x.Y", "home_raises.Flavor", "home_exits.Flavor"])
-def test_what_is_no_flavor_is_one_clear_line(path, tmp_path, monkeypatch, capsys):
+def test_what_is_no_flavor_is_one_clear_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "home_raises.py").write_text("raise RuntimeError('of the module')")
     (tmp_path / "home_exits.py").write_text("import sys; sys.exit('of the module')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    code, out, err = home_cli(capsys, "flavor", "register", path)
-    assert (code, out, err.count("\n")) == (2, "", 1) and "flavor" in err
-    assert not os.path.exists(home_store_file())
-    for wrong in (path, None, 5, object, ConsoleAlerter()):
+    for path in ("nowhere.to.Be", "json.Flavor", "json.JSONDecoder", "Pager", "", "json.dumps", "..x.Y",
+                 "alerters.BaseAlerter", "home_raises.Flavor", "home_exits.Flavor"):
+        code, out, err = home_cli(capsys, "flavor", "register", path)
+        assert (code, out, err.count("\n")) == (2, "", 1) and "flavor" in err
+        assert not os.path.exists(home_store_file())
+        with pytest.raises(ConfigError):
+            register_flavor(path)
+    for wrong in (None, 5, object, ConsoleAlerter()):
         with pytest.raises(ConfigError):
             register_flavor(wrong)
 
@@ -9478,8 +9457,7 @@ CALLS = {  # the files of a program: the framework calls the job, and the job a 
     "site-packages/library.py": "def read():\n    raise KeyError('rows')\n",
     "dags/airflow_job.py": "import library\nfrom alerters import watch\n\n@watch('train')\ndef train():\n"
                            "    try:\n        library.read()\n    except KeyError as error:\n"
-                           "        raise ValueError('the data are gone') from error\n",
-}
+                           "        raise ValueError('the data are gone') from error\n"}
 
 
 def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, home_told, monkeypatch):
@@ -10632,20 +10610,6 @@ def quiet(tmp_path, monkeypatch):
     return read
 
 
-def home_line(outer, *job):
-    """Start a job by itself and under `run` in a shell's line, where it is "$@"; return both processes."""
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    return [subprocess.Popen(["bash", "-c", outer, "bash", *run, *job], env=home_environment(),
-                             start_new_session=True, stdin=subprocess.DEVNULL, **pipes)
-            for run in ([], RUN_COMMAND)]
-
-
-def home_end(process):
-    """Return (stdout, stderr, exit code as a shell has it)."""
-    out, err = process.communicate(timeout=60)
-    return out, err, process.returncode if process.returncode >= 0 else 128 - process.returncode
-
-
 SHOW = "import os, sys; print([os.isatty(n) for n in (0, 1, 2)], sorted(os.listdir('/proc/self/fd')))"
 ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the job
     "killed": ('"$@"', "echo out; echo err >&2; kill -9 $$"),
@@ -10658,8 +10622,8 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
     "input": ('(echo one; echo two) | { "$@"; cat; }', "read -r line; echo got $line"),
     "more input and output": ('"$@" <(echo hidden) 3>&2', 'cat "$@"; echo three >&3'),
     "lock held": ('cd "$(mktemp -d)"; exec 9>lock; flock 9; "$@"; flock -n lock echo free',
-                  "flock -n lock echo free; true"),
-    "stdin closed": ('"$@" <&-', "cat || exit 5"), "all closed": ('"$@" <&- >&- 2>&-', "echo out || exit 5"),
+                  "flock -n lock echo free; true"), "stdin closed": ('"$@" <&-', "cat || exit 5"),
+    "all closed": ('"$@" <&- >&- 2>&-', "echo out || exit 5"),
     "stderr closed": ('"$@" 2>&-', "echo out; echo err >&2 || exit 5"),
     "full": ('"$@" >/dev/full 2>/dev/null; echo $?', "echo out 2>/dev/null || exit 1"),
     "nobody reads": ('set -o pipefail; "$@" | head -1', "yes"),
@@ -10672,14 +10636,24 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
     "children ignored": ('trap "" CHLD; "$@"', "exit 3"),
     "surroundings": ('P=$(cut -d" " -f5-8 /proc/$$/stat) LC_ALL=C.UTF-8 "$@" 5<.',
                      'test "$P" = "$(cut -d" " -f5-8 /proc/$$/stat)" && echo same group; '
-                     f'env | grep -v "^[P_]=" | sort; umask; pwd; exec "{sys.executable}" -S -c "{SHOW}"'),
-}
+                     f'env | grep -v "^[P_]=" | sort; umask; pwd; exec "{sys.executable}" -S -c "{SHOW}"')}
 
 
 @posix
 def test_run_is_as_if_it_were_not_there(quiet):
-    started = {case: home_line(outer, "sh", "-c", script, "sh") for case, (outer, script) in ALIKE.items()}
-    found = {case: [home_end(process) for process in pair] for case, pair in started.items()}
+    def start(outer, *job):
+        """Start a job by itself and under `run` in a shell's line, where it is "$@"; return both."""
+        return [subprocess.Popen(["bash", "-c", outer, "bash", *run, *job], env=home_environment(),
+                                 start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.PIPE) for run in ([], RUN_COMMAND)]
+
+    def end(process):
+        """Return (stdout, stderr, exit code as a shell has it)."""
+        return (*process.communicate(timeout=60), process.returncode if process.returncode >= 0
+                else 128 - process.returncode)
+
+    started = {case: start(outer, "sh", "-c", script, "sh") for case, (outer, script) in ALIKE.items()}
+    found = {case: [end(process) for process in pair] for case, pair in started.items()}
     wrong = {case: pair for case, pair in found.items() if pair[0] != pair[1]}
     assert wrong == {}, wrong
     told = quiet()  # each was told, and where both streams are one, in its order
@@ -10704,8 +10678,7 @@ ON_TERMINAL = {  # a shell's line; the job; what is typed once it says that it i
                                   "trap 'echo caught; exit 3' INT; echo ready; sleep 9", "\x03"),
     "Ctrl-C ignored": ('trap "" INT; "$@"', "echo ready; read -r line; echo $line", "\x03on\n"),
     "Ctrl-\\": ('ulimit -c 0; "$@"', "echo ready; sleep 9", "\x1c"),
-    "output to a pipe": ('"$@" | cat', "echo ready; read -r line; echo $line >&2", "hello\n"),
-}
+    "output to a pipe": ('"$@" | cat', "echo ready; read -r line; echo $line >&2", "hello\n")}
 
 
 @posix
@@ -10779,24 +10752,21 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
 
 def home_run(capfd, *args):
     """Run a command under `run` in this process; return (exit code, stdout, stderr)."""
-    capfd.readouterr()
-    code = main(["run", *map(str, args)])
-    out, err = capfd.readouterr()
-    return code, out, err
+    return home_cli(capfd, "run", *args)
 
 
 def fenced(*lines):
     return "\n".join(["```", *map(str, lines), "```"])
 
 
-LONG = "i=0; while [ $i -lt 3000 ]; do echo line $i of many >&2; i=$((i+1)); done; exit 1"
 TOLD = {  # the job's script: title, body and level of what is told
     "success": ("echo out; echo err >&2", "sh succeeded", fenced("err"), "success"),
     "nothing printed": ("exit 0", "sh succeeded", None, "success"),
     "both": ("echo out; echo err >&2; exit 2", "sh failed",
              f"{fenced('err')}\n\nStandard output:\n{fenced('out')}", "error"),
     "output alone": ("echo out; exit 2", "sh failed", fenced("out"), "error"),
-    "long": (LONG, "sh failed", fenced(*[f"line {n} of many" for n in range(2960, 3000)]), "error"),
+    "long": ("seq -f 'line %.0f of many' 3000 >&2; exit 1", "sh failed",
+             fenced(*[f"line {n} of many" for n in range(2961, 3001)]), "error"),
     "few errors": ("seq 1 60; seq 2 40 >&2; exit 1", "sh failed",
                    f"{fenced(*range(2, 41))}\n\nStandard output:\n{fenced(*range(21, 61))}", "error"),
     "many errors": ("echo out; seq 1 40 >&2; exit 1", "sh failed", fenced(*range(1, 41)), "error"),
@@ -10809,10 +10779,7 @@ TOLD = {  # the job's script: title, body and level of what is told
     "a secret": ("echo token hidden-secret-1 >&2; exit 1", "sh failed", fenced("token ***"), "error"),
     "went on": ("trap : USR1; kill -USR1 $PPID; sleep 0.2; exit 0", "sh succeeded", None, "success"),
     "stopped": ("trap 'exit 0' TERM; kill -TERM $PPID; while :; do sleep 0.01; done",
-                "sh ended after SIGTERM", None, "error"),
-}
-
-
+                "sh ended after SIGTERM", None, "error")}
 @posix
 def test_what_run_tells(quiet, capfd, monkeypatch):
     monkeypatch.setattr(alerters, "_GROUP_TIME", 0.02)
@@ -10840,16 +10807,13 @@ def test_no_argument_but_a_plain_word_or_a_file_is_in_the_title(tmp_path, monkey
     assert {line: alerters._job_name(line.split()) for line in TITLES} == TITLES
 
 
-NOT_BEHIND = ["echo rm -rf victim", "--title nightly touch victim", "", "--", "touch -- touch victim",
-              "--title T touch victim -- touch victim", "--titel T -- touch victim",
-              "--alerter -- touch victim", "--longer-than soon -- touch victim", "touch victim --help"]
-
-
 def test_nothing_runs_unless_it_stands_behind_the_dashes(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "victim").write_text("mine")
     os.utime(str(tmp_path / "victim"), (1, 1))
-    for line in NOT_BEHIND:
+    for line in ("echo rm -rf victim", "--title nightly touch victim", "", "--", "touch -- touch victim",
+                 "--title T touch victim -- touch victim", "--titel T -- touch victim",
+                 "--alerter -- touch victim", "--longer-than soon -- touch victim", "touch victim --help"):
         code, out, err = home_run(capfd, *line.split())
         assert os.path.getmtime(str(tmp_path / "victim")) == 1
         if "--help" in line:
@@ -10903,29 +10867,23 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
         assert stream.read().split() == [str(n) for n in range(1, 15001)] and process.wait(20) == 3
 
 
-SCRIPTS = {  # the file's bytes; exit code, stdout, and what stderr says
-    "no first line": (b'echo "script $0 $1"; exit 4', 4, "script {} A1\n", ""),
-    "empty": (b"", 0, "", ""),
-    "missing interpreter": (b"#!/no/such/python -u\nprint()", 127, "",
-                            "{}: its interpreter '/no/such/python' is missing"),
-    "ends of Windows": (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"),
-    "binary": (b"MZ\0\1", 126, "", "{}: Exec format error"),
-    "not to be run": (None, 126, "", "{}: Permission denied"),
-}
+SCRIPTS = [  # the file's bytes; exit code, stdout, and what stderr says
+    (b'echo "script $0 $1"; exit 4', 4, "script {} A1\n", ""), (b"", 0, "", ""),
+    (b"#!/no/such/python -u\nprint()", 127, "", "{}: its interpreter '/no/such/python' is missing"),
+    (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"),
+    (b"MZ\0\1", 126, "", "{}: Exec format error"), (None, 126, "", "{}: Permission denied")]
 
 
 @posix
-@pytest.mark.parametrize("case", SCRIPTS)
-def test_run_runs_scripts_as_a_shell_does(case, home_told, capfd, tmp_path):
-    content, code, out, err = SCRIPTS[case]
-    script = tmp_path / "job"
-    script.write_bytes(content or b"")
-    script.chmod(0o600 if content is None else 0o700)
-    err = f"alerters: {err}\n" if err else ""
-    assert home_run(capfd, "--", script, "A1") == (code, out.format(script), err.format(script))
-    assert home_told.last.title == f"job {'failed' if code else 'succeeded'}"
-    if err:
-        assert home_told.last.body == fenced(err[10:-1].format(script))
+def test_run_runs_scripts_as_a_shell_does(home_told, capfd, tmp_path):
+    for number, (content, code, out, err) in enumerate(SCRIPTS):
+        script = tmp_path / f"job{number}"
+        script.write_bytes(content or b"")
+        script.chmod(0o600 if content is None else 0o700)
+        said = f"alerters: {err}\n" if err else ""
+        assert home_run(capfd, "--", script, "A1") == (code, out.format(script), said.format(script))
+        assert home_told.last.title == f"job{number} {'failed' if code else 'succeeded'}"
+        assert not err or home_told.last.body == fenced(err.format(script))
 
 
 @posix
