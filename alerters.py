@@ -5854,7 +5854,7 @@ class _AlertHandler(_Handler):
         """Take a record, unless it is our own: that must not even wait for the lock of a flush."""
         if record.name != "alerters" and not str(record.threadName).startswith("alerters-"):
             return bool(super().handle(record))
-        if record.name == "alerters" and record.levelno >= _logging.WARNING:
+        if record.levelno >= _logging.WARNING:
             self._say(record.name, record.levelno, record.getMessage())
         return False
 

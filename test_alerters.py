@@ -9887,7 +9887,7 @@ def test_a_flush_to_a_dead_service_ends(logger, home_told, gate, monkeypatch, ca
 
 
 @pytest.mark.parametrize("trouble", ["line busy", "bug", ""])
-def test_what_is_logged_while_posting_is_never_posted(trouble, home_told, monkeypatch):
+def test_what_is_logged_while_posting_is_never_posted(trouble, home_told, monkeypatch, capsys):
     monkeypatch.setenv("ALERTERS_TROUBLE", trouble)
     calls, send, root = [], home_told.alerter.send, logging.getLogger()
 
@@ -9905,6 +9905,7 @@ def test_what_is_logged_while_posting_is_never_posted(trouble, home_told, monkey
     logging.getLogger("home.app").error("once")
     handler.flush()
     assert calls == ["once"]
+    assert capsys.readouterr().err.startswith("logged while posting\nfrom a thread\n")
     monkeypatch.setattr(home_told.alerter, "send", send)
     post("by hand", alerter=home_told.alerter(trouble="line busy"))  # our own errors are no alerts either
     handler.flush()
