@@ -5849,6 +5849,7 @@ class _AlertHandler(_Handler):
         self._groups: dict[Any, _LogGroup] = {}
         self._under_way: list[_LogGroup] = []
         self._worker: _threading.Thread | None = None
+        self._speaker = 0  # the thread that writes to stderr just now
 
     def handle(self, record: _logging.LogRecord) -> bool:
         """Take a record, unless it is our own: that must not even wait for the lock of a flush."""
@@ -5948,8 +5949,12 @@ class _AlertHandler(_Handler):
                 if level >= handler.level and not isinstance(handler, (_AlertHandler, _logging.NullHandler)):
                     return
             logger = logger.parent if logger.propagate else None
+        if self._speaker == _threading.get_ident():  # stderr itself is logged
+            return
+        self._speaker = _threading.get_ident()
         with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
             sys.stderr.write(f"{text}\n")
+        self._speaker = 0
 
 
 if TYPE_CHECKING:
