@@ -2526,7 +2526,7 @@ class _ChatAlerter(BaseAlerter):
                 try:
                     view.last = read(view, question)
                 except DeliveryError as error:
-                    view.error = error
+                    view.error = error.with_traceback(None)  # as it would keep the view
                 view.began = began
             if view.error:
                 raise copy.copy(view.error)
@@ -2878,22 +2878,27 @@ class SlackAlerter(_ChatAlerter):
     def _thread(self, question: Question) -> tuple[_Dict | None, list[_Dict]]:
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
-        Of many questions in a channel conversations.history tells which have no replies: one call for all.
+        Of many questions in a channel conversations.history tells which have new replies: one call for all.
+        It does not tell of edited ones: for these a thread is read again now and then, and at the deadline.
         """
-        view, ts = self._view_of(question), question.ref["ts"]
+        view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
+        told, known, at = question._memo.get("thread", (None, [], 0.0))
         if view.thread:
             rows, question._missing = self._share(question, self._read_thread)
         else:
-            if len(view.questions) > 1 and self.clock.monotonic() < question._ends:
+            if len(view.questions) > 1 and now < question._ends:
                 row = _row_of(self._share(question, self._read_channel)[0], "ts", ts)
                 if row and not row.get("reply_count"):
                     return row, []
+                if row and told == (row["reply_count"], row.get("latest_reply")) and now < at + _POLL_MAX:
+                    return row, known
             rows, question._missing = self._read_thread(view, question)
         if question._missing:
             return None, rows
         row = _row_of(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
+        question._memo["thread"] = (row.get("reply_count"), row.get("latest_reply")), rows, now
         return row, rows
 
     def _read_thread(self, view: _View, question: Question) -> _Reading:
@@ -2926,10 +2931,10 @@ class SlackAlerter(_ChatAlerter):
             for page in pages:
                 rows += page
         except DeliveryError as error:
-            if error.retry_after is None:
+            if error.retry_after is None or not str(error.code).endswith("limited"):
                 raise
             view.free_at = now + error.retry_after
-            return rows, error
+            return rows, error.with_traceback(None)  # which would keep the view
         return rows, None
 
     def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:

@@ -5240,6 +5240,10 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
     room.clock.at(700, lambda: room.reply(question, room.ann, "yes"))
     assert question.wait().status == YES
     assert room.clock.now() - room.clock.start <= 731
+    question, began = room.ask(timeout=40), room.clock.monotonic()
+    room.service.fail("conversations.replies", Fault(status=503, headers={"Retry-After": "2"}))
+    room.clock.at(began + 15, lambda: room.reply(question, room.ann, "yes"))
+    assert question.wait().status == YES and room.clock.monotonic() - began <= 17
 
 
 # Flavors of one's own, as short as they can be; with them the base's polling is watched without a network.
@@ -5691,7 +5695,7 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
     def rate(start, end):
         return sum(start <= moment < end for moment in reads) / (end - start)
 
-    assert rate(0, 10) <= 12 and rate(50, 100) <= 3 and rate(200, 290) <= 1.5
+    assert rate(0, 10) <= (12 if MORE else 3.5) and rate(50, 100) <= 3 and rate(200, 290) <= 1.5
     latest = {1: 8.1, 3: 9.1, 4: 44.1, 5: 99.1, 6: 51.1}
     assert [n for n in latest if ends[n][1] > latest[n]] == []
 
