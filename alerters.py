@@ -4918,7 +4918,8 @@ def _html_table(table: _Block) -> str:
             tag, look = "td", f"{_HTML_CELL};text-align:{side}"
             if row is table.head or facts and number == 0:
                 tag, look = "th", f"{look};color:#6b7280;font-weight:600"
-            look += "" if facts else ";word-break:normal"
+            if tag == "th" or not facts:  # names and numbers stay whole
+                look += ";word-break:normal"
             cells += f'<{tag} style="{look}">{_html_line(cell, not facts)}</{tag}>'
         rows += f"<tr>{cells}</tr>"
     return (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font-size:14px;'

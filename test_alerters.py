@@ -7317,6 +7317,7 @@ def test_a_mail_shows_all_kinds_of_text(relay):
         "x < 1 # **as it is**", "red link", "accuracy", "0.95", "f1_score", "[1]"]
     for piece in (r'<ol start="3" style="[^"]*"><li', r'<td style="[^"]*text-align:right;[^"]*">0.95</td>',
                   r'<th style="[^"]*text-align:left;[^"]*">model</th>',
+                  r'<th style="[^"]*word-break:normal[^"]*">f1_score</th>',  # on a phone, too
                   r"<blockquote [^>]*>quoted</blockquote>",
                   r"<h2 [^>]*>Results of <em>run</em> 7</h2>", r"<s>old</s>", r"<strong>v</strong></td>",
                   r'<img src="https://x.example/a.png"'):
