@@ -170,7 +170,7 @@ _REMEMBERED = 86400.0  # s for which the store knows how a question ended, for t
 _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
 _ATTEMPTS = 5  # besides those that a Retry-After asked for
-_BODY_CAP = 8 * 1024 * 1024  # bytes of any answer
+_HEAD_CAP, _BODY_CAP = 256 * 1024, 8 * 1024 * 1024  # bytes of an answer's heads, and of its body
 _MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
 _GOOD_BYE = 2.0  # s for an IMAP server to take its leave
 _PARTS = 10  # messages that one text may become; beyond that it goes as a file
@@ -658,30 +658,33 @@ def post(message: _Text, params: AlerterParameters | None = None, *, title: str 
 
 def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None) -> bool:
     """Post to all at the same time; whatever one of them raises, the others have it."""
-    results: list[bool] = []
-    errors: list[BaseException] = []
-
     def post_to(target: BaseAlerter) -> bool:
         with _own_code(target._who):  # it may have a `post` of its own
             return target.post(message, _own_mentions(target, targets, params))
 
+    if len(targets) == 1:
+        return _worked(lambda: post_to(targets[0]))
+    message = message._load()
+    results: list[bool] = []
+    errors: list[BaseException] = []
+
     def work(target: BaseAlerter) -> None:
         try:
             results.append(_worked(lambda: post_to(target)))
-        except BaseException as error:  # raised below, once the others are done
+        except (Exception, KeyboardInterrupt) as error:  # raised below, once the others are done
             errors.append(error)
+        except BaseException as error:  # in a thread it ends nothing, so it is a failure like any other
+            results.append(False)
+            _log().error("%s: it raised %s", target._who, _one_line(repr(error)))
 
-    if len(targets) > 1:
-        message = message._load()
     threads = []
-    for target in targets[1:]:
+    for target in targets:
         thread = _threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
         try:
             thread.start()
             threads.append(thread)
         except RuntimeError:  # no new threads while the interpreter ends
             work(target)
-    work(targets[0])
     for thread in threads:
         thread.join()
     if errors:
@@ -5479,8 +5482,10 @@ def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
 
 
 def _entry(data: _Dict, kind: str, name: Any) -> Any:
-    if not isinstance(name, str) or not _is_sound(kind, data[kind].get(name)):
+    if not isinstance(name, str) or name not in data[kind]:
         raise ConfigError(f"no {kind[:-1]} {name!r}; {_did_you_mean(str(name), _sound(data, kind))}")
+    if not _is_sound(kind, data[kind][name]):
+        raise ConfigError(f"{kind[:-1]} {name!r} has a wrong form in the store: mend or remove it there")
     return data[kind][name]
 
 
@@ -5989,6 +5994,7 @@ _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after pro
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for, before it is told
 _TAIL = 64 * 1024  # bytes kept of what it printed; far more than is shown, for colours and progress bars go
 _SHOWN = 40  # lines of each of its streams
+_FORKS = sys.platform != "win32"
 
 
 def _cmd_run(options: Any) -> int:
@@ -6067,7 +6073,7 @@ class _Job:
             with contextlib.suppress(OSError), open(script, "rb") as file:
                 first = file.readline(500)
             if script and isinstance(error, FileNotFoundError):
-                interpreter = first[2:].decode("utf-8", "replace").rstrip("\n").split(" ")[0]
+                interpreter = first[2:].decode("utf-8", "replace").strip(" \n").split(" ")[0]
                 raise FileNotFoundError(f"its interpreter {interpreter!r} is missing") from None
             if error.errno != errno.ENOEXEC or b"\0" in first or os.name == "nt":
                 raise
@@ -6126,12 +6132,12 @@ class _Job:
 def _plain_streams() -> list[list[int]]:
     """Return which of standard output and error are open and no terminal; together if they are one file."""
     found = []
-    for number in (1, 2) if os.name != "nt" else ():
+    for number in (1, 2):
         with contextlib.suppress(OSError):  # it is closed, and so it is for the job
             os.fstat(number)
             if not os.isatty(number):
                 found.append(number)
-    if len(found) == 2 and os.path.sameopenfile(1, 2):
+    if len(found) == 2 and _FORKS and os.path.sameopenfile(1, 2):
         return [found]
     return [[number] for number in found]
 
@@ -6139,27 +6145,41 @@ def _plain_streams() -> list[list[int]]:
 class _Copy:
     """A process that copies a stream of a job to our own, and reports its end once the job has ended.
 
-    It outlives us, so that what the job has left in the background can print on. There is none on Windows.
+    It outlives us, so that what the job has left in the background can print on. On Windows it is a thread.
     """
     def __init__(self, numbers: list[int]) -> None:
         self.numbers = numbers  # both, where standard output and error go to the same place
         self.tail, self.problem = b"", ""
         source, self.inlet = os.pipe()
         self.line, line = _socket.socketpair()
+        if not _FORKS:
+            _threading.Thread(target=self._copy_here, args=(source, line), daemon=True).start()
+            return
         with line:
             _fork(functools.partial(self._copy_all, source, line), source, numbers[0], line.fileno())
+        os.close(source)
+
+    def _copy_here(self, source: int, line: _socket.socket) -> None:
+        with line:  # it closes at the end, and the tail is here already
+            while self._copy(source):
+                pass
         os.close(source)
 
     def _copy_all(self, source: int, line: _socket.socket) -> None:
         poll: Any = _select.poll()  # type: ignore[attr-defined, unused-ignore]
         poll.register(source, 1)  # POLLIN
         poll.register(line, 1)
+        kind = os.fstat(self.numbers[0]).st_mode
+        if _stat.S_ISFIFO(kind) or _stat.S_ISSOCK(kind):
+            poll.register(self.numbers[0], 0)  # where nobody reads any more, the job is to hear of it at once
         going_on, asked = True, False
         while going_on and not asked:
             ready = dict(poll.poll())
             asked = line.fileno() in ready
             if source in ready:
                 going_on = self._copy(source)
+            elif not asked:
+                going_on = False
         if not going_on:
             os.close(source)  # a job that writes more hears of it
         with contextlib.suppress(OSError), line:  # we have ended already
@@ -6187,7 +6207,7 @@ class _Copy:
         """Ask for the report, and wait for it so long."""
         report = b""
         with contextlib.suppress(OSError):  # it did not come in time, or was there before
-            self.line.settimeout(seconds)
+            self.line.settimeout(seconds if _FORKS else _LAST_WORDS)
             self.line.shutdown(_socket.SHUT_WR)
             for piece in iter(functools.partial(self.line.recv, 65536), b""):
                 report += piece
@@ -6277,10 +6297,12 @@ def _fork(work: Callable[[], object], *kept: int) -> None:
         if os.fork():
             return
     try:
-        for name in os.listdir("/dev/fd"):
+        numbers = list(range(256))
+        with contextlib.suppress(OSError):  # there is none without /proc
+            numbers = list(map(int, os.listdir("/dev/fd")))
+        for number in set(numbers).difference(kept):
             with contextlib.suppress(OSError):
-                if int(name) not in kept:
-                    os.close(int(name))
+                os.close(number)
         work()
     finally:
         os._exit(0)
@@ -6782,7 +6804,7 @@ def _left_out(count: int) -> _Block:
 
 # === Images and files ===
 _IMAGE = rb"(?P<png>\x89PNG)|(?P<jpeg>\xff\xd8\xff)|(?P<gif>GIF8)|(?P<webp>RIFF.{4}WEBP)"
-_FILE_MAX = 100_000_000
+_FILE_MAX, _TOO_LARGE = 100_000_000, "it is larger than 100 MB"
 
 
 class _File:
@@ -6823,18 +6845,20 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
     try:
         if isinstance(item, tuple):
             name, source = item
-        elif hasattr(item, "read"):
-            name = getattr(item, "name", "")
         elif isinstance(item, (str, os.PathLike)):
             text = os.fsdecode(item)
             if text.startswith("file://"):
                 text = _urllib.url2pathname(re.sub("^file://[^/]*", "", text))
             source = _pathlib.Path(text).expanduser()
             name = source.name
+        elif hasattr(item, "read"):
+            name = getattr(item, "name", "")
         name = _file_name(name)
         data = _bytes_of(source)
         if not data:
             raise ValueError("it is empty")
+        if len(data) > _FILE_MAX:
+            raise ValueError(_TOO_LARGE)
     except Exception as error:  # whatever a plotting library raises must not cost the alert its text
         return _File(_file_name(name) or usual, problem=_one_line(_reason(error), 200))
     file = _File(name or usual, data, shown=shown)
@@ -6869,7 +6893,7 @@ def _check_regular(status: os.stat_result) -> None:
     if not _stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
     if status.st_size > _FILE_MAX:
-        raise ValueError("it is larger than 100 MB")
+        raise ValueError(_TOO_LARGE)
 
 
 def _whole(file: Any) -> bytes:
@@ -7051,7 +7075,9 @@ def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
     except _Unreachable as error:
         if not trust.partial or error.code != "certificate":
             raise
-    trust = _TRUSTS[key] = _Trust(who, whole=True)
+    trust = _Trust(who, whole=True)
+    if not trust.empty:
+        _TRUSTS[key] = trust
     return connect(trust)
 
 
@@ -7359,7 +7385,7 @@ def _reach(who: str, encrypted: bool, host: str, port: int, deadline: _Deadline)
 
 def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
     """Return an answer whose head is read. Those before it, as 103 Early Hints, are passed over."""
-    wire.room = _BODY_CAP
+    wire.room = _HEAD_CAP
     answer: Any = _http_client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]
     answer.begin()
     while 100 < answer.status < 200:  # the library itself passes over 100 alone
@@ -7371,7 +7397,11 @@ def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
 def _read_answer(wire: _Wire, method: str, now: float) -> tuple[_Answer, bool]:
     """Return the whole answer, and whether the connection stays open after it."""
     with _head_of(wire, method) as response:
-        body = response.read()
+        wire.room = _BODY_CAP
+        # In pieces, as `read` takes at once the memory for what a server says is to come.
+        body = b"".join(iter(functools.partial(response.read1, 65536), b""))
+        if response.length:
+            raise _http_client.IncompleteRead(b"")
         return _Answer(response.status, response.headers, body, now), not response.will_close
 
 
@@ -7476,8 +7506,10 @@ def _typed_message(options: Any) -> AlerterMessage:
         if not sign:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
     if text == "-":
-        data = getattr(sys.stdin, "buffer", sys.stdin).read()
-        text = data
+        try:
+            text = data = getattr(sys.stdin, "buffer", sys.stdin).read()
+        except (AttributeError, ValueError):  # it is None, or closed
+            raise ConfigError("- reads standard input, which is closed") from None
         if isinstance(data, bytes):
             text = data.decode("utf-8-sig", "replace")  # PowerShell writes a BOM
     return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)

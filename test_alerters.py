@@ -3614,8 +3614,16 @@ CAUSES = {  # what is done: who fails, and the whole message
         lambda s: s.http(NO_ANSWER + b"Transfer-Encoding: chunked\r\n\r\n0\r\n",
                          (b"X-Trailer: " + b"1" * 9999 + b"\r\n") * 99, 99),
         f"the answer is too large: {ODD}{MAYBE}"),
+    "103 Early Hints without end": (
+        lambda s: s.http(b"", b"HTTP/1.1 103 x\r\n\r\n" * 999, 99), f"the answer is too large: {ODD}{MAYBE}"),
     "an answer cut off": (
         lambda s: s.http(NO_ANSWER + b"Content-Length: 99\r\n\r\n{"),
+        f"no sensible answer (IncompleteRead): {CUT}{MAYBE}"),
+    "an answer longer than any memory": (
+        lambda s: s.http(NO_ANSWER + b"Content-Length: 99999999999999\r\n\r\n{"),
+        f"no sensible answer (IncompleteRead): {CUT}{MAYBE}"),
+    "a piece longer than any memory": (
+        lambda s: s.http(NO_ANSWER + b"Transfer-Encoding: chunked\r\n\r\nfffffffffff\r\n{"),
         f"no sensible answer (IncompleteRead): {CUT}{MAYBE}"),
     "mail behind a proxy": (
         lambda s: s.having("HTTPS_PROXY", "http://127.0.0.1:1", s.mail(port=PORT_1)),
@@ -3813,7 +3821,7 @@ def test_what_is_no_regular_file_or_too_large_is_refused_at_once(chats, tmp_path
     with open(reader, "rb") as pipe, open(tmp_path / "huge.bin", "rb") as opened, \
             open(tmp_path / "out.log", "w") as out:
         files = [out, tmp_path / "pipe.log", "/dev/zero", tmp_path, tmp_path / "huge.bin", opened, pipe,
-                 "https://x.example/a.csv", ("a.csv", "words")]
+                 "https://x.example/a.csv", ("a.csv", "words"), ("zeros", bytes(100_000_001))]
         assert alerter.post("the text", files=files, images=io.BytesIO(b"")) is True
     os.close(writer)
     odd, large = "could not be shown: it is no regular file", "could not be shown: it is larger than 100 MB"
@@ -3822,8 +3830,9 @@ def test_what_is_no_regular_file_or_too_large_is_refused_at_once(chats, tmp_path
         "out.log could not be shown: it is not open for reading", f"pipe.log {odd}", f"zero {odd}",
         f"{tmp_path.name} {odd}", f"huge.bin {large}", f"huge.bin {large}", f"file-7 {odd}",
         "https://x.example/a.csv could not be shown: it is no file, and no address of a picture",
-        "a.csv could not be shown: str is no URL, path, bytes, open file, figure or image")]
-    assert service.posted[0]["payload"]["text"].count("could not be shown") == 10
+        "a.csv could not be shown: str is no URL, path, bytes, open file, figure or image",
+        f"zeros {large}")]
+    assert service.posted[0]["payload"]["text"].count("could not be shown") == 11
 
 
 def test_an_array_in_place_of_pictures_is_one_of_them_and_none_can_be_shown():
@@ -8399,9 +8408,11 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, home_told, monk
     StackStore().register_alerter("new", "recorder")
     assert json.loads(home_read()) == {**odd, "version": 1, "alerters": {
         **odd["alerters"], "new": {"flavor": "recorder"}}}
-    with pytest.raises(ConfigError, match="no alerter 'number'; there is: good, new, token"):
+    with pytest.raises(ConfigError, match="alerter 'number' has a wrong form in the store: mend or remove"):
         post("x", alerter="number")
-    with pytest.raises(ConfigError, match="no stack 'dict'; there is: default"):
+    with pytest.raises(ConfigError, match="no alerter 'other'; there is: good, new, token"):
+        post("x", alerter="other")
+    with pytest.raises(ConfigError, match="stack 'dict' has a wrong form in the store"):
         StackStore().set_active_stack("dict")
     with pytest.raises(ConfigError, match=r"token \(slack\): slack_token must be str, not dict"):
         post("x", alerter="token")
@@ -9207,8 +9218,9 @@ def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, home_told, mo
 
 
 @pytest.mark.parametrize("threads", [True, False])
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), ConfigError("wrong")])
-def test_whatever_one_alerter_raises_the_others_have_it(error, threads, home_told, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ConfigError("wrong"), SystemExit(3),
+                                   asyncio.CancelledError()])
+def test_whatever_one_alerter_raises_the_others_have_it(error, threads, home_told, monkeypatch, caplog):
     three_recorders(home_told, monkeypatch, trouble="yes")
     sent = home_told.alerter.send
 
@@ -9223,8 +9235,12 @@ def test_whatever_one_alerter_raises_the_others_have_it(error, threads, home_tol
     monkeypatch.setattr(home_told.alerter, "send", send)
     if not threads:
         monkeypatch.setattr(threading.Thread, "start", no_thread)
-    with pytest.raises(type(error)):
-        post("x")
+    if isinstance(error, (KeyboardInterrupt, ConfigError)):
+        with pytest.raises(type(error)):
+            post("x")
+    else:
+        assert post("x") is False
+        assert caplog.messages == [f"b (recorder): it raised {error!r}"]
     assert sorted(name for name, _ in home_told) == ["a", "c"]
 
 
@@ -10120,6 +10136,8 @@ def test_post_reads_standard_input_and_odd_texts(home_told, monkeypatch, capsys)
     assert home_told.last.body == "--dashes"
     typed(b"")
     assert home_cli(capsys, "post", "-")[0] == 2
+    monkeypatch.setattr(sys, "stdin", None)
+    assert home_cli(capsys, "post", "-") == (2, "", "alerters: - reads standard input, which is closed\n")
 
 
 def test_post_that_is_not_delivered_ends_with_4_and_the_reason(slack, clock, capsys, caplog):
@@ -10298,7 +10316,7 @@ def test_as_a_file_and_vendored(tmp_path):
 
 
 HOME_STREAMS = {  # a line of the shell: the codes that it may end with
-    "post - <&- >&-": (2,), "flavor list >/dev/full": (2,), "post x 2>&-": (4,),
+    "post - <&- >&-": (2,), "preview x --html /no/file >&-": (2,), "flavor list >/dev/full": (2,), "post x 2>&-": (4,),
     "flavor list | head -c 0": (0, 141)}
 
 
@@ -10612,6 +10630,7 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
     "stderr closed": ('"$@" 2>&-', "echo out; echo err >&2 || exit 5"),
     "full": ('"$@" >/dev/full 2>/dev/null; echo $?', "echo out 2>/dev/null || exit 1"),
     "nobody reads": ('set -o pipefail; "$@" | head -1', "yes"),
+    "nobody reads any more": ('set -o pipefail; "$@" | head -1', "echo a; sleep 0.3; echo b; echo c >&2"),
     "much": ('"$@" | cksum', "head -c 3000000 /dev/zero; echo $?"),
     "bytes": ('"$@"', "printf '\\377\\0\\33[31mred\\r\\n'; printf '\\376' >&2; exit 1"),
     "background": ('"$@"', "(sleep 0.3; echo late; echo late >&2) & echo now; exit 3"),
@@ -10851,9 +10870,19 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
         assert stream.read().split() == [str(n) for n in range(1, 15001)] and process.wait(20) == 3
 
 
+@posix
+@pytest.mark.parametrize("without", ["alerters._FORKS = False", "os.listdir = open"], ids=["forks", "/proc"])
+def test_run_copies_without_forks_as_on_windows_and_without_proc(without, quiet):
+    done = home_process("-c", f"import os, sys, alerters\n{without}\nsys.exit(alerters.main(sys.argv[1:]))",
+                        "run", "--", "sh", "-c", "seq 30000; echo err >&2; exit 3")
+    assert (done.returncode, done.stderr, done.stdout.split()) == (3, "err\n", list(map(str, range(1, 30001))))
+    assert quiet()[0].body.startswith(fenced("err") + "\n\nStandard output:\n```\n29961\n")
+
+
 SCRIPTS = [  # the file's bytes; exit code, stdout, and what stderr says
     (b'echo "script $0 $1"; exit 4', 4, "script {} A1\n", ""), (b"", 0, "", ""),
     (b"#!/no/such/python -u\nprint()", 127, "", "{}: its interpreter '/no/such/python' is missing"),
+    (b"#! /no/such/python\n", 127, "", "{}: its interpreter '/no/such/python' is missing"),
     (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"),
     (b"MZ\0\1", 126, "", "{}: Exec format error"), (None, 126, "", "{}: Permission denied")]
 
