@@ -4455,14 +4455,18 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
     """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
     status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
+    if isinstance(words, bytes):  # smtplib's own are text
+        words = words.decode("utf-8", "replace")
     if 200 <= status < 600:
         again = 400 <= status < 500
         usual = "the server asks to try later" if again else "the server refused it; its words say why"
-        return _failure(who, f"{status} {words.decode('utf-8', 'replace')}", status=status,
+        return _failure(who, f"{status} {words}", status=status,
                         cure="again" if again else "people", hint=_SMTP_HINTS.get(status, usual))
     if type(error).__name__ == "SMTPNotSupportedError":
         return _failure(who, _reason(error), cure="people",
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
+    if status:  # no code of SMTP
+        error = ValueError(words)
     return _transport_failure(who, error, in_data)
 
 
