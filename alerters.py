@@ -562,8 +562,11 @@ def _params(params: object) -> AlerterParameters | None:
 
 
 def _given(names: Iterable[str], values: _Dict) -> _Dict:
-    found = {name: values.get(name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    given = {}
+    for name in names:
+        if values.get(name) is not None:
+            given[name] = values[name]
+    return given
 
 
 def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
@@ -744,7 +747,8 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     if len(able) > 1:
         message = message._load()
     if key and len(able) > 1:  # first the one that has asked it already
-        held = _Key(StackStore(able[0]._origin[1]), str(key), able[0].clock).read()
+        store = StackStore(able[0]._origin[1])
+        held = _Key(store, str(key), able[0].clock).read()
         holder = held.alerter if held else None
         able.sort(key=lambda target: target._origin[0] != holder)
     for target in able:
@@ -759,8 +763,8 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
         else:
             opened(question)
             return question.wait()
-    why = "; ".join(f"{target._who}: {target._cannot_ask()}" for target in targets)
-    raise AskNotSupported(f"nobody can be asked here: {why}")
+    reasons = [f"{target._who}: {target._cannot_ask()}" for target in targets]
+    raise AskNotSupported(f"nobody can be asked here: {'; '.join(reasons)}")
 
 
 def alerter_post_step(message: _Text, params: AlerterParameters | None = None) -> bool:
@@ -7827,7 +7831,9 @@ def _flushed(code: int) -> int:
     except OSError as error:  # nobody reads it, or its disk is full; Python would say so again at exit
         with contextlib.suppress(Exception):  # somebody's own has no descriptor
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141 if isinstance(error, BrokenPipeError) else code or _complain(error)
+        if isinstance(error, BrokenPipeError):
+            return 141
+        return code or _complain(error)
     except Exception:  # it is None, closed, or somebody's own
         pass
     return code
@@ -7848,7 +7854,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run_command(args)
         flushed = _flushed(code)
-        return code if args[:1] in (["post"], ["run"]) else flushed  # what is posted is posted
+        if args[:1] in (["post"], ["run"]):  # what is posted is posted
+            return code
+        return flushed
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
@@ -7856,7 +7864,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 143
         return 0 if _HELP & set(args) else 2
     except OSError as error:
-        return _flushed(141 if isinstance(error, BrokenPipeError) else _complain(error))
+        if isinstance(error, BrokenPipeError):
+            return _flushed(141)
+        return _flushed(_complain(error))
     except AlerterError as error:
         return _complain(error, 4 if isinstance(error, DeliveryError) else 2)
     except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined
