@@ -269,13 +269,18 @@ class FakeService(Fake):
     def _answer_next(self, link, file):
         """True if the connection stays open for another call."""
         request = file.readline().decode("latin-1")
-        if not request:
+        headers, line = http.client.HTTPMessage(), file.readline()
+        while line not in (b"", b"\r\n"):
+            name, _, value = line.decode("latin-1").partition(": ")
+            headers[name] = value.rstrip("\r\n")
+            line = file.readline()
+        length = int(headers.get("Content-Length") or 0)
+        body = file.read(length)
+        if not line or len(body) < length:  # the client went away, killed in the middle of it perhaps
             return False
         method, target, version = request.split(" ")
         assert version == "HTTP/1.1\r\n", request
-        headers = http.client.parse_headers(file)
         assert "Transfer-Encoding" not in headers  # assumed: chunked uploads are refused
-        body = file.read(int(headers.get("Content-Length") or 0))
         path, _, query = target.partition("?")
         call = SimpleNamespace(method=method, path=path, query=dict(parse_qsl(query, True)), headers=headers,
                                body=body, args={}, files={}, reply_headers={}, at=self.now())
