@@ -4685,7 +4685,7 @@ class _Thread:
                 places = [at for at in places if at not in self._ends]
             places = [at + len(line.letters) for at in places if self._ours.startswith(line.letters, at)]
             number += 1
-            if not self._ends.isdisjoint(places):
+            if line.letters and not self._ends.isdisjoint(places):
                 end = number
         return end
 
@@ -6561,8 +6561,10 @@ def _body(text: str) -> list[_Block]:
     for at in range(0, len(parts), 3):
         _add_prose(blocks, parts[at].split("\n")[:-1])
         if at + 2 < len(parts):
-            code = parts[at + 2].rstrip("\n")
-            blocks.append(_Block("code", code.split("\n"), label=parts[at + 1] or ""))
+            language, code = parts[at + 1] or "", parts[at + 2].rstrip("\n")
+            if not code:  # what stands alone is no language
+                language, code = "", language
+            blocks.append(_Block("code", code.split("\n"), label=language))
     for block in blocks:
         if any(block.lines):
             return blocks

@@ -2158,6 +2158,7 @@ def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(cha
     wanted = [f"step {n:<3}  {n * 1.5:>5}  {'名' * (n % 3)}".rstrip() for n in range(260)]
     head = ["name       loss  名前", "--------  -----  ----"]
     for kind, (alerter, service) in _ways(chats):
+        service.posted.clear()  # a bot and a webhook post to the same service
         alerter.send("\n".join(["above", "| name | loss | 名前 |", "|------|------|------|", *rows, "below"]))
         texts = [_texts(kind, row["payload"])[0] for row in service.posted]
         lines = [line for text in texts for line in text.split("\n") if "```" not in line]
@@ -7378,6 +7379,7 @@ def test_an_answer_is_read_however_a_program_lays_it_out(message, name, to, unre
     layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
     layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS[:40] if "⏎" not in line]
     layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[20:50]]
+    layouts += [f"{{A}}\n\n{ATTRIBUTIONS[0]}\n{{Q}}\n\n-- \n{{F}}\nThe team that may approve\n"]
     layouts += [f"{{A}}\n\n{head}\n\n{{P}}\n" for head in MAIL_HEADS]
     layouts += [f"{{A}}\n____________\n{head}\n\n{{P}}\n" for head in MAIL_HEADS if head[0] not in "-_"]
     layouts += [f"{{A}}\n\n{end}\n" for end in MAIL_ENDS]
