@@ -1250,7 +1250,8 @@ class BaseAlerter(_Record):
         taken = {_word(word, True) for word in approve + decline}
         lists = []
         for given, usual in (approve, _APPROVE), (decline, _DECLINE):
-            lists.append(list(given) or [word for word in usual if _word(word, True) not in taken])
+            free = [word for word in usual if _word(word, True) not in taken]
+            lists.append(list(given) or free)
         for words, others, tap in (lists[0], lists[1], _TAPS[1]), (lists[1], lists[0], _TAPS[0]):
             opposite = {_word(word, True) for word in [*others, tap]}
             written = [_word(word, fold) for word in words]
@@ -4406,9 +4407,9 @@ def _untraced(call: Callable[[], _T]) -> _T:
     """Return call(). In no traceback of Ctrl-C stand the library's frames, whose locals know the password."""
     try:
         return call()
-    except BaseException as error:
-        if isinstance(error, Exception):  # the caller tells it
-            raise
+    except Exception:  # whatever the library raises: the caller tells it
+        raise
+    except BaseException as error:  # Ctrl-C, SystemExit, a time limit of the program
         raise _stripped(error) from None
 
 
