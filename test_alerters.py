@@ -10863,7 +10863,6 @@ def test_what_the_job_left_behind_prints_on_after_run_has_ended(quiet, tmp_path)
         process = subprocess.Popen([*RUN_COMMAND, "sh", "-c", script], stdout=stdout, stderr=stderr,
                                    start_new_session=True)
     assert process.wait(20) == 3 and out.read_text() == "now\n" and quiet()[0].body == fenced("now")
-    os.killpg(process.pid, signal.SIGTERM) if MORE else None
     (tmp_path / "go").write_text("late\n")
     home_until(lambda: err.read_text().endswith("\n100000\n"), "what comes late")
     assert out.read_text() == "now\nlate\n" and err.read_text().count("\n") == 100000
