@@ -3645,7 +3645,8 @@ CAUSES = {  # what is done: who fails, and the whole message
         lambda s: s.mail(b"220 x\r\n250 x\r\n2" + b"5" * 9999 + b"\r\n"),
         "500 Line too long.: the server refused it; its words say why"),
     "SMTP that answers no code": (
-        lambda s: s.mail(b"220 x\r\n250 x\r\nabc nonsense\r\n"), f"no sensible answer (ValueError): {ODD}"),
+        lambda s: s.mail(b"220 x\r\n250 x\r\nabc nonsense\r\n", b"250 RSET done\r\n"),
+        f"no sensible answer (ValueError): {ODD}"),
     "SMTP that does not take the log-in": (
         lambda s: s.mail(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n535 no\r\n", password="geheim-123"),
         "535 no: user or password refused: Gmail and others want an app password"),
