@@ -40,7 +40,6 @@ import shlex
 import shutil
 import signal
 import socket
-import socketserver
 import ssl
 import stat
 import struct
@@ -261,29 +260,34 @@ class FakeService(Fake):
         return status, data, dict({"Content-Type": ctype}, **call.reply_headers, **headers)
 
     def talk(self, link):
-        with self.secure(link, self.ssl_context) if self.ssl_context else link as link, \
-                link.makefile("rb") as file:
-            while not self._closing.is_set() and self._answer_next(link, file):
+        with self.secure(link, self.ssl_context) if self.ssl_context else link as link:
+            while not self._closing.is_set() and self._answer_next(link):
                 pass
 
-    def _answer_next(self, link, file):
+    def _answer_next(self, link):
         """True if the connection stays open for another call."""
-        request = file.readline().decode("latin-1")
-        headers, line = http.client.HTTPMessage(), file.readline()
-        while line not in (b"", b"\r\n"):
-            name, _, value = line.decode("latin-1").partition(": ")
-            headers[name] = value.rstrip("\r\n")
-            line = file.readline()
-        length = int(headers.get("Content-Length") or 0)
-        body = file.read(length)
-        if not line or len(body) < length:  # the client went away, killed in the middle of it perhaps
+        data = piece = link.recv(1 << 16)
+        while piece and b"\r\n\r\n" not in data:
+            piece = link.recv(1 << 16)
+            data += piece
+        if not piece:  # the client went away, killed in the middle of it perhaps
             return False
+        head, _, data = data.partition(b"\r\n\r\n")
+        request, *fields = head.decode("latin-1").split("\r\n")
+        headers = {name.title(): value for name, value in (field.split(": ", 1) for field in fields)}
+        body = bytearray(data)
+        while len(body) < int(headers.get("Content-Length", 0)):
+            piece = link.recv(1 << 18)
+            if not piece:
+                return False
+            body += piece
         method, target, version = request.split(" ")
-        assert version == "HTTP/1.1\r\n", request
+        assert version == "HTTP/1.1" and len(headers) == len(fields)
+        assert len(body) == int(headers.get("Content-Length", 0))
         assert "Transfer-Encoding" not in headers  # assumed: chunked uploads are refused
         path, _, query = target.partition("?")
         call = SimpleNamespace(method=method, path=path, query=dict(parse_qsl(query, True)), headers=headers,
-                               body=body, args={}, files={}, reply_headers={}, at=self.now())
+                               body=bytes(body), args={}, files={}, reply_headers={}, at=self.now())
         call.ctype = headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if call.ctype == "application/json":
             call.args = _strict_json(body)
@@ -343,20 +347,35 @@ class FakeService(Fake):
         return stays and not self.forgetful
 
 
-class _Listener(socketserver.ThreadingTCPServer):
-    """A port of this machine, and a thread for each connection."""
+class _Listener:
+    """A port of this machine. Each of its threads serves one connection, then waits for another."""
 
-    daemon_threads, request_queue_size, service = True, 128, None
+    service = None
 
     def __init__(self):
-        super().__init__((Fake.host, 0), None)
-        self.port = self.server_address[1]
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.socket, self.resting, self.lock = socket.socket(), 0, threading.Lock()
+        self.socket.bind((Fake.host, 0))
+        self.socket.listen(128)
+        self.port = self.socket.getsockname()[1]
+        self._start_another()
 
-    def finish_request(self, link, address):
-        service = self.service
-        if service:
-            service.serve(link)
+    def _start_another(self):
+        self.resting += 1
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self):
+        while True:
+            link, _ = self.socket.accept()
+            with self.lock:
+                self.resting -= 1
+                if not self.resting:
+                    self._start_another()
+            service = self.service
+            with link:
+                if service:
+                    service.serve(link)
+            with self.lock:
+                self.resting += 1
 
 
 def _strict_json(data):
