@@ -4115,7 +4115,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _smtp(self, until: float) -> Any:
         """Return a session of smtplib, encrypted and logged in as the fields say."""
-        password, deadline = self._secret("password"), _Deadline(self.clock, until)
+        password, deadline = self._secret("password"), _deadline(self.clock, until)
         at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
 
         def connect(trust: _Trust | None) -> Any:
@@ -4143,7 +4143,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _imap(self, until: float) -> Any:
         """Return a session of imaplib with INBOX, over TLS and logged in."""
-        deadline = _Deadline(self.clock, until)
+        deadline = _deadline(self.clock, until)
         user = self.imap_username or self.username or self._sender
         password = self._secret("imap_password" if self.imap_password else "password")
 
@@ -4210,7 +4210,7 @@ class SMTPEmailAlerter(BaseAlerter):
             try:
                 if box.session is None:
                     box.begin(self._imap(self._until()))
-                box.session.sock.deadline = _Deadline(self.clock, self._until(_SEND_BUDGET))
+                box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
                 if box.began <= began:  # else another question has looked meanwhile
                     box.began = self.clock.monotonic()
                     box.look()
@@ -4367,7 +4367,7 @@ class _MailData:
         yield flat + b".\r\n"
 
 
-def _smtp_class(deadline: _Deadline, trust: _Trust | None) -> Any:
+def _smtp_class(deadline: float, trust: _Trust | None) -> Any:
     """Return smtplib's SMTP, as a class that ends in time. With trust, it speaks TLS at once."""
     class Session(_smtplib.SMTP):
         debuglevel = 0  # a program that sets it on smtplib's class would see the password printed
@@ -6339,6 +6339,10 @@ class _Hidden(dict):  # type: ignore[type-arg]
         return "{…}"
 
 
+def _secrets_of(cls: type[BaseAlerter]) -> list[str]:
+    return [name for name, field in _fields_of(cls).items() if _is_secret(field)]
+
+
 def _secret_or_reference(value: str) -> str:
     return value if re.fullmatch(_REFERENCE, value) else _Secret(value)
 
@@ -6346,13 +6350,10 @@ def _secret_or_reference(value: str) -> str:
 def _remember_secret(value: str) -> None:
     address = re.match(r"https?://[^/]+(/[^?#]{5,})", value)
     parts = [value]
-    # Of a webhook's address the path alone is enough to post, and so is the token in it.
-    if address:
+    if address:  # of a webhook, where the path alone is enough to post, and so is the token in it
         path = address[1].rstrip("/")
         parts = [path, path.rpartition("/")[2], *re.findall("[^/]{16,}", path)]
-    for part in parts:
-        if len(part) >= 6:  # shorter ones would blot out ordinary words
-            _KNOWN_SECRETS.add(part)
+    _KNOWN_SECRETS.update([part for part in parts if len(part) >= 6])  # shorter ones are ordinary words, too
 
 
 def _hide(text: str) -> str:
@@ -6970,14 +6971,9 @@ class _Unreachable(OSError):
         self.hint, self.code, self.cure = hint, code, cure
 
 
-class _Deadline:
-    """When something has to be over: by the alerter's clock or the real one, as a test's may stand still."""
-    def __init__(self, clock: _Clock, until: float) -> None:
-        self.clock, self.until = clock, until
-        self.stop = time.monotonic() + until - clock.monotonic()
-
-    def left(self) -> float:
-        return min(self.until - self.clock.monotonic(), self.stop - time.monotonic())
+def _deadline(clock: _Clock, until: float) -> float:
+    """Return a moment of the alerter's clock as one of time.monotonic, by which connections end."""
+    return time.monotonic() + until - clock.monotonic()
 
 
 class _Wire:
@@ -6986,14 +6982,14 @@ class _Wire:
     A socket's timeout is for each read and write, so bytes that drip could go on for ever. Here each has what
     is left until the deadline, and `room` bytes at most are read.
     """
-    def __init__(self, sock: Any, place: str, deadline: _Deadline) -> None:
+    def __init__(self, sock: Any, place: str, deadline: float) -> None:
         self.sock, self.place, self.deadline, self.room = sock, place, deadline, _BODY_CAP
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
 
     def _hurry(self) -> None:
-        left = self.deadline.left()
+        left = self.deadline - time.monotonic()
         if left <= 0:
             raise _socket.timeout("no answer in time")
         self.sock.settimeout(min(left, _SOCKET_TIMEOUT))
@@ -7018,9 +7014,9 @@ class _Wire:
     def encrypt(self, trust: _Trust, host: str) -> None:
         """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
         self._hurry()
-        host = host.partition("%")[0]
         try:
-            self.sock = trust.context.wrap_socket(self.sock, False, False, server_hostname=host)
+            name = host.partition("%")[0]
+            self.sock = trust.context.wrap_socket(self.sock, False, False, server_hostname=name)
             self.sock.do_handshake()
         except (OSError, ValueError) as error:
             raise _tls_trouble(error, self.place, trust) from None
@@ -7044,7 +7040,7 @@ class _Trust:
     The system's folder of hashed CAs costs 0.1 ms, its whole bundle 20 ms. So the folder comes first; but it
     need not hold them all.
     """
-    def __init__(self, who: str, whole: bool) -> None:
+    def __init__(self, who: str, whole: bool = False) -> None:
         try:
             folder = _ssl.get_default_verify_paths().capath
         except ImportError:
@@ -7052,7 +7048,7 @@ class _Trust:
                               "this machine, and mail servers with use_tls=False") from None
         named = [variable for variable in _CA_VARIABLES if os.environ.get(variable)]
         hashed, own_folder = _is_hashed(folder), os.environ.get("SSL_CERT_DIR")
-        self.partial = hashed and not named and not whole
+        self.partial = hashed and not (named or whole)
         self.context = _ssl.create_default_context(capath=folder if self.partial else None)
         self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
         for variable in named:
@@ -7061,10 +7057,9 @@ class _Trust:
             if variable != "SSL_CERT_FILE" or not self.context.cert_store_stats()["x509"]:
                 _add_cas(f"{who}: {variable} ({path})", self.context, path)
             self.advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
-        self.empty = not hashed and not self.context.cert_store_stats()["x509"]
         if own_folder and not hashed:
             self.advice = f"SSL_CERT_DIR ({own_folder}) has no hashed names: run openssl rehash {own_folder}"
-        elif self.empty:
+        elif not hashed and not self.context.cert_store_stats()["x509"]:
             self.advice = "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> Any:
@@ -7072,24 +7067,24 @@ class _Trust:
         return sock
 
 
-_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}  # by the variables that choose
+# By the variables that choose. Kept is what has worked: a process with too many files open reads no CAs.
+_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
 
 
 def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
     """Return connect(trust), which makes a connection over TLS, to SMTP and IMAP servers too."""
     key = tuple(map(os.environ.get, (*_CA_VARIABLES, "SSL_CERT_DIR")))
-    trust = _TRUSTS.get(key) or _Trust(who, whole=False)
-    if not trust.empty:  # as where this process has too many files open to read them
-        _TRUSTS.setdefault(key, trust)
+    trust = _TRUSTS.get(key) or _Trust(who)
     try:
-        return connect(trust)
+        connection = connect(trust)
+        _TRUSTS.setdefault(key, trust)
     except _Unreachable as error:
         if not trust.partial or error.code != "certificate":
             raise
-    trust = _Trust(who, whole=True)
-    if not trust.empty:
+        trust = _Trust(who, whole=True)
+        connection = connect(trust)
         _TRUSTS[key] = trust
-    return connect(trust)
+    return connection
 
 
 def _is_hashed(folder: str | None) -> bool:
@@ -7145,12 +7140,11 @@ class _Proxy:
         try:
             parts = _parse.urlsplit(address if "://" in address else f"http://{address}")
             self.host, self.port = _host_of(parts), parts.port or 80
-            good = parts.scheme == "http" and not _host_problem(self.host)
+            if parts.scheme != "http" or _host_problem(self.host):  # TLS to a proxy is not supported
+                raise ValueError
         except ValueError:
-            good = False
-        if not good:  # TLS to a proxy is not supported, so that its password could go out in the clear
             wanted = "http://HOST:PORT, of a proxy without TLS or SOCKS"
-            raise ConfigError(f"{who}: {variable} has to be {wanted}")
+            raise ConfigError(f"{who}: {variable} has to be {wanted}") from None
         self.variable, self.login = variable, ""
         self.place = f"the proxy {_join(self.host, self.port)} of {variable}"
         if parts.username is not None:
@@ -7197,19 +7191,19 @@ def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _dial(host: str, port: int, deadline: _Deadline, place: str) -> _Wire:
+def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     """Return a connection to what errors call `place`. All addresses of a name share the time."""
     try:
-        found = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
+        found: Any = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
-    left = min(deadline.left(), _SOCKET_TIMEOUT)
+    left = min(deadline - time.monotonic(), _SOCKET_TIMEOUT)
     if left <= 0:
         raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
     trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
     for *_, address in found:
         try:
-            sock = _socket.create_connection((str(address[0]), int(address[1])), left / len(found))
+            sock = _socket.create_connection(address[:2], left / len(found))
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             return _Wire(sock, place, deadline)
         except OSError as error:
@@ -7217,14 +7211,12 @@ def _dial(host: str, port: int, deadline: _Deadline, place: str) -> _Wire:
     raise trouble
 
 
-def _connect(host: str, port: int, deadline: _Deadline, trust: _Trust | None = None,
+def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
              proxy: _Proxy | None = None) -> _Wire:
     """Return a connection: over TLS if it is said whom to trust, and through the proxy if there is one."""
     target = _join(host, port)
-    if proxy:
-        wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
-    else:
-        wire = _dial(host, port, deadline, target)
+    first, number, place = (proxy.host, proxy.port, proxy.place) if proxy else (host, port, target)
+    wire = _dial(first, number, deadline, place)
     try:
         if proxy:
             proxy.open_tunnel(wire, target)
@@ -7237,7 +7229,7 @@ def _connect(host: str, port: int, deadline: _Deadline, trust: _Trust | None = N
         raise
 
 
-def _dial_mail(host: str, port: int, deadline: _Deadline, trust: _Trust | None, advice: str) -> _Wire:
+def _dial_mail(host: str, port: int, deadline: float, trust: _Trust | None, advice: str) -> _Wire:
     """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
     try:
         return _connect(host, port, deadline, trust)
@@ -7337,27 +7329,29 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
     outcome "unknown" once a request was written.
     """
-    kept = _KEPT.get()
     # The form that Discord wants (docs.discord.com/developers/reference#user-agent).
     agent = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"
     headers = {"User-Agent": agent, **headers}
     if body:
         headers["Content-Length"] = str(sum(map(len, body)))
-    wire, written = None, False
+    kept, wire, written = _KEPT.get(), None, False
     try:
-        encrypted, host, port, headers["Host"] = place = _place_of(url)
-        deadline = _Deadline(alerter.clock, until)
-        if deadline.left() <= 0:
+        _, host, port = place = _place_of(url)
+        deadline = _deadline(alerter.clock, until)
+        if deadline <= time.monotonic():
             raise _Unreachable("no time left", "what came before took it all")
         wire = kept.pop(place, None) if kept else None
         if wire is None or not wire.is_quiet():
-            wire = _reach(alerter._who, encrypted, host, port, deadline)
+            wire = _reach(alerter._who, *place, deadline)
         wire.deadline = deadline
-        link: Any = _http_client.HTTPConnection(host, port)
+        # The scope of an IPv6 address is this machine's affair, and no port 443 stands in the Host header.
+        link: Any = _http_client.HTTPConnection(host.partition("%")[0], port)
+        link.default_port = 443
         link.sock, link.debuglevel = wire, 0  # a program that sets it on the class would see the token
         whole, written = False, True
         with contextlib.suppress(OSError):  # an answer may be there already, as a 413
-            link.request(method, _path_of(url), iter(body) if body else None, headers)
+            # The path may be secret and has no name, as a traceback may show locals.
+            link.request(method, "/" + url.partition("//")[2].partition("/")[2], body or None, headers)
             whole = True
         answer, stays = _read_answer(wire, method, alerter.clock.now())
         if kept is not None and stays and whole:
@@ -7375,19 +7369,14 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
 
 
-def _place_of(url: str) -> tuple[bool, str, int, str]:
-    """Return whether TLS is spoken there, the host, the port, and what the Host header says."""
+def _place_of(url: str) -> tuple[bool, str, int]:
+    """Return whether TLS is spoken there, the host, and the port."""
     parts = _parse.urlsplit(url)
     encrypted = parts.scheme == "https"
-    shown = re.sub(r"%[^\]]*", "", parts.netloc)  # the scope of an IPv6 address is this machine's affair
-    return encrypted, _host_of(parts), parts.port or (443 if encrypted else 80), shown
+    return encrypted, _host_of(parts), parts.port or (443 if encrypted else 80)
 
 
-def _path_of(url: str) -> str:  # apart, as it may be secret, and a traceback may show locals
-    return "/" + url.partition("//")[2].partition("/")[2]
-
-
-def _reach(who: str, encrypted: bool, host: str, port: int, deadline: _Deadline) -> _Wire:
+def _reach(who: str, encrypted: bool, host: str, port: int, deadline: float) -> _Wire:
     if not encrypted:  # on this machine
         return _connect(host, port, deadline)
     proxy = _proxy_for(who, host, port)
@@ -7440,10 +7429,6 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
         return _failure(who, _what_of(cause), hint=hint, cure="again")
     hint += "; it may have arrived, so look before you send it again"
     return _failure(who, _what_of(cause), hint=hint, cure="look")
-
-
-def _secrets_of(cls: type[BaseAlerter]) -> list[str]:
-    return [name for name, field in _fields_of(cls).items() if _is_secret(field)]
 
 
 # === Command line ===
