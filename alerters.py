@@ -529,7 +529,7 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
         return AlerterMessage(body=message, **fields)
     if isinstance(message, BaseException):
         told = {"title": _exception_line(message), "level": "error", **fields}
-        return AlerterMessage(body=_exception_text(message, line_first=False), **told)
+        return AlerterMessage(body=_fenced(_trace(message, line_first=False)), **told)
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {_kind_of(message)}")
 
 
@@ -577,7 +577,7 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
     if error is not None:
         if not isinstance(error, BaseException):
             raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
-        body = f"{message.body or ''}\n\n{_exception_text(error)}"
+        body = f"{message.body or ''}\n\n{_fenced(_trace(error))}"
         level = "error" if message.level == "info" else message.level
         message = message._with(body=body.lstrip("\n"), level=given["level"] or level)
     if above is not None:
@@ -1430,7 +1430,7 @@ def _own_code(who: str) -> Iterator[None]:
     except (AlerterError, OSError):
         raise
     except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
-        trace = _clean(_exception_parts(caught)[1])
+        trace = _clean(_trace(caught, line_first=False))
         error = _failure(who, _exception_line(caught), hint="its traceback is in the log", cure="people")
     _log().error("%s: an exception in its code\n%s", who, trace)
     error._logged = True
@@ -5522,26 +5522,19 @@ def _telling() -> Iterator[None]:
             _log().error("the alert was not sent: %s", _one_line(error))
 
 
-def _exception_text(error: BaseException, line_first: bool = True) -> str:
-    """Return an exception for a message: its own line, then the traceback as Python prints it."""
-    line, text = _exception_parts(error)
-    if line_first and text != line:
-        text = f"{line}\n{text}"
-    return _fenced(text)
-
-
-def _exception_parts(error: BaseException) -> tuple[str, str]:
-    """Return the exception's own line (or lines), and its traceback with the frames of the job."""
-    ours = re.escape(_exception_parts.__code__.co_filename)
+def _trace(error: BaseException, line_first: bool = True) -> str:
+    """Return an exception's own line, then its traceback as Python prints it, with the frames of the job."""
+    others = f"{re.escape(_trace.__code__.co_filename)}|{_FRAMEWORKS}"
     whole = _traceback.TracebackException(type(error), error, error.__traceback__)
     parts = [whole]
     while parts:
         part = parts.pop()
-        kept = [frame for frame in part.stack if not re.search(f"{ours}|{_FRAMEWORKS}", frame.filename)]
+        kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
         part.stack[:] = kept or part.stack
         parts += filter(None, (part.__cause__, part.__context__))
         parts += getattr(part, "exceptions", None) or ()  # of a group
-    return "".join(whole.format_exception_only()), "".join(whole.format())
+    line, text = "".join(whole.format_exception_only()), "".join(whole.format())
+    return f"{line}\n{text}" if line_first and text != line else text
 
 
 def _ended(name: str, facts: _Dict, failed: bool, how: str = "failed") -> AlerterMessage:
@@ -5550,8 +5543,8 @@ def _ended(name: str, facts: _Dict, failed: bool, how: str = "failed") -> Alerte
     if not failed:
         return AlerterMessage(f"{name} succeeded", None, facts, level="success")
     if isinstance(error, BaseException):
-        body = _exception_text(error)
-    elif isinstance(error, str) and error:
+        error = _trace(error)
+    if isinstance(error, str) and error:
         body = _fenced(error)
     level: _Level = "warning" if how == _WILL_RETRY else "error"
     return AlerterMessage(f"{name} {how}", body, facts, level=level)
@@ -5622,24 +5615,24 @@ def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, 
             facts["link"] = link
     if failed:
         facts.update(_facts(state, state="name", error="message"))
-        facts.update(_state_error(state))
+        found = [*_facts(state, data="data", result="data.result").values(), _state_result(state)]
+        for each in reversed(found):
+            if isinstance(each, BaseException):
+                facts["error"] = each
     return kind, _PREFECT_ENDINGS.get(facts.get("state", ""), "failed"), facts
 
 
-def _state_error(state: Any) -> _Dict:
-    found = list(_facts(state, data="data", result="data.result").values())
-    try:
-        found.append(state.result(raise_on_failure=False))
-        if _inspect.iscoroutine(found[-1]):  # of an async flow, and there is no waiting for it here
-            found[-1].send(None)
-    except StopIteration as end:
-        found.append(end.value)
-    except Exception:  # the result cannot be had; the state has a message
-        pass
-    for each in found:
-        if isinstance(each, BaseException):
-            return {"error": each}
-    return {}
+def _state_result(state: Any) -> Any:
+    """Return the result, if it can be had; the state has a message, too."""
+    with contextlib.suppress(Exception):
+        result = state.result(raise_on_failure=False)
+        if not _inspect.iscoroutine(result):
+            return result
+        try:  # of an async flow, and there is no waiting for it here
+            result.send(None)
+        except StopIteration as end:
+            return end.value
+    return None
 
 
 def alerter_success_hook(*context: Any, **named: Any) -> None:
@@ -5667,7 +5660,7 @@ alerter_failure_hook.__annotations__ = {"exception": BaseException}
 
 
 class _Watch:
-    """What `watch` returns: a decorator and a context manager."""
+    """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
     def __init__(self, name: str | None, on_success: bool, longer_than: float,
                  alerter: BaseAlerter | str | None) -> None:
         self.name, self.on_success, self.longer_than, self.alerter = name, on_success, longer_than, alerter
@@ -5709,8 +5702,8 @@ class _Watch:
             raise ConfigError("watch: an asynchronous generator cannot be decorated: write "
                               "`async with watch(…):` into it")
         name = self.name or getattr(function, "__qualname__", "Job")
-        each = functools.partial(  # a watch for each call, since calls may overlap
-            _Watch, name, self.on_success, self.longer_than, self.alerter)
+        # One for each call, since calls may overlap.
+        each = functools.partial(_Watch, name, self.on_success, self.longer_than, self.alerter)
 
         def plain(*args: Any, **kwargs: Any) -> Any:
             with each():
@@ -5724,12 +5717,12 @@ class _Watch:
             async with each():
                 return await function(*args, **kwargs)
 
-        call: Any = plain
+        wrap: Any = functools.wraps(function)
         if _inspect.iscoroutinefunction(function):
-            call = coroutine
-        elif _inspect.isgeneratorfunction(function):
-            call = generator
-        return functools.wraps(function)(call)  # type: ignore[return-value]
+            return wrap(coroutine)  # type: ignore[no-any-return]
+        if _inspect.isgeneratorfunction(function):
+            return wrap(generator)  # type: ignore[no-any-return]
+        return wrap(plain)  # type: ignore[no-any-return]
 
 
 def _duration(seconds: float) -> str:
@@ -5741,11 +5734,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-if TYPE_CHECKING:
-    class Watch(_Watch):
-        """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
-
-
 @_overload
 def watch(name: _F) -> _F:
     """Return the function, watched: `@watch`."""
@@ -5753,7 +5741,7 @@ def watch(name: _F) -> _F:
 
 @_overload
 def watch(name: str | None = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
-          alerter: BaseAlerter | str | None = None) -> Watch:
+          alerter: BaseAlerter | str | None = None) -> _Watch:
     """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
 
 
@@ -5787,13 +5775,10 @@ class _LogGroup:
         self.more = ""  # what to tell of the first besides its title
         if " ".join(text.split()) != self.title:
             self.more = text
-        error, line, trace = None, "", record.exc_text or ""
-        if isinstance(record.exc_info, tuple):
-            error = record.exc_info[1]
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        line, trace = "", record.exc_text or ""
         if error is not None:
-            line, trace = _exception_parts(error)
-            if trace != line:
-                trace = f"{line}\n{trace}"
+            line, trace = "".join(_traceback.format_exception_only(type(error), error)), _trace(error)
         # Loguru and others format it into the text.
         if "Traceback (most recent call last)" not in text or line.strip() not in text:
             self.more = f"{self.more}\n{trace}".strip()
@@ -5831,11 +5816,11 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     title, news, facts = first.title, first.news(), {"logger": first.logger, "level": first.level_name}
     if len(groups) > 1:
         title, facts = f"{title} (and {len(groups) - 1:,} more)", {}
-        news = "\n".join([group.extract() for group in groups])
+        news = "\n".join(map(_LogGroup.extract, groups))
     worst = max([group.level for group in groups])
-    level: _Level = "warning" if worst >= _logging.WARNING else "info"
-    if worst >= _logging.ERROR:
-        level = "error"
+    level: _Level = "info"
+    if worst >= _logging.WARNING:
+        level = "error" if worst >= _logging.ERROR else "warning"
     facts["host"] = _socket.gethostname()
     return AlerterMessage(title, _fenced(news) if news else None, facts, level=level)
 
@@ -5887,8 +5872,7 @@ class _AlertHandler(_Handler):
                 known = self._groups.setdefault(group.key, group)
                 if known is not group:
                     known.add(group)
-                if not self._under_way:
-                    self._take_due()  # here, so that no other record gets into the first message
+                self._take_due()  # here, so that no other record gets into the first message
                 self._start()
                 self._changed.notify_all()
         except Exception as error:  # no thread starts, say; the program that logs must not notice
@@ -5907,7 +5891,14 @@ class _AlertHandler(_Handler):
 
     def _work(self) -> None:
         while True:
-            groups, told = self._next(), False
+            with self._changed:
+                self._take_due()
+                while not self._under_way:
+                    self._changed.notify_all()  # a flush may wait for this
+                    times = [group.due for group in self._groups.values()]
+                    self._changed.wait(min(times) - time.monotonic() if times else None)
+                    self._take_due()
+                groups, told = self._under_way, False
             with contextlib.suppress(BaseException), _telling():  # it survives whatever a flavor raises
                 told = post(_log_message(groups), alerter=self.alerter)
             with self._changed:
@@ -5916,21 +5907,14 @@ class _AlertHandler(_Handler):
                     if not told:
                         self._write(groups, "see above")
 
-    def _next(self) -> list[_LogGroup]:
-        """Wait, and return what is to be told in the next message."""
-        with self._changed:
-            while not self._under_way:
-                self._take_due()
-                if not self._under_way:
-                    self._changed.notify_all()  # a flush may wait for this
-                    times = [group.due for group in self._groups.values()]
-                    self._changed.wait(min(times) - time.monotonic() if times else None)
-            return self._under_way
-
     def _take_due(self) -> None:
-        """Put under way what is new, and the repeats that have waited."""
+        """Put under way what is new, and the repeats that have waited, unless something is."""
+        if self._under_way:
+            return
         now = time.monotonic()
-        for group in [group for group in self._groups.values() if group.due <= now]:
+        for group in list(self._groups.values()):
+            if group.due > now:
+                continue
             if group.told and not group.repeats:
                 del self._groups[group.key]
             else:
@@ -5938,17 +5922,17 @@ class _AlertHandler(_Handler):
 
     def flush(self) -> None:
         """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
+        def all_told() -> bool:
+            dues = [group.due for group in self._groups.values()]
+            return not self._under_way and all(dues)
+
         with self._changed:
             for group in self._groups.values():
                 group.due = 0.0
             self._changed.notify_all()
-            told = self._changed.wait_for(self._all_told, _SEND_BUDGET)
+            told = self._changed.wait_for(all_told, _SEND_BUDGET)
         if not told:
             self._give_up(f"it took more than {_SEND_BUDGET:g} s")
-
-    def _all_told(self) -> bool:
-        untaken = [group for group in self._groups.values() if not group.due]
-        return not self._under_way and not untaken
 
     def _give_up(self, why: str) -> None:
         with self._changed:
@@ -6009,8 +5993,7 @@ _FORKS = sys.platform != "win32"
 def _cmd_run(options: Any) -> int:
     if options.words or not options.command:
         raise ConfigError(_HOW_TO_RUN)
-    least = _seconds(options.longer_than, "--longer-than")
-    targets: list[BaseAlerter] = []
+    least, targets = _seconds(options.longer_than, "--longer-than"), []
     job = _Job(options.command)  # first of all: what is opened later may get the number of a closed stream
     try:
         targets = _chosen(options)
@@ -6048,19 +6031,17 @@ class _Job:
     def __init__(self, command: list[str]) -> None:
         self.command, self.streams = command, _plain_streams()
         self.copies: list[_Copy] = []
-        self.code, self.seconds = 0, 0.0  # code: 128 + the signal that ended it, as shells have it
+        self.code = 0  # 128 + the signal that ended it, as shells have it
         self.problem = ""  # why it could not be run, or what it printed not be written
         self.got: list[str] = []  # the signals that ended it or asked it to end
 
     def run(self, signals: _Signals) -> None:
         began = time.monotonic()
         try:
-            child = self._start()
+            self._wait(self._start(), signals)
         except (OSError, ValueError) as error:
             self.code = 127 if isinstance(error, FileNotFoundError) else 126  # as shells have it
             self.problem = f"{self.command[0]}: {_reason(error)}"
-        else:
-            self._wait(child, signals)
         self.seconds = time.monotonic() - began
         for stream in self.copies:
             stream.listen(_LAST_WORDS)
@@ -6068,15 +6049,15 @@ class _Job:
         if self.problem:
             self.code = self.code or 1  # the job could not be told of it
             _complain(self.problem)
+        self.failed = bool(self.code or self.got)
 
-    def _start(self) -> _subprocess.Popen[bytes]:
+    def _start(self) -> Any:
         self.copies = [_Copy(numbers) for numbers in self.streams]
-        names = {1: "stdout", 2: "stderr"}
-        pipes: _Dict = {names[n]: stream.inlet for stream in self.copies for n in stream.numbers}
+        inlets = {number: stream.inlet for stream in self.copies for number in stream.numbers}
+        pipes = {"stdout": inlets.get(1), "stderr": inlets.get(2)}
         start: Any = functools.partial(_subprocess.Popen, close_fds=False, **pipes)
-        child: _subprocess.Popen[bytes]
         try:
-            child = start(self.command)
+            return start(self.command)
         except OSError as error:
             script, first = _shutil.which(self.command[0]) or "", b""
             with contextlib.suppress(OSError), open(script, "rb") as file:
@@ -6086,11 +6067,10 @@ class _Job:
                 raise FileNotFoundError(f"its interpreter {interpreter!r} is missing") from None
             if error.errno != errno.ENOEXEC or b"\0" in first or os.name == "nt":
                 raise
-            child = start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
+            return start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
         finally:
             for stream in self.copies:
                 os.close(stream.inlet)
-        return child
 
     def _wait(self, child: _subprocess.Popen[bytes], signals: _Signals) -> None:
         """Pass on the signals that come for us alone, until it has ended."""
@@ -6105,29 +6085,23 @@ class _Job:
                 if name in _STOPS:
                     self.got.append(name)
                 if not has_it:
-                    child.send_signal(number)
+                    with contextlib.suppress(PermissionError):  # it belongs to another, as by sudo
+                        child.send_signal(number)
         if code < 0:
             self.got.insert(0, _signal.Signals(-code).name)
             code = 128 - code
         self.code = code
 
-    @property
-    def failed(self) -> bool:
-        return bool(self.code or self.got)
-
     def message(self, name: str) -> AlerterMessage:
-        """Return what to tell of its end."""
-        stops = list(dict.fromkeys(self.got))
-        how = f"ended after {stops[0]}" if stops else "succeeded"
+        """Return what to tell: the end of standard error; if it failed and that is short, of output too."""
         facts: _Dict = {"exit code": self.code}
-        if stops:
-            facts["signal"] = ", ".join(stops)
+        how = "succeeded"
+        if self.got:
+            facts["signal"] = ", ".join(dict.fromkeys(self.got))
+            how = f"ended after {self.got[0]}"
+        if self.code:
+            how = "failed"
         facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
-        level: _Level = "error" if self.failed else "success"
-        return AlerterMessage(f"{name} {'failed' if self.code else how}", self._printed(), facts, level=level)
-
-    def _printed(self) -> str | None:
-        """Return the end of standard error; if it failed and that is short, of standard output too."""
         ends = {stream.numbers[-1]: stream.end() for stream in self.copies}
         errors, printed = ends.get(2, []), ends.get(1, [])
         if self.problem:
@@ -6135,7 +6109,8 @@ class _Job:
         parts = [_fenced("\n".join(errors))] if errors else []
         if printed and self.failed and len(errors) < _SHOWN:
             parts.append(_fenced("\n".join(printed)))
-        return "\n\nStandard output:\n".join(parts) or None
+        body = "\n\nStandard output:\n".join(parts) or None
+        return AlerterMessage(f"{name} {how}", body, facts, level="error" if self.failed else "success")
 
 
 def _plain_streams() -> list[list[int]]:
@@ -6214,16 +6189,14 @@ class _Copy:
 
     def listen(self, seconds: float | None) -> None:
         """Ask for the report, and wait for it so long."""
-        report = b""
-        with contextlib.suppress(OSError):  # it did not come in time, or was there before
+        with contextlib.suppress(OSError), self.line.makefile("rb") as file:
             self.line.settimeout(seconds if _FORKS else _LAST_WORDS)
             self.line.shutdown(_socket.SHUT_WR)
-            for piece in iter(functools.partial(self.line.recv, 65536), b""):
-                report += piece
+            report = file.read()  # unless it does not come in time, or was there before
             self.line.close()
-        if report:
-            problem, _, self.tail = report.partition(b"\0")
-            self.problem = problem.decode()
+            if report:
+                problem, _, self.tail = report.partition(b"\0")
+                self.problem = problem.decode()
 
     def end(self) -> list[str]:
         """Return the last lines, as they stand on a screen, without secrets."""
