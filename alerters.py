@@ -36,6 +36,7 @@ import functools
 import importlib
 import io
 import itertools
+import operator
 import os
 import re
 import sys
@@ -2214,10 +2215,25 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 
 
 # === Chat services ===
-_MARKER = r"(?:^|\n)Question ([0-9a-f]{16})\s*$"  # the last line of every question
+_MARKER = r'(?:"|\\n)Question ([0-9a-f]{16})\s*"'  # the last line of every question, in a row as JSON
 _CALLED = 30  # approvers at most: they have to fit into one message with its text
 _STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"}  # of lines without spans
 _NO_FILES = "a webhook takes no files, only an image's URL"
+
+
+def _documented(method: _F) -> _F:
+    """Turn what goes wrong over an answer of an undocumented form, by a proxy say, into a DeliveryError."""
+    @functools.wraps(method)
+    def careful(self: BaseAlerter, *given: Any, **named: Any) -> Any:
+        try:
+            return method(self, *given, **named)
+        except ConfigError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
+            error = _failure(self._who, "an answer of another form than documented", cure="look")
+        raise error
+
+    return careful  # type: ignore[return-value]
 
 
 class _Draft:
@@ -2231,26 +2247,23 @@ class _Draft:
                  params: AlerterParameters | None) -> None:
         question = message._question
         self.message, self.params = message, params
+        self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
         self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
         self.nonce = question.token if question else _secrets.token_hex(8)
-        called = _names(getattr(params, "mention", None), "mention") or ()
-        self.mention = [name.strip("<@!>") for name in called]
-        approvers = question._record.approvers if question else None
-        self.people = []
-        for name in (approvers or ())[:_CALLED]:
-            if re.fullmatch(alerter._person_id, name.strip("<@!>")):
-                self.people.append(name.strip("<@!>"))
+        mention = _names(getattr(params, "mention", None), "mention") or ()
+        people = question._record.approvers if question else None
+        self.called = [name.strip("<@!>") for name in (*mention, *(people or ())[:_CALLED])]
         files = message._files(alerter._who)
         for file in files:
-            if file.data and not file.problem and not alerter._takes_files():
+            if file.data and not alerter._takes_files():
                 file.problem = _NO_FILES
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
         self.pictures = [file for file in self.files if file.url or alerter._attaches]  # in messages
-        self.most = alerter._most_pictures  # in one of them
-        self.blocks = [_Block("ping", self.mention)] if self.mention else []
-        self.blocks += map(_aligned, _lay_out(message, files))
+        self.blocks = list(map(_aligned, _lay_out(message, files)))
+        if mention:
+            self.blocks.insert(0, _Block("ping", self.called[:len(mention)]))
 
 
 class _ChatAlerter(BaseAlerter):
@@ -2264,6 +2277,7 @@ class _ChatAlerter(BaseAlerter):
     _person_id, _callable_id = r"\S+", r"\S+"  # of people, and of what else can be mentioned
     _id_help = {"approvers": "a person", "mention": "a person"}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
+    _points: Callable[[], Iterator[tuple[bool | None, str]]]  # of `check`, as `_report` takes them
     # To write
     _forms: Mapping[str, str] = {}  # kind -> a line with {words}, a heading's {hashes}, {indent}, {label}
     _bullet = "•"
@@ -2279,13 +2293,18 @@ class _ChatAlerter(BaseAlerter):
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request
     _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref
+    _link: Callable[[_Dict], str | None]  # (ref): a message's address, if what that takes is known already
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
     _take_away: Callable[[_Dict], None]  # (ref): deletes a message
-    # To ask, besides `_ready_to_read`, `_me`, `replies`, `_say` and `_find` of the base: about rows
-    _is_bot: Callable[[_Dict], bool]
-    _texts_of: Callable[[_Dict], list[Any]]  # those in which a question may be named
-    _via: Callable[[Question, _Dict, str], str]  # the way by which it answers, "" if it does not
-    _answer: Callable[[Question, _Dict, str], _Dict]  # what it says
+    # To ask, besides `_ready_to_read`, `_me`, `replies`, `_say` and `_find` of the base
+    _read_view: Callable[[_View, Question], Any]  # reads what serves all questions of the view
+    _is_bot: Callable[[_Dict], bool]  # (row)
+    _answer: Callable[[Question, _Dict, str], _Dict | None]  # what a person's row answers, as in `_answers`
+
+    @_documented
+    def check(self) -> str:
+        """Try the credentials, what they may do, the channel, and reading there."""
+        return _report(self._who, self._points())
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
@@ -2306,13 +2325,15 @@ class _ChatAlerter(BaseAlerter):
             except DeliveryError as error:
                 error.args, error.outcome = (f"{error.args[0]} (part {number} of {len(pages)})",), "partial"
                 raise
-        self._send_pictures(draft, pages[0])
-        self._name_missing(draft)
+        self._send_pictures(draft, pages[0].files)
+        missing = [f"[{file.label}]" for file in draft.files if file.problem]
+        if missing:
+            _log().warning("%s: %s", self._who, "; ".join(missing))
+        with contextlib.suppress(DeliveryError):
+            for page in _Cutter(self, self._limit, self._limit).cut([_Block("plain", missing)]):
+                draft.until = self._until()
+                self._post(draft, page)
         return Receipt(self._label, draft.ref, self._link(draft.ref))
-
-    def _link(self, ref: _Dict) -> str | None:
-        """Return the address of a message, if what it takes for that is already known."""
-        return None
 
     def _post(self, draft: _Draft, page: _Page) -> None:
         """Post a page. Once a form is refused, this page and the later ones go as plain text."""
@@ -2336,30 +2357,19 @@ class _ChatAlerter(BaseAlerter):
         ref = self._put(draft, page)
         draft.ref = draft.ref or ref
 
-    def _send_pictures(self, draft: _Draft, first: _Page) -> None:
+    def _send_pictures(self, draft: _Draft, together: list[_File]) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
-        refused = [file for file in first.files if file.problem and file in draft.pictures]
-        if len(first.files) == 1:
+        refused = [file for file in together if file.problem and file in draft.pictures]
+        if len(together) == 1:
             refused = []
-        for file in refused + draft.pictures[draft.most:]:
+        for file in refused + draft.pictures[self._most_pictures:]:
             page = _Page(0)
             page.files = [file] if file.data else []
-            page.add(_Block("picture", [file.url or file.name], file=file), "", "", 0)
+            page.add(_Block("picture", [], file=file), file.url or file.name, "", 0)
             try:
                 self._post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
                 file.problem = str(error)
-
-    def _name_missing(self, draft: _Draft) -> None:
-        missing = [file.label for file in draft.files if file.problem]
-        if not missing:
-            return
-        _log().warning("%s: %s", self._who, "; ".join(missing))
-        names = _Block("plain", [f"[{label}]" for label in missing])
-        with contextlib.suppress(DeliveryError):
-            for page in _Cutter(self, self._limit, self._limit).cut([names]):
-                draft.until = self._until()
-                self._post(draft, page)
 
     def _cut(self, draft: _Draft, most: int = _PARTS) -> tuple[list[_Page], _File | None]:
         """Return the messages of a draft; of too many, `most` and one more, and a file with the whole text.
@@ -2371,17 +2381,18 @@ class _ChatAlerter(BaseAlerter):
         frame = (_Cutter(self, huge, huge).cut(beside) or [_Page(huge)])[0]
         room = max(self._limit - huge + frame.room, self._limit // 4)
         pages = _Cutter(self, self._limit, room).cut(text, most) or [_Page(0)]
-        pages[0].stand_in(frame)
-        pages[0].first = True
-        later = draft.pictures[draft.most:]
+        first = pages[0]
+        first.stand_in(frame)
+        first.first = True
+        later = draft.pictures[self._most_pictures:]
         for file in draft.files:
             if file.data and file not in later:
-                pages[0].files.append(file)
+                first.files.append(file)
         if len(pages) <= _PARTS:
             return pages, None
         whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
         if self._takes_files():
-            pages[0].files.append(whole)
+            first.files.append(whole)
         else:
             whole.problem = _NO_FILES
         return pages, whole
@@ -2396,8 +2407,7 @@ class _ChatAlerter(BaseAlerter):
         if not whole.problem:
             return pages[:1]
         pages, _ = self._cut(draft, sys.maxsize)
-        half = _PARTS // 2
-        left_out = 0
+        half, left_out = _PARTS // 2, 0
         for page in pages[half:-half]:
             for block in page.sources:
                 left_out += len("\n".join(block.lines)) + 1
@@ -2413,14 +2423,14 @@ class _ChatAlerter(BaseAlerter):
                 block = _as_lines(block)
             elif block.kind == "title":
                 line, write = _bare(block.lines[0]), functools.partial(self._write, block)
-                block = block.with_lines([line])
                 if self._cost(write(line)) > self._title_limit:  # shortened, and whole as text
-                    head, _ = _head(line, write, self._cost, self._title_limit - 1)
-                    block = block.with_lines([head + "…"])
                     text.append(_Block("plain", [line]))
+                    head, _ = _head(line, write, self._cost, self._title_limit - 1)
+                    line = head + "…"
+                block = block.with_lines([line])
             if block.group == "text":
                 text.append(block)
-            elif block.kind != "picture" or block.file in draft.pictures[:draft.most]:
+            elif block.kind != "picture" or block.file in draft.pictures[:self._most_pictures]:
                 beside.append(block)
         return text, beside
 
@@ -2453,20 +2463,8 @@ class _ChatAlerter(BaseAlerter):
             return 0
         return 8 + len(block.label) + sum(map(self._cost, block.head))
 
-    def _flow(self, blocks: Sequence[_Block]) -> str:
-        """Return written blocks as one text, code in fences."""
-        lines = []
-        for block in blocks:
-            if block.kind == "code":
-                head = [self._mark("block", line, "") for line in block.head]
-                language = block.label if self._shows_language else ""
-                lines += [f"```{language}", *head, *block.lines, "```"]
-            else:
-                lines += block.lines
-        return "\n".join(lines).strip("\n")
-
     def _said(self, kind: str, blocks: Sequence[_Block]) -> str:
-        """Return written blocks of one kind as text, for what shows no blocks or embeds."""
+        """Return written blocks of one kind as one text, code in fences."""
         lines = blocks[0].lines
         if kind == "ping":
             return " ".join(lines)
@@ -2474,24 +2472,33 @@ class _ChatAlerter(BaseAlerter):
             return self._forms["title"].format(words=lines[0])
         if kind == "facts":
             return "\n".join(map("{0[0]}: {0[1]}".format, lines))
-        if kind == "picture":
-            return ""
-        return "\n" * (kind == "how") + self._flow(blocks)  # with room above
+        lines = []
+        for block in blocks:
+            if block.kind == "code":
+                head = [self._mark("block", line, "") for line in block.head]
+                language = block.label if self._shows_language else ""
+                lines += [f"```{language}", *head, *block.lines, "```"]
+            elif kind != "picture":
+                lines += block.lines
+        return "\n".join(lines).strip("\n")
 
-    def _text(self, text: str) -> str:
-        """Return light Markdown in the service's markup."""
-        blocks = []
-        for block in map(_aligned, _body(_clean(text))):
-            blocks.append(block.with_lines(self._write(block, line) for line in block.lines))
-        return self._flow(blocks)
+    def _in_words(self, page: _Page) -> str:
+        """Return all that a page says, for what shows no blocks or embeds."""
+        said = ""
+        for kind, blocks in _grouped(page.blocks):
+            words = self._said(kind, blocks)
+            if said and words:
+                said += "\n\n" if kind == "how" else "\n"
+            said += words
+        return said
 
     def _note(self, text: str, calls: bool) -> str:
         """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
-        named = re.search(r"<@(\w+)>", text)
-        if not named or not calls:
-            return self._text(text)
-        before, after = text[:named.start()], text[named.end():]
-        return self._text(before) + self._mark("mention", named[1], "") + self._text(after)
+        parts = re.split(r"<@(\w+)>", text, maxsplit=1) if calls else [text]
+        spans = list(_spans(parts[0]))
+        if len(parts) > 1:
+            spans += [("mention", parts[1], ""), *_spans(parts[2])]
+        return _marked(_Block("text", []), spans, self._mark, self._forms)
 
     def _note_time(self, draft: _Draft, page: _Page) -> None:
         """Note our time of a try to post a question: the service's stamp of it then tells the other clock."""
@@ -2516,14 +2523,14 @@ class _ChatAlerter(BaseAlerter):
         own: _View = question._memo.setdefault("view", _View(question))
         return question._shared or own
 
-    def _share(self, question: Question, read: Callable[[_View, Question], _T]) -> _T:
-        """Return read(view, question); or what it returned a moment ago for somebody else who waits there.
+    def _share(self, question: Question) -> Any:
+        """Return what `_read_view` finds; or what it found a moment ago for somebody else who waits there.
 
         A moment is a quarter of the pause between two polls. At the deadline it is read once more.
         """
         view = self._view_of(question)
         if question._shared is None:  # it is not waited for, only looked at
-            return read(view, question)
+            return self._read_view(view, question)
         now, age = self.clock.monotonic(), self.clock.now() - question._record.asked
         newest = now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4
         if now >= question._ends:
@@ -2532,14 +2539,13 @@ class _ChatAlerter(BaseAlerter):
             if view.began < newest:
                 began, view.error = self.clock.monotonic(), None
                 try:
-                    view.last = read(view, question)
+                    view.last = self._read_view(view, question)
                 except DeliveryError as error:
                     view.error = error.with_traceback(None)  # as it would keep the view
                 view.began = began
             if view.error:
                 raise copy.copy(view.error)
-            last: _T = view.last
-            return last
+            return view.last
 
     def _answers(self, question: Question, below: list[_Dict], plain: str) -> list[_Dict]:
         """Return what people wrote in reply to the question, and plain messages above the next one there.
@@ -2549,14 +2555,13 @@ class _ChatAlerter(BaseAlerter):
         answers = []
         for row in below:
             if self._is_bot(row):
-                for text in self._texts_of(row):
-                    mark = re.search(_MARKER, str(text))
-                    if mark and mark[1] != question.token:  # what stands below belongs to that one
+                for token in re.findall(_MARKER, _json.dumps(row)):
+                    if token != question.token:  # what stands below belongs to that one
                         plain = ""
                 continue
-            via = self._via(question, row, plain)
-            if via:
-                answers.append(self._answer(question, row, via))
+            answer = self._answer(question, row, plain)
+            if answer:
+                answers.append(answer)
         return answers
 
     def _preview(self, message: AlerterMessage) -> str:
@@ -2599,7 +2604,7 @@ class _ChatAlerter(BaseAlerter):
 
     def _by_bot(self) -> bool:
         """True if it posts as a bot, which can read answers as well; a webhook cannot."""
-        return bool(self._token_field and getattr(self, self._token_field))
+        return bool(getattr(self, self._token_field, None))
 
     def _takes_files(self) -> bool:
         return self._attaches or self._by_bot()
@@ -2609,13 +2614,10 @@ class _ChatAlerter(BaseAlerter):
             bot = f"{self._token_field} (posts and asks) or " if self._token_field else ""
             raise ConfigError(f"{self._who}: give {bot}{self._webhook_field} (posts only)")
 
-    def _official(self) -> bool:
-        """True for the service itself; other servers of its protocol have ids of other forms."""
-        return True
-
     def _cannot_ask(self) -> str:
-        needed = self._token_field or "another flavor"
-        return "" if self._by_bot() else f"a webhook can only post; asking needs {needed}"
+        if self._by_bot():
+            return ""
+        return f"a webhook can only post; asking needs {self._token_field or 'another flavor'}"
 
     def _channel(self, params: AlerterParameters | None) -> str:
         name = self._channel_field
@@ -2636,44 +2638,29 @@ class _ChatAlerter(BaseAlerter):
         if name not in ("approvers", "mention"):
             return ""
         ids = self._person_id if name == "approvers" else f"{self._person_id}|{self._callable_id}"
-        if not self._official() and text[:1] != "@":
-            ids += r"|[\w.-]+"
         if re.fullmatch(ids, text.strip("<@!>")):
             return ""
         return _id_in(text, rf"/({self._person_id})\b", f"is no id of {self._id_help[name]}")
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         above = message._reply_to.ref if message._reply_to else {}
-        thread = getattr(params, "thread_ts", None) or above.get("thread_ts") or above.get("ts")
-        return {"channel": self._channel(params), "thread": thread}
+        return {"channel": self._channel(params),
+                "thread": getattr(params, "thread_ts", None) or _thread_of(above)}
 
 
 def _in_plain(block: _Block) -> _Block:
     """Return a block as one of the kinds that plain text can show."""
-    if block.kind in ("title", "picture"):
-        return _Block("plain", block.lines)
-    return _as_lines(block) if block.kind == "facts" else block
+    if block.kind == "facts":
+        return _as_lines(block)
+    return _Block("plain", block.lines) if block.kind in ("title", "picture") else block
 
 
 def _id_in(text: str, form: str, problem: str) -> str:
     """Return the advice to write the id that a link or mention holds, or else what is wrong with it."""
     linked = re.search(form, text)
-    return f"write {linked[1]}" if linked else f"{text!r} {problem}"
-
-
-def _documented(method: _F) -> _F:
-    """Turn what goes wrong over an answer of an undocumented form, by a proxy say, into a DeliveryError."""
-    @functools.wraps(method)
-    def careful(self: BaseAlerter, *given: Any, **named: Any) -> Any:
-        try:
-            return method(self, *given, **named)
-        except ConfigError:
-            raise
-        except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
-            error = _failure(self._who, "an answer of another form than documented", cure="look")
-        raise error
-
-    return careful  # type: ignore[return-value]
+    if linked:
+        return f"write {linked[1]}"
+    return f"{text!r} {problem}"
 
 
 def _mapping(value: Any) -> _Dict:
@@ -2710,16 +2697,15 @@ def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
     return None
 
 
-def _time_of(answer: _Dict) -> float:
-    return float(answer["at"])
-
-
-def _report(who: str, points: Sequence[tuple[bool | None, str]]) -> str:
+def _report(who: str, points: Iterable[tuple[bool | None, str]]) -> str:
     """Return one line per point of a check, True, False or None for what is no fault; raise if one failed."""
     marks = {True: "ok    ", False: "FAIL  ", None: "note  "}
-    said = [(good, _one_line(text).replace(f"{who}: ", "")) for good, text in points]
-    lines = [marks[good] + text for good, text in said]
-    failed = [text for good, text in said if good is False]
+    lines, failed = [], []
+    for good, text in points:
+        text = _one_line(text).replace(f"{who}: ", "")
+        lines.append(marks[good] + text)
+        if good is False:
+            failed.append(text)
     if failed:
         error = _failure(who, "; ".join(failed), hint="mend this and run the check again")
         error._report = lines
@@ -2738,9 +2724,11 @@ _DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _SCOPES = {"chat:write": "to post", "reactions:write": "to offer one tap",
            "reactions:read": "to read all taps", "files:write": "for images and long texts"}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
-_SLACK_BUSY = ("ratelimited", "rate_limited", "org_login_required", "team_added_to_org", "invalid_cursor")
 _SLACK_MARKS = {"bold": "*{}*", "italic": "_{}_", "strike": "~{}~", "code": "`{}`"}
-_SLACK_DOUBTFUL = ("fatal_error", "internal_error", "service_unavailable", "request_timeout")  # may be done
+_SLACK_CURES: dict[str, _Cure] = {  # of all others people
+    "ratelimited": "again", "rate_limited": "again", "org_login_required": "again", "invalid_cursor": "again",
+    "team_added_to_org": "again", "fatal_error": "look", "internal_error": "look", "request_timeout": "look",
+    "service_unavailable": "look"}  # may be done
 _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     "not_authed|invalid_auth|not_allowed_token_type|is_bot":
         "wrong token, or this address is not on the app's allow-list: copy the Bot User OAuth Token, xoxb-…",
@@ -2825,41 +2813,35 @@ class SlackAlerter(_ChatAlerter):
     def _can_follow(self, ref: _Dict) -> bool:
         return "ts" in ref
 
-    def _official(self) -> bool:
-        return bool(re.match(_ON_SLACK, self.slack_api_url if self.slack_token else self.slack_webhook_url))
-
     def _problem(self, name: str, text: str) -> str:
         if name == "slack_channel_id" and re.search(r"[\s@<>]|://", text):
             return _id_in(text, r"(?:^<#|/)([CDG][A-Z0-9]+)\b", f"is no channel; its {_SLACK_CHANNEL}")
+        ours = re.match(_ON_SLACK, self.slack_api_url if self.slack_token else self.slack_webhook_url)
+        if name in ("approvers", "mention") and not ours and re.fullmatch(r"[\w.-]+", text):
+            return ""  # other servers of its protocol have ids of other forms
         return super()._problem(name, text)
 
-    @_documented
-    def check(self) -> str:
-        """Try the token, its scopes, the channel, and reading there."""
-        if not self.slack_token:
-            return "ok    the webhook's form is right; only a post can tell more"
-        return _report(self._who, list(self._points()))
-
     def _points(self) -> Iterator[tuple[bool | None, str]]:
-        name = self._channel(None)
-        where = {"channel": name, "limit": "1"}
+        if not self.slack_token:
+            yield True, "the webhook's form is right; only a post can tell more"
+            return
+        channel = self._channel(None)
         who = _ACCOUNTS[self] = self._call("auth.test", {})
         yield True, f"token: {who.get('user')} in {who.get('team')}"
         for scope, use in _SCOPES.items():
             if scope not in who.get("scopes", scope):
                 good = False if scope == "chat:write" else None
                 yield good, f"scope {scope} is missing ({use}): add it, reinstall the app"
-        try:
-            channel = _mapping(self._call("conversations.info", where).get("channel"))
-            yield True, f"channel {channel.get('name') or name}"
-        except DeliveryError as error:  # without channels:read its name stays unknown, and no more
-            minor = error.code == "missing_scope"
-            yield None if minor else False, f"channel {name}: {error}"
-        try:
-            self._call("conversations.history", where)
-            yield True, "may read replies"
-        except DeliveryError as error:
-            yield False, f"may read replies: {error}"
+        for method, what in (("info", "channel {}"), ("history", "may read replies")):
+            try:
+                found = self._call(f"conversations.{method}", {"channel": channel, "limit": "1"})
+                name = _mapping(found.get("channel")).get("name")
+                yield True, what.format(name or channel)
+            except DeliveryError as error:
+                good = False
+                if method == "info" and error.code == "missing_scope":  # its name stays unknown, and no more
+                    good = None
+                yield good, f"{what.format(channel)}: {error}"
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
@@ -2869,14 +2851,14 @@ class SlackAlerter(_ChatAlerter):
         question._record.author = question._record.author or row.get("user")
         answers = self._answers(question, _below(question, rows), "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
-            rows, missing = self._share(question, self._read_channel)
+            rows, missing = self._share(question)
             if not missing and _row_of(rows, "ts", question.ref["ts"]) is None:
                 # For others was read only what is newer.
-                rows, missing = self._read_channel(_View(question), question)
+                rows, missing = self._read_view(_View(question), question)
             question._missing = question._missing or missing
             if not missing:  # of a part nobody knows which question stands above it
                 answers += self._answers(question, _below(question, rows), "channel")
-        answers.sort(key=_time_of)
+        answers.sort(key=operator.itemgetter("at"))
         for reaction in _rows_of(row.get("reactions")):
             for user in _rows_of(reaction.get("users"), str):
                 if user not in (self._me(), "USLACKBOT"):
@@ -2891,16 +2873,17 @@ class SlackAlerter(_ChatAlerter):
         """
         view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
         told, known, at = question._memo.get("thread", (None, [], 0.0))
+        if not view.thread and len(view.questions) > 1 and now < question._ends:
+            row = _row_of(self._share(question)[0], "ts", ts)
+            if row and not row.get("reply_count"):
+                return row, []
+            if row and told == (row["reply_count"], row.get("latest_reply")) and now < at + _POLL_MAX:
+                return row, known
         if view.thread:
-            rows, question._missing = self._share(question, self._read_thread)
+            rows, question._missing = self._share(question)
         else:
-            if len(view.questions) > 1 and now < question._ends:
-                row = _row_of(self._share(question, self._read_channel)[0], "ts", ts)
-                if row and not row.get("reply_count"):
-                    return row, []
-                if row and told == (row["reply_count"], row.get("latest_reply")) and now < at + _POLL_MAX:
-                    return row, known
-            rows, question._missing = self._read_thread(view, question)
+            args = {"channel": view.channel, "ts": ts}
+            rows, question._missing = self._read(view, question, "replies", args)
         if question._missing:
             return None, rows
         row = _row_of(rows, "ts", ts)
@@ -2909,23 +2892,22 @@ class SlackAlerter(_ChatAlerter):
         question._memo["thread"] = (row.get("reply_count"), row.get("latest_reply")), rows, now
         return row, rows
 
-    def _read_thread(self, view: _View, question: Question) -> _Reading:
-        args = {"channel": view.channel, "ts": view.thread or question.ref["ts"]}
-        return self._read(view, question, self._pages("replies", args))
+    def _read_view(self, view: _View, question: Question) -> _Reading:
+        """Read a thread; or a channel from the oldest question that somebody waits for on.
 
-    def _read_channel(self, view: _View, question: Question) -> _Reading:
-        """Read a channel from the oldest question that somebody waits for to its end, or to the newest one.
-
-        The latter in one page: a question that is not in it is read for itself.
+        Where plain messages answer, to its end; else to the newest one, in one page: a question that is not
+        in it is read for itself.
         """
+        if view.thread:
+            return self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
         refs = sorted((other.ref for other in list(view.questions)), key=_moment)
-        args = {"channel": view.channel, "oldest": str(refs[0]["ts"]), "inclusive": "true"}
+        args = {"channel": view.channel, "oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
-            return self._read(view, question, self._pages("history", args))
-        args["latest"] = str(refs[-1]["ts"])
-        return self._read(view, question, itertools.islice(self._pages("history", args), 1))
+            return self._read(view, question, "history", args)
+        return self._read(view, question, "history", {**args, "latest": refs[-1]["ts"]}, 1)
 
-    def _read(self, view: _View, question: Question, pages: Iterable[list[_Dict]]) -> _Reading:
+    def _read(self, view: _View, question: Question, kind: str, args: _Dict,
+              most: int | None = None) -> _Reading:
         """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
 
         Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
@@ -2936,7 +2918,7 @@ class SlackAlerter(_ChatAlerter):
         if now < view.free_at or rationed and ends_soon:
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
         try:
-            for page in pages:
+            for page in itertools.islice(self._pages(kind, args), most):
                 rows += page
         except DeliveryError as error:
             if error.retry_after is None or not str(error.code).endswith("limited"):
@@ -2961,12 +2943,11 @@ class SlackAlerter(_ChatAlerter):
 
         row: as it came with the thread, None if it did not.
         """
-        lacking = row is None
         for reaction in _rows_of((row or {}).get("reactions")):
             users = _rows_of(reaction.get("users"), str)
             if len(users) < reaction.get("count", 0) and question._verdict(str(reaction.get("name")), True):
-                lacking = True
-        if row and not lacking:
+                row = None
+        if row:
             return row
         args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
         try:
@@ -2977,28 +2958,23 @@ class SlackAlerter(_ChatAlerter):
                 raise
         raise _failure(self._who, "not all reactions can be read", code="unread", cure="again")
 
-    def _via(self, question: Question, row: _Dict, plain: str) -> str:
+    def _answer(self, question: Question, row: _Dict, plain: str) -> _Dict | None:
         # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
         if row.get("subtype") not in (None, "thread_broadcast", "file_share", "me_message"):
-            return ""
-        if row.get("user") in (None, "USLACKBOT", self._me()):
-            return ""
-        in_a_thread = row.get("thread_ts", row["ts"]) != row["ts"]
-        return "" if in_a_thread and plain == "channel" else plain
-
-    def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
+            return None
+        if not plain or row.get("user") in (None, "USLACKBOT", self._me()):
+            return None
+        if plain == "channel" and row.get("thread_ts", row["ts"]) != row["ts"]:  # it is in a thread
+            return None
         # Slack's markup as it was typed: links first, entities last.
         text = re.sub(rf"<@{re.escape(self._me())}(\|[^>]*)?>", " ", row.get("text") or "")
         text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
         at = _moment(row.get("edited")) or _moment(row)
         until = _moment(question.ref) + question._time_given()  # by Slack's clock, as `at`
-        return {"by": row["user"], "text": _without_entities(text), "via": via, "at": at, "until": until}
+        return {"by": row["user"], "text": _without_entities(text), "via": plain, "at": at, "until": until}
 
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
-
-    def _texts_of(self, row: _Dict) -> list[Any]:
-        return [row.get("text")]
 
     def _find(self, question: Question) -> _Dict | None:
         return self._find_post(question._record.where or {}, question._record.asked, question.token)
@@ -3007,11 +2983,10 @@ class SlackAlerter(_ChatAlerter):
     def _find_post(self, where: _Dict, since: float, mark: str, until: float | None = None) -> _Dict | None:
         """Return the ref of a message of ours with a mark in it, that may or may not have been posted."""
         channel, thread = where["channel"], where["thread"]
-        pages = self._pages("replies", {"channel": channel, "ts": thread}, until)
-        if not thread:
-            args = {"channel": channel, "oldest": f"{since - _LOOK_BACK:.6f}"}
-            pages = self._pages("history", args, until)
-        for row in itertools.chain.from_iterable(pages):
+        kind, args = "history", {"channel": channel, "oldest": f"{since - _LOOK_BACK:.6f}"}
+        if thread:
+            kind, args = "replies", {"channel": channel, "ts": thread}
+        for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
             if row.get("user") == self._me() and mark in str(row):
                 ref = {"channel": channel, "ts": row["ts"]}
                 return {**ref, "thread_ts": thread} if thread else ref
@@ -3020,9 +2995,8 @@ class SlackAlerter(_ChatAlerter):
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         ref, said = question.ref, self._note(text, calls=not to)
-        thread = ref.get("thread_ts") or ref["ts"]
-        payload = {"channel": ref["channel"], "thread_ts": thread, "text": said, "unfurl_links": False}
-        self._call("chat.postMessage", payload)
+        payload = {"channel": ref["channel"], "thread_ts": _thread_of(ref), "text": said}
+        self._call("chat.postMessage", {**payload, "unfurl_links": False})
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
@@ -3057,7 +3031,7 @@ class SlackAlerter(_ChatAlerter):
         if where["channel"][:1] in "DUW":
             wanted = ["im:history"]
         if set(wanted).isdisjoint(self._account().get("scopes", wanted)):
-            _ACCOUNTS.pop(self, None)  # the app may be given one meanwhile
+            del _ACCOUNTS[self]  # the app may be given one meanwhile
             what = f"missing_scope: to read the answers the app needs {' or '.join(wanted)}"
             raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, cure="people")
 
@@ -3087,9 +3061,7 @@ class SlackAlerter(_ChatAlerter):
             return f"<!{text}>"
         if style == "mention" and text.startswith("S"):  # a group
             return f"<!subteam^{text}>"
-        if style == "mention":
-            return f"<@{text}>"
-        if style == "person" and re.fullmatch(self._person_id, text):
+        if style == "mention" or style == "person" and re.fullmatch(self._person_id, text):
             return f"<@{text}>"
         if style != "code":
             safe = _unfenced(safe)
@@ -3097,29 +3069,30 @@ class SlackAlerter(_ChatAlerter):
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
-        own = getattr(draft.params, "blocks", None) if page.first else None
-        said: list[str] = []
-        blocks: list[_Dict] = list(map(dict, own or ()))
+        blocks: list[_Dict] = []
+        if page.first:
+            blocks += map(dict, getattr(draft.params, "blocks", None) or ())
+        replaced = ("title", "text", "facts") if blocks else ()
         for kind, written in _grouped(page.blocks):
-            said.append(self._said(kind, written))
-            if not own or kind not in ("title", "text", "facts"):
+            if kind not in replaced:
                 blocks += self._blocks(kind, written)
         for block in blocks:
             if "block_id" not in block:
                 block["block_id"] = f"{draft.nonce}-{page.number}"  # a doubtful post is looked for by it
                 break
-        if not any(said):
-            said = [self._mark("text", file.name, "") for file in draft.files]
-        payload: _Dict = {"text": "\n".join(filter(None, said)), "unfurl_links": False, "unfurl_media": False}
+        text = self._in_words(page) or self._named(draft.files)
+        payload: _Dict = {"text": text, "unfurl_links": False, "unfurl_media": False}
         if blocks and not draft.plain:
             payload["blocks"] = blocks
-        where = self._where(draft.message, draft.params)
-        if where["channel"] and self.slack_token:
-            payload["channel"] = where["channel"]
-        thread = draft.ref.get("thread_ts") or draft.ref.get("ts") or where["thread"]
+        if draft.where["channel"] and self.slack_token:
+            payload["channel"] = draft.where["channel"]
+        thread = _thread_of(draft.ref) or draft.where["thread"]
         if thread:
             payload["thread_ts"] = thread
         return payload
+
+    def _named(self, files: Iterable[_File]) -> str:
+        return "\n".join(self._mark("text", file.name, "") for file in files)
 
     def _blocks(self, kind: str, written: Sequence[_Block]) -> list[_Dict]:
         """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
@@ -3137,17 +3110,15 @@ class SlackAlerter(_ChatAlerter):
                 blocks.append({"type": "image", "image_url": block.file.url, "alt_text": block.file.name})
         elif kind == "note":
             blocks = [{"type": "context", "elements": list(map(_mrkdwn, lines))}]
-        else:
-            text = self._said(kind, written).strip("\n")
-            if text.strip():
-                blocks = [{"type": "section", "text": _mrkdwn(text), "expand": True}]
+        elif self._said(kind, written).strip():
+            blocks = [{"type": "section", "text": _mrkdwn(self._said(kind, written)), "expand": True}]
         return blocks
 
     @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
         payload, started, until = self._payload(draft, page), self.clock.now(), draft.until
         if not self.slack_token:
-            _insist(lambda: self._post_webhook(payload, until), self.clock, until)
+            _insist(functools.partial(self._post_webhook, payload, until), self.clock, until)
             return {}
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
         mark = f"'{draft.nonce}-{page.number}'"
@@ -3175,9 +3146,8 @@ class SlackAlerter(_ChatAlerter):
         if "://hooks.slack" not in url:  # Mattermost and others answer what they like
             taken = not answer.is_page()
         if not taken or not 200 <= answer.status < 300:
-            code, what = None, f"HTTP {answer.status} from the webhook"
-            if re.fullmatch(r"[a-z_]{3,50}", word):
-                code = what = word
+            code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
+            what = code or f"HTTP {answer.status} from the webhook"
             raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
@@ -3185,20 +3155,20 @@ class SlackAlerter(_ChatAlerter):
 
         In three steps: docs.slack.dev/messaging/working-with-files
         """
-        placed, shared = [], []
+        shared = []
         for file in files:
             try:
                 shared.append({"id": self._upload_bytes(file, until), "title": file.name})
-                placed.append(file)
+                file.problem = ""
             except DeliveryError as error:
                 file.problem = str(error)
-        words = "\n".join(self._mark("text", file.name, "") for file in placed)
-        thread = ref.get("thread_ts") or ref["ts"]
-        args = {"channel_id": ref["channel"], "thread_ts": thread, "initial_comment": words,
-                "files": _json.dumps(shared)}
+        placed = [file for file in files if not file.problem]
+        args = {"channel_id": ref["channel"], "thread_ts": _thread_of(ref),
+                "initial_comment": self._named(placed), "files": _json.dumps(shared)}
+        share = functools.partial(self._call, "files.completeUploadExternal", args, until)
         try:
             if placed:
-                _insist(lambda: self._call("files.completeUploadExternal", args, until), self.clock, until)
+                _insist(share, self.clock, until)
         except DeliveryError as error:
             for file in placed:
                 file.problem = str(error)
@@ -3224,7 +3194,8 @@ class SlackAlerter(_ChatAlerter):
         """Return the answer of a Web API method. sure: once more does no harm."""
         end = until or self._until()
         if sure:
-            return _insist(lambda: self._call(method, args, end), self.clock, end, sure=True)
+            call = functools.partial(self._call, method, args, end)
+            return _insist(call, self.clock, end, sure=True)
         body, kind = _json.dumps(args, allow_nan=False), _JSON
         if not method.startswith("chat."):  # the others are documented with forms first
             body, kind = _parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
@@ -3233,9 +3204,10 @@ class SlackAlerter(_ChatAlerter):
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
         code = data.get("error")
-        done = data.get("ok") is True or code == "already_reacted"
-        if answer.status == 200 and done:
-            return data if scopes is None else {**data, "scopes": re.split(r"[,\s]+", scopes)}
+        if answer.status == 200 and (data.get("ok") is True or code == "already_reacted"):
+            if scopes is not None:
+                data["scopes"] = re.split(r"[,\s]+", scopes)
+            return data
         if answer.status != 200 or not isinstance(code, str):
             what = code or f"HTTP {answer.status}, no answer of Slack"
             raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
@@ -3243,17 +3215,10 @@ class SlackAlerter(_ChatAlerter):
         if data.get("needed"):
             details.insert(0, f"needs {data['needed']}, has {data.get('provided')}")
         what = code
-        cure: _Cure = "people"
         if details:
             what += f" ({'; '.join(details)})"
-        if code in _SLACK_BUSY:
-            cure = "again"
-        elif code in _SLACK_DOUBTFUL:
-            cure = "look"
-        error = _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, cure=cure)
-        if code.endswith("limited"):
-            error.retry_after = answer.seconds()
-        raise error
+        raise _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS,
+                       cure=_SLACK_CURES.get(code, "people"), retry_after=answer.seconds())
 
 
 def _without_entities(text: str) -> str:
@@ -3265,16 +3230,20 @@ def _mrkdwn(words: str) -> _Dict:
     return {"type": "mrkdwn", "text": words, "verbatim": True}
 
 
+def _thread_of(ref: _Dict) -> str | None:
+    """Return the thread of a message of Slack, which begins with it if it is in none."""
+    return ref.get("thread_ts") or ref.get("ts")
+
+
 def _moment(row: Any) -> float:
     """Return the `ts` of a row as a time, 0 if it has none; the string itself stays the id."""
     return float(_mapping(row).get("ts") or 0)
 
 
 def _below(question: Question, rows: list[_Dict]) -> list[_Dict]:
-    below, asked = [], _moment(question.ref)
-    for row in sorted(rows, key=_moment):
-        if _moment(row) > asked:
-            below.append(row)
+    below = sorted(rows, key=_moment)
+    while below and _moment(below[0]) <= _moment(question.ref):
+        del below[0]
     return below
 
 
@@ -3391,15 +3360,11 @@ class DiscordAlerter(_ChatAlerter):
             return _id_in(text, form, f"is no channel id: {_DISCORD_CHANNEL}")
         return super()._problem(name, text)
 
-    @_documented
-    def check(self) -> str:
-        """Try the token, the channel, and reading there; tell about the Message Content intent."""
+    def _points(self) -> Iterator[tuple[bool | None, str]]:
         if not self.discord_token:
             hook = self._call("GET", "")
-            return f"ok    webhook {hook.get('name')} for channel {hook.get('channel_id')}"
-        return _report(self._who, list(self._points()))
-
-    def _points(self) -> Iterator[tuple[bool | None, str]]:
+            yield True, f"webhook {hook.get('name')} for channel {hook.get('channel_id')}"
+            return
         user, path = self._call("GET", "/users/@me"), f"/channels/{self._channel(None)}"
         yield True, f"token: {user.get('username')}"
         try:
@@ -3424,10 +3389,10 @@ class DiscordAlerter(_ChatAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
         place, mid = question.ref["channel_id"], question.ref["message_id"]
-        rows = self._share(question, self._read_channel)
+        rows = self._share(question)
         message = _row_of(rows, "id", mid)
         if message is None:  # for others was read only what is newer
-            rows = self._read_channel(_View(question), question)
+            rows = self._read_view(_View(question), question)
             message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
@@ -3439,10 +3404,10 @@ class DiscordAlerter(_ChatAlerter):
         if message.get("flags", 0) & _HAS_THREAD and place != mid:  # that is a channel with the same id
             thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
             answers += self._answers(question, thread, "reply")
-        answers.sort(key=_time_of)
+        answers.sort(key=operator.itemgetter("at"))
         return answers + self._taps(question, message)
 
-    def _read_channel(self, view: _View, _: Question) -> list[_Dict]:
+    def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         """List a channel from the oldest question on that somebody waits for."""
         asked = [int(question.ref["message_id"]) for question in list(view.questions)]
         return self._rows(f"/channels/{view.channel}/messages?", min(asked) - 1)
@@ -3463,23 +3428,9 @@ class DiscordAlerter(_ChatAlerter):
             if len(page) < 100:
                 return list(rows.values())
 
-    def _via(self, question: Question, row: _Dict, plain: str) -> str:
-        above = _mapping(row.get("message_reference")).get("message_id")
-        if row["type"] == 19 and above in (question.ref["message_id"], *question._record.parts):
-            return "reply"
-        if above or row["type"] != 0:
-            return ""
-        return plain
-
     def _is_bot(self, row: _Dict) -> bool:
         author = _mapping(row.get("author"))
         return bool(author.get("bot") or author.get("system") or row.get("webhook_id"))
-
-    def _texts_of(self, row: _Dict) -> list[Any]:
-        texts = [row.get("content")]
-        for embed in _rows_of(row.get("embeds")):
-            texts.append(_mapping(embed.get("footer")).get("text"))
-        return texts
 
     def _is_mute(self, row: _Dict) -> bool:
         """True for a person's message that comes without its content: the Message Content intent is off."""
@@ -3488,7 +3439,14 @@ class DiscordAlerter(_ChatAlerter):
             return False
         return not any(map(row.get, parts))
 
-    def _answer(self, question: Question, row: _Dict, via: str) -> _Dict:
+    def _answer(self, question: Question, row: _Dict, plain: str) -> _Dict | None:
+        above, via = _mapping(row.get("message_reference")).get("message_id"), plain
+        if row["type"] == 19 and above in (question.ref["message_id"], *question._record.parts):
+            via = "reply"
+        elif above or row["type"] != 0:
+            via = ""
+        if not via:
+            return None
         if self._is_mute(row) and not question._memo.get("warned"):
             question._memo["warned"] = True
             _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
@@ -3616,20 +3574,19 @@ class DiscordAlerter(_ChatAlerter):
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
-        called = list(dict.fromkeys(draft.mention + draft.people)) if page.first else []
+        called = list(dict.fromkeys(draft.called)) if page.first else []
         allowed: _Dict = {"parse": [], "users": [], "roles": []}  # without it Discord lets everything ping
         for name in called:
             if name.isdigit():
                 allowed["users"].append(name)
             elif name.startswith("&"):
                 allowed["roles"].append(name[1:])
-            else:
+            elif name in ("here", "everyone"):
                 allowed["parse"] = ["everyone"]
         payload: _Dict = {"allowed_mentions": allowed}
         _name_apart(page.files)
         if draft.plain:
-            said = [self._said(kind, written) for kind, written in _grouped(page.blocks)]
-            payload["content"] = "\n".join(filter(None, said))
+            payload["content"] = self._in_words(page)
         else:  # what an embed mentions calls nobody
             payload["content"] = " ".join(self._mark("mention", name, "") for name in called)
             payload["embeds"] = self._embeds(draft, page)
@@ -3664,8 +3621,8 @@ class DiscordAlerter(_ChatAlerter):
                         put("image", {"url": block.file.url or f"attachment://{block.file.sent_as}"})
             elif kind == "note":
                 put("footer", {"text": "\n".join(lines)})
-            elif kind != "ping" and self._flow(written).strip():
-                put("description", self._flow(written))
+            elif kind != "ping" and self._said(kind, written).strip():
+                put("description", self._said(kind, written))
         return embeds
 
     @_documented
@@ -3688,13 +3645,13 @@ class DiscordAlerter(_ChatAlerter):
                     file.problem = str(error)
         if draft.message._question:  # a reply to any part of it counts
             draft.message._question._record.parts.append(str(sent["id"]))
-        return {"channel_id": str(sent.get("channel_id") or self._channel(draft.params)),
+        return {"channel_id": str(sent.get("channel_id") or draft.where["channel"]),
                 "message_id": str(sent["id"])}
 
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
         """Post a page with its files, in a forum as a thread of its own; return the message."""
         thread, payload = _forum_thread(draft.ref or draft.reply_to), self._payload(draft, page)
-        channel = f"/channels/{thread or self._channel(draft.params)}"
+        channel = f"/channels/{thread or draft.where['channel']}"
         if thread or not draft.in_forum:
             path = f"?thread_id={thread}" if thread else ""
             if self.discord_token:
