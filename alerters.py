@@ -2329,10 +2329,10 @@ class _ChatAlerter(BaseAlerter):
         missing = [f"[{file.label}]" for file in draft.files if file.problem]
         if missing:
             _log().warning("%s: %s", self._who, "; ".join(missing))
-        with contextlib.suppress(DeliveryError):
-            for page in _Cutter(self, self._limit, self._limit).cut([_Block("plain", missing)]):
-                draft.until = self._until()
-                self._post(draft, page)
+            with contextlib.suppress(DeliveryError):
+                for page in _paged(self, [_Block("plain", missing)], self._limit, self._limit):
+                    draft.until = self._until()
+                    self._post(draft, page)
         return Receipt(self._label, draft.ref, self._link(draft.ref))
 
     def _post(self, draft: _Draft, page: _Page) -> None:
@@ -2345,8 +2345,8 @@ class _ChatAlerter(BaseAlerter):
                 raise
             _log().warning("%s; it goes as plain text", error.args[0])
         draft.plain = True
-        parts = _Cutter(self, self._plain_limit, self._plain_limit).cut(map(_in_plain, page.sources), 99)
-        parts = parts or [_Page(0)]
+        plain = map(_in_plain, page.blocks)
+        parts = _paged(self, plain, self._plain_limit, self._plain_limit, 99)
         parts[0].first, parts[0].files = page.first, page.files
         for part in parts:
             self._post_one(draft, part)
@@ -2378,9 +2378,9 @@ class _ChatAlerter(BaseAlerter):
         """
         text, beside = self._shaped(draft)
         huge = 10 * self._limit  # what many people and long words take may be more than one limit
-        frame = (_Cutter(self, huge, huge).cut(beside) or [_Page(huge)])[0]
+        frame = _paged(self, beside, huge, huge)[0]
         room = max(self._limit - huge + frame.room, self._limit // 4)
-        pages = _Cutter(self, self._limit, room).cut(text, most) or [_Page(0)]
+        pages = _paged(self, text, self._limit, room, most)
         first = pages[0]
         first.stand_in(frame)
         first.first = True
@@ -2409,8 +2409,8 @@ class _ChatAlerter(BaseAlerter):
         pages, _ = self._cut(draft, sys.maxsize)
         half, left_out = _PARTS // 2, 0
         for page in pages[half:-half]:
-            for block in page.sources:
-                left_out += len("\n".join(block.lines)) + 1
+            for block in page.blocks:
+                left_out += len("\n".join(block.source.lines)) + 1
         note = _left_out(left_out)
         pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
         return pages[:half] + pages[-half:]
@@ -2425,7 +2425,7 @@ class _ChatAlerter(BaseAlerter):
                 line, write = _bare(block.lines[0]), functools.partial(self._write, block)
                 if self._cost(write(line)) > self._title_limit:  # shortened, and whole as text
                     text.append(_Block("plain", [line]))
-                    head, _ = _head(line, write, self._cost, self._title_limit - 1)
+                    head, *_ = _head(line, write, self._cost, self._title_limit - 1)
                     line = head + "…"
                 block = block.with_lines([line])
             if block.group == "text":
@@ -2649,7 +2649,8 @@ class _ChatAlerter(BaseAlerter):
 
 
 def _in_plain(block: _Block) -> _Block:
-    """Return a block as one of the kinds that plain text can show."""
+    """Return a written block as one of the kinds that plain text can show, as it was before."""
+    block = block.source
     if block.kind == "facts":
         return _as_lines(block)
     return _Block("plain", block.lines) if block.kind in ("title", "picture") else block
@@ -6331,6 +6332,9 @@ _INLINE = (r"(?<!`)`(?P<code>[^`]{1,500})`(?!`)|\*\*(?=\S)(?P<bold>(?:(?!\*\*).)
            r"|(?<![\w_])_(?=[^\s_])(?P<italic2>[^_]{1,500}?)(?<=[^\s_])_(?![\w_])"
            r"|(?<![\w~])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
            r"|\[(?P<label>[^][]{1,500})\]\((?P<href>" + _URL + r"/?)\)|(?P<url>" + _URL + ")")
+_PLAIN = f"(?P<label>(?!))?(?P<url>{_URL})"
+_ADDRESS_LIKE = r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d"
+_INVISIBLE = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
 
 
 def _clean(text: object) -> str:
@@ -6351,24 +6355,21 @@ def _one_line(text: object, limit: int = 500) -> str:
     return line
 
 
-def _looks_like_address(label: str) -> bool:
-    bare = re.sub("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]", "", _unicodedata.normalize("NFKC", label))
-    return bool(re.search(r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d", bare))
-
-
 def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
     """Yield (style, text, url) of one line: text, bold, italic, strike, code, link. Unmarked: only URLs."""
     if not re.search("[`*_~[]|://", line):  # as most lines, and this is soon seen
         yield "text", line, ""
         return
     end = 0
-    for found in re.finditer(_INLINE if marked else f"(?P<url>{_URL})", line):
-        style = str(found.lastgroup)
-        text, url = found[style], ""
+    for found in re.finditer(_INLINE if marked else _PLAIN, line):
+        style, url = str(found.lastgroup), ""
+        text = found[style]
         if style in ("href", "url"):
             style, url = "link", text
-            text = found["label"] or url if marked else url
-            if text != url and _looks_like_address(text):
+        if found["label"]:
+            text = found["label"]
+            seen = re.sub(_INVISIBLE, "", _unicodedata.normalize("NFKC", text))
+            if text != url and re.search(_ADDRESS_LIKE, seen):
                 continue  # it may lead elsewhere: it stays as written
         yield "text", line[end:found.start()], ""
         yield style.rstrip("2"), text, url
@@ -6390,8 +6391,6 @@ def _bare_words(style: str, text: str, url: str) -> str:
 
 
 def _unfenced(text: str) -> str:
-    if "```" not in text:  # as most, and a pattern costs more to ask
-        return text
     return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
 
 
@@ -6401,18 +6400,22 @@ def _fenced(text: str) -> str:
 
 def _defuse(text: str) -> str:
     """Return text in which @here and its like name nobody, even where a service reads them as words."""
-    if "@" not in text:
-        return text
-    return re.sub(r"@(?=here|channel|everyone|all\b)", "@\u200b", text, flags=re.I)
+    return re.sub(r"(?i)@(?=here|channel|everyone|all\b)", "@\u200b", text)
 
 
 # === Layout ===
 _FLOWING = ("text", "plain", "heading", "item", "quote", "code")  # kinds that are lines of one running text
 _COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
-_CODE = r"(?ms)^[ \t]*```(?: ?([\w+#.-]{0,20})[ \t]*\n)?(.*?)(?:```[ \t]*$\n?|\Z)"
-_LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|>(?: (?P<quote>.*))?"
+# Lines before a block of code, its language if it has one and more, and the code.
+_PARTS_OF_TEXT = (r"(?m)((?:(?![ \t]*```).*\n)*)"
+                  r"(?:[ \t]*```(?: ?([\w+#.-]{0,20})[ \t]*\n(?!\s*(?:```[ \t]*$|\Z)))?"
+                  r"((?s:.*?))(?:```[ \t]*$\n?|\Z))?")
+_LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|>(?: |$)(?P<quote>.*)"
          r"|(?P<indent>[ \t]*)(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
-_NUMBER = r"([-+−]?[\d.,_]*\d([eE][-+]?\d+)?\s?%?|[-+]?(nan|NaN|inf))?"
+_RULE = r"(?=.*\|)\|?[ \t]*:?-+:?([ \t]*\|[ \t]*:?-+:?)*[ \t]*\|?"  # below the head of a table
+_NUMBER = r"([-+−]?[\d.,_]*\d([eE][-+]?\d+)?[ \xa0]?%?|[-+]?(nan|NaN|inf))?"
+_RIGHT = fr"-+(:|(\n{_NUMBER})*\Z)"  # a column's rule and cells, if it stands right
+_JUSTIFY = {"l": str.ljust, "r": str.rjust}
 _TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]"}
 
 
@@ -6430,6 +6433,7 @@ class _Block:
         self.kind, self.lines, self.label, self.level = kind, list(lines), label, level
         self.head, self.sides, self.file = head, sides, file
         self.links: list[tuple[str, str]] = []
+        self.source: Any = None  # of a block in a service's markup: the same as it was written
         self.group = kind
         if kind in _FLOWING:
             self.group = "text"
@@ -6448,22 +6452,26 @@ def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
 def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
     """Return what a message says as blocks, in the order in which people read them."""
     text = re.sub(r"\A\s*\n", "", _clean(message.body or "").rstrip())
-    blocks = [_Block("title", [message._title_line()])]
+    title, notes = message._title_line(), []
+    blocks = []
+    if title:
+        blocks.append(_Block("title", [title]))
     blocks += _body(text)
-    blocks.append(_facts_of(message))
+    if message.metadata:
+        blocks.append(_facts_of(message))
     for number, file in enumerate(files):
         if file.problem:
             blocks.append(_Block("plain", [f"[{file.label}]"]))
         else:
             blocks.append(_Block("picture", [file.url or file.name], file=file, label=f"image{number}"))
-    notes = []
     if message.level != "info":
         notes.append(f"{_LEVELS[message.level][0]} {message.level}")
     if message._question:
         blocks.append(_how_to_answer(message._question))
         notes.append(f"Question {message._question.token}")
-    blocks.append(_Block("note", notes))
-    return [block for block in blocks if block.group == "text" or any(block.lines)]
+    if notes:
+        blocks.append(_Block("note", notes))
+    return blocks
 
 
 def _facts_of(message: AlerterMessage) -> _Block:
@@ -6489,23 +6497,19 @@ def _how_to_answer(question: Question) -> _Block:
 
 def _body(text: str) -> list[_Block]:
     blocks: list[_Block] = []
-    parts = re.split(_CODE, text + "\n")  # prose, language, code, prose and so on
-    for at in range(0, len(parts), 3):
-        _add_prose(blocks, parts[at].split("\n")[:-1])
-        if at + 2 < len(parts):
-            language, code = parts[at + 1] or "", parts[at + 2].rstrip("\n")
-            if not code:  # what stands alone is no language
-                language, code = "", language
-            blocks.append(_Block("code", code.split("\n"), label=language))
-    for block in blocks:
-        if any(block.lines):
-            return blocks
-    return [_Block("plain", [text])]  # a lone fence, say, is shown as it is
+    if not text.strip("` \t\n"):  # a lone fence, say, is shown as it is
+        return [_Block("plain", [text])]
+    for prose, language, code in re.findall(_PARTS_OF_TEXT, text + "\n"):
+        _add_prose(blocks, prose.split("\n"))
+        if code:
+            blocks.append(_Block("code", code.rstrip("\n").split("\n"), label=language))
+    return blocks
 
 
 def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
+    """Add lines of Markdown, the last of which is empty and only ends the others."""
     at = 0
-    while at < len(lines):
+    while at < len(lines) - 1:
         block = _table_at(lines, at) or _line_block(lines[at])
         at += len(block.lines)
         if block.kind == "table":
@@ -6521,22 +6525,18 @@ def _line_block(line: str) -> _Block:
     found = re.fullmatch(_LINE, line)
     if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
         return _Block("text", [line])
-    if found["heading"]:
-        return _Block("heading", [found["heading"]], level=len(found["hashes"]))
-    if found["item"]:
+    kind, level = str(found.lastgroup), len(found["hashes"] or "")
+    if kind == "item":
         level = min(len(found["indent"].expandtabs(4)) // 2, 5)
-        return _Block("item", [found["item"]], label=found["number"] or "", level=level)
-    return _Block("quote", [found["quote"] or ""])
+    return _Block(kind, [found[kind]], label=found["number"] or "", level=level)
 
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
     """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
-    below = "".join(lines[start + 1:start + 2])
-    if "|" not in below:
+    if not re.fullmatch(_RULE, lines[start + 1].strip()):
         return None
-    head, dashes = _cells(lines[start]), _cells(below)
-    rules = [dash for dash in dashes if re.fullmatch(":?-+:?", dash)]
-    if not len(rules) == len(dashes) == len(head) <= _COLUMNS:
+    head, rules = _cells(lines[start]), _cells(lines[start + 1])
+    if not len(rules) == len(head) <= _COLUMNS:
         return None
     table = _Block("table", [], head=head)
     for number in range(start + 2, len(lines)):
@@ -6547,24 +6547,17 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
         table.lines.append(row + [""] * missing)
     if not table.lines:  # a head alone is text
         return None
-    for dash, *column in zip(dashes, *table.lines):
-        table.sides += _side(dash, column)
+    for column in zip(rules, *table.lines):
+        side = "l"
+        if re.match(_RIGHT, "\n".join(column)):
+            side = "r"
+        table.sides += side
     return table
 
 
 def _cells(line: str) -> list[str]:
     inside = re.sub(r"^\||(?<!\\)\|$", "", line.strip())
     return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", inside)]
-
-
-def _side(dashes: str, column: Sequence[str]) -> str:
-    """Return where the cells of a column stand: l or r. Columns of numbers stand right."""
-    if re.fullmatch("-+:", dashes):
-        return "r"
-    for cell in column:
-        if dashes[0] == ":" or not re.fullmatch(_NUMBER, cell):
-            return "l"
-    return "r"
 
 
 def _width(text: str) -> int:
@@ -6583,17 +6576,14 @@ def _aligned(block: _Block) -> _Block:
     rows = [list(map(_bare, row)) for row in (block.head, *block.lines)]
     widths = []
     for column in zip(*rows):
-        width = max(map(_width, column))
-        widths.append(min(width, _COLUMN_WIDTH))
+        widths.append(min(max(map(_width, column)), _COLUMN_WIDTH))
     rows.insert(1, ["-" * width for width in widths])
     lines = []
     for row in rows:
         line = ""
         for cell, width, side in zip(row, widths, block.sides):
-            blanks = " " * (width - _width(cell))
-            if side == "r":
-                cell, blanks = blanks, cell
-            line += f"{cell}{blanks}  "
+            room = width - _width(cell) + len(cell)
+            line += _JUSTIFY[side](cell, room) + "  "
         lines.append(line.rstrip())
     if len(lines[0]) > _HEAD_WIDTH:
         return _Block("code", lines)
@@ -6650,8 +6640,7 @@ class _Page:
     """One message of a chat service: blocks with their lines in the service's markup."""
     def __init__(self, room: int) -> None:
         self.room = room  # what is left of the service's limit
-        self.blocks: list[_Block] = []
-        self.sources: list[_Block] = []  # the same text with its lines as they were written
+        self.blocks: list[_Block] = []  # the `source` of each has its lines as they were written
         self.files: list[_File] = []  # to attach
         self.number = 0  # which message of its draft it is
         self.first = False  # whether it is the one with title and facts
@@ -6659,18 +6648,28 @@ class _Page:
 
     def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
         if self.last is not block:
-            self.blocks.append(block.with_lines([]))
-            self.sources.append(block.with_lines([]))
-            self.last = block
+            self.last, part = block, block.with_lines([])
+            part.source = block.with_lines([])
+            self.blocks.append(part)
         self.blocks[-1].lines.append(written)
-        self.sources[-1].lines.append(line)
+        self.blocks[-1].source.lines.append(line)
         self.room -= cost
+
+    def take(self, service: _ChatAlerter, block: _Block, line: Any) -> Any:
+        """Add a line; return what had no room, or None. On an empty page a part is added in any case."""
+        room = self.room
+        if self.last is not block:
+            room -= service._opening(block)
+        head, written, cost = _head(line, functools.partial(service._write, block), service._cost, room)
+        if self.blocks and (cost > room or head != line):
+            return line
+        self.add(block, head, written, self.room - room + cost)
+        return line[len(head):] or None
 
     def stand_in(self, frame: _Page) -> None:
         """Put what the frame holds around the text of this page: title above, facts and the rest below."""
         above = sum(block.kind in ("ping", "title") for block in frame.blocks)
         self.blocks = frame.blocks[:above] + self.blocks + frame.blocks[above:]
-        self.sources = frame.sources[:above] + self.sources + frame.sources[above:]
 
     def says_something(self) -> bool:
         """False for blank lines alone, which services refuse."""
@@ -6680,64 +6679,45 @@ class _Page:
         return False
 
 
-def _head(text: str, write: Callable[[str], str], size: Callable[[str], int], room: int) -> tuple[str, str]:
-    """Return a start of `text` that has room, cut at a space if one is near, and the same in markup."""
+def _head(line: Any, write: Callable[[Any], Any], size: Callable[[Any], int],
+          room: int) -> tuple[Any, Any, int]:
+    """Return a start of a line that has room, cut at a space if one is near, in markup too, and its size."""
+    if not isinstance(line, str):  # a fact, say, which cannot be cut
+        written = write(line)
+        return line, written, size(written)
     count = max(room, 1)  # with none the cutting would never end
     while True:
-        head = text[:count]
+        head = line[:count]
         blank = head.rfind(" ", count * 3 // 4) + 1
-        if blank and count < len(text):
+        if blank and count < len(line):
             head = head[:blank]
         written = write(head)
         taken = size(written)
-        if taken <= room or len(head) == 1:
-            return head, written
+        if taken <= room or len(head) <= 1:
+            return head, written, taken
         count = max(min(len(head) * room // taken, len(head) - 1), 1)
 
 
-class _Cutter:
-    """Cuts blocks into pages of a service, between lines; only a line too long for a page is cut itself."""
-    def __init__(self, service: _ChatAlerter, limit: int, first: int) -> None:
-        self.service, self.limit = service, limit
-        self.page = _Page(first)
-        self.pages: list[_Page] = []
+def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: int,
+           most: int = _PARTS) -> list[_Page]:
+    """Return blocks on pages, the first of another limit: one page at least, `most` and one more at most.
 
-    def cut(self, blocks: Iterable[_Block], most: int = _PARTS) -> list[_Page]:
-        """Return the pages, `most` and one more if there are more."""
-        for block in blocks:
-            for line in block.lines:
-                rest: Any = line
-                while rest is not None and len(self.pages) <= most:
-                    rest = self._put(block, rest)
-        self._turn()
-        return self.pages[:most + 1]
-
-    def _put(self, block: _Block, line: Any) -> Any:
-        """Put a line on the page, or as much of it as has room there; return what is left of it, or None."""
-        page, service = self.page, self.service
-        room, opening = page.room, service._opening(block)
-        if page.last is not block:
-            room -= opening
-        head = line
-        if isinstance(line, str):
-            head = line[:2 * self.limit]  # no page holds more
-        written = service._write(block, head)
-        cost = service._cost(written)
-        if cost > room or len(head) < len(line):
-            alone = opening + cost <= self.limit and head == line
-            if page.blocks and (alone or room < self.limit // 4):
-                self._turn()
-                return line
-            if isinstance(line, str):
-                head, written = _head(line, functools.partial(service._write, block), service._cost, room)
-                cost = service._cost(written)
-        page.add(block, head, written, page.room - room + cost)
-        return line[len(head):] or None
-
-    def _turn(self) -> None:
-        if self.page.says_something():
-            self.pages.append(self.page)
-        self.page = _Page(self.limit)
+    They are cut between lines; only a line too long for a page is cut itself.
+    """
+    pages: list[_Page] = []
+    page = _Page(first)
+    for block in blocks:
+        for line in block.lines:
+            while line is not None and len(pages) <= most:
+                left = page.take(service, block, line)
+                if left is line:
+                    if page.says_something():
+                        pages.append(page)
+                    page = _Page(limit)
+                line = left
+    if page.says_something() or not pages:
+        pages.append(page)
+    return pages[:most + 1]
 
 
 def _left_out(count: int) -> _Block:
@@ -6783,26 +6763,25 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
         if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
             return _File(usual, url=item)
         return _File(item, problem="it is no file, and no address of a picture")
-    name, source = "", item
+    name = ""
     try:
+        source = item
+        if isinstance(item, (str, os.PathLike)):
+            path = os.fsdecode(item)
+            if path.startswith("file://"):
+                path = _urllib.url2pathname(re.sub("^file://[^/]*", "", path))
+            source = _pathlib.Path(path).expanduser()
+        given = getattr(source, "name", "")
         if isinstance(item, tuple):
-            name, source = item
-        elif isinstance(item, (str, os.PathLike)):
-            text = os.fsdecode(item)
-            if text.startswith("file://"):
-                text = _urllib.url2pathname(re.sub("^file://[^/]*", "", text))
-            source = _pathlib.Path(text).expanduser()
-            name = source.name
-        elif hasattr(item, "read"):
-            name = getattr(item, "name", "")
-        name = _file_name(name)
+            given, source = item
+        name = _file_name(given)
         data = _bytes_of(source)
         if not data:
             raise ValueError("it is empty")
         if len(data) > _FILE_MAX:
             raise ValueError(_TOO_LARGE)
     except Exception as error:  # whatever a plotting library raises must not cost the alert its text
-        return _File(_file_name(name) or usual, problem=_one_line(_reason(error), 200))
+        return _File(name or usual, problem=_one_line(_reason(error), 200))
     file = _File(name or usual, data, shown=shown)
     file.name += "" if name else file.ending
     return file
@@ -6818,20 +6797,26 @@ def _file_name(name: object) -> str:
 
 
 def _bytes_of(source: Any) -> bytes:
-    """Return what a path, bytes, an open file, a figure or a picture holds."""
+    """Return what a path, bytes, an open file, a figure or a picture holds; the latter as PNG."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, _pathlib.Path):
-        _check_regular(os.stat(source))  # before it is opened, for a FIFO would wait for its writer
+        _check_regular(source)  # before it is opened, for a FIFO would wait for its writer
         return source.read_bytes()
     if hasattr(source, "read"):
         return _whole(source)
-    if hasattr(source, "savefig") or hasattr(source, "save"):
-        return _drawn(source)
-    raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
+    mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
+    if mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
+        source = source.convert("RGBA" if mode.lower().endswith("a") else "RGB")
+    save, held = getattr(source, "savefig", None) or getattr(source, "save", None), io.BytesIO()
+    if not save:
+        raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
+    save(held, format="png")
+    return held.getvalue()
 
 
-def _check_regular(status: os.stat_result) -> None:
+def _check_regular(place: Any) -> None:
+    status = os.stat(place)
     if not _stat.S_ISREG(status.st_mode):
         raise ValueError("it is no regular file")
     if status.st_size > _FILE_MAX:
@@ -6841,26 +6826,15 @@ def _check_regular(status: os.stat_result) -> None:
 def _whole(file: Any) -> bytes:
     """Return all of an open file, wherever it stands."""
     with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
-        _check_regular(os.fstat(file.fileno()))
-    with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
-        file.seek(0)
+        _check_regular(file.fileno())
     if not getattr(file, "readable", lambda: True)():
         raise ValueError("it is not open for reading")
+    with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
+        file.seek(0)
     data = getattr(file, "buffer", file).read()
     if isinstance(data, str):
         data = data.encode("utf-8", "replace")
     return bytes(data)
-
-
-def _drawn(source: Any) -> bytes:
-    """Return a figure or a picture as PNG, by its own means."""
-    mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
-    if mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
-        source = source.convert("RGBA" if mode[-1:] in "Aa" else "RGB")
-    held = io.BytesIO()
-    save = getattr(source, "savefig", None) or source.save
-    save(held, format="png")
-    return held.getvalue()
 
 
 # === HTTP and TLS ===
