@@ -848,10 +848,10 @@ def _is_secret(field: _Field) -> bool:
 def _field_value(where: str, field: _Field, value: Any) -> Any:
     """Return the value of a flavor's field, checked for what can be told without asking the service."""
     kind, default = _kind(field), field.default
-    if field.default_factory is not dataclasses.MISSING:
-        default = field.default_factory()
+    if default is dataclasses.MISSING:
+        default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
     if value is None or value == default:  # os.environ.get gives None
-        return None if default is dataclasses.MISSING else default
+        return default
     if kind == "list":
         return _names(value, where)
     if kind == "time":
@@ -861,14 +861,12 @@ def _field_value(where: str, field: _Field, value: Any) -> Any:
         raise ConfigError(f"{where} must be {getattr(wanted, '__name__', kind)}, not {type(value).__name__}")
     if kind == "port" and not 0 < value < 65536:
         raise ConfigError(f"{where} must be a port from 1 to 65535")
-    if not isinstance(value, str):
-        return value
-    value = value.strip()
-    if _is_secret(field):
-        value = _secret_or_reference(value)  # before it can be in the traceback of a refusal
-        if type(value) is str:
-            return value
-    _check_text(where, kind, value)
+    if isinstance(value, str):
+        value = value.strip()
+        if _is_secret(field):
+            value = _secret_or_reference(value)  # before it can be in the traceback of a refusal
+        if not re.fullmatch(_REFERENCE, value) or not _is_secret(field):
+            _check_text(where, kind, value)
     return value
 
 
@@ -879,11 +877,8 @@ def _check_text(where: str, kind: str, text: str) -> None:
     for kinds, form, said in _NEVER_RIGHT:
         if kind in kinds.split() and re.fullmatch(form, text):
             raise ConfigError(f"{where} {said}")
-    problem = ""
-    if kind == "url" and text:
-        problem = _url_problem(text)
-    if kind == "host" and text:
-        problem = _server_problem(text)
+    checks = {"url": _url_problem, "host": _server_problem}
+    problem = checks[kind](text) if text and kind in checks else ""
     if problem:
         raise ConfigError(f"{where} {problem}")
 
@@ -983,6 +978,7 @@ class BaseAlerter(_Record):
     _asked = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
     _calls_people = True  # by mentions
     _most_people = sys.maxsize  # so many can answer one question
+    _needs_names = False  # of emoji, to know them in an answer
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -1132,10 +1128,6 @@ class BaseAlerter(_Record):
     def _offer_taps(self, question: Question) -> None:
         """Put the two reactions on it, so that one tap decides."""
 
-    def _takes_word(self, word: str) -> bool:
-        """True if the service can tell this word, or its emoji, in an answer."""
-        return True
-
     def _is_machine(self, user: str) -> bool:
         """True if a user id whose reaction would decide is a bot's; asked only where the service can tell."""
         return False
@@ -1162,7 +1154,7 @@ class BaseAlerter(_Record):
         return name.strip().strip("<@!>").casefold()
 
     def _pause(self, question: Question, seconds: float) -> None:
-        self.clock.sleep(max(seconds, 0.0))
+        self.clock.sleep(seconds)
 
     def _preview(self, message: AlerterMessage) -> str:
         """Return what `send` would send, for people to read."""
@@ -1244,31 +1236,31 @@ class BaseAlerter(_Record):
             record.fingerprint = self._fingerprint(message, record)
         return Question(self, record)
 
-    def _word_lists(self, params: AlerterParameters | None, fold: bool) -> tuple[list[str], list[str]]:
+    def _word_lists(self, params: AlerterParameters | None, fold: bool) -> list[list[str]]:
         """Return the words that approve, and those that decline, once each of them can decide."""
         approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
         decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
         taken = {_word(word, True) for word in approve + decline}
-        lists = []
-        for given, usual in (approve, _APPROVE), (decline, _DECLINE):
-            free = [word for word in usual if _word(word, True) not in taken]
-            lists.append(list(given) or free)
-        for words, others, tap in (lists[0], lists[1], _TAPS[1]), (lists[1], lists[0], _TAPS[0]):
-            opposite = {_word(word, True) for word in [*others, tap]}
-            written = [_word(word, fold) for word in words]
+        lists = [list(approve), list(decline)]
+        for words, usual in zip(lists, (_APPROVE, _DECLINE)):
+            if not words:
+                words += [word for word in usual if _word(word, True) not in taken]
+        seen, meaning = set(), {_word(tap, True): words for tap, words in zip(_TAPS, lists)}
+        for words in lists:
             for word in words:
-                problem = ""
-                if not _word(word, True):
+                plain, problem = _word(word, True), ""
+                if not plain:
                     problem = "must have a letter, a digit or an emoji in it"
-                elif _word(word, True) in opposite:
+                elif meaning.setdefault(plain, words) is not words:
                     problem = "means the opposite, too"
-                elif written.count(_word(word, fold)) > 1:
+                elif _word(word, fold) in seen:
                     problem = "stands in its list twice"
-                elif not self._takes_word(word):
+                elif self._needs_names and _has_unknown_emoji(word):
                     problem = "holds an emoji whose name is not known here: write it as :name:"
                 if problem:
                     raise ConfigError(f"{self._who}: the word {word!r} {problem}")
-        return lists[0], lists[1]
+                seen.add(_word(word, fold))
+        return lists
 
     def _fingerprint(self, message: AlerterMessage, record: _QuestionRecord) -> str:
         """Return what is the same for the same question, asked of the same people at the same place.
@@ -1406,35 +1398,32 @@ def _same_text(value: Any) -> str:
 
 
 def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
-    """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage.
-
-    What sockets raise in a flavor of one's own becomes a DeliveryError.
-    """
+    """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
     @functools.wraps(send)
     def checked(self: BaseAlerter, message: _Text, params: AlerterParameters | None = None) -> Receipt:
-        try:
-            with _one_operation(), _own_code(self._who):
-                return send(self, *self._checked(message, params))
-        except OSError as caught:
-            error = _transport_failure(self._who, caught, True)
-        raise error
+        with _one_operation(), _own_code(self._who):
+            return send(self, *self._checked(message, params))
 
     return checked
 
 
 @contextlib.contextmanager
-def _own_code(who: str) -> Iterator[None]:
-    """Let what a flavor's own code raises by mistake be a DeliveryError; the traceback is logged."""
+def _own_code(who: str, reached: bool = True) -> Iterator[None]:
+    """Let what a flavor's own code raises be a DeliveryError; a mistake's traceback is logged.
+
+    reached: where sockets fail nobody knows whether the message arrived.
+    """
     try:
         yield
         return
-    except (AlerterError, OSError):
+    except AlerterError:
         raise
+    except OSError as caught:
+        error = _transport_failure(who, caught, reached)
     except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
-        trace = _clean(_trace(caught, line_first=False))
         error = _failure(who, _exception_line(caught), hint="its traceback is in the log", cure="people")
-    _log().error("%s: an exception in its code\n%s", who, trace)
-    error._logged = True
+        _log().error("%s: an exception in its code\n%s", who, _clean(_trace(caught, line_first=False)))
+        error._logged = True
     raise error  # out here, so that what was raised does not travel with it: it may show secrets
 
 
@@ -1513,9 +1502,10 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
         value = value.split(",")
     if isinstance(value, (str, int)):
         value = [value]
-    items = tuple(value) if hasattr(value, "__iter__") else ()
-    names = tuple(str(item).strip() for item in items if isinstance(item, (str, int)))
-    if not names or not all(names) or len(names) != len(items) or isinstance(value, (bytes, bytearray)):
+    if isinstance(value, (bytes, bytearray)) or not hasattr(value, "__iter__"):
+        value = ()
+    names = tuple(str(item).strip() if isinstance(item, (str, int)) else "" for item in value)
+    if not names or not all(names):
         raise ConfigError(f"{what} must be a list of words, none of them empty; leave it out for the default")
     return names
 
@@ -1590,37 +1580,27 @@ class _QuestionRecord:
     claimed_by: str = ""  # who works on it, to post it or to take it up: see `_worker`
     claimed_until: float = 0.0
 
-    _more: _Dict = {}  # what a later version added
-
     def __init__(self, facts: Mapping[str, Any]) -> None:
-        for name in _QUESTION_KEYS:
-            setattr(self, name, copy.deepcopy(facts.get(name, getattr(type(self), name))))
-        self._more = {name: value for name, value in facts.items() if name not in _QUESTION_KEYS}
+        defaults = {name: getattr(type(self), name) for name in _QuestionRecord.__annotations__}
+        vars(self).update(copy.deepcopy({**defaults, **facts}))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON; a copy."""
-        known = {name: getattr(self, name) for name in _QUESTION_KEYS}
-        return copy.deepcopy({**self._more, **known})
+        return copy.deepcopy(vars(self))
 
     def _is_sound(self) -> bool:
         """True if all parts have the form that the rest relies on, which stands above."""
         kinds: _Dict = {"str": str, "int": int, "bool": bool, "float": (int, float), "list[str]": list,
                         "dict[str, Any]": dict}
-        for name in _QUESTION_KEYS:
-            value, form = getattr(self, name), self.__annotations__[name]
-            kind = kinds[form.replace(" | None", "")]
+        for name, form in _QuestionRecord.__annotations__.items():
+            value, kind = getattr(self, name), kinds[form.replace(" | None", "")]
             if value is None and form.endswith("None"):
                 continue
-            if not isinstance(value, kind):
-                return False
-            if kind is list and set(map(type, value)) - {str}:
+            if not isinstance(value, kind) or kind is list and set(map(type, value)) - {str}:
                 return False
         times = (self.asked, self.posted, self.deadline, self.claimed_until)
         may_end = self.approve and self.decline and self.approvers != [] and self.minimum_approvals > 0
-        return bool(may_end and min(times) >= 0 and max(times) < 1e10)
-
-
-_QUESTION_KEYS = tuple(name for name in _QuestionRecord.__annotations__ if name != "_more")
+        return bool(may_end and self.token and self.deadline and min(times) >= 0 and max(times) < 1e10)
 
 
 def _recorded(key: str, given: Any) -> _QuestionRecord:
@@ -1636,35 +1616,33 @@ def _endings(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
     """Return how questions ended since a time, by token; what cannot be read is left out."""
     sound = {}
     for token, end in _mapping(data.get("ended")).items():
-        at, decision = _mapping(end).get("at"), _mapping(_mapping(end).get("decision"))
-        if isinstance(at, (int, float)) and at > since and isinstance(decision.get("status"), str):
+        ended = _mapping(end).get("ended")
+        if isinstance(ended, (int, float)) and ended > since and isinstance(end.get("status"), str):
             sound[token] = end
     return sound
 
 
 def _decision_of(facts: _Dict) -> Decision:
     known: _Dict = {field.name: facts.get(field.name) for field in dataclasses.fields(Decision)}
-    known["approvals"] = tuple(facts.get("approvals") or ())
-    return Decision(**known)
+    return Decision(**{**known, "approvals": tuple(facts.get("approvals") or ())})
 
 
 def _worker(pid: object) -> str:
-    """Return what names a process: machine, number, and, where Linux tells it, when it was started."""
+    """Return what names a process: number, when it was started (where Linux tells it), machine."""
     started = ""
     with contextlib.suppress(OSError):
-        facts = _pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2]
-        if facts.split()[0] != "Z":  # dead, if nobody has asked how it ended
-            started = facts.split()[19]
-    return f"{_socket.gethostname()} {pid} {started}"
+        facts = _pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        if facts[0] != "Z":  # dead, if nobody has asked how it ended
+            started = facts[19]
+    return f"{pid} {started} {_socket.gethostname()}"
 
 
 def _is_held(record: _QuestionRecord, now: float) -> bool:
     """True while the one who claimed a record is alive, as far as can be told from here, and not overdue."""
     if not now < record.claimed_until <= now + 2 * _CLAIM:  # more than clocks differ: one was set back
         return False
-    machine, _, process = record.claimed_by.partition(" ")
-    elsewhere = machine != _socket.gethostname()
-    return elsewhere or record.claimed_by == _worker(process.partition(" ")[0])
+    by = record.claimed_by
+    return not by.endswith(f" {_socket.gethostname()}") or by == _worker(by.partition(" ")[0])
 
 
 class _Key:
@@ -1689,10 +1667,9 @@ class _Key:
         return None if given is None else _recorded(self.name, given)
 
     def _end(self, decision: Decision | None = None) -> _Dict:
-        now = self.clock.now()
         if decision is None:
-            decision = Decision("timeout", at=now)
-        return {"at": now, "decision": dataclasses.asdict(decision)}
+            decision = Decision("timeout", at=self.clock.now())
+        return {**dataclasses.asdict(decision), "ended": self.clock.now()}
 
     def read(self) -> _QuestionRecord | None:
         return self._found(_mapping(self.store._load().get("questions")))
@@ -1739,7 +1716,7 @@ class _Key:
             end = ended.setdefault(token, self._end(decision))
             if is_new and found and found.token == token:  # who asks from now on is not given this answer
                 self._hold(found, questions)
-        return _decision_of(end["decision"]), is_new
+        return _decision_of(end), is_new
 
     def end(self, token: str) -> None:
         """Drop a question's record; who still waits for it gets its decision, or that nobody decided."""
@@ -1752,7 +1729,7 @@ class _Key:
     def ending(self, token: str) -> Decision | None:
         """Return how a question ended, as somebody has recorded it, or None while it is open."""
         end = _endings(self.store._load()).get(token)
-        return _decision_of(end["decision"]) if end else None
+        return _decision_of(end) if end else None
 
 
 class _Reply:
@@ -1769,11 +1746,6 @@ class _Reply:
         self.at = None if at is None else float(at)
         self.until: float | None = given.get("until")
         self.thread: Any = given.get("thread")
-
-
-# How answers are counted: words in their order; then taps, of which no service tells when they were given,
-# so that a declining one wins; one that may have come too late stops an approval, and else is nothing.
-_WORD, _APPROVING_TAP, _DECLINING_TAP, _LATE_DECLINING_TAP = range(4)
 
 
 class Question:
@@ -1817,13 +1789,9 @@ class Question:
     @classmethod
     def from_dict(cls, state: dict[str, Any], alerter: BaseAlerter | str | None = None) -> Question:
         """Return the question again. alerter: needed unless it was a named one of the store."""
-        needed = {"token", "ref", "deadline", "approve", "decline", "asked", "text", "alerter"}
-        missing = ", ".join(sorted(needed - set(_mapping(state))))
-        if missing:
-            raise ConfigError(f"question: pass the dict that to_dict gave: {missing} missing")
-        record = _QuestionRecord(state)
+        record = _QuestionRecord(_mapping(state))
         if not record._is_sound():
-            raise ConfigError("question: a part of it has another form than to_dict gave")
+            raise ConfigError("question: pass the dict that to_dict gave; a part is missing or not as it was")
         if alerter is None and not record.alerter:
             raise ConfigError("question: its alerter had no name: pass it as alerter=")
         target = _targets(alerter or record.alerter)[0]
@@ -1907,7 +1875,7 @@ class Question:
             try:
                 decision = self._look(began)
                 self._failing = self._missing
-            except (DeliveryError, _SecretAway, OSError) as error:
+            except (DeliveryError, _SecretAway) as error:
                 self._failed(error, began)
         if decision is None and began >= self._ends and not self._failing:
             decision = Decision("timeout", at=self.alerter.clock.now(), approvals=self._approvals)
@@ -1945,22 +1913,15 @@ class Question:
 
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
-        answers: list[tuple[int, Decision]] = []
-        others = []
+        answers, others = [], []
         for reply in self._read():
             tapped, late = reply.via == "reaction", self._is_late(reply, began)
             answer = self._answer(reply)
-            if answer is None:
-                if not (tapped or late or reply.via == "channel"):
-                    others.append(reply)
-            elif not tapped and not late:
-                answers.append((_WORD, answer))
-            elif tapped and answer.status == "declined":
-                answers.append((_LATE_DECLINING_TAP if late else _DECLINING_TAP, answer))
-            elif tapped and not late:
-                answers.append((_APPROVING_TAP, answer))
-        answers.sort(key=lambda counted: counted[0])
-        decision = self._count(answers)
+            if answer is not None:
+                answers.append((tapped, late, tapped and not answer, answer))
+            elif not (tapped or late or reply.via == "channel"):
+                others.append(reply)
+        decision = self._count(sorted(answers, key=lambda counted: counted[:3]))
         if decision and self._veto_unread:
             what = "who tapped to decline cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
@@ -1972,17 +1933,13 @@ class Question:
     def _read(self) -> list[_Reply]:
         """Return what those who may decide have answered so far."""
         self._missing, self._veto_unread = None, False
-        with _own_code(self.alerter._who):
+        with _own_code(self.alerter._who, reached=False):
             given = [_Reply(reply) for reply in self.alerter.replies(self)]
-        approvers = self._record.approvers
-        allowed = set(map(self.alerter._person, approvers or ()))
-        replies = []
-        for reply in given:
-            who = self.alerter._person(reply.by)
-            may_decide = who in allowed or approvers is None
-            if who and may_decide and reply.by != self._record.author:
-                replies.append(reply)
-        return replies
+        person, approvers = self.alerter._person, self._record.approvers
+        if approvers is None:
+            approvers = [reply.by for reply in given]
+        may = set(map(person, approvers)) - {""}
+        return [reply for reply in given if person(reply.by) in may and reply.by != self._record.author]
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
@@ -2004,33 +1961,33 @@ class Question:
         at = self.alerter.clock.now() if reply.at is None else reply.at
         return Decision(status, reply.by, reply.text, reply.via, at, reason)
 
-    def _count(self, answers: Sequence[tuple[int, Decision]]) -> Decision | None:
-        """Return the decision: a decline, or the approval that completes them."""
-        needed, last = self._record.minimum_approvals, None
+    def _count(self, answers: list[tuple[bool, bool, bool, Decision]]) -> Decision | None:
+        """Return the decision: a decline, or the approval that completes them.
+
+        answers: whether it is a tap, late, and a declining tap, and what; in this order: words as they were
+        written, then taps, of which no service tells when they were given. So a declining tap wins; one that
+        may have come too late stops an approval, and else is nothing.
+        """
+        record, last = self._record, None
         approvals: dict[str, str] = {}  # person: user id
-        for rank, answer in answers:
-            user, complete = str(answer.by), len(approvals) >= needed
-            counts = {_WORD: not complete, _DECLINING_TAP: True, _APPROVING_TAP: not complete,
-                      _LATE_DECLINING_TAP: complete}
-            if not counts[rank] or rank != _WORD and self.alerter._is_machine(user):
+        for tapped, late, vetoes, answer in answers:
+            user, complete = str(answer.by), len(approvals) >= record.minimum_approvals
+            counts = complete or not late if vetoes else not (complete or late)
+            if not counts or tapped and self.alerter._is_machine(user):
                 continue
             if answer.status == "declined":
-                return dataclasses.replace(answer, approvals=tuple(approvals.values()) if needed > 1 else ())
+                before = approvals.values() if record.minimum_approvals > 1 else ()
+                return dataclasses.replace(answer, approvals=tuple(before))
             if self.alerter._person(user) not in approvals:
                 approvals[self.alerter._person(user)], last = user, answer
         self._approvals = tuple(approvals.values())
-        if last and len(approvals) >= needed:
+        if last and len(approvals) >= record.minimum_approvals:
             return dataclasses.replace(last, approvals=self._approvals)
-        self._acknowledge()
-        return None
-
-    def _acknowledge(self) -> None:
-        """Say once for each who approved, where that alone does not decide."""
-        record = self._record
         for number, user in enumerate(self._approvals, 1):
             if user not in record.acknowledged and self._take_step(acknowledged=[*record.acknowledged, user]):
                 who = self.alerter._mention_of(user)
                 self._say(f"Approved by {who}: {number} of {record.minimum_approvals} approvals.")
+        return None
 
     def _take_step(self, **step: Any) -> bool:
         """Record parts; False if another process has done the same before, or the question has ended."""
@@ -2046,14 +2003,12 @@ class Question:
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
         """Return what a whole reply, or the emoji of a reaction, means."""
-        approve, decline, fold = self._record.approve, self._record.decline, not self._record.case_sensitive
+        approve, decline, meaning = self._record.approve, self._record.decline, _tap_name
         if tapped:
             taps = self._taps()
             approve, decline = [*approve, taps[0]], [*decline, taps[1]]
-
-        def meaning(written: str) -> str:
-            return _tap_name(written) if tapped else _word(written, fold)
-
+        else:
+            meaning = functools.partial(_word, fold=not self._record.case_sensitive)
         meant, own = {meaning(text)}, re.fullmatch(_OWN_EMOJI, text)
         if tapped and own:  # ":ship:" in a list means each one of that name
             meant.add(_tap_name(own[1]))
@@ -2061,14 +2016,13 @@ class Question:
             return "declined"
         return None if meant.isdisjoint(map(meaning, approve)) else "approved"
 
-    def _taps(self) -> tuple[str, str]:
+    def _taps(self) -> list[str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
-        taps = list(_TAPS)
-        for number, words in enumerate((self._record.approve, self._record.decline)):
-            for word in reversed(words):
-                if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)):
-                    taps[number] = word
-        return taps[0], taps[1]
+        taps = []
+        for words, usual in (self._record.approve, _TAPS[0]), (self._record.decline, _TAPS[1]):
+            emoji = [word for word in words if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word))]
+            taps.append([*emoji, usual][0])
+        return taps
 
     def _help(self, reply: _Reply) -> None:
         """Answer a near miss, once per question."""
@@ -2116,9 +2070,9 @@ class Question:
         how = said = "Nobody decided in time"
         if decision.status != "timeout":
             how = f"{decision.status} by {decision.by} ({decision.via})"
-            people = decision.approvals if decision else [str(decision.by)]
-            others = "".join(f", {user}" for user in people if user != decision.by)
-            said = f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}{others}"
+            said = f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}"
+            others = [user for user in decision.approvals if decision and user != decision.by]
+            said = ", ".join([said, *others])
         _log().info("%s: %r: %s", self.alerter._who, self._record.text, how)
         with self._working():
             self._say(f"{said}." if decision.by else f"{said}. This question is closed.")
@@ -2775,6 +2729,7 @@ class SlackAlerter(_ChatAlerter):
     flavor = "slack"
     _ids = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
     _answer_by = "Reply in this thread with"
+    _needs_names = True
     _upload_right = "a bot token with the scope files:write"
     _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{label} {words}",
               "quote": "> {words}"}
@@ -3020,9 +2975,6 @@ class SlackAlerter(_ChatAlerter):
         if self not in _ACCOUNTS:
             _ACCOUNTS[self] = self._call("auth.test", {}, sure=True)
         return _ACCOUNTS[self]
-
-    def _takes_word(self, word: str) -> bool:
-        return not _has_unknown_emoji(word)
 
     def _me(self) -> str:
         return str(self._account().get("user_id"))
