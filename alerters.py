@@ -170,7 +170,6 @@ _CLAIM, _CLAIM_PAUSE = 200.0, 0.5  # s that a claim holds at most; s between loo
 _REMEMBERED = 86400.0  # s for which the store knows how a question ended, for those who still wait for it
 _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
-_ATTEMPTS = 5  # besides those that a Retry-After asked for
 _HEAD_CAP, _BODY_CAP = 256 * 1024, 8 * 1024 * 1024  # bytes of an answer's heads, and of its body
 _MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
 _GOOD_BYE = 2.0  # s for an IMAP server to take its leave
@@ -1238,10 +1237,9 @@ class BaseAlerter(_Record):
 
     def _word_lists(self, params: AlerterParameters | None, fold: bool) -> list[list[str]]:
         """Return the words that approve, and those that decline, once each of them can decide."""
-        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
-        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
-        taken = {_word(word, True) for word in approve + decline}
-        lists = [list(approve), list(decline)]
+        names = "approve_msg_options", "disapprove_msg_options"
+        lists = [list(_names(getattr(params, name, None), name) or ()) for name in names]
+        taken = {_word(word, True) for word in lists[0] + lists[1]}
         for words, usual in zip(lists, (_APPROVE, _DECLINE)):
             if not words:
                 words += [word for word in usual if _word(word, True) not in taken]
@@ -1342,8 +1340,10 @@ class BaseAlerter(_Record):
 
     def _close_replaced(self, record: _QuestionRecord) -> None:
         """Say under a question that another one took its key, where it stands."""
+        alerter = self
         with contextlib.suppress(AlerterError):
-            alerter = StackStore(self._origin[1]).load_alerter(record.alerter) if record.alerter else self
+            if record.alerter:
+                alerter = StackStore(self._origin[1]).load_alerter(record.alerter)
             old = Question(alerter, record)
             if record.flavor in ("", alerter.flavor) and alerter._locate(old):
                 old._say("This question was replaced by another one and is closed.")
@@ -1438,23 +1438,20 @@ def _worked(work: Callable[[], object]) -> bool:
 
 
 # === Asking ===
-def _shortcode(char: str) -> str:
-    if char in _EMOJI:
-        return f":{_SHORTCODES[char]}:"
-    if _unicodedata.category(char) == "So":
-        name = _unicodedata.name(char, "").lower().replace(" ", "_")
-        return f":{name}:"
-    return char
-
-
 def _canonical(text: str) -> str:
     """Return text with every emoji as its :shortcode:, however its letters and white space were typed."""
     text = re.sub("[\ufe0e\ufe0f🏻-🏿]|:skin-tone-[2-6]:", "", text)
     text = re.sub(r":([\w+-]+):", lambda found: f":{_SHORTCODES.get(found[1], found[1])}:", text)
     text = re.sub(r"[^\S\n]+", " ", text)
-    if not text.isascii():
-        text = _unicodedata.normalize("NFC", re.sub("[\u2018\u2019\u02bc]", "'", text))
-        text = "".join(map(_shortcode, text))
+    if text.isascii():
+        return text
+    text = _unicodedata.normalize("NFC", re.sub("[\u2018\u2019\u02bc]", "'", text))
+    for char in set(text):
+        if char in _EMOJI:
+            text = text.replace(char, f":{_SHORTCODES[char]}:")
+        elif _unicodedata.category(char) == "So":
+            name = _unicodedata.name(char, "").lower().replace(" ", "_")
+            text = text.replace(char, f":{name}:")
     return text
 
 
@@ -1736,16 +1733,13 @@ class _Reply:
     """What a person wrote or tapped, made from one of the dicts that a flavor's `replies` returns.
 
     by: user id. text: as written, or the emoji. via: reply, reaction, channel, email, console. at: when it
-    was written or last edited, UNIX seconds by the service's clock; None: not known. until: the deadline by
-    that clock. thread: where to answer it, if not at the question; a flavor's own.
+    was written or last edited, UNIX seconds by the service's clock; None: not known. asked: when the question
+    was posted, by that clock. thread: where to answer it, if not at the question; a flavor's own.
     """
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.by, self.text = str(given.get("by") or ""), str(given["text"])
-        self.via: str = given.get("via", "reply")
-        at = given.get("at")
-        self.at = None if at is None else float(at)
-        self.until: float | None = given.get("until")
-        self.thread: Any = given.get("thread")
+        self.at = None if given.get("at") is None else float(given["at"])
+        self.via, self.asked, self.thread = given.get("via", "reply"), given.get("asked"), given.get("thread")
 
 
 class Question:
@@ -1844,10 +1838,9 @@ class Question:
 
     def _poll(self, due: float | None = None) -> Decision | None:
         """Return the decision after a look; none where another thread has taken the one that was due."""
-        with self._lock:
+        with self._lock, _one_operation():
             if self._decision is None and due in (None, self._next):
-                with _one_operation():
-                    self._poll_once(self.alerter.clock.monotonic())
+                self._poll_once(self.alerter.clock.monotonic())
                 self._next = self._next_poll()
             return self._decision
 
@@ -1868,9 +1861,9 @@ class Question:
                 self._decision = self._key.ending(self.token)
         except StoreError as error:
             self._warn(error)
+        decision = None
         if self._decision is not None:
             return
-        decision = None
         if began >= self._not_before:
             try:
                 decision = self._look(began)
@@ -1945,7 +1938,8 @@ class Question:
         """True for what came after the deadline. What is read before it was given before it."""
         if reply.at is None:  # a tap: where we could not look in time, it counts as in time
             return began > self._ends + (self._grace if self._failing else _LATE)
-        until = self.deadline if reply.until is None else reply.until
+        asked = self._record.posted or self._record.asked
+        until = self.deadline + (reply.asked or asked) - asked  # by the service's clock
         return self.alerter.clock.monotonic() > self._ends and reply.at > until
 
     def _answer(self, reply: _Reply) -> Decision | None:
@@ -2034,10 +2028,6 @@ class Question:
         if near and self._take_step(helped=True):
             self._say(f"That is not an answer yet. {self._instructions()[0]}", reply)
             self._take_step(parts=self._record.parts)  # an answer to the help counts after a restart, too
-
-    def _time_given(self) -> float:
-        """Return the seconds between the post, which the service stamped, and the deadline."""
-        return self.deadline - (self._record.posted or self._record.asked)
 
     def _instructions(self) -> list[str]:
         """Return lines of light Markdown: how to answer, and, in the last one, who may and until when."""
@@ -2132,7 +2122,7 @@ class Question:
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
-            tries: int = _ATTEMPTS, find: Callable[[], _T | None] | None = None) -> _T:
+            find: Callable[[], _T | None] | None = None) -> _T:
     """Return call(), trying again what was certainly not accepted, within `until` (of clock.monotonic).
 
     sure: the service knows a repeat, so what may have arrived is sent again as well. Otherwise `find` looks
@@ -2151,11 +2141,10 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
         wait = max(error.retry_after or pause, 0.5)
         in_time = clock.monotonic() + wait <= until
         if error.retry_after is None:
-            tries, pause = tries - 1, min(pause * 2, 8.0)
+            pause = min(pause * 2, 8.0)
         elif not in_time:
             error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
-        may_again = error._again or unheard and (sure or find)
-        if tries < 1 or not in_time or not may_again:
+        if not in_time or not (error._again or unheard and (sure or find)):
             raise error
         clock.sleep(wait)
         if unheard and find:
@@ -2926,8 +2915,8 @@ class SlackAlerter(_ChatAlerter):
         text = re.sub(rf"<@{re.escape(self._me())}(\|[^>]*)?>", " ", row.get("text") or "")
         text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
         at = _moment(row.get("edited")) or _moment(row)
-        until = _moment(question.ref) + question._time_given()  # by Slack's clock, as `at`
-        return {"by": row["user"], "text": _without_entities(text), "via": plain, "at": at, "until": until}
+        return {"by": row["user"], "text": _without_entities(text), "via": plain, "at": at,
+                "asked": _moment(question.ref)}
 
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
@@ -3407,8 +3396,8 @@ class DiscordAlerter(_ChatAlerter):
         at, edited = _posted(row["id"]), row.get("edited_timestamp")
         if edited:
             at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
-        until = _posted(question.ref["message_id"]) + question._time_given()  # by Discord's clock, as `at`
-        answer = {"by": row["author"]["id"], "text": text, "via": via, "at": at, "until": until}
+        answer = {"by": row["author"]["id"], "text": text, "via": via, "at": at,
+                  "asked": _posted(question.ref["message_id"])}
         if row["channel_id"] != question.ref["channel_id"]:  # in a thread: there it is answered, too
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer
@@ -3977,7 +3966,7 @@ class SMTPEmailAlerter(BaseAlerter):
         until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
         last = None  # what it ended with
         try:
-            _insist(lambda: self._transact(data, missing, until), self.clock, until, tries=100)
+            _insist(lambda: self._transact(data, missing, until), self.clock, until)
         except DeliveryError as caught:
             last = caught
         if not missing:
