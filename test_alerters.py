@@ -5629,8 +5629,9 @@ def test_a_channel_of_the_parameters_that_is_no_id_is_refused(discord, channel):
 def test_half_a_question_is_refused(room):
     alerter = room.alerter()
     state = room.ask(alerter=alerter).to_dict()
-    halves = [{k: v for k, v in state.items() if k != key} for key in ("token", "deadline", "approve", "decline")]
-    for other, its, why in (*((half, alerter, "to_dict gave") for half in [*halves, 5, {**state, "approve": []}]),
+    halves = [{name: value for name, value in state.items() if name != key}
+              for key in ("token", "deadline", "approve", "decline")]
+    for other, its, why in (*((half, alerter, "to_dict gave") for half in [5, {**state, "approve": []}, *halves]),
                             ({**state, "ref": None}, alerter, "no id"), (state, None, "no name"),
                             (state, Board(), "asked on")):
         with pytest.raises(ConfigError, match=why):
