@@ -5631,7 +5631,8 @@ def test_half_a_question_is_refused(room):
     state = room.ask(alerter=alerter).to_dict()
     halves = [{name: value for name, value in state.items() if name != key}
               for key in ("token", "deadline", "approve", "decline")]
-    for other, its, why in (*((half, alerter, "to_dict gave") for half in [5, {**state, "approve": []}, *halves]),
+    halves += [5, {**state, "approve": []}]
+    for other, its, why in (*((half, alerter, "to_dict gave") for half in halves),
                             ({**state, "ref": None}, alerter, "no id"), (state, None, "no name"),
                             (state, Board(), "asked on")):
         with pytest.raises(ConfigError, match=why):
