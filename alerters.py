@@ -3,23 +3,17 @@
     from alerters import ask, post
 
     post("Epoch 12 done", title="Training", metadata={"accuracy": 0.95})    # True once it is delivered
-    if ask("Deploy model to production?", timeout=3600):                    # True only if somebody approved
+    if ask("Deploy model to production?", timeout="1h"):                    # True only if somebody approved
         deploy()
 
-Without set-up both use the console. `python -m alerters register …` and `stack register …` name real alerters
-in a JSON file, `$ALERTERS_FLAVOR` with `$ALERTERS_<FIELD>` configures one with no file at all, and an alerter
-can be built in code: `SlackAlerter(slack_token="xoxb-…", slack_channel_id="C012").post("Done")`.
+Without set-up both use the console. `python -m alerters setup slack` stores a real alerter in a JSON file,
+`$ALERTERS_FLAVOR` with `$ALERTERS_<FIELD>` configures one with no file at all, and an alerter can be built
+in code: `SlackAlerter(slack_token="xoxb-…", slack_channel_id="C012").post("Done")`.
 
 A *message* goes out; a *question* is a message that waits; a *reply* comes in; a *decision* is what replies
 mean; a *receipt* says where a message landed. A *flavor* is a kind of service, an *alerter* one configured
-destination, a *stack* a named choice of alerters. Times are seconds.
-
-    AlerterError
-    +-- ConfigError (ValueError)               a mistake in the set-up or the call; always raised
-    +-- StoreError                             the JSON file cannot be read or written
-    +-- AskNotSupported (NotImplementedError)  this alerter cannot be asked, and nothing was posted
-    +-- DeliveryError                          the service refused or could not be reached; `post` and `ask`
-                                               log it (logger "alerters"), `send` and `decide` raise it
+destination, a *stack* a named choice of alerters. Times are seconds. Errors are AlerterErrors: a mistake in
+the set-up or the call is raised; what a service does, `post` and `ask` log, `send` and `decide` raise.
 
 This is version 1.1.0 of https://pypi.org/project/alerters, under the MIT licence.
 """
@@ -172,7 +166,6 @@ _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
 _HEAD_CAP, _BODY_CAP = 256 * 1024, 8 * 1024 * 1024  # bytes of an answer's heads, and of its body
 _MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
-_GOOD_BYE = 2.0  # s for an IMAP server to take its leave
 _PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
 _FOLD = 60.0  # s for which repeats of a log record wait, to be told together
@@ -330,8 +323,7 @@ class _Record:
         return self._values() == other._values()
 
     def __hash__(self) -> int:
-        values = self._values().values()
-        return hash((type(self), *values))
+        return hash((type(self), *self._values().values()))
 
 
 @_dataclass
@@ -363,7 +355,7 @@ class AlerterMessage(_Record):
             raise ConfigError(f"message: metadata must be a dict, not {type(self.metadata).__name__}")
         self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
-        if not isinstance(self.level, str) or self.level not in _LEVELS:
+        if self.level not in list(_LEVELS):  # a list also takes what has no hash
             raise ConfigError(f"message: no level {self.level!r}; {_did_you_mean(str(self.level), _LEVELS)}")
         said = f"{self.title or ''}{self.body or ''}".strip()
         if not (said or self.metadata or self.images or self.files):
@@ -387,10 +379,9 @@ class AlerterMessage(_Record):
         if self._loaded is not None:
             return self
         loaded = []
-        for number, image in enumerate(self.images, 1):
-            loaded.append(_load_file(image, f"image-{number}", True))
-        for number, file in enumerate(self.files, 1):
-            loaded.append(_load_file(file, f"file-{number}", False))
+        for kind, items in (("image", self.images), ("file", self.files)):
+            for number, item in enumerate(items, 1):
+                loaded.append(_load_file(item, f"{kind}-{number}", kind == "image"))
         return self._with(_loaded=loaded)
 
     def _files(self, who: str) -> list[_File]:
@@ -442,9 +433,7 @@ class AlerterParameters(_Record):
                 setattr(self, name, names)
         if self.timeout is not None:
             _seconds(self.timeout, "timeout")
-        needed = self.minimum_approvals
-        if needed is None:
-            return
+        needed = 1 if self.minimum_approvals is None else self.minimum_approvals
         if type(needed) is not int or needed < 1:  # True is no number of people
             raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
 
@@ -535,7 +524,7 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
 
 def _kind_of(value: object) -> str:
     """Return what to call a value that is of no use here; two copies of this module are easily mixed up."""
-    kind = type(value)
+    kind: type[Any] = type(value)
     if isinstance(value, type):
         kind = value
     for cls in kind.__mro__:
@@ -561,17 +550,14 @@ def _params(params: object) -> AlerterParameters | None:
     return params
 
 
-def _given(names: Iterable[str], values: _Dict) -> _Dict:
-    given = {}
-    for name in names:
-        if values.get(name) is not None:
-            given[name] = values[name]
-    return given
-
-
 def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
     """Return the message and the parameters of a call. given: its locals(), where None is "not given"."""
-    said = _given(("title", "metadata", "images", "files", "level"), given)
+    said, choices = {}, {}
+    for name, value in given.items():
+        if value is not None and name in ("title", "metadata", "images", "files", "level"):
+            said[name] = value
+        if value is not None and name in AlerterParameters.__dataclass_fields__:
+            choices[name] = value
     message = _message(given.get("message", given.get("question")), **said)
     error, above, params = given.get("exception"), given["reply_to"], _params(given["params"])
     if error is not None:
@@ -584,7 +570,6 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
         if not isinstance(above, Receipt):
             raise ConfigError(f"reply_to must be the Receipt that send returned, not {_kind_of(above)}")
         message = message._with(_reply_to=above)
-    choices = _given(AlerterParameters.__dataclass_fields__, given)
     if choices:
         params = dataclasses.replace(params or AlerterParameters(), **choices)
     return message, params
@@ -630,9 +615,8 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     if os.environ.get("ALERTERS_FLAVOR"):
         return [_from_environment()]
     found, active = store._alerters_of(), store.active_stack()
-    flavors = [target.flavor for target in found]
-    untouched = active == "default" and flavors == ["console"]
-    stray = _stray_variable(store)
+    untouched = active == "default" and found == [ConsoleAlerter()]
+    stray = _stray_variable(store._load()["alerters"])
     if stray and untouched:
         raise ConfigError(stray)
     if stray:
@@ -700,7 +684,8 @@ def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
     """Leave out the mentions that another alerter of the stack knows, and this one does not."""
     if not params or not params.mention:
         return params
-    own, callers = [], [each for each in targets if each._calls_people]
+    own = []
+    callers = [each for each in targets if each._calls_people]
     for name in _names(params.mention, "mention") or ():
         knowing = [each for each in callers if not each._problem("mention", name)]
         if target in knowing or not knowing:  # nobody's: it is refused
@@ -747,9 +732,8 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     if len(able) > 1:
         message = message._load()
     if key and len(able) > 1:  # first the one that has asked it already
-        store = StackStore(able[0]._origin[1])
-        held = _Key(store, str(key), able[0].clock).read()
-        holder = held.alerter if held else None
+        held = _Key(StackStore(able[0]._origin[1]), str(key), able[0].clock).read()
+        holder = held and held.alerter
         able.sort(key=lambda target: target._origin[0] != holder)
     for target in able:
         if target._overrides("ask"):
@@ -779,7 +763,6 @@ def alerter_ask_step(message: _Text, params: AlerterParameters | None = None) ->
 
 def _old_step(flavor: str, step: _F) -> _F:
     """Return a step of old: it warns, and does what `step` does if its flavor is active."""
-    @functools.wraps(step)
     def old_step(message: _Text, params: AlerterParameters | None = None) -> bool:
         advice = f"{old_step.__name__} is deprecated: use {step.__name__}"
         _warnings.warn(advice, DeprecationWarning, stacklevel=2)
@@ -1655,9 +1638,8 @@ class _Key:
     def _changing(self) -> Iterator[tuple[_Dict, _Dict]]:
         """Yield the store's questions, by key, and how some ended, by token; both may be changed."""
         with self.store._changing() as data:
-            data["questions"] = _mapping(data.get("questions"))
             data["ended"] = _endings(data, self.clock.now() - _REMEMBERED)
-            yield data["questions"], data["ended"]
+            yield self.store._questions(data), data["ended"]
 
     def _found(self, questions: _Dict) -> _QuestionRecord | None:
         given = questions.get(self.name)
@@ -1669,7 +1651,7 @@ class _Key:
         return {**dataclasses.asdict(decision), "ended": self.clock.now()}
 
     def read(self) -> _QuestionRecord | None:
-        return self._found(_mapping(self.store._load().get("questions")))
+        return self._found(self.store._questions(self.store._load()))
 
     def claim(self, asked: _QuestionRecord) -> tuple[_QuestionRecord | None, _QuestionRecord | None]:
         """Return the record to work on, and the one of another question whose place it took.
@@ -4889,26 +4871,25 @@ class ConsoleAlerter(BaseAlerter):
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return the lines typed since the last poll."""
-        lines: list[str] = []
+        line = None
         left = min(question._ends, question._until) - self.clock.monotonic()
         if _has_input_box():
-            lines = _typed_in_box(left) if left > 0 else []
+            line = _typed_in_box(left) if left > 0 else None
         elif self._ready(0):
-            lines = [sys.stdin.readline()]
-        if lines == [""]:  # Ctrl-D, or the terminal is gone: nobody answers any more
+            line = sys.stdin.readline()
+        if line == "":  # Ctrl-D, or the terminal is gone: nobody answers any more
             question._ends = 0.0
+        if not line:
             return []
         question._record.helped = True  # what is no answer is told here, each time
         try:
             user = _getpass.getuser()
         except (KeyError, OSError, ImportError):  # in a container: no name for this number
             user = str(getattr(os, "getuid", os.getpid)())
-        replies = [{"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": self.clock.now()}
-                   for line in lines]
-        for reply in replies:
-            if question._answer(_Reply(reply)) is None:
-                self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
-        return replies
+        reply = {"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": self.clock.now()}
+        if question._answer(_Reply(reply)) is None:
+            self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
+        return [reply]
 
     def _forget_typed(self) -> None:
         """Drop what was typed before the question was there: it cannot be an answer to it."""
@@ -4975,15 +4956,13 @@ def _has_input_box() -> bool | None:
     return getattr(box, "_allow_stdin", None) if "ipykernel" in sys.modules else None
 
 
-def _typed_in_box(seconds: float) -> list[str]:
-    """Return the line that is typed into a notebook's input box; none if nothing is in time."""
-    typed: list[str] = []
+def _typed_in_box(seconds: float) -> str | None:
+    """Return the line that is typed into a notebook's input box; None if nothing is in time."""
+    line = None
     turn = _threading.Lock()  # whoever takes it first ends the wait: the answer, or the time
-    expired = []
 
     def interrupt() -> None:  # nothing else ends the kernel's wait
         if turn.acquire(blocking=False):
-            expired.append(True)
             _thread.interrupt_main()
 
     timer = _threading.Timer(seconds, interrupt)
@@ -4991,15 +4970,15 @@ def _typed_in_box(seconds: float) -> list[str]:
     try:
         if _threading.current_thread() is _threading.main_thread():
             timer.start()
-        typed.append(input("Answer: "))
+        line = input("Answer: ") + "\n"  # an empty one is no end of the input
         if not turn.acquire(blocking=False):
             time.sleep(1)  # until the interrupt comes, which is under way
     except KeyboardInterrupt:
-        if not expired:  # it is the person's own
+        if not turn.locked():  # it is the person's own
             raise
     finally:
         timer.cancel()
-    return typed
+    return line
 
 
 # === Flavors ===
@@ -5010,14 +4989,13 @@ _BUILT_IN = dict(FLAVORS)
 
 def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
     """Add a flavor to FLAVORS: as a class decorator, or by "package.module.Class". Returns the class."""
-    path: Any = cls_or_dotted_path
-    flavor = path
-    if isinstance(path, str):
-        module, _, name = path.rpartition(".")
+    flavor: Any = cls_or_dotted_path
+    if isinstance(flavor, str):
+        module, _, name = flavor.rpartition(".")
         try:
             flavor = getattr(importlib.import_module(module), name)
         except (Exception, SystemExit) as error:  # what is imported is another's code, and may raise anything
-            raise ConfigError(f"flavor {path}: cannot import it ({_one_line(error)}): write "
+            raise ConfigError(f"flavor {flavor}: cannot import it ({_one_line(error)}): write "
                               "package.module.Class, and run where it can be imported") from None
     own = isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
     if not own or not isinstance(flavor.flavor, str) or not flavor.flavor:
@@ -5075,60 +5053,59 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
         return text.strip(" ,").split(",")
     if kind == "time":
         return _seconds(text, where)
-    if kind == "tls" and word in ("ssl", "starttls"):
-        return word
-    if kind in ("bool", "tls"):
-        if word not in _TRUTH:
-            raise ConfigError(f"{where} must be true or false, not {text!r}")
+    if kind == "tls":
+        return _TRUTH.get(word, word)
+    if kind == "bool" and word in _TRUTH:
         return _TRUTH[word]
+    if kind == "bool":
+        raise ConfigError(f"{where} must be true or false, not {text!r}")
     if kind not in ("int", "port", "float"):
         return text
-    with contextlib.suppress(ValueError):
+    try:
         return float(text) if kind == "float" else int(text)
-    raise ConfigError(f"{where} must be a number, not {text!r}")
+    except ValueError:
+        raise ConfigError(f"{where} must be a number, not {text!r}") from None
 
 
 def _from_environment() -> BaseAlerter:
     """Return the alerter of $ALERTERS_FLAVOR and $ALERTERS_<FIELD>."""
-    flavor = os.environ["ALERTERS_FLAVOR"]
-    own = {}
-    if flavor not in FLAVORS:  # else no store is needed
-        own = StackStore()._load()
-    cls, stray = _flavor(flavor, own), _stray_variable(None)
+    flavor, given = os.environ["ALERTERS_FLAVOR"], _Hidden()
+    cls = FLAVORS.get(flavor) or _flavor(flavor, StackStore()._load())  # ours need no store
+    stray = _stray_variable({})
     if stray:
         raise ConfigError(stray)
-    given = _Hidden()
     for name, field in _fields_of(cls).items():
-        variable = f"ALERTERS_{name.upper()}"
-        text = os.environ.get(variable)
+        text = os.environ.get(f"ALERTERS_{name.upper()}")
         if text or text == "" and name == "approvers":  # an empty list is not everyone
-            given[name] = _parsed(field, text, f"${variable}")
+            given[name] = _parsed(field, text, f"$ALERTERS_{name.upper()}")
     return _build(cls, given)
 
 
-def _stray_variable(store: StackStore | None) -> str:
-    """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or ""."""
+def _stray_variable(known: Mapping[str, Any]) -> str:
+    """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or "".
+
+    known: the alerters of the store: what one of them refers to is no mistake.
+    """
     places: dict[str, list[str]] = {"FLAVOR": [], "STACK": [], "STORE": []}
     for flavor, cls in FLAVORS.items():
         for field in _fields_of(cls):
             places.setdefault(field.upper(), []).append(flavor)
+    found, referred = "", _json.dumps(known)
     for variable, value in sorted(os.environ.items()):
-        said, name = "", variable[len("ALERTERS_"):]
-        if not value or not variable.startswith("ALERTERS_"):
+        before, ours, name = variable.partition("ALERTERS_")
+        if before or not ours or not value or f"env.{variable}" in referred:
             continue
+        said = ""
         if name not in places:
-            close = _difflib.get_close_matches(name, places, 1)
-            said = f"${variable}: did you mean $ALERTERS_{close[0]}?" if close else ""
+            for meant in _difflib.get_close_matches(name, places, 1, 0.62):  # STAGE is not STACK
+                said = f"${variable}: did you mean $ALERTERS_{meant}?"
+                if not places[meant]:  # what is used without it is another place than was meant
+                    raise ConfigError(said)
         elif places[name] and not os.environ.get("ALERTERS_FLAVOR"):
             flavors = " or ".join(places[name])
             said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}"
-        if not said:
-            continue
-        # What an alerter in the store refers to is no mistake.
-        known = store._load().get("alerters") if store else {}
-        if f"env.{variable}" not in _json.dumps(known):
-            return said
-    return ""
+        found = found or said
+    return found
 
 
 # === The store ===
@@ -5188,11 +5165,11 @@ class StackStore:
         data = self._load()
         found: dict[str, _Dict] = _sound(data, "alerters")
         for entry in found.values():
-            secrets = {name for name in entry if re.search(_SECRET_NAME, name, re.I)}
+            secrets = [name for name in entry if re.search(_SECRET_NAME, name, re.I)]
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
-                secrets |= set(_secrets_of(_flavor(entry["flavor"], data)))
-            for name in secrets & set(entry):
-                if isinstance(entry[name], str):
+                secrets += _secrets_of(_flavor(entry["flavor"], data))
+            for name in secrets:
+                if isinstance(entry.get(name), str):
                     entry[name] = _secret_or_reference(entry[name])
         return dict(found)  # which shows what it holds
 
@@ -5254,6 +5231,13 @@ class StackStore:
         fields = _Hidden(entry)
         return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
 
+    def _questions(self, data: _Dict) -> _Dict:
+        """Return the records of the open questions, by key; what they are matters to no post."""
+        questions = data.setdefault("questions", {})
+        if isinstance(questions, dict):
+            return questions
+        raise StoreError(f'{self.path}: "questions" has a wrong form; it was left as it is: mend it')
+
     def _load(self) -> _Dict:
         data: Any = {}
         try:
@@ -5293,8 +5277,7 @@ class StackStore:
 
 
 def _write_store(path: str, data: _Dict) -> None:
-    draft = f"{path}.tmp"
-    text = _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    draft, text = f"{path}.tmp", _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     # A killed process may have left a draft, and somebody may have planted a link that leads elsewhere.
     with contextlib.suppress(FileNotFoundError):
         os.unlink(draft)
@@ -7277,8 +7260,8 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 
 
 # === Command line ===
-def _options(command: str, args: list[str]) -> Any:
-    """Return the parsed options of a command."""
+def _options(command: str, args: list[str], job: list[str]) -> Any:
+    """Return the parsed options of a command, and in `command` the job that `run` is given."""
     class Parser(_argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
             if message.endswith("required: text"):
@@ -7293,6 +7276,7 @@ def _options(command: str, args: list[str]) -> Any:
             _add_fields(parser)
         else:
             parser.add_argument(*name.strip("[]").split(), **_OPTIONS[name])
+    parser.set_defaults(command=job)
     found, unknown = parser.parse_known_args(args)
     if unknown:
         if getattr(found, "flavor", None):  # it may be one that cannot be imported
@@ -7390,11 +7374,10 @@ def _tell_asked(question: Question) -> None:
         _complain(f"asked {question.alerter._who} {place}; waiting until {until}")
 
 
-def _works(*attempts: Callable[[], object]) -> bool:
-    """Print what each attempt tells, until one fails."""
+def _works(check: Callable[[], object]) -> bool:
+    """Print what a check tells; False if it fails."""
     try:
-        for attempt in attempts:
-            _print(attempt())
+        _print(check())
         return True
     except DeliveryError as error:
         _print("\n".join(error._report or [f"FAIL  {error}"]))
@@ -7406,12 +7389,12 @@ def _cmd_check(options: Any) -> int:
     failed = []
     for target in _chosen(options):
         _print(target._who)
-        attempts = [target.check]
-        if options.post:
-            attempts.append(target._try_post)
-        elif target.flavor != "console":
-            attempts.append(lambda: "note  posting: not tried; check --post tries it")
-        if not _works(*attempts):
+        works = _works(target.check)
+        if works and options.post:
+            works = _works(target._try_post)
+        elif works and target.flavor != "console":
+            _print("note  posting: not tried; check --post tries it")
+        if not works:
             failed.append(target._who)
     if not failed:
         return 0
@@ -7432,7 +7415,8 @@ def _cmd_preview(options: Any) -> None:
 
 
 def _cmd_pending(options: Any) -> None:
-    for key, given in _mapping(StackStore()._load().get("questions")).items():
+    store = StackStore()
+    for key, given in store._questions(store._load()).items():
         try:
             record = _recorded(key, given)
         except StoreError as error:
@@ -7526,12 +7510,12 @@ def _cmd_stack_register(options: Any) -> None:
 
 def _cmd_list(options: Any) -> None:
     store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
-    active = store.stacks().get(store.active_stack(), [])
+    used = store.stacks().get(store.active_stack(), [])
     if flavor:  # it wins over every stack
-        active = []
+        used = []
         _print(f"* $ALERTERS_FLAVOR  ({flavor})")
     for name, entry in store.alerters().items():
-        _print(f"{_MARKS[name in active]}{name}  ({entry['flavor']})")
+        _print(f"{_MARKS[name in used]}{name}  ({entry['flavor']})")
 
 
 def _cmd_describe(options: Any) -> None:
@@ -7645,16 +7629,13 @@ def _run_command(args: list[str]) -> int:
     work, _, names = _COMMANDS[name]
     job: list[str] = []
     if work is _cmd_run and "--" in args:
-        at = args.index("--")
-        args, job = args[:at], args[at + 1:]
+        end = args.index("--")
+        args, job = args[:end], args[end + 1:]
     elif work is _cmd_run and not _HELP & set(args):
         raise ConfigError(_HOW_TO_RUN)
-    options: Any = ()
-    if names or args:  # else argparse is not worth its import
-        options = _options(name, args)
-    if work is _cmd_run:
-        options.command = job
-    return work(options) or 0
+    if not names and not args:  # argparse is not worth its import
+        return work(()) or 0
+    return work(_options(name, args, job)) or 0
 
 
 def _flushed(code: int) -> int:
@@ -7696,12 +7677,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if stop.code == 143:  # SIGTERM, while an answer was waited for
             return 143
         return 0 if _HELP & set(args) else 2
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            return _flushed(141)
-        return _flushed(_complain(error))
-    except AlerterError as error:
-        return _complain(error, 4 if isinstance(error, DeliveryError) else 2)
+    except BrokenPipeError:
+        return _flushed(141)
+    except (AlerterError, OSError) as error:
+        return _flushed(_complain(error, 4 if isinstance(error, DeliveryError) else 2))
     except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined
         return _complain(f"{type(error).__name__}: {error}")
 

@@ -8452,6 +8452,13 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, home_told, monk
     code, out, err = home_cli(capsys, "pending")
     assert (code, out, err.count("\n")) == (0, "", 3)
     assert err.startswith("alerters: the record of the question 'k' cannot be read: ")
+    home_write({**odd, "questions": [{}]})
+    monkeypatch.setattr(home_told.alerter, "replies", lambda self, question: [], raising=False)
+    assert post("x") is True
+    for command in ("pending", "ask x --key k --timeout 0"):
+        assert home_cli(capsys, *command.split()) == (2, "", (
+            f'alerters: {home_store_file()}: "questions" has a wrong form; it was left as it is: mend it\n'))
+    assert json.loads(home_read())["questions"] == [{}] and len(home_told) == 2
 
 
 @posix
@@ -8607,7 +8614,10 @@ WRONG_VARIABLES = [  # what is set, what is said
     ({"FLAVOR": "slack", "SLACK_CHANNEL_ID": "C1"},
      "slack: give slack_token (posts and asks) or slack_webhook_url (posts only)"),
     ({"FLAVOR": "smtp_email"}, "smtp_email: smtp_server and sender_email are needed"),
-    ({"FLAVOR": "smtp_email", "USE_TLS": "maybe"}, "$ALERTERS_USE_TLS must be true or false, not 'maybe'"),
+    ({"FLAVOR": "smtp_email", "USE_TLS": "maybe"},
+     'smtp_email: use_tls must be True, False, "ssl" or "starttls"'),
+    ({"FLAVOR": "smtp_email", "INCLUDE_HTML": "maybe"},
+     "$ALERTERS_INCLUDE_HTML must be true or false, not 'maybe'"),
     ({"FLAVOR": "smtp_email", "SMTP_PORT": "smtp"}, "$ALERTERS_SMTP_PORT must be a number, not 'smtp'"),
     ({**SLACK_SET, "SLACK_TOKEN": "xoxb-1\nhidden"},
      "slack: slack_token holds a line break or another control character"),
@@ -8632,14 +8642,19 @@ def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
             with pytest.raises(ConfigError) as caught:
                 ask("x")
             assert str(caught.value) == said
+
+
 def test_fields_in_the_environment_do_not_stop_a_stack(slack, monkeypatch, caplog):
     home_register(slack, slack_token="{{env.ALERTERS_SLACK_TOKEN}}")
-    home_set(monkeypatch, SLACK_TOKEN=slack.token, DEBUG="1", COLOUR="red")
+    home_set(monkeypatch, SLACK_TOKEN=slack.token, DEBUG="1", COLOUR="red", STAGE="prod")
     assert post("x") and caplog.messages == []
     home_set(monkeypatch, DISCORD_TOKEN="ab.cd.ef")
     assert post("x") and post("x")
     assert caplog.messages == [f"$ALERTERS_DISCORD_TOKEN is set{LONELY} discord; "
                                "the stack my_slack_alerter_stack is used"]
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="did you mean .ALERTERS_STACK?"):
+        home_set(patch, STACKS="default")  # the people of another stack would be asked
+        ask("x")
     home_set(monkeypatch, FLAVOR="console")
     assert post("x") and len(slack.posted) == 3
 
