@@ -2175,17 +2175,21 @@ class _Draft:
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
         self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
-        self.nonce = question.token if question else _secrets.token_hex(8)
-        mention = _names(getattr(params, "mention", None), "mention") or ()
-        people = question._record.approvers if question else None
-        self.called = [name.strip("<@!>") for name in (*mention, *(people or ())[:_CALLED])]
+        self.nonce = _secrets.token_hex(8)
+        called = mention = list(_names(getattr(params, "mention", None), "mention") or ())
+        if question:
+            self.nonce = question.token
+            called = mention + (question._record.approvers or [])[:_CALLED]
+        self.called = [name.strip("<@!>") for name in called]
         files = message._files(alerter._who)
         for file in files:
             if file.data and not alerter._takes_files():
                 file.problem = _NO_FILES
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
-        self.pictures = [file for file in self.files if file.url or alerter._attaches]  # in messages
+        self.pictures = [file for file in self.files if file.url]  # in messages
+        if alerter._attaches:
+            self.pictures = self.files
         self.blocks = list(map(_aligned, _lay_out(message, files)))
         if mention:
             self.blocks.insert(0, _Block("ping", self.called[:len(mention)]))
@@ -2236,7 +2240,9 @@ class _ChatAlerter(BaseAlerter):
         draft = _Draft(self, _message(message), params)
         pages, whole = self._cut(draft)
         question = draft.message._question
-        draft.until = self._until(_UPLOAD_BUDGET if pages[0].files else _SEND_BUDGET)
+        draft.until = self._until(_SEND_BUDGET)
+        if pages[0].files:
+            draft.until = self._until(_UPLOAD_BUDGET)
         if question:  # once its time is over it is not posted any more
             draft.until = min(draft.until, max(question._ends, self._until(_LATE)))
         self._post(draft, pages[0])
@@ -2284,10 +2290,11 @@ class _ChatAlerter(BaseAlerter):
 
     def _send_pictures(self, draft: _Draft, together: list[_File]) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
-        refused = [file for file in together if file.problem and file in draft.pictures]
-        if len(together) == 1:
-            refused = []
-        for file in refused + draft.pictures[self._most_pictures:]:
+        later = draft.pictures[self._most_pictures:]
+        for file in reversed(together):
+            if file.problem and file in draft.pictures and len(together) > 1:
+                later.insert(0, file)
+        for file in later:
             page = _Page(0)
             page.files = [file] if file.data else []
             page.add(_Block("picture", [], file=file), file.url or file.name, "", 0)
@@ -2297,11 +2304,8 @@ class _ChatAlerter(BaseAlerter):
                 file.problem = str(error)
 
     def _cut(self, draft: _Draft, most: int = _PARTS) -> tuple[list[_Page], _File | None]:
-        """Return the messages of a draft; of too many, `most` and one more, and a file with the whole text.
-
-        The first one has title, facts, pictures and how to answer, whatever the length of the text.
-        """
-        text, beside = self._shaped(draft)
+        """Return the messages of a draft; of too many `most` and one more, and a file with the whole text."""
+        text, beside = self._shaped(draft)  # the latter stands in the first, whatever the length of the text
         huge = 10 * self._limit  # what many people and long words take may be more than one limit
         frame = _paged(self, beside, huge, huge)[0]
         room = max(self._limit - huge + frame.room, self._limit // 4)
@@ -2323,10 +2327,7 @@ class _ChatAlerter(BaseAlerter):
         return pages, whole
 
     def _fewer(self, draft: _Draft, pages: list[_Page], whole: _File | None) -> list[_Page]:
-        """Return one message in place of too many, if the whole text is attached, or else ten of them.
-
-        These are the first five, at their end how much is left out, and the last five.
-        """
+        """Return the first of too many if the whole is attached; else five, what is left out, and five."""
         if not whole:
             return pages
         if not whole.problem:
@@ -2434,10 +2435,10 @@ class _ChatAlerter(BaseAlerter):
         view = _View(question)
         key = (os.getpid(), getattr(self, self._token_field), getattr(self, "listen", ""), id(self.clock),
                view.channel, view.thread)
-        question._shared = _VIEWS.setdefault(key, view)
-        question._shared.questions.add(question)
-        if question._shared.error:  # who comes anew tries again
-            question._shared.began = view.began
+        question._shared = shared = _VIEWS.setdefault(key, view)
+        shared.questions.add(question)
+        if shared.error:  # who comes anew tries again
+            shared.began = view.began
 
     def _release(self, question: Question) -> None:
         if question._shared:
@@ -2449,16 +2450,13 @@ class _ChatAlerter(BaseAlerter):
         return question._shared or own
 
     def _share(self, question: Question) -> Any:
-        """Return what `_read_view` finds; or what it found a moment ago for somebody else who waits there.
-
-        A moment is a quarter of the pause between two polls. At the deadline it is read once more.
-        """
+        """Return what `_read_view` finds, or found for others in the last quarter of a pause."""
         view = self._view_of(question)
         if question._shared is None:  # it is not waited for, only looked at
             return self._read_view(view, question)
         now, age = self.clock.monotonic(), self.clock.now() - question._record.asked
         newest = now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4
-        if now >= question._ends:
+        if now >= question._ends:  # once more at the deadline
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
             if view.began < newest:
@@ -2473,10 +2471,7 @@ class _ChatAlerter(BaseAlerter):
             return view.last
 
     def _answers(self, question: Question, below: list[_Dict], plain: str) -> list[_Dict]:
-        """Return what people wrote in reply to the question, and plain messages above the next one there.
-
-        plain: the way by which the latter count, "" if they do not.
-        """
+        """Return what people wrote in reply; plain: what plain messages above the next question count as."""
         answers = []
         for row in below:
             if self._is_bot(row):
@@ -2624,7 +2619,7 @@ def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
 
 
 def _report(who: str, points: Iterable[tuple[bool | None, str]]) -> str:
-    """Return one line per point of a check, True, False or None for what is no fault; raise if one failed."""
+    """Return a line for each point of a check (None: no fault); raise if one failed."""
     marks = {True: "ok    ", False: "FAIL  ", None: "note  "}
     lines, failed = [], []
     for good, text in points:
@@ -2652,9 +2647,9 @@ _SCOPES = {"chat:write": "to post", "reactions:write": "to offer one tap",
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
 _SLACK_MARKS = {"bold": "*{}*", "italic": "_{}_", "strike": "~{}~", "code": "`{}`"}
 _SLACK_CURES: dict[str, _Cure] = {  # of all others people
-    "ratelimited": "again", "rate_limited": "again", "org_login_required": "again", "invalid_cursor": "again",
-    "team_added_to_org": "again", "fatal_error": "look", "internal_error": "look", "request_timeout": "look",
-    "service_unavailable": "look"}  # may be done
+    "ratelimited": "again", "rate_limited": "again", "org_login_required": "again",
+    "team_added_to_org": "again", "invalid_cursor": "again", "fatal_error": "look", "internal_error": "look",
+    "request_timeout": "look", "service_unavailable": "look"}
 _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     "not_authed|invalid_auth|not_allowed_token_type|is_bot":
         "wrong token, or this address is not on the app's allow-list: copy the Bot User OAuth Token, xoxb-…",
@@ -2780,8 +2775,7 @@ class SlackAlerter(_ChatAlerter):
         if self.listen == "channel" and not question.ref.get("thread_ts"):
             rows, missing = self._share(question)
             if not missing and _row_of(rows, "ts", question.ref["ts"]) is None:
-                # For others was read only what is newer.
-                rows, missing = self._read_view(_View(question), question)
+                rows, missing = self._read_view(_View(question), question)  # others need only what is newer
             question._missing = question._missing or missing
             if not missing:  # of a part nobody knows which question stands above it
                 answers += self._answers(question, _below(question, rows), "channel")
@@ -2804,7 +2798,7 @@ class SlackAlerter(_ChatAlerter):
             row = _row_of(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
-            if row and told == (row["reply_count"], row.get("latest_reply")) and now < at + _POLL_MAX:
+            if row and told == _replies_of(row) and now < at + _POLL_MAX:
                 return row, known
         if view.thread:
             rows, question._missing = self._share(question)
@@ -2816,22 +2810,19 @@ class SlackAlerter(_ChatAlerter):
         row = _row_of(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
-        question._memo["thread"] = (row.get("reply_count"), row.get("latest_reply")), rows, now
+        question._memo["thread"] = _replies_of(row), rows, now
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> _Reading:
-        """Read a thread; or a channel from the oldest question that somebody waits for on.
-
-        Where plain messages answer, to its end; else to the newest one, in one page: a question that is not
-        in it is read for itself.
-        """
+        """Read a thread; or a channel from the oldest question that somebody waits for on."""
         if view.thread:
             return self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
         refs = sorted((other.ref for other in list(view.questions)), key=_moment)
         args = {"channel": view.channel, "oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
             return self._read(view, question, "history", args)
-        return self._read(view, question, "history", {**args, "latest": refs[-1]["ts"]}, 1)
+        args["latest"] = refs[-1]["ts"]  # in one page: a question that is not in it is read for itself
+        return self._read(view, question, "history", args, 1)
 
     def _read(self, view: _View, question: Question, kind: str, args: _Dict,
               most: int | None = None) -> _Reading:
@@ -2866,13 +2857,11 @@ class SlackAlerter(_ChatAlerter):
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
 
     def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
-        """Return the question's row with all who gave its reactions; only reactions.get is sure to list them.
-
-        row: as it came with the thread, None if it did not.
-        """
+        """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
         for reaction in _rows_of((row or {}).get("reactions")):
             users = _rows_of(reaction.get("users"), str)
-            if len(users) < reaction.get("count", 0) and question._verdict(str(reaction.get("name")), True):
+            decides = question._verdict(str(reaction.get("name")), True)
+            if decides and len(users) < reaction.get("count", 0):
                 row = None
         if row:
             return row
@@ -2909,14 +2898,13 @@ class SlackAlerter(_ChatAlerter):
     @_documented
     def _find_post(self, where: _Dict, since: float, mark: str, until: float | None = None) -> _Dict | None:
         """Return the ref of a message of ours with a mark in it, that may or may not have been posted."""
-        channel, thread = where["channel"], where["thread"]
-        kind, args = "history", {"channel": channel, "oldest": f"{since - _LOOK_BACK:.6f}"}
-        if thread:
-            kind, args = "replies", {"channel": channel, "ts": thread}
-        for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
-            if row.get("user") == self._me() and mark in str(row):
-                ref = {"channel": channel, "ts": row["ts"]}
-                return {**ref, "thread_ts": thread} if thread else ref
+        kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
+        if where["thread"]:
+            kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
+        for page in self._pages(kind, args, until):
+            for row in page:
+                if row.get("user") == self._me() and mark in str(row):
+                    return _ref(where, row)
         return None
 
     @_documented
@@ -2977,8 +2965,9 @@ class SlackAlerter(_ChatAlerter):
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         if style == "link":
-            url, label = url.replace("&", "&amp;").replace("|", "%7C"), safe.replace("|", "¦")
-            return f"<{url}|{label}>" if safe != url else f"<{url}>"
+            url = url.replace("&", "&amp;").replace("|", "%7C")
+            label = safe.replace("|", "¦")
+            return f"<{url}>" if safe == url else f"<{url}|{label}>"
         if style == "time":  # in the reader's zone: docs.slack.dev/messaging/formatting-message-text
             return f"<!date^{url}^{{date_short_pretty}} {{time}}|{safe}>"
         if style == "mention" and text in ("here", "channel", "everyone"):
@@ -3016,7 +3005,8 @@ class SlackAlerter(_ChatAlerter):
         return payload
 
     def _named(self, files: Iterable[_File]) -> str:
-        return "\n".join(self._mark("text", file.name, "") for file in files)
+        names = [self._mark("text", file.name, "") for file in files]
+        return "\n".join(names)
 
     def _blocks(self, kind: str, written: Sequence[_Block]) -> list[_Dict]:
         """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
@@ -3053,12 +3043,11 @@ class SlackAlerter(_ChatAlerter):
         def post() -> _Dict:
             self._note_time(draft, page)
             answer = self._call("chat.postMessage", payload, until)
-            return {"channel": answer.get("channel") or where["channel"], "ts": str(answer.get("ts"))}
+            return _ref({**where, "channel": answer.get("channel") or where["channel"]}, answer)
 
         # Slack knows no repeats: without a block to know it by, nobody can tell whether it was posted.
-        ref = _insist(post, self.clock, until, find=find if mark in str(payload) else None)
-        if where["thread"]:
-            ref["thread_ts"] = where["thread"]
+        known = find if mark in str(payload) else None
+        ref = _insist(post, self.clock, until, find=known)
         self._upload(page.files, ref, until)
         return ref
 
@@ -3069,16 +3058,14 @@ class SlackAlerter(_ChatAlerter):
         taken = word == "ok"
         if "://hooks.slack" not in url:  # Mattermost and others answer what they like
             taken = not answer.is_page()
-        if not taken or not 200 <= answer.status < 300:
-            code = word if re.fullmatch(r"[a-z_]{3,50}", word) else None
-            what = code or f"HTTP {answer.status} from the webhook"
+        code, what = None, f"HTTP {answer.status} from the webhook"
+        if re.fullmatch(r"[a-z_]{3,50}", word):
+            code = what = word
+        if not taken or answer.status // 100 != 2:
             raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
-        """Share files in one reply in the message's thread; one that cannot be shared gets a `problem`.
-
-        In three steps: docs.slack.dev/messaging/working-with-files
-        """
+        """Share files in one reply, in three steps: docs.slack.dev/messaging/working-with-files"""
         shared = []
         for file in files:
             try:
@@ -3128,9 +3115,10 @@ class SlackAlerter(_ChatAlerter):
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
         code = data.get("error")
-        if answer.status == 200 and (data.get("ok") is True or code == "already_reacted"):
-            if scopes is not None:
-                data["scopes"] = re.split(r"[,\s]+", scopes)
+        if scopes is not None:
+            data["scopes"] = re.split(r"[,\s]+", scopes)
+        done = data.get("ok") is True or code == "already_reacted"
+        if answer.status == 200 and done:
             return data
         if answer.status != 200 or not isinstance(code, str):
             what = code or f"HTTP {answer.status}, no answer of Slack"
@@ -3154,9 +3142,21 @@ def _mrkdwn(words: str) -> _Dict:
     return {"type": "mrkdwn", "text": words, "verbatim": True}
 
 
+def _ref(where: _Dict, row: _Dict) -> _Dict:
+    ref = {"channel": where["channel"], "ts": str(row.get("ts"))}
+    if where["thread"]:
+        ref["thread_ts"] = where["thread"]
+    return ref
+
+
 def _thread_of(ref: _Dict) -> str | None:
     """Return the thread of a message of Slack, which begins with it if it is in none."""
     return ref.get("thread_ts") or ref.get("ts")
+
+
+def _replies_of(row: _Dict) -> tuple[Any, Any]:
+    """Return what changes with each reply to a row."""
+    return row.get("reply_count"), row.get("latest_reply")
 
 
 def _moment(row: Any) -> float:
