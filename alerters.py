@@ -3784,18 +3784,18 @@ class SMTPEmailAlerter(BaseAlerter):
     imap_username: str = _field("", "default: the SMTP one", "id")
     imap_password: str = _field("", "default: the SMTP one", "password")
     timeout: float | None = _field(None, _TIMEOUT, "time")
-    approvers: Iterable[str] | None = _field(None, "who may decide: addresses; default: the recipients",
-                                             "list")
+    approvers: Iterable[str] | None = _field(None, "addresses that decide; default: the recipients", "list")
     case_sensitive: bool = _field(False, _CASE, "bool")
 
     flavor = "smtp_email"
+    _sender = ""  # the address in sender_email, without the name that may stand before it
     _answer_by, _shows_questions, _calls_people = "Reply to this mail with", True, False
     _asked = ("smtp_server", "sender_email", "password", "recipient_email")
     _example = {"smtp_server": "localhost", "sender_email": "a@example.org",
                 "recipient_email": "b@example.org"}
 
     def _can_follow(self, ref: _Dict) -> bool:
-        return str(ref.get("message_id"))[:1] == "<"
+        return bool(re.fullmatch(r"<[!-~]{3,75}>", str(ref.get("message_id"))))
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
@@ -3815,15 +3815,11 @@ class SMTPEmailAlerter(BaseAlerter):
         if not self.smtp_server or not self.sender_email:
             raise ConfigError(f"{self._who}: smtp_server and sender_email are needed")
         name, address = _mailbox(self.sender_email, f"{self._who}: sender_email")
+        self._set("_sender", address)
         self._set("sender_email", f'"{name}" <{address}>' if name else address)
         self._set("recipient_email", tuple(self._recipients(None)))
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
             raise ConfigError(f"{self._who}: a password is not sent without TLS: leave use_tls=True")
-
-    @property
-    def _sender(self) -> str:
-        """The sender's address, without the name that may stand before it."""
-        return _mailbox(self.sender_email, self._who)[1]
 
     def check(self) -> str:
         """Connect over SMTP, and over IMAP if it is set, and log in there."""
@@ -3848,18 +3844,18 @@ class SMTPEmailAlerter(BaseAlerter):
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         message = _message(message)
         loaded = message._files(self._who)
-        mail, people, files = self._compose(message, params, loaded)
+        mail = self._compose(message, params, loaded)
         try:
-            self._deliver(mail, people, files)
+            self._deliver(mail)
         except DeliveryError as error:
-            if not files or error.status != 552 or error.outcome != "not_sent":
+            if not mail.files or error.status != 552 or error.outcome != "not_sent":
                 raise
-            for file in files:
-                file.problem = _one_line(error.args[0], 200)
-            _log().warning("%s; it goes without %s", error, ", ".join([file.name for file in files]))
-            mail, _, _ = self._compose(message, params, loaded, attach=False)
-            self._deliver(mail, people, [])
-        return Receipt(self._label, {"message_id": str(mail["Message-ID"])})
+            for file in mail.files:
+                file.problem, file.data = _one_line(error.args[0], 200), b""
+            _log().warning("%s; it goes without %s", error, ", ".join([file.name for file in mail.files]))
+            mail = self._compose(message, params, loaded, attach=False)
+            self._deliver(mail)
+        return Receipt(self._label, {"message_id": mail.ident})
 
     def _recipients(self, params: AlerterParameters | None) -> list[str]:
         where, found = f"{self._who}: recipient_email", {}
@@ -3869,22 +3865,22 @@ class SMTPEmailAlerter(BaseAlerter):
                 found[_mailbox(name, where)[1]] = True
         return list(found)
 
-    def _new_mail(self, subject: str, to: Iterable[str], question: Question | None, ident: str,
-                  above: _Dict) -> _email_message.EmailMessage:
-        """Return a mail without a body. ident: for its Message-ID; above: the ref of what it answers."""
-        domain = self._sender.rpartition("@")[2]
-        if len(domain) > 40:
-            domain = "alerters.invalid"  # the email package encodes ids of more than 77, which breaks threads
-        # By itself the email package writes short text in 8 bits, which smtplib does not announce.
+    def _new_mail(self, subject: str, to: Iterable[str], above: _Dict, question: Question | None,
+                  mark: str = "") -> _email_message.EmailMessage:
+        """Return a mail without a body, below the one that has the ref `above`. mark: of its id."""
+        subject = _one_line(subject.replace("=?", "= ?"), 180)  # it could become a header: CVE-2024-6923
+        ident = _secrets.token_hex(8)
+        if question:
+            subject, ident = f"{subject} [#{question.token}]", question.token + mark
+        # The email package encodes ids of more than 77 characters, which breaks threads.
+        domain = self._sender.rpartition("@")[2][-40:].strip(".-")
+        # By itself it writes short text in 8 bits, which smtplib does not announce.
         mail = _email_message.EmailMessage(policy=_email_policy.SMTP.clone(cte_type="7bit"))
-        # An encoded word could become another header: CVE-2024-6923.
-        subject = _one_line(subject.replace("=?", "= ?"), 180)
-        mail["Subject"] = f"{subject} [#{question.token}]" if question else subject
-        mail["From"], mail["To"] = self.sender_email, ", ".join(to)
+        mail["Subject"], mail["From"], mail["To"] = subject, self.sender_email, ", ".join(to)
         fixed = {"Date": _email_utils.formatdate(self.clock.now(), usegmt=True),
                  "Message-ID": f"<alerters.{ident}@{domain}>",
                  "Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "OOF, AutoReply"}
-        if re.fullmatch(r"<[!-~]{3,75}>", str(above.get("message_id"))):
+        if self._can_follow(above):
             fixed["In-Reply-To"] = fixed["References"] = above["message_id"]
         # As they are: parsing each of them would cost a tenth of the whole mail.
         for name, value in fixed.items():
@@ -3892,173 +3888,202 @@ class SMTPEmailAlerter(BaseAlerter):
         return mail
 
     def _compose(self, message: AlerterMessage, params: AlerterParameters | None, loaded: list[_File],
-                 attach: bool = True) -> tuple[_email_message.EmailMessage, list[str], list[_File]]:
-        """Return the mail, with a placeholder for each file, its recipients, and the files in their order."""
-        recipients = self._recipients(params)
-        if not recipients:
+                 attach: bool = True) -> _Mail:
+        people, question = self._recipients(params), message._question
+        if not people:
             raise ConfigError(f"{self._who}: no recipient: give recipient_email in the alerter or the params")
+        prefix, above = self._option(params, "subject_prefix", ""), getattr(message._reply_to, "ref", {})
         subject = getattr(params, "subject", None) or message._name() or "Alert"
-        question, above = message._question, message._reply_to.ref if message._reply_to else {}
-        mail = self._new_mail(f"{self._option(params, 'subject_prefix', '')} {subject}", recipients, question,
-                              question.token if question else _secrets.token_hex(8), above)
-        whole, files = _whole_text(message), [file for file in loaded if file.data and attach]
+        mail = self._new_mail(f"{prefix} {subject}", people, above, question)
+        files, shown = [file for file in loaded if file.data], []
+        whole, half = _whole_text(message), _MAIL_MAX // 4
         if len(whole) > _MAIL_MAX:
+            [note] = _left_out(len(whole) - 2 * half).lines
+            short = "\n\n".join([whole[:half], note, whole[-half:]])
+            message = message._with(title=None, body=short, metadata={})
             if attach:
                 files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
-            half = _MAIL_MAX // 4
-            note = _left_out(len(whole) - 2 * half).lines[0]
-            short = f"{whole[:half]}\n\n{note}\n\n{whole[-half:]}"
-            message = message._with(title=None, body=short, metadata={})
         blocks = _lay_out(message, loaded)
-        for block in blocks:
-            if block.kind == "how" and question:
-                block.links = self._answer_links(question, str(mail["Subject"]))
         mail.set_content(_as_text(blocks) + "\n")
-        shown: list[_File] = []
         if self._option(params, "include_html", True):
-            own = getattr(params, "html_body", None)
-            mail.add_alternative(_clean(own) if own else _mail_html(blocks, message.level), subtype="html")
-            page: Any = mail.get_body(("html",))
-            shown = [file for file in files if file.image and not own]
-            for file in shown:
-                page.add_related(_placeholder(file), *file.type.split("/"), filename=file.name,
-                                 disposition="inline", cid=f"<image{loaded.index(file)}>")
-        attached = [file for file in files if file not in shown]
-        for file in attached:
-            kind, _, charset = file.type.partition("; charset=")
-            mail.add_attachment(_placeholder(file), *kind.split("/"), filename=file.name,
-                                params={"charset": charset} if charset else {})
+            html = _clean(getattr(params, "html_body", None) or "")
+            if not html:
+                html = _mail_html(blocks, message.level, self._buttons(question, str(mail["Subject"])))
+                shown = [file for file in files if file.image]
+            mail.add_alternative(html, subtype="html")
+        page: Any = mail.get_body(("html",))
+        files.sort(key=shown.__contains__, reverse=True)  # as they follow each other in the mail
+        for file in files:
+            part = _placeholder(file), *file.type.split("/")
+            if file in shown:
+                page.add_related(*part, filename=file.name, disposition="inline",
+                                 cid=f"<image{loaded.index(file)}>")
+            else:
+                mail.add_attachment(*part, filename=file.name)
         if question:  # the recipients are the ones who may decide
-            question._take_step(recipients=recipients, sent=_as_sent(mail))
-        return mail, recipients, shown + attached
+            question._take_step(recipients=people, sent=_as_sent(mail))
+        return _Mail(mail, people, files)
 
-    def _answer_links(self, question: Question, subject: str) -> list[tuple[str, str]]:
-        """Return (label, address) of the two buttons: each opens the finished answer (RFC 6068)."""
-        links = []
-        for label, words in (("Approve", question._record.approve), ("Decline", question._record.decline)):
-            head = {"subject": f"Re: {subject}", "body": words[0]}
+    def _buttons(self, question: Question | None, subject: str) -> str:
+        """Return two buttons as HTML: each opens the finished answer (RFC 6068)."""
+        if question is None:
+            return ""
+        html, words = "", (question._record.approve[0], question._record.decline[0])
+        for label, ground, word in zip(("Approve", "Decline"), ("#15803d", "#b91c1c"), words):
+            head = {"subject": f"Re: {subject}", "body": word}
             query = _parse.urlencode(head, quote_via=_parse.quote, safe="")
-            links.append((label, f"mailto:{_parse.quote(self.sender_email, safe='@')}?{query}"))
-        return links
+            address = f"mailto:{_parse.quote(self.sender_email, safe='@')}?{query}"
+            html += _BUTTON.format(_html.escape(address), ground, label)
+        return html
 
-    def _deliver(self, mail: _email_message.EmailMessage, people: Iterable[str], files: list[_File]) -> None:
+    def _deliver(self, mail: _Mail) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
-        missing: dict[str, DeliveryError | None] = dict.fromkeys(people)  # who does not have it, and why
-        everybody, data = len(missing), _MailData(mail, files)
-        until = self._until(_UPLOAD_BUDGET if files else _SEND_BUDGET)
-        last = None  # what it ended with
+        until, refused = self._until(_UPLOAD_BUDGET if mail.files else _SEND_BUDGET), mail.refused
+        everybody, cause = len(mail.left), None
         try:
-            _insist(lambda: self._transact(data, missing, until), self.clock, until)
+            _insist(lambda: self._transact(mail, until), self.clock, until)
         except DeliveryError as caught:
-            last = caught
-        if not missing:
+            if not refused and len(mail.left) == everybody:
+                raise  # it is about the mail, not about one of them
+            cause = caught
+            if caught not in refused.values():
+                refused.update(dict.fromkeys(mail.left, caught))
+        if not refused:
             return
-        refusals = [refusal for refusal in missing.values() if refusal]
-        if last and not refusals and len(missing) == everybody:
-            raise last  # it is about the mail, not about one of them
-        last = last or refusals[0]
+        cause = cause or list(refused.values())[0]
         why = []
-        for address, refusal in missing.items():
-            words = (refusal or last).args[0].partition(": ")[2]
-            why.append(f"{address} ({words})")
-        error = _failure(self._who, f"refused: {', '.join(why)}", status=last.status, code=last.code,
-                         hint=last.hint, cure="look" if data.unheard else last._cure)
-        if len(missing) < everybody:
+        for address, error in refused.items():
+            why.append(f"{address} ({error.args[0].partition(': ')[2]})")
+        error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, code=cause.code,
+                         hint=cause.hint, cure="look" if mail.unheard else cause._cure)
+        if len(refused) < everybody:
             error.outcome = "partial"
         raise error
 
-    def _transact(self, data: _MailData, missing: dict[str, DeliveryError | None], until: float) -> None:
+    def _transact(self, mail: _Mail, until: float) -> None:
         """Send the mail to those who may still get it; note who has it, and why the others do not."""
-        left = [address for address, error in missing.items() if not error or error._again]
-        session = self._smtp(until)
+        session, in_data = self._smtp(until), False
+        taken: list[str] = []
         try:
-            refused = session.sendmail(self._sender, left, data)
-            for address in set(left).difference(refused):
-                del missing[address]
+            size = [f"size={mail.size}"] if session.has_extn("size") else []  # RFC 1870
+            _expect(session.mail(self._sender, size), 250)
+            for address in mail.left:
+                answer = session.rcpt(address)
+                if answer[0] in (250, 251):
+                    taken.append(address)
+                else:
+                    mail.refused[address] = _mail_failure(self._who, _smtplib.SMTPResponseException(*answer))
+            if taken:
+                _expect(session.docmd("DATA"), 354)
+                in_data = True  # from now on nobody knows whether it arrived
+                for piece in mail:
+                    session.send(piece)
+                _expect(session.getreply(), 250)
+            for address in taken:
+                mail.refused.pop(address, None)
+            mail.left = [address for address, error in mail.refused.items() if error._again]
             with contextlib.suppress(OSError):  # how the server says good-bye does not matter
                 session.quit()
-        except _smtplib.SMTPRecipientsRefused as error:
-            refused = error.recipients  # not all, if the server left at one
         except (OSError, ValueError) as caught:
-            failure = _mail_failure(self._who, caught, session.in_data)
+            failure = _mail_failure(self._who, caught, in_data)
             if failure.outcome == "unknown":
                 # Once more and no more, as not all servers drop a second mail with the same Message-ID.
-                data.unheard += 1
-                failure._cure = "again" if data.unheard < 2 else "look"
+                mail.unheard += 1
+                failure._cure = "again" if mail.unheard < 2 else "look"
             raise failure from None
         finally:
             session.close()
-        for address, answer in refused.items():
-            missing[address] = _mail_failure(self._who, _smtplib.SMTPResponseException(*answer))
-        for refusal in missing.values():
-            if refusal and refusal._again:
-                raise refusal
+        if mail.left:
+            raise mail.refused[mail.left[0]]
 
     def _smtp(self, until: float) -> Any:
         """Return a session of smtplib, encrypted and logged in as the fields say."""
-        password, deadline = self._secret("password"), _deadline(self.clock, until)
-        at_once = self.use_tls == "ssl" or self.use_tls is True and self.smtp_port == 465
+        password, tls = self._secret("password"), self.use_tls
+        if tls is True:
+            tls = "ssl" if self.smtp_port == 465 else "starttls"
 
-        def connect(trust: _Trust | None) -> Any:
-            session_class = _smtp_class(deadline, trust if at_once else None)
+        def begin(wire: _Wire, trust: _Trust | None) -> Any:
             # For EHLO, without the DNS; Google's relay refuses localhost and 127.0.0.1.
             name = _socket.gethostname()
             if not re.fullmatch(r"(?!localhost\b)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z-]+", name):
                 name = self._sender.rpartition("@")[2]
-            session = session_class(self.smtp_server, self.smtp_port, name)
+            session: Any = _smtplib.SMTP(local_hostname=name)
+            session.sock, session._host = wire, self.smtp_server
+            session.debuglevel = 0  # a program that sets it on smtplib's class would see the password printed
             try:
-                # smtplib says EHLO by itself, but does not tell a server's words against it.
-                _expect(session.ehlo(), 250)
-                # Never without it where it is wanted: somebody in between can strip the offer.
-                if trust and not at_once:
-                    session.starttls(context=trust)
-                    session.ehlo()
-                if password:
-                    _smtp_login(session, self.username or self._sender, password)
-            except BaseException:  # whatever comes, Ctrl-C too
-                session.close()
-                raise
+                greeting = session.getreply()
+            except _smtplib.SMTPServerDisconnected as error:
+                if tls == "ssl" or not isinstance(error.__context__, _socket.timeout):
+                    raise
+                hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
+                raise _Unreachable(f"{wire.place}: no greeting in time", hint, cure="later") from None
+            _expect(greeting, 220)
+            # smtplib says EHLO by itself, but does not tell a server's words against it.
+            _expect(session.ehlo(), 250)
+            # Never without it where it is wanted: somebody in between can strip the offer.
+            if tls == "starttls":
+                session.starttls(context=trust)
+                session.ehlo()
+            if password:
+                _smtp_login(session, self.username or self._sender, password)
             return session
 
-        return self._connected(connect, bool(self.use_tls))
+        advice = 'use_tls="starttls" is for ports that do not: 587, 25'
+        return self._session(self.smtp_server, self.smtp_port, tls, until, begin, advice)
 
     def _imap(self, until: float) -> Any:
         """Return a session of imaplib with INBOX, over TLS and logged in."""
-        deadline = _deadline(self.clock, until)
         user = self.imap_username or self.username or self._sender
         password = self._secret("imap_password" if self.imap_password else "password")
 
-        def connect(trust: _Trust | None) -> Any:
+        def begin(wire: _Wire, trust: object) -> Any:
             class Session(_imaplib.IMAP4):
                 def _create_socket(self, *_: object) -> Any:  # imaplib has no timeout before 3.9
-                    return _dial_mail(self.host, self.port, deadline, trust, "imap_port=993 speaks it")
+                    return wire
 
-            session = Session(self.imap_server, self.imap_port)
+            session = Session()
             session.debug = 0  # a program that sets imaplib.Debug would see the password printed
-            try:
-                _imap_login(self._who, session, user, password)
-                if session.select("INBOX", readonly=True)[0] != "OK":
-                    raise ValueError("INBOX cannot be opened")
-            except BaseException:  # as above
-                session.sock.close()
-                raise
+            _imap_login(self._who, session, user, password)
+            if session.select("INBOX", readonly=True)[0] != "OK":
+                raise ValueError("INBOX cannot be opened")
             return session
 
-        return self._connected(connect)
+        return self._session(self.imap_server, self.imap_port, "ssl", until, begin, "imap_port=993 speaks it")
 
-    def _connected(self, connect: Callable[[_Trust | None], Any], tls: bool = True) -> Any:
-        """Return connect(trust), None without TLS. Its failures are DeliveryErrors."""
+    def _session(self, host: str, port: int, tls: bool | str, until: float,
+                 begin: Callable[[_Wire, _Trust | None], Any], advice: str) -> Any:
+        """Return what `begin` makes of a connection. Its failures are DeliveryErrors.
+
+        tls: "ssl", "starttls" or False. advice: if the port does not speak TLS at once.
+        """
+        deadline = _deadline(self.clock, until)
+
+        def connect(trust: _Trust | None) -> Any:
+            wire = _connect(host, port, deadline, trust if tls == "ssl" else None)
+            try:
+                return begin(wire, trust)
+            except BaseException:  # whatever comes, Ctrl-C too
+                wire.close()
+                raise
+
         try:
             return _trusting(self._who, connect) if tls else connect(None)
         except AlerterError:
             raise
         except Exception as caught:  # sockets, ssl, smtplib and imaplib raise many kinds
             error = _mail_failure(self._who, caught)
+            proxies = {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"}.intersection(os.environ)
+            if tls == "ssl" and "TLS at once" in str(caught):
+                error.hint = advice
+            elif proxies and isinstance(caught, _Unreachable) and not caught.code:
+                error.hint = f"{error.hint}; mail does not go through the proxy of {max(proxies)}"
+        except BaseException as caught:  # Ctrl-C: the libraries' frames know the password
+            raise _stripped(caught) from None
         raise error
 
     def _preview(self, message: AlerterMessage) -> str:
-        mail, _, _ = self._compose(message, None, message._files(self._who))
-        return mail.as_bytes().decode("ascii", "replace").replace("\r\n", "\n")
+        mail = self._compose(message, None, message._files(self._who))
+        return mail.flat.decode("ascii", "replace").replace("\r\n", "\n")
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         mailbox = [self.imap_server, self.imap_username or self.username]
@@ -4069,25 +4094,27 @@ class SMTPEmailAlerter(BaseAlerter):
         return "" if self.imap_server else "an e-mail alerter needs imap_server to read the answers"
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        people = question._record.recipients or self.recipient_email
+        record = question._record
+        people = record.recipients or self.recipient_email
         if to:
-            people = [_address(to.by, "reply")]
-        ident = f"{question.token}.{_secrets.token_hex(4)}"
-        mail = self._new_mail(f"Re: {_bare(question._record.text)}", people, question, ident, question.ref)
+            people = [_mailbox(to.by, "reply")[1]]
+        mail = self._new_mail(f"Re: {_bare(record.text)}", people, question.ref, question,
+                              f".{_secrets.token_hex(4)}")
         mail.set_content(_clean(text).replace("`", "") + "\n")
-        question._take_step(sent=question._record.sent + _as_sent(mail))
-        self._deliver(mail, people, [])
+        question._take_step(sent=record.sent + _as_sent(mail))
+        self._deliver(_Mail(mail, people))
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
         began = self.clock.monotonic()
         if question._shared is None:  # what is read for all of this process that wait in the mailbox
-            user = self.imap_username, self.username, self.sender_email
-            key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, user)
+            key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, self.imap_username,
+                   self.username, self.sender_email)
             question._shared = _MAILBOXES.setdefault(key, _Mailbox())
-            question._shared.questions.add(question)
         box: _Mailbox = question._shared
         with box.lock:
+            box.questions.add(question)
+            box.since = min(box.since, question._record.asked - 2 * 86400)
             try:
                 if box.session is None:
                     box.begin(self._imap(self._until()))
@@ -4105,16 +4132,16 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _answers(self, box: _Mailbox, question: Question) -> list[_Dict]:
         """Return the answers among the mails that name a question, oldest first."""
-        mails, record = box.naming(question.token), question._record
+        record, uids = question._record, box.naming(question.token)
         people = set(map(self._person, record.approvers or record.recipients or self.recipient_email))
-        new = [uid for uid, answer in mails.items() if answer is None]
+        new = [uid for uid in uids if uid not in box.answers]
         for uid, arrived, data in box.fetch(new, f"BODY.PEEK[]<0.{_READ_MAX}>", 1):
-            mails[uid] = {}
+            box.answers[uid] = None
             try:
-                mails[uid] = _mail_answer(data, question, self.sender_email, people, arrived) or {}
+                box.answers[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 _log().debug("%s: a mail that cannot be read: %s", self._who, _one_line(error))
-        return [mails[uid] for uid in sorted(mails) if mails[uid]]
+        return list(filter(None, map(box.answers.get, uids)))
 
     def _ready_to_read(self, where: _Dict) -> None:
         until = self._until(_SEND_BUDGET)
@@ -4122,7 +4149,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
-            return _address(name, "address").casefold()
+            return _mailbox(name, "address")[1].casefold()
         return ""
 
     def _release(self, question: Question) -> None:
@@ -4140,15 +4167,15 @@ class _Mailbox:
         self.lock, self.session = _threading.Lock(), None  # type: Any, Any
         self.questions: set[Question] = set()  # that wait in it
         self.began = 0.0  # when the last look began
+        self.since = float("inf")  # when the first of them was asked; SINCE knows days, and not whose
 
     def begin(self, session: Any) -> None:
         """Read with a new session: only within one do UIDs surely stay the same (UIDVALIDITY)."""
         self.session = session
-        self._uids: list[int] = []  # of all mails since then
-        self._heads: set[int] = set()  # UIDs of mails whose heads were read
+        self._unread: set[int] = set()  # UIDs of mails whose heads are yet to be read
+        self._named: dict[int, str] = {}  # which question's token the others name, by UID
         self._searched: dict[str, int] = {}  # the last UID among which the server found a token
-        # By the token of a question, the UIDs that name it: what each answers, {} nothing, None not read yet.
-        self._named: dict[str, dict[int, Any]] = {}
+        self.answers: dict[int, _Dict | None] = {}  # what the mails answer that were read whole, by UID
 
     def close(self) -> None:
         if self.session:
@@ -4157,85 +4184,74 @@ class _Mailbox:
 
     def look(self) -> None:
         """Learn which mails there are since the questions were asked."""
-        # After a NOOP the server tells what is new (RFC 3501, 6.1.2). SINCE knows days, not whose.
-        self.session.noop()
-        asked = min([question._record.asked for question in list(self.questions)])
-        since = _imaplib.Time2Internaldate(asked - 2 * 86400)
-        self._uids = self._search("SINCE", since[1:12])
+        self.session.noop()  # after which the server tells what is new (RFC 3501, 6.1.2)
+        day = _imaplib.Time2Internaldate(self.since)[1:12]
+        self._unread = self._search("SINCE", day).difference(self._named)
 
-    def naming(self, token: str) -> dict[int, Any]:
-        """Return the mails that name a question, by UID. Of many new ones, the server finds them first."""
-        searched = self._searched.get(token, 0)
-        new = [uid for uid in set(self._uids) - self._heads if uid > searched]
+    def naming(self, token: str) -> list[int]:
+        """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
+        new = {uid for uid in self._unread if uid > self._searched.get(token, 0)}
         if len(new) > _MANY_MAILS:
             found = self._search("OR", "SUBJECT", token, "OR", "HEADER", "In-Reply-To", token,
                                  "HEADER", "References", token)
             if found:
                 self._searched[token] = max(new)
-                new = list(set(new).intersection(found))
-        for uid, _, head in self.fetch(new, _HEAD_FIELDS, 500):
-            self._heads.add(uid)
-            self._named.setdefault(_question_of(_email.message_from_bytes(head)), {})[uid] = None
-        return self._named.setdefault(token, {})
+                new &= found
+        for uid, _, head in self.fetch(sorted(new), _HEAD_FIELDS, 500):
+            self._unread.discard(uid)
+            self._named[uid] = _question_of(_email.message_from_bytes(head))
+        return sorted([uid for uid, named in self._named.items() if named == token])
 
-    def _search(self, *keys: str) -> list[int]:
-        status, found = self.session.uid("SEARCH", *keys)
+    def _ask(self, *command: str) -> list[Any]:
+        self.session.sock.room = _MAILBOX_CAP
+        status, answer = self.session.uid(*command)
         if status != "OK":
-            raise ValueError("the mailbox cannot be searched")
-        words = b" ".join(filter(None, found)).split()
-        return [int(word) for word in words if word.isdigit()]
+            raise ValueError(f"the mailbox refuses {command[0]}")
+        return list(filter(None, answer))
+
+    def _search(self, *keys: str) -> set[int]:
+        return set(map(int, b" ".join(self._ask("SEARCH", *keys)).split()))
 
     def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, float | None, bytes]]:
         """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time."""
         for start in range(0, len(uids), step):
-            self.session.sock.room = _MAILBOX_CAP
             some = ",".join(map(str, uids[start:start + step]))
-            status, rows = self.session.uid("FETCH", some, f"(UID INTERNALDATE {what})")
-            if status != "OK":
-                raise ValueError("the mails cannot be fetched")
-            for row, after in zip(rows, [*rows[1:], b""]):
+            rows = self._ask("FETCH", some, f"(UID INTERNALDATE {what})")
+            for row, after in zip(rows, rows[1:]):
                 if isinstance(row, tuple):  # (facts, the mail); facts may follow it, too
-                    facts = row[0] + (b"" if isinstance(after, tuple) else after)
-                    uid, arrived = re.search(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
-                    if uid:
-                        yield int(uid[1]), time.mktime(arrived) if arrived else None, row[1]
-
-
-def _address(text: Any, where: str) -> str:
-    """Return one mail address, its domain in ASCII."""
-    local, _, domain = str(text).strip().rpartition("@")
-    with contextlib.suppress(UnicodeError):
-        # No encoded word: see `_new_mail`.
-        if re.fullmatch(_ADDRESS, f"{local}@{domain}") and "=?" not in str(text):
-            ascii_form = domain.encode("idna").decode()
-            if ascii_form.lower() != _xn_form(domain):  # the codec knows the rules of 2003 alone
-                raise ConfigError(f"{where}: write {local}@{_xn_form(domain)}")
-            return f"{local}@{ascii_form}"
-    raise ConfigError(f"{where}: {_one_line(text, 60)!r} is not a mail address")
+                    facts = row[0] + after
+                    [uid], arrived = re.findall(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
+                    yield int(uid), time.mktime(arrived) if arrived else None, row[1]
 
 
 def _mailbox(text: str, where: str) -> tuple[str, str]:
     """Return the name, or "", and the address of `bot@example.org` or `Training Bot <bot@example.org>`."""
-    named = re.fullmatch(r'\s*"?([^"<>@]*[^"<>@\s])"?\s*<([^<>]*)>\s*', text)
-    if named and "=?" not in text:  # see `_new_mail`
-        return named[1].strip(), _address(named[2], where)
-    return "", _address(text, where)
+    name, address = "", text.strip()
+    named = re.fullmatch(r'"?([^"<>@]*[^"<>@\s])"?\s*<([^<>]*)>', address)
+    if named:
+        name, address = named.groups()
+    local, _, domain = address.rpartition("@")
+    with contextlib.suppress(UnicodeError):
+        if re.fullmatch(_ADDRESS, address) and "=?" not in text:  # see `_new_mail`
+            ascii_form = domain.encode("idna").decode()
+            if ascii_form.lower() != _xn_form(domain):  # the codec knows the rules of 2003 alone
+                raise ConfigError(f"{where}: write {local}@{_xn_form(domain)}")
+            return name, f"{local}@{ascii_form}"
+    raise ConfigError(f"{where}: {_one_line(text, 60)!r} is not a mail address")
 
 
-def _placeholder(file: _File) -> bytes:
-    return b"alerters-file-%x" % id(file)
-
-
-class _MailData:
-    """A mail as it is sent after DATA."""
+class _Mail:
+    """A mail as it is sent after DATA, and what became of it."""
     # The email package would hold a picture seven times; here it stays as it is until it is sent.
-    def __init__(self, mail: _email_message.EmailMessage, files: list[_File]) -> None:
-        self.flat, self.files = mail.as_bytes(), files
+    def __init__(self, mail: _email_message.EmailMessage, people: Iterable[str],
+                 files: Sequence[_File] = ()) -> None:
+        self.ident, self.flat, self.files = str(mail["Message-ID"]), mail.as_bytes(), files
+        self.left = list(people)  # who may still get it
+        self.refused: dict[str, DeliveryError] = {}  # who does not have it, and why
         self.unheard = 0  # tries after which nobody knows whether it arrived
-
-    def __len__(self) -> int:  # the server is told, and may refuse at once (RFC 1870)
-        coded = sum([len(file.data) for file in self.files]) * 78 // 57
-        return len(self.flat) + coded
+        self.size = len(self.flat)
+        for file in files:
+            self.size += len(file.data) * 78 // 57  # in base64
 
     def __iter__(self) -> Iterator[bytes]:
         flat = re.sub(rb"(?m)^\.", b"..", self.flat)
@@ -4248,50 +4264,13 @@ class _MailData:
         yield flat + b".\r\n"
 
 
-def _smtp_class(deadline: float, trust: _Trust | None) -> Any:
-    """Return smtplib's SMTP, as a class that ends in time. With trust, it speaks TLS at once."""
-    class Session(_smtplib.SMTP):
-        debuglevel = 0  # a program that sets it on smtplib's class would see the password printed
-        in_data = False  # from then on nobody knows whether the mail arrived
-
-        def _get_socket(self, host: str, port: int, _: float) -> Any:
-            advice = 'use_tls="starttls" is for ports that do not: 587, 25'
-            return _dial_mail(host, port, deadline, trust, advice)
-
-        def connect(self, host: str = "", port: int = 0, source_address: Any = None) -> tuple[int, bytes]:
-            try:
-                return super().connect(host, port)
-            except _smtplib.SMTPServerDisconnected as error:
-                if trust or not isinstance(error.__context__, _socket.timeout):
-                    raise
-                hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
-                raise _Unreachable(f"{_join(host, port)}: no greeting in time", hint, cure="later") from None
-
-        def data(self, msg: Any) -> tuple[int, bytes]:
-            answer = self.docmd("DATA")
-            if answer[0] == 354:
-                self.in_data = True
-                for piece in msg:
-                    self.send(piece)
-                answer = self.getreply()
-            return answer
-
-    return Session
+def _placeholder(file: _File) -> bytes:
+    return b"alerters-file-%x" % id(file)
 
 
 def _expect(answer: tuple[int, bytes], code: int) -> None:
     if answer[0] != code:
         raise _smtplib.SMTPResponseException(*answer)
-
-
-def _untraced(call: Callable[[], _T]) -> _T:
-    """Return call(). In no traceback of Ctrl-C stand the library's frames, whose locals know the password."""
-    try:
-        return call()
-    except Exception:  # whatever the library raises: the caller tells it
-        raise
-    except BaseException as error:  # Ctrl-C, SystemExit, a time limit of the program
-        raise _stripped(error) from None
 
 
 def _smtp_login(session: Any, user: str, password: str) -> None:
@@ -4300,37 +4279,34 @@ def _smtp_login(session: Any, user: str, password: str) -> None:
     smtplib would try a password that is refused once more in each way, and CRAM-MD5 where MD5 is forbidden.
     """
     ways = session.esmtp_features.get("auth", "").upper().split()
-    parts = (f"\0{user}\0{password}", user, password)
-    whole, name, word = [_Secret(_base64.b64encode(part.encode()).decode()) for part in parts]
-    del parts  # a traceback may show locals
+    whole = f"\0{user}\0{password}"
     if "PLAIN" in ways:
-        _expect(_untraced(lambda: session.docmd("AUTH", f"PLAIN {whole}")), 235)
+        _expect(session.docmd("AUTH", f"PLAIN {_coded(whole)}"), 235)
     elif "LOGIN" in ways:
-        _expect(session.docmd("AUTH", f"LOGIN {name}"), 334)
-        _expect(_untraced(lambda: session.docmd(word)), 235)
+        _expect(session.docmd("AUTH", f"LOGIN {_coded(user)}"), 334)
+        _expect(session.docmd(_coded(password)), 235)
     else:
         raise _smtplib.SMTPNotSupportedError("the server offers no log-in by PLAIN or LOGIN")
 
 
+def _coded(text: str) -> str:
+    return _Secret(_base64.b64encode(text.encode()).decode())  # as a server may repeat it
+
+
 def _imap_login(who: str, session: Any, user: str, password: str) -> None:
     """Log in by PLAIN, which takes UTF-8, or by IMAP's own LOGIN, which does not."""
-    def login() -> None:
+    try:
         if "AUTH=PLAIN" in session.capabilities:
             session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
         else:
             session.login(session._quote(user), password)  # which imaplib quotes itself
-
-    try:
-        _untraced(login)
         return
     except _imaplib.IMAP4.abort:
         raise
     except UnicodeError:
         words = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
     except _imaplib.IMAP4.error as error:
-        words = error.args[0]
-        if isinstance(words, bytes):
-            words = words.decode("utf-8", "replace")
+        words = _words(error.args[0])
     passing = re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I)  # RFC 5530
     hint = "check imap_username and imap_password; Gmail and others want an app password"
     if passing:
@@ -4338,11 +4314,14 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
     raise _failure(who, f"IMAP log-in refused: {words}", hint=hint, cure="again" if passing else "people")
 
 
+def _words(said: Any) -> str:
+    """Return what a server said; what the library says in its place is text already."""
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+
+
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
     """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
-    status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
-    if isinstance(words, bytes):  # smtplib's own are text
-        words = words.decode("utf-8", "replace")
+    status, words = getattr(error, "smtp_code", 0), _words(getattr(error, "smtp_error", ""))
     if 200 <= status < 600:
         again = 400 <= status < 500
         usual = "the server asks to try later" if again else "the server refused it; its words say why"
@@ -4729,7 +4708,7 @@ _MONO = "font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;bac
 _HTML_SPANS = {"bold": "<strong>{}</strong>", "italic": "<em>{}</em>", "strike": "<s>{}</s>",
                "link": '<a href="{url}" style="color:#2563eb">{}</a>',
                "code": f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{{}}</code>'}
-_HTML_FORMS = {  # of lines; with the `level` of a heading or an item, and the number that an item has
+_HTML_FORMS = {  # of lines; with the `level` of a heading or an item, and the `label` that an item has
     "title": '<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3">{}</h1>',
     "heading": '<h{level} style="margin:16px 0 4px;font-size:{size}px;line-height:1.3">{}</h{level}>',
     "item": '<ul style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ul>',
@@ -4738,15 +4717,27 @@ _HTML_FORMS = {  # of lines; with the `level` of a heading or an item, and the n
              'color:#4b5563">{}</blockquote>',
     "code": f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
             '{}</pre>'}
-_HTML_SIDES = {"r": "right;white-space:nowrap", "c": "center"}
-_HTML_CELL = "padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top"
 _PLAIN_FORM = '<div style="margin:8px 0">{}</div>'
 _PICTURE = ('<img src="{}" alt="{}" width="552" style="display:block;width:100%;max-width:552px;margin:8px 0;'
             'border-radius:6px">')
 _BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12px 12px 4px 0;'
            'padding:10px 24px;border-radius:6px;background:{};color:#ffffff;font-weight:600;'
            'text-decoration:none">{}</a>')
+# What is too wide for its window can be moved in it; names and numbers stay whole.
+_TABLE = (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font-size:14px;'
+          'border-collapse:collapse">{}</table></div>')
+_CELL = ('<{} style="padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top;'
+         'text-align:{}">{}</{}>')
+_CELL_SIDES = {"l": "left", "r": "right;white-space:nowrap", "c": "center"}
+_ROW = ('<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;font-size:15px;'
+        f'line-height:1.55;{_FONT};{{}}">{{}}</td></tr>')
+_LEVEL_ROW = _ROW.format("padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;"
+                         "text-transform:uppercase", '<strong class="al-level" style="color:{}">{}</strong>')
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
+_CARD = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
+         'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
+         'border-radius:8px"><tr><td style="background:#{:06x};height:4px;line-height:4px;font-size:0;'
+         'border-radius:8px 8px 0 0">&nbsp;</td></tr>{}<tr><td style="height:16px">&nbsp;</td></tr></table>')
 # Looks stand at each tag, as many mail programs drop <style>; those that keep it have dark mode and phones.
 _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width"><style>:root{color-scheme:light dark}
@@ -4773,73 +4764,57 @@ def _html_line(line: Any, marked: bool = True) -> str:
 
 def _html_block(block: _Block, inline: bool) -> str:
     """Return one block as HTML. inline: pictures are in it, in place of an address of another part."""
-    if block.kind in ("table", "facts"):
+    kind, level, file = block.kind, block.level, block.file
+    if kind in ("table", "facts"):
         return _html_table(block)
-    if block.kind == "picture":
-        file: Any = block.file
+    if kind == "picture":
         source = file.url or f"cid:{block.label}"
         if inline and file.image:
             source = f"data:{file.type};base64,{_base64.b64encode(file.data).decode()}"
-        if not file.url and not file.image:
-            return _html.escape(f"[{file.label}]")
-        return _PICTURE.format(_html.escape(source), _html.escape(file.name))
-    if block.kind == "code":
+        if file.url or file.image:
+            return _PICTURE.format(_html.escape(source), _html.escape(file.name))
+        return _html.escape(f"[{file.label}]")
+    if kind == "code":
         text = _html.escape("\n".join([*block.head, *block.lines]))
     else:
-        lines = [_html_line(line, block.kind != "plain") for line in block.lines]
+        lines = [_html_line(line, kind != "plain") for line in block.lines]
         text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
-    kind, level = block.kind, block.level
     if kind == "heading":
         level += 1  # h1 is the title
     elif kind == "item" and block.label:
         kind = "numbered"
-    if text:
-        text = _HTML_FORMS.get(kind, _PLAIN_FORM).format(text, level=level, size=20 - 2 * block.level,
-                                                         start=block.label[:-1])
-    for (label, address), ground in zip(block.links, ("#15803d", "#b91c1c")):
-        text += _BUTTON.format(_html.escape(address), ground, label)
-    return text
+    form = _HTML_FORMS.get(kind, _PLAIN_FORM) if text else ""
+    return form.format(text, level=level, size=22 - 2 * level, start=block.label[:-1])
 
 
 def _html_table(table: _Block) -> str:
-    """Return a table, or facts, as HTML; what is too wide for its window can be moved in it."""
     facts, rows = table.kind == "facts", ""
     for row in filter(None, [table.head, *table.lines]):
         cells = ""
-        for number, cell in enumerate(row):
-            side = _HTML_SIDES.get(table.sides[number:number + 1], "left")
-            tag, look = "td", f"{_HTML_CELL};text-align:{side}"
-            if row is table.head or facts and number == 0:
+        for cell, side in zip(row, table.sides + "l" * len(row)):
+            tag, look = "td", _CELL_SIDES[side]
+            if row is table.head or facts and not cells:
                 tag, look = "th", f"{look};color:#6b7280;font-weight:600"
-            if tag == "th" or not facts:  # names and numbers stay whole
+            if tag == "th" or not facts:
                 look += ";word-break:normal"
-            cells += f'<{tag} style="{look}">{_html_line(cell, not facts)}</{tag}>'
+            cells += _CELL.format(tag, look, _html_line(cell, not facts), tag)
         rows += f"<tr>{cells}</tr>"
-    return (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font-size:14px;'
-            f'border-collapse:collapse">{rows}</table></div>')
+    return _TABLE.format(rows)
 
 
-def _mail_html(blocks: Iterable[_Block], level: str, inline: bool = False) -> str:
+def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: bool = False) -> str:
     """Return a page for mail, with images by cid:, or (inline) a fragment for a notebook that holds them."""
-    ink, dark_ink = _INKS[level]
-    rows = [f'<tr><td style="background:#{_LEVELS[level][1]:06x};height:4px;line-height:4px;font-size:0;'
-            'border-radius:8px 8px 0 0">&nbsp;</td></tr>']
-
-    def row(content: str, style: str) -> None:
-        if content.strip():
-            rows.append(f'<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;'
-                        f'font-size:15px;line-height:1.55;{_FONT};{style}">{content}</td></tr>')
-
+    (ink, dark_ink), rows = _INKS[level], ""
     if level != "info":
-        row(f'<strong class="al-level" style="color:{ink}">{level.capitalize()}</strong>',
-            "padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;text-transform:uppercase")
+        rows = _LEVEL_ROW.format(ink, level.capitalize())
     for kind, group in _grouped(blocks):
-        how = f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}" if kind == "how" else ""
-        if kind != "note":
-            row("\n".join([_html_block(block, inline) for block in group]), how)
-    card = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
-            f'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
-            f'border-radius:8px">{"".join(rows)}<tr><td style="height:16px">&nbsp;</td></tr></table>')
+        content, look = "\n".join([_html_block(block, inline) for block in group]), ""
+        if kind == "how":
+            look = f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}"
+            content += buttons
+        if kind != "note" and content.strip():
+            rows += _ROW.format(look, content)
+    card = _CARD.format(_LEVELS[level][1], rows)
     return card if inline else _PAGE % (dark_ink, _WIDE, card)
 
 
@@ -6349,14 +6324,13 @@ class _Block:
     ping: ids of those to call. title. text: light Markdown. plain: not Markdown. heading: of `level` 1 to 3.
     item: of a list, `level` deep, its `label` "3." or none. quote. code: its `label` the language, its `head`
     lines to repeat on each page. table: lines and `head` are lists of cells, `sides` l or r for each column.
-    facts: lines are (name, value). picture: `file`. how: how to answer; `links`: (label, address) of buttons.
+    facts: lines are (name, value). picture: `file`. how: how to answer.
     note: level and mark, in small letters. A line of `how` may be a list of spans.
     """
     def __init__(self, kind: str, lines: Iterable[Any], *, label: str = "", level: int = 0,
                  head: Sequence[Any] = (), sides: str = "", file: Any = None) -> None:
         self.kind, self.lines, self.label, self.level = kind, list(lines), label, level
         self.head, self.sides, self.file = head, sides, file
-        self.links: list[tuple[str, str]] = []
         self.source: Any = None  # of a block in a service's markup: the same as it was written
         self.group = kind
         if kind in _FLOWING:
@@ -7054,19 +7028,6 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
         return wire
     except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
         wire.close()
-        raise
-
-
-def _dial_mail(host: str, port: int, deadline: float, trust: _Trust | None, advice: str) -> _Wire:
-    """Return a connection to a mail server, with trust over TLS; advice: if its port does not speak that."""
-    try:
-        return _connect(host, port, deadline, trust)
-    except _Unreachable as error:
-        proxies = [name for name in os.environ if name.lower() in ("https_proxy", "all_proxy")]
-        if "TLS at once" in str(error):
-            error.hint = advice
-        elif proxies and not error.code:
-            error.hint += f"; mail does not go through the proxy of {proxies[0]}"
         raise
 
 
