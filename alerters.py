@@ -3176,12 +3176,16 @@ _INTENT = ("the Message Content intent is off: only replies with the ping on, an
            "turn it on under Bot in the developer portal")
 _SNOWFLAKE = "[0-9]{1,20}"  # an id, which goes into addresses
 _PATH = (fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
-         fr"|\?thread_id={_SNOWFLAKE}")
+         fr"|(&thread_id={_SNOWFLAKE})?")
 _HAS_THREAD = 1 << 5  # a flag of messages
 _FORUMS, _WRITABLE = (15, 16), (0, 1, 2, 3, 5, 10, 11, 12)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
-_EMBED = ("title", "description", "fields", "image", "footer")  # in the order in which Discord shows them
+# The parts of an embed, in the order in which Discord shows them.
+_EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}
+_DISCORD_MARKS = {  # {0} is the text with its marks escaped, {1} the text
+    "bold": "**{0}**", "italic": "*{0}*", "strike": "~~{0}~~", "code": "`{1}`", "link": "[{0}]({url})",
+    "time": "<t:{url}:t> (<t:{url}:R>)"}  # in the reader's zone, and how long it is until then
 # docs.discord.com/developers/topics/opcodes-and-status-codes
 _DISCORD_HINTS = {
     "160005|50083": "the thread is archived or locked: choose another one",
@@ -3233,6 +3237,7 @@ class DiscordAlerter(_ChatAlerter):
     _forms = {"title": "**{words}**", "heading": "{hashes} {words}", "item": "{indent}{label} {words}",
               "quote": "> {words}"}
     _bullet = "-"
+    _measure = staticmethod(len)  # code points, says Discord's staff
     _shows_language = True
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
@@ -3268,7 +3273,9 @@ class DiscordAlerter(_ChatAlerter):
         # Its form, seen where people copy it: discord.js.org/docs, messageLink
         channel = ref.get("channel_id")
         server = _SERVERS.get(str(channel))
-        return f"https://discord.com/channels/{server}/{channel}/{ref['message_id']}" if server else None
+        if not server:
+            return None
+        return f"https://discord.com/channels/{server}/{channel}/{ref['message_id']}"
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
@@ -3300,9 +3307,7 @@ class DiscordAlerter(_ChatAlerter):
             if kind not in _WRITABLE:
                 name = f"{name} takes no messages: choose another"
             yield kind in _WRITABLE, f"channel {name}"
-            rows, last = self._call("GET", f"{path}/messages?limit=50"), channel.get("last_message_id")
-            if last and not rows:
-                self._read_one(f"{path}/messages/{last}")
+            rows = self._latest(path, 50)
             yield True, "may read replies"
             if any(map(self._is_mute, rows)):
                 yield None, _INTENT
@@ -3320,9 +3325,11 @@ class DiscordAlerter(_ChatAlerter):
             message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
-        plain = "channel" if self.listen == "channel" else ""
+        plain = ""
         if place == mid:  # a forum's post: the question begins a thread of its own
             plain = "reply"
+        elif self.listen == "channel":
+            plain = "channel"
         below = [row for row in rows if int(row["id"]) > int(mid)]
         answers = self._answers(question, below, plain)
         if message.get("flags", 0) & _HAS_THREAD and place != mid:  # that is a channel with the same id
@@ -3354,7 +3361,7 @@ class DiscordAlerter(_ChatAlerter):
 
     def _is_bot(self, row: _Dict) -> bool:
         author = _mapping(row.get("author"))
-        return bool(author.get("bot") or author.get("system") or row.get("webhook_id"))
+        return any((author.get("bot"), author.get("system"), row.get("webhook_id")))
 
     def _is_mute(self, row: _Dict) -> bool:
         """True for a person's message that comes without its content: the Message Content intent is off."""
@@ -3405,7 +3412,7 @@ class DiscordAlerter(_ChatAlerter):
                 if error._final:
                     raise
                 question._missing = error
-                question._veto_unread = question._veto_unread or status == "declined"
+                question._veto_unread |= status == "declined"
                 continue
             for user in users:
                 if not user.get("bot"):
@@ -3436,8 +3443,8 @@ class DiscordAlerter(_ChatAlerter):
             question._record.parts.append(str(sent.get("id")))
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
-        own = re.fullmatch(r"<a?:(\w+:[0-9]+)>", emoji)
-        name = own[1] if own else emoji.replace("\ufe0f", "")  # Discord takes no variation selectors
+        name = re.sub(r"<a?:(\w+:[0-9]+)>", r"\1", emoji)  # an emoji of the server
+        name = name.replace("\ufe0f", "")  # Discord takes no variation selectors
         for character, names in _EMOJI.items():
             if emoji.strip(":") in names.split():
                 name = character
@@ -3445,74 +3452,63 @@ class DiscordAlerter(_ChatAlerter):
         _insist(functools.partial(self._call, "PUT", path), self.clock, self._until(), sure=True)
 
     def _ready_to_read(self, where: _Dict) -> None:
-        channel = f"/channels/{where['channel']}"
         try:
-            if not self._call("GET", f"{channel}/messages?limit=1"):
-                last = self._call("GET", channel).get("last_message_id")
-                if last:
-                    self._read_one(f"{channel}/messages/{last}")
+            self._latest(f"/channels/{where['channel']}", 1)
         except DeliveryError as error:
             if error._final:  # any other trouble may pass
                 raise
 
-    def _read_one(self, path: str) -> None:
-        """Without Read Message History a list comes empty, and only the reading of one message is refused."""
+    def _latest(self, path: str, count: int) -> list[_Dict]:
+        """Return a channel's newest messages, or raise.
+
+        Without Read Message History a list comes empty, and only the reading of one message is refused.
+        """
+        rows: list[_Dict] = self._call("GET", f"{path}/messages?limit={count}")
         try:
-            self._call("GET", path)
+            last = rows or self._call("GET", path).get("last_message_id")
+            if last and not rows:
+                self._call("GET", f"{path}/messages/{last}")
         except DeliveryError as error:
             if error.code != "10008":  # that one was deleted
                 raise
+        return rows
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented
     def _me(self) -> str:
         ask = functools.partial(self._call, "GET", "/users/@me")
-        user = _insist(ask, self.clock, self._until(), sure=True)
-        if not re.fullmatch(_SNOWFLAKE, str(user["id"])):
-            raise ValueError("no id")
-        return str(user["id"])
-
-    def _measure(self, text: str) -> int:
-        return len(text)  # code points, says Discord's staff
+        return str(_insist(ask, self.clock, self._until(), sure=True)["id"])
 
     def _mark(self, style: str, text: str, url: str) -> str:
         bare = _defuse(text)
         if style == "block":
             return _unfenced(bare)
-        if style == "code":
-            return f"`{bare}`"
         if style == "link" and text == url:
             return url
-        if style == "time":  # in the reader's zone, and how long it is until then
-            return f"<t:{url}:t> (<t:{url}:R>)"
         if style == "mention" and text in ("here", "everyone"):
             return f"@{text}"
         if style == "mention" or style == "person" and re.fullmatch(self._person_id, text):
             return f"<@{text}>"
         safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
-        if style == "link":
-            return f"[{safe}]({url})"
-        mark = {"bold": "**", "italic": "*", "strike": "~~"}.get(style, "")
-        return f"{mark}{safe}{mark}"
+        return _DISCORD_MARKS.get(style, "{0}").format(safe, bare, url=url)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
-        called = list(dict.fromkeys(draft.called)) if page.first else []
-        allowed: _Dict = {"parse": [], "users": [], "roles": []}  # without it Discord lets everything ping
-        for name in called:
-            if name.isdigit():
-                allowed["users"].append(name)
-            elif name.startswith("&"):
-                allowed["roles"].append(name[1:])
-            elif name in ("here", "everyone"):
-                allowed["parse"] = ["everyone"]
+        called = " ".join(dict.fromkeys(draft.called))
+        if not page.first:
+            called = ""
+        allowed: _Dict = {"parse": [], "users": re.findall(r"(?<!\S)[0-9]+", called),
+                          "roles": re.findall("&([0-9]+)", called)}  # without it Discord lets everything ping
+        if re.search("here|everyone", called):
+            allowed["parse"] = ["everyone"]
         payload: _Dict = {"allowed_mentions": allowed}
         _name_apart(page.files)
         if draft.plain:
             payload["content"] = self._in_words(page)
         else:  # what an embed mentions calls nobody
-            payload["content"] = " ".join(self._mark("mention", name, "") for name in called)
+            ping = functools.partial(self._mark, "mention", url="")
+            payload["content"] = " ".join(map(ping, called.split()))
             payload["embeds"] = self._embeds(draft, page)
         if self.discord_token:
             payload["nonce"], payload["enforce_nonce"] = f"{draft.nonce}-{page.number}", True
@@ -3524,35 +3520,35 @@ class DiscordAlerter(_ChatAlerter):
     def _embeds(self, draft: _Draft, page: _Page) -> list[_Dict]:
         """Return a page as embeds; what would stand above what is there already begins a new one."""
         embeds: list[_Dict] = []
-
-        def put(part: str, value: Any) -> None:
-            below = _EMBED[_EMBED.index(part):]
-            if not embeds or not embeds[-1].keys().isdisjoint(below):
+        last = len(_EMBED)
+        for part, value in self._parts(page):
+            if _EMBED[part] <= last:
                 embeds.append({"color": _LEVELS[draft.message.level][1]})
+            last = _EMBED[part]
             embeds[-1][part] = value
+        return embeds
 
+    def _parts(self, page: _Page) -> Iterator[tuple[str, Any]]:
         for kind, written in _grouped(page.blocks):
             lines = written[0].lines
             if kind == "title":
-                put("title", lines[0])
+                yield "title", lines[0]
             elif kind == "facts":
                 fields = [{"name": name, "value": value, "inline": len(value) <= 40} for name, value in lines]
                 for at in range(0, len(fields), 25):
-                    put("fields", fields[at:at + 25])
+                    yield "fields", fields[at:at + 25]
             elif kind == "picture":
-                for block in written:
-                    if block.file.url or block.file.image and block.file in page.files:
-                        put("image", {"url": block.file.url or f"attachment://{block.file.sent_as}"})
+                for file in [block.file for block in written]:
+                    if file.url or file.image and file in page.files:
+                        yield "image", {"url": file.url or f"attachment://{file.sent_as}"}
             elif kind == "note":
-                put("footer", {"text": "\n".join(lines)})
+                yield "footer", {"text": "\n".join(lines)}
             elif kind != "ping" and self._said(kind, written).strip():
-                put("description", self._said(kind, written))
-        return embeds
+                yield "description", self._said(kind, written)
 
     @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
-        for file in page.files:
-            file.problem = ""
+        problem = ""
         try:
             sent = self._post_message(draft, page)
         except DeliveryError as error:
@@ -3565,8 +3561,9 @@ class DiscordAlerter(_ChatAlerter):
             bare.files = []
             sent = self._post_message(draft, bare)
             if not sent.get("attachments"):
-                for file in page.files:
-                    file.problem = str(error)
+                problem = str(error)
+        for file in page.files:
+            file.problem = problem
         if draft.message._question:  # a reply to any part of it counts
             draft.message._question._record.parts.append(str(sent["id"]))
         return {"channel_id": str(sent.get("channel_id") or draft.where["channel"]),
@@ -3577,9 +3574,9 @@ class DiscordAlerter(_ChatAlerter):
         thread, payload = _forum_thread(draft.ref or draft.reply_to), self._payload(draft, page)
         channel = f"/channels/{thread or draft.where['channel']}"
         if thread or not draft.in_forum:
-            path = f"?thread_id={thread}" if thread else ""
-            if self.discord_token:
-                path = f"{channel}/messages"
+            path = f"{channel}/messages"
+            if not self.discord_token:
+                path = thread and f"&thread_id={thread}"
             try:
                 return self._send_page(draft, page, path, payload)
             except DeliveryError as error:
@@ -3607,28 +3604,27 @@ class DiscordAlerter(_ChatAlerter):
         return _insist(post, self.clock, until, sure="nonce" in payload)
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
-        """Return the decoded answer. path: empty or a query for the webhook. parts: JSON body, then files."""
-        if path and not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
+        """Return the decoded answer. path: empty or &… for the webhook. parts: JSON body, then files."""
+        if not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
             raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
-        body: list[bytes] = []
-        headers: dict[str, str] = {}
-        if parts:
-            body, headers = _multipart(parts[0], parts[1:])
+        body, headers = _multipart(*parts)
         if path.startswith("/"):
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = _Secret(f"Bot {token}")
         else:
             url = self._secret("discord_webhook_url")
-            url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
-            query = "wait=true" + path.replace("?", "&")
             joint = "&" if "?" in url else "?"
-            url = _Secret(f"{url}{joint}{query}")
+            url = _Secret(f"{url}{joint}wait=true{path}")
+            url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
         answer = _http(self, method, url, until or self._until(), body, headers)
         data = answer.json()
         if answer.status == 204 and method != "GET":
             return {}
-        known, listed = _mapping(data), isinstance(data, list) and "?" in path
-        if answer.status in (200, 201) and (listed or known.get("id")):
+        known = _mapping(data)
+        good: object = re.fullmatch(_SNOWFLAKE, str(known.get("id")))
+        if "?" in path:
+            good = isinstance(data, list)
+        if answer.status in (200, 201) and good:
             if known.get("guild_id"):
                 _SERVERS[str(known["id"])] = str(known["guild_id"])
             return data
@@ -3659,8 +3655,10 @@ def _name_apart(files: Sequence[_File]) -> None:
 
 def _forum_thread(ref: _Dict) -> str:
     """Return the thread that a message began in a forum, if it did: it has the id of the message."""
-    thread = str(ref.get("channel_id") or "")
-    return thread if thread == ref.get("message_id") else ""
+    thread: str = ref.get("message_id", "")
+    if thread != ref.get("channel_id"):
+        thread = ""
+    return thread
 
 
 def _reaction(ref: _Dict, name: str) -> str:
@@ -3673,23 +3671,22 @@ def _posted(snowflake: str) -> float:
     return (int(snowflake) >> 22) / 1000 + _DISCORD_EPOCH
 
 
-def _multipart(payload: _Dict, files: Sequence[_File]) -> tuple[list[bytes], dict[str, str]]:
-    """Return body and header: JSON alone, or multipart/form-data with payload_json, files[0] and so on."""
-    head = _json.dumps(payload, allow_nan=False).encode()
+def _multipart(payload: _Dict | None = None, *files: _File) -> tuple[list[bytes], dict[str, str]]:
+    """Return body and header: nothing, JSON alone, or multipart/form-data with payload_json and files[0]…"""
+    if payload is None:
+        return [], {}
+    data = _json.dumps(payload, allow_nan=False).encode()
     if not files:
-        return [head], {"Content-Type": "application/json"}
-    boundary = f"alerters-{_secrets.token_hex(16)}"
-    pieces = []
-
-    def add(disposition: str, kind: str, data: bytes) -> None:
-        start = f"--{boundary}\r\nContent-Disposition: form-data; {disposition}\r\nContent-Type: {kind}"
-        pieces.extend([f"{start}\r\n\r\n".encode(), data, b"\r\n"])
-
-    add('name="payload_json"', "application/json", head)
+        return [data], {"Content-Type": "application/json"}
+    boundary, body = f"alerters-{_secrets.token_hex(16)}", []
+    parts = [('name="payload_json"', "application/json", data)]
     for number, file in enumerate(files):
-        add(f'name="files[{number}]"; filename="{file.sent_as}"', file.type, file.data)
-    pieces.append(f"--{boundary}--\r\n".encode())
-    return pieces, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        parts.append((f'name="files[{number}]"; filename="{file.sent_as}"', file.type, file.data))
+    for what, kind, data in parts:
+        head = f"--{boundary}\r\nContent-Disposition: form-data; {what}\r\nContent-Type: {kind}\r\n\r\n"
+        body += [head.encode(), data, b"\r\n"]
+    body.append(f"--{boundary}--\r\n".encode())
+    return body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
 # === E-mail ===
@@ -6390,7 +6387,9 @@ def _how_to_answer(question: Question) -> _Block:
     if len(people) > _CALLED:
         closing.append(("text", f" and {len(people) - _CALLED} more", ""))
     closing.append(("text", ".", ""))
-    return _Block("how", [*question._instructions()[:-1], closing])
+    lines: list[Any] = question._instructions()
+    lines[-1] = closing
+    return _Block("how", lines)
 
 
 def _body(text: str) -> list[_Block]:
@@ -6471,8 +6470,9 @@ def _aligned(block: _Block) -> _Block:
     """Return a table as a block of code in which its columns stand below each other; else the block."""
     if block.kind != "table":
         return block
-    rows = [list(map(_bare, row)) for row in (block.head, *block.lines)]
-    widths = []
+    rows, widths = [], []
+    for row in (block.head, *block.lines):
+        rows.append(list(map(_bare, row)))
     for column in zip(*rows):
         widths.append(min(max(map(_width, column)), _COLUMN_WIDTH))
     rows.insert(1, ["-" * width for width in widths])

@@ -2454,7 +2454,7 @@ def test_ticks_in_a_row_end_no_block_of_code(chats):
             (text,) = _texts(kind, service.posted[-1]["payload"])
             assert text.count("```") == 2 and text.startswith("```") and text.endswith("```")
             error = ValueError(f"a {ticks}\nb {ticks}")
-            assert alerters._exception_text(error).count("```") in (0, 2)
+            assert alerters._fenced(alerters._trace(error)).count("```") in (0, 2)
 
 
 def test_a_label_that_looks_like_an_address_makes_no_link(chats):
