@@ -5361,6 +5361,7 @@ def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> 
 
 # === Hooks and watch ===
 _WILL_RETRY = "failed, will retry"
+_ENDS: dict[str, _Level] = {"succeeded": "success", _WILL_RETRY: "warning"}  # all others are errors
 _PREFECT_ENDINGS = {"Crashed": "crashed", "TimedOut": "timed out", "Cancelled": "cancelled"}
 # Where the frameworks that call a job are installed; their frames in a traceback say nothing about the job.
 _FRAMEWORKS = r"-packages[/\\](?:airflow|celery|dagster|prefect|zenml)[/\\]"
@@ -5391,17 +5392,14 @@ def _trace(error: BaseException, line_first: bool = True) -> str:
     return f"{line}\n{text}" if line_first and text != line else text
 
 
-def _ended(name: str, facts: _Dict, failed: bool, how: str = "failed") -> AlerterMessage:
+def _ended(name: str, how: str, facts: _Dict) -> AlerterMessage:
     """Return the message that tells how a job ended. Its error is among the facts."""
     error, body = facts.pop("error", None), None
-    if not failed:
-        return AlerterMessage(f"{name} succeeded", None, facts, level="success")
     if isinstance(error, BaseException):
         error = _trace(error)
-    if isinstance(error, str) and error:
+    if isinstance(error, str) and error and how != "succeeded":
         body = _fenced(error)
-    level: _Level = "warning" if how == _WILL_RETRY else "error"
-    return AlerterMessage(f"{name} {how}", body, facts, level=level)
+    return AlerterMessage(f"{name} {how}", body, facts, level=_ENDS.get(how, "error"))
 
 
 def _facts(source: Any, **paths: str) -> _Dict:
@@ -5436,7 +5434,7 @@ def _hook_message(failed: bool, given: Sequence[Any], named: Mapping[str, Any]) 
             facts.update(_facts(now, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name"))
     else:  # docs.dagster.io/guides/build/ops/op-hooks
         kind, facts = "op", _facts(first, error="op_exception", op="op.name", job="job_name", run="run_id")
-    return _ended(facts.get(kind, "Pipeline"), facts, failed, how)
+    return _ended(facts.get(kind, "Pipeline"), how if failed else "succeeded", facts)
 
 
 def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:
@@ -5449,12 +5447,13 @@ def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:
     if facts.get("map index") == -1:
         del facts["map index"]  # the task is not mapped
     tries = _facts(task, state="state", number="try_number", retries="max_tries")
-    retried = tries.get("state") == "up_for_retry"
-    if "number" in tries and "retries" in tries:
+    state, more = tries.get("state"), False
+    with contextlib.suppress(KeyError, TypeError):  # a context that tells no tries
         facts["try"] = f"{tries['number']} of {tries['retries'] + 1}"
-        if tries["number"] <= tries["retries"] and tries.get("state") != "failed":
-            retried = True  # state: it fails early where the task asks for no other try
-    return "task", _WILL_RETRY if retried else "failed", facts
+        more = tries["number"] <= tries["retries"]
+    if state == "up_for_retry" or more and state != "failed":  # which it is early where a task wants no more
+        return "task", _WILL_RETRY, facts
+    return "task", "failed", facts
 
 
 def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, str, _Dict]:
@@ -5531,8 +5530,9 @@ class _Watch:
         if error is None and (not self.on_success or seconds < self.longer_than):
             return
         with _telling():
+            how = "succeeded" if error is None else "failed"
             facts = {"duration": _duration(seconds), "host": _socket.gethostname(), "error": error}
-            post(_ended(self.name or "Job", facts, error is not None), alerter=self.alerter)
+            post(_ended(self.name or "Job", how, facts), alerter=self.alerter)
 
     async def __aenter__(self) -> _Watch:
         return self.__enter__()
@@ -6201,17 +6201,19 @@ def _reveal(value: str, where: str) -> str:
     if not reference:
         return value
     source, name = reference.groups()
-    raised = _SecretAway if source == "file" else ConfigError
-    try:
-        value = os.environ[name] if source == "env" else _pathlib.Path(name).read_text("utf-8")
-    except (KeyError, OSError, UnicodeDecodeError) as error:
-        why = "is not set" if isinstance(error, KeyError) else f"cannot be read: {_reason(error)}"
-        raise raised(f"{where}: {source} {name} {why}") from None
-    value = value.strip()
-    if not re.fullmatch(r"[^\x00-\x1f\x7f]+", value):
-        value = ""  # in no traceback that shows locals
-        raise raised(f"{where}: {source} {name} holds no usable secret: nothing, or several lines")
-    return _Secret(value)
+    raised, problem, found = ConfigError, "is not set", os.environ.get(name)
+    if source == "file":
+        raised = _SecretAway
+        try:
+            found = _pathlib.Path(name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            problem, found = f"cannot be read: {_reason(error)}", None
+    if found is not None:
+        problem, found = "holds no usable secret: nothing, or several lines", found.strip()
+        if re.fullmatch(r"[^\x00-\x1f\x7f]+", found):
+            return _Secret(found)
+        found = ""  # in no traceback that shows locals
+    raise raised(f"{where}: {source} {name} {problem}")
 
 
 # === Text ===
@@ -6848,13 +6850,12 @@ class _Trust:
         except ImportError:
             raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on "
                               "this machine, and mail servers with use_tls=False") from None
-        named = [variable for variable in _CA_VARIABLES if os.environ.get(variable)]
+        named = {name: os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)}
         hashed, own_folder = _is_hashed(folder), os.environ.get("SSL_CERT_DIR")
         self.partial = hashed and not (named or whole)
         self.context = _ssl.create_default_context(capath=folder if self.partial else None)
         self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
-        for variable in named:
-            path = os.environ[variable]
+        for variable, path in named.items():
             # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
             if variable != "SSL_CERT_FILE" or not self.context.cert_store_stats()["x509"]:
                 _add_cas(f"{who}: {variable} ({path})", self.context, path)
@@ -7126,13 +7127,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     kept, wire, written = _KEPT.get(), None, False
     try:
         _, host, port = place = _place_of(url)
-        deadline = _deadline(alerter.clock, until)
-        if deadline <= time.monotonic():
-            raise _Unreachable("no time left", "what came before took it all")
-        wire = kept.pop(place, None) if kept else None
-        if wire is None or not wire.is_quiet():
-            wire = _reach(alerter._who, *place, deadline)
-        wire.deadline = deadline
+        wire = _reach(alerter._who, place, _deadline(alerter.clock, until))
         # The scope of an IPv6 address is this machine's affair, and no port 443 stands in the Host header.
         link: Any = _http_client.HTTPConnection(host.partition("%")[0], port)
         link.default_port = 443
@@ -7165,7 +7160,15 @@ def _place_of(url: str) -> tuple[bool, str, int]:
     return encrypted, _host_of(parts), parts.port or (443 if encrypted else 80)
 
 
-def _reach(who: str, encrypted: bool, host: str, port: int, deadline: float) -> _Wire:
+def _reach(who: str, place: tuple[bool, str, int], deadline: float) -> _Wire:
+    """Return a connection: the one that was kept, if it is still open, or a new one."""
+    if deadline <= time.monotonic():
+        raise _Unreachable("no time left", "what came before took it all")
+    kept = (_KEPT.get() or {}).pop(place, None)
+    if kept and kept.is_quiet():
+        kept.deadline = deadline
+        return kept
+    encrypted, host, port = place
     if not encrypted:  # on this machine
         return _connect(host, port, deadline)
     proxy = _proxy_for(who, host, port)
