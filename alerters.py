@@ -981,10 +981,12 @@ class BaseAlerter(_Record):
 
     def _refuse(self, name: str, value: Any) -> None:
         """Raise ConfigError for a field, or a parameter of that name, that can never work here."""
+        if name in ("approvers", "mention"):
+            value = _names(value, name)
         for text in value if isinstance(value, (tuple, list)) else (value,):
-            if not isinstance(text, str) or not text or re.fullmatch(_REFERENCE, text):
-                continue
-            problem = self._problem(name, text)
+            problem = ""
+            if isinstance(text, str) and text and not re.fullmatch(_REFERENCE, text):
+                problem = self._problem(name, text)
             if problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
 
@@ -1161,12 +1163,9 @@ class BaseAlerter(_Record):
         """Return both, checked, once no text can hold a secret any more."""
         self._learn_secrets()
         choices = _params(params)
-        if choices:
-            approvers = _names(choices.approvers, "approvers")
-            mention = _names(choices.mention, "mention")
-            for name, value in {**vars(choices), "approvers": approvers, "mention": mention}.items():
-                self._refuse(name, value)
-            if choices.mention and not self._calls_people:
+        for name, value in vars(choices).items() if choices else ():
+            self._refuse(name, value)
+            if name == "mention" and value and not self._calls_people:
                 _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
         message = _message(message)
         if message._reply_to and not self._can_follow(message._reply_to.ref):
@@ -1215,7 +1214,12 @@ class BaseAlerter(_Record):
             "approve": approve, "decline": decline, "approvers": approvers and list(approvers),
             "case_sensitive": not fold, "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
         if key:
-            record.fingerprint = self._fingerprint(message, record)
+            # The same in every process, whatever order sets have there, and at whatever address objects lie.
+            services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
+            same = [self.flavor, services, where, message.title, message.body, _same_text(message.metadata),
+                    sorted(approve), sorted(decline), fold, sorted(set(approvers or ())), needed]
+            text = _json.dumps(same, sort_keys=True, default=str)
+            record.fingerprint = _hashlib.sha256(text.encode()).hexdigest()
         return Question(self, record)
 
     def _word_lists(self, params: AlerterParameters | None, fold: bool) -> list[list[str]]:
@@ -1242,18 +1246,6 @@ class BaseAlerter(_Record):
                     raise ConfigError(f"{self._who}: the word {word!r} {problem}")
                 seen.add(_word(word, fold))
         return lists
-
-    def _fingerprint(self, message: AlerterMessage, record: _QuestionRecord) -> str:
-        """Return what is the same for the same question, asked of the same people at the same place.
-
-        In every process: whatever order sets have there, and at whatever address objects lie.
-        """
-        services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
-        facts = _same_text(message.metadata)
-        parts = [self.flavor, services, record.where, message.title, message.body, facts,
-                 sorted(record.approve), sorted(record.decline), record.case_sensitive,
-                 sorted(set(record.approvers or ())), record.minimum_approvals]
-        return _hashlib.sha256(_json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _open(self, question: AlerterMessage, params: AlerterParameters | None,
               key: str | None = None) -> Question:
@@ -1299,8 +1291,7 @@ class BaseAlerter(_Record):
                 if getattr(error, "outcome", "not_sent") == "not_sent":
                     key.end(record.token)
                 raise
-            question._take_step(claimed_until=0.0, ref=record.ref, posted=record.posted, parts=record.parts,
-                                recipients=record.recipients, author=record.author, url=record.url)
+            question._take_step(**{**vars(record), "claimed_until": 0.0})
         return question
 
     def _take_up(self, found: Question) -> bool:
@@ -1676,14 +1667,14 @@ class _Key:
         record.claimed_by, record.claimed_until = _worker(os.getpid()), self.clock.now() + _CLAIM
         questions[self.name] = record.to_dict()
 
-    def update(self, token: str, **changes: Any) -> _QuestionRecord | None:
-        """Change a question's record; return it as it was, or None if the key is another's by now."""
+    def update(self, token: str, step: _Dict) -> bool:
+        """Change a question's record; False if it was so already, or if the key is another's by now."""
         with self._changing() as (questions, _):
             before = self._found(questions)
             if before is None or before.token != token:
-                return None
-            questions[self.name] = _recorded(self.name, {**before.to_dict(), **changes}).to_dict()
-        return before
+                return False
+            questions[self.name] = _recorded(self.name, {**vars(before), **step}).to_dict()
+            return bool(questions[self.name] != vars(before))
 
     def settle(self, token: str, decision: Decision) -> tuple[Decision, bool]:
         """Record how a question ended, unless it is known; return how it did, and whether that is new."""
@@ -1787,7 +1778,8 @@ class Question:
         try:
             return self._poll()
         finally:
-            self._release()
+            with self._lock:
+                self.alerter._release(self)
 
     def wait(self, timeout: _Time | None = None) -> Decision:
         """Wait for the decision. A `timeout` that ends before the deadline leaves the question open.
@@ -1795,28 +1787,25 @@ class Question:
         Raises DeliveryError as `check` does. Where Ctrl-C, SIGTERM or SystemExit ends the wait, a question
         without a key is closed with a note.
         """
-        clock, until = self.alerter.clock, float("inf")
+        clock, until, due = self.alerter.clock, float("inf"), None
         if timeout is not None:
             until = clock.monotonic() + _seconds(timeout, "timeout")
         self._until = until
         try:
             with self._closed_if_stopped():
                 self.alerter._join(self)
-                decision = self._poll()
-                while decision is None:
-                    now, due = clock.monotonic(), self._next
-                    if now >= until:
-                        return Decision("timeout", at=clock.now())
+                while True:
+                    decision, now = self._poll(due), clock.monotonic()
+                    if decision is None and now >= until:
+                        decision = Decision("timeout", at=clock.now())
+                    if decision is not None:
+                        return decision
+                    due = self._next
                     if now < due:
                         self.alerter._pause(self, min(due, until) - now)
-                    decision = self._poll(due)
-                return decision
         finally:
-            self._release()
-
-    def _release(self) -> None:
-        with self._lock:
-            self.alerter._release(self)
+            with self._lock:
+                self.alerter._release(self)
 
     def _poll(self, due: float | None = None) -> Decision | None:
         """Return the decision after a look; none where another thread has taken the one that was due."""
@@ -1968,14 +1957,11 @@ class Question:
     def _take_step(self, **step: Any) -> bool:
         """Record parts; False if another process has done the same before, or the question has ended."""
         vars(self._record).update(step)
-        if self._key:
-            try:
-                before = self._key.update(self.token, **step)
-            except StoreError as error:
-                _log().warning("%s", _one_line(error))
-            else:
-                return before is not None and {**vars(before), **step} != vars(before)
-        return True
+        try:
+            return self._key is None or self._key.update(self.token, step)
+        except StoreError as error:
+            _log().warning("%s", _one_line(error))
+            return True
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
         """Return what a whole reply, or the emoji of a reaction, means."""
