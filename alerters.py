@@ -860,9 +860,10 @@ def _check_text(where: str, kind: str, text: str) -> None:
         if kind in kinds.split() and re.fullmatch(form, text):
             raise ConfigError(f"{where} {said}")
     checks = {"url": _url_problem, "host": _server_problem}
-    problem = checks[kind](text) if text and kind in checks else ""
-    if problem:
-        raise ConfigError(f"{where} {problem}")
+    if text and kind in checks:
+        problem = checks[kind](text)
+        if problem:
+            raise ConfigError(f"{where} {problem}")
 
 
 def _url_problem(url: str) -> str:
@@ -1363,7 +1364,7 @@ def _is_plain(ref: Any) -> bool:
 def _same_text(value: Any) -> str:
     """Return a fact as text that is the same in every process."""
     if hasattr(value, "items"):
-        return repr(sorted((_clean(name), _same_text(item)) for name, item in value.items()))
+        return _same_text({repr([_clean(name), _same_text(item)]) for name, item in value.items()})
     if isinstance(value, (set, frozenset)):
         return repr(sorted(map(_same_text, value)))
     if isinstance(value, (list, tuple)):
@@ -1475,8 +1476,9 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
         value = [value]
     if isinstance(value, (bytes, bytearray)) or not hasattr(value, "__iter__"):
         value = ()
-    names = tuple(str(item).strip() if isinstance(item, (str, int)) else "" for item in value)
-    if not names or not all(names):
+    items = tuple(value)
+    names = tuple(str(item).strip() for item in items if isinstance(item, (str, int)))
+    if not names or "" in names or len(names) < len(items):
         raise ConfigError(f"{what} must be a list of words, none of them empty; leave it out for the default")
     return names
 
@@ -1489,12 +1491,11 @@ def _seconds(value: Any, what: str) -> float:
     """Return a time as seconds: a number of them, a timedelta, or a text such as 90s, 5m, 1h30m, 2d."""
     seconds = value.total_seconds() if hasattr(value, "total_seconds") else value
     if isinstance(value, str):
-        text = value.strip().lower()
-        if re.fullmatch(r"\d+(\.\d+)?", text):
-            seconds = float(text)
-        elif re.fullmatch(rf"(?:{_TIME}\s*)+", text):
-            times = [float(number) * _UNITS[unit[0]] for number, unit in re.findall(_TIME, text)]
-            seconds = sum(times)
+        text = re.sub(r"^[\d.]+$", r"\g<0>s", value.strip().lower())
+        if re.fullmatch(rf"(?:{_TIME}\s*)+", text):
+            seconds = 0.0
+            for number, unit in re.findall(_TIME, text):
+                seconds += float(number) * _UNITS[unit[0]]
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 1e9:
         raise ConfigError(f"{what} must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m "
                           f"or 2d, not {value!r}")
@@ -1502,14 +1503,10 @@ def _seconds(value: Any, what: str) -> float:
 
 
 def _among(words: Sequence[str]) -> str:
-    """Return words as people list them: `a`, `b` or `c`."""
-    shown = []
-    for word in words:
-        word = _one_line(word, 100)
-        is_code = word.isascii() and "`" not in word
-        shown.append(f"`{word}`" if is_code else word)
-    before = ", ".join(shown[:-1])
-    return f"{before} or {shown[-1]}" if before else shown[-1]
+    """Return words as people list them: `a`, `b` or `c`. Emoji, and words with such marks, stand bare."""
+    shown = [re.sub("^[ -_a-~]+$", r"`\g<0>`", _one_line(word, 100)) for word in words]
+    shown[-2:] = [" or ".join(shown[-2:])]
+    return ", ".join(shown)
 
 
 class _QuestionRecord:
@@ -1567,11 +1564,13 @@ class _QuestionRecord:
             value, kind = getattr(self, name), kinds[form.replace(" | None", "")]
             if value is None and form.endswith("None"):
                 continue
-            if not isinstance(value, kind) or kind is list and set(map(type, value)) - {str}:
+            if not isinstance(value, kind):
+                return False
+            if kind is list and set(map(type, value)) - {str}:
                 return False
         times = (self.asked, self.posted, self.deadline, self.claimed_until)
-        may_end = self.approve and self.decline and self.approvers != [] and self.minimum_approvals > 0
-        return bool(may_end and self.token and self.deadline and min(times) >= 0 and max(times) < 1e10)
+        needed = (self.token, self.deadline, self.approve, self.decline, self.approvers != [])
+        return all(needed) and self.minimum_approvals > 0 and 0 <= min(times) and max(times) < 1e10
 
 
 def _recorded(key: str, given: Any) -> _QuestionRecord:
@@ -1612,8 +1611,9 @@ def _is_held(record: _QuestionRecord, now: float) -> bool:
     """True while the one who claimed a record is alive, as far as can be told from here, and not overdue."""
     if not now < record.claimed_until <= now + 2 * _CLAIM:  # more than clocks differ: one was set back
         return False
-    by = record.claimed_by
-    return not by.endswith(f" {_socket.gethostname()}") or by == _worker(by.partition(" ")[0])
+    if not record.claimed_by.endswith(f" {_socket.gethostname()}"):
+        return True
+    return record.claimed_by == _worker(record.claimed_by.split()[0])
 
 
 class _Key:
@@ -1711,8 +1711,10 @@ class _Reply:
     """
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.by, self.text = str(given.get("by") or ""), str(given["text"])
-        self.at = None if given.get("at") is None else float(given["at"])
         self.via, self.asked, self.thread = given.get("via", "reply"), given.get("asked"), given.get("thread")
+        self.at = given.get("at")
+        if self.at is not None:
+            self.at = float(self.at)
 
 
 class Question:
@@ -1902,8 +1904,11 @@ class Question:
         person, approvers = self.alerter._person, self._record.approvers
         if approvers is None:
             approvers = [reply.by for reply in given]
-        may = set(map(person, approvers)) - {""}
-        return [reply for reply in given if person(reply.by) in may and reply.by != self._record.author]
+        may, replies = set(map(person, approvers)) - {""}, []
+        for reply in given:
+            if person(reply.by) in may and reply.by != self._record.author:
+                replies.append(reply)
+        return replies
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
@@ -1937,8 +1942,10 @@ class Question:
         approvals: dict[str, str] = {}  # person: user id
         for tapped, late, vetoes, answer in answers:
             user, complete = str(answer.by), len(approvals) >= record.minimum_approvals
-            counts = complete or not late if vetoes else not (complete or late)
-            if not counts or tapped and self.alerter._is_machine(user):
+            is_void = complete or late
+            if vetoes:
+                is_void = late and not complete
+            if is_void or tapped and self.alerter._is_machine(user):
                 continue
             if answer.status == "declined":
                 before = approvals.values() if record.minimum_approvals > 1 else ()
@@ -2000,18 +2007,22 @@ class Question:
     def _instructions(self) -> list[str]:
         """Return lines of light Markdown: how to answer, and, in the last one, who may and until when."""
         record = self._record
-        exact = "written exactly so, " if record.case_sensitive else ""
-        taps = f" Or tap {' or '.join(map(_one_line, self._taps()))}." if self.alerter._has_reactions else ""
-        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(self.deadline))
-        who = f" for {_among(record.approvers)}" if record.approvers else ""
         how = f"{self.alerter._answer_by} {_among(record.approve)} to approve, or {_among(record.decline)} to"
-        lines = [f"{how} decline, {exact}and nothing else.{taps}"]
+        lines = [f"{how} decline, and nothing else."]
+        if record.case_sensitive:
+            lines = [f"{how} decline, written exactly so, and nothing else."]
+        if self.alerter._has_reactions:
+            lines[0] += " Or tap {} or {}.".format(*map(_one_line, self._taps()))
         plain = [word for word in record.decline if re.fullmatch(r"[\w -]+", word)]
         if plain:
             lines.append(f"A decline may say why: `{plain[0]}: the reason`.")
         if record.minimum_approvals > 1:
             lines.append(f"{record.minimum_approvals} different people have to approve; one decline ends it.")
-        return [*lines, f"Open until {until}{who}."]
+        lines.append(time.strftime("Open until %Y-%m-%d %H:%M:%S UTC", time.gmtime(self.deadline)))
+        if record.approvers:
+            lines[-1] += f" for {_among(record.approvers)}"
+        lines[-1] += "."
+        return lines
 
     def _settle(self, decision: Decision) -> None:
         """End it with this decision; if somebody has ended it meanwhile, with theirs, and in silence."""
@@ -2112,7 +2123,8 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             pause = min(pause * 2, 8.0)
         elif not in_time:
             error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
-        if not in_time or not (error._again or unheard and (sure or find)):
+        may_again = error._again or unheard and (sure or find)
+        if not (in_time and may_again):
             raise error
         clock.sleep(wait)
         if unheard and find:
