@@ -131,16 +131,23 @@ class Fault:
 
     def __init__(self, kind="status", status=None, headers=None, body=b"", ctype="application/json",
                  seconds=1.0, to="/"):
-        self.kind, self.status, self.seconds, self.to = kind, status, seconds, to
-        self.headers = dict({"Content-Type": ctype}, **(headers or {}))
-        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.kind, self.seconds, usual = kind.replace("act_", ""), seconds, 200
+        self.acts = self.kind != kind or kind in ("", "truncate", "drip")
+        if kind == "html":
+            body, ctype = b"<!DOCTYPE html><title>Hi</title>", "text/html"
+        elif kind == "huge":
+            body = b'{"ok": true, "pad": "%s"}' % (b"x" * 11_000_000)
+        elif kind == "redirect":
+            usual, headers = 302, {"Location": to}
+        elif self.kind == "status":
+            usual = 500
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.answer = status or usual, data, {"Content-Type": ctype, **(headers or {})}
 
     @classmethod
     def discord_429(cls, seconds, scope="user"):
         """Without `Via` a 429 would be Cloudflare's ban, not Discord's limit."""
-        headers = {"Retry-After": str(math.ceil(seconds)), "X-RateLimit-Scope": scope, "Via": "1.1 google",
-                   "X-RateLimit-Remaining": "0", "X-RateLimit-Reset-After": str(seconds)}
-        headers.update({"X-RateLimit-Global": "true"} if scope == "global" else {})
+        headers = {"Retry-After": str(math.ceil(seconds)), "X-RateLimit-Scope": scope, "Via": "1.1 google"}
         return cls(status=429, headers=headers, body={
             "message": "You are being rate limited.", "retry_after": seconds, "global": scope == "global"})
 
@@ -151,6 +158,37 @@ class Refusal(Exception):
     def __init__(self, status, body, headers=None):
         super().__init__(status, body)
         self.answer = status, body, headers or {}
+
+
+class _Listener:
+    """A port of this machine. Each of its threads serves one connection, then waits for another."""
+
+    service = None
+
+    def __init__(self):
+        self.socket, self.resting, self.lock = socket.socket(), 0, threading.Lock()
+        self.socket.bind((Fake.host, 0))
+        self.socket.listen(128)
+        self.port = self.socket.getsockname()[1]
+        self._start_another()
+
+    def _start_another(self):
+        self.resting += 1
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self):
+        while True:
+            link, _ = self.socket.accept()
+            with self.lock:
+                self.resting -= 1
+                if not self.resting:
+                    self._start_another()
+            service = self.service
+            with link:
+                if service:
+                    service.serve(link)
+            with self.lock:
+                self.resting += 1
 
 
 class Fake:
@@ -214,8 +252,7 @@ class Fake:
         except Exception as crash:
             self.crashes.append(crash)
         with self.lock:
-            for ended in [one for one in self._open if one.fileno() < 0]:
-                self._open.remove(ended)
+            self._open = {one for one in self._open if one.fileno() >= 0}
 
 
 def _reset(link):
@@ -249,6 +286,7 @@ class FakeService(Fake):
                 if entry[2] <= 0:
                     self._faults.remove(entry)
                 return entry[1]
+        return Fault("")  # all goes well
 
     def _act(self, call):
         try:
@@ -257,7 +295,7 @@ class FakeService(Fake):
             status, body, headers = refusal.answer
         ctype = "text/plain" if isinstance(body, str) else "application/json; charset=utf-8"
         data = b"" if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
-        return status, data, dict({"Content-Type": ctype}, **call.reply_headers, **headers)
+        return status, data, {"Content-Type": ctype, **call.reply_headers, **headers}
 
     def talk(self, link):
         with self.secure(link, self.ssl_context) if self.ssl_context else link as link:
@@ -275,38 +313,36 @@ class FakeService(Fake):
         head, _, data = data.partition(b"\r\n\r\n")
         request, *fields = head.decode("latin-1").split("\r\n")
         headers = {name.title(): value for name, value in (field.split(": ", 1) for field in fields)}
-        body = bytearray(data)
-        while len(body) < int(headers.get("Content-Length", 0)):
+        body, length = bytearray(data), int(headers.get("Content-Length", 0))
+        while len(body) < length:
             piece = link.recv(1 << 18)
             if not piece:
                 return False
             body += piece
         method, target, version = request.split(" ")
-        assert version == "HTTP/1.1" and len(headers) == len(fields)
-        assert len(body) == int(headers.get("Content-Length", 0))
+        assert version == "HTTP/1.1" and len(headers) == len(fields) and len(body) == length
         assert "Transfer-Encoding" not in headers  # assumed: chunked uploads are refused
         path, _, query = target.partition("?")
-        call = SimpleNamespace(method=method, path=path, query=dict(parse_qsl(query, True)), headers=headers,
-                               body=bytes(body), args={}, files={}, reply_headers={}, at=self.now())
-        call.ctype = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if call.ctype == "application/json":
-            call.args = _strict_json(body)
-        elif call.ctype == "application/x-www-form-urlencoded":
-            call.args = dict(parse_qsl(body.decode("utf-8"), True))
-        elif call.ctype == "multipart/form-data":
-            call.args, call.files = _multipart(headers["Content-Type"], body)
+        ctype, query = headers.get("Content-Type", "").partition(";")[0], dict(parse_qsl(query, True))
+        call = SimpleNamespace(method=method, path=path, query=query, headers=headers, body=bytes(body),
+                               ctype=ctype, args={}, files={}, reply_headers={}, at=self.now())
+        if ctype == "application/json":
+            call.args = _strict_json(call.body)
+        elif ctype == "application/x-www-form-urlencoded":
+            call.args = dict(parse_qsl(call.body.decode("utf-8"), True))
+        elif ctype == "multipart/form-data":
+            call.args, call.files = _multipart(headers["Content-Type"], call.body)
         elif method == "GET":
-            call.args = dict(call.query)
+            call.args = dict(query)
         return self.respond(link, call)
 
     def respond(self, link, call):
         """Answer a call, well or as a fault says; true if the connection stays open after it."""
         with self.lock:
             self.calls.append(call)
-            fault = self._next_fault(call.method + " " + call.path) or Fault("")  # None: all goes well
-            acts = fault.kind in ("", "truncate", "drip") or fault.kind.startswith("act_")
-            reply = self._act(call) if acts else (200, b"", {})
-        kind = fault.kind.replace("act_", "")
+            fault = self._next_fault(call.method + " " + call.path)
+            status, body, headers = self._act(call) if fault.acts else fault.answer
+        kind = fault.kind
         if kind == "reset":
             _reset(link)
         elif kind == "garbage":
@@ -316,66 +352,26 @@ class FakeService(Fake):
         if kind in ("reset", "garbage", "stall", "close"):
             return False
         if kind == "status":
-            reply = fault.status or 500, fault.body, fault.headers
-        elif kind == "html":
-            reply = fault.status or 200, b"<!DOCTYPE html><title>Hi</title>", {"Content-Type": "text/html"}
-        elif kind == "redirect":
-            reply = fault.status or 302, b"", {"Location": fault.to}
-        elif kind == "huge":
-            reply = 200, b'{"ok": true, "pad": "%s"}' % (b"x" * 11_000_000), fault.headers
-        else:
-            assert kind in ("", "truncate", "drip"), kind
-        status, body, headers = reply
+            status, body, headers = fault.answer
         stays = kind in ("", "status", "html", "redirect")
         head = {**headers, "Connection": "keep-alive" if stays else "close"}
         if status != 204:
             head["Content-Length"] = len(body) + 100 * (kind == "truncate")
         elif "Content-Type" in head:
             del head["Content-Type"]
-        lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in head.items()), "", ""]
         with self.lock:
             self.statuses.append(status)
+        lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in head.items()), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
-        if kind == "drip":
-            link.sendall(head)
-            for byte in body:
-                link.sendall(bytes([byte]))
-                if self._closing.wait(fault.seconds / len(body)):
-                    return False
-        else:
+        if kind != "drip":
             link.sendall(head + body)
-        return stays and not self.forgetful
-
-
-class _Listener:
-    """A port of this machine. Each of its threads serves one connection, then waits for another."""
-
-    service = None
-
-    def __init__(self):
-        self.socket, self.resting, self.lock = socket.socket(), 0, threading.Lock()
-        self.socket.bind((Fake.host, 0))
-        self.socket.listen(128)
-        self.port = self.socket.getsockname()[1]
-        self._start_another()
-
-    def _start_another(self):
-        self.resting += 1
-        threading.Thread(target=self._work, daemon=True).start()
-
-    def _work(self):
-        while True:
-            link, _ = self.socket.accept()
-            with self.lock:
-                self.resting -= 1
-                if not self.resting:
-                    self._start_another()
-            service = self.service
-            with link:
-                if service:
-                    service.serve(link)
-            with self.lock:
-                self.resting += 1
+            return stays and not self.forgetful
+        link.sendall(head)
+        for byte in body:
+            link.sendall(bytes([byte]))
+            if self._closing.wait(fault.seconds / len(body)):
+                break
+        return False
 
 
 def _strict_json(data):
@@ -390,14 +386,14 @@ def _strict_json(data):
 
 def _multipart(ctype, body):
     """Decode `payload_json` and {file name: bytes}; field names must be files[0], files[1] and so on."""
-    boundary = re.search(r'boundary="?([^";]+)', ctype)
-    parts = (b"\r\n" + body).split(b"\r\n--" + boundary.group(1).encode()) if boundary else [b""]
+    boundary = re.search(r'boundary="?([^";]+)', ctype)[1].encode()
+    _, *parts, end = (b"\r\n" + body).split(b"\r\n--" + boundary)
     args, files = {}, {}
-    assert parts[-1].strip() == b"--"
-    for part in parts[1:-1]:
+    assert end.strip() == b"--"
+    for part in parts:
         head, _, data = part.partition(b"\r\n\r\n")
         field = dict(re.findall(r'[; ](name|filename)="([^"]*)"', head.decode("utf-8")))
-        if field.get("name") == "payload_json":
+        if field["name"] == "payload_json":
             args = _strict_json(data)
         else:
             assert field["name"] == f"files[{len(files)}]"
