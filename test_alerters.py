@@ -417,6 +417,12 @@ SCOPES = {"auth.test": "", "conversations.info": ":read", "conversations.history
 CONTROL = re.compile(r"<(?:[!@#]|[a-z][a-z0-9+.-]*:)[^<>\n]*>", re.I)
 
 
+def canonical(name):
+    """The name of a reaction as it is stored: thumbsup becomes +1."""
+    base, tone, shade = name.partition("::")
+    return ALIASES.get(base, base) + tone + shade
+
+
 def units(text):
     """Length in UTF-16 units of the text as sent: the strictest reading of Slack's limits; assumed."""
     return len(text.encode("utf-16-le")) // 2
@@ -436,7 +442,8 @@ def stored_text(text, human=True):
         return ":%s:" % (EMOJI.get(match[0]) or unicodedata.name(match[0]).lower().replace(" ", "_"))
 
     parts = re.split(f"({CONTROL.pattern})", text, flags=re.I)
-    return "".join(part if i % 2 else plain(part) for i, part in enumerate(parts))
+    parts[::2] = map(plain, parts[::2])
+    return "".join(parts)
 
 
 def block_errors(blocks, broken_images=()):
@@ -497,8 +504,8 @@ class FakeSlack(FakeService):
         self.broken_images, self._rations, self._last_ts = set(), {}, 0
 
     def add_channel(self, channel, name, **flags):
-        usual = {"is_im": False, "is_member": True, "is_private": False, "is_archived": False}
-        self.channels[channel] = dict(usual, id=channel, name=name, **flags)
+        self.channels[channel] = {"id": channel, "name": name, "is_im": False, "is_member": True,
+                                  "is_private": False, "is_archived": False, **flags}
 
     def ration(self, method, seconds=60):
         """Let `method` through once per `seconds`, 15 rows at a time: an unlisted app since May 2025."""
@@ -520,8 +527,7 @@ class FakeSlack(FakeService):
 
     def react(self, user, name, ts):
         with self.lock:
-            base, tone, shade = name.partition("::")  # names are stored canonical: thumbsup becomes +1
-            users = self._find(ts)["reactions"].setdefault(ALIASES.get(base, base) + tone + shade, [])
+            users = self._find(ts)["reactions"].setdefault(canonical(name), [])
             users += [user] if user not in users else []
 
     def unreact(self, user, name, ts):
@@ -540,8 +546,7 @@ class FakeSlack(FakeService):
             at = self.rows.index(row)
             kept = {key: row[key] for key in ("type", "ts", "channel", "thread_ts") if key in row}
             stub = dict(kept, subtype="tombstone", user="USLACKBOT", text="Gone.", reactions={})
-            has_replies = any(other.get("thread_ts") == ts != other["ts"] for other in self.rows)
-            self.rows[at:at + 1] = [stub] if has_replies else []
+            self.rows[at:at + 1] = [stub] if self._replies(row) else []
 
     # The service itself.
     def _new_ts(self):
@@ -567,10 +572,13 @@ class FakeSlack(FakeService):
     def _no(self, error, **more):
         return Refusal(200, dict(more, ok=False, error=error))  # refusals come with HTTP 200
 
+    def _replies(self, row):
+        return [other for other in self.rows if other.get("thread_ts") == row["ts"] != other["ts"]
+                and other["channel"] == row["channel"]]
+
     def _show(self, row, full=False):
         shown = {k: v for k, v in row.items() if k not in ("channel", "payload", "reactions")}
-        replies = [r for r in self.rows
-                   if r.get("thread_ts") == row["ts"] != r["ts"] and r["channel"] == row["channel"]]
+        replies = self._replies(row)
         if replies:
             shown.update(reply_count=len(replies), latest_reply=replies[-1]["ts"])
         reactions = []
@@ -591,43 +599,34 @@ class FakeSlack(FakeService):
         if last is not None and self.now() - last < seconds:
             wait = str(math.ceil(last + seconds - self.now()))
             return 429, {"ok": False, "error": "ratelimited"}, {"Retry-After": wait}
-        args = self._authorised(call)
-        channel = self.channels.get(args.get("channel"), {})
-        kind = "im" if channel.get("is_im") else "groups" if channel.get("is_private") else "channels"
-        scope = kind + SCOPES[method] if SCOPES[method][:1] == ":" else SCOPES[method]
-        provided = ",".join(sorted(self.scopes))
-        call.reply_headers["X-OAuth-Scopes"] = provided
-        if scope and scope not in self.scopes:
-            raise self._no("missing_scope", needed=scope, provided=provided)
-        if method in self._rations:
-            self._rations[method][1] = self.now()
-        return 200, dict(getattr(self, "_" + method.replace(".", "_"))(args), ok=True), {}
-
-    def _authorised(self, call):
-        """Check content type and token; give the arguments without nulls, JSON strings of a form decoded."""
         args, is_json = call.args, call.ctype == "application/json"
-        assert call.method == "POST" and not call.query and (call.args or not call.body) and not call.files
+        assert call.method == "POST" and not call.query and (args or not call.body) and not call.files
         if "token" in args or call.headers.get("Authorization") != "Bearer " + self.token:
             raise self._no("invalid_auth")
         if call.body and ("charset" in call.headers["Content-Type"]) != is_json:
             self.warnings.append("missing_charset" if is_json else "superfluous_charset")
         if "files" in args:
             args["files"] = _strict_json(args["files"].encode())
-        call.args = {key: value for key, value in args.items() if value is not None}
-        return call.args
+        call.args = args = {key: value for key, value in args.items() if value is not None}
+        channel = self.channels.get(args.get("channel"), {})
+        kind = "im" if channel.get("is_im") else "groups" if channel.get("is_private") else "channels"
+        scope = kind + SCOPES[method] if SCOPES[method][:1] == ":" else SCOPES[method]
+        provided = call.reply_headers["X-OAuth-Scopes"] = ",".join(sorted(self.scopes))
+        if scope and scope not in self.scopes:
+            raise self._no("missing_scope", needed=scope, provided=provided)
+        if method in self._rations:
+            self._rations[method][1] = self.now()
+        return 200, dict(getattr(self, "_" + method.replace(".", "_"))(args), ok=True), {}
 
-    def _channel(self, args, key="channel", reads=True):
+    def _channel(self, args, key="channel", reads=True, writes=False):
         channel = self.channels.get(args.get(key))
         if not channel or channel["is_private"] and not channel["is_member"]:
             raise self._no("channel_not_found")
         if reads and not channel["is_member"]:
             raise self._no("not_in_channel")
-        return channel["id"]
-
-    def _writable(self, channel):
-        if self.channels[channel]["is_archived"]:
+        if writes and channel["is_archived"]:
             raise self._no("is_archived")
-        return channel
+        return channel["id"]
 
     def _checked(self, args):
         """The fields of a row from a message's arguments, or the refusal."""
@@ -665,7 +664,7 @@ class FakeSlack(FakeService):
         if re.match(r"[UW][A-Z0-9]+$", given) and given not in self.channels:
             named = ["D" + given[1:]]  # a user's id opens a direct channel; the answer tells its own id
             self.add_channel(named[0], None, is_im=True)
-        channel = self._writable(self._channel({"channel": (named or [given])[0]}))
+        channel = self._channel({"channel": (named or [given])[0]}, writes=True)
         fields = dict(self._checked(args), user=self.bot_user, bot_id=self.bot_id)
         row = self._add(channel, fields, args.get("thread_ts"))
         return {"channel": channel, "ts": row["ts"], "message": self._show(row)}
@@ -677,15 +676,14 @@ class FakeSlack(FakeService):
         return {"channel": row["channel"], "ts": row["ts"]}
 
     def _reactions_add(self, args):
-        row = self._find(args.get("timestamp"), self._writable(self._channel(args)))
+        row = self._find(args.get("timestamp"), self._channel(args, writes=True))
         base, tone, shade = args["name"].partition("::")
         known = base in set(EMOJI.values()) | set(ALIASES) | self.custom_emoji
         if not known or tone and not re.match("skin-tone-[2-6]$", shade):
             raise self._no("invalid_name")
-        users = row["reactions"].setdefault(ALIASES.get(base, base) + tone + shade, [])
-        if self.bot_user in users:
+        if self.bot_user in row["reactions"].get(canonical(args["name"]), ()):
             raise self._no("already_reacted")
-        users.append(self.bot_user)
+        self.react(self.bot_user, args["name"], row["ts"])
         return {}
 
     def _reactions_get(self, args):
@@ -745,7 +743,7 @@ class FakeSlack(FakeService):
         files = [self.files.get(file.get("id")) for file in args["files"]]
         if any(file is None or file["bytes"] is None or file["shared_in"] for file in files):
             raise self._no("file_not_found")
-        where = self._writable(self._channel(args, "channel_id"))
+        where = self._channel(args, "channel_id", writes=True)
         shown = [dict(f, name=self.files[f["id"]]["name"]) for f in args["files"]]
         # Assumed: a bot's file row has no bot_id, its user must be enough. No ts is answered.
         self._add(where, {"user": self.bot_user, "text": stored_text(args["initial_comment"], human=False),
@@ -760,7 +758,8 @@ class FakeSlack(FakeService):
         assert (call.method, call.ctype) == ("POST", "application/json")
         try:
             fields = dict(self._checked(call.args), subtype="bot_message", bot_id="BHOOK")
-            self._add(self._writable(self.channel), fields, call.args.get("thread_ts"))
+            channel = self._channel({"channel": self.channel}, writes=True)
+            self._add(channel, fields, call.args.get("thread_ts"))
         except Refusal as refusal:  # errors are plain text with a status of their own
             return 400, refusal.answer[1]["error"], {}
         return 200, "ok", {}
@@ -2623,7 +2622,8 @@ def test_every_fault_of_a_post_loses_and_doubles_nothing(chats, clock, kind):
     for name in (*WAITS, *FINAL, *DOUBT):
         if kind == "slack webhook" and name in ("empty", "list", "number", "text", "huge"):
             continue  # its custom hosts answer anything with 2xx; and a page is none of theirs
-        for times in (1,) if name == "huge" else (1, None):
+        tried_again = name in WAITS or name in DOUBT and "webhook" not in kind and name != "huge"
+        for times in (1, None) if tried_again or MORE else (1,):
             service.posted.clear()
             service.rows.clear()
             began = clock.monotonic()
@@ -2657,13 +2657,13 @@ SHAPES_OF_NONSENSE = [
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind):
     alerter, service = chats[kind]
-    statuses = (200, 400, 429, 500)
-    cases = list(itertools.product(SHAPES_OF_NONSENSE, statuses if MORE else [200]))
-    cases += zip(SHAPES_OF_NONSENSE[::2], itertools.cycle(statuses[1:]))
-    asked = itertools.cycle([alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1))])
+    cases = list(itertools.product(SHAPES_OF_NONSENSE, (200, 400, 200, 429, 200, 500)))
+    if not MORE:
+        cases = cases[CHAT_KINDS.index(kind)::5]
+    asked = itertools.cycle([alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1)),
+                             lambda: alerter.send(AlerterMessage("t", images=[PNG]))])
     for (shape, status), call in zip(cases, asked):
         service.fail("", Fault(status=status, body=shape, headers={"Retry-After": "9"}), times=None)
-        _outcome(alerter, AlerterMessage("t", images=[PNG]))
         with contextlib.suppress(DeliveryError, AskNotSupported):
             call()
         service.heal()
@@ -2697,24 +2697,22 @@ RETRY_AFTER = {  # the header: the naps before the third try
     "Tue, 14 Nov 2023 22:13:10 GMT": [1.0, 2.0]}  # the fake's time begins at 22:13:20
 
 
-@pytest.mark.parametrize("given", RETRY_AFTER)
-def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not(chats, given):
-    alerter, service = chats["slack"]
-    service.fail("POST", Fault(status=429, headers={"Retry-After": given}), times=2)
-    outcome, _ = _outcome(alerter, "x")
-    naps = RETRY_AFTER[given]
-    assert (outcome, alerter.clock.naps) == (("sent", naps) if naps else ("not_sent", []))
+def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not():
+    for given, naps in RETRY_AFTER.items():
+        with FakeSlack(FakeClock()) as service:
+            service.fail("POST", Fault(status=429, headers={"Retry-After": given}), times=2)
+            outcome, _ = _outcome(slack_alerter(service), "x")
+            assert (outcome, service.clock.naps) == (("sent", naps) if naps else ("not_sent", [])), given
 
 
 @pytest.mark.parametrize("kind", RENDERED)
-def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind, caplog):
+def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind):
     alerter, service = chats[kind]
-    text = "\n".join(f"line {i}" for i in range(900))
     for fault in (Fault(status=403), Fault("close")):
         service.posted.clear()
         service.fail("POST", Fault(""))
         service.fail("POST", fault, times=None)
-        assert _outcome(alerter, text)[0] == "partial" and len(service.posted) == 1
+        assert _outcome(alerter, "line\n" * 900)[0] == "partial" and len(service.posted) == 1
         service.heal()
 
 
@@ -2727,8 +2725,9 @@ def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(c
                                                                                call):
     alerter, service = chats[kind]
     problems = []
-    for name in ("429", "503", "403", "redirect", "500", "close", "a page", "list", "act close", "cut short"):
-        for times in (1, None) if MORE or name in ("503", "403", "close", "act close") else (1,):
+    names = ("429", "503", "403", "close", "a page", "list", "act close", "cut short", "redirect", "500")
+    for name in names if MORE else names[:8]:
+        for times in (1, None) if MORE or name in ("503", "close") else (1,):
             for kept in (service.posted, service.rows, caplog.records):
                 kept.clear()
             began = clock.monotonic()
@@ -2753,13 +2752,12 @@ def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(c
     assert problems == []
 
 
-@pytest.mark.parametrize("address", ["file:///etc/passwd", "http://192.0.2.1/x", "", None, 5])
-def test_an_upload_address_that_cannot_be_trusted_costs_the_image_only(chats, caplog, address):
+def test_an_upload_address_that_cannot_be_trusted_costs_the_image_only(chats, caplog):
     alerter, slack = chats["slack"]
-    slack.fail("getUploadURL", Fault(status=200, body={"ok": True, "upload_url": address, "file_id": "F1"}),
-               times=None)
-    assert alerter.post(AlerterMessage("plot", images=[PNG])) is True
-    assert "image-1" in slack.posted[-1]["payload"]["text"]
+    for address in ("file:///etc/passwd", "http://192.0.2.1/x", "", None, 5):
+        slack.fail("getUploadURL", Fault(status=200, body={"ok": True, "upload_url": address}))
+        assert alerter.post(AlerterMessage("plot", images=[PNG])) is True
+        assert "image-1" in slack.posted[-1]["payload"]["text"]
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
@@ -2772,7 +2770,7 @@ ASK_CALLS = [("slack", "auth.test"), ("slack", "chat.postMessage"), ("slack", "r
 @pytest.mark.parametrize("kind, call", ASK_CALLS)
 def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(chats, clock, kind, call):
     alerter, service = chats[kind]
-    for name in ("429", "reset", "act close", "cut short"):
+    for name in ("429", "act close", "reset", "cut short") if MORE or "POST" in call else ("429", "reset"):
         service.posted.clear()
         service.rows.clear()
 
@@ -2814,26 +2812,24 @@ def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
     assert alerter.post("z", own) is False and len(service.posted) == 3
 
 
-ODD_ANSWERS = {  # what answers which call -> what becomes of the post
-    "no channel": ("discord", "/messages", Fault(status=200, body={"id": "5"}), True),
-    "no id": ("discord", "/messages", Fault(status=204), False),
-    "a wait beyond floats": ("discord", "/messages", Fault(
-        status=429, headers={"Via": "1.1 google"}, body=b'{"retry_after": 1%s}' % (b"0" * 400)), False),
-    "deep errors": ("discord", "/messages", Fault(
-        status=400, body=b'{"code": 1, "errors": %s{}%s}' % (b'{"a": ' * 600, b"}" * 600)), False),
-    **{f"history {body}": ("slack", "conversations.history", Fault(status=200, body={"ok": True, **body}),
-                           False)
-       for body in ({}, {"messages": [1, "x"]}, {"messages": [], "response_metadata": 5})}}
+ODD_ANSWERS = [  # what answers which call -> what becomes of the post
+    ("discord", "/messages", Fault(status=200, body={"id": "5"}), True),  # no channel
+    ("discord", "/messages", Fault(status=204), False),
+    ("discord", "/messages", Fault(status=429, headers={"Via": "1.1 google"},
+                                   body=b'{"retry_after": 1%s}' % (b"0" * 400)), False),  # beyond floats
+    ("discord", "/messages", Fault(status=400, body=b'{"code": 1, "errors": %s{}%s}' % (
+        b'{"a": ' * 600, b"}" * 600)), False)]
+ODD_ANSWERS += [("slack", "conversations.history", Fault(status=200, body={"ok": True, **body}), False)
+                for body in ({}, {"messages": [1, "x"]}, {"messages": [], "response_metadata": 5})]
 
 
-@pytest.mark.parametrize("case", ODD_ANSWERS)
-def test_an_odd_answer_is_no_surprise(chats, case):
-    kind, call, fault, delivered = ODD_ANSWERS[case]
-    alerter, service = chats[kind]
-    service.fail(call, fault, times=None)
-    if kind == "slack":
+def test_an_odd_answer_is_no_surprise(chats):
+    for kind, call, fault, delivered in ODD_ANSWERS:
+        alerter, service = chats[kind]
+        service.fail(call, fault, times=None)
         service.fail("chat.postMessage", Fault("act_reset"))
-    assert alerter.post("x") is delivered
+        assert alerter.post("x") is delivered, fault.answer
+        service.heal()
 
 
 def test_check_and_replies_survive_odd_rows_and_pages_in_circles(chats):
@@ -3949,7 +3945,7 @@ def test_check_says_a_line_a_point(chats):
     assert not [row for _, service in chats.values() for row in service.rows]
 
 
-@pytest.mark.parametrize("kind, change, words, fails", CHECK_SAYS, ids=[case[2] for case in CHECK_SAYS])
+@pytest.mark.parametrize("kind, change, words, fails", CHECK_SAYS)
 def test_check_names_what_fails_and_what_to_do(chats, kind, change, words, fails):
     alerter, service = chats[kind]
     change(service)
