@@ -8878,7 +8878,7 @@ def test_such_a_field_is_refused_in_the_store_the_environment_and_on_the_command
 
 def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(chats):
     for kind, params in (
-            ("slack", AlerterParameters(mention="@ann lee")), ("slack", AlerterParameters(approvers=["@ann"])),
+            ("slack", AlerterParameters(mention="@ann")), ("slack", AlerterParameters(approvers=["@ann"])),
             ("slack", SlackAlerterParameters(slack_channel_id="https://acme.slack.com/archives/C1")),
             ("discord", AlerterParameters(mention=["ann#1"])),
             ("discord", DiscordAlerterParameters(discord_channel_id="#ml"))):
