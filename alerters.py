@@ -5859,7 +5859,7 @@ def _cmd_run(options: Any) -> int:
             with _telling():
                 _post_to(targets, job.message(options.title or _job_name(options.command)), None)
         for stream in job.copies:
-            stream.listen(None)
+            stream.settle(None)
 
     with _Signals() as signals:
         job.run(signals)
@@ -5896,7 +5896,7 @@ class _Job:
             self.problem = f"{self.command[0]}: {_reason(error)}"
         self.seconds = time.monotonic() - began
         for stream in self.copies:
-            stream.listen(_LAST_WORDS)
+            stream.settle(_LAST_WORDS)
             self.problem = self.problem or stream.problem
         if self.problem:
             self.code = self.code or 1  # the job could not be told of it
@@ -5979,76 +5979,62 @@ def _plain_streams() -> list[list[int]]:
 
 
 class _Copy:
-    """A process that copies a stream of a job to our own, and reports its end once the job has ended.
-
-    It outlives us, so that what the job has left in the background can print on. On Windows it is a thread.
-    """
+    """A thread that copies a stream of a job to our own, and keeps its end."""
     def __init__(self, numbers: list[int]) -> None:
         self.numbers = numbers  # both, where standard output and error go to the same place
         self.tail, self.problem = b"", ""
-        source, self.inlet = os.pipe()
-        self.line, line = _socket.socketpair()
-        if not _FORKS:
-            _threading.Thread(target=self._copy_here, args=(source, line), daemon=True).start()
-            return
-        with line:
-            _fork(functools.partial(self._copy_all, source, line), source, numbers[0], line.fileno())
-        os.close(source)
+        self.source, self.inlet = os.pipe()
+        self.going_on, self.job_ended = True, False
+        work = self._copy_job if _FORKS else self._copy_all
+        self.thread = _threading.Thread(target=work, name="alerters-copy", daemon=True)
+        self.thread.start()
 
-    def _copy_here(self, source: int, line: _socket.socket) -> None:
-        with line:  # it closes at the end, and the tail is here already
-            while self._copy(source):
-                pass
-        os.close(source)
-
-    def _copy_all(self, source: int, line: _socket.socket) -> None:
+    def _copy_job(self) -> None:
+        """Copy what the job itself prints."""
         poll: Any = _select.poll()  # type: ignore[attr-defined, unused-ignore]
-        poll.register(source, 1)  # POLLIN
-        poll.register(line, 1)
+        poll.register(self.source, 1)  # POLLIN
         kind = os.fstat(self.numbers[0]).st_mode
         if _stat.S_ISFIFO(kind) or _stat.S_ISSOCK(kind):
             poll.register(self.numbers[0], 0)  # where nobody reads any more, the job is to hear of it at once
-        going_on, asked = True, False
-        while going_on and not asked:
-            ready = dict(poll.poll())
-            asked = line.fileno() in ready
-            if source in ready:
-                going_on = self._copy(source)
-            elif not asked:
-                going_on = False
-        if not going_on:
-            os.close(source)  # a job that writes more hears of it
-        with contextlib.suppress(OSError), line:  # we have ended already
-            line.sendall(self.problem.encode() + b"\0" + self.tail)
-        while going_on:  # what others print
-            going_on = self._copy(source)
+        last_look = False
+        while self.going_on and not last_look:
+            last_look, ready = self.job_ended, dict(poll.poll(_STEP * 1000))
+            if self.source in ready:
+                self._copy()
+            elif ready:
+                self.going_on = False
+        if not self.going_on:
+            os.close(self.source)
 
-    def _copy(self, source: int) -> bool:
-        """Copy a piece; False at the end, and where it cannot be written."""
-        piece = os.read(source, 65536)  # all that a pipe holds
+    def _copy_all(self) -> None:
+        while self.going_on:
+            self._copy()
+        os.close(self.source)  # a job that writes more hears of it
+
+    def _copy(self) -> None:
+        """Copy a piece, unless this is the end or it cannot be written."""
+        piece = os.read(self.source, 65536)  # all that a pipe holds
         self.tail = (self.tail + piece)[-_TAIL:]
+        self.going_on = bool(piece)
         rest = memoryview(piece)
-        while rest:
+        while rest and self.going_on:
             try:
                 rest = rest[os.write(self.numbers[0], rest):]
             except BlockingIOError:
                 time.sleep(0.01)
             except OSError as error:
+                self.going_on = False
                 if not isinstance(error, BrokenPipeError):
                     self.problem = f"what it printed could not be written: {_reason(error)}"
-                return False
-        return bool(piece)
 
-    def listen(self, seconds: float | None) -> None:
-        """Ask for the report, and wait for it so long."""
-        with contextlib.suppress(OSError), self.line.makefile("rb") as file:
-            self.line.settimeout(seconds if _FORKS else _LAST_WORDS)
-            self.line.shutdown(_socket.SHUT_WR)
-            report = file.read()  # unless it does not come in time, or was there before
-            self.line.close()
-            if report:
-                problem, _, self.tail = report.partition(b"\0")
-                self.problem = problem.decode()
+    def settle(self, seconds: float | None) -> None:
+        """Wait so long until all is copied. What the job has left in the background prints on without us."""
+        self.job_ended = True
+        self.thread.join(seconds if _FORKS else _LAST_WORDS)
+        if self.going_on and _FORKS and not self.thread.is_alive():
+            _fork(self._copy_all, self.source, self.numbers[0])
+            self.going_on = False
+            os.close(self.source)
 
     def end(self) -> list[str]:
         """Return the last lines, as they stand on a screen, without secrets."""
