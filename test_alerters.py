@@ -1839,6 +1839,7 @@ def _far_from_home(tmp_path_factory):
         patch.setenv("PYTHONPATH", str(library))
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it would make processes slow to start
         patch.setattr(socket.socket, "connect", loopback_only)
+        patch.setattr(os, "fsync", lambda number: None)  # the disk's time is not the store's
         yield
 
 
@@ -4535,6 +4536,8 @@ COUNTED = {  # so many have to approve; what happens, in order -> status, who ap
 def test_answers_are_counted(room):
     got, wanted = {}, {}
     for number, (case, (needed, acts, status, approved)) in enumerate(COUNTED.items()):
+        if room.kind == "discord" and not re.search("[✅❌]", acts):
+            continue  # its taps are read in another way, its words are not
         params, key = AlerterParameters(minimum_approvals=needed, timeout=60), f"key {number}"
         question = room.alerter().open_question("Deploy?", params, key=key if number % 2 else None)
         for act in acts.split(", "):
@@ -4558,7 +4561,8 @@ def test_answers_are_counted(room):
         said = room.text(room.posted_questions()[-1]["payload"])
         assert ("2 different people have to approve" in said) == (needed == 2)
     assert got == wanted
-    assert len(_records()) == len([case for case in list(COUNTED)[1::2] if COUNTED[case][2] is None])
+    assert sorted(_records()) == [f"key {number}" for number, case in enumerate(COUNTED)
+                                  if number % 2 and case in got and got[case] is None]
 
 
 def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
@@ -5132,12 +5136,12 @@ def test_a_permanent_refusal_ends_the_wait_at_once_with_its_reason(request, kind
     room = Room(kind, request.getfixturevalue(kind))
     question = room.ask(timeout=3600)
     happens, status, code = REFUSALS[kind][case]
-    room.clock.at(10, lambda: happens(room, question))
+    room.clock.at(2, lambda: happens(room, question))
     with pytest.raises(DeliveryError) as caught:
         question.wait()
     assert (caught.value.status, caught.value.code) == (status, code)
     assert caught.value.hint
-    assert room.clock.now() - room.clock.start <= 11
+    assert room.clock.now() - room.clock.start <= 3
     assert room.service.token not in str(caught.value)
 
 
@@ -5155,7 +5159,7 @@ def _intervals(timeout):
     return naps
 
 
-@pytest.mark.parametrize("timeout", [0.4, 200])
+@pytest.mark.parametrize("timeout", [0.4, 20])
 def test_the_poll_interval_is_a_tenth_of_the_age(room, timeout):
     question = room.ask(timeout=timeout)
     before = len(room.service.calls)
@@ -5163,13 +5167,6 @@ def test_the_poll_interval_is_a_tenth_of_the_age(room, timeout):
     assert room.clock.naps == pytest.approx(_intervals(timeout))
     assert decision.status == "timeout" and decision.at == pytest.approx(room.clock.start + timeout)
     assert len(room.service.calls) - before == len(_intervals(timeout)) + 2  # the last poll, and the note
-
-
-def test_the_last_poll_is_at_the_deadline(room):
-    question = room.ask(timeout=40)
-    room.clock.at(39.5, lambda: room.reply(question, room.ann, "yes"))
-    decision = question.wait()
-    assert (decision.status, room.clock.now()) == (YES, room.clock.start + 40)
 
 
 @pytest.mark.parametrize("skew", [-3000, 0, 20])
@@ -5312,17 +5309,6 @@ def test_a_question_of_24_hours_makes_at_most_6000_requests(boards, clock):
     assert max(clock.naps) == pytest.approx(30)
 
 
-def test_an_answer_is_seen_within_a_tenth_of_the_age_or_30_s(boards, clock):
-    chance = random.Random(4)
-    alerter = in_time(Board, clock)()
-    for line in range(200 if MORE else 12):
-        asked, age = clock.now(), 86400 ** chance.random()
-        ANSWERS_ON_BOARDS["kitchen", line] = [{"by": "ann", "text": "yes", "via": "reply", "at": asked + age}]
-        decision = alerter.decide("Deploy?", AlerterParameters(timeout=90000))
-        assert decision == Decision(YES, "ann", "yes", "reply", asked + age)
-        assert clock.now() - asked - age <= min(30, max(1, age / 10)) + 1e-3
-
-
 def test_a_poll_that_ends_after_the_deadline_is_not_the_last_one(room):
     """Slow answers: nobody is told of a timeout while a "yes" in time is left for somebody to use later."""
     real, slow = room.service.answer, [0.0]
@@ -5335,11 +5321,11 @@ def test_a_poll_that_ends_after_the_deadline_is_not_the_last_one(room):
     room.service.answer = answer
     for latency in (0.3, 1.7, 3.1):
         slow[0] = 0.0
-        question, asked = room.ask(timeout=20), room.clock.monotonic()
+        question, asked = room.ask(timeout=10), room.clock.monotonic()
         slow[0] = latency
-        room.clock.at(asked + 19.5, lambda question=question: room.reply(question, room.ann, "yes"))
+        room.clock.at(asked + 9.5, lambda question=question: room.reply(question, room.ann, "yes"))
         assert question.wait().status == YES, latency
-        question = room.ask(timeout=20)
+        question = room.ask(timeout=10)
         assert question.wait().status == "timeout" and room.notes(question) != []
 
 
@@ -5373,63 +5359,56 @@ def test_an_own_flavors_clock_may_be_ahead(boards, clock):
         in_time(Dated, clock)().decide("Deploy?")
 
 
-# What happens to reading over the deadline (of 40 s, so that the grace is 4 s).
+# What happens to reading over the deadline (of 40 s, so that the grace is 4 s): at the service, or before it.
 OUTAGES = {"5xx": lambda r: Fault(status=503), "429": lambda r: r.limited(2),
-           "204": lambda r: Fault(status=204)}
+           "204": lambda r: Fault(status=204),
+           "DNS": (socket, "getaddrinfo", socket.gaierror(-3, "Temporary failure in name resolution")),
+           "refused": (socket.socket, "connect", ConnectionRefusedError(111, "refused")),
+           "stall": (http.client.HTTPResponse, "begin", TimeoutError("timed out"))}
 if MORE:
     for fault in ("reset", "close", "garbage", "redirect"):
         OUTAGES[fault] = lambda r, fault=fault: Fault(fault)
 
 
 @pytest.mark.parametrize("kind", OUTAGES)
-def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kind, caplog):
+def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kind, caplog, monkeypatch):
     """An answer in time is found as soon as reading works; before, nobody says that nobody answered."""
+    def fails(*_, **__):
+        raise OUTAGES[kind][2]
+
+    def begin():
+        if callable(OUTAGES[kind]):
+            room.service.fail("/api", OUTAGES[kind](room), times=None)
+        else:
+            monkeypatch.setattr(*OUTAGES[kind][:2], fails)
+
+    def end():
+        room.service.heal()
+        if not callable(OUTAGES[kind]):
+            monkeypatch.setattr(*OUTAGES[kind][:2], original)
+
+    original = None if callable(OUTAGES[kind]) else getattr(*OUTAGES[kind][:2])
     acts = {"reply": lambda q: room.reply(q, room.ann, "yes"), "tap": lambda q: room.react(q, room.ann, "✅"),
             "nobody": lambda q: None}
-    for case, act in acts.items():
-        for healed in (42, 500) if case == "reply" or MORE else (42,):
-            start, question = room.clock.monotonic(), room.ask(timeout=40)
-            room.clock.at(start + 35, lambda: room.service.fail("/api", OUTAGES[kind](room), times=None))
-            room.clock.at(start + 37, lambda q=question, act=act: act(q))
-            room.clock.at(start + healed, room.service.heal)
-            caplog.clear()
-            if healed == 42:
-                assert question.wait().status == ("timeout" if case == "nobody" else YES), case
-                assert 42 <= room.clock.monotonic() - start <= 44
-                continue
-            with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
-                question.wait()
-            assert caught.value.outcome == "unknown"
-            assert room.clock.monotonic() - start == pytest.approx(44)
-            told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-            assert ["waiting for the answers goes on" in text for text in told][:1] == [True]
-            room.clock.sleep(500)
-
-
-@pytest.mark.parametrize("healed", [21, 500])
-@pytest.mark.parametrize("owner, name, error", [
-    (socket, "getaddrinfo", socket.gaierror(-3, "Temporary failure in name resolution")),
-    (socket.socket, "connect", ConnectionRefusedError(111, "refused")),
-    (http.client.HTTPResponse, "begin", TimeoutError("timed out"))])
-def test_trouble_of_the_network_over_the_deadline_is_no_timeout(
-        room, monkeypatch, owner, name, error, healed):
-    question = room.ask(timeout=20)
-    original = getattr(owner, name)
-
-    def fails(*args, **kwargs):
-        if 18 <= room.clock.monotonic() < healed:
-            raise error
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, fails)
-    room.clock.at(19, lambda: room.reply(question, room.ann, "yes"))
-    room.clock.sleep(17)
-    if healed == 21:
-        assert question.wait().status == YES and 21 <= room.clock.monotonic() <= 22
-        return
-    with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
-        question.wait()
-    assert caught.value.outcome == "unknown"
+    cases = [("reply", 42), ("reply", 500), ("tap", 42), ("nobody", 42)]
+    for case, healed in cases if kind == "5xx" or MORE else cases[:2]:
+        start, question = room.clock.monotonic(), room.ask(timeout=40)
+        room.clock.at(start + 35, begin)
+        room.clock.at(start + 37, lambda q=question, act=acts[case]: act(q))
+        room.clock.at(start + healed, end)
+        room.clock.sleep(34)
+        caplog.clear()
+        if healed == 42:
+            assert question.wait().status == ("timeout" if case == "nobody" else YES), case
+            assert 42 <= room.clock.monotonic() - start <= 44
+            continue
+        with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
+            question.wait()
+        assert caught.value.outcome == "unknown"
+        assert room.clock.monotonic() - start == pytest.approx(44)
+        told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert ["waiting for the answers goes on" in text for text in told][:1] == [True]
+        room.clock.sleep(500)
 
 
 def test_who_waits_again_after_a_refusal_reads_anew(room):
@@ -5445,13 +5424,13 @@ def test_who_waits_again_after_a_refusal_reads_anew(room):
 
 
 def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(room):
-    room.clock.at(95, lambda: room.service.fail("/api", Fault(status=500), times=None))
+    room.clock.at(7, lambda: room.service.fail("/api", Fault(status=500), times=None))
     with pytest.raises(DeliveryError, match="ask again with the same key"):
-        _decide(room, timeout=100)
+        _decide(room, timeout=10)
     room.service.heal()
-    room.service.now = lambda: room.clock.now() - 60  # as if it had been written in time
+    room.service.now = lambda: room.clock.now() - 6  # as if it had been written in time
     answer = room.reply(room.asked(), room.ann, "yes")
-    assert _decide(room, timeout=100) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
+    assert _decide(room, timeout=10) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
     assert _records() == {} and len(room.posted_questions()) == 1
 
 
@@ -5491,12 +5470,12 @@ def test_a_tap_that_was_there_when_the_last_read_began_counts_however_long_it_ta
 @pytest.mark.parametrize("step", [-7200, 7200])
 def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
     room.service.now = lambda: 1_700_000_000 + room.clock.monotonic()
-    for second, status in ((90, YES), (500, "timeout")):
-        start, question = room.clock.monotonic(), room.ask(timeout=100)
-        room.clock.at(start + 10, lambda: setattr(room.clock, "start", room.clock.start + step))
+    for second, status in ((9, YES), (500, "timeout")):
+        start, question = room.clock.monotonic(), room.ask(timeout=10)
+        room.clock.at(start + 2, lambda: setattr(room.clock, "start", room.clock.start + step))
         room.clock.at(start + second, lambda q=question: room.reply(q, room.ann, "yes"))
         assert question.wait().status == status
-        assert room.clock.monotonic() - start == pytest.approx(100 if status != YES else 95, abs=6)
+        assert room.clock.monotonic() - start == pytest.approx(min(second, 10), abs=1)
         room.clock.start -= step
 
 
@@ -5531,7 +5510,7 @@ def test_stopped_while_it_is_posted_the_question_is_found_and_closed(room):
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_where_reading_is_refused_after_all_a_closing_note_goes_under_the_question(room, keyed):
-    room.clock.at(10, lambda: room.service.fail(room.reads, Fault(status=403), times=1))
+    room.clock.at(2, lambda: room.service.fail(room.reads, Fault(status=403), times=1))
     with pytest.raises(DeliveryError):
         room.alerter().decide("Deploy?", timeout=100, key="deploy-42" if keyed else None)
     note = "The answers cannot be read. This question is closed."
@@ -5540,7 +5519,7 @@ def test_where_reading_is_refused_after_all_a_closing_note_goes_under_the_questi
 
 
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=long_form)])
 def test_a_stopped_process_closes_its_question_and_ends_as_it_would_have(number):
     with FakeSlack() as slack:
         room = Room("slack", slack)
@@ -5673,7 +5652,7 @@ def crowd(request):
     with {"slack": FakeSlack, "discord": FakeDiscord}[request.param](CrowdClock()) as service:
         room = Room(request.param, service)
         alerter = room.alerter(approvers=[room.ann, room.bob], timeout=300)
-        room.questions = [room.ask(f"Deploy {n}?", alerter) for n in range(100 if MORE else 20)]
+        room.questions = [room.ask(f"Deploy {n}?", alerter) for n in range(100 if MORE else 11)]
         for question in room.questions[::10]:
             room.reply(question, room.eve, "yes")
         yield room
@@ -5746,16 +5725,16 @@ def test_many_questions_in_one_thread_of_slack_are_read_together():
     with FakeSlack(CrowdClock()) as service:
         room, clock = Room("slack", service), service.clock
         where = SlackAlerterParameters(thread_ts=room.plain(room.bob, "Release 7"), timeout=60)
-        questions = [room.alerter().open_question(f"Deploy {n}?", where) for n in range(20)]
+        questions = [room.alerter().open_question(f"Deploy {n}?", where) for n in range(20 if MORE else 8)]
         for n in (3, 4):
             clock.at(5, lambda n=n: room.react(questions[n], room.ann, "✅❌"[n % 2]))
         clock.at(6, lambda: service.say(room.ann, "yes", where.thread_ts))  # to the newest one above it
         before = len(service.calls)
-        decisions = clock.run(lambda question: question.wait(20), *questions)
+        decisions = clock.run(lambda question: question.wait(10), *questions)
         found = {n: decision.status for n, decision in enumerate(decisions) if decision.status != "timeout"}
-        assert found == {3: NO, 4: YES, 19: YES}
+        assert found == {3: NO, 4: YES, len(questions) - 1: YES}
         reads = [call for call in service.calls[before:] if call.path.endswith("conversations.replies")]
-        assert len(reads) <= 21
+        assert len(reads) <= 13
 
 
 # === Asking: a key that outlives the process ===
@@ -5810,7 +5789,7 @@ def _edited_later(room, question):
     room.service.edit(answer, "yes")
 
 
-ADOPTED = {  # what happens to a question of 20 s whose process died -> its end, whether it is asked anew
+ADOPTED = {  # what happens to a question of 6 s whose process died -> its end, whether it is asked anew
     "an answer": (lambda r, q: r.reply(q, r.ann, "yes"), YES, False),
     "nothing": (lambda r, q: None, "timeout", False),
     "an answer, long ago": (lambda r, q: (r.reply(q, r.ann, "no"), r.clock.sleep(5000)), NO, False),
@@ -5818,19 +5797,19 @@ ADOPTED = {  # what happens to a question of 20 s whose process died -> its end,
     "a tap too late": (lambda r, q: (r.clock.sleep(5000), r.react(q, r.ann, "✅")), "timeout", True),
     "an edit too late": (_edited_later, "timeout", True),
     "deleted": (lambda r, q: (r.service.delete(r.id(q)), r.clock.sleep(500)), "timeout", True),
-    "decided": (lambda r, q: (r.reply(q, r.ann, "yes"), _decide(r, timeout=20)), "timeout", True)}
+    "decided": (lambda r, q: (r.reply(q, r.ann, "yes"), _decide(r, timeout=6)), "timeout", True)}
 
 
 @pytest.mark.parametrize("case", ADOPTED)
 def test_a_question_of_the_same_key_is_adopted_with_its_answers_and_the_time_that_is_left(room, case):
     act, status, anew = ADOPTED[case]
-    question = _ask_and_die(room, timeout=20)
+    question = _ask_and_die(room, timeout=6)
     act(room, question)
     if case.endswith(("ago", "late")):
         room.service.fail(room.reads, Fault(status=500))  # it has its grace from here
     began = room.clock.monotonic()
-    assert _decide(room, timeout=20).status == status
-    assert room.clock.monotonic() - began <= (1 if status != "timeout" else 22 if anew else 18)
+    assert _decide(room, timeout=6).status == status
+    assert room.clock.monotonic() - began <= (1 if status != "timeout" else 8 if anew else 4)
     assert (len(room.posted_questions()), _records()) == (1 + anew, {})
 
 
@@ -5929,8 +5908,7 @@ def _lost(room, acts=True, alerter=None, params=None, **fields):
     assert record["ref"] is None
 
 
-@pytest.mark.parametrize("text", ["Deploy?", "Deploy 2?"])
-@pytest.mark.parametrize("acts", [True, False])
+@pytest.mark.parametrize("acts, text", [(True, "Deploy?"), (True, "Deploy 2?"), (False, "Deploy?")])
 def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
     """Found, or posted under its record; another question under its key closes it where it stands."""
     _lost(room, acts)
@@ -6026,58 +6004,57 @@ def _elsewhere(room):
 
 
 CHANGES = {  # what differs the second time -> whether it is another question
-    "channel": (lambda r: {"params": _elsewhere(r)}, True),
-    "title": (lambda r: {"title": "Now"}, True),
-    "approvers": (lambda r: {"approvers": [r.bob]}, True), "everybody": (lambda r: {"approvers": None}, True),
-    "words": (lambda r: {"approve_msg_options": ["go"]}, True),
-    "fact": (lambda r: {"metadata": {"b": {3, 1, 2}, "a": 2}}, True),
-    "number": (lambda r: {"minimum_approvals": 2}, True),
-    "order of approvers": (lambda r: {"approvers": [r.eve, r.bob, r.ann, r.eve]}, False),
-    "set of approvers": (lambda r: {"approvers": {r.eve, r.bob, r.ann}}, False),
-    "order of words": (lambda r: {"disapprove_msg_options": ["stop", "no"]}, False),
-    "order of facts": (lambda r: {"metadata": {"b": {2, 3, 1}, "a": 1}}, False),
-    "timeout": (lambda r: {"timeout": 1000}, False)}
+    "title": ({"title": "Now"}, True), "approvers": ({"approvers": ["bob"]}, True),
+    "everybody": ({"approvers": None}, True), "words": ({"approve_msg_options": ["go"]}, True),
+    "fact": ({"metadata": {"b": {3, 1, 2}, "a": 2}}, True), "number": ({"minimum_approvals": 2}, True),
+    "order of approvers": ({"approvers": ["eve", "bob", "ann", "eve"]}, False),
+    "set of approvers": ({"approvers": {"eve", "bob", "ann"}}, False),
+    "order of words": ({"disapprove_msg_options": ["stop", "no"]}, False),
+    "order of facts": ({"metadata": {"b": {2, 3, 1}, "a": 1}}, False), "timeout": ({"timeout": 1000}, False)}
 
 
-@pytest.mark.parametrize("case", CHANGES)
-def test_a_key_is_bound_to_what_it_asks_where_and_whom(room, case):
-    change, differs = CHANGES[case]
-    given = {"metadata": {"a": 1, "b": {1, 2, 3}}, "approvers": [room.ann, room.bob, room.eve],
+def test_a_key_is_bound_to_what_it_asks_and_whom(boards, clock):
+    board = in_time(Board, clock)()
+    given = {"metadata": {"a": 1, "b": {1, 2, 3}}, "approvers": ["ann", "bob", "eve"],
              "disapprove_msg_options": ["no", "stop"], "timeout": 600}
-    first = room.alerter().open_question("Deploy?", key="drop-42", **given)
-    room.reply(first, room.ann, "yes")
-    given.update(change(room))
-    second = room.alerter().open_question("Deploy?", key="drop-42", **given)
-    assert (first.token != second.token) == differs
-    if differs:
-        assert (outcome(second), first.check().status) == (None, "timeout")
-        assert room.notes(first) == ["This question was replaced by another one and is closed."]
-    else:
-        assert outcome(second) == YES
+    for case, (change, differs) in CHANGES.items():
+        first = board.open_question("Deploy?", key=case, **given)
+        second = board.open_question("Deploy?", key=case, **{**given, **change})
+        assert (first.token != second.token) == differs, case
+        assert (outcome(first), outcome(second)) == ("timeout" if differs else None, None), case
 
 
-def test_a_key_in_a_thread_or_at_another_service_is_another_question(slack_room):
-    room, made = slack_room, set()
-    thread = room.plain(room.bob, "Release 7")
-    for params in (None, SlackAlerterParameters(thread_ts=thread)):
-        made.add(room.alerter().open_question("Deploy?", params, key="k").token)
-    with FakeSlack(room.clock) as other:
-        made.add(room.alerter(slack_api_url=other.api_url).open_question("Deploy?", key="k").token)
-    assert len(made) == 3
+def test_a_key_is_bound_to_where_it_asks(room):
+    """Another channel, thread or service: there somebody else may read."""
+    with type(room.service)(room.clock) as other:
+        there = room.alerter(**{f"{room.kind}_api_url": other.api_url})
+        places = [(room.alerter(), _elsewhere(room)), (there, None)]
+        if room.kind == "slack":
+            thread = SlackAlerterParameters(thread_ts=room.plain(room.bob, "Release 7"))
+            places.append((room.alerter(), thread))
+        for number, (alerter, params) in enumerate(places):
+            first = room.alerter().open_question("Deploy?", key=f"drop-{number}")
+            room.reply(first, room.ann, "yes")
+            second = alerter.open_question("Deploy?", params, key=f"drop-{number}")
+            assert (outcome(second), first.check().status) == (None, "timeout")
+            note = ["This question was replaced by another one and is closed."]
+            assert room.notes(first) == (note if alerter is not there else [])
 
 
-def test_a_key_means_the_same_in_every_process():
+FINGERPRINT = """import alerters, enum
+class Mute: __repr__ = None
+stages = set(enum.Enum("Stage", "DEV TEST QA PROD"))  # without an order
+facts = {"s": {"x", "y", "z", "w"}, "o": object(), "e": stages, "m": [Mute()]}
+alerter = alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C0")
+asked = alerters.AlerterParameters(approvers={"U0ANNA", "U0BENS", "U0CARL"})
+print(alerter._frame(alerters.AlerterMessage("t", metadata=facts), asked, "k").to_dict()["fingerprint"])
+"""
+
+
+def test_a_key_means_the_same_in_every_process(capsys):
     """Whatever order sets have there, and at whatever address objects lie."""
-    code = ("import alerters as a, enum; b = a.SlackAlerter(slack_token='xoxb-1', slack_channel_id='C0')\n"
-            "class Mute: __repr__ = None\n"
-            "stages = set(enum.Enum('Stage', 'DEV TEST QA PROD'))  # without an order\n"
-            "m = a.AlerterMessage('t', metadata={'s': {'x', 'y', 'z', 'w'}, 'o': object(), 'e': stages,\n"
-            "                                    'm': [Mute()]})\n"
-            "p = a.AlerterParameters(approvers={'U0ANNA', 'U0BENS', 'U0CARL'})\n"
-            "print(b._frame(m, p, 'k').to_dict()['fingerprint'])")
-    said = {subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed})
-            for seed in ("1", "2")}
-    assert len(said) == 1
+    exec(FINGERPRINT, {})
+    assert subprocess.check_output([sys.executable, "-c", FINGERPRINT]).decode() == capsys.readouterr().out
 
 
 def test_with_a_stack_the_alerter_that_holds_the_open_question_is_asked_first(room, boards):
@@ -6175,14 +6152,14 @@ def test_a_question_whose_key_is_anothers_by_now_is_not_approved(boards, clock):
     assert (outcome(first), list(_records())) == ("timeout", ["k"])
 
 
-def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock):
+@posix
+def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock, monkeypatch):
     """Another key never waits. Who died is succeeded at once, who is on another machine in time."""
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
-    living, us = alerters._worker(child.pid), alerters._worker(os.getppid())
-    killed = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    zombie = alerters._worker(killed.pid)
+    child, killed = (subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(2))
+    living, us, zombie = map(alerters._worker, (child.pid, os.getppid(), killed.pid))
     killed.kill()
     os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
+    monkeypatch.setattr(alerters, "_CLAIM_PAUSE", 2.0)
     board = in_time(Board, clock)()
     for number, (by, left, wait) in enumerate([
             (living, 200, 20), (living, 200, 0), ("0" + us, 200, 0), ("odd", 30, 30), (us, 1e6, 0),
@@ -6196,7 +6173,7 @@ def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock):
         if wait == 20:
             clock.at(began + 20, child.communicate)
         board.open_question("Deploy?", key=f"key {number}")
-        assert clock.monotonic() - began == pytest.approx(wait, abs=1), (by, left)
+        assert clock.monotonic() - began == pytest.approx(wait, abs=2), (by, left)
     assert len(BOARDS["kitchen"]) == 18
     killed.communicate()
 
@@ -6230,17 +6207,17 @@ def test_nothing_but_the_store_and_its_lock_stays(room):
     assert sorted(file for file in os.listdir(folder) if name in file) == [name, name + ".lock"]
 
 
-@pytest.mark.parametrize("part, value", [
-    ("ref", 5), ("approve", []), ("approve", None), ("deadline", "soon"), ("asked", -1), ("asked", 1e11),
-    ("token", 7), ("parts", "x"), ("parts", [5]), ("approvers", []), ("minimum_approvals", 0), (None, [])])
-def test_a_record_that_cannot_be_read_stops_its_own_key_and_nothing_else(boards, clock, part, value):
+def test_a_record_that_cannot_be_read_stops_its_own_key_and_nothing_else(boards, clock):
     board = in_time(register_flavor(Board), clock)()
-    board.open_question("Deploy?", key="deploy-42")
-    with StackStore()._changing() as data:
-        record = data["questions"]["deploy-42"]
-        data["questions"]["deploy-42"] = value if part is None else {**record, part: value}
-    with pytest.raises(StoreError, match="'deploy-42' cannot be read"):
-        board.open_question("Deploy?", key="deploy-42")
+    record = board.open_question("Deploy?", key="deploy-42").to_dict()
+    for part, value in (
+            ("ref", 5), ("approve", []), ("approve", None), ("deadline", "soon"), ("asked", -1),
+            ("asked", 1e11), ("token", 7), ("parts", "x"), ("parts", [5]), ("approvers", []),
+            ("minimum_approvals", 0), (None, [])):
+        with StackStore()._changing() as data:
+            data["questions"]["deploy-42"] = value if part is None else {**record, part: value}
+        with pytest.raises(StoreError, match="'deploy-42' cannot be read"):
+            board.open_question("Deploy?", key="deploy-42")
     StackStore().register_alerter("wall", "board")
     assert post("All the same", alerter="wall")
     assert board.open_question("Deploy?", key="deploy-43").check() is None
