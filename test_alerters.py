@@ -287,7 +287,7 @@ class FakeService(Fake):
                 if entry[2] <= 0:
                     self._faults.remove(entry)
                 return entry[1]
-        return Fault("")  # all goes well
+        return None  # all goes well
 
     def _act(self, call):
         try:
@@ -341,7 +341,7 @@ class FakeService(Fake):
         """Answer a call, well or as a fault says; true if the connection stays open after it."""
         with self.lock:
             self.calls.append(call)
-            fault = self._next_fault(call.method + " " + call.path)
+            fault = self._next_fault(call.method + " " + call.path) or Fault("")
             status, body, headers = self._act(call) if fault.acts else fault.answer
         kind = fault.kind
         if kind == "reset":
