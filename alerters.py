@@ -2164,7 +2164,6 @@ class _Draft:
     plain = False  # whether it goes without blocks or embeds
     in_forum = False  # where a message that is no reply is a thread of its own
     until = 0.0  # of clock.monotonic
-    messages = 0  # handed to the service so far: each has its number, by which a repeat is known
 
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
@@ -2172,6 +2171,7 @@ class _Draft:
         self.message, self.params = message, params
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
+        self.numbers = itertools.count()  # of messages handed to the service, by which a repeat is known
         self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
         self.nonce = _secrets.token_hex(8)
         called = mention = list(_names(getattr(params, "mention", None), "mention") or ())
@@ -2201,8 +2201,8 @@ class _ChatAlerter(BaseAlerter):
     _shows_questions = _has_reactions = True
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
-    _person_id, _callable_id = r"\S+", r"\S+"  # of people, and of what else can be mentioned
-    _id_help = {"approvers": "a person", "mention": "a person"}
+    _person_id = r"\S+"
+    _ids_in: Mapping[str, tuple[str, str]] = {}  # parameter -> the form of ids in it, and whose they are
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     _points: Callable[[], Iterator[tuple[bool | None, str]]]  # of `check`, as `_report` takes them
     # To write
@@ -2274,25 +2274,23 @@ class _ChatAlerter(BaseAlerter):
                 raise
             _log().warning("%s; it goes as plain text", error.args[0])
         draft.plain = True
-        plain = map(_in_plain, page.blocks)
-        parts = _paged(self, plain, self._plain_limit, self._plain_limit, 99)
+        written = [block.source for block in page.blocks]
+        parts = _paged(self, written, self._plain_limit, self._plain_limit, 99)
         parts[0].first, parts[0].files = page.first, page.files
         for part in parts:
             self._post_one(draft, part)
 
     def _post_one(self, draft: _Draft, page: _Page) -> None:
-        page.number = draft.messages
-        draft.messages += 1
+        page.number = next(draft.numbers)
         ref = self._put(draft, page)
         draft.ref = draft.ref or ref
 
     def _send_pictures(self, draft: _Draft, together: list[_File]) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
-        later = draft.pictures[self._most_pictures:]
-        for file in reversed(together):
-            if file.problem and file in draft.pictures and len(together) > 1:
-                later.insert(0, file)
-        for file in later:
+        refused = [file for file in together if file.problem and file in draft.pictures]
+        if len(together) == 1:
+            refused = []
+        for file in refused + draft.pictures[self._most_pictures:]:
             page = _Page(0)
             page.files = [file] if file.data else []
             page.add(_Block("picture", [], file=file), file.url or file.name, "", 0)
@@ -2402,19 +2400,18 @@ class _ChatAlerter(BaseAlerter):
                 head = [self._mark("block", line, "") for line in block.head]
                 language = block.label if self._shows_language else ""
                 lines += [f"```{language}", *head, *block.lines, "```"]
-            elif kind != "picture":
+            else:
                 lines += block.lines
         return "\n".join(lines).strip("\n")
 
-    def _in_words(self, page: _Page) -> str:
+    def _in_words(self, draft: _Draft, page: _Page) -> str:
         """Return all that a page says, for what shows no blocks or embeds."""
         said = ""
         for kind, blocks in _grouped(page.blocks):
             words = self._said(kind, blocks)
-            if said and words:
-                said += "\n\n" if kind == "how" else "\n"
-            said += words
-        return said
+            if words and (kind != "picture" or draft.plain):
+                said += {"how": "\n\n"}.get(kind, "\n") + words
+        return said.lstrip("\n")
 
     def _note(self, text: str, calls: bool) -> str:
         """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
@@ -2553,25 +2550,15 @@ class _ChatAlerter(BaseAlerter):
                 return advice
         if name == "listen" and text not in ("thread", "channel"):
             return f"it is \"thread\" or \"channel\", not {text!r}"
-        if name not in ("approvers", "mention"):
+        form, whose = self._ids_in.get(name, ("(?s:.*)", ""))
+        if re.fullmatch(form, text.strip("<@!>")):
             return ""
-        ids = self._person_id if name == "approvers" else f"{self._person_id}|{self._callable_id}"
-        if re.fullmatch(ids, text.strip("<@!>")):
-            return ""
-        return _id_in(text, rf"/({self._person_id})\b", f"is no id of {self._id_help[name]}")
+        return _id_in(text, rf"/({self._person_id})\b", f"is no id of {whose}")
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         above = message._reply_to.ref if message._reply_to else {}
         return {"channel": self._channel(params),
                 "thread": getattr(params, "thread_ts", None) or _thread_of(above)}
-
-
-def _in_plain(block: _Block) -> _Block:
-    """Return a written block as one of the kinds that plain text can show, as it was before."""
-    block = block.source
-    if block.kind == "facts":
-        return _as_lines(block)
-    return _Block("plain", block.lines) if block.kind in ("title", "picture") else block
 
 
 def _id_in(text: str, form: str, problem: str) -> str:
@@ -2701,9 +2688,10 @@ class SlackAlerter(_ChatAlerter):
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _asked = ("slack_token", "slack_channel_id")
     _token_field, _webhook_field, _channel_field = "slack_token", "slack_webhook_url", "slack_channel_id"
-    _person_id, _callable_id = r"[UW][A-Z0-9]+", r"S[A-Z0-9]+|here|channel|everyone"
-    _id_help = {"approvers": f"a person on Slack; {_MEMBER_ID}",
-                "mention": f"Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone"}
+    _person_id = "[UW][A-Z0-9]+"
+    _ids_in = {"approvers": (_person_id, f"a person on Slack; {_MEMBER_ID}"),
+               "mention": ("[UWS][A-Z0-9]+|here|channel|everyone",
+                           f"Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone")}
     _mistakes = (
         ("slack_token", "^xapp-",
          "an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…"),
@@ -2991,7 +2979,7 @@ class SlackAlerter(_ChatAlerter):
             if "block_id" not in block:
                 block["block_id"] = f"{draft.nonce}-{page.number}"  # a doubtful post is looked for by it
                 break
-        text = self._in_words(page) or self._named(draft.files)
+        text = self._in_words(draft, page) or self._named(draft.files)
         payload: _Dict = {"text": text, "unfurl_links": False, "unfurl_media": False}
         if blocks and not draft.plain:
             payload["blocks"] = blocks
@@ -3242,9 +3230,10 @@ class DiscordAlerter(_ChatAlerter):
     _asked = ("discord_token", "discord_channel_id")
     _token_field, _webhook_field = "discord_token", "discord_webhook_url"
     _channel_field = "discord_channel_id"
-    _person_id, _callable_id = r"\d+", r"&\d+|here|everyone"
-    _id_help = {"approvers": f"a person on Discord; {_USER_ID}",
-                "mention": f"Discord; {_USER_ID}; & and a role id; or here, everyone"}
+    _person_id = r"\d+"
+    _ids_in = {"approvers": (_person_id, f"a person on Discord; {_USER_ID}"),
+               "mention": (r"&?\d+|here|everyone",
+                           f"Discord; {_USER_ID}; & and a role id; or here, everyone")}
     _mistakes = (
         ("discord_token", "^xox[a-z]-|^xapp-", "that is a token of Slack: use flavor slack, slack_token"),
         ("discord_token", r"^\d+$", "that is an id, no token: Bot, Reset Token, in the developer portal"),
@@ -3503,7 +3492,7 @@ class DiscordAlerter(_ChatAlerter):
         payload: _Dict = {"allowed_mentions": allowed}
         _name_apart(page.files)
         if draft.plain:
-            payload["content"] = self._in_words(page)
+            payload["content"] = self._in_words(draft, page)
         else:  # what an embed mentions calls nobody
             ping = functools.partial(self._mark, "mention", url="")
             payload["content"] = " ".join(map(ping, called.split()))

@@ -2280,7 +2280,7 @@ def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
     assert alerter.post(AlerterMessage(**FULL)) is True
     assert _posted(service) == [{
         "channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False, "text": (
-            f"Train &amp; test\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: [1]\n<https://x.example/a.png>\n"
+            f"*Train &amp; test*\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: [1]\n<https://x.example/a.png>\n"
             "🔴 error")}]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
