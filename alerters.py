@@ -3955,6 +3955,8 @@ class SMTPEmailAlerter(BaseAlerter):
                 answer = session.rcpt(address)
                 if answer[0] in (250, 251):
                     taken.append(address)
+                elif answer[0] == 421:  # the server leaves
+                    _expect(answer, 250)
                 else:
                     mail.refused[address] = _mail_failure(self._who, _smtplib.SMTPResponseException(*answer))
             if taken:

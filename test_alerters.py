@@ -1139,9 +1139,14 @@ def discord_text(payload):
 
 # === Fake SMTP ===
 Command = collections.namedtuple("Command", "line tls session")
-Mail = collections.namedtuple("Mail", "envelope_from rcpts data message message_id tls user")
 Stored = collections.namedtuple("Stored", "uid raw date")
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+
+
+class Mail(collections.namedtuple("Mail", "envelope_from rcpts data message_id tls user")):
+    @functools.cached_property
+    def message(self):
+        return email.message_from_bytes(self.data, policy=email.policy.default)
 
 
 class _Hangup(Exception):
@@ -1196,14 +1201,14 @@ class _Talk:
         """Do what ``fail`` planned for this visit of ``stage``."""
         with self.server.lock:
             fault, gate = next(self.server.faults[stage], None), self.server.gate
-        if fault == "reset":
-            _reset(self.sock)
         while fault == "drip" and not gate.is_set():  # each byte in time, the answer never
             for byte in self.dripping:
                 self.send(b"%c" % byte)
                 gate.wait(self.server.drip)
         if fault == "stall":
             gate.wait()
+        if fault == "reset":
+            _reset(self.sock)
         if fault in ("reset", "close") or self.server._closing.is_set():
             raise _Hangup
         if fault not in (None, "stall", "drip"):
@@ -1256,46 +1261,41 @@ class _SMTPTalk(_Talk):
             if reply:
                 self.reply(reply)
 
-    def forget(self, hello=None):
+    def forget(self, hello):
         self.sender, self.rcpts, self.hello = None, [], hello
 
     def do_ehlo(self, argument):
         assert re.fullmatch(r"[\w.-]+|\[[\w.:]+\]", argument, re.A), argument
         self.fault("ehlo")
         self.forget(argument)
-        lines = ["mx.example.test", *self.server.features(self.tls)]
-        return "\n".join(["250-" + line for line in lines] + ["250 ENHANCEDSTATUSCODES"])
+        return "\n".join(["250-mx.example.test", *self.server.features(self.tls), "250 ENHANCEDSTATUSCODES"])
 
     def do_starttls(self, argument):
         assert not self.tls and self.server.tls == "starttls"
         self.fault("starttls")
         self.reply("220 2.0.0 ready to start TLS")
         self.start_tls()
-        self.forget()  # RFC 3207: everything said in clear is forgotten
+        self.forget(None)  # RFC 3207: everything said in clear is forgotten
 
     def do_auth(self, argument):
-        name, _, first = argument.partition(" ")
-        prompts = {"PLAIN": [""], "LOGIN": ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"]}[name.upper()]
-        offered = "".join(line + " " for line in self.server.features(self.tls) if line.startswith("AUTH "))
-        assert f" {name.upper()} " in offered and self.hello and not self.user and self.sender is None
-        answers = [first] if first else []
-        for prompt in prompts[len(answers):]:
+        name, *answers = argument.split(" ")
+        offered = " ".join(line for line in self.server.features(self.tls) if line.startswith("250-AUTH "))
+        assert name in offered.split() and self.hello and not self.user and self.sender is None
+        for prompt in {"PLAIN": [""], "LOGIN": ["VXNlcm5hbWU6", "UGFzc3dvcmQ6"]}[name][len(answers):]:
             self.reply("334 " + prompt)
             answers.append(self.line(12288))
-        words = [base64.b64decode(answer, validate=True).decode() for answer in answers]
-        words = words[0].split("\0")[1:] if len(words) == 1 else words
+        words = "\0".join(base64.b64decode(answer, validate=True).decode() for answer in answers).split("\0")
         self.fault("auth")
-        if words != [self.server.user, self.server.password]:  # two lines, as Gmail says it
+        if words[-2:] != [self.server.user, self.server.password]:  # two lines, as Gmail says it
             return ("535-5.7.8 Username and Password not accepted. For more information, go to\n"
                     "535 5.7.8  https://support.google.com/mail/?p=BadCredentials")
-        self.user = words[0]
+        self.user = self.server.user
         return "235 2.7.0 accepted"
 
     def address(self, keyword, argument):
         address, options = re.fullmatch(keyword + r":<([^<>]*)>((?: [^ ]+)*)", argument, re.I).groups()
-        local, _, domain = address.rpartition("@")
-        assert re.fullmatch(r"[^\s\x00-\x1f\x7f@]{1,64}", local), argument
-        assert re.fullmatch(r"[\w-]+(\.[\w-]+)*", domain, re.A) and len(domain) < 256, argument
+        form = r"[^\s\x00-\x1f\x7f@]{1,64}@(?=.{1,255}$)[\w-]+(\.[\w-]+)*"
+        assert re.fullmatch(form, address, re.A), argument
         return address, options.lower().split()
 
     def do_mail(self, argument):
@@ -1325,38 +1325,32 @@ class _SMTPTalk(_Talk):
         assert self.sender is not None and self.rcpts
         self.fault("data")
         self.reply("354 go ahead")
-        if not self.buffer:
-            self.buffer += self.sock.recv(1)
+        self.buffer += self.sock.recv(1)
         self.fault("body", last=True)
         self.buffer[:0] = b"\r\n"  # so that the first line is a line like all others
         data = re.sub(rb"\r\n\.", b"\r\n", self.until(b"\r\n.\r\n"))[2:] + b"\r\n"
-        message = email.message_from_bytes(data, policy=email.policy.default)
-        self.see(data, message)
-        mail_id = str(message["Message-ID"]).strip()
+        ident = self.see(data)
         if self.server.rewrite_ids:  # as SES and Microsoft 365 do: replies name an id unknown here
-            del message["Message-ID"]
-            message["X-Microsoft-Original-Message-ID"] = mail_id
-            message["Message-ID"] = f"<0100{len(self.server.mails):012x}@eu-west-1.amazonses.test>"
-        mail = Mail(self.sender, self.rcpts, data, message, mail_id, self.tls, self.user)
+            data = data.replace(b"Message-ID:", b"Message-ID: <0100%012x@eu-west-1.amazonses.test>\r\n"
+                                b"X-Microsoft-Original-Message-ID:" % len(self.server.mails), 1)
+        mail = Mail(self.sender, self.rcpts, data, ident, self.tls, self.user)
         self.forget(self.hello)
         self.fault("dot")
         self.server.mails.append(mail)
         self.fault("accepted")
         return "250 2.0.0 ok, queued"
 
-    def see(self, data, message):
-        """See that a mail has the form that RFC 5321 and 5322 ask for."""
+    def see(self, data):
+        """Return the id of a mail that has the form that RFC 5321 and 5322 ask for."""
         assert not re.search(rb"(?<!\r)\n|\r(?!\n)|\0", data) and data.isascii()  # or BODY=8BITMIME
         assert max(map(len, data.split(b"\r\n"))) <= 998
+        message = email.message_from_bytes(data)
         counts = collections.Counter(name.lower() for name in message.keys())
         # assumed: RFC 5322 asks for From and Date only; big providers refuse the rest as well
         assert counts["from"] == counts["date"] == counts["message-id"] == 1 and not message.defects
         single = "to cc subject reply-to sender references in-reply-to mime-version content-type".split()
         assert max(counts[name] for name in single) == 1
-
-    def do_rset(self, argument):
-        self.forget(self.hello)
-        return "250 2.0.0 ok"
+        return message["Message-ID"].strip()
 
     def do_quit(self, argument):
         self.fault("quit", last=True)
@@ -1377,10 +1371,14 @@ class FakeSMTP(FakeServer):
         super().__init__(trusted)
 
     def features(self, secure):
-        auth = self.user is not None and (secure or self.clear_auth)
-        upgrade, size = self.tls == "starttls" and not secure, self.announced is not None
-        return ([f"SIZE {self.announced}"] * size + ["8BITMIME"] + ["STARTTLS"] * upgrade
-                + ["AUTH " + " ".join(self.mechanisms)] * auth)
+        said = ["250-8BITMIME"]
+        if self.announced is not None:
+            said.append(f"250-SIZE {self.announced}")
+        if self.tls == "starttls" and not secure:
+            said.append("250-STARTTLS")
+        if self.user is not None and (secure or self.clear_auth):
+            said.append(f"250-AUTH {' '.join(self.mechanisms)}")
+        return said
 
 
 # === Fake IMAP ===
@@ -1408,13 +1406,9 @@ class _IMAPTalk(_Talk):
 
     def tokens(self, text):
         """Atoms and parentheses, and strings without their quotes."""
-        pattern = re.compile(r'\s*(?:"((?:[^"\\]|\\["\\])*)"|([()]|(?:[^\s()"\[]|\[[^\]]*\])+))')
-        tokens, at = [], 0
-        while text[at:].strip():
-            found = pattern.match(text, at)  # None: unbalanced quotes
-            quoted, at = found.group(1), found.end()
-            tokens.append(found.group(2) if quoted is None else re.sub(r"\\(.)", r"\1", quoted))
-        return tokens
+        token = r'\s*(?:"((?:[^"\\]|\\["\\])*)"|([()]|(?:[^\s()"\[]|\[[^\]]*\])+))'
+        assert re.fullmatch(f"(?:{token})*", text), text  # no unbalanced quotes
+        return [atom or re.sub(r"\\(.)", r"\1", quoted) for quoted, atom in re.findall(token, text)]
 
     def do_capability(self, tokens):
         self.send(f"* CAPABILITY {self.server.capabilities}\r\n")
@@ -1468,8 +1462,8 @@ class _IMAPTalk(_Talk):
         if key == "OR":
             one, other = self.test(tokens), self.test(tokens)
             return lambda mail: one(mail) or other(mail)
-        name = {"SUBJECT": lambda: "subject", "HEADER": lambda: tokens.pop(0)}[key]()
-        word = tokens.pop(0).lower()
+        assert key in ("SUBJECT", "HEADER"), key
+        name, word = key if key == "SUBJECT" else tokens.pop(0), tokens.pop(0).lower()
         return lambda mail: word in str(email.message_from_bytes(mail.raw)[name]).lower()
 
     def do_uid_fetch(self, tokens):
@@ -1496,9 +1490,8 @@ class _IMAPTalk(_Talk):
             rest = when.strftime("%Y %H:%M:%S %z")
             return f'INTERNALDATE "{when.day:2}-{MONTHS[when.month - 1]}-{rest}"'.encode()
         # without PEEK, reading would mark it as seen where the box is not only examined
-        body = re.fullmatch(r"BODY\.PEEK\[((?:HEADER\.FIELDS \(([^)]+)\))?)\]<0\.([1-9]\d*)>", item)
-        section, names, size = body.groups()
-        data = mail.raw
+        form = r"BODY\.PEEK\[((?:HEADER\.FIELDS \(([^)]+)\))?)\]<0\.([1-9]\d*)>"
+        (section, names, size), data = re.fullmatch(form, item).groups(), mail.raw
         if names:
             lines, names = re.split(rb"\r\n(?![ \t])", data.partition(b"\r\n\r\n")[0]), names.encode().split()
             data = b"".join(x + b"\r\n" for x in lines if x.split(b":")[0].upper() in names) + b"\r\n"
@@ -1518,8 +1511,7 @@ class FakeIMAP(FakeServer):
 
     def deliver(self, mail, at=None):
         """Put bytes or a message into INBOX, return its UID. Sessions see it after NOOP or EXAMINE."""
-        raw = mail if isinstance(mail, bytes) else mail.as_bytes()
-        raw = re.sub(rb"\r?\n", b"\r\n", raw)
+        raw = re.sub(rb"\r?\n", b"\r\n", mail if isinstance(mail, bytes) else mail.as_bytes())
         with self.lock:
             uid, self.next_uid = self.next_uid, self.next_uid + 1
             self.inbox.append(Stored(uid, raw, self.now() if at is None else at))
@@ -6542,7 +6534,7 @@ def test_a_token_that_cannot_be_used_is_refused_before_anything_is_posted(room):
 # === E-mail ===
 ANN, BOB, EVE = "ann@example.org", "bob@example.org", "eve@evil.test"
 MAIL_PASSWORD = "smtp-password-1"
-MAIL_PNG = b"\x89PNG\r\n\x1a\n.\r\n" + bytes(range(256)) * 300
+MAIL_PNG = b"\x89PNG\r\n\x1a\n.\r\n" + bytes(range(256)) * 30
 MAIL_JPG, MAIL_GIF = b"\xff\xd8\xff\xe0" + b"\r\n.\r\n" * 99, b"GIF89a" + b"\0" * 60
 
 
@@ -6620,17 +6612,14 @@ class MailPage(html.parser.HTMLParser):
 
 # === E-mail: the connection ===
 MAIL_WAYS = [  # server, fields: TLS, user
-    ({}, {}, True, "bot@example.org"), ({}, {"use_tls": "starttls"}, True, "bot@example.org"),
-    ({"tls": "ssl"}, {"use_tls": "ssl"}, True, "bot@example.org"),
-    ({"user": "relay-user"}, {"username": "relay-user"}, True, "relay-user"),
+    ({}, {}, True, "bot@example.org"), ({"tls": "ssl"}, {"use_tls": "ssl"}, True, "bot@example.org"),
+    ({"user": "relay-user"}, {"username": "relay-user", "use_tls": "starttls"}, True, "relay-user"),
     ({"mechanisms": ("CRAM-MD5", "LOGIN")}, {}, True, "bot@example.org"),
     ({"user": None}, {"password": ""}, True, None),
-    ({"user": None, "tls": "ssl"}, {"password": "", "use_tls": "ssl"}, True, None),
     ({"user": None, "tls": None, "announced": None}, {"password": "", "use_tls": False}, False, None),
     ({"user": None}, {"password": "", "use_tls": False}, False, None),
     ({"tls": None, "clear_auth": True}, {"use_tls": False}, False, "bot@example.org"),
-    ({"tls": "ssl"}, {"smtp_port": 465}, True, "bot@example.org"),
-    ({}, {"smtp_port": 587}, True, "bot@example.org")]
+    ({"tls": "ssl"}, {"smtp_port": 465}, True, "bot@example.org")]
 
 
 @pytest.mark.parametrize("server, fields, tls, user", MAIL_WAYS)
@@ -6640,7 +6629,7 @@ def test_mail_goes_the_way_its_fields_say(server, fields, tls, user, trusted, mo
         monkeypatch.setattr(socket, "getaddrinfo", lambda host, _, *rest: look_up(host, service.port, *rest))
         receipt = mail_alerter(service, **fields).send("hello")
         [mail] = service.mails
-        assert mail[:2] + mail[5:] == ("bot@example.org", [ANN, BOB], tls, user)
+        assert mail[:2] + mail[4:] == ("bot@example.org", [ANN, BOB], tls, user)
         assert receipt == Receipt("smtp_email", {"message_id": mail.message_id})
         assert service.sessions == 1
         assert all(c.tls == tls for c in service.commands if c.line[:4] in ("mail", "rcpt", "data", "AUTH"))
@@ -6667,7 +6656,7 @@ MAIL_MISTAKES = [
     {"sender_email": "=?utf-8?q?a=0AX:_1?= <bot@example.org>"}, {"smtp_port": 0}, {"imap_port": 70000},
     {"smtp_port": "587"}, {"password": "abc\r\ndefgh"}, {"imap_password": "abc\ndefgh"},
     {"username": "bot\r\nA1 DELETE INBOX"}, {"subject_prefix": "[x]\r\nBcc: eve@evil.test"},
-    {"imap_server": "imap.example.org/inbox"}, {"timeout": "soon"}]
+    {"imap_server": "imap.example.org/inbox"}, {"timeout": "soon"}, {"approvers": ["Ann"]}]
 BAD_ADDRESSES = [
     "", "ann", "@example.org", "ann@", "ann@@example.org", "ann example@example.org", "ann@exa mple.org",
     "ann@example.org\r\nRSET", "ann@example.org\nBcc: eve@evil.test", "ann\0@example.org",
@@ -6698,10 +6687,10 @@ def test_what_cannot_be_right_is_a_config_error_before_anything_is_sent(relay):
 
 def test_a_password_reference_is_resolved_on_use(smtp, imap, relay, clock, monkeypatch, tmp_path):
     monkeypatch.setenv("MAIL_SECRET", MAIL_PASSWORD)
-    alerter = mail_alerter(smtp, password="{{env.MAIL_SECRET}}")
-    assert alerter.post("one") is True and MAIL_PASSWORD not in repr(alerter)
     (tmp_path / "secret").write_text(MAIL_PASSWORD + "\n")
-    assert mail_alerter(smtp, password="{{file.%s}}" % (tmp_path / "secret")).post("two") is True
+    for reference in "{{env.MAIL_SECRET}}", "{{file.%s}}" % (tmp_path / "secret"):
+        alerter = mail_alerter(smtp, password=reference)
+        assert alerter.post("hi") is True and MAIL_PASSWORD not in repr(alerter)
     assert [mail.user for mail in smtp.mails] == ["bot@example.org"] * 2
     for field in ("password", "imap_password"):  # a mistake of the caller is no hiccup of the server
         with pytest.raises(ConfigError, match="NO_SUCH_SECRET"):
@@ -6740,11 +6729,9 @@ def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
 
 HTML_ALONE = "multipart/alternative(text/plain, text/html)"
 MAIL_SHAPES = [  # fields, images, structure
-    ({}, [], HTML_ALONE), ({"include_html": False}, [], "text/plain"),
-    ({}, [MAIL_PNG], "multipart/alternative(text/plain, multipart/related(text/html, image/png))"),
+    ({}, [], HTML_ALONE), ({"include_html": False}, [MAIL_PNG], "multipart/mixed(text/plain, image/png)"),
     ({}, [MAIL_PNG, MAIL_JPG, MAIL_GIF], "multipart/alternative(text/plain, multipart/related(text/html, "
                                          "image/png, image/jpeg, image/gif))"),
-    ({"include_html": False}, [MAIL_PNG], "multipart/mixed(text/plain, image/png)"),
     ({}, [b"<svg/>"], f"multipart/mixed({HTML_ALONE}, application/octet-stream)"),
     ({}, [b"<svg/>", MAIL_PNG], "multipart/mixed(multipart/alternative(text/plain, multipart/related("
                                 "text/html, image/png)), application/octet-stream)"),
@@ -6767,7 +6754,7 @@ MAIL_SUBJECTS = [  # message, alerter's fields, params: subject, or the start of
     ({"title": "Done"}, {"subject_prefix": "[ml]"}, {"subject_prefix": "[x]", "subject": "Own"}, "[x] Own"),
     ({"title": "one\r\ntwo\n three\u2028four\x0bfive"}, {}, {}, "one two three four␋five"),
     ({"title": "Prüfung ✅ 完了 a\ud83d b"}, {}, {}, "Prüfung ✅ 完了 a\ufffd b"),
-    *(({"title": text}, {}, {}, text[:90]) for text in ("x" * 3000, "wörd " * 600, "完" * 1000, "🔥" * 900))]
+    *(({"title": text}, {}, {}, text[:90]) for text in ("x" * 3000, "wörd " * 600, "🔥" * 900))]
 
 
 def test_the_subject_is_one_short_line_and_a_long_title_is_whole_in_the_mail(relay):
@@ -6796,7 +6783,7 @@ def test_domains_go_out_in_ascii_and_a_long_one_keeps_ids_short_enough_to_thread
     relay_alerter(relay, sender_email="bot@" + "a" * 60 + ".example.org").send("hi")
     [mail, long] = relay.mails
     assert (mail.envelope_from, mail.rcpts) == ("bot@xn--mnchen-3ya.example", ["ann@xn--bcher-kva.example"])
-    assert mail.message["To"] == "ann@xn--bcher-kva.example" and len(long.message_id) <= 77
+    assert mail.message["To"] == "ann@xn--bcher-kva.example" and len(long.message_id) <= 68
 
 
 MAIL_EVIL = [
@@ -6819,16 +6806,14 @@ MAIL_HEADERS = sorted("subject from to message-id date auto-submitted x-auto-res
 
 
 def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
-    for number, text in enumerate(MAIL_EVIL * 3 if MORE else MAIL_EVIL):  # by default each goes one way
-        turn, params = (number + number // len(MAIL_EVIL)) % 3, {}
-        message = {"body": "x", "images": [f"{text}.png", "https://e.test/" + text]}
-        if turn == 0:
-            message = {"title": text, "body": "x" + text + "\n" + in_markdown(text), "metadata": {text: text},
-                       "level": "error", "images": [f"/no/such/{text}.png", "http://" + text]}
-        elif turn == 1:
-            message, params = {"title": text + " x"}, {"subject_prefix": "="}
-        else:
-            params = {"subject": text, "subject_prefix": text}
+    for shift, number in itertools.product(range(6 if MORE else 1), range(0, len(MAIL_EVIL), 2)):
+        text, other = MAIL_EVIL[number], MAIL_EVIL[(number + 1 + shift) % len(MAIL_EVIL)]
+        message = {"title": text, "body": "x" + other + "\n" + in_markdown(other), "metadata": {other: other},
+                   "images": [f"/no/such/{text}.png", "http://" + text], "level": "error"}
+        params = {"subject_prefix": "="}
+        if (number // 2 + shift) % 3 == 0:
+            params = {"subject": text, "subject_prefix": other}
+            message = {"body": "x", "images": [f"{other}.png", "https://e.test/" + text]}
         relay_alerter(relay).send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
         mail, page = relay.mails[-1], MailPage(relay.mails[-1])
         names = {name.lower() for name in mail.message.keys()} - {"content-transfer-encoding"}
@@ -6839,17 +6824,16 @@ def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
         assert all(urllib.parse.urlsplit(link).scheme in ("http", "https") for link in page.links), text
         assert all(link.startswith(("https://", "http://")) for link in page.images), text
         assert not re.search("[\0\x08\x1b\u202e\u2066]", page.source + mail_text(mail)), text
-    assert len(relay.mails) == relay.sessions == number + 1
+    assert len(relay.mails) == relay.sessions == (shift + 1) * (number // 2 + 1)
     relay_alerter(relay).send("[https://bank.example](https://evil.test/) [bank.example](https://evil.test/)")
     assert "https://evil.test/" in " ".join(MailPage(relay.mails[-1]).words)  # a label hides no address
 
 
 MAIL_BODIES = [  # what is written, and what arrives if that is not the same
-    ".\n..\n.hidden\n.\n\n. .\nend.", ".", "x" * 5000 + "\n" + "word " * 2000 + "end",
+    ".\n..\n.hidden\n.\n\n. .\nend.", ".", "x" * 5000 + "\n" + "word " * 300 + "end",
     "y" * 998 + "\n" + "z" * 999, "Größe ✅ 完了 🔥\n" * 3 + "é", "From me\n>From you",
-    ("a\r\nb\rc\nd", "a\nb\nc\nd"), ("a\ud83d b \udc00", "a\ufffd b \ufffd"),
-    ("a\0b\x1b[0m\x1b\x7f", "a␀b␛␡"), "a=\nb=3D\n=20", "a\n\n\n\nb", "a\tb\n\tc",
-    "--===============\n--\n--a--", ".ä\n.\n" + "é" * 1200]
+    ("a\r\nb\rc\nd\ud83d b \udc00", "a\nb\nc\nd\ufffd b \ufffd"), ("a\0b\x1b[0m\x1b\x7f", "a␀b␛␡"),
+    "a=\nb=3D\n=20\n\n\n\nb\tb\n\tc\n--===============\n--\n--a--", ".ä\n.\n" + "é" * 1200]
 
 
 def test_any_text_arrives_as_written(relay):
@@ -6861,7 +6845,7 @@ def test_any_text_arrives_as_written(relay):
 
 @pytest.mark.parametrize("length", [95_000, 30])
 def test_a_text_that_mail_programs_would_clip_is_whole_in_a_file(length, relay):
-    lines = [f'  File "/app/módulo_{n}.py", line {n}, in <fn>' for n in range(length // 43)]
+    lines = [f'  File "/app/módulo_{n}.py", line {n}, in <fn> {"-" * 450}' for n in range(length // 500)]
     text = "```\n" + "\n".join(lines) + "\n```\nValueError: the end"
     facts = {"host": "gpu-17", "log": "y" * (100_000 - length)}  # the one or the other is long
     relay_alerter(relay).send(AlerterMessage("Failed", text, facts, [MAIL_PNG, b"<svg/>"], level="error"))
@@ -6879,7 +6863,7 @@ def test_a_text_that_mail_programs_would_clip_is_whole_in_a_file(length, relay):
 
 def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(relay, tmp_path, caplog):
     path = tmp_path / "loss curve ü\".png"
-    path.write_bytes(MAIL_PNG + b"path")
+    path.write_bytes(MAIL_PNG * 9)  # more than is coded at once
     images = [path, str(path), MAIL_JPG, bytearray(MAIL_GIF), memoryview(MAIL_PNG), _Figure(), _Picture(),
               b"RIFF1234WEBPxx"]
     bad = [tmp_path / "gone.png", b"", _Figure(b""), 42, "https://example.org/x.png"]
@@ -6888,10 +6872,8 @@ def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(rel
     parts = {part["Content-ID"]: part for part in mail.message.walk() if part["Content-ID"]}
     shown = [parts[f"<{urllib.parse.unquote(source[4:])}>"] for source in page.images[:-1]]
     assert [part.get_content() for part in shown] == [
-        MAIL_PNG + b"path", MAIL_PNG + b"path", MAIL_JPG, MAIL_GIF, MAIL_PNG, PNG, PNG + b"RGB",
-        b"RIFF1234WEBPxx"]
-    assert [part.get_content_type() for part in shown] == ["image/" + kind for kind in
-                                                           "png png jpeg gif png png png webp".split()]
+        MAIL_PNG * 9, MAIL_PNG * 9, MAIL_JPG, MAIL_GIF, MAIL_PNG, PNG, PNG + b"RGB", b"RIFF1234WEBPxx"]
+    assert [part.get_content_subtype() for part in shown] == "png png jpeg gif png png png webp".split()
     assert all(part.get_content_disposition() == "inline" for part in shown) and len(parts) == 8
     assert page.images[-1] == "https://example.org/x.png"
     for text in (mail_text(mail), " ".join(page.words)):
@@ -6901,20 +6883,20 @@ def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(rel
 
 
 # === E-mail: nothing lost, nothing doubled ===
-MAIL_FAULTS = {"421": "421 4.3.2 going down", "451": "451 4.3.0 try later", "554": "554 5.7.1 refused",
-               "close": "close", "reset": "reset", "garbage": "garbage"}
+MAIL_FAULTS = {"421": "421 4.3.2 going down", "451": "451 4.3.0 try later", "close": "close",
+               "554": "554 5.7.1 refused", "reset": "reset", "garbage": "garbage"}
+FOR_EVER = dict(zip(FakeSMTP.stages, "421 421 554 451 close 421 554 reset 451 garbage close".split()))
 
 
 @pytest.mark.parametrize("stage", FakeSMTP.stages)
 def test_fault_matrix_of_smtp(stage, clock, trusted):
-    """Every fault at every stage, once or for ever: what can be delivered is, once; else a hint is told."""
+    """Faults at every stage, once or for ever: what can be delivered is, once; else a hint is told."""
     secure, place = stage in ("starttls", "auth"), FakeSMTP.stages.index(stage)
     ways = {"user": "bot@example.org", "password": MAIL_PASSWORD} if secure else {"tls": None}
     with FakeSMTP(**ways) as service:
         alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
-        for name, times in itertools.product(MAIL_FAULTS, (1, None)):
-            if times is None and name != ("421", "close", "554")[place % 3] and not MORE:
-                continue
+        faults = [(name, 1) for name in list(MAIL_FAULTS)[place % 2::2]] + [(FOR_EVER[stage], None)]
+        for name, times in itertools.product(MAIL_FAULTS, (1, None)) if MORE else faults:
             where, start, error = (name, times), clock.monotonic(), None
             service.mails.clear()
             service.sessions, service.faults[stage] = 0, iter(())
@@ -6924,8 +6906,8 @@ def test_fault_matrix_of_smtp(stage, clock, trusted):
             except DeliveryError as caught:
                 receipt, error = None, caught
             held = {rcpt for mail in service.mails for rcpt in mail.rcpts}
-            ids = {mail.message_id for mail in service.mails}
-            assert len(ids) <= 1 and clock.monotonic() - start <= 30, where
+            ids, took = {mail.message_id for mail in service.mails}, clock.monotonic() - start
+            assert len(ids) <= 1 and took <= 30, where
             assert stage == "accepted" or len(service.mails) == (error is None), where
             final = name == "554" and stage != "quit"
             assert bool(receipt) == (stage == "quit" or not final and times == 1), (where, error)
@@ -6935,8 +6917,10 @@ def test_fault_matrix_of_smtp(stage, clock, trusted):
                 continue
             assert error.hint and "\n" not in str(error), (where, str(error))
             assert error.status == (int(name) if name.isdigit() else None), where
+            assert not name.isdigit() or MAIL_FAULTS[name] in str(error)  # a busy server's own words
             doubtful = stage in ("body", "dot", "accepted") and not name.isdigit()
             assert error.outcome == ("unknown" if doubtful else "not_sent"), (where, error.outcome)
+            assert final or doubtful or took > 20, where  # it was tried over the whole time
 
 
 def test_a_lost_answer_to_data_is_repeated_once_with_the_same_message_id(relay, clock):
@@ -6953,20 +6937,10 @@ def test_a_lost_answer_to_data_is_repeated_once_with_the_same_message_id(relay, 
 def test_the_name_in_ehlo_is_one_that_servers_take(relay, monkeypatch):
     for host in ("build7.corp.example", "laptop", "127.0.0.1", "mac book.local", "localhost.localdomain"):
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
-        relay_alerter(relay).send("hi")
-    said = [command.line for command in relay.commands if "ehlo" in command.line]
-    assert said == ["ehlo build7.corp.example", *["ehlo example.org"] * 4]
-
-
-def test_the_words_of_a_server_that_is_busy_are_told_after_the_whole_30_s(relay, clock):
-    for stage in ("connect", "ehlo", "rcpt"):
-        start, sessions = clock.monotonic(), relay.sessions
-        relay.fail(stage, "421 4.7.0 come back from another network", times=None)
-        error = refusal_of(relay_alerter(relay, clock, recipient_email=ANN))
-        assert "421 4.7.0 come back from another network" in str(error)
-        assert (error.status, error.outcome) == (421, "not_sent")
-        assert 20 < clock.monotonic() - start <= 30 and relay.sessions - sessions >= 6, stage
-        relay.faults[stage] = iter(())
+        with contextlib.suppress(DeliveryError):
+            relay_alerter(relay, recipient_email=()).check()
+    assert [command.line for command in relay.commands] == [
+        "ehlo build7.corp.example", *["ehlo example.org"] * 4]
 
 
 def test_a_port_that_speaks_tls_at_once_is_told_in_one_time_out(hasty):
@@ -6978,11 +6952,10 @@ def test_a_port_that_speaks_tls_at_once_is_told_in_one_time_out(hasty):
 
 MAIL_REFUSALS = [  # refusals: who has it, who is named at ERROR, outcome
     ({BOB: "550 5.1.1 no such user"}, [ANN], [BOB], "partial"),
-    ({ANN: "553 5.1.3 bad"}, [BOB], [ANN], "partial"),
     ({ANN: ["450 4.2.0 later"], BOB: ["451 4.7.1 greylisted"] * 2}, [ANN, BOB], [], None),
     ({BOB: "452 4.2.2 mailbox full"}, [ANN], [BOB], "partial"),
     ({ANN: "550 5.1.1 no", BOB: ["451 4.7.1 later"]}, [BOB], [ANN], "partial"),
-    ({ANN: "550 5.1.1 no", BOB: "452 4.2.2 full"}, [], [ANN, BOB], "not_sent"),
+    ({ANN: "450 4.2.0 no", BOB: "452 4.2.2 full"}, [], [ANN, BOB], "not_sent"),
     ({ANN: "550 5.1.1 no", BOB: "550 5.1.1 no"}, [], [ANN, BOB], "not_sent"),
     ({ANN: "550 5.1.1 no", BOB: ["421 4.7.0 bye"]}, [BOB], [ANN], "partial"),
     ({ANN: ["421 4.7.0 bye"] * 2}, [ANN, BOB], [], None)]  # then BOB was not asked about
@@ -6998,13 +6971,14 @@ def test_who_is_refused_is_named_and_the_others_have_it_once(clock, relay):
             error = refusal_of(relay_alerter(relay, clock))
             codes = {int(refusals[address][:3]) for address in named}
             assert error.outcome == outcome and error.hint and error.status in codes
+            assert all(f"{address} ({refusals[address]})" in str(error) for address in named)
             assert [address for address in (ANN, BOB) if address in str(error)] == named
         assert sorted(rcpt for mail in relay.mails for rcpt in mail.rcpts) == held, refusals
         assert len({mail.message_id for mail in relay.mails}) <= 1 and clock.monotonic() - start <= 30
 
 
 def test_each_of_many_gets_one_mail_and_one_lost_after_a_part_is_told_as_partial(relay, clock):
-    people = [f"user{n}@example.org" for n in range(250 if MORE else 120)]  # the server takes 100 at once
+    people = [f"user{n}@example.org" for n in range(102)]  # the server takes 100 at once
     assert relay_alerter(relay, clock, recipient_email=people).post("hi") is True
     assert sorted(rcpt for mail in relay.mails for rcpt in mail.rcpts) == sorted(people)
     assert len({mail.message_id for mail in relay.mails}) == 1 and clock.monotonic() <= 30
@@ -7016,15 +6990,15 @@ def test_each_of_many_gets_one_mail_and_one_lost_after_a_part_is_told_as_partial
     assert BOB in str(error) and ANN not in str(error)
 
 
-@pytest.mark.parametrize("lines, size, answer, refused", [
-    (1, 150_000, None, None), (11_000, 0, "552 5.3.4 message too big", None),
-    (1, None, "552 5.3.4 message too big", BOB)])
-def test_a_mail_too_large_goes_once_more_without_its_files(lines, size, answer, refused, clock, caplog):
+@pytest.mark.parametrize("line, size, answer, refused", [
+    ("the text", 16_000, None, None), ("the text" + " x" * 49_000, 0, "552 5.3.4 message too big", None),
+    ("the text", None, "552 5.3.4 message too big", BOB)])
+def test_a_mail_too_large_goes_once_more_without_its_files(line, size, answer, refused, clock, caplog):
     with FakeSMTP(tls=None, announced=size) as service:
         service.refuse = {refused: "550 5.1.1 no such user"}
         if answer:
             service.fail("dot", answer)
-        message = AlerterMessage("T", "the text\n" * lines, images=[MAIL_PNG * 2], files=[("売上.csv", b"x")])
+        message = AlerterMessage("T", line, images=[MAIL_PNG * 2], files=[("売上.csv", b"x")])
         assert relay_alerter(service, clock).post(message) is (refused is None)
     [mail] = service.mails
     text, words = mail_text(mail), answer or "552 5.3.4 message size exceeds fixed limit"
@@ -7033,11 +7007,8 @@ def test_a_mail_too_large_goes_once_more_without_its_files(lines, size, answer, 
     assert re.match("T\n+the text", text) and not list(mail.message.iter_attachments())
     [warning] = errors_of(caplog, logging.WARNING)
     assert re.search(f"{words}.*: the mail is too large; it goes without image-1.png, 売上.csv", warning)
-    assert ("message.txt" in warning) is ("characters left out" in text) is (lines > 1)
+    assert ("message.txt" in warning) is ("characters left out" in text) is (len(line) > 8)
     assert [BOB in line for line in errors_of(caplog)] == [True] * bool(refused)
-    with FakeSMTP(tls=None, announced=500) as service:
-        error = refusal_of(relay_alerter(service, clock), AlerterMessage(body="x", images=[MAIL_PNG]))
-    assert (error.status, error.outcome, error.hint) == (552, "not_sent", "the mail is too large")
 
 
 def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
@@ -7046,6 +7017,9 @@ def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
     assert [str(refusal_of(relay_alerter(relay, clock))) for _ in range(2)] == [
         "smtp_email: 550 5.7.1 sender refused: the address or the sender is refused",
         "smtp_email: refused: bob@example.org (550 5.1.1 no such user): the address or the sender is refused"]
+    relay.announced = 500  # which not even the text alone fits into
+    error = refusal_of(relay_alerter(relay, clock), AlerterMessage(body="x", images=[MAIL_PNG]))
+    assert (error.status, error.outcome, error.hint) == (552, "not_sent", "the mail is too large")
     assert str(refusal_of(mail_alerter(smtp, clock=clock, password="wrong-password-2"))) == (
         "smtp_email: 535 5.7.8 Username and Password not accepted. For more information, go to 5.7.8 "
         "https://support.google.com/mail/?p=BadCredentials: user or password refused: "
@@ -7117,20 +7091,19 @@ def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(hasty, trusted):
 @pytest.mark.parametrize("user, password", [
     ("bot@example.org", "pässword-密码"), ("bot (user)", "a b) {5}"), ('b"ot', 'q"u\\ote')])
 def test_any_user_and_password_log_in_where_the_server_takes_utf_8(user, password, clock, trusted):
-    login = {"user": user, "password": password}
-    fields = {"username": user, "password": password}
-    with FakeSMTP(**login) as smtp, FakeSMTP(mechanisms=["LOGIN"], **login) as old, FakeIMAP(**login) as imap:
-        mail_alerter(smtp, imap, clock, **fields).check()
-        assert mail_alerter(old, clock=clock, **fields).post("hi") is True
-        imap.capabilities = "IMAP4rev1"  # LOGIN alone, which takes ASCII
+    login, relay = {"user": user, "password": password}, {"tls": None, "clear_auth": True}
+    with FakeSMTP(**relay, **login) as smtp, FakeIMAP(**login) as imap:
+        alerter = mail_alerter(smtp, imap, clock, username=user, password=password, use_tls=False)
+        alerter.check()
+        smtp.mechanisms, imap.capabilities = ["LOGIN"], "IMAP4rev1"  # IMAP's LOGIN takes ASCII alone
         if password.isascii():
-            mail_alerter(smtp, imap, clock, **fields).check()
+            alerter.check()
         else:
             with pytest.raises(DeliveryError, match="not ASCII, which the server takes by AUTH=") as caught:
-                mail_alerter(smtp, imap, clock, **fields).check()
-            assert password not in str(caught.value)
+                alerter.check()
+            assert "SMTP" not in str(caught.value) and password not in str(caught.value)
         smtp.mechanisms = ["XOAUTH2"]
-        assert "no log-in by PLAIN or LOGIN" in str(refusal_of(mail_alerter(smtp, clock=clock, **fields)))
+        assert "no log-in by PLAIN or LOGIN" in str(refusal_of(alerter))
 
 
 @pytest.mark.parametrize("coded", [MAIL_PASSWORD, f"\0bot@example.org\0{MAIL_PASSWORD}"])
