@@ -433,7 +433,9 @@ class AlerterParameters(_Record):
                 setattr(self, name, names)
         if self.timeout is not None:
             _seconds(self.timeout, "timeout")
-        needed = 1 if self.minimum_approvals is None else self.minimum_approvals
+        needed = self.minimum_approvals
+        if needed is None:
+            return
         if type(needed) is not int or needed < 1:  # True is no number of people
             raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
 
@@ -554,9 +556,11 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
     """Return the message and the parameters of a call. given: its locals(), where None is "not given"."""
     said, choices = {}, {}
     for name, value in given.items():
-        if value is not None and name in ("title", "metadata", "images", "files", "level"):
+        if value is None:
+            continue
+        if name in ("title", "metadata", "images", "files", "level"):
             said[name] = value
-        if value is not None and name in AlerterParameters.__dataclass_fields__:
+        if name in AlerterParameters.__dataclass_fields__:
             choices[name] = value
     message = _message(given.get("message", given.get("question")), **said)
     error, above, params = given.get("exception"), given["reply_to"], _params(given["params"])
@@ -4815,9 +4819,8 @@ class ConsoleAlerter(BaseAlerter):
     _calls_people = False
     _shows_questions = True
 
-    def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
+    def send(self, message: Any, params: AlerterParameters | None = None) -> Receipt:
         """Write the message to stderr."""
-        message = _message(message)
         mark = {"info": "i", "success": "+", "warning": "!", "error": "!!"}[message.level]
         if message._question:
             mark = "?"
@@ -5230,24 +5233,21 @@ class StackStore:
         with _locked(self.path):
             data = self._load()
             yield data
+            draft = f"{self.path}.tmp"
             try:
-                _write_store(self.path, data)
+                text = _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+                # A killed process may have left a draft, and a link planted there may lead elsewhere.
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(draft)
+                with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
+                    _hand_over(file.fileno(), self.path)
+                    file.write(f"{text}\n".encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(draft, self.path)
             except (OSError, TypeError, ValueError, RecursionError) as error:
                 problem = f"cannot be written ({_reason(error)}); nothing was changed"
                 raise StoreError(f"{self.path}: {problem}") from None
-
-
-def _write_store(path: str, data: _Dict) -> None:
-    draft, text = f"{path}.tmp", _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    # A killed process may have left a draft, and somebody may have planted a link that leads elsewhere.
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(draft)
-    with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
-        _hand_over(file.fileno(), path)
-        file.write(f"{text}\n".encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
 
 
 def _open_plain(path: str, flags: int) -> int:
