@@ -3331,8 +3331,8 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         """List a channel from the oldest question on that somebody waits for."""
-        asked = [int(question.ref["message_id"]) for question in list(view.questions)]
-        return self._rows(f"/channels/{view.channel}/messages?", min(asked) - 1)
+        oldest = min(int(question.ref["message_id"]) for question in list(view.questions))
+        return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
 
     def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:
         """Return all rows after an id, oldest first. absent: the status that means that there are none."""
@@ -6611,25 +6611,21 @@ class _File:
         self.name, self.data, self.url, self.problem = name, data, url, problem
         self.sent_as = name  # where a service takes not all letters
         found = re.match(_IMAGE, data, re.S)
-        self.image = shown and bool(found)
-        self.type, self.ending = _type_of(name), ".bin"  # the latter if it has no name
+        self.image, self.ending = shown and bool(found), ".bin"  # the latter if it has no name
+        kind, packed = _mimetypes.guess_type(name)
+        self.type = kind or "application/octet-stream"
         if found:
             self.type, self.ending = f"image/{found.lastgroup}", f".{found.lastgroup}"
+        elif packed or self.type.startswith(("message/", "multipart/")):  # these must not be in base64
+            self.type = "application/octet-stream"
+        elif self.type.startswith("text/"):
+            self.type += "; charset=utf-8"
 
     @property
     def label(self) -> str:
         if not self.problem:
             return self.name
         return _clean(f"{self.url or self.name} could not be shown: {self.problem}")
-
-
-def _type_of(name: str) -> str:
-    kind, packed = _mimetypes.guess_type(name)
-    if not kind or packed or kind.startswith(("message/", "multipart/")):  # these must not be in base64
-        return "application/octet-stream"
-    if kind.startswith("text/"):
-        kind += "; charset=utf-8"
-    return kind
 
 
 def _load_file(item: Any, usual: str, shown: bool) -> _File:
