@@ -736,8 +736,8 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     if len(able) > 1:
         message = message._load()
     if key and len(able) > 1:  # first the one that has asked it already
-        held = _Key(StackStore(able[0]._origin[1]), str(key), able[0].clock).read()
-        holder = held and held.alerter
+        store = StackStore(able[0]._origin[1])
+        holder = _mapping(store._questions(store._load()).get(str(key))).get("alerter")
         able.sort(key=lambda target: target._origin[0] != holder)
     for target in able:
         if target._overrides("ask"):
@@ -1196,16 +1196,17 @@ class BaseAlerter(_Record):
 
     def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
         """Return a choice: from the params, then the alerter's field, then the default."""
-        value = getattr(params, name, None)
-        if value in (None, ""):
-            value = getattr(self, name, None)
-        return default if value in (None, "") else value
+        for value in getattr(params, name, None), getattr(self, name, None):
+            if value not in (None, ""):
+                return value
+        return default
 
     def _frame(self, message: AlerterMessage, params: AlerterParameters | None, key: str | None) -> Question:
         """Return a question that is yet to be posted."""
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
-        approvers = _names(self._option(params, "approvers"), "approvers")
+        named = _names(self._option(params, "approvers"), "approvers")
+        approvers = named and list(named)
         where = self._where(message, params)
         people = {self._person(name) for name in approvers or where.get("people", ())}
         needed = getattr(params, "minimum_approvals", None) or 1
@@ -1213,10 +1214,10 @@ class BaseAlerter(_Record):
         if needed > may:
             raise ConfigError(f"{self._who}: minimum_approvals: {needed} have to approve, {may} may")
         timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
+        text = _one_line(message.title or message.body or "(no text)", 80)
         record = _QuestionRecord({
             "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
-            "text": _one_line(message.title or message.body or "(no text)", 80), "where": where,
-            "approve": approve, "decline": decline, "approvers": approvers and list(approvers),
+            "text": text, "where": where, "approve": approve, "decline": decline, "approvers": approvers,
             "case_sensitive": not fold, "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
         if key:
             # The same in every process, whatever order sets have there, and at whatever address objects lie.
@@ -1229,9 +1230,10 @@ class BaseAlerter(_Record):
 
     def _word_lists(self, params: AlerterParameters | None, fold: bool) -> list[list[str]]:
         """Return the words that approve, and those that decline, once each of them can decide."""
-        names = "approve_msg_options", "disapprove_msg_options"
-        lists = [list(_names(getattr(params, name, None), name) or ()) for name in names]
-        taken = {_word(word, True) for word in lists[0] + lists[1]}
+        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
+        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
+        taken = {_word(word, True) for word in approve + decline}
+        lists = [list(approve), list(decline)]
         for words, usual in zip(lists, (_APPROVE, _DECLINE)):
             if not words:
                 words += [word for word in usual if _word(word, True) not in taken]
@@ -1256,11 +1258,10 @@ class BaseAlerter(_Record):
               key: str | None = None) -> Question:
         message, params = self._checked(question, params)
         problem = self._cannot_ask()
-        if not (problem or self._overrides("replies")):
-            problem = "it has its own ask alone, so no question can stay open"
-        if problem:
+        if problem or not self._overrides("replies"):
+            problem = problem or "it has its own ask alone, so no question can stay open"
             raise AskNotSupported(f"{self._who}: nobody can be asked here: {problem}")
-        if key is not None and (not isinstance(key, str) or not key.strip()):
+        if key is not None and not (isinstance(key, str) and key.strip()):
             raise ConfigError("key must be a name, such as \"deploy-42\"")
         while True:
             asked = self._frame(message, params, key)  # its time begins now
@@ -1282,6 +1283,7 @@ class BaseAlerter(_Record):
             return None
         fresh = record is asked._record
         question = asked if fresh else Question(self, record)
+        key = question._key
         with question._working():
             if replaced:
                 self._close_replaced(replaced)
@@ -1294,7 +1296,7 @@ class BaseAlerter(_Record):
                     self._publish(question, message, params)
             except (ConfigError, DeliveryError) as error:
                 if getattr(error, "outcome", "not_sent") == "not_sent":
-                    key.end(record.token)
+                    key.end()
                 raise
             question._take_step(**{**vars(record), "claimed_until": 0.0})
         return question
@@ -1302,7 +1304,7 @@ class BaseAlerter(_Record):
     def _take_up(self, found: Question) -> bool:
         """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
         key: Any = found._key
-        decision, expired = key.ending(found.token), self.clock.now() >= found.deadline
+        decision, expired = key.ending(), self.clock.now() >= found.deadline
         try:
             if decision is not None:  # whoever settled it died over it
                 found._finish(decision)
@@ -1463,11 +1465,9 @@ def _tap_name(text: str) -> str:
 
 def _has_unknown_emoji(word: str) -> bool:
     """True if it holds an emoji of which it is not known here how Slack calls it."""
-    for char in re.sub("[\ufe0e\ufe0f🏻-🏿]", "", word):
-        kind = _unicodedata.category(char)
-        if char not in _EMOJI and (char == "\u200d" or kind in ("So", "Me", "Cn")):  # Cn: too new to know
-            return True
-    return False
+    chars = set(re.sub("[\ufe0e\ufe0f🏻-🏿]", "", word)) - set(_EMOJI)
+    kinds = set(map(_unicodedata.category, chars))
+    return "\u200d" in chars or not kinds.isdisjoint(("So", "Me", "Cn"))  # Cn: too new to know
 
 
 def _names(value: Any, what: str) -> tuple[str, ...] | None:
@@ -1611,9 +1611,9 @@ def _worker(pid: object) -> str:
     return f"{pid} {started} {_socket.gethostname()}"
 
 
-def _is_held(record: _QuestionRecord, now: float) -> bool:
+def _is_held(record: _QuestionRecord | None, now: float) -> bool:
     """True while the one who claimed a record is alive, as far as can be told from here, and not overdue."""
-    if not now < record.claimed_until <= now + 2 * _CLAIM:  # more than clocks differ: one was set back
+    if not record or not now < record.claimed_until <= now + 2 * _CLAIM:  # later: a clock was set back
         return False
     if not record.claimed_by.endswith(f" {_socket.gethostname()}"):
         return True
@@ -1626,39 +1626,35 @@ class _Key:
     Nothing is locked between them: a claim says who works on the record, so that another one waits, or takes
     over from a dead one. How a question ended stays known by its token for a day, for those who still wait.
     """
-    def __init__(self, store: StackStore, name: str, clock: _Clock) -> None:
-        self.store, self.name, self.clock = store, name, clock
+    def __init__(self, store: StackStore, name: str, token: str, clock: _Clock) -> None:
+        self.store, self.name, self.token, self.clock = store, name, token, clock
+
+    def _found(self, data: _Dict) -> _QuestionRecord | None:
+        given = self.store._questions(data).get(self.name)
+        return None if given is None else _recorded(self.name, given)
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[tuple[_Dict, _Dict]]:
-        """Yield the store's questions, by key, and how some ended, by token; both may be changed."""
+    def _changing(self) -> Iterator[tuple[_Dict, _Dict, _QuestionRecord | None]]:
+        """Yield the store's questions, by key, how some ended, by token, and the record of this key."""
         with self.store._changing() as data:
             data["ended"] = _endings(data, self.clock.now() - _REMEMBERED)
-            yield self.store._questions(data), data["ended"]
-
-    def _found(self, questions: _Dict) -> _QuestionRecord | None:
-        given = questions.get(self.name)
-        return None if given is None else _recorded(self.name, given)
+            yield self.store._questions(data), data["ended"], self._found(data)
 
     def _end(self, decision: Decision | None = None) -> _Dict:
         if decision is None:
             decision = Decision("timeout", at=self.clock.now())
         return {**dataclasses.asdict(decision), "ended": self.clock.now()}
 
-    def read(self) -> _QuestionRecord | None:
-        return self._found(self.store._questions(self.store._load()))
-
     def claim(self, asked: _QuestionRecord) -> tuple[_QuestionRecord | None, _QuestionRecord | None]:
         """Return the record to work on, and the one of another question whose place it took.
 
         The first is `asked`, or the record of the same question from before; None while somebody works on it.
         """
-        found, replaced = self.read(), None
-        if found and _is_held(found, self.clock.now()):  # looked at first, so that who waits does not write
+        found, replaced = self._found(self.store._load()), None
+        if _is_held(found, self.clock.now()):  # looked at first, so that who waits does not write
             return None, None
-        with self._changing() as (questions, ended):
-            found = self._found(questions)
-            if found and _is_held(found, self.clock.now()):
+        with self._changing() as (questions, ended, found):
+            if _is_held(found, self.clock.now()):
                 return None, None
             if found and found.fingerprint != asked.fingerprint:
                 ended.setdefault(found.token, self._end())
@@ -1671,38 +1667,35 @@ class _Key:
         record.claimed_by, record.claimed_until = _worker(os.getpid()), self.clock.now() + _CLAIM
         questions[self.name] = record.to_dict()
 
-    def update(self, token: str, step: _Dict) -> bool:
-        """Change a question's record; False if it was so already, or if the key is another's by now."""
-        with self._changing() as (questions, _):
-            before = self._found(questions)
-            if before is None or before.token != token:
+    def update(self, step: _Dict) -> bool:
+        """Change the question's record; False if it was so already, or if the key is another's by now."""
+        with self._changing() as (questions, _, found):
+            if not found or found.token != self.token:
                 return False
-            questions[self.name] = _recorded(self.name, {**vars(before), **step}).to_dict()
-            return bool(questions[self.name] != vars(before))
+            questions[self.name] = _recorded(self.name, {**vars(found), **step}).to_dict()
+            return bool(questions[self.name] != vars(found))
 
-    def settle(self, token: str, decision: Decision) -> tuple[Decision, bool]:
-        """Record how a question ended, unless it is known; return how it did, and whether that is new."""
-        with self._changing() as (questions, ended):
-            found = self._found(questions)
-            if found and found.token != token:  # another question took the key
-                ended.setdefault(token, self._end())
-            is_new = token not in ended
-            end = ended.setdefault(token, self._end(decision))
-            if is_new and found and found.token == token:  # who asks from now on is not given this answer
+    def settle(self, decision: Decision) -> tuple[Decision, bool]:
+        """Record how the question ended, unless it is known; return how it did, and whether that is new."""
+        with self._changing() as (questions, ended, found):
+            if found and found.token != self.token:  # another question took the key
+                ended.setdefault(self.token, self._end())
+            is_new = self.token not in ended
+            end = ended.setdefault(self.token, self._end(decision))
+            if is_new and found:  # who asks from now on is not given this answer
                 self._hold(found, questions)
         return _decision_of(end), is_new
 
-    def end(self, token: str) -> None:
-        """Drop a question's record; who still waits for it gets its decision, or that nobody decided."""
-        with self._changing() as (questions, ended):
-            found = self._found(questions)
-            if found and found.token == token:
+    def end(self) -> None:
+        """Drop the question's record; who still waits for it gets its decision, or that nobody decided."""
+        with self._changing() as (questions, ended, found):
+            if found and found.token == self.token:
                 del questions[self.name]
-            ended.setdefault(token, self._end())
+            ended.setdefault(self.token, self._end())
 
-    def ending(self, token: str) -> Decision | None:
-        """Return how a question ended, as somebody has recorded it, or None while it is open."""
-        end = _endings(self.store._load()).get(token)
+    def ending(self) -> Decision | None:
+        """Return how the question ended, as somebody has recorded it, or None while it is open."""
+        end = _endings(self.store._load()).get(self.token)
         return _decision_of(end) if end else None
 
 
@@ -1734,7 +1727,9 @@ class Question:
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
-        self._key = _Key(StackStore(alerter._origin[1]), record.key, alerter.clock) if record.key else None
+        self._key: _Key | None = None  # if it is to survive the process
+        if record.key:
+            self._key = _Key(StackStore(alerter._origin[1]), record.key, self.token, alerter.clock)
         # From here on the wait goes by the monotonic clock: the other one may be set, or stand still.
         now = alerter.clock.monotonic()
         self._ends = now + record.deadline - alerter.clock.now()
@@ -1835,12 +1830,12 @@ class Question:
         """Look, and settle the question if that decides it, or if the time is over."""
         try:
             if self._key:  # a thread or process may have settled or replaced it; nothing is written then
-                self._decision = self._key.ending(self.token)
+                self._decision = self._key.ending()
         except StoreError as error:
             self._warn(error)
-        decision = None
         if self._decision is not None:
             return
+        decision = None
         if began >= self._not_before:
             try:
                 decision = self._look(began)
@@ -1871,7 +1866,7 @@ class Question:
         if not self._key:
             self._say("The answers cannot be read. This question is closed.")
         elif error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
-            self._key.end(self.token)
+            self._key.end()
         raise error
 
     def _warn(self, what: object) -> None:
@@ -1969,7 +1964,7 @@ class Question:
         """Record parts; False if another process has done the same before, or the question has ended."""
         vars(self._record).update(step)
         try:
-            return self._key is None or self._key.update(self.token, step)
+            return self._key is None or self._key.update(step)
         except StoreError as error:
             _log().warning("%s", _one_line(error))
             return True
@@ -2032,7 +2027,7 @@ class Question:
         """End it with this decision; if somebody has ended it meanwhile, with theirs, and in silence."""
         is_new = True
         if self._key:
-            decision, is_new = self._key.settle(self.token, decision)
+            decision, is_new = self._key.settle(decision)
         self._decision = decision  # Ctrl-C from here on does not close it once more
         if is_new:
             self._finish(decision)
@@ -2050,7 +2045,7 @@ class Question:
         with self._working():
             self._say(f"{said}." if decision.by else f"{said}. This question is closed.")
             if self._key:
-                self._key.end(self.token)
+                self._key.end()
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
