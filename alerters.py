@@ -2928,7 +2928,7 @@ class SlackAlerter(_ChatAlerter):
         if where["channel"][:1] in "DUW":
             wanted = ["im:history"]
         if set(wanted).isdisjoint(self._account().get("scopes", wanted)):
-            del _ACCOUNTS[self]  # the app may be given one meanwhile
+            _ACCOUNTS.pop(self, None)  # the app may be given one meanwhile
             what = f"missing_scope: to read the answers the app needs {' or '.join(wanted)}"
             raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, cure="people")
 
@@ -3055,7 +3055,6 @@ class SlackAlerter(_ChatAlerter):
         for file in files:
             try:
                 shared.append({"id": self._upload_bytes(file, until), "title": file.name})
-                file.problem = ""
             except DeliveryError as error:
                 file.problem = str(error)
         placed = [file for file in files if not file.problem]
