@@ -2184,6 +2184,7 @@ class _Draft:
                 file.problem = _NO_FILES
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
+        self.whole = _File(_TEXT_FILE, problem=_NO_FILES)  # all the words, if they are too many
         self.pictures = [file for file in self.files if file.url]  # in messages
         if alerter._attaches:
             self.pictures = self.files
@@ -2235,7 +2236,7 @@ class _ChatAlerter(BaseAlerter):
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
         draft = _Draft(self, _message(message), params)
-        pages, whole = self._cut(draft)
+        pages = self._cut(draft)
         question = draft.message._question
         draft.until = self._until(_SEND_BUDGET)
         if pages[0].files:
@@ -2243,10 +2244,7 @@ class _ChatAlerter(BaseAlerter):
         if question:  # once its time is over it is not posted any more
             draft.until = min(draft.until, max(question._ends, self._until(_LATE)))
         self._post(draft, pages[0])
-        if whole and whole.problem:
-            _log().warning("%s: the middle of the text is left out, for it cannot be attached: %s (it takes "
-                           "%s)", self._who, whole.problem, self._upload_right)
-        pages = self._fewer(draft, pages, whole)
+        pages = self._fewer(draft, pages)
         for number, page in enumerate(pages[1:], 2):
             try:
                 self._post(draft, page)
@@ -2298,8 +2296,8 @@ class _ChatAlerter(BaseAlerter):
             except DeliveryError as error:  # the text has arrived, which counts
                 file.problem = str(error)
 
-    def _cut(self, draft: _Draft, most: int = _PARTS) -> tuple[list[_Page], _File | None]:
-        """Return the messages of a draft; of too many `most` and one more, and a file with the whole text."""
+    def _cut(self, draft: _Draft, most: int = _PARTS) -> list[_Page]:
+        """Return the messages of a draft; of too many `most` and one more; the first has a file of all."""
         text, beside = self._shaped(draft)  # the latter stands in the first, whatever the length of the text
         huge = 10 * self._limit  # what many people and long words take may be more than one limit
         frame = _paged(self, beside, huge, huge)[0]
@@ -2312,22 +2310,20 @@ class _ChatAlerter(BaseAlerter):
         for file in draft.files:
             if file.data and file not in later:
                 first.files.append(file)
-        if len(pages) <= _PARTS:
-            return pages, None
-        whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
-        if self._takes_files():
-            first.files.append(whole)
-        else:
-            whole.problem = _NO_FILES
-        return pages, whole
+        if len(pages) > _PARTS and self._takes_files():
+            draft.whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
+            first.files.append(draft.whole)
+        return pages
 
-    def _fewer(self, draft: _Draft, pages: list[_Page], whole: _File | None) -> list[_Page]:
+    def _fewer(self, draft: _Draft, pages: list[_Page]) -> list[_Page]:
         """Return the first of too many if the whole is attached; else five, what is left out, and five."""
-        if not whole:
+        if len(pages) <= _PARTS:
             return pages
-        if not whole.problem:
+        if not draft.whole.problem:
             return pages[:1]
-        pages, _ = self._cut(draft, sys.maxsize)
+        _log().warning("%s: the middle of the text is left out, for it cannot be attached: %s (it takes %s)",
+                       self._who, draft.whole.problem, self._upload_right)
+        pages = self._cut(draft, sys.maxsize)
         half, left_out = _PARTS // 2, 0
         for page in pages[half:-half]:
             for block in page.blocks:
@@ -2480,13 +2476,12 @@ class _ChatAlerter(BaseAlerter):
 
     def _preview(self, message: AlerterMessage) -> str:
         draft = _Draft(self, message, None)
-        pages, whole = self._cut(draft)
         shown: list[Any] = []
-        for page in self._fewer(draft, pages, whole):
+        for page in self._fewer(draft, self._cut(draft)):
             page.number = len(shown)
             shown.append(self._payload(draft, page))
-        for file in [*draft.files, whole]:
-            if file and file.data and not file.problem:
+        for file in [*draft.files, draft.whole]:
+            if file.data and not file.problem:
                 shown.append({"file": file.name, "bytes": len(file.data)})
         if len(shown) == 1:
             shown = shown[0]
@@ -3020,19 +3015,16 @@ class SlackAlerter(_ChatAlerter):
             _insist(functools.partial(self._post_webhook, payload, until), self.clock, until)
             return {}
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
-        mark = f"'{draft.nonce}-{page.number}'"
-
-        def find() -> _Dict | None:
-            return self._find_post(where, started, mark, until)
+        mark, find = f"'{draft.nonce}-{page.number}'", None
+        # Slack knows no repeats: without a block to know it by, nobody can tell whether it was posted.
+        if mark in str(payload):
+            find = functools.partial(self._find_post, where, started, mark, until)
 
         def post() -> _Dict:
             self._note_time(draft, page)
-            answer = self._call("chat.postMessage", payload, until)
-            return _ref({**where, "channel": answer.get("channel") or where["channel"]}, answer)
+            return _ref(where, self._call("chat.postMessage", payload, until))
 
-        # Slack knows no repeats: without a block to know it by, nobody can tell whether it was posted.
-        known = find if mark in str(payload) else None
-        ref = _insist(post, self.clock, until, find=known)
+        ref = _insist(post, self.clock, until, find=find)
         self._upload(page.files, ref, until)
         return ref
 
@@ -3127,7 +3119,7 @@ def _mrkdwn(words: str) -> _Dict:
 
 
 def _ref(where: _Dict, row: _Dict) -> _Dict:
-    ref = {"channel": where["channel"], "ts": str(row.get("ts"))}
+    ref = {"channel": row.get("channel") or where["channel"], "ts": str(row.get("ts"))}
     if where["thread"]:
         ref["thread_ts"] = where["thread"]
     return ref
