@@ -6424,7 +6424,7 @@ def _width(text: str) -> int:
     """Return how many columns of a fixed-width font a text takes."""
     width = len(text)
     for char in text:
-        if char > "\u10ff" and _unicodedata.east_asian_width(char) in "WF":
+        if _unicodedata.east_asian_width(char) in "WF":
             width += 1
     return width
 
