@@ -3773,12 +3773,9 @@ class SMTPEmailAlerter(BaseAlerter):
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
-        if name != "password":
-            return ""
-        if "gmail" in fields["smtp_server"]:
-            return ("Make an app password, with 2-step verification on: "
-                    "https://myaccount.google.com/apppasswords")
-        return "Many servers want an app password, from the security page of the account; Enter for none."
+        hint = ("Many servers want an app password, from the security page of the account (Gmail, with "
+                "2-step verification: https://myaccount.google.com/apppasswords). Enter for none.")
+        return hint if name == "password" else ""
 
     def _problem(self, name: str, text: str) -> str:
         if name == "approvers" and not self._person(text):
@@ -3912,19 +3909,17 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _deliver(self, mail: _Mail) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
-        until, refused = self._until(_UPLOAD_BUDGET if mail.files else _SEND_BUDGET), mail.refused
-        everybody, cause = len(mail.left), None
+        until = self._until(_UPLOAD_BUDGET if mail.files else _SEND_BUDGET)
+        refused, everybody = mail.refused, len(mail.left)
         try:
             _insist(lambda: self._transact(mail, until), self.clock, until)
-        except DeliveryError as caught:
-            if not refused and len(mail.left) == everybody:
-                raise  # it is about the mail, not about one of them
-            cause = caught
-            if caught not in refused.values():
-                refused.update(dict.fromkeys(mail.left, caught))
-        if not refused:
             return
-        cause = cause or list(refused.values())[0]
+        except DeliveryError as caught:
+            cause = caught
+        if not refused and len(mail.left) == everybody:
+            raise cause  # it is about the mail, not about one of them
+        if cause not in refused.values():
+            refused.update(dict.fromkeys(mail.left, cause))
         why = []
         for address, error in refused.items():
             why.append(f"{address} ({error.args[0].partition(': ')[2]})")
@@ -3946,7 +3941,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 if answer[0] in (250, 251):
                     taken.append(address)
                 elif answer[0] == 421:  # the server leaves
-                    _expect(answer, 250)
+                    raise _smtplib.SMTPResponseException(*answer)
                 else:
                     mail.refused[address] = _mail_failure(self._who, _smtplib.SMTPResponseException(*answer))
             if taken:
@@ -3962,15 +3957,15 @@ class SMTPEmailAlerter(BaseAlerter):
                 session.quit()
         except (OSError, ValueError) as caught:
             failure = _mail_failure(self._who, caught, in_data)
-            if failure.outcome == "unknown":
+            if failure.outcome == "unknown" and not mail.unheard:
                 # Once more and no more, as not all servers drop a second mail with the same Message-ID.
-                mail.unheard += 1
-                failure._cure = "again" if mail.unheard < 2 else "look"
+                mail.unheard, failure._cure = True, "again"
             raise failure from None
         finally:
             session.close()
-        if mail.left:
-            raise mail.refused[mail.left[0]]
+        if mail.refused:
+            first = [*mail.left, *mail.refused][0]  # one whom it can be sent to later, if there is any
+            raise mail.refused[first]
 
     def _smtp(self, until: float) -> Any:
         """Return a session of smtplib, encrypted and logged in as the fields say."""
@@ -4004,8 +3999,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 _smtp_login(session, self.username or self._sender, password)
             return session
 
-        advice = 'use_tls="starttls" is for ports that do not: 587, 25'
-        return self._session(self.smtp_server, self.smtp_port, tls, until, begin, advice)
+        return self._session(self.smtp_server, self.smtp_port, tls, until, begin)
 
     def _imap(self, until: float) -> Any:
         """Return a session of imaplib with INBOX, over TLS and logged in."""
@@ -4024,14 +4018,11 @@ class SMTPEmailAlerter(BaseAlerter):
                 raise ValueError("INBOX cannot be opened")
             return session
 
-        return self._session(self.imap_server, self.imap_port, "ssl", until, begin, "imap_port=993 speaks it")
+        return self._session(self.imap_server, self.imap_port, "ssl", until, begin)
 
     def _session(self, host: str, port: int, tls: bool | str, until: float,
-                 begin: Callable[[_Wire, _Trust | None], Any], advice: str) -> Any:
-        """Return what `begin` makes of a connection. Its failures are DeliveryErrors.
-
-        tls: "ssl", "starttls" or False. advice: if the port does not speak TLS at once.
-        """
+                 begin: Callable[[_Wire, _Trust | None], Any]) -> Any:
+        """Return what `begin` makes of a connection. Its failures are DeliveryErrors."""
         deadline = _deadline(self.clock, until)
 
         def connect(trust: _Trust | None) -> Any:
@@ -4050,7 +4041,7 @@ class SMTPEmailAlerter(BaseAlerter):
             error = _mail_failure(self._who, caught)
             proxies = {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"}.intersection(os.environ)
             if tls == "ssl" and "TLS at once" in str(caught):
-                error.hint = advice
+                error.hint = 'use_tls="starttls" is for ports that do not: 587, 25; imap_port=993 does'
             elif proxies and isinstance(caught, _Unreachable) and not caught.code:
                 error.hint = f"{error.hint}; mail does not go through the proxy of {max(proxies)}"
         except BaseException as caught:  # Ctrl-C: the libraries' frames know the password
@@ -4224,7 +4215,7 @@ class _Mail:
         self.ident, self.flat, self.files = str(mail["Message-ID"]), mail.as_bytes(), files
         self.left = list(people)  # who may still get it
         self.refused: dict[str, DeliveryError] = {}  # who does not have it, and why
-        self.unheard = 0  # tries after which nobody knows whether it arrived
+        self.unheard = False  # a try after which nobody knows whether it arrived
         self.size = len(self.flat)
         for file in files:
             self.size += len(file.data) * 78 // 57  # in base64
