@@ -2470,11 +2470,13 @@ MARKUP = ("**a ", "*a _b ", "[", "[a](http://x", "`", "*", "http://", "https://a
 
 
 @pytest.mark.parametrize("piece", MARKUP)
-def test_time_grows_with_a_text_and_not_with_its_square(chats, piece):
+def test_time_grows_with_a_text_and_not_with_its_square(piece):
+    bots = [cls(**cls._example) for cls in (SlackAlerter, DiscordAlerter)]
+
     def cpu(size):
         message, began = AlerterMessage(body="s" + piece * (size // len(piece)) + "e"), time.process_time()
-        for kind in ("slack", "discord"):
-            chats[kind][0]._preview(message)
+        for bot in bots:
+            bot._preview(message)
         alerters._as_text(alerters._lay_out(message, []))
         return time.process_time() - began
 
