@@ -2140,6 +2140,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 _MARKER = r'(?:"|\\n)Question ([0-9a-f]{16})\s*"'  # the last line of every question, in a row as JSON
 _CALLED = 30  # approvers at most: they have to fit into one message with its text
 _STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"}  # of lines without spans
+_LEFT_OUT = "… {:,} characters left out …"
 _NO_FILES = "a webhook takes no files, only an image's URL"
 
 
@@ -2202,7 +2203,8 @@ class _ChatAlerter(BaseAlerter):
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
     _person_id = r"\S+"
-    _ids_in: Mapping[str, tuple[str, str]] = {}  # parameter -> the form of ids in it, and whose they are
+    # Field or parameter -> the form of ids in it, of a link to one, and what is wrong with anything else.
+    _ids_in: Mapping[str, tuple[str, str, str]] = {}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     _points: Callable[[], Iterator[tuple[bool | None, str]]]  # of `check`, as `_report` takes them
     # To write
@@ -2328,7 +2330,7 @@ class _ChatAlerter(BaseAlerter):
         for page in pages[half:-half]:
             for block in page.blocks:
                 left_out += len("\n".join(block.source.lines)) + 1
-        note = _left_out(left_out)
+        note = _Block("plain", [_LEFT_OUT.format(left_out)])
         pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
         return pages[:half] + pages[-half:]
 
@@ -2544,23 +2546,18 @@ class _ChatAlerter(BaseAlerter):
                 return advice
         if name == "listen" and text not in ("thread", "channel"):
             return f"it is \"thread\" or \"channel\", not {text!r}"
-        form, whose = self._ids_in.get(name, ("(?s:.*)", ""))
-        if re.fullmatch(form, text.strip("<@!>")):
+        form, link, problem = self._ids_in.get(name, ("(?s:.*)", "", ""))
+        if re.fullmatch(form, text):
             return ""
-        return _id_in(text, rf"/({self._person_id})\b", f"is no id of {whose}")
+        linked = re.search(link, text)
+        if linked:
+            return f"write {linked[1]}"
+        return f"{text!r} {problem}"
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         above = message._reply_to.ref if message._reply_to else {}
         return {"channel": self._channel(params),
                 "thread": getattr(params, "thread_ts", None) or _thread_of(above)}
-
-
-def _id_in(text: str, form: str, problem: str) -> str:
-    """Return the advice to write the id that a link or mention holds, or else what is wrong with it."""
-    linked = re.search(form, text)
-    if linked:
-        return f"write {linked[1]}"
-    return f"{text!r} {problem}"
 
 
 def _mapping(value: Any) -> _Dict:
@@ -2683,9 +2680,13 @@ class SlackAlerter(_ChatAlerter):
     _asked = ("slack_token", "slack_channel_id")
     _token_field, _webhook_field, _channel_field = "slack_token", "slack_webhook_url", "slack_channel_id"
     _person_id = "[UW][A-Z0-9]+"
-    _ids_in = {"approvers": (_person_id, f"a person on Slack; {_MEMBER_ID}"),
-               "mention": ("[UWS][A-Z0-9]+|here|channel|everyone",
-                           f"Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone")}
+    _ids_in = {
+        "slack_channel_id": (r"(?!.*://)[^\s@<>]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
+                             f"is no channel; its {_SLACK_CHANNEL}"),
+        "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b",
+                      f"is no id of a person on Slack; {_MEMBER_ID}"),
+        "mention": ("[<@!]*([UWS][A-Z0-9]+|here|channel|everyone)>?", rf"/({_person_id})\b",
+                    f"is no id of Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone")}
     _mistakes = (
         ("slack_token", "^xapp-",
          "an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…"),
@@ -2716,8 +2717,6 @@ class SlackAlerter(_ChatAlerter):
         return "ts" in ref
 
     def _problem(self, name: str, text: str) -> str:
-        if name == "slack_channel_id" and re.search(r"[\s@<>]|://", text):
-            return _id_in(text, r"(?:^<#|/)([CDG][A-Z0-9]+)\b", f"is no channel; its {_SLACK_CHANNEL}")
         ours = re.match(_ON_SLACK, self.slack_api_url if self.slack_token else self.slack_webhook_url)
         if name in ("approvers", "mention") and not ours and re.fullmatch(r"[\w.-]+", text):
             return ""  # other servers of its protocol have ids of other forms
@@ -3221,9 +3220,13 @@ class DiscordAlerter(_ChatAlerter):
     _token_field, _webhook_field = "discord_token", "discord_webhook_url"
     _channel_field = "discord_channel_id"
     _person_id = r"\d+"
-    _ids_in = {"approvers": (_person_id, f"a person on Discord; {_USER_ID}"),
-               "mention": (r"&?\d+|here|everyone",
-                           f"Discord; {_USER_ID}; & and a role id; or here, everyone")}
+    _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)",
+                    f"is no channel id: {_DISCORD_CHANNEL}")
+    _ids_in = {
+        "discord_channel_id": _channel_ids, "default_discord_channel_id": _channel_ids,
+        "approvers": (r"[<@!]*\d+>?", r"/(\d+)\b", f"is no id of a person on Discord; {_USER_ID}"),
+        "mention": (r"[<@!]*(&?\d+|here|everyone)>?", r"/(\d+)\b",
+                    f"is no id of Discord; {_USER_ID}; & and a role id; or here, everyone")}
     _mistakes = (
         ("discord_token", "^xox[a-z]-|^xapp-", "that is a token of Slack: use flavor slack, slack_token"),
         ("discord_token", r"^\d+$", "that is an id, no token: Bot, Reset Token, in the developer portal"),
@@ -3261,12 +3264,6 @@ class DiscordAlerter(_ChatAlerter):
         self._set("discord_channel_id", self.discord_channel_id or self.default_discord_channel_id)
         self._set("default_discord_channel_id", "")
         super()._check_together()
-
-    def _problem(self, name: str, text: str) -> str:
-        if name.endswith("discord_channel_id") and not re.fullmatch(_SNOWFLAKE, text):
-            form = r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)"
-            return _id_in(text, form, f"is no channel id: {_DISCORD_CHANNEL}")
-        return super()._problem(name, text)
 
     def _points(self) -> Iterator[tuple[bool | None, str]]:
         if not self.discord_token:
@@ -3869,7 +3866,7 @@ class SMTPEmailAlerter(BaseAlerter):
         files, shown = [file for file in loaded if file.data], []
         whole, half = _whole_text(message), _MAIL_MAX // 4
         if len(whole) > _MAIL_MAX:
-            [note] = _left_out(len(whole) - 2 * half).lines
+            note = _LEFT_OUT.format(len(whole) - 2 * half)
             short = "\n\n".join([whole[:half], note, whole[-half:]])
             message = message._with(title=None, body=short, metadata={})
             if attach:
@@ -6570,10 +6567,6 @@ def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: i
     if page.says_something() or not pages:
         pages.append(page)
     return pages[:most + 1]
-
-
-def _left_out(count: int) -> _Block:
-    return _Block("plain", [f"… {count:,} characters left out …"])
 
 
 # === Images and files ===
