@@ -1093,7 +1093,7 @@ class BaseAlerter(_Record):
 
     def _can_follow(self, ref: _Dict) -> bool:
         """False if nothing can be posted here below the message that has this ref."""
-        return True
+        return all(re.fullmatch(form, str(ref.get(name))) for name, form in self._ids.items())
 
     def _ready_to_read(self, where: _Dict) -> None:
         """Raise DeliveryError if answers could not be read: what cannot be read is not asked."""
@@ -1765,9 +1765,8 @@ class Question:
         target = _targets(alerter or record.alerter)[0]
         if record.flavor not in ("", target.flavor):
             raise ConfigError(f"question: it was asked on {record.flavor}, not on {target.flavor}")
-        for name, form in target._ids.items():  # they go into addresses of requests
-            if not re.fullmatch(form, str((record.ref or {}).get(name))):
-                raise ConfigError(f"question: {name} in its ref is no id of {target.flavor}")
+        if not target._can_follow(record.ref or {}):  # its ids go into addresses of requests
+            raise ConfigError(f"question: its ref holds what is no id of {target.flavor}")
         return cls(target, record)
 
     def check(self) -> Decision | None:
@@ -2713,9 +2712,6 @@ class SlackAlerter(_ChatAlerter):
         return ("Open this link, choose the workspace and create the app; it has every scope:\n"
                 f"{link}\nThen install it to the workspace, and copy the Bot User OAuth Token.")
 
-    def _can_follow(self, ref: _Dict) -> bool:
-        return "ts" in ref
-
     def _problem(self, name: str, text: str) -> str:
         ours = re.match(_ON_SLACK, self.slack_api_url if self.slack_token else self.slack_webhook_url)
         if name in ("approvers", "mention") and not ours and re.fullmatch(r"[\w.-]+", text):
@@ -3245,9 +3241,7 @@ class DiscordAlerter(_ChatAlerter):
                 f"authorize?client_id={client}&scope=bot&permissions={_PERMISSIONS}")
 
     def _can_follow(self, ref: _Dict) -> bool:
-        if self._by_bot():
-            return "channel_id" in ref
-        return bool(_forum_thread(ref))
+        return super()._can_follow(ref) and bool(self._by_bot() or _forum_thread(ref))
 
     def _link(self, ref: _Dict) -> str | None:
         # Its form, seen where people copy it: discord.js.org/docs, messageLink
@@ -3761,12 +3755,10 @@ class SMTPEmailAlerter(BaseAlerter):
     flavor = "smtp_email"
     _sender = ""  # the address in sender_email, without the name that may stand before it
     _answer_by, _shows_questions, _calls_people = "Reply to this mail with", True, False
+    _ids = {"message_id": "<[!-~]{3,75}>"}
     _asked = ("smtp_server", "sender_email", "password", "recipient_email")
     _example = {"smtp_server": "localhost", "sender_email": "a@example.org",
                 "recipient_email": "b@example.org"}
-
-    def _can_follow(self, ref: _Dict) -> bool:
-        return bool(re.fullmatch(r"<[!-~]{3,75}>", str(ref.get("message_id"))))
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
