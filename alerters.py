@@ -2000,7 +2000,6 @@ class Question:
         near = re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(reply.text).casefold())
         if near and self._take_step(helped=True):
             self._say(f"That is not an answer yet. {self._instructions()[0]}", reply)
-            self._take_step(parts=self._record.parts)  # an answer to the help counts after a restart, too
 
     def _instructions(self) -> list[str]:
         """Return lines of light Markdown: how to answer, and, in the last one, who may and until when."""
@@ -3407,8 +3406,8 @@ class DiscordAlerter(_ChatAlerter):
         payload = {"content": said[:2000], "message_reference": above,
                    "allowed_mentions": {"parse": [], "users": named}}
         sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
-        if to:  # people answer the help, too
-            question._record.parts.append(str(sent.get("id")))
+        if to:  # people answer the help, too, also after a restart
+            question._take_step(parts=[*question._record.parts, str(sent.get("id"))])
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         name = re.sub(r"<a?:(\w+:[0-9]+)>", r"\1", emoji)  # an emoji of the server

@@ -4571,6 +4571,9 @@ def test_lists_with_emoji(room, way):
     got, wanted = {}, {}
     for case, (approve, decline, emoji, status, taps) in LISTS.items():
         question = room.ask(approve_msg_options=approve, disapprove_msg_options=decline)
+        words = f"{' or '.join(approve)} to approve, or {(decline or ['reject'])[0]}"
+        said = room.text(room.posted_questions()[-1]["payload"]).replace("`", "")
+        assert words in said or not decline, said
         if way == "tap":
             room.react(question, room.ann, emoji)
         elif emoji in "✅❌" or taps is None:
@@ -4910,14 +4913,6 @@ def test_a_near_miss_is_helped_once(room):
             assert [room.pings(payload) for payload in room.under(question)] == [[]] * (text in NEAR)
 
 
-def test_help_names_the_words_of_this_question(room):
-    question = room.ask(approve_msg_options=["ship it", "🚀"], disapprove_msg_options=["halt"])
-    room.reply(question, room.ann, "ship it now")
-    assert question.check() is None
-    [note] = room.notes(question)
-    assert "ship it or 🚀 to approve, or halt to decline" in note.replace("`", "")
-
-
 @pytest.mark.parametrize("text, said", [("yes", "Approved by {}."), ("no", "Declined by {}."), (
     "hm", "Nobody decided in time. This question is closed.")])
 def test_the_end_is_written_under_the_question_and_mentions_only_who_decided(room, text, said):
@@ -5119,24 +5114,22 @@ def test_slack_reads_reactions_while_thread_reading_is_rationed(slack_room):
     assert sum("replies" in call.path for call in room.service.calls[before:]) <= 3
 
 
-@pytest.mark.parametrize("second, timeout, latest", [(30, 600, 70), (241, 300, 300), (299, 300, 300)])
+@pytest.mark.parametrize("second, timeout, latest", [
+    (30, 600, 70), (241, 300, 300), (299, 300, 300), (39, 40, 44)])
 def test_slack_reads_a_rationed_thread_as_soon_as_it_may_and_at_the_deadline(slack_room, second, timeout,
                                                                              latest):
+    """Where that is not possible, no time-out is said."""
     room = slack_room
     room.service.ration("conversations.replies")
     question = room.ask(timeout=timeout)
     room.clock.at(second, lambda: room.reply(question, room.ann, "yes"))
-    assert question.wait().status == YES
+    if timeout > 60:
+        assert question.wait().status == YES
+    else:
+        with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
+            question.wait()
+        assert caught.value.outcome == "unknown"
     assert room.clock.now() - room.clock.start <= latest
-
-
-def test_no_time_out_is_said_where_a_rationed_thread_could_not_be_read_in_the_end(slack_room):
-    room = slack_room
-    room.service.ration("conversations.replies")
-    question = room.ask(timeout=40)
-    with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
-        question.wait()
-    assert (caught.value.outcome, room.clock.now() - room.clock.start) == ("unknown", 44)
 
 
 def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
