@@ -3903,9 +3903,9 @@ class SMTPEmailAlerter(BaseAlerter):
             _insist(lambda: self._transact(mail, until), self.clock, until)
             return
         except DeliveryError as caught:
+            if not refused:
+                raise  # it is about the mail, not about one of them
             cause = caught
-        if not refused and len(mail.left) == everybody:
-            raise cause  # it is about the mail, not about one of them
         if cause not in refused.values():
             refused.update(dict.fromkeys(mail.left, cause))
         why = []
@@ -4670,9 +4670,9 @@ _HTML_FORMS = {  # of lines; with the `level` of a heading or an item, and the `
     "numbered": '<ol start="{start}" style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ol>',
     "quote": '<blockquote style="margin:8px 0;padding:0 0 0 12px;border-left:3px solid #d1d5db;'
              'color:#4b5563">{}</blockquote>',
+    "text": '<div style="margin:8px 0">{}</div>',
     "code": f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
             '{}</pre>'}
-_PLAIN_FORM = '<div style="margin:8px 0">{}</div>'
 _PICTURE = ('<img src="{}" alt="{}" width="552" style="display:block;width:100%;max-width:552px;margin:8px 0;'
             'border-radius:6px">')
 _BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12px 12px 4px 0;'
@@ -4683,7 +4683,7 @@ _TABLE = (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font
           'border-collapse:collapse">{}</table></div>')
 _CELL = ('<{} style="padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top;'
          'text-align:{}">{}</{}>')
-_CELL_SIDES = {"l": "left", "r": "right;white-space:nowrap", "c": "center"}
+_CELL_SIDES = {"l": "left", "r": "right;white-space:nowrap"}
 _ROW = ('<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;font-size:15px;'
         f'line-height:1.55;{_FONT};{{}}">{{}}</td></tr>')
 _LEVEL_ROW = _ROW.format("padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;"
@@ -4708,13 +4708,8 @@ role="presentation" %s style="background:#f3f4f6"><tr><td class="al-out" style="
 </tr></table></body></html>"""
 
 
-def _html_line(line: Any, marked: bool = True) -> str:
-    """Return a line of light Markdown, or of spans, as HTML."""
-    written = ""
-    for style, text, url in line if isinstance(line, list) else _spans(line, marked):
-        form = _HTML_SPANS.get(style, "{}")
-        written += form.format(_html.escape(text), url=_html.escape(url))
-    return written
+def _html_span(style: str, text: str, url: str) -> str:
+    return _HTML_SPANS.get(style, "{}").format(_html.escape(text), url=_html.escape(url))
 
 
 def _html_block(block: _Block, inline: bool) -> str:
@@ -4732,27 +4727,30 @@ def _html_block(block: _Block, inline: bool) -> str:
     if kind == "code":
         text = _html.escape("\n".join([*block.head, *block.lines]))
     else:
-        lines = [_html_line(line, kind != "plain") for line in block.lines]
+        lines = [_marked(block, line, _html_span, {}) for line in block.lines]
         text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
     if kind == "heading":
         level += 1  # h1 is the title
     elif kind == "item" and block.label:
         kind = "numbered"
-    form = _HTML_FORMS.get(kind, _PLAIN_FORM) if text else ""
+    if not text:
+        return ""
+    form = _HTML_FORMS.get(kind, _HTML_FORMS["text"])
     return form.format(text, level=level, size=22 - 2 * level, start=block.label[:-1])
 
 
 def _html_table(table: _Block) -> str:
     facts, rows = table.kind == "facts", ""
+    form = _Block("plain", ()) if facts else table  # a fact is no Markdown
     for row in filter(None, [table.head, *table.lines]):
         cells = ""
-        for cell, side in zip(row, table.sides + "l" * len(row)):
+        for cell, side in zip(row, table.sides or "ll"):
             tag, look = "td", _CELL_SIDES[side]
             if row is table.head or facts and not cells:
                 tag, look = "th", f"{look};color:#6b7280;font-weight:600"
             if tag == "th" or not facts:
                 look += ";word-break:normal"
-            cells += _CELL.format(tag, look, _html_line(cell, not facts), tag)
+            cells += _CELL.format(tag, look, _marked(form, cell, _html_span, {}), tag)
         rows += f"<tr>{cells}</tr>"
     return _TABLE.format(rows)
 
