@@ -5341,7 +5341,9 @@ def _trace(error: BaseException, line_first: bool = True) -> str:
         parts += filter(None, (part.__cause__, part.__context__))
         parts += getattr(part, "exceptions", None) or ()  # of a group
     line, text = "".join(whole.format_exception_only()), "".join(whole.format())
-    return f"{line}\n{text}" if line_first and text != line else text
+    if line_first and text != line:
+        return f"{line}\n{text}"
+    return text
 
 
 def _ended(name: str, how: str, facts: _Dict) -> AlerterMessage:
@@ -5609,8 +5611,10 @@ class _LogGroup:
 
     def news(self) -> str:
         """Return what there is to tell besides the title."""
-        count = f"… {self.repeats:,} more time{'s' * (self.repeats > 1)}" if self.repeats else ""
-        return "\n".join(filter(None, [self.more, count, *self.others]))
+        lines = [self.more, *self.others]
+        if self.repeats:
+            lines.insert(1, f"… {self.repeats:,} more time{'s' * (self.repeats > 1)}")
+        return "\n".join(lines).strip("\n")
 
     def extract(self) -> str:
         return f"{self.level_name} {self.logger}: {self.title}\n{self.news()}".rstrip()
@@ -5768,8 +5772,7 @@ class _AlertHandler(_Handler):
 
 
 if TYPE_CHECKING:
-    class AlertHandler(_AlertHandler):
-        __doc__ = _AlertHandler.__doc__
+    AlertHandler = _AlertHandler
 
 
 def __getattr__(name: str) -> Any:
@@ -6913,10 +6916,12 @@ def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
     if _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
         return None
     found = _urllib.getproxies()
-    for variable in ("https_proxy", "all_proxy"):
-        address = found.get(variable[:-6])
-        if address:  # the system's settings name none, so the variable that would win is named
-            return _Proxy(who, variable if os.environ.get(variable) else variable.upper(), address)
+    for kind in ("https", "all"):
+        variable = f"{kind}_proxy"
+        if not os.environ.get(variable):  # the system's settings name none: the one that would win is named
+            variable = variable.upper()
+        if found.get(kind):
+            return _Proxy(who, variable, found[kind])
     return None
 
 
