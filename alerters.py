@@ -3766,7 +3766,7 @@ class SMTPEmailAlerter(BaseAlerter):
         return hint if name == "password" else ""
 
     def _problem(self, name: str, text: str) -> str:
-        if name == "approvers" and not self._person(text):
+        if name == "approvers" and ("<" in text or not self._person(text)):
             return f"{text!r} is not a mail address"
         return ""
 
@@ -4059,14 +4059,17 @@ class SMTPEmailAlerter(BaseAlerter):
         question._take_step(sent=record.sent + _as_sent(mail))
         self._deliver(_Mail(mail, people))
 
+    def _box(self) -> _Mailbox:
+        """Return what is read of the mailbox for all of this process that wait in it."""
+        key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, self.imap_username,
+               self.username, self.sender_email)
+        return _MAILBOXES.setdefault(key, _Mailbox())
+
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
         began = self.clock.monotonic()
-        if question._shared is None:  # what is read for all of this process that wait in the mailbox
-            key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, self.imap_username,
-                   self.username, self.sender_email)
-            question._shared = _MAILBOXES.setdefault(key, _Mailbox())
-        box: _Mailbox = question._shared
+        box: _Mailbox = question._shared or self._box()
+        question._shared = box
         with box.lock:
             box.questions.add(question)
             box.since = min(box.since, question._record.asked - 2 * 86400)
@@ -4099,8 +4102,14 @@ class SMTPEmailAlerter(BaseAlerter):
         return list(filter(None, map(box.answers.get, uids)))
 
     def _ready_to_read(self, where: _Dict) -> None:
-        until = self._until(_SEND_BUDGET)
-        _insist(lambda: self._imap(until), self.clock, until).sock.close()
+        until, box = self._until(_SEND_BUDGET), self._box()
+
+        def look() -> None:
+            with box.lock:  # one after the other: see `_Mailbox`
+                if box.session is None:
+                    self._imap(until).sock.close()
+
+        _insist(look, self.clock, until)
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):

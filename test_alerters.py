@@ -7002,6 +7002,18 @@ def test_a_password_that_is_repeated_is_in_no_mail_error_or_log(coded, smtp, ima
     assert word not in told + repr(caught.value) + caplog.text + repr(alerter)
 
 
+def test_many_that_ask_at_once_open_one_connection_after_the_other(relay, imap, clock):
+    alerter = mail_asker(relay, imap, clock)
+    imap.fail("login", "stall")
+    with concurrent.futures.ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(alerter.open_question, f"Deploy {n}?") for n in range(20 if MORE else 6)]
+        home_until(lambda: imap.commands)
+        time.sleep(0.1)  # s in which nobody else connects
+        assert imap.sessions == 1
+        imap.gate.set()
+    assert len({question.result().token for question in asked}) == len(relay.mails) == imap.logins
+
+
 def test_check_tells_what_works(smtp, imap, clock):
     good = "ok    SMTP: connected and logged in\n"
     assert mail_alerter(smtp, imap, clock).check() == f"{good}ok    IMAP: connected and logged in"
