@@ -654,14 +654,14 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
             return target.post(message, _own_mentions(target, targets, params))
 
     if len(targets) == 1:
-        return _worked(lambda: post_to(targets[0]))
+        return _worked(post_to, targets[0])
     message = message._load()
     results: list[bool] = []
     errors: list[BaseException] = []
 
     def work(target: BaseAlerter) -> None:
         try:
-            results.append(_worked(lambda: post_to(target)))
+            results.append(_worked(post_to, target))
         except (Exception, KeyboardInterrupt) as error:  # raised below, once the others are done
             errors.append(error)
         except BaseException as error:  # in a thread it ends nothing, so it is a failure like any other
@@ -711,7 +711,7 @@ def ask(question: _Text, params: AlerterParameters | None = None, *, title: str 
     answers and the time it has. Raises AskNotSupported where nobody can be asked, before anything is posted.
     """
     message, params = _arguments(locals())
-    return _worked(lambda: _decide(_targets(alerter, warn=False), message, params, key))
+    return _worked(_decide, _targets(alerter, warn=False), message, params, key)
 
 
 @_known_keywords
@@ -732,9 +732,14 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
 
     opened: is told the question once it is posted.
     """
-    able = [target for target in targets if not target._cannot_ask()]
-    if len(able) > 1:
-        message = message._load()
+    able, reasons = [], []
+    for target in targets:
+        reason = target._cannot_ask()
+        if reason:
+            reasons.append(f"{target._who}: {reason}")
+        else:
+            able.append(target)
+    message = message._load()
     if key and len(able) > 1:  # first the one that has asked it already
         store = StackStore(able[0]._origin[1])
         holder = _mapping(store._questions(store._load()).get(str(key))).get("alerter")
@@ -751,7 +756,6 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
         else:
             opened(question)
             return question.wait()
-    reasons = [f"{target._who}: {target._cannot_ask()}" for target in targets]
     raise AskNotSupported(f"nobody can be asked here: {'; '.join(reasons)}")
 
 
@@ -1408,10 +1412,10 @@ def _own_code(who: str, reached: bool = True) -> Iterator[None]:
     raise error  # out here, so that what was raised does not travel with it: it may show secrets
 
 
-def _worked(work: Callable[[], object]) -> bool:
-    """Return bool(work()); where a service refuses or cannot be reached, log why and return False."""
+def _worked(work: Callable[..., object], *given: Any) -> bool:
+    """Return bool(work(…)); where a service refuses or cannot be reached, log why and return False."""
     try:
-        return bool(work())
+        return bool(work(*given))
     except DeliveryError as error:
         if not error._logged:
             _log().error("%s", error)
@@ -4980,6 +4984,8 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
 
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float}
 
 
 def _parsed(field: _Field, text: str, where: str) -> Any:
@@ -4991,16 +4997,13 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
         return _seconds(text, where)
     if kind == "tls":
         return _TRUTH.get(word, word)
-    if kind == "bool" and word in _TRUTH:
-        return _TRUTH[word]
-    if kind == "bool":
-        raise ConfigError(f"{where} must be true or false, not {text!r}")
-    if kind not in ("int", "port", "float"):
+    if kind not in _READERS:
         return text
     try:
-        return float(text) if kind == "float" else int(text)
-    except ValueError:
-        raise ConfigError(f"{where} must be a number, not {text!r}") from None
+        return _READERS[kind](word)
+    except (KeyError, ValueError):
+        wanted = "true or false" if kind == "bool" else "a number"
+        raise ConfigError(f"{where} must be {wanted}, not {text!r}") from None
 
 
 def _from_environment() -> BaseAlerter:
@@ -5091,9 +5094,9 @@ class StackStore:
         """Remove an alerter that no stack names."""
         with self._changing() as data:
             _entry(data, "alerters", name)
-            users = [stack for stack, members in _sound(data, "stacks").items() if name in members]
-            if users:
-                raise ConfigError(f"alerter {name!r} is in the stack {', '.join(users)}: delete that first")
+            for stack, members in _sound(data, "stacks").items():
+                if name in members:
+                    raise ConfigError(f"alerter {name!r} is in the stack {stack}: delete that first")
             del data["alerters"][name]
 
     def alerters(self) -> dict[str, dict[str, Any]]:
@@ -5124,7 +5127,7 @@ class StackStore:
                 _entry(data, "stacks", name)
             for member in members:
                 _entry(data, "alerters", member)
-            if activate or new and list(data["stacks"]) == ["default"]:
+            if activate or list(data["stacks"]) == ["default"]:
                 data["active_stack"] = name
             data["stacks"][name] = list(dict.fromkeys(members))
 
@@ -5159,8 +5162,7 @@ class StackStore:
         data = self._load()
         members = [name or ""]
         if not name:
-            stack = stack or os.environ.get("ALERTERS_STACK") or data["active_stack"]
-            members = _entry(data, "stacks", stack)
+            members = _entry(data, "stacks", stack or self.active_stack())
         return [self._built(data, member, _entry(data, "alerters", member)) for member in members]
 
     def _built(self, data: _Dict, name: str, entry: _Dict) -> BaseAlerter:
@@ -7438,8 +7440,6 @@ def _cmd_describe(options: Any) -> None:
 def _cmd_stacks(options: Any) -> None:
     store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     stacks, active = store.stacks(), store.active_stack()
-    if flavor:
-        _print("  $ALERTERS_FLAVOR is set, and wins over every stack")
     names = list(stacks)
     if "name" in options:
         names = [options.name or active]
@@ -7587,8 +7587,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if _HELP & set(args) else 2
     except BrokenPipeError:
         return _flushed(141)
+    except DeliveryError as error:
+        return _flushed(_complain(error, 4))
     except (AlerterError, OSError) as error:
-        return _flushed(_complain(error, 4 if isinstance(error, DeliveryError) else 2))
+        return _flushed(_complain(error))
     except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined
         return _complain(f"{type(error).__name__}: {error}")
 

@@ -10020,10 +10020,9 @@ def test_preview_shows_what_would_be_sent_and_sends_nothing(capsys, home_told, t
 def test_lists_mark_what_the_environment_chooses(slack, capsys, monkeypatch):
     home_register(slack, "red")
     home_set(monkeypatch, STACK="default")
-    wins = "  $ALERTERS_FLAVOR is set, and wins over every stack\n"
-    for own, mark, above in (("", "*", ""), ("* $ALERTERS_FLAVOR  (discord)\n", " ", wins)):
+    for own, mark in (("", "*"), ("* $ALERTERS_FLAVOR  (discord)\n", " ")):
         assert home_cli(capsys, "list")[1] == f"{own}{mark} console  (console)\n  red  (slack)\n"
-        assert home_cli(capsys, "stack", "list")[1] == f"{above}{mark} default: console\n  red_stack: red\n"
+        assert home_cli(capsys, "stack", "list")[1] == f"{mark} default: console\n  red_stack: red\n"
         home_set(monkeypatch, FLAVOR="discord")
 
 
