@@ -3103,8 +3103,8 @@ class SlackAlerter(_ChatAlerter):
         what = code
         if details:
             what += f" ({'; '.join(details)})"
-        raise _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS,
-                       cure=_SLACK_CURES.get(code, "people"), retry_after=answer.seconds())
+        cure = _SLACK_CURES.get(code, "people")
+        raise _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, cure=cure)
 
 
 def _without_entities(text: str) -> str:

@@ -2525,6 +2525,13 @@ def test_a_receipt_has_the_address_of_its_message_where_that_costs_no_request(ch
         assert f"  Deploy?  {question.to_dict()['url']}" in capsys.readouterr().out
 
 
+def test_of_many_approvers_the_first_thirty_are_called(chats):
+    alerter, service = chats["discord"]
+    alerter.open_question("Deploy?", approvers=[str(10**17 + n) for n in range(200)])
+    payload = service.posted[0]["payload"]
+    assert len(payload["allowed_mentions"]["users"]) == 30 and "and 170 more" in discord_text(payload)
+
+
 @pytest.mark.parametrize("kind, channel_type", [("discord", 15), ("discord webhook", 16)])  # forum, media
 def test_an_alert_in_a_forum_is_a_post_of_its_own(chats, kind, channel_type):
     alerter, service = chats[kind]
@@ -2572,10 +2579,11 @@ FINAL = {"401": Fault(status=401, body={"message": "401: Unauthorized", "code": 
 DOUBT = {"500": Fault(status=500), "502": Fault("html", status=502), "reset": Fault("reset"),
          "close": Fault("close"), "garbage": Fault("garbage"), "a page": Fault("html"),
          "act 500": Fault("act_status", status=500), "act close": Fault("act_close"),
+         "act fatal": Fault("act_status", status=200, body={"ok": False, "error": "fatal_error"}),
          "act reset": Fault("act_reset"), "cut short": Fault("truncate"),
          "empty": Fault(status=200, ctype="text/plain"), "list": Fault(status=200, body=[1]),
          "number": Fault(status=200, body=5), "text": Fault(status=200, body="x"), "huge": Fault("huge")}
-ACTS = ("act 500", "act close", "act reset", "cut short")  # after the service has done what it was asked
+ACTS = ("act 500", "act close", "act fatal", "act reset", "cut short")  # after the service has done what it was asked
 
 
 def _fault(kind, name):
@@ -2599,7 +2607,7 @@ def test_every_fault_of_a_post_loses_and_doubles_nothing(chats, clock, kind):
     alerter, service = chats[kind]
     got, wanted = {}, {}
     for name in (*WAITS, *FINAL, *DOUBT):
-        if kind == "slack webhook" and name in ("empty", "list", "number", "text", "huge"):
+        if kind == "slack webhook" and name in ("empty", "list", "number", "text", "huge", "act fatal"):
             continue  # its custom hosts answer anything with 2xx; and a page is none of theirs
         tried_again = name in WAITS or name in DOUBT and "webhook" not in kind and name != "huge"
         for times in (1, None) if tried_again or MORE else (1,):
