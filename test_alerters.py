@@ -2583,7 +2583,7 @@ DOUBT = {"500": Fault(status=500), "502": Fault("html", status=502), "reset": Fa
          "act reset": Fault("act_reset"), "cut short": Fault("truncate"),
          "empty": Fault(status=200, ctype="text/plain"), "list": Fault(status=200, body=[1]),
          "number": Fault(status=200, body=5), "text": Fault(status=200, body="x"), "huge": Fault("huge")}
-ACTS = ("act 500", "act close", "act fatal", "act reset", "cut short")  # after the service has done what it was asked
+ACTS = ("act 500", "act close", "act fatal", "act reset", "cut short")  # the service has done it
 
 
 def _fault(kind, name):
