@@ -2797,6 +2797,8 @@ def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
     own = SlackAlerterParameters(blocks=[{"type": "divider", "block_id": "mine"}])  # nothing to know it by
     service.fail("chat.postMessage", Fault("act_reset"))
     assert alerter.post("z", own) is False and len(service.posted) == 3
+    payload = service.posted[2]["payload"]  # with them in place of the text's
+    assert (payload["text"], payload["blocks"]) == ("z", own.blocks)
 
 
 ODD_ANSWERS = [  # what answers which call -> what becomes of the post
