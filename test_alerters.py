@@ -2821,6 +2821,14 @@ def test_an_odd_answer_is_no_surprise(chats):
         service.heal()
 
 
+def test_slacks_own_webhook_has_taken_what_it_says_ok_to(monkeypatch):
+    alerter = SlackAlerter(slack_webhook_url="https://hooks.slack.com/services/T000/B000/hooksecret")
+    for body, outcome in ((b"ok", "sent"), (b"", "unknown"), (b'{"ok": true}', "unknown")):
+        answer = alerters._Answer(200, {}, body, 0.0)
+        monkeypatch.setattr(alerters, "_http", lambda *_, answer=answer: answer)
+        assert _outcome(alerter, "x")[0] == outcome
+
+
 def test_check_and_replies_survive_odd_rows_and_pages_in_circles(chats):
     alerter, service = chats["discord"]
     question = alerter.open_question("Deploy?")
