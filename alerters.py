@@ -2188,9 +2188,10 @@ class _Draft:
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
         self.whole = _File(_TEXT_FILE, problem=_NO_FILES)  # all the words, if they are too many
-        self.pictures = [file for file in self.files if file.url]  # in messages
+        pictures, most = [file for file in self.files if file.url], alerter._most_pictures
         if alerter._attaches:
-            self.pictures = self.files
+            pictures = self.files
+        self.pictures, self.later = pictures[:most], pictures[most:]  # in the first message, and in others
         self.blocks = list(map(_aligned, _lay_out(message, files)))
         if mention:
             self.blocks.insert(0, _Block("ping", self.called[:len(mention)]))
@@ -2291,7 +2292,7 @@ class _ChatAlerter(BaseAlerter):
         refused = [file for file in together if file.problem and file in draft.pictures]
         if len(together) == 1:
             refused = []
-        for file in refused + draft.pictures[self._most_pictures:]:
+        for file in refused + draft.later:
             page = _Page(0)
             page.files = [file] if file.data else []
             page.add(_Block("picture", [], file=file), file.url or file.name, "", 0)
@@ -2310,9 +2311,8 @@ class _ChatAlerter(BaseAlerter):
         first = pages[0]
         first.stand_in(frame)
         first.first = True
-        later = draft.pictures[self._most_pictures:]
         for file in draft.files:
-            if file.data and file not in later:
+            if file.data and file not in draft.later:
                 first.files.append(file)
         if len(pages) > _PARTS and self._takes_files():
             draft.whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
@@ -2351,7 +2351,7 @@ class _ChatAlerter(BaseAlerter):
                 block = block.with_lines([line])
             if block.group == "text":
                 text.append(block)
-            elif block.kind != "picture" or block.file in draft.pictures[:self._most_pictures]:
+            elif block.kind != "picture" or block.file in draft.pictures:
                 beside.append(block)
         return text, beside
 
@@ -2537,9 +2537,6 @@ class _ChatAlerter(BaseAlerter):
         channel = str(self._option(params, name, ""))
         if not channel and self._by_bot():
             raise ConfigError(f"{self._who}: no channel: give {name} in the alerter or in the parameters")
-        problem = self._problem(name, channel) if channel else ""
-        if problem:
-            raise ConfigError(f"{self._who}: {name}: {problem}")
         return channel
 
     def _problem(self, name: str, text: str) -> str:
@@ -2620,8 +2617,8 @@ _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
 _ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"
 _DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
-_SCOPES = {"chat:write": "to post", "reactions:write": "to offer one tap",
-           "reactions:read": "to read all taps", "files:write": "for images and long texts"}
+_SCOPES = {"chat:write": (False, "to post"), "reactions:write": (None, "to offer one tap"),  # None: no fault
+           "reactions:read": (None, "to read all taps"), "files:write": (None, "for images and long texts")}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
 _SLACK_MARKS = {"bold": "*{}*", "italic": "_{}_", "strike": "~{}~", "code": "`{}`"}
 _SLACK_CURES: dict[str, _Cure] = {  # of all others people
@@ -2728,9 +2725,8 @@ class SlackAlerter(_ChatAlerter):
         channel = self._channel(None)
         who = _ACCOUNTS[self] = self._call("auth.test", {})
         yield True, f"token: {who.get('user')} in {who.get('team')}"
-        for scope, use in _SCOPES.items():
+        for scope, (good, use) in _SCOPES.items():
             if scope not in who.get("scopes", scope):
-                good = False if scope == "chat:write" else None
                 yield good, f"scope {scope} is missing ({use}): add it, reinstall the app"
         for method, what in (("info", "channel {}"), ("history", "may read replies")):
             try:
@@ -2738,10 +2734,8 @@ class SlackAlerter(_ChatAlerter):
                 name = _mapping(found.get("channel")).get("name")
                 yield True, what.format(name or channel)
             except DeliveryError as error:
-                good = False
-                if method == "info" and error.code == "missing_scope":  # its name stays unknown, and no more
-                    good = None
-                yield good, f"{what.format(channel)}: {error}"
+                minor = method == "info" and error.code == "missing_scope"  # its name stays unknown, no more
+                yield None if minor else False, f"{what.format(channel)}: {error}"
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
