@@ -3720,6 +3720,8 @@ _CLOSINGS = set("""
     iyi_çalışmalar teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다
     """.split())
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
+_PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
+_TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
 _MANY_MAILS = 300  # above which the server searches
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
@@ -3759,12 +3761,13 @@ class SMTPEmailAlerter(BaseAlerter):
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
-        hint = ("Many servers want an app password, from the security page of the account (Gmail, with "
-                "2-step verification: https://myaccount.google.com/apppasswords). Enter for none.")
-        return hint if name == "password" else ""
+        if name == "password":
+            return ("Many servers want an app password, from the security page of the account (Gmail, with "
+                    "2-step verification: https://myaccount.google.com/apppasswords). Enter for none.")
+        return ""
 
     def _problem(self, name: str, text: str) -> str:
-        if name == "approvers" and ("<" in text or not self._person(text)):
+        if name == "approvers" and not self._person(text):
             return f"{text!r} is not a mail address"
         return ""
 
@@ -3871,7 +3874,7 @@ class SMTPEmailAlerter(BaseAlerter):
         page: Any = mail.get_body(("html",))
         files.sort(key=shown.__contains__, reverse=True)  # as they follow each other in the mail
         for file in files:
-            part = _placeholder(file), *file.type.split("/")
+            part = _PLACEHOLDER % id(file), *file.type.split("/")
             if file in shown:
                 page.add_related(*part, filename=file.name, disposition="inline",
                                  cid=f"<image{loaded.index(file)}>")
@@ -3957,7 +3960,7 @@ class SMTPEmailAlerter(BaseAlerter):
         """Return a session of smtplib, encrypted and logged in as the fields say."""
         password, tls = self._secret("password"), self.use_tls
         if tls is True:
-            tls = "ssl" if self.smtp_port == 465 else "starttls"
+            tls = _TLS_PORTS.get(self.smtp_port, "starttls")
 
         def begin(wire: _Wire, trust: _Trust | None) -> Any:
             # For EHLO, without the DNS; Google's relay refuses localhost and 127.0.0.1.
@@ -4011,16 +4014,20 @@ class SMTPEmailAlerter(BaseAlerter):
         """Return what `begin` makes of a connection. Its failures are DeliveryErrors."""
         deadline = _deadline(self.clock, until)
 
-        def connect(trust: _Trust | None) -> Any:
-            wire = _connect(host, port, deadline, trust if tls == "ssl" else None)
+        def connect(trust: Any) -> Any:
+            wire = _connect(host, port, deadline)
             try:
+                if tls == "ssl":
+                    wire.encrypt(trust, host)
                 return begin(wire, trust)
             except BaseException:  # whatever comes, Ctrl-C too
                 wire.close()
                 raise
 
         try:
-            return _trusting(self._who, connect) if tls else connect(None)
+            if not tls:
+                return connect(None)
+            return _trusting(self._who, connect)
         except AlerterError:
             raise
         except Exception as caught:  # sockets, ssl, smtplib and imaplib raise many kinds
@@ -4073,7 +4080,7 @@ class SMTPEmailAlerter(BaseAlerter):
             box.since = min(box.since, question._record.asked - 2 * 86400)
             try:
                 if box.session is None:
-                    box.begin(self._imap(self._until()))
+                    box.session = self._imap(self._until())
                 box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
                 if box.began <= began:  # else another question has looked meanwhile
                     box.began = self.clock.monotonic()
@@ -4111,7 +4118,9 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
-            return _mailbox(name, "address")[1].casefold()
+            label, address = _mailbox(name, "address")
+            if not label:
+                return address.casefold()
         return ""
 
     def _release(self, question: Question) -> None:
@@ -4130,19 +4139,17 @@ class _Mailbox:
         self.questions: set[Question] = set()  # that wait in it
         self.began = 0.0  # when the last look began
         self.since = float("inf")  # when the first of them was asked; SINCE knows days, and not whose
+        self.close()
 
-    def begin(self, session: Any) -> None:
-        """Read with a new session: only within one do UIDs surely stay the same (UIDVALIDITY)."""
-        self.session = session
+    def close(self) -> None:
+        """End the session, and forget: only within one do UIDs surely stay the same (UIDVALIDITY)."""
+        if self.session:
+            self.session.sock.close()
+        self.session = None
         self._unread: set[int] = set()  # UIDs of mails whose heads are yet to be read
         self._named: dict[int, str] = {}  # which question's token the others name, by UID
         self._searched: dict[str, int] = {}  # the last UID among which the server found a token
         self.answers: dict[int, _Dict | None] = {}  # what the mails answer that were read whole, by UID
-
-    def close(self) -> None:
-        if self.session:
-            self.session.sock.close()
-        self.session = None
 
     def look(self) -> None:
         """Learn which mails there are since the questions were asked."""
@@ -4174,7 +4181,7 @@ class _Mailbox:
     def _search(self, *keys: str) -> set[int]:
         return set(map(int, b" ".join(self._ask("SEARCH", *keys)).split()))
 
-    def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, float | None, bytes]]:
+    def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, Any, bytes]]:
         """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time."""
         for start in range(0, len(uids), step):
             some = ",".join(map(str, uids[start:start + step]))
@@ -4183,7 +4190,7 @@ class _Mailbox:
                 if isinstance(row, tuple):  # (facts, the mail); facts may follow it, too
                     facts = row[0] + after
                     [uid], arrived = re.findall(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
-                    yield int(uid), time.mktime(arrived) if arrived else None, row[1]
+                    yield int(uid), arrived and time.mktime(arrived), row[1]
 
 
 def _mailbox(text: str, where: str) -> tuple[str, str]:
@@ -4218,16 +4225,12 @@ class _Mail:
     def __iter__(self) -> Iterator[bytes]:
         flat = re.sub(rb"(?m)^\.", b"..", self.flat)
         for file in self.files:
-            before, _, flat = flat.partition(_base64.b64encode(_placeholder(file)))
+            before, _, flat = flat.partition(_base64.b64encode(_PLACEHOLDER % id(file)))
             yield before
             for start in range(0, len(file.data), 57 * 1024):
                 piece = memoryview(file.data)[start:start + 57 * 1024]
                 yield _base64.encodebytes(piece).replace(b"\n", b"\r\n")
         yield flat + b".\r\n"
-
-
-def _placeholder(file: _File) -> bytes:
-    return b"alerters-file-%x" % id(file)
 
 
 def _expect(answer: tuple[int, bytes], code: int) -> None:
@@ -4269,26 +4272,30 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
         words = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
     except _imaplib.IMAP4.error as error:
         words = _words(error.args[0])
-    passing = re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I)  # RFC 5530
-    hint = "check imap_username and imap_password; Gmail and others want an app password"
-    if passing:
-        hint = "the mailbox cannot be opened now: too many sessions with it, or trouble of the server"
-    raise _failure(who, f"IMAP log-in refused: {words}", hint=hint, cure="again" if passing else "people")
+    refusal = _failure(who, f"IMAP log-in refused: {words}", cure="people",
+                       hint="check imap_username and imap_password; Gmail and others want an app password")
+    if re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I):  # RFC 5530
+        refusal._cure = "again"
+        refusal.hint = "the mailbox cannot be opened now: too many sessions with it, or trouble of the server"
+    raise refusal
 
 
 def _words(said: Any) -> str:
     """Return what a server said; what the library says in its place is text already."""
-    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    if isinstance(said, bytes):
+        return said.decode("utf-8", "replace")
+    return str(said)
 
 
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
     """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
     status, words = getattr(error, "smtp_code", 0), _words(getattr(error, "smtp_error", ""))
     if 200 <= status < 600:
-        again = 400 <= status < 500
-        usual = "the server asks to try later" if again else "the server refused it; its words say why"
-        return _failure(who, f"{status} {words}", status=status,
-                        cure="again" if again else "people", hint=_SMTP_HINTS.get(status, usual))
+        refusal = _failure(who, f"{status} {words}", status=status, cure="people",
+                           hint=_SMTP_HINTS.get(status, "the server refused it; its words say why"))
+        if 400 <= status < 500:
+            refusal._cure, refusal.hint = "again", "the server asks to try later"
+        return refusal
     if type(error).__name__ == "SMTPNotSupportedError":
         return _failure(who, _reason(error), cure="people",
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
@@ -4688,8 +4695,10 @@ _BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12
 # What is too wide for its window can be moved in it; names and numbers stay whole.
 _TABLE = (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font-size:14px;'
           'border-collapse:collapse">{}</table></div>')
-_CELL = ('<{} style="padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top;'
-         'text-align:{}">{}</{}>')
+_CELL = "padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top;text-align"
+_CELLS = {"name": f'<th style="{_CELL}:{{}};color:#6b7280;font-weight:600;word-break:normal">{{}}</th>',
+          "cell": f'<td style="{_CELL}:{{}};word-break:normal">{{}}</td>',
+          "fact": f'<td style="{_CELL}:{{}}">{{}}</td>'}
 _CELL_SIDES = {"l": "left", "r": "right;white-space:nowrap"}
 _ROW = ('<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;font-size:15px;'
         f'line-height:1.55;{_FONT};{{}}">{{}}</td></tr>')
@@ -4732,7 +4741,7 @@ def _html_block(block: _Block, inline: bool) -> str:
             return _PICTURE.format(_html.escape(source), _html.escape(file.name))
         return _html.escape(f"[{file.label}]")
     if kind == "code":
-        text = _html.escape("\n".join([*block.head, *block.lines]))
+        text = _html.escape("\n".join(block.lines))
     else:
         lines = [_marked(block, line, _html_span, {}) for line in block.lines]
         text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
@@ -4747,18 +4756,17 @@ def _html_block(block: _Block, inline: bool) -> str:
 
 
 def _html_table(table: _Block) -> str:
-    facts, rows = table.kind == "facts", ""
-    form = _Block("plain", ()) if facts else table  # a fact is no Markdown
+    rows = ""
     for row in filter(None, [table.head, *table.lines]):
-        cells = ""
-        for cell, side in zip(row, table.sides or "ll"):
-            tag, look = "td", _CELL_SIDES[side]
-            if row is table.head or facts and not cells:
-                tag, look = "th", f"{look};color:#6b7280;font-weight:600"
-            if tag == "th" or not facts:
-                look += ";word-break:normal"
-            cells += _CELL.format(tag, look, _marked(form, cell, _html_span, {}), tag)
-        rows += f"<tr>{cells}</tr>"
+        kinds = ["cell"] * len(row)
+        if table.kind == "facts":
+            kinds = ["name", "fact"]
+        elif row is table.head:
+            kinds = ["name"] * len(row)
+        rows += "<tr>"
+        for cell, kind, side in zip(row, kinds, table.sides or "ll"):
+            rows += _CELLS[kind].format(_CELL_SIDES[side], _marked(table, cell, _html_span, {}))
+        rows += "</tr>"
     return _TABLE.format(rows)
 
 
@@ -6463,7 +6471,7 @@ def _marked(block: _Block, line: Any, mark: Callable[[str, str, str], str], form
     mark: (style, text, url) -> markup. forms: of lines by kind of block, as `_ChatAlerter._forms`.
     """
     if isinstance(line, str):
-        line = _spans(line, block.kind not in ("plain", "code"))
+        line = _spans(line, block.kind not in ("plain", "facts", "code"))
     words = ""
     for style, text, url in line:
         if block.kind == "heading" and style == "bold":  # it is bold already
