@@ -838,8 +838,10 @@ def _is_secret(field: _Field) -> bool:
 def _field_value(where: str, field: _Field, value: Any) -> Any:
     """Return the value of a flavor's field, checked for what can be told without asking the service."""
     kind, default = _kind(field), field.default
+    if field.default_factory is not dataclasses.MISSING:
+        default = field.default_factory()
     if default is dataclasses.MISSING:
-        default = None if field.default_factory is dataclasses.MISSING else field.default_factory()
+        default = None
     if value is None or value == default:  # os.environ.get gives None
         return default
     if kind == "list":
@@ -882,12 +884,16 @@ def _url_problem(url: str) -> str:
         # In http://[::1]evil.org older Pythons take ::1 for the host; a user or password belongs nowhere.
         if re.fullmatch(r"(\[[^\[\]@]+\]|[^\[\]@:]+)(:\d*)?", parts.netloc) and parts.port != 0:
             host = _host_of(parts)
-    problem = _host_problem(host) if host else "it needs https:// and a host"
-    if problem or not re.fullmatch(r"[!-~]+", url):
-        return f"is not a valid address: {problem or 'it holds a space or another strange character'}"
-    if parts.scheme != "https" and (parts.scheme != "http" or not _is_loopback(host)):
-        return "must begin with https:// (http:// only for this machine)"
-    return ""
+    problem = _host_problem(host)
+    if not host:
+        problem = "it needs https:// and a host"
+    elif not re.fullmatch(r"[!-~]+", url):
+        problem = problem or "it holds a space or another strange character"
+    if problem:
+        return f"is not a valid address: {problem}"
+    if parts.scheme == "https" or parts.scheme == "http" and _is_loopback(host):
+        return ""
+    return "must begin with https:// (http:// only for this machine)"
 
 
 def _host_of(parts: _parse.SplitResult) -> str:
@@ -920,12 +926,14 @@ def _xn_form(host: str) -> str:
 
 def _server_problem(text: str) -> str:
     """Return what is wrong with the name of a mail server, or an empty string."""
-    pasted = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", text)
+    pasted, problem = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", text), _host_problem(text)
     if pasted and pasted[1] != text:
-        port = f", and {pasted[2]} as the port" if pasted[2] else ""
-        return f"is a mere host name: write {pasted[1]}{port}"
-    problem = _host_problem(text)
-    return problem and f"is a mere host name, such as mail.example.org: {problem}"
+        problem = f"is a mere host name: write {pasted[1]}"
+        if pasted[2]:
+            problem += f", and {pasted[2]} as the port"
+    elif problem:
+        problem = f"is a mere host name, such as mail.example.org: {problem}"
+    return problem
 
 
 def _is_loopback(host: str) -> bool:
@@ -970,6 +978,7 @@ class BaseAlerter(_Record):
     _calls_people = True  # by mentions
     _most_people = sys.maxsize  # so many can answer one question
     _needs_names = False  # of emoji, to know them in an answer
+    _api_field = ""  # that holds the service's address
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -992,10 +1001,12 @@ class BaseAlerter(_Record):
         """Raise ConfigError for a field, or a parameter of that name, that can never work here."""
         if name in ("approvers", "mention"):
             value = _names(value, name)
-        for text in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(value, str):
+            value = [value]
+        for text in value if isinstance(value, (tuple, list)) else ():
             problem = ""
-            if isinstance(text, str) and text and not re.fullmatch(_REFERENCE, text):
-                problem = self._problem(name, text)
+            if text and not re.fullmatch(_REFERENCE, str(text)):
+                problem = self._problem(name, str(text))
             if problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
 
@@ -1097,7 +1108,10 @@ class BaseAlerter(_Record):
 
     def _can_follow(self, ref: _Dict) -> bool:
         """False if nothing can be posted here below the message that has this ref."""
-        return all(re.fullmatch(form, str(ref.get(name))) for name, form in self._ids.items())
+        for name, form in self._ids.items():
+            if not re.fullmatch(form, str(ref.get(name))):
+                return False
+        return True
 
     def _ready_to_read(self, where: _Dict) -> None:
         """Raise DeliveryError if answers could not be read: what cannot be read is not asked."""
@@ -1160,7 +1174,10 @@ class BaseAlerter(_Record):
     @property
     def _who(self) -> str:
         """What every error and warning about it begins with."""
-        return f"{self._origin[0]} ({self.flavor})" if self._origin[0] else self.flavor
+        name = self._origin[0]
+        if name:
+            return f"{name} ({self.flavor})"
+        return self.flavor
 
     def _overrides(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(BaseAlerter, method)
@@ -1172,9 +1189,10 @@ class BaseAlerter(_Record):
         """Return both, checked, once no text can hold a secret any more."""
         self._learn_secrets()
         choices = _params(params)
-        for name, value in vars(choices).items() if choices else ():
-            self._refuse(name, value)
-            if name == "mention" and value and not self._calls_people:
+        if choices:
+            for name, value in vars(choices).items():
+                self._refuse(name, value)
+            if choices.mention and not self._calls_people:
                 _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
         message = _message(message)
         if message._reply_to and not self._can_follow(message._reply_to.ref):
@@ -1212,7 +1230,7 @@ class BaseAlerter(_Record):
         named = _names(self._option(params, "approvers"), "approvers")
         approvers = named and list(named)
         where = self._where(message, params)
-        people = {self._person(name) for name in approvers or where.get("people", ())}
+        people = set(map(self._person, approvers or where.get("people", ())))
         needed = getattr(params, "minimum_approvals", None) or 1
         may = min(len(people) or needed, self._most_people)
         if needed > may:
@@ -1225,9 +1243,9 @@ class BaseAlerter(_Record):
             "case_sensitive": not fold, "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
         if key:
             # The same in every process, whatever order sets have there, and at whatever address objects lie.
-            services = [getattr(self, name) for name in _fields_of(type(self)) if name.endswith("_api_url")]
-            same = [self.flavor, services, where, message.title, message.body, _same_text(message.metadata),
-                    sorted(approve), sorted(decline), fold, sorted(set(approvers or ())), needed]
+            same = [self.flavor, getattr(self, self._api_field, None), where, message.title, message.body,
+                    _same_text(message.metadata), sorted(approve), sorted(decline), fold,
+                    sorted(set(approvers or ())), needed]
             text = _json.dumps(same, sort_keys=True, default=str)
             record.fingerprint = _hashlib.sha256(text.encode()).hexdigest()
         return Question(self, record)
@@ -1236,12 +1254,12 @@ class BaseAlerter(_Record):
         """Return the words that approve, and those that decline, once each of them can decide."""
         approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
         decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
-        taken = {_word(word, True) for word in approve + decline}
         lists = [list(approve), list(decline)]
-        for words, usual in zip(lists, (_APPROVE, _DECLINE)):
-            if not words:
-                words += [word for word in usual if _word(word, True) not in taken]
-        seen, meaning = set(), {_word(tap, True): words for tap, words in zip(_TAPS, lists)}
+        if not approve:
+            lists[0] = [word for word in _APPROVE if word not in decline]
+        if not decline:
+            lists[1] = [word for word in _DECLINE if word not in approve]
+        seen, meaning = set(), dict(zip(map(_tap_name, _TAPS), lists))
         for words in lists:
             for word in words:
                 plain, problem = _word(word, True), ""
@@ -1285,13 +1303,14 @@ class BaseAlerter(_Record):
         if record is None:
             self.clock.sleep(_CLAIM_PAUSE)
             return None
-        fresh = record is asked._record
-        question = asked if fresh else Question(self, record)
-        key = question._key
+        question = asked
+        if record is not asked._record:
+            question = Question(self, record)
+            key = question._key
         with question._working():
             if replaced:
                 self._close_replaced(replaced)
-            if not fresh and not self._take_up(question):
+            if question is not asked and not self._take_up(question):
                 return None
             if question._decision is not None:  # its record is gone: who is killed now loses it
                 return question
@@ -1352,7 +1371,8 @@ class BaseAlerter(_Record):
                            hint="give it a longer timeout")
         question._take_step(posted=self.clock.now())
         if not self._shows_questions:
-            body = "\n\n".join(filter(None, [body, "\n".join(question._instructions())]))
+            how = "\n".join(question._instructions())
+            body = f"{body or ''}\n\n{how}".lstrip("\n")
         with question._closed_if_stopped():
             receipt = self.send(message._with(_question=question, body=body), params)
             if not isinstance(receipt, Receipt):
@@ -1374,11 +1394,12 @@ def _is_plain(ref: Any) -> bool:
 def _same_text(value: Any) -> str:
     """Return a fact as text that is the same in every process."""
     if hasattr(value, "items"):
-        return _same_text({repr([_clean(name), _same_text(item)]) for name, item in value.items()})
-    if isinstance(value, (set, frozenset)):
-        return repr(sorted(map(_same_text, value)))
-    if isinstance(value, (list, tuple)):
-        return repr(list(map(_same_text, value)))
+        value = {_same_text(list(item)) for item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        texts = list(map(_same_text, value))
+        if isinstance(value, (set, frozenset)):
+            texts.sort()
+        value = texts
     return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
 
 
@@ -1426,7 +1447,8 @@ def _worked(work: Callable[..., object], *given: Any) -> bool:
 def _canonical(text: str) -> str:
     """Return text with every emoji as its :shortcode:, however its letters and white space were typed."""
     text = re.sub("[\ufe0e\ufe0f🏻-🏿]|:skin-tone-[2-6]:", "", text)
-    text = re.sub(r":([\w+-]+):", lambda found: f":{_SHORTCODES.get(found[1], found[1])}:", text)
+    for name in re.findall(r":([\w+-]+):", text):
+        text = text.replace(f":{name}:", f":{_SHORTCODES.get(name, name)}:")
     text = re.sub(r"[^\S\n]+", " ", text)
     if text.isascii():
         return text
@@ -1448,10 +1470,12 @@ def _word(text: str, fold: bool) -> str:
         wrapped = re.fullmatch(r"([*_`])(.+)\1", text, re.S)  # what is struck out or quoted is no answer
         if wrapped:
             text = wrapped[2].strip()
-        elif text[-1:] in (".", "!") and not ended:
+        elif text.endswith((".", "!")) and not ended:
             text, ended = text[:-1].rstrip(), True
+        elif fold:
+            return text.casefold()
         else:
-            return text.casefold() if fold else text
+            return text
 
 
 _OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
@@ -1497,7 +1521,9 @@ _TIME = r"(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|d
 
 def _seconds(value: Any, what: str) -> float:
     """Return a time as seconds: a number of them, a timedelta, or a text such as 90s, 5m, 1h30m, 2d."""
-    seconds = value.total_seconds() if hasattr(value, "total_seconds") else value
+    seconds = value
+    if hasattr(value, "total_seconds"):
+        seconds = value.total_seconds()
     if isinstance(value, str):
         text = re.sub(r"^[\d.]+$", r"\g<0>s", value.strip().lower())
         if re.fullmatch(rf"(?:{_TIME}\s*)+", text):
@@ -1566,19 +1592,22 @@ class _QuestionRecord:
 
     def _is_sound(self) -> bool:
         """True if all parts have the form that the rest relies on, which stands above."""
-        kinds: _Dict = {"str": str, "int": int, "bool": bool, "float": (int, float), "list[str]": list,
-                        "dict[str, Any]": dict}
-        for name, form in _QuestionRecord.__annotations__.items():
-            value, kind = getattr(self, name), kinds[form.replace(" | None", "")]
-            if value is None and form.endswith("None"):
-                continue
-            if not isinstance(value, kind):
+        for name, kinds in _FORMS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds):
                 return False
-            if kind is list and set(map(type, value)) - {str}:
+            if isinstance(value, list) and set(map(type, value)) - {str}:
                 return False
         times = (self.asked, self.posted, self.deadline, self.claimed_until)
         needed = (self.token, self.deadline, self.approve, self.decline, self.approvers != [])
         return all(needed) and self.minimum_approvals > 0 and 0 <= min(times) and max(times) < 1e10
+
+
+_KINDS = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "list[str]": (list,),
+          "dict[str, Any]": (dict,), "None": (type(None),)}
+_FORMS: dict[str, tuple[type, ...]] = {}  # of each part of a record: the types that its annotation allows
+for _name, _form in _QuestionRecord.__annotations__.items():
+    _FORMS[_name] = tuple(kind for part in _form.split(" | ") for kind in _KINDS[part])
 
 
 def _recorded(key: str, given: Any) -> _QuestionRecord:
@@ -1600,9 +1629,11 @@ def _endings(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
     return sound
 
 
-def _decision_of(facts: _Dict) -> Decision:
-    known: _Dict = {field.name: facts.get(field.name) for field in dataclasses.fields(Decision)}
-    return Decision(**{**known, "approvals": tuple(facts.get("approvals") or ())})
+def _decision_of(end: _Dict) -> Decision:
+    decision = Decision(end["status"])
+    vars(decision).update(end)
+    decision.approvals = tuple(decision.approvals)
+    return decision
 
 
 def _worker(pid: object) -> str:
@@ -1635,7 +1666,9 @@ class _Key:
 
     def _found(self, data: _Dict) -> _QuestionRecord | None:
         given = self.store._questions(data).get(self.name)
-        return None if given is None else _recorded(self.name, given)
+        if given is None:
+            return None
+        return _recorded(self.name, given)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[_Dict, _Dict, _QuestionRecord | None]]:
@@ -1700,7 +1733,9 @@ class _Key:
     def ending(self) -> Decision | None:
         """Return how the question ended, as somebody has recorded it, or None while it is open."""
         end = _endings(self.store._load()).get(self.token)
-        return _decision_of(end) if end else None
+        if end is None:
+            return None
+        return _decision_of(end)
 
 
 class _Reply:
@@ -1710,10 +1745,14 @@ class _Reply:
     was written or last edited, UNIX seconds by the service's clock; None: not known. asked: when the question
     was posted, by that clock. thread: where to answer it, if not at the question; a flavor's own.
     """
+    by, text, via = "", "", "reply"
+    at: float | None = None
+    asked: float | None = None
+    thread: Any = None
+
     def __init__(self, given: Mapping[str, Any]) -> None:
-        self.by, self.text = str(given.get("by") or ""), str(given["text"])
-        self.via, self.asked, self.thread = given.get("via", "reply"), given.get("asked"), given.get("thread")
-        self.at = given.get("at")
+        vars(self).update(given)
+        self.by, self.text = str(self.by or ""), str(given["text"])
         if self.at is not None:
             self.at = float(self.at)
 
@@ -1823,8 +1862,9 @@ class Question:
         """Return when the next poll is due: after a share of the question's age, and at the deadline."""
         now = self.alerter.clock.monotonic()
         if now >= self._ends:  # it could not be read there, or that read began before
-            again = max(now + _POLL_MIN, self._not_before) if self._failing else now
-            return min(again, self._gives_up)
+            if self._failing:
+                now = max(now + _POLL_MIN, self._not_before)
+            return min(now, self._gives_up)
         age = now - self._ends + self.deadline - self._record.asked
         pause = min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
         return min(max(now + pause, self._not_before), self._ends)
@@ -1850,12 +1890,12 @@ class Question:
         if decision is not None:
             self._settle(decision)
         elif self._failing and self.alerter.clock.monotonic() >= self._gives_up:
-            reason = str(self._failing.args[0]).partition(": ")[2]
-            again = ", or ask again with the same key" if self._key else ""
-            raise _failure(
-                self.alerter._who, f"the answers could not be read when the time was over: {reason}",
-                hint=f"look there for the answer{again}", cure="look", status=self._failing.status,
-                code=self._failing.code)
+            what, hint = "the answers could not be read when the time was over", "look there for the answer"
+            if self._key:
+                hint += ", or ask again with the same key"
+            reason = self._failing.args[0].partition(": ")[2]
+            raise _failure(self.alerter._who, f"{what}: {reason}", hint=hint, cure="look",
+                           status=self._failing.status, code=self._failing.code)
 
     def _failed(self, error: Exception, began: float) -> None:
         """Note why it could not be read. What waiting cannot mend is raised, and closes the question."""
@@ -1889,7 +1929,7 @@ class Question:
                 answers.append((tapped, late, tapped and not answer, answer))
             elif not (tapped or late or reply.via == "channel"):
                 others.append(reply)
-        decision = self._count(sorted(answers, key=lambda counted: counted[:3]))
+        decision = self._count(sorted(answers, key=operator.itemgetter(0, 1, 2)))
         if decision and self._veto_unread:
             what = "who tapped to decline cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
@@ -1930,7 +1970,9 @@ class Question:
                 status, reason = "declined", found[2].strip()
         if status is None:
             return None
-        at = self.alerter.clock.now() if reply.at is None else reply.at
+        at = reply.at
+        if at is None:
+            at = self.alerter.clock.now()
         return Decision(status, reply.by, reply.text, reply.via, at, reason)
 
     def _count(self, answers: list[tuple[bool, bool, bool, Decision]]) -> Decision | None:
@@ -1950,8 +1992,10 @@ class Question:
             if is_void or tapped and self.alerter._is_machine(user):
                 continue
             if answer.status == "declined":
-                before = approvals.values() if record.minimum_approvals > 1 else ()
-                return dataclasses.replace(answer, approvals=tuple(before))
+                before = tuple(approvals.values())
+                if record.minimum_approvals == 1:
+                    before = ()
+                return dataclasses.replace(answer, approvals=before)
             if self.alerter._person(user) not in approvals:
                 approvals[self.alerter._person(user)], last = user, answer
         self._approvals = tuple(approvals.values())
@@ -1985,7 +2029,9 @@ class Question:
             meant.add(_tap_name(own[1]))
         if not meant.isdisjoint(map(meaning, decline)):
             return "declined"
-        return None if meant.isdisjoint(map(meaning, approve)) else "approved"
+        if not meant.isdisjoint(map(meaning, approve)):
+            return "approved"
+        return None
 
     def _taps(self) -> list[str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
@@ -2037,15 +2083,16 @@ class Question:
     def _finish(self, decision: Decision) -> None:
         """Say how it ended, and drop its record: last, so that who is killed before can be succeeded."""
         self._decision = decision
-        how = said = "Nobody decided in time"
-        if decision.status != "timeout":
+        how, said = "nobody decided in time", "Nobody decided in time. This question is closed."
+        if decision.by:
             how = f"{decision.status} by {decision.by} ({decision.via})"
-            said = f"{decision.status.capitalize()} by {self.alerter._mention_of(str(decision.by))}"
-            others = [user for user in decision.approvals if decision and user != decision.by]
-            said = ", ".join([said, *others])
+            people = [self.alerter._mention_of(decision.by)]
+            if decision:
+                people += [user for user in decision.approvals if user != decision.by]
+            said = f"{decision.status.capitalize()} by {', '.join(people)}."
         _log().info("%s: %r: %s", self.alerter._who, self._record.text, how)
         with self._working():
-            self._say(f"{said}." if decision.by else f"{said}. This question is closed.")
+            self._say(said)
             if self._key:
                 self._key.end()
 
@@ -2678,6 +2725,7 @@ class SlackAlerter(_ChatAlerter):
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _asked = ("slack_token", "slack_channel_id")
     _token_field, _webhook_field, _channel_field = "slack_token", "slack_webhook_url", "slack_channel_id"
+    _api_field = "slack_api_url"
     _person_id = "[UW][A-Z0-9]+"
     _ids_in = {
         "slack_channel_id": (r"(?!.*://)[^\s@<>]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
@@ -3211,7 +3259,7 @@ class DiscordAlerter(_ChatAlerter):
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
     _asked = ("discord_token", "discord_channel_id")
     _token_field, _webhook_field = "discord_token", "discord_webhook_url"
-    _channel_field = "discord_channel_id"
+    _channel_field, _api_field = "discord_channel_id", "discord_api_url"
     _person_id = r"\d+"
     _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)",
                     f"is no channel id: {_DISCORD_CHANNEL}")
