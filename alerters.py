@@ -7048,10 +7048,17 @@ def _what_of(error: BaseException) -> str:
 
 
 class _Answer:
-    """What an HTTP service answered."""
-    def __init__(self, status: int, headers: _email_message.Message, body: bytes, now: float) -> None:
-        self.status, self.headers, self.body, self.now = status, headers, body, now
-        self.text = body.decode("utf-8-sig", "replace")
+    """What an HTTP service answered, read to its end. stays: the connection does, for the next request."""
+    def __init__(self, wire: _Wire, method: str, now: float) -> None:
+        with _head_of(wire, method) as response:
+            wire.room = _BODY_CAP
+            # In pieces, as `read` takes at once the memory for what a server says is to come.
+            self.body = b"".join(iter(functools.partial(response.read1, 65536), b""))
+            if response.length:
+                raise _http_client.IncompleteRead(b"")
+        self.status, self.headers, self.now = response.status, response.headers, now
+        self.stays = not response.will_close
+        self.text = self.body.decode("utf-8-sig", "replace")
 
     def json(self) -> Any:  # None if it is not JSON
         with contextlib.suppress(ValueError, RecursionError):
@@ -7133,8 +7140,8 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
             # The path may be secret and has no name, as a traceback may show locals.
             link.request(method, "/" + url.partition("//")[2].partition("/")[2], body or None, headers)
             whole = True
-        answer, stays = _read_answer(wire, method, alerter.clock.now())
-        if kept is not None and stays and whole:
+        answer = _Answer(wire, method, alerter.clock.now())
+        if kept is not None and answer.stays and whole:
             kept[place], wire = wire, None
         return answer
     except AlerterError:
@@ -7180,17 +7187,6 @@ def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
         answer.headers = None
         answer.begin()
     return answer  # type: ignore[no-any-return]
-
-
-def _read_answer(wire: _Wire, method: str, now: float) -> tuple[_Answer, bool]:
-    """Return the whole answer, and whether the connection stays open after it."""
-    with _head_of(wire, method) as response:
-        wire.room = _BODY_CAP
-        # In pieces, as `read` takes at once the memory for what a server says is to come.
-        body = b"".join(iter(functools.partial(response.read1, 65536), b""))
-        if response.length:
-            raise _http_client.IncompleteRead(b"")
-        return _Answer(response.status, response.headers, body, now), not response.will_close
 
 
 def _stripped(error: BaseException) -> BaseException:
