@@ -2336,10 +2336,10 @@ class _ChatAlerter(BaseAlerter):
 
     def _send_pictures(self, draft: _Draft, together: list[_File]) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
-        refused = [file for file in together if file.problem and file in draft.pictures]
-        if len(together) == 1:
-            refused = []
-        for file in refused + draft.later:
+        for file in draft.pictures + draft.later:
+            refused = file.problem and len(together) > 1
+            if file in draft.pictures and not refused:
+                continue
             page = _Page(0)
             page.files = [file] if file.data else []
             page.add(_Block("picture", [], file=file), file.url or file.name, "", 0)
@@ -2391,11 +2391,11 @@ class _ChatAlerter(BaseAlerter):
                 block = _as_lines(block)
             elif block.kind == "title":
                 line, write = _bare(block.lines[0]), functools.partial(self._write, block)
-                if self._cost(write(line)) > self._title_limit:  # shortened, and whole as text
+                head, *_ = _head(line, write, self._cost, self._title_limit)
+                if head != line:  # shortened, and whole as text
                     text.append(_Block("plain", [line]))
-                    head, *_ = _head(line, write, self._cost, self._title_limit - 1)
-                    line = head + "…"
-                block = block.with_lines([line])
+                    head = head[:-1] + "…"
+                block = block.with_lines([head])
             if block.group == "text":
                 text.append(block)
             elif block.kind != "picture" or block.file in draft.pictures:
@@ -2459,12 +2459,12 @@ class _ChatAlerter(BaseAlerter):
                 said += {"how": "\n\n"}.get(kind, "\n") + words
         return said.lstrip("\n")
 
-    def _note(self, text: str, calls: bool) -> str:
-        """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
-        parts = re.split(r"<@(\w+)>", text, maxsplit=1) if calls else [text]
-        spans = list(_spans(parts[0]))
-        if len(parts) > 1:
-            spans += [("mention", parts[1], ""), *_spans(parts[2])]
+    def _note(self, text: str) -> str:
+        """Return a note in markup; the first person whom it names is mentioned, and nobody else can be."""
+        before, *named = re.split(r"<@(\w+)>", text, maxsplit=1)
+        spans = list(_spans(before))
+        if named:
+            spans += [("mention", named[0], ""), *_spans(named[1])]
         return _marked(_Block("text", []), spans, self._mark, self._forms)
 
     def _note_time(self, draft: _Draft, page: _Page) -> None:
@@ -2613,8 +2613,9 @@ def _mapping(value: Any) -> _Dict:
 
 def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     """Return a part of an answer that should be a list, without what should not be in it."""
-    rows = value if isinstance(value, list) else ()
-    return [row for row in rows if isinstance(row, kind)]
+    if not isinstance(value, list):
+        return []
+    return [row for row in value if isinstance(row, kind)]
 
 
 class _View:
@@ -2667,7 +2668,11 @@ _DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _SCOPES = {"chat:write": (False, "to post"), "reactions:write": (None, "to offer one tap"),  # None: no fault
            "reactions:read": (None, "to read all taps"), "files:write": (None, "for images and long texts")}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
-_SLACK_MARKS = {"bold": "*{}*", "italic": "_{}_", "strike": "~{}~", "code": "`{}`"}
+_SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
+    "bold": "*{0}*", "italic": "_{0}_", "strike": "~{0}~", "code": "`{0}`",
+    "link": "<{1}|{0}>", "url": "<{1}>",
+    "time": "<!date^{1}^{{date_short_pretty}} {{time}}|{0}>",  # in the reader's zone
+    "mention": "<@{0}>", "person": "<@{0}>", "group": "<!subteam^{0}>", "all": "<!{0}>"}
 _SLACK_CURES: dict[str, _Cure] = {  # of all others people
     "ratelimited": "again", "rate_limited": "again", "org_login_required": "again",
     "team_added_to_org": "again", "invalid_cursor": "again", "fatal_error": "look", "internal_error": "look",
@@ -2929,7 +2934,7 @@ class SlackAlerter(_ChatAlerter):
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        ref, said = question.ref, self._note(text, calls=not to)
+        ref, said = question.ref, self._note(text)
         payload = {"channel": ref["channel"], "thread_ts": _thread_of(ref), "text": said}
         self._call("chat.postMessage", {**payload, "unfurl_links": False})
 
@@ -2984,21 +2989,20 @@ class SlackAlerter(_ChatAlerter):
 
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        if style == "person" and not re.fullmatch(self._person_id, text):
+            style = "text"
         if style == "link":
             url = url.replace("&", "&amp;").replace("|", "%7C")
-            label = safe.replace("|", "¦")
-            return f"<{url}>" if safe == url else f"<{url}|{label}>"
-        if style == "time":  # in the reader's zone: docs.slack.dev/messaging/formatting-message-text
-            return f"<!date^{url}^{{date_short_pretty}} {{time}}|{safe}>"
-        if style == "mention" and text in ("here", "channel", "everyone"):
-            return f"<!{text}>"
-        if style == "mention" and text.startswith("S"):  # a group
-            return f"<!subteam^{text}>"
-        if style == "mention" or style == "person" and re.fullmatch(self._person_id, text):
-            return f"<@{text}>"
-        if style != "code":
+            if safe == url:
+                style = "url"
+            safe = safe.replace("|", "¦")
+        elif style == "mention" and text in ("here", "channel", "everyone"):
+            style = "all"
+        elif style == "mention" and text.startswith("S"):
+            style = "group"
+        elif style != "code":
             safe = _unfenced(safe)
-        return _SLACK_MARKS.get(style, "{}").format(safe)
+        return _SLACK_MARKS.get(style, "{0}").format(safe, url)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
@@ -3447,7 +3451,7 @@ class DiscordAlerter(_ChatAlerter):
         place, named = question.ref, re.findall(r"<@([0-9]+)>", text)[:1]
         if to:
             place, named = to.thread or place, []
-        said = self._note(text, calls=not to)
+        said = self._note(text)
         above = {"message_id": place["message_id"], "fail_if_not_exists": False}
         payload = {"content": said[:2000], "message_reference": above,
                    "allowed_mentions": {"parse": [], "users": named}}
