@@ -2459,9 +2459,9 @@ class _ChatAlerter(BaseAlerter):
                 said += {"how": "\n\n"}.get(kind, "\n") + words
         return said.lstrip("\n")
 
-    def _note(self, text: str) -> str:
-        """Return a note in markup; the first person whom it names is mentioned, and nobody else can be."""
-        before, *named = re.split(r"<@(\w+)>", text, maxsplit=1)
+    def _note(self, text: str, calls: bool) -> str:
+        """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
+        before, *named = re.split(r"<@(\w+)>", text, maxsplit=1) if calls else [text]
         spans = list(_spans(before))
         if named:
             spans += [("mention", named[0], ""), *_spans(named[1])]
@@ -2934,7 +2934,7 @@ class SlackAlerter(_ChatAlerter):
 
     @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        ref, said = question.ref, self._note(text)
+        ref, said = question.ref, self._note(text, calls=not to)
         payload = {"channel": ref["channel"], "thread_ts": _thread_of(ref), "text": said}
         self._call("chat.postMessage", {**payload, "unfurl_links": False})
 
@@ -3451,7 +3451,7 @@ class DiscordAlerter(_ChatAlerter):
         place, named = question.ref, re.findall(r"<@([0-9]+)>", text)[:1]
         if to:
             place, named = to.thread or place, []
-        said = self._note(text)
+        said = self._note(text, calls=not to)
         above = {"message_id": place["message_id"], "fail_if_not_exists": False}
         payload = {"content": said[:2000], "message_reference": above,
                    "allowed_mentions": {"parse": [], "users": named}}

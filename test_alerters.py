@@ -576,6 +576,8 @@ class FakeSlack(FakeService):
         return Refusal(200, dict(more, ok=False, error=error))  # refusals come with HTTP 200
 
     def _replies(self, row):
+        if row.get("thread_ts") != row["ts"]:
+            return []
         return [other for other in self.rows if other.get("thread_ts") == row["ts"] != other["ts"]
                 and other["channel"] == row["channel"]]
 
