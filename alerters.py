@@ -6562,12 +6562,13 @@ class _Page:
         self.room -= cost
 
     def take(self, service: _ChatAlerter, block: _Block, line: Any) -> Any:
-        """Add a line; return what had no room, or None. On an empty page a part is added in any case."""
+        """Add a line; return what had no room, or None. A part is added if no page would hold it all."""
         room = self.room
         if self.last is not block:
             room -= service._opening(block)
         head, written, cost = _head(line, functools.partial(service._write, block), service._cost, room)
-        if self.blocks and (cost > room or head != line):
+        begins_here = not self.blocks or len(line) > service._limit and room > service._limit // 4
+        if not begins_here and (cost > room or head != line):
             return line
         self.add(block, head, written, self.room - room + cost)
         return line[len(head):] or None

@@ -2213,7 +2213,8 @@ def test_more_than_ten_messages_become_one_with_the_whole_text_as_a_file(chats, 
     assert len(service.posted) == 1 + (kind == "slack")  # that of the file
     assert "Nightly failed" in seen and "step_0.py" in seen and "a1" in seen and "left out" not in seen
     assert _files_at(kind, service) == [("message.txt", f"Nightly failed\n{LONG_TRACE}\nhost: a1".encode())]
-    assert service.warnings == []
+    alerter.send("above\n" + "one line " * 5000)
+    assert "line one line" in _seen(kind, service) and service.warnings == []
 
 
 @pytest.mark.parametrize("kind", RENDERED)
