@@ -4633,12 +4633,12 @@ def test_words_with_markup_characters_are_matched_as_typed(room):
 
 
 def test_the_approver_is_found_among_hundreds_who_tapped(room):
-    question = room.ask(approvers=["U900" if room.kind == "slack" else "900"])
+    boss, more = ("900", {"burst": True}) if room.kind == "discord" else ("U900", {})  # by a super reaction
+    question = room.ask(approvers=[boss])
     for i in range(101):
-        more = {"burst": i % 2 == 0} if room.kind == "discord" else {}
-        room.react(question, f"U{i}" if room.kind == "slack" else str(500 + i), "✅", **more)
+        room.react(question, f"U{i}" if room.kind == "slack" else str(500 + i), "✅")
     assert question.check() is None
-    room.react(question, "U900" if room.kind == "slack" else "900", "✅")
+    room.react(question, boss, "✅", **more)
     assert question.check().status == YES
 
 
