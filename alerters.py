@@ -3977,14 +3977,17 @@ class SMTPEmailAlerter(BaseAlerter):
         try:
             size = [f"size={mail.size}"] if session.has_extn("size") else []  # RFC 1870
             _expect(session.mail(self._sender, size), 250)
-            for address in mail.left:
+            for address in list(mail.left):
                 answer = session.rcpt(address)
                 if answer[0] in (250, 251):
                     taken.append(address)
                 elif answer[0] == 421:  # the server leaves
                     raise _smtplib.SMTPResponseException(*answer)
                 else:
-                    mail.refused[address] = _mail_failure(self._who, _smtplib.SMTPResponseException(*answer))
+                    refusal = _mail_failure(self._who, _smtplib.SMTPResponseException(*answer))
+                    mail.refused[address] = refusal
+                    if not refusal._again:
+                        mail.left.remove(address)
             if taken:
                 _expect(session.docmd("DATA"), 354)
                 in_data = True  # from now on nobody knows whether it arrived
@@ -3992,8 +3995,8 @@ class SMTPEmailAlerter(BaseAlerter):
                     session.send(piece)
                 _expect(session.getreply(), 250)
             for address in taken:
+                mail.left.remove(address)
                 mail.refused.pop(address, None)
-            mail.left = [address for address, error in mail.refused.items() if error._again]
             with contextlib.suppress(OSError):  # how the server says good-bye does not matter
                 session.quit()
         except (OSError, ValueError) as caught:
