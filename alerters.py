@@ -3714,63 +3714,63 @@ _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app pass
                550: "the address or the sender is refused", 552: "the mail is too large"}
 _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*:|abwesen|automatic reply"
            r"|automatische? antwo|(?:réponse|respuesta|risposta|resposta) autom)")
-_READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 300_000, 5000  # bytes; characters and lines of its texts
+_READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
-_NO_LETTERS = r"(?:[^\w\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji count as letters
+_NO_LETTERS = r"(?:[^\w\n\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji count as letters
 _ANCHOR = 12  # letters that are not alike by chance
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
-              "X-Autoreply-From": ""}
-_UNSEEN = ("style", "script", "title")
-_HTML_MARKS = {  # what stands for a tag; \v begins a line
-    "br": "\n", "hr": "\v____\v", "p": "\v\n\v", "/p": "\v\n\v", "td": " ", "th": " ", "s": "~~", "del": "~~",
-    "strike": "~~", "blockquote": "\v\n\v\x01", "/blockquote": "\x02\v\n\v"}
-for _name in "div tr li table ul ol pre center section article h1 h2 h3 h4 h5 h6".split():
-    _HTML_MARKS[_name] = _HTML_MARKS[f"/{_name}"] = "\v"
-# A day with its year, or with a time; digits of any script.
-_DATE = (r"(?<!\d)(?:\d{4}(?!\d).*?(?<!\d)\d\d?(?!\d)|\d\d?(?!\d).*?(?<!\d)\d{4}(?!\d)"
-         r"|\d\d?[./-]\d\d?[./-]\d\d|\d\d?(?!\d).*?\d\d?[:.h]\d\d(?!\d))")
-_WHOLE_DATE = r"\w{1,9}[ ./-]\w{1,9}[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d"  # and time
-_HEAD_LINE = r"\W{0,3}\w[\w '-]{0,20}[:\uff1a]"
+              "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
+# \1 begins a line, but no empty one, and \2 a line; from \3 to \4 is quoted, from \5 to \6 not to be seen.
+_HTML_BLOCKS = dict.fromkeys("p div tr li table ul ol pre center section h1 h2 h3 h4 h5 h6".split(), "\1")
+_HTML_STARTS = {**_HTML_BLOCKS, "hr": "\1", "br": "\2", "td": " ", "th": " ", "s": "~~", "del": "~~",
+                "strike": "~~", "blockquote": "\1\3", "style": "\5", "script": "\5", "title": "\5"}
+_HTML_ENDS = {**_HTML_BLOCKS, "blockquote": "\4\1", "style": "\6", "script": "\6", "title": "\6"}
+# A day with its year or a time, in digits of any script; a whole date with its time.
+_DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
+_TIMED = (r"(?:\w\w? (?:\w{2,4},? )?)?\w{1,9}[ ./-]\w{1,9}[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d"
+          r"[^,]{0,14},")
+_NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){2,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]+"
+_COLON = r"[:\uff1a-]\W*"
 _CONTACT = (r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+"  # "only staging | not production" is none
-            r"|(?:[\w.]{1,8}:? ?\+|(?:[\w.]{1,8}: ?)?(?!\d\d?[./-]\d\d?[./-]\d)[+(0])\d?[\d ()/.-]{6,20}"
-            r"|(?:\w{1,8}: ?)?(?:https?://|www\.)\S+|(?:e-?mail: ?)?[\w.+-]+@[\w.-]+")
-# What programs add by themselves: a line that names one of these and has no words but those, one of them of
-# the first set.
+            r"|(?:[\w.]{1,8}:? ?)?(?!0\d[/-])[+(0][\d ()/-]{6,20}"
+            r"|(?:\w{1,8}: ?)?(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:]+@\S+")
+_KINDS = {  # of lines; \x01 is we, \x02 a reader, \x03 our subject
+    " ": r"[->|_=*\s]*", "s": r".*\x03.*", "z": r"[\w ]+, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",
+    "w": rf"\W*\x01\W*(?:\w\w? )?\w*\W*{_COLON}", "B": rf"(?=.*\x01){_DATE}{_COLON}",
+    "b": rf"(?=.*\x01){_DATE}", "n": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",
+    "u": r".*\x01.*", "C": _CONTACT, "d": _DATE, "r": r".*\x02.*", "-": "[-_]{4,}.*[-_]{4,}",
+    "X": rf".{{,30}}{_COLON}", "l": r"\W{0,3}\w[\w '-]{0,20}[:\uff1a].*"}
+# `From`, `Date`, `To` and `Subject` in any order, with a name that nobody knows too; or `On …, we wrote:`.
+_HEADING = r"(?:-?(?:(?:u[rC]*d|du)[rlXC]*|ld[rC])s|B|bX|z?w|n) *"
+_NOT_OWN = rf"(?:(?<! ) +)?(?:(?:{_HEADING})?(?:Q+|q{{3,}})|{_HEADING}q+|S[^Qq]*|E[EC ]*) *"
+# A line that a program adds names it (then \1 stands for it), says that it sent the mail (\2), and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphone|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo"
-             r"|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx"
-             r"|web\.de|t-online|aol|mail\.ru|yandex|qq|k-9|fairemail|thunderbird|bluemail|spark"
-             r"|canary|windows|zoho|mailbird|em client|at&t|verizon|t-mobile|mobile device"
-             r"|mobiltelefon|smartphone|handy|my phone)")
-_SENT = set("""
-    sent get download gesendet geschickt holen beziehen laden envoyé télécharger obtenir enviado enviada
-    descargar obtener obter baixar inviato scarica ottieni verzonden verstuurd downloaden skickat
-    skickades hämta sendt hent lähetetty hanki wysłane wysłano pobierz odesláno odoslané stáhnout küldve
-    отправлено скачать скачайте надіслано gönderildi edinin trimis στάλθηκε から送信 より送信 送信 发自我的
-    发自 發自我的 來自我的 에서 보냄 보낸 נשלח
-    """.split())
-_SENT_FROM = set("""
-    from my the via with using for on an a this message was mail email app client secure mobile tablet
-    phone smartphone please excuse brevity any typos and s t g von vom meinem meiner mit aus diese
+             r"|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online"
+             r"|aol|mail\.ru|yandex|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|windows|zoho"
+             r"|mailbird|em client|at&t|verizon|t-mobile|mobile device|mobiltelefon|smartphone|handy"
+             r"|my phone)(?: \w?\d+\w?)?")
+_SENT = (r"télécharger|downloaden|отправлено|gönderildi|geschickt|descargar|verzonden|verstuurd|skickades"
+         r"|lähetetty|надіслано|download|gesendet|beziehen|odesláno|odoslané|stáhnout|скачайте|στάλθηκε"
+         r"|obtenir|enviado|enviada|obtener|inviato|scarica|ottieni|skickat|wysłane|wysłano|pobierz|скачать"
+         r"|envoyé|baixar|küldve|edinin|trimis|holen|laden|obter|hämta|sendt|hanki|sent|hent|から送信|より送信|发自我的"
+         r"|發自我的|來自我的|נשלח|get|送信|发自|에서|보냄|보낸")
+_ADDED = set("""
+    \1 \2 from my the via with using for on an a this message was mail email app client secure mobile
+    tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus diese
     nachricht wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo
-    van vanaf mijn met voor från fra min mit med för til z ze mojego i'a umdan dan den sta iz из с со для
-    моего на з мого 나의 내 我的 的 手机 メール
-    """.split())
+    van vanaf mijn met voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со для моего
+    на з мого 나의 내 我的 的 手机 メール""".split())
 _CLOSINGS = set("""
-    best best_regards kind_regards warm_regards regards br kr best_wishes cheers thanks
-    thank_you many_thanks thanks_and_regards thx sincerely yours_sincerely yours_truly
-    mit_freundlichen_grüssen mit_freundlichem_gruss freundliche_grüsse mit_besten_grüssen viele_grüsse
-    beste_grüsse liebe_grüsse herzliche_grüsse schöne_grüsse grüsse gruss vg lg mfg danke vielen_dank
-    cordialement bien_cordialement bien_à_vous salutations merci bonne_journée amicalement cdt cdlt
-    saludos un_saludo saludos_cordiales atentamente gracias un_abrazo abraços um_abraço atenciosamente att
-    cumprimentos obrigado obrigada cordiali_saluti saluti distinti_saluti grazie met_vriendelijke_groet
-    met_vriendelijke_groeten groet groeten groetjes mvg bedankt mvh med_vänlig_hälsning
-    med_vänliga_hälsningar vänliga_hälsningar hälsningar med_venlig_hilsen venlig_hilsen
-    med_vennlig_hilsen vennlig_hilsen hilsen vh tack tak takk terveisin ystävällisin_terveisin kiitos
-    pozdrawiam serdecznie_pozdrawiam z_poważaniem dziękuję dzięki s_pozdravem děkuji díky üdvözlettel
-    köszönöm cu_stimă mulțumesc с_уважением с_наилучшими_пожеланиями спасибо з_повагою дякую saygılarımla
-    iyi_çalışmalar teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다
-    """.split())
+    best kind warm regards wishes br kr cheers thanks thank you many and thx sincerely yours truly mit
+    freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
+    vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt
+    saludos un cordiales atentamente gracias abrazo abraços um abraço atenciosamente att cumprimentos
+    obrigado obrigada cordiali saluti distinti grazie met vriendelijke groet groeten groetjes mvg bedankt
+    mvh med vänlig vänliga hälsning hälsningar venlig vennlig hilsen vh tack tak takk terveisin ystävällisin
+    kiitos pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm
+    cu stimă mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi
+    çalışmalar teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다""".split())
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
@@ -4361,11 +4361,8 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
 
 def _as_sent(mail: Any) -> list[str]:
     """Return the text of a mail of ours, and its HTML as text, by which their quotes are known."""
-    texts = [mail.get_body(("plain",)).get_content()]
-    page = mail.get_body(("html",))
-    if page:
-        texts.append(_html_text(page.get_content()))
-    return [text[:_SENT_MAX] for text in texts]
+    parts = filter(None, map(mail.get_body, (("plain",), ("html",))))
+    return [text[:_SENT_MAX] for text in map(_part_text, parts)]
 
 
 def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
@@ -4373,24 +4370,29 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data)
-    long_heads = [head for head in heads if len(head) > 2000]
-    if long_heads or len(heads) > 150 or data.count(b"\n--") > 2000:
+    if data.count(b"\n--") > 2000 or len(heads) > 150 or max(map(len, heads), default=0) > 2000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
-    if by.casefold() not in people or _question_of(mail) != question.token or _is_automatic(mail):
+    if by.casefold() not in people or _question_of(mail) != question.token:
         return None
-    thread = _Thread(question, asker, mail, by)
-    texts, pages, sound = _mail_texts(mail)  # a signature ends with its part
-    written = "\n".join(map(thread.own, texts)).strip()
-    shown = "\n".join(map(thread.own, map(_html_text, pages))).strip()
-    said = written or shown
-    marks = r"[\s*_]"  # they may be written or shown
-    if written and shown and re.sub(marks, "", written) != re.sub(marks, "", shown):
-        said = f"{written}\n{shown}"
-    if not sound or data.startswith(b"From "):
-        said += "\n(This mail is damaged or too long.)"
-    return {"by": by, "text": said, "via": "email", "at": at}
+    for name, pattern in _AUTOMATIC.items():
+        for value in _values(mail, name):
+            if re.match(pattern, value):
+                return None
+    reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
+    sound = not data.startswith(b"From ")
+    for part in mail.walk():
+        if re.match("text/(?!.*vcard)", part.get_content_type()):
+            room -= len(part.get_payload())
+            if room > 0:
+                own = reader.own(_part_text(part))  # a signature ends with its part
+                said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
+        if part.defects or len(part.get_all("Content-Type", [])) > 1:
+            sound = False
+    if room <= 0 or not sound:
+        said["damaged"] = "(This mail is damaged or too long.)"
+    return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
 
 
 def _values(mail: Any, *names: str, decoded: bool = True) -> list[str]:
@@ -4408,320 +4410,133 @@ def _values(mail: Any, *names: str, decoded: bool = True) -> list[str]:
 
 def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail answers: the last, as one may be asked below another."""
-    subject = re.sub(r"\s+", "", "".join(_values(mail, "Subject")).lower())  # it was folded anywhere
-    ids = " ".join(_values(mail, "References", "In-Reply-To"))
-    tokens = re.findall(r"\[#([0-9a-f]{16})\]", subject) or re.findall(r"<alerters\.([0-9a-f]{16})[.@]", ids)
-    return tokens[-1] if tokens else ""
+    heads = "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower()
+    heads = re.sub(r"\s", "", heads)  # they were folded anywhere
+    tokens = re.findall(r"(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)
+    return "".join(tokens[-1:])
 
 
 def _writer_of(mail: Any) -> str:
     """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
-    senders = _values(mail, "From", decoded=False)
-    named = rf"([^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<({_ADDRESS})>|({_ADDRESS})"
-    if len(senders) != 1:
+    head = ", ".join(_values(mail, "From", decoded=False))[:1000]
+    is_one = re.fullmatch(rf"(?:[^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<{_ADDRESS}>|{_ADDRESS}", head)
+    named = set(re.findall(_ADDRESS, head.replace("'", " ").casefold()))
+    if not is_one or len(named) > 1:
         return ""
-    found = re.fullmatch(named, senders[0][:1000])
-    if not found:
-        return ""
-    address: str = found[2] or found[3]
-    for other in re.findall(_ADDRESS, (found[1] or "").strip("'\" ")):
-        if other.casefold() != address.casefold():
-            return ""
-    return address
+    return str(re.findall(_ADDRESS, head)[-1])
 
 
-def _is_automatic(mail: Any) -> bool:
-    """True for the mail of a machine, or of a mailing list."""
-    for name, pattern in _AUTOMATIC.items():
-        for value in _values(mail, name):
-            if re.match(pattern, value):
-                return True
-    return bool(mail.get_content_type() == "multipart/report")
+def _part_text(part: Any) -> str:
+    """Return the text of a part of a mail, or its HTML as text."""
+    data = part.get_payload(decode=True) or b""
+    text = data.decode("utf-8", "replace")
+    with contextlib.suppress(LookupError, ValueError):  # a charset that Python does not know
+        text = data.decode(part.get_content_charset("utf-8"), "replace")
+    if part.get_content_subtype() == "html":
+        text = _html_text(text)
+    return text
 
 
-def _mail_texts(mail: Any) -> tuple[list[str], list[str], bool]:
-    """Return the texts and the HTML pages of a mail, attached ones too, and whether it is sound."""
-    texts: list[str] = []
-    pages: list[str] = []
-    sound, room = True, _TEXT_MAX
-    for part in mail.walk():
-        kind = part.get_content_type()
-        if kind.startswith("text/") and not kind.endswith("vcard"):
-            data, charset = part.get_payload(decode=True) or b"", part.get_content_charset("utf-8")
-            try:
-                text = bytes(data).decode(charset, "replace")
-            except (LookupError, ValueError):  # no charset that Python knows
-                text = bytes(data).decode("utf-8", "replace")
-            where = pages if kind == "text/html" else texts
-            where.append(text[:room].replace("\r\n", "\n"))
-            room = max(room - len(text), 0)
-        if part.defects or len(part.get_all("Content-Type", [])) > 1 or not room:
-            sound = False
-    return texts, pages, sound
+class _Reader:
+    """Finds what the writer of a mail wrote: lines get letters for their kinds, and runs of kinds come off.
 
-
-class _Line:
-    """A line of a mail: as written, without marks, and as the letters, digits and emoji that are compared."""
-    def __init__(self, written: str, unlinked: str) -> None:
-        self.written = written.strip("\ufeff\u200b \t\r\xa0")
-        self.text = unlinked.strip("\ufeff\u200b \t\r\xa0")
-        self.bare = self.text.strip(">| \t\xa0\u200b\ufeff")
-        self.marked = self.text.startswith((">", "|"))
-        self.empty = not self.written.strip(">| \t\xa0\u200b\ufeff").strip("-_=*")
-        self.letters = re.sub(_NO_LETTERS, "", self.text.casefold())
-
-
-def _lines_of(text: str) -> list[_Line]:
-    """Return the lines of a text. Addresses of links, which programs add to their text, are not compared."""
-    unlinked = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", lambda link: "\n" * link[0].count("\n"), text)
-    pairs = zip(text.split("\n", _LINES_MAX), unlinked.split("\n", _LINES_MAX))
-    return [_Line(*pair) for pair in pairs]
-
-
-class _Thread:
-    """What was mailed of one question: by it a quote is known, however a program lays it out.
-
-    A quote is a run of our own lines, whole and in their order, compared by letters alone: bare or behind
-    `>`, wrapped anew or not. A lone line of ours that is not marked is none: the writer may have taken it up.
+    A quote is known by what was mailed of the question: a run of our lines, whole and in their order,
+    compared by letters alone, bare or behind `>`, wrapped anew or not.
     """
-    def __init__(self, question: Question, asker: str, reply: Any, writer: str) -> None:
-        record = question._record
-        self._question = question
-        self._names = set()  # type: set[str]  # of the writer; a word that decides is none
-        for words in (_values(reply, "From")[0].partition("<")[0], writer.partition("@")[0]):
-            self._names.update(re.findall(r"[^\W\d_]+", words.casefold()))
-        self._names = {name for name in self._names if not self._decides(name)}
-        name, self._address = _mailbox(asker.casefold(), "sender_email")
+    def __init__(self, question: Question, asker: str, mail: Any) -> None:
+        self._decides = question._verdict
+        name, address = _mailbox(asker, "sender_email")
         # The name of our own From, or the one that the writer's address book has for us.
-        addressed = " ".join(_values(reply, "To", "Cc")).casefold()
-        called = re.findall(rf"([^<>,;:\"]{{3,60}}?)\"? <{re.escape(self._address)}", addressed)
-        us = "|".join(map(re.escape, filter(None, [name, self._address, *called])))
-        self._us = rf"(?<![\w.+-])(?:{us})(?![\w-])"
-        people = [writer, *record.recipients]
-        self._people = set(self._names)  # who is not us
-        for person in people:
-            self._people.update(re.findall(r"[^\W\d_]+", person.partition("@")[0].casefold()))
-        readers = "|".join(map(re.escape, people)).casefold()
-        self._tellers = {"us": self._us, "date": _DATE, "reader": readers}
-        self._ours = ""  # the letters of all that was mailed
-        self._starts: list[int] = []  # where our lines begin in it
-        self._ends: set[int] = set()
-        usual = "\n".join([record.text, *question._instructions()])
-        for mail in record.sent or [usual]:
-            for line in _lines_of(mail):
-                if line.letters:
-                    self._starts.append(len(self._ours))
-                    self._ours += line.letters
-                    self._ends.add(len(self._ours))
-            self._ours += "\n"
-
-    def _decides(self, word: str) -> bool:
-        return self._question._verdict(word, False) is not None
+        named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
+        called = re.findall(named, ", ".join(_values(mail, "To", "Cc")))
+        names = filter(None, [name, address, *called])
+        us = rf"(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
+        writer, _, _ = _values(mail, "From")[0].casefold().partition("@")
+        self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
+        readers = re.findall(r"[^\W\d_]{2,}", " ".join([writer, *question._record.recipients]))
+        self._marks = {"\1": rf"(?i){us}(?:\W{{1,6}}{us})?", "\3": rf"(?i)\[#{question.token}\]",
+                       "\2": rf"(?i)(?<!\w)(?:{'|'.join(readers)})(?!\w)"}
+        sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
+        self._ours = "".join(sent)
+        self._ends = set(itertools.accumulate(map(len, sent)))  # of its lines, where the next begin
 
     def own(self, text: str) -> str:
-        """Return what the writer wrote: what is neither quoted, with the block above it, nor a signature."""
-        lines = _lines_of(text)
-        quoted = self._quoted(lines)
-        kept: list[str] = []
-        signature = ""
-        for number, line in enumerate(lines):
-            if number in quoted:
-                signature = ""
-            elif line.text == "--" or signature == "--":
-                signature = "--"  # all that follows, until a quote
-            elif self._is_closing(line.text):
-                signature = "closing"
-            elif signature and re.fullmatch(_CONTACT, line.text) or _is_of_program(line.text):
-                continue
-            else:
-                kept.append("" if line.empty else line.written)
-        return "\n".join(kept).strip()
+        """Return what is neither quoted, with the block above it, nor a signature."""
+        text = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", "<…>", text)  # which programs add
+        text = re.sub(r"<\r?\n|\r?\n<(?!…)", "<", text)  # and wrap a line there
+        lines = [line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
+        letters = re.sub(_NO_LETTERS, "", text.casefold()).split("\n", _LINES_MAX)
+        kinds = list(map(self._kind, lines))
+        marked = [line.startswith((">", "|")) for line in lines]
+        end = 0
+        for first in range(len(lines)):
+            if first >= end and letters[first]:
+                end = self._run(letters, marked, first)
+                if len("".join(letters[first:end])) >= _ANCHOR:
+                    kinds[first:end] = "qQ"[marked[first]] * (end - first)
+        for found in reversed(list(re.finditer(_NOT_OWN, "".join(kinds)))):
+            del lines[found.start():found.end()]
+        return "\n".join(lines).strip()
 
-    def _quoted(self, lines: list[_Line]) -> set[int]:
-        """Return the numbers of the lines that are quoted, and of those above them that say from whom."""
-        quoted: set[int] = set()
-        first = 0
-        while first < len(lines):
-            end = first
-            if lines[first].letters:
-                end = self._run(lines, first)
-            if end > first:
-                top = self._heading(lines, first)
-                if self._is_quote(lines[first:end], top < first):
-                    quoted.update(range(top, end))
-            first = max(end, first + 1)
-        return quoted
-
-    def _is_quote(self, run: list[_Line], headed: bool) -> bool:
-        """True if two things say so of lines of ours: length, a mark, a block above them, their number."""
-        letters = [line.letters for line in run if line.letters]
-        is_long, marked = len("".join(letters)) >= _ANCHOR, run[0].marked
-        signs = [is_long, marked, headed, len(letters) > 2]
-        return (is_long or marked) and signs.count(True) > 1
-
-    def _run(self, lines: list[_Line], first: int) -> int:
+    def _run(self, letters: list[str], marked: list[bool], first: int) -> int:
         """Return where the run of our lines ends that begins with this line; `first` if there is none."""
-        end = number = first
-        places = self._starts
-        while places and number < len(lines):
-            line = lines[number]
-            if number > first and line.letters and line.marked != lines[first].marked:
-                # Only the rest of a line that was wrapped may have lost its mark.
-                places = [at for at in places if at not in self._ends]
-            places = [at + len(line.letters) for at in places if self._ours.startswith(line.letters, at)]
-            number += 1
-            if line.letters and not self._ends.isdisjoint(places):
-                end = number
+        places, end = self._ends | {0}, first
+        for number in range(first, len(letters)):
+            said = letters[number]
+            if said and marked[number] != marked[first]:
+                places = places - self._ends  # only the rest of a line that was wrapped may lose its mark
+            places = {at + len(said) for at in places if self._ours.startswith(said, at)}
+            if not places:
+                break
+            if said and places & self._ends:
+                end = number + 1
         return end
 
-    def _heading(self, lines: list[_Line], first: int) -> int:
-        """Return where the block begins that stands directly above a quote and names us; `first` if none."""
-        bottom = first
-        while bottom and lines[bottom - 1].empty:
-            bottom -= 1
-        top = bottom
-        while top and bottom - top < 9 and not lines[top - 1].empty:
-            top -= 1
-        block = [line.bare[:300] for line in lines[top:bottom]]
-        if block and self._is_about_us(block):
-            return top
-        if block and self._is_about_us(block[-1:]):
-            return bottom - 1
-        return first
-
-    def _told(self, text: str) -> set[str]:
-        """Return what of a mail's head a line tells: its subject, or from whom, to whom and when it was."""
-        text, told = text.casefold(), set()
-        if self._question.token in text:
-            return {"subject"}
-        for fact, pattern in self._tellers.items():
-            if re.search(pattern, text):
-                told.add(fact)
-        return told
-
-    def _is_about_us(self, block: list[str]) -> bool:
-        """True for lines that say that what follows is a mail of ours; none tells what another one tells."""
-        if len(block) > 1 and re.fullmatch(r"[-_]{4,}.*[-_]{4,}", block[0]):  # ---- Original Message ----
-            block = block[1:]
-        told = [self._told(line) for line in block]
-        facts = [fact for line in told for fact in line]
-        if facts.count("date") > 1 or facts.count("subject") > 1:
-            return False
-        if "subject" in facts:
-            return len(block) > 2 and self._is_head(block, told, facts)
-        if not all(told[:-1]) or len(block) > 3:
-            return False
-        return self._is_attribution(block)
-
-    def _is_head(self, block: list[str], told: list[set[str]], facts: list[str]) -> bool:
-        """True for From, Date, To and Subject in any language and order: lines with labels."""
-        for line, about in zip(block, told):
-            if not about and not re.match(_HEAD_LINE, line):
-                return False
-        begins = bool(told[0])
-        if "us" not in facts:  # or by a name that nobody knows here, above all that a program tells
-            begins = {"date", "reader"}.issubset(facts) and len(block) == len(facts) + 1
-        if not begins or facts.count("us") > 1:
-            return False
-        return not told[-1].isdisjoint({"subject", "reader"})
-
-    def _is_attribution(self, block: list[str]) -> bool:
-        """True for `On 24 Nov 2026, at 10:12, Bot <bot@example.org> wrote:` in any language.
-
-        It names us, once, with a date or as all but its verb, and ends with the only colon at a line's end.
-        """
-        *above, last = [_ends_with_colon(line) for line in block]
-        if any(above) or not last:
-            return False
-        whole = " ".join(block)
-        once = rf"{self._us}(?:\W{{1,6}}{self._us})?"  # "Bot <bot@example.org>" is one name
-        if len(re.findall(once, whole.casefold())) > 1:
-            return False
-        if re.fullmatch(rf"\W*{once}\W*(?:\w\w? )?\w*\W*", whole.casefold()):
-            return True
-        return {"us", "date"} <= self._told(whole) or self._names_somebody(whole)
-
-    def _names_somebody(self, line: str) -> bool:
-        """True for `On 24.11.2026 10:12, Deploy Bot wrote:`, with a name for us that nobody knows here.
-
-        Programs write a whole date, two names or more in capitals, which are no reader's, and one verb.
-        """
-        timed = re.fullmatch(rf"\W*(?:\w\w? (?:\w{{2,4}},? )?)?{_WHOLE_DATE}[^,]{{0,14}},([^,\d]+)", line)
-        named = re.findall(r"[^\W\d_]+", line.casefold())
-        if not timed or not self._people.isdisjoint(named):
-            return False
-        return bool(re.fullmatch("lN{2,4}|N{2,4}l", _shape(timed[1])))
-
-    def _is_closing(self, line: str) -> bool:
-        """True for a closing formula, the writer's name, or both."""
-        if not re.fullmatch(r"[\w\s,.;!'’-]{1,80}", line) or self._decides(line):
-            return False
-        words = re.findall(r"\w+", line.casefold())
-        while words and words[-1] in self._names:
-            words.pop()
-        return not words or "_".join(words) in _CLOSINGS
-
-
-def _ends_with_colon(line: str) -> bool:
-    return bool(re.search(r"[:\uff1a-]\W*$", line[-10:]))
-
-
-def _shape(text: str) -> str:
-    """Return a letter for each word of two or more: l in small ones, N with a capital, ? where none are."""
-    shape = ""
-    for word in re.findall(r"[^\W\d_]{2,}", text):
-        if word.islower():
-            shape += "l"
-        else:
-            shape += "N" if word[0].isupper() else "?"
-    return shape
-
-
-def _is_of_program(line: str) -> bool:
-    """True for a line that a phone or a mail program adds: it names the program, and nothing else."""
-    line = re.sub(r"<[^<>]*>", " ", line[:200]).casefold()
-    rest, programs = re.subn(_PROGRAMS, " ", line)
-    words = set(re.findall(r"[^\W\d_]+", rest))
-    if not programs or words.isdisjoint(_SENT):
-        return False
-    return words <= _SENT | _SENT_FROM
+    def _kind(self, line: str) -> str:
+        """Return a letter for what a line is if nobody wrote it."""
+        if len(line) > 300 or self._decides(line, False):
+            return "?"
+        if line == "--":
+            return "S"
+        text = re.sub(_PROGRAMS, " \1 ", re.sub(_SENT, " \2 ", line.casefold()))
+        words = set(re.findall(r"[^\s,.;!'’<…>-]+", text))
+        if {"\1", "\2"} <= words <= _ADDED or set() < words <= self._closings:
+            return "E"
+        line = line.strip(">| \t\xa0")
+        for mark, pattern in self._marks.items():
+            line = re.sub(pattern, mark, line)
+        for kind, pattern in _KINDS.items():
+            if re.fullmatch(pattern, line):
+                return kind
+        return "?"
 
 
 def _html_text(source: str) -> str:
     """Return an HTML mail as text: `> ` before what is in a blockquote, `~~` before what is struck out."""
     said: list[str] = []
+    page: Any = _html_parser.HTMLParser()
 
-    class Page(_html_parser.HTMLParser):
-        hidden = ""
+    def start(tag: str, attrs: object) -> None:
+        said.append(_HTML_STARTS.get(tag, ""))
+        if "line-through" in str(attrs).lower():
+            said.append("~~")
 
-        def handle_starttag(self, tag: str, attrs: object) -> None:
-            if tag in _UNSEEN:
-                self.hidden = self.hidden or tag
-            said.append(_HTML_MARKS.get(tag, ""))
-            if "line-through" in str(attrs).lower():
-                said.append("~~")
+    def end(tag: str) -> None:
+        said.append(_HTML_ENDS.get(tag, ""))
 
-        def handle_endtag(self, tag: str) -> None:
-            if tag == self.hidden:
-                self.hidden = ""
-            said.append(_HTML_MARKS.get(f"/{tag}", ""))
-
-        def handle_data(self, data: str) -> None:
-            if not self.hidden:
-                said.append(re.sub(r"\s+", " ", data))
-
-    page = Page()
+    page.handle_starttag, page.handle_endtag, page.handle_data = start, end, said.append
     # Numbers of many digits, a lone < and Outlook's <![if]> take long or stop the parser.
     source = re.sub(r"&#\w{9,};?", "\ufffd", re.sub(r"<!\[[^>]*>", "", source))
     page.feed(re.sub("<(?![a-zA-Z/!?])", "&lt;", source))
     # What it could not parse to the end counts as text; its close() would take quadratic time for that.
-    text = re.sub(r" ?\v[\v ]*", "\v", "".join(said) + page.rawdata)
-    text = re.sub(r"(?<=\n)\v", "", text).replace("\v", "\n")  # a block begins a line, but no empty one
+    text = re.sub(r"\s+", " ", "".join(said) + page.rawdata)
+    text = re.sub("\5[^\5\6]*\6", "", text).replace("\2", "\n")
+    text = re.sub(" ?\1[\1 ]*", "\1", text)
     lines, depth = [], 0
-    for line in text.split("\n"):
-        depth += line.count("\x01")
-        lines.append("> " * (depth > 0) + line.replace("\x01", "").replace("\x02", ""))
-        depth = max(depth - line.count("\x02"), 0)
+    for line in re.sub("(?<=\n)\1", "", text).replace("\1", "\n").split("\n"):
+        depth += line.count("\3")
+        lines.append("> " * (depth > 0) + re.sub("[\3-\6]", "", line))
+        depth = max(depth - line.count("\4"), 0)
     return "\n".join(lines)
 
 

@@ -7235,7 +7235,7 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
               "{A}\n\nBest,\n{R}\n%s", f"{{A}}\n\nBest,\n{{R}}\n\n%s\n\n{over}\n\n{{Q}}",
               f"{{A}}\n-- \n{{R}}\n\n{over}\n\n{{Q}}\n\n%s", "{A}\n> %s\n\n{Q}",
               f"{{A}}\n\n{over}\n%s\n\n{{Q}}", f"{{A}}\n\n{head}\n%s\n\n{{P}}", "{A}\n\n%s\n\n{P}",
-              f"{{A}}\n%s\n{over}\n{{Q}}", f"{{A}}\n%s\n{head}\n\n{{P}}",
+              f"{{A}}\n%s\n{over}\n{{Q}}", f"{{A}}\n%s\n{head}\n\n{{P}}", "{A}\n\n%s\n{E} wrote:\n\n{Q}",
               "{A}\n\n%s\nOn Tue, 24 Nov 2026 10:12:00 +0000\n{E} wrote:\n\n{Q}",
               *(page.replace("{A}", "{A}<br>%s") for page in MAIL_PAGES.values()),
               *(page.replace("{A}", "%s<p>{A}") for page in MAIL_PAGES.values()),
@@ -7244,7 +7244,7 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
     for place in ("{A}\n\n%s\n\n{Q}", "{A}\n%s\n{P}", "%s\n{Q}\n\n{A}"):
         layouts += [place.replace("%s", shown) for shown in OVER_A_QUOTE]
     for row, place in enumerate(places):
-        step = 1 if MORE else 2 if row < 19 else 6
+        step = 1 if MORE else 2 if row < 20 else 6
         for shown in CONDITIONS[row % step::step]:
             if place[0] == "<":
                 shown = html.escape(shown.replace("<{E}>", "{E}"))
@@ -7358,7 +7358,8 @@ ok⏎Am 1.12.2026, nicht vorher ¦ approve⏎__________⏎wait, no ¦ approve⏎
 approve⏎From: my side⏎Date: not yet ¦ approve⏎when CI is green ¦ approve⏎⏎⏎⏎⏎⏎⏎⏎P.S. not today
 approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o v e ¦ approve⏎> Deploy?⏎no⏎> more⏎
 Sent from my iPhone ¦ -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?=
-approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org>""")
+approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org> ¦ approve⏎Program sent
+approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best""")
 
 
 def test_what_is_not_exactly_the_word_never_approves(desk):
