@@ -3728,8 +3728,7 @@ _HTML_STARTS = {**_HTML_BLOCKS, "hr": "\1", "br": "\2", "td": " ", "th": " ", "s
 _HTML_ENDS = {**_HTML_BLOCKS, "blockquote": "\4\1", "style": "\6", "script": "\6", "title": "\6"}
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
-_TIMED = (r"(?:\w\w? (?:\w{2,4},? )?)?\w{1,9}[ ./-]\w{1,9}[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d"
-          r"[^,]{0,14},")
+_TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){2,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]+"
 _COLON = r"[:\uff1a-]\W*"
 _CONTACT = (r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+"  # "only staging | not production" is none
