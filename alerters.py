@@ -1059,9 +1059,11 @@ class BaseAlerter(_Record):
         """
         message, params = _arguments(locals())
         if self._overrides("ask"):
+            status: _Status = "declined"
             with _own_code(self._who):
-                approved = self.ask(message, params)
-            return Decision("approved" if approved else "declined", at=self.clock.now())
+                if self.ask(message, params):
+                    status = "approved"
+            return Decision(status, at=self.clock.now())
         return self._open(message, params, key).wait()
 
     @_known_keywords
@@ -1150,8 +1152,9 @@ class BaseAlerter(_Record):
 
     def _cannot_ask(self) -> str:
         """Return why it cannot be asked, or an empty string."""
-        able = self._overrides("replies") or self._overrides("ask")
-        return "" if able else "it has no replies(question)"
+        if self._overrides("replies") or self._overrides("ask"):
+            return ""
+        return "it has no replies(question)"
 
     def _mention_of(self, user: str) -> str:
         return user
@@ -1364,7 +1367,7 @@ class BaseAlerter(_Record):
 
     def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
         record, body = question._record, message.body
-        self._ready_to_read(record.where or {})
+        self._ready_to_read(record.where)
         record.author = self._me()
         if self.clock.monotonic() > question._ends + _LATE:
             raise _failure(self._who, "the time was over before the question could be posted",
@@ -1508,11 +1511,14 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
         value = [value]
     if isinstance(value, (bytes, bytearray)) or not hasattr(value, "__iter__"):
         value = ()
-    items = tuple(value)
-    names = tuple(str(item).strip() for item in items if isinstance(item, (str, int)))
-    if not names or "" in names or len(names) < len(items):
+    names = []
+    for item in value:
+        if not isinstance(item, (str, int)):
+            item = ""
+        names.append(str(item).strip())
+    if not names or "" in names:
         raise ConfigError(f"{what} must be a list of words, none of them empty; leave it out for the default")
-    return names
+    return tuple(names)
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -1559,7 +1565,7 @@ class _QuestionRecord:
     # Where it stands.
     alerter: str = ""  # the alerter's name in the store; empty for one that was built in code
     flavor: str = ""
-    where: dict[str, Any] | None = None  # what the flavor's `_where` said before it was posted, for `_find`
+    where: dict[str, Any] = {}  # what the flavor's `_where` said before it was posted, for `_find`
     ref: dict[str, Any] | None = None  # the service's ids of it; None until it is known to be posted
     url: str | None = None  # where people see it, if that is known
     author: str | None = None  # the user id it was posted with, which never decides; None: not known
@@ -1955,7 +1961,10 @@ class Question:
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
         if reply.at is None:  # a tap: where we could not look in time, it counts as in time
-            return began > self._ends + (self._grace if self._failing else _LATE)
+            grace = _LATE
+            if self._failing:
+                grace = self._grace
+            return began > self._ends + grace
         asked = self._record.posted or self._record.asked
         until = self.deadline + (reply.asked or asked) - asked  # by the service's clock
         return self.alerter.clock.monotonic() > self._ends and reply.at > until
@@ -2059,7 +2068,7 @@ class Question:
         if record.case_sensitive:
             lines = [f"{how} decline, written exactly so, and nothing else."]
         if self.alerter._has_reactions:
-            lines[0] += " Or tap {} or {}.".format(*map(_one_line, self._taps()))
+            lines[0] += f" Or tap {' or '.join(self._taps())}."
         plain = [word for word in record.decline if re.fullmatch(r"[\w -]+", word)]
         if plain:
             lines.append(f"A decline may say why: `{plain[0]}: the reason`.")
@@ -2111,14 +2120,19 @@ class Question:
         def stop(number: int, frame: object) -> None:
             raise SystemExit(128 + number)
 
-        main = not self._key and _threading.current_thread() is _threading.main_thread()
+        if self._key:
+            yield
+            return
+        main = _threading.current_thread() is _threading.main_thread()
         unhandled = main and _signal.getsignal(_signal.SIGTERM) is _signal.SIG_DFL
         if unhandled:
             _signal.signal(_signal.SIGTERM, stop)
         try:
             yield
-        except BaseException as error:  # whatever stops the wait; it goes on below
-            if not self._key and self._decision is None and not isinstance(error, Exception):
+        except Exception:
+            raise
+        except BaseException:  # whatever stops the wait; it goes on below
+            if self._decision is None:
                 self._withdraw()
             raise
         finally:
@@ -2171,7 +2185,9 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             pause = min(pause * 2, 8.0)
         elif not in_time:
             error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
-        may_again = error._again or unheard and (sure or find)
+        may_again: object = error._again
+        if unheard:
+            may_again = sure or find
         if not (in_time and may_again):
             raise error
         clock.sleep(wait)
@@ -3438,7 +3454,7 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
-        channel = (question._record.where or {})["channel"]
+        channel = question._record.where["channel"]
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
         # A forum, which answers 400, lists no messages of its threads.
         for row in self._rows(f"/channels/{channel}/messages?", int(since * 1000) << 22, absent=400):
