@@ -2827,8 +2827,9 @@ def test_an_odd_answer_is_no_surprise(chats):
 
 def test_slacks_own_webhook_has_taken_what_it_says_ok_to(monkeypatch):
     alerter = SlackAlerter(slack_webhook_url="https://hooks.slack.com/services/T000/B000/hooksecret")
-    for body, outcome in ((b"ok", "sent"), (b"", "unknown"), (b'{"ok": true}', "unknown")):
-        answer = alerters._Answer(200, {}, body, 0.0)
+    for body, outcome in (("ok", "sent"), ("", "unknown"), ('{"ok": true}', "unknown")):
+        answer = object.__new__(alerters._Answer)
+        answer.status, answer.headers, answer.text = 200, {}, body
         monkeypatch.setattr(alerters, "_http", lambda *_, answer=answer: answer)
         assert _outcome(alerter, "x")[0] == outcome
 
