@@ -3386,9 +3386,9 @@ class DiscordAlerter(_ChatAlerter):
                 if error.status != absent:
                     raise
                 return []
-            for row in sorted(page, key=lambda row: int(row["id"])):
+            for row in sorted(page, key=operator.itemgetter("id")):
                 rows[row["id"]] = row
-                after = row["id"]
+                after = max(after, int(row["id"]))
             if len(page) < 100:
                 return list(rows.values())
 
@@ -3599,8 +3599,7 @@ class DiscordAlerter(_ChatAlerter):
             file.problem = problem
         if draft.message._question:  # a reply to any part of it counts
             draft.message._question._record.parts.append(str(sent["id"]))
-        return {"channel_id": str(sent.get("channel_id") or draft.where["channel"]),
-                "message_id": str(sent["id"])}
+        return {"channel_id": str(sent["channel_id"]), "message_id": str(sent["id"])}
 
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
         """Post a page with its files, in a forum as a thread of its own; return the message."""
@@ -6400,8 +6399,8 @@ class _Page:
         if self.last is not block:
             room -= service._opening(block)
         head, written, cost = _head(line, functools.partial(service._write, block), service._cost, room)
-        begins_here = not self.blocks or len(line) > service._limit and room > service._limit // 4
-        if not begins_here and (cost > room or head != line):
+        right = head == line or len(line) > service._limit  # the latter is cut in any case
+        if self.blocks and (cost > room or not right):
             return line
         self.add(block, head, written, self.room - room + cost)
         return line[len(head):] or None
