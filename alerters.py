@@ -2823,7 +2823,7 @@ class SlackAlerter(_ChatAlerter):
         answers.sort(key=operator.itemgetter("at"))
         for reaction in _rows_of(row.get("reactions")):
             for user in _rows_of(reaction.get("users"), str):
-                if user not in (self._me(), "USLACKBOT"):
+                if user != self._me():
                     answers.append({"by": user, "text": str(reaction.get("name")), "via": "reaction"})
         return answers
 
@@ -2926,7 +2926,7 @@ class SlackAlerter(_ChatAlerter):
         # Slack's markup as it was typed: links first, entities last.
         text = re.sub(rf"<@{re.escape(self._me())}(\|[^>]*)?>", " ", row.get("text") or "")
         text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
-        at = _moment(row.get("edited")) or _moment(row)
+        at = _moment(row.get("edited") or row)
         return {"by": row["user"], "text": _without_entities(text), "via": plain, "at": at,
                 "asked": _moment(question.ref)}
 
@@ -2964,7 +2964,7 @@ class SlackAlerter(_ChatAlerter):
     def _link(self, ref: _Dict) -> str | None:
         # Its form: docs.slack.dev/reference/methods/chat.getPermalink; auth.test tells the rest.
         url, above = _ACCOUNTS.get(self, {}).get("url"), ref.get("thread_ts")
-        if not url or not ref:
+        if not url:
             return None
         link = f"{url}archives/{ref['channel']}/p{ref['ts'].replace('.', '')}"
         if above:
@@ -3029,15 +3029,13 @@ class SlackAlerter(_ChatAlerter):
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
                 blocks += self._blocks(kind, written)
-        for block in blocks:
-            if "block_id" not in block:
-                block["block_id"] = f"{draft.nonce}-{page.number}"  # a doubtful post is looked for by it
-                break
+        if blocks:  # a doubtful post is looked for by it
+            blocks[0].setdefault("block_id", f"{draft.nonce}-{page.number}")
         text = self._in_words(draft, page) or self._named(draft.files)
         payload: _Dict = {"text": text, "unfurl_links": False, "unfurl_media": False}
         if blocks and not draft.plain:
             payload["blocks"] = blocks
-        if draft.where["channel"] and self.slack_token:
+        if self.slack_token:
             payload["channel"] = draft.where["channel"]
         thread = _thread_of(draft.ref) or draft.where["thread"]
         if thread:
@@ -3051,21 +3049,23 @@ class SlackAlerter(_ChatAlerter):
     def _blocks(self, kind: str, written: Sequence[_Block]) -> list[_Dict]:
         """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
         lines = written[0].lines
-        blocks: list[_Dict] = []
         if kind == "title":  # no markup, but who knows what reads it
             title = re.sub(r"<(?=[!@#])", "<\u200b", _without_entities(lines[0]))
-            blocks = [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
-        elif kind == "facts":
+            return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
+        if kind == "note":
+            return [{"type": "context", "elements": list(map(_mrkdwn, lines))}]
+        blocks: list[_Dict] = []
+        if kind == "facts":
             fields = [_mrkdwn(f"*{name}*\n{value}") for name, value in lines]
             for start in range(0, len(fields), 10):
                 blocks.append({"type": "section", "fields": fields[start:start + 10]})
         elif kind == "picture":
             for block in written:
                 blocks.append({"type": "image", "image_url": block.file.url, "alt_text": block.file.name})
-        elif kind == "note":
-            blocks = [{"type": "context", "elements": list(map(_mrkdwn, lines))}]
-        elif self._said(kind, written).strip():
-            blocks = [{"type": "section", "text": _mrkdwn(self._said(kind, written)), "expand": True}]
+        else:
+            text = self._said(kind, written)
+            if text.strip():
+                blocks.append({"type": "section", "text": _mrkdwn(text), "expand": True})
         return blocks
 
     @_documented
