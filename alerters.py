@@ -915,7 +915,6 @@ def _host_problem(host: str) -> str:
 
 
 def _xn_form(host: str) -> str:
-    """Return a name in its ASCII form."""
     # Python's codec "idna" knows the rules of 2003, by which straße.de is strasse.de: somebody else's domain.
     labels = _unicodedata.normalize("NFC", host.lower()).split(".")
     for number, label in enumerate(labels):
@@ -1115,11 +1114,8 @@ class BaseAlerter(_Record):
                 return False
         return True
 
-    def _ready_to_read(self, where: _Dict) -> None:
-        """Raise DeliveryError if answers could not be read: what cannot be read is not asked."""
-
-    def _me(self) -> str | None:
-        """Return the user id that it posts with: its own words and taps decide nothing."""
+    def _ready_to_read(self, where: _Dict) -> str | None:
+        """Return the user id it posts with, which never decides. Raise DeliveryError if it could not read."""
         return None
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
@@ -1367,8 +1363,7 @@ class BaseAlerter(_Record):
 
     def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
         record, body = question._record, message.body
-        self._ready_to_read(record.where)
-        record.author = self._me()
+        record.author = self._ready_to_read(record.where)
         if self.clock.monotonic() > question._ends + _LATE:
             raise _failure(self._who, "the time was over before the question could be posted",
                            hint="give it a longer timeout")
@@ -1387,7 +1382,6 @@ class BaseAlerter(_Record):
 
 
 def _is_plain(ref: Any) -> bool:
-    """True for a dict that JSON can hold."""
     with contextlib.suppress(TypeError, ValueError, RecursionError):
         _json.dumps(ref, allow_nan=False)
         return isinstance(ref, dict)
@@ -1598,7 +1592,7 @@ class _QuestionRecord:
 
     def _is_sound(self) -> bool:
         """True if all parts have the form that the rest relies on, which stands above."""
-        for name, kinds in _FORMS.items():
+        for name, kinds in _PART_TYPES.items():
             value = getattr(self, name)
             if not isinstance(value, kinds):
                 return False
@@ -1609,11 +1603,11 @@ class _QuestionRecord:
         return all(needed) and self.minimum_approvals > 0 and 0 <= min(times) and max(times) < 1e10
 
 
-_KINDS = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "list[str]": (list,),
-          "dict[str, Any]": (dict,), "None": (type(None),)}
-_FORMS: dict[str, tuple[type, ...]] = {}  # of each part of a record: the types that its annotation allows
+_JSON_TYPES = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "list[str]": (list,),
+               "dict[str, Any]": (dict,), "None": (type(None),)}
+_PART_TYPES: dict[str, tuple[type, ...]] = {}  # of a record: the types that an annotation there allows
 for _name, _form in _QuestionRecord.__annotations__.items():
-    _FORMS[_name] = tuple(kind for part in _form.split(" | ") for kind in _KINDS[part])
+    _PART_TYPES[_name] = tuple(kind for part in _form.split(" | ") for kind in _JSON_TYPES[part])
 
 
 def _recorded(key: str, given: Any) -> _QuestionRecord:
@@ -2979,7 +2973,7 @@ class SlackAlerter(_ChatAlerter):
     def _me(self) -> str:
         return str(self._account().get("user_id"))
 
-    def _ready_to_read(self, where: _Dict) -> None:
+    def _ready_to_read(self, where: _Dict) -> str:
         wanted = ["channels:history", "groups:history"]
         if where["channel"][:1] in "DUW":
             wanted = ["im:history"]
@@ -2987,6 +2981,7 @@ class SlackAlerter(_ChatAlerter):
             _ACCOUNTS.pop(self, None)  # the app may be given one meanwhile
             what = f"missing_scope: to read the answers the app needs {' or '.join(wanted)}"
             raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, cure="people")
+        return self._me()
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented
@@ -3484,12 +3479,13 @@ class DiscordAlerter(_ChatAlerter):
         path = _reaction(ref, name) + "/@me"
         _insist(functools.partial(self._call, "PUT", path), self.clock, self._until(), sure=True)
 
-    def _ready_to_read(self, where: _Dict) -> None:
+    def _ready_to_read(self, where: _Dict) -> str:
         try:
             self._latest(f"/channels/{where['channel']}", 1)
         except DeliveryError as error:
             if error._final:  # any other trouble may pass
                 raise
+        return self._me()
 
     def _latest(self, path: str, count: int) -> list[_Dict]:
         """Return a channel's newest messages, or raise.
