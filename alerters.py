@@ -7229,27 +7229,26 @@ def _cmd_update(options: Any) -> None:
 def _cmd_register(options: Any) -> None:
     """Store an alerter; `setup` asks for what is missing, tries it first, and puts it to use."""
     store, setup = StackStore(), "set" not in options
-    ask = _is_terminal(sys.stdin) and _is_terminal(sys.stdout)
+    use = setup or options.set
     # Nobody is to type a token for nothing, so what can be refused is refused before it is asked for.
     data, name = store._load(), options.name or options.flavor
     cls = _flavor(options.flavor, data)
     fields = _given_fields(options, cls)
     _check_new("alerter", name, data["alerters"], "`update` changes it")
-    if setup or options.set:
+    if use:
         _check_new("stack", name, data["stacks"], "choose another name")
-    if setup and not ask:
+    if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
+        if getattr(cls, "_webhook_field", "") not in fields:
+            _ask_for(cls, fields, cls._asked if setup else _secrets_of(cls)[:1])
+    elif setup:
         how = f"{_program()} register {name} --flavor={options.flavor} --FIELD=VALUE --set"
         raise ConfigError(f"setup asks on a terminal, and here is none; instead: {how}")
-    if ask and getattr(cls, "_webhook_field", "") not in fields:
-        for field in cls._asked if setup else _secrets_of(cls)[:1]:
-            if field not in fields:
-                fields[field] = _asked_field(cls, fields, field)
     alerter = _build(cls, fields, (name, store.path))
     if setup and not (_works(alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here.")):
         raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
                             hint="mend what is said above, and try again")
     store._put(name, {"flavor": options.flavor, **fields}, new=True)
-    if not (setup or options.set):
+    if not use:
         how = f"{_program()} stack register {name} -al {name} --set"
         _print(f"alerter {name} is registered; put it to use by: {how}")
         return
@@ -7258,24 +7257,24 @@ def _cmd_register(options: Any) -> None:
     _print(f"alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} {now}")
 
 
-def _asked_field(cls: type[BaseAlerter], fields: _Dict, name: str) -> Any:
-    """Ask for a field until it can be right; a secret without echo."""
-    field = _fields_of(cls)[name]
-    read: Callable[[str], str] = _getpass.getpass if _is_secret(field) else input
-    _print(cls._how_to_get(name, fields))
-    while True:
-        try:
-            text = read(f"{name} ({field.metadata.get('about', '')}): ").strip()
-        except EOFError:
-            raise ConfigError(f"{name}: the input ended; nothing was stored") from None
-        if not text and name != "password":  # a relay may want none
-            continue
-        try:
-            value = _parsed(field, text, name)
-            _build(cls, {**cls._example, **fields, name: value})
-            return value
-        except ConfigError as error:
-            _print(error)
+def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> None:
+    """Ask for those of the fields that are missing, each until it can be right; secrets without echo."""
+    for name in names:
+        field = _fields_of(cls)[name]
+        read: Callable[[str], str] = _getpass.getpass if _is_secret(field) else input
+        if name not in fields:
+            _print(cls._how_to_get(name, fields))
+        while name not in fields:
+            try:
+                text = read(f"{name} ({field.metadata.get('about', '')}): ").strip()
+                if text or name == "password":  # a relay may want none
+                    value = _parsed(field, text, name)
+                    _build(cls, {**cls._example, **fields, name: value})
+                    fields[name] = value
+            except EOFError:
+                raise ConfigError(f"{name}: the input ended; nothing was stored") from None
+            except ConfigError as error:
+                _print(error)
 
 
 def _changes(method: str, done: str) -> Callable[[Any], None]:
