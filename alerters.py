@@ -5256,7 +5256,10 @@ def _facts(source: Any, **paths: str) -> _Dict:
         found = source
         with contextlib.suppress(Exception):  # a context may ask a database for it; the rest is told
             for name in path.split("."):
-                found = found[name] if hasattr(found, "keys") else getattr(found, name)
+                if hasattr(found, "keys"):
+                    found = found[name]
+                else:
+                    found = getattr(found, name)
             if found is not None:
                 facts[label.replace("_", " ")] = found
     return facts
@@ -5281,7 +5284,9 @@ def _hook_message(failed: bool, given: Sequence[Any], named: Mapping[str, Any]) 
             facts.update(_facts(now, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name"))
     else:  # docs.dagster.io/guides/build/ops/op-hooks
         kind, facts = "op", _facts(first, error="op_exception", op="op.name", job="job_name", run="run_id")
-    return _ended(facts.get(kind, "Pipeline"), how if failed else "succeeded", facts)
+    if not failed:
+        how = "succeeded"
+    return _ended(facts.get(kind, "Pipeline"), how, facts)
 
 
 def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:
@@ -5377,7 +5382,9 @@ class _Watch:
         if error is None and (not self.on_success or seconds < self.longer_than):
             return
         with _telling():
-            how = "succeeded" if error is None else "failed"
+            how = "succeeded"
+            if error is not None:
+                how = "failed"
             facts = {"duration": _duration(seconds), "host": _socket.gethostname(), "error": error}
             post(_ended(self.name or "Job", how, facts), alerter=self.alerter)
 
@@ -5476,8 +5483,9 @@ class _LogGroup:
         self.more = ""  # what to tell of the first besides its title
         if " ".join(text.split()) != self.title:
             self.more = text
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        line, trace = "", record.exc_text or ""
+        error, line, trace = None, "", record.exc_text or ""
+        if isinstance(record.exc_info, tuple):
+            error = record.exc_info[1]
         if error is not None:
             line, trace = "".join(_traceback.format_exception_only(type(error), error)), _trace(error)
         # Loguru and others format it into the text.
@@ -5639,8 +5647,10 @@ class _AlertHandler(_Handler):
 
     def _give_up(self, why: str) -> None:
         with self._changed:
-            waiting = [group for group in self._groups.values() if group.repeats or not group.told]
-            untold = [*self._under_way, *waiting]
+            untold = list(self._under_way)
+            for group in self._groups.values():
+                if group.repeats or not group.told:
+                    untold.append(group)
             self._under_way, self._groups = [], {}
         self._write(untold, why)
 
@@ -5725,7 +5735,9 @@ def _job_name(command: list[str]) -> str:
     name, word = os.path.basename(command[0]), "".join(command[1:2])
     if os.path.isfile(word):
         return f"{name} {os.path.basename(word)}"
-    return f"{name} {word}" if re.fullmatch(r"[a-z][a-z_:-]{0,19}", word) else name
+    if re.fullmatch(r"[a-z][a-z_:-]{0,19}", word):
+        return f"{name} {word}"
+    return name
 
 
 class _Job:
@@ -5742,7 +5754,9 @@ class _Job:
         try:
             self._wait(self._start(), signals)
         except (OSError, ValueError) as error:
-            self.code = 127 if isinstance(error, FileNotFoundError) else 126  # as shells have it
+            self.code = 126  # as shells have it
+            if isinstance(error, FileNotFoundError):
+                self.code = 127
             self.problem = f"{self.command[0]}: {_reason(error)}"
         self.seconds = time.monotonic() - began
         for stream in self.copies:
@@ -5894,8 +5908,8 @@ class _Copy:
         if b"\0" in tail:
             return []  # data, nothing to read
         text = re.sub(_TERMINAL, "", tail.decode("utf-8", "replace"))
-        lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-        return _hide("\n".join(lines)).rstrip().splitlines()[-_SHOWN:]
+        text = re.sub(r"(?m)^[^\n]*\r(?=[^\r\n])", "", text).replace("\r", "")  # progress bars as they ended
+        return _hide(text).rstrip().splitlines()[-_SHOWN:]
 
 
 class _Signals:
@@ -5948,7 +5962,9 @@ class _Signals:
         if not self.came:
             return {}
         time.sleep(_GROUP_TIME)
-        heard = bytes(range(256)) if os.name == "nt" else b""  # a console of Windows tells the job
+        heard = b""
+        if os.name == "nt":  # a console of Windows tells the job
+            heard = bytes(range(256))
         with contextlib.suppress(OSError):  # somebody stopped or killed the witness
             if self._witness:
                 self._witness.send(b"?")
@@ -6722,7 +6738,7 @@ def _is_hashed(folder: str | None) -> bool:
     names: list[str] = []
     with contextlib.suppress(OSError):
         names = os.listdir(folder or os.devnull)
-    return any(re.fullmatch(r"[0-9a-f]{8}\.\d+", name) for name in names)
+    return bool(re.search(r"(?m)^[0-9a-f]{8}\.\d+$", "\n".join(names)))
 
 
 def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
@@ -6767,8 +6783,10 @@ def _tls_trouble(error: BaseException, place: str, trust: _Trust | None = None) 
 class _Proxy:
     """A proxy of the environment, or of the system's settings."""
     def __init__(self, who: str, variable: str, address: str) -> None:
+        if "://" not in address:
+            address = f"http://{address}"
         try:
-            parts = _parse.urlsplit(address if "://" in address else f"http://{address}")
+            parts = _parse.urlsplit(address)
             self.host, self.port = _host_of(parts), parts.port or 80
             if parts.scheme != "http" or _host_problem(self.host):  # TLS to a proxy is not supported
                 raise ValueError
@@ -6784,7 +6802,9 @@ class _Proxy:
 
     def open_tunnel(self, wire: _Wire, target: str) -> None:
         """target: host:port. A refused log-in is not tried again: that locks accounts."""
-        login = f"Proxy-Authorization: Basic {self.login}\r\n" if self.login else ""
+        login = ""
+        if self.login:
+            login = f"Proxy-Authorization: Basic {self.login}\r\n"
         try:
             wire.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n".encode("ascii"))
             with _head_of(wire, "CONNECT") as answer:
@@ -6820,7 +6840,9 @@ def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
 
 
 def _join(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{host}:{port}"
 
 
 def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
@@ -6868,7 +6890,9 @@ def _hint_of(error: BaseException) -> str:
     for names, hint in _NETWORK_HINTS:
         if re.search(names, words):
             return hint
-    return "there is no way to it from here: check the network" if isinstance(error, OSError) else _ANOTHER
+    if isinstance(error, OSError):
+        return "there is no way to it from here: check the network"
+    return _ANOTHER
 
 
 def _what_of(error: BaseException) -> str:
@@ -6905,13 +6929,14 @@ class _Answer:
     def seconds(self, given: Any = None) -> float | None:
         """Return how long the service asks to wait, None if it says nothing sensible."""
         asked = str(given or self.headers.get("Retry-After"))
-        seconds = 0.0
         with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
             if ":" in asked:  # RFC 9110 allows a date as well
                 seconds = _email_utils.parsedate_to_datetime(asked).timestamp() - self.now
             else:
                 seconds = float(asked)
-        return seconds if seconds > 0 else None  # NaN is not
+            if seconds > 0:  # NaN is not
+                return seconds
+        return None
 
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
                 hints: Mapping[str, str] = {}) -> DeliveryError:
@@ -6992,8 +7017,9 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
 def _place_of(url: str) -> tuple[bool, str, int]:
     """Return whether TLS is spoken there, the host, and the port."""
     parts = _parse.urlsplit(url)
-    encrypted = parts.scheme == "https"
-    return encrypted, _host_of(parts), parts.port or (443 if encrypted else 80)
+    if parts.scheme == "https":
+        return True, _host_of(parts), parts.port or 443
+    return False, _host_of(parts), parts.port or 80
 
 
 def _reach(who: str, place: tuple[bool, str, int], deadline: float) -> _Wire:
@@ -7008,7 +7034,7 @@ def _reach(who: str, place: tuple[bool, str, int], deadline: float) -> _Wire:
     if not encrypted:  # on this machine
         return _connect(host, port, deadline)
     proxy = _proxy_for(who, host, port)
-    return _trusting(who, lambda trust: _connect(host, port, deadline, trust, proxy))
+    return _trusting(who, functools.partial(_connect, host, port, deadline, proxy=proxy))
 
 
 def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
@@ -7033,10 +7059,11 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
 
     reached: a request may have been written, so nobody knows what became of it.
     """
-    inner = getattr(error, "reason", None)  # a URLError's, in a flavor of one's own
+    cause, inner = error, getattr(error, "reason", None)  # a URLError's, in a flavor of one's own
     if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
         inner = error.__context__
-    cause = inner if isinstance(inner, Exception) else error
+    if isinstance(inner, Exception):
+        cause = inner
     if "CERTIFICATE_REQUIRED" in str(cause):  # TLS 1.3 says so after the handshake
         cause = _tls_trouble(cause, "the server")
     if isinstance(cause, _Unreachable):
