@@ -2179,8 +2179,8 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             pause = min(pause * 2, 8.0)
         elif not in_time:
             error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
-        may_again: object = error._again
-        if unheard:
+        may_again: object = error._again  # mail is sent once more where it may have arrived
+        if unheard and not may_again:
             may_again = sure or find
         if not (in_time and may_again):
             raise error
@@ -6505,7 +6505,7 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
     if isinstance(item, str) and re.match("(?i)https?://", item):
         if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
             return _File(usual, url=item)
-        return _File(item, problem="it is no file, and no address of a picture")
+        return _File(usual, url=item, problem="it is no file, and no address of a picture")
     name = ""
     try:
         source = item

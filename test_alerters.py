@@ -6664,7 +6664,11 @@ MAIL_SHAPES = [  # fields, images, structure
 def test_the_structure_of_a_mail(relay):
     for fields, images, shape in MAIL_SHAPES:
         relay_alerter(relay, **fields).send(AlerterMessage(body="see", images=images))
-        assert mail_shape(relay.mails[-1].message) == shape
+        message = relay.mails[-1].message
+        files = [part.get_content() for part in message.walk()
+                 if part.get_content_maintype() in ("image", "application")]
+        assert mail_shape(message) == shape
+        assert sorted(files) == sorted(image for image in images if isinstance(image, bytes))
 
 
 MAIL_SUBJECTS = [  # message, alerter's fields, params: subject, or the start of one that is cut
