@@ -2817,7 +2817,7 @@ class SlackAlerter(_ChatAlerter):
         answers.sort(key=operator.itemgetter("at"))
         for reaction in _rows_of(row.get("reactions")):
             for user in _rows_of(reaction.get("users"), str):
-                if user != self._me():
+                if user not in (self._me(), "USLACKBOT"):
                     answers.append({"by": user, "text": str(reaction.get("name")), "via": "reaction"})
         return answers
 

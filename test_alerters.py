@@ -6305,7 +6305,7 @@ def test_what_is_not_exactly_an_answer_never_decides(room):
 def test_a_plain_flavor_asks(boards, clock):
     alerter = in_time(register_flavor(Board), clock)()
     clock.at(5, lambda: ANSWERS_ON_BOARDS.update({("kitchen", 0): [
-        {"by": "bob", "text": "Yes", "via": "reply"}, {"by": "ann", "text": "yes", "via": "reply"}]}))
+        {"by": "", "text": "no"}, {"by": "bob", "text": "Yes"}, {"by": "ann", "text": "yes"}]}))
     assert alerter.decide("Deploy?") == Decision(YES, "ann", "yes", "reply", clock.start + 5)  # case counts
     assert BOARDS["kitchen"][0].startswith("Deploy?") and "LGTM" in BOARDS["kitchen"][0]
     assert alerter.ask("Deploy?", AlerterParameters(timeout=5)) is False
