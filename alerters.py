@@ -5266,16 +5266,15 @@ def _facts(source: Any, **paths: str) -> _Dict:
 
 
 # Each framework calls a hook in a way of its own. Of all that it hands over only what is named here goes out.
-def _hook_message(failed: bool, given: Sequence[Any], named: Mapping[str, Any]) -> AlerterMessage:
-    first = given[0] if given else None
+def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *more: Any) -> AlerterMessage:
     facts: _Dict = {"error": first}
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
         kind = "task"
         facts.update(_facts(named, task="sender.name", task_id="sender.request.id"))
         facts.update(_facts(named, task_id="task_id"))  # a failure has it, also where the worker died
-    elif len(given) > 1:
-        kind, how, facts = _prefect_facts(failed, first, given[1], given[-1])
+    elif more:
+        kind, how, facts = _prefect_facts(failed, first, more[0], more[-1])
     elif hasattr(first, "keys"):
         kind, how, facts = _airflow_facts(first)
     elif first is None or isinstance(first, (BaseException, str)):
@@ -5301,9 +5300,10 @@ def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:
     tries = _facts(task, state="state", number="try_number", retries="max_tries")
     state, more = tries.get("state"), False
     with contextlib.suppress(KeyError, TypeError):  # a context that tells no tries
-        facts["try"] = f"{tries['number']} of {tries['retries'] + 1}"
-        more = tries["number"] <= tries["retries"]
-    if state == "up_for_retry" or more and state != "failed":  # which it is early where a task wants no more
+        number, last = tries["number"], tries["retries"] + 1
+        facts["try"] = f"{number} of {last}"
+        more = number < last and state != "failed"  # it is that early where a task wants no more
+    if more or state == "up_for_retry":
         return "task", _WILL_RETRY, facts
     return "task", "failed", facts
 
@@ -5346,7 +5346,7 @@ def alerter_success_hook(*context: Any, **named: Any) -> None:
     The message names it and its run, and holds nothing else of the context. Never raises.
     """
     with _telling():
-        post(_hook_message(False, context, named))
+        post(_hook_message(False, named, *context))
 
 
 def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> None:
@@ -5356,7 +5356,7 @@ def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> 
     of the context. Never raises.
     """
     with _telling():
-        post(_hook_message(True, (exception, *context), named))
+        post(_hook_message(True, named, exception, *context))
 
 
 # ZenML reads these: it wants the class itself on the exception, and none on anything else.
@@ -5377,14 +5377,14 @@ class _Watch:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         seconds = time.monotonic() - self.began.pop()
-        if isinstance(error, GeneratorExit) or isinstance(error, SystemExit) and not error.code:
-            error = None  # it ended well
-        if error is None and (not self.on_success or seconds < self.longer_than):
+        how = "failed"
+        if error is None or isinstance(error, GeneratorExit):
+            how = "succeeded"
+        elif isinstance(error, SystemExit) and not error.code:
+            how = "succeeded"
+        if how == "succeeded" and (seconds < self.longer_than or not self.on_success):
             return
         with _telling():
-            how = "succeeded"
-            if error is not None:
-                how = "failed"
             facts = {"duration": _duration(seconds), "host": _socket.gethostname(), "error": error}
             post(_ended(self.name or "Job", how, facts), alerter=self.alerter)
 
@@ -5530,8 +5530,10 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
         news = "\n".join(map(_LogGroup.extract, groups))
     worst = max([group.level for group in groups])
     level: _Level = "info"
-    if worst >= _logging.WARNING:
-        level = "error" if worst >= _logging.ERROR else "warning"
+    if worst >= _logging.ERROR:
+        level = "error"
+    elif worst >= _logging.WARNING:
+        level = "warning"
     facts["host"] = _socket.gethostname()
     return AlerterMessage(title, _fenced(news) if news else None, facts, level=level)
 
@@ -5606,8 +5608,10 @@ class _AlertHandler(_Handler):
                 self._take_due()
                 while not self._under_way:
                     self._changed.notify_all()  # a flush may wait for this
-                    times = [group.due for group in self._groups.values()]
-                    self._changed.wait(min(times) - time.monotonic() if times else None)
+                    pause, times = None, [group.due for group in self._groups.values()]
+                    if times:
+                        pause = min(times) - time.monotonic()
+                    self._changed.wait(pause)
                     self._take_due()
                 groups, told = self._under_way, False
             with contextlib.suppress(BaseException), _telling():  # it survives whatever a flavor raises
@@ -5687,7 +5691,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(set(globals()).union(__all__))
 
 
 # === run ===
@@ -5768,7 +5772,7 @@ class _Job:
         self.failed = bool(self.code or self.got)
 
     def _start(self) -> Any:
-        self.copies = [_Copy(numbers) for numbers in self.streams]
+        self.copies = list(map(_Copy, self.streams))
         inlets = {number: stream.inlet for stream in self.copies for number in stream.numbers}
         pipes = {"stdout": inlets.get(1), "stderr": inlets.get(2)}
         start: Any = functools.partial(_subprocess.Popen, close_fds=False, **pipes)
@@ -5779,7 +5783,7 @@ class _Job:
             with contextlib.suppress(OSError), open(script, "rb") as file:
                 first = file.readline(500)
             if script and isinstance(error, FileNotFoundError):
-                interpreter = first[2:].decode("utf-8", "replace").strip(" \n").split(" ")[0]
+                interpreter = re.sub(rb"(?s)^#! *| .*|\n.*", b"", first).decode("utf-8", "replace")
                 raise FileNotFoundError(f"its interpreter {interpreter!r} is missing") from None
             if error.errno != errno.ENOEXEC or b"\0" in first or os.name == "nt":
                 raise
@@ -5794,8 +5798,10 @@ class _Job:
         code = None
         while code is None:
             code = child.poll()
-            if code != 0:  # if it failed, the signal that ended it may be on its way to us
-                time.sleep(_GROUP_TIME if code else _STEP)
+            if code is None:
+                time.sleep(_STEP)
+            elif code:  # it failed, and the signal that ended it may be on its way to us
+                time.sleep(_GROUP_TIME)
             for number, has_it in signals.news().items():
                 name = _signal.Signals(number).name
                 if name in _STOPS:
@@ -5818,15 +5824,19 @@ class _Job:
         if self.code:
             how = "failed"
         facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
-        ends = {stream.numbers[-1]: stream.end() for stream in self.copies}
-        errors, printed = ends.get(2, []), ends.get(1, [])
+        ends: dict[int, list[str]] = {1: [], 2: []}
+        for stream in self.copies:
+            ends[stream.numbers[-1]] = stream.end()
+        printed, errors = ends.values()
         if self.problem:
             errors.append(_hide(self.problem))
-        parts = [_fenced("\n".join(errors))] if errors else []
+        parts = []
+        if errors:
+            parts.append(_fenced("\n".join(errors)))
         if printed and self.failed and len(errors) < _SHOWN:
             parts.append(_fenced("\n".join(printed)))
         body = "\n\nStandard output:\n".join(parts) or None
-        return AlerterMessage(f"{name} {how}", body, facts, level="error" if self.failed else "success")
+        return AlerterMessage(f"{name} {how}", body, facts, level=_ENDS.get(how, "error"))
 
 
 def _plain_streams() -> list[list[int]]:
@@ -5894,8 +5904,11 @@ class _Copy:
     def settle(self, seconds: float | None) -> None:
         """Wait so long until all is copied. What the job has left in the background prints on without us."""
         self.job_ended = True
-        self.thread.join(seconds if _FORKS else _LAST_WORDS)
-        if self.going_on and _FORKS and not self.thread.is_alive():
+        if not _FORKS:
+            self.thread.join(_LAST_WORDS)
+            return
+        self.thread.join(seconds)
+        if self.going_on and not self.thread.is_alive():
             _fork(self._copy_all, self.source, self.numbers[0])
             self.going_on = False
             os.close(self.source)
@@ -6689,14 +6702,16 @@ class _Trust:
     """
     def __init__(self, who: str, whole: bool = False) -> None:
         try:
-            folder = _ssl.get_default_verify_paths().capath
+            folder: str | None = _ssl.get_default_verify_paths().capath
         except ImportError:
             raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on "
                               "this machine, and mail servers with use_tls=False") from None
         named = {name: os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)}
         hashed, own_folder = _is_hashed(folder), os.environ.get("SSL_CERT_DIR")
         self.partial = hashed and not (named or whole)
-        self.context = _ssl.create_default_context(capath=folder if self.partial else None)
+        if not self.partial:
+            folder = None
+        self.context = _ssl.create_default_context(capath=folder)
         self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
         for variable, path in named.items():
             # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
@@ -6996,7 +7011,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         whole, written = False, True
         with contextlib.suppress(OSError):  # an answer may be there already, as a 413
             # The path may be secret and has no name, as a traceback may show locals.
-            link.request(method, "/" + url.partition("//")[2].partition("/")[2], body or None, headers)
+            link.request(method, re.sub(r"^\w+://[^/]*/?", "/", url), body or None, headers)
             whole = True
         answer = _Answer(wire, method, alerter.clock.now())
         if kept is not None and answer.stays and whole:
