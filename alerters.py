@@ -3829,9 +3829,7 @@ class SMTPEmailAlerter(BaseAlerter):
         return ""
 
     def _problem(self, name: str, text: str) -> str:
-        if name == "approvers" and not self._person(text):
-            return f"{text!r} is not a mail address"
-        return ""
+        return f"{text!r} is not a mail address" if name == "approvers" and not self._person(text) else ""
 
     def _check_together(self) -> None:
         if not self.smtp_server or not self.sender_email:
@@ -3971,9 +3969,7 @@ class SMTPEmailAlerter(BaseAlerter):
             cause = caught
         if cause not in refused.values():
             refused.update(dict.fromkeys(mail.left, cause))
-        why = []
-        for address, error in refused.items():
-            why.append(f"{address} ({error.args[0].partition(': ')[2]})")
+        why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
         error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, code=cause.code,
                          hint=cause.hint, cure="look" if mail.unheard else cause._cure)
         if len(refused) < everybody:
@@ -4090,9 +4086,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 raise
 
         try:
-            if not tls:
-                return connect(None)
-            return _trusting(self._who, connect)
+            return _trusting(self._who, connect) if tls else connect(None)
         except AlerterError:
             raise
         except Exception as caught:  # sockets, ssl, smtplib and imaplib raise many kinds
@@ -4107,12 +4101,11 @@ class SMTPEmailAlerter(BaseAlerter):
         raise error
 
     def _preview(self, message: AlerterMessage) -> str:
-        mail = self._compose(message, None, message._files(self._who))
-        return mail.flat.decode("ascii", "replace").replace("\r\n", "\n")
+        return self._compose(message, None, message._files(self._who)).flat.decode().replace("\r\n", "\n")
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
-        mailbox = [self.imap_server, self.imap_username or self.username]
         people = sorted(map(self._person, self._recipients(params)))
+        mailbox = [self.imap_server, self.imap_username or self.username]
         return {"mailbox": mailbox, "sender": self.sender_email, "people": people}
 
     def _cannot_ask(self) -> str:
@@ -4120,9 +4113,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         record = question._record
-        people = record.recipients or self.recipient_email
-        if to:
-            people = [_mailbox(to.by, "reply")[1]]
+        people = [_mailbox(to.by, "reply")[1]] if to else record.recipients or self.recipient_email
         mail = self._new_mail(f"Re: {_bare(record.text)}", people, question.ref, question,
                               f".{_secrets.token_hex(4)}")
         mail.set_content(_clean(text).replace("`", "") + "\n")
@@ -4184,8 +4175,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
             label, address = _mailbox(name, "address")
-            if not label:
-                return address.casefold()
+            return "" if label else address.casefold()
         return ""
 
     def _release(self, question: Question) -> None:
@@ -4226,8 +4216,8 @@ class _Mailbox:
         """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
         new = {uid for uid in self._unread if uid > self._searched.get(token, 0)}
         if len(new) > _MANY_MAILS:
-            found = self._search("OR", "SUBJECT", token, "OR", "HEADER", "In-Reply-To", token,
-                                 "HEADER", "References", token)
+            keys = f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}"
+            found = self._search(*keys.split())
             if found:
                 self._searched[token] = max(new)
                 new &= found
@@ -4309,9 +4299,8 @@ def _smtp_login(session: Any, user: str, password: str) -> None:
     smtplib would try a password that is refused once more in each way, and CRAM-MD5 where MD5 is forbidden.
     """
     ways = session.esmtp_features.get("auth", "").upper().split()
-    whole = f"\0{user}\0{password}"
     if "PLAIN" in ways:
-        _expect(session.docmd("AUTH", f"PLAIN {_coded(whole)}"), 235)
+        _expect(session.docmd("AUTH", "PLAIN " + _coded(f"\0{user}\0{password}")), 235)
     elif "LOGIN" in ways:
         _expect(session.docmd("AUTH", f"LOGIN {_coded(user)}"), 334)
         _expect(session.docmd(_coded(password)), 235)
@@ -4347,9 +4336,7 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
 
 def _words(said: Any) -> str:
     """Return what a server said; what the library says in its place is text already."""
-    if isinstance(said, bytes):
-        return said.decode("utf-8", "replace")
-    return str(said)
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
 
 
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
@@ -4557,9 +4544,9 @@ _MONO = "font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;bac
 _HTML_SPANS = {"bold": "<strong>{}</strong>", "italic": "<em>{}</em>", "strike": "<s>{}</s>",
                "link": '<a href="{url}" style="color:#2563eb">{}</a>',
                "code": f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{{}}</code>'}
-_HTML_FORMS = {  # of lines; with the `level` of a heading or an item, and the `label` that an item has
+_HTML_FORMS = {  # h1 is the title
     "title": '<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3">{}</h1>',
-    "heading": '<h{level} style="margin:16px 0 4px;font-size:{size}px;line-height:1.3">{}</h{level}>',
+    "heading": '<h{head} style="margin:16px 0 4px;font-size:{size}px;line-height:1.3">{}</h{head}>',
     "item": '<ul style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ul>',
     "numbered": '<ol start="{start}" style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ol>',
     "quote": '<blockquote style="margin:8px 0;padding:0 0 0 12px;border-left:3px solid #d1d5db;'
@@ -4625,14 +4612,10 @@ def _html_block(block: _Block, inline: bool) -> str:
     else:
         lines = [_marked(block, line, _html_span, {}) for line in block.lines]
         text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
-    if kind == "heading":
-        level += 1  # h1 is the title
-    elif kind == "item" and block.label:
+    if kind == "item" and block.label:
         kind = "numbered"
-    if not text:
-        return ""
-    form = _HTML_FORMS.get(kind, _HTML_FORMS["text"])
-    return form.format(text, level=level, size=22 - 2 * level, start=block.label[:-1])
+    form = _HTML_FORMS.get(kind, _HTML_FORMS["text"]) if text else ""
+    return form.format(text, level=level, head=level + 1, size=20 - 2 * level, start=block.label[:-1])
 
 
 def _html_table(table: _Block) -> str:
