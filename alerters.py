@@ -1412,10 +1412,7 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
 
 @contextlib.contextmanager
 def _own_code(who: str, reached: bool = True) -> Iterator[None]:
-    """Let what a flavor's own code raises be a DeliveryError; a mistake's traceback is logged.
-
-    reached: where sockets fail nobody knows whether the message arrived.
-    """
+    """Let what a flavor's code raises be a DeliveryError. reached: a message may have arrived."""
     try:
         yield
         return
@@ -1546,10 +1543,9 @@ def _among(words: Sequence[str]) -> str:
 class _QuestionRecord:
     """All that outlives a process about a question: `Question.to_dict`, and what the store keeps of a key.
 
-    It is claimed (about to be posted), open (posted) or settled (with its decision); the record of one that
-    is withdrawn, or whose decision was handed over, goes.
-    Times are UNIX seconds by this machine's clock. A record of an earlier version lacks some of the keys,
-    which then have the value given here; what a later version adds is kept as it is.
+    It is claimed (about to be posted), open (posted) or settled (with its decision); then it goes. Times are
+    UNIX seconds by this machine's clock. What a record of an earlier version lacks has the value given here;
+    what a later version adds is kept as it is.
     """
     # Which question it is.
     token: str = ""  # 16 hex digits in the message, in the ids of mails: by these it is found again
@@ -1658,8 +1654,8 @@ def _is_held(record: _QuestionRecord | None, now: float) -> bool:
 class _Key:
     """The record of one key in the store. Each step of its life is one short locked change of the file.
 
-    Nothing is locked between them: a claim says who works on the record, so that another one waits, or takes
-    over from a dead one. How a question ended stays known by its token for a day, for those who still wait.
+    Between them a claim says who works on the record, so that another one waits, or takes over from a dead
+    one. How a question ended stays known by its token for a day, for those who still wait.
     """
     def __init__(self, store: StackStore, name: str, token: str, clock: _Clock) -> None:
         self.store, self.name, self.token, self.clock = store, name, token, clock
@@ -1741,14 +1737,12 @@ class _Key:
 class _Reply:
     """What a person wrote or tapped, made from one of the dicts that a flavor's `replies` returns.
 
-    by: user id. text: as written, or the emoji. via: reply, reaction, channel, email, console. at: when it
-    was written or last edited, UNIX seconds by the service's clock; None: not known. asked: when the question
-    was posted, by that clock. thread: where to answer it, if not at the question; a flavor's own.
+    by: user id. text: as written, or the emoji. via: as in a Decision.
     """
     by, text, via = "", "", "reply"
-    at: float | None = None
-    asked: float | None = None
-    thread: Any = None
+    at: float | None = None  # when it was written or last edited, by the service's clock; None: not known
+    asked: float | None = None  # when the question was posted, by that clock
+    thread: Any = None  # where to answer it, if not at the question; a flavor's own
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         vars(self).update(given)
@@ -1922,7 +1916,16 @@ class Question:
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers, others = [], []
-        for reply in self._read():
+        self._missing, self._veto_unread = None, False
+        with _own_code(self.alerter._who, reached=False):
+            replies = [_Reply(reply) for reply in self.alerter.replies(self)]
+        person, approvers = self.alerter._person, self._record.approvers
+        if approvers is None:
+            approvers = [reply.by for reply in replies]
+        may_decide = set(map(person, approvers)) - {""}
+        for reply in replies:
+            if person(reply.by) not in may_decide or reply.by == self._record.author:
+                continue
             tapped, late = reply.via == "reaction", self._is_late(reply, began)
             answer = self._answer(reply)
             if answer is not None:
@@ -1937,20 +1940,6 @@ class Question:
             if decision is None and reply.by not in self._approvals:
                 self._help(reply)
         return decision
-
-    def _read(self) -> list[_Reply]:
-        """Return what those who may decide have answered so far."""
-        self._missing, self._veto_unread = None, False
-        with _own_code(self.alerter._who, reached=False):
-            given = [_Reply(reply) for reply in self.alerter.replies(self)]
-        person, approvers = self.alerter._person, self._record.approvers
-        if approvers is None:
-            approvers = [reply.by for reply in given]
-        may, replies = set(map(person, approvers)) - {""}, []
-        for reply in given:
-            if person(reply.by) in may and reply.by != self._record.author:
-                replies.append(reply)
-        return replies
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
@@ -1981,9 +1970,9 @@ class Question:
     def _count(self, answers: list[tuple[bool, bool, bool, Decision]]) -> Decision | None:
         """Return the decision: a decline, or the approval that completes them.
 
-        answers: whether it is a tap, late, and a declining tap, and what; in this order: words as they were
-        written, then taps, of which no service tells when they were given. So a declining tap wins; one that
-        may have come too late stops an approval, and else is nothing.
+        answers: whether it is a tap, late, and a declining tap, and what: first words as they were written,
+        then taps, of which no service tells the time. So a declining one wins; one that may have come too
+        late stops an approval, and else is nothing.
         """
         record, last = self._record, None
         approvals: dict[str, str] = {}  # person: user id

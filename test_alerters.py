@@ -5293,7 +5293,7 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
     original = None if callable(OUTAGES[kind]) else getattr(*OUTAGES[kind][:2])
     acts = {"reply": lambda q: room.reply(q, room.ann, "yes"), "tap": lambda q: room.react(q, room.ann, "✅"),
             "nobody": lambda q: None}
-    cases = [("reply", 42), ("reply", 500), ("tap", 42), ("nobody", 42)]
+    cases = [("reply", 42.5), ("reply", 500), ("tap", 42.5), ("nobody", 42.5)]
     for case, healed in cases if kind == "5xx" or MORE else cases[:2]:
         start, question = room.clock.monotonic(), room.ask(timeout=40)
         room.clock.at(start + 35, begin)
@@ -5301,9 +5301,9 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
         room.clock.at(start + healed, end)
         room.clock.sleep(34)
         caplog.clear()
-        if healed == 42:
+        if healed < 100:
             assert question.wait().status == ("timeout" if case == "nobody" else YES), case
-            assert 42 <= room.clock.monotonic() - start <= 44
+            assert 42.5 <= room.clock.monotonic() - start <= 44
             continue
         with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
             question.wait()
