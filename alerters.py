@@ -3584,7 +3584,8 @@ class DiscordAlerter(_ChatAlerter):
             file.problem = problem
         if draft.message._question:  # a reply to any part of it counts
             draft.message._question._record.parts.append(str(sent["id"]))
-        return {"channel_id": str(sent["channel_id"]), "message_id": str(sent["id"])}
+        channel = sent.get("channel_id") or draft.where["channel"]
+        return {"channel_id": str(channel), "message_id": str(sent["id"])}
 
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
         """Post a page with its files, in a forum as a thread of its own; return the message."""
