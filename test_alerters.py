@@ -8378,15 +8378,16 @@ def test_the_environment_alone_posts_and_wins_over_store_and_stack(slack, discor
 
 def test_booleans_and_lists_are_written_the_same_in_environment_and_command_line(monkeypatch):
     fields = {"SMTP_SERVER": "127.0.0.1", "SENDER_EMAIL": "a@b.org", "RECIPIENT_EMAIL": "c@d.org, e@f.org,",
-              "SMTP_PORT": "2525", "TIMEOUT": "7.5", "USE_TLS": "starttls"}
-    for number, word in enumerate(["true", " Yes ", "0", "OFF"]):
-        fields["INCLUDE_HTML"] = word
+              "SMTP_PORT": "2525", "TIMEOUT": "7.5"}
+    for number, (word, tls) in enumerate([("true", "starttls"), (" Yes ", "SSL"), ("0", "on"), ("OFF", "1")]):
+        fields["INCLUDE_HTML"], fields["USE_TLS"] = word, tls
         args = [f"--{name.lower()}={value}" for name, value in fields.items()]
         assert main(["register", f"mail{number}", "--flavor=smtp_email", *args]) == 0
         home_set(monkeypatch, FLAVOR="smtp_email", **fields)
         alerter = StackStore().load_alerter(f"mail{number}")
         assert alerters._from_environment() == alerter and alerter.include_html is (number < 2)
-        assert (alerter.smtp_port, alerter.timeout, alerter.use_tls) == (2525, 7.5, "starttls")
+        assert (alerter.smtp_port, alerter.timeout) == (2525, 7.5)
+        assert alerter.use_tls == ("starttls", "ssl", True, True)[number]
         assert alerter.recipient_email == ("c@d.org", "e@f.org")
 
 
@@ -10119,14 +10120,16 @@ def test_as_a_file_and_vendored(tmp_path):
 
 def test_what_is_posted_is_posted_whatever_becomes_of_the_output(home_told, monkeypatch, capsys):
     for error, code in ((OSError(errno.ENOSPC, "full"), 2), (BrokenPipeError(), 141), (RuntimeError(), 0)):
-        def flush(error=error):
+        def broken(*_, error=error):
             raise error
 
         output = io.StringIO()
-        output.flush = flush
+        output.flush = broken
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", output)
             assert [main(["post", "x"]), main(["flavor", "list"])] == [0, code]
+            output.write = broken
+            assert main(["flavor", "list"]) == (code or 2)
     assert len(home_told) == 3 and "Traceback" not in capsys.readouterr().err
 
 
