@@ -3808,8 +3808,7 @@ class SMTPEmailAlerter(BaseAlerter):
     _answer_by, _shows_questions, _calls_people = "Reply to this mail with", True, False
     _ids = {"message_id": "<[!-~]{3,75}>"}
     _asked = ("smtp_server", "sender_email", "password", "recipient_email")
-    _example = {"smtp_server": "localhost", "sender_email": "a@example.org",
-                "recipient_email": "b@example.org"}
+    _example = {"smtp_server": "localhost", "sender_email": "a@x.example", "recipient_email": "b@x.example"}
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
@@ -4119,8 +4118,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
         began = self.clock.monotonic()
-        box: _Mailbox = question._shared or self._box()
-        question._shared = box
+        box = question._shared = question._shared or self._box()
         with box.lock:
             box.questions.add(question)
             box.since = min(box.since, question._record.asked - 2 * 86400)
@@ -4539,16 +4537,12 @@ _HTML_FORMS = {  # h1 is the title
     "heading": '<h{head} style="margin:16px 0 4px;font-size:{size}px;line-height:1.3">{}</h{head}>',
     "item": '<ul style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ul>',
     "numbered": '<ol start="{start}" style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ol>',
-    "quote": '<blockquote style="margin:8px 0;padding:0 0 0 12px;border-left:3px solid #d1d5db;'
-             'color:#4b5563">{}</blockquote>',
+    "quote": '<blockquote style="margin:8px 0;padding-left:12px;border-left:3px solid #ddd">{}</blockquote>',
     "text": '<div style="margin:8px 0">{}</div>',
-    "code": f'<pre style="{_MONO};margin:12px 0;padding:12px;border-radius:6px;white-space:pre-wrap">'
-            '{}</pre>'}
-_PICTURE = ('<img src="{}" alt="{}" width="552" style="display:block;width:100%;max-width:552px;margin:8px 0;'
-            'border-radius:6px">')
-_BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12px 12px 4px 0;'
-           'padding:10px 24px;border-radius:6px;background:{};color:#ffffff;font-weight:600;'
-           'text-decoration:none">{}</a>')
+    "code": f'<pre style="{_MONO};padding:12px;border-radius:6px;white-space:pre-wrap">{{}}</pre>'}
+_PICTURE = '<img src="{}" alt="{}" width="552" style="display:block;width:100%;max-width:552px;margin:8px 0">'
+_BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12px 12px 4px 0;padding:10px'
+           ' 24px;border-radius:6px;background:{};color:#ffffff;font-weight:600;text-decoration:none">{}</a>')
 # What is too wide for its window can be moved in it; names and numbers stay whole.
 _TABLE = (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font-size:14px;'
           'border-collapse:collapse">{}</table></div>')
@@ -4572,9 +4566,8 @@ _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-sc
 @media (max-width:480px){.al-out{padding:12px 0!important}.al-card{border-radius:0!important}
 .al-row{padding-left:16px!important;padding-right:16px!important}}
 @media (prefers-color-scheme:dark){.al-page,.al-card pre,.al-card code{background:#111827!important}
-.al-card{background:#1f2937!important}.al-card,.al-card *{color:#e5e7eb!important;
-border-color:#374151!important}
-.al-card th{color:#9ca3af!important}.al-card a{color:#93c5fd!important}
+.al-card{background:#1f2937!important}.al-card th{color:#9ca3af!important}
+.al-card,.al-card *{color:#e5e7eb!important;border-color:#374151!important}.al-card a{color:#93c5fd!important}
 .al-card .al-button{color:#ffffff!important}.al-card .al-level{color:%s!important}}
 </style></head><body class="al-page" style="margin:0;padding:0;background:#f3f4f6"><table class="al-page"
 role="presentation" %s style="background:#f3f4f6"><tr><td class="al-out" style="padding:24px 12px">%s</td>
