@@ -5953,6 +5953,11 @@ def test_with_a_stack_the_alerter_that_holds_the_open_question_is_asked_first(ro
     ANSWERS_ON_BOARDS["kitchen", 0] = [{"by": "ann", "text": "yes", "via": "reply"}]
     assert decide("Deploy?", key="deploy-42").by == "ann"
     assert (room.service.posted, len(BOARDS["kitchen"]), _records()) == ([], 1, {})
+    _lost(room, alerter=store.load_alerter("chat"))  # while it cannot be looked for, nobody else is asked
+    room.service.fail(room.reads if room.kind == "discord" else "history", Fault(status=503), times=None)
+    with pytest.raises(DeliveryError):
+        decide("Deploy?", key="deploy-42")
+    assert len(BOARDS["kitchen"]) == 1
 
 
 def test_who_waits_for_a_question_that_is_settled_elsewhere_ends_at_the_next_poll(room, caplog):
