@@ -5501,7 +5501,10 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     elif worst >= _logging.WARNING:
         level = "warning"
     facts["host"] = _socket.gethostname()
-    return AlerterMessage(title, _fenced(news) if news else None, facts, level=level)
+    body = None
+    if news:
+        body = _fenced(news)
+    return AlerterMessage(title, body, facts, level=level)
 
 
 if TYPE_CHECKING:
@@ -6000,7 +6003,9 @@ def _secrets_of(cls: type[BaseAlerter]) -> list[str]:
 
 
 def _secret_or_reference(value: str) -> str:
-    return value if re.fullmatch(_REFERENCE, value) else _Secret(value)
+    if re.fullmatch(_REFERENCE, value):
+        return value
+    return _Secret(value)
 
 
 def _remember_secret(value: str) -> None:
@@ -6009,7 +6014,9 @@ def _remember_secret(value: str) -> None:
     if address:  # of a webhook, where the path alone is enough to post, and so is the token in it
         path = address[1].rstrip("/")
         parts = [path, path.rpartition("/")[2], *re.findall("[^/]{16,}", path)]
-    _KNOWN_SECRETS.update([part for part in parts if len(part) >= 6])  # shorter ones are ordinary words, too
+    for part in parts:
+        if len(part) >= 6:  # shorter ones are ordinary words, too
+            _KNOWN_SECRETS.add(part)
 
 
 def _hide(text: str) -> str:
