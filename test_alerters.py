@@ -1635,7 +1635,9 @@ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ Ask Deploy Bot <{E}> first: �
 Bitte Montag <{E}> fragen: ¦ {E} must wait: ¦ {E}: not before Monday: ¦ only staging: {S} ¦ {S}: not yet
 Only: staging⏎Re: {S} ¦ Note: only staging⏎Subject: {S} ¦ until 24.11.2026⏎only staging⏎{E} wrote:
 From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
----- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S}""")
+---- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S} ¦ not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S}
+ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ ?
+On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ not before 24.11.2026 10:12⏎Bot <{E}> writes:""")
 MAIL_PAGES = {
     "apple": '<html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote '
         'type="cite"><div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br '
@@ -7182,7 +7184,7 @@ def test_a_mail_shows_all_kinds_of_text(relay):
 
 def read_at_once(desk, question, mails):
     """Return what each of these mails of Ann's is taken for; (To, text or HTML), or a whole mail."""
-    taken, head = [], f"From: {ANN_FULL}\nSubject: Re: {desk.asked['Subject']}\nContent-Type: text/"
+    taken, head = [], f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\nContent-Type: text/"
     for mail in mails:
         if not isinstance(mail, bytes):
             name, said = mail
@@ -7198,15 +7200,15 @@ RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. 
                       "A line that programs have to wrap. " * 5, {"size": 3000})
 
 
-@pytest.mark.parametrize("message, name, to, unread", [
-    (AlerterMessage(body="Deploy model to production?"), "Deploy Bot", "Deploy Bot <bot@example.org>", 0),
-    (RICH, "bot@example.org", "bot@example.org", 0), (RICH, "Deploy Bot", "bot@example.org", 11)])
-def test_an_answer_is_read_however_a_program_lays_it_out(message, name, to, unread, desk):
+NAMED = [(AlerterMessage(body="Deploy model to production?"), "Deploy Bot", "Deploy Bot <bot@example.org>"),
+         (RICH, "bot@example.org", "bot@example.org"), (RICH, "Deploy Bot", "bot@example.org")]
+
+
+def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     """Above the quote, below it or without one; we by our address, or by a name in the reader's address book.
 
     Where that name stands nowhere else in the reply, it is not known without a date.
     """
-    question = desk.open(message)
     layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
     layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS[:40] if "⏎" not in line]
     layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[20:50]]
@@ -7216,13 +7218,17 @@ def test_an_answer_is_read_however_a_program_lays_it_out(message, name, to, unre
     layouts += [f"{{A}}\n\n{end}\n" for end in MAIL_ENDS]
     layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
-    words = ["Approve!", "no"] * len(layouts)
-    mails = [(to, laid_out(layout, desk.asked, word, name)) for layout, word in zip(layouts, words)]
-    statuses = read_at_once(desk, question, mails)
-    missed = [layout for layout, got, want in zip(layouts, statuses, [YES, NO] * len(layouts)) if got != want]
-    dateless = [layout for layout in layouts if re.search("{N}.{0,6}(?: writes|のメール):", layout)]
-    assert len(layouts) > 300 and set(missed) <= set(dateless)
-    assert len(missed) == unread
+    dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
+    assert len(layouts) > 300
+    for number, (message, name, to) in enumerate(NAMED):
+        question, missed = desk.open(message), set()
+        some = layouts if MORE else [*layouts[number::3], *sorted(dateless)]
+        mails = [(to, laid_out(layout, desk.relay.mails[-1].message, ("Approve!", "no")[n % 2], name))
+                 for n, layout in enumerate(some)]
+        for n, status in enumerate(read_at_once(desk, question, mails)):
+            if status != (YES, NO)[n % 2]:
+                missed.add(some[n])
+        assert missed == (dateless if number == 2 else set())
 
 
 def test_a_wrapped_quote_is_one_too(desk):
@@ -7255,14 +7261,14 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
     for place in ("{A}\n\n%s\n\n{Q}", "{A}\n%s\n{P}", "%s\n{Q}\n\n{A}"):
         layouts += [place.replace("%s", shown) for shown in OVER_A_QUOTE]
     for row, place in enumerate(places):
-        step = 1 if MORE else 2 if row < 20 else 6
+        step = 1 if MORE else 4 if row < 20 else 12
         for shown in CONDITIONS[row % step::step]:
             if place[0] == "<":
                 shown = html.escape(shown.replace("<{E}>", "{E}"))
             layouts.append(place.replace("%s", shown))
     mails = [("bot@example.org", laid_out(layout, desk.asked, "approve")) for layout in layouts]
     statuses = read_at_once(desk, question, mails)
-    assert len(layouts) > 400 and [layout for layout, got in zip(layouts, statuses) if got == YES] == []
+    assert len(layouts) > 300 and [layout for layout, got in zip(layouts, statuses) if got == YES] == []
 
 
 ABSENT = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Respuesta automática:",
@@ -7288,7 +7294,7 @@ def test_no_machine_answers_for_a_person(desk):
 
 
 def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
-    for title in ("Déployer le modèle ?", "デプロイしますか？本番", "🚀" * 20, "x" * 300, "b é?", "q é?"):
+    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300, "b é?", "q é?"):
         question, mailed = desk.open(AlerterMessage(title, "Deploy?")), desk.relay.mails[-1].message
         data = f"Re: {mailed['Subject']}".encode()
         quoted = "".join(f"={byte:02X}" for byte in data)
@@ -7392,7 +7398,8 @@ def test_what_is_not_exactly_the_word_never_approves(desk):
 
 
 HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: HTML of replies
-    "approve": ["<p>approve</p>", "approve", '<div class="gmail_quote">approve</div>'], "yes": ["<b>yes</b>"],
+    "approve": ["<p>approve</p>", "approve", "<p>approve</p><pre>-- \nAnn</pre>",
+                '<div class="gmail_quote">approve</div>'], "yes": ["<b>yes</b>"],
     "Approve": ["<div>Approve<br></div>"], "no": ["<table><tr><td>no</td></tr></table>"],
     "ok": ["<p>&nbsp;</p><p>ok&nbsp;</p>", "<style>p{}</style><p>ok</p>", "<!-- no --><p>ok</p>",
            "<p>ok<!-- no -->", "ok<a title='>no'>", "ok<title></x> no</title>", "ok</p no"],
@@ -7492,7 +7499,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
             return leaf(text)
         return part
 
-    for _ in range(2000 if MORE else 120):
+    for _ in range(2000 if MORE else 50):
         said = ["approve"] + dice.sample(CONDITIONS[:-1], dice.choice([0, 1, 1, 2]))
         wants.append(len(said) == 1)
         dice.shuffle(said)
@@ -7510,7 +7517,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
         mails.append(mail.as_bytes(policy=email.policy.SMTP))
     statuses = read_at_once(desk, question, mails)
     wrong = [mail for mail, want, got in zip(mails, wants, statuses) if (got == YES) is not want]
-    assert wrong == [] and sum(wants) > 15
+    assert wrong == [] and sum(wants) > 5
 
 
 def test_an_answer_to_the_help_is_read_in_another_process_too(desk):
@@ -7550,7 +7557,7 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
 
     for kind, units in GROWING.items():
         for unit in units:
-            size = 40_000 * (8 if MORE else 1)
+            size = 300_000 if MORE else 15_000
             large = seconds(kind, unit, size)
             if large > 0.1 and large > 20 * seconds(kind, unit, size // 8):
                 wrong.append((kind, unit, large))
@@ -7617,19 +7624,19 @@ def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(stage, desk):
 
 
 @pytest.mark.parametrize("stage, fault, healed", [
-    ("greeting", "reset", 105), ("login", "NO [UNAVAILABLE] later", 105), ("search", "NO odd", 105),
-    ("fetch", "reset", 105), ("noop", "close", 105), ("greeting", "close", 500)])
+    ("login", "NO [UNAVAILABLE] later", 31), ("search", "NO odd", 31), ("fetch", "reset", 31),
+    ("noop", "close", 31), ("greeting", "close", 500)])
 def test_an_outage_of_the_mailbox_over_the_deadline_loses_no_answer(stage, fault, healed, desk):
-    question = desk.open(timeout=100)
-    desk.clock.at(95, lambda: (desk.imap.fail("search", "close"), desk.imap.fail(stage, fault, times=None)))
-    desk.later(97, ANN, "approve")
+    question = desk.open(timeout=30)
+    desk.clock.at(27, lambda: (desk.imap.fail("search", "close"), desk.imap.fail(stage, fault, times=None)))
+    desk.later(28, ANN, "approve")
     desk.clock.at(healed, lambda: desk.imap.faults.update({stage: iter(())}))
-    if healed == 105:
-        assert question.wait().status == "approved" and 105 <= desk.clock.monotonic() <= 110
+    if healed == 31:
+        assert question.wait().status == "approved" and 31 <= desk.clock.monotonic() <= 33
         return
     with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
         question.wait()
-    assert (caught.value.outcome, desk.clock.monotonic()) == ("unknown", 110)
+    assert (caught.value.outcome, desk.clock.monotonic()) == ("unknown", 33)
 
 
 def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_not(desk, trusted):
@@ -7671,7 +7678,7 @@ def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
 
 def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
     """And where it finds none, as the subject is encoded and the ids are gone, all heads are read: once."""
-    desk.fill(700)
+    desk.fill(610)
     first, second = desk.open(timeout=3000), desk.open("Modèle 🚀?")
     desk.deliver(ANN, "yes please")
     for n, said in ((0, "ok"), (1, "no")):  # after an answer that was found, new mails are read all the same
@@ -7766,7 +7773,7 @@ def test_a_sender_who_is_also_the_recipient_does_not_answer_himself(desk):
 
 
 def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
-    dice, many = random.Random(3), 12 if MORE else 6
+    dice, many = random.Random(3), 12 if MORE else 4
     questions = [desk.open(f"Deploy {n}?") for n in range(many)]
     for token in ("", "0" * 16, questions[0].token[:15], questions[0].token[::-1]):
         desk.imap.deliver(b"From: ann@example.org\nSubject: Re: Deploy? [#%s]\n\nok\n" % token.encode())
