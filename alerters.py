@@ -3739,10 +3739,11 @@ _KINDS = {  # of lines; \x01 is we, \x02 a reader, \x03 our subject
     " ": r"[->|_=*\s]*", "s": r".*\x03.*", "z": r"[\w ]+, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",
     "w": rf"\W*\x01\W*(?:\w\w? )?\w*\W*{_COLON}", "B": rf"(?=.*\x01){_DATE}{_COLON}",
     "b": rf"(?=.*\x01){_DATE}", "n": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",
-    "u": r".*\x01.*", "C": _CONTACT, "d": _DATE, "r": r".*\x02.*", "-": "[-_]{4,}.*[-_]{4,}",
+    "u": r".*\x01.*", "C": _CONTACT, "D": rf"[^\W\d_]+ ?[:\uff1a]{_DATE}", "d": _DATE,
+    "r": r".*\x02.*", "-": "[-_]{4,}.*[-_]{4,}",
     "X": rf".{{,30}}{_COLON}", "l": r"\W{0,3}\w[\w '-]{0,20}[:\uff1a].*"}
 # `From`, `Date`, `To` and `Subject` in any order, with a name that nobody knows too; or `On …, we wrote:`.
-_HEADING = r"(?:-?(?:(?:u[rC]*d|du)[rlXC]*|ld[rC])s|B|bX|z?w|n) *"
+_HEADING = r"(?:-?(?:(?:u[rC]*[dD]|Du)[rlXC]*|l[dD][rC])s|B|bX|z?w|n) *"
 _NOT_OWN = rf"(?:(?<! ) +)?(?:(?:{_HEADING})?(?:Q+|q{{3,}})|{_HEADING}q+|S[^Qq]*|E[EC ]*) *"
 # A line that a program adds names it (then \1 stands for it), says that it sent the mail (\2), and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphone|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo"
