@@ -772,8 +772,7 @@ def alerter_ask_step(message: _Text, params: AlerterParameters | None = None) ->
 def _old_step(flavor: str, step: _F) -> _F:
     """Return a step of old: it warns, and does what `step` does if its flavor is active."""
     def old_step(message: _Text, params: AlerterParameters | None = None) -> bool:
-        advice = f"{old_step.__name__} is deprecated: use {step.__name__}"
-        _warnings.warn(advice, DeprecationWarning, stacklevel=2)
+        _warnings.warn(f"{old_step.__name__} is deprecated: use {step.__name__}", DeprecationWarning, 2)
         if flavor not in [target.flavor for target in _targets()]:
             raise ConfigError(f"no alerter of flavor {flavor} is active: use {step.__name__}")
         return bool(step(message, params))
@@ -4856,7 +4855,6 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
 
 
 def _from_environment() -> BaseAlerter:
-    """Return the alerter of $ALERTERS_FLAVOR and $ALERTERS_<FIELD>."""
     flavor, given = os.environ["ALERTERS_FLAVOR"], _Hidden()
     cls = FLAVORS.get(flavor) or _flavor(flavor, StackStore()._load())  # ours need no store
     stray = _stray_variable({})
@@ -4890,8 +4888,7 @@ def _stray_variable(known: Mapping[str, Any]) -> str:
                 if not places[meant]:  # what is used without it is another place than was meant
                     raise ConfigError(said)
         elif places[name] and not os.environ.get("ALERTERS_FLAVOR"):
-            flavors = " or ".join(places[name])
-            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}"
+            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(places[name])}"
         found = found or said
     return found
 
@@ -7146,7 +7143,6 @@ def _typed_message(options: Any) -> AlerterMessage:
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
-    """Return the alerters that the options name, each once."""
     names = dict.fromkeys(options.alerter or [None])
     return [target for name in names for target in _targets(name, options.stack, warn)]
 
@@ -7339,8 +7335,7 @@ def _cmd_stacks(options: Any) -> None:
         names = [options.name or active]
     for name in names:
         members = _entry({"stacks": stacks}, "stacks", name)
-        used = name == active and not flavor
-        _print(f"{_MARKS[used]}{name}: {', '.join(members)}")
+        _print(f"{_MARKS[name == active and not flavor]}{name}: {', '.join(members)}")
 
 
 def _cmd_flavors(options: Any) -> None:
