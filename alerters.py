@@ -1200,8 +1200,8 @@ class BaseAlerter(_Record):
 
     def _learn_secrets(self) -> None:
         """Look up the secrets that are references, so that they are masked from now on."""
-        for name, field in _fields_of(type(self)).items():
-            if _is_secret(field) and isinstance(getattr(self, name), str):
+        for name in _secrets_of(type(self)):
+            if isinstance(getattr(self, name), str):
                 with contextlib.suppress(ConfigError):  # whoever needs it raises
                     self._secret(name)
 
@@ -1578,8 +1578,7 @@ class _QuestionRecord:
     claimed_until: float = 0.0
 
     def __init__(self, facts: Mapping[str, Any]) -> None:
-        defaults = {name: getattr(type(self), name) for name in _QuestionRecord.__annotations__}
-        vars(self).update(copy.deepcopy({**defaults, **facts}))
+        vars(self).update(copy.deepcopy({**_DEFAULTS, **facts}))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON; a copy."""
@@ -1594,14 +1593,16 @@ class _QuestionRecord:
             if isinstance(value, list) and set(map(type, value)) - {str}:
                 return False
         times = (self.asked, self.posted, self.deadline, self.claimed_until)
-        needed = (self.token, self.deadline, self.approve, self.decline, self.approvers != [])
-        return all(needed) and self.minimum_approvals > 0 and 0 <= min(times) and max(times) < 1e10
+        return all((self.token, self.deadline, self.approve, self.decline, self.approvers != [],
+                    self.minimum_approvals > 0, min(times) >= 0, max(times) < 1e10))
 
 
 _JSON_TYPES = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "list[str]": (list,),
                "dict[str, Any]": (dict,), "None": (type(None),)}
-_PART_TYPES: dict[str, tuple[type, ...]] = {}  # of a record: the types that an annotation there allows
+_DEFAULTS: _Dict = {}  # of the parts of a record
+_PART_TYPES: dict[str, tuple[type, ...]] = {}  # that their annotations allow
 for _name, _form in _QuestionRecord.__annotations__.items():
+    _DEFAULTS[_name] = getattr(_QuestionRecord, _name)
     _PART_TYPES[_name] = tuple(kind for part in _form.split(" | ") for kind in _JSON_TYPES[part])
 
 
