@@ -7046,7 +7046,12 @@ def test_many_that_ask_at_once_open_one_connection_after_the_other(relay, imap, 
         time.sleep(0.1)  # s in which nobody else connects
         assert imap.sessions == 1
         imap.gate.set()
-    assert len({question.result().token for question in asked}) == len(relay.mails) == imap.logins
+    first, second, *_ = questions = [job.result() for job in asked]
+    assert len({question.token for question in questions}) == len(relay.mails) == imap.logins
+    assert alerter.replies(first) == alerter.replies(second) == []
+    alerter._release(first)
+    assert alerter.replies(second) == [] and imap.logins == len(questions) + 1  # one for all, to the last
+    alerter._release(second)
 
 
 def test_check_tells_what_works(smtp, imap, clock):
