@@ -3281,6 +3281,7 @@ def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(monkeypatch,
     to_proxy, to_slack = heads
     assert to_proxy.startswith("CONNECT alerts.test:443 ") and "Proxy-Authorization: Basic " in to_proxy
     assert "xoxb-1" not in to_proxy and "xoxb-1" in to_slack and "Proxy" not in to_slack
+    assert "\r\nHost: alerts.test\r\n" in to_slack
     outcome, error = _outcome(slack_at(443, host="other.test"), "x")
     assert (outcome, error.code, len(heads)) == ("not_sent", "certificate", 3)  # not its name
 
@@ -10696,6 +10697,16 @@ def test_a_signal_while_the_alert_is_posted_ends_run_with_the_jobs_code(quiet, m
         process.send_signal(number)
     for number, process in started.items():
         assert process.communicate(timeout=20) == (b"", b"") and process.returncode == number % 2 * 7
+
+
+@posix
+def test_a_signal_that_may_not_be_sent_to_the_job_does_not_end_run(quiet, capfd, monkeypatch):
+    def refuse(self, number):
+        raise PermissionError  # the job is another user's, as under sudo
+
+    monkeypatch.setattr(subprocess.Popen, "send_signal", refuse)
+    assert home_run(capfd, "--", "sh", "-c", "kill -TERM $PPID; sleep 0.3; exit 4")[0] == 4
+    assert quiet()[-1].metadata["signal"] == "SIGTERM"
 
 
 @posix
