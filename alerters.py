@@ -2443,8 +2443,10 @@ class _ChatAlerter(BaseAlerter):
         for block in blocks:
             if block.kind == "code":
                 head = [self._mark("block", line, "") for line in block.head]
-                language = block.label if self._shows_language else ""
-                lines += [f"```{language}", *head, *block.lines, "```"]
+                fence = "```"
+                if self._shows_language:
+                    fence += block.label
+                lines += [fence, *head, *block.lines, "```"]
             else:
                 lines += block.lines
         return "\n".join(lines).strip("\n")
@@ -2460,10 +2462,13 @@ class _ChatAlerter(BaseAlerter):
 
     def _note(self, text: str, calls: bool) -> str:
         """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
-        before, *named = re.split(r"<@(\w+)>", text, maxsplit=1) if calls else [text]
-        spans = list(_spans(before))
-        if named:
-            spans += [("mention", named[0], ""), *_spans(named[1])]
+        parts = [text]
+        if calls:
+            parts = re.split(r"<@(\w+)>", text, maxsplit=1)  # before, whom, after
+        spans = list(_spans(parts[0]))
+        if len(parts) == 3:
+            spans.append(("mention", parts[1], ""))
+            spans += _spans(parts[2])
         return _marked(_Block("text", []), spans, self._mark, self._forms)
 
     def _note_time(self, draft: _Draft, page: _Page) -> None:
@@ -2545,7 +2550,9 @@ class _ChatAlerter(BaseAlerter):
                 _log().info("%s: no %s on the question: %s", self._who, emoji, error)
 
     def _mention_of(self, user: str) -> str:
-        return f"<@{user}>" if re.fullmatch(r"[UW]\w+|\d+", user) else user
+        if re.fullmatch(r"[UW]\w+|\d+", user):
+            return f"<@{user}>"
+        return user
 
     def _try_post(self) -> str:
         if not self._by_bot():
@@ -2607,7 +2614,9 @@ class _ChatAlerter(BaseAlerter):
 
 def _mapping(value: Any) -> _Dict:
     """Return a part of an answer that should be an object; {} for anything else."""
-    return value if isinstance(value, dict) else {}
+    if isinstance(value, dict):
+        return value
+    return {}
 
 
 def _rows_of(value: Any, kind: type = dict) -> list[Any]:
@@ -2786,14 +2795,16 @@ class SlackAlerter(_ChatAlerter):
                 name = _mapping(found.get("channel")).get("name")
                 yield True, what.format(name or channel)
             except DeliveryError as error:
-                minor = method == "info" and error.code == "missing_scope"  # its name stays unknown, no more
-                yield None if minor else False, f"{what.format(channel)}: {error}"
+                good = False
+                if method == "info" and error.code == "missing_scope":  # its name stays unknown, and no more
+                    good = None
+                yield good, f"{what.format(channel)}: {error}"
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and its reactions. One request when nothing has changed."""
-        known, rows = self._thread(question)
-        row = self._with_all_taps(question, known)
+        found, rows = self._thread(question)
+        row = self._with_all_taps(question, found)
         question._record.author = question._record.author or row.get("user")
         answers = self._answers(question, _below(question, rows), "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
@@ -3087,13 +3098,13 @@ class SlackAlerter(_ChatAlerter):
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
         """Share files in one reply, in three steps: docs.slack.dev/messaging/working-with-files"""
-        shared = []
+        placed, shared = [], []
         for file in files:
             try:
                 shared.append({"id": self._upload_bytes(file, until), "title": file.name})
+                placed.append(file)
             except DeliveryError as error:
                 file.problem = str(error)
-        placed = [file for file in files if not file.problem]
         args = {"channel_id": ref["channel"], "thread_ts": _thread_of(ref),
                 "initial_comment": self._named(placed), "files": _json.dumps(shared)}
         share = functools.partial(self._call, "files.completeUploadExternal", args, until)
@@ -3163,7 +3174,8 @@ def _mrkdwn(words: str) -> _Dict:
 
 
 def _ref(where: _Dict, row: _Dict) -> _Dict:
-    ref = {"channel": row.get("channel") or where["channel"], "ts": str(row.get("ts"))}
+    channel = row.get("channel") or where["channel"]
+    ref = {"channel": channel, "ts": str(row.get("ts"))}
     if where["thread"]:
         ref["thread_ts"] = where["thread"]
     return ref
