@@ -4901,7 +4901,8 @@ def _stray_variable(known: Mapping[str, Any]) -> str:
                 if not places[meant]:  # what is used without it is another place than was meant
                     raise ConfigError(said)
         elif places[name] and not os.environ.get("ALERTERS_FLAVOR"):
-            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(places[name])}"
+            flavors = " or ".join(places[name])
+            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}"
         found = found or said
     return found
 
@@ -5167,10 +5168,11 @@ def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
 
 
 def _entry(data: _Dict, kind: str, name: Any) -> Any:
+    one = kind[:-1]
     if not isinstance(name, str) or name not in data[kind]:
-        raise ConfigError(f"no {kind[:-1]} {name!r}; {_did_you_mean(str(name), _sound(data, kind))}")
+        raise ConfigError(f"no {one} {name!r}; {_did_you_mean(str(name), _sound(data, kind))}")
     if not _is_sound(kind, data[kind][name]):
-        raise ConfigError(f"{kind[:-1]} {name!r} has a wrong form in the store: mend or remove it there")
+        raise ConfigError(f"{one} {name!r} has a wrong form in the store: mend or remove it there")
     return data[kind][name]
 
 
@@ -7424,7 +7426,7 @@ def _usage() -> str:
             "1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.")
 
 
-def _run_command(args: list[str]) -> int:
+def _run_command(args: list[str]) -> int | None:
     name, args = "".join(args[:1]), args[1:]
     if name in ("flavor", "stack") and args:
         name = f"{name} {args.pop(0)}"
@@ -7444,8 +7446,8 @@ def _run_command(args: list[str]) -> int:
     elif work is _cmd_run and not _HELP & set(args):
         raise ConfigError(_HOW_TO_RUN)
     if not names and not args:  # argparse is not worth its import
-        return work(()) or 0
-    return work(_options(name, args, job)) or 0
+        return work(())
+    return work(_options(name, args, job))
 
 
 def _flushed(code: int) -> int:
@@ -7468,15 +7470,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.
     """
-    if argv is None:
-        argv = sys.argv[1:]
-    args = list(argv)
+    args = list(sys.argv[1:] if argv is None else argv)
     if os.curdir not in sys.path:
         sys.path.append(os.curdir)  # where flavors of one's own are
     if args[:1] == ["alerter"]:
         del args[0]
     try:
-        code = _run_command(args)
+        code = _run_command(args) or 0
         flushed = _flushed(code)
         if args[:1] in (["post"], ["run"]):  # what is posted is posted
             return code
