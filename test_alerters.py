@@ -2063,6 +2063,8 @@ MARKDOWN = [  # source, on Slack, on Discord
     ("see https://e.example/a_b_c.", "see <https://e.example/a_b_c>.", "see https://e.example/a_b_c."),
     ("(https://e.example/a)", "(<https://e.example/a>)", "(https://e.example/a)"),
     ("```python\nx = 1\n```", "```\nx = 1\n```", "```python\nx = 1\n```"),
+    ("```python\n```", "```\npython\n```", "```\npython\n```"),
+    ("a|b\n-|-\n名|x\nyy|z", *["```\na   b\n--  -\n名  x\nyy  z\n```"] * 2),
     ("```x = 1```", "```\nx = 1\n```", "```\nx = 1\n```"), ("a\n```\nx", "a\n```\nx\n```", "a\n```\nx\n```"),
     ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
     ("Alpha|Beta\n|-|-|\nend", "Alpha|Beta\n|-|-|\nend", "Alpha\\|Beta\n\\|-\\|-\\|\nend"),
@@ -2448,6 +2450,12 @@ def test_a_label_that_looks_like_an_address_makes_no_link(chats):
     alerter.send("\n".join(f"see [{label}](https://evil.example/x)" for label in labels + disguises))
     (text,) = _texts("slack", service.posted[-1]["payload"])
     assert re.findall(r"<https://evil.example/x\|(.*)>", text) == labels
+
+
+def test_an_id_of_another_form_is_no_answer_of_discord(discord):
+    discord.fail("/users/@me", Fault(status=200, body={"id": "("}), times=None)
+    with pytest.raises(DeliveryError, match="HTTP 200"):
+        discord_alerter(discord).check()
 
 
 MENTIONS = {
