@@ -5406,6 +5406,19 @@ def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room
     assert len(_records()) == keyed
 
 
+def test_stopped_over_the_end_note_the_decision_stands(room):
+    def stops(*_):
+        question._say = say
+        raise KeyboardInterrupt
+
+    question = room.ask()
+    say, question._say = question._say, stops
+    room.reply(question, room.ann, "yes")
+    with pytest.raises(KeyboardInterrupt):
+        question.wait()
+    assert (question.check().status, room.notes(question)) == (YES, [])
+
+
 def test_stopped_while_it_is_posted_the_question_is_found_and_closed(room):
     real = room.service.answer
 
