@@ -1464,8 +1464,12 @@ class _IMAPTalk(_Talk):
         wanted = {int(number) for number in tokens.pop(0).split(",")}
         items = [token.upper() for token in tokens[1:-1]]
         assert tokens[0] + tokens[-1] == "()" and "UID" in items
-        answers = [b"* %d FETCH (%s)\r\n" % (number, b" ".join([self.item(mail, item) for item in items]))
-                   for number, mail in enumerate(self.inbox, 1) if mail.uid in wanted]
+        answers = []
+        for number, mail in enumerate(self.inbox, 1):
+            if mail.uid in wanted:  # of every second mail the facts come last, as Exchange has it
+                order = items[::-1] if mail.uid % 2 else items
+                said = b" ".join([self.item(mail, item) for item in order])
+                answers.append(b"* %d FETCH (%s)\r\n" % (number, said))
         try:
             self.fault("fetch")
         except _Instead as fault:
