@@ -4847,8 +4847,10 @@ def test_approvers_as_text_with_commas_or_from_a_generator(room):
     for given in (f"{room.ann}, {room.bob}", (name for name in (room.ann, room.bob))):
         params = AlerterParameters(approvers=given)
         for _ in range(2):
-            question = room.alerter()._frame(AlerterMessage("?"), params, None)
+            question = room.alerter().open_question("?", params)
             assert question.to_dict()["approvers"] == [room.ann, room.bob]
+    with pytest.raises(ConfigError, match="@ann"):
+        room.ask(approvers={"@ann"})
 
 
 # === Asking: the question, its help and its end ===
