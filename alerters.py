@@ -3744,19 +3744,30 @@ _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){2,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]+"
 _COLON = r"[:\uff1a-]\W*"
-_CONTACT = (r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+"  # "only staging | not production" is none
-            r"|(?:[\w.]{1,8}:? ?)?(?!0\d[/-])[+(0][\d ()/-]{6,20}"
-            r"|(?:\w{1,8}: ?)?(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:]+@\S+")
-_KINDS = {  # of lines; \x01 is we, \x02 a reader, \x03 our subject
-    " ": r"[->|_=*\s]*", "s": r".*\x03.*", "z": r"[\w ]+, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",
-    "w": rf"\W*\x01\W*(?:\w\w? )?\w*\W*{_COLON}", "B": rf"(?=.*\x01){_DATE}{_COLON}",
-    "b": rf"(?=.*\x01){_DATE}", "n": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",
-    "u": r".*\x01.*", "C": _CONTACT, "D": rf"[^\W\d_]+ ?[:\uff1a]{_DATE}", "d": _DATE,
-    "r": r".*\x02.*", "-": "[-_]{4,}.*[-_]{4,}",
-    "X": rf".{{,30}}{_COLON}", "l": r"\W{0,3}\w[\w '-]{0,20}[:\uff1a].*"}
+# A line has the letter of the first of these that it is: \x01 stands for us, \x02 for a reader, \x03 for our
+# subject. Else, Q and q: what we mailed, marked or bare; S: `--`; E: a closing, a name, `Sent from …`; ?: said.
+_KINDS = {
+    " ": r"[->|_=*\s]*",
+    "s": r".*\x03.*",  # Subject: Re: Deploy? [#…]
+    "z": r"[\w ]+, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
+    "w": rf"\W*\x01\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes:
+    "B": rf"(?=.*\x01){_DATE}{_COLON}",  # On 24.11.2026, Bot wrote:
+    "b": rf"(?=.*\x01){_DATE}",  # On 24.11.2026, Bot has
+    "n": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
+    "u": r".*\x01.*",  # From: Bot
+    "P": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: staging | production
+    "C": r"(?:[\w.]{1,8}:? ?)?(?!0\d[/-]|\(?\d\d \d\d \d{4})[+(0][\d ()/-]{6,20}"  # no date
+         r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:]+@\S+",
+    "D": rf"[^\W\d_]+ ?[:\uff1a]{_DATE}",  # Date: 24.11.2026
+    "d": _DATE,  # Date 24.11.2026
+    "r": r".*\x02.*",  # To: Ann
+    "-": "[-_]{4,}.*[-_]{4,}",  # ---- Original Message ----
+    "X": rf".{{,30}}{_COLON}",  # written:
+    "l": r"\W{0,3}\w[\w '-]{0,20}[:\uff1a].*"}  # Cc: Carl
 # `From`, `Date`, `To` and `Subject` in any order, with a name that nobody knows too; or `On …, we wrote:`.
-_HEADING = r"(?:-?(?:(?:u[rC]*[dD]|Du)[rlXC]*|l[dD][rC])s|B|bX|z?w|n) *"
-_NOT_OWN = rf"(?:(?<! ) +)?(?:(?:{_HEADING})?(?:Q+|q{{3,}})|{_HEADING}q+|S[^Qq]*|E[EC ]*) *"
+_HEADING = r"(?:-?(?:ur*[dD][rl]*|Du[rl]*|lDr)s|B|bX|z?w|n) *"
+# The blank lines above go too. Three bare lines of ours are a quote, fewer need a heading.
+_NOT_OWN = rf"(?:(?<! ) +)?(?:(?:{_HEADING})?(?:Q+|q{{3,}})|{_HEADING}q+|S[^Qq]*|E(?:[E ]|P?C)*) *"
 # A line that a program adds names it (then \1 stands for it), says that it sent the mail (\2), and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphone|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo"
              r"|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online"
