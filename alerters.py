@@ -3745,7 +3745,7 @@ _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? 
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){2,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]+"
 _COLON = r"[:\uff1a-]\W*"
 # A line has the letter of the first of these that it is: \x01 stands for us, \x02 for a reader, \x03 for our
-# subject. Else, Q and q: what we mailed, marked or bare; S: `--`; E: a closing, a name, `Sent from …`; ?: said.
+# subject. Q and q are what we mailed, marked or bare; S: `--`; E: a closing, a name, `Sent from …`; ?: said.
 _KINDS = {
     " ": r"[->|_=*\s]*",
     "s": r".*\x03.*",  # Subject: Re: Deploy? [#…]
@@ -4370,8 +4370,8 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
 
 def _as_sent(mail: Any) -> list[str]:
     """Return the text of a mail of ours, and its HTML as text, by which their quotes are known."""
-    parts = filter(None, map(mail.get_body, (("plain",), ("html",))))
-    return [text[:_SENT_MAX] for text in map(_part_text, parts)]
+    parts = [mail.get_body(("plain",)), mail.get_body(("html",))]
+    return [_part_text(part)[:_SENT_MAX] for part in parts if part]
 
 
 def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
@@ -4475,14 +4475,15 @@ class _Reader:
         text = re.sub(r"<\r?\n|\r?\n<(?!…)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         letters = re.sub(_NO_LETTERS, "", text.casefold()).split("\n", _LINES_MAX)
-        kinds = list(map(self._kind, lines))
+        kind_of = {line: self._kind(line) for line in set(lines)}
+        kinds = [kind_of[line] for line in lines]
         marked = [line.startswith((">", "|")) for line in lines]
         end = 0
         for first in range(len(lines)):
             if first >= end and letters[first]:
                 end = self._run(letters, marked, first)
                 if len("".join(letters[first:end])) >= _ANCHOR:
-                    kinds[first:end] = "qQ"[marked[first]] * (end - first)
+                    kinds[first:end] = ["Q" if marked[first] else "q"] * (end - first)
         for found in reversed(list(re.finditer(_NOT_OWN, "".join(kinds)))):
             del lines[found.start():found.end()]
         return "\n".join(lines).strip()

@@ -1614,7 +1614,7 @@ Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ Mvh⏎{F} ¦ Met vriendelijke groet,⏎{R} 
 Pozdrawiam,⏎{R} ¦ С уважением,⏎{R} ¦ Von Samsung Galaxy Smartphone gesendet ¦ Sent from my Pixel
 Inviato da iPhone ¦ Sent from Gmail Mobile ¦ Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Best,⏎{F}
 Thanks and regards⏎{R}⏎+49 30 1234567
-Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎{T}
+Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T}
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If\
  you are not the one, tell the sender and delete it. Thank you. ¦ Bien à vous,⏎{F}
 -- ⏎Sent from my iPhone ¦ Спасибо!⏎{F} ¦ {F} {R} ¦ Merci⏎⏎Envoyé de mon iPhone""")
@@ -1642,64 +1642,43 @@ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ---- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S} ¦ not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ ?
 On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ not before 24.11.2026 10:12⏎Bot <{E}> writes:""")
-MAIL_PAGES = {
-    "apple": '<html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote '
-        'type="cite"><div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br '
-        'class="Apple-interchange-newline"><div>{H}</div></blockquote></div></body></html>',
-    "outlook_web": '<html><body><div class="elementToProof">{A}</div><div id="appendonsend"></div><hr '
-        'style="display:inline-block;width:98%"><div id="divRplyFwdMsg" dir="ltr"><b>From:</b> {N} '
-        '&lt;{E}&gt;<br><b>Sent:</b> Tuesday, November 24, 2026 10:12 AM<br><b>To:</b> '
-        '{T}<br><b>Subject:</b> {S}<div>&nbsp;</div></div>{H}</body></html>',
-    "hotmail": '<html><body class="hmmessage"><div dir="ltr">{A}<br><br><div><hr id="stopSpelling">Date: '
-        'Tue, 24 Nov 2026 10:12:00 +0100<br>From: {E}<br>To: {T}<br>Subject: '
-        '{S}<br><br>{H}</div></div></body></html>',
-    "windows_mail": '<html><body><div data-externalstyle="false"><p>{A}</p><div '
-        'style="padding-top:5px;border-top-color:rgb(229,229,229);border-top-width:1px;border-top-style:'
-        'solid"><div><b>De'
-        ' :</b>&nbsp;{N}<br><b>Envoyé :</b>&nbsp;mardi 24 novembre 2026 10:12<br><b>À '
-        ':</b>&nbsp;{T}<br><b>Objet :</b>&nbsp;{S}</div></div><div>{H}</div></div></body></html>',
-    "proton": '<div style="font-family:Arial">{A}</div><div class="protonmail_quote">On Tuesday, November '
-        '24th, 2026 at 10:12 AM, {N} &lt;{E}&gt; wrote:<br><blockquote class="protonmail_quote" '
-        'type="cite">{H}</blockquote></div>',
-    "thunderbird": '<html><body><p>{A}</p><div class="moz-cite-prefix">On 24/11/2026 10:12, {N} '
-        'wrote:<br></div><blockquote type="cite" cite="mid:1@x">{H}</blockquote></body></html>',
-    "yandex": '<div>{A}</div><div> </div><div>24.11.2026, 10:12, "{N}" '
-        '&lt;{E}&gt;:</div><blockquote><div>{H}</div></blockquote>',
-    "zimbra": '<html><body><div style="font-family:arial"><div>{A}</div><br><hr id="zwchr"><div '
-        'data-marker="__HEADERS__"><b>From: </b>"{N}" &lt;{E}&gt;<br><b>To: </b>{T}<br><b>Sent: '
-        '</b>Tuesday, November 24, 2026 10:12:00 AM<br><b>Subject: </b>{S}<br></div><br><div '
-        'data-marker="__QUOTED_TEXT__">{H}</div></div></body></html>',
-    "qq": '<div>{A}</div><div><br></div><div><div style="font-size:12px;font-family:Arial '
-        'Narrow;padding:2px 0">------------------&nbsp;原始邮件&nbsp;------------------</div><div '
-        'style="background:#efefef"><div><b>发件人:</b> "{N}" &lt;{E}&gt;;</div><div><b>发送时间:</b> '
-        '2026年11月24日(星期二) 上午10:12</div><div><b>收件人:</b> "{T}";</div><div><b>主题:</b> '
-        '{S}</div></div>{H}</div>',
-    "samsung": '<html><body><div dir="auto">{A}</div><div><br></div><div align="left" dir="auto" '
-        'style="font-size:100%;color:#000000"><div>-------- Original message --------</div><div>From:'
-        ' {N} &lt;{E}&gt; </div><div>Date: 24/11/2026  10:12  (GMT+01:00) </div><div>To: {T} '
-        '</div><div>Subject: {S} </div><div><br></div></div>{H}</body></html>',
-    "outlook_ios":
-        '<html><body><div dir="auto">{A}</div><div><br></div><div id="ms-outlook-mobile-signature" '
-        'dir="auto"><div><br></div>Get <a href="https://aka.ms/o0ukef">Outlook for iOS</a></div><hr '
-        'style="display:inline-block;width:98%"><div id="divRplyFwdMsg" dir="ltr"><b>From:</b> {N} '
-        '&lt;{E}&gt;<br><b>Sent:</b> Tuesday, November 24, 2026 10:12:00 AM<br><b>To:</b> '
-        '{T}<br><b>Subject:</b> {S}</div>{H}</body></html>',
-    "lotus": '<font size=2 face="sans-serif">{A}</font><br><br><table><tr valign=top><td><font size=1 '
-        'color=#5f5f5f>From: </font><td><font size=1>"{N}" &lt;{E}&gt;</font><tr valign=top><td>To: '
-        '<td>{T}<tr valign=top><td>Date: <td>24/11/2026 10:12<tr valign=top><td>Subject: '
-        '<td>{S}</table><br><hr noshade><br>{H}',
-    "outlook mac":
-        '<div>{A}</div><div><br></div><div><b>From: </b>{N} &lt;{E}&gt;<br><b>Date: </b>Tuesday, 24 '
-        'November 2026 at 10:12<br><b>To: </b>{T}<br><b>Subject: </b>{S}</div>{H}',
-    "gmail": '<div dir="ltr">{A}</div><br><div class="gmail_quote gmail_quote_container"><div dir="ltr" '
-        'class="gmail_attr">On Tue, Nov 24, 2026 at 10:12\u202fAM &lt;<a href="mailto:{E}">{E}</a>&gt; '
-        'wrote:<br></div><blockquote class="gmail_quote" style="margin:0px">{H}</blockquote></div>',
-    "no quote":
-        '<html><head><style>p margin:0</style></head><body><!-- x --><P CLASS=x>{A}</P></body></html>',
-    "roundcube": '<html><body><p>{A}</p><p id="reply-intro">On 2026-11-24 10:12, {E} wrote:</p><blockquote '
-        'type="cite" style="padding: 0 0.4em"><div '
-        'id="replybody1">{H}</div></blockquote></body></html>',
-}
+MAIL_PAGES = dict(re.findall("(?m)^([a-z_ ]+): (.*)", """\
+apple: <html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote type="cite">\
+<div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br><div>{H}</div>\
+</blockquote></div></body></html>
+outlook_web: <div>{A}</div><div></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, \
+November 24, 2026 10:12 AM<br><b>To:</b> {T}<br><b>Subject:</b> {S}<div>&nbsp;</div></div>{H}
+hotmail: <div>{A}<br><br><div><hr>Date: Tue, 24 Nov 2026 10:12:00 +0100<br>From: {E}<br>To: {T}<br>Subject: \
+{S}<br><br>{H}</div></div>
+windows_mail: <div><p>{A}</p><div><div><b>De :</b>&nbsp;{N}<br><b>Envoyé :</b>&nbsp;mardi 24 novembre 2026 \
+10:12<br><b>À :</b>&nbsp;{T}<br><b>Objet :</b>&nbsp;{S}</div></div><div>{H}</div></div>
+proton: <div>{A}</div><div>On Tuesday, November 24th, 2026 at 10:12 AM, {N} &lt;{E}&gt; wrote:<br>\
+<blockquote type="cite">{H}</blockquote></div>
+thunderbird: <p>{A}</p><div>On 24/11/2026 10:12, {N} wrote:<br></div><blockquote type="cite">{H}\
+</blockquote>
+yandex: <div>{A}</div><div> </div><div>24.11.2026, 10:12, "{N}" &lt;{E}&gt;:</div><blockquote><div>{H}</div>\
+</blockquote>
+zimbra: <div><div>{A}</div><br><hr><div><b>From: </b>"{N}" &lt;{E}&gt;<br><b>To: </b>{T}<br><b>Sent: </b>\
+Tuesday, November 24, 2026 10:12:00 AM<br><b>Subject: </b>{S}<br></div><br><div>{H}</div></div>
+qq: <div>{A}</div><div><br></div><div><div>------------------&nbsp;原始邮件&nbsp;------------------</div>\
+<div><div><b>发件人:</b> "{N}" &lt;{E}&gt;;</div><div><b>发送时间:</b> 2026年11月24日(星期二) 上午10:12\
+</div><div><b>收件人:</b> "{T}";</div><div><b>主题:</b> {S}</div></div>{H}</div>
+samsung: <div>{A}</div><div><br></div><div><div>-------- Original message --------</div><div>From: {N} \
+&lt;{E}&gt; </div><div>Date: 24/11/2026  10:12  (GMT+01:00) </div><div>To: {T} </div><div>Subject: {S} \
+</div><div><br></div></div>{H}
+outlook_ios: <div>{A}</div><div><br></div><div><div><br></div>Get <a href="https://aka.ms/o0ukef">Outlook \
+for iOS</a></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, November 24, 2026 10:12:00 \
+AM<br><b>To:</b> {T}<br><b>Subject:</b> {S}</div>{H}
+lotus: <font>{A}</font><br><br><table><tr><td><font>From: </font><td><font>"{N}" &lt;{E}&gt;</font><tr><td>\
+To: <td>{T}<tr><td>Date: <td>24/11/2026 10:12<tr><td>Subject: <td>{S}</table><br><hr><br>{H}
+outlook mac: <div>{A}</div><div><br></div><div><b>From: </b>{N} &lt;{E}&gt;<br><b>Date: </b>Tuesday, 24 \
+November 2026 at 10:12<br><b>To: </b>{T}<br><b>Subject: </b>{S}</div>{H}
+gmail: <div dir="ltr">{A}</div><br><div class="gmail_quote"><div dir="ltr" class="gmail_attr">On Tue, Nov \
+24, 2026 at 10:12\u202fAM &lt;<a href="mailto:{E}">{E}</a>&gt; wrote:<br></div><blockquote>{H}</blockquote>\
+</div>
+no quote: <html><head><style>p margin:0</style></head><body><!-- x --><P CLASS=x>{A}</P></body></html>
+roundcube: <p>{A}</p><p>On 2026-11-24 10:12, {E} wrote:</p><blockquote type="cite"><div>{H}</div>\
+</blockquote>"""))
 
 
 @functools.lru_cache(8)
@@ -7104,18 +7083,17 @@ def desk(relay, imap, clock):
             self.relay, self.imap, self.clock = relay, imap, clock
             self.alerter = mail_asker(relay, imap, clock)
 
+        asked = property(lambda self: relay.mails[0].message)
+        fetched = property(lambda self: [c.line for c in imap.commands if " FETCH " in c.line])
+
         def open(self, text="Deploy?", **params):
             return self.alerter.open_question(text, SMTPEmailAlerterParameters(**params))
 
         def decide(self, text="Deploy?", timeout=300, **keywords):
             return self.alerter.decide(text, timeout=timeout, **keywords)
 
-        @property
-        def asked(self):
-            return relay.mails[0].message
-
-        def deliver(self, sender, text, client="gmail", at=None, **how):
-            return imap.deliver(mail_reply(self.asked, sender, text, client, **how), at=at)
+        def deliver(self, sender, text, client="gmail", at=None):
+            return imap.deliver(mail_reply(self.asked, sender, text, client), at=at)
 
         def later(self, second, *answer):
             clock.at(second, lambda: self.deliver(*answer))
@@ -7131,11 +7109,7 @@ def desk(relay, imap, clock):
             head, body = [part if isinstance(part, bytes) else part.encode() for part in (head, body)]
             return imap.deliver(head + b"\n" + subject.encode() + b"\n" + body + b"\n", at=at)
 
-        @property
-        def fetched(self):
-            return [c.line for c in imap.commands if " FETCH " in c.line]
-
-    yield Desk()
+    return Desk()
 
 
 ANN_FULL = "Ann Doe <ann@example.org>"
@@ -7294,14 +7268,14 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
     for place in ("{A}\n\n%s\n\n{Q}", "{A}\n%s\n{P}", "%s\n{Q}\n\n{A}"):
         layouts += [place.replace("%s", shown) for shown in OVER_A_QUOTE]
     for row, place in enumerate(places):
-        step = 1 if MORE else 4 if row < 20 else 12
+        step = 1 if MORE else 5 if row < 20 else 20
         for shown in CONDITIONS[row % step::step]:
             if place[0] == "<":
                 shown = html.escape(shown.replace("<{E}>", "{E}"))
             layouts.append(place.replace("%s", shown))
     mails = [("bot@example.org", laid_out(layout, desk.asked, "approve")) for layout in layouts]
     statuses = read_at_once(desk, question, mails)
-    assert len(layouts) > 300 and [layout for layout, got in zip(layouts, statuses) if got == YES] == []
+    assert len(layouts) > 250 and [layout for layout, got in zip(layouts, statuses) if got == YES] == []
 
 
 ABSENT = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Respuesta automática:",
@@ -7409,7 +7383,8 @@ approve⏎From: my side⏎Date: not yet ¦ approve⏎when CI is green ¦ approve
 approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o v e ¦ approve⏎> Deploy?⏎no⏎> more⏎
 Sent from my iPhone ¦ -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?=
 approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org> ¦ approve⏎Program sent
-approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best""")
+approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
+ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.example/no ¦ ok⏎Best,⏎01 12 2026""")
 
 
 def test_what_is_not_exactly_the_word_never_approves(desk):
@@ -7434,19 +7409,19 @@ HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: H
     "approve": ["<p>approve</p>", "approve", "<p>approve</p><pre>-- \nAnn</pre>",
                 '<div class="gmail_quote">approve</div>'], "yes": ["<b>yes</b>"],
     "Approve": ["<div>Approve<br></div>"], "no": ["<table><tr><td>no</td></tr></table>"],
-    "ok": ["<p>&nbsp;</p><p>ok&nbsp;</p>", "<style>p{}</style><p>ok</p>", "<!-- no --><p>ok</p>",
-           "<p>ok<!-- no -->", "ok<a title='>no'>", "ok<title></x> no</title>", "ok</p no"],
-    None: [
-        "<p>LGTM</p><blockquote>no</blockquote>", "ok<!--> no", "ok<textarea><!-- </textarea>only ",
-        "<P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P>", "<DEL>ok</DEL>", "<s >ok", "<pre>ok\nno</pre>",
-        "<p style='text-decoration:line&#45;through'>ok", "ok<![CDATA[> no]]>", "ok<a title='> no",
-        "ok<?a> no", "ok<style></title> no", "ok<", "<div>approve</div><div>if CI is green</div>",
-        "<s>approve</s>", "<del>approve</del>", "<strike>approve</strike>", "<script>approve</script>",
-        '<span style="text-decoration:line-through">approve</span>', "<blockquote>approve</blockquote>",
-        "<p>approve</p><blockquote>x</blockquote><p>no</p>", "<p>not</p><p>ok</p>", "<p>ok<p>no",
-        "<ul><li>ok</li><li>no</li></ul>", "<title>ok</title>", "<p title='ok'>",
-        '<div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>',
-        "<p>ok</p><table><tr><td>not</td><td>now</td></tr></table>"]}
+    "ok": re.split(" ¦ |\n", """\
+<p>&nbsp;</p><p>ok&nbsp;</p> ¦ <style>p{}</style><p>ok</p> ¦ <!-- no --><p>ok</p> ¦ <p>ok<!-- no -->
+ok<a title='>no'> ¦ ok<title></x> no</title> ¦ ok</p no"""),
+    None: ["<pre>ok\nno</pre>", *re.split(" ¦ |\n", """\
+<p>LGTM</p><blockquote>no</blockquote> ¦ ok<!--> no ¦ ok<textarea><!-- </textarea>only  ¦ <DEL>ok</DEL>
+<s >ok ¦ <P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P>
+<p style='text-decoration:line&#45;through'>ok ¦ ok<?a> no ¦ ok<![CDATA[> no]]>
+ok<a title='> no ¦ ok<style></title> no ¦ ok< ¦ <s>approve</s> ¦ <del>approve</del>
+<div>approve</div><div>if CI is green</div> ¦ <strike>approve</strike> ¦ <script>approve</script> ¦ <p>ok<p>no
+<span style="text-decoration:line-through">approve</span> ¦ <blockquote>approve</blockquote> ¦ <p title='ok'>
+<p>approve</p><blockquote>x</blockquote><p>no</p> ¦ <p>not</p><p>ok</p> ¦ <ul><li>ok</li><li>no</li></ul>
+<title>ok</title> ¦ <p>ok</p><table><tr><td>not</td><td>now</td></tr></table>
+<div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>""")]}
 
 
 def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
@@ -7525,8 +7500,8 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
             return part
         said = text + dice.choice(["", f"\n\nbot@example.org wrote:\n> {quote}", "\n-- \nAnn"])
         coding = dice.choice(["quoted-printable", "base64", "8bit"])
+        charset = "utf-8" if coding == "8bit" else dice.choice(charsets)
         try:
-            charset = dice.choice(charsets if coding != "8bit" else charsets[:1])
             part.set_content(said, charset=charset, cte=coding)
         except UnicodeError:
             return leaf(text)
@@ -7590,7 +7565,7 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
 
     for kind, units in GROWING.items():
         for unit in units:
-            size = 300_000 if MORE else 15_000
+            size = 300_000 if MORE else 8000
             large = seconds(kind, unit, size)
             if large > 0.1 and large > 20 * seconds(kind, unit, size // 8):
                 wrong.append((kind, unit, large))
@@ -7604,7 +7579,7 @@ POISON = [  # what follows the From header of a mail, and its text
     (b"Content-Type: text/plain; charset*0*=; x*=y''; =", b"maybe"),
     (b"Content-Type: text/plain\nContent-Transfer-Encoding: base64", b"\xff!!\0abc="),
     (b"Content-Transfer-Encoding: x-uuencode", b"begin 666\nxx"),
-    (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"), (b"X: y", b"On x wrote:" + b"\n" * 20000 + b"x"),
+    (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"), (b"X: y", b"On x wrote:" + b"\n" * 2000 + b"x"),
     (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
     (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
         b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(100))),
@@ -7643,22 +7618,26 @@ def test_nothing_from_a_mail_or_an_error_ever_goes_to_the_server(desk):
     assert [c.line for c in desk.imap.commands if not re.fullmatch(allowed, c.line)] == []
 
 
-@pytest.mark.parametrize("stage", ["greeting", "login", "select", "search", "fetch"])
-def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(stage, desk):
-    faults = ["close", "reset", "garbage", "BYE"]
-    if stage not in ("greeting", "login"):
-        faults += ["cut"] * (stage == "fetch") + ["NO try later", "BAD what"]
-    for fault in faults if MORE else faults[len(stage) % 2::2]:
+MAILBOX_FAULTS = {  # by default the first two of each
+    "greeting": ["close", "garbage", "reset", "BYE"], "login": ["reset", "BYE", "close", "garbage"],
+    "select": ["NO try later", "close", "BAD what", "reset", "garbage", "BYE"],
+    "search": ["BAD what", "garbage", "NO try later", "close", "reset", "BYE"],
+    "fetch": ["cut", "NO try later", "BAD what", "close", "reset", "garbage", "BYE"]}
+
+
+def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(desk):
+    for stage, fault in [(stage, fault) for stage, faults in MAILBOX_FAULTS.items()
+                         for fault in faults[:None if MORE else 2]]:
         start, question = desk.clock.monotonic(), desk.open(timeout=300)
         desk.imap.fail(stage, fault, times=3 if MORE else 1)
         asked = desk.relay.mails[-1].message
         desk.clock.at(start + 3, lambda asked=asked: desk.imap.deliver(mail_reply(asked, ANN, "approve")))
-        assert bool(question.wait()) is True and desk.clock.monotonic() - start < 20, fault
+        assert bool(question.wait()) is True and desk.clock.monotonic() - start < 20, (stage, fault)
 
 
 @pytest.mark.parametrize("stage, fault, healed", [
-    ("login", "NO [UNAVAILABLE] later", 31), ("search", "NO odd", 31), ("fetch", "reset", 31),
-    ("noop", "close", 31), ("greeting", "close", 500)])
+    ("login", "NO [UNAVAILABLE] later", 31), ("greeting", "close", 500), ("fetch", "reset", 31),
+    ("search", "NO odd", 31), ("noop", "close", 31)][:5 if MORE else 3])
 def test_an_outage_of_the_mailbox_over_the_deadline_loses_no_answer(stage, fault, healed, desk):
     question = desk.open(timeout=30)
     desk.clock.at(27, lambda: (desk.imap.fail("search", "close"), desk.imap.fail(stage, fault, times=None)))
@@ -7695,17 +7674,17 @@ def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_
 
 
 def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
-    questions = [desk.open(f"Deploy {number}?", timeout=900) for number in range(8)]
-    for number, mail in enumerate(desk.relay.mails[:8]):
+    questions = [desk.open(f"Deploy {number}?", timeout=900) for number in range(5)]
+    for number, mail in enumerate(desk.relay.mails[:5]):
         desk.imap.deliver(mail_reply(mail.message, ANN, ("approve", "no")[number % 2]))
     desk.imap.fail("login", "stall")  # until all of them wait
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
         got = pool.map(outcome, questions)
         home_until(lambda: all(question._shared for question in questions))
         desk.clock.sleep(1)
         desk.imap.gate.set()
-    assert list(got) == [YES, NO] * 4
-    assert desk.imap.peak <= 2 and desk.imap.logins == 9  # once for each whether it can be read
+    assert list(got) == [YES, NO, YES, NO, YES]
+    assert desk.imap.peak <= 2 and desk.imap.logins == 6  # once for each whether it can be read
     assert sum(" SEARCH " in c.line for c in desk.imap.commands) == 1
 
 
