@@ -6150,6 +6150,8 @@ def _bare_words(style: str, text: str, url: str) -> str:
 
 
 def _unfenced(text: str) -> str:
+    if "```" not in text:
+        return text
     return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
 
 
@@ -6159,6 +6161,8 @@ def _fenced(text: str) -> str:
 
 def _defuse(text: str) -> str:
     """Return text in which @here and its like name nobody, even where a service reads them as words."""
+    if "@" not in text:
+        return text
     return re.sub(r"(?i)@(?=here|channel|everyone|all\b)", "@\u200b", text)
 
 
@@ -6293,7 +6297,7 @@ def _line_block(line: str) -> _Block:
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
     """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
-    if not re.fullmatch(_RULE, lines[start + 1].strip()):
+    if "|" not in lines[start] or not re.fullmatch(_RULE, lines[start + 1].strip()):
         return None
     head, rules = _cells(lines[start]), _cells(lines[start + 1])
     if not len(rules) == len(head) <= _COLUMNS:
@@ -6384,7 +6388,9 @@ def _marked(block: _Block, line: Any, mark: Callable[[str, str, str], str], form
         if block.kind == "heading" and style == "bold":  # it is bold already
             style = "text"
         words += mark(style, text, url)
-    form = forms.get(block.kind, "{words}")
+    form = forms.get(block.kind)
+    if form is None:
+        return words
     return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
                        label=block.label or bullet)
 
