@@ -7192,14 +7192,12 @@ def test_a_mail_shows_all_kinds_of_text(relay):
     assert "<html" not in fragment and fragment in page.source.replace("cid:image0", "")
 
 
-def read_at_once(desk, question, mails):
-    """Return what each of these mails of Ann's is taken for; (To, text or HTML), or a whole mail."""
-    taken, head = [], f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\nContent-Type: text/"
+def read_at_once(question, mails, to="bot@example.org"):
+    """Return what each of these mails of Ann's is taken for: text, HTML, or a whole mail."""
+    taken, head = [], f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\nTo: {to}\nContent-Type: text/"
     for mail in mails:
         if not isinstance(mail, bytes):
-            name, said = mail
-            kind = "html" if said[:1] == "<" else "plain"
-            mail = f"{head}{kind}; charset=utf-8\nTo: {name}\n\n{said}\n".encode()
+            mail = f"{head}{'html' if mail[:1] == '<' else 'plain'}; charset=utf-8\n\n{mail}\n".encode()
         answer = alerters._mail_answer(mail, question, "bot@example.org", {ANN}, 0)
         taken.append(answer and question._verdict(answer["text"], False))
     return taken
@@ -7208,8 +7206,6 @@ def read_at_once(desk, question, mails):
 RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. See [the log]"
                       "(https://a.org/l).\n\n```\nloss 0.1\n```\n" +
                       "A line that programs have to wrap. " * 5, {"size": 3000})
-
-
 NAMED = [(AlerterMessage(body="Deploy model to production?"), "Deploy Bot", "Deploy Bot <bot@example.org>"),
          (RICH, "bot@example.org", "bot@example.org"), (RICH, "Deploy Bot", "bot@example.org")]
 
@@ -7233,9 +7229,9 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     for number, (message, name, to) in enumerate(NAMED):
         question, missed = desk.open(message), set()
         some = layouts if MORE else [*layouts[number::3], *sorted(dateless)]
-        mails = [(to, laid_out(layout, desk.relay.mails[-1].message, ("Approve!", "no")[n % 2], name))
+        mails = [laid_out(layout, desk.relay.mails[-1].message, ("Approve!", "no")[n % 2], name)
                  for n, layout in enumerate(some)]
-        for n, status in enumerate(read_at_once(desk, question, mails)):
+        for n, status in enumerate(read_at_once(question, mails, to)):
             if status != (YES, NO)[n % 2]:
                 missed.add(some[n])
         assert missed == (dateless if number == 2 else set())
@@ -7248,25 +7244,22 @@ def test_a_wrapped_quote_is_one_too(desk):
     quotes = ["\n".join(mark + piece for line in lines for piece in textwrap.wrap(line, width) or [""])
               for mark, width in marks.items()]
     quotes += ["\n".join("> " + "\n".join(textwrap.wrap(line, 60)) for line in lines)]  # marks lost
-    mails = [("bot@example.org", f"approve\n\nbot@example.org wrote:\n\n{quote}\n") for quote in quotes]
-    mails += [("bot@example.org", f"bot@example.org wrote:\n\n{quote}\n\napprove\n") for quote in quotes[:3]]
-    assert read_at_once(desk, question, mails) == [YES] * 9
+    mails = [f"approve\n\nbot@example.org wrote:\n\n{quote}\n" for quote in quotes]
+    mails += [f"bot@example.org wrote:\n\n{quote}\n\napprove\n" for quote in quotes[:3]]
+    assert read_at_once(question, mails) == [YES] * 9
 
 
 def test_a_condition_never_approves_wherever_it_stands(desk):
     """Under, over, beside the word, in the quote, below the signature, behind a mark, in text and in HTML."""
-    over, head = ATTRIBUTIONS[0], MAIL_HEADS[0]
-    places = [f"{{A}}\n\n%s\n\n{over}\n\n{{Q}}", f"%s\n\n{{A}}\n\n{over}\n\n{{Q}}",
-              f"{{A}}\n\n%s\n\n{head}\n\n{{P}}", f"{{A}}\n\n{over}\n\n{{Q}}\n\n%s",
-              "{A}\n\n%s", "%s\n{A}", "{A} %s", "{A}\n\n%s\n\n{Q}", "{A}\n\n{Q}\n%s",
-              "{A}\n\nBest,\n{R}\n%s", f"{{A}}\n\nBest,\n{{R}}\n\n%s\n\n{over}\n\n{{Q}}",
-              f"{{A}}\n-- \n{{R}}\n\n{over}\n\n{{Q}}\n\n%s", "{A}\n> %s\n\n{Q}",
-              f"{{A}}\n\n{over}\n%s\n\n{{Q}}", f"{{A}}\n\n{head}\n%s\n\n{{P}}", "{A}\n\n%s\n\n{P}",
-              f"{{A}}\n%s\n{over}\n{{Q}}", f"{{A}}\n%s\n{head}\n\n{{P}}", "{A}\n\n%s\n{E} wrote:\n\n{Q}",
-              "{A}\n\n%s\nOn Tue, 24 Nov 2026 10:12:00 +0000\n{E} wrote:\n\n{Q}",
-              *(page.replace("{A}", "{A}<br>%s") for page in MAIL_PAGES.values()),
-              *(page.replace("{A}", "%s<p>{A}") for page in MAIL_PAGES.values()),
-              "<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>"]
+    places = re.split(" ¦ |\n", """\
+{A}⏎⏎%s⏎⏎{O}⏎⏎{Q} ¦ %s⏎⏎{A}⏎⏎{O}⏎⏎{Q} ¦ {A}⏎⏎%s⏎⏎{W}⏎⏎{P} ¦ {A}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎%s ¦ %s⏎{A} ¦ {A} %s
+{A}⏎⏎%s⏎⏎{Q} ¦ {A}⏎⏎{Q}⏎%s ¦ {A}⏎⏎Best,⏎{R}⏎%s ¦ {A}⏎⏎Best,⏎{R}⏎⏎%s⏎⏎{O}⏎⏎{Q} ¦ {A}⏎> %s⏎⏎{Q}
+{A}⏎-- ⏎{R}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎{O}⏎%s⏎⏎{Q} ¦ {A}⏎⏎{W}⏎%s⏎⏎{P} ¦ {A}⏎⏎%s⏎⏎{P} ¦ {A}⏎%s⏎{O}⏎{Q}
+{A}⏎%s⏎{W}⏎⏎{P} ¦ {A}⏎⏎%s⏎{E} wrote:⏎⏎{Q} ¦ {A}⏎⏎%s⏎On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:⏎⏎{Q}
+""".replace("{O}", ATTRIBUTIONS[0]).replace("{W}", MAIL_HEADS[0]).strip())
+    places += [
+        "<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>",
+        *(page.replace("{A}", said) for page in MAIL_PAGES.values() for said in ("{A}<br>%s", "%s<p>{A}"))]
     question, layouts = desk.open(RICH), []
     for place in ("{A}\n\n%s\n\n{Q}", "{A}\n%s\n{P}", "%s\n{Q}\n\n{A}"):
         layouts += [place.replace("%s", shown) for shown in OVER_A_QUOTE]
@@ -7276,8 +7269,8 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
             if place[0] == "<":
                 shown = html.escape(shown.replace("<{E}>", "{E}"))
             layouts.append(place.replace("%s", shown))
-    mails = [("bot@example.org", laid_out(layout, desk.asked, "approve")) for layout in layouts]
-    statuses = read_at_once(desk, question, mails)
+    mails = [laid_out(layout, desk.asked, "approve") for layout in layouts]
+    statuses = read_at_once(question, mails)
     assert len(layouts) > 250 and [layout for layout, got in zip(layouts, statuses) if got == YES] == []
 
 
@@ -7300,7 +7293,7 @@ def test_no_machine_answers_for_a_person(desk):
     for head in AUTOMATIC:
         subject = "" if head.startswith("Subject") else "Subject: quick answer\n"
         mails.append(f"From: {ANN_FULL}\n{subject}{head}\n{ids}\n\napprove\n".encode())
-    assert read_at_once(desk, question, mails) == [None] * (len(AUTOMATIC) - 3) + [YES] * 3
+    assert read_at_once(question, mails) == [None] * (len(AUTOMATIC) - 3) + [YES] * 3
 
 
 def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
@@ -7402,9 +7395,9 @@ def test_what_is_not_exactly_the_word_never_approves(desk):
             mail = laid_out(layout, desk.asked, text)
             if layout[0] == "<":
                 mail = mail.replace("\n", "<br>")
-            mails.append(("bot@example.org", mail))
+            mails.append(mail)
             shown.append((text, layout))
-    statuses = read_at_once(desk, question, mails)
+    statuses = read_at_once(question, mails)
     assert [case for case, status in zip(shown, statuses) if status == YES] == []
 
 
@@ -7484,7 +7477,7 @@ def test_a_mail_is_read_whole(desk):
     mails += [(b"From ann@example.org Tue Nov 24 10:12:00 2026\n" + whole, None), (whole[:-6], None),
               (head + b"no header\n" + subject + b"\n" + body, None), (b" x\n" + whole, None),
               (head + b"From ann\n" + subject + b"\n" + body, None), (whole.replace(b'"b"', b'"c"'), None)]
-    statuses = read_at_once(desk, question, [mail for mail, _ in mails])
+    statuses = read_at_once(question, [mail for mail, _ in mails])
     assert [mail for (mail, want), got in zip(mails, statuses) if got != want] == []
 
 
@@ -7504,11 +7497,10 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
         said = text + dice.choice(["", f"\n\nbot@example.org wrote:\n> {quote}", "\n-- \nAnn"])
         coding = dice.choice(["quoted-printable", "base64", "8bit"])
         charset = "utf-8" if coding == "8bit" else dice.choice(charsets)
-        try:
+        with contextlib.suppress(UnicodeError):
             part.set_content(said, charset=charset, cte=coding)
-        except UnicodeError:
-            return leaf(text)
-        return part
+            return part
+        return leaf(text)
 
     for _ in range(2000 if MORE else 50):
         said = ["approve"] + dice.sample(CONDITIONS[:-1], dice.choice([0, 1, 1, 2]))
@@ -7526,7 +7518,7 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
             parts = [mail]
         mail["From"], mail["Subject"] = ANN_FULL, f"Re: {desk.asked['Subject']}"
         mails.append(mail.as_bytes(policy=email.policy.SMTP))
-    statuses = read_at_once(desk, question, mails)
+    statuses = read_at_once(question, mails)
     wrong = [mail for mail, want, got in zip(mails, wants, statuses) if (got == YES) is not want]
     assert wrong == [] and sum(wants) > 5
 
@@ -7799,14 +7791,6 @@ def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
         said = "approve" if answers[n] == YES else "no"
         desk.imap.deliver(mail_reply(mails[n], who, said, client, keep_subject=n % 3 > 0, keep_ids=n % 3 < 2))
     assert [outcome(question) for question in questions] == answers
-
-
-def test_ten_threads_wait_for_one_mail_and_see_it_in_time(desk):
-    question = desk.open(timeout=3600)
-    desk.later(3, ANN, "approve")
-    with concurrent.futures.ThreadPoolExecutor(10) as pool:
-        got = list(pool.map(lambda _: question.wait(), range(10)))
-    assert [(d.status, d.by) for d in got] == [("approved", ANN)] * 10 and len(desk.relay.mails) == 2
 
 
 def test_a_key_adopts_the_question_and_its_answer(desk):
