@@ -4106,7 +4106,7 @@ class SMTPEmailAlerter(BaseAlerter):
             error = _mail_failure(self._who, caught)
             proxies = {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"}.intersection(os.environ)
             if tls == "ssl" and "TLS at once" in str(caught):
-                error.hint = 'use_tls="starttls" is for ports that do not: 587, 25; imap_port=993 does'
+                error.hint = 'use_tls="starttls" is for ports that do not: 587, 25; IMAP is on 993'
             elif proxies and isinstance(caught, _Unreachable) and not caught.code:
                 error.hint = f"{error.hint}; mail does not go through the proxy of {max(proxies)}"
         except BaseException as caught:  # Ctrl-C: the libraries' frames know the password
@@ -4179,8 +4179,9 @@ class SMTPEmailAlerter(BaseAlerter):
 
         def look() -> None:
             with box.lock:  # one after the other: see `_Mailbox`
-                if box.session is None:
+                if box.session is None and self.clock.monotonic() > box.known_until:
                     self._imap(until).sock.close()
+                    box.known_until = self._until()
 
         _insist(look, self.clock, until)
 
@@ -4205,6 +4206,7 @@ class _Mailbox:
         self.lock, self.session = _threading.Lock(), None  # type: Any, Any
         self.questions: set[Question] = set()  # that wait in it
         self.began = 0.0  # when the last look began
+        self.known_until = float("-inf")  # that it can be read: many may ask at once
         self.since = float("inf")  # when the first of them was asked; SINCE knows days, and not whose
         self.close()
 
