@@ -970,8 +970,8 @@ class BaseAlerter(_Record):
     _answer_by = "Answer"
     _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
     _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
-    _ids = {}  # type: dict[str, str]  # the form of the ids in a ref
-    _example = {}  # type: dict[str, Any]  # fields for `preview`
+    _ids = {}  # type: dict[str, str]  # the form of ids without which a ref cannot be followed
+    _example = {}  # type: dict[str, Any]  # fields that make a valid one, for `preview` and `setup`
     _asked = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
     _calls_people = True  # by mentions
     _most_people = sys.maxsize  # so many can answer one question
@@ -1192,6 +1192,7 @@ class BaseAlerter(_Record):
                 self._refuse(name, value)
             if choices.mention and not self._calls_people:
                 _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
+                choices = dataclasses.replace(choices, mention=None)
         message = _message(message)
         if message._reply_to and not self._can_follow(message._reply_to.ref):
             _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
@@ -2193,7 +2194,10 @@ _NO_FILES = "a webhook takes no files, only an image's URL"
 
 
 def _documented(method: _F) -> _F:
-    """Turn what goes wrong over an answer of an undocumented form, by a proxy say, into a DeliveryError."""
+    """Turn what goes wrong over an answer of an undocumented form, by a proxy say, into a DeliveryError.
+
+    A mistake in our own code looks the same then.
+    """
     @functools.wraps(method)
     def careful(self: BaseAlerter, *given: Any, **named: Any) -> Any:
         try:
@@ -2246,7 +2250,8 @@ class _Draft:
 class _ChatAlerter(BaseAlerter):
     """What Slack and Discord share: pages, continuing, attaching, falling back to plain text.
 
-    A chat flavor has its fields and, in the order in which they are called, what is declared here.
+    A chat flavor has its fields and, in the order in which they are called, what is declared here: all of it
+    if it has a bot's token, else what it takes to be set up, to write and to post, without the last two.
     """
     _shows_questions = _has_reactions = True
     # To be set up
@@ -2260,14 +2265,16 @@ class _ChatAlerter(BaseAlerter):
     _forms: Mapping[str, str] = {}  # kind -> a line with {words}, a heading's {hashes}, {indent}, {label}
     _bullet = "•"
     _shows_language = False  # of a block of code
-    _mark: Callable[[str, str, str], str]  # (style, text, url) -> markup
+    # (style, text, url) -> markup. Styles: those of `_spans`, block (a line of code), and of people and times
+    # mention, person (who may answer) and time (url: UNIX seconds). Unknown ones: as text.
+    _mark: Callable[[str, str, str], str]
     _measure: Callable[[str], int]  # how much of a limit a text takes
     _title_limit = 151  # with the end of the line
     _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
     # To post
     _most_pictures = 9
     _attaches = False  # files stand in the message itself, not below it
-    _upload_right = ""  # what it takes to attach a file
+    _upload_right = "another flavor"  # what it takes to attach a file
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request
     _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref
@@ -4583,7 +4590,7 @@ _ROW = ('<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break
 _LEVEL_ROW = _ROW.format("padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;"
                          "text-transform:uppercase", '<strong class="al-level" style="color:{}">{}</strong>')
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
-_CARD = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
+_MAIL_CARD = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
          'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
          'border-radius:8px"><tr><td style="background:#{:06x};height:4px;line-height:4px;font-size:0;'
          'border-radius:8px 8px 0 0">&nbsp;</td></tr>{}<tr><td style="height:16px">&nbsp;</td></tr></table>')
@@ -4655,7 +4662,7 @@ def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: 
             content += buttons
         if kind != "note" and content.strip():
             rows += _ROW.format(look, content)
-    card = _CARD.format(_LEVELS[level][1], rows)
+    card = _MAIL_CARD.format(_LEVELS[level][1], rows)
     return card if inline else _PAGE % (dark_ink, _WIDE, card)
 
 
@@ -4797,6 +4804,7 @@ def _typed_in_box(seconds: float) -> str | None:
 
 
 # === Flavors ===
+# A new one is also named in __all__, by `_targets`, in `_COMMANDS`, and in the README's fields.
 FLAVORS: dict[str, type[BaseAlerter]] = {
     cls.flavor: cls for cls in (SlackAlerter, DiscordAlerter, SMTPEmailAlerter, ConsoleAlerter)}
 _BUILT_IN = dict(FLAVORS)
@@ -6209,6 +6217,7 @@ class _Block:
 
 
 def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
+    """Yield neighbours of one kind together; all kinds of `_FLOWING` are the one kind "text" here."""
     for group, found in itertools.groupby(blocks, key=lambda block: block.group):
         yield group, list(found)
 
@@ -7246,6 +7255,7 @@ def _cmd_preview(options: Any) -> None:
     if not options.flavor:
         raise ConfigError("preview: give --flavor, or --html FILE")
     cls = _flavor(options.flavor, StackStore()._load())
+    # What fields make one of somebody's own flavor nobody knows, and the base's `_preview` needs none.
     example: Any = cls(**cls._example) if cls._example else ConsoleAlerter()
     _print(cls._preview(example, message))
 
@@ -7285,7 +7295,7 @@ def _cmd_register(options: Any) -> None:
     if use:
         _check_new("stack", name, data["stacks"], "choose another name")
     if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
-        if getattr(cls, "_webhook_field", "") not in fields:
+        if getattr(cls, "_webhook_field", "") not in fields:  # with a webhook no token is wanted
             _ask_for(cls, fields, cls._asked if setup else _secrets_of(cls)[:1])
     elif setup:
         how = f"{_program()} register {name} --flavor={options.flavor} --FIELD=VALUE --set"

@@ -8991,6 +8991,8 @@ def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, caplog):
     assert mail.post("x", reply_to=of_mail)
     assert caplog.messages == ["smtp_email: mention: nobody can be called here, so it is left out",
                                f"smtp_email: {alone}"]
+    told, own = [], {"send": lambda self, message, params: told.append(params.mention)}
+    assert type("Own", (ConsoleAlerter,), own)().post("x", mention=["U01"]) and told == [None]
 
 
 def three_recorders(home_told, monkeypatch, **fields):
@@ -10871,7 +10873,7 @@ def test_the_readme_is_short_and_quotes_words_and_errors_as_they_are():
 def test_the_tables_of_the_readme_name_every_field_and_option():
     fields = set(re.findall(r"`(\w+)`", " ".join(row[0] for row in readme_rows("Fields"))))
     known = {"default_discord_channel_id"}  # of another tool
-    for cls in (FLAVORS[name] for name in ("slack", "discord", "smtp_email")):
+    for cls in FLAVORS.values():
         known |= {field.name for field in dataclasses.fields(cls)}
     assert fields | {"default_discord_channel_id"} == known
     rows = readme_rows("Options of one call")
