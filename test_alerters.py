@@ -4490,6 +4490,7 @@ def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
     assert notes == [": 1 of 3 approvals.", ": 2 of 3 approvals."]
     room.reply(first, room.eve, "ok")
     assert first.check().approvals == second.check().approvals == (room.ann, room.bob, room.eve)
+    assert room.notes(first)[-1].endswith(f", {room.ann}, {room.bob}.")
 
 
 def test_approvals_that_can_never_be_had_are_refused(room, desk):
@@ -5353,6 +5354,17 @@ def test_a_question_that_would_be_born_dead_is_not_posted(room):
         _decide(room, timeout=10)
     assert (caught.value.outcome, room.service.posted, _records()) == ("not_sent", [], {})
     assert room.clock.monotonic() < 10
+
+
+def test_a_question_whose_time_is_over_before_it_could_be_posted_is_not_posted(boards, clock):
+    @dataclasses.dataclass
+    class Slow(Board):
+        def _ready_to_read(self, where):
+            self.clock.sleep(25)
+
+    with pytest.raises(DeliveryError, match="the time was over"):
+        in_time(Slow, clock)().decide("Deploy?", timeout=10, key="deploy-42")
+    assert (BOARDS, _records()) == ({}, {})
 
 
 def test_a_tap_that_was_there_when_the_last_read_began_counts_however_long_it_takes(room):
