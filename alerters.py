@@ -1024,7 +1024,12 @@ class BaseAlerter(_Record):
              reply_to: Receipt | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
         message, params = _arguments(locals())
-        return _worked(lambda: [self.send(message, params)])  # it may return nothing
+
+        def delivered() -> bool:
+            self.send(message, params)  # it may return nothing
+            return True
+
+        return _worked(delivered)
 
     @_known_keywords
     def ask(self, question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
@@ -1227,7 +1232,9 @@ class BaseAlerter(_Record):
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
         named = _names(self._option(params, "approvers"), "approvers")
-        approvers = named and list(named)
+        approvers = None
+        if named:
+            approvers = list(named)
         where = self._where(message, params)
         people = set(map(self._person, approvers or where.get("people", ())))
         needed = getattr(params, "minimum_approvals", None) or 1
@@ -1355,7 +1362,8 @@ class BaseAlerter(_Record):
         """True if it is known where a recorded question stands; else it is looked for."""
         record = found._record
         if record.ref is None:
-            record.ref = _insist(lambda: self._find(found), self.clock, self._until(_SEND_BUDGET), sure=True)
+            find = functools.partial(self._find, found)
+            record.ref = _insist(find, self.clock, self._until(_SEND_BUDGET), sure=True)
             if record.ref is not None:
                 found._take_step(ref=record.ref)
                 self._offer_taps(found)
