@@ -1641,6 +1641,7 @@ Only: staging⏎Re: {S} ¦ Note: only staging⏎Subject: {S} ¦ until 24.11.2026
 From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ---- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S} ¦ not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ ?
+until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
 On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ not before 24.11.2026 10:12⏎Bot <{E}> writes:""")
 MAIL_PAGES = dict(re.findall("(?m)^([a-z_ ]+): (.*)", """\
 apple: <html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote type="cite">\
@@ -7258,7 +7259,10 @@ def test_a_wrapped_quote_is_one_too(desk):
     quotes += ["\n".join("> " + "\n".join(textwrap.wrap(line, 60)) for line in lines)]  # marks lost
     mails = [f"approve\n\nbot@example.org wrote:\n\n{quote}\n" for quote in quotes]
     mails += [f"bot@example.org wrote:\n\n{quote}\n\napprove\n" for quote in quotes[:3]]
-    assert read_at_once(question, mails) == [YES] * 9
+    mails += [f"approve\n\n> {lines[2]}"]  # cut to a line of ours; bare ones could be the person's
+    bare = [lines[2], f"{lines[0]}\n{lines[2]}", f"> {lines[0]}\n> {lines[2]}\n{lines[4]}"]
+    mails += [f"approve\n\n{quote}" for quote in bare]
+    assert read_at_once(question, mails) == [YES] * 10 + [None] * 3
 
 
 def test_a_condition_never_approves_wherever_it_stands(desk):
@@ -7392,7 +7396,8 @@ approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o 
 Sent from my iPhone ¦ -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?=
 approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org> ¦ approve⏎Program sent
 approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
-ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.example/no ¦ ok⏎Best,⏎01 12 2026""")
+ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.example/no
+ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy?""")
 
 
 def test_what_is_not_exactly_the_word_never_approves(desk):
@@ -7404,11 +7409,13 @@ def test_what_is_not_exactly_the_word_never_approves(desk):
     mails, shown = [], []
     for number, text in enumerate(NOT_APPROVALS):
         for layout in layouts if MORE else [layouts[0], layouts[number % 5 + 1]]:
-            mail = laid_out(layout, desk.asked, text)
+            mail = laid_out(layout, desk.asked, text.replace("⏎", "\n"))
             if layout[0] == "<":
                 mail = mail.replace("\n", "<br>")
             mails.append(mail)
             shown.append((text, layout))
+    head = f"From: No Doe <{ANN}>\nSubject: Re: [#{question.token}]\n\n"  # "No" could be a name
+    assert read_at_once(question, [f"{head}ok\nDoe\n".encode(), f"{head}ok\nno\n".encode()]) == [YES, None]
     statuses = read_at_once(question, mails)
     assert [case for case, status in zip(shown, statuses) if status == YES] == []
 
