@@ -4387,8 +4387,12 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
 
 def _as_sent(mail: Any) -> list[str]:
     """Return the text of a mail of ours, and its HTML as text, by which their quotes are known."""
-    parts = [mail.get_body(("plain",)), mail.get_body(("html",))]
-    return [_part_text(part)[:_SENT_MAX] for part in parts if part]
+    texts = []
+    for kind in ("plain", "html"):
+        part = mail.get_body((kind,))
+        if part:
+            texts.append(_part_text(part)[:_SENT_MAX])
+    return texts
 
 
 def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
@@ -4396,7 +4400,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data)
-    if data.count(b"\n--") > 2000 or len(heads) > 150 or max(map(len, heads), default=0) > 2000:
+    longest = max(map(len, heads), default=0)
+    if data.count(b"\n--") > 2000 or len(heads) > 150 or longest > 2000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
@@ -4492,15 +4497,14 @@ class _Reader:
         text = re.sub(r"<\r?\n|\r?\n<(?!…)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         letters = re.sub(_NO_LETTERS, "", text.casefold()).split("\n", _LINES_MAX)
-        kind_of = {line: self._kind(line) for line in set(lines)}
-        kinds = [kind_of[line] for line in lines]
+        kinds = list(map(functools.lru_cache(None)(self._kind), lines))  # many lines are alike
         marked = [line.startswith((">", "|")) for line in lines]
         end = 0
         for first in range(len(lines)):
             if first >= end and letters[first]:
                 end = self._run(letters, marked, first)
                 if len("".join(letters[first:end])) >= _ANCHOR:
-                    kinds[first:end] = ["Q" if marked[first] else "q"] * (end - first)
+                    kinds[first:end] = "qQ"[marked[first]] * (end - first)
         for found in reversed(list(re.finditer(_NOT_OWN, "".join(kinds)))):
             del lines[found.start():found.end()]
         return "\n".join(lines).strip()
