@@ -997,7 +997,7 @@ class BaseAlerter(_Record):
 
     def _refuse(self, name: str, value: Any) -> None:
         """Raise ConfigError for a field, or a parameter of that name, that can never work here."""
-        if name in ("approvers", "mention"):
+        if name in ("approvers", "mention") and value:
             value = _names(value, name)
         if isinstance(value, str):
             value = [value]
@@ -1260,11 +1260,11 @@ class BaseAlerter(_Record):
         """Return the words that approve, and those that decline, once each of them can decide."""
         approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
         decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
-        lists = [list(approve), list(decline)]
+        lists, taken = [list(approve), list(decline)], {_word(word, True) for word in approve + decline}
         if not approve:
-            lists[0] = [word for word in _APPROVE if word not in decline]
+            lists[0] = [word for word in _APPROVE if _word(word, True) not in taken]
         if not decline:
-            lists[1] = [word for word in _DECLINE if word not in approve]
+            lists[1] = [word for word in _DECLINE if _word(word, True) not in taken]
         seen, meaning = set(), dict(zip(map(_tap_name, _TAPS), lists))
         for words in lists:
             for word in words:
@@ -1577,7 +1577,7 @@ class _QuestionRecord:
     case_sensitive: bool = False
     minimum_approvals: int = 1  # by so many different people
     # Its times.
-    asked: float = 0.0  # when the process began to ask
+    asked: float = -1.0  # when the process began to ask; without it nobody knows what came too late
     posted: float = 0.0  # when it was given to the service; 0: not known
     deadline: float = 0.0  # as people were shown it
     # How far it has come.
@@ -3397,7 +3397,7 @@ class DiscordAlerter(_ChatAlerter):
                 if error.status != absent:
                     raise
                 return []
-            for row in sorted(page, key=operator.itemgetter("id")):
+            for row in sorted(page, key=lambda row: int(row["id"])):
                 rows[row["id"]] = row
                 after = max(after, int(row["id"]))
             if len(page) < 100:

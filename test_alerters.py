@@ -4822,7 +4822,7 @@ def test_words_that_cannot_decide_are_refused_before_anything_is_posted(room):
                 room.alerter().decide("?", approve_msg_options=approve, disapprove_msg_options=decline)
     assert room.service.posted == []
     assert room.ask(alerter=room.alerter(case_sensitive=True), approve_msg_options=["go", "GO"]).ref
-    assert room.ask(approve_msg_options=["no"]).to_dict()["decline"] == ["decline", "disapprove", "reject"]
+    assert room.ask(approve_msg_options=["No"]).to_dict()["decline"] == ["decline", "disapprove", "reject"]
 
 
 def test_approvers_as_text_with_commas_or_from_a_generator(room):
@@ -5512,7 +5512,7 @@ def test_half_a_question_is_refused(room):
     alerter = room.alerter()
     state = room.ask(alerter=alerter).to_dict()
     halves = [{name: value for name, value in state.items() if name != key}
-              for key in ("token", "deadline", "approve", "decline")]
+              for key in ("token", "asked", "deadline", "approve", "decline")]
     halves += [5, {**state, "approve": []}]
     for other, its, why in (*((half, alerter, "to_dict gave") for half in halves),
                             ({**state, "ref": None}, alerter, "no id"), (state, None, "no name"),
@@ -8589,11 +8589,14 @@ def test_an_own_flavor_has_fields_of_any_type(home_told):
         verify: "bool | str" = True
         name: str = "x"  # as StackStore.register_alerter calls its own
         ratio: "float | None" = None
+        mention: str = ""
+        approvers: typing.List[str] = dataclasses.field(default_factory=list)
 
     wide = Wide(headers={"a": "b"}, port="a", called=print, size=(3, 4), verify="ca.pem", names=["x", "y"])
     assert dataclasses.asdict(wide) == {
         "headers": {"a": "b"}, "names": ("x", "y"), "port": "a", "called": print, "size": (3, 4),
-        "level": None, "verify": "ca.pem", "name": "x", "ratio": None}
+        "level": None, "verify": "ca.pem", "name": "x", "ratio": None,
+        "mention": "", "approvers": []}
     for wrong in ({"names": ["x", ""]}, {"level": "5"}, {"names": [None]}, {"name": 5}, {"name": "a\nb"},
                   {"ratio": "1"}):
         with pytest.raises(ConfigError, match="^wide: "):
