@@ -4151,7 +4151,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _box(self) -> _Mailbox:
         """Return what is read of the mailbox for all of this process that wait in it."""
         key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, self.imap_username,
-               self.username, self.sender_email)
+               self.username, self.sender_email, self.imap_password, self.password)
         return _MAILBOXES.setdefault(key, _Mailbox())
 
     def replies(self, question: Question) -> list[dict[str, Any]]:

@@ -7675,7 +7675,9 @@ def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_
     desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock)
     with pytest.raises(DeliveryError, match="password changed: check imap_username and imap_password"):
         desk.decide("Deploy it?", 3600)
-    sent = len(desk.relay.mails)
+    sent, other = len(desk.relay.mails), mail_asker(desk.relay, desk.imap, desk.clock)
+    other._ready_to_read({})
+    known = other._box()  # for this password
     desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, imap_password="wrong")
     with pytest.raises(DeliveryError, match="AUTHENTICATIONFAILED"):
         desk.decide("Deploy what?", 3600)
@@ -7685,6 +7687,7 @@ def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_
             desk.decide("Deploy where?", 3600)
         assert not box.commands
     assert len(desk.relay.mails) == sent and desk.clock.monotonic() < 120  # what cannot be read is not asked
+    assert known is other._box()
 
 
 def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
