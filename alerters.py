@@ -4072,7 +4072,7 @@ class SMTPEmailAlerter(BaseAlerter):
             # Never without it where it is wanted: somebody in between can strip the offer.
             if tls == "starttls":
                 session.starttls(context=trust)
-                session.ehlo()
+                _expect(session.ehlo(), 250)
             if password:
                 _smtp_login(session, self.username or self._sender, password)
             return session
@@ -4160,13 +4160,13 @@ class SMTPEmailAlerter(BaseAlerter):
         box = question._shared = question._shared or self._box()
         with box.lock:
             box.questions.add(question)
-            box.since = min(box.since, question._record.asked - 2 * 86400)
+            since = question._record.asked - 2 * 86400
             try:
                 if box.session is None:
                     box.session = self._imap(self._until())
                 box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
-                if box.began <= began:  # else another question has looked meanwhile
-                    box.began = self.clock.monotonic()
+                if box.began <= began or since < box.since:  # else another question has looked meanwhile
+                    box.began, box.since = self.clock.monotonic(), min(since, box.since)
                     box.look()
                 return self._answers(box, question)
             except AlerterError:
@@ -4220,7 +4220,6 @@ class _Mailbox:
     def __init__(self) -> None:
         self.lock, self.session = _threading.Lock(), None  # type: Any, Any
         self.questions: set[Question] = set()  # that wait in it
-        self.began = 0.0  # when the last look began
         self.known_until = float("-inf")  # that it can be read: many may ask at once
         self.since = float("inf")  # when the first of them was asked; SINCE knows days, and not whose
         self.close()
@@ -4230,6 +4229,7 @@ class _Mailbox:
         if self.session:
             self.session.sock.close()
         self.session = None
+        self.began = 0.0  # when the last look began
         self._unread: set[int] = set()  # UIDs of mails whose heads are yet to be read
         self._named: dict[int, str] = {}  # which question's token the others name, by UID
         self._searched: dict[str, int] = {}  # the last UID among which the server found a token
@@ -4449,10 +4449,11 @@ def _question_of(mail: Any) -> str:
 
 def _writer_of(mail: Any) -> str:
     """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
-    head = ", ".join(_values(mail, "From", decoded=False))[:1000]
+    heads = _values(mail, "From", decoded=False)
+    head = "".join(heads)[:1000]
     is_one = re.fullmatch(rf"(?:[^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<{_ADDRESS}>|{_ADDRESS}", head)
     named = set(re.findall(_ADDRESS, head.replace("'", " ").casefold()))
-    if not is_one or len(named) > 1:
+    if not is_one or len(heads) > 1 or len(named) > 1:
         return ""
     return str(re.findall(_ADDRESS, head)[-1])
 

@@ -6971,6 +6971,9 @@ def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
         "smtp_email: 535 5.7.8 Username and Password not accepted. For more information, go to 5.7.8 "
         "https://support.google.com/mail/?p=BadCredentials: user or password refused: "
         "Gmail and others want an app password")
+    smtp.fail("ehlo", None, "421 4.3.2 busy", times=None)  # over TLS
+    assert str(refusal_of(mail_alerter(smtp, clock=clock))) == (
+        "smtp_email: 421 4.3.2 busy: the server asks to try later")
     assert smtp.sessions == 1 and not clock.naps
 
 
@@ -7344,6 +7347,7 @@ FROM_ANN = re.split(" ¦ |\n", r"""{A} ¦ <{A}> ¦ Ann <ANN@Example.ORG> ¦ "Doe
 FROM_OTHERS = re.split(" ¦ |\n", """\
 {A}⏎From: bob@example.org ¦ {A}⏎from: {A} ¦ {A}, bob@example.org ¦ {A}, {E} ¦ {A}]<{E}> ¦ {A} <{E}>
 "{A}" <{E}> ¦ Ann <{A}> <{E}> ¦ {E} <{A}>  ¦ <{E}> {A} ¦ {E} ¦ Team: {A}; ¦ <{A}.evil.test> ¦ ann ¦  ¦ x{A}
+"Ann⏎From: " <{A}>
 =?utf-8?q?ann=40example=2Eorg?= <{E}> ¦ {A} (c) {E} ¦ {A}\0@evil.test ¦ {E}⏎Sender: {A} ¦ Ann <{A}>⏎ <{E}>
 {E}⏎Reply-To: {A} ¦ =?utf-8?q?Ann_<ann=40example=2Eorg>?= ¦ ann@EXAMPLE.org@evil.test ¦ bot@example.org""")
 
@@ -7703,6 +7707,28 @@ def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
     assert list(got) == [YES, NO, YES, NO, YES]
     assert desk.imap.peak <= 2 and desk.imap.logins == 6  # once for each whether it can be read
     assert sum(" SEARCH " in c.line for c in desk.imap.commands) == 1
+
+
+@pytest.mark.parametrize("broken", (True, False))
+def test_who_waits_while_another_looks_reads_what_is_his(broken, desk):
+    """What another has looked for is not enough if that broke off, or began at a later day."""
+    question = desk.open(timeout=86400 * 9)
+    desk.deliver(ANN, "approve")
+    desk.clock.sleep(86400 * (0 if broken else 5))
+    other = desk.open("Another?", timeout=86400)
+    assert desk.alerter.replies(other) == []
+    box = other._shared
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with box.lock:
+            got = pool.submit(desk.alerter.replies, question)
+            home_until(lambda: question._shared)
+            desk.clock.sleep(1)
+            box.began = desk.clock.monotonic()
+            if broken:
+                box.close()
+        assert [reply["text"] for reply in got.result()] == ["approve"]
+    desk.alerter._release(question)
+    desk.alerter._release(other)
 
 
 def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
