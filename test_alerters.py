@@ -6971,10 +6971,10 @@ def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
         "smtp_email: 535 5.7.8 Username and Password not accepted. For more information, go to 5.7.8 "
         "https://support.google.com/mail/?p=BadCredentials: user or password refused: "
         "Gmail and others want an app password")
+    assert smtp.sessions == 1 and not clock.naps
     smtp.fail("ehlo", None, "421 4.3.2 busy", times=None)  # over TLS
     assert str(refusal_of(mail_alerter(smtp, clock=clock))) == (
         "smtp_email: 421 4.3.2 busy: the server asks to try later")
-    assert smtp.sessions == 1 and not clock.naps
 
 
 HASTE = 30
