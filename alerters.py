@@ -5057,7 +5057,8 @@ class StackStore:
         data = self._load()
         members = [name or ""]
         if not name:
-            members = _entry(data, "stacks", stack or self.active_stack())
+            active = os.environ.get("ALERTERS_STACK") or data["active_stack"]  # as of the same reading
+            members = _entry(data, "stacks", stack or active)
         return [self._built(data, member, _entry(data, "alerters", member)) for member in members]
 
     def _built(self, data: _Dict, name: str, entry: _Dict) -> BaseAlerter:
@@ -5115,6 +5116,8 @@ class StackStore:
                     os.fsync(file.fileno())
                 os.replace(draft, self.path)
             except (OSError, TypeError, ValueError, RecursionError) as error:
+                with contextlib.suppress(OSError):
+                    os.unlink(draft)
                 problem = f"cannot be written ({_reason(error)}); nothing was changed"
                 raise StoreError(f"{self.path}: {problem}") from None
 

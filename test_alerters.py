@@ -8352,7 +8352,7 @@ def test_a_failure_in_mid_write_keeps_the_old_file(monkeypatch, home_told):
         assert home_read() == before and "hidden" not in str(caught.value)
     with pytest.raises(StoreError, match="cannot be written .*; nothing was changed"):
         store.register_alerter("x", "recorder", tag="\ud800")  # half a character
-    assert home_read() == before
+    assert home_read() == before and not os.path.exists(home_store_file() + ".tmp")
     store.update_alerter("team", slack_channel_id="C2")
     assert store.alerters()["team"]["slack_channel_id"] == "C2"
 
@@ -8391,6 +8391,19 @@ def test_many_writers_and_kills_in_mid_write_lose_and_break_nothing():
     found = set(json.loads(home_read())["alerters"])
     assert promised <= found, "an entry was lost"
     assert len(found - promised) <= kills  # written, and killed before it could say so
+
+
+def test_a_stack_that_another_process_makes_active_meanwhile_is_no_mistake(monkeypatch, home_told):
+    store, load = home_two(), StackStore._load
+
+    def slow_load(self):
+        data = load(self)
+        monkeypatch.setattr(StackStore, "_load", load)
+        store.register_stack("new", "team", activate=True)
+        return data
+
+    monkeypatch.setattr(StackStore, "_load", slow_load)
+    assert StackStore().load_alerter().flavor == "slack" and StackStore().active_stack() == "new"
 
 
 @posix
