@@ -5459,6 +5459,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+if TYPE_CHECKING:
+    class Watch(_Watch):
+        """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
+
+
 @_overload
 def watch(name: _F) -> _F:
     """Return the function, watched: `@watch`."""
@@ -5466,7 +5471,7 @@ def watch(name: _F) -> _F:
 
 @_overload
 def watch(name: str | None = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
-          alerter: BaseAlerter | str | None = None) -> _Watch:
+          alerter: BaseAlerter | str | None = None) -> Watch:
     """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
 
 
@@ -5748,7 +5753,10 @@ def _cmd_run(options: Any) -> int:
     with _Signals() as signals:
         job.run(signals)
         telling = _threading.Thread(target=tell, name="alerters-run", daemon=True)
-        telling.start()
+        try:
+            telling.start()
+        except RuntimeError:  # no more threads
+            tell()
         while telling.is_alive() and not signals.came:  # one that comes ends us, wherever it hangs
             telling.join(_STEP)
     return job.code
@@ -5792,7 +5800,9 @@ class _Job:
         self.failed = bool(self.code or self.got)
 
     def _start(self) -> Any:
-        self.copies = list(map(_Copy, self.streams))
+        for numbers in self.streams:
+            with contextlib.suppress(OSError, RuntimeError):  # no more descriptors or threads: it prints
+                self.copies.append(_Copy(numbers))
         inlets = {number: stream.inlet for stream in self.copies for number in stream.numbers}
         pipes = {"stdout": inlets.get(1), "stderr": inlets.get(2)}
         start: Any = functools.partial(_subprocess.Popen, close_fds=False, **pipes)
@@ -5929,7 +5939,8 @@ class _Copy:
             return
         self.thread.join(seconds)
         if self.going_on and not self.thread.is_alive():
-            _fork(self._copy_all, self.source, self.numbers[0])
+            with contextlib.suppress(OSError):  # no more processes
+                _fork(self._copy_all, self.source, self.numbers[0])
             self.going_on = False
             os.close(self.source)
 
@@ -5976,10 +5987,12 @@ class _Signals:
         self.came.append(number)
 
     def call_witness(self) -> None:
-        if sys.platform != "win32" and self._handlers:
+        if sys.platform == "win32" or not self._handlers:
+            return
+        with contextlib.suppress(OSError):  # no more descriptors or processes: each signal is passed on
             self._witness, line = _socket.socketpair()
             self._witness.settimeout(1)
-            with line, contextlib.suppress(OSError):  # no more processes: each signal is passed on
+            with line:
                 _fork(functools.partial(self._bear_witness, line), line.fileno())
 
     def _bear_witness(self, line: _socket.socket) -> None:

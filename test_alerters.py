@@ -8040,6 +8040,8 @@ def test_all_is_exactly_the_public_surface():
     others = {name for name, value in vars(alerters).items()
               if not name.startswith("_") and not isinstance(value, types.ModuleType)}
     assert others - set(SIGNATURES) == {"TYPE_CHECKING"}
+    with open(alerters.__file__, encoding="utf-8") as file:  # type checkers show this name
+        assert re.search(r"^    class Watch\(_Watch\):(?s:.*)\) -> Watch:$", file.read(), re.M)
     space = {}
     exec("from alerters import *", space)
     assert set(SIGNATURES) <= set(space) and isinstance(alerters.__version__, str)
@@ -10710,6 +10712,18 @@ def test_run_copies_without_forks_as_on_windows_and_without_proc(without, quiet)
     assert (done.returncode, done.stderr) == (3, "err\n")
     assert done.stdout.split() == [str(number) for number in range(1, 30001)]
     assert quiet()[0].body.startswith(fenced("err") + "\n\nStandard output:\n```\n29961\n")
+
+
+@posix
+@pytest.mark.parametrize("scarce", ["threading.Thread.start", "os.fork", "socket.socketpair"])
+def test_run_keeps_what_the_job_returns_where_nothing_more_can_be_had(scarce, quiet):
+    error = "RuntimeError" if "Thread" in scarce else "BlockingIOError"
+    done = home_process("-c", "import os, socket, sys, threading, alerters\n"
+                        f"def refuse(*_, **__):\n    raise {error}\n{scarce} = refuse\n"
+                        "sys.exit(alerters.main(sys.argv[1:]))",
+                        "run", "--", "sh", "-c", "sleep 0.2 & echo out; exit 5")
+    assert (done.returncode, done.stdout, done.stderr) == (5, "out\n", "")
+    assert [told.metadata["exit code"] for told in quiet()] == [5]
 
 
 SCRIPTS = [  # the file's bytes; exit code, stdout, and what stderr says
