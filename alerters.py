@@ -1002,10 +1002,8 @@ class BaseAlerter(_Record):
         if isinstance(value, str):
             value = [value]
         for text in value if isinstance(value, (tuple, list)) else ():
-            problem = ""
-            if text and not re.fullmatch(_REFERENCE, str(text)):
-                problem = self._problem(name, str(text))
-            if problem:
+            problem = self._problem(name, str(text))
+            if text and problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -3039,8 +3037,10 @@ class SlackAlerter(_ChatAlerter):
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
                 blocks += self._blocks(kind, written)
-        if blocks:  # a doubtful post is looked for by it
-            blocks[0].setdefault("block_id", f"{draft.nonce}-{page.number}")
+        for block in blocks:
+            if "block_id" not in block:  # a doubtful post is looked for by it
+                block["block_id"] = f"{draft.nonce}-{page.number}"
+                break
         text = self._in_words(draft, page) or self._named(draft.files)
         payload: _Dict = {"text": text, "unfurl_links": False, "unfurl_media": False}
         if blocks and not draft.plain:
@@ -6571,9 +6571,11 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
             if path.startswith("file://"):
                 path = _urllib.url2pathname(re.sub("^file://[^/]*", "", path))
             source = _pathlib.Path(path).expanduser()
-        given = getattr(source, "name", "")
+        given = ""
         if isinstance(item, tuple):
             given, source = item
+        elif source is not item or hasattr(item, "read"):  # a path or an open file; a chart's names no file
+            given = getattr(source, "name", "")
         name = _file_name(given)
         data = _bytes_of(source)
         if not data:

@@ -2797,6 +2797,8 @@ def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
     assert alerter.post("z", own) is False and len(service.posted) == 3
     payload = service.posted[2]["payload"]  # with them in place of the text's
     assert (payload["text"], payload["blocks"]) == ("z", own.blocks)
+    service.fail("chat.postMessage", Fault("act_reset"))  # here the level's block tells
+    assert alerter.post("z", own, level="error") is True and len(service.posted) == 4
 
 
 ODD_ANSWERS = [  # what answers which call -> what becomes of the post
@@ -3620,7 +3622,9 @@ def test_what_is_wrong_on_the_way_is_said(cause, monkeypatch, workshop, tmp_path
 
 # === Images ===
 class _Figure:
-    """A figure of matplotlib; without a picture it cannot be drawn."""
+    """A figure of matplotlib, or a chart with a name of its own; without a picture it cannot be drawn."""
+    name = "view_1"
+
     def __init__(self, png=PNG):
         self.png = png
 
@@ -3672,6 +3676,7 @@ def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog
     assert json.dumps(pages[0]).count("https://x.example/a.png?b=1&c=2\"") == 1
     if kind == "slack":  # in one reply
         assert names[:4] == ("plain.gif", "löss 1.png", "löss 1.png", "image-5.gif")
+        assert names[5] == "image-7.png"
         assert len([call for call in service.calls if "completeUpload" in call.path]) == 1
     else:  # under names that attachment:// is sure to find, the first one in the embed of the title
         assert names[:4] == ("plain.gif", "l_ss_1.png", "3-l_ss_1.png", "image-5.gif")
@@ -8766,7 +8771,8 @@ def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(c
             ("slack", AlerterParameters(mention="@ann")), ("slack", AlerterParameters(approvers=["@ann"])),
             ("slack", SlackAlerterParameters(slack_channel_id="https://acme.slack.com/archives/C1")),
             ("discord", AlerterParameters(mention=["ann#1"])),
-            ("discord", DiscordAlerterParameters(discord_channel_id="#ml"))):
+            ("discord", DiscordAlerterParameters(discord_channel_id="#ml")),
+            ("discord", DiscordAlerterParameters(discord_channel_id="{{env.CHANNEL}}"))):
         alerter, service = chats[kind]
         for call in (alerter.post, alerter.ask):
             with pytest.raises(ConfigError, match=f"^{kind}: (approvers|mention|{kind}_channel_id): "):
