@@ -230,7 +230,9 @@ class DeliveryError(AlerterError):
         self.retry_after, self.outcome = retry_after, outcome
         # What helps: "again" (another try: it was certainly not accepted), "look" whether it has arrived,
         # "later" (a wait goes on), or "people", who alone can mend it: it ends a wait.
-        self._cure: _Cure = "people" if status in (401, 403, 404, 410) else "later"
+        self._cure: _Cure = "later"
+        if status in (401, 403, 404, 410):
+            self._cure = "people"
 
     @property
     def _again(self) -> bool:
@@ -533,7 +535,9 @@ def _kind_of(value: object) -> str:
         if cls.__name__ in __all__ and globals().get(cls.__name__) is not cls:
             place = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
             return f"{kind.__name__} of a second copy of this module ({place}): import one of them only"
-    return f"the class {kind.__name__}" if kind is value else kind.__name__
+    if kind is value:
+        return f"the class {kind.__name__}"
+    return kind.__name__
 
 
 def _exception_line(error: BaseException) -> str:
@@ -568,7 +572,9 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
         if not isinstance(error, BaseException):
             raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
         body = f"{message.body or ''}\n\n{_fenced(_trace(error))}"
-        level = "error" if message.level == "info" else message.level
+        level = message.level
+        if level == "info":
+            level = "error"
         message = message._with(body=body.lstrip("\n"), level=given["level"] or level)
     if above is not None:
         if not isinstance(above, Receipt):
@@ -625,7 +631,8 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
         raise ConfigError(stray)
     if stray:
         _warn_once(f"{stray}; the stack {active} is used")
-    if untouched and warn and not _has_input_box() and not _is_terminal(sys.stderr):
+    unseen = not _has_input_box() and not _is_terminal(sys.stderr)
+    if untouched and warn and unseen:
         _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, smtp_email), "
                    "or set $ALERTERS_FLAVOR")
     return found
@@ -742,7 +749,8 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     message = message._load()
     if key and len(able) > 1:  # first the one that has asked it already
         store = StackStore(able[0]._origin[1])
-        holder = _mapping(store._questions(store._load()).get(str(key))).get("alerter")
+        record = store._questions(store._load()).get(str(key))
+        holder = _mapping(record).get("alerter")
         able.sort(key=lambda target: target._origin[0] != holder)
     for target in able:
         if target._overrides("ask"):
@@ -831,7 +839,9 @@ def _kind(field: _Field) -> str:
 
 
 def _is_secret(field: _Field) -> bool:
-    return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
+    if not field.repr:
+        return True
+    return bool(re.search(_SECRET_NAME, field.name, re.I))
 
 
 def _field_value(where: str, field: _Field, value: Any) -> Any:
@@ -890,7 +900,9 @@ def _url_problem(url: str) -> str:
         problem = problem or "it holds a space or another strange character"
     if problem:
         return f"is not a valid address: {problem}"
-    if parts.scheme == "https" or parts.scheme == "http" and _is_loopback(host):
+    if parts.scheme == "https":
+        return ""
+    if parts.scheme == "http" and _is_loopback(host):
         return ""
     return "must begin with https:// (http:// only for this machine)"
 
@@ -1001,7 +1013,9 @@ class BaseAlerter(_Record):
             value = _names(value, name)
         if isinstance(value, str):
             value = [value]
-        for text in value if isinstance(value, (tuple, list)) else ():
+        if not isinstance(value, (tuple, list)):
+            return
+        for text in value:
             problem = self._problem(name, str(text))
             if text and problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
@@ -1258,7 +1272,8 @@ class BaseAlerter(_Record):
         """Return the words that approve, and those that decline, once each of them can decide."""
         approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
         decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
-        lists, taken = [list(approve), list(decline)], {_word(word, True) for word in approve + decline}
+        lists = [list(approve), list(decline)]
+        taken = {_word(word, True) for word in approve + decline}
         if not approve:
             lists[0] = [word for word in _APPROVE if _word(word, True) not in taken]
         if not decline:
@@ -1495,7 +1510,9 @@ def _has_unknown_emoji(word: str) -> bool:
     """True if it holds an emoji of which it is not known here how Slack calls it."""
     chars = set(re.sub("[\ufe0e\ufe0f🏻-🏿]", "", word)) - set(_EMOJI)
     kinds = set(map(_unicodedata.category, chars))
-    return "\u200d" in chars or not kinds.isdisjoint(("So", "Me", "Cn"))  # Cn: too new to know
+    if "\u200d" in chars:
+        return True
+    return not kinds.isdisjoint(("So", "Me", "Cn"))  # Cn: too new to know
 
 
 def _names(value: Any, what: str) -> tuple[str, ...] | None:
@@ -2036,8 +2053,11 @@ class Question:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
         taps = []
         for words, usual in (self._record.approve, _TAPS[0]), (self._record.decline, _TAPS[1]):
-            emoji = [word for word in words if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word))]
-            taps.append([*emoji, usual][0])
+            tap = usual
+            for word in reversed(words):
+                if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)):
+                    tap = word
+            taps.append(tap)
         return taps
 
     def _help(self, reply: _Reply) -> None:
@@ -2353,7 +2373,9 @@ class _ChatAlerter(BaseAlerter):
             if file in draft.pictures and not refused:
                 continue
             page = _Page(0)
-            page.files = [file] if file.data else []
+            page.files = []
+            if file.data:
+                page.files = [file]
             page.add(_Block("picture", [], file=file), file.url or file.name, "", 0)
             try:
                 self._post(draft, page)
@@ -2787,7 +2809,10 @@ class SlackAlerter(_ChatAlerter):
                 f"{link}\nThen install it to the workspace, and copy the Bot User OAuth Token.")
 
     def _problem(self, name: str, text: str) -> str:
-        ours = re.match(_ON_SLACK, self.slack_api_url if self.slack_token else self.slack_webhook_url)
+        address = self.slack_webhook_url
+        if self.slack_token:
+            address = self.slack_api_url
+        ours = re.match(_ON_SLACK, address)
         if name in ("approvers", "mention") and not ours and re.fullmatch(r"[\w.-]+", text):
             return ""  # other servers of its protocol have ids of other forms
         return super()._problem(name, text)
@@ -2951,7 +2976,8 @@ class SlackAlerter(_ChatAlerter):
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
         for page in self._pages(kind, args, until):
             for row in page:
-                if row.get("user") == self._me() and mark in str(row):
+                ours = row.get("user") == self._me()
+                if ours and mark in str(row):
                     return _ref(where, row)
         return None
 
@@ -3317,7 +3343,9 @@ class DiscordAlerter(_ChatAlerter):
                 f"authorize?client_id={client}&scope=bot&permissions={_PERMISSIONS}")
 
     def _can_follow(self, ref: _Dict) -> bool:
-        return super()._can_follow(ref) and bool(self._by_bot() or _forum_thread(ref))
+        if not self._by_bot() and not _forum_thread(ref):
+            return False
+        return super()._can_follow(ref)
 
     def _link(self, ref: _Dict) -> str | None:
         # Its form, seen where people copy it: discord.js.org/docs, messageLink
@@ -3374,7 +3402,10 @@ class DiscordAlerter(_ChatAlerter):
             plain = "reply"
         elif self.listen == "channel":
             plain = "channel"
-        below = [row for row in rows if int(row["id"]) > int(mid)]
+        below = []
+        for row in rows:
+            if int(row["id"]) > int(mid):
+                below.append(row)
         answers = self._answers(question, below, plain)
         if message.get("flags", 0) & _HAS_THREAD and place != mid:  # that is a channel with the same id
             thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
@@ -3384,8 +3415,8 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         """List a channel from the oldest question on that somebody waits for."""
-        oldest = min(int(question.ref["message_id"]) for question in list(view.questions))
-        return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
+        asked = [int(question.ref["message_id"]) for question in list(view.questions)]
+        return self._rows(f"/channels/{view.channel}/messages?", min(asked) - 1)
 
     def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:
         """Return all rows after an id, oldest first. absent: the status that means that there are none."""
@@ -3416,7 +3447,8 @@ class DiscordAlerter(_ChatAlerter):
 
     def _answer(self, question: Question, row: _Dict, plain: str) -> _Dict | None:
         above, via = _mapping(row.get("message_reference")).get("message_id"), plain
-        if row["type"] == 19 and above in (question.ref["message_id"], *question._record.parts):
+        ours = [question.ref["message_id"], *question._record.parts]
+        if row["type"] == 19 and above in ours:
             via = "reply"
         elif above or row["type"] != 0:
             via = ""
@@ -3469,7 +3501,8 @@ class DiscordAlerter(_ChatAlerter):
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
         # A forum, which answers 400, lists no messages of its threads.
         for row in self._rows(f"/channels/{channel}/messages?", int(since * 1000) << 22, absent=400):
-            if row["author"]["id"] == self._me() and question.token in str(row):
+            ours = row["author"]["id"] == self._me()
+            if ours and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None
 
@@ -3532,7 +3565,9 @@ class DiscordAlerter(_ChatAlerter):
             return url
         if style == "mention" and text in ("here", "everyone"):
             return f"@{text}"
-        if style == "mention" or style == "person" and re.fullmatch(self._person_id, text):
+        if style == "person" and re.fullmatch(self._person_id, text):
+            style = "mention"
+        if style == "mention":
             return f"<@{text}>"
         safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
@@ -3658,7 +3693,9 @@ class DiscordAlerter(_ChatAlerter):
             headers["Authorization"] = _Secret(f"Bot {token}")
         else:
             url = self._secret("discord_webhook_url")
-            joint = "&" if "?" in url else "?"
+            joint = "?"
+            if "?" in url:
+                joint = "&"
             url = _Secret(f"{url}{joint}wait=true{path}")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
         answer = _http(self, method, url, until or self._until(), body, headers)
@@ -3857,14 +3894,18 @@ class SMTPEmailAlerter(BaseAlerter):
         return ""
 
     def _problem(self, name: str, text: str) -> str:
-        return f"{text!r} is not a mail address" if name == "approvers" and not self._person(text) else ""
+        if name == "approvers" and not self._person(text):
+            return f"{text!r} is not a mail address"
+        return ""
 
     def _check_together(self) -> None:
         if not self.smtp_server or not self.sender_email:
             raise ConfigError(f"{self._who}: smtp_server and sender_email are needed")
         name, address = _mailbox(self.sender_email, f"{self._who}: sender_email")
         self._set("_sender", address)
-        self._set("sender_email", f'"{name}" <{address}>' if name else address)
+        if name:
+            address = f'"{name}" <{address}>'
+        self._set("sender_email", address)
         self._set("recipient_email", tuple(self._recipients(None)))
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
             raise ConfigError(f"{self._who}: a password is not sent without TLS: leave use_tls=True")
@@ -3997,7 +4038,10 @@ class SMTPEmailAlerter(BaseAlerter):
             cause = caught
         if cause not in refused.values():
             refused.update(dict.fromkeys(mail.left, cause))
-        why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
+        why = []
+        for address, error in refused.items():
+            said = error.args[0].partition(": ")[2]
+            why.append(f"{address} ({said})")
         error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, code=cause.code,
                          hint=cause.hint, cure="look" if mail.unheard else cause._cure)
         if len(refused) < everybody:
@@ -4009,7 +4053,9 @@ class SMTPEmailAlerter(BaseAlerter):
         session, in_data = self._smtp(until), False
         taken: list[str] = []
         try:
-            size = [f"size={mail.size}"] if session.has_extn("size") else []  # RFC 1870
+            size = []
+            if session.has_extn("size"):  # RFC 1870
+                size = [f"size={mail.size}"]
             _expect(session.mail(self._sender, size), 250)
             for address in list(mail.left):
                 answer = session.rcpt(address)
@@ -4114,7 +4160,9 @@ class SMTPEmailAlerter(BaseAlerter):
                 raise
 
         try:
-            return _trusting(self._who, connect) if tls else connect(None)
+            if tls:
+                return _trusting(self._who, connect)
+            return connect(None)
         except AlerterError:
             raise
         except Exception as caught:  # sockets, ssl, smtplib and imaplib raise many kinds
@@ -4137,11 +4185,15 @@ class SMTPEmailAlerter(BaseAlerter):
         return {"mailbox": mailbox, "sender": self.sender_email, "people": people}
 
     def _cannot_ask(self) -> str:
-        return "" if self.imap_server else "an e-mail alerter needs imap_server to read the answers"
+        if self.imap_server:
+            return ""
+        return "an e-mail alerter needs imap_server to read the answers"
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         record = question._record
-        people = [_mailbox(to.by, "reply")[1]] if to else record.recipients or self.recipient_email
+        people: Any = record.recipients or self.recipient_email
+        if to:
+            people = [_mailbox(to.by, "reply")[1]]
         mail = self._new_mail(f"Re: {_bare(record.text)}", people, question.ref, question,
                               f".{_secrets.token_hex(4)}")
         mail.set_content(_clean(text).replace("`", "") + "\n")
@@ -4203,7 +4255,8 @@ class SMTPEmailAlerter(BaseAlerter):
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
             label, address = _mailbox(name, "address")
-            return "" if label else address.casefold()
+            if not label:
+                return address.casefold()
         return ""
 
     def _release(self, question: Question) -> None:
@@ -4253,7 +4306,8 @@ class _Mailbox:
         for uid, _, head in self.fetch(sorted(new), _HEAD_FIELDS, 500):
             self._unread.discard(uid)
             self._named[uid] = _question_of(_email.message_from_bytes(head))
-        return sorted([uid for uid, named in self._named.items() if named == token])
+        answering = [uid for uid, named in self._named.items() if named == token]
+        return sorted(answering)
 
     def _ask(self, *command: str) -> list[Any]:
         self.session.sock.room = _MAILBOX_CAP
@@ -4263,7 +4317,8 @@ class _Mailbox:
         return list(filter(None, answer))
 
     def _search(self, *keys: str) -> set[int]:
-        return set(map(int, b" ".join(self._ask("SEARCH", *keys)).split()))
+        found = b" ".join(self._ask("SEARCH", *keys))
+        return set(map(int, found.split()))
 
     def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, Any, bytes]]:
         """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time."""
@@ -4365,7 +4420,9 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
 
 def _words(said: Any) -> str:
     """Return what a server said; what the library says in its place is text already."""
-    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    if isinstance(said, bytes):
+        return said.decode("utf-8", "replace")
+    return str(said)
 
 
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
@@ -4405,7 +4462,9 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
-    if by.casefold() not in people or _question_of(mail) != question.token:
+    if by.casefold() not in people:
+        return None
+    if _question_of(mail) != question.token:
         return None
     for name, pattern in _AUTOMATIC.items():
         for value in _values(mail, name):
@@ -4644,7 +4703,9 @@ def _html_block(block: _Block, inline: bool) -> str:
         text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
     if kind == "item" and block.label:
         kind = "numbered"
-    form = _HTML_FORMS.get(kind, _HTML_FORMS["text"]) if text else ""
+    form = ""
+    if text:
+        form = _HTML_FORMS.get(kind, _HTML_FORMS["text"])
     return form.format(text, level=level, head=level + 1, size=20 - 2 * level, start=block.label[:-1])
 
 
@@ -4676,7 +4737,9 @@ def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: 
         if kind != "note" and content.strip():
             rows += _ROW.format(look, content)
     card = _MAIL_CARD.format(_LEVELS[level][1], rows)
-    return card if inline else _PAGE % (dark_ink, _WIDE, card)
+    if inline:
+        return card
+    return _PAGE % (dark_ink, _WIDE, card)
 
 
 # === Console ===
@@ -4709,7 +4772,8 @@ class ConsoleAlerter(BaseAlerter):
         line = None
         left = min(question._ends, question._until) - self.clock.monotonic()
         if _has_input_box():
-            line = _typed_in_box(left) if left > 0 else None
+            if left > 0:
+                line = _typed_in_box(left)
         elif self._ready(0):
             line = sys.stdin.readline()
         if line == "":  # Ctrl-D, or the terminal is gone: nobody answers any more
@@ -4787,8 +4851,10 @@ def _is_terminal(stream: Any) -> bool:
 
 def _has_input_box() -> bool | None:
     """True in a notebook where somebody can type, as its front end says for each cell; None: no notebook."""
+    if "ipykernel" not in sys.modules:
+        return None
     box = getattr(input, "__self__", None)  # of ipykernel, which puts its own in place of input()
-    return getattr(box, "_allow_stdin", None) if "ipykernel" in sys.modules else None
+    return getattr(box, "_allow_stdin", None)
 
 
 def _typed_in_box(seconds: float) -> str | None:
@@ -4834,7 +4900,8 @@ def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
             raise ConfigError(f"flavor {flavor}: cannot import it ({_one_line(error)}): write "
                               "package.module.Class, and run where it can be imported") from None
     own = isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
-    if not own or not isinstance(flavor.flavor, str) or not flavor.flavor:
+    name = getattr(flavor, "flavor", "")
+    if not own or not name or not isinstance(name, str):
         raise ConfigError("flavor: it must be a dataclass on BaseAlerter with a `flavor`, "
                           f"not {_kind_of(flavor)}")
     if _BUILT_IN.get(flavor.flavor, flavor) is not flavor:
@@ -4898,13 +4965,17 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
     try:
         return _READERS[kind](word)
     except (KeyError, ValueError):
-        wanted = "true or false" if kind == "bool" else "a number"
+        wanted = "a number"
+        if kind == "bool":
+            wanted = "true or false"
         raise ConfigError(f"{where} must be {wanted}, not {text!r}") from None
 
 
 def _from_environment() -> BaseAlerter:
     flavor, given = os.environ["ALERTERS_FLAVOR"], _Hidden()
-    cls = FLAVORS.get(flavor) or _flavor(flavor, StackStore()._load())  # ours need no store
+    cls = FLAVORS.get(flavor)  # ours need no store
+    if not cls:
+        cls = _flavor(flavor, StackStore()._load())
     stray = _stray_variable({})
     if stray:
         raise ConfigError(stray)
@@ -4954,7 +5025,9 @@ class StackStore:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        variable = "APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME"
+        variable = "XDG_CONFIG_HOME"
+        if os.name == "nt":
+            variable = "APPDATA"
         usual = os.path.join(os.environ.get(variable) or "~/.config", "alerters", "stacks.json")
         full = os.fsdecode(path or os.environ.get("ALERTERS_STORE") or usual)
         if os.environ.get("HOME") != "":  # which is no home
@@ -4979,7 +5052,9 @@ class StackStore:
                 _check_new("alerter", name, data["alerters"], "`update` changes it")
             entry = _Hidden({} if new else _entry(data, "alerters", name))
             for field, value in fields.items():
-                entry[field] = list(value) if isinstance(value, (tuple, set)) else value
+                if isinstance(value, (tuple, set)):
+                    value = list(value)
+                entry[field] = value
                 if value is None:
                     del entry[field]
             data["alerters"][name] = entry
@@ -5136,7 +5211,9 @@ def _open_plain(path: str, flags: int) -> int:
 def _hand_over(made: int | str, model: str) -> None:
     """Give what root made to the owner of `model`, or of its folder: a user's store stays the user's."""
     if sys.platform != "win32" and os.geteuid() == 0:
-        owner = os.stat(model if os.path.exists(model) else os.path.dirname(model))
+        if not os.path.exists(model):
+            model = os.path.dirname(model)
+        owner = os.stat(model)
         os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(made, int))
 
 
@@ -5889,7 +5966,9 @@ class _Copy:
         self.tail, self.problem = b"", ""
         self.source, self.inlet = os.pipe()
         self.going_on, self.job_ended = True, False
-        work = self._copy_job if _FORKS else self._copy_all
+        work = self._copy_all
+        if _FORKS:
+            work = self._copy_job
         self.thread = _threading.Thread(target=work, name="alerters-copy", daemon=True)
         self.thread.start()
 
@@ -6337,7 +6416,9 @@ def _line_block(line: str) -> _Block:
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
     """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
-    if "|" not in lines[start] or not re.fullmatch(_RULE, lines[start + 1].strip()):
+    if "|" not in lines[start]:  # as in most
+        return None
+    if not re.fullmatch(_RULE, lines[start + 1].strip()):
         return None
     head, rules = _cells(lines[start]), _cells(lines[start + 1])
     if not len(rules) == len(head) <= _COLUMNS:
@@ -6585,7 +6666,8 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
     except Exception as error:  # whatever a plotting library raises must not cost the alert its text
         return _File(name or usual, problem=_one_line(_reason(error), 200))
     file = _File(name or usual, data, shown=shown)
-    file.name += "" if name else file.ending
+    if not name:
+        file.name += file.ending
     return file
 
 
@@ -6609,7 +6691,8 @@ def _bytes_of(source: Any) -> bytes:
         return _whole(source)
     mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
     if mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
-        source = source.convert("RGBA" if mode.lower().endswith("a") else "RGB")
+        opaque = not mode.lower().endswith("a")
+        source = source.convert("RGB" if opaque else "RGBA")
     save, held = getattr(source, "savefig", None) or getattr(source, "save", None), io.BytesIO()
     if not save:
         raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
@@ -7261,7 +7344,8 @@ def _works(check: Callable[[], object]) -> bool:
 
 
 def _cmd_check(options: Any) -> int:
-    options.alerter = [options.name] if options.name else options.alerter
+    if options.name:
+        options.alerter = [options.name]
     failed = []
     for target in _chosen(options):
         _print(target._who)
@@ -7300,7 +7384,9 @@ def _cmd_pending(options: Any) -> None:
             _complain(error)
             continue
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.deadline))
-        over = "expired" if record.deadline < time.time() else "open until"
+        over = "open until"
+        if record.deadline < time.time():
+            over = "expired"
         _print(f"{key}  {record.alerter or record.flavor}  {over} {until}  {record.text}  {record.url or ''}")
 
 
@@ -7327,7 +7413,10 @@ def _cmd_register(options: Any) -> None:
         _check_new("stack", name, data["stacks"], "choose another name")
     if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
         if getattr(cls, "_webhook_field", "") not in fields:  # with a webhook no token is wanted
-            _ask_for(cls, fields, cls._asked if setup else _secrets_of(cls)[:1])
+            asked = cls._asked
+            if not setup:
+                asked = _secrets_of(cls)[:1]
+            _ask_for(cls, fields, asked)
     elif setup:
         how = f"{_program()} register {name} --flavor={options.flavor} --FIELD=VALUE --set"
         raise ConfigError(f"setup asks on a terminal, and here is none; instead: {how}")
@@ -7341,7 +7430,9 @@ def _cmd_register(options: Any) -> None:
         _print(f"alerter {name} is registered; put it to use by: {how}")
         return
     store.register_stack(name, name, activate=True)
-    now = 'post "Hello"' if alerter._cannot_ask() else 'ask "Deploy?"'
+    now = 'ask "Deploy?"'
+    if alerter._cannot_ask():
+        now = 'post "Hello"'
     _print(f"alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} {now}")
 
 
@@ -7378,7 +7469,9 @@ def _cmd_stack_register(options: Any) -> None:
     store, new = StackStore(), "set" in options
     store._put_stack(options.name, ",".join(options.alerters).split(","), new, new and options.set)
     active = store.active_stack()
-    done = f"stack {options.name} is {'registered' if new else 'updated'}"
+    done = f"stack {options.name} is updated"
+    if new:
+        done = f"stack {options.name} is registered"
     if active != options.name:
         done += f"; {active} stays active until: {_program()} stack set {options.name}"
     _print(done)
@@ -7411,7 +7504,8 @@ def _cmd_stacks(options: Any) -> None:
         names = [options.name or active]
     for name in names:
         members = _entry({"stacks": stacks}, "stacks", name)
-        _print(f"{_MARKS[name == active and not flavor]}{name}: {', '.join(members)}")
+        mark = _MARKS[name == active and not flavor]
+        _print(f"{mark}{name}: {', '.join(members)}")
 
 
 def _cmd_flavors(options: Any) -> None:
@@ -7531,7 +7625,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        argv = sys.argv[1:]
+    args = list(argv)
     if os.curdir not in sys.path:
         sys.path.append(os.curdir)  # where flavors of one's own are
     if args[:1] == ["alerter"]:
