@@ -1274,10 +1274,10 @@ class BaseAlerter(_Record):
         decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
         lists = [list(approve), list(decline)]
         taken = {_word(word, True) for word in approve + decline}
-        if not approve:
-            lists[0] = [word for word in _APPROVE if _word(word, True) not in taken]
+        if not approve:  # where no usual word is left, all mean the opposite, too
+            lists[0] = [word for word in _APPROVE if _word(word, True) not in taken] or list(_APPROVE)
         if not decline:
-            lists[1] = [word for word in _DECLINE if _word(word, True) not in taken]
+            lists[1] = [word for word in _DECLINE if _word(word, True) not in taken] or list(_DECLINE)
         seen, meaning = set(), dict(zip(map(_tap_name, _TAPS), lists))
         for words in lists:
             for word in words:

@@ -4813,6 +4813,7 @@ TYPED = [("ship it", "ship  it"), ("ship it", "ship\u00a0it."), ("ship\u2003it",
 NO_WORDS = [  # approve, decline, why not
     (["go"], ["Go"], "means the opposite"), (["👍"], [":thumbsup:"], "means the opposite"),
     (["❌"], None, "means the opposite"), (None, [":white_check_mark:"], "means the opposite"),
+    (["decline", "Disapprove", "no", "reject"], None, "means the opposite"),
     (["go", "go"], None, "twice"), (["👍", "👍🏽"], None, "twice"), ([], None, "approve_msg_options"),
     (None, "", "disapprove_msg_options"), (["x", " "], None, "approve_msg_options"),
     (b"go", None, "list of words"), ([b"go"], None, "list of words"),
