@@ -393,6 +393,7 @@ class AlerterMessage(_Record):
             if file.problem and who:
                 _log().warning("%s: %s", who, file.label)
             files.append(copy.copy(file))  # each alerter notes its own refusals
+            files[-1].name, files[-1].url = _hide(file.name), _hide(file.url)
         return files
 
     def _repr_html_(self) -> str:
@@ -3058,7 +3059,8 @@ class SlackAlerter(_ChatAlerter):
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
         blocks: list[_Dict] = []
         if page.first:
-            blocks += map(dict, getattr(draft.params, "blocks", None) or ())
+            own = _json.dumps(getattr(draft.params, "blocks", None) or ())
+            blocks += _json.loads(own, object_hook=_masked)
         replaced = ("title", "text", "facts") if blocks else ()
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
@@ -3212,6 +3214,14 @@ def _without_entities(text: str) -> str:
 def _mrkdwn(words: str) -> _Dict:
     """Return a text object in which Slack makes no mentions or links of its own."""
     return {"type": "mrkdwn", "text": words, "verbatim": True}
+
+
+def _masked(part: _Dict) -> _Dict:
+    """Return an object of JSON with the secrets in its texts masked."""
+    for name, text in part.items():
+        if isinstance(text, str):
+            part[name] = _hide(text)
+    return part
 
 
 def _ref(where: _Dict, row: _Dict) -> _Dict:

@@ -3963,7 +3963,9 @@ def test_no_secret_goes_out_in_a_message_that_holds_it(chats, tmp_path, kind, re
         alerter = dataclasses.replace(alerter, **{name: "{{file.%s}}" % (tmp_path / "secret")})
     text, ending = f"curl -H 'Authorization: Bearer {secret}' failed", secret.rpartition("/")[2]
     with contextlib.suppress(DeliveryError):  # the webhook's fresh secret is not the fake's
-        alerter.send(AlerterMessage(text, text, metadata={text: text}, images=["/nowhere/" + ending]))
+        images, files = ["/nowhere/" + ending, "https://x.example/" + ending], [(ending, b"x")]
+        own = SlackAlerterParameters(blocks=[{"type": "section", "text": {"type": "mrkdwn", "text": text}}])
+        alerter.send(AlerterMessage(text, text, metadata={text: text}, images=images, files=files), own)
     sent = "".join(call.body.decode("utf-8", "replace") for call in service.calls)
     assert sent and ending not in sent and ending.replace("_", "\\\\_") not in sent
 
