@@ -2624,6 +2624,7 @@ class _ChatAlerter(BaseAlerter):
     def _channel(self, params: AlerterParameters | None) -> str:
         name = self._channel_field
         channel = str(self._option(params, name, ""))
+        self._refuse(name, channel)  # several, or what is no text, are none
         if not channel and self._by_bot():
             raise ConfigError(f"{self._who}: no channel: give {name} in the alerter or in the parameters")
         return channel

@@ -5507,7 +5507,7 @@ def test_what_is_no_id_goes_into_no_address(room):
             Question.from_dict(dict(question, ref={**question["ref"], **ref}), room.alerter())
 
 
-@pytest.mark.parametrize("channel", ["1/webhooks?x=", "١٢٣", "1" * 21, "300?a=b", "../300"])
+@pytest.mark.parametrize("channel", ["1/webhooks?x=", "١٢٣", "1" * 21, "300?a=b", "../300", ["300", "400"]])
 def test_a_channel_of_the_parameters_that_is_no_id_is_refused(discord, channel):
     params = DiscordAlerterParameters(discord_channel_id=channel)
     for act in (discord_alerter(discord).send, discord_alerter(discord).open_question):
