@@ -5006,10 +5006,10 @@ def _stray_variable(known: Mapping[str, Any]) -> str:
     for flavor, cls in FLAVORS.items():
         for field in _fields_of(cls):
             places.setdefault(field.upper(), []).append(flavor)
-    found, referred = "", _json.dumps(known)
+    found = ""
     for variable, value in sorted(os.environ.items()):
         before, ours, name = variable.partition("ALERTERS_")
-        if before or not ours or not value or f"env.{variable}" in referred:
+        if before or not ours or not value or f"env.{variable}" in _json.dumps(known):
             continue
         said = ""
         if name not in places:
