@@ -3593,7 +3593,7 @@ CAUSES = {  # what is done: who fails, and the whole message
         "535 no: user or password refused: Gmail and others want an app password"),
     "SMTP that speaks no TLS at once": (
         lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"),
-        f"{NO_TLS}use_tls=\"starttls\" is for ports that do not: 587, 25; IMAP is on 993"),
+        f"{NO_TLS}SMTP does on port 465, IMAP on 993; SMTP on 587 or 25 wants use_tls=\"starttls\""),
 }
 if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (
