@@ -1399,6 +1399,8 @@ class BaseAlerter(_Record):
                 receipt = Receipt("", {})
             if not _is_plain(receipt.ref):
                 raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
+            if not self._can_follow(receipt.ref):
+                raise _failure(self._who, "an answer of another form than documented", cure="look")
             record.ref, record.url = receipt.ref, receipt.url
             self._offer_taps(question)
 

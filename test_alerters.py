@@ -2819,6 +2819,13 @@ def test_an_odd_answer_is_no_surprise(chats):
         service.fail("chat.postMessage", Fault("act_reset"))
         assert alerter.post("x") is delivered, fault.answer
         service.heal()
+    for kind, call, body in (("slack", "chat.postMessage", {"ok": True, "channel": "\ud800", "ts": "1.2"}),
+                             ("slack", "chat.postMessage", {"ok": True}),
+                             ("discord", "POST", {"id": "5", "channel_id": "1/x"})):
+        alerter, service = chats[kind]
+        service.fail(call, Fault(status=200, body=body))
+        with pytest.raises(DeliveryError, match="another form than documented"):
+            alerter.open_question("x")
 
 
 def test_slacks_own_webhook_has_taken_what_it_says_ok_to(monkeypatch):
