@@ -1635,7 +1635,7 @@ for _name, _form in _QuestionRecord.__annotations__.items():
 
 def _recorded(key: str, given: Any) -> _QuestionRecord:
     """Return what the store holds of a key; one that cannot be read stops this key and nothing else."""
-    record = _QuestionRecord(_mapping(given))
+    record = _QuestionRecord({**_mapping(given), "key": key})
     if record._is_sound():
         return record
     raise StoreError(f"the record of the question {key!r} cannot be read: take it out of \"questions\" in "
