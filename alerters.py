@@ -4163,6 +4163,8 @@ class SMTPEmailAlerter(BaseAlerter):
         deadline = _deadline(self.clock, until)
 
         def connect(trust: Any) -> Any:
+            if deadline <= time.monotonic():  # others have tried that mailbox for so long
+                raise _Unreachable(f"{host}: no time left", "it does not answer, or others took it all")
             wire = _connect(host, port, deadline)
             try:
                 if tls == "ssl":

@@ -7093,6 +7093,8 @@ def test_many_that_ask_at_once_try_the_mailbox_once(relay, imap, clock):
     alerter._release(first)
     assert alerter.replies(second) == [] and imap.logins == 2  # to try it, and one for all, to the last
     alerter._release(second)
+    with pytest.raises(DeliveryError, match="no time left: it does not answer"):
+        alerter._imap(clock.monotonic() - 1)  # as where others have tried it for so long
 
 
 def test_check_tells_what_works(smtp, imap, clock):
