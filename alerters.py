@@ -5013,7 +5013,9 @@ def _stray_variable(known: Mapping[str, Any]) -> str:
     found = ""
     for variable, value in sorted(os.environ.items()):
         before, ours, name = variable.partition("ALERTERS_")
-        if before or not ours or not value or f"env.{variable}" in _json.dumps(known):
+        if before or not ours or not value:
+            continue
+        if known and f"env.{variable}" in _json.dumps(known):  # json too may find no descriptor left
             continue
         said = ""
         if name not in places:

@@ -9889,6 +9889,19 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         log.error("y")
         """, ["y"], f"{MANY}alerters: not told (see above): ERROR root: x\n{MANY}{MANY}"
                     "alerters: not told (see above): ERROR root: 5 True\n"),
+    "no descriptors, by variables": ("""
+        import resource
+        File.send = lambda self, message, params=None: os.write(2, b"told") and alerters.Receipt("file", {})
+        alerters.register_flavor(File)
+        os.environ["ALERTERS_FLAVOR"] = "file"
+        job, taken = alerters.watch("job")(lambda: 5), []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        try:
+            while True:
+                taken.append(open(os.devnull))
+        except OSError:
+            job()
+        """, [], "told"),
 }
 
 
