@@ -2379,7 +2379,7 @@ class _ChatAlerter(BaseAlerter):
             page.files = []
             if file.data:
                 page.files = [file]
-            page.add(_Block("picture", [], file=file), file.url or file.name, "", 0)
+            page.add(_Block("picture", [], file=file), file.url, "", 0)
             try:
                 self._post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
@@ -3724,7 +3724,7 @@ class DiscordAlerter(_ChatAlerter):
                 _SERVERS[str(known["id"])] = str(known["guild_id"])
             return data
         code = str(known.get("code") or "")
-        what = f"HTTP {answer.status}"
+        what = f"HTTP {answer.status}, no answer of Discord"
         if known.get("message"):
             what = f"{code} {known['message']}".strip()
         if known.get("errors"):  # which field is wrong, and why

@@ -2438,7 +2438,7 @@ def test_a_label_that_looks_like_an_address_makes_no_link(chats):
 
 def test_an_id_of_another_form_is_no_answer_of_discord(discord):
     discord.fail("/users/@me", Fault(status=200, body={"id": "("}), times=None)
-    with pytest.raises(DeliveryError, match="HTTP 200"):
+    with pytest.raises(DeliveryError, match="HTTP 200, no answer of Discord: "):
         discord_alerter(discord).check()
 
 
@@ -3715,6 +3715,10 @@ def test_a_refused_image_is_named_under_the_alert(chats, caplog, kind):
     why = "the text(.|\n)*image-1.png could not be shown: .*(missing_scope|too large)"
     assert re.search(why, _seen(kind, service))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+    if kind == "discord":  # each is tried alone, which leaves no message of its name
+        service.posted.clear()
+        service.permissions[service.channel].discard("ATTACH_FILES")
+        assert alerter.post(AlerterMessage("Plots", images=[PNG] * 3)) is True and len(service.posted) == 2
 
 
 class _Unpacked(io.BytesIO):
