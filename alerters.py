@@ -1273,12 +1273,11 @@ class BaseAlerter(_Record):
         """Return the words that approve, and those that decline, once each of them can decide."""
         approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
         decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
-        lists = [list(approve), list(decline)]
+        lists = []
         taken = {_word(word, True) for word in approve + decline}
-        if not approve:  # where no usual word is left, all mean the opposite, too
-            lists[0] = [word for word in _APPROVE if _word(word, True) not in taken] or list(_APPROVE)
-        if not decline:
-            lists[1] = [word for word in _DECLINE if _word(word, True) not in taken] or list(_DECLINE)
+        for given, usual in (approve, _APPROVE), (decline, _DECLINE):
+            free = [word for word in usual if _word(word, True) not in taken]
+            lists.append(list(given or free or usual))  # where none is free, all mean the opposite, too
         seen, meaning = set(), dict(zip(map(_tap_name, _TAPS), lists))
         for words in lists:
             for word in words:
@@ -2444,7 +2443,9 @@ class _ChatAlerter(BaseAlerter):
         for fact in facts.lines:
             name, value = self._write(facts, fact)
             room -= self._cost((name, value))
-            if room < 0 or self._measure(name) > 200 or self._measure(value) > 1000:
+            if self._measure(name) > 200 or self._measure(value) > 1000:
+                return False
+            if room < 0:
                 return False
         return True
 
@@ -3064,7 +3065,9 @@ class SlackAlerter(_ChatAlerter):
         if page.first:
             own = _json.dumps(getattr(draft.params, "blocks", None) or ())
             blocks += _json.loads(own, object_hook=_masked)
-        replaced = ("title", "text", "facts") if blocks else ()
+        replaced: Sequence[str] = ()
+        if blocks:
+            replaced = ("title", "text", "facts")
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
                 blocks += self._blocks(kind, written)
@@ -3925,7 +3928,9 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def check(self) -> str:
         """Connect over SMTP, and over IMAP if it is set, and log in there."""
-        login = "connected and logged in" if self.password else "connected; no password is set, so no log-in"
+        login = "connected and logged in"
+        if not self.password:
+            login = "connected; no password is set, so no log-in"
         ways: _Dict = {f"SMTP: {login}": self._smtp}
         if self.imap_server:
             ways["IMAP: connected and logged in"] = self._imap
@@ -4473,7 +4478,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data)
     longest = max(map(len, heads), default=0)
-    if data.count(b"\n--") > 2000 or len(heads) > 150 or longest > 2000:
+    if max(data.count(b"\n--"), longest) > 2000 or len(heads) > 150:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
@@ -7030,8 +7035,10 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
              proxy: _Proxy | None = None) -> _Wire:
     """Return a connection: over TLS if it is said whom to trust, and through the proxy if there is one."""
     target = _join(host, port)
-    first, number, place = (proxy.host, proxy.port, proxy.place) if proxy else (host, port, target)
-    wire = _dial(first, number, deadline, place)
+    if proxy:
+        wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
+    else:
+        wire = _dial(host, port, deadline, target)
     try:
         if proxy:
             proxy.open_tunnel(wire, target)
@@ -7324,7 +7331,9 @@ def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
 
 def _cmd_post(options: Any) -> int:
     message, params = _typed_message(options), AlerterParameters(mention=options.mention)
-    return 0 if _post_to(_chosen(options), message, params) else 4
+    if _post_to(_chosen(options), message, params):
+        return 0
+    return 4
 
 
 def _cmd_ask(options: Any) -> int:
@@ -7388,7 +7397,9 @@ def _cmd_preview(options: Any) -> None:
         raise ConfigError("preview: give --flavor, or --html FILE")
     cls = _flavor(options.flavor, StackStore()._load())
     # What fields make one of somebody's own flavor nobody knows, and the base's `_preview` needs none.
-    example: Any = cls(**cls._example) if cls._example else ConsoleAlerter()
+    example: Any = ConsoleAlerter()
+    if cls._example:
+        example = cls(**cls._example)
     _print(cls._preview(example, message))
 
 
@@ -7438,9 +7449,11 @@ def _cmd_register(options: Any) -> None:
         how = f"{_program()} register {name} --flavor={options.flavor} --FIELD=VALUE --set"
         raise ConfigError(f"setup asks on a terminal, and here is none; instead: {how}")
     alerter = _build(cls, fields, (name, store.path))
-    if setup and not (_works(alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here.")):
-        raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
-                            hint="mend what is said above, and try again")
+    if setup:
+        works = _works(alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here.")
+        if not works:
+            raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
+                                hint="mend what is said above, and try again")
     store._put(name, {"flavor": options.flavor, **fields}, new=True)
     if not use:
         how = f"{_program()} stack register {name} -al {name} --set"
@@ -7457,7 +7470,9 @@ def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> Non
     """Ask for those of the fields that are missing, each until it can be right; secrets without echo."""
     for name in names:
         field = _fields_of(cls)[name]
-        read: Callable[[str], str] = _getpass.getpass if _is_secret(field) else input
+        read: Callable[[str], str] = input
+        if _is_secret(field):
+            read = _getpass.getpass
         if name not in fields:
             _print(cls._how_to_get(name, fields))
         while name not in fields:
