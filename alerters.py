@@ -5006,28 +5006,32 @@ def _from_environment() -> BaseAlerter:
     return _build(cls, given)
 
 
+_CHOOSING = ("FLAVOR", "STACK", "STORE")  # besides the fields of flavors
+
+
 def _stray_variable(known: Mapping[str, Any]) -> str:
     """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or "".
 
     known: the alerters of the store: what one of them refers to is no mistake.
     """
-    places: dict[str, list[str]] = {"FLAVOR": [], "STACK": [], "STORE": []}
+    places: dict[str, list[str]] = {}
     for flavor, cls in FLAVORS.items():
         for field in _fields_of(cls):
             places.setdefault(field.upper(), []).append(flavor)
     found = ""
     for variable, value in sorted(os.environ.items()):
         before, ours, name = variable.partition("ALERTERS_")
-        if before or not ours or not value:
+        if before or not ours or not value or name in _CHOOSING:
             continue
         if known and f"env.{variable}" in _json.dumps(known):  # json too may find no descriptor left
             continue
         said = ""
         if name not in places:
-            for meant in _difflib.get_close_matches(name, places, 1, 0.62):  # STAGE is not STACK
+            for meant in _difflib.get_close_matches(name, _CHOOSING, 1, 0.75):  # TEST_MORE is not STORE
+                # What is used without it is another place than was meant.
+                raise ConfigError(f"${variable}: did you mean $ALERTERS_{meant}?")
+            for meant in _difflib.get_close_matches(name, places, 1):
                 said = f"${variable}: did you mean $ALERTERS_{meant}?"
-                if not places[meant]:  # what is used without it is another place than was meant
-                    raise ConfigError(said)
         elif places[name] and not os.environ.get("ALERTERS_FLAVOR"):
             flavors = " or ".join(places[name])
             said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}"

@@ -8525,7 +8525,7 @@ def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
 
 def test_fields_in_the_environment_do_not_stop_a_stack(slack, monkeypatch, caplog):
     home_register(slack, slack_token="{{env.ALERTERS_SLACK_TOKEN}}")
-    home_set(monkeypatch, SLACK_TOKEN=slack.token, DEBUG="1", COLOUR="red", STAGE="prod")
+    home_set(monkeypatch, SLACK_TOKEN=slack.token, DEBUG="1", COLOUR="red", TEST_MORE="1")
     assert post("x") and caplog.messages == []
     home_set(monkeypatch, DISCORD_TOKEN="ab.cd.ef")
     assert post("x") and post("x")
