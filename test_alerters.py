@@ -3171,7 +3171,7 @@ TOO_MANY = "this process has too many files open: close some, or raise `ulimit -
 def test_a_process_without_files_or_ssl_is_told_and_posts_once_it_can(peer):
     with FakeSMTP() as smtp:
         program = TIGHT.format(smtp=smtp.port, port=peer(said(SLACK_OK)))
-        done = home_process("-c", program, python=["-S", "-W", "error"])
+        done = run_program("-c", program, python=["-S", "-W", "error"])
     assert done.stdout == (
         f"DeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\nsmtp_email\n"
         f"ConfigError  smtp_email: {BUILT_WITHOUT}\nConfigError  slack: {BUILT_WITHOUT}\n"), done.stderr
@@ -3840,9 +3840,9 @@ def test_a_file_from_the_command_line(chats, tmp_path, capsys):
     files = [tmp_path / "売上.csv", tmp_path / "<!channel> *x*.log"]
     for file in files:
         file.write_bytes(b"x")
-    home_register(service)
+    store_alerter(service)
     argv = [word for file in files for word in ("--file", file)]
-    assert home_cli(capsys, "post", "the text", *argv) == (0, "", "")
+    assert run_cli(capsys, "post", "the text", *argv) == (0, "", "")
     assert [(file["name"], file["bytes"]) for file in service.files.values()] == [
         (file.name, b"x") for file in files]
     assert [_pings("slack", payload) for payload in _posted(service) if "text" in payload] == [[]]
@@ -4019,24 +4019,24 @@ def test_a_reference_that_leads_to_no_secret_is_one_clear_line(monkeypatch, give
 def test_references_are_resolved_on_use_and_kept_as_they_are(slack, discord, monkeypatch, tmp_path):
     (tmp_path / "hook").write_text(discord.webhook_url + "\n")
     hook = in_time(DiscordAlerter, discord.clock)(discord_webhook_url="{{ file.%s }}" % (tmp_path / "hook"))
-    home_register(slack, clock=slack.clock, slack_token="{{env.SLACK_TOKEN_OF_TEST}}")
+    store_alerter(slack, clock=slack.clock, slack_token="{{env.SLACK_TOKEN_OF_TEST}}")
     bot = StackStore().load_alerter("my_slack_alerter")
     monkeypatch.setenv("SLACK_TOKEN_OF_TEST", slack.token)
     assert hook.post("x") and bot.post("x") and (len(slack.posted), len(discord.posted)) == (1, 1)
-    assert "{{env.SLACK_TOKEN_OF_TEST}}" in repr(bot) and slack.token.encode() not in home_read()
+    assert "{{env.SLACK_TOKEN_OF_TEST}}" in repr(bot) and slack.token.encode() not in read_store()
     slack.token = "xoxb-rotated"
     monkeypatch.setenv("SLACK_TOKEN_OF_TEST", slack.token)
     assert bot.post("x") is True
 
 
 def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch, tmp_path):
-    home_write({"version": 1, "alerters": {"team": {"flavor": "slack", "slack_token": "xoxb-hidden-1"}},
-                "stacks": {"default": ["team"]}, "active_stack": "default"})
+    write_store({"version": 1, "alerters": {"team": {"flavor": "slack", "slack_token": "xoxb-hidden-1"}},
+                 "stacks": {"default": ["team"]}, "active_stack": "default"})
     (tmp_path / "blank").write_text("hidden 2 of a file")
     monkeypatch.setenv("HOOK", "https://example.org/hidden-3 x")
 
     def broken():
-        home_write({"version": 2, "alerters": {"team": {"flavor": "slack", "slack_token": "xoxb-hidden-4"}}})
+        write_store({"version": 2, "alerters": {"team": {"flavor": "slack", "slack_token": "xoxb-hidden-4"}}})
         post("x")
 
     def environment():
@@ -4069,7 +4069,7 @@ VALUES = {  # the fields of an alerter, and the same written otherwise
 
 
 @pytest.mark.parametrize("flavor", VALUES)
-def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, home_told):
+def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, received):
     """None is what os.environ.get gives: a missing use_tls must not mean that the mail goes in the clear."""
     fields, otherwise = VALUES[flavor]
     alerter, same = FLAVORS[flavor](**fields), FLAVORS[flavor](**otherwise)
@@ -4112,8 +4112,8 @@ print(results + asyncio.run(main()), _tell.AlertHandler.__module__, repr(slack))
 def test_it_runs_vendored_under_another_name_optimised_in_threads_and_in_a_loop(slack, tmp_path):
     (tmp_path / "vendor" / "tools").mkdir(parents=True)
     shutil.copy(alerters.__file__, str(tmp_path / "vendor" / "tools" / "_tell.py"))
-    done = home_process("-c", ELSEWHERE, slack.api_url, python=("-O", "-W", "error"), cwd=str(tmp_path),
-                        env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"})
+    done = run_program("-c", ELSEWHERE, slack.api_url, python=("-O", "-W", "error"), cwd=str(tmp_path),
+                       env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{[True] * 7} vendor.tools._tell SlackAlerter(")
     assert "xoxb-1-secret" not in done.stdout
@@ -5468,11 +5468,11 @@ def test_where_reading_is_refused_after_all_a_closing_note_goes_under_the_questi
 def test_a_stopped_process_closes_its_question_and_ends_as_it_would_have(number):
     with FakeSlack() as slack:
         room = Room("slack", slack)
-        home_register(slack)
-        process = home_start("ask", "Deploy?")
-        home_until(lambda: any("replies" in call.path for call in slack.calls), "the first poll")
+        store_alerter(slack)
+        process = start_program("ask", "Deploy?")
+        wait_until(lambda: any("replies" in call.path for call in slack.calls), "the first poll")
         process.send_signal(number)
-        assert home_ended(process).returncode == 128 + number
+        assert end_of(process).returncode == 128 + number
         assert room.notes(room.asked()) == ["Nobody waits for an answer any more. This question is closed."]
 
 
@@ -5763,7 +5763,7 @@ def test_a_question_of_the_same_key_is_adopted_with_its_answers_and_the_time_tha
 @pytest.mark.parametrize("known", [True, False])
 def test_a_key_that_moves_to_another_alerter_closes_the_old_question_where_it_stands(room, known, boards):
     """Another flavor, or another workspace: its ids mean nothing to the new alerter."""
-    home_register(room.service, "old", room.kind, clock=room.clock)
+    store_alerter(room.service, "old", room.kind, clock=room.clock)
     old = _ask_and_die(room, alerter=StackStore().load_alerter("old"))
     room.reply(old, room.ann, "yes")
     if not known:
@@ -5814,8 +5814,8 @@ def test_help_is_given_once_and_never_brings_a_replaced_or_decided_record_back(r
     assert (again.check(), _records()) == (second.check(), {})
     third = room.alerter()._open("Deploy 3?", None, "deploy-43")
     room.reply(third, room.ann, "yes please")
-    os.unlink(home_store_file())
-    os.mkdir(home_store_file())  # where the store cannot be written the wait goes on
+    os.unlink(store_file())
+    os.mkdir(store_file())  # where the store cannot be written the wait goes on
     assert third.check() is None and len(room.notes(third)) == 1
 
 
@@ -5983,7 +5983,7 @@ def test_a_key_means_the_same_in_every_process(capsys):
 
 def test_with_a_stack_the_alerter_that_holds_the_open_question_is_asked_first(room, boards):
     """The first alerter refused at first; it is well again, but somebody has answered the second one."""
-    home_register(room.service, "chat", room.kind, clock=room.clock)
+    store_alerter(room.service, "chat", room.kind, clock=room.clock)
     register_flavor(in_time(Board, room.clock))
     store = StackStore()
     store.register_alerter("wall", "board")
@@ -7087,7 +7087,7 @@ def test_many_that_ask_at_once_try_the_mailbox_once(relay, imap, clock):
     imap.fail("login", "stall")
     with concurrent.futures.ThreadPoolExecutor(20) as pool:
         asked = [pool.submit(alerter.open_question, f"Deploy {n}?") for n in range(20 if MORE else 6)]
-        home_until(lambda: imap.commands)
+        wait_until(lambda: imap.commands)
         time.sleep(0.1)  # s in which nobody else connects
         assert imap.sessions == 1
         imap.gate.set()
@@ -7722,7 +7722,7 @@ def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
     desk.imap.fail("login", "stall")  # until all of them wait
     with concurrent.futures.ThreadPoolExecutor(5) as pool:
         got = pool.map(outcome, questions)
-        home_until(lambda: all(question._shared for question in questions))
+        wait_until(lambda: all(question._shared for question in questions))
         desk.clock.sleep(1)
         desk.imap.gate.set()
     assert list(got) == [YES, NO, YES, NO, YES]
@@ -7742,7 +7742,7 @@ def test_who_waits_while_another_looks_reads_what_is_his(broken, desk):
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         with box.lock:
             got = pool.submit(desk.alerter.replies, question)
-            home_until(lambda: question._shared)
+            wait_until(lambda: question._shared)
             desk.clock.sleep(1)
             box.began = desk.clock.monotonic()
             if broken:
@@ -7897,10 +7897,10 @@ def test_sockets_are_closed_after_every_use(desk):
 
 
 # === The store, the functions and the command line ===
-HOME_FILE = os.path.abspath(alerters.__file__)
+MODULE = os.path.abspath(alerters.__file__)
 
 
-def home_cli(capsys, *args):
+def run_cli(capsys, *args):
     """Run a command in this process; return (exit code, stdout, stderr)."""
     capsys.readouterr()
     code = main([str(arg) for arg in args])
@@ -7908,20 +7908,20 @@ def home_cli(capsys, *args):
     return code, out, err
 
 
-def home_environment(**changes):
+def environment_with(**changes):
     env = {**os.environ, "PYTHONIOENCODING": "utf-8", **changes}
     return {name: value for name, value in env.items() if value is not None}
 
 
-def home_start(*args, env=None, python=(), **more):
+def start_program(*args, env=None, python=(), **more):
     """Start `python -m alerters …`, or python itself with -c, -m or a file, and do not wait for it."""
     itself = args[0] in ("-c", "-m", "alerters.py")
     command = [sys.executable, *python, *([] if itself else ["-m", "alerters"]), *map(str, args)]
     more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
-    return subprocess.Popen(command, env=home_environment(**(env or {})), encoding="utf-8", **more)
+    return subprocess.Popen(command, env=environment_with(**(env or {})), encoding="utf-8", **more)
 
 
-def home_ended(process, input=None):
+def end_of(process, input=None):
     """Wait for a started process and return it finished."""
     with process:
         try:
@@ -7931,34 +7931,34 @@ def home_ended(process, input=None):
     return SimpleNamespace(returncode=process.returncode, stdout=out, stderr=err)
 
 
-def home_process(*args, input=None, **more):
-    """Run it as `home_start` does and return the finished process."""
+def run_program(*args, input=None, **more):
+    """Run it as `start_program` does and return the finished process."""
     stdin = subprocess.DEVNULL if input is None else subprocess.PIPE
-    return home_ended(home_start(*args, **{"stdin": stdin, **more}), input)
+    return end_of(start_program(*args, **{"stdin": stdin, **more}), input)
 
 
-def home_until(condition, what="it"):
+def wait_until(condition, what="it"):
     end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end, f"waited for {what} in vain"
         time.sleep(0.005)
 
 
-def home_store_file():
+def store_file():
     return os.environ["ALERTERS_STORE"]
 
 
-def home_read():
-    with open(home_store_file(), "rb") as file:
+def read_store():
+    with open(store_file(), "rb") as file:
         return file.read()
 
 
-def home_write(content):
-    with open(home_store_file(), "wb") as file:
+def write_store(content):
+    with open(store_file(), "wb") as file:
         file.write(content if isinstance(content, bytes) else json.dumps(content).encode())
 
 
-def home_register(service, name="my_slack_alerter", flavor="slack", clock=None, **fields):
+def store_alerter(service, name="my_slack_alerter", flavor="slack", clock=None, **fields):
     """Register the alerter of a fake in the store, in virtual time if a clock is given."""
     if clock:
         FLAVORS[flavor] = in_time(FLAVORS[flavor], clock)
@@ -7972,7 +7972,7 @@ def home_register(service, name="my_slack_alerter", flavor="slack", clock=None, 
     StackStore().register_stack(f"{name}_stack", [name], activate=True)
 
 
-class HomeTold(list):
+class Received(list):
     """What recorder alerters were told: (alerter's tag, message), in order."""
 
     @property
@@ -7985,9 +7985,9 @@ class HomeTold(list):
 
 
 @pytest.fixture
-def home_told(monkeypatch):
+def received(monkeypatch):
     """A flavor of our own, `recorder`, in use through the environment; the list of what it was told."""
-    told = HomeTold()
+    told = Received()
 
     @register_flavor
     @dataclasses.dataclass
@@ -8118,13 +8118,13 @@ print(loaded, len(made), late == made, same, own.pop().slack_channel_id, own)
 
 def test_import_costs_little_and_an_init_is_made_when_it_is_first_wanted():
     """Who looks or calls, also in several threads or from a class on it, sees no difference."""
-    done = home_process("-c", FRESH, python=["-S"])  # what site's .pth files import is not ours
+    done = run_program("-c", FRESH, python=["-S"])  # what site's .pth files import is not ours
     assert (done.stdout, done.stderr) == ("set() 11 True True C1 set()\n", "")
 
 
 def test_every_module_is_named_in_an_import_statement():
     """PyInstaller, cx_Freeze and Nuitka find a module only there: elsewhere a frozen program dies of it."""
-    with open(HOME_FILE, encoding="utf-8") as file:
+    with open(MODULE, encoding="utf-8") as file:
         source = file.read()
     named = re.findall(r"^    import (\S+) as (_\w+)$", source, re.M)
     lazy = [(vars(module)["__name__"], name) for name, module in vars(alerters).items()
@@ -8172,7 +8172,7 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
     for home, why in ((os.devnull, "Not a directory"), ("", "no home folder is known")):
         monkeypatch.setenv("HOME", home)
         place = f"{home or '~'}/.config/alerters/stacks.json.lock"
-        assert home_cli(capsys, "register", "a", "--flavor=console") == (2, "", (
+        assert run_cli(capsys, "register", "a", "--flavor=console") == (2, "", (
             f"alerters: {place}: cannot be locked ({why}): choose another store with $ALERTERS_STORE; "
             "$ALERTERS_FLAVOR needs none, but a key does\n"))
         assert post("still told") is True
@@ -8180,26 +8180,26 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
 
 def test_what_the_file_looks_like(monkeypatch):
     store = StackStore()
-    store.register_alerter("team", "slack", slack_token="{{env.HOME_TOKEN}}", slack_channel_id="C1",
+    store.register_alerter("team", "slack", slack_token="{{env.TEAM_TOKEN}}", slack_channel_id="C1",
                            approvers=("U1", "U2"))
     store.register_stack("prod", ["team", "console"])
-    team = {"flavor": "slack", "slack_token": "{{env.HOME_TOKEN}}", "slack_channel_id": "C1",
+    team = {"flavor": "slack", "slack_token": "{{env.TEAM_TOKEN}}", "slack_channel_id": "C1",
             "approvers": ["U1", "U2"]}
-    assert json.loads(home_read()) == {
+    assert json.loads(read_store()) == {
         "version": 1, "alerters": {"console": {"flavor": "console"}, "team": team},
         "stacks": {"default": ["console"], "prod": ["team", "console"]}, "active_stack": "prod"}
-    assert home_read().endswith(b"}\n") and home_read().count(b"\n") > 10  # readable by hand
-    folder, name = os.path.split(home_store_file())
+    assert read_store().endswith(b"}\n") and read_store().count(b"\n") > 10  # readable by hand
+    folder, name = os.path.split(store_file())
     assert {other for other in os.listdir(folder) if other.startswith(name)} == {name, f"{name}.lock"}
-    monkeypatch.setenv("HOME_TOKEN", "xoxb-from-the-environment")
-    before = {**json.loads(home_read()), "owner": "Ann", "later": {"x": [1, None, "é"]}}
-    home_write(b"\xef\xbb\xbf" + json.dumps(before).encode())  # as some editors save it
+    monkeypatch.setenv("TEAM_TOKEN", "xoxb-from-the-environment")
+    before = {**json.loads(read_store()), "owner": "Ann", "later": {"x": [1, None, "é"]}}
+    write_store(b"\xef\xbb\xbf" + json.dumps(before).encode())  # as some editors save it
     store.update_alerter("team", slack_channel_id="C2", timeout=5)
     store.update_alerter("team", approvers=None)
     store.load_alerter().check  # noqa: B018
     before["alerters"]["team"].update(slack_channel_id="C2", timeout=5)
     del before["alerters"]["team"]["approvers"]
-    assert json.loads(home_read()) == before
+    assert json.loads(read_store()) == before
 
 
 @posix
@@ -8240,7 +8240,7 @@ def test_what_root_changes_stays_its_owners(tmp_path):
     assert len(made) == 7 and {(p.stat().st_uid, p.stat().st_gid) for p in made} == {(12345, 12346)}
 
 
-def home_two():
+def two_alerters():
     store = StackStore()
     store.register_alerter("team", "slack", slack_token="xoxb-1-hidden", slack_channel_id="C1")
     store.register_stack("prod", ["team"])
@@ -8269,12 +8269,12 @@ STORE_REFUSES = [  # a change of the store, and what is said of it
 
 
 def test_the_store_refuses_what_does_not_fit_and_changes_nothing():
-    store, before = home_two(), home_read()
+    store, before = two_alerters(), read_store()
     for call, words in STORE_REFUSES:
         with pytest.raises(AlerterError) as caught:
             call(store)
         assert str(caught.value) == words
-        assert home_read() == before
+        assert read_store() == before
 
 
 NO_STORES = [  # empty, cut off, of another shape, of bytes, deep, of a later version
@@ -8287,33 +8287,33 @@ ODD_STORES = [  # of an unknown flavor, field, alerter or stack
 
 
 def test_a_broken_store_is_named_and_left_as_it_is(capsys):
-    said = (rf"alerters: {os.path.realpath(home_store_file())}: cannot be read \(.+\); it was left as it is: "
+    said = (rf"alerters: {os.path.realpath(store_file())}: cannot be read \(.+\); it was left as it is: "
             r"mend it, or choose another with \$ALERTERS_STORE\n")
     for content in (*NO_STORES, *ODD_STORES):
-        home_write(content)
+        write_store(content)
         for args in ("post x", "stack set prod", "ask x"):
-            code, out, err = home_cli(capsys, *args.split())
+            code, out, err = run_cli(capsys, *args.split())
             assert (code, out, err.count("\n")) == (2, "", 1), (content, args)
             assert content in ODD_STORES or re.fullmatch(said, err)
         for args in ("list", "stack list", "flavor list", "describe nobody"):  # some of it may still be shown
-            code, out, err = home_cli(capsys, *args.split())
+            code, out, err = run_cli(capsys, *args.split())
             assert code in (0, 2) and err.count("\n") == (code == 2), (content, args, err)
-        assert home_read() == content
+        assert read_store() == content
 
 
-def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, home_told, monkeypatch):
+def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monkeypatch):
     monkeypatch.delenv("ALERTERS_FLAVOR")
     odd = {"alerters": {"good": {"flavor": "recorder"}, "number": 5, "none": None, "list": ["slack"],
                         "no flavor": {}, "token": {"flavor": "slack", "slack_token": {}}},
            "stacks": {"default": ["good"], "number": 5, "empty": [], "deep": [["good"]], "dict": {}},
            "flavors": {"odd": {}}, "questions": {"k": {}, "l": 5, "m": {"deadline": "soon"}},
            "active_stack": "default"}
-    home_write(odd)
-    assert post("x") is True and len(home_told) == 1
+    write_store(odd)
+    assert post("x") is True and len(received) == 1
     assert list(StackStore().alerters()) == ["good", "token"]
     assert StackStore().stacks() == {"default": ["good"]}
     StackStore().register_alerter("new", "recorder")
-    assert json.loads(home_read()) == {**odd, "version": 1, "alerters": {
+    assert json.loads(read_store()) == {**odd, "version": 1, "alerters": {
         **odd["alerters"], "new": {"flavor": "recorder"}}}
     with pytest.raises(ConfigError, match="alerter 'number' has a wrong form in the store: mend or remove"):
         post("x", alerter="number")
@@ -8323,17 +8323,17 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, home_told, monk
         StackStore().set_active_stack("dict")
     with pytest.raises(ConfigError, match=r"token \(slack\): slack_token must be str, not dict"):
         post("x", alerter="token")
-    assert home_cli(capsys, "list") == (0, "* good  (recorder)\n  token  (slack)\n  new  (recorder)\n", "")
-    code, out, err = home_cli(capsys, "pending")
+    assert run_cli(capsys, "list") == (0, "* good  (recorder)\n  token  (slack)\n  new  (recorder)\n", "")
+    code, out, err = run_cli(capsys, "pending")
     assert (code, out, err.count("\n")) == (0, "", 3)
     assert err.startswith("alerters: the record of the question 'k' cannot be read: ")
-    home_write({**odd, "questions": [{}]})
-    monkeypatch.setattr(home_told.alerter, "replies", lambda self, question: [], raising=False)
+    write_store({**odd, "questions": [{}]})
+    monkeypatch.setattr(received.alerter, "replies", lambda self, question: [], raising=False)
     assert post("x") is True
     for command in ("pending", "ask x --key k --timeout 0"):
-        assert home_cli(capsys, *command.split()) == (2, "", (
-            f'alerters: {home_store_file()}: "questions" has a wrong form; it was left as it is: mend it\n'))
-    assert json.loads(home_read())["questions"] == [{}] and len(home_told) == 2
+        assert run_cli(capsys, *command.split()) == (2, "", (
+            f'alerters: {store_file()}: "questions" has a wrong form; it was left as it is: mend it\n'))
+    assert json.loads(read_store())["questions"] == [{}] and len(received) == 2
 
 
 @posix
@@ -8349,10 +8349,10 @@ def test_a_place_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys):
         make(str(tmp_path / name))
         path = tmp_path / store
         monkeypatch.setenv("ALERTERS_STORE", str(path))
-        code, out, err = home_cli(capsys, "register", "a", "--flavor=console")
+        code, out, err = run_cli(capsys, "register", "a", "--flavor=console")
         assert (code, err.count("\n")) == (want, want // 2), name
         assert want == 0 or err.startswith(f"alerters: {path}"), name
-        code, out, err = home_cli(capsys, "post", "still told")
+        code, out, err = run_cli(capsys, "post", "still told")
         assert code in (0, 2) and "Traceback" not in err and not victim.exists(), name  # no secret goes there
         assert want == 2 or "a" in StackStore().alerters(), name
     assert gone.is_file() and (tmp_path / "link").is_symlink()  # what it points to is made, and it stays
@@ -8361,21 +8361,21 @@ def test_a_place_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys):
             StackStore(path).alerters()
 
 
-def test_a_failure_in_mid_write_keeps_the_old_file(monkeypatch, home_told):
+def test_a_failure_in_mid_write_keeps_the_old_file(monkeypatch, received):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    store = home_two()
-    before = home_read()
+    store = two_alerters()
+    before = read_store()
     for function in ("fsync", "replace", "open"):
         with monkeypatch.context() as patch:
             patch.setattr(os, function, full)
             with pytest.raises(StoreError, match="No space left on device") as caught:
                 store.update_alerter("team", slack_channel_id="C2")
-        assert home_read() == before and "hidden" not in str(caught.value)
+        assert read_store() == before and "hidden" not in str(caught.value)
     with pytest.raises(StoreError, match="cannot be written .*; nothing was changed"):
         store.register_alerter("x", "recorder", tag="\ud800")  # half a character
-    assert home_read() == before and not os.path.exists(home_store_file() + ".tmp")
+    assert read_store() == before and not os.path.exists(store_file() + ".tmp")
     store.update_alerter("team", slack_channel_id="C2")
     assert store.alerters()["team"]["slack_channel_id"] == "C2"
 
@@ -8391,8 +8391,8 @@ for number in range(int(sys.argv[2])):
 @posix
 def test_many_writers_and_kills_in_mid_write_lose_and_break_nothing():
     each, writing, kills = (50, 2, 30) if MORE else (4, 1, 1)
-    writers = [home_start("-c", WRITER, f"p{n}", each) for n in range(writing)]
-    killed = [home_start("-c", WRITER, f"k{n}", 10**6) for n in range(kills)]
+    writers = [start_program("-c", WRITER, f"p{n}", each) for n in range(writing)]
+    killed = [start_program("-c", WRITER, f"k{n}", 10**6) for n in range(kills)]
 
     def work(number):
         for n in range(each):
@@ -8408,16 +8408,16 @@ def test_many_writers_and_kills_in_mid_write_lose_and_break_nothing():
         process.kill()
         done = 1 + process.stdout.read().count("\n")
         promised |= {f"k{number}-{n}" for n in range(done)}
-        home_ended(process)
-    assert [home_ended(process).stdout for process in writers] == ["\n" * each] * writing
+        end_of(process)
+    assert [end_of(process).stdout for process in writers] == ["\n" * each] * writing
     [thread.join() for thread in threads]
-    found = set(json.loads(home_read())["alerters"])
+    found = set(json.loads(read_store())["alerters"])
     assert promised <= found, "an entry was lost"
     assert len(found - promised) <= kills  # written, and killed before it could say so
 
 
-def test_a_stack_that_another_process_makes_active_meanwhile_is_no_mistake(monkeypatch, home_told):
-    store, load = home_two(), StackStore._load
+def test_a_stack_that_another_process_makes_active_meanwhile_is_no_mistake(monkeypatch, received):
+    store, load = two_alerters(), StackStore._load
 
     def slow_load(self):
         data = load(self)
@@ -8433,8 +8433,8 @@ def test_a_stack_that_another_process_makes_active_meanwhile_is_no_mistake(monke
 def test_reading_does_not_wait_for_a_writer_and_writing_does_not_wait_for_ever(monkeypatch):
     import fcntl
 
-    home_two()
-    lock = os.open(home_store_file() + ".lock", os.O_RDWR)
+    two_alerters()
+    lock = os.open(store_file() + ".lock", os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert StackStore().active_stack() == "prod" and StackStore().load_alerter().flavor == "slack"
@@ -8448,25 +8448,25 @@ def test_reading_does_not_wait_for_a_writer_and_writing_does_not_wait_for_ever(m
 
 
 # === Configuration from the environment ===
-def home_set(monkeypatch, **variables):
+def set_variables(monkeypatch, **variables):
     for name, value in variables.items():
         monkeypatch.setenv(f"ALERTERS_{name}", value)
 
 
 def test_the_environment_alone_posts_and_wins_over_store_and_stack(slack, discord, monkeypatch):
-    home_register(discord, "other", "discord")
+    store_alerter(discord, "other", "discord")
     StackStore().set_active_stack("default")
-    home_set(monkeypatch, STACK="other_stack")
+    set_variables(monkeypatch, STACK="other_stack")
     assert StackStore().active_stack() == "other_stack" and post("to the stack") is True
-    assert json.loads(home_read())["active_stack"] == "default"
-    home_set(monkeypatch, FLAVOR="slack", SLACK_TOKEN=slack.token, SLACK_CHANNEL_ID=slack.channel,
-             SLACK_API_URL=slack.api_url)
+    assert json.loads(read_store())["active_stack"] == "default"
+    set_variables(monkeypatch, FLAVOR="slack", SLACK_TOKEN=slack.token, SLACK_CHANNEL_ID=slack.channel,
+                  SLACK_API_URL=slack.api_url)
     assert post("to the environment's") is True
     assert post("by name", alerter="other") is True
     assert post("by object", alerter=ConsoleAlerter()) is True
     assert main(["post", "by stack", "--stack", "other_stack"]) == 0
-    home_write(b"broken")  # it is not read
-    assert post("without a store") is True and home_read() == b"broken"
+    write_store(b"broken")  # it is not read
+    assert post("without a store") is True and read_store() == b"broken"
     assert [slack_text(row["payload"]) for row in slack.posted] == ["to the environment's", "without a store"]
     assert [discord_text(row["payload"]) for row in discord.posted] == ["to the stack", "by name", "by stack"]
 
@@ -8478,7 +8478,7 @@ def test_booleans_and_lists_are_written_the_same_in_environment_and_command_line
         fields["INCLUDE_HTML"], fields["USE_TLS"] = word, tls
         args = [f"--{name.lower()}={value}" for name, value in fields.items()]
         assert main(["register", f"mail{number}", "--flavor=smtp_email", *args]) == 0
-        home_set(monkeypatch, FLAVOR="smtp_email", **fields)
+        set_variables(monkeypatch, FLAVOR="smtp_email", **fields)
         alerter = StackStore().load_alerter(f"mail{number}")
         assert alerters._from_environment() == alerter and alerter.include_html is (number < 2)
         assert (alerter.smtp_port, alerter.timeout) == (2525, 7.5)
@@ -8500,7 +8500,7 @@ WRONG_VARIABLES = [  # what is set, what is said
     ({"FLAVOR": "smtp_email", "SMTP_PORT": "smtp"}, "$ALERTERS_SMTP_PORT must be a number, not 'smtp'"),
     ({**SLACK_SET, "SLACK_TOKEN": "xoxb-1\nhidden"},
      "slack: slack_token holds a line break or another control character"),
-    ({**SLACK_SET, "SLACK_TOKEN": "{{env.HOME_NOT_SET}}"}, "slack: slack_token: env HOME_NOT_SET is not set"),
+    ({**SLACK_SET, "SLACK_TOKEN": "{{env.NOT_SET}}"}, "slack: slack_token: env NOT_SET is not set"),
     ({**SLACK_SET, "APPROVERS": ""}, "slack: approvers must be a list of words, none of them empty; "
      "leave it out for the default"),
     ({"SLACK_TOKEN": "xoxb-1"}, f"$ALERTERS_SLACK_TOKEN is set{LONELY} slack"),
@@ -8516,25 +8516,25 @@ WRONG_VARIABLES = [  # what is set, what is said
 def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
     for variables, said in WRONG_VARIABLES:
         with monkeypatch.context() as patch:
-            home_set(patch, **variables)
-            assert home_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
+            set_variables(patch, **variables)
+            assert run_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
             with pytest.raises(ConfigError) as caught:
                 ask("x")
             assert str(caught.value) == said
 
 
 def test_fields_in_the_environment_do_not_stop_a_stack(slack, monkeypatch, caplog):
-    home_register(slack, slack_token="{{env.ALERTERS_SLACK_TOKEN}}")
-    home_set(monkeypatch, SLACK_TOKEN=slack.token, DEBUG="1", COLOUR="red", TEST_MORE="1")
+    store_alerter(slack, slack_token="{{env.ALERTERS_SLACK_TOKEN}}")
+    set_variables(monkeypatch, SLACK_TOKEN=slack.token, DEBUG="1", COLOUR="red", TEST_MORE="1")
     assert post("x") and caplog.messages == []
-    home_set(monkeypatch, DISCORD_TOKEN="ab.cd.ef")
+    set_variables(monkeypatch, DISCORD_TOKEN="ab.cd.ef")
     assert post("x") and post("x")
     assert caplog.messages == [f"$ALERTERS_DISCORD_TOKEN is set{LONELY} discord; "
                                "the stack my_slack_alerter_stack is used"]
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match="did you mean .ALERTERS_STACK?"):
-        home_set(patch, STACKS="default")  # the people of another stack would be asked
+        set_variables(patch, STACKS="default")  # the people of another stack would be asked
         ask("x", timeout=0)
-    home_set(monkeypatch, FLAVOR="console")
+    set_variables(monkeypatch, FLAVOR="console")
     assert post("x") and len(slack.posted) == 3
 
 
@@ -8581,19 +8581,19 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
     (tmp_path / "my_package" / "my_flavor.py").write_text(PAGER)
     monkeypatch.syspath_prepend(str(tmp_path))
     path = "my_package.my_flavor.PagerAlerter"
-    assert home_cli(capsys, "flavor", "register", path) == (0, "flavor pager is registered\n", "")
-    assert "\npager " in home_cli(capsys, "flavor", "list")[1]
-    assert json.loads(home_read())["flavors"] == {"pager": path}
+    assert run_cli(capsys, "flavor", "register", path) == (0, "flavor pager is registered\n", "")
+    assert "\npager " in run_cli(capsys, "flavor", "list")[1]
+    assert json.loads(read_store())["flavors"] == {"pager": path}
     fields = ["--pager_token=pager-hidden", f"--file={tmp_path / 'pages.txt'}"]
-    assert home_cli(capsys, "register", "p", "--flavor=pager", *fields)[0] == 0
-    assert home_cli(capsys, "stack", "register", "s", "-al", "p")[0] == 0
+    assert run_cli(capsys, "register", "p", "--flavor=pager", *fields)[0] == 0
+    assert run_cli(capsys, "stack", "register", "s", "-al", "p")[0] == 0
     shown = ""
     for line, code in (("post Hello --title T", 0), ("ask Deploy?", 0), ("describe p", 0),
                        ("register q --flavor=pagr", 2)):
         del FLAVORS["pager"]  # a process that knows it by the store alone
         for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
             del sys.modules[name]
-        ended, *said = home_cli(capsys, *line.split())
+        ended, *said = run_cli(capsys, *line.split())
         assert ended == code, said
         shown += "".join(said)
     assert shown.endswith("no flavor 'pagr'; did you mean 'pager'?\n") and "pager-hidden" not in shown
@@ -8640,7 +8640,7 @@ def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(caplog):
             assert "token-of-buggy" not in caplog.text
 
 
-def test_an_own_flavor_has_fields_of_any_type(home_told):
+def test_an_own_flavor_has_fields_of_any_type(received):
     @register_flavor
     @dataclasses.dataclass
     class Wide(BaseAlerter):
@@ -8774,12 +8774,12 @@ def test_such_a_field_is_refused_in_the_store_the_environment_and_on_the_command
     given, said = {**needed, field: value}, field + fields[field][value]
     with pytest.raises(ConfigError, match=re.escape(f"red ({flavor}): {said}")):
         StackStore().register_alerter("red", flavor, **given)
-    home_write({"alerters": {"red": {"flavor": flavor, **given}}, "stacks": {"default": ["red"]}})
+    write_store({"alerters": {"red": {"flavor": flavor, **given}}, "stacks": {"default": ["red"]}})
     options = [f"--{name}={text}" for name, text in {"flavor": flavor, **given}.items()]
     for who, line in (("red", ["post", "x"]), ("blue", ["register", "blue", *options])):
-        assert home_cli(capsys, *line) == (2, "", f"alerters: {who} ({flavor}): {said}\n")
-    home_set(monkeypatch, FLAVOR=flavor, **{name.upper(): text for name, text in given.items()})
-    assert home_cli(capsys, "post", "x") == (2, "", f"alerters: {flavor}: {said}\n")
+        assert run_cli(capsys, *line) == (2, "", f"alerters: {who} ({flavor}): {said}\n")
+    set_variables(monkeypatch, FLAVOR=flavor, **{name.upper(): text for name, text in given.items()})
+    assert run_cli(capsys, "post", "x") == (2, "", f"alerters: {flavor}: {said}\n")
 
 
 def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(chats):
@@ -8837,7 +8837,7 @@ def test_people_are_written_with_their_names_in_mail(smtp, clock):
     assert mail["From"].addresses[0].addr_spec == smtp.mails[-1].envelope_from == "bot@example.org"
 
 
-def test_an_own_flavor_is_built_checked_and_asked_by_the_base(home_told, clock):
+def test_an_own_flavor_is_built_checked_and_asked_by_the_base(received, clock):
     got = []
 
     @dataclasses.dataclass
@@ -8872,7 +8872,7 @@ def test_an_own_flavor_is_built_checked_and_asked_by_the_base(home_told, clock):
         alerter.send(5)
 
 
-def test_a_flavor_that_only_overrides_post_and_ask_works(home_told, monkeypatch):
+def test_a_flavor_that_only_overrides_post_and_ask_works(received, monkeypatch):
     @register_flavor
     @dataclasses.dataclass(frozen=True)
     class Old(BaseAlerter):
@@ -8880,22 +8880,22 @@ def test_a_flavor_that_only_overrides_post_and_ask_works(home_told, monkeypatch)
         answer: bool = True
 
         def post(self, message, params=None):
-            home_told.append(("old", message))
+            received.append(("old", message))
             return self.answer
 
         def ask(self, question, params=None):
-            home_told.append(("ask", question))
+            received.append(("ask", question))
             return self.answer
 
     monkeypatch.setenv("ALERTERS_FLAVOR", "old")
     assert post("x") is True and ask("y") is True and decide("z").status == "approved"
     monkeypatch.setenv("ALERTERS_ANSWER", "no")
     assert post("x") is False and ask("y") is False and decide("z").status == "declined"
-    assert [name for name, _ in home_told] == ["old", "ask", "ask"] * 2
+    assert [name for name, _ in received] == ["old", "ask", "ask"] * 2
     assert main(["post", "x"]) == 4 and main(["ask", "x"]) == 1
 
 
-def test_a_flavor_that_cannot_ask_or_send_says_so(home_told):
+def test_a_flavor_that_cannot_ask_or_send_says_so(received):
     @dataclasses.dataclass
     class Teams(alerters._ChatAlerter):
         teams_webhook_url: str = ""
@@ -8907,7 +8907,7 @@ def test_a_flavor_that_cannot_ask_or_send_says_so(home_told):
         Teams("https://example.org/hook").ask("Deploy?")
     with pytest.raises(AskNotSupported, match="recorder.*replies"):
         ask("Deploy?")
-    assert home_told == []  # refused before anything was posted
+    assert received == []  # refused before anything was posted
     with pytest.raises(ConfigError, match="flavor nothing has no send"):
         dataclasses.dataclass(type("Nothing", (BaseAlerter,), {"flavor": "nothing"}))().post("x")
     with pytest.raises(ConfigError, match="flavor Bare: write @dataclasses.dataclass above the class"):
@@ -8915,14 +8915,14 @@ def test_a_flavor_that_cannot_ask_or_send_says_so(home_told):
 
 
 def test_what_is_no_flavor_is_one_clear_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "home_raises.py").write_text("raise RuntimeError('of the module')")
-    (tmp_path / "home_exits.py").write_text("import sys; sys.exit('of the module')")
+    (tmp_path / "module_raises.py").write_text("raise RuntimeError('of the module')")
+    (tmp_path / "module_exits.py").write_text("import sys; sys.exit('of the module')")
     monkeypatch.syspath_prepend(str(tmp_path))
     for path in ("nowhere.to.Be", "json.Flavor", "json.JSONDecoder", "Pager", "", "json.dumps", "..x.Y",
-                 "alerters.BaseAlerter", "home_raises.Flavor", "home_exits.Flavor"):
-        code, out, err = home_cli(capsys, "flavor", "register", path)
+                 "alerters.BaseAlerter", "module_raises.Flavor", "module_exits.Flavor"):
+        code, out, err = run_cli(capsys, "flavor", "register", path)
         assert (code, out, err.count("\n")) == (2, "", 1) and "flavor" in err
-        assert not os.path.exists(home_store_file())
+        assert not os.path.exists(store_file())
         with pytest.raises(ConfigError):
             register_flavor(path)
     for wrong in (None, 5, object, ConsoleAlerter()):
@@ -8985,20 +8985,20 @@ WRONG_CALLS = [  # a call, and what is said of it
      "slack: no channel: give slack_channel_id in the alerter or in the parameters")]
 
 
-def test_a_wrong_call_is_a_config_error_and_posts_nothing(home_told, monkeypatch):
-    monkeypatch.setattr(home_told.alerter, "replies", lambda self, question: [], raising=False)
+def test_a_wrong_call_is_a_config_error_and_posts_nothing(received, monkeypatch):
+    monkeypatch.setattr(received.alerter, "replies", lambda self, question: [], raising=False)
     for call, said in WRONG_CALLS:
         with pytest.raises(ConfigError) as caught:
             call()
-        assert str(caught.value) == said and home_told == []
+        assert str(caught.value) == said and received == []
 
 
-def test_text_and_fields_make_a_message(home_told):
+def test_text_and_fields_make_a_message(received):
     assert post("Done", title="Train", metadata={"accuracy": 0.95, 3: None}, level="success", images=[])
     assert post(AlerterMessage(title="T", body="B", images=(image for image in ["a.png"]))) is True
-    assert home_told == [("env", AlerterMessage("Train", "Done", {"accuracy": 0.95, 3: None}, [], "success")),
-                         ("env", AlerterMessage("T", "B", images=["a.png"]))]
-    with open(HOME_FILE, "rb") as file:
+    assert received == [("env", AlerterMessage("Train", "Done", {"accuracy": 0.95, 3: None}, [], "success")),
+                        ("env", AlerterMessage("T", "B", images=["a.png"]))]
+    with open(MODULE, "rb") as file:
         assert AlerterMessage(files=file).files == [file]
 
 
@@ -9030,14 +9030,14 @@ def test_an_alerter_takes_the_keywords_of_the_functions(slack, clock):
     assert question.wait(timeout=0).status == "timeout"
 
 
-def test_an_exception_is_a_message(home_told):
+def test_an_exception_is_a_message(received):
     with pytest.raises(ValueError) as caught:
         raise ValueError("no such column: \n price")
     error = caught.value
     assert post(error) and post("Job failed", exception=error) and post(error, level="warning", title="Oh")
     assert post("", title="Nightly", exception=KeyError(), level="info", metadata={"try": 2}) is True
     assert post(error, exception=KeyError(), level="warning")
-    first, second, third, last, both = (message for _, message in home_told)
+    first, second, third, last, both = (message for _, message in received)
     assert (first.title, first.level) == ("ValueError: no such column: price", "error")
     assert "in test_an_exception_is_a_message" in first.body and first.body.count("Traceback") == 1
     line_first = f"Job failed\n\n```\nValueError: no such column: \n price\n\n{first.body[4:]}"
@@ -9048,13 +9048,13 @@ def test_an_exception_is_a_message(home_told):
     odd = type("Odd", (Exception,), {"__str__": lambda self: 1 / 0})
     for error, title in ((KeyboardInterrupt(), "KeyboardInterrupt"), (odd(), "test_alerters.Odd: <"),
                          (SyntaxError("bad", ("a.py", 1, 2, "x y")), "SyntaxError: bad")):
-        assert post(error) and home_told.last.title.startswith(title)
+        assert post(error) and received.last.title.startswith(title)
 
 
 def test_a_stack_of_several_services_mentions_each_its_own(slack, discord, smtp, caplog):
-    home_register(slack, "red")
-    home_register(discord, "blue", "discord")
-    home_register(smtp, "mail", "smtp_email")
+    store_alerter(slack, "red")
+    store_alerter(discord, "blue", "discord")
+    store_alerter(smtp, "mail", "smtp_email")
     StackStore().register_stack("all", ["red", "blue", "mail"], activate=True)
     assert post("x", mention=["U01", "&12", "here"]) is True and caplog.messages == []
     assert all(part in slack.posted[-1]["payload"]["text"] for part in ("<@U01>", "<!here>"))
@@ -9083,7 +9083,7 @@ def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, caplog):
     assert type("Own", (ConsoleAlerter,), own)().post("x", mention=["U01"]) and told == [None]
 
 
-def three_recorders(home_told, monkeypatch, **fields):
+def three_recorders(received, monkeypatch, **fields):
     """A stack of three recorders; fields: of the second."""
     monkeypatch.delenv("ALERTERS_FLAVOR")
     for name in "abc":
@@ -9092,28 +9092,28 @@ def three_recorders(home_told, monkeypatch, **fields):
 
 
 @pytest.mark.parametrize("trouble", ["", "line busy"])
-def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, home_told, monkeypatch, caplog):
-    three_recorders(home_told, monkeypatch, trouble=trouble)
+def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, received, monkeypatch, caplog):
+    three_recorders(received, monkeypatch, trouble=trouble)
     meet = threading.Barrier(3, timeout=5)
-    send = home_told.alerter.send
+    send = received.alerter.send
 
     def together(self, message, params=None):
         meet.wait()  # breaks unless all three are in `send` at once
         return send(self, message, params)
 
-    monkeypatch.setattr(home_told.alerter, "send", together)
+    monkeypatch.setattr(received.alerter, "send", together)
     assert post("x") is (not trouble)
-    assert sorted(name for name, _ in home_told) == list("ac" if trouble else "abc")
+    assert sorted(name for name, _ in received) == list("ac" if trouble else "abc")
     assert caplog.messages == (["recorder: line busy"] if trouble else [])
     assert main(["post", "x"]) == (4 if trouble else 0)
-    meet, before = threading.Barrier(2, timeout=5), len(home_told)
-    assert main("post x --alerter a --alerter c --alerter a".split()) == 0 and len(home_told) == before + 2
+    meet, before = threading.Barrier(2, timeout=5), len(received)
+    assert main("post x --alerter a --alerter c --alerter a".split()) == 0 and len(received) == before + 2
 
 
 @pytest.mark.parametrize("threads", [True, False])
-def test_whatever_one_alerter_raises_the_others_have_it(threads, home_told, monkeypatch, caplog):
-    three_recorders(home_told, monkeypatch, trouble="yes")
-    sent = home_told.alerter.send
+def test_whatever_one_alerter_raises_the_others_have_it(threads, received, monkeypatch, caplog):
+    three_recorders(received, monkeypatch, trouble="yes")
+    sent = received.alerter.send
 
     def send(self, message, params=None):
         if self.trouble:
@@ -9123,7 +9123,7 @@ def test_whatever_one_alerter_raises_the_others_have_it(threads, home_told, monk
     def no_thread(self):
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    monkeypatch.setattr(home_told.alerter, "send", send)
+    monkeypatch.setattr(received.alerter, "send", send)
     if not threads:
         monkeypatch.setattr(threading.Thread, "start", no_thread)
     for error in (KeyboardInterrupt(), ConfigError("wrong")):
@@ -9131,7 +9131,7 @@ def test_whatever_one_alerter_raises_the_others_have_it(threads, home_told, monk
             post("x")
     for error in (SystemExit(3), asyncio.CancelledError()):
         assert post("x") is False and caplog.messages[-1] == f"b (recorder): it raised {error!r}"
-    assert sorted(name for name, _ in home_told) == [*"aaaacccc"]
+    assert sorted(name for name, _ in received) == [*"aaaacccc"]
 
 
 ODD_STREAMS = {  # what services, loggers and pythonw put in place of sys.stderr and sys.stdin
@@ -9141,7 +9141,7 @@ ODD_STREAMS["closed"].close()
 
 
 def test_odd_streams_cost_no_alert(slack, clock, monkeypatch):
-    home_register(slack, clock=clock)
+    store_alerter(slack, clock=clock)
     StackStore().register_stack("console", ["console"])
     for case, stream in ODD_STREAMS.items():
         monkeypatch.setattr(alerters, "_WARNED", set())
@@ -9160,7 +9160,7 @@ def test_odd_streams_cost_no_alert(slack, clock, monkeypatch):
         assert len(slack.posted) == 2 and "a failure" in slack_text(slack.posted[1]["payload"])
 
 
-def test_metadata_may_change_meanwhile_and_be_neither_true_nor_false(home_told):
+def test_metadata_may_change_meanwhile_and_be_neither_true_nor_false(received):
     class Series(dict):  # as of pandas
         def __bool__(self):
             raise ValueError("The truth value of a Series is ambiguous.")
@@ -9169,21 +9169,21 @@ def test_metadata_may_change_meanwhile_and_be_neither_true_nor_false(home_told):
     message = AlerterMessage(metadata=facts)
     assert post("x", metadata=facts) and post("x", metadata=Series(loss=0.5)) and post(message)
     facts["late"] = message.metadata["late"] = 1
-    assert [message.metadata for _, message in home_told] == [{"a": {"b": 1}}, {"loss": 0.5}, {"a": {"b": 1}}]
+    assert [message.metadata for _, message in received] == [{"a": {"b": 1}}, {"loss": 0.5}, {"a": {"b": 1}}]
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_a_question_goes_to_the_first_that_can_ask_and_takes_it(refused, slack, discord, clock, home_told,
+def test_a_question_goes_to_the_first_that_can_ask_and_takes_it(refused, slack, discord, clock, received,
                                                                 monkeypatch):
     monkeypatch.delenv("ALERTERS_FLAVOR")
-    home_register(slack, "slack", clock=clock)
-    home_register(discord, "discord", "discord", clock=clock)
+    store_alerter(slack, "slack", clock=clock)
+    store_alerter(discord, "discord", "discord", clock=clock)
     StackStore().register_alerter("quiet", "recorder")  # it cannot ask
     StackStore().register_stack("mixed", ["quiet", "slack", "discord"], activate=True)
     slack.channels[slack.channel]["is_member"] = not refused  # not_in_channel: certainly not asked there
     clock.at(2, lambda: discord.say("1", "yes", discord.posted[-1]["id"]) if refused else
              slack.say("U1", "yes", slack.posted[-1]["ts"]))
-    assert ask("Deploy?") is True and home_told == []
+    assert ask("Deploy?") is True and received == []
     took, other = (discord, slack) if refused else (slack, discord)
     assert "Deploy?" in json.dumps(took.posted[0]["payload"]) and other.posted == []
 
@@ -9202,7 +9202,7 @@ def test_one_warning_says_that_alerts_only_reach_the_console(capsys, caplog, mon
 @pytest.mark.parametrize("flavor", ["slack", "discord", "smtp_email"])
 def test_the_same_steps_and_those_of_old_work_whatever_the_stack_holds(flavor, slack, discord, smtp, clock):
     service, chat = {"slack": slack, "discord": discord, "smtp_email": smtp}[flavor], flavor != "smtp_email"
-    home_register(service, clock=clock if chat else None, flavor=flavor)
+    store_alerter(service, clock=clock if chat else None, flavor=flavor)
     message = AlerterMessage("Hello from my pipeline!", "All checks passed.", {"accuracy": 0.95})
     params = SlackAlerterParameters(approve_msg_options=["ship it", "✅"], disapprove_msg_options=["cancel"])
 
@@ -9328,7 +9328,7 @@ def call_hook(hook, given):
     assert (hook(**given) if isinstance(given, dict) else hook(*given)) is None
 
 
-def test_an_end_is_told_as_the_framework_calls_it(home_told, monkeypatch):
+def test_an_end_is_told_as_the_framework_calls_it(received, monkeypatch):
     """The hooks look for ZenML and Prefect in sys.modules, and import nothing."""
     monkeypatch.setitem(sys.modules, "prefect.utilities.urls", SimpleNamespace(
         url_for=lambda run: f"https://prefect.example.org/runs/{run.id}"))
@@ -9336,7 +9336,7 @@ def test_an_end_is_told_as_the_framework_calls_it(home_told, monkeypatch):
 
     def tell(hook, given, title, error, facts):
         call_hook(hook, given)
-        message, level = home_told.last, "success" if hook is alerter_success_hook else "error"
+        message, level = received.last, "success" if hook is alerter_success_hook else "error"
         level = "warning" if "retry" in title else level
         assert (message.title, message.level, dict(message.metadata)) == (title, level, facts)
         if error is GONE:
@@ -9355,7 +9355,7 @@ def test_an_end_is_told_as_the_framework_calls_it(home_told, monkeypatch):
     facts = {"step": "trainer", "pipeline": "nightly", "run": "nightly-2026"}
     tell(alerter_failure_hook, {"exception": GONE}, "trainer failed", GONE, facts)
     tell(alerter_success_hook, (), "trainer succeeded", None, facts)
-    assert "private" not in repr(home_told), "more of the context went out than what tells of the end"
+    assert "private" not in repr(received), "more of the context went out than what tells of the end"
     # ZenML wants each argument annotated with BaseException itself, and gives it by name
     for hook, wanted in ((alerter_failure_hook, {"exception": BaseException}), (alerter_success_hook, {})):
         spec = inspect.getfullargspec(inspect.unwrap(hook))
@@ -9370,7 +9370,7 @@ CALLS = {  # the files of a program: the framework calls the job, and the job a 
                            "        raise ValueError('the data are gone') from error\n"}
 
 
-def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, home_told, monkeypatch):
+def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, received, monkeypatch):
     modules = {}
     for name, text in CALLS.items():
         path = tmp_path / name
@@ -9383,7 +9383,7 @@ def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, home_told, mo
         modules["run"].run(modules["airflow_job"].train)
     except ValueError as error:
         alerter_failure_hook(error.with_traceback(error.__traceback__.tb_next))  # without this frame
-    lines = "\n".join(line for line in home_told.last.body.split("\n") if line.strip(" ^~") or not line)
+    lines = "\n".join(line for line in received.last.body.split("\n") if line.strip(" ^~") or not line)
     assert lines == textwrap.dedent(f"""\
         ```
         ValueError: the data are gone
@@ -9423,12 +9423,12 @@ HOSTILE = [  # the first two may be told as nothing
     (ValueError("x" * 10**6),), (ValueError("\ud800\x00"),), (Flow(), RUN, None)]
 
 
-def test_hooks_never_raise_whatever_they_are_given(home_told):
+def test_hooks_never_raise_whatever_they_are_given(received):
     for number, given in enumerate(HOSTILE):
-        del home_told[:]
+        del received[:]
         call_hook(alerter_failure_hook, given)
         call_hook(alerter_success_hook, given)
-        assert len(home_told) == 2 or number < 2, number
+        assert len(received) == 2 or number < 2, number
 
 
 TROUBLE = {"no such stack": {"STACK": "gone"}, "no such flavor": {"FLAVOR": "gone"}, "broken store": {},
@@ -9437,20 +9437,20 @@ TROUBLE = {"no such stack": {"STACK": "gone"}, "no such flavor": {"FLAVOR": "gon
 
 
 @pytest.fixture
-def home_trouble(home_told, monkeypatch):
+def in_trouble(received, monkeypatch):
     def make(case):
         monkeypatch.delenv("ALERTERS_FLAVOR")
         for name, value in TROUBLE[case].items():
             monkeypatch.setenv(f"ALERTERS_{name}", value)
         if case == "broken store":
-            home_write(b"broken")
+            write_store(b"broken")
 
     return make
 
 
 @pytest.mark.parametrize("case", TROUBLE)
-def test_hooks_and_watch_never_raise_for_a_broken_set_up(case, home_trouble, caplog):
-    home_trouble(case)
+def test_hooks_and_watch_never_raise_for_a_broken_set_up(case, in_trouble, caplog):
+    in_trouble(case)
     call_hook(alerter_failure_hook, (GONE,))
     call_hook(alerter_success_hook, ())
     assert watch(lambda: 5)() == 5
@@ -9460,9 +9460,9 @@ def test_hooks_and_watch_never_raise_for_a_broken_set_up(case, home_trouble, cap
 
 
 # === watch ===
-def test_watch_tells_how_a_function_or_a_block_ended(home_told):
+def test_watch_tells_how_a_function_or_a_block_ended(received):
     class Model:
-        @watch("method", alerter=home_told.alerter(tag="own"))
+        @watch("method", alerter=received.alerter(tag="own"))
         def train(self, a, b=2):
             """Train."""
             return self, a + b
@@ -9485,14 +9485,14 @@ def test_watch_tells_how_a_function_or_a_block_ended(home_told):
     with watch("block") as block:
         assert block is not None
     prefix = "test_watch_tells_how_a_function_or_a_block_ended.<locals>.Model."
-    assert [(tag, message.title, message.level) for tag, message in home_told] == [
+    assert [(tag, message.title, message.level) for tag, message in received] == [
         ("own", "method succeeded", "success"), ("env", f"{prefix}build succeeded", "success"),
         ("env", f"{prefix}fail failed", "error"), ("env", "block succeeded", "success")]
-    first, failure = home_told[0][1], home_told[2][1]
+    first, failure = received[0][1], received[2][1]
     assert list(first.metadata) == list(failure.metadata) == ["duration", "host"]
     assert first.metadata == {"duration": "0.0 s", "host": socket.gethostname()} and first.body is None
     assert failure.body.startswith("```\nKeyError: 'gone'\n") and 'raise KeyError("gone")' in failure.body
-    home_told.clear()
+    received.clear()
 
     @watch("fib")
     def fib(n):
@@ -9501,10 +9501,10 @@ def test_watch_tells_how_a_function_or_a_block_ended(home_told):
     shared = watch("shared")
     with shared, shared:
         assert fib(4) == 3
-    assert home_told.titles == ["fib succeeded"] * 9 + ["shared succeeded"] * 2
+    assert received.titles == ["fib succeeded"] * 9 + ["shared succeeded"] * 2
 
 
-def test_watch_passes_every_exception_through_untouched(home_told):
+def test_watch_passes_every_exception_through_untouched(received):
     @watch("job")
     def job(error):
         raise error
@@ -9515,26 +9515,26 @@ def test_watch_passes_every_exception_through_untouched(home_told):
             job(error)
         how = "succeeded" if error.args in ((0,), ()) and isinstance(error, SystemExit) else "failed"
         assert caught.value is error and error.__cause__ is None and error.__context__ is None
-        assert home_told.titles.pop() == f"job {how}"
+        assert received.titles.pop() == f"job {how}"
 
 
-def test_watch_can_be_quiet_about_successes_only(home_told, monkeypatch):
+def test_watch_can_be_quiet_about_successes_only(received, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for options, seconds, wanted in (
             ({}, 0, "0.0 s"), ({"longer_than": 60}, 59.9, None), ({"longer_than": 60}, 60, "1 min 00 s"),
             ({"longer_than": "1m"}, 3599, "59 min 59 s"), ({"on_success": False}, 9e4, None),
             ({"longer_than": 9, "on_success": False}, 1, "failed"), ({"longer_than": 1}, 9e4, "25 h 00 min")):
-        del home_told[:]
+        del received[:]
         with contextlib.suppress(ValueError), watch("job", **options):
             now[0] += seconds
             if wanted == "failed":
                 raise ValueError
-        told = [message.metadata["duration"] for _, message in home_told]
+        told = [message.metadata["duration"] for _, message in received]
         assert told == (["1.0 s"] if wanted == "failed" else [wanted] if wanted else []), options
 
 
-def test_watch_leaves_generators_as_they_are(home_told):
+def test_watch_leaves_generators_as_they_are(received):
     closed = []
 
     @watch("gen")
@@ -9553,19 +9553,19 @@ def test_watch_leaves_generators_as_they_are(home_told):
 
     assert inspect.isgeneratorfunction(numbers)
     gen = numbers()
-    assert home_told == [] and [next(gen), gen.send("a"), gen.throw(KeyError("k"))] == [1, "a", "caught k"]
+    assert received == [] and [next(gen), gen.send("a"), gen.throw(KeyError("k"))] == [1, "a", "caught k"]
     with pytest.raises(StopIteration) as stop:
         gen.send("end")
-    assert stop.value.value == "returned" and home_told.titles == ["gen succeeded"] and closed == [True]
+    assert stop.value.value == "returned" and received.titles == ["gen succeeded"] and closed == [True]
     for error in (GeneratorExit(), ZeroDivisionError()):
         gen = numbers()
         next(gen)
         with pytest.raises(type(error)):
             gen.throw(error)
-    assert closed == [True] * 3 and home_told.titles[1:] == ["gen succeeded", "gen failed"]
+    assert closed == [True] * 3 and received.titles[1:] == ["gen succeeded", "gen failed"]
 
 
-def test_watch_leaves_coroutines_as_they_are(home_told):
+def test_watch_leaves_coroutines_as_they_are(received):
     @watch("co")
     async def job(error=None, seconds=0):
         await asyncio.sleep(seconds)
@@ -9590,7 +9590,7 @@ def test_watch_leaves_coroutines_as_they_are(home_told):
     assert inspect.iscoroutinefunction(job)
     asyncio.run(use())
     how = ["succeeded", "failed", "succeeded", "succeeded", "failed", "succeeded"]
-    assert home_told.titles == [f"co {word}" for word in how]
+    assert received.titles == [f"co {word}" for word in how]
 
 
 def test_a_wrong_use_of_watch_is_told_before_the_work_begins():
@@ -9609,8 +9609,8 @@ def cannot_start(self):
 
 
 @pytest.mark.parametrize("threads", [True, False])
-def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, home_told, monkeypatch):
-    let_go, send = threading.Event(), home_told.alerter.send
+def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, received, monkeypatch):
+    let_go, send = threading.Event(), received.alerter.send
 
     def slow(self, message, params=None):
         assert let_go.wait(5), "the loop was held up"
@@ -9628,14 +9628,14 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, home_
     async def use():
         await asyncio.gather(job(), other())
 
-    monkeypatch.setattr(home_told.alerter, "send", slow)
+    monkeypatch.setattr(received.alerter, "send", slow)
     asyncio.run(use())
-    assert home_told.titles == ["job succeeded"]
+    assert received.titles == ["job succeeded"]
 
 
 # === AlertHandler ===
 @pytest.fixture
-def logger(home_told):
+def logger(received):
     """A logger of its own with an AlertHandler for the recorder; where it propagates pytest has a handler."""
     logger, handler = logging.getLogger("home.app"), alerters.AlertHandler()
     logger.handlers, logger.handler = [handler], handler
@@ -9645,9 +9645,9 @@ def logger(home_told):
 
 
 @pytest.fixture
-def gate(home_told, monkeypatch):
+def gate(received, monkeypatch):
     """While it is closed the recorder does not come to an end; `gate.began` says that it is at work."""
-    gate, send = threading.Event(), home_told.alerter.send
+    gate, send = threading.Event(), received.alerter.send
     gate.began = threading.Event()
 
     def slow(self, message, params=None):
@@ -9655,12 +9655,12 @@ def gate(home_told, monkeypatch):
         assert gate.wait(10)
         return send(self, message, params)
 
-    monkeypatch.setattr(home_told.alerter, "send", slow)
+    monkeypatch.setattr(received.alerter, "send", slow)
     yield gate
     gate.set()
 
 
-def test_what_comes_while_a_message_is_under_way_goes_together(logger, home_told, gate):
+def test_what_comes_while_a_message_is_under_way_goes_together(logger, received, gate):
     words = [f"table {chr(97 + n // 26)}{chr(97 + n % 26)} is locked" for n in range(300)]
     began = time.monotonic()
     for word in words:
@@ -9668,17 +9668,17 @@ def test_what_comes_while_a_message_is_under_way_goes_together(logger, home_told
     logger.warning("not this")
     for n in range(215):
         logger.critical("disk %d of 3 is full", n % 3)
-    assert time.monotonic() - began < 5 and gate.began.wait(10) and home_told == []
+    assert time.monotonic() - began < 5 and gate.began.wait(10) and received == []
     gate.set()
     logger.handler.flush()
     texts = [f"Task {word} raised unexpected: 5" for word in words]
-    assert home_told.titles == [texts[0], f"{texts[1]} (and 299 more)"]
+    assert received.titles == [texts[0], f"{texts[1]} (and 299 more)"]
     extract = [f"ERROR home.app: {text}" for text in texts[1:]]
     extract += ["CRITICAL home.app: disk 0 of 3 is full", "… 214 more times", "disk 1 of 3 is full",
                 "disk 2 of 3 is full"]
-    assert home_told.last.body == "\n".join(["```", *extract, "```"])
-    assert [*home_told.last.metadata] == ["host"] and home_told.last.level == "error"
-    assert {**home_told[0][1].metadata, "host": ""} == {"logger": "home.app", "level": "ERROR", "host": ""}
+    assert received.last.body == "\n".join(["```", *extract, "```"])
+    assert [*received.last.metadata] == ["host"] and received.last.level == "error"
+    assert {**received[0][1].metadata, "host": ""} == {"logger": "home.app", "level": "ERROR", "host": ""}
 
 
 TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: gone'
@@ -9702,53 +9702,53 @@ RECORDS = [  # text, arguments, exception, exc_text, stack: title, body
     (HomeHostile(), (), None, None, None, "<HomeHostile: RuntimeError> () (hostile)", None)]
 
 
-def test_a_record_is_told_whole_and_once(logger, home_told):
+def test_a_record_is_told_whole_and_once(logger, received):
     for text, args, error, formatted, stack, title, body in RECORDS:
-        handler, record = alerters.AlertHandler(), home_record(text, args=args, error=error)
+        handler, record = alerters.AlertHandler(), log_record(text, args=args, error=error)
         record.exc_text, record.stack_info = formatted, stack
         handler.handle(record)
         handler.flush()
         body = body and f"```\n{body.rstrip()}\n```"
-        assert (home_told.last.title, home_told.last.body) == (title, body)
-    assert len(home_told) == len(RECORDS)
+        assert (received.last.title, received.last.body) == (title, body)
+    assert len(received) == len(RECORDS)
 
 
-def home_record(text="row 1", logger="home.app", level=40, line=1, args=(), error=None):
+def log_record(text="row 1", logger="home.app", level=40, line=1, args=(), error=None):
     info = error and (type(error), error, error.__traceback__)
     return logging.LogRecord(logger, level, __file__, line, text, args, info)
 
 
-def test_repeats_are_of_one_logger_level_place_exception_and_text(logger, home_told, gate):
+def test_repeats_are_of_one_logger_level_place_exception_and_text(logger, received, gate):
     repeats = [{"text": "row 27 at 0x1c"}] * 3
     others = [{"logger": "home.other"}, {"level": 50}, {"line": 2}, {"text": "column 1 at 0xff"},
               {"error": KeyError("a")}, {"error": KeyError("b")}]
     for given in ({"text": "first"}, {}, *repeats, *others):
-        logger.handler.handle(home_record(**{"text": "row 1 at 0xff", **given}))
+        logger.handler.handle(log_record(**{"text": "row 1 at 0xff", **given}))
     gate.set()
     logger.handler.flush()
-    assert home_told.last.body.split("\n")[1:-1] == [
+    assert received.last.body.split("\n")[1:-1] == [
         "ERROR home.app: row 1 at 0xff", "… 3 more times", "row 27 at 0x1c",
         "ERROR home.other: row 1 at 0xff", "CRITICAL home.app: row 1 at 0xff",
         "ERROR home.app: row 1 at 0xff", "ERROR home.app: column 1 at 0xff",
         "ERROR home.app: row 1 at 0xff", "KeyError: 'a'", "… 1 more time", "row 1 at 0xff", "KeyError: 'b'"]
 
 
-def test_repeats_are_told_after_a_while(logger, home_told):
+def test_repeats_are_told_after_a_while(logger, received):
     for n in range(2):
         logger.error("disk %d is full", n)
     handler = logger.handler
-    home_until(lambda: home_told and not handler._under_way, "the first")
+    wait_until(lambda: received and not handler._under_way, "the first")
     with handler._changed:
         [group] = handler._groups.values()
         wait, group.due = group.due - time.monotonic(), 0.001
         handler._changed.notify_all()
-    home_until(lambda: len(home_told) == 2, "what has waited")
-    assert (home_told.last.title, home_told.last.body) == (
+    wait_until(lambda: len(received) == 2, "what has waited")
+    assert (received.last.title, received.last.body) == (
         "disk 0 is full", "```\n… 1 more time\ndisk 1 is full\n```")
     assert 50 < wait <= 60 < group.due - time.monotonic() + 10
 
 
-def test_what_could_not_be_told_is_on_stderr_once(logger, home_told, monkeypatch, capsys):
+def test_what_could_not_be_told_is_on_stderr_once(logger, received, monkeypatch, capsys):
     monkeypatch.setenv("ALERTERS_TROUBLE", "line busy")
     other = logging.StreamHandler(io.StringIO())
     logger.propagate = False
@@ -9761,13 +9761,13 @@ def test_what_could_not_be_told_is_on_stderr_once(logger, home_told, monkeypatch
         logger.handlers = [handler, *others]
         monkeypatch.setattr(logging.getLogger("alerters"), "handlers", logger.handlers)
         for kind, text in ((20, "for your information"), (30, "careful")):
-            handler.handle(home_record(text, "alerters", kind))
+            handler.handle(log_record(text, "alerters", kind))
         logger.error("x")
         handler.flush()
         assert capsys.readouterr().err == wanted, (others, level)
 
 
-def test_without_a_thread_a_record_is_written_and_the_next_is_told(logger, home_told, monkeypatch, capsys):
+def test_without_a_thread_a_record_is_written_and_the_next_is_told(logger, received, monkeypatch, capsys):
     logger.propagate = False
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", cannot_start)
@@ -9777,10 +9777,10 @@ def test_without_a_thread_a_record_is_written_and_the_next_is_told(logger, home_
     assert capsys.readouterr().err == said
     logger.error("works again")
     logger.handler.flush()
-    assert home_told.titles == ["works again"] and capsys.readouterr().err == ""
+    assert received.titles == ["works again"] and capsys.readouterr().err == ""
 
 
-def test_a_flush_to_a_dead_service_ends(logger, home_told, gate, monkeypatch, capsys):
+def test_a_flush_to_a_dead_service_ends(logger, received, gate, monkeypatch, capsys):
     logger.propagate = False
     for word in "xyy":
         logger.error(word)
@@ -9792,13 +9792,13 @@ def test_a_flush_to_a_dead_service_ends(logger, home_told, gate, monkeypatch, ca
     logger.error("later")
     gate.set()
     logger.handler.flush()
-    assert home_told.titles == ["x", "later"] and capsys.readouterr().err == ""
+    assert received.titles == ["x", "later"] and capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("trouble", ["line busy", "bug", ""])
-def test_what_is_logged_while_posting_is_never_posted(trouble, home_told, monkeypatch, capsys):
+def test_what_is_logged_while_posting_is_never_posted(trouble, received, monkeypatch, capsys):
     monkeypatch.setenv("ALERTERS_TROUBLE", trouble)
-    calls, send, root = [], home_told.alerter.send, logging.getLogger()
+    calls, send, root = [], received.alerter.send, logging.getLogger()
 
     def chatty(self, message, params=None):
         calls.append(message.title)
@@ -9808,29 +9808,29 @@ def test_what_is_logged_while_posting_is_never_posted(trouble, home_told, monkey
         thread.join()
         return send(self, message, params)
 
-    monkeypatch.setattr(home_told.alerter, "send", chatty)
+    monkeypatch.setattr(received.alerter, "send", chatty)
     handler = alerters.AlertHandler()
     monkeypatch.setattr(root, "handlers", [handler])
     logging.getLogger("home.app").error("once")
     handler.flush()
     assert calls == ["once"]
     assert capsys.readouterr().err.startswith("logged while posting\nfrom a thread\n")
-    monkeypatch.setattr(home_told.alerter, "send", send)
-    post("by hand", alerter=home_told.alerter(trouble="line busy"))  # our own errors are no alerts either
+    monkeypatch.setattr(received.alerter, "send", send)
+    post("by hand", alerter=received.alerter(trouble="line busy"))  # our own errors are no alerts either
     handler.flush()
-    assert calls == ["once"] and len(home_told) == (not trouble)
+    assert calls == ["once"] and len(received) == (not trouble)
 
 
-def test_the_handler_is_an_ordinary_name(home_told):
+def test_the_handler_is_an_ordinary_name(received):
     completed = rlcompleter.Completer({"alerters": alerters}).complete("alerters.AlertH", 0)
     assert "AlertHandler" in dir(alerters) and completed.startswith("alerters.AlertHandler")
     assert "posts records from a thread" in alerters.AlertHandler.__doc__
     configuration = logging.config.DictConfigurator({"version": 1})
     handler = configuration.configure_handler({"class": "alerters.AlertHandler", "level": "WARNING"})
-    handler.handle(home_record(level=30))
+    handler.handle(log_record(level=30))
     handler.flush()
     assert (repr(type(handler)), handler.level) == ("<class 'alerters.AlertHandler'>", logging.WARNING)
-    assert home_told.titles == ["row 1"] and home_told.last.level == "warning"
+    assert received.titles == ["row 1"] and received.last.level == "warning"
 
 
 LOGGING = """
@@ -9915,9 +9915,9 @@ def test_how_programs_with_the_handler_end(tmp_path):
     for case, (program, *_) in ENDINGS.items():
         (tmp_path / case).mkdir()
         text = textwrap.dedent(LOGGING) + textwrap.dedent(program)
-        started[case] = home_start("-c", text, python=["-S"], cwd=str(tmp_path / case))
+        started[case] = start_program("-c", text, python=["-S"], cwd=str(tmp_path / case))
     for case, process in started.items():
-        done, told = home_ended(process), tmp_path / case / "told.txt"
+        done, told = end_of(process), tmp_path / case / "told.txt"
         lines = sorted(told.read_text().splitlines()) if told.exists() else []
         assert (done.returncode, lines, done.stderr) == (0, *ENDINGS[case][1:]), case
 
@@ -9956,8 +9956,8 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
          f"slack_api_url: {slack.api_url}\napprovers: U1, U2\n"),
         ("update --slack_token xoxb-another-token-of-it my_slack_alerter",  # any order
          "alerter my_slack_alerter is updated\n"),
-        ("update my_slack_alerter --slack_token={{env.HOME_TOKEN}}", "alerter my_slack_alerter is updated\n"),
-        ("describe my_slack_alerter", "flavor: slack\nslack_token: {{env.HOME_TOKEN}}\nslack_channel_id: "
+        ("update my_slack_alerter --slack_token={{env.TEAM_TOKEN}}", "alerter my_slack_alerter is updated\n"),
+        ("describe my_slack_alerter", "flavor: slack\nslack_token: {{env.TEAM_TOKEN}}\nslack_channel_id: "
          f"C0OTHER\nslack_api_url: {slack.api_url}\napprovers: U1, U2\n"),
         ("stack set default", "stack default is active\n"),
         ("stack delete my_stack", "stack my_stack is deleted\n"),
@@ -9967,7 +9967,7 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
          f"{alerters._program()} ask \"Deploy?\"\n"),
         ("list", "  console  (console)\n* new  (slack)\n"), ("pending", "")]
     for args, want in table:
-        code, out, err = home_cli(capsys, *(args.split() if isinstance(args, str) else args))
+        code, out, err = run_cli(capsys, *(args.split() if isinstance(args, str) else args))
         assert (code, out, err) == (0, want, "[i] nowhere-else\n" if "nowhere" in args else ""), args
     texts = [slack_text(row["payload"]) for row in slack.posted]
     assert len(texts) == 2 and all(words in texts[0] for words in ("T", "Hello", "a", "b=c", "d"))
@@ -10016,46 +10016,46 @@ MISTAKES = {
 def test_a_mistake_is_one_line_that_says_what_was_meant(capsys):
     team = {"flavor": "slack", "slack_token": "xoxb-1-hidden", "slack_channel_id": "C1",
             "slack_api_url": "http://127.0.0.1:9/api"}  # nobody is there: what it tried would end with 4
-    home_write({"version": 1, "alerters": {"console": {"flavor": "console"}, "team": team},
-                "stacks": {"default": ["console"], "prod": ["team"]}, "active_stack": "prod"})
-    before = home_read()
+    write_store({"version": 1, "alerters": {"console": {"flavor": "console"}, "team": team},
+                 "stacks": {"default": ["console"], "prod": ["team"]}, "active_stack": "prod"})
+    before = read_store()
     for line, said in MISTAKES.items():
-        code, out, err = home_cli(capsys, *line.split())
+        code, out, err = run_cli(capsys, *line.split())
         want = re.escape(f"alerters: {said}\n".replace("{}", alerters._program())).replace("…", ".*")
         assert (code, out) == (2, "") and re.fullmatch(want, err), (line, err)
-        assert "hidden" not in err and home_read() == before
+        assert "hidden" not in err and read_store() == before
 
 
 def test_help_version_and_flavors(capsys):
-    code, out, err = home_cli(capsys, "flavor", "list")
+    code, out, err = run_cli(capsys, "flavor", "list")
     assert (code, err) == (0, "") and [line.split()[0] for line in out.splitlines()] == list(FLAVORS)
     assert all(len(line.split()) > 4 for line in out.splitlines())
-    code, out, err = home_cli(capsys, "--help")
+    code, out, err = run_cli(capsys, "--help")
     assert code == 0 and err == "" and "register NAME --flavor=F" in out
-    assert home_cli(capsys, "stack", "--help") == home_cli(capsys, "flavor", "help") == (0, out, "")
-    assert home_cli(capsys) == (2, out, "")
-    assert home_cli(capsys, "--version") == (0, alerters.__version__ + "\n", "")
+    assert run_cli(capsys, "stack", "--help") == run_cli(capsys, "flavor", "help") == (0, out, "")
+    assert run_cli(capsys) == (2, out, "")
+    assert run_cli(capsys, "--version") == (0, alerters.__version__ + "\n", "")
     for command in alerters._COMMANDS:
-        code, shown, err = home_cli(capsys, *command.split(), "--help")
+        code, shown, err = run_cli(capsys, *command.split(), "--help")
         assert (code, err) == (0, "") and f"usage: {alerters._program()} {command}" in shown
         assert f"  {command} " in out
-    code, out, err = home_cli(capsys, "register", "x", "--flavor=slack", "--help")
+    code, out, err = run_cli(capsys, "register", "x", "--flavor=slack", "--help")
     assert code == 0 and "--slack_channel_id" in out  # options come from the flavor's fields
 
 
-def test_post_reads_standard_input_and_odd_texts(home_told, monkeypatch, capsys):
+def test_post_reads_standard_input_and_odd_texts(received, monkeypatch, capsys):
     def typed(data):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
 
     typed(b"\xef\xbb\xbf" + "körper\nzwei\n".encode() + b"\xff")
-    assert home_cli(capsys, "post", "-", "--title", "T") == (0, "", "")
-    assert (home_told.last.body, home_told.last.title) == ("körper\nzwei\n\ufffd", "T")
-    assert home_cli(capsys, "post", "--title=T", "--", "--dashes") == (0, "", "")
-    assert home_told.last.body == "--dashes"
+    assert run_cli(capsys, "post", "-", "--title", "T") == (0, "", "")
+    assert (received.last.body, received.last.title) == ("körper\nzwei\n\ufffd", "T")
+    assert run_cli(capsys, "post", "--title=T", "--", "--dashes") == (0, "", "")
+    assert received.last.body == "--dashes"
     typed(b"")
-    assert home_cli(capsys, "post", "-")[0] == 2
+    assert run_cli(capsys, "post", "-")[0] == 2
     monkeypatch.setattr(sys, "stdin", None)
-    assert home_cli(capsys, "post", "-") == (2, "", "alerters: - reads standard input, which is closed\n")
+    assert run_cli(capsys, "post", "-") == (2, "", "alerters: - reads standard input, which is closed\n")
 
 
 ANSWERED = [  # what is said under the question; options; exit code, what is printed
@@ -10072,12 +10072,12 @@ ANSWERED = [  # what is said under the question; options; exit code, what is pri
 
 
 def test_ask_on_the_command_line(slack, clock, capsys, caplog):
-    home_register(slack, clock=clock)
+    store_alerter(slack, clock=clock)
     for text, options, want, said in ANSWERED:
         slack.posted.clear()
         at = clock.monotonic() + 0.5
         clock.at(at, lambda text=text: text and slack.say("U1", text, slack.posted[-1]["ts"]))
-        code, out, err = home_cli(capsys, "ask", "Deploy?", *shlex.split(options))
+        code, out, err = run_cli(capsys, "ask", "Deploy?", *shlex.split(options))
         assert code == want, err
         asked = r"alerters: asked my_slack_alerter \(slack\) \S+/p\d{16}; waiting until [\d-]+ [\d:]+\n"
         assert re.fullmatch(asked, err)
@@ -10090,52 +10090,52 @@ def test_ask_on_the_command_line(slack, clock, capsys, caplog):
             assert out == said
         assert ("<!subteam^S01>" in slack.posted[0]["payload"]["text"]) is ("S01" in options)
     slack.channels[slack.channel]["is_archived"] = True
-    code, out, err = home_cli(capsys, "ask", "Refused?")
+    code, out, err = run_cli(capsys, "ask", "Refused?")
     assert (code, out, err.count("\n")) == (4, "", 1) and "Refused" not in str(slack.posted)
     assert err.startswith("alerters: my_slack_alerter (slack): is_archived: ")
-    assert home_cli(capsys, "post", "Refused?")[0] == 4
+    assert run_cli(capsys, "post", "Refused?")[0] == 4
     assert caplog.messages[-1].startswith("my_slack_alerter (slack): is_archived: ")
 
 
 def test_pending_lists_the_open_questions(slack, clock, capsys):
-    home_register(slack, clock=clock)
+    store_alerter(slack, clock=clock)
     clock.at(5, {}.popitem)  # a crash
     with pytest.raises(KeyError):
         ask("Deploy the *model*\x1b[31m?", key="deploy-42", timeout=3600)
     until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(clock.start + 3600))
     shown = "Deploy the *model*?  https://example.slack.com/archives/C0ALERTS/p1700000000000000\n"
     line = f"deploy-42  my_slack_alerter  expired {until}  {shown}"  # by now, which is later
-    assert home_cli(capsys, "pending") == (0, line, "")
-    data = json.loads(home_read())
+    assert run_cli(capsys, "pending") == (0, line, "")
+    data = json.loads(read_store())
     data["questions"]["deploy-42"]["deadline"] = 4e9
-    home_write(data)
+    write_store(data)
     line = f"deploy-42  my_slack_alerter  open until 2096-10-02 07:06:40 UTC  {shown}"
-    assert home_cli(capsys, "pending") == (0, line, "")
+    assert run_cli(capsys, "pending") == (0, line, "")
     clock.at(clock.monotonic() + 1, lambda: slack.say("U1", "yes", slack.posted[0]["ts"]))
-    assert home_cli(capsys, "ask", "Deploy the *model*\x1b[31m?", "--key", "deploy-42",
-                    "--timeout=3600")[0] == 0
-    assert home_cli(capsys, "pending") == (0, "", "") and "deploy-42" not in home_read().decode()
+    assert run_cli(capsys, "ask", "Deploy the *model*\x1b[31m?", "--key", "deploy-42",
+                   "--timeout=3600")[0] == 0
+    assert run_cli(capsys, "pending") == (0, "", "") and "deploy-42" not in read_store().decode()
 
 
 def test_check_says_each_thing_once_and_tries_to_post_if_told(slack, discord, smtp, clock, capsys):
-    home_register(slack, "red")
-    home_register(discord, "blue", "discord", clock=clock)
-    home_register(smtp, "mail", "smtp_email", password=None)
+    store_alerter(slack, "red")
+    store_alerter(discord, "blue", "discord", clock=clock)
+    store_alerter(smtp, "mail", "smtp_email", password=None)
     StackStore().register_alerter("hook", "slack", slack_webhook_url=slack.webhook_url)
     StackStore().register_stack("all", ["red", "blue", "hook", "mail"], activate=True)
     smtp.user = None  # a relay
-    code, out, err = home_cli(capsys, "check")
+    code, out, err = run_cli(capsys, "check")
     assert (code, err, out.count("note  posting: not tried; check --post tries it\n")) == (0, "", 4)
     assert "SMTP: connected; no password is set, so no log-in\n" in out and "FAIL" not in out
     assert slack.posted == discord.posted == [] and smtp.mails == []
-    assert home_cli(capsys, "check", "blue") == home_cli(capsys, "check", "--alerter", "blue")
+    assert run_cli(capsys, "check", "blue") == run_cli(capsys, "check", "--alerter", "blue")
     scopes, slack.scopes = slack.scopes, {"chat:write"}
-    code, out, err = home_cli(capsys, "check", "--stack", "all")  # the others are checked all the same
+    code, out, err = run_cli(capsys, "check", "--stack", "all")  # the others are checked all the same
     assert (code, err) == (4, "alerters: check: red (slack) failed: mend it and check again\n")
     assert out.count("channels:read") == 1 and out.count("needs channels:history") == 1
     assert "FAIL" in out and "mail (smtp_email)" in out
     slack.scopes = scopes
-    code, out, err = home_cli(capsys, "check", "--post")
+    code, out, err = run_cli(capsys, "check", "--post")
     tried = "ok    posting: a test message was posted\n"
     whole = f"{tried}ok    it could react\nok    it could take the test message away\n"
     assert (code, err, out.count(whole), out.count(tried), "not tried" in out) == (0, "", 2, 4, False)
@@ -10143,31 +10143,31 @@ def test_check_says_each_thing_once_and_tries_to_post_if_told(slack, discord, sm
     assert len(slack.rows) == 1 and discord.rows == []  # the webhook's stays
     StackStore().update_alerter("hook", slack_webhook_url=slack.webhook_url + "gone")
     StackStore().update_alerter("mail", recipient_email=None)
-    code, out, err = home_cli(capsys, "check", "--post")
+    code, out, err = run_cli(capsys, "check", "--post")
     refused = "FAIL  hook (slack): invalid_token: the webhook was deleted or mistyped: make a new one\n"
     assert code == 4 and refused in out
     assert "FAIL  recipient: none, so it cannot post: give recipient_email\n" in out
 
 
-def test_preview_shows_what_would_be_sent_and_sends_nothing(capsys, home_told, tmp_path):
+def test_preview_shows_what_would_be_sent_and_sends_nothing(capsys, received, tmp_path):
     for flavor in FLAVORS:
         line = f"preview **good** --flavor {flavor} --title T --metadata a=9"
-        code, out, err = home_cli(capsys, *line.split())
-        assert (code, err, home_told) == (0, "", []) and re.search("(?s)T.*good.*a.*9", out), flavor
+        code, out, err = run_cli(capsys, *line.split())
+        assert (code, err, received) == (0, "", []) and re.search("(?s)T.*good.*a.*9", out), flavor
     page = tmp_path / "page.html"
-    assert home_cli(capsys, "preview", "**x** <script>", "--html", page) == (0, "", "")
+    assert run_cli(capsys, "preview", "**x** <script>", "--html", page) == (0, "", "")
     html = page.read_text(encoding="utf-8")
     assert html.startswith("<!DOCTYPE html>") and "x</b> &lt;script&gt;" in html.replace("strong", "b")
-    assert "<script>" not in html and not os.path.exists(home_store_file())
+    assert "<script>" not in html and not os.path.exists(store_file())
 
 
 def test_lists_mark_what_the_environment_chooses(slack, capsys, monkeypatch):
-    home_register(slack, "red")
-    home_set(monkeypatch, STACK="default")
+    store_alerter(slack, "red")
+    set_variables(monkeypatch, STACK="default")
     for own, mark in (("", "*"), ("* $ALERTERS_FLAVOR  (discord)\n", " ")):
-        assert home_cli(capsys, "list")[1] == f"{own}{mark} console  (console)\n  red  (slack)\n"
-        assert home_cli(capsys, "stack", "list")[1] == f"{mark} default: console\n  red_stack: red\n"
-        home_set(monkeypatch, FLAVOR="discord")
+        assert run_cli(capsys, "list")[1] == f"{own}{mark} console  (console)\n  red  (slack)\n"
+        assert run_cli(capsys, "stack", "list")[1] == f"{mark} default: console\n  red_stack: red\n"
+        set_variables(monkeypatch, FLAVOR="discord")
 
 
 def test_secrets_are_masked_wherever_they_could_be_shown(capsys):
@@ -10178,15 +10178,15 @@ def test_secrets_are_masked_wherever_they_could_be_shown(capsys):
     for name, fields in secrets.items():
         for line in (f"register {name} --flavor={name} {fields}", f"register {name} --flavor={name} {fields}",
                      f"describe {name}", f"update {name} --timeout=x"):
-            shown += "".join(home_cli(capsys, *line.split())[1:])
-    shown += "".join(home_cli(capsys, "update", "hook", "--slack_webhook_url=ftp://slack.com/hidden")[1:])
+            shown += "".join(run_cli(capsys, *line.split())[1:])
+    shown += "".join(run_cli(capsys, "update", "hook", "--slack_webhook_url=ftp://slack.com/hidden")[1:])
     shown += repr([StackStore().load_alerter(name) for name in StackStore().alerters()])
-    data = json.loads(home_read())
+    data = json.loads(read_store())
     data["flavors"] = {"pager": "my_package.gone.PagerAlerter"}  # one that cannot be imported here
     data["alerters"]["p"] = {"flavor": "pager", "pager_token": "hidden", "webhook_url": "http://hidden"}
-    home_write(data)
+    write_store(data)
     for line, code in (("describe p", 0), ("list", 0), ("flavor list", 0), ("post x --alerter p", 2)):
-        ended, out, err = home_cli(capsys, *line.split())
+        ended, out, err = run_cli(capsys, *line.split())
         shown += out + err
         assert ended == code and "Traceback" not in err
     shown += repr(StackStore().alerters())
@@ -10209,7 +10209,7 @@ class Bell(BaseAlerter):
 
 def test_as_a_file_and_vendored(tmp_path):
     """Through a pipe; and a flavor of one's own finds the module, whatever it is called."""
-    shutil.copy(HOME_FILE, str(tmp_path / "alerters.py"))
+    shutil.copy(MODULE, str(tmp_path / "alerters.py"))
     vendored = tmp_path / "pkg" / "vendored"
     (vendored / "__pycache__").mkdir(parents=True)
     for folder in (vendored, vendored.parent):
@@ -10219,20 +10219,20 @@ def test_as_a_file_and_vendored(tmp_path):
         shutil.copy(importlib.util.cache_from_source("alerters.py"),
                     importlib.util.cache_from_source(str(vendored / "alerts.py")))
     (tmp_path / "bell.py").write_text(BELL.format("pkg.vendored.alerts"))
-    home_write({"version": 1, "flavors": {"bell": "bell.Bell"},
-                "stacks": {"plain": ["console"], "default": ["console", "b"]},
-                "alerters": {"b": {"flavor": "bell"}, "console": {"flavor": "console"}}})
+    write_store({"version": 1, "flavors": {"bell": "bell.Bell"},
+                 "stacks": {"plain": ["console"], "default": ["console", "b"]},
+                 "alerters": {"b": {"flavor": "bell"}, "console": {"flavor": "console"}}})
     env = {"PYTHONPATH": None, "PYTHONDONTWRITEBYTECODE": "1"}
-    started = [home_start(*args, "post", "-", "--title", "Füße", "--metadata", "a=1", "--stack", stack,
-                          env=env, cwd=str(tmp_path), stdin=subprocess.PIPE, python=["-W", "error"])
+    started = [start_program(*args, "post", "-", "--title", "Füße", "--metadata", "a=1", "--stack", stack,
+                             env=env, cwd=str(tmp_path), stdin=subprocess.PIPE, python=["-W", "error"])
                for stack, *args in (["plain", "alerters.py"], ["default", "-m", "pkg.vendored.alerts"])]
     for process, rings in zip(started, ("", "ding through a pipe ✅\n\n")):
-        done = home_ended(process, "through a pipe ✅\n")
+        done = end_of(process, "through a pipe ✅\n")
         assert (done.returncode, done.stdout) == (0, rings)
         assert done.stderr == "[i] Füße\n    through a pipe ✅\n    a: 1\n"
 
 
-def test_what_is_posted_is_posted_whatever_becomes_of_the_output(home_told, monkeypatch, capsys):
+def test_what_is_posted_is_posted_whatever_becomes_of_the_output(received, monkeypatch, capsys):
     for error, code in ((OSError(errno.ENOSPC, "full"), 2), (BrokenPipeError(), 141), (RuntimeError(), 0)):
         def broken(*_, error=error):
             raise error
@@ -10244,7 +10244,7 @@ def test_what_is_posted_is_posted_whatever_becomes_of_the_output(home_told, monk
             assert [main(["post", "x"]), main(["flavor", "list"])] == [0, code]
             output.write = broken
             assert main(["flavor", "list"]) == (code or 2)
-    assert len(home_told) == 3 and "Traceback" not in capsys.readouterr().err
+    assert len(received) == 3 and "Traceback" not in capsys.readouterr().err
 
 
 @posix
@@ -10252,10 +10252,10 @@ def test_what_is_posted_is_posted_whatever_becomes_of_the_output(home_told, monk
 def test_odd_streams_give_no_traceback_at_exit():
     streams = {"post - <&- >&-": 2, "flavor list >/dev/full": 2, "flavor list | true": 0}
     started = {line: subprocess.Popen(
-        ["sh", "-c", f'"$0" -m alerters {line}', sys.executable], encoding="utf-8", env=home_environment(),
+        ["sh", "-c", f'"$0" -m alerters {line}', sys.executable], encoding="utf-8", env=environment_with(),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for line in streams}
     for line, process in started.items():
-        done = home_ended(process)
+        done = end_of(process)
         assert done.returncode == streams[line], (line, done.stderr)
         assert "Traceback" not in done.stderr and "Exception" not in done.stderr, (line, done.stderr)
 
@@ -10274,7 +10274,7 @@ class HomeTerminal:
         self.seen = ""
         words = line.split() if isinstance(line, str) else line
         command = self.command(words, os.ttyname(slave))
-        self.process = subprocess.Popen(command, env=home_environment(), stdin=slave, stdout=slave,
+        self.process = subprocess.Popen(command, env=environment_with(), stdin=slave, stdout=slave,
                                         stderr=slave, start_new_session=True)
         os.close(slave)
 
@@ -10318,7 +10318,7 @@ def test_from_nothing_to_an_approval_on_slack_and_what_ctrl_c_ends(
     command = re.search(r'Now try:\s+(.* -m alerters ask "Deploy\?")\r?\n', terminal.seen)[1]
     FLAVORS["slack"] = in_time(SlackAlerter, clock)
     clock.at(3, lambda: slack.say("U1", "yes", slack.posted[-1]["ts"]))
-    assert home_cli(capsys, *shlex.split(command)[3:])[:2] == (0, "approved by U1 (yes)\n")
+    assert run_cli(capsys, *shlex.split(command)[3:])[:2] == (0, "approved by U1 (yes)\n")
 
 
 @pytest.fixture
@@ -10407,7 +10407,7 @@ def test_a_missing_secret_is_asked_for(terminal_here):
     code, seen = terminal_here("register team --flavor slack --slack_channel_id C1", "xoxb typed",
                                "xoxb-typed-hidden")
     assert code == 0 and seen.count("secret slack_token (") == 2 and "hidden" not in seen
-    assert json.loads(home_read())["alerters"]["team"]["slack_token"] == "xoxb-typed-hidden"
+    assert json.loads(read_store())["alerters"]["team"]["slack_token"] == "xoxb-typed-hidden"
     code, seen = terminal_here("register hook --flavor slack "
                                "--slack_webhook_url https://hooks.slack.com/services/T/B/x")
     assert code == 0 and "secret" not in seen
@@ -10483,8 +10483,8 @@ def quiet(tmp_path, monkeypatch):
     """A flavor of one's own, in use, which writes down what `run` tells; a function that returns it."""
     with open("quiet.py", "w") as file:
         file.write(QUIET)
-    home_write({"flavors": {"quiet": "quiet.Quiet"}, "stacks": {"default": ["quiet"]},
-                "alerters": {"quiet": {"flavor": "quiet", "quiet_token": "{{env.QUIET_TOKEN}}"}}})
+    write_store({"flavors": {"quiet": "quiet.Quiet"}, "stacks": {"default": ["quiet"]},
+                 "alerters": {"quiet": {"flavor": "quiet", "quiet_token": "{{env.QUIET_TOKEN}}"}}})
     told = tmp_path / "told"
     monkeypatch.setenv("QUIET_FILE", str(told))
     monkeypatch.setenv("QUIET_TOKEN", "hidden-secret-1")
@@ -10529,7 +10529,7 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
 def test_run_is_as_if_it_were_not_there(quiet):
     def start(outer, *job):
         """Start a job by itself and under `run` in a shell's line, where it is "$@"; return both."""
-        return [subprocess.Popen(["bash", "-c", outer, "bash", *run, *job], env=home_environment(),
+        return [subprocess.Popen(["bash", "-c", outer, "bash", *run, *job], env=environment_with(),
                                  start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                  stderr=subprocess.PIPE) for run in ([], RUN_COMMAND)]
 
@@ -10630,9 +10630,9 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
                     ("SIGUSR1",): 128 + signal.SIGUSR1}
 
 
-def home_run(capfd, *args):
+def run_command(capfd, *args):
     """Run a command under `run` in this process; return (exit code, stdout, stderr)."""
-    return home_cli(capfd, "run", *args)
+    return run_cli(capfd, "run", *args)
 
 
 def fenced(*lines):
@@ -10658,7 +10658,7 @@ TOLD = {  # the job's script: title, body and level of what is told
 def test_what_run_tells(quiet, capfd, monkeypatch):
     monkeypatch.setattr(alerters, "_GROUP_TIME", 0.02)
     for case, (script, *want) in TOLD.items():
-        code = home_run(capfd, "--", "sh", "-c", script)[0]
+        code = run_command(capfd, "--", "sh", "-c", script)[0]
         assert code == (1 if "exit 1" in script else 2 if "exit 2" in script else 0), case
         told = quiet()[-1]
         assert [told.title, told.body, told.level] == want, case
@@ -10687,7 +10687,7 @@ def test_nothing_runs_unless_it_stands_behind_the_dashes(capfd, tmp_path, monkey
     for line in ("echo rm -rf victim", "--title nightly touch victim", "", "--", "touch -- touch victim",
                  "--title T touch victim -- touch victim", "--titel T -- touch victim",
                  "--alerter -- touch victim", "--longer-than soon -- touch victim", "touch victim --help"):
-        code, out, err = home_run(capfd, *line.split())
+        code, out, err = run_command(capfd, *line.split())
         assert os.path.getmtime(str(tmp_path / "victim")) == 1
         if "--help" in line:
             assert code == 0 and re.match("usage: .*alerters run", out)
@@ -10700,15 +10700,15 @@ def test_nothing_runs_unless_it_stands_behind_the_dashes(capfd, tmp_path, monkey
 
 @posix
 def test_run_tells_the_alerters_that_are_named_and_no_short_success(slack, discord, capfd):
-    home_register(slack, "one")
-    home_register(discord, "two", "discord")
+    store_alerter(slack, "one")
+    store_alerter(discord, "two", "discord")
     StackStore().register_stack("both", ["one", "two"], activate=True)
     slack.channels[slack.channel]["is_archived"] = True
-    assert home_run(capfd, "--longer-than", "60", "--", "true") == (0, "", "") and discord.posted == []
-    assert home_run(capfd, "--longer-than", "60", "--", "sh", "-c", "exit 9")[:2] == (9, "")
+    assert run_command(capfd, "--longer-than", "60", "--", "true") == (0, "", "") and discord.posted == []
+    assert run_command(capfd, "--longer-than", "60", "--", "sh", "-c", "exit 9")[:2] == (9, "")
     text = discord_text(discord.posted[0]["payload"])
     assert slack.posted == [] and "sh failed" in text and "exit 9" not in text
-    assert home_run(capfd, "--alerter", "two", "--title", "Nightly", "--", "true") == (0, "", "")
+    assert run_command(capfd, "--alerter", "two", "--title", "Nightly", "--", "true") == (0, "", "")
     assert len(discord.posted) == 2 and "Nightly succeeded" in discord_text(discord.posted[1]["payload"])
 
 
@@ -10722,7 +10722,7 @@ def test_what_the_job_left_behind_prints_on_after_run_has_ended(quiet, tmp_path)
                                    start_new_session=True)
     assert process.wait(20) == 3 and out.read_text() == "now\n" and quiet()[0].body == fenced("now")
     (tmp_path / "go").write_text("late\n")
-    home_until(lambda: err.read_text().endswith("\n100000\n"), "what comes late")
+    wait_until(lambda: err.read_text().endswith("\n100000\n"), "what comes late")
     assert out.read_text() == "now\nlate\n" and err.read_text().count("\n") == 100000
 
 
@@ -10732,9 +10732,9 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
     os.set_blocking(writer, False)
     program = ("import sys, alerters; alerters._LAST_WORDS = 0.1\n"
                "sys.exit(alerters.main(['run', '--', 'sh', '-c', 'seq 15000 >&2; exit 3']))")
-    with home_start("-c", program, python=["-S"], stderr=writer) as process, open(reader) as stream:
+    with start_program("-c", program, python=["-S"], stderr=writer) as process, open(reader) as stream:
         os.close(writer)  # 64 KB of 83 find room there; the job does not know
-        home_until(quiet, "the alert")
+        wait_until(quiet, "the alert")
         assert quiet()[0].title == "sh failed" and process.poll() is None  # the job, too, would wait
         assert stream.read().split() == [str(n) for n in range(1, 15001)] and process.wait(20) == 3
 
@@ -10742,8 +10742,8 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
 @posix
 @pytest.mark.parametrize("without", ["alerters._FORKS = False", "os.listdir = open"], ids=["forks", "/proc"])
 def test_run_copies_without_forks_as_on_windows_and_without_proc(without, quiet):
-    done = home_process("-c", f"import os, sys, alerters\n{without}\nsys.exit(alerters.main(sys.argv[1:]))",
-                        "run", "--", "sh", "-c", "seq 30000; echo err >&2; exit 3")
+    done = run_program("-c", f"import os, sys, alerters\n{without}\nsys.exit(alerters.main(sys.argv[1:]))",
+                       "run", "--", "sh", "-c", "seq 30000; echo err >&2; exit 3")
     assert (done.returncode, done.stderr) == (3, "err\n")
     assert done.stdout.split() == [str(number) for number in range(1, 30001)]
     assert quiet()[0].body.startswith(fenced("err") + "\n\nStandard output:\n```\n29961\n")
@@ -10753,10 +10753,10 @@ def test_run_copies_without_forks_as_on_windows_and_without_proc(without, quiet)
 @pytest.mark.parametrize("scarce", ["threading.Thread.start", "os.fork", "socket.socketpair"])
 def test_run_keeps_what_the_job_returns_where_nothing_more_can_be_had(scarce, quiet):
     error = "RuntimeError" if "Thread" in scarce else "BlockingIOError"
-    done = home_process("-c", "import os, socket, sys, threading, alerters\n"
-                        f"def refuse(*_, **__):\n    raise {error}\n{scarce} = refuse\n"
-                        "sys.exit(alerters.main(sys.argv[1:]))",
-                        "run", "--", "sh", "-c", "sleep 0.2 & echo out; exit 5")
+    done = run_program("-c", "import os, socket, sys, threading, alerters\n"
+                       f"def refuse(*_, **__):\n    raise {error}\n{scarce} = refuse\n"
+                       "sys.exit(alerters.main(sys.argv[1:]))",
+                       "run", "--", "sh", "-c", "sleep 0.2 & echo out; exit 5")
     assert (done.returncode, done.stdout, done.stderr) == (5, "out\n", "")
     assert [told.metadata["exit code"] for told in quiet()] == [5]
 
@@ -10770,27 +10770,27 @@ SCRIPTS = [  # the file's bytes; exit code, stdout, and what stderr says
 
 
 @posix
-def test_run_runs_scripts_as_a_shell_does(home_told, capfd, tmp_path):
+def test_run_runs_scripts_as_a_shell_does(received, capfd, tmp_path):
     for number, (content, code, out, err) in enumerate(SCRIPTS):
         script = tmp_path / f"job{number}"
         script.write_bytes(content or b"")
         script.chmod(0o600 if content is None else 0o700)
         said = f"alerters: {err}\n" if err else ""
-        assert home_run(capfd, "--", script, "A1") == (code, out.format(script), said.format(script))
-        assert home_told.last.title == f"job{number} {'failed' if code else 'succeeded'}"
-        assert not err or home_told.last.body == fenced(err.format(script))
+        assert run_command(capfd, "--", script, "A1") == (code, out.format(script), said.format(script))
+        assert received.last.title == f"job{number} {'failed' if code else 'succeeded'}"
+        assert not err or received.last.body == fenced(err.format(script))
 
 
 @posix
-def test_run_in_a_thread_and_with_odd_words(home_told, capfd):
+def test_run_in_a_thread_and_with_odd_words(received, capfd):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(main(["run", "--", "sh", "-c", "echo x; exit 3"])))
     thread.start()
     thread.join(20)
-    assert codes == [3] and home_told.last.body == fenced("x") and capfd.readouterr() == ("x\n", "")
+    assert codes == [3] and received.last.body == fenced("x") and capfd.readouterr() == ("x\n", "")
     for command, code in (("/nowhere/command", 127), (os.devnull, 126), ("/", 126), ("a\0b", 126)):
-        found, out, err = home_run(capfd, "--", command)
-        assert (found, out, err.count("\n")) == (code, "", 1) and home_told.last.metadata["exit code"] == code
+        found, out, err = run_command(capfd, "--", command)
+        assert (found, out, err.count("\n")) == (code, "", 1) and received.last.metadata["exit code"] == code
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -10813,15 +10813,15 @@ def test_a_signal_that_may_not_be_sent_to_the_job_does_not_end_run(quiet, capfd,
         raise PermissionError  # the job is another user's, as under sudo
 
     monkeypatch.setattr(subprocess.Popen, "send_signal", refuse)
-    assert home_run(capfd, "--", "sh", "-c", "kill -TERM $PPID; sleep 0.3; exit 4")[0] == 4
+    assert run_command(capfd, "--", "sh", "-c", "kill -TERM $PPID; sleep 0.3; exit 4")[0] == 4
     assert quiet()[-1].metadata["signal"] == "SIGTERM"
 
 
 @posix
 @pytest.mark.parametrize("case", TROUBLE)
-def test_run_runs_the_command_whatever_happens_to_the_alert(case, home_trouble, capfd, caplog):
-    home_trouble(case)
-    code, out, err = home_run(capfd, "--", "sh", "-c", "echo done; exit 5")
+def test_run_runs_the_command_whatever_happens_to_the_alert(case, in_trouble, capfd, caplog):
+    in_trouble(case)
+    code, out, err = run_command(capfd, "--", "sh", "-c", "echo done; exit 5")
     assert (code, out) == (5, "done\n") and "Traceback" not in err and err + caplog.text
 
 
