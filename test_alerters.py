@@ -10615,12 +10615,16 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
                                 start_new_session=True) for job, _ in cases]
     for process in started:
         assert process.stdout.readline() == "ready\n"
-    everyone = subprocess.check_output(["ps", "-A", "-o", "pid=,pgid="], encoding="utf-8").splitlines()
+
+    def group_of(process):
+        everyone = subprocess.check_output(["ps", "-A", "-o", "pid=,pgid="], encoding="utf-8").splitlines()
+        return [int(pid) for pid, group in map(str.split, everyone) if group == str(process.pid)]
+
     for process, (_, ways) in zip(started, cases):
-        group = [int(pid) for pid, of in map(str.split, everyone) if of == str(process.pid)]
-        assert len(group) > 2
+        wait_until(lambda process=process: len(group_of(process)) > 2)  # the witness comes after the job
         for name, way in ways.items():
-            for pid in {"alone": [process.pid], "group": [-process.pid], "each": group}[way]:
+            each = group_of(process) if way == "each" else []
+            for pid in {"alone": [process.pid], "group": [-process.pid], "each": each}[way]:
                 os.kill(pid, getattr(signal, name))
     ends = [(process.communicate(timeout=60)[0], process.returncode) for process in started]
     assert ends == [(" ".join(sorted(SIGNALS)) + "\n", 9), ("", 129), ("", 128 + signal.SIGUSR1)]
