@@ -6419,7 +6419,10 @@ def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
     """Add lines of Markdown, the last of which is empty and only ends the others."""
     at = 0
     while at < len(lines) - 1:
-        block = _table_at(lines, at) or _line_block(lines[at])
+        line = lines[at]
+        block = _Block("text", [line])
+        if "|" in line or not line[:1].isalpha():  # as few lines, and this is soon seen
+            block = _table_at(lines, at) or _line_block(line)
         at += len(block.lines)
         if block.kind == "table":
             at += 2
@@ -6717,8 +6720,10 @@ def _bytes_of(source: Any) -> bytes:
         return _whole(source)
     mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
     if mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
-        opaque = not mode.lower().endswith("a")
-        source = source.convert("RGB" if opaque else "RGBA")
+        wanted = "RGB"
+        if mode.lower().endswith("a"):
+            wanted = "RGBA"
+        source = source.convert(wanted)
     save, held = getattr(source, "savefig", None) or getattr(source, "save", None), io.BytesIO()
     if not save:
         raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
