@@ -2141,9 +2141,9 @@ class Question:
             _signal.signal(_signal.SIGTERM, stop)
         try:
             yield
-        except Exception:
+        except Exception:  # a failure is no stop: the question stays open, and may be waited for again
             raise
-        except BaseException:  # whatever stops the wait; it goes on below
+        except BaseException:  # what stops the wait, Ctrl-C or a framework's own; it goes on below
             if self._decision is None:
                 self._withdraw()
             raise
