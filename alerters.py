@@ -3810,7 +3810,7 @@ _HTML_ENDS = {**_HTML_BLOCKS, "blockquote": "\4\1", "style": "\6", "script": "\6
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
-_NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){2,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]+"
+_NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]+"
 _COLON = r"[:\uff1a-]\W*"
 # A line has the letter of the first of these that it is: \x01 stands for us, \x02 for a reader, \x03 for our
 # subject. Q and q are what we mailed, marked or bare; S: `--`; E: a closing, a name, `Sent from …`; ?: said.
