@@ -4817,9 +4817,8 @@ class ConsoleAlerter(BaseAlerter):
                 import msvcrt
 
                 msvcrt.getwch()
-        else:
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # no terminal
-                _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
+        elif _is_terminal(sys.stdin):
+            _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
 
     def _locate(self, found: Question) -> bool:
         found._record.ref = None  # whoever sits here now has not seen it: it is shown again
