@@ -3799,6 +3799,7 @@ _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of 
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:[^\w\n\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji count as letters
 _ANCHOR = 12  # letters that are not alike by chance
+_QUOTED = (">", "|")  # of a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
@@ -3815,6 +3816,7 @@ _COLON = r"[:\uff1a-]\W*"
 # A line has the letter of the first of these that it is: \x01 stands for us, \x02 for a reader, \x03 for our
 # subject. Q and q are what we mailed, marked or bare; S: `--`; E: a closing, a name, `Sent from …`; ?: said.
 _KINDS = {
+    "?": ".{301,}",  # no program writes so long a line
     " ": r"[->|_=*\s]*",
     "s": r".*\x03.*",  # Subject: Re: Deploy? [#…]
     "z": r"[\w ]+, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
@@ -4476,9 +4478,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
                  at: float | None) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     # The email package takes quadratic time for many parts, and for long heads of them.
-    heads = re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data)
-    longest = max(map(len, heads), default=0)
-    if max(data.count(b"\n--"), longest) > 2000 or len(heads) > 150:
+    heads = b"".join(re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data))
+    if data.count(b"\n--") > 2000 or len(heads) > 10_000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
@@ -4491,28 +4492,29 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
             if re.match(pattern, value):
                 return None
     reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
-    sound = not data.startswith(b"From ")
+    damaged = data.startswith(b"From ")
     for part in mail.walk():
         if re.match("text/(?!.*vcard)", part.get_content_type()):
             room -= len(part.get_payload())
             if room > 0:
                 own = reader.own(_part_text(part))  # a signature ends with its part
                 said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
-        if part.defects or len(part.get_all("Content-Type", [])) > 1:
-            sound = False
-    if room <= 0 or not sound:
+        types = part.get_all("Content-Type", [])
+        if part.defects or types[1:]:
+            damaged = True
+    if damaged or room <= 0:
         said["damaged"] = "(This mail is damaged or too long.)"
     return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
 
 
-def _values(mail: Any, *names: str, decoded: bool = True) -> list[str]:
-    """Return the values of headers, in a line each; cut, as hostile ones take long."""
+def _values(mail: Any, *names: str) -> list[str]:
+    """Return the values of headers, decoded, in a line each; cut, as hostile ones take long."""
     values = []
     for name in names:
         for value in mail.get_all(name, []):
-            text = " ".join(str(value)[-20_000:].split())
+            text = re.sub(r"\s+", " ", str(value)[-20_000:])
             with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
-                if decoded and "=?" in text:
+                if "=?" in text:
                     text = str(_email_policy.default.header_factory("Subject", text[:1000]))
             values.append(text)
     return values
@@ -4527,19 +4529,19 @@ def _question_of(mail: Any) -> str:
 
 
 def _writer_of(mail: Any) -> str:
-    """Return the address of the one who wrote it; nobody's if it is doubled or names another one."""
-    heads = _values(mail, "From", decoded=False)
-    head = "".join(heads)[:1000]
-    is_one = re.fullmatch(rf"(?:[^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\") ?<{_ADDRESS}>|{_ADDRESS}", head)
+    """Return the address of the one who wrote it; nobody's if it names another one. Two are an error."""
+    [value] = mail.get_all("From", [""])
+    head = str(value)[:1000]  # not decoded: a name may hold anything then
+    is_one = re.fullmatch(rf"((?:[^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\")\s*<)?({_ADDRESS})(?(1)>)\s*", head)
     named = set(re.findall(_ADDRESS, head.replace("'", " ").casefold()))
-    if not is_one or len(heads) > 1 or len(named) > 1:
+    if not is_one or len(named) > 1:
         return ""
-    return str(re.findall(_ADDRESS, head)[-1])
+    return str(is_one[2])
 
 
 def _part_text(part: Any) -> str:
     """Return the text of a part of a mail, or its HTML as text."""
-    data = part.get_payload(decode=True) or b""
+    data: bytes = part.get_payload(decode=True)
     text = data.decode("utf-8", "replace")
     with contextlib.suppress(LookupError, ValueError):  # a charset that Python does not know
         text = data.decode(part.get_content_charset("utf-8"), "replace")
@@ -4577,35 +4579,37 @@ class _Reader:
         text = re.sub(r"<\r?\n|\r?\n<(?!…)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         letters = re.sub(_NO_LETTERS, "", text.casefold()).split("\n", _LINES_MAX)
-        kinds = list(map(functools.lru_cache(None)(self._kind), lines))  # many lines are alike
-        marked = [line.startswith((">", "|")) for line in lines]
+        kinds = list(map(self._kind, lines))
         end = 0
         for first in range(len(lines)):
             if first >= end and letters[first]:
-                end = self._run(letters, marked, first)
+                end = self._run(lines, letters, first)
                 if len("".join(letters[first:end])) >= _ANCHOR:
-                    kinds[first:end] = "qQ"[marked[first]] * (end - first)
+                    kinds[first:end] = "qQ"[lines[first].startswith(_QUOTED)] * (end - first)
         for found in reversed(list(re.finditer(_NOT_OWN, "".join(kinds)))):
             del lines[found.start():found.end()]
         return "\n".join(lines).strip()
 
-    def _run(self, letters: list[str], marked: list[bool], first: int) -> int:
+    def _run(self, lines: list[str], letters: list[str], first: int) -> int:
         """Return where the run of our lines ends that begins with this line; `first` if there is none."""
         places, end = self._ends | {0}, first
-        for number in range(first, len(letters)):
+        marked = lines[first].startswith(_QUOTED)
+        for number in range(first, len(lines)):
             said = letters[number]
-            if said and marked[number] != marked[first]:
+            if not said:
+                continue
+            if lines[number].startswith(_QUOTED) != marked:
                 places = places - self._ends  # only the rest of a line that was wrapped may lose its mark
             places = {at + len(said) for at in places if self._ours.startswith(said, at)}
             if not places:
                 break
-            if said and places & self._ends:
+            if places & self._ends:
                 end = number + 1
         return end
 
     def _kind(self, line: str) -> str:
         """Return a letter for what a line is if nobody wrote it."""
-        if len(line) > 300 or self._decides(line, False):
+        if self._decides(line, False):
             return "?"
         if line == "--":
             return "S"
@@ -4646,7 +4650,9 @@ def _html_text(source: str) -> str:
     lines, depth = [], 0
     for line in re.sub("(?<=\n)\1", "", text).replace("\1", "\n").split("\n"):
         depth += line.count("\3")
-        lines.append("> " * (depth > 0) + re.sub("[\3-\6]", "", line))
+        if depth:
+            line = "> " + line
+        lines.append(re.sub("[\3-\6]", "", line))
         depth = max(depth - line.count("\4"), 0)
     return "\n".join(lines)
 
