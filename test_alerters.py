@@ -9404,7 +9404,7 @@ def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, received, mon
         ```""")
 
 
-class HomeHostile:
+class Hostile:
     """Raises whatever is read of it."""
 
     def __str__(self, *name):
@@ -9413,13 +9413,13 @@ class HomeHostile:
     __getattr__ = __repr__ = __bool__ = __str__
 
 
-class HomeBadError(Exception):
-    __str__ = HomeHostile.__str__
+class BadError(Exception):
+    __str__ = Hostile.__str__
 
 
 HOSTILE = [  # the first two may be told as nothing
-    (HomeHostile(),), (HomeHostile(),) * 3, tuple(range(50)), (None,) * 3, (HomeBadError(),), (ValueError,),
-    ({"exception": HomeBadError(), "dag": HomeHostile()},), (KeyboardInterrupt(),),
+    (Hostile(),), (Hostile(),) * 3, tuple(range(50)), (None,) * 3, (BadError(),), (ValueError,),
+    ({"exception": BadError(), "dag": Hostile()},), (KeyboardInterrupt(),),
     (ValueError("x" * 10**6),), (ValueError("\ud800\x00"),), (Flow(), RUN, None)]
 
 
@@ -9510,7 +9510,7 @@ def test_watch_passes_every_exception_through_untouched(received):
         raise error
 
     for error in (KeyboardInterrupt(), SystemExit(3), SystemExit("no"), SystemExit(0), SystemExit(),
-                  HomeBadError(), StopIteration(5), MemoryError()):
+                  BadError(), StopIteration(5), MemoryError()):
         with pytest.raises(BaseException) as caught:
             job(error)
         how = "succeeded" if error.args in ((0,), ()) and isinstance(error, SystemExit) else "failed"
@@ -9699,7 +9699,7 @@ RECORDS = [  # text, arguments, exception, exc_text, stack: title, body
     ("job failed", (), None, TRACE, None, "job failed", TRACE),  # from another process
     ("{} rows", ("no",), None, None, None,
      "{} rows ('no',) (not all arguments converted during string formatting)", None),
-    (HomeHostile(), (), None, None, None, "<HomeHostile: RuntimeError> () (hostile)", None)]
+    (Hostile(), (), None, None, None, "<Hostile: RuntimeError> () (hostile)", None)]
 
 
 def test_a_record_is_told_whole_and_once(logger, received):
@@ -10261,25 +10261,24 @@ def test_odd_streams_give_no_traceback_at_exit():
 
 
 # === The console ===
-class HomeTerminal:
+class Terminal:
     """A command whose controlling terminal is a pty; what it shows is in `seen`."""
 
-    START = ("import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-             "import alerters; sys.exit(alerters.main())")
+    ALERTERS = ("import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+                "import alerters; sys.exit(alerters.main())")
 
-    def __init__(self, line):
+    def __init__(self, words, shell=False):
+        """Start `alerters` with these words, or any command in a shell, which opens the terminal for it."""
         import pty
 
-        self.master, slave = pty.openpty()
         self.seen = ""
-        words = line.split() if isinstance(line, str) else line
-        command = self.command(words, os.ttyname(slave))
-        self.process = subprocess.Popen(command, env=environment_with(), stdin=slave, stdout=slave,
+        self.master, slave = pty.openpty()
+        start = [sys.executable, "-c", self.ALERTERS]
+        if shell:
+            start = ["sh", "-c", 'exec <"$0"; exec "$@"', os.ttyname(slave)]
+        self.process = subprocess.Popen([*start, *words], env=environment_with(), stdin=slave, stdout=slave,
                                         stderr=slave, start_new_session=True)
         os.close(slave)
-
-    def command(self, words, terminal):
-        return [sys.executable, "-c", self.START, *words]
 
     def read(self):
         """Read what it shows next; False: it has ended, or shows nothing for long."""
@@ -10306,8 +10305,8 @@ def test_from_nothing_to_an_approval_on_slack_and_what_ctrl_c_ends(
         slack, tmp_path, clock, monkeypatch, capsys):
     """As a new user in an empty folder, with no more than `setup` tells."""
     monkeypatch.chdir(tmp_path)
-    terminal, interrupted = map(HomeTerminal, (
-        f"setup slack --slack_api_url={slack.api_url}", "ask Deploy? --key deploy-42 --alerter console"))
+    terminal = Terminal(["setup", "slack", f"--slack_api_url={slack.api_url}"])
+    interrupted = Terminal("ask Deploy? --key deploy-42 --alerter console".split())
     interrupted.answer("Open until", "\x03")
     terminal.answer("slack_token (", slack.token + "\n")
     terminal.answer("slack_channel_id (", slack.channel + "\n")
@@ -10470,7 +10469,7 @@ class Quiet(alerters.BaseAlerter):
         if os.environ.get("QUIET_WAIT"):
             os.write(1, b"posting\\n")
             alerters.time.sleep(60)
-        told = message.title, message.body, dict(message.metadata), message.level
+        told = {name: getattr(message, name) for name in ("title", "body", "metadata", "level")}
         with open(os.environ["QUIET_FILE"], "a") as file:
             file.write(json.dumps(told) + "\\n")
         return alerters.Receipt("quiet", {})
@@ -10488,74 +10487,40 @@ def quiet(tmp_path, monkeypatch):
     told = tmp_path / "told"
     monkeypatch.setenv("QUIET_FILE", str(told))
     monkeypatch.setenv("QUIET_TOKEN", "hidden-secret-1")
+    told.touch()
+    return lambda: [SimpleNamespace(**json.loads(line)) for line in told.read_text().splitlines()]
 
-    def read():
-        lines = told.read_text("utf-8").splitlines() if told.exists() else []
-        return [SimpleNamespace(**dict(zip(("title", "body", "metadata", "level"), json.loads(line))))
-                for line in lines]
 
-    return read
+def start_job(script, **more):
+    """Start `run` with a shell's script as its job, in a process."""
+    return start_program("run", "--", "sh", "-c", script, python=["-S"], **more)
 
 
 SURROUNDINGS = ('test "$P" = "$(cut -d" " -f5-8 /proc/$$/stat)" && echo same group; for n in 0 1 2; do '
                 'test -t $n && echo terminal $n; done; ls /proc/$$/fd; grep Sig /proc/$$/status | grep -v Q; '
                 'env | grep -v "^[P_]=" | sort; umask; pwd; ')
-ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the job
+ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the job;
+    # on a terminal, what is typed once it says that it is ready
     "words, bytes, killed": (
         '"$@" "a  b" "" "--" "$(printf "x\\ny")" $\'\\xff\' ✅', 'printf "<%s>" "$@"; '
         "printf '\\377\\0\\33[31mred\\r\\n'; printf '\\376' >&2; kill -9 $$"),
-    "surroundings, more input and output": (
-        'P=$(cut -d" " -f5-8 /proc/$$/stat) LC_ALL=C.UTF-8 "$@" <(echo hidden) 3>&2 5<.',
-        f'{SURROUNDINGS} cat "$1"; echo three >&3'),
-    "signals ignored, lock held": (
-        'cd "$(mktemp -d)"; trap "" HUP INT USR1 CHLD; exec 9>lock; flock 9; "$@"; echo $?; '
-        'flock -n lock echo free',
-        "grep Sig /proc/$$/status | grep -v Q; flock -n lock echo free; exit 3"),
+    "surroundings, signals ignored, lock held, more input and output": (
+        'P=$(cut -d" " -f5-8 /proc/$$/stat); export P; exec 9>"$(mktemp)"; flock 9; '
+        'trap "" HUP INT USR1 CHLD; LC_ALL=C.UTF-8 "$@" <(echo hidden) 3>&2 5<.; echo $?; '
+        'flock -n /proc/$$/fd/9 echo free',
+        f'{SURROUNDINGS} cat "$1"; echo three >&3; flock -n /proc/$$/fd/9 echo free; exit 3'),
     "own group": ('trap "echo outer" TERM; "$@"', "trap 'echo inner; exit 3' TERM; kill -TERM 0; sleep 9"),
     "to one file": ('cd "$(mktemp -d)"; echo 0 >a; "$@" >>a 2>&1; echo $?; cat a',
                     "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done; exit 1"),
     "to files": ('cd "$(mktemp -d)"; "$@" 3>a >b 2>&3; echo $?; cat a b', "echo out; echo err >&2; exit 255"),
     "input, much": ('(echo one; echo two) | { "$@"; cat; } | cksum',
                     "read -r line; echo got $line; head -c 3000000 /dev/zero; echo $?"),
-    "stdin and stderr closed": ('"$@" <&- 2>&-', "cat || echo out; echo err >&2 || exit 5"),
     "all closed": ('"$@" <&- >&- 2>&-', "echo out || exit 5"),
-    "full": ('"$@" >/dev/full 2>/dev/null; echo $?', "echo out 2>/dev/null || exit 1"),
+    "full, stdin and stderr closed": ('"$@" <&- >/dev/full 2>&-; echo $?',
+                                      "echo err >&2 && exit 6; cat && exit 7; echo out || exit 1"),
     "nobody reads": ('set -o pipefail; "$@" | head -1', "yes"),
     "nobody reads any more": ('set -o pipefail; "$@" | head -1', "echo a; sleep 0.3; echo b; echo c >&2"),
-    "background": ('"$@"', "(sleep 0.3; echo late; echo late >&2) & echo now; exit 3")}
-
-
-@posix
-def test_run_is_as_if_it_were_not_there(quiet):
-    def start(outer, *job):
-        """Start a job by itself and under `run` in a shell's line, where it is "$@"; return both."""
-        return [subprocess.Popen(["bash", "-c", outer, "bash", *run, *job], env=environment_with(),
-                                 start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=subprocess.PIPE) for run in ([], RUN_COMMAND)]
-
-    def end(process):
-        """Return (stdout, stderr, exit code as a shell has it)."""
-        return (*process.communicate(timeout=60), process.returncode if process.returncode >= 0
-                else 128 - process.returncode)
-
-    started = {case: start(outer, "sh", "-c", script, "sh") for case, (outer, script) in ALIKE.items()}
-    found = {case: [end(process) for process in pair] for case, pair in started.items()}
-    wrong = {case: pair for case, pair in found.items() if pair[0] != pair[1]}
-    assert wrong == {}, wrong
-    told = quiet()  # each was told, and where both streams are one, in its order
-    assert len(told) == len(ALIKE)
-    assert "```\n" + "\n".join(f"out {n}\nerr {n}" for n in range(1, 6)) + "\n```" in [m.body for m in told]
-
-
-class HomeLine(HomeTerminal):
-    """Any command on a terminal of its own, which a shell makes its controlling one by opening it."""
-
-    def command(self, words, terminal):
-        return ["sh", "-c", 'exec <"$0"; exec "$@"', terminal, *words]
-
-
-ON_TERMINAL = {  # a shell's line; the job; what is typed once it says that it is ready
-    "surroundings, typed": (
+    "on a terminal": (
         'P=$(cut -d" " -f5-8 /proc/$$/stat) "$@"', f"{SURROUNDINGS} stty size; echo err >&2; echo ready; "
         "read -r line; echo got $line; cat; exit 7", "hello\n\x04"),
     "Ctrl-C, input from a pipe": ('trap : INT; sleep 9 | "$@"; exit $?',  # or bash itself may end by it
@@ -10566,44 +10531,59 @@ ON_TERMINAL = {  # a shell's line; the job; what is typed once it says that it i
 
 
 @posix
-def test_run_is_as_if_it_were_not_there_on_a_terminal(quiet):
-    pairs = {case: [HomeLine(["bash", "-c", line, "bash", *run, "sh", "-c", job, "sh"])
-                    for run in ([], RUN_COMMAND)] for case, (line, job, _) in ON_TERMINAL.items()}
+def test_run_is_as_if_it_were_not_there(quiet):
+    def start(line, job, typed=""):
+        """Start a job by itself and under `run`; return both."""
+        both = [["bash", "-c", line, "bash", *run, "sh", "-c", job, "sh"] for run in ([], RUN_COMMAND)]
+        if typed:
+            return [Terminal(words, shell=True) for words in both]
+        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
+        return [subprocess.Popen(words, env=environment_with(), start_new_session=True,
+                                 stdin=subprocess.DEVNULL, **pipes) for words in both]
+
+    def end(process):
+        """Return what it printed and its exit code as a shell has it."""
+        if isinstance(process, Terminal):
+            code, shown = process.end(), process.seen
+        else:
+            shown = process.communicate(timeout=60)
+            code = process.returncode
+        return shown, code if code >= 0 else 128 - code
+
     waits = "trap 'exit 5' HUP; echo ready; while :; do sleep 0.02; done"
-    hung_up = HomeLine([*RUN_COMMAND, "sh", "-c", waits])
+    hung_up = Terminal([*RUN_COMMAND, "sh", "-c", waits], shell=True)
+    started = {case: start(*row) for case, row in ALIKE.items()}
     hung_up.answer("ready", "")
     os.close(hung_up.master)
-    wrong = {}
-    for case, pair in pairs.items():
-        found = []
-        for terminal in pair:
-            terminal.answer("ready", ON_TERMINAL[case][2])
-            code = terminal.end()
-            found.append((code if code >= 0 else 128 - code, terminal.seen))
-        if found[0] != found[1]:
-            wrong[case] = found
-    assert wrong == {}, wrong
-    assert hung_up.process.wait(10) == 5 and len(quiet()) == len(ON_TERMINAL) + 1
-    [told] = [told for told in quiet() if told.metadata.get("signal") == "SIGHUP"]
-    assert (told.title, told.level) == ("sh failed", "error")
+    for case, (_, _, *typed) in ALIKE.items():
+        for text in typed:
+            for terminal in started[case]:
+                terminal.answer("ready", text)
+    found = {case: [end(process) for process in pair] for case, pair in started.items()}
+    assert {case: pair for case, pair in found.items() if pair[0] != pair[1]} == {}
+    assert hung_up.process.wait(10) == 5
+    told = quiet()  # each was told, and where both streams are one, in its order
+    assert len(told) == len(ALIKE) + 1
+    assert fenced(*(f"out {n}\nerr {n}" for n in range(1, 6))) in [message.body for message in told]
+    [end] = [message for message in told if message.metadata.get("signal") == "SIGHUP"]
+    assert (end.title, end.level) == ("sh failed", "error")
 
 
+# To us alone, as `kill` does; to the group, as a terminal and `timeout`; to each one, as systemd.
+SIGNALS = {"SIGINT": "group", "SIGUSR1": "group", "SIGUSR2": "each", "SIGQUIT": "alone", "SIGHUP": "alone",
+           "SIGTERM": "alone"}
 COUNTS = """
 import signal, sys, time
-got, names = [], sys.argv[1:]
-for name in names:
+got = []
+for name in sys.argv[1:]:
     signal.signal(getattr(signal, name), lambda number, _: got.append(signal.Signals(number).name))
+signal.alarm(60)
 print("ready", flush=True)
-end = time.monotonic() + 60
-while set(got) != set(names) and time.monotonic() < end:
+while "SIGTERM" not in got:  # the last to come: whatever came twice is here by then
     time.sleep(0.005)
-time.sleep(0.3)  # in which a second one would come
 print(*sorted(got))
 sys.exit(9)
 """
-# To us alone, as `kill` does; to the group, as a terminal and `timeout`; to each one, as systemd.
-SIGNALS = {"SIGINT": "group", "SIGUSR1": "group", "SIGTERM": "each", "SIGQUIT": "alone", "SIGHUP": "alone",
-           "SIGUSR2": "alone"}
 
 
 @posix
@@ -10611,32 +10591,38 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
     counts = [sys.executable, "-S", "-c", COUNTS, *SIGNALS]
     deaf = ["sh", "-c", "ulimit -c 0; echo ready; exec sleep 9"]
     cases = [(counts, SIGNALS), (deaf, {"SIGHUP": "alone"}), (deaf, {"SIGUSR1": "group"})]
-    started = [subprocess.Popen([*RUN_COMMAND, *job], stdout=subprocess.PIPE, encoding="utf-8",
-                                start_new_session=True) for job, _ in cases]
+    started = [start_program("run", "--", *job, python=["-S"], start_new_session=True) for job, _ in cases]
+
+    def members():
+        """Return the processes of each group that we started."""
+        found = {process.pid: [] for process in started}
+        for line in subprocess.check_output(["ps", "-A", "-o", "pgid=,pid="]).splitlines():
+            group, pid = map(int, line.split())
+            found.get(group, []).append(pid)
+        return found
+
     for process in started:
         assert process.stdout.readline() == "ready\n"
-
-    def group_of(process):
-        everyone = subprocess.check_output(["ps", "-A", "-o", "pid=,pgid="], encoding="utf-8").splitlines()
-        return [int(pid) for pid, group in map(str.split, everyone) if group == str(process.pid)]
-
+    wait_until(lambda: min(map(len, members().values())) > 2)  # the witness comes after the job
     for process, (_, ways) in zip(started, cases):
-        wait_until(lambda process=process: len(group_of(process)) > 2)  # the witness comes after the job
         for name, way in ways.items():
-            each = group_of(process) if way == "each" else []
-            for pid in {"alone": [process.pid], "group": [-process.pid], "each": each}[way]:
+            pids = {"alone": [process.pid], "group": [-process.pid], "each": members()[process.pid]}[way]
+            for pid in pids:
                 os.kill(pid, getattr(signal, name))
-    ends = [(process.communicate(timeout=60)[0], process.returncode) for process in started]
+    ends = [(done.stdout, done.returncode) for done in map(end_of, started)]
     assert ends == [(" ".join(sorted(SIGNALS)) + "\n", 9), ("", 129), ("", 128 + signal.SIGUSR1)]
-    told = {tuple(sorted(message.metadata["signal"].split(", "))): message.metadata["exit code"]
-            for message in quiet()}
-    assert told == {("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"): 9, ("SIGHUP",): 129,
-                    ("SIGUSR1",): 128 + signal.SIGUSR1}
+    told = [(sorted(message.metadata["signal"].split(", ")), message.metadata["exit code"])
+            for message in quiet()]
+    assert sorted(told) == [(["SIGHUP"], 129), (["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"], 9),
+                            (["SIGUSR1"], 128 + signal.SIGUSR1)]
 
 
-def run_command(capfd, *args):
-    """Run a command under `run` in this process; return (exit code, stdout, stderr)."""
-    return run_cli(capfd, "run", *args)
+@pytest.fixture
+def run_here(capfd, monkeypatch):
+    """`run` in this process, which waits less for a group: its words -> (exit code, stdout, stderr)."""
+    monkeypatch.setattr(alerters, "_GROUP_TIME", 0.02)
+    monkeypatch.setattr(alerters, "_STEP", 0.002)
+    return functools.partial(run_cli, capfd, "run")
 
 
 def fenced(*lines):
@@ -10655,14 +10641,16 @@ TOLD = {  # the job's script: title, body and level of what is told
     "a secret over the cut": ("head -c 4000 /dev/zero | tr '\\0' x >&2; echo hidden-secret-1 >&2; "
                               "head -c 65520 /dev/zero | tr '\\0' '\\r' >&2; echo end >&2; exit 1",
                               "sh failed", fenced("", "end"), "error"),
-    "went on": ("trap : USR1; kill -USR1 $PPID; sleep 0.2; exit 0", "sh succeeded", None, "success"),
+    "went on": ("trap 'exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.01; done", "sh succeeded", None,
+                "success"),
     "stopped": ("trap 'exit 0' TERM; kill -TERM $PPID; while :; do sleep 0.01; done",
                 "sh ended after SIGTERM", None, "error")}
+
+
 @posix
-def test_what_run_tells(quiet, capfd, monkeypatch):
-    monkeypatch.setattr(alerters, "_GROUP_TIME", 0.02)
+def test_what_run_tells(quiet, run_here):
     for case, (script, *want) in TOLD.items():
-        code = run_command(capfd, "--", "sh", "-c", script)[0]
+        code = run_here("--", "sh", "-c", script)[0]
         assert code == (1 if "exit 1" in script else 2 if "exit 2" in script else 0), case
         told = quiet()[-1]
         assert [told.title, told.body, told.level] == want, case
@@ -10684,57 +10672,52 @@ def test_no_argument_but_a_plain_word_or_a_file_is_in_the_title(tmp_path, monkey
     assert {line: alerters._job_name(line.split()) for line in titles} == titles
 
 
-def test_nothing_runs_unless_it_stands_behind_the_dashes(capfd, tmp_path, monkeypatch):
+def test_nothing_runs_unless_it_stands_behind_the_dashes(run_here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "victim").write_text("mine")
-    os.utime(str(tmp_path / "victim"), (1, 1))
-    for line in ("echo rm -rf victim", "--title nightly touch victim", "", "--", "touch -- touch victim",
-                 "--title T touch victim -- touch victim", "--titel T -- touch victim",
-                 "--alerter -- touch victim", "--longer-than soon -- touch victim", "touch victim --help"):
-        code, out, err = run_command(capfd, *line.split())
-        assert os.path.getmtime(str(tmp_path / "victim")) == 1
+    for line in ("echo touch made", "--title nightly touch made", "", "--", "touch -- touch made",
+                 "--title T touch made -- touch made", "--titel T -- touch made",
+                 "--alerter -- touch made", "--longer-than soon -- touch made", "touch made --help"):
+        code, out, err = run_here(*line.split())
+        assert os.listdir(str(tmp_path)) == []
         if "--help" in line:
             assert code == 0 and re.match("usage: .*alerters run", out)
         else:
             assert (code, out, err.count("\n")) == (2, "", 1)
-            if "--title T" in line or "--" not in line:
-                assert err == ("alerters: run: nothing was run: write the command behind --, as in: "
-                               "run --title Nightly -- make data\n")
+        if "--title T" in line or "--" not in line:
+            assert err == f"alerters: {alerters._HOW_TO_RUN}\n"
 
 
 @posix
-def test_run_tells_the_alerters_that_are_named_and_no_short_success(slack, discord, capfd):
+def test_run_tells_the_alerters_that_are_named_and_no_short_success(slack, discord, run_here):
     store_alerter(slack, "one")
     store_alerter(discord, "two", "discord")
     StackStore().register_stack("both", ["one", "two"], activate=True)
     slack.channels[slack.channel]["is_archived"] = True
-    assert run_command(capfd, "--longer-than", "60", "--", "true") == (0, "", "") and discord.posted == []
-    assert run_command(capfd, "--longer-than", "60", "--", "sh", "-c", "exit 9")[:2] == (9, "")
-    text = discord_text(discord.posted[0]["payload"])
-    assert slack.posted == [] and "sh failed" in text and "exit 9" not in text
-    assert run_command(capfd, "--alerter", "two", "--title", "Nightly", "--", "true") == (0, "", "")
-    assert len(discord.posted) == 2 and "Nightly succeeded" in discord_text(discord.posted[1]["payload"])
+    assert run_here("--longer-than", "60", "--", "true") == (0, "", "") and discord.posted == []
+    assert run_here("--longer-than", "60", "--", "sh", "-c", "exit 9")[:2] == (9, "")
+    assert run_here("--alerter", "two", "--title", "Nightly", "--", "true") == (0, "", "")
+    failed, succeeded = (discord_text(row["payload"]) for row in discord.posted)
+    assert "sh failed" in failed and "exit 9" not in failed and "Nightly succeeded" in succeeded
+    assert slack.posted == []
 
 
 @posix
 def test_what_the_job_left_behind_prints_on_after_run_has_ended(quiet, tmp_path):
-    os.mkfifo(str(tmp_path / "go"))
-    script = f"(read -r word <{tmp_path / 'go'}; echo $word; seq 100000 >&2) & echo now; exit 3"
-    out, err = tmp_path / "out", tmp_path / "err"
-    with open(str(out), "wb") as stdout, open(str(err), "wb") as stderr:
-        process = subprocess.Popen([*RUN_COMMAND, "sh", "-c", script], stdout=stdout, stderr=stderr,
-                                   start_new_session=True)
-    assert process.wait(20) == 3 and out.read_text() == "now\n" and quiet()[0].body == fenced("now")
-    (tmp_path / "go").write_text("late\n")
-    wait_until(lambda: err.read_text().endswith("\n100000\n"), "what comes late")
-    assert out.read_text() == "now\nlate\n" and err.read_text().count("\n") == 100000
+    go = tmp_path / "go"
+    os.mkfifo(str(go))
+    process = start_job(f"(read -r word <{go}; echo $word; seq 100000 >&2) & echo now; exit 3",
+                        start_new_session=True)
+    assert process.wait(20) == 3 and quiet()[0].body == fenced("now")
+    go.write_text("late\n")
+    done = end_of(process)
+    assert done.stdout == "now\nlate\n" and done.stderr.split() == [str(n) for n in range(1, 100001)]
 
 
 @posix
 def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    program = ("import sys, alerters; alerters._LAST_WORDS = 0.1\n"
+    program = ("import sys, alerters; alerters._LAST_WORDS = alerters._GROUP_TIME = 0.05\n"
                "sys.exit(alerters.main(['run', '--', 'sh', '-c', 'seq 15000 >&2; exit 3']))")
     with start_program("-c", program, python=["-S"], stderr=writer) as process, open(reader) as stream:
         os.close(writer)  # 64 KB of 83 find room there; the job does not know
@@ -10743,26 +10726,27 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
         assert stream.read().split() == [str(n) for n in range(1, 15001)] and process.wait(20) == 3
 
 
-@posix
-@pytest.mark.parametrize("without", ["alerters._FORKS = False", "os.listdir = open"], ids=["forks", "/proc"])
-def test_run_copies_without_forks_as_on_windows_and_without_proc(without, quiet):
-    done = run_program("-c", f"import os, sys, alerters\n{without}\nsys.exit(alerters.main(sys.argv[1:]))",
-                       "run", "--", "sh", "-c", "seq 30000; echo err >&2; exit 3")
-    assert (done.returncode, done.stderr) == (3, "err\n")
-    assert done.stdout.split() == [str(number) for number in range(1, 30001)]
-    assert quiet()[0].body.startswith(fenced("err") + "\n\nStandard output:\n```\n29961\n")
+POOR = {  # what a machine lacks: how it is taken away
+    "forks, as Windows": "alerters._FORKS = False", "/proc": "os.listdir = open",
+    "threads": "threading.Thread.start = refuse", "processes": "os.fork = refuse",
+    "descriptors": "socket.socketpair = refuse"}
 
 
 @posix
-@pytest.mark.parametrize("scarce", ["threading.Thread.start", "os.fork", "socket.socketpair"])
-def test_run_keeps_what_the_job_returns_where_nothing_more_can_be_had(scarce, quiet):
-    error = "RuntimeError" if "Thread" in scarce else "BlockingIOError"
-    done = run_program("-c", "import os, socket, sys, threading, alerters\n"
-                       f"def refuse(*_, **__):\n    raise {error}\n{scarce} = refuse\n"
-                       "sys.exit(alerters.main(sys.argv[1:]))",
-                       "run", "--", "sh", "-c", "sleep 0.2 & echo out; exit 5")
-    assert (done.returncode, done.stdout, done.stderr) == (5, "out\n", "")
-    assert [told.metadata["exit code"] for told in quiet()] == [5]
+def test_run_keeps_what_the_job_prints_and_returns_where_something_lacks(quiet):
+    script = "sleep 0.2 & seq 30000; echo err >&2; exit 3"
+    started = {case: start_program(
+        "-c", f"import os, socket, sys, threading, alerters\ndef refuse(*_, **__):\n    raise "
+        f"{'RuntimeError' if case == 'threads' else 'BlockingIOError'}\n{without}\n"
+        "sys.exit(alerters.main(sys.argv[1:]))", "run", "--", "sh", "-c", script, python=["-S"])
+        for case, without in POOR.items()}
+    printed = "".join(f"{n}\n" for n in range(1, 30001))
+    for case, process in started.items():
+        done = end_of(process)
+        assert (done.returncode, done.stderr, done.stdout == printed) == (3, "err\n", True), case
+    body = f"{fenced('err')}\n\nStandard output:\n{fenced(*range(29961, 30001))}"
+    told = [(message.body, message.metadata["exit code"]) for message in quiet()]
+    assert collections.Counter(told) == {(body, 3): 4, (None, 3): 1}  # no copy without a thread
 
 
 SCRIPTS = [  # the file's bytes; exit code, stdout, and what stderr says
@@ -10774,26 +10758,26 @@ SCRIPTS = [  # the file's bytes; exit code, stdout, and what stderr says
 
 
 @posix
-def test_run_runs_scripts_as_a_shell_does(received, capfd, tmp_path):
+def test_run_runs_scripts_as_a_shell_does(received, run_here, tmp_path):
     for number, (content, code, out, err) in enumerate(SCRIPTS):
         script = tmp_path / f"job{number}"
         script.write_bytes(content or b"")
         script.chmod(0o600 if content is None else 0o700)
         said = f"alerters: {err}\n" if err else ""
-        assert run_command(capfd, "--", script, "A1") == (code, out.format(script), said.format(script))
+        assert run_here("--", script, "A1") == (code, out.format(script), said.format(script))
         assert received.last.title == f"job{number} {'failed' if code else 'succeeded'}"
         assert not err or received.last.body == fenced(err.format(script))
 
 
 @posix
-def test_run_in_a_thread_and_with_odd_words(received, capfd):
+def test_run_in_a_thread_and_with_odd_words(received, run_here, capfd):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(main(["run", "--", "sh", "-c", "echo x; exit 3"])))
     thread.start()
     thread.join(20)
     assert codes == [3] and received.last.body == fenced("x") and capfd.readouterr() == ("x\n", "")
     for command, code in (("/nowhere/command", 127), (os.devnull, 126), ("/", 126), ("a\0b", 126)):
-        found, out, err = run_command(capfd, "--", command)
+        found, out, err = run_here("--", command)
         assert (found, out, err.count("\n")) == (code, "", 1) and received.last.metadata["exit code"] == code
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -10801,36 +10785,35 @@ def test_run_in_a_thread_and_with_odd_words(received, capfd):
 @posix
 def test_a_signal_while_the_alert_is_posted_ends_run_with_the_jobs_code(quiet, monkeypatch):
     monkeypatch.setenv("QUIET_WAIT", "yes")
-    pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-    started = {number: subprocess.Popen([*RUN_COMMAND, "sh", "-c", f"exit {number % 2 * 7}"], **pipes)
-               for number in (2, 15)}
+    started = {number: start_job(f"exit {number % 2 * 7}") for number in (2, 15)}
     for number, process in started.items():
-        assert process.stdout.readline() == b"posting\n"
+        assert process.stdout.readline() == "posting\n"
         process.send_signal(number)
     for number, process in started.items():
-        assert process.communicate(timeout=20) == (b"", b"") and process.returncode == number % 2 * 7
+        assert vars(end_of(process)) == {"stdout": "", "stderr": "", "returncode": number % 2 * 7}
 
 
 @posix
-def test_a_signal_that_may_not_be_sent_to_the_job_does_not_end_run(quiet, capfd, monkeypatch):
+def test_a_signal_that_may_not_be_sent_to_the_job_does_not_end_run(received, run_here, monkeypatch):
     def refuse(self, number):
+        os.kill(self.pid, signal.SIGUSR1)  # it may end now
         raise PermissionError  # the job is another user's, as under sudo
 
     monkeypatch.setattr(subprocess.Popen, "send_signal", refuse)
-    assert run_command(capfd, "--", "sh", "-c", "kill -TERM $PPID; sleep 0.3; exit 4")[0] == 4
-    assert quiet()[-1].metadata["signal"] == "SIGTERM"
+    script = "trap 'exit 4' USR1; kill -TERM $PPID; while :; do sleep 0.01; done"
+    assert run_here("--", "sh", "-c", script)[0] == 4 and received.last.metadata["signal"] == "SIGTERM"
 
 
 @posix
 @pytest.mark.parametrize("case", TROUBLE)
-def test_run_runs_the_command_whatever_happens_to_the_alert(case, in_trouble, capfd, caplog):
+def test_run_runs_the_command_whatever_happens_to_the_alert(case, in_trouble, run_here, caplog):
     in_trouble(case)
-    code, out, err = run_command(capfd, "--", "sh", "-c", "echo done; exit 5")
+    code, out, err = run_here("--", "sh", "-c", "echo done; exit 5")
     assert (code, out) == (5, "done\n") and "Traceback" not in err and err + caplog.text
 
 
 # === The notebook ===
-class HomeInputBox:
+class InputBox:
     """ipykernel's: it waits for an answer, and nothing but an interrupt ends that."""
 
     def __init__(self, monkeypatch, *answers, box=True):
@@ -10852,24 +10835,24 @@ class HomeInputBox:
 
 def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
     console = ConsoleAlerter()
-    assert HomeInputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
-    box = HomeInputBox(monkeypatch, "", "what?", "no: too early")
+    assert InputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
+    box = InputBox(monkeypatch, "", "what?", "no: too early")
     assert console.decide("Deploy?").reason == "too early" and box.shown == 3
     assert capsys.readouterr().err.count("not an answer yet") == 2
-    box = HomeInputBox(monkeypatch)
+    box = InputBox(monkeypatch)
     assert console.decide("Deploy?", timeout=0.05).status == "timeout" and box.shown == 1
     question = console.open_question("Deploy?", timeout=60)
     assert question.wait(0.05).status == "timeout"
     box.answers.append("yes")
     assert question.wait(0.05).status == "approved" and box.shown == 3
-    HomeInputBox(monkeypatch, KeyboardInterrupt("Interrupted by user"))
+    InputBox(monkeypatch, KeyboardInterrupt("Interrupted by user"))
     with pytest.raises(KeyboardInterrupt, match="by user"):
         console.ask("Deploy?")
 
 
 def test_a_notebook_without_an_input_box_is_warned_and_not_asked(monkeypatch, caplog):
     monkeypatch.setattr(alerters, "_WARNED", set())
-    box = HomeInputBox(monkeypatch, box=False)
+    box = InputBox(monkeypatch, box=False)
     assert post("Hello") and "alerts only reach the console" in caplog.text
     with pytest.raises(AskNotSupported, match="no input box"):
         ask("Deploy?")
