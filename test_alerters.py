@@ -1895,8 +1895,6 @@ def mail_alerter(smtp, imap=None, clock=None, **fields):
 # === Rendering and delivery on Slack, Discord and the console ===
 CHAT_KINDS = ("slack", "slack webhook", "discord", "discord webhook")
 RENDERED = CHAT_KINDS if MORE else ("slack webhook", "discord")  # a token and a webhook write alike
-
-
 PNG, GIF = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 3, b"GIF89a" + bytes(range(255, 0, -1)) * 2
 SECRETS = ("xoxb-1-secret", "hooksecret", "MTIz.secret.discord", "hook-secret")
 
@@ -1904,10 +1902,10 @@ SECRETS = ("xoxb-1-secret", "hooksecret", "MTIz.secret.discord", "hook-secret")
 @pytest.fixture
 def chats(slack, discord, clock):
     """Return {kind: (alerter, its service)} for the four ways to a chat."""
-    hooks = {"slack": in_time(SlackAlerter, clock)(slack_webhook_url=slack.webhook_url),
-             "discord": in_time(DiscordAlerter, clock)(discord_webhook_url=discord.webhook_url)}
-    return {"slack": (slack_alerter(slack), slack), "slack webhook": (hooks["slack"], slack),
-            "discord": (discord_alerter(discord), discord), "discord webhook": (hooks["discord"], discord)}
+    slack_hook = in_time(SlackAlerter, clock)(slack_webhook_url=slack.webhook_url)
+    discord_hook = in_time(DiscordAlerter, clock)(discord_webhook_url=discord.webhook_url)
+    return {"slack": (slack_alerter(slack), slack), "slack webhook": (slack_hook, slack),
+            "discord": (discord_alerter(discord), discord), "discord webhook": (discord_hook, discord)}
 
 
 def _sent_by(kind, payload):
@@ -1925,10 +1923,23 @@ def _posted(service):
     return [row["payload"] for row in service.posted]
 
 
+def _forget(service):
+    """Let a service forget what it has seen."""
+    for kept in (service.posted, service.rows, service.calls, service.statuses, service.warnings):
+        kept.clear()
+
+
+def _trouble(service):
+    """Return what a service warned of, and how many posts it refused; Slack refuses with HTTP 200."""
+    posts = [call for call in service.calls
+             if re.search("chat.postMessage|/services/|/messages$|/webhooks/", call.path)]
+    refused = len(posts) - len([row for row in service.posted if "files" not in row["payload"]])
+    return [*service.warnings, *sorted({*service.statuses} - {200}), *["refused"] * refused]
+
+
 def _seen(kind, service):
     """Return what people see of all that was posted, without what this module puts around the text."""
-    see = slack_text if kind.startswith("slack") else discord_text
-    return "\n".join(map(see, _posted(service)))
+    return "\n".join(map(slack_text if kind.startswith("slack") else discord_text, _posted(service)))
 
 
 def _texts(kind, payload):
@@ -1940,17 +1951,15 @@ def _texts(kind, payload):
     return texts or [payload.get("content", "")]
 
 
-OUR_TIME = r"<!date\^\d+\^{date_short_pretty} {time}\|[-:\d ]+ UTC>"
-
-
 def _found(kind, payload):
     return (slack_active_mentions if kind.startswith("slack") else discord_active_mentions)(payload)
 
 
 def _pings(kind, payload):
     """Return what calls somebody; a time in the reader's zone, as a question has one, does not."""
+    our_time = r"<!date\^\d+\^{date_short_pretty} {time}\|[-:\d ]+ UTC>"
     return [found for found in _found(kind, payload)
-            if found[0] != "link" and not re.fullmatch(OUR_TIME, found[1])]
+            if found[0] != "link" and not re.fullmatch(our_time, found[1])]
 
 
 FULL = {"title": "Train & **test**", "level": "error", "metadata": {"accuracy": 0.95, "f1_score": [1]},
@@ -2042,8 +2051,8 @@ TICKS = "`\u200b`\u200b`\u200b``"  # five of them, which end no block of code
 MARKDOWN = [  # source, on Slack, on Discord
     ("a **b c** d", "a *b c* d", "a **b c** d"), ("a *b* _c d_ e", "a _b_ _c d_ e", "a *b* *c d* e"),
     ("run `a_b*c <x>`", "run `a_b*c &lt;x&gt;`", "run `a_b*c <x>`"),
-    ("[docs](https://e.example/a?b=1&c=2)", "<https://e.example/a?b=1&amp;c=2|docs>",
-     "[docs](https://e.example/a?b=1&c=2)"),
+    ("[docs](https://e.example/?b=1&c=2)", "<https://e.example/?b=1&amp;c=2|docs>",
+     "[docs](https://e.example/?b=1&c=2)"),
     ("see https://e.example/a_b_c.", "see <https://e.example/a_b_c>.", "see https://e.example/a_b_c."),
     ("(https://e.example/a)", "(<https://e.example/a>)", "(https://e.example/a)"),
     ("```python\nx = 1\n```", "```\nx = 1\n```", "```python\nx = 1\n```"),
@@ -2078,11 +2087,10 @@ MARKDOWN = [  # source, on Slack, on Discord
 
 
 def test_light_markdown_becomes_each_services_markup(chats):
-    got = []
-    for source, *_ in MARKDOWN:
-        message = AlerterMessage(body=source)
-        slack, discord = (json.loads(chats[kind][0]._preview(message)) for kind in ("slack", "discord"))
-        got.append((source, *_texts("slack", slack), *_texts("discord", discord)))
+    def shown(kind, source):
+        return _texts(kind, json.loads(chats[kind][0]._preview(AlerterMessage(body=source))))
+
+    got = [(source, *shown("slack", source), *shown("discord", source)) for source, *_ in MARKDOWN]
     assert got == MARKDOWN
     assert alerters._fenced("a ````` b") == f"```\na {TICKS} b\n```"
 
@@ -2094,7 +2102,7 @@ ODD_VALUES = {"z": 1, "a": 0.1, "none": None, "list": [1, "x"], "dict": {"k": 2}
               "long": 10 ** 5000, "mute": _Mute()}
 ODD_VALUES_SEEN = "1;0.1;None;[1, 'x'];{'k': 2};b'\\xff';12 <€>;nan;True;;a number as name".split(";")
 BIG_FIELDS = ({"n" * 300: 1}, {"n" * 780: "v"}, {"k": "v" * 1100}, {"k": "v\n" * 900}, {"": "", " ": "\t"},
-              {"<&>_*" * 40: "[" * 300}, {f"k{i}": i for i in range(1000)})
+              {"<&>_*" * 40: "[" * 300}, {f"k{i}": i for i in range(600)})
 
 
 @pytest.mark.parametrize("kind", RENDERED)
@@ -2110,22 +2118,13 @@ def test_metadata_keeps_its_order_and_takes_any_value_of_any_size(chats, kind):
                  for embed in payload["embeds"] for field in embed["fields"]]
     assert [line.strip("\u200b ") for line in lines][:11] == ODD_VALUES_SEEN and len(lines) == 13
     for metadata in BIG_FIELDS:
-        service.posted.clear()
-        service.calls.clear()
+        _forget(service)
         alerter.send(AlerterMessage("t", metadata=metadata))
         seen = "".join(_seen(kind, service).split())
         words = ["".join(str(word).split()) for pair in metadata.items() for word in pair]
-        assert [word for word in words if word not in seen] == []
         places = [seen.find(str(name)) for name in metadata if str(name)[:1] == "k"]
-        assert (places, _refused(service)) == (sorted(places), 0)
-    assert (set(service.statuses), service.warnings) == ({200}, [])
-
-
-def _refused(service):
-    """Return how many posts a service refused; Slack refuses with HTTP 200."""
-    pattern = "chat.postMessage|/services/|/messages$|/webhooks/"
-    posts = [call for call in service.calls if re.search(pattern, call.path)]
-    return len(posts) - len([row for row in service.posted if "files" not in row["payload"]])
+        assert [word for word in words if word not in seen] == _trouble(service) == []
+        assert places == sorted(places)
 
 
 # === Long texts ===
@@ -2149,7 +2148,7 @@ def test_a_long_text_is_split_at_line_ends_with_code_closed_and_reopened(chats, 
         reference = {"message_id": receipt.ref["message_id"], "fail_if_not_exists": False}
         assert [part.get("message_reference") for part in parts] == [None] + [reference] * (len(parts) - 1)
         assert not any(any(part["allowed_mentions"].values()) for part in parts)
-    assert (service.warnings, set(service.statuses)) == ([], {200})
+    assert _trouble(service) == []
 
 
 def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(chats):
@@ -2158,18 +2157,18 @@ def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(cha
     head = ["name       loss  名前", "--------  -----  ----"]
     for kind in RENDERED:
         alerter, service = chats[kind]
-        service.posted.clear()  # a bot and a webhook post to the same service
+        _forget(service)  # a bot and a webhook post to the same one
         alerter.send("\n".join(["above", "| name | loss | 名前 |", "|------|------|------|", *rows, "below"]))
         texts = [_texts(kind, payload)[0] for payload in _posted(service)]
         lines = [line for text in texts for line in text.split("\n") if "```" not in line]
         assert [line for line in lines if line not in head] == ["above", *wanted, "below"], kind
         heads = [text.count(f"```\n{head[0]}\n{head[1]}\n") for text in texts]
         assert len(texts) > 1 and set(heads) == {1}, kind
-        service.posted.clear()
+        _forget(service)
         wide = "|".join(f"{n:040}" for n in range(50))  # its head would fill each message
         alerter.send("\n".join([wide, "|".join("-" * 50), *[wide] * 3]))
         assert len(re.findall("0{38}", _seen(kind, service))) == 200, kind
-        assert service.warnings == [] and set(service.statuses) == {200} and len(service.posted) <= 5
+        assert _trouble(service) == [] and len(service.posted) <= 5
 
 
 @pytest.mark.parametrize("kind", RENDERED)
@@ -2187,14 +2186,14 @@ def test_many_facts_are_fields_beside_the_text_and_stand_in_the_first_message(ch
         shown = [(field["name"], field["value"], field["inline"]) for field in fields]
         wanted = [(name.replace("_", "\\_"), str(value), True) for name, value in facts.items()]
         assert "image" in payload["embeds"][count // 25]
-    assert shown == wanted and len(service.posted) > 1
-    assert (service.warnings, set(service.statuses), _refused(service)) == ([], {200}, 0)
+    assert shown == wanted and len(service.posted) > 1 and _trouble(service) == []
 
 
-LONG_TRACE = "\n".join(f'  File "step_{i}.py", line {i}, in <module>' for i in range(1600))
+FILE_KINDS = ("slack", "discord", "discord webhook") if MORE else ("slack", "discord")
+LONG_TRACE = "\n".join(f'  File "step_{i}.py", line {i}, in <module>' for i in range(1200))
 
 
-@pytest.mark.parametrize("kind", ["slack", "discord", "discord webhook"])
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_more_than_ten_messages_become_one_with_the_whole_text_as_a_file(chats, kind):
     alerter, service = chats[kind]
     alerter.send(AlerterMessage("Nightly failed", LONG_TRACE, metadata={"host": "a1"}))
@@ -2232,17 +2231,17 @@ def test_where_no_file_is_taken_ten_messages_say_what_is_left_out(chats, kind, c
 @pytest.mark.parametrize("kind", RENDERED)
 def test_blank_stretches_cost_no_part_of_the_message(chats, kind):
     alerter, service = chats[kind]
-    for text in ("\n" * 7000 + "a z", "a" + "\n" * 7000 + "z", "a" + " " * 9_000 + "z",
-                 "a\n```\n" + "\n" * 5000 + "\n```\nz"):
-        service.posted.clear()
-        assert alerter.post(AlerterMessage("t", text)) is True, kind
+    for text in ("\n" * 4500 + "a z", "a" + "\n" * 4500 + "z", "a" + " " * 9_000 + "z",
+                 "a\n```\n" + "\n" * 4500 + "\n```\nz"):
+        _forget(service)
+        assert alerter.post(AlerterMessage("t", text)) is True
         seen = _seen(kind, service)
-        assert ("a" in seen, "z" in seen, set(service.statuses)) == (True, True, {200}), kind
+        assert ("a" in seen, "z" in seen, _trouble(service)) == (True, True, []), text
 
 
-@pytest.mark.parametrize("part", [1, 2, 3])
+@pytest.mark.parametrize("part", [1, 2, 3] if MORE else [1, 2])
 def test_a_refused_form_goes_out_plain_whichever_part_it_is(chats, part):
-    lines, people = [f"line {i}" for i in range(900)], [str(10 ** 18 + n) for n in range(50)]
+    lines, people = [f"line {i}" for i in range(600)], [str(10 ** 18 + n) for n in range(50)]
     for kind, field, fault in (
             ("slack", "chat.postMessage", Fault(status=200, body={"ok": False, "error": "invalid_blocks"})),
             ("discord", "/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form"}))):
@@ -2272,8 +2271,7 @@ NOISE = (*"\x00\ud800\udfff\u202e\u2066\u200b\u200d\x85\u2028\xa0\ufeff*_~|`[])<
          "\x1b[31m", "``` ", "```\n", "](", "&amp;", "- ", "1. ", "> ", "\r\n", "~~", "\n|-|-|\n", "\x1b[2K",
          "\x1b]8;;https://e.example\x07", "https://", "https://e.example/a_b*c", "{{env.HOME}}", "👩‍👧", "🇩🇪")
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCXYZ0123456789äßéøñжщ漢字かな𝔘"
-_letter = random.Random(1).choices
-TEXT_WORDS = ["".join(_letter(LETTERS, k=size)) for size in (3, 5, 8, 20) for _ in range(200)]
+TEXT_WORDS = ["".join(random.Random(n).choices(LETTERS, k=(3, 5, 8, 20)[n % 4])) for n in range(400)]
 
 
 def _any_text(rng, size):
@@ -2334,24 +2332,20 @@ def _acts(kind, payload):
 def test_no_text_is_refused_cut_or_lets_anything_act(chats):
     """Messages of all sizes over the four ways; 15,000 of them with ALERTERS_TEST_MORE=1."""
     rng, slack = random.Random(20240601), chats["slack"][1]
-    for number in range(15_000 if MORE else 120):
+    for number in range(15_000 if MORE else 100):
         kind = CHAT_KINDS[number % 4]
         alerter, service = chats[kind]
         size = rng.choice((1, 5, 20, 40, 80, 200)) if number % 80 >= 4 else rng.choice((3000, 9000))
-        body = "Ω" + _any_text(rng, 35_000 if number % 2000 in (5, 6) else size)
+        body = "Ω" + _any_text(rng, 35_000 if number % 2000 == (5 if MORE else 6) else size)
         title = _any_text(rng, rng.choice((5, 30, 400))) if rng.random() < .3 else None
-        sizes = [(rng.choice((3, 10, 10, 300)), rng.choice((1, 20, 20, 1500)))
-                 for _ in range(rng.choice((0, 0, 0, 0, 1, 3, 9)))]
-        metadata = {f"{i} {_any_text(rng, name)}": _any_text(rng, value)
-                    for i, (name, value) in enumerate(sizes)}
-        for kept in (service.posted, service.statuses, service.calls, service.rows, service.warnings,
-                     slack.files):
-            kept.clear()
-        alerter.send(AlerterMessage(title, body, metadata))
-        payloads = [payload for payload in _posted(service) if "files" not in payload]
-        assert (set(service.statuses), _refused(service), service.warnings) == ({200}, 0, []), number
-        for payload in payloads:
-            assert _acts(kind, payload) == [], number
+        facts = {f"{i} {_any_text(rng, rng.choice((3, 10, 10, 300)))}": _any_text(
+            rng, rng.choice((1, 20, 20, 1500))) for i in range(rng.choice((0, 0, 0, 0, 1, 3, 9)))}
+        _forget(service)
+        slack.files.clear()
+        alerter.send(AlerterMessage(title, body, facts))
+        assert _trouble(service) == [], number
+        for payload in _posted(service):
+            assert "files" in payload or _acts(kind, payload) == [], number
         files = [file["bytes"] for file in slack.files.values()]
         files += [data for row in service.posted if "embeds" in row for data in row["files"].values()]
         seen = "\n".join(data.decode() for data in files) or _seen(kind, service)
@@ -2390,18 +2384,15 @@ def in_markdown(text):
 @pytest.mark.parametrize("text", list(HOSTILE_TEXTS.values()), ids=list(HOSTILE_TEXTS))
 def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
     """Wherever it stands: body, title, name or value of metadata, or the name of an image or a file."""
-    facts, gone = {f"{i} {text}": text for i in range(12)}, "/nowhere/" + text.replace("\x00", "") + ".png"
+    facts, gone = {f"{i} {text}": text for i in range(2)}, "/nowhere/" + text.replace("\x00", "") + ".png"
     messages = AlerterMessage(None, text, facts, [gone]), AlerterMessage("t " + text, in_markdown(text))
-    for kind in RENDERED:
+    for message, kind in itertools.product(messages, RENDERED):
         alerter, service = chats[kind]
-        for message in messages:
-            service.posted.clear()
-            assert alerter.post(message) is True, kind
-            for payload in _posted(service):
-                assert _acts(kind, payload) == [], kind
-                assert not re.search(INVISIBLE, json.dumps(payload, ensure_ascii=False)), kind
-        assert (service.warnings, set(service.statuses)) == ([], {200})
-    for message in messages:
+        _forget(service)
+        assert alerter.post(message) is True and _trouble(service) == [], kind
+        for payload in _posted(service):
+            assert _acts(kind, payload) == [], kind
+            assert not re.search(INVISIBLE, json.dumps(payload, ensure_ascii=False)), kind
         ConsoleAlerter().send(message)
     assert not re.search(INVISIBLE, capsys.readouterr().err)
 
@@ -2410,7 +2401,7 @@ ODD_WORDS = ["\x00\x07\x1b[31m", "\ud800x", "\u202eabc", "a\r\nX-Evil: 1", "a\x8
              "\u00e9<@U0VICTIM>", "\u00e9<@123456>", "@everyone"]
 
 
-def test_words_and_people_of_a_question_do_nothing_either(chats, relay, imap, clock, capsys):
+def test_words_and_people_of_a_question_do_nothing_either(chats, relay, imap, clock):
     """They stand in the question, and again in the help; there, too, nothing pings."""
     for kind in ("slack", "discord"):
         room = Room(kind, chats[kind][1])
@@ -2436,23 +2427,14 @@ def test_a_label_that_looks_like_an_address_makes_no_link(chats):
     assert re.findall(r"<https://evil.example/x\|(.*)>", text) == labels
 
 
-def test_an_id_of_another_form_is_no_answer_of_discord(discord):
-    discord.fail("/users/@me", Fault(status=200, body={"id": "("}), times=None)
-    with pytest.raises(DeliveryError, match="HTTP 200, no answer of Discord: "):
-        discord_alerter(discord).check()
-
-
-MENTIONS = {
-    "slack": (SlackAlerterParameters(mention=["U1", "S2", "here", "channel", "everyone"]),
-              "<@U1> <!subteam^S2> <!here> <!channel> <!everyone>"),
-    "discord": (DiscordAlerterParameters(mention=["11", "&22", "here"]), "<@11> <@&22> @here")}
-
-
 @pytest.mark.parametrize("kind", RENDERED)
 def test_mention_pings_on_purpose_and_once(chats, kind):
     alerter, service = chats[kind]
-    params, ping = MENTIONS[kind.split()[0]]
-    alerter.send("\n".join(f"line {i} @everyone <@11> <@U1>" for i in range(300)), params)
+    people, ping = ["11", "&22", "here"], "<@11> <@&22> @here"
+    if kind.startswith("slack"):
+        people = ["U1", "S2", "here", "channel", "everyone"]
+        ping = "<@U1> <!subteam^S2> <!here> <!channel> <!everyone>"
+    assert alerter.post("\n".join(f"line {i} @everyone <@11> <@U1>" for i in range(250)), mention=people)
     first, *later = _posted(service)
     assert later and [_pings(kind, payload) for payload in later] == [[]] * len(later)
     if kind.startswith("slack"):
@@ -2487,9 +2469,8 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
     alerter, service = chats[kind]
     first = alerter.send("first")
     assert alerters.post("second", alerter=alerter, reply_to=first) is True
-    payloads = [row["payload"] for row in service.posted]
     parents = [payload.get("thread_ts") or payload.get("message_reference", {}).get("message_id")
-               for payload in payloads]
+               for payload in _posted(service)]
     assert parents == [None, first.ref["ts" if kind == "slack" else "message_id"]] and json.dumps(first.ref)
     if kind == "slack":
         under = alerter.send("third " * 900, SlackAlerterParameters(thread_ts=first.ref["ts"]))
@@ -2498,8 +2479,7 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
-def test_a_receipt_has_the_address_of_its_message_where_that_costs_no_request(chats, monkeypatch, capsys,
-                                                                              kind):
+def test_a_receipt_has_the_address_of_its_message_where_it_costs_no_request(chats, monkeypatch, capsys, kind):
     monkeypatch.setattr(alerters, "_SERVERS", {})
     alerter, service = chats[kind]
     first = alerter.send("x")
@@ -2554,15 +2534,17 @@ def test_a_post_in_a_forum_is_neither_lost_nor_doubled(chats, kind, caplog):
     alerter, service = chats[kind]
     service.add_channel("300", "alerts", 15)
     call = "/threads" if kind == "discord" else "/webhooks/"
-    service.fail(call, *[Fault("")] * (kind != "discord"), Fault(status=503))
+    first = [Fault("")] * (kind != "discord")
+    service.fail(call, *first, Fault(status=503))
     assert alerter.post("one") is True and len(service.posted) == 1
-    service.fail(call, *[Fault("")] * (kind != "discord"), Fault("act_reset"))
+    service.fail(call, *first, Fault("act_reset"))
     assert _outcome(alerter, AlerterMessage("two", images=[PNG]))[0] == "unknown" and len(service.posted) == 2
-    service.permissions["300"].discard("ATTACH_FILES")
-    assert kind != "discord" or alerter.post(AlerterMessage("three", "text", images=[PNG])) is True
-    service.permissions["300"].discard("SEND_MESSAGES")
     service.heal()
-    assert kind != "discord" or alerter.post("four") is False and "50013" in caplog.text
+    if kind == "discord":
+        service.permissions["300"].discard("ATTACH_FILES")
+        assert alerter.post(AlerterMessage("three", "text", images=[PNG])) is True
+        service.permissions["300"].discard("SEND_MESSAGES")
+        assert alerter.post("four") is False and "50013" in caplog.text
     service.add_channel("300", "a category", 4)
     assert alerter.post("five") is (kind != "discord")
     assert kind != "discord" or "not a text channel" in caplog.text.splitlines()[-1]
@@ -2581,7 +2563,7 @@ DOUBT = {"500": Fault(status=500), "502": Fault("html", status=502), "reset": Fa
          "act reset": Fault("act_reset"), "cut short": Fault("truncate"),
          "empty": Fault(status=200, ctype="text/plain"), "list": Fault(status=200, body=[1]),
          "number": Fault(status=200, body=5), "text": Fault(status=200, body="x"), "huge": Fault("huge")}
-ACTS = ("act 500", "act close", "act fatal", "act reset", "cut short")  # the service has done it
+ACTED = ("act 500", "act close", "act fatal", "act reset", "cut short")  # the service has done it
 
 
 def _fault(kind, name):
@@ -2603,32 +2585,30 @@ def _outcome(alerter, message):
 def test_every_fault_of_a_post_loses_and_doubles_nothing(chats, clock, kind):
     """Once: it is there once, or the error says what may be. For ever: at most once, and within 30 s."""
     alerter, service = chats[kind]
-    got, wanted = {}, {}
+    got, wanted, webhook = {}, {}, "webhook" in kind
+    unfit = () if kind == "slack" or MORE else ("huge",)  # it takes its time
+    if kind == "slack webhook":  # its custom hosts answer anything with 2xx; and a page is none of theirs
+        unfit = ("empty", "list", "number", "text", "huge", "act fatal")
     for name in (*WAITS, *FINAL, *DOUBT):
-        if kind == "slack webhook" and name in ("empty", "list", "number", "text", "huge", "act fatal"):
-            continue  # its custom hosts answer anything with 2xx; and a page is none of theirs
-        tried_again = name in WAITS or name in DOUBT and "webhook" not in kind and name != "huge"
-        for times in (1, None) if tried_again or MORE else (1,):
-            service.posted.clear()
-            service.rows.clear()
+        lasting = name in ("429", "503", "500", "act reset", "a page") and not (webhook and name in DOUBT)
+        for times in (1, None) if lasting or MORE else (1,):
+            if name in unfit:
+                continue
+            _forget(service)
             began = clock.monotonic()
             service.fail("POST", _fault(kind, name), times=times)
             outcome, _ = _outcome(alerter, f"alert {name} {times}")
             service.heal()
             copies = len(service.posted)
-            assert clock.monotonic() - began <= 30.0, (name, times)
-            if name in WAITS:
-                expected = ("sent", 1) if times else ("not_sent", 0)
-            elif name in FINAL:
-                expected = ("not_sent", 0)
-            elif times and "webhook" not in kind:
-                expected = ("sent", 1)
-            elif kind == "slack":
-                expected = ("unknown", min(copies, 1))
-            else:
-                expected = ("unknown", int(name in ACTS))
-            got[name, times], wanted[name, times] = (outcome, copies), expected
+            got[name, times] = outcome, copies, clock.monotonic() - began <= 30.0
+            expected = "unknown", min(copies, 1) if kind == "slack" else int(name in ACTED)
+            if name in FINAL or name in WAITS and not times:
+                expected = "not_sent", 0
+            elif name in WAITS or times and not webhook:
+                expected = "sent", 1
+            wanted[name, times] = *expected, True
     assert got == wanted
+    gc.collect()  # under -W error an unclosed socket would surface here
 
 
 SHAPES_OF_NONSENSE = [
@@ -2682,19 +2662,20 @@ RETRY_AFTER = {  # the header: the naps before the third try
     "Tue, 14 Nov 2023 22:13:10 GMT": [1.0, 2.0]}  # the fake's time begins at 22:13:20
 
 
-def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not():
+def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not(slack):
     for given, naps in RETRY_AFTER.items():
-        with FakeSlack(FakeClock()) as service:
-            service.fail("POST", Fault(status=429, headers={"Retry-After": given}), times=2)
-            outcome, _ = _outcome(slack_alerter(service), "x")
-            assert (outcome, service.clock.naps) == (("sent", naps) if naps else ("not_sent", [])), given
+        slack.clock = FakeClock()
+        slack.fail("POST", Fault(status=429, headers={"Retry-After": given}), times=2)
+        outcome, _ = _outcome(slack_alerter(slack), "x")
+        slack.heal()
+        assert (outcome, slack.clock.naps) == (("sent", naps) if naps else ("not_sent", [])), given
 
 
 @pytest.mark.parametrize("kind", RENDERED)
 def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind):
     alerter, service = chats[kind]
     for fault in (Fault(status=403), Fault("close")):
-        service.posted.clear()
+        _forget(service)
         service.fail("POST", Fault(""))
         service.fail("POST", fault, times=None)
         assert _outcome(alerter, "line\n" * 900)[0] == "partial" and len(service.posted) == 1
@@ -2706,21 +2687,20 @@ UPLOADS = [("slack", "getUploadURLExternal"), ("slack", "/upload/"), ("slack", "
 
 
 @pytest.mark.parametrize("kind, call", UPLOADS)
-def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(chats, clock, caplog, kind,
-                                                                               call):
+def test_every_fault_of_an_upload_leaves_the_text_and_names_the_lost_image(chats, clock, caplog, kind, call):
     alerter, service = chats[kind]
     problems = []
     names = ("429", "503", "403", "close", "a page", "list", "act close", "cut short", "redirect", "500")
     for name in names if MORE else names[:8]:
         for times in (1, None) if MORE or name in ("503", "close") else (1,):
-            for kept in (service.posted, service.rows, caplog.records):
-                kept.clear()
+            _forget(service)
+            caplog.clear()
             began = clock.monotonic()
             service.fail(call, _fault(kind, name), times=times)
             sent = alerter.post(AlerterMessage("plot", images=[PNG]))
             service.heal()
-            texts = [row["payload"] for row in service.posted if not row.get("files")]
             rows = [row for row in service.rows if "plot" in str(row.get("payload"))]
+            texts = [row["payload"] for row in service.posted if not row.get("files")]
             named = "image-1" in json.dumps(texts)
             warned = any(record.levelname == "WARNING" for record in caplog.records)
             if kind == "slack":
@@ -2731,7 +2711,7 @@ def test_every_fault_of_an_upload_leaves_the_text_and_shows_or_names_the_image(c
                 good = good and (times is None or name in FINAL or page or unknown or
                                  shown == 1 and not named)
             else:  # one call holds text and file, so its fate is that of a post
-                good = len(rows) <= 1 and (sent is bool(rows) or name in ACTS)
+                good = len(rows) <= 1 and (sent is bool(rows) or name in ACTED)
             if not good or clock.monotonic() - began > 120:
                 problems.append((name, times, sent, len(rows), named, warned))
     assert problems == []
@@ -2746,28 +2726,25 @@ def test_an_upload_address_that_cannot_be_trusted_costs_the_image_only(chats, ca
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
-ASK_CALLS = [("slack", "auth.test"), ("slack", "chat.postMessage"), ("slack", "reactions.add"),
-             ("slack", "conversations.replies"), ("discord", "/users/@me"), ("discord", "PUT"),
-             ("discord", "POST /api/v10/channels/300/messages"),
-             ("discord", "GET /api/v10/channels/300/messages")]
+ASK_CALLS = [  # and their faults
+    ("slack", "auth.test", "429", "reset"), ("slack", "chat.postMessage", "cut short", "act close"),
+    ("slack", "reactions.add", "reset"), ("slack", "conversations.replies", "429", "reset"),
+    ("discord", "/users/@me", "reset"), ("discord", "PUT", "429", "reset"),
+    ("discord", "POST /api/v10/channels/300/messages", "429", "act close", "reset", "cut short"),
+    ("discord", "GET /api/v10/channels/300/messages", "429", "reset")]
 
 
-@pytest.mark.parametrize("kind, call", ASK_CALLS)
-def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(chats, clock, kind, call):
+@pytest.mark.parametrize("kind, call, faults", [(*row[:2], row[2:]) for row in ASK_CALLS])
+def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(chats, clock, kind, call, faults):
     alerter, service = chats[kind]
-    for name in ("429", "act close", "reset", "cut short") if MORE or "POST" in call else ("429", "reset"):
-        service.posted.clear()
-        service.rows.clear()
-
-        def approve():
-            row = service.posted[0]
-            service.say("U7", "yes", row["ts"]) if kind == "slack" else service.say("7", "yes", row["id"])
-
-        clock.at(clock.monotonic() + 4, approve)
+    for name in ("429", "act close", "reset", "cut short") if MORE else faults:
+        _forget(service)
+        clock.at(clock.monotonic() + 4, lambda: service.say(
+            "U7" if kind == "slack" else "7", "yes", service.posted[0]["ts" if kind == "slack" else "id"]))
         service.fail(call, _fault(kind, name))
         decision = alerter.decide("Deploy?", timeout=61)
         service.heal()
-        asked = [row for row in service.posted if "Deploy?" in json.dumps(row["payload"])]
+        asked = [payload for payload in _posted(service) if "Deploy?" in json.dumps(payload)]
         assert (decision.status, len(asked)) == ("approved", 1), name
 
 
@@ -2785,20 +2762,18 @@ def test_a_refusal_after_a_doubt_is_no_certain_loss(chats, relay, clock):
 
 def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
     _, service = chats["slack"]
-    ahead = SimpleNamespace(now=lambda: clock.now() + 300, monotonic=clock.monotonic, sleep=clock.sleep)
-    alerter = in_time(SlackAlerter, ahead)(slack_token=service.token, slack_channel_id=service.channel,
-                                           slack_api_url=service.api_url)
-    service.fail("chat.postMessage", Fault("act_reset"))
-    assert alerter.post("x") is True and len(service.posted) == 1
-    service.fail("chat.postMessage", Fault("reset"))
-    assert alerter.post("y") is True and len(service.posted) == 2
+    service.clock = copy.copy(clock)
+    service.clock.start += 300
+    alerter = slack_alerter(service)  # whose clock is ahead
     own = SlackAlerterParameters(blocks=[{"type": "divider", "block_id": "mine"}])  # nothing to know it by
-    service.fail("chat.postMessage", Fault("act_reset"))
-    assert alerter.post("z", own) is False and len(service.posted) == 3
+    # At last the level's block tells.
+    for copies, (text, params, more, way, delivered) in enumerate([
+            ("x", None, {}, "act_reset", True), ("y", None, {}, "reset", True),
+            ("z", own, {}, "act_reset", False), ("z", own, {"level": "error"}, "act_reset", True)], 1):
+        service.fail("chat.postMessage", Fault(way))
+        assert (alerter.post(text, params, **more), len(service.posted)) == (delivered, copies)
     payload = service.posted[2]["payload"]  # with them in place of the text's
     assert (payload["text"], payload["blocks"]) == ("z", own.blocks)
-    service.fail("chat.postMessage", Fault("act_reset"))  # here the level's block tells
-    assert alerter.post("z", own, level="error") is True and len(service.posted) == 4
 
 
 ODD_ANSWERS = [  # what answers which call -> what becomes of the post
@@ -2826,6 +2801,9 @@ def test_an_odd_answer_is_no_surprise(chats):
         service.fail(call, Fault(status=200, body=body))
         with pytest.raises(DeliveryError, match="another form than documented"):
             alerter.open_question("x")
+    service.fail("/users/@me", Fault(status=200, body={"id": "("}))
+    with pytest.raises(DeliveryError, match="HTTP 200, no answer of Discord: "):
+        alerter.check()
 
 
 def test_slacks_own_webhook_has_taken_what_it_says_ok_to(monkeypatch):
@@ -2860,20 +2838,10 @@ def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats
     assert "image-7.png" in seen and "image-8.png" not in seen and len(service.posted) == 7
 
 
-def test_an_image_that_a_webhook_cannot_take_is_named(chats, caplog):
-    alerter, service = chats["slack webhook"]
-    assert alerter.post(AlerterMessage("t", "x", images=[PNG])) is True
-    assert "image-1.png could not be shown" in slack_text(service.posted[0]["payload"])
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
 # === The wire ===
 @pytest.fixture
 def peer():
-    """Return a function that starts a bare server, whose port it returns.
-
-    Each connection goes to the next talk, and all others to the last one.
-    """
+    """Return what starts a server and gives its port; each connection gets the next talk, or the last."""
     listeners = []
 
     def start(*talks, tls=None, host="127.0.0.1"):
@@ -2975,7 +2943,7 @@ def slack_at(port, scheme="https", host="127.0.0.1", clock=None):
 def test_a_large_file_on_a_slow_line_takes_its_time(peer, monkeypatch):
     """A socket's timeout, here 0.2 s for 10 s, is for one piece of the file and not for all of it."""
     def slow(link):
-        heard(link, 20_000, 0.008)
+        heard(link, 20_000, 0.01)
         link.sendall(answered({"id": "5", "channel_id": "1", "attachments": [{}]}))
 
     def connect(self, address, real=socket.socket.connect):
@@ -2988,7 +2956,7 @@ def test_a_large_file_on_a_slow_line_takes_its_time(peer, monkeypatch):
     alerter = DiscordAlerter(discord_token="t" * 30, discord_channel_id="1",
                              discord_api_url=f"http://127.0.0.1:{peer(slow)}")
     began = time.monotonic()
-    assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 900_000])) is True
+    assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 480_000])) is True
     assert time.monotonic() - began > 0.22
 
 
@@ -2998,7 +2966,7 @@ def test_a_file_refused_before_it_is_read_costs_no_text(peer, way, monkeypatch, 
     def early(link):
         link.recv(65536)
         link.sendall(answered({"code": 40005, "message": "Request entity too large"}, 413))
-        time.sleep(0.05)  # what is still sent meets a closed door
+        time.sleep(0.01)  # what is still sent meets a closed door
 
     monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
     port = peer(early, said(DISCORD_OK), tls=tls_server_context() if way == "TLS" else None)
@@ -3023,8 +2991,7 @@ def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatc
 @pytest.mark.parametrize("kind", ["slack", "discord"])
 def test_one_operation_takes_one_connection(chats, kind):
     alerter, service = chats[kind]
-    questions = []
-    long = "\n".join(f"line {n} " + "x" * 90 for n in range(230))
+    questions, long = [], "\n".join(f"line {n} " + "x" * 90 for n in range(230))
     operations = {
         "ten parts": lambda: alerter.send(long), "a question": lambda: questions.append(
             alerter.open_question("Deploy?")), "one poll": lambda: questions[0].check(),
@@ -3038,18 +3005,19 @@ def test_one_operation_takes_one_connection(chats, kind):
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord"])
-@pytest.mark.parametrize("way", ["forgetful", "close", "reset", "act_close"])
-def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(chats, kind, way):
+def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(chats, kind):
     """forgetful: closed after each answer, which is seen before the next use; else in place of an answer."""
     alerter, service = chats[kind]
-    service.forgetful = way == "forgetful"
-    if way != "forgetful":
-        service.fail("POST", None, Fault(way))  # the second post, over the connection of the first
-    alerter.send("\n".join(f"line {n} " + "x" * 90 for n in range(60)))
-    texts = [json.dumps(row["payload"]) for row in service.posted]
-    seen = collections.Counter(int(n) for text in texts for n in re.findall(r"line (\d+) ", text))
-    assert len(set(seen.values())) == 1 and sorted(seen) == list(range(60))
-    assert len(texts) == len(set(texts)) > 1
+    for way in ("forgetful", "close", "reset", "act_close"):
+        _forget(service)
+        service.forgetful = way == "forgetful"
+        if way != "forgetful":
+            service.fail("POST", None, Fault(way))  # the second post, over the connection of the first
+        alerter.send("\n".join(f"line {n} " + "x" * 90 for n in range(60)))
+        texts = [json.dumps(payload) for payload in _posted(service)]
+        seen = collections.Counter(int(n) for text in texts for n in re.findall(r"line (\d+) ", text))
+        assert len(set(seen.values())) == 1 and sorted(seen) == list(range(60)), way
+        assert len(texts) == len(set(texts)) > 1, way
 
 
 def test_answers_before_the_answer_are_passed_over(peer):
@@ -3189,9 +3157,8 @@ HOSTS = {  # a mail server's name: what is said of it, or "" where it may be
                      "fe80::1%eth0", "xn--strae-oqa.de"], ""),
     **{host: f"{host!r} is no host's name" for host in [
         "smtp..example.org", "mail example.org", "-x.org", "127.999.1.1", "1.2", "::12345"]},
-    "a" * 64 + ".org": f"'{'a' * 59}…' is no host's name",
-    "stra\u00dfe.de": "write its host as xn--strae-oqa.de",
-    "B\u00dcCHER.example": "write its host as xn--bcher-kva.example"}
+    "a" * 64 + ".org": f"'{'a' * 59}…' is no host's name", "stra\u00dfe.de": "xn--strae-oqa.de",
+    "B\u00dcCHER.example": "xn--bcher-kva.example"}
 
 
 @pytest.mark.parametrize("field", ["smtp_server", "imap_server"])
@@ -3201,8 +3168,8 @@ def test_a_host_that_is_none_is_refused_when_set(field):
         try:
             SMTPEmailAlerter(**{"smtp_server": "h", "sender_email": "bot@example.org", field: host})
         except ConfigError as error:
-            problem = str(error).rpartition(": ")[2]
-        assert problem == wanted.rpartition(": ")[2], host
+            problem = str(error).rpartition(": ")[2].replace("write its host as ", "")
+        assert problem == wanted, host
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6 here")
@@ -3211,16 +3178,6 @@ def test_an_ipv6_address_may_have_a_scope(peer):
     port = peer(said(SLACK_OK, heads=heads), host="::1")
     assert slack_at(port, "http", "[::1%251]").post("x") is True
     assert f"Host: [::1]:{port}" in heads[0].split("\r\n")
-
-
-def test_a_webhook_by_reference_is_checked_when_it_is_used(monkeypatch):
-    for url in ("http://hooks.example.org/services/T0/B0/" + "a" * 24, "ftp://x.example/aaaaaaaa",
-                "file:///etc/passwd", "data:,aaaaaaaaaa"):
-        monkeypatch.setenv("HOOK", url)
-        for alerter in (SlackAlerter(slack_webhook_url="{{env.HOOK}}"),
-                        DiscordAlerter(discord_webhook_url="{{env.HOOK}}")):
-            with pytest.raises(ConfigError, match="webhook_url.*https://"):
-                alerter.post("x")
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
@@ -3236,16 +3193,16 @@ def test_a_redirect_is_refused_and_the_token_goes_nowhere(chats, kind):
 
 
 GOOD_URLS = ["https://slack.example/api", "http://127.0.0.1:1/api", "http://localhost/api",
-                  "http://[::1]:1/api", "http://LOCALHOST:1/api", "HTTPS://slack.example/api",
-                  "http://127.8.9.1:5/api", "http://[::1%251]:5/api"]
-BAD_URLS = [
-    "http://slack.example/api", "ftp://slack.example", "file:///etc/passwd", "slack.example/api", "https://",
-    "https://user:pw@slack.example", "https://slack.example:port", "https://a b.example", "https://[::1",
-    "http://127.0.0.1.evil.example", "http://localhost.evil.example", "http://127.evil.example", "data:,x",
-    "https://x\nHost: y", "https://" + "a" * 70 + ".example", "http://127.999.999.999", "http://127.1/x",
-    "http://[::1]evil.test", "http://evil.test[::1]", "http://127.0.0.\u0661", "https://smtp..example",
-    "https://b\u00fccher.example/x", "https://slack.example:0", "https://slack.example:99999/x",
-    "http://127.0.0.1@evil.example/", "http://127.0.0.1\\@evil.example/"]
+             "http://[::1]:1/api", "http://LOCALHOST:1/api", "HTTPS://slack.example/api",
+             "http://127.8.9.1:5/api", "http://[::1%251]:5/api"]
+BAD_URLS = """\
+http://slack.example/api ftp://slack.example file:///etc/passwd slack.example/api https:// https://[::1
+https://user:pw@slack.example https://slack.example:port http://127.0.0.1.evil.example data:,x
+http://localhost.evil.example http://127.evil.example http://127.999.999.999 http://127.1/x
+http://[::1]evil.test http://evil.test[::1] http://127.0.0.\u0661 https://smtp..example
+https://b\u00fccher.example/x https://slack.example:0 https://slack.example:99999/x
+http://127.0.0.1@evil.example/ http://127.0.0.1\\@evil.example/""".split()
+BAD_URLS += ["https://a b.example", "https://x\nHost: y", "https://" + "a" * 70 + ".example"]
 
 
 @pytest.mark.parametrize("cls, fields, url", [
@@ -3304,35 +3261,34 @@ def test_an_extra_ca_is_trusted(monkeypatch, tmp_path, peer):
 class Workshop:
     """Makes certificates with the openssl of this machine, for "alerts.test" and 127.0.0.1, by one CA."""
 
-    CA = ("basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"
-          "subjectKeyIdentifier=hash\n")
-    LEAF = "basicConstraints=CA:FALSE\nauthorityKeyIdentifier=keyid\nsubjectAltName="
-
     def __init__(self, folder):
         self.folder = folder
         (folder / "index").touch()
         (folder / "index.attr").write_text("unique_subject = no")
         (folder / "ca.cnf").write_text(
-            f"[ca]\ndefault_ca=d\n[d]\ndir={folder}\ndatabase=$dir/index\nnew_certs_dir=$dir\n"
-            "rand_serial=yes\n"
+            f"[ca]\ndefault_ca=d\n[d]\ndir={folder}\ndatabase=$dir/index\nnew_certs_dir=$dir\nrand_serial=yes\n"
             "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n[req]\ndistinguished_name=n\n[n]\n")
-        self.ca = self.make("ca", extensions=self.CA, issuer=None)
+        for kind, how in (("ec", "ec -pkeyopt ec_paramgen_curve:prime256v1"), ("rsa", "rsa:1024")):
+            self.run(f"req -new -nodes -config ca.cnf -subj /CN=x -newkey {how} -keyout {kind}.key "
+                     f"-out {kind}.csr")
+        self.ca = self.make("ca", issuer=None, extensions=(
+            "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"))
         self.expired = self.make("expired", start="200101000000Z", end="200102000000Z")
         self.early = self.make("early", start="400101000000Z")
         self.other = self.make("other", names="DNS:other.test")
-        self.weak = self.make("weak", key="rsa:1024")
+        self.weak = self.make("weak", key="rsa")
         self.good = self.make("good")
-        self.lax_ca = self.make("lax-ca", extensions="basicConstraints=CA:TRUE\n", issuer=None)
-        self.lax = self.make("lax", issuer="lax-ca", extensions="subjectAltName=IP:127.0.0.1\n")
+        self.lax_ca = self.make("lax-ca", extensions="basicConstraints=CA:TRUE", issuer=None)
+        self.lax = self.make("lax", issuer="lax-ca", extensions="subjectAltName=IP:127.0.0.1")
 
     def make(self, name, names="DNS:alerts.test,IP:127.0.0.1", start="200101000000Z", end="490101000000Z",
-             key="ec -pkeyopt ec_paramgen_curve:prime256v1", extensions=None, issuer="ca"):
-        (self.folder / f"{name}.ext").write_text(self.LEAF + names if extensions is None else extensions)
-        signer = f"-keyfile {issuer}.key -cert {issuer}.pem" if issuer else f"-keyfile {name}.key -selfsign"
-        self.run(f"req -new -nodes -config ca.cnf -newkey {key} -subj /CN={name} -keyout {name}.key "
-                 f"-out {name}.csr")
-        self.run(f"ca -batch -notext -config ca.cnf -in {name}.csr -out {name}.pem -extfile {name}.ext "
-                 f"-startdate {start} -enddate {end} {signer}")
+             key="ec", extensions="basicConstraints=CA:FALSE\nauthorityKeyIdentifier=keyid", issuer="ca"):
+        if "CA:FALSE" in extensions:
+            extensions += f"\nsubjectAltName={names}"
+        (self.folder / f"{name}.ext").write_text(extensions + "\n")
+        self.run(f"ca -batch -notext -config ca.cnf -in {key}.csr -out {name}.pem -extfile {name}.ext -subj "
+                 f"/CN={name} -startdate {start} -enddate {end} -keyfile ec.key "
+                 + (f"-cert {issuer}.pem" if issuer else "-selfsign"))
         return str(self.folder / f"{name}.pem")
 
     def run(self, command):
@@ -3362,7 +3318,7 @@ class Scene:
         path = getattr(self.shop, name)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_ciphers("DEFAULT:@SECLEVEL=0")  # for the weak one
-        context.load_cert_chain(path, path.replace(".pem", ".key"))
+        context.load_cert_chain(path, str(self.shop.folder / f"{'rsa' if name == 'weak' else 'ec'}.key"))
         context.verify_mode = ssl.CERT_REQUIRED if demands else ssl.CERT_NONE
         context.maximum_version = version or context.maximum_version
         if trusted:
@@ -3437,11 +3393,13 @@ class Scene:
 
 
 PORT_1 = 1  # nothing listens there
-NO_ANSWER = b"HTTP/1.1 200 OK\r\n"
 MAYBE = "; it may have arrived, so look before you send it again"
+OK, LOG_IN = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: %b\r\n\r\n"
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n"
 CHECK_NAME = "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"
 SLOW = "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"
 ODD = "something else than the service seems to answer there: check the address and the port"
+LATE, LARGE = f"no answer in time: {SLOW}{MAYBE}", f"the answer is too large: {ODD}{MAYBE}"
 REFUSED = "TLS with 127.0.0.1:PORT: the certificate is not trusted"
 UNKNOWN_CA = f"{REFUSED} (unable to get local issuer certificate)"
 RENEW = "its owner has to renew it, unless this machine's date is wrong: DATE"
@@ -3453,73 +3411,59 @@ NOBODY = "nothing listens there: check host and port"
 OLD_TLS = b"\x15\x03\x01\x00\x02\x02\x46"  # the alert protocol_version
 PROXY = "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
 NO_PROXY = "has to be http://HOST:PORT, of a proxy without TLS or SOCKS"
-LOG_IN = b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: %b\r\n\r\n"
 NO_CONNECTION = "127.0.0.1:PORT: no connection"
 CAUSES = {  # what is done: who fails, and the whole message
-    "no such host": (
-        lambda s: s.looking_up(socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+    "no such host": (lambda s: s.looking_up(socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
         f"alerts.test:443: name look-up failed (Name or service not known): {CHECK_NAME}"),
     "a slow resolver": (lambda s: s.looking_up([], _Hurried()),
-                        "alerts.test:443: name look-up took too long: check this machine's DNS"),
-    "nobody listens": (
-        lambda s: slack_at(PORT_1), f"{NO_CONNECTION} (Connection refused): {NOBODY}"),
+        "alerts.test:443: name look-up took too long: check this machine's DNS"),
+    "nobody listens": (lambda s: slack_at(PORT_1), f"{NO_CONNECTION} (Connection refused): {NOBODY}"),
     "no answer to SYN": (lambda s: s.full(), f"{NO_CONNECTION} (timed out): {SLOW}"),
-    "no way": (lambda s: s.connecting(errno.ENETUNREACH), f"{NO_CONNECTION} (Network is unreachable): "
-               "there is no way to it from here: check the network"),
-    "a sandbox": (lambda s: s.connecting(errno.EACCES), f"{NO_CONNECTION} (Permission denied): "
-                  "a sandbox or firewall of this machine forbids it"),
-    "too many files": (
-        lambda s: s.connecting(errno.EMFILE), f"{NO_CONNECTION} (Too many open files): {TOO_MANY}"),
+    "no way": (lambda s: s.connecting(errno.ENETUNREACH),
+        f"{NO_CONNECTION} (Network is unreachable): there is no way to it from here: check the network"),
+    "a sandbox": (lambda s: s.connecting(errno.EACCES),
+        f"{NO_CONNECTION} (Permission denied): a sandbox or firewall of this machine forbids it"),
+    "too many files": (lambda s: s.connecting(errno.EMFILE),
+        f"{NO_CONNECTION} (Too many open files): {TOO_MANY}"),
     "no TLS there": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
-                     f"{NO_TLS}check host and port"),
+        f"{NO_TLS}check host and port"),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
     "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
-    "TLS 1.1": (
-        lambda s: slack_at(s.peer(said(OLD_TLS))), "TLS with 127.0.0.1:PORT: its TLS is too old or too weak "
-        "(REASON): it has to speak TLS 1.2 or later, with today's ciphers"),
+    "TLS 1.1": (lambda s: slack_at(s.peer(said(OLD_TLS))), "TLS with 127.0.0.1:PORT: its TLS is too old or "
+        "too weak (REASON): it has to speak TLS 1.2 or later, with today's ciphers"),
     "expired": (lambda s: s.tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
     "not valid yet": (lambda s: s.tls("early"), f"{REFUSED} (certificate is not yet valid): {RENEW}"),
-    "another host": (lambda s: s.tls("other"), f"{REFUSED} (REASON): check the host's name; a proxy or a "
-                     "log-in page may answer in its place"),
-    "too weak": (lambda s: s.tls("weak"), f"{REFUSED} (REASON): its owner has to replace it: RSA of 2,048 "
-                 "bits or more, SHA-256"),
-    "an own CA not named": (
-        lambda s: s.tls("good", trusted=False),
+    "another host": (lambda s: s.tls("other"),
+        f"{REFUSED} (REASON): check the host's name; a proxy or a log-in page may answer in its place"),
+    "too weak": (lambda s: s.tls("weak"),
+        f"{REFUSED} (REASON): its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
+    "an own CA not named": (lambda s: s.tls("good", trusted=False),
         f"{UNKNOWN_CA}: if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"),
-    "another CA named": (
-        lambda s: s.tls("lax_ca"),
+    "another CA named": (lambda s: s.tls("lax_ca"),
         f"{REFUSED} (REASON): no CA in TMP/ca.pem vouches for it: add the right one there (SSL_CERT_FILE)"),
-    "a client's certificate": (
-        lambda s: s.tls("good", demands=True), "TLS with the server: it demands a certificate of its "
-        "clients (REASON): that is not supported: ask its admin for an address that needs none"),
-    "a client's certificate, TLS 1.2": (
-        lambda s: s.tls("good", demands=True, version=ssl.TLSVersion.TLSv1_2),
+    "a client's certificate": (lambda s: s.tls("good", demands=True),
+        "TLS with the server: it demands a certificate of its clients (REASON): that is not supported: ask "
+        "its admin for an address that needs none"),
+    "a client's certificate, TLS 1.2": (lambda s: s.tls("good", demands=True, version=ssl.TLSVersion.TLSv1_2),
         "TLS with 127.0.0.1:PORT: it refused the handshake (REASON): its TLS is too old, or it demands a "
         "certificate of its clients, which is not supported: ask its admin"),
-    "a CA file that is missing": (
-        lambda s: s.ca("SSL_CERT_FILE", None),
+    "a CA file that is missing": (lambda s: s.ca("SSL_CERT_FILE", None),
         "SSL_CERT_FILE (TMP/ca.pem) cannot be read: No such file or directory"),
-    "a CA file that is empty": (
-        lambda s: s.ca("CURL_CA_BUNDLE", b""),
+    "a CA file that is empty": (lambda s: s.ca("CURL_CA_BUNDLE", b""),
         "CURL_CA_BUNDLE (TMP/ca.pem) holds no certificate in PEM form"),
-    "a CA file in DER": (
-        lambda s: s.ca("SSL_CERT_FILE", ssl.PEM_cert_to_DER_cert(CA_PEM)), "SSL_CERT_FILE (TMP/ca.pem) is in "
-        "DER form: make PEM of it with openssl x509 -inform der -in TMP/ca.pem"),
-    "a CA file that is broken": (
-        lambda s: s.ca("SSL_CERT_FILE", CA_PEM.replace("M", "N").encode()),
+    "a CA file in DER": (lambda s: s.ca("SSL_CERT_FILE", ssl.PEM_cert_to_DER_cert(CA_PEM)), "SSL_CERT_FILE "
+        "(TMP/ca.pem) is in DER form: make PEM of it with openssl x509 -inform der -in TMP/ca.pem"),
+    "a CA file that is broken": (lambda s: s.ca("SSL_CERT_FILE", CA_PEM.replace("M", "N").encode()),
         "SSL_CERT_FILE (TMP/ca.pem) has a broken certificate in it"),
-    "a folder of CAs without hashes": (
-        lambda s: s.ca("REQUESTS_CA_BUNDLE", "folder"), "REQUESTS_CA_BUNDLE (TMP/ca.pem) is a folder without "
-        "hashed names: run openssl rehash TMP/ca.pem"),
+    "a folder of CAs without hashes": (lambda s: s.ca("REQUESTS_CA_BUNDLE", "folder"),
+        "REQUESTS_CA_BUNDLE (TMP/ca.pem) is a folder without hashed names: run openssl rehash TMP/ca.pem"),
     "SSL_CERT_DIR without hashes": (
         lambda s: s.having("SSL_CERT_DIR", str(s.tmp), s.tls("good", trusted=False)),
         f"{UNKNOWN_CA}: SSL_CERT_DIR (TMP) has no hashed names: run openssl rehash TMP"),
-    "no CA at all": (
-        lambda s: s.no_ca(),
+    "no CA at all": (lambda s: s.no_ca(),
         f"{UNKNOWN_CA}: this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"),
-    "a proxy wants a log-in": (
-        lambda s: s.proxy(LOG_IN % b"Basic realm=x"), f"{PROXY}HTTP 407 Log in: write the right log-in into "
-        "HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"),
+    "a proxy wants a log-in": (lambda s: s.proxy(LOG_IN % b"Basic realm=x"),
+        f"{PROXY}HTTP 407 Log in: write the right log-in into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"),
     "a proxy does not take the log-in": (
         lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\n\r\n", "ann:geheim-123@", "https_proxy"),
         "the proxy 127.0.0.1:PORT of https_proxy: HTTP 407 Log in: write the right log-in into https_proxy: "
@@ -3527,70 +3471,55 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a proxy with NTLM alone": (
         lambda s: s.proxy(LOG_IN % b"NTLM\r\nProxy-Authenticate: Negotiate", "ann:geheim-123@"),
         f"{PROXY}HTTP 407 Log in: it takes NTLM, Negotiate alone, which is not supported: ask its admin"),
-    "a proxy forbids": (
-        lambda s: s.proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n", variable="ALL_PROXY"),
+    "a proxy forbids": (lambda s: s.proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n", variable="ALL_PROXY"),
         "the proxy 127.0.0.1:PORT of ALL_PROXY: HTTP 403 Forbidden: ask its admin to allow CONNECT to "
         "alerts.test:443"),
-    "a proxy cannot reach it": (
-        lambda s: s.proxy(b"HTTP/1.1 503 Busy\r\n\r\n"),
+    "a proxy cannot reach it": (lambda s: s.proxy(b"HTTP/1.1 503 Busy\r\n\r\n"),
         f"{PROXY}HTTP 503 Busy: it cannot reach alerts.test:443 now: try again later"),
     "no proxy there": (lambda s: s.proxy(PORT_1), f"{PROXY}no connection (Connection refused): {NOBODY}"),
-    "a proxy that is none": (
-        lambda s: s.proxy(b"nonsense\r\n"),
+    "a proxy that is none": (lambda s: s.proxy(b"nonsense\r\n"),
         f"{PROXY}no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
     "a proxy says nothing": (lambda s: s.proxy(b"", clock=_Hurried()),
-                             f"{PROXY}no answer in time: check that an HTTP proxy listens there"),
-    "a proxy's heads never end": (
-        lambda s: s.proxy(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000),
+        f"{PROXY}no answer in time: check that an HTTP proxy listens there"),
+    "a proxy's heads never end": (lambda s: s.proxy(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000),
         f"{PROXY}no sensible answer (HTTPException): check that an HTTP proxy listens there"),
-    "a proxy by TLS": (
-        lambda s: s.proxy_is("https://ann:geheim-123@proxy.test:3128"), f"HTTPS_PROXY {NO_PROXY}"),
-    "a SOCKS proxy": (
-        lambda s: s.proxy_is("socks5h://ann:geheim-123@proxy.test:1", "all_proxy"), f"all_proxy {NO_PROXY}"),
-    "no address of a proxy": (
-        lambda s: s.proxy_is("http://ann:geheim-123@proxy.test:80a"), f"HTTPS_PROXY {NO_PROXY}"),
-    "closed without an answer": (
-        lambda s: s.http(b""), f"Remote end closed connection without response: {CUT}{MAYBE}"),
-    "an answer that is no HTTP": (
-        lambda s: s.http(b"nonsense\r\n"), f"no sensible answer (BadStatusLine): {ODD}{MAYBE}"),
-    "no answer": (
-        lambda s: s.http(talk=stalled, clock=_Hurried()), f"no answer in time: {SLOW}{MAYBE}"),
+    "a proxy by TLS": (lambda s: s.proxy_is("https://ann:geheim-123@proxy.test:3128"),
+        f"HTTPS_PROXY {NO_PROXY}"),
+    "a SOCKS proxy": (lambda s: s.proxy_is("socks5h://ann:geheim-123@proxy.test:1", "all_proxy"),
+        f"all_proxy {NO_PROXY}"),
+    "no address of a proxy": (lambda s: s.proxy_is("http://ann:geheim-123@proxy.test:80a"),
+        f"HTTPS_PROXY {NO_PROXY}"),
+    "closed without an answer": (lambda s: s.http(b""),
+        f"Remote end closed connection without response: {CUT}{MAYBE}"),
+    "an answer that is no HTTP": (lambda s: s.http(b"nonsense\r\n"),
+        f"no sensible answer (BadStatusLine): {ODD}{MAYBE}"),
+    "no answer": (lambda s: s.http(talk=stalled, clock=_Hurried()), LATE),
     "a status line that drips": (
-        lambda s: s.http(talk=dripping(b"HTTP/1.1 200 " + b"O" * 9999), clock=_Hurried()),
-        f"no answer in time: {SLOW}{MAYBE}"),
-    "a body that drips": (
-        lambda s: s.http(talk=dripping(NO_ANSWER + b"\r\n" + b" " * 9999), clock=_Hurried()),
-        f"no answer in time: {SLOW}{MAYBE}"),
-    "a body without end": (
-        lambda s: s.http(NO_ANSWER + b"\r\n", b"x" * 99_999, 9), f"the answer is too large: {ODD}{MAYBE}"),
+        lambda s: s.http(talk=dripping(b"HTTP/1.1 200 " + b"O" * 9999), clock=_Hurried()), LATE),
+    "a body that drips": (lambda s: s.http(talk=dripping(OK + b"\r\n" + b" " * 9999), clock=_Hurried()),
+        LATE),
+    "a body without end": (lambda s: s.http(OK + b"\r\n", b"x" * 99_999, 9), LARGE),
     "100 Continue without end": (
         lambda s: s.http(b"", (b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 9999 + b"\r\n\r\n") * 99, 99),
-        f"the answer is too large: {ODD}{MAYBE}"),
+        LARGE),
     "trailers without end": (
-        lambda s: s.http(NO_ANSWER + b"Transfer-Encoding: chunked\r\n\r\n0\r\n",
-                         (b"X-Trailer: " + b"1" * 9999 + b"\r\n") * 99, 99),
-        f"the answer is too large: {ODD}{MAYBE}"),
+        lambda s: s.http(OK + CHUNKS + b"0\r\n", (b"X-Trailer: " + b"1" * 9999 + b"\r\n") * 99, 99), LARGE),
     "103 Early Hints without end": (
-        lambda s: s.http(b"", b"HTTP/1.1 103 x\r\nX: " + b"x" * 9999 + b"\r\n\r\n", 99),
-        f"the answer is too large: {ODD}{MAYBE}"),
-    "an answer longer than any memory": (
-        lambda s: s.http(NO_ANSWER + b"Content-Length: 99999999999999\r\n\r\n{"),
+        lambda s: s.http(b"", b"HTTP/1.1 103 x\r\nX: " + b"x" * 9999 + b"\r\n\r\n", 99), LARGE),
+    "an answer longer than any memory": (lambda s: s.http(OK + b"Content-Length: 99999999999999\r\n\r\n{"),
         f"no sensible answer (IncompleteRead): {CUT}{MAYBE}"),
-    "a piece longer than any memory": (
-        lambda s: s.http(NO_ANSWER + b"Transfer-Encoding: chunked\r\n\r\nfffffffffff\r\n{"),
+    "a piece longer than any memory": (lambda s: s.http(OK + CHUNKS + b"fffffffffff\r\n{"),
         f"no sensible answer (IncompleteRead): {CUT}{MAYBE}"),
-    "mail behind a proxy": (
-        lambda s: s.having("HTTPS_PROXY", "http://127.0.0.1:1", s.mail(port=PORT_1)),
-        f"{NO_CONNECTION} (Connection refused): {NOBODY}; mail does not go through the proxy of HTTPS_PROXY"),
-    "SMTP with an expired certificate": (
-        lambda s: s.mail_tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
-    "SMTP that never ends its answer": (
-        lambda s: s.mail(b"220-", (b"x" * 8000 + b"\r\n220-") * 99, 99), f"the answer is too large: {ODD}"),
-    "SMTP that closes": (
-        lambda s: s.mail(talk=lambda link: (link.sendall(b"220 hello\r\n"), link.recv(999))),
+    "mail behind a proxy": (lambda s: s.having("HTTPS_PROXY", "http://127.0.0.1:1", s.mail(port=PORT_1)),
+        f"{NO_CONNECTION} (Connection refused): {NOBODY}; mail does not go through the proxy of "
+        "HTTPS_PROXY"),
+    "SMTP with an expired certificate": (lambda s: s.mail_tls("expired"),
+        f"{REFUSED} (certificate has expired): {RENEW}"),
+    "SMTP that never ends its answer": (lambda s: s.mail(b"220-", (b"x" * 8000 + b"\r\n220-") * 99, 99),
+        f"the answer is too large: {ODD}"),
+    "SMTP that closes": (lambda s: s.mail(talk=lambda link: (link.sendall(b"220 hello\r\n"), link.recv(999))),
         f"Connection unexpectedly closed: {CUT}"),
-    "SMTP whose line is too long": (
-        lambda s: s.mail(b"220 x\r\n250 x\r\n2" + b"5" * 9999 + b"\r\n"),
+    "SMTP whose line is too long": (lambda s: s.mail(b"220 x\r\n250 x\r\n2" + b"5" * 9999 + b"\r\n"),
         "500 Line too long.: the server refused it; its words say why"),
     "SMTP that answers no code": (
         lambda s: s.mail(b"220 x\r\n250 x\r\nabc nonsense\r\n", b"250 RSET done\r\n"),
@@ -3598,8 +3527,7 @@ CAUSES = {  # what is done: who fails, and the whole message
     "SMTP that does not take the log-in": (
         lambda s: s.mail(b"220 x\r\n250-x\r\n250 AUTH PLAIN\r\n535 no\r\n", password="geheim-123"),
         "535 no: user or password refused: Gmail and others want an app password"),
-    "SMTP that speaks no TLS at once": (
-        lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"),
+    "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"),
         f"{NO_TLS}SMTP does on port 465, IMAP on 993; SMTP on 587 or 25 wants use_tls=\"starttls\""),
 }
 if sys.version_info >= (3, 13):
@@ -3665,9 +3593,6 @@ def _files_at(kind, service):
     return [pair for row in service.posted for pair in row["files"].items()]
 
 
-FILE_KINDS = ("slack", "discord", "discord webhook") if MORE else ("slack", "discord")
-
-
 @pytest.mark.parametrize("kind", FILE_KINDS)
 def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog):
     alerter, service = chats[kind]
@@ -3697,6 +3622,7 @@ def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_p
     alerter, service = chats[kind]
     images = [tmp_path / "none.png", _Figure(b""), b"", 5, None, "", "ftp://x/y.png", "a\0b",
               "https://x.example/a b.png", ("a", "b", "c"), ("a.png", "text"), object]
+    images += [PNG] * (kind == "slack webhook")  # which takes none
     assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
     seen = _seen(kind, service)
     assert "the text" in seen and "none.png could not be shown: No such file or directory" in seen
@@ -3993,23 +3919,27 @@ def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
 
 
 NO_SECRET = "env OF_TEST holds no usable secret: nothing, or several lines"
-REFERENCES = (  # to a file, or the value in the environment; the field; what is said
+REFERENCES = [  # to a file, or the value in the environment; the field; what is said
     ("file./no/such/file", "slack_token", "file /no/such/file cannot be read: No such file or directory"),
     (None, "slack_token", "env OF_TEST is not set"), (" ", "slack_token", NO_SECRET),
     ("a\nsecond-secret", "slack_token", NO_SECRET), ("xapp-1", "slack_token", "an app-level token .*"),
     ("https://a.b/c", "slack_token", "is an address.*"),
     ("xoxb-1", "discord_token", "that is a token of Slack.*"),
-    ("https://hooks.slack.com/triggers/1", "slack_webhook_url", "Workflow Builder.*"))
+    ("https://hooks.slack.com/triggers/1", "slack_webhook_url", "Workflow Builder.*")]
+REFERENCES += [(url, f"{flavor}_webhook_url", ".*https://.*") for flavor in ("slack", "discord") for url in (
+    "http://hooks.example.org/services/T0/B0/" + "a" * 24, "ftp://x.example/aaaaaaaa", "file:///etc/passwd",
+    "data:,aaaaaaaaaa")]
 
 
 @pytest.mark.parametrize("given, field, said", REFERENCES)
 def test_a_reference_that_leads_to_no_secret_is_one_clear_line(monkeypatch, given, field, said):
     reference, flavor = "{{env.OF_TEST}}", field.partition("_")[0]
-    if given and given.startswith("file"):
+    if given and given.startswith("file."):
         reference = "{{" + given + "}}"
     elif given:
         monkeypatch.setenv("OF_TEST", given)
-    alerter = FLAVORS[flavor](**{f"{flavor}_channel_id": "1", field: reference})  # resolved on use
+    fields = {field: reference} if "webhook" in field else {f"{flavor}_channel_id": "1", field: reference}
+    alerter = FLAVORS[flavor](**fields)  # resolved on use
     with pytest.raises(ConfigError) as caught:
         alerter.post("x")
     assert re.fullmatch(f"{flavor}: {field}:? {said}", str(caught.value))
@@ -4093,9 +4023,8 @@ def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, r
 ELSEWHERE = """
 import asyncio, pickle, sys, threading
 from vendor.tools import _tell
-assert "alerters" not in sys.modules and False is __debug__
-fields = dict(slack_token="xoxb-1-secret", slack_channel_id="C0ALERTS", slack_api_url=sys.argv[1])
-slack = _tell.SlackAlerter(**fields)
+assert "alerters" not in sys.modules
+slack = _tell.SlackAlerter("xoxb-1-secret", "C0ALERTS", slack_api_url=sys.argv[1])
 twin = pickle.loads(pickle.dumps(slack))
 results = []
 threads = [threading.Thread(target=lambda: results.append(twin.post("from a thread"))) for _ in range(5)]
@@ -4110,25 +4039,19 @@ print(results + asyncio.run(main()), _tell.AlertHandler.__module__, repr(slack))
 
 
 def test_it_runs_vendored_under_another_name_optimised_in_threads_and_in_a_loop(slack, tmp_path):
-    (tmp_path / "vendor" / "tools").mkdir(parents=True)
-    shutil.copy(alerters.__file__, str(tmp_path / "vendor" / "tools" / "_tell.py"))
-    done = run_program("-c", ELSEWHERE, slack.api_url, python=("-O", "-W", "error"), cwd=str(tmp_path),
+    (tmp_path / "vendor" / "tools" / "__pycache__").mkdir(parents=True)
+    vendored = str(tmp_path / "vendor" / "tools" / "_tell.py")
+    with open(shutil.copy2("alerters.py", vendored), encoding="utf-8") as source:
+        assert re.findall(r"(?m)^ *assert\b.*|.*__debug__.*", source.read()) == []  # which -O would change
+    with contextlib.suppress(FileNotFoundError):  # what is compiled already need not be again
+        shutil.copy(*map(importlib.util.cache_from_source, ("alerters.py", vendored)))
+    done = run_program("-c", ELSEWHERE, slack.api_url, python=("-W", "error"), cwd=str(tmp_path),
                        env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"})
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{[True] * 7} vendor.tools._tell SlackAlerter(")
     assert "xoxb-1-secret" not in done.stdout
-    assert sorted(row["payload"]["text"] for row in slack.posted) == [
+    assert sorted(payload["text"] for payload in _posted(slack)) == [
         "beside the loop"] + ["from a thread"] * 5 + ["in the loop"]
-
-
-def test_nothing_is_left_open(chats):
-    """Under -W error an unclosed socket or file would surface here."""
-    for alerter, service in chats.values():
-        for fault in (Fault(status=500), Fault("garbage"), Fault("truncate"), Fault("reset")):
-            service.fail("POST", fault)
-            alerter.post("x")
-            service.heal()
-    gc.collect()
 
 
 # === Asking: a room on Slack or Discord ===
