@@ -7643,6 +7643,8 @@ def store_alerter(service, name="my_slack_alerter", flavor="slack", clock=None, 
 class Received(list):
     """What recorder alerters were told: (alerter's tag, message), in order."""
 
+    before = None  # is called with the alerter and the message, before it is told
+
     @property
     def titles(self):
         return [message.title for _, message in self]
@@ -7665,6 +7667,8 @@ def received(monkeypatch):
         trouble: str = ""
 
         def send(self, message, params=None):
+            if told.before:
+                told.before(self, message)
             if self.trouble == "bug":
                 raise RuntimeError("a bug of the flavor")
             if self.trouble:
@@ -8581,8 +8585,7 @@ WRONG_CALLS = [  # a call, and what is said of it
     (lambda: AlerterMessage(body=["x"]), "message: body must be text, not list"),
     (lambda: post("x", metadata=[1]), "message: metadata must be a dict, not list"),
     (lambda: post("x", images="a.png"), "message: images must be a list; write images=[…]"),
-    (lambda: post("x", files=5), NO_LIST), (lambda: AlerterMessage("t", files={"a.csv": b"x"}), NO_LIST),
-    (lambda: post("x", files=b"x"), NO_LIST),
+    *((lambda files=files: post("x", files=files), NO_LIST) for files in (5, {"a.csv": b"x"}, b"x")),
     (lambda: post("x", body="y"), "post: no keyword 'body'; there is: alerter, exception, files, images, "
      "level, mention, message, metadata, params, reply_to, title"),
     (lambda: post(AlerterMessage("x"), title="T", level="info"),
@@ -8605,6 +8608,8 @@ WRONG_CALLS = [  # a call, and what is said of it
      "minimum_approvals must be a whole number, 1 or more, not True"),
     (lambda: ask("x", key=5, alerter=ASKED), 'key must be a name, such as "deploy-42"'),
     (lambda: ask("x", timeout="5 apples"), f"timeout{NO_TIME}'5 apples'"),
+    *((lambda wrong=wrong: watch("x", longer_than=wrong), f"longer_than{NO_TIME}{wrong!r}")
+      for wrong in ("60 apples", None, -1, math.nan, True)),
     (lambda: AlerterParameters(timeout="1:30"), f"timeout{NO_TIME}'1:30'"),
     (lambda: post("x", titel="T"), "post: no keyword 'titel'; did you mean 'title'?"),
     (lambda: ask("x", timout=5), "ask: no keyword 'timout'; did you mean 'timeout'?"),
@@ -8655,18 +8660,6 @@ def test_a_time_is_written_as_people_write_it(slack, clock):
         assert question.deadline - clock.now() == pytest.approx(5400)
 
 
-def test_an_alerter_takes_the_keywords_of_the_functions(slack, clock):
-    alerter = slack_alerter(slack)
-    assert alerter.post("x", title="T", metadata={"a": 1}, level="warning", mention=["here"]) is True
-    assert all(word in slack.posted[0]["payload"]["text"] for word in ("<!here>", "T", "x", "a: 1"))
-    clock.at(3, lambda: slack.say("U1", "go", slack.posted[-1]["ts"]))
-    decision = alerter.decide("Deploy?", timeout="1m", approvers=(user for user in ["U1"]),
-                              approve_msg_options=["go"], disapprove_msg_options={"stop"})
-    assert (decision.status, decision.by) == ("approved", "U1")
-    alerter.open_question("Deploy?", title="Model", key="deploy-42")
-    assert [*_records()] == ["deploy-42"] and "Model" in slack.posted[-1]["payload"]["text"]
-
-
 def test_an_exception_is_a_message(received):
     with pytest.raises(ValueError) as caught:
         raise ValueError("no such column: \n price")
@@ -8705,15 +8698,13 @@ def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, caplog):
                           ("discord webhook", Receipt("x", {"channel_id": "300", "message_id": "1"}))):
         alerter, service = chats[name]
         alerters._WARNED.clear()
-        caplog.clear()
         assert alerter.post("x", reply_to=foreign) and alerter.post("x", reply_to=foreign)
-        assert caplog.messages == [f"{name.split()[0]}: {alone}"]
         assert not {"thread_ts", "message_reference"} & set(service.posted[-1]["payload"])
-    caplog.clear()
     assert mail.post("x", mention=["U01"], reply_to=Receipt("slack", {"channel": "C1", "ts": "1.2"}))
     assert mail.post("x", reply_to=of_mail)
-    assert caplog.messages == ["smtp_email: mention: nobody can be called here, so it is left out",
-                               f"smtp_email: {alone}"]
+    said = [f"{flavor}: {alone}" for flavor in ("slack", "discord", "discord", "smtp_email")]
+    assert caplog.messages == [*said[:3], "smtp_email: mention: nobody can be called here, so it is left out",
+                               said[3]]
     told, own = [], {"send": lambda self, message, params: told.append(params.mention)}
     assert type("Own", (ConsoleAlerter,), own)().post("x", mention=["U01"]) and told == [None]
 
@@ -8729,13 +8720,8 @@ def three_recorders(received, monkeypatch, **fields):
 @pytest.mark.parametrize("trouble", ["", "line busy"])
 def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, received, monkeypatch, caplog):
     three_recorders(received, monkeypatch, trouble=trouble)
-    meet, send = threading.Barrier(3, timeout=5), received.alerter.send
-
-    def together(self, message, params=None):
-        meet.wait()  # breaks unless all three are in `send` at once
-        return send(self, message, params)
-
-    monkeypatch.setattr(received.alerter, "send", together)
+    meet = threading.Barrier(3, timeout=5)
+    received.before = lambda *_: meet.wait()  # breaks unless all three are in `send` at once
     assert post("x") is (not trouble)
     assert sorted(name for name, _ in received) == list("ac" if trouble else "abc")
     assert caplog.messages == (["recorder: line busy"] if trouble else [])
@@ -8751,14 +8737,12 @@ def no_thread(self):
 @pytest.mark.parametrize("threads", [True, False])
 def test_whatever_one_alerter_raises_the_others_have_it(threads, received, monkeypatch, caplog):
     three_recorders(received, monkeypatch, trouble="yes")
-    sent = received.alerter.send
 
-    def send(self, message, params=None):
-        if self.trouble:
+    def before(alerter, message):
+        if alerter.trouble:
             raise error
-        return sent(self, message, params)
 
-    monkeypatch.setattr(received.alerter, "send", send)
+    received.before = before
     if not threads:
         monkeypatch.setattr(threading.Thread, "start", no_thread)
     for error in (KeyboardInterrupt(), ConfigError("wrong")):
@@ -8827,8 +8811,9 @@ def test_the_same_steps_and_those_of_old_work_whatever_the_stack_holds(flavor, s
     service, chat = {"slack": slack, "discord": discord, "smtp_email": smtp}[flavor], flavor != "smtp_email"
     store_alerter(service, clock=clock if chat else None, flavor=flavor)
     message = AlerterMessage("Hello from my pipeline!", "All checks passed.", {"accuracy": 0.95})
-    params = SlackAlerterParameters(approve_msg_options=["ship it", "✅"], disapprove_msg_options=["cancel"])
-    place, user = ("ts", "U1") if flavor == "slack" else ("id", "1")
+    place, user = {"slack": ("ts", "U1"), "discord": ("id", "1")}.get(flavor, ("", "ann@example.org"))
+    params = SlackAlerterParameters(approve_msg_options=["ship it", "✅"], disapprove_msg_options={"cancel"},
+                                    approvers=(each for each in [user]))
     for kind, answer in (("post", ""), ("ask", "ship it"), ("ask", "cancel"))[:3 if chat else 1]:
         def answered(step, answer=answer):
             """Call a step, and answer what it asks."""
@@ -8978,40 +8963,40 @@ CALLS = {  # the files of a program: the framework calls the job, and the job a 
     "dags/airflow_job.py": "import library\nfrom alerters import watch\n\n@watch('train')\ndef train():\n"
                            "    try:\n        library.read()\n    except KeyError as error:\n"
                            "        raise ValueError('the data are gone') from error\n"}
+SHOWN = """\
+```
+ValueError: the data are gone
+
+Traceback (most recent call last):
+  File "{0}/dags/airflow_job.py", line 7, in train
+    library.read()
+  File "{0}/site-packages/library.py", line 2, in read
+    raise KeyError('rows')
+KeyError: 'rows'
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "{0}/dags/airflow_job.py", line 9, in train
+    raise ValueError('the data are gone') from error
+ValueError: the data are gone
+```"""
 
 
 def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, received, monkeypatch):
-    modules = {}
     for name, text in CALLS.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(text)
-        modules[path.stem] = types.ModuleType(path.stem)
-        monkeypatch.setitem(sys.modules, path.stem, modules[path.stem])
-        exec(compile(text, str(path), "exec"), vars(modules[path.stem]))
+        module = types.ModuleType(path.stem)
+        monkeypatch.setitem(sys.modules, path.stem, module)
+        exec(compile(text, str(path), "exec"), vars(module))
     try:
-        modules["run"].run(modules["airflow_job"].train)
+        sys.modules["run"].run(sys.modules["airflow_job"].train)
     except ValueError as error:
         alerter_failure_hook(error.with_traceback(error.__traceback__.tb_next))  # without this frame
-    lines = "\n".join(line for line in received.last.body.split("\n") if line.strip(" ^~") or not line)
-    assert lines == textwrap.dedent(f"""\
-        ```
-        ValueError: the data are gone
-
-        Traceback (most recent call last):
-          File "{tmp_path}/dags/airflow_job.py", line 7, in train
-            library.read()
-          File "{tmp_path}/site-packages/library.py", line 2, in read
-            raise KeyError('rows')
-        KeyError: 'rows'
-
-        The above exception was the direct cause of the following exception:
-
-        Traceback (most recent call last):
-          File "{tmp_path}/dags/airflow_job.py", line 9, in train
-            raise ValueError('the data are gone') from error
-        ValueError: the data are gone
-        ```""")
+    lines = (line for line in received.last.body.split("\n") if line.strip(" ^~") or not line)
+    assert "\n".join(lines) == SHOWN.format(tmp_path)
 
 
 class Hostile:
@@ -9186,30 +9171,23 @@ def test_watch_leaves_coroutines_as_they_are(received):
         coroutine.send(None)
         coroutine.close()  # unwatched, this says nothing
 
+    async def numbers():
+        yield 5
+
+    with pytest.raises(ConfigError, match="write `async with watch"):
+        watch(numbers)
     assert inspect.iscoroutinefunction(job)
     asyncio.run(use())
     how = ["failed", "succeeded", "succeeded", "failed", "succeeded"]
     assert received.titles == [f"co {word}" for word in how]
 
 
-def test_a_wrong_use_of_watch_is_told_before_the_work_begins():
-    async def numbers():
-        yield 5
-
-    with pytest.raises(ConfigError, match="write `async with watch"):
-        watch(numbers)
-    for wrong in ("60 apples", None, -1, float("nan"), True):
-        with pytest.raises(ConfigError, match="longer_than"):
-            watch("nightly", longer_than=wrong)
-
-
 @pytest.mark.parametrize("threads", [True, False])
 def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, received, monkeypatch):
-    let_go, send = threading.Event(), received.alerter.send
+    let_go = threading.Event()
 
-    def slow(self, message, params=None):
+    def before(*_):
         assert let_go.wait(5), "the loop was held up"
-        return send(self, message, params)
 
     async def job():
         async with watch("job"):
@@ -9221,7 +9199,7 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, recei
         asyncio.get_running_loop().call_soon(let_go.set)
         await job()
 
-    monkeypatch.setattr(received.alerter, "send", slow)
+    received.before = before
     asyncio.run(use())
     assert received.titles == ["job succeeded"]
 
@@ -9238,17 +9216,16 @@ def logger(received):
 
 
 @pytest.fixture
-def gate(received, monkeypatch):
+def gate(received):
     """While it is closed the recorder does not come to an end; `gate.began` says that it is at work."""
-    gate, send = threading.Event(), received.alerter.send
+    gate = threading.Event()
     gate.began = threading.Event()
 
-    def slow(self, message, params=None):
+    def before(*_):
         gate.began.set()
         assert gate.wait(10)
-        return send(self, message, params)
 
-    monkeypatch.setattr(received.alerter, "send", slow)
+    received.before = before
     yield gate
     gate.set()
 
@@ -9392,23 +9369,22 @@ def test_a_flush_to_a_dead_service_ends(logger, received, gate, monkeypatch, cap
 @pytest.mark.parametrize("trouble", ["line busy", "bug", ""])
 def test_what_is_logged_while_posting_is_never_posted(trouble, received, monkeypatch, capsys):
     monkeypatch.setenv("ALERTERS_TROUBLE", trouble)
-    titles, send, root = [], received.alerter.send, logging.getLogger()
+    titles, root = [], logging.getLogger()
 
-    def chatty(self, message, params=None):
+    def chatty(alerter, message):
         titles.append(message.title)
         root.error("logged while posting")
         thread = threading.Thread(target=root.error, args=("from a thread",), name="alerters-x")
         thread.start()
         thread.join()
-        return send(self, message, params)
 
-    monkeypatch.setattr(received.alerter, "send", chatty)
+    received.before = chatty
     handler = alerters.AlertHandler()
     monkeypatch.setattr(root, "handlers", [handler])
     logging.getLogger("home.app").error("once")
     handler.flush()
     assert capsys.readouterr().err.startswith("logged while posting\nfrom a thread\n")
-    monkeypatch.setattr(received.alerter, "send", send)
+    received.before = None
     post("by hand", alerter=received.alerter(trouble="line busy"))  # our own errors are no alerts either
     handler.flush()
     assert titles == ["once"] and len(received) == (not trouble)
@@ -9587,7 +9563,11 @@ MISTAKES = {  # {}: the program, …: anything
     "post x --level eror": "message: no level 'eror'; did you mean 'error'?",
     "post x --metadata accuracy": "--metadata accuracy: write it as KEY=VALUE",
     "ask x --timeout soon": "timeout must be a number of seconds, 0 or more, or a time such as …'soon'",
-    **dict.fromkeys(("run", "run ls -l", "run ls -- ls", "run --"), alerters._HOW_TO_RUN),
+    **dict.fromkeys(("run", "run touch made", "run touch -- touch made", "run --", "run --title T touch made",
+                     "run --title T touch made -- touch made"), alerters._HOW_TO_RUN),
+    "run --titel T -- touch made": "run: unknown '--titel'; did you mean '--title'?",
+    "run --alerter -- touch made": "argument --alerter: expected one argument (see: {} run --help)",
+    "run --longer-than soon -- touch made": f"--longer-than{NO_TIME}'soon'",
     "preview x --html=/nowhere/x.html": "[Errno 2] No such file or directory: '/nowhere/x.html'",
     "setup slak": "no flavor 'slak'; did you mean 'slack'?",
     "setup slack --slack_token=xoxb-1-hidden": "setup asks on a terminal, and here is none; instead: {} "
@@ -9606,7 +9586,7 @@ def test_a_mistake_is_one_line_that_says_what_was_meant(capsys):
         code, out, err = run_cli(capsys, *line.split())
         want = re.escape(f"alerters: {said}\n".replace("{}", alerters._program())).replace("…", ".*")
         assert (code, out) == (2, "") and re.fullmatch(want, err), (line, err)
-        assert "hidden" not in err and read_store() == before
+        assert "hidden" not in err and read_store() == before and not os.path.exists("made")
 
 
 def test_help_version_and_flavors(capsys):
@@ -9622,7 +9602,10 @@ def test_help_version_and_flavors(capsys):
         code, shown, err = run_cli(capsys, *command.split(), "--help")
         assert (code, err) == (0, "") and f"usage: {alerters._program()} {command}" in shown
         assert f"  {command} " in out
-    assert "--slack_channel_id" in run_cli(capsys, *"register x --flavor=slack --help".split())[1]
+    for line, shown in (("register x --flavor=slack --help", "--slack_channel_id"),  # the flavor's fields
+                        ("run touch made --help", "--longer-than")):
+        code, out, err = run_cli(capsys, *line.split())
+        assert (code, err) == (0, "") and shown in out and not os.path.exists("made")
 
 
 def test_post_reads_standard_input_and_odd_texts(received, monkeypatch, capsys):
@@ -9704,23 +9687,19 @@ def test_check_says_each_thing_once_and_tries_to_post_if_told(slack, discord, sm
     assert "SMTP: connected; no password is set, so no log-in\n" in out and "FAIL" not in out
     assert slack.posted == discord.posted == [] and smtp.mails == []
     assert run_cli(capsys, "check", "blue") == run_cli(capsys, "check", "--alerter", "blue")
-    scopes, slack.scopes = slack.scopes, {"chat:write"}
-    code, out, err = run_cli(capsys, "check", "--stack", "all")  # the others are checked all the same
-    assert (code, err) == (4, "alerters: check: red (slack) failed: mend it and check again\n")
-    assert out.count("channels:read") == 1 and out.count("needs channels:history") == 1
-    assert "FAIL" in out and "mail (smtp_email)" in out
-    slack.scopes = scopes
     code, out, err = run_cli(capsys, "check", "--post")
     tried = "ok    posting: a test message was posted\n"
     whole = f"{tried}ok    it could react\nok    it could take the test message away\n"
     assert (code, err, out.count(whole), out.count(tried), "not tried" in out) == (0, "", 2, 4, False)
     assert len(slack.posted) == 2 and len(discord.posted) == len(smtp.mails) == 1
     assert len(slack.rows) == 1 and discord.rows == []  # the webhook's stays
+    slack.scopes = {"chat:write"}
     StackStore().update_alerter("hook", slack_webhook_url=slack.webhook_url + "gone")
     StackStore().update_alerter("mail", recipient_email=None)
-    code, out, err = run_cli(capsys, "check", "--post")
-    refused = "FAIL  hook (slack): invalid_token: the webhook was deleted or mistyped: make a new one\n"
-    assert code == 4 and refused in out
+    code, out, err = run_cli(capsys, "check", "--stack", "all", "--post")  # each is checked all the same
+    assert code == 4 and err.startswith("alerters: check: red (slack), ")
+    assert out.count("channels:read") == 1 and out.count("needs channels:history") == 1
+    assert "FAIL  hook (slack): invalid_token: the webhook was deleted or mistyped: make a new one\n" in out
     assert "FAIL  recipient: none, so it cannot post: give recipient_email\n" in out
 
 
@@ -10240,21 +10219,6 @@ def test_no_argument_but_a_plain_word_or_a_file_is_in_the_title(tmp_path, monkey
     assert {line: alerters._job_name(line.split()) for line in titles} == titles
 
 
-def test_nothing_runs_unless_it_stands_behind_the_dashes(run_here, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for line in ("echo touch made", "--title nightly touch made", "", "--", "touch -- touch made",
-                 "--title T touch made -- touch made", "--titel T -- touch made",
-                 "--alerter -- touch made", "--longer-than soon -- touch made", "touch made --help"):
-        code, out, err = run_here(*line.split())
-        assert os.listdir(str(tmp_path)) == []
-        if "--help" in line:
-            assert code == 0 and re.match("usage: .*alerters run", out)
-        else:
-            assert (code, out, err.count("\n")) == (2, "", 1)
-        if "--title T" in line or "--" not in line:
-            assert err == f"alerters: {alerters._HOW_TO_RUN}\n"
-
-
 @posix
 def test_run_tells_the_alerters_that_are_named_and_no_short_success(slack, discord, run_here):
     store_alerter(slack, "one")
@@ -10317,36 +10281,38 @@ def test_run_keeps_what_the_job_prints_and_returns_where_something_lacks(quiet):
     assert collections.Counter(told) == {(body, 3): 4, (None, 3): 1}  # no copy without a thread
 
 
-SCRIPTS = [  # the file's bytes; exit code, stdout, and what stderr says
+JOBS = [  # a command, or a script's bytes; exit code, stdout, and what stderr says
     (b'echo "script $0 $1"; exit 4', 4, "script {} A1\n", ""), (b"", 0, "", ""),
     (b"#!/no/such/python -u\nprint()", 127, "", "{}: its interpreter '/no/such/python' is missing"),
     (b"#! /no/such/python\n", 127, "", "{}: its interpreter '/no/such/python' is missing"),
     (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"),
-    (b"MZ\0\1", 126, "", "{}: Exec format error"), (None, 126, "", "{}: Permission denied")]
+    (b"MZ\0\1", 126, "", "{}: Exec format error"), (None, 126, "", "{}: Permission denied"),
+    ("/nowhere/command", 127, "", "{}: No such file or directory"),
+    (os.devnull, 126, "", "{}: Permission denied"), ("/", 126, "", "{}: Permission denied"),
+    ("a\0b", 126, "", "{}: embedded null byte")]
 
 
 @posix
-def test_run_runs_scripts_as_a_shell_does(received, run_here, tmp_path):
-    for number, (content, code, out, err) in enumerate(SCRIPTS):
-        script = tmp_path / f"job{number}"
-        script.write_bytes(content or b"")
-        script.chmod(0o600 if content is None else 0o700)
-        said = f"alerters: {err}\n" if err else ""
-        assert run_here("--", script, "A1") == (code, out.format(script), said.format(script))
-        assert received.last.title == f"job{number} {'failed' if code else 'succeeded'}"
-        assert not err or received.last.body == fenced(err.format(script))
+def test_run_runs_words_and_scripts_as_a_shell_does(received, run_here, tmp_path):
+    for number, (command, code, out, err) in enumerate(JOBS):
+        if not isinstance(command, str):
+            script = tmp_path / f"job{number}"
+            script.write_bytes(command or b"")
+            script.chmod(0o600 if command is None else 0o700)
+            command = str(script)
+        err, how = err.format(command), "failed" if code else "succeeded"
+        said = f"alerters: {err}\n".replace("\0", "␀") if err else ""
+        assert run_here("--", command, "A1") == (code, out.format(command), said)
+        assert received.last.title == f"{os.path.basename(command)} {how}"
+        assert not err or received.last.body == fenced(err)
+        assert received.last.metadata["exit code"] == code
 
 
 @posix
-def test_run_in_a_thread_and_with_odd_words(received, run_here, capfd):
-    codes = []
-    thread = threading.Thread(target=lambda: codes.append(main(["run", "--", "sh", "-c", "echo x; exit 3"])))
-    thread.start()
-    thread.join(20)
-    assert codes == [3] and received.last.body == fenced("x") and capfd.readouterr() == ("x\n", "")
-    for command, code in (("/nowhere/command", 127), (os.devnull, 126), ("/", 126), ("a\0b", 126)):
-        found, out, err = run_here("--", command)
-        assert (found, out, err.count("\n")) == (code, "", 1) and received.last.metadata["exit code"] == code
+def test_run_in_a_thread(received, run_here, capfd):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(main, ["run", "--", "sh", "-c", "echo x; exit 3"]).result(20) == 3
+    assert received.last.body == fenced("x") and capfd.readouterr() == ("x\n", "")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
