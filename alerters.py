@@ -1920,7 +1920,7 @@ class Question:
     def _failed(self, error: Exception, began: float) -> None:
         """Note why it could not be read. What waiting cannot mend is raised, and closes the question."""
         if not isinstance(error, DeliveryError):
-            error = _failure(self.alerter._who, _reason(error), cure="again")
+            error = DeliveryError(str(error))
         self._failing = error
         if not error._final:
             self._not_before = began + (error.retry_after or 0)
