@@ -6676,8 +6676,8 @@ class _File:
 
 def _load_file(item: Any, usual: str, shown: bool) -> _File:
     """Return an item of `images` (shown) or `files`, by its usual name if it has none. Never raises."""
-    if isinstance(item, str) and re.match("(?i)https?://", item):
-        if shown and re.fullmatch("[!-~]{1,2048}", item):  # Discord takes no longer one
+    if isinstance(item, str) and re.match(r"(?i)(?!file:)[a-z][\w+.-]+://", item):
+        if shown and re.fullmatch("(?i)https?://[!-~]{1,2040}", item):  # Discord takes no longer one
             return _File(usual, url=item)
         return _File(usual, url=item, problem="it is no file, and no address of a picture")
     name = ""
