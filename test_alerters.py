@@ -1458,7 +1458,9 @@ class _IMAPTalk(_Talk):
             return lambda mail: one(mail) or other(mail)
         assert key in ("SUBJECT", "HEADER"), key
         name, word = key if key == "SUBJECT" else tokens.pop(0), tokens.pop(0).lower()
-        return lambda mail: word in str(email.message_from_bytes(mail.raw)[name]).lower()
+        return lambda mail: word in str(self.parsed(mail.raw)[name]).lower()
+
+    parsed = staticmethod(functools.lru_cache(99)(email.message_from_bytes))
 
     def do_uid_fetch(self, tokens):
         wanted = {int(number) for number in tokens.pop(0).split(",")}
@@ -6800,22 +6802,21 @@ def desk(relay, imap, clock):
         def decide(self, text="Deploy?", timeout=300, **keywords):
             return self.alerter.decide(text, timeout=timeout, **keywords)
 
-        def deliver(self, sender, text, client="gmail", at=None):
-            return imap.deliver(mail_reply(self.asked, sender, text, client), at=at)
+        def deliver(self, head, text="approve", at=None, subject=None):
+            """Answer the newest question, or what `subject` says. head: other lines, or who writes."""
+            if subject is None:
+                subject = f"Re: [#{relay.mails[-1].message_id[10:26]}]"
+            head = head if ":" in head else f"From: {head}"
+            return imap.deliver(f"{head}\nSubject: {subject}\n\n{text}\n".encode(), at=at)
 
         def later(self, second, *answer):
-            clock.at(second, lambda: self.deliver(*answer))
+            clock.at(clock.monotonic() + second, lambda: self.deliver(*answer))
 
         def fill(self, many, at=None):
             """Put many other mails into the mailbox."""
             for n in range(imap.next_uid, imap.next_uid + many):
                 imap.inbox.append(Stored(n, b"Subject: other\r\n\r\nok", at or clock.now()))
             imap.next_uid += many
-
-        def deliver_raw(self, head, body="approve", at=None, subject=True):
-            subject = "Subject: Re: {}\n".format(self.asked["Subject"]) if subject else ""
-            head, body = [part if isinstance(part, bytes) else part.encode() for part in (head, body)]
-            return imap.deliver(head + b"\n" + subject.encode() + b"\n" + body + b"\n", at=at)
 
     return Desk()
 
@@ -6826,7 +6827,7 @@ ANN_FULL = "Ann Doe <ann@example.org>"
 def test_a_reply_by_mail_decides(desk):
     for number, (text, status) in enumerate([("approve", "approved"), ("No", "declined")]):
         start, desk.relay.mails[:] = desk.clock.monotonic(), []
-        desk.clock.at(start + 40, lambda text=text: desk.deliver(ANN_FULL, text))
+        desk.later(40, ANN_FULL, text)
         assert desk.decide() == Decision(status, ANN, text, "email", desk.clock.start + int(start + 40),
                                          approvals=(ANN,) if text == "approve" else ())
         assert desk.clock.monotonic() - start <= 40 + 5
@@ -6851,14 +6852,13 @@ def test_the_question_says_how_who_and_until_when(desk):
     assert token in desk.relay.mails[0].message_id and desk.asked["Auto-Submitted"] == "auto-generated"
 
 
-def test_a_button_opens_the_finished_answer(relay, imap, clock):
-    alerter = mail_asker(relay, imap, clock, sender_email="bot+ml@example.org",
-                         imap_username="bot@example.org")
-    params = AlerterParameters(approve_msg_options=["ship it & go", "ok"], timeout=3600)
-    for number, status in enumerate(["approved", "declined"]):
-        relay.mails.clear()
-        question = alerter.open_question(AlerterMessage("Deploy **v2** + x?", "text"), params)
-        [asked], page = relay.mails, MailPage(relay.mails[0])
+def test_a_button_opens_the_finished_answer(desk):
+    desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, sender_email="bot+ml@example.org",
+                              imap_username="bot@example.org")
+    params = {"approve_msg_options": ["ship it & go", "ok"], "timeout": 3600}
+    for number, status in enumerate([YES, NO]):
+        question = desk.open(AlerterMessage("Deploy **v2** + x?", "text"), **params)
+        asked, page = desk.relay.mails[-1], MailPage(desk.relay.mails[-1])
         subject = f"Deploy v2 + x? [#{question.token}]"
         assert str(asked.message["Subject"]) == subject and page.words[-2:] == ["Approve", "Decline"]
         link = urllib.parse.urlsplit(page.links[number])
@@ -6866,11 +6866,10 @@ def test_a_button_opens_the_finished_answer(relay, imap, clock):
         assert "+" not in page.links[number]
         query = urllib.parse.parse_qs(link.query, strict_parsing=True)
         assert query == {"subject": [f"Re: {subject}"], "body": [["ship it & go", "decline"][number]]}
-        head = f"From: {ANN}\nTo: bot+ml@example.org\nSubject: {query['subject'][0]}\n\n"
-        imap.deliver((head + query["body"][0] + "\n").encode())
-        assert question.check().status == status
-    alerter.open_question("Deploy?", SMTPEmailAlerterParameters(include_html=False))
-    text = mail_text(relay.mails[-1])
+        desk.deliver(ANN, query["body"][0], subject=query["subject"][0])
+        assert outcome(question) == status
+    desk.open(include_html=False)
+    text = mail_text(desk.relay.mails[-1])
     assert "mailto:" not in text and "Reply to this mail with" in text
 
 
@@ -6897,22 +6896,25 @@ def test_a_mail_shows_all_kinds_of_text(relay):
     assert "<html" not in fragment and fragment in page.source.replace("cid:image0", "")
 
 
-def read_at_once(question, mails, to="bot@example.org"):
-    """Return what each of these mails of Ann's is taken for: text, HTML, or a whole mail."""
+def read_at_once(question, mails, to="bot@example.org", verdict=True):
+    """Return what each of these mails of Ann's is taken for, or says: text, HTML, or a whole mail."""
     taken, head = [], f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\nTo: {to}\nContent-Type: text/"
     for mail in mails:
         if not isinstance(mail, bytes):
             mail = f"{head}{'html' if mail[:1] == '<' else 'plain'}; charset=utf-8\n\n{mail}\n".encode()
-        answer = alerters._mail_answer(mail, question, "bot@example.org", {ANN}, 0)
-        taken.append(answer and question._verdict(answer["text"], False))
+        answer = None
+        with contextlib.suppress(ValueError):  # what a poll cannot read is no answer
+            answer = alerters._mail_answer(mail, question, "bot@example.org", {ANN, BOB}, 0)
+        taken.append(answer and (question._verdict(answer["text"], False) if verdict else answer["text"]))
     return taken
 
 
+PLAIN = AlerterMessage(body="Deploy model to production?")
 RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. See [the log]"
                       "(https://a.org/l).\n\n```\nloss 0.1\n```\n" +
                       "A line that programs have to wrap. " * 5, {"size": 3000})
-NAMED = [(AlerterMessage(body="Deploy model to production?"), "Deploy Bot", "Deploy Bot <bot@example.org>"),
-         (RICH, "bot@example.org", "bot@example.org"), (RICH, "Deploy Bot", "bot@example.org")]
+NAMED = [(PLAIN, "Deploy Bot", "Deploy Bot <bot@example.org>"), (RICH, "bot@example.org", "bot@example.org"),
+         (PLAIN, "Deploy Bot", "bot@example.org")]
 
 
 def test_an_answer_is_read_however_a_program_lays_it_out(desk):
@@ -6932,13 +6934,12 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
     assert len(layouts) > 300
     for number, (message, name, to) in enumerate(NAMED):
-        question, missed = desk.open(message), set()
+        question = desk.open(message)
         some = layouts if MORE else [*layouts[number::3], *sorted(dateless)]
         mails = [laid_out(layout, desk.relay.mails[-1].message, ("Approve!", "no")[n % 2], name)
                  for n, layout in enumerate(some)]
-        for n, status in enumerate(read_at_once(question, mails, to)):
-            if status != (YES, NO)[n % 2]:
-                missed.add(some[n])
+        missed = {some[n] for n, status in enumerate(read_at_once(question, mails, to))
+                  if status != (YES, NO)[n % 2]}
         assert missed == (dateless if number == 2 else set())
 
 
@@ -6965,21 +6966,22 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
 {A}⏎-- ⏎{R}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎{O}⏎%s⏎⏎{Q} ¦ {A}⏎⏎{W}⏎%s⏎⏎{P} ¦ {A}⏎⏎%s⏎⏎{P} ¦ {A}⏎%s⏎{O}⏎{Q}
 {A}⏎%s⏎{W}⏎⏎{P} ¦ {A}⏎⏎%s⏎{E} wrote:⏎⏎{Q} ¦ {A}⏎⏎%s⏎On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:⏎⏎{Q}
 """.replace("{O}", ATTRIBUTIONS[0]).replace("{W}", MAIL_HEADS[0]).strip())
-    places += [
-        "<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>",
-        *(page.replace("{A}", said) for page in MAIL_PAGES.values() for said in ("{A}<br>%s", "%s<p>{A}"))]
-    question, layouts = desk.open(RICH), []
-    for place in ("{A}\n\n%s\n\n{Q}", "{A}\n%s\n{P}", "%s\n{Q}\n\n{A}"):
-        layouts += [place.replace("%s", shown) for shown in OVER_A_QUOTE]
+    places += ["<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>",
+               *(page.replace("{A}", f) for page in MAIL_PAGES.values() for f in ("{A}<br>%s", "%s<p>{A}"))]
+    layouts = []
     for row, place in enumerate(places):
         step = 1 if MORE else 5 if row < 20 else 20
         for shown in CONDITIONS[row % step::step]:
             if place[0] == "<":
                 shown = html.escape(shown.replace("<{E}>", "{E}"))
             layouts.append(place.replace("%s", shown))
-    mails = [laid_out(layout, desk.asked, "approve") for layout in layouts]
-    statuses = read_at_once(question, mails)
-    assert len(layouts) > 250 and [layout for layout, got in zip(layouts, statuses) if got == YES] == []
+    above = [place.replace("%s", shown) for place in ("{A}\n\n%s\n\n{Q}", "{A}\n%s\n{P}", "%s\n{Q}\n\n{A}")
+             for shown in OVER_A_QUOTE]
+    assert len(layouts) > 150 and len(above) > 60
+    for message, some in (RICH, layouts), (PLAIN, above):
+        question, asked = desk.open(message), desk.relay.mails[-1].message
+        statuses = read_at_once(question, [laid_out(layout, asked, "approve") for layout in some])
+        assert [layout for layout, got in zip(some, statuses) if got == YES] == []
 
 
 ABSENT = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Respuesta automática:",
@@ -6996,37 +6998,19 @@ AUTOMATIC = [  # further heads of a mail from Ann's address: only the last three
 def test_no_machine_answers_for_a_person(desk):
     """Absence notes in every language, bounces and mailing lists, even where the text is the word."""
     question = desk.open()
-    ids = f"References: {desk.asked['Message-ID']}"
-    mails = []
-    for head in AUTOMATIC:
-        subject = "" if head.startswith("Subject") else "Subject: quick answer\n"
-        mails.append(f"From: {ANN_FULL}\n{subject}{head}\n{ids}\n\napprove\n".encode())
+    ids = f"References: {desk.relay.mails[0].message_id}"
+    mails = [f"From: {ANN_FULL}\n{head}\n{ids}\n\napprove\n".encode() for head in AUTOMATIC]
     assert read_at_once(question, mails) == [None] * (len(AUTOMATIC) - 3) + [YES] * 3
 
 
 def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
-    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300, "b é?", "q é?"):
-        question, mailed = desk.open(AlerterMessage(title, "Deploy?")), desk.relay.mails[-1].message
-        data = f"Re: {mailed['Subject']}".encode()
-        quoted = "".join(f"={byte:02X}" for byte in data)
-        word = base64.b64encode(data).decode() if title[0] == "b" else quoted
-        own = f"From: {ANN}\nSubject: =?utf-8?{title[0]}?{word}?=\n\napprove\n".encode()
-        desk.imap.deliver(own if title[1] == " " else mail_reply(mailed, ANN_FULL, "yes", keep_ids=False))
-        assert outcome(question) == YES, title
-
-
-def test_new_message_ids_and_charsets_that_nobody_knows_hide_no_answer(imap, clock, desk):
-    question = desk.open(minimum_approvals=2)
-    for who, charset in ((ANN, "unknown-8bit"), (BOB, "x-mac-roman")):
-        assert outcome(question) is None
-        desk.deliver_raw(f"From: {who}\nContent-Type: text/plain; charset={charset}", "approve")
-    assert outcome(question) == YES
-    with FakeSMTP(tls=None, rewrite_ids=True) as service:
-        question = mail_asker(service, imap, clock).open_question("Deploy?")
-        asked = service.mails[0].message
-        assert question.token not in str(asked["Message-ID"])
-        imap.deliver(mail_reply(asked, ANN, "approve", "outlook"))
-        assert bool(question.check()) is True
+    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300):
+        question, asked = desk.open(AlerterMessage(title, "Deploy?")), desk.relay.mails[-1].message
+        data = f"Re: {asked['Subject']}".encode()
+        words = "b?" + base64.b64encode(data).decode(), "q?" + "".join(f"={byte:02X}" for byte in data)
+        mails = [f"From: {ANN}\nSubject: =?utf-8?{word}?=\n\napprove\n".encode() for word in words]
+        mails.append(mail_reply(asked, ANN_FULL, "yes", keep_ids=False).as_bytes())
+        assert read_at_once(question, mails) == [YES] * 3, title
 
 
 # {A}: Ann's address, {E}: Eve's
@@ -7042,14 +7026,11 @@ FROM_OTHERS = re.split(" ¦ |\n", """\
 
 
 def test_who_wrote_is_who_the_one_from_header_says(desk):
-    question = desk.open()
-    for n, header in enumerate(FROM_ANN + FROM_OTHERS):
-        header = header.replace("⏎", "\n").replace("{A}", ANN).replace("{E}", EVE)
-        desk.deliver_raw(f"From: {header}", at=desk.clock.start + n)
-    desk.deliver_raw("X-From: ann@example.org", at=desk.clock.start + 99)
-    got = {int(reply["at"] - desk.clock.start): reply["by"] for reply in desk.alerter.replies(question)}
-    question.check()
-    assert got == {n: "ANN@Example.ORG" if "ANN" in header else ANN for n, header in enumerate(FROM_ANN)}
+    question, heads = desk.open(), [f"From: {head}\n" for head in FROM_ANN + FROM_OTHERS] + ["X-From: {A}\n"]
+    heads = [head.replace("⏎", "\n").replace("{A}", ANN).replace("{E}", EVE) for head in heads]
+    mails = [f"{head}Subject: [#{question.token}]\n\napprove\n".encode() for head in heads]
+    wanted = [YES if n < len(FROM_ANN) else None for n in range(len(heads))]
+    assert list(zip(heads, read_at_once(question, mails))) == list(zip(heads, wanted))
 
 
 CARL, MUNICH = "carl@example.org", "ann@xn--mnchen-3ya.example"
@@ -7061,15 +7042,13 @@ MAY_DECIDE = [  # the alerter's recipients, those of the call, approvers: who ma
 
 def test_only_who_may_decides_and_the_recipients_hear_it(desk):
     for own, given, approvers, wrong, right in MAY_DECIDE:
-        desk.relay.mails.clear()
         desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, recipient_email=own)
         question = desk.open(approvers=approvers, **({"recipient_email": given} if given else {}))
-        desk.deliver(wrong, "approve")
-        assert question.check() is None
-        desk.deliver(right, "approve")
+        for who in (wrong, right):
+            desk.deliver(who)
         decision = Question.from_dict(question.to_dict(), desk.alerter).check()  # as in another process
-        assert (decision.status, decision.by) == ("approved", right)
-        assert [mail.rcpts for mail in desk.relay.mails] == [[given] if given else own] * 2
+        assert (decision.status, decision.by) == (YES, right)
+        assert [mail.rcpts for mail in desk.relay.mails[-2:]] == [[given] if given else own] * 2
 
 
 NOT_APPROVALS = re.split(" ¦ |\n", """\
@@ -7099,18 +7078,14 @@ def test_what_is_not_exactly_the_word_never_approves(desk):
     layouts = ["{A}", f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}", f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}",
                f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}", "{A}\n-- \nAnn\nTeam that may approve",
                "<div>{A}</div><blockquote>{H}</blockquote>"]
-    mails, shown = [], []
+    mails = []
     for number, text in enumerate(NOT_APPROVALS):
         for layout in layouts if MORE else [layouts[0], layouts[number % 5 + 1]]:
             mail = laid_out(layout, desk.asked, text.replace("⏎", "\n"))
-            if layout[0] == "<":
-                mail = mail.replace("\n", "<br>")
-            mails.append(mail)
-            shown.append((text, layout))
+            mails.append(mail.replace("\n", "<br>") if layout[0] == "<" else mail)
+    assert [mail for mail, got in zip(mails, read_at_once(question, mails)) if got == YES] == []
     head = f"From: No Doe <{ANN}>\nSubject: Re: [#{question.token}]\n\n"  # "No" could be a name
     assert read_at_once(question, [f"{head}ok\nDoe\n".encode(), f"{head}ok\nno\n".encode()]) == [YES, None]
-    statuses = read_at_once(question, mails)
-    assert [case for case, status in zip(shown, statuses) if status == YES] == []
 
 
 HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: HTML of replies
@@ -7135,10 +7110,8 @@ ok<a title='> no ¦ ok<style></title> no ¦ ok< ¦ <s>approve</s> ¦ <del>approv
 def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
     question, wrong = desk.open(), {}
     for text, pages in HTML_ANSWERS.items():
-        for page in pages:
-            desk.deliver_raw(f"From: {ANN}\nContent-Type: text/html", f"<html><body>{page}</body></html>")
-            mail = desk.imap.inbox[-1].raw
-            said = alerters._mail_answer(mail, question, "bot@example.org", {ANN}, 0)["text"]
+        mails = [f"<html><body>{page}</body></html>" for page in pages]
+        for page, said in zip(pages, read_at_once(question, mails, verdict=False)):
             if said != text and (text or question._verdict(said, False) == YES):
                 wrong[page] = said
     assert wrong == {}
@@ -7146,49 +7119,44 @@ def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
 
 def test_of_two_questions_in_one_mail_the_last_is_answered(desk):
     """Asked with reply_to, the second carries the first one's id as well."""
-    first = desk.open("Deploy?")
-    message = AlerterMessage("Deploy 2?")._with(_reply_to=Receipt("x", first.ref))
-    second = desk.alerter.open_question(message)
+    first = desk.open()
+    second = desk.open(AlerterMessage("Deploy 2?")._with(_reply_to=Receipt("x", first.ref)))
     desk.imap.deliver(mail_reply(desk.relay.mails[1].message, ANN, "approve", "gmail"))
     assert (outcome(first), outcome(second)) == (None, YES)
 
 
-def mail_of(*parts, head="", kind="multipart/mixed"):
-    """Return head and body of a mail of Ann's; parts are (type, text), or bytes with a head of their own."""
-    typed = "Content-Type: {}; charset=utf-8\n\n{}"
-    texts = [part if isinstance(part, bytes) else typed.format(*part).encode() for part in parts]
-    body = b"".join(b"--b\n%s\n" % text for text in texts)
-    return f'From: {ANN_FULL}\n{head}Content-Type: {kind}; boundary="b"\n'.encode(), body + b"--b--\n"
-
-
 PNG_PART = b"Content-Type: image/png\n\nx"
-ALL_OF_IT = {  # parts and head of a mail: only the first are approvals
-    "text alone": ([("text/plain", "yes")], YES),
-    "text and the same as HTML": ([("text/plain", "*yes*"), ("text/html", "<b>yes</b>")], YES),
-    "a picture beside it": ([("text/plain", "yes"), PNG_PART], YES),
-    "a second text": ([("text/plain", "yes"), PNG_PART, ("text/plain", "not before Monday")], None),
-    "HTML says otherwise": ([("text/plain", "yes"), ("text/html", "yes, but not today")], None),
-    "HTML has a mark more": ([("text/plain", "yes"), ("text/html", "yes?")], None),
-    "text says otherwise": ([("text/plain", "yes, but"), ("text/html", "yes")], None),
-    "struck out in the HTML": ([("text/plain", "yes"), ("text/html", "<DEL>yes</DEL>")], None),
-    "a text attached": ([("text/plain", "yes"), b"Content-Disposition: attachment\n\nno"], None),
-    "a mail attached": ([("text/plain", "yes"), b"Content-Type: message/rfc822\n\nTo: x\n\nno"], None),
+ALL_OF_IT = {  # the parts of a mail, each with a head of its own; only those of the first rows are approvals
+    "text alone": (["yes"], YES), "text and the same as HTML": (["*yes*", "<b>yes</b>"], YES),
+    "a picture beside it": (["yes", PNG_PART], YES),
+    **{f"charset {name}": ([f"Content-Type: text/plain; charset={name}\n\nyes".encode()], YES)
+       for name in ("unknown-8bit", "x-mac-roman")},
+    "a second text": (["yes", PNG_PART, "not before Monday"], None),
+    "HTML says otherwise": (["yes", "<p>yes, not today"], None), "a mark more": (["yes", "<p>yes?"], None),
+    "text says otherwise": (["yes, but", "<p>yes"], None), "struck out": (["yes", "<DEL>yes</DEL>"], None),
+    "a text attached": (["yes", b"Content-Disposition: attachment\n\nno"], None),
+    "a mail attached": (["yes", b"Content-Type: message/rfc822\n\nTo: x\n\nno"], None),
     "two types": ([b"Content-Type: text/plain\nContent-Type: text/html\n\nyes"], None),
-    "rich text": ([("text/plain", "yes"), ("text/enriched", "<bold>not</bold> today")], None),
-    "a base64 that breaks off": ([b"Content-Transfer-Encoding: base64\n\neWV"], None),
-}
+    "rich text": (["yes", b"Content-Type: text/enriched\n\n<bold>not</bold> today"], None),
+    "a base64 that breaks off": ([b"Content-Transfer-Encoding: base64\n\neWV"], None)}
 
 
 def test_a_mail_is_read_whole(desk):
-    question, subject = desk.open(), f"Subject: Re: {desk.asked['Subject']}\n".encode()
-    mails = [(head + subject + b"\n" + body, want) for parts, want in ALL_OF_IT.values()
-             for kind in ("multipart/mixed", "multipart/alternative", "multipart/related")
-             for head, body in [mail_of(*parts, kind=kind)]]
-    head, body = mail_of(("text/plain", "yes"))
-    whole = head + subject + b"\n" + body
+    question, mails = desk.open(), []
+    head = b"From: %s\nSubject: Re: [#%s]\n" % (ANN_FULL.encode(), question.token.encode())
+
+    def mail_of(kind, parts):
+        texts = [part if isinstance(part, bytes) else b"Content-Type: text/%s; charset=utf-8\n\n%s" % (
+            b"html" if part[0] == "<" else b"plain", part.encode()) for part in parts]
+        body = b"".join(b"--b\n%s\n" % text for text in texts)
+        return b'%sContent-Type: multipart/%s; boundary="b"\n\n%s--b--\n' % (head, kind, body)
+
+    for parts, want in ALL_OF_IT.values():
+        mails += [(mail_of(kind, parts), want) for kind in (b"mixed", b"alternative", b"related")]
+    whole = mail_of(b"mixed", ["yes"])
     mails += [(b"From ann@example.org Tue Nov 24 10:12:00 2026\n" + whole, None), (whole[:-6], None),
-              (head + b"no header\n" + subject + b"\n" + body, None), (b" x\n" + whole, None),
-              (head + b"From ann\n" + subject + b"\n" + body, None), (whole.replace(b'"b"', b'"c"'), None)]
+              (b" x\n" + whole, None), (whole.replace(b'"b"', b'"c"'), None)]
+    mails += [(whole.replace(b"Content", b"%s\nContent" % junk, 1), None) for junk in (b"no head", b"From a")]
     statuses = read_at_once(question, [mail for mail, _ in mails])
     assert [mail for (mail, want), got in zip(mails, statuses) if got != want] == []
 
@@ -7214,25 +7182,24 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
             return part
         return leaf(text)
 
-    for _ in range(2000 if MORE else 50):
+    for _ in range(2000 if MORE else 40):
         said = ["approve"] + dice.sample(CONDITIONS[:-1], dice.choice([0, 1, 1, 2]))
         wants.append(len(said) == 1)
         dice.shuffle(said)
         said = [text.format(N="Bot", E="bot@example.org").replace("⏎", "\n") for text in said]
         cut = dice.randrange(len(said)) if dice.random() < 0.5 else 0
         parts = [leaf("\n\n".join(group)) for group in (said[:cut], said[cut:]) if group]
-        mail = parts[0]
         for _ in range(dice.randrange(1, 4) if len(parts) > 1 or dice.random() < 0.5 else 0):
             mail = email.message.EmailMessage()
             mail["Content-Type"] = f"multipart/{dice.choice(['mixed', 'related', 'alternative'])}"
             for part in parts:
                 mail.attach(part)
             parts = [mail]
-        mail["From"], mail["Subject"] = ANN_FULL, f"Re: {desk.asked['Subject']}"
-        mails.append(mail.as_bytes(policy=email.policy.SMTP))
+        parts[0]["From"], parts[0]["Subject"] = ANN_FULL, f"Re: [#{question.token}]"
+        mails.append(parts[0].as_bytes(policy=email.policy.SMTP))
     statuses = read_at_once(question, mails)
-    wrong = [mail for mail, want, got in zip(mails, wants, statuses) if (got == YES) is not want]
-    assert wrong == [] and sum(wants) > 5
+    assert sum(wants) > 5
+    assert [mail for mail, want, got in zip(mails, wants, statuses) if (got == YES) is not want] == []
 
 
 def test_an_answer_to_the_help_is_read_in_another_process_too(desk):
@@ -7261,18 +7228,17 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
     question, wrong = desk.open(), []
 
     def seconds(kind, unit, size):
-        head = f"From: {ANN_FULL}\nSubject: Re: {desk.asked['Subject']}\n"
         many = unit * (size // len(unit))
         bodies = {"text": f"\n{many}", "html": f"Content-Type: text/html\n\n{many}"}
         body = bodies.get(kind, f"{kind}{many}\n\nok")
+        mail = f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\n{body}".encode()
         start = time.process_time()
-        with contextlib.suppress(ValueError):  # it has too many parts
-            alerters._mail_answer((head + body).encode(), question, "bot@example.org", {ANN}, 0)
+        read_at_once(question, [mail], verdict=False)
         return time.process_time() - start
 
     for kind, units in GROWING.items():
         for unit in units:
-            size = 300_000 if MORE else 8000
+            size = 300_000 if MORE else 6000
             large = seconds(kind, unit, size)
             if large > 0.1 and large > 20 * seconds(kind, unit, size // 8):
                 wrong.append((kind, unit, large))
@@ -7303,11 +7269,12 @@ POISON = [  # what follows the From header of a mail, and its text
 def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
     question = desk.open(timeout=300)
     for number, (head, body) in enumerate(POISON, 1):
-        desk.deliver_raw(b"From: ann@example.org\nMIME-Version: 1.0\n" + head, body)
-        if MORE or not number % 7 or number == len(POISON):  # by default several at a visit
+        desk.imap.deliver(b"From: %s\nSubject: Re: [#%s]\nMIME-Version: 1.0\n%s\n\n%s\n" % (
+            ANN.encode(), question.token.encode(), head, body))
+        if MORE or number == len(POISON):  # by default all at a visit
             start = time.process_time()
             assert question.check() is None and time.process_time() - start < 1, (head, body)
-    desk.deliver(BOB, "approve")
+    desk.deliver(BOB)
     assert question.check().by == BOB
 
 
@@ -7317,29 +7284,31 @@ def test_nothing_from_a_mail_or_an_error_ever_goes_to_the_server(desk):
     desk.imap.fail("fetch", "NO 1:*", "BAD x")
     for n, text in enumerate(['"\r\nA9 DELETE INBOX', "{5}\r\nabcde", "hello\r\n.",
                               "* 1 FETCH (UID 1 BODY[] {3}"]):
-        desk.clock.at(5 * n, lambda text=text: desk.deliver_raw(
-            "From: ann@example.org\nX-Uid: 1:*\nMessage-ID: <\"\\) A9 LOGOUT>", text))
+        desk.later(5 * n, "From: ann@example.org\nX-Uid: 1:*\nMessage-ID: <\"\\) A9 LOGOUT>", text)
     assert desk.decide("Deploy? \" \\ {3}\r\nA9 DELETE INBOX", 60).status == "timeout"
     allowed = (r"[\w=]{8,99}|\w+ (CAPABILITY|AUTHENTICATE PLAIN|EXAMINE INBOX|NOOP"
                r"|UID SEARCH SINCE \d+-\w{3}-\d{4}|UID FETCH [\d,]+ \([A-Z0-9. \[\]<>()-]+\))")
     assert [c.line for c in desk.imap.commands if not re.fullmatch(allowed, c.line)] == []
 
 
-MAILBOX_FAULTS = {  # by default the first two of each
-    "greeting": ["close", "garbage", "reset", "BYE"], "login": ["reset", "BYE", "close", "garbage"],
-    "select": ["NO try later", "close", "BAD what", "reset", "garbage", "BYE"],
-    "search": ["BAD what", "garbage", "NO try later", "close", "reset", "BYE"],
-    "fetch": ["cut", "NO try later", "BAD what", "close", "reset", "garbage", "BYE"]}
+MAILBOX_FAULTS = [  # at each stage, in its order; by default the first two rows
+    dict(zip(FakeIMAP.stages, row.split(" ¦ "))) for row in """\
+close ¦ reset ¦ NO try later ¦ BAD what ¦ cut
+garbage ¦ BYE ¦ close ¦ garbage ¦ NO try later
+reset ¦ close ¦ BAD what ¦ NO try later ¦ BAD what
+BYE ¦ garbage ¦ reset ¦ close ¦ close
+close ¦ reset ¦ garbage ¦ reset ¦ reset
+close ¦ reset ¦ BYE ¦ BYE ¦ BYE""".split("\n")]
 
 
 def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(desk):
-    for stage, fault in [(stage, fault) for stage, faults in MAILBOX_FAULTS.items()
-                         for fault in faults[:None if MORE else 2]]:
+    for faults in MAILBOX_FAULTS[:None if MORE else 2]:
         start, question = desk.clock.monotonic(), desk.open(timeout=300)
-        desk.imap.fail(stage, fault, times=3 if MORE else 1)
-        asked = desk.relay.mails[-1].message
-        desk.clock.at(start + 3, lambda asked=asked: desk.imap.deliver(mail_reply(asked, ANN, "approve")))
-        assert bool(question.wait()) is True and desk.clock.monotonic() - start < 20, (stage, fault)
+        for stage, fault in faults.items():
+            desk.imap.fail(stage, fault, times=3 if MORE else 1)
+        desk.later(3, ANN)
+        assert question.wait().status == YES and desk.clock.monotonic() - start < 20 * len(faults), faults
+        assert [stage for stage in faults if next(desk.imap.faults[stage], None)] == []
 
 
 @pytest.mark.parametrize("stage, fault, healed", [
@@ -7348,10 +7317,10 @@ def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(desk):
 def test_an_outage_of_the_mailbox_over_the_deadline_loses_no_answer(stage, fault, healed, desk):
     question = desk.open(timeout=30)
     desk.clock.at(27, lambda: (desk.imap.fail("search", "close"), desk.imap.fail(stage, fault, times=None)))
-    desk.later(28, ANN, "approve")
+    desk.later(28, ANN)
     desk.clock.at(healed, lambda: desk.imap.faults.update({stage: iter(())}))
     if healed == 31:
-        assert question.wait().status == "approved" and 31 <= desk.clock.monotonic() <= 33
+        assert question.wait().status == YES and 31 <= desk.clock.monotonic() <= 33
         return
     with pytest.raises(DeliveryError, match="could not be read when the time was over") as caught:
         question.wait()
@@ -7359,42 +7328,42 @@ def test_an_outage_of_the_mailbox_over_the_deadline_loses_no_answer(stage, fault
 
 
 def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_not(desk, trusted):
+    def refused(words, text, timeout=3600, imap=desk.imap, **fields):
+        desk.alerter = mail_asker(desk.relay, imap, desk.clock, **fields)
+        with pytest.raises(DeliveryError, match=words):
+            desk.decide(text, timeout)
+
     desk.imap.fail("login", "NO [UNAVAILABLE] backend down", "NO [LIMIT] too many connections", None,
                    "NO [INUSE] locked", "NO [serverbug] oops", None)  # which RFC 5530 calls passing
-    desk.later(20, ANN, "approve")
-    assert desk.decide().status == "approved" and desk.clock.monotonic() < 40
+    desk.later(20, ANN)
+    assert desk.decide().status == YES and desk.clock.monotonic() < 40
     desk.imap.fail("login", None, None, "NO [AUTHENTICATIONFAILED] password changed")
     desk.imap.fail("search", None, "close")
-    desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock)
-    with pytest.raises(DeliveryError, match="password changed: check imap_username and imap_password"):
-        desk.decide("Deploy it?", 3600)
+    refused("password changed: check imap_username and imap_password", "Deploy it?")
     sent, other = len(desk.relay.mails), mail_asker(desk.relay, desk.imap, desk.clock)
     other._ready_to_read({})
     known = other._box()  # for this password
-    desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, imap_password="wrong")
-    with pytest.raises(DeliveryError, match="AUTHENTICATIONFAILED"):
-        desk.decide("Deploy what?", 3600)
+    refused("AUTHENTICATIONFAILED", "Deploy what?", imap_password="wrong")
     with FakeIMAP(trusted=False, password=MAIL_PASSWORD) as box:
-        desk.alerter = mail_asker(desk.relay, box, desk.clock)
-        with pytest.raises(DeliveryError, match="SSL_CERT_FILE"):
-            desk.decide("Deploy where?", 3600)
+        refused("SSL_CERT_FILE", "Deploy where?", imap=box)
         assert not box.commands
     assert len(desk.relay.mails) == sent and desk.clock.monotonic() < 120  # what cannot be read is not asked
     assert known is other._box()
 
 
 def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
-    questions = [desk.open(f"Deploy {number}?", timeout=900) for number in range(5)]
-    for number, mail in enumerate(desk.relay.mails[:5]):
-        desk.imap.deliver(mail_reply(mail.message, ANN, ("approve", "no")[number % 2]))
+    questions, wanted = [], [YES, NO, YES, NO]
+    for number, status in enumerate(wanted):
+        questions.append(desk.open(f"Deploy {number}?", timeout=900))
+        desk.deliver(ANN, "approve" if status == YES else "no")
     desk.imap.fail("login", "stall")  # until all of them wait
-    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
         got = pool.map(outcome, questions)
         wait_until(lambda: all(question._shared for question in questions))
         desk.clock.sleep(1)
         desk.imap.gate.set()
-    assert list(got) == [YES, NO, YES, NO, YES]
-    assert desk.imap.peak <= 2 and desk.imap.logins == 6  # once for each whether it can be read
+    assert list(got) == wanted
+    assert desk.imap.peak <= 2 and desk.imap.logins == 5  # once for each whether it can be read
     assert sum(" SEARCH " in c.line for c in desk.imap.commands) == 1
 
 
@@ -7402,7 +7371,7 @@ def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
 def test_who_waits_while_another_looks_reads_what_is_his(broken, desk):
     """What another has looked for is not enough if that broke off, or began at a later day."""
     question = desk.open(timeout=86400 * 9)
-    desk.deliver(ANN, "approve")
+    desk.deliver(ANN)
     desk.clock.sleep(86400 * (0 if broken else 5))
     other = desk.open("Another?", timeout=86400)
     assert desk.alerter.replies(other) == []
@@ -7416,46 +7385,46 @@ def test_who_waits_while_another_looks_reads_what_is_his(broken, desk):
             if broken:
                 box.close()
         assert [reply["text"] for reply in got.result()] == ["approve"]
-    desk.alerter._release(question)
-    desk.alerter._release(other)
+    for one in (question, other):
+        desk.alerter._release(one)
 
 
 def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
     """And where it finds none, as the subject is encoded and the ids are gone, all heads are read: once."""
     desk.fill(610)
-    first, second = desk.open(timeout=3000), desk.open("Modèle 🚀?")
+    first = desk.open(timeout=3000)
     desk.deliver(ANN, "yes please")
-    for n, said in ((0, "ok"), (1, "no")):  # after an answer that was found, new mails are read all the same
-        subject = base64.b64encode(f"Re: {desk.relay.mails[n].message['Subject']}".encode()).decode()
-        mail = f"From: {ANN}\nSubject: =?utf-8?b?{subject}?=\n\n{said}\n".encode()
-        desk.clock.at(10, lambda mail=mail: desk.imap.deliver(mail))
+    second = desk.open("Modèle 🚀?")
+    for question, said in ((first, "ok"), (second, "no")):  # new ones, after an answer that was found
+        subject = base64.b64encode(f"Re: [#{question.token}]".encode()).decode()
+        desk.clock.at(10, functools.partial(desk.deliver, ANN, said, subject=f"=?utf-8?b?{subject}?="))
     assert first.wait().status == YES and desk.clock.monotonic() < 15
     assert all(len(line) < 120 for line in desk.fetched[:2]) and len(desk.fetched) < 6
     assert second.wait().status == NO
     assert sum(line.count(",") > 99 for line in desk.fetched) == 2  # of 500 heads at most
 
 
-def test_a_mailbox_with_hundreds_of_other_mails_is_read_once_and_no_more_than_it_must(desk):
-    desk.fill(300, at=desk.clock.now() - 86400 * 5)
-    desk.fill(200)
+def test_a_mailbox_with_many_other_mails_is_read_once_and_no_more_than_it_must(desk):
+    desk.fill(30, at=desk.clock.now() - 86400 * 5)
+    desk.fill(20)
     question = desk.open(timeout=3000)
-    desk.later(300, ANN, "approve")
+    desk.later(300, ANN)
     assert bool(question.wait()) is True
     polls = sum(" SEARCH " in c.line for c in desk.imap.commands)
     assert len(desk.fetched) == 3 and sum("BODY.PEEK[]" in line for line in desk.fetched) == 1
-    assert desk.fetched[0].count(",") == 199 and len(desk.imap.commands) <= 3 + 2 * polls + 10
+    assert desk.fetched[0].count(",") == 19 and len(desk.imap.commands) <= 3 + 2 * polls + 10
     assert desk.imap.logins == 2
 
 
 def test_uids_that_begin_anew_are_read_anew(desk):
     question = desk.open(timeout=600)
-    desk.deliver_raw("From: eve@evil.test", "hello", subject=False)
+    desk.deliver(EVE, "hello", subject="")
 
     def rebuilt():
         desk.imap.fail("noop", "close")
         desk.imap.next_uid = 101
         desk.imap.inbox.clear()
-        desk.deliver(ANN, "approve")  # has the number of the mail that was read before
+        desk.deliver(ANN)  # has the number of the mail that was read before
 
     desk.clock.at(30, rebuilt)
     assert bool(question.wait()) is True
@@ -7470,19 +7439,17 @@ MAIL_ANSWERS = [  # params, replies: what is decided after the last of them, and
 
 def test_the_first_valid_answer_decides(desk):
     for params, replies, wanted in MAIL_ANSWERS:
-        desk.relay.mails.clear()
         question = desk.open(**params)
         for who, text in replies:
             assert question.check() is None
-            desk.deliver(who, text)
-        desk.deliver(ANN, "no", at=desk.clock.now() + 1)
+            desk.deliver(who, text, subject=f"[#{question.token}]")
+        desk.deliver(ANN, "no", at=desk.clock.now() + 1, subject=f"[#{question.token}]")
         decision = question.check()
         assert (decision.status, decision.by, decision.reason) == wanted and question.check() == decision
     desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, case_sensitive=True)
-    desk.relay.mails.clear()
     question = desk.open(minimum_approvals=2)  # all are read together
     for second, (who, text) in enumerate([(ANN, "APPROVE"), (BOB, "approve"), (ANN, "approve"), (BOB, "no")]):
-        desk.deliver(who, text, at=desk.clock.start + second)
+        desk.deliver(who, text, desk.clock.start + second)
     assert question.check().approvals == (BOB, ANN)
 
 
@@ -7490,14 +7457,14 @@ def test_an_answer_after_the_deadline_is_none(desk):
     for late, status in ((-1, "approved"), (5, "timeout")):
         question, start = desk.open(timeout=100), desk.clock.now()
         desk.clock.sleep(5000)  # nobody looked in the meantime
-        desk.imap.deliver(mail_reply(desk.relay.mails[-1].message, ANN, "approve"), at=start + 100 + late)
+        desk.deliver(ANN, at=start + 100 + late)
         assert question.check().status == status
         assert ("Nobody decided" in mail_text(desk.relay.mails[-1])) == (status == "timeout")
 
 
 def test_a_near_miss_gets_one_mail_that_names_the_words(desk, caplog):
     for second, *answer in ((2, EVE, "ok then"), (5, ANN_FULL, "yes please"), (10, ANN_FULL, "Approve it"),
-                            (30, ANN_FULL, "approve")):
+                            (30, ANN_FULL)):
         desk.later(second, *answer)
     desk.relay.fail("mail", None, None, "550 5.7.1 no more mails")
     assert desk.decide().status == "approved"
@@ -7517,13 +7484,17 @@ def test_a_sender_who_is_also_the_recipient_does_not_answer_himself(desk):
 
 
 def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
-    dice, many = random.Random(3), 12 if MORE else 4
-    questions = [desk.open(f"Deploy {n}?") for n in range(many)]
+    dice, questions, answers = random.Random(3), [], []
+    for n in range(12 if MORE else 4):  # or by the subject where the server gives new ids
+        desk.relay.rewrite_ids = n % 3 == 1
+        questions.append(desk.open(f"Deploy {n}?"))
+        answers.append(dice.choice([YES, NO]))
     for token in ("", "0" * 16, questions[0].token[:15], questions[0].token[::-1]):
-        desk.imap.deliver(b"From: ann@example.org\nSubject: Re: Deploy? [#%s]\n\nok\n" % token.encode())
-    assert [question.check() for question in questions] == [None] * many
-    mails, answers = [mail.message for mail in desk.relay.mails], [dice.choice([YES, NO]) for _ in questions]
-    for n in dice.sample(range(many), many):
+        desk.deliver(ANN, "ok", subject=f"Re: Deploy? [#{token}]")
+    mails = [mail.message for mail in desk.relay.mails]
+    assert [question.check() for question in questions] == [None] * len(mails)
+    assert questions[1].token not in str(mails[1]["Message-ID"])
+    for n in dice.sample(range(len(mails)), len(mails)):
         who, client = dice.choice([ANN, BOB]), dice.choice(list(CLIENTS))
         said = "approve" if answers[n] == YES else "no"
         desk.imap.deliver(mail_reply(mails[n], who, said, client, keep_subject=n % 3 > 0, keep_ids=n % 3 < 2))
@@ -7539,7 +7510,7 @@ def test_a_key_adopts_the_question_and_its_answer(desk):
     desk.clock.at(desk.clock.monotonic() + 5, lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         desk.decide(key="deploy-42")
-    desk.deliver(ANN, "approve")
+    desk.deliver(ANN)
     assert desk.decide(key="deploy-42").status == "approved"
     assert len({mail.message_id for mail in desk.relay.mails}) == 2  # the question and its end
     assert desk.decide(timeout=20, key="deploy-42").status == "timeout"
