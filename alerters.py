@@ -2538,7 +2538,8 @@ class _ChatAlerter(BaseAlerter):
         view = self._view_of(question)
         if question._shared is None:  # it is not waited for, only looked at
             return self._read_view(view, question)
-        now, age = self.clock.monotonic(), self.clock.now() - question._record.asked
+        now = self.clock.monotonic()
+        age = now - question._ends + question.deadline - question._record.asked  # the other clock may be set
         newest = now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4
         if now >= question._ends:  # once more at the deadline
             newest = max(now - _POLL_MIN / 4, question._ends)
