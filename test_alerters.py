@@ -2010,8 +2010,8 @@ DISCORD_FULL = {
          "fields": [{"name": "accuracy", "value": "0.95", "inline": True},
                     {"name": "f1\\_score", "value": "\\[1\\]", "inline": True}],
          "image": {"url": "https://x.example/a.png"}, "footer": {"text": "🔴 error"}}]}
-SLACK_BARE = {"text": "Done", "unfurl_links": False, "unfurl_media": False, "blocks": [
-    {"type": "section", "expand": True, "text": _mrkdwn("Done")}]}
+SLACK_BARE = dict(SLACK_FULL, text="Done", blocks=[
+    {"type": "section", "expand": True, "text": _mrkdwn("Done")}])
 DISCORD_BARE = dict(DISCORD_FULL, embeds=[{"color": 0x3B82F6, "description": "Done"}])
 CONSOLE_BODY = ("Results of run 7\nLoss is low, see loss.csv, the log (https://e.example/l) & ~~old~~; "
                 "*.py, a | b, -1, #42, my_var\n\n- first\n    - nested\n3. three\n> quoted\n\n" + FULL_TABLE +
@@ -2024,15 +2024,13 @@ def test_a_full_message_and_a_bare_text_are_these_payloads(chats, kind, capsys):
     alerter, service = chats[kind]
     receipt = alerter.send(AlerterMessage(**FULL))
     assert alerter.post("Done") is True
-    wanted = [DISCORD_FULL, DISCORD_BARE]
+    wanted, row = [DISCORD_FULL, DISCORD_BARE], service.posted[0]
+    ref = {"channel_id": "300", "message_id": row.get("id")}
     if kind.startswith("slack"):
         place = {"channel": "C0ALERTS"} if kind == "slack" else {}
-        wanted = [dict(SLACK_FULL, **place), dict(SLACK_BARE, **place)]
-    row = service.posted[0]
+        wanted, ref = [{**SLACK_FULL, **place}, {**SLACK_BARE, **place}], place and {**place, "ts": row["ts"]}
     assert [_sent_by(kind, payload) for payload in _posted(service)] == wanted
-    assert (service.warnings, service.statuses, _pings(kind, row["payload"])) == ([], [200, 200], [])
-    ref = {"slack": {"channel": "C0ALERTS", "ts": row.get("ts")}, "slack webhook": {},
-           }.get(kind, {"channel_id": "300", "message_id": row.get("id")})
+    assert (_trouble(service), _pings(kind, row["payload"])) == ([], [])
     assert (receipt.alerter, receipt.ref) == (alerter.flavor, ref)
     if "webhook" not in kind:
         argv = [FULL["body"], "--flavor", kind, "--title", FULL["title"], "--level", "error", "--metadata",
@@ -2137,20 +2135,19 @@ def test_a_long_text_is_split_at_line_ends_with_code_closed_and_reopened(chats, 
     code = [f"    code[{i}] = {i} < 9" for i in range(400)]
     body = "\n".join([*prose, "```python", *code, "```", *prose])
     receipt = alerter.send(AlerterMessage("Long", body, metadata={"k": 1}, level="warning"))
-    parts = _posted(service)
+    first, *later = parts = _posted(service)
     texts = [_texts(kind, part) for part in parts]
     assert 2 < len(parts) <= 10 and all(len(text) == 1 and text[0].count("```") % 2 == 0 for text in texts)
     lines = "\n".join(text[0].replace("&lt;", "<") for text in texts).split("\n")
     assert [line for line in lines if "```" not in line] == [*prose, *code, *prose]
-    titled = ['"header"' in json.dumps(part) or '"title"' in json.dumps(part) for part in parts]
-    assert titled == [True] + [False] * (len(parts) - 1)
+    titled = [bool(re.search('"header"|"title"', json.dumps(part))) for part in parts]
+    assert titled == [True] + [False] * len(later) and _trouble(service) == []
     if kind == "slack":
-        assert [part.get("thread_ts") for part in parts] == [None] + [receipt.ref["ts"]] * (len(parts) - 1)
+        assert {part["thread_ts"] for part in later} == {receipt.ref["ts"]} and "thread_ts" not in first
     if kind == "discord":
         reference = {"message_id": receipt.ref["message_id"], "fail_if_not_exists": False}
-        assert [part.get("message_reference") for part in parts] == [None] + [reference] * (len(parts) - 1)
+        assert [part.get("message_reference") for part in parts] == [None] + [reference] * len(later)
         assert not any(any(part["allowed_mentions"].values()) for part in parts)
-    assert _trouble(service) == []
 
 
 def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(chats):
@@ -2218,14 +2215,13 @@ def test_where_no_file_is_taken_ten_messages_say_what_is_left_out(chats, kind, c
     elif kind == "discord webhook":
         service.fail("POST", Fault(status=413, body={"code": 40005, "message": "Request entity too large"}))
     assert alerter.post(AlerterMessage("Nightly failed", LONG_TRACE)) is True
-    parts = _posted(service)
-    text = html.unescape("\n".join("\n".join(_texts(kind, part)) for part in parts)).replace("\\", "")
+    parts = ["\n".join(_texts(kind, payload)) for payload in _posted(service)]
+    text = html.unescape("\n".join(parts)).replace("\\", "")
     cut = re.search(r"\n… ([\d,]+) characters left out …\n", text)
-    assert len(parts) in (10, 9) and cut, len(parts)
     assert LONG_TRACE.startswith(text[:cut.start()]) and LONG_TRACE.endswith(text[cut.end():])
     assert abs(len(LONG_TRACE) - (len(text) - len(cut[0])) - int(cut[1].replace(",", ""))) <= 2
-    where = next(i for i, part in enumerate(parts) if "characters left out" in str(part))
-    assert 3 <= where <= 6 and service.warnings == []
+    (where,) = [i for i, part in enumerate(parts) if "characters left out" in part]
+    assert len(parts) in (10, 9) and 3 <= where <= 6 and service.warnings == []
     (warning,) = errors_of(caplog, logging.WARNING)
     assert ("files:write" if kind.startswith("slack") else "Attach Files") in warning
 
@@ -2498,11 +2494,9 @@ def test_a_receipt_has_the_address_of_its_message_where_it_costs_no_request(chat
         wanted = [f"https://discord.com/channels/100/300/{mid}" for mid in ids]
     assert [receipt.url for receipt in later] == wanted
     if "webhook" not in kind:  # a question and those that are pending show it
-        store = StackStore()
-        store.register_alerter("team", alerter.flavor, **dataclasses.asdict(alerter))
-        question = store.load_alerter("team").open_question("Deploy?", key="k")
-        assert alerters.main(["pending"]) == 0
-        assert f"  Deploy?  {question.to_dict()['url']}" in capsys.readouterr().out
+        StackStore().register_alerter("team", alerter.flavor, **dataclasses.asdict(alerter))
+        question = StackStore().load_alerter("team").open_question("Deploy?", key="k")
+        assert f"  Deploy?  {question.to_dict()['url']}" in run_cli(capsys, "pending")[1]
 
 
 def test_of_many_approvers_the_first_thirty_are_called(chats):
@@ -2637,25 +2631,23 @@ def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind):
 
 
 def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chats, clock):
-    slack_bot, slack = chats["slack"]
+    (slack_bot, slack), (discord_bot, discord) = chats["slack"], chats["discord"]
     slack.fail("chat.postMessage", *[Fault(status=429, headers={"Retry-After": wait}) for wait in "73"])
-    discord_bot, discord = chats["discord"]
     discord.fail("/messages", Fault.discord_429(1.25), Fault.discord_429(0.65, "shared"))
     assert slack_bot.post("x") and discord_bot.post("x") and clock.naps == [7.0, 3.0, 1.25, 0.65]
     for kind, fault in (("slack", Fault(status=429, headers={"Retry-After": "60"})),
                         ("discord", Fault.discord_429(60.0)),
                         ("slack webhook", Fault(status=429, headers={"Retry-After": "3600"})),
-                        ("discord webhook", Fault.discord_429(31.5, "global"))):
+                        ("discord webhook", Fault.discord_429(31.5, "global")),
+                        ("discord", Fault("html", status=429, headers={"Retry-After": "1"}))):  # Cloudflare's
         alerter, service = chats[kind]
         calls, began = len(service.calls), clock.monotonic()
         service.fail("POST", fault, times=None)
         outcome, error = _outcome(alerter, "x")
         service.heal()
         assert (outcome, error.status, len(service.calls) - calls) == ("not_sent", 429, 1)
-        assert clock.monotonic() == began and f"{error.retry_after:g} s" in error.hint
-    calls, ban = len(discord.calls), Fault("html", status=429, headers={"Retry-After": "1"})  # Cloudflare's
-    discord.fail("/messages", ban, times=None)
-    assert _outcome(discord_bot, "x")[0] == "not_sent" and len(discord.calls) - calls == 1
+        assert clock.monotonic() == began
+        assert fault.kind == "html" or f"{error.retry_after:g} s" in error.hint
 
 
 RETRY_AFTER = {  # the header: the naps before the third try
@@ -2678,8 +2670,7 @@ def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind):
     alerter, service = chats[kind]
     for fault in (Fault(status=403), Fault("close")):
         _forget(service)
-        service.fail("POST", Fault(""))
-        service.fail("POST", fault, times=None)
+        service.fail("POST", Fault(""), *[fault] * 99)
         assert _outcome(alerter, "line\n" * 900)[0] == "partial" and len(service.posted) == 1
         service.heal()
 
@@ -2756,10 +2747,9 @@ def test_a_refusal_after_a_doubt_is_no_certain_loss(chats, relay, clock):
     service.fail("/messages", Fault("act_reset"), Fault(status=503), Fault(status=403, body={"code": 50013}))
     relay.fail("accepted", "close")
     relay.fail("mail", None, "550 no more")
-    for sender in (alerter, relay_alerter(relay, clock)):
+    for sender, mails in ((alerter, service.posted), (relay_alerter(relay, clock), relay.mails)):
         outcome, error = _outcome(sender, "x")
-        assert outcome == "unknown" and "arrived" in error.hint
-    assert len(service.posted) == len(relay.mails) == 1
+        assert (outcome, "arrived" in error.hint, len(mails)) == ("unknown", True, 1)
 
 
 def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
@@ -2810,10 +2800,10 @@ def test_an_odd_answer_is_no_surprise(chats):
 
 def test_slacks_own_webhook_has_taken_what_it_says_ok_to(monkeypatch):
     alerter = SlackAlerter(slack_webhook_url="https://hooks.slack.com/services/T000/B000/hooksecret")
-    for body, outcome in (("ok", "sent"), ("", "unknown"), ('{"ok": true}', "unknown")):
-        answer = object.__new__(alerters._Answer)
-        answer.status, answer.headers, answer.text = 200, {}, body
-        monkeypatch.setattr(alerters, "_http", lambda *_, answer=answer: answer)
+    answer = object.__new__(alerters._Answer)
+    answer.status, answer.headers = 200, {}
+    monkeypatch.setattr(alerters, "_http", lambda *_: answer)
+    for answer.text, outcome in (("ok", "sent"), ("", "unknown"), ('{"ok": true}', "unknown")):
         assert _outcome(alerter, "x")[0] == outcome
 
 
@@ -2983,10 +2973,8 @@ def test_a_file_refused_before_it_is_read_costs_no_text(peer, way, monkeypatch, 
 
 def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatch):
     found = socket.getaddrinfo
-    with socket.create_server(("127.0.0.1", 0)) as dead:
-        port = dead.getsockname()[1]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: (
-        found("127.0.0.1", port, *given[2:], **named) + found(*given, **named)))
+        found("127.0.0.1", PORT_1, *given[2:], **named) + found(*given, **named)))
     assert chats["slack"][0].post("x") is True
 
 
@@ -3024,15 +3012,13 @@ def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(chats, kind):
 
 def test_answers_before_the_answer_are_passed_over(peer):
     hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + b"HTTP/1.1 100 Continue\r\n\r\n"
-    receipt = slack_at(peer(said(hints + SLACK_OK)), "http").send("x")
-    assert receipt.ref == {"channel": "C1", "ts": "1"}
+    assert slack_at(peer(said(hints + SLACK_OK)), "http").send("x").ref == {"channel": "C1", "ts": "1"}
 
 
-@pytest.mark.parametrize("page", [b"<html>Log in</html>", b"\xef\xbb\xbf <html>", b"Welcome"])
+@pytest.mark.parametrize("page", [b"plain\r\n\r\n<html>Log in</html>", b"plain\r\n\r\n\xef\xbb\xbf <html>",
+                                  b"html; charset=utf-8\r\n\r\nWelcome"])
 def test_a_web_page_in_place_of_an_own_webhook_is_no_delivery(peer, page):
-    kind = b"text/html; charset=utf-8" if page == b"Welcome" else b"text/plain"
-    port = peer(said(b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (
-        kind, len(page), page)))
+    port = peer(said(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: text/" + page))
     alerter = SlackAlerter(slack_webhook_url=f"http://127.0.0.1:{port}/hooks/" + "a" * 24)
     assert _outcome(alerter, "x")[0] == "unknown"
 
@@ -3059,10 +3045,13 @@ def test_an_interrupted_traceback_with_locals_shows_no_secret(kind, chats, monke
         alerter.ask("x") if kind == "IMAP" else alerter.post("x")
     ours = caught.tb.tb_next  # without this function, which knows the password
     told = traceback.TracebackException(type(caught.value), caught.value, ours, capture_locals=True)
-    told = "".join(told.format())
-    coded = [base64.b64encode(text.encode()).decode()
-             for text in (MAIL_PASSWORD, f"\0bot@example.org\0{MAIL_PASSWORD}")]
-    assert {secret for secret in (*SECRETS, MAIL_PASSWORD, *coded) if secret in told} == set()
+    assert _secrets_in("".join(told.format())) == []
+
+
+def _secrets_in(text):
+    coded = [base64.b64encode(secret.encode()).decode()
+             for secret in (MAIL_PASSWORD, f"\0bot@example.org\0{MAIL_PASSWORD}")]
+    return [secret for secret in (*SECRETS, MAIL_PASSWORD, *coded) if secret in text]
 
 
 def test_the_librarys_debug_output_shows_no_secret(chats, monkeypatch, capfd, clock, smtp, imap):
@@ -3074,8 +3063,7 @@ def test_the_librarys_debug_output_shows_no_secret(chats, monkeypatch, capfd, cl
     imap.capabilities = "IMAP4rev1"  # LOGIN, which imaplib would print
     mail_alerter(smtp, imap, clock).open_question("Go?").check()
     told = "".join(capfd.readouterr())
-    login = base64.b64encode(f"\0bot@example.org\0{MAIL_PASSWORD}".encode()).decode()
-    assert [secret for secret in (*SECRETS, MAIL_PASSWORD, login, "Authorization") if secret in told] == []
+    assert _secrets_in(told) == [] and "Authorization" not in told
 
 
 def test_a_folder_of_cas_that_lacks_one_costs_nobody_an_alert(monkeypatch, tmp_path):
@@ -3189,9 +3177,8 @@ def test_a_redirect_is_refused_and_the_token_goes_nowhere(chats, kind):
         for status in (302, 307):
             service.fail("POST", Fault("redirect", status=status, to=elsewhere.api_url + "/chat.postMessage"))
             outcome, error = _outcome(alerter, "x")
-            assert (outcome, error.status, elsewhere.calls) == ("not_sent", status, [])
-            assert "redirect" in str(error)
-    assert len(service.calls) == 2
+            assert (outcome, error.status, "redirect" in str(error)) == ("not_sent", status, True)
+        assert (len(service.calls), elsewhere.calls) == (2, [])
 
 
 GOOD_URLS = ["https://slack.example/api", "http://127.0.0.1:1/api", "http://localhost/api",
@@ -3317,15 +3304,14 @@ class Scene:
 
     def tls(self, name, trusted=True, demands=False, version=None):
         """A Slack whose certificate is this one, to a client that trusts the workshop's CA."""
-        path = getattr(self.shop, name)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.set_ciphers("DEFAULT:@SECLEVEL=0")  # for the weak one
-        context.load_cert_chain(path, str(self.shop.folder / f"{'rsa' if name == 'weak' else 'ec'}.key"))
+        key = "rsa.key" if name == "weak" else "ec.key"
+        context.load_cert_chain(getattr(self.shop, name), str(self.shop.folder / key))
         context.verify_mode = ssl.CERT_REQUIRED if demands else ssl.CERT_NONE
         context.maximum_version = version or context.maximum_version
-        if trusted:
-            self.patch.setenv("SSL_CERT_FILE", self.shop.ca)
-        return slack_at(self.peer(said(SLACK_OK), tls=context))
+        alerter = slack_at(self.peer(said(SLACK_OK), tls=context))
+        return self.having("SSL_CERT_FILE", self.shop.ca, alerter) if trusted else alerter
 
     def looking_up(self, found, clock=None):
         def look_up(*_):
@@ -3362,8 +3348,7 @@ class Scene:
             path.mkdir()
         elif content is not None:
             path.write_bytes(content)
-        self.patch.setenv(variable, str(path))
-        return slack_at(PORT_1)
+        return self.having(variable, str(path), slack_at(PORT_1))
 
     def no_ca(self):
         paths = ssl.get_default_verify_paths()._replace(cafile=None, capath=None)
@@ -3377,18 +3362,15 @@ class Scene:
         return alerter
 
     def proxy(self, answer, login="", variable="HTTPS_PROXY", clock=None):
-        """alerts.test behind a proxy that gives this answer to CONNECT."""
-        port = answer if isinstance(answer, int) else self.peer(said(answer) if answer else stalled)
-        return self.proxy_is(f"http://{login}127.0.0.1:{port}", variable, clock)
-
-    def proxy_is(self, address, variable="HTTPS_PROXY", clock=None):
-        return self.having(variable, address, slack_at(443, host="alerts.test", clock=clock))
+        """alerts.test behind a proxy that gives this answer to CONNECT, or at this address."""
+        if isinstance(answer, bytes):
+            answer = f"http://{login}127.0.0.1:{self.peer(said(answer) if answer else stalled)}"
+        return self.having(variable, answer, slack_at(443, host="alerts.test", clock=clock))
 
     def mail(self, *said_so, talk=None, port=None, **fields):
-        port = port or self.peer(talk or said(*said_so))
         return in_time(SMTPEmailAlerter, FakeClock())(**{
-            "smtp_server": "127.0.0.1", "smtp_port": port, "sender_email": "bot@example.org",
-            "recipient_email": ANN, "use_tls": False, **fields})
+            "smtp_server": "127.0.0.1", "smtp_port": port or self.peer(talk or said(*said_so)),
+            "sender_email": "bot@example.org", "recipient_email": ANN, "use_tls": False, **fields})
 
     def mail_tls(self, name):
         return self.mail(port=int(self.tls(name).slack_api_url[:-4].rpartition(":")[2]), use_tls="ssl")
@@ -3478,18 +3460,19 @@ CAUSES = {  # what is done: who fails, and the whole message
         "alerts.test:443"),
     "a proxy cannot reach it": (lambda s: s.proxy(b"HTTP/1.1 503 Busy\r\n\r\n"),
         f"{PROXY}HTTP 503 Busy: it cannot reach alerts.test:443 now: try again later"),
-    "no proxy there": (lambda s: s.proxy(PORT_1), f"{PROXY}no connection (Connection refused): {NOBODY}"),
+    "no proxy there": (lambda s: s.proxy("http://127.0.0.1:1"),
+        f"{PROXY}no connection (Connection refused): {NOBODY}"),
     "a proxy that is none": (lambda s: s.proxy(b"nonsense\r\n"),
         f"{PROXY}no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
     "a proxy says nothing": (lambda s: s.proxy(b"", clock=_Hurried()),
         f"{PROXY}no answer in time: check that an HTTP proxy listens there"),
     "a proxy's heads never end": (lambda s: s.proxy(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000),
         f"{PROXY}no sensible answer (HTTPException): check that an HTTP proxy listens there"),
-    "a proxy by TLS": (lambda s: s.proxy_is("https://ann:geheim-123@proxy.test:3128"),
+    "a proxy by TLS": (lambda s: s.proxy("https://ann:geheim-123@proxy.test:3128"),
         f"HTTPS_PROXY {NO_PROXY}"),
-    "a SOCKS proxy": (lambda s: s.proxy_is("socks5h://ann:geheim-123@proxy.test:1", "all_proxy"),
+    "a SOCKS proxy": (lambda s: s.proxy("socks5h://ann:geheim-123@proxy.test:1", variable="all_proxy"),
         f"all_proxy {NO_PROXY}"),
-    "no address of a proxy": (lambda s: s.proxy_is("http://ann:geheim-123@proxy.test:80a"),
+    "no address of a proxy": (lambda s: s.proxy("http://ann:geheim-123@proxy.test:80a"),
         f"HTTPS_PROXY {NO_PROXY}"),
     "closed without an answer": (lambda s: s.http(b""),
         f"Remote end closed connection without response: {CUT}{MAYBE}"),
@@ -3560,10 +3543,8 @@ def test_what_is_wrong_on_the_way_is_said(cause, monkeypatch, workshop, tmp_path
 # === Images ===
 class _Figure:
     """A figure of matplotlib, or a chart with a name of its own; without a picture it cannot be drawn."""
-    name = "view_1"
-
     def __init__(self, png=PNG):
-        self.png = png
+        self.png, self.name = png, "view_1"
 
     def savefig(self, file, format=None, **_):
         assert format == "png"
@@ -3575,15 +3556,12 @@ class _Figure:
 class _Picture:
     """A picture of PIL; PNG lacks some of its modes."""
     def __init__(self, mode="RGB"):
-        self.mode = mode
+        self.mode, self.convert = mode, _Picture
 
     def save(self, file, format=None, **_):
         if self.mode not in ("RGB", "RGBA") or format.lower() != "png":
             raise OSError(f"cannot write mode {self.mode} as {format}")
         file.write(PNG + self.mode.encode())
-
-    def convert(self, mode):
-        return _Picture(mode)
 
 
 def _files_at(kind, service):
@@ -3609,8 +3587,7 @@ def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog
     assert data == (GIF, PNG, PNG, GIF, PNG, PNG, PNG + b"RGB", PNG + b"RGB", PNG + b"RGBA", PNG)
     assert json.dumps(pages[0]).count("https://x.example/a.png?b=1&c=2\"") == 1
     if kind == "slack":  # in one reply
-        assert names[:4] == ("plain.gif", "löss 1.png", "löss 1.png", "image-5.gif")
-        assert names[5] == "image-7.png"
+        assert names[:6] == ("plain.gif", *["löss 1.png"] * 2, "image-5.gif", "image-6.png", "image-7.png")
         assert len([call for call in service.calls if "completeUpload" in call.path]) == 1
     else:  # under names that attachment:// is sure to find, the first one in the embed of the title
         assert names[:4] == ("plain.gif", "l_ss_1.png", "3-l_ss_1.png", "image-5.gif")
@@ -3655,38 +3632,32 @@ class _Unpacked(io.BytesIO):
         raise io.UnsupportedOperation("seek")
 
 
-BINARY, CSV = "application/octet-stream", b"a;\xc3\xa4\r\n"
-FILE_CASES = (  # how it is given (from a folder): its name, type and content
-    (lambda folder: folder / "Umsätze 2026.csv", "Umsätze 2026.csv", "text/csv", CSV),
-    (lambda folder: (folder / "売上.csv").as_uri(), "売上.csv", "text/csv", CSV),
-    (lambda folder: "~/Dockerfile", "Dockerfile", BINARY, CSV),
-    (lambda folder: ("a/b\\x \"=?1.json", b"{}"), "x _=_1.json", "application/json", b"{}"),
-    (lambda folder: ("x.pdf", memoryview(b"%PDF")), "x.pdf", "application/pdf", b"%PDF"),
-    (lambda folder: ("x.csv.gz", b"\x1f\x8b"), "x.csv.gz", BINARY, b"\x1f\x8b"),
-    (lambda folder: ("x.eml", b"Subject: x\n\n"), "x.eml", BINARY, b"Subject: x\n\n"),
-    (lambda folder: open(folder / "a.csv", "rb"), "a.csv", "text/csv", CSV),
-    (lambda folder: open(folder / "b.csv", encoding="utf-8"), "b.csv", "text/csv", CSV),
-    (lambda folder: io.BytesIO(b"a\nb\nc"), "file-10.bin", BINARY, b"a\nb\nc"),
-    (lambda folder: io.StringIO("ä\n"), "file-11.bin", BINARY, "ä\n".encode()),
-    (lambda folder: _Unpacked(b"abc"), "file-12.bin", BINARY, b"abc"),
-    (lambda folder: ("plot", PNG), "plot", "image/png", PNG),
-    (lambda folder: ("ü" * 300 + ".json", b"x"), "ü" * 95 + ".json", "application/json", b"x"))
-
-
 def test_files_of_any_kind_arrive_under_their_names_and_types(chats, relay, tmp_path, monkeypatch, caplog):
+    binary, csv = "application/octet-stream", b"a;\xc3\xa4\r\n"
     for name in ("Umsätze 2026.csv", "売上.csv", "Dockerfile", "a.csv", "b.csv"):
-        (tmp_path / name).write_bytes(CSV)
+        (tmp_path / name).write_bytes(csv)
     for variable in ("HOME", "USERPROFILE"):
         monkeypatch.setenv(variable, str(tmp_path))
-    given, wanted = [case[0](tmp_path) for case in FILE_CASES], [case[1:] for case in FILE_CASES]
+    opened = open(tmp_path / "a.csv", "rb"), open(tmp_path / "b.csv", encoding="utf-8")
+    cases = [  # how it is given: its name, type and content
+        (tmp_path / "Umsätze 2026.csv", "Umsätze 2026.csv", "text/csv", csv),
+        ((tmp_path / "売上.csv").as_uri(), "売上.csv", "text/csv", csv),
+        ("~/Dockerfile", "Dockerfile", binary, csv), (("x.csv.gz", b"\x1f"), "x.csv.gz", binary, b"\x1f"),
+        (("a/b\\x \"=?1.json", b"{}"), "x _=_1.json", "application/json", b"{}"),
+        (("x.pdf", memoryview(b"%PDF")), "x.pdf", "application/pdf", b"%PDF"),
+        (("x.eml", b"Subject: x\n\n"), "x.eml", binary, b"Subject: x\n\n"),
+        (opened[0], "a.csv", "text/csv", csv), (opened[1], "b.csv", "text/csv", csv),
+        (io.BytesIO(b"a\nb\nc"), "file-10.bin", binary, b"a\nb\nc"),
+        (io.StringIO("ä\n"), "file-11.bin", binary, "ä\n".encode()),
+        (_Unpacked(b"abc"), "file-12.bin", binary, b"abc"), (("plot", PNG), "plot", "image/png", PNG),
+        (("ü" * 300 + ".json", b"x"), "ü" * 95 + ".json", "application/json", b"x")]
+    given, wanted = [case[0] for case in cases], [case[1:] for case in cases]
     for file in given:
         with contextlib.suppress(AttributeError, OSError):
             file.seek(0, 2)  # as it stands after it was written
     (slack_bot, slack), (discord_bot, discord) = chats["slack"], chats["discord"]
     message, targets = AlerterMessage("t", files=given), [slack_bot, discord_bot, relay_alerter(relay)]
     assert (alerters._post_to(targets, message, None), caplog.records) == (True, [])
-    for file in given[7:9]:
-        file.close()
     assert [(file["name"], file["bytes"]) for file in slack.files.values()] == [
         (name, content) for name, _, content in wanted]
     got = []
@@ -3696,9 +3667,10 @@ def test_files_of_any_kind_arrive_under_their_names_and_types(chats, relay, tmp_
     assert got == wanted
     assert [(part.get_filename(), part.get_content_type(), part.get_payload(decode=True))
             for part in relay.mails[0].message.iter_attachments()] == wanted
-    with open(tmp_path / "a.csv", "rb") as bare:
-        [file] = AlerterMessage("t", files=bare)._files("x")
-    assert (file.name, file.data) == ("a.csv", CSV)
+    [bare] = AlerterMessage("t", files=opened[0])._files("x")
+    assert (bare.name, bare.data) == ("a.csv", csv)
+    for file in opened:
+        file.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
@@ -3741,26 +3713,25 @@ def test_a_figure_is_drawn_once_for_all_alerters_and_outside_their_threads(chats
 
 SMALL_FILES = [(f"part {number}.log", b"x%d" % number) for number in range(10)]
 URLS = [f"https://x.example/{number}.png" for number in range(40)]
-MANY_FILES = {  # the message, and how many files of its own
-    "pictures and files": ({"images": [PNG] * 7, "files": SMALL_FILES[:4]}, 4),
-    "a long text, facts and files": ({"body": "the text\n" * 4500, "metadata": {n: n for n in range(60)},
-                                      "files": SMALL_FILES}, 10),
-    "addresses": ({"images": URLS}, 0)}
+MANY_FILES = {
+    "pictures and files": {"images": [PNG] * 7, "files": SMALL_FILES[:4]}, "addresses": {"images": URLS},
+    "a long text, facts and files": {"body": LONG_TRACE, "metadata": {n: n for n in range(60)},
+                                     "files": SMALL_FILES}}
 
 
 @pytest.mark.parametrize("kind", FILE_KINDS)
 @pytest.mark.parametrize("case", MANY_FILES)
 def test_no_file_is_lost_among_many(chats, caplog, kind, case):
     alerter, service = chats[kind]
-    fields, files = MANY_FILES[case]
+    fields = MANY_FILES[case]
+    images, files = fields.get("images", []), fields.get("files", [])
     assert alerter.post(AlerterMessage("Plots", **fields)) is True
     got = [data for name, data in _files_at(kind, service) if name != "message.txt"] if files else []
-    images = fields.get("images", [])
-    assert sorted(got) == sorted([PNG] * images.count(PNG) + [data for _, data in SMALL_FILES[:files]])
+    assert sorted(got) == sorted([PNG] * images.count(PNG) + [data for _, data in files])
     assert kind == "slack" or all(len(row["files"]) <= 10 for row in service.posted)
     sent = json.dumps(_posted(service))
     assert [url for url in images if url != PNG and url + '"' not in sent] == []
-    assert (set(service.statuses), service.warnings, caplog.records) == ({200}, [], [])
+    assert (_trouble(service), caplog.records) == ([], [])
 
 
 def test_a_file_from_the_command_line(chats, tmp_path, capsys):
@@ -3769,10 +3740,8 @@ def test_a_file_from_the_command_line(chats, tmp_path, capsys):
     for file in files:
         file.write_bytes(b"x")
     store_alerter(service)
-    argv = [word for file in files for word in ("--file", file)]
-    assert run_cli(capsys, "post", "the text", *argv) == (0, "", "")
-    assert [(file["name"], file["bytes"]) for file in service.files.values()] == [
-        (file.name, b"x") for file in files]
+    assert run_cli(capsys, "post", "the text", "--file", files[0], "--file", files[1]) == (0, "", "")
+    assert [file["name"] for file in service.files.values()] == [file.name for file in files]
     assert [_pings("slack", payload) for payload in _posted(service) if "text" in payload] == [[]]
 
 
@@ -3806,10 +3775,9 @@ CHECK_SAYS = [  # kind, what is changed, what it says then, whether it fails
     ("discord", lambda s: s.channels.clear(), "Unknown Channel", True),
     ("discord", _without("VIEW_CHANNEL"), "50001 Missing Access: .*View Channel", True),
     ("discord", _now(type=4), "takes no messages", True),
-    ("discord", lambda s: (s.say("7", "hi"), _without("READ_MESSAGE_HISTORY")(s)),
-     "Read Message History", True),
     ("discord", lambda s: s.delete(s.say("7", "hi")), "ok    may read replies", False),
-    ("discord", lambda s: (s.say("7", "hi"), setattr(s, "message_content", False)),
+    ("discord", lambda s: [s.say("7", "hi"), _without("READ_MESSAGE_HISTORY")(s)], "Message History", True),
+    ("discord", lambda s: [s.say("7", "hi"), setattr(s, "message_content", False)],
      "note  the Message Content intent is off", False),
     ("discord webhook", lambda s: setattr(s, "webhook_deleted", True), "10015 Unknown Webhook", True)]
 
@@ -3864,8 +3832,7 @@ GIVEN_OR_NOT = [("slack", True), ("slack webhook", False), ("discord", False), (
 
 
 @pytest.mark.parametrize("kind, referenced", GIVEN_OR_NOT)
-def test_no_secret_is_in_any_log_output_error_or_traceback(chats, monkeypatch, caplog, capfd, kind,
-                                                           referenced):
+def test_no_secret_is_in_any_output_error_or_traceback(chats, monkeypatch, caplog, capfd, kind, referenced):
     alerter, service = chats[kind]
     name, secret = secret_of(alerter)
     if referenced:
@@ -3877,10 +3844,10 @@ def test_no_secret_is_in_any_log_output_error_or_traceback(chats, monkeypatch, c
         echoed = echo({"slack": f"Bearer {secret}", "discord": f"Bot {secret}"}.get(kind, secret))
         service.fail("", echoed, times=None)
         for attempt in (lambda: alerter.send(AlerterMessage("t", images=[PNG])), alerter.check,
-                        lambda: alerter.decide("Go?", AlerterParameters(timeout=1))):
+                        lambda: alerter.decide("Go?", timeout=1)):
             try:
                 attempt()
-            except alerters.AlerterError as error:
+            except AlerterError as error:
                 told.append(_all_of(error, with_locals=echoed.kind == "close"))
         service.heal()
     if "webhook" not in kind:
@@ -3888,8 +3855,7 @@ def test_no_secret_is_in_any_log_output_error_or_traceback(chats, monkeypatch, c
         told += [json.dumps(question.to_dict()), repr(question), repr(vars(question))]
     told += [repr(record.__dict__) + record.getMessage() for record in caplog.records]
     told = "\n".join([*told, *capfd.readouterr()])
-    assert {secret: told[max(0, told.find(secret) - 150):told.find(secret) + 60] for secret in SECRETS
-            if secret in told} == {}
+    assert [told[max(0, told.find(secret) - 150):][:210] for secret in SECRETS if secret in told] == []
 
 
 @pytest.mark.parametrize("kind, referenced", GIVEN_OR_NOT)
@@ -3962,26 +3928,23 @@ def test_references_are_resolved_on_use_and_kept_as_they_are(slack, discord, mon
 
 
 def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch, tmp_path):
-    write_store({"version": 1, "alerters": {"team": {"flavor": "slack", "slack_token": "xoxb-hidden-1"}},
-                 "stacks": {"default": ["team"]}, "active_stack": "default"})
-    (tmp_path / "blank").write_text("hidden 2 of a file")
-    monkeypatch.setenv("HOOK", "https://example.org/hidden-3 x")
-
-    def broken():
-        write_store({"version": 2, "alerters": {"team": {"flavor": "slack", "slack_token": "xoxb-hidden-4"}}})
-        post("x")
+    def store(version, secret):
+        write_store({"version": version, "alerters": {"team": {"flavor": "slack", "slack_token": secret}},
+                     "stacks": {"default": ["team"]}, "active_stack": "default"})
 
     def environment():
-        monkeypatch.setenv("ALERTERS_FLAVOR", "slack")
-        monkeypatch.setenv("ALERTERS_SLACK_TOKEN", "xoxb-hidden-5")
-        monkeypatch.setenv("ALERTERS_TIMEOUT", "-1")
+        for name, value in ("FLAVOR", "slack"), ("SLACK_TOKEN", "xoxb-hidden-5"), ("TIMEOUT", "-1"):
+            monkeypatch.setenv(f"ALERTERS_{name}", value)
         post("x")
 
+    store(1, "xoxb-hidden-1")
+    (tmp_path / "blank").write_text("hidden 2 of a file")
+    monkeypatch.setenv("HOOK", "https://example.org/hidden-3 x")
     reference = "{{file.%s}}" % (tmp_path / "blank")
     for mistake in (lambda: post("x", alerter="nope"), lambda: StackStore().register_alerter("team", "slack"),
                     lambda: SlackAlerter(slack_token=reference, slack_channel_id="C1").send("x"),
                     lambda: SlackAlerter(slack_webhook_url="{{env.HOOK}}").send("x"),
-                    lambda: post("x"), broken, environment):
+                    lambda: post("x"), lambda: [store(2, "xoxb-hidden-4"), post("x")], environment):
         with pytest.raises(AlerterError) as caught:
             mistake()
         assert "hidden" not in _all_of(caught.value, with_locals=True)
