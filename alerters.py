@@ -4888,15 +4888,22 @@ def _typed_in_box(seconds: float) -> str | None:
     line = None
     turn = _threading.Lock()  # whoever takes it first ends the wait: the answer, or the time
 
+    waiter = _threading.current_thread()
+
     def interrupt() -> None:  # nothing else ends the kernel's wait
-        if turn.acquire(blocking=False):
-            _thread.interrupt_main()
+        if not turn.acquire(blocking=False):
+            return
+        if waiter is _threading.main_thread():
+            return _thread.interrupt_main()
+        import ctypes  # of asyncio.to_thread, say, where no signal arrives
+
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(waiter.ident or 0), ctypes.py_object(KeyboardInterrupt))
 
     timer = _threading.Timer(seconds, interrupt)
     timer.daemon = True
     try:
-        if _threading.current_thread() is _threading.main_thread():
-            timer.start()
+        timer.start()
         line = input("Answer: ") + "\n"  # an empty one is no end of the input
         if not turn.acquire(blocking=False):
             time.sleep(1)  # until the interrupt comes, which is under way
