@@ -57,7 +57,6 @@ import typing
 import unicodedata
 import urllib.error
 import urllib.parse
-from decimal import Decimal
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, unquote
 
@@ -102,7 +101,7 @@ class FakeClock:
     """Virtual time: `sleep` advances it at once, notes the nap, and runs what `at` has planned on the way."""
 
     def __init__(self, start=1_700_000_000.0):
-        self.start, self._passed, self.naps, self._plan, self._planned = start, 0.0, [], [], 0
+        self.start, self._passed, self.naps, self._plan = start, 0.0, [], []
 
     def now(self):
         return self.start + self._passed
@@ -111,8 +110,7 @@ class FakeClock:
         return self._passed
 
     def at(self, seconds_from_start, fn):
-        self._planned += 1  # keeps plans of one moment in their order
-        heapq.heappush(self._plan, (seconds_from_start, self._planned, fn))
+        heapq.heappush(self._plan, (seconds_from_start, next(NUMBERS), fn))  # one moment: in order
 
     def sleep(self, seconds):
         if seconds < 0:
@@ -132,25 +130,24 @@ class Fault:
 
     def __init__(self, kind="status", status=None, headers=None, body=b"", ctype="application/json",
                  seconds=1.0, to="/"):
-        self.kind, self.seconds, usual = kind.replace("act_", ""), seconds, 200
+        self.kind, self.seconds = kind.replace("act_", ""), seconds
         self.acts = self.kind != kind or kind in ("", "truncate", "drip")
+        usual = {"redirect": 302, "status": 500}.get(self.kind, 200)
         if kind == "html":
             body, ctype = b"<!DOCTYPE html><title>Hi</title>", "text/html"
         elif kind == "huge":
             body = b'{"ok": true, "pad": "%s"}' % (b"x" * 11_000_000)
         elif kind == "redirect":
-            usual, headers = 302, {"Location": to}
-        elif self.kind == "status":
-            usual = 500
+            headers = {"Location": to}
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.answer = status or usual, data, {"Content-Type": ctype, **(headers or {})}
 
     @classmethod
     def discord_429(cls, seconds, scope="user"):
         """Without `Via` a 429 would be Cloudflare's ban, not Discord's limit."""
-        headers = {"Retry-After": str(math.ceil(seconds)), "X-RateLimit-Scope": scope, "Via": "1.1 google"}
-        return cls(status=429, headers=headers, body={
-            "message": "You are being rate limited.", "retry_after": seconds, "global": scope == "global"})
+        said = {"message": "You are being rate limited.", "retry_after": seconds, "global": scope == "global"}
+        return cls(status=429, body=said, headers={
+            "Retry-After": str(math.ceil(seconds)), "X-RateLimit-Scope": scope, "Via": "1.1 google"})
 
 
 class Refusal(Exception):
@@ -164,13 +161,9 @@ class Refusal(Exception):
 class _Listener:
     """A port of this machine. Each of its threads serves one connection, then waits for another."""
 
-    service = None
-
     def __init__(self):
-        self.socket, self.resting, self.lock = socket.socket(), 0, threading.Lock()
-        self.socket.bind((Fake.host, 0))
-        self.socket.listen(128)
-        self.port = self.socket.getsockname()[1]
+        self.socket, self.resting = socket.create_server((Fake.host, 0), backlog=128), 0
+        self.port, self.lock, self.service = self.socket.getsockname()[1], threading.Lock(), None
         self._start_another()
 
     def _start_another(self):
@@ -201,8 +194,8 @@ class Fake:
     def __init__(self, clock=None):
         self.clock, self.now = clock, clock.now if clock else time.time
         self.sessions, self.crashes, self._open = 0, [], set()  # connections made so far; the open ones
-        # "stall" ends with the gate
-        self.lock, self.gate, self._closing = threading.RLock(), threading.Event(), threading.Event()
+        self.lock, self._closing = threading.RLock(), threading.Event()
+        self.gate = threading.Event()  # with it "stall" ends
         # The one that has rested longest: a connection that the test before gave up may still wait in it.
         self._listener = self.idle.pop(0) if len(self.idle) > 7 else _Listener()
         self._listener.service, self.port = self, self._listener.port
@@ -255,10 +248,10 @@ class Fake:
         with self.lock:
             self._open = {one for one in self._open if one.fileno() >= 0}
 
-
-def _reset(link):
-    """Let closing send RST: it lingers for 0 s."""
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("hh" if os.name == "nt" else "ii", 1, 0))
+    def reset(self, link):
+        """Let closing send RST: it lingers for 0 s."""
+        no_time = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time)
 
 
 class FakeService(Fake):
@@ -279,15 +272,6 @@ class FakeService(Fake):
     def heal(self):
         with self.lock:
             self._faults.clear()
-
-    def _next_fault(self, line):
-        for entry in self._faults:
-            if entry[0] in line:
-                entry[2] -= 1
-                if entry[2] <= 0:
-                    self._faults.remove(entry)
-                return entry[1]
-        return None  # all goes well
 
     def _act(self, call):
         try:
@@ -341,11 +325,14 @@ class FakeService(Fake):
         """Answer a call, well or as a fault says; true if the connection stays open after it."""
         with self.lock:
             self.calls.append(call)
-            fault = self._next_fault(call.method + " " + call.path) or Fault("")
+            line = f"{call.method} {call.path}"
+            plan = next((plan for plan in self._faults if plan[2] > 0 and plan[0] in line), [0, None, 1])
+            plan[2] -= 1
+            fault = plan[1] or Fault("")  # None: all goes well
             status, body, headers = self._act(call) if fault.acts else fault.answer
         kind = fault.kind
         if kind == "reset":
-            _reset(link)
+            self.reset(link)
         elif kind == "garbage":
             link.sendall(b"\x00garbage")
         elif kind == "stall":
@@ -360,8 +347,7 @@ class FakeService(Fake):
             head["Content-Length"] = len(body) + 100 * (kind == "truncate")
         elif "Content-Type" in head:
             del head["Content-Type"]
-        with self.lock:
-            self.statuses.append(status)
+        self.statuses.append(status)
         lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in head.items()), "", ""]
         head = "\r\n".join(lines).encode("latin-1")
         if kind != "drip":
@@ -376,10 +362,7 @@ class FakeService(Fake):
 
 
 def _strict_json(data):
-    def refuse(word):
-        raise ValueError(word)  # NaN and Infinity, which json.dumps writes by default
-
-    value = json.loads(data.decode("utf-8"), parse_constant=refuse)
+    value = json.loads(data.decode("utf-8"), parse_constant=int)  # raises at NaN, which json.dumps writes
     if b"\\u" in data:
         json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate is refused; assumed
     return value
@@ -404,11 +387,10 @@ def _multipart(ctype, body):
 
 
 # === Fake Slack ===
-EMOJI = dict(zip("👍👎✅✔☑❌✖❎⛔🚫🛑✋👌🆗🚀👀🚨⚠ℹ🎉❤💪⭐", """
-    +1 -1 white_check_mark heavy_check_mark ballot_box_with_check x heavy_multiplication_x
-    negative_squared_cross_mark no_entry no_entry_sign octagonal_sign hand ok_hand ok rocket eyes
-    rotating_light warning information_source tada heart muscle star
-    """.split()))
+EMOJI = dict(zip("👍👎✅✔☑❌✖❎⛔🚫🛑✋👌🆗🚀👀🚨⚠ℹ🎉❤💪⭐", """+1 -1 white_check_mark heavy_check_mark
+    ballot_box_with_check x heavy_multiplication_x negative_squared_cross_mark no_entry no_entry_sign
+    octagonal_sign hand ok_hand ok rocket eyes rotating_light warning information_source tada heart muscle
+    star""".split()))
 PICTURES = re.compile("[\U0001f300-\U0001faff" + "".join(EMOJI) + "]")
 ALIASES = {"thumbsup": "+1", "thumbsdown": "-1", "raised_hand": "hand"}
 SCOPES = {"auth.test": "", "conversations.info": ":read", "conversations.history": ":history",
@@ -437,10 +419,8 @@ def stored_text(text, human=True):
         part = re.sub(r"https?://[^\s|]+[^\s|.,;:!?)]|\b([\w-]+\.)+(com|org|net|io|it)\b",
                       lambda m: f"<{m[0]}>" if m[0][:4] == "http" else f"<http://{m[0]}|{m[0]}>", part)
         part = re.sub("[🏻-🏿]", lambda m: f":skin-tone-{ord(m[0]) - 0x1F3FB + 2}:", part)
-        return PICTURES.sub(colon, part).replace("\ufe0f", "")
-
-    def colon(match):
-        return ":%s:" % (EMOJI.get(match[0]) or unicodedata.name(match[0]).lower().replace(" ", "_"))
+        return PICTURES.sub(lambda m: ":{}:".format(
+            EMOJI.get(m[0]) or unicodedata.name(m[0]).lower().replace(" ", "_")), part).replace("\ufe0f", "")
 
     parts = re.split(f"({CONTROL.pattern})", text, flags=re.I)
     parts[::2] = map(plain, parts[::2])
@@ -507,8 +487,8 @@ class FakeSlack(FakeService):
         self.broken_images, self._rations, self._last_ts = set(), {}, 0
 
     def add_channel(self, channel, name, **flags):
-        self.channels[channel] = {"id": channel, "name": name, "is_im": False, "is_member": True,
-                                  "is_private": False, "is_archived": False, **flags}
+        usual = {"is_im": False, "is_member": True, "is_private": False, "is_archived": False}
+        self.channels[channel] = {**usual, "id": channel, "name": name, **flags}
 
     def ration(self, method, seconds=60):
         """Let `method` through once per `seconds`, 15 rows at a time: an unlisted app since May 2025."""
@@ -526,7 +506,7 @@ class FakeSlack(FakeService):
             return self._add(channel or self.channel, fields, thread_ts)["ts"]
 
     def bot_says(self, text, thread_ts=None, user="UOTHERBOT", **extra):
-        return self.say(user, text, thread_ts, **dict({"bot_id": "BOTHER"}, **extra))
+        return self.say(user, text, thread_ts, **{"bot_id": "BOTHER", **extra})
 
     def react(self, user, name, ts):
         with self.lock:
@@ -578,8 +558,7 @@ class FakeSlack(FakeService):
     def _replies(self, row):
         if row.get("thread_ts") != row["ts"]:
             return []
-        return [other for other in self.rows if other.get("thread_ts") == row["ts"] != other["ts"]
-                and other["channel"] == row["channel"]]
+        return [other for other in self.rows if other.get("thread_ts") == row["ts"] != other["ts"]]
 
     def _show(self, row, full=False):
         shown = {k: v for k, v in row.items() if k not in ("channel", "payload", "reactions")}
@@ -648,7 +627,7 @@ class FakeSlack(FakeService):
         self.warnings += ["blocks over 10000"] if size > 10_000 else []
         fields = {"text": stored_text(text[:40_000], human=False), "payload": args}
         if blocks:
-            fields["blocks"] = [dict({"block_id": f"b{i}"}, **block) for i, block in enumerate(blocks)]
+            fields["blocks"] = [{"block_id": f"b{i}", **block} for i, block in enumerate(blocks)]
         return fields
 
     def _auth_test(self, args):
@@ -697,18 +676,17 @@ class FakeSlack(FakeService):
 
     def _page(self, method, args, rows, newest_first):
         """One page of rows between `oldest` and `latest`; the cursor remembers the last ts shown."""
-        low, high = Decimal(args.get("oldest", 0)), Decimal(args.get("latest", 10**11))
-        cursor = Decimal(base64.b64decode(args["cursor"]).decode()) if "cursor" in args else None
+        low, high = float(args.get("oldest", 0)), float(args.get("latest", 10**11))  # exact: 16 digits
+        cursor = float(base64.b64decode(args["cursor"]).decode()) if "cursor" in args else None
         edge = args.get("inclusive") == "true"
 
         def wanted(row):
-            ts = Decimal(row["ts"])
-            parent = not newest_first and row is rows[0]
+            ts, parent = float(row["ts"]), not newest_first and row is rows[0]
             if cursor and (parent or (ts >= cursor if newest_first else ts <= cursor)):
                 return False  # the parent comes on the first page alone
             return low < ts < high or edge and ts in (low, high) or parent and low == 0
 
-        found = sorted(filter(wanted, rows), key=lambda row: Decimal(row["ts"]), reverse=newest_first)
+        found = sorted(filter(wanted, rows), key=lambda row: float(row["ts"]), reverse=newest_first)
         size = min(int(args["limit"]), 15 if method in self._rations else 200)
         page = {"messages": [self._show(row) for row in found[:size]], "has_more": len(found) > size}
         if page["has_more"]:
@@ -723,18 +701,15 @@ class FakeSlack(FakeService):
         return self._page("conversations.history", args, rows, True)
 
     def _conversations_replies(self, args):
-        channel = self._channel(args)
-        given = self._find(args.get("ts"), channel, "thread_not_found")
+        given = self._find(args.get("ts"), self._channel(args), "thread_not_found")
         root = given.get("thread_ts", given["ts"])
-        rows = [row for row in self.rows
-                if row["channel"] == channel and root in (row["ts"], row.get("thread_ts"))]
+        rows = [row for row in self.rows if root in (row["ts"], row.get("thread_ts"))]
         return self._page("conversations.replies", args, rows, False)
 
     def _files_getUploadURLExternal(self, args):
         assert args["filename"] and args["length"] != "0"
-        file_id = f"F{len(self.files) + 1:03}"
-        self.files[file_id] = {"name": args["filename"], "length": int(args["length"]), "bytes": None,
-                               "shared_in": None}
+        file_id, size = f"F{len(self.files) + 1:03}", int(args["length"])
+        self.files[file_id] = {"name": args["filename"], "length": size, "bytes": None, "shared_in": None}
         return {"upload_url": f"{self.url}/upload/v1/{file_id}", "file_id": file_id}
 
     def _upload(self, call):
@@ -749,7 +724,7 @@ class FakeSlack(FakeService):
         if any(file is None or file["bytes"] is None or file["shared_in"] for file in files):
             raise self._no("file_not_found")
         where = self._channel(args, "channel_id", writes=True)
-        shown = [dict(f, name=self.files[f["id"]]["name"]) for f in args["files"]]
+        shown = [dict(given, name=file["name"]) for given, file in zip(args["files"], files)]
         # Assumed: a bot's file row has no bot_id, its user must be enough. No ts is answered.
         self._add(where, {"user": self.bot_user, "text": stored_text(args["initial_comment"], human=False),
                           "files": shown, "payload": args}, args.get("thread_ts"))
@@ -773,18 +748,15 @@ class FakeSlack(FakeService):
 def slack_active_mentions(payload):
     """(kind, raw, json-pointer) of all that pings or links in a payload; kinds: everyone, user, group,
     channel, date, link."""
-    kinds, found = {"@": "user", "#": "channel"}, []
+    found, kinds = [], {"!subteam": "group", "!date": "date", "!": "everyone",
+                        "@": "user", "#": "channel", "": "link"}
     texts = [("/text", {"type": "mrkdwn", "text": payload.get("text") or "", "verbatim": True})]
     for where, node in texts + list(_slack_nodes(payload.get("blocks") or [], "/blocks")):
-        text = node["text"]
-        if node.get("type") == "plain_text":
-            continue
-        for raw in CONTROL.findall(text):
-            special = "group" if raw[1:9] == "!subteam" else "date" if raw[1:6] == "!date" else "everyone"
-            found.append((special if raw[1] == "!" else kinds.get(raw[1], "link"), raw, where))
-        if not node.get("verbatim"):
-            pings = re.findall(r"(?<![<\w])@(?:here|channel|everyone)\b", text)
-            found += [("everyone", raw, where) for raw in pings]
+        if node.get("type") != "plain_text":
+            found += [(next(kind for mark, kind in kinds.items() if raw.startswith("<" + mark)), raw, where)
+                      for raw in CONTROL.findall(node["text"])]
+            pings = re.findall(r"(?<![<\w])@(?:here|channel|everyone)\b", node["text"])
+            found += [("everyone", raw, where) for raw in pings if not node.get("verbatim")]
     return found
 
 
@@ -803,6 +775,7 @@ def slack_text(payload):
 EVERYTHING = {"VIEW_CHANNEL", "SEND_MESSAGES", "SEND_MESSAGES_IN_THREADS", "EMBED_LINKS", "ATTACH_FILES",
               "READ_MESSAGE_HISTORY", "ADD_REACTIONS"}
 MIB = 1024 * 1024
+CODE = re.compile(r"(?s)(```.*?```|(?<![\\`])`[^`\n]+`)")  # in Markdown; a backslashed backtick opens nothing
 
 
 def embed_errors(embeds):
@@ -847,15 +820,13 @@ class FakeDiscord(FakeService):
     def say(self, user, text, reply_to=None, channel=None, bot=False, webhook=False, type=None, ping=True):
         """reply_to with ping=False: the reply's "@ on" switched off, so the bot is not mentioned."""
         with self.lock:
-            fields = {"author": self._user(user, bot), "content": text, "type": type or 0}
-            mentions = set(re.findall(r"<@!?(\d+)>", text))
+            mentions, fields = set(re.findall(r"<@!?(\d+)>", text)), {"webhook_id": user} if webhook else {}
             if reply_to:
                 target = self._find(reply_to)
                 mentions |= {target["author"]["id"]} if ping else set()
-                fields.update(type=19 if type is None else type, message_reference=self._reference(target))
-            if webhook:
-                fields["webhook_id"] = user
-            fields["mentions"] = [{"id": user_id} for user_id in sorted(mentions)]
+                fields.update(type=19, message_reference=self._reference(target))
+            fields.update({} if type is None else {"type": type}, author=self._user(user, bot), content=text,
+                          mentions=[{"id": user_id} for user_id in sorted(mentions)])
             return self._add(channel or self.channel, fields)["id"]
 
     def react(self, user, emoji, mid, burst=False, bot=False):
@@ -889,7 +860,7 @@ class FakeDiscord(FakeService):
         return Refusal(status, {"code": code, "message": message})
 
     def _user(self, user, bot):
-        return dict({"id": user, "username": "user" + user}, **{"bot": True} if bot else {})
+        return {"id": user, "username": "user" + user, **({"bot": True} if bot else {})}
 
     def _iso(self):
         return time.strftime("%Y-%m-%dT%H:%M:%S.000000+00:00", time.gmtime(self.now()))
@@ -902,9 +873,9 @@ class FakeDiscord(FakeService):
 
     def _add(self, channel, fields):
         self._last_id = self._next_id()
-        row = dict({"id": str(self._last_id), "channel_id": channel, "type": 0, "content": "", "flags": 0,
-                    "timestamp": self._iso(), "edited_timestamp": None, "embeds": [], "attachments": [],
-                    "mentions": [], "reactions": {}}, **fields)
+        row = {"id": str(self._last_id), "channel_id": channel, "type": 0, "content": "", "flags": 0,
+               "timestamp": self._iso(), "edited_timestamp": None, "embeds": [], "attachments": [],
+               "mentions": [], "reactions": {}, **fields}
         self.rows.append(row)
         self.posted += [row] if "payload" in row else []
         self.channels[channel]["last_message_id"] = row["id"]
@@ -923,12 +894,10 @@ class FakeDiscord(FakeService):
             shown.update(content="", embeds=[], attachments=[])  # without the intent: blanks, and no error
         reactions = []
         for emoji, users in row["reactions"].items():
-            burst = sum(is_burst for _, is_burst in users.values())
-            name, _, emoji_id = emoji.partition(":")
-            if users:
-                details = {"burst": burst, "normal": len(users) - burst}
-                reactions.append({"count": len(users), "count_details": details, "me": self.bot_id in users,
-                                  "emoji": {"id": emoji_id or None, "name": name}})
+            burst, (name, _, emoji_id) = sum(burst for _, burst in users.values()), emoji.partition(":")
+            shows = {"count": len(users), "count_details": {"burst": burst, "normal": len(users) - burst},
+                     "me": self.bot_id in users, "emoji": {"id": emoji_id or None, "name": name}}
+            reactions += [shows] if users else []
         return dict(shown, reactions=reactions) if reactions else shown
 
     def answer(self, call):
@@ -1045,8 +1014,8 @@ class FakeDiscord(FakeService):
         self._need(channel, "SEND_MESSAGES_IN_THREADS" if kind in (10, 11, 12) else "SEND_MESSAGES")
         args = call.args if args is None else args
         fields = self._checked(call, args)
-        for permission, wanted in (("EMBED_LINKS", fields["embeds"]), ("ATTACH_FILES", fields["files"])):
-            if wanted:
+        for permission, part in (("EMBED_LINKS", "embeds"), ("ATTACH_FILES", "files")):
+            if fields[part]:
                 self._need(channel, permission)
         key, now = (channel["id"], str(args.get("nonce"))), self.now()
         if args.get("enforce_nonce") is True and "nonce" in args:
@@ -1091,11 +1060,6 @@ class FakeDiscord(FakeService):
         return (200, self._show(row), {}) if waits else (204, None, {})
 
 
-def _code_parts(text):
-    """Split Markdown into [prose, code, prose, …]; a backslashed backtick opens nothing."""
-    return re.split(r"(?s)(```.*?```|(?<![\\`])`[^`\n]+`)", text or "")
-
-
 def _embed_texts(payload):
     for embed in payload.get("embeds") or []:
         yield "title", embed.get("title")
@@ -1119,7 +1083,7 @@ def discord_active_mentions(payload):
             found.append((kind.rstrip("s"), raw, "content"))
     rendered = [pair for pair in _embed_texts(payload) if pair[0] in ("description", "value")]
     for where, text in [("content", content)] + rendered:
-        for prose in _code_parts(text)[::2]:
+        for prose in CODE.split(text or "")[::2]:
             prose = re.sub(r"\\[^\w\s]", "  ", prose)  # a backslashed mark is inert
             found += [("link", raw, where) for raw in re.findall(r"\[[^\[\]]+\]\(<?https?://[^)]*\)", prose)]
     return found
@@ -1128,7 +1092,7 @@ def discord_active_mentions(payload):
 def discord_text(payload):
     """What people see of a payload: content, then embeds; no backslashes, fences or U+200B."""
     def seen(text):
-        parts = _code_parts(text)
+        parts = CODE.split(text)
         parts[::2] = [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", prose) for prose in parts[::2]]
         parts[1::2] = [re.sub(r"^```(?:\w*\n)?|```$|^`|`$", "", code) for code in parts[1::2]]
         return "".join(parts)
@@ -1206,7 +1170,7 @@ class _Talk:
         if fault == "stall":
             gate.wait()
         if fault == "reset":
-            _reset(self.sock)
+            self.server.reset(self.sock)
         if fault in ("reset", "close") or self.server._closing.is_set():
             raise _Hangup
         if fault not in (None, "stall", "drip"):
@@ -1523,165 +1487,141 @@ class FakeIMAP(FakeServer):
 # {N}, {E}: the asker's name and address; {S}: the subject; {T}, {R}, {F}: the writer's address and names.
 # above a quote that is marked
 ATTRIBUTIONS = re.split(" ¦ |\n", """\
-On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
-El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió:
-Em ter., 24 de nov. de 2026 às 10:12, {N} <{E}>⏎escreveu: ¦ Op di 24 nov 2026 om 10:12 schreef {N} <{E}>:
-wt., 24 lis 2026 o 10:12 {N} <{E}> napisał(a): ¦ Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>:
-tir. 24. nov. 2026 kl. 10:12 skrev {N} <{E}>: ¦ út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal:
-{N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12):
-{N} <{E}>, 24 Kas 2026 Sal, 10:12 tarihinde⏎şunu yazdı: ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>:
-2026年11月24日(火) 10:12 {N} <{E}>: ¦ {N} <{E}> 于2026年11月24日周二 10:12写道：
-2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
-Vào Th 3, 24 thg 11, 2026 vào lúc 10:12 {N} <{E}>⏎đã viết:
-בתאריך יום ג׳, 24 בנוב׳ 2026 ב-10:12 מאת \u202a{N}\u202c\u200f <\u202a{E}\u202c\u200f>:\u202c
-> On Nov 24, 2026, at 10:12 AM, {N} <{E}> wrote: ¦ > Am 24.11.2026 um 10:12 schrieb {N} <{E}>:
-> Le 24 nov. 2026 à 10:12, {N} <{E}> a écrit :
-> Il giorno 24 nov 2026, alle ore 10:12, {N} <{E}> ha scritto:
-> Op 24 nov. 2026, om 10:12 heeft {N} <{E}> het volgende geschreven:
-> Wiadomość napisana przez {N} <{E}> w dniu 24 lis 2026, o godz. 10:12:
-> 2026/11/24 10:12、{N} <{E}>のメール: ¦ {N} <{E}>のメール:
-No dia 24 de nov. de 2026, às 10:12, {N} <{E}> escreveu:
-On Tue, Nov 24, 2026 at 10:12 AM, {N}⏎<{E}> wrote:
-On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote: ¦ On 24/11/2026 10:12, {N} wrote:
-On 11/24/26 10:12 AM, {N} wrote: ¦ Le 24/11/2026 à 10:12, {N} a écrit :
-W dniu 24.11.2026 o 10:12, {N} pisze: ¦ On 2026/11/24 10:12, {N} wrote:
-On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote: ¦ {N} <{E}> writes: ¦ >>>>> {N} <{E}> writes:
-Am 2026-11-24 10:12, schrieb {N}: ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote:
-Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>: ¦ Nov 24, 2026 10:12:00 {N} <{E}>:
---⏎Отправлено из Mail.ru для iOS⏎⏎⏎вторник, 24 ноября 2026 г., 10:12 +0300 от {E} <{E}>:
-24.11.2026, 10:12, "{N}" <{E}>: ¦ ---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ----
-On Tue, 24 Nov 2026, {E} wrote: ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote: ¦ {E} writes:
-{N} writes: ¦ Le Mardi, Novembre 24, 2026 10:12 CET, {E} a écrit:
-On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ On November 24, 2026, {N} <{E}> wrote:
-On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote: ¦ On Nov 24 2026, at 10:12 am, {N} <{E}> wrote:
-On Tuesday, 24 November 2026 10:12:00 CET {E} wrote:
-Am Dienstag, 24. November 2026, 10:12:00 CET schrieb {E}: ¦ 24. Nov. 2026, 10:12 von {E}:
-On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ On Nov 24 at 10:12 AM, {E} wrote:
-在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ 於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道：
-Στις Τρί 24 Νοε 2026 στις 10:12 π.μ., ο χρήστης {N} <{E}>⏎έγραψε:
-mar., 24 nov. 2026 la 10:12, {N} <{E}> a⏎scris: ¦ 2568. gada 24. nov. 10:12, {N} <{E}> rakstīja:
-في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
-เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า: ¦ {E} schrieb am 24.11.2026 10:12:
-Quoting {E} on 24.11.2026 10:12:00:""")
+On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Vào Th 3, 24 thg 11, 2026 vào lúc 10:12 {N} <{E}>⏎đã viết:
+בתאריך יום ג׳, 24 בנוב׳ 2026 ב-10:12 מאת \u202a{N}\u202c\u200f <\u202a{E}\u202c\u200f>:\u202c ¦ {E} writes:
+--⏎Отправлено из Mail.ru для iOS⏎⏎⏎вторник, 24 ноября 2026 г., 10:12 +0300 от {E} <{E}>: ¦ {N} <{E}>のメール:
+> Wiadomość napisana przez {N} <{E}> w dniu 24 lis 2026, o godz. 10:12: ¦ Le 24/11/2026 à 10:12, {N} a écrit :
+> Op 24 nov. 2026, om 10:12 heeft {N} <{E}> het volgende geschreven: ¦ > 2026/11/24 10:12、{N} <{E}>のメール:
+Στις Τρί 24 Νοε 2026 στις 10:12 π.μ., ο χρήστης {N} <{E}>⏎έγραψε: ¦ {N} <{E}> 于2026年11月24日周二 10:12写道：
+> Il giorno 24 nov 2026, alle ore 10:12, {N} <{E}> ha scritto: ¦ Op di 24 nov 2026 om 10:12 schreef {N} <{E}>:
+On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote: ¦ wt., 24 lis 2026 o 10:12 {N} <{E}> napisał(a):
+---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ---- ¦ mar., 24 nov. 2026 la 10:12, {N} <{E}> a⏎scris:
+Em ter., 24 de nov. de 2026 às 10:12, {N} <{E}>⏎escreveu: ¦ Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>:
+Am Dienstag, 24. November 2026, 10:12:00 CET schrieb {E}: ¦ On Tue, Nov 24, 2026 at 10:12 AM, {N}⏎<{E}> wrote:
+No dia 24 de nov. de 2026, às 10:12, {N} <{E}> escreveu: ¦ Le Mardi, Novembre 24, 2026 10:12 CET, {E} a écrit:
+{N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12): ¦ út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal:
+{N} <{E}>, 24 Kas 2026 Sal, 10:12 tarihinde⏎şunu yazdı: ¦ On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote:
+Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
+El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió: ¦ Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>:
+في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب: ¦ On Tuesday, 24 November 2026 10:12:00 CET {E} wrote:
+On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า:
+於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道： ¦ > On Nov 24, 2026, at 10:12 AM, {N} <{E}> wrote:
+On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote: ¦ > Le 24 nov. 2026 à 10:12, {N} <{E}> a écrit :
+2568. gada 24. nov. 10:12, {N} <{E}> rakstīja: ¦ tir. 24. nov. 2026 kl. 10:12 skrev {N} <{E}>: ¦ {N} writes:
+On Tue, 2026-11-24 at 10:12 +0000, {N} wrote: ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:
+On Nov 24 2026, at 10:12 am, {N} <{E}> wrote: ¦ > Am 24.11.2026 um 10:12 schrieb {N} <{E}>:
+在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ {N} <{E}> writes:
+вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ On November 24, 2026, {N} <{E}> wrote: ¦ >>>>> {N} <{E}> writes:
+W dniu 24.11.2026 o 10:12, {N} pisze: ¦ 2026年11月24日(火) 10:12 {N} <{E}>: ¦ On 11/24/26 10:12 AM, {N} wrote:
+Quoting {E} on 24.11.2026 10:12:00: ¦ Am 2026-11-24 10:12, schrieb {N}: ¦ Nov 24, 2026 10:12:00 {N} <{E}>:
+On Nov 24 at 10:12 AM, {E} wrote: ¦ {E} schrieb am 24.11.2026 10:12: ¦ On 24/11/2026 10:12, {N} wrote:
+On 2026/11/24 10:12, {N} wrote: ¦ 24.11.2026, 10:12, "{N}" <{E}>: ¦ On Tue, 24 Nov 2026, {E} wrote:
+24. Nov. 2026, 10:12 von {E}:""")
 # above a quote that is not
 MAIL_HEADS = re.split(" ¦ |\n", """\
 Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
-________________________________⏎De : {N} <{E}>⏎Envoyé : mardi 24 novembre 2026 10:12⏎À : {T}⏎Objet : {S}
-________________________________⏎Da: {N} <{E}>⏎Inviato: martedì 24 novembre 2026 10:12⏎A: {T}⏎Oggetto: {S}
-De: {N} <{E}>⏎Enviado: terça-feira, 24 de novembro de 2026 10:12⏎Para: {T}⏎Assunto: {S}
-Från: {N} <{E}>⏎Skickat: den 24 november 2026 10:12⏎Till: {T}⏎Ämne: {S}
-________________________________⏎Fra: {N} <{E}>⏎Sendt: 24. november 2026 10:12⏎Til: {T}⏎Emne: {S}
-________________________________⏎Od: {N} <{E}>⏎Wysłano: wtorek, 24 listopada 2026 10:12⏎Do: {T}⏎Temat: {S}
-Od: {N} <{E}>⏎Odesláno: úterý 24. listopadu 2026 10:12⏎Komu: {T}⏎Předmět: {S}
-От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому: {T}⏎Тема: {S}
-________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
 ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 2026년 11월 24일 화요일 오전 10:12⏎받는\
- 사람: {T}⏎제목: {S} ¦ Kimden: {N} <{E}>⏎Gönderildi: 24 Kasım 2026 Salı 10:12⏎Kime: {T}⏎Konu: {S}
+ 사람: {T}⏎제목: {S} ¦ De: {N} <{E}>⏎Enviado: terça-feira, 24 de novembro de 2026 10:12⏎Para: {T}⏎Assunto: {S}
 ------------------ 原始邮件 ------------------⏎发件人: "{N}" <{E}>;⏎发送时间: 2026年11月24日(星期二)\
- 上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S}
--------- Ursprüngliche Nachricht --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An:\
- {T}⏎Betreff: {S} ¦ Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S}
------Message d'origine-----⏎De : {N} <{E}>⏎Envoyé : mardi 24 novembre 2026 10:12⏎À : {T}⏎Objet : {S}
-From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
-Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
-From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
------Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
------- Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
+ 上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S} ¦ From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}
+-------- Ursprüngliche Nachricht --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff:\
+ {S} ¦ ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
 *From:* {N} <{E}>⏎*Sent:* Tuesday, November 24, 2026 10:12 AM⏎*To:* {T}⏎*Cc:* Carl\
- <carl@example.org>⏎*Subject:* {S}
+ <carl@example.org>⏎*Subject:* {S} ¦ Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
 ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November 2026\
- 10:12⏎To: {T}⏎Subject: {S} ¦ From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}
-发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人： {T}⏎主题： {S}
+ 10:12⏎To: {T}⏎Subject: {S} ¦ Od: {N} <{E}>⏎Odesláno: úterý 24. listopadu 2026 10:12⏎Komu: {T}⏎Předmět: {S}
+________________________________⏎Da: {N} <{E}>⏎Inviato: martedì 24 novembre 2026 10:12⏎A: {T}⏎Oggetto: {S}
+________________________________⏎Od: {N} <{E}>⏎Wysłano: wtorek, 24 listopada 2026 10:12⏎Do: {T}⏎Temat: {S}
+________________________________⏎De : {N} <{E}>⏎Envoyé : mardi 24 novembre 2026 10:12⏎À : {T}⏎Objet : {S}
+-----Message d'origine-----⏎De : {N} <{E}>⏎Envoyé : mardi 24 novembre 2026 10:12⏎À : {T}⏎Objet : {S}
+________________________________⏎Fra: {N} <{E}>⏎Sendt: 24. november 2026 10:12⏎Til: {T}⏎Emne: {S}
+-----Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
+Lähettäjä: {N} <{E}>⏎Lähetetty: tiistai 24. marraskuuta 2026 10:12⏎Vastaanottaja: {T}⏎Aihe: {S}
+From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
+------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
 ----- Original Message -----⏎From: {E}⏎To: {T}⏎Date: 2026/11/24, Tue 10:12⏎Subject: {S}
-Lähettäjä: {N} <{E}>⏎Lähetetty: tiistai 24. marraskuuta 2026 10:12⏎Vastaanottaja: {T}⏎Aihe: {S}""")
+From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
+Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S}
+Kimden: {N} <{E}>⏎Gönderildi: 24 Kasım 2026 Salı 10:12⏎Kime: {T}⏎Konu: {S}
+Från: {N} <{E}>⏎Skickat: den 24 november 2026 10:12⏎Till: {T}⏎Ämne: {S}
+От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому: {T}⏎Тема: {S}
+发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人： {T}⏎主题： {S}""")
 # below the answer
 MAIL_ENDS = re.split(" ¦ |\n", """\
--- ⏎{R}⏎Head of Data ¦ Sent from my iPhone ¦ Von meinem iPhone gesendet ¦ Envoyé de mon iPhone
-Enviado desde mi iPhone ¦ Skickat från min iPhone ¦ Sendt fra min iPhone ¦ Lähetetty iPhonesta
-Wysłane z iPhone'a ¦ Отправлено с iPhone ¦ iPhoneから送信 ¦ 发自我的iPhone ¦ 나의 iPhone에서 보냄
-iPhone'umdan gönderildi ¦ Verstuurd vanaf mijn iPad ¦ Enviado do meu iPad
-Get Outlook for iOS<https://aka.ms/o0ukef> ¦ Sent from Outlook for iOS<https://aka.ms/o0ukef>
-Sent from Outlook for Android ¦ Sent from Outlook Mobile
-Télécharger Outlook pour Android<https://aka.ms/AAb9ysg> ¦ Hämta Outlook för iOS<https://aka.ms/o0ukef>
-Sent from my Galaxy ¦ Sent via the Samsung Galaxy S22, an AT&T 5G smartphone
-Sent from Yahoo Mail on Android
-Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
-Sent with Proton Mail secure email. ¦ Sent from Proton Mail for iOS ¦ Sent from Mail for Windows
-Diese Nachricht wurde von meinem Android Mobiltelefon mit GMX Mail gesendet.
-Sent from my mobile device. Please excuse my brevity.
-Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Best regards,⏎{R}
-Kind regards,⏎⏎{R}⏎Head of Data | Example GmbH⏎Phone: +49 30 1234567⏎www.example.org ¦ Thanks,⏎{R}
-Cheers,⏎{F} ¦ {F} ¦ Mit freundlichen Grüßen⏎{R} ¦ Viele Grüße⏎{F} ¦ LG {F} ¦ Cordialement,⏎{R}
-Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ Mvh⏎{F} ¦ Met vriendelijke groet,⏎{R} ¦ Cordiali saluti,⏎{R}
-Pozdrawiam,⏎{R} ¦ С уважением,⏎{R} ¦ Von Samsung Galaxy Smartphone gesendet ¦ Sent from my Pixel
-Inviato da iPhone ¦ Sent from Gmail Mobile ¦ Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Best,⏎{F}
-Thanks and regards⏎{R}⏎+49 30 1234567
-Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T}
--- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If\
- you are not the one, tell the sender and delete it. Thank you. ¦ Bien à vous,⏎{F}
--- ⏎Sent from my iPhone ¦ Спасибо!⏎{F} ¦ {F} {R} ¦ Merci⏎⏎Envoyé de mon iPhone""")
+-- ⏎{R}⏎Head of Data ¦ Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
+-- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
+ are not the one, tell the sender and delete it. Thank you. ¦ Sent from Outlook for iOS<https://aka.ms/o0ukef>
+Kind regards,⏎⏎{R}⏎Head of Data | Example GmbH⏎Phone: +49 30 1234567⏎www.example.org ¦ Enviado desde mi iPhone
+Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T} ¦ Verstuurd vanaf mijn iPad
+Diese Nachricht wurde von meinem Android Mobiltelefon mit GMX Mail gesendet. ¦ Sent from Yahoo Mail on Android
+Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Von Samsung Galaxy Smartphone gesendet
+Télécharger Outlook pour Android<https://aka.ms/AAb9ysg> ¦ Hämta Outlook för iOS<https://aka.ms/o0ukef> ¦ {F}
+Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Mvh⏎{F}
+Sent from my mobile device. Please excuse my brevity. ¦ Get Outlook for iOS<https://aka.ms/o0ukef> ¦ Best,⏎{F}
+Thanks and regards⏎{R}⏎+49 30 1234567 ¦ Sent with Proton Mail secure email. ¦ Sent from Proton Mail for iOS
+Sent from Outlook for Android ¦ Mit freundlichen Grüßen⏎{R} ¦ Met vriendelijke groet,⏎{R} ¦ Wysłane z iPhone'a
+Merci⏎⏎Envoyé de mon iPhone ¦ Von meinem iPhone gesendet ¦ Sent from Mail for Windows ¦ Sent from Gmail Mobile
+Sent from Outlook Mobile ¦ Skickat från min iPhone ¦ iPhone'umdan gönderildi ¦ -- ⏎Sent from my iPhone
+Envoyé de mon iPhone ¦ Sendt fra min iPhone ¦ 나의 iPhone에서 보냄 ¦ Cordiali saluti,⏎{R} ¦ Sent from my Pixel
+Sent from my iPhone ¦ Lähetetty iPhonesta ¦ Отправлено с iPhone ¦ Enviado do meu iPad ¦ Best regards,⏎{R}
+Sent from my Galaxy ¦ Cordialement,⏎{R} ¦ Inviato da iPhone ¦ С уважением,⏎{R} ¦ Bien à vous,⏎{F} ¦ {F} {R}
+Viele Grüße⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone ¦ Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ LG {F}
+Спасибо!⏎{F} ¦ Thanks,⏎{R} ¦ Cheers,⏎{F}""")
 # beside it: then it is none
 CONDITIONS = re.split(" ¦ |\n", """\
-but only after Friday ¦ Not before Anna has looked. ¦ only the iPhone build ¦ Sent too early, please wait
-if the tests pass ¦ Best wait for Bob ¦ Thanks, but not today ¦ Regards the staging one only
-On Monday, not today: ¦ Anna said no ¦ aber erst am Montag ¦ sauf vendredi ¦ pero no hoy
-From: Monday on only ¦ Cheers when Bob agrees ¦ Sent from my heart: no ¦ 24.11.2026 not earlier: ¦ wait
-PS: decline the second one ¦ 5:00 pm at the earliest ¦ Best regards, but wait for Bob
-Thanks⏎Hold until Monday ¦ Kind regards,⏎Alice⏎PS: only if tests pass ¦ Alice: only staging
-Cordialement, mais attendez ¦ ask {E} first ¦ wait for {N} <{E}>: ¦ From: {N} <{E}> only after Friday
-> if the tests pass ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ Not Before Friday
-erst nach 24.11.2026 10:12 ¦ {E}: not yet ¦ I approve of {E} in general ¦ sent to prod only with my iPhone
-on my iPhone ¦ for Android ¦ Deploy? ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ no ¦ 👎 ¦ > no
-before: 01.12.2026 ¦ {E}: not before 01.12.2026 ¦ not before 24.11.2026 ¦ approve""")
+but only after Friday ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only after Friday
+Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
+Best regards, but wait for Bob ¦ Not before Anna has looked. ¦ Sent too early, please wait ¦ if the tests pass
+Cordialement, mais attendez ¦ I approve of {E} in general ¦ PS: decline the second one ¦ only the iPhone build
+erst nach 24.11.2026 10:12 ¦ {E}: not before 01.12.2026 ¦ Thanks⏎Hold until Monday ¦ 5:00 pm at the earliest
+24.11.2026 not earlier: ¦ Cheers when Bob agrees ¦ Sent from my heart: no ¦ Thanks, but not today ¦ Deploy?
+On Monday, not today: ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ not before 24.11.2026 ¦ sauf vendredi
+From: Monday on only ¦ aber erst am Montag ¦ Alice: only staging ¦ wait for {N} <{E}>: ¦ before: 01.12.2026
+> if the tests pass ¦ Best wait for Bob ¦ Not Before Friday ¦ ask {E} first ¦ Anna said no ¦ {E}: not yet ¦ no
+on my iPhone ¦ pero no hoy ¦ for Android ¦ wait ¦ > no ¦ 👎 ¦ approve""")
 # directly above a quote, where programs put their line
 OVER_A_QUOTE = re.split(" ¦ |\n", """\
-On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ On 24.11.2026 10:12, Bob Miller refused:
-Not before 1.12.2026 10:00, says Anna Schmidt: ¦ Ab 1.12. 18:00, nur Staging Server:
-Only between 10:00 and 12:00, ask Anna Schmidt: ¦ Ask Deploy Bot <{E}> first: ¦ Stop <{E}> please:
-Bitte Montag <{E}> fragen: ¦ {E} must wait: ¦ {E}: not before Monday: ¦ only staging: {S} ¦ {S}: not yet
-Only: staging⏎Re: {S} ¦ Note: only staging⏎Subject: {S} ¦ until 24.11.2026⏎only staging⏎{E} wrote:
-From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
----- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S} ¦ not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S}
-ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ ?
-until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
-On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ not before 24.11.2026 10:12⏎Bot <{E}> writes:""")
+On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
+ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12. 18:00, nur Staging Server:
+not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
+Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ---- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S} ¦ {S}: not yet
+not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ {E} must wait:
+On 24.11.2026 10:12, Bob Miller refused: ¦ until 24.11.2026⏎only staging⏎{E} wrote: ¦ {E}: not before Monday:
+Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
+Bitte Montag <{E}> fragen: ¦ Only: staging⏎Re: {S} ¦ Stop <{E}> please: ¦ only staging: {S}""")
 MAIL_PAGES = dict(re.findall("(?m)^([a-z_ ]+): (.*)", """\
-apple: <html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote type="cite">\
-<div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br><div>{H}</div>\
-</blockquote></div></body></html>
-outlook_web: <div>{A}</div><div></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, \
-November 24, 2026 10:12 AM<br><b>To:</b> {T}<br><b>Subject:</b> {S}<div>&nbsp;</div></div>{H}
+outlook_web: <div>{A}</div><div></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, November\
+ 24, 2026 10:12 AM<br><b>To:</b> {T}<br><b>Subject:</b> {S}<div>&nbsp;</div></div>{H}
 hotmail: <div>{A}<br><br><div><hr>Date: Tue, 24 Nov 2026 10:12:00 +0100<br>From: {E}<br>To: {T}<br>Subject: \
 {S}<br><br>{H}</div></div>
 windows_mail: <div><p>{A}</p><div><div><b>De :</b>&nbsp;{N}<br><b>Envoyé :</b>&nbsp;mardi 24 novembre 2026 \
 10:12<br><b>À :</b>&nbsp;{T}<br><b>Objet :</b>&nbsp;{S}</div></div><div>{H}</div></div>
-proton: <div>{A}</div><div>On Tuesday, November 24th, 2026 at 10:12 AM, {N} &lt;{E}&gt; wrote:<br>\
-<blockquote type="cite">{H}</blockquote></div>
-thunderbird: <p>{A}</p><div>On 24/11/2026 10:12, {N} wrote:<br></div><blockquote type="cite">{H}\
-</blockquote>
+proton: <div>{A}</div><div>On Tuesday, November 24th, 2026 at 10:12 AM, {N} &lt;{E}&gt; wrote:<br><blockquote\
+ type="cite">{H}</blockquote></div>
 yandex: <div>{A}</div><div> </div><div>24.11.2026, 10:12, "{N}" &lt;{E}&gt;:</div><blockquote><div>{H}</div>\
 </blockquote>
-zimbra: <div><div>{A}</div><br><hr><div><b>From: </b>"{N}" &lt;{E}&gt;<br><b>To: </b>{T}<br><b>Sent: </b>\
-Tuesday, November 24, 2026 10:12:00 AM<br><b>Subject: </b>{S}<br></div><br><div>{H}</div></div>
+zimbra: <div><div>{A}</div><br><hr><div><b>From: </b>"{N}" &lt;{E}&gt;<br><b>To: </b>{T}<br><b>Sent: \
+</b>Tuesday, November 24, 2026 10:12:00 AM<br><b>Subject: </b>{S}<br></div><br><div>{H}</div></div>
 qq: <div>{A}</div><div><br></div><div><div>------------------&nbsp;原始邮件&nbsp;------------------</div>\
-<div><div><b>发件人:</b> "{N}" &lt;{E}&gt;;</div><div><b>发送时间:</b> 2026年11月24日(星期二) 上午10:12\
-</div><div><b>收件人:</b> "{T}";</div><div><b>主题:</b> {S}</div></div>{H}</div>
+<div><div><b>发件人:</b> "{N}" &lt;{E}&gt;;</div><div><b>发送时间:</b> 2026年11月24日(星期二) 上午10:12</div>\
+<div><b>收件人:</b> "{T}";</div><div><b>主题:</b> {S}</div></div>{H}</div>
 samsung: <div>{A}</div><div><br></div><div><div>-------- Original message --------</div><div>From: {N} \
-&lt;{E}&gt; </div><div>Date: 24/11/2026  10:12  (GMT+01:00) </div><div>To: {T} </div><div>Subject: {S} \
-</div><div><br></div></div>{H}
-outlook_ios: <div>{A}</div><div><br></div><div><div><br></div>Get <a href="https://aka.ms/o0ukef">Outlook \
-for iOS</a></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, November 24, 2026 10:12:00 \
-AM<br><b>To:</b> {T}<br><b>Subject:</b> {S}</div>{H}
-lotus: <font>{A}</font><br><br><table><tr><td><font>From: </font><td><font>"{N}" &lt;{E}&gt;</font><tr><td>\
-To: <td>{T}<tr><td>Date: <td>24/11/2026 10:12<tr><td>Subject: <td>{S}</table><br><hr><br>{H}
+&lt;{E}&gt; </div><div>Date: 24/11/2026  10:12  (GMT+01:00) </div><div>To: {T} </div><div>Subject: {S} </div>\
+<div><br></div></div>{H}
+outlook_ios: <div>{A}</div><div><br></div><div><div><br></div>Get <a href="https://aka.ms/o0ukef">Outlook for\
+ iOS</a></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, November 24, 2026 10:12:00 AM\
+<br><b>To:</b> {T}<br><b>Subject:</b> {S}</div>{H}
+lotus: <font>{A}</font><br><br><table><tr><td><font>From: </font><td><font>"{N}" &lt;{E}&gt;</font><tr>\
+<td>To: <td>{T}<tr><td>Date: <td>24/11/2026 10:12<tr><td>Subject: <td>{S}</table><br><hr><br>{H}
 outlook mac: <div>{A}</div><div><br></div><div><b>From: </b>{N} &lt;{E}&gt;<br><b>Date: </b>Tuesday, 24 \
 November 2026 at 10:12<br><b>To: </b>{T}<br><b>Subject: </b>{S}</div>{H}
-gmail: <div dir="ltr">{A}</div><br><div class="gmail_quote"><div dir="ltr" class="gmail_attr">On Tue, Nov \
-24, 2026 at 10:12\u202fAM &lt;<a href="mailto:{E}">{E}</a>&gt; wrote:<br></div><blockquote>{H}</blockquote>\
-</div>
-no quote: <html><head><style>p margin:0</style></head><body><!-- x --><P CLASS=x>{A}</P></body></html>
-roundcube: <p>{A}</p><p>On 2026-11-24 10:12, {E} wrote:</p><blockquote type="cite"><div>{H}</div>\
-</blockquote>"""))
+apple: <html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote type="cite">\
+<div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br><div>{H}</div></blockquote></div></body></html>
+thunderbird: <p>{A}</p><div>On 24/11/2026 10:12, {N} wrote:<br></div><blockquote type="cite">{H}</blockquote>
+gmail: <div dir="ltr">{A}</div><br><div class="gmail_quote"><div dir="ltr" class="gmail_attr">On Tue, Nov 24,\
+ 2026 at 10:12\u202fAM &lt;<a href="mailto:{E}">{E}</a>&gt; wrote:<br></div><blockquote>{H}</blockquote></div>
+roundcube: <p>{A}</p><p>On 2026-11-24 10:12, {E} wrote:</p><blockquote type="cite"><div>{H}</div></blockquote>
+no quote: <html><head><style>p margin:0</style></head><body><!-- x --><P CLASS=x>{A}</P></body></html>"""))
 
 
 @functools.lru_cache(8)
@@ -1733,37 +1673,31 @@ def mail_reply(original, sender, text, client="gmail", keep_subject=True, keep_i
 
 # === Certificates ===
 # Worth nothing outside these tests. Valid 2020 to 2099; the server is "localhost" and 127.0.0.1.
-def _pem(kind, data):
-    lines = textwrap.wrap("".join(data.split()), 64)
-    return "\n".join([f"-----BEGIN {kind}-----", *lines, f"-----END {kind}-----", ""])
+CA_PEM, SERVER_PEM, SERVER_KEY, ALERTS_TEST_PEM = map(ssl.DER_cert_to_PEM_cert, map(base64.b64decode, """\
+MIIBfDCCASKgAwIBAgIUOo8d8AigJNjFYLSJszMO3f4qTlkwCgYIKoZIzj0EAwIwGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAgFw0yMD
+AxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNTk1OVowGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IA
+BP8UNUhdmE4CF04tkXpZxMid7ni+E3DzHd0T6pC+iVAsHWNWFPr3JJCUaAZtCWWbQXjnb4uZXEiiLydJwTpJAAijQjBAMA8GA1UdEwEB/wQFMA
+MBAf8wDgYDVR0PAQH/BAQDAgEGMB0GA1UdDgQWBBQGerQ8uPi8E7JVpbY+mz3Zj0RN6TAKBggqhkjOPQQDAgNIADBFAiEA4+2dXY2t7HagrvfD
+Sd5UI62yYoyQEUevKqDRmsw0sSACIF8hkUbvRGR/IlpgjAER5CtC89rluDmpzPbycK8PB/zT
+
+MIIBxjCCAWygAwIBAgIUPuM/WTOF7O+yqBTHKmgUuLLjXmowCgYIKoZIzj0EAwIwGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAgFw0yMD
+AxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNTk1OVowFDESMBAGA1UEAwwJbG9jYWxob3N0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEcODPROOt
+q1woL7O4bBrF0LewEI/1vpUhSgxcxQvJUXsazCfQdUT3mH9FYcYVonqBlrO/uu8X+om+pXiT/3ngqKOBkjCBjzAMBgNVHRMBAf8EAjAAMA4GA1
+UdDwEB/wQEAwIHgDATBgNVHSUEDDAKBggrBgEFBQcDATAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwHQYDVR0OBBYEFLLMrJ8JjDhxI4Qu
+x0sLZkLUPi/vMB8GA1UdIwQYMBaAFAZ6tDy4+LwTslWltj6bPdmPRE3pMAoGCCqGSM49BAMCA0gAMEUCIQCbN/pauxm9Zqh0m11EPqT1GZx7ij
+uiom36beJMpneDngIgMXjuWtSHWLOQcwQcy2FBB4hY7XHX8YWNu5sMHBj7HZk=
+
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4PSmyb4AblzcLXe3MKJwiJFHibbbiJm3SfSleSgWbOihRANCAARw4M9E462rXC
+gvs7hsGsXQt7AQj/W+lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCo
+
+MIIBijCCAS+gAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthbGVydHMudGVzdDAgFw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNT
+k1OVowFjEUMBIGA1UEAwwLYWxlcnRzLnRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARw4M9E462rXCgvs7hsGsXQt7AQj/W+lSFKDFzF
+C8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCoo2wwajAdBgNVHQ4EFgQUssysnwmMOHEjhC7HSwtmQtQ+L+8wFgYDVR0RBA8wDY
+ILYWxlcnRzLnRlc3QwDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8EBAMCB4AwEwYDVR0lBAwwCgYIKwYBBQUHAwEwCgYIKoZIzj0EAwIDSQAwRgIh
+AMeOa4ieG9m4BjNJEhejjXNEwDlcx4dtW9L+d3uomWxGAiEA8y43SjZ34UaVEZ9NSSr0lhfzLBI3ZdTllvdjvwWX6Mc=""".split("\n\n")))
+SERVER_KEY = SERVER_KEY.replace("CERTIFICATE", "PRIVATE KEY")
 
 
-CA_PEM = _pem("CERTIFICATE", """
-    MIIBfDCCASKgAwIBAgIUOo8d8AigJNjFYLSJszMO3f4qTlkwCgYIKoZIzj0EAwIwGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAg
-    Fw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNTk1OVowGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTBZMBMGByqGSM49AgEGCCqG
-    SM49AwEHA0IABP8UNUhdmE4CF04tkXpZxMid7ni+E3DzHd0T6pC+iVAsHWNWFPr3JJCUaAZtCWWbQXjnb4uZXEiiLydJwTpJAAijQjBA
-    MA8GA1UdEwEB/wQFMAMBAf8wDgYDVR0PAQH/BAQDAgEGMB0GA1UdDgQWBBQGerQ8uPi8E7JVpbY+mz3Zj0RN6TAKBggqhkjOPQQDAgNI
-    ADBFAiEA4+2dXY2t7HagrvfDSd5UI62yYoyQEUevKqDRmsw0sSACIF8hkUbvRGR/IlpgjAER5CtC89rluDmpzPbycK8PB/zT""")
-SERVER_PEM = _pem("CERTIFICATE", """
-    MIIBxjCCAWygAwIBAgIUPuM/WTOF7O+yqBTHKmgUuLLjXmowCgYIKoZIzj0EAwIwGzEZMBcGA1UEAwwQQWxlcnRlcnMgdGVzdCBDQTAg
-    Fw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIzMTIzNTk1OVowFDESMBAGA1UEAwwJbG9jYWxob3N0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcD
-    QgAEcODPROOtq1woL7O4bBrF0LewEI/1vpUhSgxcxQvJUXsazCfQdUT3mH9FYcYVonqBlrO/uu8X+om+pXiT/3ngqKOBkjCBjzAMBgNV
-    HRMBAf8EAjAAMA4GA1UdDwEB/wQEAwIHgDATBgNVHSUEDDAKBggrBgEFBQcDATAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwHQYD
-    VR0OBBYEFLLMrJ8JjDhxI4Qux0sLZkLUPi/vMB8GA1UdIwQYMBaAFAZ6tDy4+LwTslWltj6bPdmPRE3pMAoGCCqGSM49BAMCA0gAMEUC
-    IQCbN/pauxm9Zqh0m11EPqT1GZx7ijuiom36beJMpneDngIgMXjuWtSHWLOQcwQcy2FBB4hY7XHX8YWNu5sMHBj7HZk=""")
-SERVER_KEY = _pem("PRIVATE KEY", """
-    MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg4PSmyb4AblzcLXe3MKJwiJFHibbbiJm3SfSleSgWbOihRANCAARw4M9E
-    462rXCgvs7hsGsXQt7AQj/W+lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCo""")
-ALERTS_TEST_PEM = _pem("CERTIFICATE", """
-    MIIBijCCAS+gAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthbGVydHMudGVzdDAgFw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIz
-    MTIzNTk1OVowFjEUMBIGA1UEAwwLYWxlcnRzLnRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARw4M9E462rXCgvs7hsGsXQt7AQ
-    j/W+lSFKDFzFC8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCoo2wwajAdBgNVHQ4EFgQUssysnwmMOHEjhC7HSwtmQtQ+
-    L+8wFgYDVR0RBA8wDYILYWxlcnRzLnRlc3QwDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8EBAMCB4AwEwYDVR0lBAwwCgYIKwYBBQUHAwEw
-    CgYIKoZIzj0EAwIDSQAwRgIhAMeOa4ieG9m4BjNJEhejjXNEwDlcx4dtW9L+d3uomWxGAiEA8y43SjZ34UaVEZ9NSSr0lhfzLBI3ZdTl
-    lvdjvwWX6Mc=""")
-
-
-@functools.lru_cache(None)
 @functools.lru_cache(None)
 def tls_server_context(trusted=True):
     """The context of a server whose certificate the test CA signed, or nobody did."""
@@ -1798,7 +1732,7 @@ def _far_from_home(tmp_path_factory):
     library = tmp_path_factory.mktemp("library")  # a copy for other processes, compiled once for all
     shutil.copy(alerters.__file__, str(library))
     gc.freeze()  # what pytest holds stays to the end: looking at it each time takes a tenth of the run
-    connect = socket.socket.connect
+    connect, headers = socket.socket.connect, email.headerregistry.HeaderRegistry
 
     def loopback_only(self, address):
         if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
@@ -1814,6 +1748,8 @@ def _far_from_home(tmp_path_factory):
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it would make processes slow to start
         patch.setattr(socket.socket, "connect", loopback_only)
         patch.setattr(os, "fsync", lambda number: None)  # the disk's time is not the store's
+        # email makes a new class for each header, which takes as long as all the rest of a mail
+        patch.setattr(headers, "__getitem__", functools.lru_cache(None)(headers.__getitem__))
         patch.setattr(alerters, "_CLOSING", 30.0)  # s by the wall clock, of a machine that may be busy
         yield
 
