@@ -185,7 +185,7 @@ class _Listener:
                 self.resting += 1
 
 
-class Fake:
+class Fake(contextlib.AbstractContextManager):
     """A server on a free port: `with FakeSlack() as slack`. A crash in the fake fails the test."""
 
     idle = []  # listeners with their threads, which stay for the next service: to start them takes its time
@@ -199,9 +199,6 @@ class Fake:
         # The one that has rested longest: a connection that the test before gave up may still wait in it.
         self._listener = self.idle.pop(0) if len(self.idle) > 7 else _Listener()
         self._listener.service, self.port = self, self._listener.port
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, kind, *_):
         self.close()
@@ -1062,11 +1059,8 @@ class FakeDiscord(FakeService):
 
 def _embed_texts(payload):
     for embed in payload.get("embeds") or []:
-        yield "title", embed.get("title")
-        yield "description", embed.get("description")
-        for field in embed.get("fields", []):
-            yield "name", field["name"]
-            yield "value", field["value"]
+        yield from [("title", embed.get("title")), ("description", embed.get("description"))]
+        yield from [(part, field[part]) for field in embed.get("fields", []) for part in ("name", "value")]
         yield "footer", embed.get("footer", {}).get("text")
 
 
@@ -1485,7 +1479,8 @@ class FakeIMAP(FakeServer):
 # === Replies as mail clients write them ===
 # How programs lay out an answer. {A}: the answer; {Q}, {P}, {H}: what was mailed, quoted, bare or as HTML;
 # {N}, {E}: the asker's name and address; {S}: the subject; {T}, {R}, {F}: the writer's address and names.
-# above a quote that is marked
+# First what is above a quote that is marked, above one that is not, and below the answer; then what stands
+# beside it, so that it is none, or above a quote, where programs put a line of theirs.
 ATTRIBUTIONS = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Vào Th 3, 24 thg 11, 2026 vào lúc 10:12 {N} <{E}>⏎đã viết:
 בתאריך יום ג׳, 24 בנוב׳ 2026 ב-10:12 מאת \u202a{N}\u202c\u200f <\u202a{E}\u202c\u200f>:\u202c ¦ {E} writes:
@@ -1517,7 +1512,6 @@ Quoting {E} on 24.11.2026 10:12:00: ¦ Am 2026-11-24 10:12, schrieb {N}: ¦ Nov 
 On Nov 24 at 10:12 AM, {E} wrote: ¦ {E} schrieb am 24.11.2026 10:12: ¦ On 24/11/2026 10:12, {N} wrote:
 On 2026/11/24 10:12, {N} wrote: ¦ 24.11.2026, 10:12, "{N}" <{E}>: ¦ On Tue, 24 Nov 2026, {E} wrote:
 24. Nov. 2026, 10:12 von {E}:""")
-# above a quote that is not
 MAIL_HEADS = re.split(" ¦ |\n", """\
 Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
 ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 2026년 11월 24일 화요일 오전 10:12⏎받는\
@@ -1546,7 +1540,6 @@ Kimden: {N} <{E}>⏎Gönderildi: 24 Kasım 2026 Salı 10:12⏎Kime: {T}⏎Konu: 
 Från: {N} <{E}>⏎Skickat: den 24 november 2026 10:12⏎Till: {T}⏎Ämne: {S}
 От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому: {T}⏎Тема: {S}
 发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人： {T}⏎主题： {S}""")
-# below the answer
 MAIL_ENDS = re.split(" ¦ |\n", """\
 -- ⏎{R}⏎Head of Data ¦ Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
@@ -1567,7 +1560,6 @@ Sent from my iPhone ¦ Lähetetty iPhonesta ¦ Отправлено с iPhone ¦
 Sent from my Galaxy ¦ Cordialement,⏎{R} ¦ Inviato da iPhone ¦ С уважением,⏎{R} ¦ Bien à vous,⏎{F} ¦ {F} {R}
 Viele Grüße⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone ¦ Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ LG {F}
 Спасибо!⏎{F} ¦ Thanks,⏎{R} ¦ Cheers,⏎{F}""")
-# beside it: then it is none
 CONDITIONS = re.split(" ¦ |\n", """\
 but only after Friday ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only after Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
@@ -1579,7 +1571,6 @@ On Monday, not today: ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ not b
 From: Monday on only ¦ aber erst am Montag ¦ Alice: only staging ¦ wait for {N} <{E}>: ¦ before: 01.12.2026
 > if the tests pass ¦ Best wait for Bob ¦ Not Before Friday ¦ ask {E} first ¦ Anna said no ¦ {E}: not yet ¦ no
 on my iPhone ¦ pero no hoy ¦ for Android ¦ wait ¦ > no ¦ 👎 ¦ approve""")
-# directly above a quote, where programs put their line
 OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12. 18:00, nur Staging Server:
