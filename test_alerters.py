@@ -8757,26 +8757,22 @@ TROUBLE = {"no such stack": {"STACK": "gone"}, "no such flavor": {"FLAVOR": "gon
            "bug": {"FLAVOR": "recorder", "TROUBLE": "bug"}}
 
 
-@pytest.fixture
-def in_trouble(received, monkeypatch):
-    def make(case):
-        monkeypatch.delenv("ALERTERS_FLAVOR")
-        set_variables(monkeypatch, **TROUBLE[case])
-        if case == "broken store":
-            write_store(b"broken")
-
-    return make
-
-
+@posix
 @pytest.mark.parametrize("case", TROUBLE)
-def test_hooks_and_watch_never_raise_for_a_broken_set_up(case, in_trouble, caplog):
-    in_trouble(case)
+def test_hooks_watch_and_run_never_show_a_broken_set_up(case, received, run_here, monkeypatch, caplog):
+    monkeypatch.delenv("ALERTERS_FLAVOR")
+    set_variables(monkeypatch, **TROUBLE[case])
+    if case == "broken store":
+        write_store(b"broken")
     call_hook(alerter_failure_hook, (GONE,))
     call_hook(alerter_success_hook, ())
     assert watch(lambda: 5)() == 5
     with pytest.raises(ValueError, match="^mine$"), watch("job"):
         raise ValueError("mine")
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 4
+    caplog.clear()
+    code, out, err = run_here("--", "sh", "-c", "echo done; exit 5")
+    assert (code, out) == (5, "done\n") and "Traceback" not in err and err + caplog.text
 
 
 # === watch ===
@@ -9156,17 +9152,9 @@ MANY = ("file: Too many open files: this process has too many files open: close 
         "`ulimit -n`\n")
 ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
     # The end holds the handler's lock while the post fails and logs, and root has this very handler.
-    "stderr is logged": ("""
-        class Log:
-            flush = str
-
-            def write(self, text):
-                sys.__stderr__.write(text)
-                log.error(text)
-        sys.stderr = Log()
-        open("busy", "w").close()
-        log.error("x")
-        """, [], "the line is busy\nalerters: not told (see above): ERROR root: x\n"),
+    "stderr is logged": ("open('busy', 'w'); sys.stderr = type('Log', (), {'flush': str, 'write': lambda "
+                         "self, text: (sys.__stderr__.write(text), log.error(text))})(); log.error('x')", [],
+                         "the line is busy\nalerters: not told (see above): ERROR root: x\n"),
     "forks": ("""
         import multiprocessing, warnings
         warnings.simplefilter("ignore")  # 3.12 warns of fork and threads
@@ -9706,11 +9694,11 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
 
     monkeypatch.setattr(ConsoleAlerter, "_write", write)
     monkeypatch.setattr(sys, "stdin", terminal_here.terminal)
-    for lines, approved in ((["LgTm!\n"], True), ([" *ok*. \n"], True), (["no\n"], False),
-                            (["yes please\n", "yes\n"], True),
-                            (["\x1b[31m\nwhat is this?\nreject\n"], False)):
+    for lines, status in ((["LgTm!\n"], "approved"), ([" *ok*. \n"], "approved"), (["no\n"], "declined"),
+                          (["yes please\n", "yes\n"], "approved"),
+                          (["\x1b[31m\nwhat is this?\nreject\n"], "declined")):
         decision, err = said(*lines)
-        assert bool(decision) is approved and decision.text == lines[-1].split("\n")[-2]
+        assert (decision.status, decision.text) == (status, lines[-1].split("\n")[-2])
         assert decision.by and decision.via == "console" and abs(decision.at - time.time()) < 60
         assert err.count("    That is not an answer yet. ") == "".join(lines).count("\n") - 1
     with monkeypatch.context() as nobody:  # a container whose user number has no name
@@ -9765,11 +9753,6 @@ def quiet(tmp_path, monkeypatch):
     monkeypatch.setenv("QUIET_TOKEN", "hidden-secret-1")
     told.touch()
     return lambda: [SimpleNamespace(**json.loads(line)) for line in told.read_text().splitlines()]
-
-
-def start_job(script, **more):
-    """Start `run` with a shell's script as its job, in a process."""
-    return start_program("run", "--", "sh", "-c", script, python=["-S"], **more)
 
 
 SURROUNDINGS = ('test "$P" = "$(cut -d" " -f5-8 /proc/$$/stat)" && echo same group; for n in 0 1 2; do '
@@ -9966,8 +9949,8 @@ def test_run_tells_the_alerters_that_are_named_and_no_short_success(slack, disco
 def test_what_the_job_left_behind_prints_on_after_run_has_ended(quiet, tmp_path):
     go = tmp_path / "go"
     os.mkfifo(str(go))
-    process = start_job(f"(read -r word <{go}; echo $word; seq 100000 >&2) & echo now; exit 3",
-                        start_new_session=True)
+    script = f"(read -r word <{go}; echo $word; seq 100000 >&2) & echo now; exit 3"
+    process = start_program("run", "--", "sh", "-c", script, python=["-S"], start_new_session=True)
     assert process.wait(20) == 3 and quiet()[0].body == fenced("now")
     go.write_text("late\n")
     done = end_of(process)
@@ -10048,7 +10031,8 @@ def test_run_in_a_thread(received, run_here, capfd):
 @posix
 def test_a_signal_while_the_alert_is_posted_ends_run_with_the_jobs_code(quiet, monkeypatch):
     monkeypatch.setenv("QUIET_WAIT", "yes")
-    started = {number: start_job(f"exit {number % 2 * 7}") for number in (2, 15)}
+    started = {number: start_program("run", "--", "sh", "-c", f"exit {number % 2 * 7}", python=["-S"])
+               for number in (2, 15)}
     for number, process in started.items():
         assert process.stdout.readline() == "posting\n"
         process.send_signal(number)
@@ -10065,14 +10049,6 @@ def test_a_signal_that_may_not_be_sent_to_the_job_does_not_end_run(received, run
     monkeypatch.setattr(subprocess.Popen, "send_signal", refuse)
     script = "trap 'exit 4' USR1; kill -TERM $PPID; while :; do sleep 0.01; done"
     assert run_here("--", "sh", "-c", script)[0] == 4 and received.last.metadata["signal"] == "SIGTERM"
-
-
-@posix
-@pytest.mark.parametrize("case", TROUBLE)
-def test_run_runs_the_command_whatever_happens_to_the_alert(case, in_trouble, run_here, caplog):
-    in_trouble(case)
-    code, out, err = run_here("--", "sh", "-c", "echo done; exit 5")
-    assert (code, out) == (5, "done\n") and "Traceback" not in err and err + caplog.text
 
 
 # === The notebook ===
