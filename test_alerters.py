@@ -9771,9 +9771,9 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
     "own group": ('trap "echo outer" TERM; "$@"', "trap 'echo inner; exit 3' TERM; kill -TERM 0; sleep 9"),
     "to one file": ('cd "$(mktemp -d)"; echo 0 >a; "$@" >>a 2>&1; echo $?; cat a',
                     "for i in 1 2 3 4 5; do echo out $i; echo err $i >&2; done; exit 1"),
-    "to files": ('cd "$(mktemp -d)"; "$@" 3>a >b 2>&3; echo $?; cat a b', "echo out; echo err >&2; exit 255"),
-    "input, much": ('(echo one; echo two) | { "$@"; cat; } | cksum',
-                    "read -r line; echo got $line; head -c 3000000 /dev/zero; echo $?"),
+    "input, much, errors to a file": (
+        'cd "$(mktemp -d)"; (echo one; echo two) | { "$@" 2>a; echo $?; cat; } | cksum; cat a',
+        "read -r line; echo got $line; echo err >&2; head -c 3000000 /dev/zero; exit 255"),
     "all closed": ('"$@" <&- >&- 2>&-', "echo out || exit 5"),
     "full, stdin and stderr closed": ('"$@" <&- >/dev/full 2>&-; echo $?',
                                       "echo err >&2 && exit 6; cat && exit 7; echo out || exit 1"),
