@@ -2192,7 +2192,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             error.outcome, error.hint = "unknown", f"{error.hint}; an earlier try may have arrived"
         doubtful = doubtful or unheard
         wait = max(error.retry_after or pause, 0.5)
-        in_time = clock.monotonic() + wait <= until
+        in_time = clock.monotonic() + wait < until
         if error.retry_after is None:
             pause = min(pause * 2, 8.0)
         elif not in_time:
