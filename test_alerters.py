@@ -6039,8 +6039,8 @@ def mail_text(mail):
 
 def mail_shape(part):
     """The structure of a mail as text: multipart/mixed(text/plain, image/png)."""
-    inside = ", ".join(map(mail_shape, part.iter_parts())) if part.is_multipart() else ""
-    return part.get_content_type() + (f"({inside})" if inside else "")
+    inside = f"({', '.join(map(mail_shape, part.iter_parts()))})" if part.is_multipart() else ""
+    return part.get_content_type() + inside
 
 
 class MailPage(html.parser.HTMLParser):
@@ -6105,18 +6105,18 @@ def test_without_tls_that_is_trusted_nothing_is_sent(fault, clock, trusted):
 MAIL_MISTAKES = [
     {"smtp_server": "mail.example.org", "use_tls": False}, {"use_tls": "banana"}, {"smtp_server": ""},
     {"smtp_server": "smtp://mail.example.org"}, {"smtp_server": "mail.example.org\r\nRSET"},
-    {"sender_email": ""}, {"sender_email": "bot@example.org\r\nBcc: eve@evil.test"},
-    {"sender_email": "=?utf-8?q?a=0AX:_1?= <bot@example.org>"}, {"smtp_port": 0}, {"imap_port": 70000},
-    {"smtp_port": "587"}, {"password": "abc\r\ndefgh"}, {"imap_password": "abc\ndefgh"},
-    {"username": "bot\r\nA1 DELETE INBOX"}, {"subject_prefix": "[x]\r\nBcc: eve@evil.test"},
-    {"imap_server": "imap.example.org/inbox"}, {"timeout": "soon"}, {"approvers": ["Ann"]}]
+    {"sender_email": ""}, {"sender_email": "bot@example.org\r\nBcc: eve@evil.test"}, {"smtp_port": 0},
+    {"sender_email": "=?utf-8?q?a=0AX:_1?= <bot@example.org>"}, {"imap_port": 70000}, {"smtp_port": "587"},
+    {"password": "abc\r\ndefgh"}, {"imap_password": "abc\ndefgh"}, {"username": "bot\r\nA1 DELETE INBOX"},
+    {"subject_prefix": "[x]\r\nBcc: eve@evil.test"}, {"imap_server": "imap.example.org/inbox"},
+    {"timeout": "soon"}, {"approvers": ["Ann"]}]
 BAD_ADDRESSES = [
     "", "ann", "@example.org", "ann@", "ann@@example.org", "ann example@example.org", "ann@exa mple.org",
-    "ann@example.org\r\nRSET", "ann@example.org\nBcc: eve@evil.test", "ann\0@example.org",
+    "ann@example.org\r\nRSET", "ann@example.org\nBcc: eve@evil.test", "ann\0@example.org", "änn@example.org",
     "ann@example.org, bob", "ann@example.org,", "ann@example.org>", "<ann@example.org>", '"ann"@example.org',
     "ann@example..org", "x" * 65 + "@example.org", "ann@" + "x" * 64 + ".org", "ann@" + "x." * 130 + "org",
-    "änn@example.org", "ann@example.org]<eve@evil.test>", "ann;eve@evil.test", "ann@[127.0.0.1",
-    "ann@example.org\u2028RSET", "ann@example.org ORCPT=rfc822;x"]
+    "ann@example.org]<eve@evil.test>", "ann;eve@evil.test", "ann@[127.0.0.1", "ann@example.org\u2028RSET",
+    "ann@example.org ORCPT=rfc822;x"]
 
 
 def test_what_cannot_be_right_is_a_config_error_before_anything_is_sent(relay):
@@ -6129,37 +6129,22 @@ def test_what_cannot_be_right_is_a_config_error_before_anything_is_sent(relay):
             with pytest.raises(ConfigError):
                 relay_alerter(relay, **fields)
         with pytest.raises(ConfigError):  # "" is none of its own
-            params = SMTPEmailAlerterParameters(recipient_email=address or "ann")
-            relay_alerter(relay).post("x", params)
+            relay_alerter(relay).post("x", SMTPEmailAlerterParameters(recipient_email=address or "ann"))
     for people, said in ("ann@straße.de", "email: write ann@xn--strae-oqa.de"), ((), "no recipient: give "):
         with pytest.raises(ConfigError, match=said):
             relay_alerter(relay, recipient_email=people).post("hi")
     assert not relay.commands
 
 
-def test_a_password_reference_is_resolved_on_use(smtp, imap, relay, clock, monkeypatch, tmp_path):
-    monkeypatch.setenv("MAIL_SECRET", MAIL_PASSWORD)
-    (tmp_path / "secret").write_text(MAIL_PASSWORD + "\n")
-    for reference in "{{env.MAIL_SECRET}}", "{{file.%s}}" % (tmp_path / "secret"):
-        alerter = mail_alerter(smtp, password=reference)
-        assert alerter.post("hi") is True and MAIL_PASSWORD not in repr(alerter)
-    assert [mail.user for mail in smtp.mails] == ["bot@example.org"] * 2
-    for field in ("password", "imap_password"):  # a mistake of the caller is no hiccup of the server
-        with pytest.raises(ConfigError, match="NO_SUCH_SECRET"):
-            mail_asker(relay, imap, clock, **{field: "{{env.NO_SUCH_SECRET}}"}).decide("Deploy?", timeout=5)
-
-
 # === E-mail: the mail ===
 def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
-    message = AlerterMessage("Training done",
-                             "All **good**, *really*: `0.95`.\nSee [the log](https://example.org/l).",
-                             {"accuracy": 0.95, "b < c & d": None, "epochs": [1, 2]}, level="success")
-    relay_alerter(relay, clock).send(message)
+    text = "All **good**, *really*: `0.95`.\nSee [the log](https://example.org/l)."
+    facts = {"accuracy": 0.95, "b < c & d": None, "epochs": [1, 2]}
+    relay_alerter(relay, clock).send(AlerterMessage("Training done", text, facts, level="success"))
     [mail] = relay.mails
-    headers = {name: str(value) for name, value in mail.message.items()}
-    message_id, content_type = headers.pop("Message-ID"), headers.pop("Content-Type")
-    assert re.fullmatch(r"<alerters\.[0-9a-f]{16}@example\.org>", message_id)
-    assert content_type.startswith("multipart/alternative")
+    headers, page = {name: str(value) for name, value in mail.message.items()}, MailPage(mail)
+    assert re.fullmatch(r"<alerters\.[0-9a-f]{16}@example\.org>", headers.pop("Message-ID"))
+    assert headers.pop("Content-Type").startswith("multipart/alternative")
     assert headers == {
         "Subject": "Training done", "From": "bot@example.org", "To": "ann@example.org, bob@example.org",
         "Date": "Tue, 14 Nov 2023 22:13:20 +0000", "Auto-Submitted": "auto-generated", "MIME-Version": "1.0",
@@ -6167,7 +6152,6 @@ def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
     assert mail_text(mail) == (
         "Training done\n\nAll good, really: 0.95.\nSee the log (https://example.org/l).\n\n"
         "accuracy: 0.95\nb < c & d: None\nepochs: [1, 2]\n")
-    page = MailPage(mail)
     assert page.words == ["Success", "Training done", "All", "good", ",", "really", ":", "0.95", ".", "See",
                           "the log", ".", "accuracy", "0.95", "b < c & d", "None", "epochs", "[1, 2]"]
     assert page.links == ["https://example.org/l"] and {"h1", "strong", "em", "code", "table"} <= page.tags
@@ -6193,10 +6177,10 @@ MAIL_SHAPES = [  # fields, images, structure
 def test_the_structure_of_a_mail(relay):
     for fields, images, shape in MAIL_SHAPES:
         relay_alerter(relay, **fields).send(AlerterMessage(body="see", images=images))
-        message = relay.mails[-1].message
-        files = [part.get_content() for part in message.walk()
+        parts = list(relay.mails[-1].message.walk())
+        files = [part.get_content() for part in parts
                  if part.get_content_maintype() in ("image", "application")]
-        assert mail_shape(message) == shape
+        assert mail_shape(parts[0]) == shape
         assert sorted(files) == sorted(image for image in images if isinstance(image, bytes))
 
 
@@ -6226,8 +6210,8 @@ def test_params_of_the_call_win_and_those_of_another_flavor_are_ignored(relay):
     relay_alerter(relay, include_html=False).send("x", SMTPEmailAlerterParameters(include_html=True))
     assert [(mail.rcpts, mail_shape(mail.message).count("html")) for mail in relay.mails] == [
         ([carl], 0), ([carl, EVE], 1), ([ANN, BOB], 1), ([ANN, BOB], 1)]
-    assert part_text(relay.mails[1].message.get_body(("html",))) == "<p><b>own</b></p>\n"
-    assert str(relay.mails[1].message["To"]) == f"{carl}, {EVE}"
+    own = relay.mails[1].message
+    assert part_text(own.get_body(("html",))) == "<p><b>own</b></p>\n" and own["To"] == f"{carl}, {EVE}"
 
 
 def test_domains_go_out_in_ascii_and_a_long_one_keeps_ids_short_enough_to_thread(relay):
@@ -6258,15 +6242,16 @@ MAIL_HEADERS = sorted("subject from to message-id date auto-submitted x-auto-res
 
 
 def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
-    for shift, number in itertools.product(range(6 if MORE else 1), range(0, len(MAIL_EVIL), 2)):
-        text, other = MAIL_EVIL[number], MAIL_EVIL[(number + 1 + shift) % len(MAIL_EVIL)]
+    count, alerter = len(MAIL_EVIL), relay_alerter(relay)
+    for shift, number in itertools.product(range(6 if MORE else 1), range(0, count, 2)):
+        text, other = MAIL_EVIL[number], MAIL_EVIL[(number + 1 + shift) % count]
         message = {"title": text, "body": "x" + other + "\n" + in_markdown(other), "metadata": {other: other},
                    "images": [f"/no/such/{text}.png", "http://" + text], "level": "error"}
         params = {"subject_prefix": "="}
         if (number // 2 + shift) % 3 == 0:
             params = {"subject": text, "subject_prefix": other}
             message = {"body": "x", "images": [f"{other}.png", "https://e.test/" + text]}
-        relay_alerter(relay).send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
+        alerter.send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
         mail, page = relay.mails[-1], MailPage(relay.mails[-1])
         names = {name.lower() for name in mail.message.keys()} - {"content-transfer-encoding"}
         assert sorted(names) == MAIL_HEADERS and mail.rcpts == [ANN, BOB], text
@@ -6277,7 +6262,7 @@ def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
         assert all(link.startswith(("https://", "http://")) for link in page.images), text
         assert not re.search("[\0\x08\x1b\u202e\u2066]", page.source + mail_text(mail)), text
     assert len(relay.mails) == relay.sessions == (shift + 1) * (number // 2 + 1)
-    relay_alerter(relay).send("[https://bank.example](https://evil.test/) [bank.example](https://evil.test/)")
+    alerter.send("[https://bank.example](https://evil.test/) [bank.example](https://evil.test/)")
     assert "https://evil.test/" in " ".join(MailPage(relay.mails[-1]).words)  # a label hides no address
 
 
@@ -6344,9 +6329,9 @@ def test_fault_matrix_of_smtp(stage, clock, trusted):
     """Faults at every stage, once or for ever: what can be delivered is, once; else a hint is told."""
     secure, place = stage in ("starttls", "auth"), FakeSMTP.stages.index(stage)
     ways = {"user": "bot@example.org", "password": MAIL_PASSWORD} if secure else {"tls": None}
+    faults = [(name, 1) for name in list(MAIL_FAULTS)[place % 3::3]] + [(FOR_EVER[stage], None)]
     with FakeSMTP(**ways) as service:
         alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
-        faults = [(name, 1) for name in list(MAIL_FAULTS)[place % 2::2]] + [(FOR_EVER[stage], None)]
         for name, times in itertools.product(MAIL_FAULTS, (1, None)) if MORE else faults:
             where, start = (name, times), clock.monotonic()
             service.mails.clear()
@@ -6384,41 +6369,32 @@ def test_the_name_in_ehlo_is_one_that_servers_take(relay, monkeypatch):
         monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
         with contextlib.suppress(DeliveryError):
             relay_alerter(relay, recipient_email=()).check()
-    assert [command.line for command in relay.commands] == [
-        "ehlo build7.corp.example", *["ehlo example.org"] * 4]
-
-
-def test_a_port_that_speaks_tls_at_once_is_told_in_one_time_out(hasty):
-    with FakeSMTP(tls="ssl") as service:
-        start, error = hasty.monotonic(), refusal_of(mail_alerter(service, clock=hasty, password=""))
-        assert "no greeting in time: that port may speak TLS at once: use_tls=\"ssl\"" in str(error)
-        assert hasty.monotonic() - start < 20 and service.sessions == 1
+    assert [c.line for c in relay.commands] == ["ehlo build7.corp.example", *["ehlo example.org"] * 4]
 
 
 MAIL_REFUSALS = [  # refusals: who has it, who is named at ERROR, outcome
     ({BOB: "550 5.1.1 no such user"}, [ANN], [BOB], "partial"),
-    ({ANN: ["450 4.2.0 later"], BOB: ["451 4.7.1 greylisted"] * 2}, [ANN, BOB], [], None),
+    ({ANN: ["450 4.2.0 later"], BOB: ["451 4.7.1 greylisted"] * 2}, [ANN, BOB], [], "sent"),
     ({BOB: "452 4.2.2 mailbox full"}, [ANN], [BOB], "partial"),
     ({ANN: "550 5.1.1 no", BOB: ["451 4.7.1 later"]}, [BOB], [ANN], "partial"),
     ({ANN: "450 4.2.0 no", BOB: "452 4.2.2 full"}, [], [ANN, BOB], "not_sent"),
     ({ANN: "550 5.1.1 no", BOB: "550 5.1.1 no"}, [], [ANN, BOB], "not_sent"),
     ({ANN: ["550 5.1.1 no", None], BOB: ["421 4.7.0 bye"]}, [BOB], [ANN], "partial"),  # final is final
-    ({ANN: ["421 4.7.0 bye"] * 2}, [ANN, BOB], [], None)]  # then BOB was not asked about
+    ({ANN: ["421 4.7.0 bye"] * 2}, [ANN, BOB], [], "sent")]  # then BOB was not asked about
 
 
 def test_who_is_refused_is_named_and_the_others_have_it_once(clock, relay):
     for refusals, held, named, outcome in MAIL_REFUSALS:
         relay.mails.clear()
         relay.refuse, start = copy.deepcopy(refusals), clock.monotonic()
-        if outcome is None:
-            assert relay_alerter(relay, clock).post("the alert") is True
-        else:
-            error = refusal_of(relay_alerter(relay, clock))
-            plans = {address: refusals[address] for address in named}
-            said = {address: plan[0] if isinstance(plan, list) else plan for address, plan in plans.items()}
-            assert error.outcome == outcome and error.hint and str(error.status) in str(said)
-            assert all(f"{address} ({words})" in str(error) for address, words in said.items())
-            assert [address for address in (ANN, BOB) if address in str(error)] == named
+        came, error = _outcome(relay_alerter(relay, clock), "the alert")
+        assert came == outcome, refusals
+        if error:
+            plans = {who: refusals[who] for who in named}
+            said = {who: plan[0] if isinstance(plan, list) else plan for who, plan in plans.items()}
+            assert [who for who in (ANN, BOB) if who in str(error)] == named
+            assert all(f"{who} ({words})" in str(error) for who, words in said.items())
+            assert str(error.status) in str(said), refusals
         assert sorted(rcpt for mail in relay.mails for rcpt in mail.rcpts) == held, refusals
         assert len({mail.message_id for mail in relay.mails}) <= 1 and clock.monotonic() - start <= 30
 
@@ -6481,7 +6457,8 @@ HASTE = 30
 
 @pytest.fixture
 def hasty(monkeypatch):
-    """Let the time of connections pass 30 times as fast; return a clock that runs with it."""
+    """Let the time of connections pass 30 times as fast, of which there is half; return a clock so fast."""
+    monkeypatch.setattr(alerters, "_SEND_BUDGET", alerters._SEND_BUDGET / 2)
     monkeypatch.setattr(alerters, "_SOCKET_TIMEOUT", alerters._SOCKET_TIMEOUT / HASTE)
     monkeypatch.setattr(alerters, "_deadline", lambda clock, until: (
         time.monotonic() + (until - clock.monotonic()) / HASTE))
@@ -6501,24 +6478,28 @@ def all_at_once(function, cases):
 STALLS = {  # what comes of it, by stage and fault of a mail server or a mailbox
     ("connect", "drip"): "not_sent", ("mail", "stall"): "not_sent", ("accepted", "drip"): "unknown",
     ("quit", "stall"): "sent",  # the mail was taken
+    ("connect", "tls"): "not_sent",  # it waits for TLS: told in one time-out
     ("greeting", "drip"): "approved", ("select", "stall"): "approved", ("fetch", "drip"): "approved"}
 
 
 def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(hasty, trusted):
-    """All at once, as each takes real time: 30 s of a mail server, and as many of a mailbox."""
+    """All at once, as each takes real time: that of a mail server, and as much of a mailbox."""
     services = []
 
     def case(stage, fault):
-        with FakeSMTP(tls=None) as relay, FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
+        tls = "ssl" if fault == "tls" else None
+        with FakeSMTP(tls=tls) as relay, FakeIMAP(password=MAIL_PASSWORD, clock=hasty) as imap:
             services.extend([relay, imap])
             if stage in FakeIMAP.stages:
                 question = mail_asker(relay, imap, hasty).open_question("Deploy?")
                 imap.deliver(mail_reply(relay.mails[0].message, ANN, "approve"))
                 imap.fail(stage, fault)
                 return question.wait(900).status
-            relay.fail(stage, fault, times=None)
-            outcome, _ = _outcome(relay_alerter(relay, hasty), "hi")
-            assert len(relay.mails) == (stage in ("accepted", "quit"))
+            if not tls:
+                relay.fail(stage, fault, times=None)
+            outcome, error = _outcome(relay_alerter(relay, hasty, use_tls=bool(tls)), "hi")
+            assert len(relay.mails) == (stage in ("accepted", "quit")) and (not tls or relay.sessions == 1)
+            assert not tls or 'greeting in time: that port may speak TLS at once: use_tls="ssl"' in str(error)
             return outcome
 
     start, watchdog = hasty.monotonic(), threading.Timer(6, lambda: [service.close() for service in services])
@@ -6531,8 +6512,8 @@ def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(hasty, trusted):
 @pytest.mark.parametrize("user, password", [
     ("bot@example.org", "pässword-密码"), ("bot (user)", "a b) {5}"), ('b"ot', 'q"u\\ote')])
 def test_any_user_and_password_log_in_where_the_server_takes_utf_8(user, password, clock, trusted):
-    login, relay = {"user": user, "password": password}, {"tls": None, "clear_auth": True}
-    with FakeSMTP(**relay, **login) as smtp, FakeIMAP(**login) as imap:
+    login = {"user": user, "password": password}
+    with FakeSMTP(tls=None, clear_auth=True, **login) as smtp, FakeIMAP(**login) as imap:
         alerter = mail_alerter(smtp, imap, clock, username=user, password=password, use_tls=False)
         alerter.check()
         smtp.mechanisms, imap.capabilities = ["LOGIN"], "IMAP4rev1"  # IMAP's LOGIN takes ASCII alone
@@ -6552,7 +6533,7 @@ def test_a_password_that_is_repeated_is_in_no_mail_error_or_log(coded, smtp, ima
     word = base64.b64encode(coded.encode()).decode() if "\0" in coded else coded
     alerter = mail_alerter(smtp, imap, clock)
     alerter.send(AlerterMessage(f"t {MAIL_PASSWORD}", f"b {MAIL_PASSWORD}", {MAIL_PASSWORD: MAIL_PASSWORD}))
-    assert MAIL_PASSWORD.encode() not in smtp.mails[0].data and MAIL_PASSWORD not in mail_text(smtp.mails[0])
+    assert MAIL_PASSWORD not in smtp.mails[0].data.decode() + mail_text(smtp.mails[0])
     smtp.fail("auth", "535 5.7.8 bad credentials: AUTH PLAIN " + word, times=None)
     imap.fail("login", "NO bad credentials: AUTH PLAIN " + word, times=None)
     alerter.post("hi")
@@ -6563,17 +6544,17 @@ def test_a_password_that_is_repeated_is_in_no_mail_error_or_log(coded, smtp, ima
 
 
 def test_many_that_ask_at_once_try_the_mailbox_once(relay, imap, clock):
-    alerter = mail_asker(relay, imap, clock)
+    alerter, looked, count = mail_asker(relay, imap, clock), [], 20 if MORE else 5
+    box = type(alerter)._box
+    type(alerter)._box = lambda self: looked.append(1) or box(self)
     imap.fail("login", "stall")
-    with concurrent.futures.ThreadPoolExecutor(20) as pool:
-        asked = [pool.submit(alerter.open_question, f"Deploy {n}?") for n in range(20 if MORE else 6)]
-        wait_until(lambda: imap.commands)
-        time.sleep(0.1)  # s in which nobody else connects
-        assert imap.sessions == 1
+    with concurrent.futures.ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(alerter.open_question, f"Deploy {n}?") for n in range(count)]
+        wait_until(lambda: len(looked) == count and imap.commands)
         imap.gate.set()
     first, second, *_ = questions = [job.result() for job in asked]
-    assert len({question.token for question in questions}) == len(relay.mails) == len(asked)
-    assert alerter.replies(first) == alerter.replies(second) == []
+    assert len({question.token for question in questions}) == len(relay.mails) == count
+    assert imap.sessions == 1 and alerter.replies(first) == alerter.replies(second) == []
     alerter._release(first)
     assert alerter.replies(second) == [] and imap.logins == 2  # to try it, and one for all, to the last
     alerter._release(second)
@@ -6581,16 +6562,20 @@ def test_many_that_ask_at_once_try_the_mailbox_once(relay, imap, clock):
         alerter._imap(clock.monotonic() - 1)  # as where others have tried it for so long
 
 
-def test_check_tells_what_works(smtp, imap, clock):
-    good = "ok    SMTP: connected and logged in\n"
-    assert mail_alerter(smtp, imap, clock).check() == f"{good}ok    IMAP: connected and logged in"
-    assert mail_alerter(smtp).check() == f"{good}note  IMAP: not set, so this alerter posts and cannot ask"
+def test_check_tells_what_works(smtp, imap, clock, monkeypatch):
+    monkeypatch.setenv("MAIL_SECRET", MAIL_PASSWORD)
+    alerter, good = mail_alerter(smtp, imap, clock, password="{{env.MAIL_SECRET}}"), "connected and logged in"
+    assert alerter.check() == f"ok    SMTP: {good}\nok    IMAP: {good}" and MAIL_PASSWORD not in repr(alerter)
+    assert mail_alerter(smtp).check() == (
+        f"ok    SMTP: {good}\nnote  IMAP: not set, so this alerter posts and cannot ask")
     imap.fail("select", "NO [NONEXISTENT] Unknown Mailbox", times=None)
-    for fields, said in (({}, "IMAP: "), ({"imap_password": "wrong-password-2"},
-                                          "IMAP: .*: check imap_username and imap_password;")):
+    for password, said in ("", "IMAP: "), ("wrong-password-2", "IMAP: .*: check imap_username and imap_pass"):
         with pytest.raises(DeliveryError, match=said) as caught:
-            mail_alerter(smtp, imap, clock, **fields).check()
+            mail_alerter(smtp, imap, clock, imap_password=password).check()
         assert "wrong-password-2" not in str(caught.value) and not smtp.mails
+    for field in ("password", "imap_password"):  # a mistake of the caller is no hiccup of the server
+        with pytest.raises(ConfigError, match="NO_SUCH_SECRET"):
+            mail_alerter(smtp, imap, clock, **{field: "{{env.NO_SUCH_SECRET}}"}).decide("Deploy?", timeout=5)
 
 
 # === E-mail: asking ===
@@ -6635,27 +6620,27 @@ ANN_FULL = "Ann Doe <ann@example.org>"
 
 
 def test_a_reply_by_mail_decides(desk):
-    for number, (text, status) in enumerate([("approve", "approved"), ("No", "declined")]):
-        start, desk.relay.mails[:] = desk.clock.monotonic(), []
+    for number, (text, status, approvals) in enumerate([("approve", YES, (ANN,)), ("No", NO, ())]):
+        at, desk.relay.mails[:] = desk.clock.monotonic() + 40, []
         desk.later(40, ANN_FULL, text)
-        assert desk.decide() == Decision(status, ANN, text, "email", desk.clock.start + int(start + 40),
-                                         approvals=(ANN,) if text == "approve" else ())
-        assert desk.clock.monotonic() - start <= 40 + 5
+        assert desk.decide() == Decision(
+            status, ANN, text, "email", desk.clock.start + int(at), approvals=approvals)
         question, note = desk.relay.mails
         assert note.rcpts == [ANN, BOB] and str(note.message["In-Reply-To"]) == question.message_id
         assert str(note.message["References"]) == question.message_id != note.message_id
         assert mail_text(note).strip() == f"{status.capitalize()} by ann@example.org."
-        assert note.message["Auto-Submitted"] == "auto-generated"
+        assert note.message["Auto-Submitted"] == "auto-generated" and desk.clock.monotonic() <= at + 5
         assert desk.imap.logins == 2 * number + 2  # whether it can be read, and reading it
 
 
 def test_the_question_says_how_who_and_until_when(desk):
     with pytest.raises(ConfigError, match="approvers: 'Boss <boss@example.com>'"):
         desk.open(approvers=["Boss <boss@example.com>"])
-    assert desk.relay.mails == []
+    with pytest.raises(AskNotSupported, match="imap_server"):
+        relay_alerter(desk.relay).ask("Deploy?")
+    assert desk.relay.commands == []
     desk.open(timeout=3600, approvers=[BOB], approve_msg_options=["ship it"])
-    text = mail_text(desk.relay.mails[0])
-    for shown in (text, " ".join(MailPage(desk.relay.mails[0]).words)):
+    for shown in (mail_text(desk.relay.mails[0]), " ".join(MailPage(desk.relay.mails[0]).words)):
         for words in ("Deploy?", "Reply", "ship it", "decline", "2023-11-14 23:13:20 UTC", BOB):
             assert words in shown
     token = re.fullmatch(r"Deploy\? \[#([0-9a-f]{16})\]", str(desk.asked["Subject"]))[1]
@@ -6799,9 +6784,8 @@ ABSENT = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0
 AUTOMATIC = [  # further heads of a mail from Ann's address: only the last three are a person's
     *(f"Subject: {email.header.Header(f'{prefix} Deploy?', 'utf-8').encode()}" for prefix in ABSENT),
     "Auto-Submitted: auto-replied (vacation)", "Precedence: bulk", "Precedence: auto_reply",
-    "X-Autoreply: yes", "X-Autorespond: yes", "X-Autoreply-From: me", "Precedence: list",
-    "List-Id: Team <team.lists.example.org>", "Return-Path: <>",
-    'Content-Type: multipart/report; boundary="b"',
+    "X-Autoreply: yes", "X-Autorespond: yes", "X-Autoreply-From: me", "Precedence: list", "Return-Path: <>",
+    "List-Id: Team <team.lists.example.org>", 'Content-Type: multipart/report; boundary="b"',
     "Auto-Submitted: no", "X-Auto-Response-Suppress: All", "Return-Path: <ann@example.org>"]
 
 
@@ -6976,21 +6960,20 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
     dice, question, mails, wants = random.Random(17), desk.open(RICH), [], []
     charsets = ["utf-8", "iso-8859-1", "windows-1252", "iso-2022-jp", "koi8-r", "utf-7", "us-ascii"]
     text, page = quotable(desk.asked)
-    quote = text.replace("\n", "\n> ")
+    ends = ["", "\n\nbot@example.org wrote:\n> " + text.replace("\n", "\n> "), "\n-- \nAnn"]
 
     def leaf(text):
-        part = email.message.EmailMessage()
+        part, charset = email.message.EmailMessage(), dice.choice(charsets)
         if dice.random() < 0.3:
             shown, below = html.escape(text).replace("\n", "<br>"), dice.choice(["", f"<blockquote>{page}"])
             part.set_content(f"<div>{shown}</div>{below}", subtype="html")
             return part
-        said = text + dice.choice(["", f"\n\nbot@example.org wrote:\n> {quote}", "\n-- \nAnn"])
-        coding = dice.choice(["quoted-printable", "base64", "8bit"])
-        charset = "utf-8" if coding == "8bit" else dice.choice(charsets)
-        with contextlib.suppress(UnicodeError):
-            part.set_content(said, charset=charset, cte=coding)
-            return part
-        return leaf(text)
+        text += dice.choice(ends)
+        if text.encode(charset, "replace").decode(charset) != text:
+            charset = "utf-8"
+        codings = ["quoted-printable", "base64"] + ["8bit"] * (charset == "utf-8")
+        part.set_content(text, charset=charset, cte=dice.choice(codings))
+        return part
 
     for _ in range(2000 if MORE else 40):
         said = ["approve"] + dice.sample(CONDITIONS[:-1], dice.choice([0, 1, 1, 2]))
@@ -7012,16 +6995,6 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
     assert [mail for mail, want, got in zip(mails, wants, statuses) if (got == YES) is not want] == []
 
 
-def test_an_answer_to_the_help_is_read_in_another_process_too(desk):
-    question = desk.open()
-    desk.deliver(ANN_FULL, "yes please")
-    assert question.check() is None
-    again = Question.from_dict(json.loads(json.dumps(question.to_dict())), desk.alerter)
-    hint = desk.relay.mails[1].message
-    desk.imap.deliver(mail_reply(hint, ANN_FULL, "ok", "bottom", keep_ids=False))
-    assert outcome(again) == YES
-
-
 GROWING = {  # what a mail is made of; twice as much of it takes twice as long
     "text": ["On 1:00 ", "a\n", "> ", ">\n", "-- \n", "<http:", "| ", "bot@example.org\n", "****", ":", "\n",
              "x: 1\n", "Reply to this mail with approve,\n", "\u0316\u0300", "Best regards,\n", "2026 12 "],
@@ -7035,7 +7008,7 @@ GROWING = {  # what a mail is made of; twice as much of it takes twice as long
 
 
 def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
-    question, wrong = desk.open(), []
+    question, size, wrong = desk.open(), 300_000 if MORE else 6000, []
 
     def seconds(kind, unit, size):
         many = unit * (size // len(unit))
@@ -7046,12 +7019,10 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
         read_at_once(question, [mail], verdict=False)
         return time.process_time() - start
 
-    for kind, units in GROWING.items():
-        for unit in units:
-            size = 300_000 if MORE else 6000
-            large = seconds(kind, unit, size)
-            if large > 0.1 and large > 20 * seconds(kind, unit, size // 8):
-                wrong.append((kind, unit, large))
+    for kind, unit in [(kind, unit) for kind, units in GROWING.items() for unit in units]:
+        large = seconds(kind, unit, size)
+        if large > 0.1 and large > 20 * seconds(kind, unit, size // 8):
+            wrong.append((kind, unit, large))
     assert wrong == []
 
 
@@ -7079,8 +7050,8 @@ POISON = [  # what follows the From header of a mail, and its text
 def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
     question = desk.open(timeout=300)
     for number, (head, body) in enumerate(POISON, 1):
-        desk.imap.deliver(b"From: %s\nSubject: Re: [#%s]\nMIME-Version: 1.0\n%s\n\n%s\n" % (
-            ANN.encode(), question.token.encode(), head, body))
+        desk.imap.deliver(b"From: ann@example.org\nSubject: Re: [#%s]\nMIME-Version: 1.0\n%s\n\n%s\n" % (
+            question.token.encode(), head, body))
         if MORE or number == len(POISON):  # by default all at a visit
             start = time.process_time()
             assert question.check() is None and time.process_time() - start < 1, (head, body)
@@ -7119,6 +7090,7 @@ def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(desk):
         desk.later(3, ANN)
         assert question.wait().status == YES and desk.clock.monotonic() - start < 20 * len(faults), faults
         assert [stage for stage in faults if next(desk.imap.faults[stage], None)] == []
+    gc.collect()  # under -W error a socket that is still open fails here
 
 
 @pytest.mark.parametrize("stage, fault, healed", [
@@ -7172,8 +7144,8 @@ def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
         wait_until(lambda: all(question._shared for question in questions))
         desk.clock.sleep(1)
         desk.imap.gate.set()
-    assert list(got) == wanted
-    assert desk.imap.peak <= 2 and desk.imap.logins == 5  # once for each whether it can be read
+    assert list(got) == wanted and desk.imap.peak <= 2
+    assert desk.imap.logins == 5  # once for each whether it can be read
     assert sum(" SEARCH " in c.line for c in desk.imap.commands) == 1
 
 
@@ -7185,15 +7157,14 @@ def test_who_waits_while_another_looks_reads_what_is_his(broken, desk):
     desk.clock.sleep(86400 * (0 if broken else 5))
     other = desk.open("Another?", timeout=86400)
     assert desk.alerter.replies(other) == []
-    box = other._shared
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with box.lock:
+        with other._shared.lock:
             got = pool.submit(desk.alerter.replies, question)
             wait_until(lambda: question._shared)
             desk.clock.sleep(1)
-            box.began = desk.clock.monotonic()
+            other._shared.began = desk.clock.monotonic()
             if broken:
-                box.close()
+                other._shared.close()
         assert [reply["text"] for reply in got.result()] == ["approve"]
     for one in (question, other):
         desk.alerter._release(one)
@@ -7201,43 +7172,33 @@ def test_who_waits_while_another_looks_reads_what_is_his(broken, desk):
 
 def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
     """And where it finds none, as the subject is encoded and the ids are gone, all heads are read: once."""
+    desk.fill(30, at=desk.clock.now() - 86400 * 5)
     desk.fill(610)
     first = desk.open(timeout=3000)
     desk.deliver(ANN, "yes please")
-    second = desk.open("Modèle 🚀?")
-    for question, said in ((first, "ok"), (second, "no")):  # new ones, after an answer that was found
+    second = desk.open("Modèle 🚀?", timeout=3000)
+    for question, second_of, said in ((first, 10, "ok"), (second, 10, "no")):  # after one that was found
         subject = base64.b64encode(f"Re: [#{question.token}]".encode()).decode()
-        desk.clock.at(10, functools.partial(desk.deliver, ANN, said, subject=f"=?utf-8?b?{subject}?="))
+        answer = functools.partial(desk.deliver, ANN, said, subject=f"=?utf-8?b?{subject}?=")
+        desk.clock.at(second_of, answer)
     assert first.wait().status == YES and desk.clock.monotonic() < 15
     assert all(len(line) < 120 for line in desk.fetched[:2]) and len(desk.fetched) < 6
     assert second.wait().status == NO
-    assert sum(line.count(",") > 99 for line in desk.fetched) == 2  # of 500 heads at most
-
-
-def test_a_mailbox_with_many_other_mails_is_read_once_and_no_more_than_it_must(desk):
-    desk.fill(30, at=desk.clock.now() - 86400 * 5)
-    desk.fill(20)
-    question = desk.open(timeout=3000)
-    desk.later(300, ANN)
-    assert bool(question.wait()) is True
+    heads = [line.count(",") + 1 for line in desk.fetched if "HEADER" in line]
     polls = sum(" SEARCH " in c.line for c in desk.imap.commands)
-    assert len(desk.fetched) == 3 and sum("BODY.PEEK[]" in line for line in desk.fetched) == 1
-    assert desk.fetched[0].count(",") == 19 and len(desk.imap.commands) <= 3 + 2 * polls + 10
-    assert desk.imap.logins == 2
+    assert sum(heads) < 620 and max(heads) == 500 and len(desk.imap.commands) <= 2 * polls + 25
+    assert len(desk.fetched) - len(heads) == 3 and desk.imap.logins == 4
 
 
 def test_uids_that_begin_anew_are_read_anew(desk):
     question = desk.open(timeout=600)
     desk.deliver(EVE, "hello", subject="")
-
-    def rebuilt():
-        desk.imap.fail("noop", "close")
-        desk.imap.next_uid = 101
-        desk.imap.inbox.clear()
-        desk.deliver(ANN)  # has the number of the mail that was read before
-
-    desk.clock.at(30, rebuilt)
-    assert bool(question.wait()) is True
+    assert outcome(question) is None
+    desk.imap.fail("noop", "close")
+    desk.imap.next_uid = 101
+    desk.imap.inbox.clear()
+    desk.deliver(ANN)  # has the number of the mail that was read before
+    assert question.wait().status == YES
 
 
 MAIL_ANSWERS = [  # params, replies: what is decided after the last of them, and not before
@@ -7250,10 +7211,11 @@ MAIL_ANSWERS = [  # params, replies: what is decided after the last of them, and
 def test_the_first_valid_answer_decides(desk):
     for params, replies, wanted in MAIL_ANSWERS:
         question = desk.open(**params)
+        about = {"subject": f"[#{question.token}]"}
         for who, text in replies:
             assert question.check() is None
-            desk.deliver(who, text, subject=f"[#{question.token}]")
-        desk.deliver(ANN, "no", at=desk.clock.now() + 1, subject=f"[#{question.token}]")
+            desk.deliver(who, text, **about)
+        desk.deliver(ANN, "no", at=desk.clock.now() + 1, **about)
         decision = question.check()
         assert (decision.status, decision.by, decision.reason) == wanted and question.check() == decision
     desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, case_sensitive=True)
@@ -7264,32 +7226,35 @@ def test_the_first_valid_answer_decides(desk):
 
 
 def test_an_answer_after_the_deadline_is_none(desk):
-    for late, status in ((-1, "approved"), (5, "timeout")):
+    for late, status in ((-1, YES), (5, "timeout")):
         question, start = desk.open(timeout=100), desk.clock.now()
         desk.clock.sleep(5000)  # nobody looked in the meantime
         desk.deliver(ANN, at=start + 100 + late)
-        assert question.check().status == status
+        assert outcome(question) == status
         assert ("Nobody decided" in mail_text(desk.relay.mails[-1])) == (status == "timeout")
 
 
 def test_a_near_miss_gets_one_mail_that_names_the_words(desk, caplog):
-    for second, *answer in ((2, EVE, "ok then"), (5, ANN_FULL, "yes please"), (10, ANN_FULL, "Approve it"),
-                            (30, ANN_FULL)):
+    question = desk.open()
+    for second, *answer in ((2, EVE, "ok then"), (5, ANN_FULL, "yes please"), (10, ANN_FULL, "Approve it")):
         desk.later(second, *answer)
-    desk.relay.fail("mail", None, None, "550 5.7.1 no more mails")
-    assert desk.decide().status == "approved"
-    question, hint = desk.relay.mails
-    assert hint.rcpts == [ANN] and str(hint.message["In-Reply-To"]) == question.message_id
+    assert question.wait(20).status == "timeout"
+    asked, hint = desk.relay.mails
+    assert hint.rcpts == [ANN] and str(hint.message["In-Reply-To"]) == asked.message_id
     assert "approve" in mail_text(hint) and "decline" in mail_text(hint)
-    [warning] = errors_of(caplog, logging.WARNING)  # a refused note never changes the decision
+    # an answer to the help counts, in another process too; a refused note never changes the decision
+    again = Question.from_dict(json.loads(json.dumps(question.to_dict())), desk.alerter)
+    desk.imap.deliver(mail_reply(hint.message, ANN_FULL, "ok", "bottom", keep_ids=False))
+    desk.relay.fail("mail", "550 5.7.1 no more mails")
+    assert outcome(again) == YES
+    [warning] = errors_of(caplog, logging.WARNING)
     assert "could not write under the question" in warning
 
 
 def test_a_sender_who_is_also_the_recipient_does_not_answer_himself(desk):
     desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, recipient_email="bot@example.org")
-    for second in (1, 10, 50):
-        desk.clock.at(second, lambda: [desk.imap.deliver(mail.data) for mail in desk.relay.mails])
-    assert desk.decide("approve", 60, approve_msg_options=["approve"]).status == "timeout"
+    desk.clock.at(1, lambda: [desk.imap.deliver(mail.data) for mail in desk.relay.mails])
+    assert desk.decide("approve", 9, approve_msg_options=["approve"]).status == "timeout"
     assert len(desk.relay.mails) == 2
 
 
@@ -7313,36 +7278,18 @@ def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
 
 def test_a_key_adopts_the_question_and_its_answer(desk):
     """Also where the process died between DATA and the record: the repeat has the same ids."""
+    def ask_of(who, ask):
+        return ask("Drop?", SMTPEmailAlerterParameters(recipient_email=who), key="drop-42")
+
     desk.relay.fail("accepted", "close", times=2)
     with pytest.raises(DeliveryError) as caught:
-        desk.decide(key="deploy-42")
+        ask_of(ANN, desk.alerter.decide)
     assert caught.value.outcome == "unknown"
-    desk.clock.at(desk.clock.monotonic() + 5, lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
-    with pytest.raises(KeyboardInterrupt):
-        desk.decide(key="deploy-42")
-    desk.deliver(ANN)
-    assert desk.decide(key="deploy-42").status == "approved"
-    assert len({mail.message_id for mail in desk.relay.mails}) == 2  # the question and its end
-    assert desk.decide(timeout=20, key="deploy-42").status == "timeout"
-    assert len({mail.message_id for mail in desk.relay.mails}) == 4
-    first, second, again = (  # a key is bound to the recipients: the boss is asked although the intern was
-        desk.alerter.open_question("Drop?", SMTPEmailAlerterParameters(recipient_email=who), key="drop-42")
-        for who in (ANN, BOB, [BOB.upper()]))
-    assert first.token != second.token == again.token
-
-
-def test_sockets_are_closed_after_every_use(desk):
-    question = desk.open(timeout=60)
-    for _ in range(3):
-        assert question.check() is None
-    desk.imap.fail("search", "close", "reset", "garbage")
-    assert question.wait(40).status == "timeout"
-    gc.collect()  # under -W error an open socket would fail here
-    assert question.wait().status == "timeout" and desk.imap.logins >= 4
-    asked = len(desk.relay.commands)
-    with pytest.raises(AskNotSupported, match="imap_server"):
-        relay_alerter(desk.relay).ask("Deploy?")
-    assert len(desk.relay.commands) == asked
+    intern, boss, again = (ask_of(who, desk.alerter.open_question) for who in (ANN, BOB, [BOB.upper()]))
+    assert {mail.message_id for mail in desk.relay.mails[:3]} == {intern.ref["message_id"]}
+    assert intern.token != boss.token == again.token  # a key is bound to the recipients
+    desk.deliver(BOB)
+    assert ask_of(BOB, desk.alerter.decide).status == YES and len(desk.relay.mails) == 6
 
 
 # === The store, the functions and the command line ===
