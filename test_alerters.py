@@ -4598,28 +4598,22 @@ def test_a_question_is_this_payload(room):
     assert (called, room.taps(question)) == ({f"<@{room.ann}>", f"<@{room.bob}>"}, ["✅", "❌"])
 
 
-def test_many_who_may_answer_are_called_as_far_as_one_message_can(room):
+def test_a_long_question_calls_and_tells_how_to_answer_in_its_first_message(room):
     people = [f"U{n}" if room.is_slack else str(10 ** 18 + n) for n in range(60)]
     mention = [f"U1{n}" if room.is_slack else str(2 * 10 ** 18 + n) for n in range(50)]
-    room.ask("line of the long text\n" * 300, approvers=people, mention=mention)
-    payloads = _posted(room.service)
+    question = room.ask("line of the long text\n" * 300, approvers=people, mention=mention)
+    payloads, last = _posted(room.service), room.service.rows[-1]  # people answer what they read last
     called = {raw for payload in payloads for _, raw in room.pings(payload) if "@" in raw}
     assert called == {f"<@{who}>" for who in people[:30] + mention}
-    assert "and 30 more" in room.text(payloads[0])
+    first = room.text(payloads[0])
+    assert "and 30 more" in first and "to approve" in first and "✅" in first and len(payloads) > 1
+    assert question.check() is None
+    room.service.say(people[59], "yes", room.id(question) if room.is_slack else last["id"])
+    assert outcome(question) == YES
     room.service.fail("/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form Body"}))
     room.service.fail("chat.postMessage", no("invalid_blocks"))
     room.ask("plain " * 900, approvers=people, mention=mention)
     assert "and 30 more" in "".join(map(room.text, _posted(room.service)[len(payloads):]))
-
-
-def test_a_long_question_says_how_to_answer_in_its_first_message(room):
-    question = room.ask("line of the long text\n" * 700)
-    said = room.text(room.row(room.id(question))["payload"])
-    assert "approve" in said and "✅" in said and len(room.service.posted) > 1
-    assert question.check() is None
-    last = room.service.rows[-1]  # people answer what they read last
-    room.service.say(room.ann, "yes", room.id(question) if room.is_slack else last["id"])
-    assert outcome(question) == YES
 
 
 def test_the_taps_are_best_effort(room):
@@ -4681,10 +4675,11 @@ def test_a_missing_message_content_intent_is_told_once(discord_room, caplog):
     """Discord gives the text of replies that ping the bot all the same."""
     room = discord_room
     room.service.message_content = False
-    question, other = room.ask(), room.ask()
-    room.reply(other, room.ann, "yes")
-    assert (outcome(other), caplog.records) == (YES, [])
-    for _ in range(2):
+    question = room.ask()
+    room.reply(question, room.ann, "yes")
+    assert (outcome(question), caplog.records) == (YES, [])
+    question = room.again(question)
+    for _ in "12":
         room.reply(question, room.ann, "yes", ping=False)
     assert (question.check(), question.check()) == (None, None)
     [warning] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
@@ -4968,17 +4963,11 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
     def fails(*_, **__):
         raise outage[2]
 
-    def begin():
-        if callable(outage):
-            room.service.fail("/api", outage(room), times=None)
-        else:
-            monkeypatch.setattr(*outage[:2], fails)
-
-    def end():
-        room.service.heal()
-        monkeypatch.undo()
-
     outage = OUTAGES[kind]
+    if callable(outage):
+        begin, end = functools.partial(room.service.fail, "/api", outage(room), times=None), room.service.heal
+    else:
+        begin, end = functools.partial(monkeypatch.setattr, *outage[:2], fails), monkeypatch.undo
     cases = [(room.reply, "yes", 42.5, YES), (room.reply, "yes", 500, None), (room.react, "✅", 42.5, YES),
              (room.react, "🎉", 42.5, "timeout")]
     shown = 4 if kind == "5xx" or MORE else 2 if room.is_slack else 1
