@@ -997,6 +997,7 @@ class BaseAlerter(_Record):
             cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
+        import logging, socket  # noqa: E401, F401, I001  # later no descriptor may be left to read them
         cls = type(self)
         # A plain @dataclass takes the hash away.
         if cls.__hash__ is None:
