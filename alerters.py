@@ -3446,10 +3446,11 @@ class DiscordAlerter(_ChatAlerter):
                 if error.status != absent:
                     raise
                 return []
+            last = after
             for row in sorted(page, key=lambda row: int(row["id"])):
                 rows[row["id"]] = row
                 after = max(after, int(row["id"]))
-            if len(page) < 100:
+            if len(page) < 100 or after == last:  # the same page again and again would have no end
                 return list(rows.values())
 
     def _is_bot(self, row: _Dict) -> bool:

@@ -2208,11 +2208,11 @@ def _acts(kind, payload):
 def test_no_text_is_refused_cut_or_lets_anything_act(chats):
     """Messages of all sizes over the four ways; 15,000 of them with ALERTERS_TEST_MORE=1."""
     rng, slack = random.Random(20240601), chats["slack"][1]
-    for number in range(15_000 if MORE else 100):
+    for number in range(15_000 if MORE else 96):
         kind = CHAT_KINDS[number % 4]
         alerter, service = chats[kind]
         size = rng.choice((1, 5, 20, 40, 80, 200)) if number % 80 >= 4 else rng.choice((3000, 9000))
-        body = "Ω" + _any_text(rng, 35_000 if number % 2000 == (5 if MORE else 6) else size)
+        body = "Ω" + _any_text(rng, 35_000 if MORE and number % 2000 in (5, 6) else size)
         title = _any_text(rng, rng.choice((5, 30, 400))) if rng.random() < .3 else None
         facts = {f"{i} {_any_text(rng, rng.choice((3, 10, 10, 300)))}": _any_text(
             rng, rng.choice((1, 20, 20, 1500))) for i in range(rng.choice((0, 0, 0, 0, 1, 3, 9)))}
@@ -2464,7 +2464,7 @@ def test_every_fault_of_a_post_loses_and_doubles_nothing(chats, clock, kind):
     if kind == "slack webhook":  # its custom hosts answer anything with 2xx; and a page is none of theirs
         unfit = ("empty", "list", "number", "text", "huge", "act fatal")
     for name in (*WAITS, *FINAL, *DOUBT):
-        lasting = name in ("429", "503", "500", "act reset", "a page") and not (webhook and name in DOUBT)
+        lasting = name in ("429", "503", "act reset", "a page") and not (webhook and name in DOUBT)
         for times in (1, None) if lasting or MORE else (1,):
             if name in unfit:
                 continue
@@ -2690,12 +2690,11 @@ def test_check_and_replies_survive_odd_rows_and_pages_in_circles(chats):
     question = alerter.open_question("Deploy?")
     page = [{"id": str(10 ** 18 + n), "type": 0, "author": {"id": "9"}, "content": "x"} for n in range(100)]
     for rows in ([1], [None], [[]], [{"id": float("inf")}], page):
-        service.fail("messages?", Fault(status=200, body=rows), times=None)
+        service.fail("GET /api/v10/channels/300/messages", Fault(status=200, body=rows), times=None)
         with contextlib.suppress(DeliveryError):
             alerter.check()
-        assert question.check() is None
+        assert question.check() is None and len(service.calls) < 50
         service.heal()
-    assert len(service.calls) < 50
 
 
 def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats, caplog):
@@ -2838,7 +2837,7 @@ def test_a_file_refused_before_it_is_read_costs_no_text(peer, way, monkeypatch, 
         link.sendall(answered({"code": 40005, "message": "Request entity too large"}, 413))
         time.sleep(0.01)  # what is still sent meets a closed door
 
-    monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
+    monkeypatch.setenv("CURL_CA_BUNDLE", ca_file(tmp_path))
     port = peer(early, said(DISCORD_OK), tls=tls_server_context() if way == "TLS" else None)
     url = f"http{'s' * (way == 'TLS')}://127.0.0.1:{port}"
     fields = {"discord_token": "t" * 30, "discord_channel_id": "1", "discord_api_url": url}
@@ -3059,9 +3058,8 @@ def test_a_redirect_is_refused_and_the_token_goes_nowhere(chats, kind):
         assert (len(service.calls), elsewhere.calls) == (2, [])
 
 
-GOOD_URLS = ["https://slack.example/api", "http://127.0.0.1:1/api", "http://localhost/api",
-             "http://[::1]:1/api", "http://LOCALHOST:1/api", "HTTPS://slack.example/api",
-             "http://127.8.9.1:5/api", "http://[::1%251]:5/api"]
+GOOD_URLS = """https://slack.example/api http://127.0.0.1:1/api http://localhost/api http://[::1]:1/api
+http://LOCALHOST:1/api HTTPS://slack.example/api http://127.8.9.1:5/api http://[::1%251]:5/api""".split()
 BAD_URLS = """\
 http://slack.example/api ftp://slack.example file:///etc/passwd slack.example/api https:// https://[::1
 https://user:pw@slack.example https://slack.example:port http://127.0.0.1.evil.example data:,x
@@ -3118,11 +3116,6 @@ def test_this_machine_is_never_reached_through_a_proxy(monkeypatch, slack, peer,
         monkeypatch.setenv(name, f"http://127.0.0.1:{peer(said(b'', heads=heads))}")
     outcome, _ = _outcome(slack_alerter(slack, slack_api_url=f"http://{host}:{slack.port}/api"), "x")
     assert (outcome, heads) == ("sent" if host != "[::1]" else "not_sent", [])
-
-
-def test_an_extra_ca_is_trusted(monkeypatch, tmp_path, peer):
-    monkeypatch.setenv("CURL_CA_BUNDLE", ca_file(tmp_path))
-    assert slack_at(peer(said(SLACK_OK), tls=tls_server_context())).post("x") is True
 
 
 class Workshop:
@@ -3829,15 +3822,14 @@ def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch
 
 
 # === Alerters as objects, and where they run ===
+_MAIL = {"smtp_server": "localhost", "sender_email": "a@b.org", "password": "hush-hush"}
 VALUES = {  # the fields of an alerter, and the same written otherwise
     "slack": ({"slack_token": "xoxb-1", "slack_channel_id": "C1", "approvers": ["U1", "U2"]},
               {"slack_token": " xoxb-1", "slack_channel_id": "C1", "approvers": "U1,U2", "listen": None}),
     "discord": ({"discord_token": "abc.def", "discord_channel_id": "1"},
                 {"discord_token": "abc.def", "default_discord_channel_id": "1", "timeout": None}),
-    "smtp_email": ({"smtp_server": "localhost", "sender_email": "a@b.org", "password": "hush-hush",
-                    "recipient_email": ["c@d.org"]},
-                   {"smtp_server": "localhost", "sender_email": "a@b.org", "password": "hush-hush",
-                    "recipient_email": "c@d.org", "use_tls": None, "smtp_port": None, "imap_server": None}),
+    "smtp_email": ({**_MAIL, "recipient_email": ["c@d.org"]},
+                   {**_MAIL, "recipient_email": "c@d.org", "use_tls": None, "imap_server": None}),
     "console": ({}, {}), "recorder": ({"tag": "x"}, {"tag": "x", "trouble": None})}
 
 
@@ -3845,22 +3837,23 @@ VALUES = {  # the fields of an alerter, and the same written otherwise
 def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, received):
     """None is what os.environ.get gives: a missing use_tls must not mean that the mail goes in the clear."""
     fields, otherwise = VALUES[flavor]
-    alerter, same = FLAVORS[flavor](**fields), FLAVORS[flavor](**otherwise)
-    copies = [copy.deepcopy(alerter), copy.copy(alerter), dataclasses.replace(alerter)]
+    alerter = FLAVORS[flavor](**fields)
+    same = [FLAVORS[flavor](**otherwise), copy.deepcopy(alerter), copy.copy(alerter)]
+    same.append(dataclasses.replace(alerter))
     if flavor != "recorder":  # a local class does not pickle
         pickled, known = pickle.dumps(alerter), set(alerters._KNOWN_SECRETS)
         alerters._KNOWN_SECRETS.clear()  # as in another process
-        copies.append(pickle.loads(pickled))
+        same.append(pickle.loads(pickled))
         assert alerters._KNOWN_SECRETS == known
-    for other in [same, *copies]:
+    for other in same:
         assert other == alerter and hash(other) == hash(alerter) and {alerter: 1}[other] == 1
         told = repr(other) + str(other) + repr([dataclasses.asdict(other), vars(other)])
-        assert not any(secret in told for secret in ("xoxb-1", "abc.def", "hush-hush"))
+        assert not re.search("xoxb-1|abc.def|hush-hush", told)
     assert alerter != "x" and alerter != FLAVORS["slack"](slack_token="xoxb-2") and "x" != alerter
     for name in [*fields, "slack_chanel_id"]:
         with pytest.raises(AttributeError, match="use dataclasses.replace"):
             setattr(alerter, name, "other")
-    assert alerter == same
+    assert alerter == same[0]
 
 
 ELSEWHERE = """
