@@ -5425,7 +5425,8 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
 
 def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:
     """Airflow passes a mapping. Source: airflow.apache.org, Logging & Monitoring, Callbacks."""
-    facts = _facts(context, error="exception", dag="dag.dag_id", run="run_id", reason="reason")
+    facts = _facts(context, dag="ti.dag_id", run="ti.run_id")  # in case the context has no more
+    facts.update(_facts(context, error="exception", dag="dag.dag_id", run="run_id", reason="reason"))
     if "reason" in facts:  # of a whole DAG: the task instance in there is any one of its tasks
         return "dag", "failed", facts
     task = context.get("ti")
