@@ -8434,8 +8434,6 @@ try:
     raise ValueError("the data are gone")
 except ValueError as error:
     GONE = error
-
-
 PRIVATE = {"params": {"password": "private"}, "conf": "private", "args": ["private"], "kwargs": "private"}
 
 
@@ -8503,12 +8501,9 @@ SUCCESSES = [
     ((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
     ((airflow_context(state="success", try_number=4),), "train succeeded", None, {**TRAIN, "try": "4 of 4"}),
     (({**DAG, "reason": "success"},), "nightly succeeded", None, {**DAG_FACTS, "reason": "success"}),
-    (({"ti": SimpleNamespace(task_id="train", map_index=0)},), "train succeeded", None,
-     {"task": "train", "map index": 0}),
+    (({"ti": SimpleNamespace(map_index=0)},), "Pipeline succeeded", None, {"map index": 0}),
     ((Flow(), RUN, state("Completed", data="private")), "nightly succeeded", None, OTTER),
     ({"result": "private", "sender": DONE}, "jobs.train succeeded", None, JOB)]
-def call_hook(hook, given):
-    assert (hook(**given) if isinstance(given, dict) else hook(*given)) is None
 
 
 def test_an_end_is_told_as_the_framework_calls_it(received, monkeypatch):
@@ -8518,7 +8513,7 @@ def test_an_end_is_told_as_the_framework_calls_it(received, monkeypatch):
     trace = ["```", "ValueError: the data are gone", "", "Traceback (most recent call last):"]
 
     def tell(hook, given, title, error, facts):
-        call_hook(hook, given)
+        assert (hook(**given) if isinstance(given, dict) else hook(*given)) is None
         message = received.last
         level = "success" if hook is alerter_success_hook else "warning" if "retry" in title else "error"
         assert (message.title, message.level, dict(message.metadata)) == (title, level, facts)
@@ -8605,8 +8600,8 @@ HOSTILE = [  # the first two may be told as nothing
 def test_hooks_never_raise_whatever_they_are_given(received):
     for number, given in enumerate(HOSTILE):
         del received[:]
-        call_hook(alerter_failure_hook, given)
-        call_hook(alerter_success_hook, given)
+        alerter_failure_hook(*given)
+        alerter_success_hook(*given)
         assert len(received) == 2 or number < 2, number
 
 
@@ -8622,9 +8617,7 @@ def test_hooks_watch_and_run_never_show_a_broken_set_up(case, received, run_here
     set_variables(monkeypatch, **TROUBLE[case])
     if case == "broken store":
         write_store(b"broken")
-    call_hook(alerter_failure_hook, (GONE,))
-    call_hook(alerter_success_hook, ())
-    assert watch(lambda: 5)() == 5
+    assert (alerter_failure_hook(GONE), alerter_success_hook(), watch(lambda: 5)()) == (None, None, 5)
     with pytest.raises(ValueError, match="^mine$"), watch("job"):
         raise ValueError("mine")
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 4
@@ -8761,8 +8754,7 @@ def test_watch_leaves_coroutines_as_they_are(received):
         watch(numbers)
     assert inspect.iscoroutinefunction(job)
     asyncio.run(use())
-    how = ["failed", "succeeded", "succeeded", "failed", "succeeded"]
-    assert received.titles == [f"co {word}" for word in how]
+    assert " ".join(received.titles) == "co failed co succeeded co succeeded co failed co succeeded"
 
 
 @pytest.mark.parametrize("threads", [True, False])
@@ -8773,17 +8765,14 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, recei
         assert let_go.wait(5), "the loop was held up"
 
     async def job():
+        asyncio.get_running_loop().call_soon(let_go.set)
         async with watch("job"):
             if not threads:
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
                 let_go.set()
 
-    async def use():
-        asyncio.get_running_loop().call_soon(let_go.set)
-        await job()
-
     received.before = before
-    asyncio.run(use())
+    asyncio.run(job())
     assert received.titles == ["job succeeded"]
 
 
