@@ -5975,7 +5975,7 @@ class MailPage(html.parser.HTMLParser):
 
 
 # === E-mail: the connection ===
-MAIL_WAYS = [  # server, fields: TLS, user
+@pytest.mark.parametrize("server, fields, tls, user", [
     ({}, {}, True, "bot@example.org"), ({"tls": "ssl"}, {"use_tls": "ssl"}, True, "bot@example.org"),
     ({"user": "relay-user"}, {"username": "relay-user", "use_tls": "starttls"}, True, "relay-user"),
     ({"mechanisms": ("CRAM-MD5", "LOGIN")}, {}, True, "bot@example.org"),
@@ -5983,10 +5983,7 @@ MAIL_WAYS = [  # server, fields: TLS, user
     ({"user": None, "tls": None, "announced": None}, {"password": "", "use_tls": False}, False, None),
     ({"user": None}, {"password": "", "use_tls": False}, False, None),
     ({"tls": None, "clear_auth": True}, {"use_tls": False}, False, "bot@example.org"),
-    ({"tls": "ssl"}, {"smtp_port": 465}, True, "bot@example.org")]
-
-
-@pytest.mark.parametrize("server, fields, tls, user", MAIL_WAYS)
+    ({"tls": "ssl"}, {"smtp_port": 465}, True, "bot@example.org")])
 def test_mail_goes_the_way_its_fields_say(server, fields, tls, user, trusted, monkeypatch):
     with FakeSMTP(**{"user": "bot@example.org", "password": MAIL_PASSWORD, **server}) as service:
         look_up = socket.getaddrinfo
@@ -6013,14 +6010,6 @@ def test_without_tls_that_is_trusted_nothing_is_sent(fault, clock, trusted):
         assert {c.line.split()[0].upper() for c in service.commands} <= {"EHLO", "STARTTLS", "QUIT"}
 
 
-MAIL_MISTAKES = [
-    {"smtp_server": "mail.example.org", "use_tls": False}, {"use_tls": "banana"}, {"smtp_server": ""},
-    {"smtp_server": "smtp://mail.example.org"}, {"smtp_server": "mail.example.org\r\nRSET"},
-    {"sender_email": ""}, {"sender_email": "bot@example.org\r\nBcc: eve@evil.test"}, {"smtp_port": 0},
-    {"sender_email": "=?utf-8?q?a=0AX:_1?= <bot@example.org>"}, {"imap_port": 70000}, {"smtp_port": "587"},
-    {"password": "abc\r\ndefgh"}, {"imap_password": "abc\ndefgh"}, {"username": "bot\r\nA1 DELETE INBOX"},
-    {"subject_prefix": "[x]\r\nBcc: eve@evil.test"}, {"imap_server": "imap.example.org/inbox"},
-    {"timeout": "soon"}, {"approvers": ["Ann"]}]
 BAD_ADDRESSES = [
     "", "ann", "@example.org", "ann@", "ann@@example.org", "ann example@example.org", "ann@exa mple.org",
     "ann@example.org\r\nRSET", "ann@example.org\nBcc: eve@evil.test", "ann\0@example.org", "änn@example.org",
@@ -6031,7 +6020,15 @@ BAD_ADDRESSES = [
 
 
 def test_what_cannot_be_right_is_a_config_error_before_anything_is_sent(relay):
-    for mistake in MAIL_MISTAKES:
+    mistakes = [
+        {"smtp_server": "mail.example.org", "use_tls": False}, {"use_tls": "banana"}, {"smtp_server": ""},
+        {"smtp_server": "smtp://mail.example.org"}, {"smtp_server": "mail.example.org\r\nRSET"},
+        {"sender_email": ""}, {"sender_email": "bot@example.org\r\nBcc: eve@evil.test"}, {"smtp_port": 0},
+        {"sender_email": "=?utf-8?q?a=0AX:_1?= <bot@example.org>"}, {"imap_port": 70000},
+        {"password": "abc\r\ndefgh"}, {"imap_password": "abc\ndefgh"}, {"username": "bot\r\nA1 DELETE INBOX"},
+        {"subject_prefix": "[x]\r\nBcc: eve@evil.test"}, {"imap_server": "imap.example.org/inbox"},
+        {"timeout": "soon"}, {"approvers": ["Ann"]}, {"smtp_port": "587"}]
+    for mistake in mistakes:
         with pytest.raises(ConfigError) as caught:
             relay_alerter(relay, **{"password": "geheim-123", **mistake})
         assert not re.search("geheim-123|abc|\n", str(caught.value)), mistake
@@ -6049,44 +6046,37 @@ def test_what_cannot_be_right_is_a_config_error_before_anything_is_sent(relay):
 
 # === E-mail: the mail ===
 def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
-    text = "All **good**, *really*: `0.95`.\nSee [the log](https://example.org/l)."
-    facts = {"accuracy": 0.95, "b < c & d": None, "epochs": [1, 2]}
-    relay_alerter(relay, clock).send(AlerterMessage("Training done", text, facts, level="success"))
-    [mail] = relay.mails
-    headers, page = {name: str(value) for name, value in mail.message.items()}, MailPage(mail)
+    message = AlerterMessage("Training done", "All **good**.", {"b < c": None}, level="success")
+    relay_alerter(relay, clock).send(message)
+    [mail], page = relay.mails, MailPage(relay.mails[0])
+    headers = {name: str(value) for name, value in mail.message.items()}
     assert re.fullmatch(r"<alerters\.[0-9a-f]{16}@example\.org>", headers.pop("Message-ID"))
     assert headers.pop("Content-Type").startswith("multipart/alternative")
     assert headers == {
         "Subject": "Training done", "From": "bot@example.org", "To": "ann@example.org, bob@example.org",
         "Date": "Tue, 14 Nov 2023 22:13:20 +0000", "Auto-Submitted": "auto-generated", "MIME-Version": "1.0",
         "X-Auto-Response-Suppress": "OOF, AutoReply"}
-    assert mail_text(mail) == (
-        "Training done\n\nAll good, really: 0.95.\nSee the log (https://example.org/l).\n\n"
-        "accuracy: 0.95\nb < c & d: None\nepochs: [1, 2]\n")
-    assert page.words == ["Success", "Training done", "All", "good", ",", "really", ":", "0.95", ".", "See",
-                          "the log", ".", "accuracy", "0.95", "b < c & d", "None", "epochs", "[1, 2]"]
-    assert page.links == ["https://example.org/l"] and {"h1", "strong", "em", "code", "table"} <= page.tags
-    assert page.source.startswith("<!DOCTYPE html>") and not page.images
+    assert mail_text(mail) == "Training done\n\nAll good.\n\nb < c: None\n" and not page.images
+    assert page.words == ["Success", "Training done", "All", "good", ".", "b < c", "None"]
     relay_alerter(relay).send(AlerterMessage("T", "```\ncode\n```", {"k": "v"}, [MAIL_PNG], "error"))
     page = MailPage(relay.mails[1])  # which needs nothing from outside, and knows dark mode
     assert not page.tags & {"script", "link", "iframe", "form", "object", "svg", "video"}
     assert not re.search(r"(?i)https?:|@import|url\(|expression|position:", page.source)
-    assert "prefers-color-scheme:dark" in page.source and page.images == ["cid:image0"]
-
-
-HTML_ALONE = "multipart/alternative(text/plain, text/html)"
-MAIL_SHAPES = [  # fields, images, structure
-    ({}, [], HTML_ALONE), ({"include_html": False}, [MAIL_PNG], "multipart/mixed(text/plain, image/png)"),
-    ({}, [MAIL_PNG, MAIL_JPG, MAIL_GIF], "multipart/alternative(text/plain, multipart/related(text/html, "
-                                         "image/png, image/jpeg, image/gif))"),
-    ({}, [b"<svg/>"], f"multipart/mixed({HTML_ALONE}, application/octet-stream)"),
-    ({}, [b"<svg/>", MAIL_PNG], "multipart/mixed(multipart/alternative(text/plain, multipart/related("
-                                "text/html, image/png)), application/octet-stream)"),
-    ({}, ["https://example.org/plot.png"], HTML_ALONE)]
+    assert page.source.startswith("<!DOCTYPE html>") and "prefers-color-scheme:dark" in page.source
+    assert page.images == ["cid:image0"]
 
 
 def test_the_structure_of_a_mail(relay):
-    for fields, images, shape in MAIL_SHAPES:
+    text, pictures = "multipart/alternative(text/plain, text/html)", "multipart/related(text/html, image/png"
+    shapes = [  # fields, images, structure
+        ({}, [], text), ({"include_html": False}, [MAIL_PNG], "multipart/mixed(text/plain, image/png)"),
+        ({}, [MAIL_PNG, MAIL_JPG, MAIL_GIF],
+         f"multipart/alternative(text/plain, {pictures}, image/jpeg, image/gif))"),
+        ({}, [b"<svg/>"], f"multipart/mixed({text}, application/octet-stream)"),
+        ({}, [b"<svg/>", MAIL_PNG],
+         f"multipart/mixed(multipart/alternative(text/plain, {pictures})), application/octet-stream)"),
+        ({}, ["https://example.org/plot.png"], text)]
+    for fields, images, shape in shapes:
         relay_alerter(relay, **fields).send(AlerterMessage(body="see", images=images))
         parts = list(relay.mails[-1].message.walk())
         files = [part.get_content() for part in parts
@@ -6095,17 +6085,15 @@ def test_the_structure_of_a_mail(relay):
         assert sorted(files) == sorted(image for image in images if isinstance(image, bytes))
 
 
-MAIL_SUBJECTS = [  # message, alerter's fields, params: subject, or the start of one that is cut
-    ({"title": "Done **now**"}, {}, {}, "Done now"), ({"body": "\n\nfirst\nsecond"}, {}, {}, "first"),
-    ({"metadata": {"a": 1}}, {"subject_prefix": "[ml]"}, {}, "[ml] Alert"),
-    ({"title": "Done"}, {"subject_prefix": "[ml]"}, {"subject_prefix": "[x]", "subject": "Own"}, "[x] Own"),
-    ({"title": "one\r\ntwo\n three\u2028four\x0bfive"}, {}, {}, "one two three four␋five"),
-    ({"title": "Prüfung ✅ 完了 a\ud83d b"}, {}, {}, "Prüfung ✅ 完了 a\ufffd b"),
-    *(({"title": text}, {}, {}, text[:90]) for text in ("x" * 3000, "wörd " * 600, "🔥" * 900))]
-
-
 def test_the_subject_is_one_short_line_and_a_long_title_is_whole_in_the_mail(relay):
-    for message, fields, params, subject in MAIL_SUBJECTS:
+    subjects = [  # message, alerter's fields, params: subject, or the start of one that is cut
+        ({"title": "Done **now**"}, {}, {}, "Done now"), ({"body": "\n\nfirst\nsecond"}, {}, {}, "first"),
+        ({"metadata": {"a": 1}}, {"subject_prefix": "[ml]"}, {}, "[ml] Alert"),
+        ({"title": "Done"}, {"subject_prefix": "[ml]"}, {"subject_prefix": "[x]", "subject": "A"}, "[x] A"),
+        ({"title": "one\r\ntwo\n three\u2028four\x0bfive"}, {}, {}, "one two three four␋five"),
+        ({"title": "Prüfung ✅ 完了 a\ud83d b"}, {}, {}, "Prüfung ✅ 完了 a\ufffd b"),
+        *(({"title": text}, {}, {}, text[:90]) for text in ("x" * 3000, "wörd " * 600, "🔥" * 900))]
+    for message, fields, params, subject in subjects:
         relay_alerter(relay, **fields).send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
         got, title = str(relay.mails[-1].message["Subject"]), message.get("title", "")
         assert got[:90] == subject and len(got) <= 200
@@ -6148,8 +6136,6 @@ MAIL_EVIL = [
     "`<b>`", "**<i>**", "```\n</pre><script>\n```", "<!--", "]]>", "--></style>", "\u202egnp.exe\u2066",
     "\udce4\ud83d", "&lt;script&gt;", "cid:image0", "\r\n.\r\nMAIL FROM:<eve@evil.test>\r\n", ".",
     "\n.\nRSET", "alerters-file-7f00", "%s {0} {title}", "=20=\n", "From bot", "\ufeff"]
-MAIL_HEADERS = sorted("subject from to message-id date auto-submitted x-auto-response-suppress mime-version "
-                      "content-type".split())
 
 
 def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
@@ -6164,8 +6150,9 @@ def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
             message = {"body": "x", "images": [f"{other}.png", "https://e.test/" + text]}
         alerter.send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
         mail, page = relay.mails[-1], MailPage(relay.mails[-1])
-        names = {name.lower() for name in mail.message.keys()} - {"content-transfer-encoding"}
-        assert sorted(names) == MAIL_HEADERS and mail.rcpts == [ANN, BOB], text
+        names = " ".join(sorted({name.lower() for name in mail.message} - {"content-transfer-encoding"}))
+        assert names == ("auto-submitted content-type date from message-id mime-version subject to "
+                         "x-auto-response-suppress") and mail.rcpts == [ANN, BOB], text
         assert mail.message["To"] == f"{ANN}, {BOB}" and not mail.message.defects, text
         assert not page.tags & {"script", "svg", "i", "b"}, text
         assert not {name for name in page.attributes if name.startswith("on")}, text
@@ -6177,15 +6164,13 @@ def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
     assert "https://evil.test/" in " ".join(MailPage(relay.mails[-1]).words)  # a label hides no address
 
 
-MAIL_BODIES = [  # what is written, and what arrives if that is not the same
-    ".\n..\n.hidden\n.\n\n. .\nend.", ".", "x" * 5000 + "\n" + "word " * 300 + "end",
-    "y" * 998 + "\n" + "z" * 999, "Größe ✅ 完了 🔥\n" * 3 + "é", "From me\n>From you",
-    ("a\r\nb\rc\nd\ud83d b \udc00", "a\nb\nc\nd\ufffd b \ufffd"), ("a\0b\x1b[0m\x1b\x7f", "a␀b␛␡"),
-    "a=\nb=3D\n=20\n\n\n\nb\tb\n\tc\n--===============\n--\n--a--", ".ä\n.\n" + "é" * 1200]
-
-
 def test_any_text_arrives_as_written(relay):
-    for body in MAIL_BODIES:
+    bodies = [  # what is written, and what arrives if that is not the same
+        ".\n..\n.hidden\n.\n\n. .\nend.", ".", "x" * 5000 + "\n" + "word " * 300 + "end",
+        "y" * 998 + "\n" + "z" * 999, "Größe ✅ 完了 🔥\n" * 3 + "é", "From me\n>From you",
+        ("a\r\nb\rc\nd\ud83d b \udc00", "a\nb\nc\nd\ufffd b \ufffd"), ("a\0b\x1b[0m\x1b\x7f", "a␀b␛␡"),
+        "a=\nb=3D\n=20\n\n\n\nb\tb\n\tc\n--===============\n--\n--a--", ".ä\n.\n" + "é" * 1200]
+    for body in bodies:
         given, arrives = body if isinstance(body, tuple) else (body, body)
         relay_alerter(relay).send(given)
         assert mail_text(relay.mails[-1]) == arrives + "\n"
@@ -6283,19 +6268,17 @@ def test_the_name_in_ehlo_is_one_that_servers_take(relay, monkeypatch):
     assert [c.line for c in relay.commands] == ["ehlo build7.corp.example", *["ehlo example.org"] * 4]
 
 
-MAIL_REFUSALS = [  # refusals: who has it, who is named at ERROR, outcome
-    ({BOB: "550 5.1.1 no such user"}, [ANN], [BOB], "partial"),
-    ({ANN: ["450 4.2.0 later"], BOB: ["451 4.7.1 greylisted"] * 2}, [ANN, BOB], [], "sent"),
-    ({BOB: "452 4.2.2 mailbox full"}, [ANN], [BOB], "partial"),
-    ({ANN: "550 5.1.1 no", BOB: ["451 4.7.1 later"]}, [BOB], [ANN], "partial"),
-    ({ANN: "450 4.2.0 no", BOB: "452 4.2.2 full"}, [], [ANN, BOB], "not_sent"),
-    ({ANN: "550 5.1.1 no", BOB: "550 5.1.1 no"}, [], [ANN, BOB], "not_sent"),
-    ({ANN: ["550 5.1.1 no", None], BOB: ["421 4.7.0 bye"]}, [BOB], [ANN], "partial"),  # final is final
-    ({ANN: ["421 4.7.0 bye"] * 2}, [ANN, BOB], [], "sent")]  # then BOB was not asked about
-
-
 def test_who_is_refused_is_named_and_the_others_have_it_once(clock, relay):
-    for refusals, held, named, outcome in MAIL_REFUSALS:
+    rows = [  # refusals: who has it, who is named at ERROR, outcome
+        ({BOB: "550 5.1.1 no such user"}, [ANN], [BOB], "partial"),
+        ({ANN: ["450 4.2.0 later"], BOB: ["451 4.7.1 greylisted"] * 2}, [ANN, BOB], [], "sent"),
+        ({BOB: "452 4.2.2 mailbox full"}, [ANN], [BOB], "partial"),
+        ({ANN: "550 5.1.1 no", BOB: ["451 4.7.1 later"]}, [BOB], [ANN], "partial"),
+        ({ANN: "450 4.2.0 no", BOB: "452 4.2.2 full"}, [], [ANN, BOB], "not_sent"),
+        ({ANN: "550 5.1.1 no", BOB: "550 5.1.1 no"}, [], [ANN, BOB], "not_sent"),
+        ({ANN: ["550 5.1.1 no", None], BOB: ["421 4.7.0 bye"]}, [BOB], [ANN], "partial"),  # final is final
+        ({ANN: ["421 4.7.0 bye"] * 2}, [ANN, BOB], [], "sent")]  # then BOB was not asked about
+    for refusals, held, named, outcome in rows:
         relay.mails.clear()
         relay.refuse, start = copy.deepcopy(refusals), clock.monotonic()
         came, error = _outcome(relay_alerter(relay, clock), "the alert")
@@ -6323,25 +6306,25 @@ def test_each_of_many_gets_one_mail_and_one_lost_after_a_part_is_told_as_partial
     assert BOB in str(error) and ANN not in str(error)
 
 
-@pytest.mark.parametrize("line, size, answer, refused", [
-    ("the text", 16_000, None, None), ("the text" + " x" * 49_000, 0, "552 5.3.4 message too big", None),
-    ("the text", None, "552 5.3.4 message too big", BOB)])
-def test_a_mail_too_large_goes_once_more_without_its_files(line, size, answer, refused, clock, caplog):
-    with FakeSMTP(tls=None, announced=size) as service:
-        service.refuse = {refused: "550 5.1.1 no such user"}
-        if answer:
+def test_a_mail_too_large_goes_once_more_without_its_files(clock, caplog):
+    big, said = "552 5.3.4 message too big", "552 5.3.4 message size exceeds fixed limit"
+    for size, answer, many, refused in (16_000, None, 0, None), (0, big, 49_000, None), (None, big, 0, BOB):
+        caplog.clear()
+        with FakeSMTP(tls=None, announced=size) as service:
+            service.refuse = {refused: "550 5.1.1 no such user"}
             service.fail("dot", answer)
-        message = AlerterMessage("T", line, images=[MAIL_PNG * 2], files=[("売上.csv", b"x")])
-        assert relay_alerter(service, clock).post(message) is (refused is None)
-    [mail] = service.mails
-    text, words = mail_text(mail), answer or "552 5.3.4 message size exceeds fixed limit"
-    for name in ("image-1.png", "売上.csv"):
-        assert re.search(rf"\[{name} could not be shown: smtp_email: .*{words}.*\]", text)
-    assert re.match("T\n+the text", text) and not list(mail.message.iter_attachments())
-    [warning] = errors_of(caplog, logging.WARNING)
-    assert re.search(f"{words}.*: the mail is too large; it goes without image-1.png, 売上.csv", warning)
-    assert ("message.txt" in warning) is ("characters left out" in text) is (len(line) > 8)
-    assert [BOB in line for line in errors_of(caplog)] == [True] * bool(refused)
+            given = {"images": [MAIL_PNG * 2], "files": [("売上.csv", b"x")]}
+            message = AlerterMessage("T", "the text" + " x" * many, **given)
+            assert relay_alerter(service, clock).post(message) is (refused is None)
+        [mail] = service.mails
+        text, words = mail_text(mail), answer or said
+        for name in ("image-1.png", "売上.csv"):
+            assert re.search(rf"\[{name} could not be shown: smtp_email: .*{words}.*\]", text)
+        assert re.match("T\n+the text", text) and not list(mail.message.iter_attachments())
+        [warning] = errors_of(caplog, logging.WARNING)
+        assert re.search(f"{words}.*: the mail is too large; it goes without image-1.png, 売上.csv", warning)
+        assert ("message.txt" in warning) is ("characters left out" in text) is (many > 0)
+        assert [BOB in line for line in errors_of(caplog)] == [True] * bool(refused)
 
 
 def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
@@ -6363,39 +6346,27 @@ def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
         "smtp_email: 421 4.3.2 busy: the server asks to try later")
 
 
-HASTE = 30
-
-
-@pytest.fixture
-def hasty(monkeypatch):
-    """Let the time of connections pass 30 times as fast, of which there is half; return a clock so fast."""
-    monkeypatch.setattr(alerters, "_SEND_BUDGET", alerters._SEND_BUDGET / 2)
-    monkeypatch.setattr(alerters, "_SOCKET_TIMEOUT", alerters._SOCKET_TIMEOUT / HASTE)
-    monkeypatch.setattr(alerters, "_deadline", lambda clock, until: (
-        time.monotonic() + (until - clock.monotonic()) / HASTE))
-    fast = FakeClock()
-    fast.monotonic = lambda: time.monotonic() * HASTE
-    fast.now = lambda: fast.start + fast.monotonic()
-    fast.sleep = lambda seconds: time.sleep(seconds / HASTE)
-    return fast
-
-
 def all_at_once(function, cases):
     """Return what came of each case; each waits its real time, in a thread of its own."""
     with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
         return dict(zip(cases, pool.map(lambda case: function(*case), cases)))
 
 
-STALLS = {  # what comes of it, by stage and fault of a mail server or a mailbox
-    ("connect", "drip"): "not_sent", ("mail", "stall"): "not_sent", ("accepted", "drip"): "unknown",
-    ("quit", "stall"): "sent",  # the mail was taken
-    ("connect", "tls"): "not_sent",  # it waits for TLS: told in one time-out
-    ("greeting", "drip"): "approved", ("select", "stall"): "approved", ("fetch", "drip"): "approved"}
-
-
-def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(hasty, trusted):
-    """All at once, as each takes real time: that of a mail server, and as much of a mailbox."""
-    services = []
+def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(trusted, monkeypatch):
+    """All at once, in real time; that of connections passes 30 times as fast, and there is half of it."""
+    stalls = {  # what comes of it, by stage and fault of a mail server or a mailbox
+        ("connect", "drip"): "not_sent", ("mail", "stall"): "not_sent", ("accepted", "drip"): "unknown",
+        ("quit", "stall"): "sent",  # the mail was taken
+        ("connect", "tls"): "not_sent",  # it waits for TLS: told in one time-out
+        ("greeting", "drip"): "approved", ("select", "stall"): "approved", ("fetch", "drip"): "approved"}
+    hasty, speed, services = FakeClock(), 30, []
+    hasty.monotonic = lambda: time.monotonic() * speed
+    hasty.now = lambda: hasty.start + hasty.monotonic()
+    hasty.sleep = lambda seconds: time.sleep(seconds / speed)
+    monkeypatch.setattr(alerters, "_SEND_BUDGET", alerters._SEND_BUDGET / 2)
+    monkeypatch.setattr(alerters, "_SOCKET_TIMEOUT", alerters._SOCKET_TIMEOUT / speed)
+    monkeypatch.setattr(alerters, "_deadline", lambda clock, until: (
+        time.monotonic() + (until - clock.monotonic()) / speed))
 
     def case(stage, fault):
         tls = "ssl" if fault == "tls" else None
@@ -6415,9 +6386,9 @@ def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(hasty, trusted):
 
     start, watchdog = hasty.monotonic(), threading.Timer(6, lambda: [service.close() for service in services])
     watchdog.start()  # who waits for ever fails the test and does not hang it
-    assert all_at_once(case, STALLS) == STALLS
+    assert all_at_once(case, stalls) == stalls
     watchdog.cancel()
-    assert hasty.monotonic() - start < 5 * HASTE
+    assert hasty.monotonic() - start < 5 * speed
 
 
 @pytest.mark.parametrize("user, password", [
@@ -6582,22 +6553,20 @@ def test_a_button_opens_the_finished_answer(desk):
 def test_a_mail_shows_all_kinds_of_text(relay):
     relay_alerter(relay).send(AlerterMessage(**FULL))
     [mail], page = relay.mails, MailPage(relay.mails[0])
-    assert str(mail.message["Subject"]) == "Train & test"
+    assert str(mail.message["Subject"]) == "Train & test" and page.links[0] == "https://e.example/l"
     assert page.words == [
         "Error", "Train &", "test", "Results of", "run", "7", "Loss is", "low", ", see", "loss.csv", ",",
         "the log", "&", "old", "; *.py, a | b, -1, #42, my_var", "first", "nested", "three",
         "quoted", "model", "accuracy", "名前", "0", "a|b", "0.95", "完了", "10", "v", "0.9",
         "x < 1 # **as it is**", "red link", "accuracy", "0.95", "f1_score", "[1]"]
     for piece in (r'<ol start="3" style="[^"]*"><li', r'<td style="[^"]*text-align:right;[^"]*">0.95</td>',
-                  r'<th style="[^"]*text-align:left;[^"]*">model</th>',
+                  r'<th style="[^"]*text-align:left;[^"]*">model</th>', "<h1 [^>]*>Train", "<code [^>]*>loss",
                   r'<th style="[^"]*word-break:normal[^"]*">f1_score</th>',  # on a phone, too
-                  r"<blockquote [^>]*>quoted</blockquote>",
-                  r"<h2 [^>]*>Results of <em>run</em> 7</h2>", r"<s>old</s>", r"<strong>v</strong></td>",
-                  r'<img src="https://x.example/a.png"'):
+                  r"<blockquote [^>]*>quoted</blockquote>", r'<img src="https://x.example/a.png"',
+                  r"<h2 [^>]*>Results of <em>run</em> 7</h2>", r"<s>old</s>", r"<strong>v</strong></td>"):
         assert re.search(piece, page.source), piece
-    assert mail_text(mail) == (
-        "Train & test\n\n" + CONSOLE_BODY +
-        "\n\naccuracy: 0.95\nf1_score: [1]\n\n[https://x.example/a.png]\n")
+    assert mail_text(mail) == (f"Train & test\n\n{CONSOLE_BODY}\n\naccuracy: 0.95\nf1_score: [1]\n\n"
+                               "[https://x.example/a.png]\n")
     fragment = AlerterMessage(**FULL)._repr_html_()
     assert "<html" not in fragment and fragment in page.source.replace("cid:image0", "")
 
@@ -6690,22 +6659,21 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
         assert [layout for layout, got in zip(some, statuses) if got == YES] == []
 
 
-ABSENT = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Respuesta automática:",
-          "Auto:", "Risposta automatica:", "Automatisch antwoord:", "Resposta automática:", "Out of Office"]
-AUTOMATIC = [  # further heads of a mail from Ann's address: only the last three are a person's
-    *(f"Subject: {email.header.Header(f'{prefix} Deploy?', 'utf-8').encode()}" for prefix in ABSENT),
-    "Auto-Submitted: auto-replied (vacation)", "Precedence: bulk", "Precedence: auto_reply",
-    "X-Autoreply: yes", "X-Autorespond: yes", "X-Autoreply-From: me", "Precedence: list", "Return-Path: <>",
-    "List-Id: Team <team.lists.example.org>", 'Content-Type: multipart/report; boundary="b"',
-    "Auto-Submitted: no", "X-Auto-Response-Suppress: All", "Return-Path: <ann@example.org>"]
-
-
 def test_no_machine_answers_for_a_person(desk):
     """Absence notes in every language, bounces and mailing lists, even where the text is the word."""
+    absent = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Out of Office",
+              "Auto:", "Respuesta automática:", "Risposta automatica:", "Automatisch antwoord:",
+              "Resposta automática:"]
+    automatic = [  # further heads of a mail from Ann's address: only the last three are a person's
+        *(f"Subject: {email.header.Header(f'{prefix} Deploy?', 'utf-8').encode()}" for prefix in absent),
+        "Auto-Submitted: auto-replied (vacation)", "Precedence: bulk", "Precedence: auto_reply",
+        "X-Autoreply: yes", "X-Autorespond: yes", "X-Autoreply-From: me", "Precedence: list",
+        "List-Id: Team <team.example.org>", "Return-Path: <>", 'Content-Type: multipart/report; boundary="b"',
+        "Auto-Submitted: no", "X-Auto-Response-Suppress: All", "Return-Path: <ann@example.org>"]
     question = desk.open()
     ids = f"References: {desk.relay.mails[0].message_id}"
-    mails = [f"From: {ANN_FULL}\n{head}\n{ids}\n\napprove\n".encode() for head in AUTOMATIC]
-    assert read_at_once(question, mails) == [None] * (len(AUTOMATIC) - 3) + [YES] * 3
+    mails = [f"From: {ANN_FULL}\n{head}\n{ids}\n\napprove\n".encode() for head in automatic]
+    assert read_at_once(question, mails) == [None] * (len(automatic) - 3) + [YES] * 3
 
 
 def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
@@ -6719,34 +6687,32 @@ def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
 
 
 # {A}: Ann's address, {E}: Eve's
-FROM_ANN = re.split(" ¦ |\n", r"""{A} ¦ <{A}> ¦ Ann <ANN@Example.ORG> ¦ "Doe, Ann" <{A}> ¦ Ann⏎ <{A}>
+
+
+def test_who_wrote_is_who_the_one_from_header_says(desk):
+    ann = re.split(" ¦ |\n", r"""{A} ¦ <{A}> ¦ Ann <ANN@Example.ORG> ¦ "Doe, Ann" <{A}> ¦ Ann⏎ <{A}>
 "{A}" <{A}> ¦ '{A}' <{A}> ¦ "Ann \"AD\" Doe" <{A}> ¦ Ann Doe (Ops) <{A}>
 =?utf-8?q?=C3=84nn?= <{A}> ¦ Änn <{A}>""")
-FROM_OTHERS = re.split(" ¦ |\n", """\
+    others = re.split(" ¦ |\n", """\
 {A}⏎From: bob@example.org ¦ {A}⏎from: {A} ¦ {A}, bob@example.org ¦ {A}, {E} ¦ {A}]<{E}> ¦ {A} <{E}>
 "{A}" <{E}> ¦ Ann <{A}> <{E}> ¦ {E} <{A}>  ¦ <{E}> {A} ¦ {E} ¦ Team: {A}; ¦ <{A}.evil.test> ¦ ann ¦  ¦ x{A}
 "Ann⏎From: " <{A}>
 =?utf-8?q?ann=40example=2Eorg?= <{E}> ¦ {A} (c) {E} ¦ {A}\0@evil.test ¦ {E}⏎Sender: {A} ¦ Ann <{A}>⏎ <{E}>
 {E}⏎Reply-To: {A} ¦ =?utf-8?q?Ann_<ann=40example=2Eorg>?= ¦ ann@EXAMPLE.org@evil.test ¦ bot@example.org""")
-
-
-def test_who_wrote_is_who_the_one_from_header_says(desk):
-    question, heads = desk.open(), [f"From: {head}\n" for head in FROM_ANN + FROM_OTHERS] + ["X-From: {A}\n"]
+    question, heads = desk.open(), [f"From: {head}\n" for head in ann + others] + ["X-From: {A}\n"]
     heads = [head.replace("⏎", "\n").replace("{A}", ANN).replace("{E}", EVE) for head in heads]
     mails = [f"{head}Subject: [#{question.token}]\n\napprove\n".encode() for head in heads]
-    wanted = [YES if n < len(FROM_ANN) else None for n in range(len(heads))]
+    wanted = [YES if n < len(ann) else None for n in range(len(heads))]
     assert list(zip(heads, read_at_once(question, mails))) == list(zip(heads, wanted))
 
 
-CARL, MUNICH = "carl@example.org", "ann@xn--mnchen-3ya.example"
-MAY_DECIDE = [  # the alerter's recipients, those of the call, approvers: who may not and who may
-    ([ANN, BOB], None, None, EVE, BOB), ([ANN, BOB], None, [BOB], ANN, BOB), ((), ANN, None, BOB, ANN),
-    ([ANN, BOB], None, ["CARL@Example.org"], "bot@example.org", "carl@EXAMPLE.ORG"),
-    ([ANN, BOB], CARL, None, ANN, CARL), ([ANN, BOB], None, ["ann@münchen.example"], ANN, MUNICH)]
-
-
 def test_only_who_may_decides_and_the_recipients_hear_it(desk):
-    for own, given, approvers, wrong, right in MAY_DECIDE:
+    carl, munich = "carl@example.org", "ann@xn--mnchen-3ya.example"
+    may_decide = [  # the alerter's recipients, those of the call, approvers: who may not and who may
+        ([ANN, BOB], None, None, EVE, BOB), ([ANN, BOB], None, [BOB], ANN, BOB), ((), ANN, None, BOB, ANN),
+        ([ANN, BOB], None, ["CARL@Example.org"], "bot@example.org", "carl@EXAMPLE.ORG"),
+        ([ANN, BOB], carl, None, ANN, carl), ([ANN, BOB], None, ["ann@münchen.example"], ANN, munich)]
+    for own, given, approvers, wrong, right in may_decide:
         desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, recipient_email=own)
         question = desk.open(approvers=approvers, **({"recipient_email": given} if given else {}))
         for who in (wrong, right):
@@ -6756,7 +6722,9 @@ def test_only_who_may_decides_and_the_recipients_hear_it(desk):
         assert [mail.rcpts for mail in desk.relay.mails[-2:]] == [[given] if given else own] * 2
 
 
-NOT_APPROVALS = re.split(" ¦ |\n", """\
+def test_what_is_not_exactly_the_word_never_approves(desk):
+    """A wrong answer is worse than none: negations, several lines, doubts, other languages, tricks."""
+    doubts = re.split(" ¦ |\n", """\
 yes please ¦ approve it ¦ do not approve ¦ don't approve ¦ not ok ¦ approve? ¦ approve⏎⏎wait, no ¦ no⏎approve
 approve if the tests pass ¦ I would approve ¦ approve⏎reject ¦ ok, but later ¦ approve⏎⏎Not! ¦ "approve"
 'ok' ¦ ~~approve~~ ¦ (approve) ¦ approve / reject ¦ approuvé ¦ ja ¦ disapprove this ¦ approve approve
@@ -6775,16 +6743,12 @@ approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org> ¦ app
 approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
 ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.example/no
 ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy?""")
-
-
-def test_what_is_not_exactly_the_word_never_approves(desk):
-    """A wrong answer is worse than none: negations, several lines, doubts, other languages, tricks."""
     question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
     layouts = ["{A}", f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}", f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}",
                f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}", "{A}\n-- \nAnn\nTeam that may approve",
                "<div>{A}</div><blockquote>{H}</blockquote>"]
     mails = []
-    for number, text in enumerate(NOT_APPROVALS):
+    for number, text in enumerate(doubts):
         for layout in layouts if MORE else [layouts[0], layouts[number % 5 + 1]]:
             mail = laid_out(layout, desk.asked, text.replace("⏎", "\n"))
             mails.append(mail.replace("\n", "<br>") if layout[0] == "<" else mail)
@@ -6906,19 +6870,17 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
     assert [mail for mail, want, got in zip(mails, wants, statuses) if (got == YES) is not want] == []
 
 
-GROWING = {  # what a mail is made of; twice as much of it takes twice as long
-    "text": ["On 1:00 ", "a\n", "> ", ">\n", "-- \n", "<http:", "| ", "bot@example.org\n", "****", ":", "\n",
-             "x: 1\n", "Reply to this mail with approve,\n", "\u0316\u0300", "Best regards,\n", "2026 12 "],
-    "html": ["<a ", "<!--", "</", "<blockquote><p>", "<", "<!", "&#9", "&", "&#99999999999", "<style>",
-             "<pre>\n", "a<b>", "<!-->", "<br>", "<p>x", "</blockquote>x<br>", '<a href="'],
-    "Subject: ": ["=? ", "=?utf-8?q?a?= ", "=?\n ", "[#"], "From: ": ["a ", '"\\', "("], "Cc: ": ["bot <"],
-    "References: ": ["<alerters."], "X: y\n": ["X: y\n"],
-    "Content-Type: text/plain": ["; a='\";", "\nContent-Type: text/plain"],
-    "Content-Type: multipart/mixed; boundary=b\n\n": ["--b\n\nx\n", "--b\nContent-Type: message/rfc822\n\n"],
-}
-
-
 def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
+    growing = {  # what a mail is made of; twice as much of it takes twice as long
+        "text": ["On 1:00 ", "a\n", "> ", ">\n", "-- \n", "<http:", "| ", "bot@example.org\n", "****", ":",
+                 "\n", "x: 1\n", "Reply to this mail with approve,\n", "\u0316\u0300", "Best,\n", "2026 12 "],
+        "html": ["<a ", "<!--", "</", "<blockquote><p>", "<", "<!", "&#9", "&", "&#99999999999", "<style>",
+                 "<pre>\n", "a<b>", "<!-->", "<br>", "<p>x", "</blockquote>x<br>", '<a href="'],
+        "Subject: ": ["=? ", "=?utf-8?q?a?= ", "=?\n ", "[#"], "From: ": ["a ", '"\\', "("],
+        "Cc: ": ["bot <"], "References: ": ["<alerters."], "X: y\n": ["X: y\n"],
+        "Content-Type: text/plain": ["; a='\";", "\nContent-Type: text/plain"],
+        "Content-Type: multipart/x; boundary=b\n\n": ["--b\n\nx\n", "--b\nContent-Type: message/rfc822\n\n"],
+    }
     question, size, wrong = desk.open(), 300_000 if MORE else 6000, []
 
     def seconds(kind, unit, size):
@@ -6930,40 +6892,38 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
         read_at_once(question, [mail], verdict=False)
         return time.process_time() - start
 
-    for kind, unit in [(kind, unit) for kind, units in GROWING.items() for unit in units]:
+    for kind, unit in [(kind, unit) for kind, units in growing.items() for unit in units]:
         large = seconds(kind, unit, size)
         if large > 0.1 and large > 20 * seconds(kind, unit, size // 8):
             wrong.append((kind, unit, large))
     assert wrong == []
 
 
-POISON = [  # what follows the From header of a mail, and its text
-    (b'Content-Type: text/plain; charset="nope"', b"approve\xff"), (b"Content-Type:", b"maybe"),
-    (b"Content-Type: multipart/mixed", b"--x\n\napprove\n--x--"), (b"Content-Type: image/png", b"\x89PNG"),
-    (b"Content-Disposition: ; filename*=utf-8''%ff", b"maybe"),
-    (b"Content-Type: text/plain; charset*0*=; x*=y''; =", b"maybe"),
-    (b"Content-Type: text/plain\nContent-Transfer-Encoding: base64", b"\xff!!\0abc="),
-    (b"Content-Transfer-Encoding: x-uuencode", b"begin 666\nxx"),
-    (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"), (b"X: y", b"On x wrote:" + b"\n" * 2000 + b"x"),
-    (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
-    (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
-        b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(100))),
-    (b"Content-Type: message/rfc822", b"Content-Type: message/rfc822\n\n" * 150),
-    (b"\n".join(b"X-%d: y" % n for n in range(3000)), b"maybe"), (b"Cc: " + b"a@b.c, " * 3000, b"maybe"),
-    (b"Date: " + b"(" * 3000 + b"\nMessage-ID: <" + b"(" * 3000, b"maybe"),
-    (b"References: " + b"<" * 3000, b"maybe"), (b"X: y", b"On " + b"wrote: " * 4000 + b"\n\n\n"),
-    (b"X: y", b"-" * 20000 + b"\n" + b"- - " * 5000),
-    (b"Content-Type: text/html", b"<div>" * 5000 + b"<![CDATA[ <!-- <a href='" + b"<" * 5000),
-    (b"Content-Type: text/html",
-     b"<!DOCTYPE [<!ENTITY x><![if x]><?php <![ &#xffffffff; &#99999999999; <a b=c")]
-
-
 def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
+    poison = [  # what follows the From header of a mail, and its text
+        (b'Content-Type: text/plain; charset="nope"', b"approve\xff"), (b"Content-Type:", b"maybe"),
+        (b"Content-Type: multipart/mixed", b"--x\n\napprove\n--x--"), (b"Content-Type: image/png", b"\x89"),
+        (b"Content-Disposition: ; filename*=utf-8''%ff", b"maybe"),
+        (b"Content-Type: text/plain; charset*0*=; x*=y''; =", b"maybe"),
+        (b"Content-Type: text/plain\nContent-Transfer-Encoding: base64", b"\xff!!\0abc="),
+        (b"Content-Transfer-Encoding: x-uuencode", b"begin 666\nxx"),
+        (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"), (b"X: y", b"On x wrote:" + b"\n" * 2000 + b"x"),
+        (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
+        (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
+            b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(100))),
+        (b"Content-Type: message/rfc822", b"Content-Type: message/rfc822\n\n" * 150),
+        (b"\n".join(b"X-%d: y" % n for n in range(3000)), b"maybe"), (b"Cc: " + b"a@b.c, " * 3000, b"maybe"),
+        (b"Date: " + b"(" * 3000 + b"\nMessage-ID: <" + b"(" * 3000, b"maybe"),
+        (b"References: " + b"<" * 3000, b"maybe"), (b"X: y", b"On " + b"wrote: " * 4000 + b"\n\n\n"),
+        (b"X: y", b"-" * 20000 + b"\n" + b"- - " * 5000),
+        (b"Content-Type: text/html", b"<div>" * 5000 + b"<![CDATA[ <!-- <a href='" + b"<" * 5000),
+        (b"Content-Type: text/html",
+         b"<!DOCTYPE [<!ENTITY x><![if x]><?php <![ &#xffffffff; &#99999999999; <a b=c")]
     question = desk.open(timeout=300)
-    for number, (head, body) in enumerate(POISON, 1):
+    for number, (head, body) in enumerate(poison, 1):
         desk.imap.deliver(b"From: ann@example.org\nSubject: Re: [#%s]\nMIME-Version: 1.0\n%s\n\n%s\n" % (
             question.token.encode(), head, body))
-        if MORE or number == len(POISON):  # by default all at a visit
+        if MORE or number == len(poison):  # by default all at a visit
             start = time.process_time()
             assert question.check() is None and time.process_time() - start < 1, (head, body)
     desk.deliver(BOB)
@@ -7112,15 +7072,13 @@ def test_uids_that_begin_anew_are_read_anew(desk):
     assert question.wait().status == YES
 
 
-MAIL_ANSWERS = [  # params, replies: what is decided after the last of them, and not before
-    ({}, [(ANN, "what is that?"), (BOB, "reject")], ("declined", BOB, None)),
-    ({}, [(EVE, "no"), (ANN, "decline: accuracy too low")], ("declined", ANN, "accuracy too low")),
-    ({"approve_msg_options": ["Ship It"]}, [(ANN, "approve"), (ANN, "ship it!")], ("approved", ANN, None)),
-    ({"minimum_approvals": 2}, [(ANN, "approve"), (ANN, "yes"), (BOB, "ok")], ("approved", BOB, None))]
-
-
 def test_the_first_valid_answer_decides(desk):
-    for params, replies, wanted in MAIL_ANSWERS:
+    answers = [  # params, replies: what is decided after the last of them, and not before
+        ({}, [(ANN, "what is that?"), (BOB, "reject")], ("declined", BOB, None)),
+        ({}, [(EVE, "no"), (ANN, "decline: accuracy too low")], ("declined", ANN, "accuracy too low")),
+        ({"approve_msg_options": ["Ship It"]}, [(ANN, "approve"), (ANN, "ship it!")], (YES, ANN, None)),
+        ({"minimum_approvals": 2}, [(ANN, "approve"), (ANN, "yes"), (BOB, "ok")], ("approved", BOB, None))]
+    for params, replies, wanted in answers:
         question = desk.open(**params)
         about = {"subject": f"[#{question.token}]"}
         for who, text in replies:
