@@ -589,7 +589,7 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
 def _known_keywords(function: _F) -> _F:
     """Let a wrong keyword be a ConfigError that says what was meant."""
     code: Any = function.__code__
-    known = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
+    known = {*code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]} - {"self"}
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
