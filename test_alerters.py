@@ -8220,6 +8220,16 @@ def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, caplog):
     assert type("Own", (ConsoleAlerter,), own)().post("x", mention=["U01"]) and told == [None]
 
 
+def call_before(recorder, do):
+    """Have do(alerter, message) called before the recorder tells; return how it told without."""
+    def send_after(self, message, params=None):
+        do(self, message)
+        return send(self, message, params)
+
+    send, recorder.send = recorder.send, send_after
+    return send
+
+
 def three_recorders(received, monkeypatch, **fields):
     """A stack of three recorders; fields: of the second."""
     monkeypatch.delenv("ALERTERS_FLAVOR")
@@ -8232,7 +8242,7 @@ def three_recorders(received, monkeypatch, **fields):
 def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, received, monkeypatch, caplog):
     three_recorders(received, monkeypatch, trouble=trouble)
     meet = threading.Barrier(3, timeout=5)
-    received.before = lambda *_: meet.wait()  # breaks unless all three are in `send` at once
+    call_before(received.alerter, lambda *_: meet.wait())  # breaks unless all three are in `send` at once
     assert post("x") is (not trouble)
     assert sorted(name for name, _ in received) == list("ac" if trouble else "abc")
     assert caplog.messages == (["recorder: line busy"] if trouble else [])
@@ -8253,7 +8263,7 @@ def test_whatever_one_alerter_raises_the_others_have_it(threads, received, monke
         if alerter.trouble:
             raise error
 
-    received.before = before
+    call_before(received.alerter, before)
     if not threads:
         monkeypatch.setattr(threading.Thread, "start", no_thread)
     for error in (KeyboardInterrupt(), ConfigError("wrong")):
@@ -8678,7 +8688,7 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, recei
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
                 let_go.set()
 
-    received.before = before
+    call_before(received.alerter, before)
     asyncio.run(job())
     assert received.titles == ["job succeeded"]
 
@@ -8704,7 +8714,7 @@ def gate(received):
         gate.began.set()
         assert gate.wait(10)
 
-    received.before = before
+    call_before(received.alerter, before)
     yield gate
     gate.set()
 
@@ -8851,13 +8861,13 @@ def test_what_is_logged_while_posting_is_never_posted(trouble, received, monkeyp
         thread.start()
         thread.join()
 
-    received.before = chatty
+    send = call_before(received.alerter, chatty)
     handler = alerters.AlertHandler()
     monkeypatch.setattr(root, "handlers", [handler])
     logging.getLogger("home.app").error("once")
     handler.flush()
     assert capsys.readouterr().err.startswith("logged while posting\nfrom a thread\n")
-    received.before = None
+    received.alerter.send = send
     post("by hand", alerter=received.alerter(trouble="line busy"))  # our own errors are no alerts either
     handler.flush()
     assert titles == ["once"] and len(received) == (not trouble)
