@@ -5213,8 +5213,8 @@ def _records():
     return json.loads(read_store()).get("questions", {}) if os.path.exists(store_file()) else {}
 
 
-def _decide(room, text="Deploy?", alerter=None, key="deploy-42", **params):
-    return (alerter or room.alerter()).decide(text, AlerterParameters(**params), key=key)
+def _decide(room, text="Deploy?", alerter=None, params=None, key="deploy-42", **fields):
+    return (alerter or room.alerter()).decide(text, params or AlerterParameters(**fields), key=key)
 
 
 def _ask_and_die(room, **given):
@@ -5351,13 +5351,13 @@ def test_a_key_may_hold_anything_but_nothing(slack_room):
     assert (_decide(slack_room, key=key).status, _records()) == (YES, {})
 
 
-def _lost(room, acts=True, alerter=None, params=None, **fields):
+def _lost(room, acts=True, **given):
     """Nobody knows whether the question was posted: the record has no ref yet."""
     room.service.fail(room.posts, Fault("act_reset" if acts else "reset"), times=None)
     room.service.fail("conversations.history" if room.kind == "slack" else "GET /api/v10/channels",
                       Fault(status=500), times=None)
     with pytest.raises(DeliveryError) as caught:
-        (alerter or room.alerter()).decide("Deploy?", params or AlerterParameters(**fields), key="deploy-42")
+        _decide(room, **given)
     room.service.heal()
     assert caught.value.outcome == "unknown"
     assert [record["ref"] for record in _records().values()] == [None]
@@ -5409,7 +5409,7 @@ def test_a_doubtful_question_in_a_channel_or_thread_of_the_params_is_looked_for_
         row = room.service.posted[-1]
         ref = {"ts": row["ts"]} if room.kind == "slack" else {"message_id": row["id"]}
         room.react(SimpleNamespace(ref=ref), room.ann, "✅")
-        assert room.alerter().decide("Deploy?", params, key="deploy-42").status == YES
+        assert _decide(room, params=params).status == YES
         assert len(room.service.posted) == before + 2  # the question and the note
 
 
@@ -7369,8 +7369,7 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
     for name in ("ALERTERS_STORE", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    for name, value, place in (("HOME", "{}/home", "home/.config/alerters/stacks.json"),
-                               ("HOME", "{}/other", "other/.config/alerters/stacks.json"),
+    for name, value, place in (("HOME", "{}/other", "other/.config/alerters/stacks.json"),
                                ("XDG_CONFIG_HOME", "{}/xdg", "xdg/alerters/stacks.json"),
                                ("ALERTERS_STORE", "{}/a/b.json", "a/b.json"),
                                ("ALERTERS_STORE", "~/c.json", "other/c.json"),
@@ -7674,14 +7673,10 @@ SLACK_SET = {"FLAVOR": "slack", "SLACK_TOKEN": "xoxb-1", "SLACK_CHANNEL_ID": "C1
 MAIL_SET, LONELY = {"FLAVOR": "smtp_email"}, ", but not $ALERTERS_FLAVOR: set that to"
 WRONG_VARIABLES = [  # what is set, what is said
     ({"FLAVOR": "slak"}, "no flavor 'slak'; did you mean 'slack'?"),
-    ({"FLAVOR": "slack", "SLACK_CHANNEL_ID": "C1"},
-     "slack: give slack_token (posts and asks) or slack_webhook_url (posts only)"),
     (MAIL_SET, "smtp_email: smtp_server and sender_email are needed"),
     ({**MAIL_SET, "USE_TLS": "maybe"}, 'smtp_email: use_tls must be True, False, "ssl" or "starttls"'),
     ({**MAIL_SET, "INCLUDE_HTML": "maybe"}, "$ALERTERS_INCLUDE_HTML must be true or false, not 'maybe'"),
     ({**MAIL_SET, "SMTP_PORT": "smtp"}, "$ALERTERS_SMTP_PORT must be a number, not 'smtp'"),
-    ({**SLACK_SET, "SLACK_TOKEN": "xoxb-1\nhidden"},
-     "slack: slack_token holds a line break or another control character"),
     ({**SLACK_SET, "SLACK_TOKEN": "{{env.NOT_SET}}"}, "slack: slack_token: env NOT_SET is not set"),
     ({**SLACK_SET, "APPROVERS": ""}, "slack: approvers must be a list of words, none of them empty; "
      "leave it out for the default"),
@@ -7952,8 +7947,8 @@ def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(c
 
 ODD_BUT_RIGHT = {
     SlackAlerter: [
-        {"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"}, {**TOKEN, "slack_channel_id": "#ml"},
-        {**TOKEN, "slack_channel_id": "U012"}, {**TOKEN, "slack_channel_id": "GABC"},
+        {"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
+        *({**TOKEN, "slack_channel_id": place} for place in ("#ml", "U012", "GABC")),
         {**TOKEN, "approvers": ("W01", "<@U02>")}, {"slack_webhook_url": "{{file./run/secrets/hook}}"},
         {"slack_webhook_url": "https://chat.example.org/hooks/4xp9"},  # Mattermost
         {"slack_webhook_url": f"{OF_DISCORD}/slack"},
