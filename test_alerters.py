@@ -1973,11 +1973,10 @@ def test_light_markdown_becomes_each_services_markup(chats):
     assert alerters._fenced("a ````` b") == f"```\na {TICKS} b\n```"
 
 
-_Money = type("_Money", (), {"__str__": lambda self: "12 <€>"})
-_Mute = type("_Mute", (), {"__repr__": lambda self: 1 / 0})
 ODD_VALUES = {"z": 1, "a": 0.1, "none": None, "list": [1, "x"], "dict": {"k": 2}, "bytes": b"\xff",
-              "object": _Money(), "nan": math.nan, "true": True, "empty": "", 7: "a number as name",
-              "long": 10 ** 5000, "mute": _Mute()}
+              "money": type("Money", (), {"__str__": lambda self: "12 <€>"})(), "nan": math.nan, "true": True,
+              "empty": "", 7: "a number as name", "long": 10 ** 5000,
+              "mute": type("Mute", (), {"__repr__": lambda self: 1 / 0})()}
 ODD_VALUES_SEEN = "1;0.1;None;[1, 'x'];{'k': 2};b'\\xff';12 <€>;nan;True;;a number as name".split(";")
 BIG_FIELDS = ({"n" * 300: 1}, {"n" * 780: "v"}, {"k": "v" * 1100}, {"k": "v\n" * 900}, {"": "", " ": "\t"},
               {"<&>_*" * 40: "[" * 300}, {f"k{i}": i for i in range(600)})
@@ -2048,8 +2047,7 @@ def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(cha
         assert _trouble(service) == [] and len(service.posted) <= 5
 
 
-@pytest.mark.parametrize("kind", RENDERED)
-@pytest.mark.parametrize("count", [26, 60])
+@pytest.mark.parametrize("kind, count", itertools.product(RENDERED, [26, 60]))
 def test_many_facts_are_fields_beside_the_text_and_stand_in_the_first_message(chats, kind, count):
     alerter, service = chats[kind]
     facts = {f"metric_{n}": n / 2 for n in range(count)}
@@ -2395,12 +2393,12 @@ def test_an_alert_in_a_forum_is_a_post_of_its_own(chats, kind, channel_type):
     name = service.channels[thread]["name"]
     assert name.startswith("Nightly @\u200beveryone xxx") and len(name) == 100
     assert {row["channel_id"] for row in service.posted} == {thread} and len(service.posted) > 2
-    texts = [_texts(kind, row["payload"].get("message", row["payload"]))[0] for row in service.posted]
+    texts = [_texts(kind, payload.get("message", payload))[0] for payload in _posted(service)]
     assert re.findall(r"line \d+", "".join(texts)) == lines
-    assert service.posted[0]["files"] == {"image-1.png": PNG}
-    assert alerters.post("below", alerter=alerter, reply_to=first) and alerters.post("apart", alerter=alerter)
-    assert [row["channel_id"] == thread for row in service.posted[-2:]] == [True, False]
-    assert service.channels[service.posted[-1]["channel_id"]]["name"] == "apart" and service.warnings == []
+    assert service.posted[0]["files"] == {"image-1.png": PNG} and service.warnings == []
+    assert alerter.post("below", reply_to=first) and alerter.post("apart")
+    below, apart = [row["channel_id"] for row in service.posted[-2:]]
+    assert below == thread != apart and service.channels[apart]["name"] == "apart"
 
 
 @pytest.mark.parametrize("kind", ["discord", "discord webhook"])
@@ -3022,8 +3020,8 @@ def test_without_md5_plain_is_used_under_tls(smtp):
 HOSTS = {  # a mail server's name: what is said of it, or "" where it may be
     **dict.fromkeys(["mail.example.org", "mail.example.org.", "localhost", "127.0.0.1", "::1", "my_relay",
                      "fe80::1%eth0", "xn--strae-oqa.de"], ""),
-    **{host: f"{host!r} is no host's name" for host in [
-        "smtp..example.org", "mail example.org", "-x.org", "127.999.1.1", "1.2", "::12345"]},
+    **{host: f"{host!r} is no host's name" for host in (
+        "smtp..example.org", "mail example.org", "-x.org", "127.999.1.1", "1.2", "::12345")},
     "a" * 64 + ".org": f"'{'a' * 59}…' is no host's name", "stra\u00dfe.de": "xn--strae-oqa.de",
     "B\u00dcCHER.example": "xn--bcher-kva.example"}
 
@@ -3263,7 +3261,6 @@ BROKE_OFF = ("TLS with 127.0.0.1:PORT: the handshake broke off (REASON): a firew
 NO_TLS = "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): "
 CUT = "a proxy or firewall in between may have cut it off"
 NOBODY = "nothing listens there: check host and port"
-OLD_TLS = b"\x15\x03\x01\x00\x02\x02\x46"  # the alert protocol_version
 PROXY = "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
 NO_PROXY = "has to be http://HOST:PORT, of a proxy without TLS or SOCKS"
 NO_CONNECTION = "127.0.0.1:PORT: no connection"
@@ -3284,8 +3281,9 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"{NO_TLS}check host and port"),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
     "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
-    "TLS 1.1": (lambda s: slack_at(s.peer(said(OLD_TLS))), "TLS with 127.0.0.1:PORT: its TLS is too old or "
-        "too weak (REASON): it has to speak TLS 1.2 or later, with today's ciphers"),
+    "TLS 1.1": (lambda s: slack_at(s.peer(said(b"\x15\x03\x01\x00\x02\x02\x46"))),  # protocol_version
+        "TLS with 127.0.0.1:PORT: its TLS is too old or too weak (REASON): it has to speak TLS 1.2 or later, "
+        "with today's ciphers"),
     "expired": (lambda s: s.tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
     "not valid yet": (lambda s: s.tls("early"), f"{REFUSED} (certificate is not yet valid): {RENEW}"),
     "another host": (lambda s: s.tls("other"),
@@ -3590,8 +3588,7 @@ MANY_FILES = {
                                      "files": SMALL_FILES}}
 
 
-@pytest.mark.parametrize("kind", FILE_KINDS)
-@pytest.mark.parametrize("case", MANY_FILES)
+@pytest.mark.parametrize("kind, case", itertools.product(FILE_KINDS, MANY_FILES))
 def test_no_file_is_lost_among_many(chats, caplog, kind, case):
     alerter, service = chats[kind]
     fields = MANY_FILES[case]
@@ -3617,17 +3614,8 @@ def test_a_file_from_the_command_line(chats, tmp_path, capsys):
 
 
 # === check ===
-CHECKS = {  # kind -> its lines where all is well
-    "slack": "ok    token: alerts in Example\nok    channel alerts\nok    may read replies",
-    "slack webhook": "ok    the webhook's form is right; only a post can tell more",
-    "discord": "ok    token: alerts\nok    channel alerts\nok    may read replies",
-    "discord webhook": "ok    webhook hook for channel 300"}
-
-
 def _without(what):
-    def change(service):
-        (service.scopes if isinstance(service, FakeSlack) else service.permissions["300"]).discard(what)
-    return change
+    return lambda s: (s.scopes if isinstance(s, FakeSlack) else s.permissions["300"]).discard(what)
 
 
 def _now(**changed):
@@ -3654,7 +3642,11 @@ CHECK_SAYS = [  # kind, what is changed, what it says then, whether it fails
 
 
 def test_check_says_a_line_a_point(chats):
-    assert {kind: alerter.check() for kind, (alerter, _) in chats.items()} == CHECKS
+    assert {kind: alerter.check() for kind, (alerter, _) in chats.items()} == {
+        "slack": "ok    token: alerts in Example\nok    channel alerts\nok    may read replies",
+        "slack webhook": "ok    the webhook's form is right; only a post can tell more",
+        "discord": "ok    token: alerts\nok    channel alerts\nok    may read replies",
+        "discord webhook": "ok    webhook hook for channel 300"}
     assert ConsoleAlerter().check().startswith("ok    writes to stderr; ")
     assert not [row for _, service in chats.values() for row in service.rows]
 
@@ -3856,38 +3848,16 @@ def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, r
     assert alerter == same[0]
 
 
-ELSEWHERE = """
-import asyncio, pickle, sys, threading
-from vendor.tools import _tell
-assert "alerters" not in sys.modules
-slack = _tell.SlackAlerter("xoxb-1-secret", "C0ALERTS", slack_api_url=sys.argv[1])
-twin = pickle.loads(pickle.dumps(slack))
-results = []
-threads = [threading.Thread(target=lambda: results.append(twin.post("from a thread"))) for _ in range(5)]
-[thread.start() for thread in threads], [thread.join() for thread in threads]
+def test_it_posts_in_a_running_loop_and_depends_on_no_name_and_on_no_assert(slack):
+    alerter = slack_alerter(slack)
 
-async def main():
-    loop = asyncio.get_running_loop()
-    return [slack.post("in the loop"), await loop.run_in_executor(None, slack.post, "beside the loop")]
+    async def tell():
+        loop = asyncio.get_running_loop()
+        return [alerter.post("in the loop"), await loop.run_in_executor(None, alerter.post, "beside it")]
 
-print(results + asyncio.run(main()), _tell.AlertHandler.__module__, repr(slack))
-"""
-
-
-def test_it_runs_vendored_under_another_name_optimised_in_threads_and_in_a_loop(slack, tmp_path):
-    (tmp_path / "vendor" / "tools" / "__pycache__").mkdir(parents=True)
-    vendored = str(tmp_path / "vendor" / "tools" / "_tell.py")
-    with open(shutil.copy2("alerters.py", vendored), encoding="utf-8") as source:
-        assert re.findall(r"(?m)^ *assert\b.*|.*__debug__.*", source.read()) == []  # which -O would change
-    with contextlib.suppress(FileNotFoundError):  # what is compiled already need not be again
-        shutil.copy(*map(importlib.util.cache_from_source, ("alerters.py", vendored)))
-    done = run_program("-c", ELSEWHERE, slack.api_url, python=("-W", "error"), cwd=str(tmp_path),
-                       env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"})
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"{[True] * 7} vendor.tools._tell SlackAlerter(")
-    assert "xoxb-1-secret" not in done.stdout
-    assert sorted(payload["text"] for payload in _posted(slack)) == [
-        "beside the loop"] + ["from a thread"] * 5 + ["in the loop"]
+    assert asyncio.run(tell()) == [True, True] and len(slack.posted) == 2
+    unsafe = r"(?m)^ *(?:assert|import alerters)\b.*|.*__debug__.*"  # as a copy, or with -O
+    assert re.findall(unsafe, inspect.getsource(alerters)) == []
 
 
 # === Asking: a room on Slack or Discord ===
