@@ -4281,8 +4281,7 @@ def test_lists_with_emoji(room):
         if taps and emoji not in "✅❌":  # written out, only what is in the lists counts
             question = room.again(question)
             room.reply(question, room.ann, emoji)
-            got[case].append(outcome(question))
-            wanted[case].append(status)
+            assert outcome(question) == status, case
     assert {case: what for case, what in got.items() if what != wanted[case]} == {}
 
 
@@ -4758,8 +4757,6 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
 # Flavors of one's own, as short as they can be; with them the base's polling is watched without a network.
 @dataclasses.dataclass
 class Board(BaseAlerter):
-    """A plain dataclass that can ask."""
-
     flavor = "board"
     name: str = "kitchen"
     token: str = ""
@@ -4776,10 +4773,8 @@ class Board(BaseAlerter):
 
 @dataclasses.dataclass(frozen=True)
 class FrozenBoard(BaseAlerter):
-    """A frozen one, with a field that has no default."""
-
     flavor = "frozen_board"
-    name: str
+    name: str  # without a default
     case_sensitive: bool = False
     approvers: tuple = None
     timeout: float = None
