@@ -5823,6 +5823,7 @@ def test_a_token_that_cannot_be_used_is_refused_before_anything_is_posted(room):
 
 # === E-mail ===
 ANN, BOB, EVE = "ann@example.org", "bob@example.org", "eve@evil.test"
+ANN_FULL = "Ann Doe <ann@example.org>"
 MAIL_PASSWORD = "smtp-password-1"
 MAIL_PNG = b"\x89PNG\r\n\x1a\n.\r\n" + bytes(range(256)) * 30
 MAIL_JPG, MAIL_GIF = b"\xff\xd8\xff\xe0" + b"\r\n.\r\n" * 99, b"GIF89a" + b"\0" * 60
@@ -6136,24 +6137,22 @@ def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(rel
 
 
 # === E-mail: nothing lost, nothing doubled ===
-MAIL_FAULTS = {"421": "421 4.3.2 going down", "451": "451 4.3.0 try later", "close": "close",
-               "554": "554 5.7.1 refused", "reset": "reset", "garbage": "garbage"}
-FOR_EVER = dict(zip(FakeSMTP.stages, "421 421 554 451 close 421 554 reset 451 garbage close".split()))
-
-
 @pytest.mark.parametrize("stage", FakeSMTP.stages)
 def test_fault_matrix_of_smtp(stage, clock, trusted):
     """Faults at every stage, once or for ever: what can be delivered is, once; else a hint is told."""
+    plans = {"421": "421 4.3.2 going down", "451": "451 4.3.0 try later", "close": "close",
+             "554": "554 5.7.1 refused", "reset": "reset", "garbage": "garbage"}
+    for_ever = "421 421 554 451 close 421 554 reset 451 garbage close".split()  # by stage
     secure, place = stage in ("starttls", "auth"), FakeSMTP.stages.index(stage)
     ways = {"user": "bot@example.org", "password": MAIL_PASSWORD} if secure else {"tls": None}
-    faults = [(name, 1) for name in list(MAIL_FAULTS)[place % 3::3]] + [(FOR_EVER[stage], None)]
+    faults = [(name, 1) for name in list(plans)[place % 3::3]] + [(for_ever[place], None)]
     with FakeSMTP(**ways) as service:
         alerter = (mail_alerter if secure else relay_alerter)(service, clock=clock)
-        for name, times in itertools.product(MAIL_FAULTS, (1, None)) if MORE else faults:
+        for name, times in itertools.product(plans, (1, None)) if MORE else faults:
             where, start = (name, times), clock.monotonic()
             service.mails.clear()
             service.sessions, service.faults[stage] = 0, iter(())
-            service.fail(stage, MAIL_FAULTS[name], times=2 if times and stage == "rcpt" else times)
+            service.fail(stage, plans[name], times=2 if times and stage == "rcpt" else times)
             outcome, error = _outcome(alerter, "the alert")
             took, code = clock.monotonic() - start, int(name) if name.isdigit() else None
             assert len({mail.message_id for mail in service.mails}) <= 1 and took <= 30, where
@@ -6166,7 +6165,7 @@ def test_fault_matrix_of_smtp(stage, clock, trusted):
                 continue
             doubtful = stage in ("body", "dot", "accepted") and not code
             assert outcome == ("unknown" if doubtful else "not_sent") and error.status == code, where
-            assert not code or MAIL_FAULTS[name] in str(error), where  # a busy server's own words
+            assert not code or plans[name] in str(error), where  # a busy server's own words
             assert final or doubtful or took > 20, where  # it was tried over the whole time
 
 
@@ -6417,9 +6416,6 @@ def desk(relay, imap, clock):
             imap.next_uid += many
 
     return Desk()
-
-
-ANN_FULL = "Ann Doe <ann@example.org>"
 
 
 def test_a_reply_by_mail_decides(desk):
@@ -6864,18 +6860,16 @@ def test_nothing_from_a_mail_or_an_error_ever_goes_to_the_server(desk):
     assert [c.line for c in desk.imap.commands if not re.fullmatch(allowed, c.line)] == []
 
 
-MAILBOX_FAULTS = [  # at each stage, in its order; by default the first two rows
-    dict(zip(FakeIMAP.stages, row.split(" ¦ "))) for row in """\
+def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(desk):
+    rows = """\
 close ¦ reset ¦ NO try later ¦ BAD what ¦ cut
 garbage ¦ BYE ¦ close ¦ garbage ¦ NO try later
 reset ¦ close ¦ BAD what ¦ NO try later ¦ BAD what
 BYE ¦ garbage ¦ reset ¦ close ¦ close
 close ¦ reset ¦ garbage ¦ reset ¦ reset
-close ¦ reset ¦ BYE ¦ BYE ¦ BYE""".split("\n")]
-
-
-def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(desk):
-    for faults in MAILBOX_FAULTS[:None if MORE else 2]:
+close ¦ reset ¦ BYE ¦ BYE ¦ BYE"""  # at each stage, in its order; by default the first two rows
+    for row in rows.split("\n")[:None if MORE else 2]:
+        faults = dict(zip(FakeIMAP.stages, row.split(" ¦ ")))
         start, question = desk.clock.monotonic(), desk.open(timeout=300)
         for stage, fault in faults.items():
             desk.imap.fail(stage, fault, times=3 if MORE else 1)
