@@ -2047,7 +2047,7 @@ def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(cha
         assert _trouble(service) == [] and len(service.posted) <= 5
 
 
-@pytest.mark.parametrize("kind, count", itertools.product(RENDERED, [26, 60]))
+@pytest.mark.parametrize("kind, count", [*itertools.product(RENDERED, [26, 60])])
 def test_many_facts_are_fields_beside_the_text_and_stand_in_the_first_message(chats, kind, count):
     alerter, service = chats[kind]
     facts = {f"metric_{n}": n / 2 for n in range(count)}
@@ -3583,7 +3583,7 @@ MANY_FILES = {
                                      "files": SMALL_FILES}}
 
 
-@pytest.mark.parametrize("kind, case", itertools.product(FILE_KINDS, MANY_FILES))
+@pytest.mark.parametrize("kind, case", [*itertools.product(FILE_KINDS, MANY_FILES)])
 def test_no_file_is_lost_among_many(chats, caplog, kind, case):
     alerter, service = chats[kind]
     fields = MANY_FILES[case]
