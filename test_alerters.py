@@ -1939,7 +1939,9 @@ MARKDOWN = [  # source, on Slack, on Discord
     ("```x = 1```", "```\nx = 1\n```", "```\nx = 1\n```"), ("a\n```\nx", "a\n```\nx\n```", "a\n```\nx\n```"),
     ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
     ("Alpha|Beta\n|-|-|\nend", "Alpha|Beta\n|-|-|\nend", "Alpha\\|Beta\n\\|-\\|-\\|\nend"),
-    ("2 * 3 * 4 = 24", "2 * 3 * 4 = 24", "2 \\* 3 \\* 4 = 24"),
+    ("2 * 3 * 4 = 24", "2 * 3 * 4 = 24", "2 \\* 3 \\* 4 = 24"), ("***x***", "*x*", "**x**"),
+    ("x**2 + y**2, f(**a, **b)", "x**2 + y**2, f(**a, **b)", "x\\*\\*2 + y\\*\\*2, f(\\*\\*a, \\*\\*b)"),
+    ("\\*x* \\`y`", "\\*x* \\`y`", "\\\\\\*x\\* \\\\\\`y\\`"),
     ("**a *b `c [d](e", "**a *b `c [d](e", "\\*\\*a \\*b \\`c \\[d\\](e"),
     ("a < b & c > d &amp;", "a &lt; b &amp; c &gt; d &amp;amp;", "a \\< b & c > d &amp;"),
     ("# a *b*\n### **c** `d`\n#### e\n#f", "*a _b_*\n*c `d`*\n#### e\n#f",
@@ -2965,7 +2967,7 @@ def test_a_context_without_cas_is_not_kept(monkeypatch, peer):
 
 
 TIGHT = """
-import resource, socket, sys, alerters
+import os, resource, sys, alerters
 sys.modules["ssl"] = sys.modules["_ssl"] = None
 def tell(alerter):
     try:
@@ -2981,9 +2983,10 @@ alerter, taken = slack("http://127.0.0.1:{port}/api"), []
 resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
 try:
     while True:
-        taken.append(socket.socket())
+        taken.append(open(os.devnull))
 except OSError:
     pass
+print(alerter.post("x"))
 tell(alerter)
 while taken:
     taken.pop().close()
@@ -3001,7 +3004,7 @@ def test_a_process_without_files_or_ssl_is_told_and_posts_once_it_can(peer):
         program = TIGHT.format(smtp=smtp.port, port=peer(said(SLACK_OK)))
         done = run_program("-c", program, python=["-S", "-W", "error"])
     assert done.stdout == (
-        f"DeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\nsmtp_email\n"
+        f"False\nDeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\nsmtp_email\n"
         f"ConfigError  smtp_email: {BUILT_WITHOUT}\nConfigError  slack: {BUILT_WITHOUT}\n"), done.stderr
 
 
@@ -3464,12 +3467,13 @@ def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog
 def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_path, caplog, kind):
     alerter, service = chats[kind]
     images = [tmp_path / "none.png", _Figure(b""), b"", 5, None, "", "ftp://x/y.png", "a\0b",
-              "https://x.example/a b.png", ("a", "b", "c"), ("a.png", "text"), object]
+              "https://x.example/a b.png", ("a", "b", "c"), ("a.png", "text"), object, "s3://b/x.png"]
     images += [PNG] * (kind == "slack webhook")  # which takes none
     assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
     seen = _seen(kind, service)
     assert "the text" in seen and "none.png could not be shown: No such file or directory" in seen
-    assert "https://x.example/a b.png could not be shown" in seen.replace("\\", "")
+    for address in images[8], images[12]:
+        assert f"{address} could not be shown" in seen.replace("\\", "")
     assert seen.count("could not be shown") == len(images) == len(errors_of(caplog, logging.WARNING))
     assert _pings(kind, service.posted[0]["payload"]) == []
 
@@ -5562,7 +5566,8 @@ def test_records_of_a_later_version_stay_as_they_are_and_those_of_1_0_0_are_aske
     assert len(room.posted_questions()) == 3 and _records() == {}
 
 
-def test_a_secret_file_that_is_away_for_a_moment_costs_no_answer_and_no_second_question(slack_room, tmp_path):
+def test_a_secret_file_that_is_away_for_a_moment_costs_no_answer_and_no_second_question(
+        slack_room, tmp_path, caplog):
     room, secret = slack_room, tmp_path / "token"
     secret.write_text(room.service.token)
     alerter = room.alerter(slack_token=f"{{{{file.{secret}}}}}")
@@ -5577,6 +5582,7 @@ def test_a_secret_file_that_is_away_for_a_moment_costs_no_answer_and_no_second_q
     room.reply(room.asked(), room.ann, "yes")
     assert _decide(room, alerter=alerter).status == YES
     assert len(room.posted_questions()) == 1
+    assert caplog.messages[0].startswith(f"slack: slack_token: file {secret} holds no usable secret")
 
 
 def test_one_question_used_by_ten_threads(discord_room):
@@ -6506,7 +6512,7 @@ RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. 
                       "(https://a.org/l).\n\n```\nloss 0.1\n```\n" +
                       "A line that programs have to wrap. " * 5, {"size": 3000})
 NAMED = [(PLAIN, "Deploy Bot", "Deploy Bot <bot@example.org>"), (RICH, "bot@example.org", "bot@example.org"),
-         (PLAIN, "Deploy Bot", "bot@example.org")]
+         (PLAIN, "Robot", "bot@example.org")]
 
 
 def test_an_answer_is_read_however_a_program_lays_it_out(desk):
@@ -8043,6 +8049,8 @@ WRONG_CALLS = [  # a call, and what is said of it
     (lambda: post("x", titel="T"), "post: no keyword 'titel'; did you mean 'title'?"),
     (lambda: ask("x", timout=5), "ask: no keyword 'timout'; did you mean 'timeout'?"),
     (lambda: ASKED.post("x", imges=[]), "post: no keyword 'imges'; did you mean 'images'?"),
+    (lambda: ASKED.post("x", selff=1), "post: no keyword 'selff'; there is: exception, files, images, "
+     "level, mention, message, metadata, params, reply_to, title"),
     (lambda: ASKED.open_question("x", mentio="U1"),
      "open_question: no keyword 'mentio'; did you mean 'mention'?"),
     (lambda: SlackAlerter(slack_token="xoxb-1").post("x"),
@@ -8350,7 +8358,8 @@ SUCCESSES = [
     ((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
     ((airflow_context(state="success", try_number=4),), "train succeeded", None, {**TRAIN, "try": "4 of 4"}),
     (({**DAG, "reason": "success"},), "nightly succeeded", None, {**DAG_FACTS, "reason": "success"}),
-    (({"ti": SimpleNamespace(map_index=0)},), "Pipeline succeeded", None, {"map index": 0}),
+    (({"ti": SimpleNamespace(map_index=0, dag_id="d", run_id="r")},), "Pipeline succeeded", None,
+     {"dag": "d", "run": "r", "map index": 0}),
     ((Flow(), RUN, state("Completed", data="private")), "nightly succeeded", None, OTTER),
     ({"result": "private", "sender": DONE}, "jobs.train succeeded", None, JOB)]
 
@@ -9747,11 +9756,20 @@ class InputBox:
 def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
     console = ConsoleAlerter()
     assert InputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
+    reader, writer = os.pipe()  # a kernel's own input is no terminal
+    with open(reader) as stdin, open(writer, "wb"):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert InputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
     box = InputBox(monkeypatch, "", "what?", "no: too early")
     assert console.decide("Deploy?").reason == "too early" and box.shown == 3
     assert capsys.readouterr().err.count("not an answer yet") == 2
     box = InputBox(monkeypatch)
     assert console.decide("Deploy?", timeout=0.05).status == "timeout" and box.shown == 1
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # as asyncio.to_thread
+        late = pool.submit(InputBox(monkeypatch) and console.decide, "Deploy?", timeout=0.05)
+    assert late.result().status == "timeout"
+    box = InputBox(monkeypatch)
+    console.decide("Deploy?", timeout=0.05)
     question = console.open_question("Deploy?", timeout=60)
     assert question.wait(0.05).status == "timeout"
     box.answers.append("yes")
