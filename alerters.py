@@ -4527,8 +4527,7 @@ def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail answers: the last, as one may be asked below another."""
     heads = "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower()
     heads = re.sub(r"\s", "", heads)  # they were folded anywhere
-    tokens = re.findall(r"(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)
-    return "".join(tokens[-1:])
+    return re.sub(r".*(?:\[#|<alerters\.)([0-9a-f]{16})[\].@].*|.*", r"\1", heads)
 
 
 def _writer_of(mail: Any) -> str:
@@ -4582,7 +4581,7 @@ class _Reader:
         text = re.sub(r"<\r?\n|\r?\n<(?!…)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         letters = re.sub(_NO_LETTERS, "", text.casefold()).split("\n", _LINES_MAX)
-        kinds = list(map(self._kind, lines))
+        kinds = list(map(functools.lru_cache(None)(self._kind), lines))  # many lines are alike
         end = 0
         for first in range(len(lines)):
             if first >= end and letters[first]:
