@@ -471,11 +471,6 @@ class FakeSlack(FakeService):
         """Let `method` through once per `seconds`, 15 rows at a time: an unlisted app since May 2025."""
         self._rations[method] = [seconds, None]
 
-    def change_app(self):
-        """Let another app of the workspace, in the same channels, be the one that the module runs as."""
-        self.token, self.bot_user, self.bot_id = "xoxb-2-secret", "UBOT2", "BBOT2"
-        self.bots.add(self.bot_user)
-
     # What people and other bots do. `channel` is the bot's unless given.
     def say(self, user, text, thread_ts=None, channel=None, **extra):
         with self.lock:
@@ -1436,63 +1431,42 @@ class FakeIMAP(FakeServer):
 # beside it, so that it is none, or above a quote, where programs put a line of theirs.
 ATTRIBUTIONS = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Vào Th 3, 24 thg 11, 2026 vào lúc 10:12 {N} <{E}>⏎đã viết:
-בתאריך יום ג׳, 24 בנוב׳ 2026 ב-10:12 מאת \u202a{N}\u202c\u200f <\u202a{E}\u202c\u200f>:\u202c ¦ {E} writes:
+בתאריך יום ג׳, 24 בנוב׳ 2026 ב-10:12 מאת \u202a{N}\u202c\u200f <\u202a{E}\u202c\u200f>:\u202c ¦ {N} writes:
 --⏎Отправлено из Mail.ru для iOS⏎⏎⏎вторник, 24 ноября 2026 г., 10:12 +0300 от {E} <{E}>: ¦ {N} <{E}>のメール:
-> Wiadomość napisana przez {N} <{E}> w dniu 24 lis 2026, o godz. 10:12: ¦ Le 24/11/2026 à 10:12, {N} a écrit :
-> Op 24 nov. 2026, om 10:12 heeft {N} <{E}> het volgende geschreven: ¦ > 2026/11/24 10:12、{N} <{E}>のメール:
-Στις Τρί 24 Νοε 2026 στις 10:12 π.μ., ο χρήστης {N} <{E}>⏎έγραψε: ¦ {N} <{E}> 于2026年11月24日周二 10:12写道：
-> Il giorno 24 nov 2026, alle ore 10:12, {N} <{E}> ha scritto: ¦ Op di 24 nov 2026 om 10:12 schreef {N} <{E}>:
-On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote: ¦ wt., 24 lis 2026 o 10:12 {N} <{E}> napisał(a):
----- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ---- ¦ mar., 24 nov. 2026 la 10:12, {N} <{E}> a⏎scris:
-Em ter., 24 de nov. de 2026 às 10:12, {N} <{E}>⏎escreveu: ¦ Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>:
-Am Dienstag, 24. November 2026, 10:12:00 CET schrieb {E}: ¦ On Tue, Nov 24, 2026 at 10:12 AM, {N}⏎<{E}> wrote:
-No dia 24 de nov. de 2026, às 10:12, {N} <{E}> escreveu: ¦ Le Mardi, Novembre 24, 2026 10:12 CET, {E} a écrit:
-{N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12): ¦ út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal:
-{N} <{E}>, 24 Kas 2026 Sal, 10:12 tarihinde⏎şunu yazdı: ¦ On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote:
-Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
-El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió: ¦ Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>:
-في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب: ¦ On Tuesday, 24 November 2026 10:12:00 CET {E} wrote:
-On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า:
-於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道： ¦ > On Nov 24, 2026, at 10:12 AM, {N} <{E}> wrote:
-On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote: ¦ > Le 24 nov. 2026 à 10:12, {N} <{E}> a écrit :
-2568. gada 24. nov. 10:12, {N} <{E}> rakstīja: ¦ tir. 24. nov. 2026 kl. 10:12 skrev {N} <{E}>: ¦ {N} writes:
-On Tue, 2026-11-24 at 10:12 +0000, {N} wrote: ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:
-On Nov 24 2026, at 10:12 am, {N} <{E}> wrote: ¦ > Am 24.11.2026 um 10:12 schrieb {N} <{E}>:
-在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ {N} <{E}> writes:
-вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ On November 24, 2026, {N} <{E}> wrote: ¦ >>>>> {N} <{E}> writes:
+> Wiadomość napisana przez {N} <{E}> w dniu 24 lis 2026, o godz. 10:12: ¦ Quoting {E} on 24.11.2026 10:12:00:
+Στις Τρί 24 Νοε 2026 στις 10:12 π.μ., ο χρήστης {N} <{E}>⏎έγραψε: ¦ 在 2026-11-24 10:12:00，"{N}" <{E}> 写道：
+On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote: ¦ 2568. gada 24. nov. 10:12, {N} <{E}> rakstīja:
+---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ---- ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote:
+{N} <{E}>, 24 Kas 2026 Sal, 10:12 tarihinde⏎şunu yazdı: ¦ On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote:
+Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
+El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
+เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า: ¦ Le Mardi, Novembre 24, 2026 10:12 CET, {E} a écrit:
+Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>: ¦ On Tue, Nov 24, 2026 at 10:12 AM, {N}⏎<{E}> wrote:
+On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote: ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote: ¦ {E} writes:
+{N} <{E}> 于2026年11月24日周二 10:12写道： ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>:
+On November 24, 2026, {N} <{E}> wrote: ¦ > 2026/11/24 10:12、{N} <{E}>のメール: ¦ >>>>> {N} <{E}> writes:
 W dniu 24.11.2026 o 10:12, {N} pisze: ¦ 2026年11月24日(火) 10:12 {N} <{E}>: ¦ On 11/24/26 10:12 AM, {N} wrote:
-Quoting {E} on 24.11.2026 10:12:00: ¦ Am 2026-11-24 10:12, schrieb {N}: ¦ Nov 24, 2026 10:12:00 {N} <{E}>:
-On Nov 24 at 10:12 AM, {E} wrote: ¦ {E} schrieb am 24.11.2026 10:12: ¦ On 24/11/2026 10:12, {N} wrote:
+On Nov 24 at 10:12 AM, {E} wrote: ¦ Nov 24, 2026 10:12:00 {N} <{E}>: ¦ {E} schrieb am 24.11.2026 10:12:
 On 2026/11/24 10:12, {N} wrote: ¦ 24.11.2026, 10:12, "{N}" <{E}>: ¦ On Tue, 24 Nov 2026, {E} wrote:
 24. Nov. 2026, 10:12 von {E}:""")
 MAIL_HEADS = re.split(" ¦ |\n", """\
-Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
-________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 2026년 11월 24일 화요일 오전 10:12⏎받는\
- 사람: {T}⏎제목: {S} ¦ De: {N} <{E}>⏎Enviado: terça-feira, 24 de novembro de 2026 10:12⏎Para: {T}⏎Assunto: {S}
------------------- 原始邮件 ------------------⏎发件人: "{N}" <{E}>;⏎发送时间: 2026年11月24日(星期二)\
- 上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S} ¦ From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}
+Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff:\
+ {S} ¦ ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November\
+ 2026 10:12⏎To: {T}⏎Subject: {S} ¦ ------------------ 原始邮件 ------------------⏎发件人: "{N}"\
+ <{E}>;⏎发送时间: 2026年11月24日(星期二) 上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S} ¦ *From:* {N} <{E}>⏎*Sent:*\
+ Tuesday, November 24, 2026 10:12 AM⏎*To:* {T}⏎*Cc:* Carl <carl@example.org>⏎*Subject:* {S}
 -------- Ursprüngliche Nachricht --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff:\
- {S} ¦ ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
-*From:* {N} <{E}>⏎*Sent:* Tuesday, November 24, 2026 10:12 AM⏎*To:* {T}⏎*Cc:* Carl\
- <carl@example.org>⏎*Subject:* {S} ¦ Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
-________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November 2026\
- 10:12⏎To: {T}⏎Subject: {S} ¦ Od: {N} <{E}>⏎Odesláno: úterý 24. listopadu 2026 10:12⏎Komu: {T}⏎Předmět: {S}
-________________________________⏎Da: {N} <{E}>⏎Inviato: martedì 24 novembre 2026 10:12⏎A: {T}⏎Oggetto: {S}
-________________________________⏎Od: {N} <{E}>⏎Wysłano: wtorek, 24 listopada 2026 10:12⏎Do: {T}⏎Temat: {S}
-________________________________⏎De : {N} <{E}>⏎Envoyé : mardi 24 novembre 2026 10:12⏎À : {T}⏎Objet : {S}
------Message d'origine-----⏎De : {N} <{E}>⏎Envoyé : mardi 24 novembre 2026 10:12⏎À : {T}⏎Objet : {S}
-________________________________⏎Fra: {N} <{E}>⏎Sendt: 24. november 2026 10:12⏎Til: {T}⏎Emne: {S}
------Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
-Lähettäjä: {N} <{E}>⏎Lähetetty: tiistai 24. marraskuuta 2026 10:12⏎Vastaanottaja: {T}⏎Aihe: {S}
-From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
------- Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
------ Original Message -----⏎From: {E}⏎To: {T}⏎Date: 2026/11/24, Tue 10:12⏎Subject: {S}
-From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
-Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S}
-Kimden: {N} <{E}>⏎Gönderildi: 24 Kasım 2026 Salı 10:12⏎Kime: {T}⏎Konu: {S}
-Från: {N} <{E}>⏎Skickat: den 24 november 2026 10:12⏎Till: {T}⏎Ämne: {S}
-От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому: {T}⏎Тема: {S}
-发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人： {T}⏎主题： {S}""")
+ {S} ¦ ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 2026년 11월 24일 화요일 오전\
+ 10:12⏎받는 사람: {T}⏎제목: {S} ¦ -----Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026\
+ 10:12 am⏎Subject: {S} ¦ From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00\
+ AM⏎Subject: {S} ¦ ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject\
+ {S} ¦ De: {N} <{E}>⏎Enviado: terça-feira, 24 de novembro de 2026 10:12⏎Para: {T}⏎Assunto: {S}
+________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
+----- Original Message -----⏎From: {E}⏎To: {T}⏎Date: 2026/11/24, Tue 10:12⏎Subject: {S} ¦ Gesendet:\
+ Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S} ¦ Von: {N}⏎Gesendet: Dienstag,\
+ 24. November 2026 10:12⏎An: {T}⏎Betreff: {S} ¦ От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому:\
+ {T}⏎Тема: {S} ¦ From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S} ¦ 发件人： {E}⏎发送时间：\
+ 2026-11-24 10:12⏎收件人： {T}⏎主题： {S}""")
 MAIL_ENDS = re.split(" ¦ |\n", """\
 -- ⏎{R}⏎Head of Data ¦ Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
@@ -1540,10 +1514,6 @@ hotmail: <div>{A}<br><br><div><hr>Date: Tue, 24 Nov 2026 10:12:00 +0100<br>From:
 {S}<br><br>{H}</div></div>
 windows_mail: <div><p>{A}</p><div><div><b>De :</b>&nbsp;{N}<br><b>Envoyé :</b>&nbsp;mardi 24 novembre 2026 \
 10:12<br><b>À :</b>&nbsp;{T}<br><b>Objet :</b>&nbsp;{S}</div></div><div>{H}</div></div>
-proton: <div>{A}</div><div>On Tuesday, November 24th, 2026 at 10:12 AM, {N} &lt;{E}&gt; wrote:<br><blockquote\
- type="cite">{H}</blockquote></div>
-yandex: <div>{A}</div><div> </div><div>24.11.2026, 10:12, "{N}" &lt;{E}&gt;:</div><blockquote><div>{H}</div>\
-</blockquote>
 zimbra: <div><div>{A}</div><br><hr><div><b>From: </b>"{N}" &lt;{E}&gt;<br><b>To: </b>{T}<br><b>Sent: \
 </b>Tuesday, November 24, 2026 10:12:00 AM<br><b>Subject: </b>{S}<br></div><br><div>{H}</div></div>
 qq: <div>{A}</div><div><br></div><div><div>------------------&nbsp;原始邮件&nbsp;------------------</div>\
@@ -1557,8 +1527,6 @@ outlook_ios: <div>{A}</div><div><br></div><div><div><br></div>Get <a href="https
 <br><b>To:</b> {T}<br><b>Subject:</b> {S}</div>{H}
 lotus: <font>{A}</font><br><br><table><tr><td><font>From: </font><td><font>"{N}" &lt;{E}&gt;</font><tr>\
 <td>To: <td>{T}<tr><td>Date: <td>24/11/2026 10:12<tr><td>Subject: <td>{S}</table><br><hr><br>{H}
-outlook mac: <div>{A}</div><div><br></div><div><b>From: </b>{N} &lt;{E}&gt;<br><b>Date: </b>Tuesday, 24 \
-November 2026 at 10:12<br><b>To: </b>{T}<br><b>Subject: </b>{S}</div>{H}
 apple: <html><head></head><body>{A}<br id="lineBreakAtBeginningOfMessage"><div><br><blockquote type="cite">\
 <div>On 24 Nov 2026, at 10:12, {N} &lt;{E}&gt; wrote:</div><br><div>{H}</div></blockquote></div></body></html>
 thunderbird: <p>{A}</p><div>On 24/11/2026 10:12, {N} wrote:<br></div><blockquote type="cite">{H}</blockquote>
@@ -1664,7 +1632,6 @@ def ca_file(tmp_path):
 
 # === The set-up of all tests ===
 MORE = os.environ.get("ALERTERS_TEST_MORE") == "1"  # the long forms as well
-long_form = pytest.mark.skipif(not MORE, reason="a long form of what others show: ALERTERS_TEST_MORE=1")
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, terminals and modes of POSIX")
 
 
@@ -1715,9 +1682,7 @@ def tmp_path(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def clock():
-    return FakeClock()
+clock = pytest.fixture(lambda: FakeClock())
 
 
 @pytest.fixture
@@ -3912,7 +3877,6 @@ class Room:
         row_id = self.posted_questions()[-1][self.own]
         return SimpleNamespace(ref={"ts": row_id, "message_id": row_id})
 
-    # What people do.
     def reply(self, question, user, text, **more):
         return self.service.say(user, text, self.id(question), **more)
 
@@ -3929,9 +3893,6 @@ class Room:
             emoji = EMOJI.get(base, base) + (f"::skin-tone-{ord(tone) - 0x1F3F9}" if tone else "")
         return self.service.react(user, emoji, self.id(question), **more)
 
-    def mention(self, text):
-        return f"<@{self.bot}> {text}"
-
     def slow_down(self, seconds):
         """Let each call take so long from now on."""
         def answer(call):
@@ -3941,7 +3902,6 @@ class Room:
 
         self.service.answer = answer
 
-    # What the alerter wrote and did.
     def text(self, payload):
         return (slack_text if self.is_slack else discord_text)(payload)
 
@@ -3975,14 +3935,8 @@ def room(request):
     return Room(request.param, request.getfixturevalue(request.param))
 
 
-@pytest.fixture
-def slack_room(slack):
-    return Room("slack", slack)
-
-
-@pytest.fixture
-def discord_room(discord):
-    return Room("discord", discord)
+slack_room = pytest.fixture(lambda slack: Room("slack", slack))
+discord_room = pytest.fixture(lambda discord: Room("discord", discord))
 
 
 def no(error, status=200, headers=None):
@@ -3990,7 +3944,8 @@ def no(error, status=200, headers=None):
     return Fault(status=status, headers=headers, body={"ok": False, "error": error})
 
 
-YES, NO = "approved", "declined"
+YES, NO, UNREAD = "approved", "declined", "could not be read when the time was over"
+STOPPED = "Nobody waits for an answer any more. This question is closed."
 
 
 def outcome(question):
@@ -4000,22 +3955,13 @@ def outcome(question):
 
 
 # === Asking: what counts ===
-def test_one_tap_decides(room):
-    for emoji, status in (("✅", YES), ("❌", NO)):
-        question, asked = room.ask(), room.clock.monotonic()
-        room.clock.at(asked + 1.5, functools.partial(room.react, question, room.ann, emoji))
-        name = EMOJI[emoji] if room.is_slack else emoji
-        assert question.wait() == Decision(status, room.ann, name, "reaction", room.clock.start + asked + 2)
-
-
 ANSWERS = {  # what somebody writes or does -> status, the service it is about
     "a word": (lambda r, q: r.reply(q, r.ann, "disapprove"), NO, ""),
-    "with the bot's mention": (lambda r, q: r.reply(q, r.ann, r.mention("yes!")), YES, ""),
+    "with the bot's mention": (lambda r, q: r.reply(q, r.ann, f"<@{r.bot}> yes!"), YES, ""),
     "with white space around": (lambda r, q: r.reply(q, r.ann, " \n\t yes \n"), YES, ""),
     "markup in markup": (lambda r, q: r.reply(q, r.ann, " **_`yes!`_** "), YES, ""),
     "a code block": (lambda r, q: r.reply(q, r.ann, "```\nno\n```"), NO, ""),
     "in the thread": (lambda r, q: r.in_thread(q, r.ann, "reject."), NO, ""),
-    "after talk": (lambda r, q: [r.reply(q, r.bob, "hm"), r.reply(q, r.ann, "yes")][1], YES, ""),
     "a tap and then a no": (lambda r, q: [r.react(q, r.bob, "✅"), r.reply(q, r.ann, "no")][1], NO, ""),
     "edited": (lambda r, q: [one := r.reply(q, r.ann, "yes"), r.service.edit(one, "no")][0], NO, ""),
     "shouted": (lambda r, q: r.reply(q, r.ann, "APPROVE!"), YES, "slack"),
@@ -4041,7 +3987,6 @@ NEVER = {  # what nobody may decide with (and see below, "at random")
     "a workflow": (lambda r, q: r.reply(q, r.ann, "ok", bot_id="BWORKFLOW"), "slack"),
     "Slackbot": (lambda r, q: r.reply(q, "USLACKBOT", "ok"), "slack"),
     "Slackbot's tap": (lambda r, q: r.react(q, "USLACKBOT", "✅"), "slack"),
-    "Slack's bot": (lambda r, q: r.service.bot_says("ok", r.id(q)), "slack"),
     "Slack's own": (lambda r, q: r.reply(q, "UBOT", "ok", bot_id="BBOT"), "slack"),
     "a topic": (lambda r, q: r.reply(q, r.ann, "ok", subtype="channel_topic"), "slack"),
     "Discord's bot": (lambda r, q: r.reply(q, "777", "ok", bot=True), "discord"),
@@ -4151,7 +4096,6 @@ def test_a_decline_may_say_why_and_an_approval_may_not(room):
 
 
 COUNTED = {  # so many have to approve; what happens, in order -> status, who approved
-    "two people": (2, "ann yes, bob ok", YES, "ann bob"), "one person": (2, "ann yes", None, ""),
     "one person twice": (2, "ann yes, ann ok", None, ""), "word and tap": (2, "ann yes, ann ✅", None, ""),
     "two people's": (2, "ann yes, bob ✅", YES, "ann bob"), "taps": (2, "ann ✅, bob ✅", YES, "ann bob"),
     "a decline after one": (2, "ann yes, bob no, eve yes", NO, "ann"),
@@ -4255,14 +4199,12 @@ LISTS = {  # approve, decline; what is written or tapped; status; the taps of th
     "character": (["🚀"], ["🛑"], "🚀", YES, ["🚀", "🛑"]),
     "shortcode": ([":rocket:"], [":octagonal_sign:"], "🛑", NO, ["🚀", "🛑"]),
     "alias": ([":thumbsup:"], [":thumbsdown:"], "👍", YES, ["👍", "👎"]),
-    "words and emoji": (["ship it", "🚀"], ["stop"], "🚀", YES, ["🚀", "❌"]),
     "words and the other tap": (["ship it", "🚀"], ["stop"], "❌", NO, ["🚀", "❌"]),
     "the usual tap is replaced": (["🚀"], ["🛑"], "✅", None, ["🚀", "🛑"]),
     "only words": (["ship"], ["stop"], "✅", YES, ["✅", "❌"]),
     "an alias as a name": (["thumbsup"], ["thumbsdown"], "👎", NO, None),
     "with a variation selector": (["✔\ufe0f"], ["✖\ufe0f"], "✔", YES, ["✔", "✖"]),
     "the second of a list": (["🎉", "🚀"], None, "🚀", YES, ["🎉", "❌"]),
-    "a skin tone": (["👍"], ["👎"], "👍🏻", YES, ["👍", "👎"]),
     "another skin tone": (["👍🏽"], ["👎"], "👍🏿", YES, ["👍", "👎"]),
 }
 
@@ -4312,7 +4254,8 @@ def test_the_approver_is_found_among_hundreds_who_tapped(room):
         room.react(question, f"U{i}" if room.is_slack else str(500 + i), "✅")
     assert question.check() is None
     room.react(question, boss, "✅", **more)
-    assert outcome(question) == YES
+    name = EMOJI["✅"] if room.is_slack else "✅"
+    assert question.check() == Decision(YES, boss, name, "reaction", room.clock.now())
 
 
 def test_a_question_in_a_forum_is_answered_in_its_thread(discord_room):
@@ -4364,7 +4307,7 @@ def test_a_question_deleted_inside_a_thread_approves_nothing(slack_room):
 def test_the_author_never_decides_whoevers_token_reads(slack_room, change):
     room = slack_room
     question = room.ask()
-    room.service.change_app()
+    room.service.token, room.service.bot_user, room.service.bot_id = "xoxb-2-secret", "UBOT2", "BBOT2"
     later = Question.from_dict({**question.to_dict(), **change}, room.alerter())
     assert outcome(later) is None  # its ✅ and ❌ are not ours any more
     room.reply(question, "UBOT", "yes")  # with no mark of a bot
@@ -4555,7 +4498,9 @@ def test_the_end_is_written_under_the_question_and_mentions_only_who_decided(roo
             "hm", "timeout", "Nobody decided in time. This question is closed.")):
         question = room.again(asked)
         room.reply(question, room.ann, text)
+        room.service.calls.clear()
         assert question.wait().status == status
+        assert text != "hm" or len(room.service.calls) == 6 + 1  # one for each poll, and the note
         [payload] = room.under(question)
         pings = [("user", f"<@{room.ann}>")] * (text != "hm")
         assert (room.text(payload), room.pings(payload)) == (said, pings)
@@ -4608,7 +4553,6 @@ def test_hiccups_cost_time_and_never_the_answer(room):
 
 REFUSALS = {  # what happens -> the error's status and code; the first word tells where
     "slack: token reset": (lambda r, q: setattr(r.service, "token", "another"), 200, "invalid_auth"),
-    "slack: 401": (lambda r, q: r.service.fail(r.reads, Fault(status=401), times=None), 401, None),
     "slack: 403": (lambda r, q: r.service.fail(r.reads, Fault("html", status=403), times=None), 403, None),
     "slack: missing scope": (lambda r, q: r.service.scopes.discard("channels:history"), 200, "missing_scope"),
     "slack: out": (lambda r, q: r.service.add_channel("C0ALERTS", "", is_member=0), 200, "not_in_channel"),
@@ -4644,24 +4588,6 @@ class Gone(BaseException):
 
 
 # === Asking: when it polls ===
-def _intervals(timeout):
-    """The contract: a tenth of the age, from 1 to 30 s, never past the deadline."""
-    age, naps = 0.0, []
-    while age < timeout:
-        naps.append(min(30.0, max(1.0, age / 10), timeout - age))
-        age += naps[-1]
-    return naps
-
-
-@pytest.mark.parametrize("timeout", [0.4, 15])
-def test_the_poll_interval_is_a_tenth_of_the_age(room, timeout):
-    question = room.ask(timeout=timeout)
-    before = len(room.service.calls)
-    assert question.wait() == Decision("timeout", at=pytest.approx(room.clock.start + timeout))
-    assert room.clock.naps == pytest.approx(_intervals(timeout))
-    assert len(room.service.calls) - before == len(_intervals(timeout)) + 2  # the last poll, and the note
-
-
 @pytest.mark.parametrize("skew, delay", [(-3000, 0), (20, 0), (0, 25)])
 def test_an_answer_before_the_deadline_that_people_were_shown_counts_though_read_later(room, skew, delay):
     """By the service's own clock, which is not ours; a post that it lets wait moves no deadline."""
@@ -4691,9 +4617,6 @@ def test_retry_after_is_obeyed(room):
     assert room.clock.monotonic() <= 55
 
 
-UNREAD = "could not be read when the time was over"
-
-
 def test_a_retry_after_past_the_deadline_is_obeyed_and_ends_with_the_grace(room):
     question = room.ask(timeout=100)
     for path in (room.reads, "reactions.get"):
@@ -4717,12 +4640,6 @@ def test_slack_reads_reactions_while_thread_reading_is_rationed(slack_room):
     decision = question.wait()
     assert (decision.status, decision.via) == (YES, "reaction") and room.clock.monotonic() <= 22.1
     assert sum("replies" in call.path for call in calls) <= 2
-    looked_at = room.ask()
-    calls.clear()
-    for _ in range(10):
-        assert looked_at.check() is None
-        room.clock.sleep(6)
-    assert sum("replies" in call.path for call in calls) <= 3
 
 
 @pytest.mark.parametrize("second, timeout, latest", [(30, 600, 70), (119, 120, 120), (39, 40, 44)])
@@ -4794,11 +4711,13 @@ def _board(clock, **methods):
     return type("OddBoard", (Board,), {"clock": clock, **methods})()
 
 
-def test_a_question_of_24_hours_makes_at_most_6000_requests(boards, clock):
-    question = in_time(Board, clock)().open_question("Deploy?", AlerterParameters(timeout=86400))
-    assert question.wait().status == "timeout"
-    assert clock.naps == pytest.approx(_intervals(86400))
-    assert 2800 < len(POLLS) == len(clock.naps) + 1 <= 2990  # of two requests at most, with six besides
+@pytest.mark.parametrize("timeout, polls", [(0.4, 2), (15, 16), (86400, 2917)])
+def test_the_poll_interval_is_a_tenth_of_the_age_from_1_to_30_s(boards, clock, timeout, polls):
+    question = in_time(Board, clock)().open_question("Deploy?", AlerterParameters(timeout=timeout))
+    assert question.wait() == Decision("timeout", at=pytest.approx(clock.start + timeout))
+    ages = [0, *itertools.accumulate(clock.naps)]
+    assert clock.naps == pytest.approx([min(30, max(1, age / 10), timeout - age) for age in ages[:-1]])
+    assert len(POLLS) == len(ages) == polls
 
 
 def test_a_poll_that_ends_after_the_deadline_is_not_the_last_one(room):
@@ -4837,8 +4756,7 @@ def test_an_own_flavors_clock_may_be_ahead(boards, clock):
 OUTAGES = {"5xx": lambda r: Fault(status=503), "429": lambda r: r.limited(2),
            "204": lambda r: Fault(status=204),
            "DNS": (socket, "getaddrinfo", socket.gaierror(-3, "Temporary failure in name resolution")),
-           "stall": (http.client.HTTPResponse, "begin", TimeoutError("timed out")),
-           **{kind: lambda r, kind=kind: Fault(kind) for kind in ("reset", "close", "garbage") if MORE}}
+           "stall": (http.client.HTTPResponse, "begin", TimeoutError("timed out"))}
 
 
 @pytest.mark.parametrize("kind", OUTAGES)
@@ -4873,13 +4791,14 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
         room.clock.sleep(500)
 
 
-def test_who_waits_again_after_a_refusal_reads_anew(room):
+def test_a_refusal_is_noted_under_the_question_and_who_waits_again_reads_anew(room):
     question = room.ask(alerter=room.alerter(listen="channel"))
     room.clock.sleep(100)
     room.service.fail("conversations.history" if room.is_slack else room.reads,
                       no("access_denied") if room.is_slack else Fault(status=403), times=None)
     with pytest.raises(DeliveryError) as caught:  # whose traceback keeps what was read alive
         question.wait()
+    assert room.notes(question) == ["The answers cannot be read. This question is closed."]
     room.service.heal()
     room.reply(question, room.ann, "yes")
     assert Question.from_dict(question.to_dict(), question.alerter).wait(0).status == YES, caught
@@ -4933,9 +4852,6 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
         room.clock.start -= step
 
 
-STOPPED = "Nobody waits for an answer any more. This question is closed."
-
-
 @pytest.mark.parametrize("stop, keyed", [(KeyboardInterrupt, False), (SystemExit, False), (Gone, True)])
 def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room, stop, keyed):
     def stopped():
@@ -4977,24 +4893,15 @@ def test_stopped_while_it_is_posted_the_question_is_found_and_closed(room):
     assert room.notes(room.asked()) == [STOPPED]
 
 
-def test_where_reading_is_refused_after_all_a_closing_note_goes_under_the_question(room):
-    question = room.ask()
-    room.service.fail(room.reads, Fault(status=403))
-    with pytest.raises(DeliveryError):
-        question.wait()
-    assert room.notes(question) == ["The answers cannot be read. This question is closed."]
-
-
 @posix
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=long_form)])
-def test_a_stopped_process_closes_its_question_and_ends_as_it_would_have(number):
+def test_a_terminated_process_closes_its_question_and_ends_as_it_would_have():
     with FakeSlack() as slack:
         room = Room("slack", slack)
         store_alerter(slack)
         process = start_program("ask", "Deploy?")
         wait_until(lambda: any("replies" in call.path for call in slack.calls), "the first poll")
-        process.send_signal(number)
-        assert end_of(process).returncode == 128 + number
+        process.terminate()
+        assert end_of(process).returncode == 128 + signal.SIGTERM
         assert room.notes(room.asked()) == [STOPPED]
 
 
@@ -6522,8 +6429,8 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     Where that name stands nowhere else in the reply, it is not known without a date.
     """
     layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
-    layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS[:40] if "⏎" not in line]
-    layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[20:50]]
+    layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS if "⏎" not in line]
+    layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[15:]]
     layouts += [f"{{A}}\n\n{ATTRIBUTIONS[0]}\n{{Q}}\n\n-- \n{{F}}\nThe team that may approve\n"]
     layouts += [f"{{A}}\n\n{head}\n\n{{P}}\n" for head in MAIL_HEADS]
     layouts += [f"{{A}}\n____________\n{head}\n\n{{P}}\n" for head in MAIL_HEADS if head[0] not in "-_"]
@@ -6531,7 +6438,7 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
-    assert len(layouts) > 300
+    assert len(layouts) > 200
     for number, (message, name, to) in enumerate(NAMED):
         question = desk.open(message)
         some = layouts if MORE else [*layouts[number::3], *sorted(dateless)]
