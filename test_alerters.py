@@ -1898,9 +1898,7 @@ MARKDOWN = [  # source, on Slack, on Discord
      "[docs](https://e.example/?b=1&c=2)"),
     ("see https://e.example/a_b_c.", "see <https://e.example/a_b_c>.", "see https://e.example/a_b_c."),
     ("(https://e.example/a)", "(<https://e.example/a>)", "(https://e.example/a)"),
-    ("```python\nx = 1\n```", "```\nx = 1\n```", "```python\nx = 1\n```"),
     ("```python\n```", "```\npython\n```", "```\npython\n```"),
-    ("a|b\n-|-\n名|x\nyy|z", *["```\na   b\n--  -\n名  x\nyy  z\n```"] * 2),
     ("```x = 1```", "```\nx = 1\n```", "```\nx = 1\n```"), ("a\n```\nx", "a\n```\nx\n```", "a\n```\nx\n```"),
     ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
     ("Alpha|Beta\n|-|-|\nend", "Alpha|Beta\n|-|-|\nend", "Alpha\\|Beta\n\\|-\\|-\\|\nend"),
@@ -1917,8 +1915,6 @@ MARKDOWN = [  # source, on Slack, on Discord
      "• a\n    • b\n        • c\n1. d\n    12. e\n-f\n-1\n1.5\n---\n* * *\n2)",
      "- a\n    - b\n        - c\n1. d\n    12. e\n\\-f\n\\-1\n1.5\n\\---\n\\* \\* \\*\n2)"),
     ("~~a b~~ ~~ c ~~ ||d||", "~a b~ ~~ c ~~ ||d||", "~~a b~~ \\~\\~ c \\~\\~ \\|\\|d\\|\\|"),
-    ("| a | b |\n|---|--:|\n| x | 1 |\n| y |\nend", "```\na  b\n-  -\nx  1\ny\n```\nend",
-     "```\na  b\n-  -\nx  1\ny\n```\nend"),
     ("a|n|t\n-|-|:-\nx|1|7\ny|-20.5 %|\nb|c|d|e",
      "```\na        n  t\n-  -------  -\nx        1  7\ny  -20.5 %\n```\nb|c|d|e",
      "```\na        n  t\n-  -------  -\nx        1  7\ny  -20.5 %\n```\nb\\|c\\|d\\|e"),
@@ -2047,16 +2043,11 @@ def test_more_than_ten_messages_become_one_with_the_whole_text_as_a_file(chats, 
     assert "line one line" in _seen(kind, service) and service.warnings == []
 
 
-@pytest.mark.parametrize("kind", RENDERED)
+@pytest.mark.parametrize("kind", ["slack webhook", "discord"])
 def test_where_no_file_is_taken_ten_messages_say_what_is_left_out(chats, kind, caplog):
     alerter, service = chats[kind]
-    if kind == "slack":
-        service.fail("files.getUploadURLExternal",
-                     Fault(status=200, body={"ok": False, "error": "file_uploads_disabled"}), times=None)
-    elif kind == "discord":
+    if kind == "discord":
         service.permissions[service.channel].discard("ATTACH_FILES")
-    elif kind == "discord webhook":
-        service.fail("POST", Fault(status=413, body={"code": 40005, "message": "Request entity too large"}))
     assert alerter.post(AlerterMessage("Nightly failed", LONG_TRACE)) is True
     parts = ["\n".join(_texts(kind, payload)) for payload in _posted(service)]
     text = html.unescape("\n".join(parts)).replace("\\", "")
@@ -2197,17 +2188,15 @@ def test_no_text_is_refused_cut_or_lets_anything_act(chats):
 # === Hostile text ===
 INVISIBLE = "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\\\\u00[01]"  # or in JSON
 HOSTILE_TEXTS = {
-    "slack": "<!channel> <!here> <!everyone> <@U1> <@W1|bob> <!subteam^S1> <#C1>",
-    "discord": "@here @channel @everyone @Here <@123> <@!123> <@&9> <#9>",
+    "mentions": "<!channel> <!here> <!everyone> <@U1> <@W1|bob> <!subteam^S1> <#C1> @here @channel @everyone "
+                "@Here <@123> <@!123> <@&9> <#9> **@everyone** *<!here>*",
     "escaped already": "&lt;!channel&gt; \\@everyone",
     "in code": "`<!channel>` `@everyone`\n```\n<@U1> @here\n```",
     "in a link": "[@everyone](https://e.example) [<!here>](https://e.example/a|b)",
-    "in bold": "**@everyone** *<!here>*",
     "masked": "[https://bank.example](https://evil.example) [bank.example](https://evil.example)",
-    "slack's mask": "<https://evil.example|bank.example>",
+    "slack's masks": "<https://evil.example|bank.example> <!date^1392734382^{date}^https://evil.example|x>",
     "no web": "[x](javascript:alert(1)) <javascript:alert(1)|x>",
     "fence break": "```\n``` @everyone <!channel>\n````\n<@U1>",
-    "date": "<!date^1392734382^{date}^https://evil.example|x>",
     "after a URL": "https://e.example/a[bank.example](https://evil.example)",
     "joined": "@\u200beveryone @\u2060here <\u200b!channel>", "bidi": "\u202e@everyone\u2066<!here>\u2069",
     "controls": "\x00\x01\x1b[2J\x07\x9b31m<!here>\x7f", "surrogates": "\ud800 a \udfff <@U1> \ud83d",
@@ -2390,15 +2379,14 @@ def test_a_post_in_a_forum_is_neither_lost_nor_doubled(chats, kind, caplog):
 WAITS = {"429": Fault(status=429, headers={"Retry-After": "2"}), "503": Fault(status=503)}
 FINAL = {"401": Fault(status=401, body={"message": "401: Unauthorized", "code": 0}), "403": Fault(status=403),
          "404": Fault(status=404, body={"code": 10003, "message": "Unknown Channel"}),
-         "400": Fault(status=400), "redirect": Fault("redirect", to="/elsewhere"),
-         "308": Fault("redirect", status=308, to="/elsewhere")}
+         "400": Fault(status=400)}
 DOUBT = {"500": Fault(status=500), "502": Fault("html", status=502), "reset": Fault("reset"),
          "close": Fault("close"), "garbage": Fault("garbage"), "a page": Fault("html"),
          "act 500": Fault("act_status", status=500), "act close": Fault("act_close"),
          "act fatal": Fault("act_status", status=200, body={"ok": False, "error": "fatal_error"}),
          "act reset": Fault("act_reset"), "cut short": Fault("truncate"),
          "empty": Fault(status=200, ctype="text/plain"), "list": Fault(status=200, body=[1]),
-         "number": Fault(status=200, body=5), "text": Fault(status=200, body="x"), "huge": Fault("huge")}
+         "number": Fault(status=200, body=5), "text": Fault(status=200, body="x")}
 ACTED = ("act 500", "act close", "act fatal", "act reset", "cut short")  # the service has done it
 
 
@@ -2422,9 +2410,9 @@ def test_every_fault_of_a_post_loses_and_doubles_nothing(chats, clock, kind):
     """Once: it is there once, or the error says what may be. For ever: at most once, and within 30 s."""
     alerter, service = chats[kind]
     got, wanted, webhook = {}, {}, "webhook" in kind
-    unfit = () if kind == "slack" or MORE else ("huge",)  # it takes its time
+    unfit = ()
     if kind == "slack webhook":  # its custom hosts answer anything with 2xx; and a page is none of theirs
-        unfit = ("empty", "list", "number", "text", "huge", "act fatal")
+        unfit = ("empty", "list", "number", "text", "act fatal")
     for name in (*WAITS, *FINAL, *DOUBT):
         lasting = name in ("429", "503", "act reset", "a page") and not (webhook and name in DOUBT)
         for times in (1, None) if lasting or MORE else (1,):
@@ -2471,10 +2459,9 @@ def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind):
 
 
 def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chats, clock):
-    (slack_bot, slack), (discord_bot, discord) = chats["slack"], chats["discord"]
-    slack.fail("chat.postMessage", *[Fault(status=429, headers={"Retry-After": wait}) for wait in "73"])
-    discord.fail("/messages", Fault.discord_429(1.25), Fault.discord_429(0.65, "shared"))
-    assert slack_bot.post("x") and discord_bot.post("x") and clock.naps == [7.0, 3.0, 1.25, 0.65]
+    alerter, service = chats["discord"]
+    service.fail("/messages", Fault.discord_429(1.25), Fault.discord_429(0.65, "shared"))
+    assert alerter.post("x") and clock.naps == [1.25, 0.65]
     for kind, fault in (("slack", Fault(status=429, headers={"Retry-After": "60"})),
                         ("discord", Fault.discord_429(60.0)),
                         ("slack webhook", Fault(status=429, headers={"Retry-After": "3600"})),
@@ -2523,8 +2510,7 @@ UPLOADS = [("slack", "getUploadURLExternal"), ("slack", "/upload/"), ("slack", "
 def test_every_fault_of_an_upload_leaves_the_text_and_names_the_lost_image(chats, clock, caplog, kind, call):
     alerter, service = chats[kind]
     problems = []
-    names = ("429", "503", "403", "close", "a page", "list", "act close", "cut short", "redirect", "500")
-    for name in names if MORE else names[:8]:
+    for name in ("429", "503", "403", "close", "a page", "list", "act close", "cut short"):
         for times in (1, None) if MORE or name in ("503", "close") else (1,):
             _forget(service)
             caplog.clear()
@@ -2688,7 +2674,6 @@ def peer():
         threading.Thread(target=serve, daemon=True).start()
         return listener.getsockname()[1]
 
-    start.listeners = listeners
     yield start
     for listener in listeners:
         with contextlib.suppress(OSError):  # so that accept ends
@@ -2933,7 +2918,7 @@ def test_a_context_without_cas_is_not_kept(monkeypatch, peer):
 
 
 TIGHT = """
-import os, resource, sys, alerters
+import resource, sys, alerters
 sys.modules["ssl"] = sys.modules["_ssl"] = None
 def tell(alerter):
     try:
@@ -2945,17 +2930,11 @@ def slack(url):
 def mail(use_tls):
     return alerters.SMTPEmailAlerter(smtp_server="127.0.0.1", smtp_port={smtp}, use_tls=use_tls,
                                      sender_email="bot@example.org", recipient_email="ann@example.org")
-alerter, taken = slack("http://127.0.0.1:{port}/api"), []
-resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
-try:
-    while True:
-        taken.append(open(os.devnull))
-except OSError:
-    pass
+alerter = slack("http://127.0.0.1:{port}/api")
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 12))
 print(alerter.post("x"))
 tell(alerter)
-while taken:
-    taken.pop().close()
+resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
 for alerter in alerter, mail(False), mail(True), slack("https://x.test/api"):
     tell(alerter)
 """
@@ -3013,11 +2992,11 @@ def test_an_ipv6_address_may_have_a_scope(peer):
 def test_a_redirect_is_refused_and_the_token_goes_nowhere(chats, kind):
     alerter, service = chats[kind]
     with FakeSlack() as elsewhere:
-        for status in (302, 307):
+        for status in (302, 307, 308):
             service.fail("POST", Fault("redirect", status=status, to=elsewhere.api_url + "/chat.postMessage"))
             outcome, error = _outcome(alerter, "x")
             assert (outcome, error.status, "redirect" in str(error)) == ("not_sent", status, True)
-        assert (len(service.calls), elsewhere.calls) == (2, [])
+        assert (len(service.calls), elsewhere.calls) == (3, [])
 
 
 GOOD_URLS = """https://slack.example/api http://127.0.0.1:1/api http://localhost/api http://[::1]:1/api
@@ -3096,7 +3075,6 @@ class Workshop:
         self.ca = self.make("ca", issuer=None, extensions=(
             "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"))
         self.expired = self.make("expired", start="200101000000Z", end="200102000000Z")
-        self.early = self.make("early", start="400101000000Z")
         self.other = self.make("other", names="DNS:other.test")
         self.weak = self.make("weak", key="rsa")
         self.good = self.make("good")
@@ -3156,22 +3134,13 @@ class Scene:
         self.patch.setattr(socket, "getaddrinfo", look_up)
         return slack_at(443, host="alerts.test", clock=clock)
 
-    def connecting(self, number):
+    def connecting(self, error):
         def connect(self, address):
-            raise OSError(number, os.strerror(number))
+            assert self.gettimeout() <= 10
+            raise error
 
         self.patch.setattr(socket.socket, "connect", connect)
         return slack_at(PORT_1)
-
-    def full(self):
-        """A port whose queue of connections is full."""
-        listener = socket.create_server(("127.0.0.1", 0), backlog=0)
-        more = [socket.socket() for _ in range(3)]
-        for link in more:
-            link.setblocking(False)
-            link.connect_ex(listener.getsockname())
-        self.peer.listeners += [listener, *more]
-        return slack_at(listener.getsockname()[1], clock=_Hurried())
 
     def ca(self, variable, content):
         """A variable that names a file with this content, or a folder, or nothing."""
@@ -3200,14 +3169,10 @@ class Scene:
             answer = f"http://{login}127.0.0.1:{self.peer(said(answer) if answer else stalled)}"
         return self.having(variable, answer, slack_at(443, host="alerts.test", clock=clock))
 
-    def mail(self, *said_so, talk=None, port=None, **fields):
+    def mail(self, *said_so, port=None, **fields):
         return in_time(SMTPEmailAlerter, FakeClock())(**{
-            "smtp_server": "127.0.0.1", "smtp_port": port or self.peer(talk or said(*said_so)),
+            "smtp_server": "127.0.0.1", "smtp_port": port or self.peer(said(*said_so)),
             "sender_email": "bot@example.org", "recipient_email": ANN, "use_tls": False, **fields})
-
-    def mail_tls(self, name):
-        return self.mail(port=int(self.tls(name).slack_api_url[:-4].rpartition(":")[2]), use_tls="ssl")
-
 
 PORT_1 = 1  # nothing listens there
 MAYBE = "; it may have arrived, so look before you send it again"
@@ -3234,13 +3199,12 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a slow resolver": (lambda s: s.looking_up([], _Hurried()),
         "alerts.test:443: name look-up took too long: check this machine's DNS"),
     "nobody listens": (lambda s: slack_at(PORT_1), f"{NO_CONNECTION} (Connection refused): {NOBODY}"),
-    "no answer to SYN": (lambda s: s.full(), f"{NO_CONNECTION} (timed out): {SLOW}"),
-    "no way": (lambda s: s.connecting(errno.ENETUNREACH),
-        f"{NO_CONNECTION} (Network is unreachable): there is no way to it from here: check the network"),
-    "a sandbox": (lambda s: s.connecting(errno.EACCES),
+    "no answer to SYN": (lambda s: s.connecting(socket.timeout("timed out")),
+        f"{NO_CONNECTION} (timed out): {SLOW}"),
+    "no way": (lambda s: s.connecting(OSError(errno.ENETUNREACH, "No way")),
+        f"{NO_CONNECTION} (No way): there is no way to it from here: check the network"),
+    "a sandbox": (lambda s: s.connecting(OSError(errno.EACCES, "Permission denied")),
         f"{NO_CONNECTION} (Permission denied): a sandbox or firewall of this machine forbids it"),
-    "too many files": (lambda s: s.connecting(errno.EMFILE),
-        f"{NO_CONNECTION} (Too many open files): {TOO_MANY}"),
     "no TLS there": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
         f"{NO_TLS}check host and port"),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
@@ -3249,7 +3213,6 @@ CAUSES = {  # what is done: who fails, and the whole message
         "TLS with 127.0.0.1:PORT: its TLS is too old or too weak (REASON): it has to speak TLS 1.2 or later, "
         "with today's ciphers"),
     "expired": (lambda s: s.tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
-    "not valid yet": (lambda s: s.tls("early"), f"{REFUSED} (certificate is not yet valid): {RENEW}"),
     "another host": (lambda s: s.tls("other"),
         f"{REFUSED} (REASON): check the host's name; a proxy or a log-in page may answer in its place"),
     "too weak": (lambda s: s.tls("weak"),
@@ -3279,8 +3242,6 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"{UNKNOWN_CA}: SSL_CERT_DIR (TMP) has no hashed names: run openssl rehash TMP"),
     "no CA at all": (lambda s: s.no_ca(),
         f"{UNKNOWN_CA}: this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"),
-    "a proxy wants a log-in": (lambda s: s.proxy(LOG_IN % b"Basic realm=x"),
-        f"{PROXY}HTTP 407 Log in: write the right log-in into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"),
     "a proxy does not take the log-in": (
         lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\n\r\n", "ann:geheim-123@", "https_proxy"),
         "the proxy 127.0.0.1:PORT of https_proxy: HTTP 407 Log in: write the right log-in into https_proxy: "
@@ -3301,8 +3262,6 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"{PROXY}no answer in time: check that an HTTP proxy listens there"),
     "a proxy's heads never end": (lambda s: s.proxy(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000),
         f"{PROXY}no sensible answer (HTTPException): check that an HTTP proxy listens there"),
-    "a proxy by TLS": (lambda s: s.proxy("https://ann:geheim-123@proxy.test:3128"),
-        f"HTTPS_PROXY {NO_PROXY}"),
     "a SOCKS proxy": (lambda s: s.proxy("socks5h://ann:geheim-123@proxy.test:1", variable="all_proxy"),
         f"all_proxy {NO_PROXY}"),
     "no address of a proxy": (lambda s: s.proxy("http://ann:geheim-123@proxy.test:80a"),
@@ -3317,9 +3276,6 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a body that drips": (lambda s: s.http(talk=dripping(OK + b"\r\n" + b" " * 9999), clock=_Hurried()),
         LATE),
     "a body without end": (lambda s: s.http(OK + b"\r\n", b"x" * 99_999, 9), LARGE),
-    "100 Continue without end": (
-        lambda s: s.http(b"", (b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 9999 + b"\r\n\r\n") * 99, 99),
-        LARGE),
     "trailers without end": (
         lambda s: s.http(OK + CHUNKS + b"0\r\n", (b"X-Trailer: " + b"1" * 9999 + b"\r\n") * 99, 99), LARGE),
     "103 Early Hints without end": (
@@ -3331,14 +3287,8 @@ CAUSES = {  # what is done: who fails, and the whole message
     "mail behind a proxy": (lambda s: s.having("HTTPS_PROXY", "http://127.0.0.1:1", s.mail(port=PORT_1)),
         f"{NO_CONNECTION} (Connection refused): {NOBODY}; mail does not go through the proxy of "
         "HTTPS_PROXY"),
-    "SMTP with an expired certificate": (lambda s: s.mail_tls("expired"),
-        f"{REFUSED} (certificate has expired): {RENEW}"),
     "SMTP that never ends its answer": (lambda s: s.mail(b"220-", (b"x" * 8000 + b"\r\n220-") * 99, 99),
         f"the answer is too large: {ODD}"),
-    "SMTP that closes": (lambda s: s.mail(talk=lambda link: (link.sendall(b"220 hello\r\n"), link.recv(999))),
-        f"Connection unexpectedly closed: {CUT}"),
-    "SMTP whose line is too long": (lambda s: s.mail(b"220 x\r\n250 x\r\n2" + b"5" * 9999 + b"\r\n"),
-        "500 Line too long.: the server refused it; its words say why"),
     "SMTP that answers no code": (
         lambda s: s.mail(b"220 x\r\n250 x\r\nabc nonsense\r\n", b"250 RSET done\r\n"),
         f"no sensible answer (ValueError): {ODD}"),
@@ -3720,10 +3670,9 @@ REFERENCES = [  # to a file, or the value in the environment; the field; what is
     ("a\nsecond-secret", "slack_token", NO_SECRET), ("xapp-1", "slack_token", "an app-level token .*"),
     ("https://a.b/c", "slack_token", "is an address.*"),
     ("xoxb-1", "discord_token", "that is a token of Slack.*"),
-    ("https://hooks.slack.com/triggers/1", "slack_webhook_url", "Workflow Builder.*")]
-REFERENCES += [(url, f"{flavor}_webhook_url", ".*https://.*") for flavor in ("slack", "discord") for url in (
-    "http://hooks.example.org/services/T0/B0/" + "a" * 24, "ftp://x.example/aaaaaaaa", "file:///etc/passwd",
-    "data:,aaaaaaaaaa")]
+    ("https://hooks.slack.com/triggers/1", "slack_webhook_url", "Workflow Builder.*"),
+    ("http://hooks.example.org/services/T0/B0/aaaaaaaa", "slack_webhook_url", ".*https://.*"),
+    ("file:///etc/passwd", "discord_webhook_url", ".*https://.*")]
 
 
 @pytest.mark.parametrize("given, field, said", REFERENCES)
