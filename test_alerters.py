@@ -1436,19 +1436,16 @@ On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Vào Th 3, 24 thg 11, 2026 
 > Wiadomość napisana przez {N} <{E}> w dniu 24 lis 2026, o godz. 10:12: ¦ Quoting {E} on 24.11.2026 10:12:00:
 Στις Τρί 24 Νοε 2026 στις 10:12 π.μ., ο χρήστης {N} <{E}>⏎έγραψε: ¦ 在 2026-11-24 10:12:00，"{N}" <{E}> 写道：
 On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote: ¦ 2568. gada 24. nov. 10:12, {N} <{E}> rakstīja:
----- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ---- ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote:
+---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ---- ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:
 {N} <{E}>, 24 Kas 2026 Sal, 10:12 tarihinde⏎şunu yazdı: ¦ On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote:
 Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
 El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
 เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า: ¦ Le Mardi, Novembre 24, 2026 10:12 CET, {E} a écrit:
-Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>: ¦ On Tue, Nov 24, 2026 at 10:12 AM, {N}⏎<{E}> wrote:
-On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote: ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote: ¦ {E} writes:
-{N} <{E}> 于2026年11月24日周二 10:12写道： ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>:
-On November 24, 2026, {N} <{E}> wrote: ¦ > 2026/11/24 10:12、{N} <{E}>のメール: ¦ >>>>> {N} <{E}> writes:
-W dniu 24.11.2026 o 10:12, {N} pisze: ¦ 2026年11月24日(火) 10:12 {N} <{E}>: ¦ On 11/24/26 10:12 AM, {N} wrote:
-On Nov 24 at 10:12 AM, {E} wrote: ¦ Nov 24, 2026 10:12:00 {N} <{E}>: ¦ {E} schrieb am 24.11.2026 10:12:
-On 2026/11/24 10:12, {N} wrote: ¦ 24.11.2026, 10:12, "{N}" <{E}>: ¦ On Tue, 24 Nov 2026, {E} wrote:
-24. Nov. 2026, 10:12 von {E}:""")
+On Tue, Nov 24, 2026 at 10:12 AM, {N}⏎<{E}> wrote: ¦ On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote:
+{N} <{E}> 于2026年11月24日周二 10:12写道： ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ {E} writes:
+2026年11月24日(火) 10:12 {N} <{E}>: ¦ On 11/24/26 10:12 AM, {N} wrote: ¦ {E} schrieb am 24.11.2026 10:12:
+24.11.2026, 10:12, "{N}" <{E}>: ¦ On Tue, 24 Nov 2026, {E} wrote: ¦ 24. Nov. 2026, 10:12 von {E}:
+>>>>> {N} <{E}> writes:""")
 MAIL_HEADS = re.split(" ¦ |\n", """\
 Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff:\
  {S} ¦ ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November\
@@ -1458,15 +1455,12 @@ Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff
 -------- Ursprüngliche Nachricht --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff:\
  {S} ¦ ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 2026년 11월 24일 화요일 오전\
  10:12⏎받는 사람: {T}⏎제목: {S} ¦ -----Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026\
- 10:12 am⏎Subject: {S} ¦ From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00\
- AM⏎Subject: {S} ¦ ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject\
- {S} ¦ De: {N} <{E}>⏎Enviado: terça-feira, 24 de novembro de 2026 10:12⏎Para: {T}⏎Assunto: {S}
-________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
------ Original Message -----⏎From: {E}⏎To: {T}⏎Date: 2026/11/24, Tue 10:12⏎Subject: {S} ¦ Gesendet:\
- Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S} ¦ Von: {N}⏎Gesendet: Dienstag,\
- 24. November 2026 10:12⏎An: {T}⏎Betreff: {S} ¦ От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому:\
- {T}⏎Тема: {S} ¦ From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S} ¦ 发件人： {E}⏎发送时间：\
- 2026-11-24 10:12⏎收件人： {T}⏎主题： {S}""")
+ 10:12 am⏎Subject: {S} ¦ ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026\
+ 10:12:00⏎Subject {S} ¦ ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日\
+ 10:12⏎宛先: {T}⏎件名: {S} ¦ Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An:\
+ {T}⏎Betreff: {S} ¦ Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
+From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S} ¦ 发件人： {E}⏎发送时间： 2026-11-24\
+ 10:12⏎收件人： {T}⏎主题： {S}""")
 MAIL_ENDS = re.split(" ¦ |\n", """\
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
  are not the one, tell the sender and delete it. Thank you.
@@ -4584,7 +4578,6 @@ def test_slack_reads_a_rationed_thread_when_it_may_and_at_the_deadline(slack_roo
 
 
 def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
-    """A limit met once is no ration for good: the delay stays within a tenth of the age."""
     room = slack_room
     for timeout, fault, second, latest in ((3600, room.limited(40), 130, 144),
                                            (40, Fault(status=503, headers={"Retry-After": "2"}), 15, 17)):
