@@ -23,7 +23,6 @@ import html
 import html.parser
 import http.client
 import imaplib
-import importlib.util
 import inspect
 import io
 import itertools
@@ -35,7 +34,6 @@ import os
 import pickle
 import random
 import re
-import rlcompleter
 import select
 import shlex
 import shutil
@@ -6986,6 +6984,7 @@ class Received(list):
 
     titles = property(lambda self: [message.title for _, message in self])
     last = property(lambda self: self[-1][1])
+    before = staticmethod(lambda alerter, message: None)  # what a recorder calls before it tells
 
 
 @pytest.fixture
@@ -7001,6 +7000,7 @@ def received(monkeypatch):
         trouble: str = ""
 
         def send(self, message, params=None):
+            told.before(self, message)
             if self.trouble == "bug":
                 raise RuntimeError("a bug of the flavor")
             if self.trouble:
@@ -7835,24 +7835,19 @@ def test_what_is_no_flavor_is_one_clear_line(tmp_path, monkeypatch, capsys):
 ASKED = SlackAlerter(slack_token="xoxb-1", slack_channel_id="C1", slack_api_url="http://127.0.0.1:9/api")
 CHANGED = AlerterMessage("x")
 CHANGED.level = "huge"
-NO_LIST = "message: files must be a list; write files=[…]"
 WRONG_CALLS = [  # a call, and what is said of it
     (lambda: post(" \n\t"), "message: there is nothing to say: give title, body, metadata, images or files"),
     (lambda: post(5), "a message is a str, an exception or an AlerterMessage, not int"),
     (lambda: post("x", level="eror"), "message: no level 'eror'; did you mean 'error'?"),
     (lambda: post("x", level=["info"]), "message: no level ['info']; did you mean 'info'?"),
-    (lambda: post("x", title=5), "message: title must be text, not int"),
     (lambda: AlerterMessage(body=["x"]), "message: body must be text, not list"),
     (lambda: post("x", metadata=[1]), "message: metadata must be a dict, not list"),
     (lambda: post("x", images="a.png"), "message: images must be a list; write images=[…]"),
-    *((lambda files=files: post("x", files=files), NO_LIST) for files in (5, {"a.csv": b"x"}, b"x")),
-    (lambda: post("x", body="y"), "post: no keyword 'body'; there is: alerter, exception, files, images, "
-     "level, mention, message, metadata, params, reply_to, title"),
+    (lambda: post("x", files={"a.csv": b"x"}), "message: files must be a list; write files=[…]"),
     (lambda: post(AlerterMessage("x"), title="T", level="info"),
      "title, level: put it into the AlerterMessage, or pass the message as text"),
     (lambda: post(CHANGED), "message: no level 'huge'; there is: error, info, success, warning"),
     (lambda: post("x", {"timeout": 5}), "params must be AlerterParameters, not dict"),
-    (lambda: post("x", alerter=5), "alerter must be a name or an alerter, not int"),
     (lambda: post("x", alerter=ConsoleAlerter),
      "alerter must be a name or an alerter, not the class ConsoleAlerter"),
     (lambda: post("x", reply_to="1"), "reply_to must be the Receipt that send returned, not str"),
@@ -7871,7 +7866,6 @@ WRONG_CALLS = [  # a call, and what is said of it
       for wrong in ("60 apples", None, -1, math.nan, True)),
     (lambda: post("x", titel="T"), "post: no keyword 'titel'; did you mean 'title'?"),
     (lambda: ask("x", timout=5), "ask: no keyword 'timout'; did you mean 'timeout'?"),
-    (lambda: ASKED.post("x", imges=[]), "post: no keyword 'imges'; did you mean 'images'?"),
     (lambda: ASKED.post("x", selff=1), "post: no keyword 'selff'; there is: exception, files, images, "
      "level, mention, message, metadata, params, reply_to, title"),
     (lambda: ASKED.open_question("x", mentio="U1"),
@@ -7968,16 +7962,6 @@ def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, caplog):
     assert type("Own", (ConsoleAlerter,), own)().post("x", mention=["U01"]) and told == [None]
 
 
-def call_before(recorder, do):
-    """Have do(alerter, message) called before the recorder tells; return how it told without."""
-    def send_after(self, message, params=None):
-        do(self, message)
-        return send(self, message, params)
-
-    send, recorder.send = recorder.send, send_after
-    return send
-
-
 def three_recorders(received, monkeypatch, **fields):
     """A stack of three recorders; fields: of the second."""
     monkeypatch.delenv("ALERTERS_FLAVOR")
@@ -7990,7 +7974,7 @@ def three_recorders(received, monkeypatch, **fields):
 def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, received, monkeypatch, caplog):
     three_recorders(received, monkeypatch, trouble=trouble)
     meet = threading.Barrier(3, timeout=5)
-    call_before(received.alerter, lambda *_: meet.wait())  # breaks unless all three are in `send` at once
+    received.before = lambda *_: meet.wait()  # breaks unless all three are in `send` at once
     assert post("x") is (not trouble)
     assert sorted(name for name, _ in received) == list("ac" if trouble else "abc")
     assert caplog.messages == (["recorder: line busy"] if trouble else [])
@@ -8011,7 +7995,7 @@ def test_whatever_one_alerter_raises_the_others_have_it(threads, received, monke
         if alerter.trouble:
             raise error
 
-    call_before(received.alerter, before)
+    received.before = before
     if not threads:
         monkeypatch.setattr(threading.Thread, "start", no_thread)
     for error in (KeyboardInterrupt(), ConfigError("wrong")):
@@ -8171,16 +8155,14 @@ FAILURES = [
     *[((Flow(), RUN, given), f"nightly {how}", error, {**OTTER, "state": given.name})
       for given, how, error in (
         (state(data=RECORD), "failed", GONE), (state(data=RECORD, later=True), "failed", GONE),
-        (state("Crashed", data=GONE), "crashed", GONE), (state("Failed", ""), "failed", None),
-        (state("TimedOut", data=GONE, later=True), "timed out", GONE), (state(result=GONE), "failed", GONE),
-        (state("Failed", "too low", later=True), "failed", "too low"),
+        (state("Crashed", ""), "crashed", None), (state("TimedOut", data=GONE), "timed out", GONE),
+        (state("Failed", "too low"), "failed", "too low"), (state(result=GONE), "failed", GONE),
         (state(result=GONE, later=True), "failed", GONE))],
     ((Task(), RUN, state(data=RECORD)), "train failed", GONE,
      {"task": "train", "run": "jolly-otter", "link": OTTER["link"], "state": "Failed"})]
 SUCCESSES = [
     ((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
     ((airflow_context(state="success", try_number=4),), "train succeeded", None, {**TRAIN, "try": "4 of 4"}),
-    (({**DAG, "reason": "success"},), "nightly succeeded", None, {**DAG_FACTS, "reason": "success"}),
     (({"ti": SimpleNamespace(map_index=0, dag_id="d", run_id="r")},), "Pipeline succeeded", None,
      {"dag": "d", "run": "r", "map index": 0}),
     ((Flow(), RUN, state("Completed", data="private")), "nightly succeeded", None, OTTER),
@@ -8228,14 +8210,11 @@ CALLS = {  # the files of a program: the framework calls the job, and the job a 
                            "        raise ValueError('the data are gone') from error\n"}
 
 
-def test_a_traceback_shows_the_job_and_not_who_called_it(tmp_path, received, monkeypatch):
-    for name, text in CALLS.items():
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True, parents=True)
-        path.write_text(text)
-        module = types.ModuleType(path.stem)
-        monkeypatch.setitem(sys.modules, path.stem, module)
-        exec(compile(text, str(path), "exec"), vars(module))
+def test_a_traceback_shows_the_job_and_not_who_called_it(received, monkeypatch):
+    for path, text in CALLS.items():
+        name = os.path.basename(path)[:-3]
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+        exec(compile(text, path, "exec"), vars(sys.modules[name]))
     try:
         sys.modules["run"].run(sys.modules["airflow_job"].train)
     except ValueError as error:
@@ -8302,31 +8281,25 @@ def test_watch_tells_how_a_function_or_a_block_ended(received):
 
         @classmethod
         @watch
-        def build(cls):
-            return cls
-
-        @staticmethod
-        @watch
-        def fail():
+        def fail(cls):
             raise KeyError("gone")
 
     @watch("fib")
     def fib(n):
         return n if n < 2 else fib(n - 1) + fib(n - 2)
 
-    model, prefix = Model(), f"{Model.__qualname__}."
-    assert model.train(1, b=3) == (model, 4) and Model.build() is Model
+    model = Model()
+    assert model.train(1, b=3) == (model, 4)
     assert (Model.train.__name__, Model.train.__doc__) == ("train", "Train.")
     with pytest.raises(KeyError, match="gone"):
         model.fail()
     block = watch("block")
     with block as given, block:
         assert given is not None and fib(4) == 3
-    first, failure = received[0][1], received[2][1]
+    first, failure = received[0][1], received[1][1]
     assert [(tag, message.title, message.level) for tag, message in received] == [
-        ("own", "method succeeded", "success"), ("env", f"{prefix}build succeeded", "success"),
-        ("env", f"{prefix}fail failed", "error"), *[("env", "fib succeeded", "success")] * 9,
-        *[("env", "block succeeded", "success")] * 2]
+        ("own", "method succeeded", "success"), ("env", f"{Model.__qualname__}.fail failed", "error"),
+        *[("env", "fib succeeded", "success")] * 9, *[("env", "block succeeded", "success")] * 2]
     assert list(first.metadata) == list(failure.metadata) == ["duration", "host"]
     assert first.metadata == {"duration": "0.0 s", "host": socket.gethostname()} and first.body is None
     assert failure.body.startswith("```\nKeyError: 'gone'\n") and 'raise KeyError("gone")' in failure.body
@@ -8367,23 +8340,20 @@ def test_watch_leaves_generators_as_they_are(received):
 
     @watch("gen")
     def numbers():
-        got = 1
         try:
-            while got != "end":
-                try:
-                    got = yield got
-                except KeyError as error:
-                    got = f"caught {error.args[0]}"
+            got = yield 1
+            with contextlib.suppress(KeyError):
+                yield got
             return "returned"
         finally:
             closed.append(True)
 
     assert inspect.isgeneratorfunction(numbers)
     gen = numbers()
-    assert received == [] and [next(gen), gen.send("a"), gen.throw(KeyError("k"))] == [1, "a", "caught k"]
-    with pytest.raises(StopIteration) as stop:
-        gen.send("end")
-    assert stop.value.value == "returned" and received.titles == ["gen succeeded"] and closed == [True]
+    assert received == [] and [next(gen), gen.send("a")] == [1, "a"]
+    with pytest.raises(StopIteration, match="returned"):
+        gen.throw(KeyError("k"))
+    assert received.titles == ["gen succeeded"] and closed == [True]
     for error in (GeneratorExit(), ZeroDivisionError()):
         gen = numbers()
         next(gen)
@@ -8437,7 +8407,7 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, recei
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
                 let_go.set()
 
-    call_before(received.alerter, before)
+    received.before = before
     asyncio.run(job())
     assert received.titles == ["job succeeded"]
 
@@ -8463,7 +8433,7 @@ def gate(received):
         gate.began.set()
         assert gate.wait(10)
 
-    call_before(received.alerter, before)
+    received.before = before
     yield gate
     gate.set()
 
@@ -8502,7 +8472,6 @@ RECORDS = [  # text, arguments, exception, exc_text, stack: title, body
     ("where", (), None, None, "Stack: here", "where", "where\nStack: here"),
     ("x" * 200, (), None, None, None, "x" * 139 + "…", "x" * 200),
     ("job %s failed", ("a",), ValueError("gone"), None, None, "job a failed", "ValueError: gone"),
-    ("y" * 200, (), ValueError("gone"), None, None, "y" * 139 + "…", "y" * 200 + "\nValueError: gone"),
     ("job failed", (), GONE, None, None, "job failed", "ValueError: the data are gone\n\n" + "".join(
         traceback.format_exception(None, GONE, GONE.__traceback__))),
     (f"12:00 | job failed\n{TRACE}", (), ValueError("gone"), "\n", None,  # formatted, as by loguru
@@ -8610,22 +8579,20 @@ def test_what_is_logged_while_posting_is_never_posted(trouble, received, monkeyp
         thread.start()
         thread.join()
 
-    send = call_before(received.alerter, chatty)
+    received.before = chatty
     handler = alerters.AlertHandler()
     monkeypatch.setattr(root, "handlers", [handler])
     logging.getLogger("home.app").error("once")
     handler.flush()
     assert capsys.readouterr().err.startswith("logged while posting\nfrom a thread\n")
-    received.alerter.send = send
+    del received.before
     post("by hand", alerter=received.alerter(trouble="line busy"))  # our own errors are no alerts either
     handler.flush()
     assert titles == ["once"] and len(received) == (not trouble)
 
 
 def test_the_handler_is_an_ordinary_name(received):
-    completed = rlcompleter.Completer({"alerters": alerters}).complete("alerters.AlertH", 0)
-    assert "AlertHandler" in dir(alerters) and completed.startswith("alerters.AlertHandler")
-    assert "posts records from a thread" in alerters.AlertHandler.__doc__
+    assert "AlertHandler" in dir(alerters) and "from a thread" in alerters.AlertHandler.__doc__
     configuration = logging.config.DictConfigurator({"version": 1})
     handler = configuration.configure_handler({"class": "alerters.AlertHandler", "level": "WARNING"})
     handler.handle(log_record(level=30))
@@ -8637,7 +8604,6 @@ def test_the_handler_is_an_ordinary_name(received):
 LOGGING = """
     import dataclasses, logging, os, sys, time, alerters
 
-    @alerters.register_flavor
     @dataclasses.dataclass
     class File(alerters.BaseAlerter):
         flavor = "file"
@@ -8679,25 +8645,20 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         """, ["of the child", "of the parent", "taken by the thread", "waits"], ""),
     "no descriptors": ("""
         import resource
-        class Loud(File):
-            send = lambda self, message, params=None: os.write(2, b"told\\n") and alerters.Receipt("file", {})
-        os.environ["ALERTERS_FLAVOR"] = "file"
-        job, by_variables = (alerters.watch("job", alerter=alerter)(lambda: 5) for alerter in (File(), None))
+        job = alerters.watch("job", alerter=File())(lambda: 5)
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
         taken = []
         try:
             while True:
                 taken.append(open(os.devnull))
         except OSError:
-            alerters.FLAVORS["file"] = Loud
-            by_variables()
             log.error("x")
             handler.flush()
             log.error("%d %s", job(), handler._worker.is_alive())
             handler.flush()
         del taken[:]
         log.error("y")
-        """, ["y"], f"told\n{MANY}alerters: not told (see above): ERROR root: x\n{MANY}{MANY}"
+        """, ["y"], f"{MANY}alerters: not told (see above): ERROR root: x\n{MANY}{MANY}"
                     "alerters: not told (see above): ERROR root: 5 True\n")}
 
 
@@ -8741,8 +8702,6 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
         "alerter update my_slack_alerter --slack_channel_id C0OTHER --approvers=U1,U2 --timeout 1h30m":
             "alerter my_slack_alerter is updated\n",
         "update my_slack_alerter --timeout=": "alerter my_slack_alerter is updated\n",
-        "alerter describe my_slack_alerter":
-            f"flavor: slack\nslack_token: ***\nslack_channel_id: C0OTHER\n{address}approvers: U1, U2\n",
         "update --slack_token {{env.TEAM_TOKEN}} my_slack_alerter":  # any order
             "alerter my_slack_alerter is updated\n",
         "describe my_slack_alerter": "flavor: slack\nslack_token: {{env.TEAM_TOKEN}}\n"
@@ -8768,7 +8727,6 @@ MISTAKES = {  # {}: the program, …: anything
     "regster x": "no command 'regster'; did you mean 'register'?",
     "stack": "no command 'stack'; did you mean 'stack set'?",
     "--flavor": "no command '--flavor'; did you mean 'flavor list'?",
-    "register x": f"{NEEDED}--flavor/-f (see: {{}} register --help)",
     "register x --flavor=slack --slack_tokn=xoxb-2-hidden":
         "register: unknown '--slack_tokn'; did you mean '--slack_token'?",
     "register x --flavor=console --slack_token=xoxb-2-hidden":
@@ -8780,9 +8738,7 @@ MISTAKES = {  # {}: the program, …: anything
     "register a/../b --flavor=console": "alerter 'a/../b': a name is letters, digits, _ . and -",
     "register red --flavor=discord":
         "red (discord): give discord_token (posts and asks) or discord_webhook_url (posts only)",
-    "register x --flavor=slak": "no flavor 'slak'; did you mean 'slack'?",
     "update team --approvers=@ann": f"team (slack): approvers: '@ann' {NOT_SLACK}",
-    "update teem --timeout=1": "no alerter 'teem'; did you mean 'team'?",
     "delete team": "alerter 'team' is in the stack prod: delete that first",
     "stack set prd": "no stack 'prd'; did you mean 'prod'?",
     "stack delete prod": "stack 'prod' is active: set another one first",
@@ -8797,7 +8753,6 @@ MISTAKES = {  # {}: the program, …: anything
     "ask x --timeout soon": "timeout must be a number of seconds, 0 or more, or a time such as …'soon'",
     **dict.fromkeys(("run", "run touch made", "run touch -- touch made", "run --", "run --title T touch made",
                      "run --title T touch made -- touch made"), alerters._HOW_TO_RUN),
-    "run --titel T -- touch made": "run: unknown '--titel'; did you mean '--title'?",
     "run --alerter -- touch made": "argument --alerter: expected one argument (see: {} run --help)",
     "run --longer-than soon -- touch made": f"--longer-than{NO_TIME}'soon'",
     "preview x --html=/nowhere/x.html": "[Errno 2] No such file or directory: '/nowhere/x.html'",
@@ -8853,8 +8808,7 @@ def test_post_reads_standard_input_and_odd_texts(received, monkeypatch, capsys):
 
 
 ANSWERED = [  # what is said under the question; options; exit code, what is printed
-    ("yes", "", 0, "approved by U1 (yes)\n"), ("no", "", 1, "declined by U1 (no)\n"),
-    (None, "--timeout 2", 3, "timeout\n"), ("yes", "--approver U2 --timeout=2", 3, "timeout\n"),
+    ("no", "", 1, "declined by U1 (no)\n"), ("yes", "--approver U2 --timeout=2", 3, "timeout\n"),
     ("ship it", "--approve 'ship it' --approve go --decline stop --mention S01", 0,
      "approved by U1 (ship it)\n"), ("yes", "--approvals 2 --timeout=2", 3, "timeout\n"),
     ("yes", "--json", 0, Decision("approved", "U1", "yes", "reply", approvals=["U1"])),
@@ -8978,36 +8932,30 @@ def test_secrets_are_masked_wherever_they_could_be_shown(capsys):
 # === The command line as a process ===
 BELL = """
 import dataclasses
-from {} import BaseAlerter, Receipt
+from vendored.alerts import BaseAlerter, Receipt
 
 @dataclasses.dataclass
 class Bell(BaseAlerter):
     flavor = "bell"
     def send(self, message, params=None):
         print("ding", message.body)
-        return Receipt("bell", {{}})
+        return Receipt("bell", {})
 """
 
 
 def test_as_a_file_and_vendored(tmp_path):
     """Through a pipe; and a flavor of one's own finds the module, whatever it is called."""
-    shutil.copy(MODULE, str(tmp_path / "alerters.py"))
-    vendored = tmp_path / "pkg" / "vendored"
-    (vendored / "__pycache__").mkdir(parents=True)
-    for folder in (vendored, vendored.parent):
-        (folder / "__init__.py").write_text("")
-    shutil.copy2("alerters.py", str(vendored / "alerts.py"))
-    with contextlib.suppress(FileNotFoundError):  # what is compiled already need not be again
-        shutil.copy(importlib.util.cache_from_source("alerters.py"),
-                    importlib.util.cache_from_source(str(vendored / "alerts.py")))
-    (tmp_path / "bell.py").write_text(BELL.format("pkg.vendored.alerts"))
+    (tmp_path / "vendored").mkdir()
+    for name in ("alerters.py", "vendored/alerts.py"):
+        shutil.copy(MODULE, str(tmp_path / name))
+    (tmp_path / "bell.py").write_text(BELL)
     write_store({"version": 1, "flavors": {"bell": "bell.Bell"},
                  "stacks": {"plain": ["console"], "default": ["console", "b"]},
                  "alerters": {"b": {"flavor": "bell"}, "console": {"flavor": "console"}}})
     env = {"PYTHONPATH": None, "PYTHONDONTWRITEBYTECODE": "1"}
     started = [start_program(*args, "post", "-", "--title", "Füße", "--metadata", "a=1", "--stack", stack,
                              env=env, cwd=str(tmp_path), stdin=subprocess.PIPE, python=["-S", "-W", "error"])
-               for stack, *args in (["plain", "alerters.py"], ["default", "-m", "pkg.vendored.alerts"])]
+               for stack, *args in (["plain", "alerters.py"], ["default", "-m", "vendored.alerts"])]
     for process, rings in zip(started, ("", "ding through a pipe ✅\n\n")):
         done = end_of(process, "through a pipe ✅\n")
         assert (done.returncode, done.stdout) == (0, rings)
@@ -9015,7 +8963,7 @@ def test_as_a_file_and_vendored(tmp_path):
 
 
 def test_what_is_posted_is_posted_whatever_becomes_of_the_output(received, monkeypatch, capsys):
-    for error, code in ((OSError(errno.ENOSPC, "full"), 2), (BrokenPipeError(), 141), (RuntimeError(), 0)):
+    for error, code in ((OSError(errno.ENOSPC, "full"), 2), (BrokenPipeError(), 141)):
         def broken(*_, error=error):
             raise error
 
@@ -9024,9 +8972,7 @@ def test_what_is_posted_is_posted_whatever_becomes_of_the_output(received, monke
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stdout", output)
             assert [main(["post", "x"]), main(["flavor", "list"])] == [0, code]
-            output.write = broken
-            assert main(["flavor", "list"]) == (code or 2)
-    assert len(received) == 3 and "Traceback" not in capsys.readouterr().err
+    assert len(received) == 2 and "Traceback" not in capsys.readouterr().err
 
 
 @posix
@@ -9177,9 +9123,8 @@ def test_setup_stores_nothing_that_does_not_work(slack, terminal_here, caplog):
     slack.fail("chat.postMessage", no("restricted_action"), times=None)  # which no check can tell
     code, seen = terminal_here(line, slack.channel)
     assert code == 4 and "FAIL" not in seen and "restricted_action" in caplog.text and seen.endswith(refused)
-    for started, asked in ((line, "slack_channel_id"), ("register red --flavor slack", "slack_token")):
-        code, seen = terminal_here(started)  # Ctrl-D
-        assert code == 2 and seen.endswith(f"alerters: {asked}: the input ended; nothing was stored\n")
+    code, seen = terminal_here(line)  # Ctrl-D
+    assert code == 2 and seen.endswith("alerters: slack_channel_id: the input ended; nothing was stored\n")
     assert "red" not in StackStore().alerters() and slack.posted == []
     code, seen = terminal_here("register team --flavor slack", "xoxb typed", "xoxb-typed-hidden")
     assert code == 0 and seen.count("secret slack_token (") == 2 and "hidden" not in seen
@@ -9246,9 +9191,8 @@ class Quiet(alerters.BaseAlerter):
         if os.environ.get("QUIET_WAIT"):
             os.write(1, b"posting\\n")
             alerters.time.sleep(60)
-        told = {name: getattr(message, name) for name in ("title", "body", "metadata", "level")}
         with open(os.environ["QUIET_FILE"], "a") as file:
-            file.write(json.dumps(told) + "\\n")
+            file.write(json.dumps(vars(message)) + "\\n")
         return alerters.Receipt("quiet", {})
 """
 RUN_COMMAND = [sys.executable, "-S", "-m", "alerters", "run", "--"]
@@ -9364,20 +9308,16 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
     cases = [(counts, SIGNALS), (deaf, {"SIGHUP": "alone"}), (deaf, {"SIGUSR1": "group"})]
     started = [start_program("run", "--", *job, python=["-S"], start_new_session=True) for job, _ in cases]
 
-    def members():
-        """Return the processes of each group that we started."""
-        found = {process.pid: [] for process in started}
-        for line in subprocess.check_output(["ps", "-A", "-o", "pgid=,pid="]).splitlines():
-            group, pid = map(int, line.split())
-            found.get(group, []).append(pid)
-        return found
+    def members(process):
+        """Return the numbers of the processes of its group."""
+        return list(map(int, subprocess.check_output(["pgrep", "-g", str(process.pid)]).split()))
 
     for process in started:
         assert process.stdout.readline() == "ready\n"
-    wait_until(lambda: min(map(len, members().values())) > 2)  # the witness comes after the job
+    wait_until(lambda: min(len(members(process)) for process in started) > 2)  # the witness comes last
     for process, (_, ways) in zip(started, cases):
         for name, way in ways.items():
-            pids = {"alone": [process.pid], "group": [-process.pid], "each": members()[process.pid]}[way]
+            pids = {"alone": [process.pid], "group": [-process.pid], "each": members(process)}[way]
             for pid in pids:
                 os.kill(pid, getattr(signal, name))
     ends = [(done.stdout, done.returncode) for done in map(end_of, started)]
@@ -9429,16 +9369,13 @@ def test_what_run_tells(quiet, run_here):
         assert [*told.metadata] == ["exit code", *signals, "duration", "host"], case
 
 
-def test_no_argument_but_a_plain_word_or_a_file_is_in_the_title(tmp_path, monkeypatch):
+def test_no_argument_but_a_plain_word_or_a_file_is_in_the_title(monkeypatch):
     titles = {
         "python train.py": "python train.py", "/usr/bin/make deploy": "make deploy", "sh -c": "sh",
         "make -j4 deploy": "make", "mysql -pHunter2Secret": "mysql", "mysql Hunter2Secret": "mysql",
         "curl https://u:p@host/": "curl", "env TOKEN=x sh": "env", "./train.py --key=x": "train.py",
         "dbt run --vars x": "dbt run", "python data/train.py": "python train.py", "npm a:b": "npm a:b"}
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    for name in ("train.py", "data/train.py"):
-        (tmp_path / name).write_text("")
+    monkeypatch.setattr(os.path, "isfile", lambda path: path in ("./train.py", "train.py", "data/train.py"))
     assert {line: alerters._job_name(line.split()) for line in titles} == titles
 
 
@@ -9507,7 +9444,6 @@ def test_run_keeps_what_the_job_prints_and_returns_where_something_lacks(quiet):
 JOBS = [  # a command, or a script's bytes; exit code, stdout, and what stderr says
     (b'echo "script $0 $1"; exit 4', 4, "script {} A1\n", ""), (b"", 0, "", ""),
     (b"#!/no/such/python -u\nprint()", 127, "", "{}: its interpreter '/no/such/python' is missing"),
-    (b"#! /no/such/python\n", 127, "", "{}: its interpreter '/no/such/python' is missing"),
     (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"),
     (b"MZ\0\1", 126, "", "{}: Exec format error"), (None, 126, "", "{}: Permission denied"),
     ("/nowhere/command", 127, "", "{}: No such file or directory"),
@@ -9579,15 +9515,9 @@ class InputBox:
 def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
     console = ConsoleAlerter()
     assert InputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
-    reader, writer = os.pipe()  # a kernel's own input is no terminal
-    with open(reader) as stdin, open(writer, "wb"):
-        monkeypatch.setattr(sys, "stdin", stdin)
-        assert InputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
     box = InputBox(monkeypatch, "", "what?", "no: too early")
     assert console.decide("Deploy?").reason == "too early" and box.shown == 3
     assert capsys.readouterr().err.count("not an answer yet") == 2
-    box = InputBox(monkeypatch)
-    assert console.decide("Deploy?", timeout=0.05).status == "timeout" and box.shown == 1
     with concurrent.futures.ThreadPoolExecutor() as pool:  # as asyncio.to_thread
         late = pool.submit(InputBox(monkeypatch) and console.decide, "Deploy?", timeout=0.05)
     assert late.result().status == "timeout"
