@@ -1952,7 +1952,7 @@ def test_a_long_text_is_split_at_line_ends_with_code_closed_and_reopened(chats, 
     prose = [f"line {i} of the prose" for i in range(60)]
     code = [f"    code[{i}] = {i} < 9" for i in range(400)]
     body = "\n".join([*prose, "```python", *code, "```", *prose])
-    receipt = alerter.send(AlerterMessage("Long", body, metadata={"k": 1}, level="warning"))
+    receipt = alerter.send(AlerterMessage("Long", body, {f"m {n}.": n for n in range(60)}, level="warning"))
     first, *later = parts = _posted(service)
     texts = [_texts(kind, part) for part in parts]
     assert 2 < len(parts) <= 10 and all(len(text) == 1 and text[0].count("```") % 2 == 0 for text in texts)
@@ -1960,6 +1960,7 @@ def test_a_long_text_is_split_at_line_ends_with_code_closed_and_reopened(chats, 
     assert [line for line in lines if "```" not in line] == [*prose, *code, *prose]
     titled = [bool(re.search('"header"|"title"', json.dumps(part))) for part in parts]
     assert titled == [True] + [False] * len(later) and _trouble(service) == []
+    assert [len({*re.findall(r"m \d+\.", json.dumps(part))}) for part in parts] == [60] + [0] * len(later)
     if kind == "slack":
         assert {part["thread_ts"] for part in later} == {receipt.ref["ts"]} and "thread_ts" not in first
     if kind == "discord":
@@ -1986,23 +1987,6 @@ def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(cha
         alerter.send("\n".join([wide, "|".join("-" * 50), *[wide] * 3]))
         assert len(re.findall("0{38}", _seen(kind, service))) == 200, kind
         assert _trouble(service) == [] and len(service.posted) <= 5
-
-
-@pytest.mark.parametrize("kind, count", [*itertools.product(RENDERED, [26, 60])])
-def test_many_facts_are_fields_beside_the_text_and_stand_in_the_first_message(chats, kind, count):
-    alerter, service = chats[kind]
-    facts = {f"metric_{n}": n / 2 for n in range(count)}
-    alerter.send(AlerterMessage("t", "line\n" * 900, facts, ["https://x.example/a.png"]))
-    payload = service.posted[0]["payload"]
-    if kind.startswith("slack"):
-        shown = [field["text"] for block in payload["blocks"] for field in block.get("fields", ())]
-        wanted = [f"*{name}*\n{value}" for name, value in facts.items()]
-    else:
-        fields = [field for embed in payload["embeds"] for field in embed.get("fields", ())]
-        shown = [(field["name"], field["value"], field["inline"]) for field in fields]
-        wanted = [(name.replace("_", "\\_"), str(value), True) for name, value in facts.items()]
-        assert "image" in payload["embeds"][count // 25]
-    assert shown == wanted and len(service.posted) > 1 and _trouble(service) == []
 
 
 FILE_KINDS = ("slack", "discord", "discord webhook") if MORE else ("slack", "discord")
@@ -2113,17 +2097,12 @@ def _missing(source, seen):
 
     Only the address of a link may stand between two letters that follow each other; x makes them long.
     """
-    kept = re.compile("[" + LETTERS + "]")
-    want, have = ("".join(kept.findall(text)) for text in (source, seen))
-    places, at, end = [-1] + [m.start() for m in kept.finditer(seen)], 0, 0
-    while at < len(want):
-        if want[at:at + 40] == have[end:end + 40]:
-            at, end = at + 40, end + 40
-            continue
-        found = have.find(want[at], end)
-        if found < 0 or len(seen[max(0, places[end]):places[found + 1]].replace("x", "")) > 200:
-            return want[max(0, at - 60):at + 20], have[max(0, end - 60):end + 40]
-        at, end = at + 1, found + 1
+    want, end = [letter for letter in source if letter in LETTERS], -1
+    for at, letter in enumerate(want):
+        found = seen.find(letter, end + 1)
+        if found < 0 or len(seen[end + 1:found].replace("x", "")) > 200:
+            return "".join(want[max(0, at - 60):at + 20]), seen[max(0, end - 60):end + 40]
+        end = found
     return None
 
 
@@ -2348,9 +2327,6 @@ def test_a_post_in_a_forum_is_neither_lost_nor_doubled(chats, kind, caplog):
         assert alerter.post(AlerterMessage("three", "text", images=[PNG])) is True
         service.permissions["300"].discard("SEND_MESSAGES")
         assert alerter.post("four") is False and "50013" in caplog.text
-    service.add_channel("300", "a category", 4)
-    assert alerter.post("five") is (kind != "discord")
-    assert kind != "discord" or "not a text channel" in caplog.text.splitlines()[-1]
 
 
 # === The fault matrix ===
@@ -2363,8 +2339,7 @@ DOUBT = {"500": Fault(status=500), "502": Fault("html", status=502), "reset": Fa
          "act 500": Fault("act_status", status=500), "act close": Fault("act_close"),
          "act fatal": Fault("act_status", status=200, body={"ok": False, "error": "fatal_error"}),
          "act reset": Fault("act_reset"), "cut short": Fault("truncate"),
-         "empty": Fault(status=200, ctype="text/plain"), "list": Fault(status=200, body=[1]),
-         "number": Fault(status=200, body=5), "text": Fault(status=200, body="x")}
+         "empty": Fault(status=200, ctype="text/plain"), "list": Fault(status=200, body=[1])}
 ACTED = ("act 500", "act close", "act fatal", "act reset", "cut short")  # the service has done it
 
 
@@ -2388,9 +2363,8 @@ def test_every_fault_of_a_post_loses_and_doubles_nothing(chats, clock, kind):
     """Once: it is there once, or the error says what may be. For ever: at most once, and within 30 s."""
     alerter, service = chats[kind]
     got, wanted, webhook = {}, {}, "webhook" in kind
-    unfit = ()
-    if kind == "slack webhook":  # its custom hosts answer anything with 2xx; and a page is none of theirs
-        unfit = ("empty", "list", "number", "text", "act fatal")
+    # A webhook's custom hosts answer anything with 2xx; and a page is none of theirs.
+    unfit = ("empty", "list", "act fatal") if kind == "slack webhook" else ()
     for name in (*WAITS, *FINAL, *DOUBT):
         lasting = name in ("429", "503", "act reset", "a page") and not (webhook and name in DOUBT)
         for times in (1, None) if lasting or MORE else (1,):
@@ -2425,11 +2399,9 @@ SHAPES_OF_NONSENSE = [
 def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind):
     alerter, service = chats[kind]
     cases = list(itertools.product(SHAPES_OF_NONSENSE, (200, 400, 200, 429, 200, 500)))
-    if not MORE:
-        cases = cases[CHAT_KINDS.index(kind)::5]
     asked = itertools.cycle([alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1)),
                              lambda: alerter.send(AlerterMessage("t", images=[PNG]))])
-    for (shape, status), call in zip(cases, asked):
+    for (shape, status), call in zip(cases[CHAT_KINDS.index(kind)::5], asked):
         service.fail("", Fault(status=status, body=shape, headers={"Retry-After": "9"}), times=None)
         with contextlib.suppress(DeliveryError, AskNotSupported):
             call()
@@ -2441,7 +2413,6 @@ def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chat
     service.fail("/messages", Fault.discord_429(1.25), Fault.discord_429(0.65, "shared"))
     assert alerter.post("x") and clock.naps == [1.25, 0.65]
     for kind, fault in (("slack", Fault(status=429, headers={"Retry-After": "60"})),
-                        ("discord", Fault.discord_429(60.0)),
                         ("slack webhook", Fault(status=429, headers={"Retry-After": "3600"})),
                         ("discord webhook", Fault.discord_429(31.5, "global")),
                         ("discord", Fault("html", status=429, headers={"Retry-After": "1"}))):  # Cloudflare's
@@ -2698,14 +2669,11 @@ def stalled(link):
         pass
 
 
-def dripping(data):
-    def talk(link):
-        link.recv(65536)
-        for n in itertools.cycle(range(len(data))):
-            link.sendall(data[n:n + 1])
-            time.sleep(0.01)
-
-    return talk
+def dripping(link):
+    link.recv(65536)
+    for piece in itertools.chain([OK + b"\r\n"], itertools.repeat(b" ")):
+        link.sendall(piece)
+        time.sleep(0.01)
 
 
 def answered(body, status=200):
@@ -3052,20 +3020,20 @@ class Workshop:
                      f"-out {kind}.csr")
         self.ca = self.make("ca", issuer=None, extensions=(
             "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"))
-        self.expired = self.make("expired", start="200101000000Z", end="200102000000Z")
+        self.expired = self.make("expired", end="200102000000Z")
         self.other = self.make("other", names="DNS:other.test")
         self.weak = self.make("weak", key="rsa")
         self.good = self.make("good")
         self.lax_ca = self.make("lax-ca", extensions="basicConstraints=CA:TRUE", issuer=None)
         self.lax = self.make("lax", issuer="lax-ca", extensions="subjectAltName=IP:127.0.0.1")
 
-    def make(self, name, names="DNS:alerts.test,IP:127.0.0.1", start="200101000000Z", end="490101000000Z",
-             key="ec", extensions="basicConstraints=CA:FALSE\nauthorityKeyIdentifier=keyid", issuer="ca"):
+    def make(self, name, names="DNS:alerts.test,IP:127.0.0.1", end="490101000000Z", key="ec", issuer="ca",
+             extensions="basicConstraints=CA:FALSE\nauthorityKeyIdentifier=keyid"):
         if "CA:FALSE" in extensions:
             extensions += f"\nsubjectAltName={names}"
         (self.folder / f"{name}.ext").write_text(extensions + "\n")
         self.run(f"ca -batch -notext -config ca.cnf -in {key}.csr -out {name}.pem -extfile {name}.ext -subj "
-                 f"/CN={name} -startdate {start} -enddate {end} -keyfile ec.key "
+                 f"/CN={name} -startdate 200101000000Z -enddate {end} -keyfile ec.key "
                  + (f"-cert {issuer}.pem" if issuer else "-selfsign"))
         return str(self.folder / f"{name}.pem")
 
@@ -3238,8 +3206,6 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"{PROXY}no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
     "a proxy says nothing": (lambda s: s.proxy(b"", clock=_Hurried()),
         f"{PROXY}no answer in time: check that an HTTP proxy listens there"),
-    "a proxy's heads never end": (lambda s: s.proxy(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000),
-        f"{PROXY}no sensible answer (HTTPException): check that an HTTP proxy listens there"),
     "a SOCKS proxy": (lambda s: s.proxy("socks5h://ann:geheim-123@proxy.test:1", variable="all_proxy"),
         f"all_proxy {NO_PROXY}"),
     "no address of a proxy": (lambda s: s.proxy("http://ann:geheim-123@proxy.test:80a"),
@@ -3249,13 +3215,8 @@ CAUSES = {  # what is done: who fails, and the whole message
     "an answer that is no HTTP": (lambda s: s.http(b"nonsense\r\n"),
         f"no sensible answer (BadStatusLine): {ODD}{MAYBE}"),
     "no answer": (lambda s: s.http(talk=stalled, clock=_Hurried()), LATE),
-    "a status line that drips": (
-        lambda s: s.http(talk=dripping(b"HTTP/1.1 200 " + b"O" * 9999), clock=_Hurried()), LATE),
-    "a body that drips": (lambda s: s.http(talk=dripping(OK + b"\r\n" + b" " * 9999), clock=_Hurried()),
-        LATE),
+    "an answer that drips": (lambda s: s.http(talk=dripping, clock=_Hurried()), LATE),
     "a body without end": (lambda s: s.http(OK + b"\r\n", b"x" * 99_999, 9), LARGE),
-    "trailers without end": (
-        lambda s: s.http(OK + CHUNKS + b"0\r\n", (b"X-Trailer: " + b"1" * 9999 + b"\r\n") * 99, 99), LARGE),
     "103 Early Hints without end": (
         lambda s: s.http(b"", b"HTTP/1.1 103 x\r\nX: " + b"x" * 9999 + b"\r\n\r\n", 99), LARGE),
     "an answer longer than any memory": (lambda s: s.http(OK + b"Content-Length: 99999999999999\r\n\r\n{"),
@@ -3372,26 +3333,14 @@ def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_p
     assert _pings(kind, service.posted[0]["payload"]) == []
 
 
-@pytest.mark.parametrize("kind", FILE_KINDS)
-def test_a_refused_image_is_named_under_the_alert(chats, caplog, kind):
+@pytest.mark.parametrize("kind, why", [("slack", "missing_scope"), ("discord", "50013")])
+def test_refused_images_are_named_under_the_alert(chats, caplog, kind, why):
+    """Each is tried alone, which leaves no message of its name."""
     alerter, service = chats[kind]
-    service.scopes = {"chat:write"}
-    if kind != "slack":
-        service.fail("POST", Fault(status=413, body={"code": 40005, "message": "Request entity too large"}))
-    assert alerter.post(AlerterMessage("Plots", "the text", images=[PNG])) is True
-    why = "the text(.|\n)*image-1.png could not be shown: .*(missing_scope|too large)"
-    assert re.search(why, _seen(kind, service))
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-    if kind == "discord":  # each is tried alone, which leaves no message of its name
-        service.posted.clear()
-        service.permissions[service.channel].discard("ATTACH_FILES")
-        assert alerter.post(AlerterMessage("Plots", images=[PNG] * 3)) is True and len(service.posted) == 2
-
-
-class _Unpacked(io.BytesIO):
-    """An open file of bytes that cannot be rewound, as a network's answer."""
-    def seek(self, *_):
-        raise io.UnsupportedOperation("seek")
+    service.scopes, service.permissions = {"chat:write"}, {"300": {*EVERYTHING} - {"ATTACH_FILES"}}
+    assert alerter.post(AlerterMessage("Plots", "the text", images=[PNG] * 3)) is True
+    assert re.search(f"the text(.|\n)*image-3.png could not be shown: .*{why}", _seen(kind, service))
+    assert ({record.levelname for record in caplog.records}, len(service.posted)) == ({"WARNING"}, 2)
 
 
 def test_files_of_any_kind_arrive_under_their_names_and_types(chats, relay, tmp_path, monkeypatch, caplog):
@@ -3411,7 +3360,8 @@ def test_files_of_any_kind_arrive_under_their_names_and_types(chats, relay, tmp_
         (opened[0], "a.csv", "text/csv", csv), (opened[1], "b.csv", "text/csv", csv),
         (io.BytesIO(b"a\nb\nc"), "file-10.bin", binary, b"a\nb\nc"),
         (io.StringIO("ä\n"), "file-11.bin", binary, "ä\n".encode()),
-        (_Unpacked(b"abc"), "file-12.bin", binary, b"abc"), (("plot", PNG), "plot", "image/png", PNG),
+        (SimpleNamespace(read=lambda: b"abc", seek=io.BufferedIOBase().seek),  # as a network's answer
+         "file-12.bin", binary, b"abc"), (("plot", PNG), "plot", "image/png", PNG),
         (("ü" * 300 + ".json", b"x"), "ü" * 95 + ".json", "application/json", b"x")]
     given, wanted = [case[0] for case in cases], [case[1:] for case in cases]
     for file in given:
