@@ -4872,7 +4872,6 @@ class CrowdClock(FakeClock):
 
 @pytest.fixture(params=["slack", "discord"])
 def crowd(request):
-    """A room where many wait at the same time."""
     with {"slack": FakeSlack, "discord": FakeDiscord}[request.param](CrowdClock()) as service:
         yield Room(request.param, service)
 
@@ -4917,7 +4916,6 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
 
 @pytest.mark.parametrize("listen", ["thread", "channel"])
 def test_what_was_read_for_a_newer_question_does_not_decide_an_older_one(room, listen):
-    """It holds the end of the older one's answers alone."""
     alerter, found = room.alerter(listen=listen), []
     old = room.ask("A?", alerter, timeout=3000)
     {"thread": functools.partial(room.reply, old), "channel": room.plain}[listen](room.ann, "no")
@@ -4960,7 +4958,6 @@ def _die(clock, seconds=1):
 
 
 def _records():
-    """What the store holds of questions."""
     return json.loads(read_store()).get("questions", {}) if os.path.exists(store_file()) else {}
 
 
@@ -4988,7 +4985,6 @@ REPLACED = ["This question was replaced by another one and is closed."]
 
 def test_a_question_is_recorded_in_the_store_of_its_alerter_before_it_is_posted(
         discord_room, tmp_path, monkeypatch):
-    """It goes once it is decided; nothing but the store and its lock stays."""
     room, service, seen, answer = discord_room, discord_room.service, [], discord_room.service.answer
     own = tmp_path / "own.json"
     StackStore(own).register_alerter("team", "discord", discord_token="{{env.TEAM_TOKEN}}",
@@ -5116,7 +5112,6 @@ def _lost(room, acts=True, **given):
 
 @pytest.mark.parametrize("acts, text", [(True, "Deploy?"), (True, "Deploy 2?"), (False, "Deploy?")])
 def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
-    """Found, or posted under its record; another question under its key closes it where it stands."""
     _lost(room, acts)
     assert len(room.posted_questions()) == acts
     old, other = room.asked() if acts else None, text != "Deploy?"
@@ -5197,7 +5192,6 @@ def test_a_key_is_bound_to_what_it_asks_and_whom(boards, clock):
 
 
 def test_a_key_is_bound_to_where_it_asks(room):
-    """Another channel, thread or service: there somebody else may read."""
     with type(room.service)(room.clock) as other:
         there = room.alerter(**{f"{room.kind}_api_url": other.api_url})
         places = [(there, None), *((room.alerter(), params) for params in _elsewhere(room))]
@@ -5219,7 +5213,6 @@ print(alerter._frame(alerters.AlerterMessage("t", metadata=facts), asked, "k").t
 
 
 def test_a_key_means_the_same_in_every_process(capsys):
-    """Whatever order sets have there, and at whatever address objects lie."""
     exec(FINGERPRINT, {})
     assert _in_a_fresh_process()[1] == capsys.readouterr().out.strip()
 
@@ -5449,7 +5442,6 @@ def _killed_again_and_again(kind, service, chance, kills, forks):
 
 @posix
 def test_no_answer_is_lost_and_no_question_doubled_when_the_process_is_killed():
-    """At random moments of its life, and right before and after what the service does for it."""
     seed, n, killed = random.SystemRandom().randrange(10**6) if MORE else 9, 0, 0
     with start_program("-c", KILLED, stdin=subprocess.PIPE, stderr=None) as forks:
         while n % 2 or killed < (50 if MORE else 4):  # on both services
@@ -7085,7 +7077,6 @@ def _in_a_fresh_process():
 
 
 def test_import_costs_little_and_an_init_is_made_when_it_is_first_wanted():
-    """Who looks or calls, also in several threads or from a class on it, sees no difference."""
     assert _in_a_fresh_process()[::2] == ("set() 11 True True C1 set()", "")
 
 
@@ -7212,8 +7203,6 @@ def two_alerters():
 
 
 NO_TIME = " must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m or 2d, not "
-
-
 NO_STORES = [  # empty, cut off, of another shape, of bytes, deep, of a later version
     b"", b'{"version": 1, "alerters": {"console": {"fl', b"[]", bytes(range(256)), b"[" * 100_000,
     b'{"version": 2, "stacks": {}}', b'{"version": "1.0"}', b'{"alerters": []}', b'{"active_stack": null}']
