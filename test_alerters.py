@@ -2820,10 +2820,6 @@ def test_a_web_page_in_place_of_an_own_webhook_is_no_delivery(peer, page):
     assert _outcome(alerter, "x")[0] == "unknown"
 
 
-class Interrupted(BaseException):
-    """As Ctrl-C, a time limit or a signal raises it, anywhere in a library."""
-
-
 @pytest.mark.parametrize("kind", [*CHAT_KINDS, "SMTP", "IMAP"])
 def test_an_interrupted_traceback_with_locals_shows_no_secret(kind, chats, monkeypatch, clock, smtp, imap):
     libraries = {"SMTP": (smtplib.SMTP, "docmd"), "IMAP": (imaplib.IMAP4, "_command")}
@@ -2833,12 +2829,12 @@ def test_an_interrupted_traceback_with_locals_shows_no_secret(kind, chats, monke
     def interrupt(self, *given):
         if given[0] in ("STARTTLS", "CAPABILITY"):  # which come before the log-in
             return real(self, *given)
-        raise Interrupted
+        raise SystemExit  # as Ctrl-C or a time limit, anywhere in a library
 
     monkeypatch.setattr(cls, method, interrupt)
     imap.capabilities = "IMAP4rev1"  # LOGIN, which hands the password over as it is
     alerter = chats[kind][0] if kind in chats else mail_alerter(smtp, imap, clock)
-    with pytest.raises(Interrupted) as caught:
+    with pytest.raises(SystemExit) as caught:
         alerter.ask("x") if kind == "IMAP" else alerter.post("x")
     ours = caught.tb.tb_next  # without this function, which knows the password
     told = traceback.TracebackException(type(caught.value), caught.value, ours, capture_locals=True)
@@ -3547,19 +3543,19 @@ def secret_of(alerter):
                 if name.endswith(("token", "webhook_url")) and value)
 
 
-ECHOES = (  # what a service may say of the secret that it was given
-    lambda c: Fault(status=403, body={"ok": False, "error": f"no {c}", "message": f"got {c}"}),
-    lambda c: Fault(status=200, body={"ok": False, "error": "invalid_blocks",
-                                      "response_metadata": {"messages": [c]}}),
-    lambda c: Fault(status=400, body={"code": 50035, "message": c,
-                                      "errors": {c: {"_errors": [{"message": c}]}}}),
-    lambda c: Fault(status=404, body=c.encode(), ctype="text/plain"),
-    lambda c: Fault("redirect", to="https://evil.example/" + c), lambda c: Fault("close"))
 GIVEN_OR_NOT = [("slack", True), ("slack webhook", False), ("discord", False), ("discord webhook", True)]
 
 
 @pytest.mark.parametrize("kind, referenced", GIVEN_OR_NOT)
 def test_no_secret_is_in_any_output_error_or_traceback(chats, monkeypatch, caplog, capfd, kind, referenced):
+    echoes = (  # what a service may say of the secret that it was given
+        lambda c: Fault(status=403, body={"ok": False, "error": f"no {c}", "message": f"got {c}"}),
+        lambda c: Fault(status=200, body={"ok": False, "error": "invalid_blocks",
+                                          "response_metadata": {"messages": [c]}}),
+        lambda c: Fault(status=400, body={"code": 50035, "message": c,
+                                          "errors": {c: {"_errors": [{"message": c}]}}}),
+        lambda c: Fault(status=404, body=c.encode(), ctype="text/plain"),
+        lambda c: Fault("redirect", to="https://evil.example/" + c), lambda c: Fault("close"))
     alerter, service = chats[kind]
     name, secret = secret_of(alerter)
     if referenced:
@@ -3567,7 +3563,7 @@ def test_no_secret_is_in_any_output_error_or_traceback(chats, monkeypatch, caplo
         alerter = dataclasses.replace(alerter, **{name: "{{env.HIDDEN}}"})
     caplog.set_level(logging.DEBUG)
     told = [repr(alerter), str(alerter), repr(vars(alerter)), repr([alerter])]
-    for echo in ECHOES:
+    for echo in echoes:
         echoed = echo({"slack": f"Bearer {secret}", "discord": f"Bot {secret}"}.get(kind, secret))
         service.fail("", echoed, times=None)
         for attempt in (lambda: alerter.send(AlerterMessage("t", images=[PNG])), alerter.check,
@@ -4747,7 +4743,7 @@ def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room
 def test_stopped_over_the_end_note_the_decision_stands(room):
     def stops(*_):
         question._say = say
-        raise KeyboardInterrupt
+        raise SystemExit  # as Ctrl-C or a time limit, anywhere in a library
 
     question = room.ask()
     say, question._say = question._say, stops
