@@ -5619,7 +5619,6 @@ def relay():
 
 @pytest.fixture
 def trusted(tmp_path, monkeypatch):
-    """Let the servers' certificate be trusted."""
     monkeypatch.setenv("SSL_CERT_FILE", ca_file(tmp_path))
 
 
@@ -5843,12 +5842,12 @@ MAIL_EVIL = [
 
 def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
     count, alerter = len(MAIL_EVIL), relay_alerter(relay)
-    for shift, number in itertools.product(range(6 if MORE else 1), range(0, count, 2)):
-        text, other = MAIL_EVIL[number], MAIL_EVIL[(number + 1 + shift) % count]
+    for number in range(0, count, 2):
+        text, other = MAIL_EVIL[number], MAIL_EVIL[(number + 1) % count]
         message = {"title": text, "body": "x" + other + "\n" + in_markdown(other), "metadata": {other: other},
                    "images": [f"/no/such/{text}.png", "http://" + text], "level": "error"}
         params = {"subject_prefix": "="}
-        if (number // 2 + shift) % 3 == 0:
+        if number // 2 % 3 == 0:
             params = {"subject": text, "subject_prefix": other}
             message = {"body": "x", "images": [f"{other}.png", "https://e.test/" + text]}
         alerter.send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
@@ -5862,7 +5861,7 @@ def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
         assert all(urllib.parse.urlsplit(link).scheme in ("http", "https") for link in page.links), text
         assert all(link.startswith(("https://", "http://")) for link in page.images), text
         assert not re.search("[\0\x08\x1b\u202e\u2066]", page.source + mail_text(mail)), text
-    assert len(relay.mails) == relay.sessions == (shift + 1) * (number // 2 + 1)
+    assert len(relay.mails) == relay.sessions == number // 2 + 1
     alerter.send("[https://bank.example](https://evil.test/) [bank.example](https://evil.test/)")
     assert "https://evil.test/" in " ".join(MailPage(relay.mails[-1]).words)  # a label hides no address
 
@@ -5920,7 +5919,6 @@ def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(rel
 # === E-mail: nothing lost, nothing doubled ===
 @pytest.mark.parametrize("stage", FakeSMTP.stages)
 def test_fault_matrix_of_smtp(stage, clock, trusted):
-    """Faults at every stage, once or for ever: what can be delivered is, once; else a hint is told."""
     plans = {"421": "421 4.3.2 going down", "451": "451 4.3.0 try later", "close": "close",
              "554": "554 5.7.1 refused", "reset": "reset", "garbage": "garbage"}
     for_ever = "421 421 554 451 close 421 554 reset 451 garbage close".split()  # by stage
@@ -6191,7 +6189,6 @@ def desk(relay, imap, clock):
             clock.at(clock.monotonic() + second, lambda: self.deliver(*answer))
 
         def fill(self, many, at=None):
-            """Put many other mails into the mailbox."""
             for n in range(imap.next_uid, imap.next_uid + many):
                 imap.inbox.append(Stored(n, b"Subject: other\r\n\r\nok", at or clock.now()))
             imap.next_uid += many
@@ -6291,10 +6288,7 @@ NAMED = [(PLAIN, "Deploy Bot", "Deploy Bot <bot@example.org>"), (RICH, "bot@exam
 
 
 def test_an_answer_is_read_however_a_program_lays_it_out(desk):
-    """Above the quote, below it or without one; we by our address, or by a name in the reader's address book.
-
-    Where that name stands nowhere else in the reply, it is not known without a date.
-    """
+    """Where our name stands nowhere else in the reply, it is not known without a date."""
     layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
     layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS[:40] if "⏎" not in line]
     layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[20:50]]
@@ -6332,7 +6326,6 @@ def test_a_wrapped_quote_is_one_too(desk):
 
 
 def test_a_condition_never_approves_wherever_it_stands(desk):
-    """Under, over, beside the word, in the quote, below the signature, behind a mark, in text and in HTML."""
     places = re.split(" ¦ |\n", """\
 {A}⏎⏎%s⏎⏎{O}⏎⏎{Q} ¦ %s⏎⏎{A}⏎⏎{O}⏎⏎{Q} ¦ {A}⏎⏎%s⏎⏎{W}⏎⏎{P} ¦ {A}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎%s ¦ %s⏎{A} ¦ {A} %s
 {A}⏎⏎%s⏎⏎{Q} ¦ {A}⏎⏎{Q}⏎%s ¦ {A}⏎⏎Best,⏎{R}⏎%s ¦ {A}⏎⏎Best,⏎{R}⏎⏎%s⏎⏎{O}⏎⏎{Q} ¦ {A}⏎> %s⏎⏎{Q}
@@ -6358,7 +6351,6 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
 
 
 def test_no_machine_answers_for_a_person(desk):
-    """Absence notes in every language, bounces and mailing lists, even where the text is the word."""
     absent = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Out of Office",
               "Auto:", "Respuesta automática:", "Risposta automatica:", "Automatisch antwoord:",
               "Resposta automática:"]
@@ -6382,9 +6374,6 @@ def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
         mails = [f"From: {ANN}\nSubject: =?utf-8?{word}?=\n\napprove\n".encode() for word in words]
         mails.append(mail_reply(asked, ANN_FULL, "yes", keep_ids=False).as_bytes())
         assert read_at_once(question, mails) == [YES] * 3, title
-
-
-# {A}: Ann's address, {E}: Eve's
 
 
 def test_who_wrote_is_who_the_one_from_header_says(desk):
@@ -6421,7 +6410,6 @@ def test_only_who_may_decides_and_the_recipients_hear_it(desk):
 
 
 def test_what_is_not_exactly_the_word_never_approves(desk):
-    """A wrong answer is worse than none: negations, several lines, doubts, other languages, tricks."""
     doubts = re.split(" ¦ |\n", """\
 yes please ¦ approve it ¦ do not approve ¦ don't approve ¦ not ok ¦ approve? ¦ approve⏎⏎wait, no ¦ no⏎approve
 approve if the tests pass ¦ I would approve ¦ approve⏎reject ¦ ok, but later ¦ approve⏎⏎Not! ¦ "approve"
@@ -6482,14 +6470,6 @@ def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
             if said != text and (text or question._verdict(said, False) == YES):
                 wrong[page] = said
     assert wrong == {}
-
-
-def test_of_two_questions_in_one_mail_the_last_is_answered(desk):
-    """Asked with reply_to, the second carries the first one's id as well."""
-    first = desk.open()
-    second = desk.open(AlerterMessage("Deploy 2?")._with(_reply_to=Receipt("x", first.ref)))
-    desk.imap.deliver(mail_reply(desk.relay.mails[1].message, ANN, "approve", "gmail"))
-    assert (outcome(first), outcome(second)) == (None, YES)
 
 
 PNG_PART = b"Content-Type: image/png\n\nx"
@@ -6581,19 +6561,17 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
     }
     question, size, wrong = desk.open(), 300_000 if MORE else 6000, []
 
-    def seconds(kind, unit, size):
-        many = unit * (size // len(unit))
-        bodies = {"text": f"\n{many}", "html": f"Content-Type: text/html\n\n{many}"}
-        body = bodies.get(kind, f"{kind}{many}\n\nok")
-        mail = f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\n{body}".encode()
-        start = time.process_time()
-        read_at_once(question, [mail], verdict=False)
-        return time.process_time() - start
-
     for kind, unit in [(kind, unit) for kind, units in growing.items() for unit in units]:
-        large = seconds(kind, unit, size)
-        if large > 0.1 and large > 20 * seconds(kind, unit, size // 8):
-            wrong.append((kind, unit, large))
+        took = []
+        for many in (unit * (size // 8 // len(unit)), unit * (size // len(unit))):
+            body = {"text": f"\n{many}", "html": f"Content-Type: text/html\n\n{many}"}.get(
+                kind, f"{kind}{many}\n\nok")
+            mail = f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\n{body}".encode()
+            start = time.process_time()
+            read_at_once(question, [mail], verdict=False)
+            took.append(time.process_time() - start)
+        if took[1] > 0.1 and took[1] > 20 * took[0]:
+            wrong.append((kind, unit, took))
     assert wrong == []
 
 
@@ -6618,18 +6596,16 @@ def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
         (b"Content-Type: text/html",
          b"<!DOCTYPE [<!ENTITY x><![if x]><?php <![ &#xffffffff; &#99999999999; <a b=c")]
     question = desk.open(timeout=300)
-    for number, (head, body) in enumerate(poison, 1):
+    for head, body in poison:
         desk.imap.deliver(b"From: ann@example.org\nSubject: Re: [#%s]\nMIME-Version: 1.0\n%s\n\n%s\n" % (
             question.token.encode(), head, body))
-        if MORE or number == len(poison):  # by default all at a visit
-            start = time.process_time()
-            assert question.check() is None and time.process_time() - start < 1, (head, body)
+    start = time.process_time()
+    assert question.check() is None and time.process_time() - start < 1
     desk.deliver(BOB)
     assert question.check().by == BOB
 
 
 def test_nothing_from_a_mail_or_an_error_ever_goes_to_the_server(desk):
-    """Every line the mailbox saw is made of our own words, a date and numbers."""
     desk.imap.fail("search", "NO 1:* A9 DELETE INBOX", "BAD (NO SUCH) \"", "NO [x] 7 8 9")
     desk.imap.fail("fetch", "NO 1:*", "BAD x")
     for n, text in enumerate(['"\r\nA9 DELETE INBOX', "{5}\r\nabcde", "hello\r\n.",
@@ -6642,18 +6618,12 @@ def test_nothing_from_a_mail_or_an_error_ever_goes_to_the_server(desk):
 
 
 def test_a_fault_of_the_mailbox_costs_time_and_not_the_answer(desk):
-    rows = """\
-close ¦ reset ¦ NO try later ¦ BAD what ¦ cut
-garbage ¦ BYE ¦ close ¦ garbage ¦ NO try later
-reset ¦ close ¦ BAD what ¦ NO try later ¦ BAD what
-BYE ¦ garbage ¦ reset ¦ close ¦ close
-close ¦ reset ¦ garbage ¦ reset ¦ reset
-close ¦ reset ¦ BYE ¦ BYE ¦ BYE"""  # at each stage, in its order; by default the first two rows
-    for row in rows.split("\n")[:None if MORE else 2]:
+    for row in ("close ¦ reset ¦ NO try later ¦ BAD what ¦ cut",  # at each stage, in its order
+                "garbage ¦ BYE ¦ close ¦ garbage ¦ NO try later"):
         faults = dict(zip(FakeIMAP.stages, row.split(" ¦ ")))
         start, question = desk.clock.monotonic(), desk.open(timeout=300)
         for stage, fault in faults.items():
-            desk.imap.fail(stage, fault, times=3 if MORE else 1)
+            desk.imap.fail(stage, fault)
         desk.later(3, ANN)
         assert question.wait().status == YES and desk.clock.monotonic() - start < 20 * len(faults), faults
         assert [stage for stage in faults if next(desk.imap.faults[stage], None)] == []
@@ -6661,8 +6631,7 @@ close ¦ reset ¦ BYE ¦ BYE ¦ BYE"""  # at each stage, in its order; by defaul
 
 
 @pytest.mark.parametrize("stage, fault, healed", [
-    ("login", "NO [UNAVAILABLE] later", 31), ("greeting", "close", 500), ("fetch", "reset", 31),
-    ("search", "NO odd", 31), ("noop", "close", 31)][:5 if MORE else 3])
+    ("login", "NO [UNAVAILABLE] later", 31), ("greeting", "close", 500), ("fetch", "reset", 31)])
 def test_an_outage_of_the_mailbox_over_the_deadline_loses_no_answer(stage, fault, healed, desk):
     question = desk.open(timeout=30)
     desk.clock.at(27, lambda: (desk.imap.fail("search", "close"), desk.imap.fail(stage, fault, times=None)))
@@ -6768,7 +6737,7 @@ def test_uids_that_begin_anew_are_read_anew(desk):
     assert question.wait().status == YES
 
 
-def test_the_first_valid_answer_decides(desk):
+def test_the_first_valid_answer_in_time_decides(desk):
     answers = [  # params, replies: what is decided after the last of them, and not before
         ({}, [(ANN, "what is that?"), (BOB, "reject")], ("declined", BOB, None)),
         ({}, [(EVE, "no"), (ANN, "decline: accuracy too low")], ("declined", ANN, "accuracy too low")),
@@ -6788,9 +6757,6 @@ def test_the_first_valid_answer_decides(desk):
     for second, (who, text) in enumerate([(ANN, "APPROVE"), (BOB, "approve"), (ANN, "approve"), (BOB, "no")]):
         desk.deliver(who, text, desk.clock.start + second)
     assert question.check().approvals == (BOB, ANN)
-
-
-def test_an_answer_after_the_deadline_is_none(desk):
     for late, status in ((-1, YES), (5, "timeout")):
         question, start = desk.open(timeout=100), desk.clock.now()
         desk.clock.sleep(5000)  # nobody looked in the meantime
@@ -6839,6 +6805,10 @@ def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
         said = "approve" if answers[n] == YES else "no"
         desk.imap.deliver(mail_reply(mails[n], who, said, client, keep_subject=n % 3 > 0, keep_ids=n % 3 < 2))
     assert [outcome(question) for question in questions] == answers
+    first = desk.open()  # the second carries its id, too: of two, the last is answered
+    second = desk.open(AlerterMessage("Deploy 2?")._with(_reply_to=Receipt("x", first.ref)))
+    desk.imap.deliver(mail_reply(desk.relay.mails[-1].message, ANN, "approve", "gmail"))
+    assert (outcome(first), outcome(second)) == (None, YES)
 
 
 def test_a_key_adopts_the_question_and_its_answer(desk):
