@@ -9418,7 +9418,9 @@ class InputBox:
 
 def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
     console = ConsoleAlerter()
-    assert InputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
+    with open(os.devnull) as stdin:  # a kernel's own input is no terminal
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert InputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
     box = InputBox(monkeypatch, "", "what?", "no: too early")
     assert console.decide("Deploy?").reason == "too early" and box.shown == 3
     assert capsys.readouterr().err.count("not an answer yet") == 2
