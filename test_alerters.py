@@ -393,7 +393,6 @@ def stored_text(text, human=True):
         part = re.sub("[🏻-🏿]", lambda m: f":skin-tone-{ord(m[0]) - 0x1F3FB + 2}:", part)
         return PICTURES.sub(lambda m: ":{}:".format(
             EMOJI.get(m[0]) or unicodedata.name(m[0]).lower().replace(" ", "_")), part).replace("\ufe0f", "")
-
     parts = re.split(f"({CONTROL.pattern})", text, flags=re.I)
     parts[::2] = map(plain, parts[::2])
     return "".join(parts)
@@ -411,7 +410,6 @@ def block_errors(blocks, broken_images=()):
         for node in nodes:
             expect(set(node) <= {"type", "text", more} and node["type"] == kind, at)
             expect(0 < units(node["text"]) <= limit, at)
-
     for at, block in enumerate(blocks):
         parts = set(block) - {"type", "block_id"}
         form = " ".join([block["type"], *sorted(parts)])
@@ -638,7 +636,6 @@ class FakeSlack(FakeService):
             if cursor and (parent or (ts >= cursor if newest_first else ts <= cursor)):
                 return False  # the parent comes on the first page alone
             return low < ts < high or edge and ts in (low, high) or parent and low == 0
-
         found = sorted(filter(wanted, rows), key=lambda row: float(row["ts"]), reverse=newest_first)
         size = min(int(args["limit"]), 15 if method in self._rations else 200)
         page = {"messages": [self._show(row) for row in found[:size]], "has_more": len(found) > size}
@@ -718,7 +715,6 @@ def slack_text(payload):
     def mrkdwn(text):
         text = re.sub(r"<(?:[^<>|]*\|)?([^<>]*)>", r"\1", text.replace("```", ""))
         return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-
     nodes = [node for _, node in _slack_nodes(payload.get("blocks") or [])]
     texts = [mrkdwn(node["text"]) if node.get("type") == "mrkdwn" else node["text"] for node in nodes]
     return ("\n".join(texts) if nodes else mrkdwn(payload.get("text") or "")).replace("\u200b", "")
@@ -1035,7 +1031,6 @@ def discord_text(payload):
         parts[::2] = [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", prose) for prose in parts[::2]]
         parts[1::2] = [re.sub(r"^```(?:\w*\n)?|```$|^`|`$", "", code) for code in parts[1::2]]
         return "".join(parts)
-
     texts = [payload.get("content")] + [text for _, text in _embed_texts(payload)]
     return "\n".join(seen(text) for text in texts if text).replace("\u200b", "")
 
@@ -1671,7 +1666,6 @@ def _far_from_home(tmp_path_factory):
         if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
             raise AssertionError(f"a test tried to reach {address}")
         return connect(self, address)
-
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if re.fullmatch(others, name, re.I)]:
             patch.delenv(name)
@@ -1790,7 +1784,6 @@ def _posted(service):
 
 
 def _forget(service):
-    """Let a service forget what it has seen."""
     for kept in (service.posted, service.rows, service.calls, service.statuses, service.warnings):
         kept.clear()
 
@@ -1951,7 +1944,6 @@ MARKDOWN = [  # source, on Slack, on Discord
 def test_light_markdown_becomes_each_services_markup(chats):
     def shown(kind, source):
         return _texts(kind, json.loads(chats[kind][0]._preview(AlerterMessage(body=source))))
-
     got = [(source, *shown("slack", source), *shown("discord", source)) for source, *_ in MARKDOWN]
     assert got == MARKDOWN
     assert alerters._fenced("a ````` b") == f"```\na {TICKS} b\n```"
@@ -2289,7 +2281,6 @@ def test_time_grows_with_a_text_and_not_with_its_square(piece):
             bot._preview(message)
         alerters._as_text(alerters._lay_out(message, []))
         return time.process_time() - began
-
     assert cpu(2_500) < 18 * cpu(400) + 0.03
 
 
@@ -2647,10 +2638,8 @@ def peer():
                     with listener.accept()[0] as link, contextlib.suppress(OSError):  # the client leaves
                         with tls.wrap_socket(link, server_side=True) if tls else link as link:
                             talks[min(number, len(talks) - 1)](link)
-
         threading.Thread(target=serve, daemon=True).start()
         return listener.getsockname()[1]
-
     yield start
     for listener in listeners:
         with contextlib.suppress(OSError):  # so that accept ends
@@ -2688,7 +2677,6 @@ def said(data, more=b"", times=1, heads=None):
             link.sendall(more)
         while mail and link.recv(65536):
             pass
-
     return talk
 
 
@@ -2736,7 +2724,6 @@ def test_a_large_file_on_a_slow_line_takes_its_time(peer, monkeypatch):
     def connect(self, address, real=socket.socket.connect):
         self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         return real(self, address)
-
     set_to = socket.socket.settimeout
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket.socket, "settimeout", lambda self, s: set_to(self, s and min(s, 0.2)))
@@ -2754,7 +2741,6 @@ def test_a_file_refused_before_it_is_read_costs_no_text(peer, way, monkeypatch, 
         link.recv(65536)
         link.sendall(answered({"code": 40005, "message": "Request entity too large"}, 413))
         time.sleep(0.05)  # what is still sent meets a closed door
-
     if way == "TLS":
         monkeypatch.setenv("CURL_CA_BUNDLE", ca_file(tmp_path))
     taken = said(answered({"id": "5", "channel_id": "1"}))
@@ -2830,7 +2816,6 @@ def test_an_interrupted_traceback_with_locals_shows_no_secret(kind, chats, monke
         if given[0] in ("STARTTLS", "CAPABILITY"):  # which come before the log-in
             return real(self, *given)
         raise SystemExit  # as Ctrl-C or a time limit, anywhere in a library
-
     monkeypatch.setattr(cls, method, interrupt)
     imap.capabilities = "IMAP4rev1"  # LOGIN, which hands the password over as it is
     alerter = chats[kind][0] if kind in chats else mail_alerter(smtp, imap, clock)
@@ -3002,7 +2987,6 @@ def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(monkeypatch,
         link.sendall(b"HTTP/1.0 200 Connection established\r\n\r\n")
         with context.wrap_socket(link, server_side=True) as link:
             said(SLACK_OK, heads=heads)(link)
-
     ca = tmp_path / "ca.pem"
     ca.write_text(ALERTS_TEST_PEM)
     monkeypatch.setenv("SSL_CERT_FILE", str(ca))
@@ -3096,7 +3080,6 @@ class Scene:
                 raise found
             time.sleep(0.06 if clock else 0)
             return found
-
         self.patch.setattr(socket, "getaddrinfo", look_up)
         return slack_at(443, host="alerts.test", clock=clock)
 
@@ -3104,7 +3087,6 @@ class Scene:
         def connect(self, address):
             assert self.gettimeout() <= 10
             raise error
-
         self.patch.setattr(socket.socket, "connect", connect)
         return slack_at(PORT_1)
 
@@ -3653,7 +3635,6 @@ def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch
         for name, value in ("FLAVOR", "slack"), ("SLACK_TOKEN", "xoxb-hidden-5"), ("TIMEOUT", "-1"):
             monkeypatch.setenv(f"ALERTERS_{name}", value)
         post("x")
-
     store(1, "xoxb-hidden-1")
     (tmp_path / "blank").write_text("hidden 2 of a file")
     monkeypatch.setenv("HOOK", "https://example.org/hidden-3 x")
@@ -3704,11 +3685,9 @@ def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, r
 
 def test_it_posts_in_a_running_loop_and_depends_on_no_name_and_on_no_assert(slack):
     alerter = slack_alerter(slack)
-
     async def tell():
         loop = asyncio.get_running_loop()
         return [alerter.post("in the loop"), await loop.run_in_executor(None, alerter.post, "beside it")]
-
     assert asyncio.run(tell()) == [True, True] and len(slack.posted) == 2
     unsafe = r"(?m)^ *(?:assert|import alerters)\b.*|.*__debug__.*"  # as a copy, or with -O
     assert re.findall(unsafe, inspect.getsource(alerters)) == []
@@ -3763,7 +3742,6 @@ class Room:
         return [row for row in self.service.posted if reply not in row["payload"]]
 
     def asked(self):
-        """The question posted last, as something to answer to."""
         row_id = self.posted_questions()[-1][self.own]
         return SimpleNamespace(ref={"ts": row_id, "message_id": row_id})
 
@@ -3786,7 +3764,6 @@ class Room:
             result = type(self.service).answer(self.service, call)
             self.clock.sleep(seconds)
             return result
-
         self.service.answer = answer
 
     def text(self, payload):
@@ -3799,7 +3776,6 @@ class Room:
         """Payloads that the alerter wrote under the question."""
         def parent(payload):
             return payload.get("thread_ts") or payload.get("message_reference", {}).get("message_id")
-
         return [payload for payload in _posted(self.service) if parent(payload) == self.id(question)]
 
     def notes(self, question):
@@ -4616,7 +4592,6 @@ def test_failing_reads_are_told_at_the_first_and_each_hour(boards, clock, caplog
         if 50 <= clock.monotonic() < 9000:
             raise ConnectionResetError(104, "reset")
         return []
-
     assert _board(clock, replies=replies).decide("Deploy?", timeout=9100).status == "timeout"
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(told) == 3 and all("waiting for the answers goes on" in text for text in told)
@@ -4642,7 +4617,6 @@ OUTAGES = {"5xx": lambda r: Fault(status=503), "429": lambda r: r.limited(2),
 def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kind, caplog, monkeypatch):
     def fails(*_, **__):
         raise outage[2]
-
     outage = OUTAGES[kind]
     if callable(outage):
         begin, end = functools.partial(room.service.fail, "/api", outage(room), times=None), room.service.heal
@@ -4732,7 +4706,6 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
 def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room, stop, keyed):
     def stopped():
         raise stop
-
     room.clock.at(1.5, stopped)
     with pytest.raises(stop):
         room.alerter().decide("Deploy?", timeout=100, key="deploy-42" if keyed else None)
@@ -4744,7 +4717,6 @@ def test_stopped_over_the_end_note_the_decision_stands(room):
     def stops(*_):
         question._say = say
         raise SystemExit  # as Ctrl-C or a time limit, anywhere in a library
-
     question = room.ask()
     say, question._say = question._say, stops
     room.reply(question, room.ann, "yes")
@@ -4762,7 +4734,6 @@ def test_stopped_while_it_is_posted_the_question_is_found_and_closed(room):
             room.service.answer = real
             signal.raise_signal(signal.SIGINT)  # it comes while the main thread reads the answer
         return answer
-
     room.service.answer = posted
     with pytest.raises(KeyboardInterrupt):
         room.alerter().decide("Deploy?", timeout=5)
@@ -4860,7 +4831,6 @@ class CrowdClock(FakeClock):
             finally:
                 with self.turn:
                     self._one_less()
-
         self.awake = len(cases)
         with concurrent.futures.ThreadPoolExecutor(len(cases)) as pool:
             return list(pool.map(one, cases))
@@ -4894,7 +4864,6 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
             slow.append(call)
             FakeClock.sleep(clock, 5)
         return answered
-
     room.service.answer, before = answer_slowly, len(room.service.calls)
     ends = clock.run(lambda question: (question.wait(), clock.monotonic()), questions)
     found = {n: (d.status, d.by) for n, (d, _) in enumerate(ends) if d.status != "timeout"}
@@ -4904,7 +4873,6 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd):
 
     def rate(start, end):
         return sum(start <= moment < end for moment in reads) / (end - start)
-
     assert rate(0, 10) <= (12 if MORE else 3.5) and rate(50, 100) <= (3 if MORE else 0.6)
     latest = {1: 8.1, 3: 9.1, 4: 44.1, 5: 77.1, 6: 51.1}
     assert [n for n in latest if ends[n][1] > latest[n]] == []
@@ -4993,7 +4961,6 @@ def test_a_question_is_recorded_in_the_store_of_its_alerter_before_it_is_posted(
             seen.append(json.loads(own.read_text("utf-8"))["questions"])
             StackStore(own).register_stack(f"s{len(seen)}", "team")  # no lock is held meanwhile
         return answer(call)
-
     service.answer = looking
     question = _ask_and_die(room, alerter=StackStore(own).load_alerter("team"))
     assert list(seen[0]) == ["deploy-42"] and seen[0]["deploy-42"]["ref"] is None
@@ -5258,7 +5225,6 @@ def test_who_settles_second_takes_the_decision_of_the_first_and_writes_nothing(d
         room.react(first, room.bob, "❌")
         assert outcome(first) == NO
         return decision
-
     second._look = slow_look
     assert second.check() == first.check()
     assert (outcome(second), len(room.notes(first)), _records()) == (NO, 1, {})
@@ -5277,7 +5243,6 @@ def test_who_died_over_the_end_note_is_succeeded_and_who_asks_meanwhile_waits(di
     def slow_say(*given):
         _ask_and_die(room)  # it is not given that answer
         say(*given)
-
     second._say = slow_say
     assert (outcome(second), len(room.notes(second)), _records()) == (YES, 1, {})
     assert _decide(room, timeout=2).status == "timeout" and len(room.posted_questions()) == 3
@@ -5414,7 +5379,6 @@ def _killed_again_and_again(kind, service, chance, kills, forks):
             if doomed and plan["after"]:
                 service._act(call)
         return kill() if doomed else respond(http, call)
-
     service.respond = killing
     while said == "killed":
         last, at_random = killed >= kills, chance.random() < 0.4
@@ -5491,7 +5455,6 @@ def test_a_flavor_of_ones_own_asks_plain_or_frozen_with_a_key_or_without(boards,
         def send(self, message, params=None):
             got.append(message)
             return super().send(message._with(title="later"))
-
     kitchen = in_time(Later, clock)()
     answers = [{"by": "", "text": "no"}, {"by": "bob", "text": "Yes"}, {"by": "ann", "text": "ok!"}]
     clock.at(5, lambda: ANSWERS_ON_BOARDS.update({("kitchen", 0): answers, ("kitchen", 1): answers}))
@@ -5534,7 +5497,6 @@ def test_trouble_of_an_own_flavor_costs_time_and_never_the_answer(boards, clock,
         if troubles:
             raise troubles.pop()
         return [{"by": "ann", "text": "yes"}]
-
     board = in_time(type("Shaky", (Board,), {"replies": replies}), clock)()
     if wait:
         assert board.decide("Deploy?").status == YES
@@ -5551,7 +5513,6 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
         if refs:
             return Receipt("torn", refs.pop())
         raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
-
     torn = type("Torn", (Board,), {"flavor": "torn", "send": send})()
     assert (torn.post("x"), post("x", alerter=torn), torn.ask("x"), ask("x", alerter=torn)) == (False,) * 4
     assert [r.getMessage()[:25] for r in caplog.records] == ["torn: Connection refused:"] * 4
@@ -6082,7 +6043,6 @@ def test_who_stalls_or_drips_holds_nobody_and_costs_no_answer(trusted, monkeypat
             assert len(relay.mails) == (stage in ("accepted", "quit")) and (not tls or relay.sessions == 1)
             assert not tls or 'greeting in time: that port may speak TLS at once: use_tls="ssl"' in str(error)
             return outcome
-
     start, watchdog = hasty.monotonic(), threading.Timer(6, lambda: [service.close() for service in services])
     watchdog.start()  # who waits for ever fails the test and does not hang it
     assert all_at_once(case, stalls) == stalls
@@ -6168,7 +6128,6 @@ def desk(relay, imap, clock):
         def __init__(self):
             self.relay, self.imap, self.clock = relay, imap, clock
             self.alerter = mail_asker(relay, imap, clock)
-
         asked = property(lambda self: relay.mails[0].message)
         fetched = property(lambda self: [c.line for c in imap.commands if " FETCH " in c.line])
 
@@ -6192,7 +6151,6 @@ def desk(relay, imap, clock):
             for n in range(imap.next_uid, imap.next_uid + many):
                 imap.inbox.append(Stored(n, b"Subject: other\r\n\r\nok", at or clock.now()))
             imap.next_uid += many
-
     return Desk()
 
 
@@ -6497,7 +6455,6 @@ def test_a_mail_is_read_whole(desk):
             b"html" if part[0] == "<" else b"plain", part.encode()) for part in parts]
         body = b"".join(b"--b\n%s\n" % text for text in texts)
         return b'%sContent-Type: multipart/%s; boundary="b"\n\n%s--b--\n' % (head, kind, body)
-
     for parts, want in ALL_OF_IT.values():
         mails += [(mail_of(kind, parts), want) for kind in (b"mixed", b"alternative", b"related")]
     whole = mail_of(b"mixed", ["yes"])
@@ -6527,7 +6484,6 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
         codings = ["quoted-printable", "base64"] + ["8bit"] * (charset == "utf-8")
         part.set_content(text, charset=charset, cte=dice.choice(codings))
         return part
-
     for _ in range(2000 if MORE else 40):
         said = ["approve"] + dice.sample(CONDITIONS[:-1], dice.choice([0, 1, 1, 2]))
         wants.append(len(said) == 1)
@@ -6560,7 +6516,6 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
         "Content-Type: multipart/x; boundary=b\n\n": ["--b\n\nx\n", "--b\nContent-Type: message/rfc822\n\n"],
     }
     question, size, wrong = desk.open(), 300_000 if MORE else 6000, []
-
     for kind, unit in [(kind, unit) for kind, units in growing.items() for unit in units]:
         took = []
         for many in (unit * (size // 8 // len(unit)), unit * (size // len(unit))):
@@ -6650,7 +6605,6 @@ def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_
         desk.alerter = mail_asker(desk.relay, imap, desk.clock, **fields)
         with pytest.raises(DeliveryError, match=words):
             desk.decide(text, timeout)
-
     desk.imap.fail("login", "NO [UNAVAILABLE] backend down", "NO [LIMIT] too many connections", None,
                    "NO [INUSE] locked", "NO [serverbug] oops", None)  # which RFC 5530 calls passing
     desk.later(20, ANN)
@@ -6815,7 +6769,6 @@ def test_a_key_adopts_the_question_and_its_answer(desk):
     """Also where the process died between DATA and the record: the repeat has the same ids."""
     def ask_of(who, ask):
         return ask("Drop?", SMTPEmailAlerterParameters(recipient_email=who), key="drop-42")
-
     desk.relay.fail("accepted", "close", times=2)
     with pytest.raises(DeliveryError) as caught:
         ask_of(ANN, desk.alerter.decide)
@@ -6925,7 +6878,6 @@ def received(monkeypatch):
                 raise DeliveryError(f"recorder: {self.trouble}")
             told.append((self.tag, message))
             return Receipt(self.tag, {})
-
     told.alerter = Recorder
     monkeypatch.setenv("ALERTERS_FLAVOR", "recorder")
     return told
@@ -7126,7 +7078,6 @@ def test_what_the_file_looks_like():
 def test_folders_and_files_are_the_owners_alone_from_their_first_byte(mask, monkeypatch, tmp_path):
     def mode(status):
         return oct(stat.S_IMODE(status.st_mode))
-
     path, modes = tmp_path / "a" / "b" / "stacks.json", []
     monkeypatch.setattr(os, "fsync", lambda number: modes.append(mode(os.fstat(number))))
     old = os.umask(mask)
@@ -7248,7 +7199,6 @@ def test_a_place_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys):
 def test_a_failure_in_mid_write_keeps_the_old_file(monkeypatch, received):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
-
     store, before = two_alerters(), read_store()
     for function in ("fsync", "replace", "open"):
         with monkeypatch.context() as patch, pytest.raises(StoreError, match="No space left") as caught:
@@ -7279,7 +7229,6 @@ def test_many_writers_and_kills_in_mid_write_lose_and_break_nothing():
     def work(name):
         for n in range(each):
             StackStore().register_alerter(f"{name}-{n}", "console")
-
     done = {"t0": each, "t1": each}  # entries that each has said to be written
     for process in writers.values():
         process.stdout.readline()
@@ -7307,7 +7256,6 @@ def test_a_stack_that_another_process_makes_active_meanwhile_is_no_mistake(monke
         monkeypatch.setattr(StackStore, "_load", load)
         store.register_stack("new", "team", activate=True)
         return data
-
     monkeypatch.setattr(StackStore, "_load", slow_load)
     assert StackStore().load_alerter().flavor == "slack" and StackStore().active_stack() == "new"
 
@@ -7315,7 +7263,6 @@ def test_a_stack_that_another_process_makes_active_meanwhile_is_no_mistake(monke
 @posix
 def test_reading_does_not_wait_for_a_writer_and_writing_does_not_wait_for_ever(monkeypatch, clock):
     import fcntl
-
     two_alerters()
     with open(store_file() + ".lock", "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -7471,7 +7418,6 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
 def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(boards, caplog):
     def fail(self, *given, **named):
         raise KeyError("token-of-buggy")
-
     said = r"^board: KeyError: '\*\*\*': its traceback is in the log$"
     begin = "board: an exception in its code\nTraceback (most recent call last):\n"
     for parts, functions, methods in (
@@ -7508,7 +7454,6 @@ def test_an_own_flavor_has_fields_of_any_type():
         ratio: "float | None" = None
         mention: str = ""
         approvers: typing.List[str] = dataclasses.field(default_factory=list)
-
     given = {"headers": {"a": "b"}, "port": "a", "called": print, "size": (3, 4), "verify": "ca.pem"}
     assert dataclasses.asdict(Wide(names=["x", "y"], **given)) == {
         **given, "names": ("x", "y"), "level": None, "name": "x", "ratio": None, "mention": "",
@@ -7695,7 +7640,6 @@ def test_a_flavor_that_only_overrides_post_and_ask_works(monkeypatch, clock):
 
         def ask(self, question, params=None):
             return self.answer
-
     register_flavor(in_time(Old, clock))
     monkeypatch.setenv("ALERTERS_FLAVOR", "old")
     assert (post("x"), ask("y"), decide("z")) == (True, True, Decision(YES, at=clock.start))
@@ -7709,7 +7653,6 @@ def test_a_flavor_that_cannot_ask_or_send_says_so(received):
     class Teams(alerters._ChatAlerter):
         teams_webhook_url: str = ""
         flavor, _webhook_field = "teams", "teams_webhook_url"
-
     with pytest.raises(ConfigError, match=r"^teams: give teams_webhook_url \(posts only\)$"):
         Teams()
     for alerter, why in (
@@ -7801,7 +7744,6 @@ def test_text_and_fields_make_a_message(received):
     class Series(dict):  # as of pandas
         def __bool__(self):
             raise ValueError("The truth value of a Series is ambiguous.")
-
     facts = {"accuracy": 0.95, 3: None, "a": Series(b=1)}
     message = AlerterMessage(metadata=facts)
     assert post("Done", title="Train", metadata=facts, level="success", images=[]) and post(message)
@@ -7908,7 +7850,6 @@ def test_whatever_one_alerter_raises_the_others_have_it(threads, received, monke
     def before(alerter, message):
         if alerter.trouble:
             raise error
-
     received.before = before
     if not threads:
         monkeypatch.setattr(threading.Thread, "start", no_thread)
@@ -7986,7 +7927,6 @@ def test_the_same_steps_and_those_of_old_work_whatever_the_stack_holds(flavor, s
             """Call a step, and answer what it asks."""
             clock.at(clock.monotonic() + 0.5, lambda: service.say(user, answer, service.posted[-1][place]))
             return step(message, params)
-
         name = f"{flavor}_alerter_{kind}_step"
         old, new = getattr(alerters, name), getattr(alerters, f"alerter_{kind}_step")
         assert answered(new) is (answer != "cancel")
@@ -8036,7 +7976,6 @@ def state(name="Failed", message="private", data=None, result=None, later=False)
     """A state of Prefect. data: the exception itself or a record of it. later: of an asynchronous flow."""
     async def result_later(raise_on_failure=True):
         return result
-
     return SimpleNamespace(name=name, message=message, data=data, result=result_later if later else (
         lambda raise_on_failure=True: raise_on_failure or result))
 
@@ -8099,7 +8038,6 @@ def test_an_end_is_told_as_the_framework_calls_it(received, monkeypatch):
             assert [lines[:4], lines.count(trace[3]), len(lines)] == [trace, 1, 8], title
         else:
             assert message.body == (error and f"```\n{error}\n```"), title
-
     for hook, cases in ((alerter_failure_hook, FAILURES), (alerter_success_hook, SUCCESSES)):
         for case in cases:
             tell(hook, *case)
@@ -8201,7 +8139,6 @@ def test_watch_tells_how_a_function_or_a_block_ended(received):
     @watch("fib")
     def fib(n):
         return n if n < 2 else fib(n - 1) + fib(n - 2)
-
     model = Model()
     assert model.train(1, b=3) == (model, 4)
     assert (Model.train.__name__, Model.train.__doc__) == ("train", "Train.")
@@ -8223,7 +8160,6 @@ def test_watch_passes_every_exception_through_untouched(received):
     @watch("job")
     def job(error):
         raise error
-
     for error in (KeyboardInterrupt(), SystemExit(3), SystemExit("no"), SystemExit(0), SystemExit(),
                   BadError(), StopIteration(5), MemoryError()):
         with pytest.raises(BaseException) as caught:
@@ -8261,7 +8197,6 @@ def test_watch_leaves_generators_as_they_are(received):
             return "returned"
         finally:
             closed.append(True)
-
     assert inspect.isgeneratorfunction(numbers)
     gen = numbers()
     assert received == [] and [next(gen), gen.send("a")] == [1, "a"]
@@ -8283,7 +8218,6 @@ def test_watch_leaves_coroutines_as_they_are(received):
         if error:
             raise error
         return 5
-
     async def use():
         with pytest.raises(ValueError, match="^mine$"):
             await job(ValueError("mine"))
@@ -8296,10 +8230,8 @@ def test_watch_leaves_coroutines_as_they_are(received):
         coroutine = job(seconds=100)
         coroutine.send(None)
         coroutine.close()  # unwatched, this says nothing
-
     async def numbers():
         yield 5
-
     with pytest.raises(ConfigError, match="write `async with watch"):
         watch(numbers)
     assert inspect.iscoroutinefunction(job)
@@ -8313,14 +8245,12 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, recei
 
     def before(*_):
         assert let_go.wait(5), "the loop was held up"
-
     async def job():
         asyncio.get_running_loop().call_soon(let_go.set)
         async with watch("job"):
             if not threads:
                 monkeypatch.setattr(threading.Thread, "start", no_thread)
                 let_go.set()
-
     received.before = before
     asyncio.run(job())
     assert received.titles == ["job succeeded"]
@@ -8486,7 +8416,6 @@ def test_what_is_logged_while_posting_is_never_posted(trouble, received, monkeyp
         thread = threading.Thread(target=root.error, args=("from a thread",), name="alerters-x")
         thread.start()
         thread.join()
-
     received.before = chatty
     handler = alerters.AlertHandler()
     monkeypatch.setattr(root, "handlers", [handler])
@@ -8703,7 +8632,6 @@ def test_help_version_and_flavors(capsys):
 def test_post_reads_standard_input_and_odd_texts_and_needs_no_output(received, monkeypatch, capsys):
     def typed(data):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
-
     typed(b"\xef\xbb\xbf" + "körper\nzwei\n".encode() + b"\xff")
     assert run_cli(capsys, "post", "-", "--title", "T") == (0, "", "")
     assert (received.last.body, received.last.title) == ("körper\nzwei\n\ufffd", "T")
@@ -8716,7 +8644,6 @@ def test_post_reads_standard_input_and_odd_texts_and_needs_no_output(received, m
 
     def broken(*_):
         raise BrokenPipeError
-
     monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=broken, flush=broken))
     assert [main(["post", "x"]), main(["flavor", "list"])] == [0, 141] and received.last.body == "x"
 
@@ -8902,7 +8829,6 @@ class Terminal:
     def __init__(self, words, shell=False):
         """Start `alerters` with these words, or any command in a shell, which opens the terminal for it."""
         import pty
-
         self.seen = ""
         self.master, slave = pty.openpty()
         start = [sys.executable, "-S", "-c", self.ALERTERS]
@@ -8956,7 +8882,6 @@ def test_from_nothing_to_an_approval_on_slack_and_what_ctrl_c_ends(
 def terminal_here(monkeypatch, capsys):
     """Commands on a terminal of this process: `terminal_here(line, *answers)` -> (code, what it shows)."""
     import pty
-
     master, slave = pty.openpty()
     terminal = os.fdopen(slave, "r")
 
@@ -8968,7 +8893,6 @@ def terminal_here(monkeypatch, capsys):
             if not left:
                 raise EOFError
             return left.pop(0)
-
         output = io.StringIO()
         output.fileno, output.write = terminal.fileno, shown.append
         with monkeypatch.context() as patch:
@@ -8978,7 +8902,6 @@ def terminal_here(monkeypatch, capsys):
             patch.setattr(sys, "stdout", output)
             code = main(shlex.split(line))
         return code, "".join([*shown, *capsys.readouterr()])
-
     run.master, run.terminal = master, terminal
     yield run
     terminal.close()
@@ -9053,7 +8976,6 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
         err = capsys.readouterr().err
         assert err.startswith("[?] Production\n    Deploy?\n")
         return decision, err
-
     monkeypatch.setattr(ConsoleAlerter, "_write", write)
     monkeypatch.setattr(sys, "stdin", terminal_here.terminal)
     for lines, status in ((["LgTm!\n"], "approved"), ([" *ok*. \n"], "approved"), (["no\n"], "declined"),
@@ -9169,7 +9091,6 @@ def test_run_is_as_if_it_were_not_there(quiet):
             shown = process.communicate(timeout=60)
             code = process.returncode
         return shown, code if code >= 0 else 128 - code
-
     waits = "trap 'exit 5' HUP; echo ready; while :; do sleep 0.02; done"
     hung_up = Terminal([*RUN_COMMAND, "sh", "-c", waits], shell=True)
     started = {case: start(*row) for case, row in ALIKE.items()}
@@ -9213,9 +9134,7 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
     started = [start_program("run", "--", *job, python=["-S"], start_new_session=True) for job, _ in cases]
 
     def members(process):
-        """Return the numbers of the processes of its group."""
         return list(map(int, subprocess.check_output(["pgrep", "-g", str(process.pid)]).split()))
-
     for process in started:
         assert process.stdout.readline() == "ready\n"
     wait_until(lambda: min(len(members(process)) for process in started) > 2)  # the witness comes last
@@ -9392,7 +9311,6 @@ def test_a_signal_that_may_not_be_sent_to_the_job_does_not_end_run(received, run
     def refuse(self, number):
         os.kill(self.pid, signal.SIGUSR1)  # it may end now
         raise PermissionError  # the job is another user's, as under sudo
-
     monkeypatch.setattr(subprocess.Popen, "send_signal", refuse)
     script = "trap 'exit 4' USR1; kill -TERM $PPID; while :; do sleep 0.01; done"
     assert run_here("--", "sh", "-c", script)[0] == 4 and received.last.metadata["signal"] == "SIGTERM"
@@ -9568,7 +9486,6 @@ def test_the_lines_of_the_readme_for_pipelines_run():
     def framework(*given, **named):
         told.append((given, named))
         return lambda function: function
-
     signals = SimpleNamespace(task_failure=SimpleNamespace(connect=framework))
     names = {"alerter_failure_hook": failed, "alerter_success_hook": succeeded, "step": framework,
              "flow": framework, "DAG": framework, "failure_hook": lambda function: function,
