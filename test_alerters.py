@@ -4716,7 +4716,7 @@ def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room
 def test_stopped_over_the_end_note_the_decision_stands(room):
     def stops(*_):
         question._say = say
-        raise SystemExit  # as Ctrl-C or a time limit, anywhere in a library
+        raise KeyboardInterrupt
     question = room.ask()
     say, question._say = question._say, stops
     room.reply(question, room.ann, "yes")
