@@ -1624,7 +1624,8 @@ MIIBijCCAS+gAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthbGVydHMudGVzdDAgFw0yMDAx
 k1OVowFjEUMBIGA1UEAwwLYWxlcnRzLnRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARw4M9E462rXCgvs7hsGsXQt7AQj/W+lSFKDFzF
 C8lRexrMJ9B1RPeYf0VhxhWieoGWs7+67xf6ib6leJP/eeCoo2wwajAdBgNVHQ4EFgQUssysnwmMOHEjhC7HSwtmQtQ+L+8wFgYDVR0RBA8wDY
 ILYWxlcnRzLnRlc3QwDAYDVR0TAQH/BAIwADAOBgNVHQ8BAf8EBAMCB4AwEwYDVR0lBAwwCgYIKwYBBQUHAwEwCgYIKoZIzj0EAwIDSQAwRgIh
-AMeOa4ieG9m4BjNJEhejjXNEwDlcx4dtW9L+d3uomWxGAiEA8y43SjZ34UaVEZ9NSSr0lhfzLBI3ZdTllvdjvwWX6Mc=""".split("\n\n")))
+AMeOa4ieG9m4BjNJEhejjXNEwDlcx4dtW9L+d3uomWxGAiEA8y43SjZ34UaVEZ9NSSr0lhfzLBI3ZdTllvdjvwWX6Mc="""
+    .split("\n\n")))
 SERVER_KEY = SERVER_KEY.replace("CERTIFICATE", "PRIVATE KEY")
 
 
@@ -2959,10 +2960,10 @@ def test_a_redirect_is_refused_and_the_token_goes_nowhere(chats, kind):
 def test_only_https_and_http_to_this_machine_can_be_configured(cls, fields, url):
     good = """
         https://slack.example/api http://127.0.0.1:1/api http://localhost/api http://[::1]:1/api
-        http://LOCALHOST:1/api HTTPS://slack.example/api http://127.8.9.1:5/api http://[::1%251]:5/api""".split()
+        http://LOCALHOST:1/api HTTPS://slack.example/api http://127.8.9.1:5/ http://[::1%251]:5/""".split()
     bad = """
-        http://slack.example/api ftp://slack.example file:///etc/passwd slack.example/api https:// https://[::1
-        https://user:pw@slack.example https://slack.example:port http://127.0.0.1.evil.example data:,x
+        http://slack.example/api ftp://slack.example file:///etc/passwd slack.example/api https:// data:,x
+        https://[::1 https://user:pw@slack.example https://slack.example:port http://127.0.0.1.evil.example
         http://localhost.evil.example http://127.evil.example http://127.999.999.999 http://127.1/x
         http://[::1]evil.test http://evil.test[::1] http://127.0.0.\u0661 https://smtp..example
         https://b\u00fccher.example/x https://slack.example:0 https://slack.example:99999/x
@@ -3017,13 +3018,13 @@ class Workshop:
         (folder / "index").touch()
         (folder / "index.attr").write_text("unique_subject = no")
         (folder / "ca.cnf").write_text(
-            f"[ca]\ndefault_ca=d\n[d]\ndir={folder}\ndatabase=$dir/index\nnew_certs_dir=$dir\nrand_serial=yes\n"
+            f"[ca]\ndefault_ca=d\n[d]\ndir={folder}\ndatabase=$dir/index\nnew_certs_dir=$dir\nrand_serial=1\n"
             "default_md=sha256\npolicy=p\n[p]\ncommonName=supplied\n[req]\ndistinguished_name=n\n[n]\n")
         for kind, how in (("ec", "ec -pkeyopt ec_paramgen_curve:prime256v1"), ("rsa", "rsa:1024")):
             self.run(f"req -new -nodes -config ca.cnf -subj /CN=x -newkey {how} -keyout {kind}.key "
                      f"-out {kind}.csr")
-        self.ca = self.make("ca", issuer=None, extensions=(
-            "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash"))
+        self.ca = self.make("ca", issuer=None, extensions="basicConstraints=critical,CA:TRUE\n"
+                            "keyUsage=critical,keyCertSign,cRLSign\nsubjectKeyIdentifier=hash")
         self.expired = self.make("expired", end="200102000000Z")
         self.other = self.make("other", names="DNS:other.test")
         self.weak = self.make("weak", key="rsa")
