@@ -997,7 +997,9 @@ class BaseAlerter(_Record):
             cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        import logging, socket  # noqa: E401, F401, I001  # later no descriptor may be left to read them
+        # What tells of a failure is loaded now: later no descriptor may be left to read it.
+        import logging  # noqa: F401
+        import socket  # noqa: F401
         cls = type(self)
         # A plain @dataclass takes the hash away.
         if cls.__hash__ is None:
@@ -4889,7 +4891,6 @@ def _typed_in_box(seconds: float) -> str | None:
     """Return the line that is typed into a notebook's input box; None if nothing is in time."""
     line = None
     turn = _threading.Lock()  # whoever takes it first ends the wait: the answer, or the time
-
     waiter = _threading.current_thread()
 
     def interrupt() -> None:  # nothing else ends the kernel's wait
@@ -4898,7 +4899,6 @@ def _typed_in_box(seconds: float) -> str | None:
         if waiter is _threading.main_thread():
             return _thread.interrupt_main()
         import ctypes  # of asyncio.to_thread, say, where no signal arrives
-
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(waiter.ident or 0), ctypes.py_object(KeyboardInterrupt))
 
