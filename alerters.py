@@ -6688,9 +6688,10 @@ class _File:
 def _load_file(item: Any, usual: str, shown: bool) -> _File:
     """Return an item of `images` (shown) or `files`, by its usual name if it has none. Never raises."""
     if isinstance(item, str) and re.match(r"(?i)(?!file:)[a-z][\w+.-]+://", item):
-        if shown and re.fullmatch("(?i)https?://[!-~]{1,2040}", item):  # Discord takes no longer one
+        if shown and re.fullmatch("(?i)https?://(?![^/]*@)[!-~]{1,2040}", item):  # Discord's limit
             return _File(usual, url=item)
-        return _File(usual, url=item, problem="it is no file, and no address of a picture")
+        address = re.sub("(?s)(?<=://).*@|[?#].*", "", item)  # a password or a signature is told nobody
+        return _File(usual, url=address, problem="it is no file, and no address of a picture")
     name = ""
     try:
         source = item

@@ -3324,16 +3324,16 @@ def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_path, caplog, kind):
     alerter, service = chats[kind]
-    images = [tmp_path / "none.png", _Figure(b""), b"", 5, None, "", "ftp://x/y.png", "a\0b",
-              "https://x.example/a b.png", ("a", "b", "c"), ("a.png", "text"), object, "s3://b/x.png"]
+    images = [tmp_path / "none.png", _Figure(b""), b"", 5, None, "", "https://u:geheim@x/y.png", "a\0b",
+              "https://x.example/a b.png?geheim", ("a", "b", "c"), ("a.png", "text"), object, "s3://b/x.png"]
     images += [PNG] * (kind == "slack webhook")  # which takes none
     assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
     seen = _seen(kind, service)
     assert "the text" in seen and "none.png could not be shown: No such file or directory" in seen
-    for address in images[8], images[12]:
+    for address in "https://x/y.png", "https://x.example/a b.png", "s3://b/x.png":
         assert f"{address} could not be shown" in seen.replace("\\", "")
     assert seen.count("could not be shown") == len(images) == len(errors_of(caplog, logging.WARNING))
-    assert _pings(kind, service.posted[0]["payload"]) == []
+    assert _pings(kind, service.posted[0]["payload"]) == [] and "geheim" not in seen + caplog.text
 
 
 @pytest.mark.parametrize("kind, why", [("slack", "missing_scope"), ("discord", "50013")])
