@@ -4483,7 +4483,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = b"".join(re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data))
-    if data.count(b"\n--") > 2000 or len(heads) > 10_000:
+    if data.count(b"\n--") > 2000 or len(heads) > 40_000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
