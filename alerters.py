@@ -86,6 +86,7 @@ if TYPE_CHECKING:
 
     _Dict = Dict[str, Any]
     _Span = Tuple[str, str, str]  # style, text, url
+    _Mark = Callable[[str, str, str], str]  # of a span -> markup
     _Field = dataclasses.Field[Any]
     _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
     _Time = Union[float, str, _datetime.timedelta]
@@ -1393,8 +1394,9 @@ class BaseAlerter(_Record):
                            hint="give it a longer timeout")
         question._take_step(posted=self.clock.now())
         if not self._shows_questions:
-            how = "\n".join(question._instructions())
-            body = f"{body or ''}\n\n{how}".lstrip("\n")
+            *how, closing = _how_to_answer(question).lines
+            how.append(_in_markup(closing, _bare_words, {}))
+            body = "\n".join([body or "", "", *how]).lstrip("\n")
         with question._closed_if_stopped():
             receipt = self.send(message._with(_question=question, body=body), params)
             if not isinstance(receipt, Receipt):
@@ -2076,7 +2078,7 @@ class Question:
             self._say(f"That is not an answer yet. {self._instructions()[0]}", reply)
 
     def _instructions(self) -> list[str]:
-        """Return lines of light Markdown: how to answer, and, in the last one, who may and until when."""
+        """Return lines of light Markdown: how to answer."""
         record = self._record
         how = f"{self.alerter._answer_by} {_among(record.approve)} to approve, or {_among(record.decline)} to"
         lines = [f"{how} decline, and nothing else."]
@@ -2089,10 +2091,6 @@ class Question:
             lines.append(f"A decline may say why: `{plain[0]}: the reason`.")
         if record.minimum_approvals > 1:
             lines.append(f"{record.minimum_approvals} different people have to approve; one decline ends it.")
-        lines.append(time.strftime("Open until %Y-%m-%d %H:%M:%S UTC", time.gmtime(self.deadline)))
-        if record.approvers:
-            lines[-1] += f" for {_among(record.approvers)}"
-        lines[-1] += "."
         return lines
 
     def _settle(self, decision: Decision) -> None:
@@ -2293,12 +2291,13 @@ class _ChatAlerter(BaseAlerter):
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     _points: Callable[[], Iterator[tuple[bool | None, str]]]  # of `check`, as `_report` takes them
     # To write
-    _forms: Mapping[str, str] = {}  # kind -> a line with {words}, a heading's {hashes}, {indent}, {label}
+    # Kind of block -> a line with {words}, {indent}, {label}, {hashes}; bold, italic, strike -> {words}
+    _forms: Mapping[str, str] = {}
     _bullet = "•"
     _shows_language = False  # of a block of code
     # (style, text, url) -> markup. Styles: those of `_spans`, block (a line of code), and of people and times
     # mention, person (who may answer) and time (url: UNIX seconds). Unknown ones: as text.
-    _mark: Callable[[str, str, str], str]
+    _mark: _Mark
     _measure: Callable[[str], int]  # how much of a limit a text takes
     _title_limit = 151  # with the end of the line
     _limit, _plain_limit = 2700, 2700  # of all words of one message, in its rich and its plain form
@@ -2455,8 +2454,7 @@ class _ChatAlerter(BaseAlerter):
     def _write(self, block: _Block, line: Any) -> Any:
         """Return one line of a block in the service's markup; of facts, name and value."""
         if block.kind == "facts":  # empty ones would be refused
-            name, value = line
-            return self._mark("text", name, "") or "\u200b", self._mark("text", value, "") or "\u200b"
+            return tuple([_marked(block, words, self._mark, {}) or "\u200b" for words in line])
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
         return _marked(block, line, self._mark, self._forms, self._bullet)
@@ -2721,8 +2719,7 @@ _SCOPES = {"chat:write": (False, "to post"), "reactions:write": (None, "to offer
            "reactions:read": (None, "to read all taps"), "files:write": (None, "for images and long texts")}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
 _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
-    "bold": "*{0}*", "italic": "_{0}_", "strike": "~{0}~", "code": "`{0}`",
-    "link": "<{1}|{0}>", "url": "<{1}>",
+    "code": "`{0}`", "link": "<{1}|{0}>", "url": "<{1}>",
     "time": "<!date^{1}^{{date_short_pretty}} {{time}}|{0}>",  # in the reader's zone
     "mention": "<@{0}>", "person": "<@{0}>", "group": "<!subteam^{0}>", "all": "<!{0}>"}
 _SLACK_CURES: dict[str, _Cure] = {  # of all others people
@@ -2777,7 +2774,7 @@ class SlackAlerter(_ChatAlerter):
     _needs_names = True
     _upload_right = "a bot token with the scope files:write"
     _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{label} {words}",
-              "quote": "> {words}"}
+              "quote": "> {words}", "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _asked = ("slack_token", "slack_channel_id")
@@ -3276,9 +3273,8 @@ _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 # The parts of an embed, in the order in which Discord shows them.
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}
-_DISCORD_MARKS = {  # {0} is the text with its marks escaped, {1} the text
-    "bold": "**{0}**", "italic": "*{0}*", "strike": "~~{0}~~", "code": "`{1}`", "link": "[{0}]({url})",
-    "time": "<t:{url}:t> (<t:{url}:R>)"}  # in the reader's zone, and how long it is until then
+_DISCORD_MARKS = {  # {0} is the text with its marks escaped, {1} the text; a time is in the reader's zone
+    "code": "`{1}`", "link": "[{0}]({url})", "time": "<t:{url}:t> (<t:{url}:R>)"}
 # docs.discord.com/developers/topics/opcodes-and-status-codes
 _DISCORD_HINTS = {
     "160005|50083": "the thread is archived or locked: choose another one",
@@ -3328,7 +3324,7 @@ class DiscordAlerter(_ChatAlerter):
     _attaches = True
     _upload_right = "the permission Attach Files"
     _forms = {"title": "**{words}**", "heading": "{hashes} {words}", "item": "{indent}{label} {words}",
-              "quote": "> {words}"}
+              "quote": "> {words}", "bold": "**{words}**", "italic": "*{words}*", "strike": "~~{words}~~"}
     _bullet = "-"
     _measure = staticmethod(len)  # code points, says Discord's staff
     _shows_language = True
@@ -4666,8 +4662,8 @@ _INKS = {"info": ("#1d4ed8", "#93c5fd"), "success": ("#15803d", "#4ade80"), "war
          "error": ("#b91c1c", "#f87171")}  # of the level in words, on white and on dark: 4.5 to 1 at least
 _FONT = "font-family:-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif"
 _MONO = "font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:#f3f4f6"
-_HTML_SPANS = {"bold": "<strong>{}</strong>", "italic": "<em>{}</em>", "strike": "<s>{}</s>",
-               "link": '<a href="{url}" style="color:#2563eb">{}</a>',
+_HTML_MARKS = {"bold": "<strong>{words}</strong>", "italic": "<em>{words}</em>", "strike": "<s>{words}</s>"}
+_HTML_SPANS = {"link": '<a href="{url}" style="color:#2563eb">{}</a>',
                "code": f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{{}}</code>'}
 _HTML_FORMS = {  # h1 is the title
     "title": '<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3">{}</h1>',
@@ -4675,7 +4671,7 @@ _HTML_FORMS = {  # h1 is the title
     "item": '<ul style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ul>',
     "numbered": '<ol start="{start}" style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ol>',
     "quote": '<blockquote style="margin:8px 0;padding-left:12px;border-left:3px solid #ddd">{}</blockquote>',
-    "text": '<div style="margin:8px 0">{}</div>',
+    "text": '<div style="margin:8px 0;white-space:pre-wrap">{}</div>',
     "code": f'<pre style="{_MONO};padding:12px;border-radius:6px;white-space:pre-wrap">{{}}</pre>'}
 _PICTURE = '<img src="{}" alt="{}" width="552" style="display:block;width:100%;max-width:552px;margin:8px 0">'
 _BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12px 12px 4px 0;padding:10px'
@@ -4686,8 +4682,8 @@ _TABLE = (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font
 _CELL = "padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top;text-align"
 _CELLS = {"name": f'<th style="{_CELL}:{{}};color:#6b7280;font-weight:600;word-break:normal">{{}}</th>',
           "cell": f'<td style="{_CELL}:{{}};word-break:normal">{{}}</td>',
-          "fact": f'<td style="{_CELL}:{{}}">{{}}</td>'}
-_CELL_SIDES = {"l": "left", "r": "right;white-space:nowrap"}
+          "fact": f'<td style="{_CELL}:{{}};white-space:pre-wrap">{{}}</td>'}
+_CELL_SIDES = {"<": "left", ">": "right;white-space:nowrap"}
 _ROW = ('<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;font-size:15px;'
         f'line-height:1.55;{_FONT};{{}}">{{}}</td></tr>')
 _LEVEL_ROW = _ROW.format("padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;"
@@ -4712,7 +4708,8 @@ role="presentation" %s style="background:#f3f4f6"><tr><td class="al-out" style="
 
 
 def _html_span(style: str, text: str, url: str) -> str:
-    return _HTML_SPANS.get(style, "{}").format(_html.escape(text), url=_html.escape(url))
+    text = _html.escape(text).replace("\n", "<br>")
+    return _HTML_SPANS.get(style, "{}").format(text, url=_html.escape(url))
 
 
 def _html_block(block: _Block, inline: bool) -> str:
@@ -4730,8 +4727,8 @@ def _html_block(block: _Block, inline: bool) -> str:
     if kind == "code":
         text = _html.escape("\n".join(block.lines))
     else:
-        lines = [_marked(block, line, _html_span, {}) for line in block.lines]
-        text = "\n".join(lines).strip("\n").replace("\n", "<br>\n")
+        lines = [_marked(block, line, _html_span, _HTML_MARKS) for line in block.lines]
+        text = "\n".join(lines).strip("\n").replace("\n", "<br>")
     if kind == "item" and block.label:
         kind = "numbered"
     form = ""
@@ -4749,8 +4746,8 @@ def _html_table(table: _Block) -> str:
         elif row is table.head:
             kinds = ["name"] * len(row)
         rows += "<tr>"
-        for cell, kind, side in zip(row, kinds, table.sides or "ll"):
-            rows += _CELLS[kind].format(_CELL_SIDES[side], _marked(table, cell, _html_span, {}))
+        for cell, kind, side in zip(row, kinds, table.sides or "<<"):
+            rows += _CELLS[kind].format(_CELL_SIDES[side], _marked(table, cell, _html_span, _HTML_MARKS))
         rows += "</tr>"
     return _TABLE.format(rows)
 
@@ -6242,18 +6239,19 @@ def _reveal(value: str, where: str) -> str:
 _HARMLESS = {**{c: chr(0x2400 + c) for c in range(32) if c not in (9, 10)}, 0x7F: "\u2421",
              **dict.fromkeys((*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")}
 # What terminals take for orders (ECMA-48): colours and cursor; links and titles; and the short ones.
-_TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b]*(?:\x07|\x1b\\\\)"
+_TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\\\)"
              "|\x1b[ -/][0-~]|\x1b[78=>DEHMNOZc\\\\]")
-_URL = r"https?://[^\s<>\"'`|\\^{}\[\]]*[^\s<>\"'`|\\^{}\[\].,;:!?)*_~]"
+_IN_URL = r"[^\s<>\"'`|\\^{}\[\]()]"  # brackets too, if they are closed
+_HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"
+_URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
 # Marks end within 500 characters, so that no text makes the search slow.
 _INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"
            r"|(?<![0-9A-Za-z_\\])(?P<stars>\*\*\*?)(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)"
            r"(?![0-9A-Za-z_])"
-           r"|(?<![\w*\\])\*(?=[^\s*])(?P<italic>[^*]{1,500}?)(?<=[^\s*])\*(?![\w*])"
-           r"|(?<![\w_\\])_(?=[^\s_])(?P<italic2>[^_]{1,500}?)(?<=[^\s_])_(?![\w_])"
+           r"|(?<![\w\\])(?P<slant>(?<!\*)\*|_)(?=\S)(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)"
+           r"(?!\w|(?P=slant))"
            r"|(?<![\w~\\])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
-           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _URL + r"/?)\)|(?P<url>" + _URL + ")")
-_PLAIN = f"(?P<label>(?!))?(?P<url>{_URL})"
+           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|(?P<url>" + _URL + ")")
 _ADDRESS_LIKE = r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d"
 _INVISIBLE = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
 
@@ -6282,38 +6280,48 @@ def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
         yield "text", line, ""
         return
     end = 0
-    for found in re.finditer(_INLINE if marked else _PLAIN, line):
+    pattern = f"(?P<url>{_URL})"
+    if marked:
+        pattern = _INLINE
+    for found in re.finditer(pattern, line):
         style, url = str(found.lastgroup), ""
         text = found[style]
         if style in ("href", "url"):
             style, url = "link", text
-        if found["label"]:
+        if found.lastgroup == "href":
             text = found["label"]
             seen = re.sub(_INVISIBLE, "", _unicodedata.normalize("NFKC", text))
             if text != url and re.search(_ADDRESS_LIKE, seen):
                 continue  # it may lead elsewhere: it stays as written
         yield "text", line[end:found.start()], ""
-        yield style.rstrip("2"), text, url
+        yield style, text, url
         end = found.end()
     yield "text", line[end:], ""
 
 
 def _bare(line: str) -> str:
     """Return one line of light Markdown without its marks; what they say beyond looks stays."""
-    return "".join(itertools.starmap(_bare_words, _spans(line)))
+    return _in_markup(_spans(line), _bare_words, _TEXT_FORMS)
 
 
 def _bare_words(style: str, text: str, url: str) -> str:
-    if style == "strike":
-        return f"~~{text}~~"
     if url.startswith("http") and url != text:
         return f"{text} ({url})"
     return text
 
 
+def _in_markup(spans: Iterable[_Span], mark: _Mark, forms: Mapping[str, str]) -> str:
+    """Return spans in some markup. In what is bold, italic or struck may stand links and code."""
+    words = ""
+    for style, text, url in spans:
+        if style in forms:
+            words += forms[style].format(words=_in_markup(_spans(text), mark, forms))
+        else:
+            words += mark(style, text, url)
+    return words
+
+
 def _unfenced(text: str) -> str:
-    if "```" not in text:
-        return text
     return re.sub("`(?=``)", "`\u200b", text)  # a fence in it would end a block of code
 
 
@@ -6323,25 +6331,25 @@ def _fenced(text: str) -> str:
 
 def _defuse(text: str) -> str:
     """Return text in which @here and its like name nobody, even where a service reads them as words."""
-    if "@" not in text:
-        return text
     return re.sub(r"(?i)@(?=here|channel|everyone|all\b)", "@\u200b", text)
 
 
 # === Layout ===
 _FLOWING = ("text", "plain", "heading", "item", "quote", "code")  # kinds that are lines of one running text
 _COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
-# Lines before a block of code, its language if it has one and more, and the code.
-_PARTS_OF_TEXT = (r"(?m)((?:(?![ \t]*```).*\n)*)"
-                  r"(?:[ \t]*```(?: ?([\w+#.-]{0,20})[ \t]*\n(?!\s*(?:```[ \t]*$|\Z)))?"
-                  r"((?s:.*?))(?:```[ \t]*$\n?|\Z))?")
+_FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"
+# Lines before a block of code, its fence, its language if it has one and more, and the code. Programs write
+# the closing fence just behind their output: it ends a line, and need not stand alone.
+_PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
+                  fr"(?:{_FENCE}(?: ?([\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\3[ \t]*$|\Z)))?"
+                  r"((?s:.*?))(?:\3[ \t]*$\n?|\Z))?")
 _LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|>(?: |$)(?P<quote>.*)"
          r"|(?P<indent>[ \t]*)(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
 _RULE = r"(?=.*\|)\|?[ \t]*:?-+:?([ \t]*\|[ \t]*:?-+:?)*[ \t]*\|?"  # below the head of a table
 _NUMBER = r"([-+−]?[\d.,_]*\d([eE][-+]?\d+)?[ \xa0]?%?|[-+]?(nan|NaN|inf))?"
 _RIGHT = fr"-+(:|(\n{_NUMBER})*\Z)"  # a column's rule and cells, if it stands right
-_JUSTIFY = {"l": str.ljust, "r": str.rjust}
-_TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]"}
+_TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]",
+               "bold": "{words}", "italic": "{words}", "strike": "~~{words}~~"}
 
 
 class _Block:
@@ -6349,7 +6357,7 @@ class _Block:
 
     ping: ids of those to call. title. text: light Markdown. plain: not Markdown. heading: of `level` 1 to 3.
     item: of a list, `level` deep, its `label` "3." or none. quote. code: its `label` the language, its `head`
-    lines to repeat on each page. table: lines and `head` are lists of cells, `sides` l or r for each column.
+    lines to repeat on each page. table: lines and `head` are lists of cells, `sides` < or > for each column.
     facts: lines are (name, value). picture: `file`. how: how to answer.
     note: level and mark, in small letters. A line of `how` may be a list of spans.
     """
@@ -6417,19 +6425,17 @@ def _how_to_answer(question: Question) -> _Block:
     if len(people) > _CALLED:
         closing.append(("text", f" and {len(people) - _CALLED} more", ""))
     closing.append(("text", ".", ""))
-    lines: list[Any] = question._instructions()
-    lines[-1] = closing
-    return _Block("how", lines)
+    return _Block("how", [*question._instructions(), closing])
 
 
 def _body(text: str) -> list[_Block]:
     blocks: list[_Block] = []
-    if not text.strip("` \t\n"):  # a lone fence, say, is shown as it is
+    if not text.strip("`~ \t\n"):  # a lone fence, say, is shown as it is
         return [_Block("plain", [text])]
-    for prose, language, code in re.findall(_PARTS_OF_TEXT, text + "\n"):
+    for prose, _, _, language, code in re.findall(_PARTS_OF_TEXT, text + "\n"):
         _add_prose(blocks, prose.split("\n"))
         if code:
-            blocks.append(_Block("code", code.rstrip("\n").split("\n"), label=language))
+            blocks.append(_Block("code", code.rstrip().split("\n"), label=language))
     return blocks
 
 
@@ -6463,9 +6469,7 @@ def _line_block(line: str) -> _Block:
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
     """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
-    if "|" not in lines[start]:  # as in most
-        return None
-    if not re.fullmatch(_RULE, lines[start + 1].strip()):
+    if "|" not in lines[start] or not re.fullmatch(_RULE, lines[start + 1].strip()):
         return None
     head, rules = _cells(lines[start]), _cells(lines[start + 1])
     if not len(rules) == len(head) <= _COLUMNS:
@@ -6480,10 +6484,10 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
     if not table.lines:  # a head alone is text
         return None
     for column in zip(rules, *table.lines):
-        side = "l"
         if re.match(_RIGHT, "\n".join(column)):
-            side = "r"
-        table.sides += side
+            table.sides += ">"
+        else:
+            table.sides += "<"
     return table
 
 
@@ -6498,6 +6502,8 @@ def _width(text: str) -> int:
     for char in text:
         if _unicodedata.east_asian_width(char) in "WF":
             width += 1
+        elif _unicodedata.combining(char):
+            width -= 1
     return width
 
 
@@ -6516,7 +6522,7 @@ def _aligned(block: _Block) -> _Block:
         line = ""
         for cell, width, side in zip(row, widths, block.sides):
             room = width - _width(cell) + len(cell)
-            line += _JUSTIFY[side](cell, room) + "  "
+            line += f"{cell:{side}{room}}  "
         lines.append(line.rstrip())
     if len(lines[0]) > _HEAD_WIDTH:
         return _Block("code", lines)
@@ -6543,22 +6549,14 @@ def _as_text(blocks: Sequence[_Block], gap: str = "\n\n") -> str:
     return gap.join(filter(str.strip, parts))
 
 
-def _marked(block: _Block, line: Any, mark: Callable[[str, str, str], str], forms: Mapping[str, str],
-            bullet: str = "-") -> str:
-    """Return a line of a block, or its spans, in some markup.
-
-    mark: (style, text, url) -> markup. forms: of lines by kind of block, as `_ChatAlerter._forms`.
-    """
+def _marked(block: _Block, line: Any, mark: _Mark, forms: Mapping[str, str], bullet: str = "-") -> str:
+    """Return a line of a block, or its spans, in some markup; mark and forms are as in `_ChatAlerter`."""
     if isinstance(line, str):
         line = _spans(line, block.kind not in ("plain", "facts", "code"))
-    words = ""
-    for style, text, url in line:
-        if block.kind == "heading" and style == "bold":  # it is bold already
-            style = "text"
-        words += mark(style, text, url)
-    form = forms.get(block.kind)
-    if form is None:
-        return words
+    if block.kind == "heading":  # it is bold already
+        forms = {**forms, "bold": "{words}"}
+    words = _in_markup(line, mark, forms)
+    form = forms.get(block.kind, "{words}")
     return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
                        label=block.label or bullet)
 

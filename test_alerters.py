@@ -1822,8 +1822,8 @@ def _pings(kind, payload):
             if found[0] != "link" and not re.fullmatch(our_time, found[1])]
 
 
-FULL = {"title": "Train & **test**", "level": "error", "metadata": {"accuracy": 0.95, "f1_score": [1]},
-        "images": ["https://x.example/a.png"], "body": """\
+FULL = {"title": "Train & **test**", "level": "error", "images": ["https://x.example/a.png"],
+        "metadata": {"accuracy": 0.95, "f1_score": "http://a/b_c"}, "body": """\
 # Results of *run* 7
 Loss is **low**, see `loss.csv`, [the log](https://e.example/l) & ~~old~~; *.py, a | b, -1, #42, my_var
 
@@ -1852,11 +1852,11 @@ def _mrkdwn(text):
 
 
 SLACK_FULL = {
-    "text": f"*Train &amp; test*\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: [1]\n🔴 error",
+    "text": f"*Train &amp; test*\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: <http://a/b_c>\n🔴 error",
     "unfurl_links": False, "unfurl_media": False, "blocks": [
         {"type": "header", "text": {"type": "plain_text", "text": "Train & test", "emoji": True}},
         {"type": "section", "expand": True, "text": _mrkdwn(SLACK_BODY)},
-        {"type": "section", "fields": [_mrkdwn("*accuracy*\n0.95"), _mrkdwn("*f1_score*\n[1]")]},
+        {"type": "section", "fields": [_mrkdwn("*accuracy*\n0.95"), _mrkdwn("*f1_score*\n<http://a/b_c>")]},
         {"type": "image", "image_url": "https://x.example/a.png", "alt_text": "image-1"},
         {"type": "context", "elements": [_mrkdwn("🔴 error")]}]}
 DISCORD_FULL = {
@@ -1866,7 +1866,7 @@ DISCORD_FULL = {
             "~~old~~; \\*.py, a \\| b, -1, #42, my\\_var\n\n- first\n    - **nested**\n3. three\n> quoted"
             "\n\n```\n" + FULL_TABLE + "```\n```python\nx < 1  # **as it is**\n```\nred link",
          "fields": [{"name": "accuracy", "value": "0.95", "inline": True},
-                    {"name": "f1\\_score", "value": "\\[1\\]", "inline": True}],
+                    {"name": "f1\\_score", "value": "http://a/b_c", "inline": True}],
          "image": {"url": "https://x.example/a.png"}, "footer": {"text": "🔴 error"}}]}
 SLACK_BARE = dict(SLACK_FULL, text="Done", blocks=[
     {"type": "section", "expand": True, "text": _mrkdwn("Done")}])
@@ -1892,7 +1892,7 @@ def test_a_full_message_and_a_bare_text_are_these_payloads(chats, kind, capsys):
     assert (receipt.alerter, receipt.ref) == (alerter.flavor, ref)
     if "webhook" not in kind:
         argv = [FULL["body"], "--flavor", kind, "--title", FULL["title"], "--level", "error", "--metadata",
-                "accuracy=0.95", "--metadata", "f1_score=[1]", "--image", *FULL["images"]]
+                "accuracy=0.95", "--metadata", "f1_score=http://a/b_c", "--image", *FULL["images"]]
         assert (main(["preview", *argv]), len(service.calls)) == (0, 2)
         shown = json.dumps(wanted[0]).replace("C0ALERTS", "C0123456789")
         assert _sent_by(kind, json.loads(capsys.readouterr().out)) == json.loads(shown)
@@ -1901,7 +1901,7 @@ def test_a_full_message_and_a_bare_text_are_these_payloads(chats, kind, capsys):
 def test_the_console_writes_the_message_to_stderr(capsys):
     assert ConsoleAlerter().post(AlerterMessage(**FULL))
     assert capsys.readouterr() == ("", (
-        f"[!!] Train & test\n{CONSOLE_BODY}\naccuracy: 0.95\nf1_score: [1]\n"
+        f"[!!] Train & test\n{CONSOLE_BODY}\naccuracy: 0.95\nf1_score: http://a/b_c\n"
         "[https://x.example/a.png]").replace("\n", "\n    ") + "\n")
 
 
@@ -1909,12 +1909,12 @@ TICKS = "`\u200b`\u200b`\u200b``"  # five of them, which end no block of code
 MARKDOWN = [  # source, on Slack, on Discord
     ("a **b c** d", "a *b c* d", "a **b c** d"), ("a *b* _c d_ e", "a _b_ _c d_ e", "a *b* *c d* e"),
     ("run `a_b*c <x>`", "run `a_b*c &lt;x&gt;`", "run `a_b*c <x>`"),
-    ("[docs](https://e.example/?b=1&c=2)", "<https://e.example/?b=1&amp;c=2|docs>",
-     "[docs](https://e.example/?b=1&c=2)"),
-    ("see https://e.example/a_b_c.", "see <https://e.example/a_b_c>.", "see https://e.example/a_b_c."),
-    ("(https://e.example/a)", "(<https://e.example/a>)", "(https://e.example/a)"),
-    ("```python\n```", "```\npython\n```", "```\npython\n```"),
-    ("```x = 1```", "```\nx = 1\n```", "```\nx = 1\n```"), ("a\n```\nx", "a\n```\nx\n```", "a\n```\nx\n```"),
+    ("[docs](https://x.io/?b=1&c=2)", "<https://x.io/?b=1&amp;c=2|docs>", "[docs](https://x.io/?b=1&c=2)"),
+    ("(https://x.io/a_(b)_c.)", "(<https://x.io/a_(b)_c>.)", "(https://x.io/a_(b)_c.)"),
+    ("[a](https://x.io/(b)_)(c)", "<https://x.io/(b)_|a>(c)", "[a](https://x.io/(b)_)(c)"),
+    ("**a *b* `c` https://x.io/d_e**", "*a _b_ `c` <https://x.io/d_e>*", "**a *b* `c` https://x.io/d_e**"),
+    ("```python\n```", *["```\npython\n```"] * 2), ("```x = 1```", *["```\nx = 1\n```"] * 2),
+    ("a\n```\nx", *["a\n```\nx\n```"] * 2),
     ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
     ("Alpha|Beta\n|-|-|\nend", "Alpha|Beta\n|-|-|\nend", "Alpha\\|Beta\n\\|-\\|-\\|\nend"),
     ("2 * 3 * 4 = 24", "2 * 3 * 4 = 24", "2 \\* 3 \\* 4 = 24"), ("***x***", "*x*", "**x**"),
@@ -1930,15 +1930,16 @@ MARKDOWN = [  # source, on Slack, on Discord
      "• a\n    • b\n        • c\n1. d\n    12. e\n-f\n-1\n1.5\n---\n* * *\n2)",
      "- a\n    - b\n        - c\n1. d\n    12. e\n\\-f\n\\-1\n1.5\n\\---\n\\* \\* \\*\n2)"),
     ("~~a b~~ ~~ c ~~ ||d||", "~a b~ ~~ c ~~ ||d||", "~~a b~~ \\~\\~ c \\~\\~ \\|\\|d\\|\\|"),
-    ("a|n|t\n-|-|:-\nx|1|7\ny|-20.5 %|\nb|c|d|e",
-     "```\na        n  t\n-  -------  -\nx        1  7\ny  -20.5 %\n```\nb|c|d|e",
-     "```\na        n  t\n-  -------  -\nx        1  7\ny  -20.5 %\n```\nb\\|c\\|d\\|e"),
+    ("a|n|t\n-|-|:-\ne\u0301|1|7\ny|-20.5 %|\nb|c|d|e",
+     "```\na        n  t\n-  -------  -\ne\u0301        1  7\ny  -20.5 %\n```\nb|c|d|e",
+     "```\na        n  t\n-  -------  -\ne\u0301        1  7\ny  -20.5 %\n```\nb\\|c\\|d\\|e"),
     ("a | b\n- | c\n|---|\n| a |\n|-|-|", "a | b\n• | c\n|---|\n| a |\n|-|-|",
      "a \\| b\n- \\| c\n\\|---\\|\n\\| a \\|\n\\|-\\|-\\|"),
-    ("\x1b[1;31mred\x1b[0m \x1b[2K\x1b]0;title\x1b\\a\x9b31mb\x1b(Bc\x1b]8;;x",
-     "red abc␛]8;;x", "red abc␛\\]8;;x"),
+    ("\x1b[1;31mred\x1b[0m \x1b[2K\x1b]0;title\x1b\\a\x9b31mb\x1b(Bc\x1b]8;;x\ny\a",
+     "red abc␛]8;;x\ny␇", "red abc␛\\]8;;x\ny␇"),
     ("C:\\new\\*x", "C:\\new\\*x", "C:\\\\new\\\\\\*x"), ("a\r\nb\rc", "a\nb\nc", "a\nb\nc"),
-    ("````\na ``` b\n```", "```\n`\na `\u200b`` b\n```", "```\n`\na `\u200b`` b\n```"),
+    ("````\n# a ```\n  ````\n*b*", "```\n# a `\u200b``\n```\n_b_", "```\n# a `\u200b``\n```\n*b*"),
+    ("~~~\n# a\n~~~\n~~~ b", "```\n# a\n```\n~~~ b", "```\n# a\n```\n\\~\\~\\~ b"),
     ("```\na ````` b\n`````c\n```", *[f"```\na {TICKS} b\n{TICKS}c\n```"] * 2)]
 
 
@@ -2086,10 +2087,9 @@ def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
     alerter, service = chats["slack"]
     service.broken_images.add("https://x.example/a.png")
     assert alerter.post(AlerterMessage(**FULL)) is True
-    assert _posted(service) == [{
-        "channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False, "text": (
-            f"*Train &amp; test*\n{SLACK_BODY}\naccuracy: 0.95\nf1_score: [1]\n<https://x.example/a.png>\n"
-            "🔴 error")}]
+    text = SLACK_FULL["text"].replace("\n🔴", "\n<https://x.example/a.png>\n🔴")
+    plain = {"channel": "C0ALERTS", "text": text, "unfurl_links": False, "unfurl_media": False}
+    assert _posted(service) == [plain]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -5722,11 +5722,11 @@ def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
         "X-Auto-Response-Suppress": "OOF, AutoReply"}
     assert mail_text(mail) == "Training done\n\nAll good.\n\nb < c: None\n" and not page.images
     assert page.words == ["Success", "Training done", "All", "good", ".", "b < c", "None"]
-    relay_alerter(relay).send(AlerterMessage("T", "```\ncode\n```", {"k": "v"}, [MAIL_PNG], "error"))
+    relay_alerter(relay).send(AlerterMessage("T", "```\ncode\n```", {"k": "d\n  e"}, [MAIL_PNG], "error"))
     page = MailPage(relay.mails[1])  # which needs nothing from outside, and knows dark mode
     assert not page.tags & {"script", "link", "iframe", "form", "object", "svg", "video"}
     assert not re.search(r"(?i)https?:|@import|url\(|expression|position:", page.source)
-    assert page.source.startswith("<!DOCTYPE html>") and "prefers-color-scheme:dark" in page.source
+    assert re.match('(?s)<!DOCTYPE html>.*prefers-color-scheme:dark.*pre-wrap">d<br>  e<', page.source)
     assert page.images == ["cid:image0"]
 
 
@@ -6212,14 +6212,14 @@ def test_a_mail_shows_all_kinds_of_text(relay):
         "Error", "Train &", "test", "Results of", "run", "7", "Loss is", "low", ", see", "loss.csv", ",",
         "the log", "&", "old", "; *.py, a | b, -1, #42, my_var", "first", "nested", "three",
         "quoted", "model", "accuracy", "名前", "0", "a|b", "0.95", "完了", "10", "v", "0.9",
-        "x < 1 # **as it is**", "red link", "accuracy", "0.95", "f1_score", "[1]"]
+        "x < 1 # **as it is**", "red link", "accuracy", "0.95", "f1_score", "http://a/b_c"]
     for piece in (r'<ol start="3" style="[^"]*"><li', r'<td style="[^"]*text-align:right;[^"]*">0.95</td>',
                   r'<th style="[^"]*text-align:left;[^"]*">model</th>', "<h1 [^>]*>Train", "<code [^>]*>loss",
                   r'<th style="[^"]*word-break:normal[^"]*">f1_score</th>',  # on a phone, too
                   r"<blockquote [^>]*>quoted</blockquote>", r'<img src="https://x.example/a.png"',
                   r"<h2 [^>]*>Results of <em>run</em> 7</h2>", r"<s>old</s>", r"<strong>v</strong></td>"):
         assert re.search(piece, page.source), piece
-    assert mail_text(mail) == (f"Train & test\n\n{CONSOLE_BODY}\n\naccuracy: 0.95\nf1_score: [1]\n\n"
+    assert mail_text(mail) == (f"Train & test\n\n{CONSOLE_BODY}\n\naccuracy: 0.95\nf1_score: http://a/b_c\n\n"
                                "[https://x.example/a.png]\n")
     fragment = AlerterMessage(**FULL)._repr_html_()
     assert "<html" not in fragment and fragment in page.source.replace("cid:image0", "")
