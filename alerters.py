@@ -374,8 +374,8 @@ class AlerterMessage(_Record):
 
     def _name(self) -> str:
         """Return the title, or else the first line of the text, without marks."""
-        first_line = _clean(self.body or "").strip().partition("\n")[0]
-        return _bare(self._title_line() or first_line)
+        text = _as_text(_body(_clean(self.body or "")[:2000]))
+        return _bare(self._title_line()) or text.strip().partition("\n")[0]
 
     def _load(self) -> AlerterMessage:
         """Return it with pictures drawn and files read. Plotting libraries do not bear several threads."""

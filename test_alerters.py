@@ -5751,7 +5751,7 @@ def test_the_structure_of_a_mail(relay):
 
 def test_the_subject_is_one_short_line_and_a_long_title_is_whole_in_the_mail(relay):
     subjects = [  # message, alerter's fields, params: subject, or the start of one that is cut
-        ({"title": "Done **now**"}, {}, {}, "Done now"), ({"body": "\n\nfirst\nsecond"}, {}, {}, "first"),
+        ({"title": "Done **now**"}, {}, {}, "Done now"), ({"body": "\n\n# *1st*\n2"}, {}, {}, "1st"),
         ({"metadata": {"a": 1}}, {"subject_prefix": "[ml]"}, {}, "[ml] Alert"),
         ({"title": "Done"}, {"subject_prefix": "[ml]"}, {"subject_prefix": "[x]", "subject": "A"}, "[x] A"),
         ({"title": "one\r\ntwo\n three\u2028four\x0bfive"}, {}, {}, "one two three four␋five"),
