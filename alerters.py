@@ -4754,11 +4754,13 @@ def _html_table(table: _Block) -> str:
 
 def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: bool = False) -> str:
     """Return a page for mail, with images by cid:, or (inline) a fragment for a notebook that holds them."""
-    (ink, dark_ink), rows = _INKS[level], ""
+    ink, dark_ink = _INKS[level]
+    rows = ""
     if level != "info":
         rows = _LEVEL_ROW.format(ink, level.capitalize())
     for kind, group in _grouped(blocks):
-        content, look = "\n".join([_html_block(block, inline) for block in group]), ""
+        content = "\n".join([_html_block(block, inline) for block in group])
+        look = ""
         if kind == "how":
             look = f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}"
             content += buttons
@@ -6335,7 +6337,7 @@ def _defuse(text: str) -> str:
 
 
 # === Layout ===
-_FLOWING = ("text", "plain", "heading", "item", "quote", "code")  # kinds that are lines of one running text
+_GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
 _COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
 _FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"
 # Lines before a block of code, its fence, its language if it has one and more, and the code. Programs write
@@ -6366,9 +6368,7 @@ class _Block:
         self.kind, self.lines, self.label, self.level = kind, list(lines), label, level
         self.head, self.sides, self.file = head, sides, file
         self.source: Any = None  # of a block in a service's markup: the same as it was written
-        self.group = kind
-        if kind in _FLOWING:
-            self.group = "text"
+        self.group = _GROUPS.get(kind, kind)
 
     def with_lines(self, lines: Iterable[Any]) -> _Block:
         part = copy.copy(self)
@@ -6377,7 +6377,7 @@ class _Block:
 
 
 def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
-    """Yield neighbours of one kind together; all kinds of `_FLOWING` are the one kind "text" here."""
+    """Yield neighbours of one kind together; all kinds in `_GROUPS` are the one kind "text" here."""
     for group, found in itertools.groupby(blocks, key=lambda block: block.group):
         yield group, list(found)
 
@@ -6448,7 +6448,7 @@ def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
         if "|" in line or not line[:1].isalpha():  # as few lines, and this is soon seen
             block = _table_at(lines, at) or _line_block(line)
         at += len(block.lines)
-        if block.kind == "table":
+        if block.kind == "table":  # its head and rule
             at += 2
         if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
             blocks[-1].lines += block.lines
@@ -6581,9 +6581,9 @@ class _Page:
 
     def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
         if self.last is not block:
-            self.last, part = block, block.with_lines([])
-            part.source = block.with_lines([])
-            self.blocks.append(part)
+            self.last = block
+            self.blocks.append(block.with_lines([]))
+            self.blocks[-1].source = block.with_lines([])
         self.blocks[-1].lines.append(written)
         self.blocks[-1].source.lines.append(line)
         self.room -= cost
@@ -6594,11 +6594,13 @@ class _Page:
         if self.last is not block:
             room -= service._opening(block)
         head, written, cost = _head(line, functools.partial(service._write, block), service._cost, room)
-        right = head == line or len(line) > service._limit  # the latter is cut in any case
-        if self.blocks and (cost > room or not right):
+        needs_cut = len(line) > service._limit  # no page has room for it
+        if self.blocks and (cost > room or head != line and not needs_cut):
             return line
         self.add(block, head, written, self.room - room + cost)
-        return line[len(head):] or None
+        if head == line:
+            return None
+        return line[len(head):]
 
     def stand_in(self, frame: _Page) -> None:
         """Put what the frame holds around the text of this page: title above, facts and the rest below."""
