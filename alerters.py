@@ -6594,8 +6594,8 @@ class _Page:
         if self.last is not block:
             room -= service._opening(block)
         head, written, cost = _head(line, functools.partial(service._write, block), service._cost, room)
-        needs_cut = len(line) > service._limit  # no page has room for it
-        if self.blocks and (cost > room or head != line and not needs_cut):
+        settled = head == line or len(line) > service._limit  # what no page could hold is cut anywhere
+        if self.blocks and (cost > room or not settled):
             return line
         self.add(block, head, written, self.room - room + cost)
         if head == line:
