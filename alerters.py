@@ -1864,8 +1864,10 @@ class Question:
                 self.alerter._join(self)
                 while True:
                     decision, now = self._poll(due), clock.monotonic()
+        if until >= self._ends:  # then it ends as the question does: no time-out where it cannot be read
+            until = float("inf")
                     if decision is None and now >= until:
-                        decision = Decision("timeout", at=clock.now())
+                        decision = Decision("timeout", at=clock.now(), approvals=self._approvals)
                     if decision is not None:
                         return decision
                     due = self._next

@@ -4638,7 +4638,7 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
             assert 42.5 <= room.clock.monotonic() - start <= 44
             continue
         with pytest.raises(DeliveryError, match=UNREAD) as caught:
-            question.wait()
+            question.wait(7)  # longer than the question
         assert (caught.value.outcome, room.clock.monotonic() - start) == ("unknown", pytest.approx(44))
         told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert "waiting for the answers goes on" in told[0]
@@ -4755,12 +4755,11 @@ def test_a_terminated_process_closes_its_question_and_ends_as_it_would_have():
 
 # === Asking: elsewhere and later ===
 def test_a_shorter_wait_leaves_the_question_open_and_a_longer_one_ends_with_it(discord_room):
-    room, question = discord_room, discord_room.ask(timeout=20)
-    assert question.wait(timeout=10) == Decision("timeout", at=room.clock.start + 10)
-    assert question.wait(0) == Decision("timeout", at=room.clock.start + 10)
-    assert room.notes(question) == []
-    assert question.wait(timeout="1h") == Decision("timeout", at=room.clock.start + 20)
-    assert len(room.notes(question)) == 1
+    room, question = discord_room, discord_room.ask(timeout=20, minimum_approvals=2)
+    room.reply(question, room.ann, "yes")
+    for timeout, end, notes in ((10, 10, 1), (0, 10, 1), ("1h", 20, 2)):
+        assert question.wait(timeout) == Decision("timeout", at=room.clock.start + end, approvals=(room.ann,))
+        assert len(room.notes(question)) == notes
     with pytest.raises(ConfigError):
         question.wait(timeout="5 apples")
 
