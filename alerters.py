@@ -1928,15 +1928,16 @@ class Question:
         """Note why it could not be read. What waiting cannot mend is raised, and closes the question."""
         if not isinstance(error, DeliveryError):
             error = DeliveryError(str(error))
-        self._failing = error
+        before, self._failing = self._failing, error
         if not error._final:
             self._not_before = began + (error.retry_after or 0)
             self._warn(f"{error}; waiting for the answers goes on")
             return
-        if not self._key:
+        if self._key:
+            if error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
+                self._key.end()
+        elif not before or not before._final:  # else it stands there
             self._say("The answers cannot be read. This question is closed.")
-        elif error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
-            self._key.end()
         raise error
 
     def _warn(self, what: object) -> None:
