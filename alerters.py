@@ -1268,7 +1268,7 @@ class BaseAlerter(_Record):
             # The same in every process, whatever order sets have there, and at whatever address objects lie.
             same = [self.flavor, getattr(self, self._api_field, None), where, message.title, message.body,
                     _same_text(message.metadata), sorted(approve), sorted(decline), fold,
-                    sorted(set(approvers or ())), needed]
+                    sorted(people), needed]
             text = _json.dumps(same, sort_keys=True, default=str)
             record.fingerprint = _hashlib.sha256(text.encode()).hexdigest()
         return Question(self, record)
@@ -1416,15 +1416,17 @@ def _is_plain(ref: Any) -> bool:
     return False
 
 
-def _same_text(value: Any) -> str:
-    """Return a fact as text that is the same in every process."""
-    if hasattr(value, "items"):
-        value = {_same_text(list(item)) for item in value.items()}
+def _same_text(value: Any, holders: tuple[int, ...] = ()) -> str:
+    """Return a fact as text that is the same in every process. holders: the ids of what it is a part of."""
+    if id(value) in holders:
+        return "…"
+    holders, ordered = (*holders, id(value)), not isinstance(value, (dict, set, frozenset))
+    if isinstance(value, dict):
+        value = list(value.items())
     if isinstance(value, (list, tuple, set, frozenset)):
-        texts = list(map(_same_text, value))
-        if isinstance(value, (set, frozenset)):
-            texts.sort()
-        value = texts
+        value = [_same_text(part, holders) for part in value]
+        if not ordered:
+            value.sort()
     return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
 
 

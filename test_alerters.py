@@ -5138,7 +5138,7 @@ CHANGES = {  # what differs the second time -> whether it is another question
     "title": ({"title": "Now"}, True), "approvers": ({"approvers": ["bob"]}, True),
     "everybody": ({"approvers": None}, True), "words": ({"approve_msg_options": ["go"]}, True),
     "fact": ({"metadata": {"b": {3, 1, 2}, "a": 2}}, True), "number": ({"minimum_approvals": 2}, True),
-    "order of approvers": ({"approvers": ["eve", "bob", "ann", "eve"]}, False),
+    "order of approvers": ({"approvers": ["eve", "BOB", "ann", "eve"]}, False),
     "order of words": ({"disapprove_msg_options": ["stop", "no"]}, False),
     "order of facts": ({"metadata": {"b": {2, 3, 1}, "a": 1}}, False), "timeout": ({"timeout": 1000}, False)}
 
@@ -5166,8 +5166,9 @@ def test_a_key_is_bound_to_where_it_asks(room):
 
 
 FINGERPRINT = """import alerters, enum
-class Mute: __repr__ = None
-stages = set(enum.Enum("Stage", "DEV TEST QA PROD"))  # without an order
+class Mute: __repr__ = items = None
+stages = [set(enum.Enum("Stage", "DEV TEST QA PROD"))]  # without an order
+stages.append(stages)
 facts = {"s": {"x", "y", "z", "w"}, "o": object(), "e": stages, "m": [Mute()]}
 alerter = alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C0")
 asked = alerters.AlerterParameters(approvers={"U0ANNA", "U0BENS", "U0CARL"})
