@@ -5231,7 +5231,7 @@ class StackStore:
                     os.unlink(draft)
                 with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                     _hand_over(file.fileno(), self.path)
-                    file.write(f"{text}\n".encode())
+                    file.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # half a character, too
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(draft, self.path)

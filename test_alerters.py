@@ -5057,7 +5057,7 @@ def test_a_key_may_hold_anything_but_nothing(slack_room):
         with pytest.raises(ConfigError, match="key must be a name"):
             _decide(slack_room, key=wrong)
     assert slack_room.service.posted == []
-    key = 'de/ploy "42" \u2603\n\U0001f600'
+    key = 'de/ploy "42" \u2603\n\U0001f600\udcff'
     slack_room.reply(_ask_and_die(slack_room, key=key), slack_room.ann, "yes")
     assert (_decide(slack_room, key=key).status, _records()) == (YES, {})
 
