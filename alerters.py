@@ -1536,9 +1536,11 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
         value = ()
     names = []
     for item in value:
-        if not isinstance(item, (str, int)):
+        if isinstance(item, int):
+            item = str(item)
+        elif not isinstance(item, str):
             item = ""
-        names.append(str(item).strip())
+        names.append(item.strip())  # of an enum of words this is the word
     if not names or "" in names:
         raise ConfigError(f"{what} must be a list of words, none of them empty; leave it out for the default")
     return tuple(names)
@@ -1625,9 +1627,11 @@ class _QuestionRecord:
                 return False
             if isinstance(value, list) and set(map(type, value)) - {str}:
                 return False
-        times = (self.asked, self.posted, self.deadline, self.claimed_until)
+        for moment in self.asked, self.posted, self.deadline, self.claimed_until:
+            if not 0 <= moment < 1e10:  # nor is it NaN
+                return False
         return all((self.token, self.deadline, self.approve, self.decline, self.approvers != [],
-                    self.minimum_approvals > 0, min(times) >= 0, max(times) < 1e10))
+                    self.minimum_approvals > 0))
 
 
 _JSON_TYPES = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "list[str]": (list,),
@@ -1860,14 +1864,14 @@ class Question:
         clock, until, due = self.alerter.clock, float("inf"), None
         if timeout is not None:
             until = clock.monotonic() + _seconds(timeout, "timeout")
+        if until >= self._ends:  # then it ends as the question does: no time-out where it cannot be read
+            until = float("inf")
         self._until = until
         try:
             with self._closed_if_stopped():
                 self.alerter._join(self)
                 while True:
                     decision, now = self._poll(due), clock.monotonic()
-        if until >= self._ends:  # then it ends as the question does: no time-out where it cannot be read
-            until = float("inf")
                     if decision is None and now >= until:
                         decision = Decision("timeout", at=clock.now(), approvals=self._approvals)
                     if decision is not None:
@@ -1993,7 +1997,7 @@ class Question:
         tapped, reason = reply.via == "reaction", None
         status = self._verdict(reply.text, tapped)
         if status is None and not tapped:  # a decline may say why: "decline: too early"
-            found = re.match(r"\s*(:[\w+-]+:|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)", reply.text, re.S)
+            found = re.match(r"\s*((?::[\w+-]+:)+|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)", reply.text, re.S)
             if found and self._verdict(found[1], False) == "declined":
                 status, reason = "declined", found[2].strip()
         if status is None:

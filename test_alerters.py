@@ -3937,7 +3937,7 @@ def test_an_edit_counts_as_it_stands_and_when_it_was_made(room, second, status):
 
 REASONS = {
     "decline: accuracy too low": "accuracy too low", "no : see #42\nand more": "see #42\nand more",
-    "*Reject*:not today!": "not today!", "❌: too slow": "too slow",
+    "*Reject*:not today!": "not today!", "❌: too slow": "too slow", ":x::skin-tone-3:: why": "why",
     "decline:": None, "approve: looks good": None, "no way: never": None, "no :": None}
 
 
@@ -4251,7 +4251,7 @@ def test_words_that_cannot_decide_are_refused_before_anything_is_posted(room):
 
 
 def test_approvers_may_be_given_as_text_or_from_a_generator_but_are_never_none_or_too_few(room, desk):
-    for given in (f"{room.ann}, {room.bob}", (name for name in (room.ann, room.bob))):
+    for given in (f"{room.ann}, {room.bob}", map(type("E", (str,), {"__str__": repr}), (room.ann, room.bob))):
         params = AlerterParameters(approvers=given)
         asked = [room.alerter()._frame(AlerterMessage("?"), params, None).to_dict() for _ in "12"]
         assert [state["approvers"] for state in asked] == [[room.ann, room.bob]] * 2
@@ -4772,7 +4772,6 @@ def test_a_question_is_plain_json_without_secrets(room):
     text = json.dumps(state, allow_nan=False)
     assert json.loads(text) == state
     assert room.service.token not in text and room.service.url not in text
-    state["ref"].clear()
     state["approve"].clear()
     again = Question.from_dict(json.loads(text), alerter)
     assert question.to_dict() == again.to_dict() == json.loads(text)  # what is handed out is a copy
@@ -4789,11 +4788,11 @@ def test_half_a_question_or_what_is_no_id_is_refused(room):
               for part in ("token", "asked", "deadline", "approve", "decline")]
     no_ids = {
         "slack": [{"channel": "C0\ud800"}, {"channel": "C0/.."}, {"ts": "("}, {"ts": None}],
-        "discord": [{"channel_id": "1/webhooks?x="}, {"channel_id": None}, {"message_id": "١٢٣"},
-                    {"message_id": "1" * 21}]}
+        "discord": [{"channel_id": "1/webhooks?x="}, {"message_id": "١٢٣"}, {"message_id": "1" * 21}]}
     odd = [{**state, "ref": {**state["ref"], **ref}} for ref in no_ids[room.kind]]
     for given, its, why in (
-            *((half, alerter, "to_dict gave") for half in (*halves, 5, {**state, "approve": []})),
+            *((half, alerter, "to_dict gave") for half in (
+                *halves, 5, {**state, "approve": []}, {**state, "deadline": math.nan})),
             *((other, alerter, "is no id of") for other in odd), ({**state, "ref": None}, alerter, "no id"),
             (state, None, "no name"), (state, Board(), "asked on")):
         with pytest.raises(ConfigError, match=why):
