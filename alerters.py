@@ -758,7 +758,7 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
         if target._overrides("ask"):
             return target.decide(message, params, key=key)
         try:
-            question = target._open(message, params, key)
+            question = target._open(message, _own_mentions(target, targets, params), key)
         except DeliveryError as error:
             if error.outcome != "not_sent" or target is able[-1]:
                 raise
