@@ -1471,8 +1471,7 @@ def _worked(work: Callable[..., object], *given: Any) -> bool:
 def _canonical(text: str) -> str:
     """Return text with every emoji as its :shortcode:, however its letters and white space were typed."""
     text = re.sub("[\ufe0e\ufe0f🏻-🏿]|:skin-tone-[2-6]:", "", text)
-    for name in re.findall(r":([\w+-]+):", text):
-        text = text.replace(f":{name}:", f":{_SHORTCODES.get(name, name)}:")
+    text = re.sub(r":([\w+-]+):", lambda found: f":{_SHORTCODES.get(found[1], found[1])}:", text)
     text = re.sub(r"[^\S\n]+", " ", text)
     if text.isascii():
         return text
@@ -1503,6 +1502,8 @@ def _word(text: str, fold: bool) -> str:
 
 
 _OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
+# "no: too early", or ":x:: too early"; ":x::tada:" is two emoji.
+_WITH_REASON = r"((?::[\w+-]+:)+(?!:[\w+-]+:)|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)"
 
 
 def _tap_name(text: str) -> str:
@@ -1997,9 +1998,9 @@ class Question:
         tapped, reason = reply.via == "reaction", None
         status = self._verdict(reply.text, tapped)
         if status is None and not tapped:  # a decline may say why: "decline: too early"
-            found = re.match(r"\s*((?::[\w+-]+:)+|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)", reply.text, re.S)
+            found = re.match(_WITH_REASON, reply.text.strip(), re.S)
             if found and self._verdict(found[1], False) == "declined":
-                status, reason = "declined", found[2].strip()
+                status, reason = "declined", found[2]
         if status is None:
             return None
         at = reply.at
