@@ -617,7 +617,7 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
     """Return the alerters to use: an object, a name, a stack, the environment's, or the active stack's."""
     if isinstance(alerter, BaseAlerter):
         return [alerter]
-    if alerter is not None and not isinstance(alerter, str):
+    if not isinstance(alerter, (str, type(None))):
         raise ConfigError(f"alerter must be a name or an alerter, not {_kind_of(alerter)}")
     store = StackStore()
     if alerter and stack:
@@ -736,11 +736,8 @@ def decide(question: _Text, params: AlerterParameters | None = None, *, title: s
 
 
 def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None,
-            key: str | None, opened: Callable[[Question], object] = bool) -> Decision:
-    """Ask the first alerter that can ask and takes the question: one question, one place.
-
-    opened: is told the question once it is posted.
-    """
+            key: str | None, opened: Callable[[Question], object] | None = None) -> Decision:
+    """Ask the first alerter that can ask and takes the question, and tell `opened` once it is posted."""
     able, reasons = [], []
     for target in targets:
         reason = target._cannot_ask()
@@ -764,7 +761,8 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
                 raise
             _log().warning("%s; the next alerter is asked", error)
         else:
-            opened(question)
+            if opened:
+                opened(question)
             return question.wait()
     raise AskNotSupported(f"nobody can be asked here: {'; '.join(reasons)}")
 
@@ -841,9 +839,7 @@ def _kind(field: _Field) -> str:
 
 
 def _is_secret(field: _Field) -> bool:
-    if not field.repr:
-        return True
-    return bool(re.search(_SECRET_NAME, field.name, re.I))
+    return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
 
 
 def _field_value(where: str, field: _Field, value: Any) -> Any:
@@ -902,9 +898,7 @@ def _url_problem(url: str) -> str:
         problem = problem or "it holds a space or another strange character"
     if problem:
         return f"is not a valid address: {problem}"
-    if parts.scheme == "https":
-        return ""
-    if parts.scheme == "http" and _is_loopback(host):
+    if parts.scheme == "https" or parts.scheme == "http" and _is_loopback(host):
         return ""
     return "must begin with https:// (http:// only for this machine)"
 
@@ -960,7 +954,7 @@ def _steady() -> float:
     """Return seconds of a clock that nobody sets."""
     # On Linux time.monotonic stands still while the machine sleeps, and a deadline that people were shown
     # would move by that.
-    if sys.platform != "win32" and hasattr(time, "CLOCK_BOOTTIME"):
+    if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a sandbox may not have it
             return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
@@ -1064,7 +1058,7 @@ class BaseAlerter(_Record):
 
         It takes what `post` takes; the override gets an AlerterMessage, and AlerterParameters or None.
         """
-        raise ConfigError(f"flavor {self.flavor or type(self).__name__} has no send(message, params)")
+        raise ConfigError(f"flavor {self.flavor} has no send(message, params)")
 
     @_known_keywords
     def decide(self, question: _Text, params: AlerterParameters | None = None, key: str | None = None, *,
@@ -1269,8 +1263,8 @@ class BaseAlerter(_Record):
             same = [self.flavor, getattr(self, self._api_field, None), where, message.title, message.body,
                     _same_text(message.metadata), sorted(approve), sorted(decline), fold,
                     sorted(people), needed]
-            text = _json.dumps(same, sort_keys=True, default=str)
-            record.fingerprint = _hashlib.sha256(text.encode()).hexdigest()
+            same_text = _json.dumps(same, sort_keys=True, default=str)
+            record.fingerprint = _hashlib.sha256(same_text.encode()).hexdigest()
         return Question(self, record)
 
     def _word_lists(self, params: AlerterParameters | None, fold: bool) -> list[list[str]]:
@@ -1303,8 +1297,9 @@ class BaseAlerter(_Record):
               key: str | None = None) -> Question:
         message, params = self._checked(question, params)
         problem = self._cannot_ask()
-        if problem or not self._overrides("replies"):
-            problem = problem or "it has its own ask alone, so no question can stay open"
+        if not problem and not self._overrides("replies"):
+            problem = "it has its own ask alone, so no question can stay open"
+        if problem:
             raise AskNotSupported(f"{self._who}: nobody can be asked here: {problem}")
         if key is not None and not (isinstance(key, str) and key.strip()):
             raise ConfigError("key must be a name, such as \"deploy-42\"")
@@ -1416,17 +1411,14 @@ def _is_plain(ref: Any) -> bool:
     return False
 
 
-def _same_text(value: Any, holders: tuple[int, ...] = ()) -> str:
-    """Return a fact as text that is the same in every process. holders: the ids of what it is a part of."""
-    if id(value) in holders:
-        return "…"
-    holders, ordered = (*holders, id(value)), not isinstance(value, (dict, set, frozenset))
+def _same_text(value: Any) -> str:
+    """Return a fact as text that is the same in every process."""
     if isinstance(value, dict):
-        value = list(value.items())
-    if isinstance(value, (list, tuple, set, frozenset)):
-        value = [_same_text(part, holders) for part in value]
-        if not ordered:
-            value.sort()
+        value = set(map(_same_text, value.items()))
+    if isinstance(value, (list, tuple)):
+        value = list(map(_same_text, value))
+    if isinstance(value, (set, frozenset)):
+        value = sorted(map(_same_text, value))
     return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
 
 
@@ -1471,7 +1463,8 @@ def _worked(work: Callable[..., object], *given: Any) -> bool:
 def _canonical(text: str) -> str:
     """Return text with every emoji as its :shortcode:, however its letters and white space were typed."""
     text = re.sub("[\ufe0e\ufe0f🏻-🏿]|:skin-tone-[2-6]:", "", text)
-    text = re.sub(r":([\w+-]+):", lambda found: f":{_SHORTCODES.get(found[1], found[1])}:", text)
+    for name in _SHORTCODES.keys() & re.findall(r":([\w+-]+):", text):
+        text = text.replace(f":{name}:", f":{_SHORTCODES[name]}:")
     text = re.sub(r"[^\S\n]+", " ", text)
     if text.isascii():
         return text
@@ -1502,8 +1495,7 @@ def _word(text: str, fold: bool) -> str:
 
 
 _OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
-# "no: too early", or ":x:: too early"; ":x::tada:" is two emoji.
-_WITH_REASON = r"((?::[\w+-]+:)+(?!:[\w+-]+:)|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)"
+_WITH_REASON = r"((?::[\w+-]+:)+(?!:[\w+-]+:)|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)"  # or ":x:: why"
 
 
 def _tap_name(text: str) -> str:
@@ -1520,9 +1512,7 @@ def _has_unknown_emoji(word: str) -> bool:
     """True if it holds an emoji of which it is not known here how Slack calls it."""
     chars = set(re.sub("[\ufe0e\ufe0f🏻-🏿]", "", word)) - set(_EMOJI)
     kinds = set(map(_unicodedata.category, chars))
-    if "\u200d" in chars:
-        return True
-    return not kinds.isdisjoint(("So", "Me", "Cn"))  # Cn: too new to know
+    return "\u200d" in chars or not kinds.isdisjoint(("So", "Me", "Cn"))  # Cn: too new to know
 
 
 def _names(value: Any, what: str) -> tuple[str, ...] | None:
@@ -1628,11 +1618,9 @@ class _QuestionRecord:
                 return False
             if isinstance(value, list) and set(map(type, value)) - {str}:
                 return False
-        for moment in self.asked, self.posted, self.deadline, self.claimed_until:
-            if not 0 <= moment < 1e10:  # nor is it NaN
-                return False
+        times = (self.asked, self.posted, self.deadline, self.claimed_until)
         return all((self.token, self.deadline, self.approve, self.decline, self.approvers != [],
-                    self.minimum_approvals > 0))
+                    self.minimum_approvals > 0, min(times) >= 0, sum(times) < 4e10))  # none of them is NaN
 
 
 _JSON_TYPES = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "list[str]": (list,),
@@ -1810,7 +1798,7 @@ class Question:
         self._ends = now + record.deadline - alerter.clock.now()
         self._grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
         self._gives_up = max(now, self._ends) + self._grace  # where it cannot be read
-        self._until = float("inf")  # when a wait that is shorter than the question ends
+        self._wait_until = float("inf")  # when a wait that is shorter than the question ends
         self._next = 0.0  # when the next poll is due
         self._not_before = 0.0  # when the service allows one
         self._failing: DeliveryError | None = None  # why the last poll could not read everything
@@ -1862,12 +1850,12 @@ class Question:
         Raises DeliveryError as `check` does. Where Ctrl-C, SIGTERM or SystemExit ends the wait, a question
         without a key is closed with a note.
         """
-        clock, until, due = self.alerter.clock, float("inf"), None
+        clock, until = self.alerter.clock, float("inf")
         if timeout is not None:
             until = clock.monotonic() + _seconds(timeout, "timeout")
         if until >= self._ends:  # then it ends as the question does: no time-out where it cannot be read
             until = float("inf")
-        self._until = until
+        self._wait_until, due = until, None
         try:
             with self._closed_if_stopped():
                 self.alerter._join(self)
@@ -2071,9 +2059,10 @@ class Question:
         taps = []
         for words, usual in (self._record.approve, _TAPS[0]), (self._record.decline, _TAPS[1]):
             tap = usual
-            for word in reversed(words):
+            for word in words:
                 if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)):
                     tap = word
+                    break
             taps.append(tap)
         return taps
 
@@ -2181,8 +2170,7 @@ class Question:
             if self._record.ref is not None:  # else it was never found
                 self.alerter._say(self, text, to)
         except (AlerterError, OSError) as error:
-            who = self.alerter._who
-            _log().warning("%s: could not write under the question: %s", who, _one_line(error))
+            _log().warning("%s: could not write under the question: %s", self.alerter._who, _one_line(error))
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
@@ -2208,9 +2196,9 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             pause = min(pause * 2, 8.0)
         elif not in_time:
             error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
-        may_again: object = error._again  # mail is sent once more where it may have arrived
-        if unheard and not may_again:
-            may_again = sure or find
+        may_again = error._again  # mail is sent once more where it may have arrived
+        if unheard and (sure or find):
+            may_again = True
         if not (in_time and may_again):
             raise error
         clock.sleep(wait)
@@ -4810,7 +4798,7 @@ class ConsoleAlerter(BaseAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return the lines typed since the last poll."""
         line = None
-        left = min(question._ends, question._until) - self.clock.monotonic()
+        left = min(question._ends, question._wait_until) - self.clock.monotonic()
         if _has_input_box():
             if left > 0:
                 line = _typed_in_box(left)

@@ -5166,8 +5166,7 @@ def test_a_key_is_bound_to_where_it_asks(room):
 
 FINGERPRINT = """import alerters, enum
 class Mute: __repr__ = items = None
-stages = [set(enum.Enum("Stage", "DEV TEST QA PROD"))]  # without an order
-stages.append(stages)
+stages = set(enum.Enum("Stage", "DEV TEST QA PROD"))  # without an order
 facts = {"s": {"x", "y", "z", "w"}, "o": object(), "e": stages, "m": [Mute()]}
 alerter = alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C0")
 asked = alerters.AlerterParameters(approvers={"U0ANNA", "U0BENS", "U0CARL"})
@@ -5438,7 +5437,8 @@ def test_what_is_not_exactly_an_answer_never_decides(room):
     chance, wrong = random.Random(room.kind), []
     for _ in range(9 if MORE else 1):
         question = room.ask(alerter=room.alerter(case_sensitive=False))  # the looser of the two
-        for text in [*_no_answers(chance), " " * 30_000 + "no way", "".join(map(":{}:".format, range(40_000)))]:
+        long = [" " * 30_000 + "no way", "".join(map(":{}:".format, range(40_000)))]
+        for text in _no_answers(chance) + long:
             room.reply(question, room.ann, text)
         began = time.process_time()
         decision = question.check()
