@@ -2450,12 +2450,12 @@ class _ChatAlerter(BaseAlerter):
         return True
 
     def _write(self, block: _Block, line: Any) -> Any:
-        """Return one line of a block in the service's markup; of facts, name and value."""
+        """Return a line of a block in the markup, safe where spans meet; of facts, name and value."""
         if block.kind == "facts":  # empty ones would be refused
             return tuple([_marked(block, words, self._mark, {}) or "\u200b" for words in line])
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
-        return _marked(block, line, self._mark, self._forms, self._bullet)
+        return _unfenced(_defuse(_marked(block, line, self._mark, self._forms, self._bullet)))
 
     def _cost(self, written: Any) -> int:
         if isinstance(written, tuple):  # a fact: Discord allows 25 of them in each of ten embeds
@@ -6376,7 +6376,7 @@ class _Block:
 
 def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
     """Yield neighbours of one kind together; all kinds in `_GROUPS` are the one kind "text" here."""
-    for group, found in itertools.groupby(blocks, key=lambda block: block.group):
+    for group, found in itertools.groupby(blocks, operator.attrgetter("group")):
         yield group, list(found)
 
 

@@ -2184,14 +2184,14 @@ HOSTILE_TEXTS = {
     "mentions": "<!channel> <!here> <!everyone> <@U1> <@W1|bob> <!subteam^S1> <#C1> @here @channel @everyone "
                 "@Here <@123> <@!123> <@&9> <#9> **@everyone** *<!here>*",
     "escaped already": "&lt;!channel&gt; \\@everyone",
-    "in code": "`<!channel>` `@everyone`\n```\n<@U1> @here\n```",
+    "in code": "`<!channel>` `@everyone`\n```\n<@U1> @here\n```", "bidi": "\u202e@here\u2066<!here>\u2069",
     "in a link": "[@everyone](https://e.example) [<!here>](https://e.example/a|b)",
     "masked": "[https://bank.example](https://evil.example) [bank.example](https://evil.example)",
     "slack's masks": "<https://evil.example|bank.example> <!date^1392734382^{date}^https://evil.example|x>",
     "no web": "[x](javascript:alert(1)) <javascript:alert(1)|x>",
     "fence break": "```\n``` @everyone <!channel>\n````\n<@U1>",
     "after a URL": "https://e.example/a[bank.example](https://evil.example)",
-    "joined": "@\u200beveryone @\u2060here <\u200b!channel>", "bidi": "\u202e@everyone\u2066<!here>\u2069",
+    "joined": "@\u200beveryone @\u2060here <\u200b!channel> @**here** ``**`x**",
     "controls": "\x00\x01\x1b[2J\x07\x9b31m<!here>\x7f", "surrogates": "\ud800 a \udfff <@U1> \ud83d",
     "lines": "a\u2028@everyone\u2029<!here>\x0b\x0c\x85b", "only invisible": "\u200b\u200b\ufeff",
     "ticks in a row": "a ``` [bank.example](https://evil.example) `b `",
@@ -2214,7 +2214,7 @@ def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
         assert [alerter.post(message) for message in messages] == [True, True], kind
         payloads = _posted(service)
         assert [act for payload in payloads for act in _acts(kind, payload)] == _trouble(service) == [], kind
-        assert not re.search(INVISIBLE, json.dumps(payloads, ensure_ascii=False)), kind
+        assert not re.search(INVISIBLE + "|(?<!`)```x|@here", json.dumps(payloads, ensure_ascii=False)), kind
     for message in messages:
         ConsoleAlerter().send(message)
     assert not re.search(INVISIBLE, capsys.readouterr().err)
