@@ -4039,7 +4039,7 @@ class SMTPEmailAlerter(BaseAlerter):
         for label, ground, word in zip(("Approve", "Decline"), ("#15803d", "#b91c1c"), words):
             head = {"subject": f"Re: {subject}", "body": word}
             query = _parse.urlencode(head, quote_via=_parse.quote, safe="")
-            address = f"mailto:{_parse.quote(self.sender_email, safe='@')}?{query}"
+            address = f"mailto:{_parse.quote(self._sender, safe='@')}?{query}"
             html += _BUTTON.format(_html.escape(address), ground, label)
         return html
 

@@ -6185,7 +6185,7 @@ def test_the_question_says_how_who_and_until_when(desk):
 
 
 def test_a_button_opens_the_finished_answer(desk):
-    desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, sender_email="bot+ml@example.org",
+    desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, sender_email="ML <bot+ml@example.org>",
                               imap_username="bot@example.org")
     params = {"approve_msg_options": ["ship it & go", "ok"], "timeout": 3600}
     for number, status in enumerate([YES, NO]):
