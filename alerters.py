@@ -3802,11 +3802,8 @@ _QUOTED = (">", "|")  # of a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
-# \1 begins a line, but no empty one, and \2 a line; from \3 to \4 is quoted, from \5 to \6 not to be seen.
-_HTML_BLOCKS = dict.fromkeys("p div tr li table ul ol pre center section h1 h2 h3 h4 h5 h6".split(), "\1")
-_HTML_STARTS = {**_HTML_BLOCKS, "hr": "\1", "br": "\2", "td": " ", "th": " ", "s": "~~", "del": "~~",
-                "strike": "~~", "blockquote": "\1\3", "style": "\5", "script": "\5", "title": "\5"}
-_HTML_ENDS = {**_HTML_BLOCKS, "blockquote": "\4\1", "style": "\6", "script": "\6", "title": "\6"}
+_HTML_LINES = set("p div br hr tr li table ul ol pre center section blockquote h1 h2 h3 h4 h5 h6".split())
+_HTML_MARKS = {"td": " ", "th": " ", "s": "~~", "del": "~~", "strike": "~~"}
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
@@ -4627,32 +4624,42 @@ class _Reader:
 
 def _html_text(source: str) -> str:
     """Return an HTML mail as text: `> ` before what is in a blockquote, `~~` before what is struck out."""
-    said: list[str] = []
-    page: Any = _html_parser.HTMLParser()
+    lines: list[str] = []
+    said: list[str] = []  # in the line that has not ended yet
 
-    def start(tag: str, attrs: object) -> None:
-        said.append(_HTML_STARTS.get(tag, ""))
-        if "line-through" in str(attrs).lower():
-            said.append("~~")
+    class Page(_html_parser.HTMLParser):
+        depth = 0  # of blockquotes
 
-    def end(tag: str) -> None:
-        said.append(_HTML_ENDS.get(tag, ""))
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            self.handle_endtag(tag, 1)  # which ends a line, too
+            if tag == "title":
+                self.set_cdata_mode(tag)  # it holds no tags, which not all Pythons know
+            said.append(_HTML_MARKS.get(tag, ""))
+            if "line-through" in str(attrs).lower():
+                said.append("~~")
 
-    page.handle_starttag, page.handle_endtag, page.handle_data = start, end, said.append
-    # Numbers of many digits, a lone < and Outlook's <![if]> take long or stop the parser.
-    source = re.sub(r"&#\w{9,};?", "\ufffd", re.sub(r"<!\[[^>]*>", "", source))
+        def handle_endtag(self, tag: str, deeper: int = -1) -> None:
+            if tag in _HTML_LINES:
+                line = " ".join("".join(said).split())
+                said.clear()
+                if line:
+                    lines.append("> " * min(self.depth, 1) + line)
+            if tag == "blockquote":
+                self.depth = max(self.depth + deeper, 0)
+
+        def handle_data(self, data: str) -> None:
+            if self.cdata_elem not in ("style", "script", "title"):
+                said.append(data)
+
+    # Not all Pythons know all ends of a comment that browsers do, or take Outlook's <![if]> for one.
+    source = re.sub("<!---?>", "<!---->", source.replace("--!>", "-->").replace("<![", "<!"))
+    # Numbers of many digits and a lone < take long or stop the parser.
+    source = re.sub(r"&#\w{9,};?", "\ufffd", source)
+    page = Page()
     page.feed(re.sub("<(?![a-zA-Z/!?])", "&lt;", source))
     # What it could not parse to the end counts as text; its close() would take quadratic time for that.
-    text = re.sub(r"\s+", " ", "".join(said) + page.rawdata)
-    text = re.sub("\5[^\5\6]*\6", "", text).replace("\2", "\n")
-    text = re.sub(" ?\1[\1 ]*", "\1", text)
-    lines, depth = [], 0
-    for line in re.sub("(?<=\n)\1", "", text).replace("\1", "\n").split("\n"):
-        depth += line.count("\3")
-        if depth:
-            line = "> " + line
-        lines.append(re.sub("[\3-\6]", "", line))
-        depth = max(depth - line.count("\4"), 0)
+    said.append(page.rawdata)
+    page.handle_endtag("br")
     return "\n".join(lines)
 
 

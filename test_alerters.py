@@ -6409,16 +6409,16 @@ HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: H
     "Approve": ["<div>Approve<br></div>"], "no": ["<table><tr><td>no</td></tr></table>"],
     "ok": re.split(" ¦ |\n", """\
 <p>&nbsp;</p><p>ok&nbsp;</p> ¦ <style>p{}</style><p>ok</p> ¦ <!-- no --><p>ok</p> ¦ <p>ok<!-- no -->
-ok<a title='>no'> ¦ ok<title></x> no</title> ¦ ok</p no"""),
+ok<a title='>no'> ¦ ok<title></x> no</title> ¦ ok</p no ¦ <!--[if mso]>x<![endif]--><p>ok"""),
     None: ["<pre>ok\nno</pre>", *re.split(" ¦ |\n", """\
 <p>LGTM</p><blockquote>no</blockquote> ¦ ok<!--> no ¦ ok<textarea><!-- </textarea>only  ¦ <DEL>ok</DEL>
-<s >ok ¦ <P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P>
-<p style='text-decoration:line&#45;through'>ok ¦ ok<?a> no ¦ ok<![CDATA[> no]]>
-ok<a title='> no ¦ ok<style></title> no ¦ ok< ¦ <s>approve</s> ¦ <del>approve</del>
+<s >ok ¦ <P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P> ¦ <!--[if mso]>x<![endif]-->no<!-- a --> ok
+<p style='text-decoration:line&#45;through'>ok ¦ ok<?a> no ¦ ok<![CDATA[> no]]> ¦ ok\5no\6
+ok<a title='> no ¦ ok<style></title> no ¦ ok< ¦ ok<!-->no--> ¦ ok<!--a--!>no--> ¦ <s>approve</s>
 <div>approve</div><div>if CI is green</div> ¦ <strike>approve</strike> ¦ <script>approve</script> ¦ <p>ok<p>no
 <span style="text-decoration:line-through">approve</span> ¦ <blockquote>approve</blockquote> ¦ <p title='ok'>
 <p>approve</p><blockquote>x</blockquote><p>no</p> ¦ <p>not</p><p>ok</p> ¦ <ul><li>ok</li><li>no</li></ul>
-<title>ok</title> ¦ <p>ok</p><table><tr><td>not</td><td>now</td></tr></table>
+<del>ok</del> ¦ <title>ok</title> ¦ <p>ok</p><table><tr><td>not</td><td>now</td></tr></table>
 <div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>""")]}
 
 
