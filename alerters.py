@@ -3797,43 +3797,46 @@ _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:[^\w\n\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji count as letters
-_ANCHOR = 12  # letters that are not alike by chance
 _QUOTED = (">", "|")  # of a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
 _HTML_LINES = set("p div br hr tr li table ul ol pre center section blockquote h1 h2 h3 h4 h5 h6".split())
 _HTML_MARKS = {"td": " ", "th": " ", "s": "~~", "del": "~~", "strike": "~~"}
+_US, _READER, _SUBJECT = "\1", "\2", "\3"  # stand in a line for our name or address, a reader's, our token
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]+"
 _COLON = r"[:\uff1a-]\W*"
-# A line has the letter of the first of these that it is: \x01 stands for us, \x02 for a reader, \x03 for our
-# subject. Q and q are what we mailed, marked or bare; S: `--`; E: a closing, a name, `Sent from …`; ?: said.
+# A line that none of these fits was said by somebody; it is of the first kind that it fits.
 _KINDS = {
-    " ": r"[->|_=*\s]*",
-    "s": r".*\x03.*",  # Subject: Re: Deploy? [#…]
-    "z": r"[\w ]+, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
-    "w": rf"\W*\x01\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes:
-    "B": rf"(?=.*\x01){_DATE}{_COLON}",  # On 24.11.2026, Bot wrote:
-    "b": rf"(?=.*\x01){_DATE}",  # On 24.11.2026, Bot has
-    "n": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
-    "u": r".*\x01.*",  # From: Bot
-    "P": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: staging | production
-    "C": r"(?:[\w.]{1,8}:? ?)?(?!0\d[/-]|\(?\d\d \d\d \d{4})[+(0][\d ()/-]{6,20}"  # no date
-         r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:]+@\S+",
-    "D": rf"[^\W\d_]+ ?[:\uff1a]{_DATE}",  # Date: 24.11.2026
-    "d": _DATE,  # Date 24.11.2026
-    "r": r".*\x02.*",  # To: Ann
-    "-": "[-_]{4,}.*[-_]{4,}",  # ---- Original Message ----
-    "X": rf".{{,30}}{_COLON}",  # written:
-    "l": r"\W{0,3}\w[\w '-]{0,20}[:\uff1a].*"}  # Cc: Carl
-# `From`, `Date`, `To` and `Subject` in any order, with a name that nobody knows too; or `On …, we wrote:`.
-_HEADING = r"(?:-?(?:ur*[dD][rl]*|Du[rl]*|lDr)s|B|bX|z?w|n) *"
-# The blank lines above go too. Three bare lines of ours are a quote, fewer need a heading.
-_NOT_OWN = rf"(?:(?<! ) +)?(?:(?:{_HEADING})?(?:Q+|q{{3,}})|{_HEADING}q+|S[^Qq]*|E(?:[E ]|P?C)*) *"
-# A line that a program adds names it (then \1 stands for it), says that it sent the mail (\2), and no more.
+    "blank": r"[->|_=*\s]*",
+    "subject": rf".*{_SUBJECT}.*",  # Subject: Re: Deploy? [#…]
+    "stamp": r"[\w ]+, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
+    "says": rf"\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes:
+    "wrote": rf"(?=.*{_US}){_DATE}{_COLON}",  # On 24.11.2026, Bot wrote:
+    "began": rf"(?=.*{_US}){_DATE}",  # On 24.11.2026, Bot has
+    "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
+    "us": rf".*{_US}.*",  # From: Bot
+    "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
+    "contact": r"(?:[\w.]{1,8}:? ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,15}"  # so many digits are no date
+               r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:]+@\S+",
+    "dated": rf"[^\W\d_]+ ?[:\uff1a]{_DATE}",  # Date: 24.11.2026
+    "date": _DATE,  # Date 24.11.2026
+    "reader": rf".*{_READER}.*",  # To: Ann
+    "rule": "[-_]{4,}.*[-_]{4,}",  # ---- Original Message ----
+    "colon": rf".{{,30}}{_COLON}",  # written:
+    "label": r"\W{0,3}\w[\w '-]{0,20}[:\uff1a].*"}  # Cc: Carl
+# What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
+# least; what follows `--`; an ending. With a letter for each kind it is a pattern over a text.
+_NOT_OWN = r"""((?<!blank) blank+)? (
+    (rule? (us reader* (date|dated) (reader|label)* | dated us (reader|label)* | label dated reader) subject
+       | wrote | began colon | stamp? says | timed) blank* (quoted+ | bare+)
+  | quoted+ | bare{3,} | dashes ((?!quoted|bare).)* | closing (closing | blank | role? contact)*) blank*"""
+_LETTERS = dict(zip([*_KINDS, "quoted", "bare", "dashes", "closing", "said"], "abcdefghijklmnopqrstu"))
+_NOT_OWN = re.sub(r"[a-z]+|\s+", lambda name: _LETTERS.get(name[0], ""), _NOT_OWN)
+# A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphone|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo"
              r"|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online"
              r"|aol|mail\.ru|yandex|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|windows|zoho"
@@ -3845,7 +3848,7 @@ _SENT = (r"télécharger|downloaden|отправлено|gönderildi|geschickt|d
          r"|envoyé|baixar|küldve|edinin|trimis|holen|laden|obter|hämta|sendt|hanki|sent|hent|から送信|より送信|发自我的"
          r"|發自我的|來自我的|נשלח|get|送信|发自|에서|보냄|보낸")
 _ADDED = set("""
-    \1 \2 from my the via with using for on an a this message was mail email app client secure mobile
+    PROGRAM SENT from my the via with using for on an a this message was mail email app client secure mobile
     tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus diese
     nachricht wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo
     van vanaf mijn met voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со для моего
@@ -4042,7 +4045,9 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _deliver(self, mail: _Mail) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
-        until = self._until(_UPLOAD_BUDGET if mail.files else _SEND_BUDGET)
+        until = self._until(_SEND_BUDGET)
+        if mail.files:
+            until = self._until(_UPLOAD_BUDGET)
         refused, everybody = mail.refused, len(mail.left)
         try:
             _insist(lambda: self._transact(mail, until), self.clock, until)
@@ -4076,13 +4081,13 @@ class SMTPEmailAlerter(BaseAlerter):
                 answer = session.rcpt(address)
                 if answer[0] in (250, 251):
                     taken.append(address)
-                elif answer[0] == 421:  # the server leaves
-                    raise _smtplib.SMTPResponseException(*answer)
-                else:
-                    refusal = _mail_failure(self._who, _smtplib.SMTPResponseException(*answer))
-                    mail.refused[address] = refusal
-                    if not refusal._again:
-                        mail.left.remove(address)
+                    continue
+                refused = _smtplib.SMTPResponseException(*answer)
+                if answer[0] == 421:  # the server leaves
+                    raise refused
+                mail.refused[address] = refusal = _mail_failure(self._who, refused)
+                if not refusal._again:
+                    mail.left.remove(address)
             if taken:
                 _expect(session.docmd("DATA"), 354)
                 in_data = True  # from now on nobody knows whether it arrived
@@ -4103,7 +4108,7 @@ class SMTPEmailAlerter(BaseAlerter):
         finally:
             session.close()
         if mail.refused:
-            first = [*mail.left, *mail.refused][0]  # one whom it can be sent to later, if there is any
+            first = next(iter(mail.left or mail.refused))  # one whom it can be sent to later, if there is any
             raise mail.refused[first]
 
     def _smtp(self, until: float) -> Any:
@@ -4143,7 +4148,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _imap(self, until: float) -> Any:
         """Return a session of imaplib with INBOX, over TLS and logged in."""
         user = self.imap_username or self.username or self._sender
-        password = self._secret("imap_password" if self.imap_password else "password")
+        password = self._secret("imap_password") or self._secret("password")
 
         def begin(wire: _Wire, trust: object) -> Any:
             class Session(_imaplib.IMAP4):
@@ -4249,7 +4254,7 @@ class SMTPEmailAlerter(BaseAlerter):
         """Return the answers among the mails that name a question, oldest first."""
         record, uids = question._record, box.naming(question.token)
         people = set(map(self._person, record.approvers or record.recipients or self.recipient_email))
-        new = [uid for uid in uids if uid not in box.answers]
+        new = sorted(set(uids).difference(box.answers))
         for uid, arrived, data in box.fetch(new, f"BODY.PEEK[]<0.{_READ_MAX}>", 1):
             box.answers[uid] = None
             try:
@@ -4395,10 +4400,8 @@ def _expect(answer: tuple[int, bytes], code: int) -> None:
 
 
 def _smtp_login(session: Any, user: str, password: str) -> None:
-    """Log in by PLAIN, which takes UTF-8 (RFC 4616), or by LOGIN.
-
-    smtplib would try a password that is refused once more in each way, and CRAM-MD5 where MD5 is forbidden.
-    """
+    """Log in by PLAIN, which takes UTF-8 (RFC 4616), or by LOGIN."""
+    # smtplib would try a password that is refused once more in each way, and CRAM-MD5 where MD5 is forbidden.
     ways = session.esmtp_features.get("auth", "").upper().split()
     if "PLAIN" in ways:
         _expect(session.docmd("AUTH", "PLAIN " + _coded(f"\0{user}\0{password}")), 235)
@@ -4445,12 +4448,12 @@ def _words(said: Any) -> str:
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
     """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
     status, words = getattr(error, "smtp_code", 0), _words(getattr(error, "smtp_error", ""))
+    said = f"{status} {words}"
+    if 400 <= status < 500:
+        return _failure(who, said, status=status, cure="again", hint="the server asks to try later")
     if 200 <= status < 600:
-        refusal = _failure(who, f"{status} {words}", status=status, cure="people",
-                           hint=_SMTP_HINTS.get(status, "the server refused it; its words say why"))
-        if 400 <= status < 500:
-            refusal._cure, refusal.hint = "again", "the server asks to try later"
-        return refusal
+        hint = _SMTP_HINTS.get(status, "the server refused it; its words say why")
+        return _failure(who, said, status=status, cure="people", hint=hint)
     if type(error).__name__ == "SMTPNotSupportedError":
         return _failure(who, _reason(error), cure="people",
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
@@ -4461,12 +4464,8 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
 
 def _as_sent(mail: Any) -> list[str]:
     """Return the text of a mail of ours, and its HTML as text, by which their quotes are known."""
-    texts = []
-    for kind in ("plain", "html"):
-        part = mail.get_body((kind,))
-        if part:
-            texts.append(_part_text(part)[:_SENT_MAX])
-    return texts
+    parts = map(mail.get_body, [("plain",), ("html",)])
+    return [_part_text(part)[:_SENT_MAX] for part in parts if part]
 
 
 def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
@@ -4518,8 +4517,11 @@ def _values(mail: Any, *names: str) -> list[str]:
 def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail answers: the last, as one may be asked below another."""
     heads = "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower()
-    heads = re.sub(r"\s", "", heads)  # they were folded anywhere
-    return re.sub(r".*(?:\[#|<alerters\.)([0-9a-f]{16})[\].@].*|.*", r"\1", heads)
+    heads = "".join(heads.split())  # they were folded anywhere
+    found = re.search(r".*(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)
+    if found:
+        return found[1]
+    return ""
 
 
 def _writer_of(mail: Any) -> str:
@@ -4545,11 +4547,7 @@ def _part_text(part: Any) -> str:
 
 
 class _Reader:
-    """Finds what the writer of a mail wrote: lines get letters for their kinds, and runs of kinds come off.
-
-    A quote is known by what was mailed of the question: a run of our lines, whole and in their order,
-    compared by letters alone, bare or behind `>`, wrapped anew or not.
-    """
+    """Finds what the writer of a mail wrote: each line is of a kind, and runs of kinds come off."""
     def __init__(self, question: Question, asker: str, mail: Any) -> None:
         self._decides = question._verdict
         name, address = _mailbox(asker, "sender_email")
@@ -4561,8 +4559,8 @@ class _Reader:
         writer, _, _ = _values(mail, "From")[0].casefold().partition("@")
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         readers = re.findall(r"[^\W\d_]{2,}", " ".join([writer, *question._record.recipients]))
-        self._marks = {"\1": rf"(?i){us}(?:\W{{1,6}}{us})?", "\3": rf"(?i)\[#{question.token}\]",
-                       "\2": rf"(?i)(?<!\w)(?:{'|'.join(readers)})(?!\w)"}
+        self._marks = {_US: rf"(?i){us}(?:\W{{1,6}}{us})?", _SUBJECT: rf"(?i)\[#{question.token}\]",
+                       _READER: rf"(?i)(?<!\w)(?:{'|'.join(readers)})(?!\w)"}
         sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
         self._ours = "".join(sent)
         self._ends = set(itertools.accumulate(map(len, sent)))  # of its lines, where the next begin
@@ -4575,17 +4573,21 @@ class _Reader:
         letters = re.sub(_NO_LETTERS, "", text.casefold()).split("\n", _LINES_MAX)
         kinds = list(map(functools.lru_cache(None)(self._kind), lines))  # many lines are alike
         end = 0
-        for first in range(len(lines)):
+        for first, line in enumerate(lines):
             if first >= end and letters[first]:
                 end = self._run(lines, letters, first)
-                if len("".join(letters[first:end])) >= _ANCHOR:
-                    kinds[first:end] = "qQ"[lines[first].startswith(_QUOTED)] * (end - first)
-        for found in reversed(list(re.finditer(_NOT_OWN, "".join(kinds)))):
+                if max(map(len, letters[first:end]), default=0) >= 12:  # that are not alike by chance
+                    kind = "bare"
+                    if line.startswith(_QUOTED):
+                        kind = "quoted"
+                    kinds[first:end] = [kind] * (end - first)
+        runs = re.finditer(_NOT_OWN, "".join(map(_LETTERS.__getitem__, kinds)))
+        for found in reversed(list(runs)):
             del lines[found.start():found.end()]
         return "\n".join(lines).strip()
 
     def _run(self, lines: list[str], letters: list[str], first: int) -> int:
-        """Return where the run of our lines ends that begins with this line; `first` if there is none."""
+        """Return where the run of our lines, by letters, that begins here ends; `first` if none does."""
         places, end = self._ends | {0}, first
         marked = lines[first].startswith(_QUOTED)
         for number in range(first, len(lines)):
@@ -4602,24 +4604,24 @@ class _Reader:
         return end
 
     def _kind(self, line: str) -> str:
-        """Return a letter for what a line is if nobody wrote it."""
+        """Return what a line is if nobody wrote it, or "said"."""
         if len(line) > 300:  # no program writes so long a line, and the forms would take quadratic time
-            return "?"
+            return "said"
         if self._decides(line, False):
-            return "?"
+            return "said"
         if line == "--":
-            return "S"
-        text = re.sub(_PROGRAMS, " \1 ", re.sub(_SENT, " \2 ", line.casefold()))
+            return "dashes"
+        text = re.sub(_PROGRAMS, " PROGRAM ", re.sub(_SENT, " SENT ", line.casefold()))
         words = set(re.findall(r"[^\s,.;!'’<…>-]+", text))
-        if {"\1", "\2"} <= words <= _ADDED or set() < words <= self._closings:
-            return "E"
+        if {"PROGRAM", "SENT"} <= words <= _ADDED or set() < words <= self._closings:
+            return "closing"
         line = line.strip(">| \t\xa0")
         for mark, pattern in self._marks.items():
             line = re.sub(pattern, mark, line)
         for kind, pattern in _KINDS.items():
             if re.fullmatch(pattern, line):
                 return kind
-        return "?"
+        return "said"
 
 
 def _html_text(source: str) -> str:
