@@ -1547,7 +1547,9 @@ def _seconds(value: Any, what: str) -> float:
     if hasattr(value, "total_seconds"):
         seconds = value.total_seconds()
     if isinstance(value, str):
-        text = re.sub(r"^[\d.]+$", r"\g<0>s", value.strip().lower())
+        text = value.strip().lower()
+        if re.fullmatch(r"[\d.]+", text):
+            text += "s"
         if re.fullmatch(rf"(?:{_TIME}\s*)+", text):
             seconds = 0.0
             for number, unit in re.findall(_TIME, text):
