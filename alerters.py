@@ -2478,7 +2478,7 @@ class _ChatAlerter(BaseAlerter):
         if kind == "title":
             return self._forms["title"].format(words=lines[0])
         if kind == "facts":
-            return "\n".join(map("{0[0]}: {0[1]}".format, lines))
+            return "\n".join(_as_lines(blocks[0]).lines)
         lines = []
         for block in blocks:
             if block.kind == "code":
@@ -6285,15 +6285,12 @@ def _one_line(text: object, limit: int = 500) -> str:
     return line
 
 
-def _spans(line: str, marked: bool = True) -> Iterator[_Span]:
-    """Yield (style, text, url) of one line: text, bold, italic, strike, code, link. Unmarked: only URLs."""
+def _spans(line: str, pattern: str = _INLINE) -> Iterator[_Span]:
+    """Yield (style, text, url) of one line: text, bold, italic, strike, code, link."""
     if not re.search("[`*_~[]|://", line):  # as most lines, and this is soon seen
         yield "text", line, ""
         return
     end = 0
-    pattern = f"(?P<url>{_URL})"
-    if marked:
-        pattern = _INLINE
     for found in re.finditer(pattern, line):
         style, url = str(found.lastgroup), ""
         text = found[style]
@@ -6346,11 +6343,11 @@ def _defuse(text: str) -> str:
 
 
 # === Layout ===
+_PATTERNS = dict.fromkeys(("plain", "facts", "code"), f"(?P<url>{_URL})")  # no marks, but addresses
 _GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
 _COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
-_FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"
-# Lines before a block of code, its fence, its language if it has one and more, and the code. Programs write
-# the closing fence just behind their output: it ends a line, and need not stand alone.
+_FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # programs close it behind their last line
+# Lines before a block of code, its fence, its language if it has one and more, and the code.
 _PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
                   fr"(?:{_FENCE}(?: ?([\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\3[ \t]*$|\Z)))?"
                   r"((?s:.*?))(?:\3[ \t]*$\n?|\Z))?")
@@ -6539,7 +6536,10 @@ def _aligned(block: _Block) -> _Block:
 
 
 def _as_lines(facts: _Block) -> _Block:
-    return _Block("plain", "\n".join(map("{0[0]}: {0[1]}".format, facts.lines)).split("\n"))
+    lines: list[str] = []
+    for name, value in facts.lines:
+        lines += f"{name}: {value}".split("\n")
+    return _Block("plain", lines)
 
 
 def _as_text(blocks: Sequence[_Block], gap: str = "\n\n") -> str:
@@ -6561,7 +6561,7 @@ def _as_text(blocks: Sequence[_Block], gap: str = "\n\n") -> str:
 def _marked(block: _Block, line: Any, mark: _Mark, forms: Mapping[str, str], bullet: str = "-") -> str:
     """Return a line of a block, or its spans, in some markup; mark and forms are as in `_ChatAlerter`."""
     if isinstance(line, str):
-        line = _spans(line, block.kind not in ("plain", "facts", "code"))
+        line = _spans(line, _PATTERNS.get(block.kind, _INLINE))
     if block.kind == "heading":  # it is bold already
         forms = {**forms, "bold": "{words}"}
     words = _in_markup(line, mark, forms)
