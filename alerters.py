@@ -281,12 +281,19 @@ def _usual_hint(error: DeliveryError, hints: Mapping[str, str]) -> str:
     return f"`{_program()} check` tells which part of the set-up works"
 
 
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Return the name that was meant, or ""; by smtp_password that is password, and not imap_password."""
+    for name in sorted(known, key=len, reverse=True):
+        if word.endswith("_" + name.lstrip("-")):
+            return name
+    return "".join(_difflib.get_close_matches(word, known, 1))
+
+
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    names = sorted(known) or ["none"]
-    close = _difflib.get_close_matches(word, names, 1)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"there is: {', '.join(names)}"
+    meant = _nearest(word, known)
+    if meant:
+        return f"did you mean {meant!r}?"
+    return f"there is: {', '.join(sorted(known)) or 'none'}"
 
 
 def _program() -> str:
@@ -5032,34 +5039,30 @@ def _from_environment() -> BaseAlerter:
 _CHOOSING = ("FLAVOR", "STACK", "STORE")  # besides the fields of flavors
 
 
-def _stray_variable(known: Mapping[str, Any]) -> str:
-    """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or "".
-
-    known: the alerters of the store: what one of them refers to is no mistake.
-    """
+def _stray_variable(alerters: Mapping[str, Any]) -> str:
+    """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or ""."""
     places: dict[str, list[str]] = {}
     for flavor, cls in FLAVORS.items():
         for field in _fields_of(cls):
             places.setdefault(field.upper(), []).append(flavor)
-    found = ""
+    said = []
     for variable, value in sorted(os.environ.items()):
         before, ours, name = variable.partition("ALERTERS_")
         if before or not ours or not value or name in _CHOOSING:
             continue
-        if known and f"env.{variable}" in _json.dumps(known):  # json too may find no descriptor left
+        if alerters and f"env.{variable}" in _json.dumps(alerters):  # one of them refers to it
             continue
-        said = ""
         if name not in places:
-            for meant in _difflib.get_close_matches(name, _CHOOSING, 1, 0.75):  # TEST_MORE is not STORE
-                # What is used without it is another place than was meant.
-                raise ConfigError(f"${variable}: did you mean $ALERTERS_{meant}?")
-            for meant in _difflib.get_close_matches(name, places, 1):
-                said = f"${variable}: did you mean $ALERTERS_{meant}?"
-        elif places[name] and not os.environ.get("ALERTERS_FLAVOR"):
+            close = _difflib.get_close_matches(name, _CHOOSING, 1, 0.75)  # TEST_MORE is not STORE
+            if close:  # what is used without it is another place than was meant
+                raise ConfigError(f"${variable}: did you mean $ALERTERS_{close[0]}?")
+            meant = _nearest(name, places)
+            if meant:
+                said.append(f"${variable}: did you mean $ALERTERS_{meant}?")
+        elif not os.environ.get("ALERTERS_FLAVOR"):
             flavors = " or ".join(places[name])
-            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}"
-        found = found or said
-    return found
+            said.append(f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}")
+    return "".join(said[:1])
 
 
 # === The store ===

@@ -7333,7 +7333,7 @@ WRONG_VARIABLES = [  # what is set, what is said
       for more, name, meant in (
         ({"SLACK_TOKEN": "xoxb-1"}, "FLAVOUR", "FLAVOR"), (SLACK_SET, "SLACK_CHANEL_ID", "SLACK_CHANNEL_ID"),
         ({"FLAVOR": "slack"}, "TOKEN", "SLACK_TOKEN"), ({}, "SLACK_TOKN", "SLACK_TOKEN"),
-        ({}, "STACKS", "STACK"))]]
+        ({}, "STACKS", "STACK"), ({}, "SMTP_PASSWORD", "PASSWORD"))]]
 
 
 def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
