@@ -808,7 +808,7 @@ smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step)
 _SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
                           "": object}  # any other kind is a str
-_UNFILLED = (r"\$?\{\{.*\}\}|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
+_UNFILLED = (r"[$'\"]?\{\{.*\}\}['\"]?|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
              r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
 _NOBODY = "is a reference that nobody filled in: "
 _STILL = "is still a placeholder: put the real one there"
@@ -817,10 +817,10 @@ _NEVER_RIGHT = (
     ("token password url", _UNFILLED, _NOBODY + "a reference is written {{env.NAME}} or {{file./path}}"),
     ("id host", _UNFILLED, _NOBODY + "write the value itself"),
     ("password", r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me", _STILL),
-    ("token url id host", r"(?i)<[\w -]*>|.*(\.\.\.|…).*|your[-_ ].*|change-?me|[cdgu]0?x{4,}"
+    ("token url id host", r"(?i)<[\w -]*>|.*(\.\.\.|…).*|(xox[a-z]-)?your[-_ ].*|change-?me|[cdgu]0?x{4,}"
      r"|xox[a-z]-[x-]*|https://.*/x{4,}", _STILL),  # C0XXXXXXX, xoxb-xxxx-xxxx
     ("token", r"https?://.*", "is an address: a webhook's belongs into the field …_webhook_url"),
-    ("token", r".*[^!-~].*", "holds a space or a character that no token has: copy the token alone"),
+    ("token", r"\W.*|.*[^!-~].*", "holds a space or a character that no token has: copy the token alone"),
     ("url", r"xox[a-z]-.*", "is a token: put it into slack_token"),
     ("tls", r"(?!(ssl|starttls)$).*", 'must be True, False, "ssl" or "starttls"'))
 
@@ -2787,9 +2787,9 @@ class SlackAlerter(_ChatAlerter):
     _asked = ("slack_token", "slack_channel_id")
     _token_field, _webhook_field, _channel_field = "slack_token", "slack_webhook_url", "slack_channel_id"
     _api_field = "slack_api_url"
-    _person_id = "[UW][A-Z0-9]+"
+    _person_id = "(?!U0?X{4})[UW][A-Z0-9]+"
     _ids_in = {
-        "slack_channel_id": (r"(?!.*://)[^\s@<>]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
+        "slack_channel_id": (r"[^\s@<>/,]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
                              f"is no channel; its {_SLACK_CHANNEL}"),
         "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b",
                       f"is no id of a person on Slack; {_MEMBER_ID}"),

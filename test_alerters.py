@@ -7488,15 +7488,16 @@ AT_SLACK, AT_HOOKS = "https://acme.slack.com", "https://hooks.slack.com"
 NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: what is said after its name}}
     "slack": (TOKEN, {
         "approvers": {
-            **{who: f": {who!r} {NOT_SLACK}" for who in ("@ann", "Ann Lee", "here")},
+            **{who: f": {who!r} {NOT_SLACK}" for who in ("@ann", "Ann Lee", "here", "U0XXXXXXX")},
             ("U1", "S012"): f": 'S012' {NOT_SLACK}", f"{AT_SLACK}/team/U012AB": ": write U012AB",
             5.5: " must be a list of words, none of them empty; leave it out for the default"},
         "slack_token": {
             "xapp-1-A-2": ": an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…",
-            **dict.fromkeys(("xoxb-...", "xoxb-xxxx-xxxx", "<token>", "your-token"), STILL_OPEN),
+            **dict.fromkeys(("xoxb-...", "xoxb-xxxx", "<token>", "xoxb-your-token"), STILL_OPEN),
             **dict.fromkeys(("$SLACK_TOKEN", "${SLACK}", "{{ secrets.SLACK_TOKEN }}",
-                             "${{ secrets.SLACK_TOKEN }}", "{{env:SLACK_TOKEN}}"), NO_REFERENCE),
-            HOOK: AN_ADDRESS, "Bearer xoxb-1": NO_TOKEN, "xoxb-é": NO_TOKEN, 5: " must be str, not int",
+                             "'{{env.SLACK_TOKEN}}'", "{{env:SLACK_TOKEN}}"), NO_REFERENCE),
+            **dict.fromkeys(("Bearer xoxb-1", "xoxb-é", "'xoxb-1'", "{env.TOKEN}"), NO_TOKEN),
+            HOOK: AN_ADDRESS, 5: " must be str, not int",
             f"{'a' * 24}.Gabc12.{'b' * 27}":
             ": that is a token of Discord: use flavor discord, discord_token", "xoxb-1\nX: y": NO_LINE},
         "slack_webhook_url": {
@@ -7507,7 +7508,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             f": that is no incoming webhook, {AT_HOOKS}/services/…: make one in the app",
             f"{AT_HOOKS}/services/...": STILL_OPEN},
         "slack_channel_id": {
-            f"{AT_SLACK}/archives/C012AB": ": write C012AB", "<#C012AB|ml>": ": write C012AB",
+            **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "app.slack.com/client/T1/C012AB", "<#C012AB|ml>"),
+                            ": write C012AB"),
             "ml alerts": ": 'ml alerts' is no channel; its id (C…), at the end of View channel details",
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE},
