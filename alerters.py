@@ -1445,7 +1445,9 @@ def _own_code(who: str, reached: bool = True) -> Iterator[None]:
     try:
         yield
         return
-    except AlerterError:
+    except AlerterError as caught:
+        if isinstance(caught, DeliveryError) and not str(caught).startswith(who):
+            caught.args = (_one_line(f"{who}: {caught}"),)
         raise
     except OSError as caught:
         error = _transport_failure(who, caught, reached)

@@ -6877,7 +6877,7 @@ def received(monkeypatch):
             if self.trouble == "bug":
                 raise RuntimeError("a bug of the flavor")
             if self.trouble:
-                raise DeliveryError(f"recorder: {self.trouble}")
+                raise DeliveryError(self.trouble)
             told.append((self.tag, message))
             return Receipt(self.tag, {})
     told.alerter = Recorder
@@ -7836,7 +7836,7 @@ def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, received, mon
     received.before = lambda *_: meet.wait()  # breaks unless all three are in `send` at once
     assert post("x") is (not trouble)
     assert sorted(name for name, _ in received) == list("ac" if trouble else "abc")
-    assert caplog.messages == (["recorder: line busy"] if trouble else [])
+    assert caplog.messages == (["b (recorder): line busy"] if trouble else [])
     assert main(["post", "x"]) == (4 if trouble else 0)
     meet, before = threading.Barrier(2, timeout=5), len(received)
     assert main("post x --alerter a --alerter c --alerter a".split()) == 0 and len(received) == before + 2
@@ -8467,7 +8467,7 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
     # The end holds the handler's lock while the post fails and logs, and root has this very handler.
     "stderr is logged": ("open('busy', 'w'); sys.stderr = type('Log', (), {'flush': str, 'write': lambda "
                          "self, text: (sys.__stderr__.write(text), log.error(text))})(); log.error('x')", [],
-                         "the line is busy\nalerters: not told (see above): ERROR root: x\n"),
+                         "file: the line is busy\nalerters: not told (see above): ERROR root: x\n"),
     "forks": ("""
         import multiprocessing, warnings
         warnings.simplefilter("ignore")  # 3.12 warns of fork and threads
