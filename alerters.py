@@ -7295,8 +7295,7 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             raise ConfigError(f"{message} (see: {self.prog} --help)")
 
     _, about, names = _COMMANDS[command]
-    parser = Parser(prog=f"{_program()} {command}", description=about, allow_abbrev=False,
-                    conflict_handler="resolve")
+    parser = Parser(prog=f"{_program()} {command}", description=about, allow_abbrev=False)
     for name in filter(None, names.split(", ")):
         if name == "FIELDS":
             _add_fields(parser)
@@ -7320,8 +7319,9 @@ def _add_fields(parser: _argparse.ArgumentParser) -> None:
         with contextlib.suppress(ConfigError):  # one's own, which cannot be imported from here
             for name, field in _fields_of(_flavor(flavor, data)).items():
                 about = field.metadata.get("about", "").replace("%", "%%")
-                # This dest can be no other option's, whatever a flavor of one's own calls its fields.
-                parser.add_argument(f"--{name}", dest=f"--{name}", metavar="VALUE", help=about)
+                # Two flavors may have it; and `--set` or `--help` stays what it is, whatever one's own have.
+                with contextlib.suppress(_argparse.ArgumentError):
+                    parser.add_argument(f"--{name}", dest=f"--{name}", metavar="VALUE", help=about)
 
 
 def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:

@@ -7381,6 +7381,7 @@ from alerters import BaseAlerter, Receipt, register_flavor
 @dataclasses.dataclass(frozen=True)
 class PagerAlerter(BaseAlerter):
     flavor = "pager"
+    set: str = ""  # no `--set`
     pager_token: str = dataclasses.field(repr=False)
     file: str = "pages.txt"
 
@@ -7402,9 +7403,8 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
     pages, path, shown = tmp_path / "pages.txt", "my_package.my_flavor.PagerAlerter", ""
     for line, wanted in (
             (f"flavor register {path}", 0), ("flavor list", 0),
-            (f"register p --flavor=pager --pager_token=pager-hidden --file={pages}", 0),
-            ("stack register s -al p", 0), ("post Hello --title T", 0), ("ask Deploy?", 0), ("describe p", 0),
-            ("register q --flavor=pagr", 2)):
+            (f"register p --flavor=pager --pager_token=pager-hidden --file={pages} --set", 0),
+            ("post Hello --title T", 0), ("ask Deploy?", 0), ("describe p", 0), ("register q -f pagr", 2)):
         code, *said = run_cli(capsys, *line.split())
         assert code == wanted, said
         shown += "".join(said)
