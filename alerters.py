@@ -5106,8 +5106,10 @@ class StackStore:
                 _check_new("alerter", name, data["alerters"], "`update` changes it")
             entry = _Hidden({} if new else _entry(data, "alerters", name))
             for field, value in fields.items():
-                if isinstance(value, (tuple, set)):
-                    value = list(value)
+                if hasattr(value, "total_seconds"):
+                    value = value.total_seconds()
+                elif hasattr(value, "__iter__") and not isinstance(value, (str, bytes, dict)):
+                    value = list(value)  # whatever it is: JSON knows no other
                 entry[field] = value
                 if value is None:
                     del entry[field]
@@ -7564,7 +7566,7 @@ def _cmd_list(options: Any) -> None:
 def _cmd_describe(options: Any) -> None:
     for key, value in _entry({"alerters": StackStore().alerters()}, "alerters", options.name).items():
         if isinstance(value, list):
-            value = ", ".join(value)
+            value = ", ".join(map(str, value))
         elif isinstance(value, _Secret):
             value = _MASK
         _print(f"{key}: {value}")

@@ -7048,7 +7048,7 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
 def test_what_the_file_looks_like():
     store = StackStore()
     store.register_alerter("team", "slack", slack_token="{{env.TEAM_TOKEN}}", slack_channel_id="C1",
-                           approvers=("U1", "U2"))
+                           approvers=iter(("U1", "U2")))
     store.register_stack("prod", ["team", "console"])
     team = {"flavor": "slack", "slack_token": "{{env.TEAM_TOKEN}}", "slack_channel_id": "C1",
             "approvers": ["U1", "U2"]}
@@ -7067,7 +7067,7 @@ def test_what_the_file_looks_like():
             call()
     wanted.update(owner="Ann", later={"x": [1, None, "é"]})
     write_store(b"\xef\xbb\xbf" + json.dumps(wanted).encode())  # as some editors save it
-    store.update_alerter("team", slack_channel_id="C2", timeout=5)
+    store.update_alerter("team", slack_channel_id="C2", timeout=datetime.timedelta(seconds=5))
     store.update_alerter("team", approvers=None)
     assert store.load_alerter("team").timeout == 5
     del team["approvers"]
