@@ -4843,7 +4843,6 @@ class ConsoleAlerter(BaseAlerter):
         if sys.platform == "win32":
             while self._ready(0):
                 import msvcrt
-
                 msvcrt.getwch()
         elif _is_terminal(sys.stdin):
             _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
@@ -4861,7 +4860,6 @@ class ConsoleAlerter(BaseAlerter):
         if sys.platform != "win32":
             return bool(_select.select([sys.stdin], [], [], max(seconds, 0))[0])
         import msvcrt
-
         end = time.monotonic() + seconds
         while not msvcrt.kbhit() and time.monotonic() < end:
             time.sleep(0.05)
@@ -4982,8 +4980,7 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
            ) -> BaseAlerter:
     """Return the alerter that has these fields. origin: its name in a store, and the store's path."""
     alerter: Any = cls.__new__(cls)
-    # First the name, for what its constructor says begins with it.
-    alerter._set("_origin", origin)
+    alerter._set("_origin", origin)  # first of all: what its constructor says begins with its name
     known, given = _fields_of(cls), _Hidden(fields)
     for name, value in fields.items():
         if name not in known:
@@ -4991,7 +4988,7 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
         if isinstance(value, str) and _is_secret(known[name]):
             given[name] = _secret_or_reference(value)
     for name, field in known.items():
-        if name not in fields and field.default is field.default_factory is dataclasses.MISSING:
+        if fields.get(name) is None and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{alerter._who}: {name} missing")
     alerter.__init__(**given)
     return alerter  # type: ignore[no-any-return]
@@ -5006,10 +5003,10 @@ _READERS: dict[str, Callable[[str], Any]] = {
 def _parsed(field: _Field, text: str, where: str) -> Any:
     """Return the value of a field that was written as text, in the environment or on the command line."""
     kind, word = _kind(field), text.strip().lower()
+    if not text and field.name != "approvers":  # an empty list of them is not everyone
+        return None  # for the default
     if kind == "list":
         return text.strip(" ,").split(",")
-    if kind == "time":
-        return _seconds(text, where)
     if kind == "tls":
         return _TRUTH.get(word, word)
     if kind not in _READERS:
@@ -5017,9 +5014,7 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
     try:
         return _READERS[kind](word)
     except (KeyError, ValueError):
-        wanted = "a number"
-        if kind == "bool":
-            wanted = "true or false"
+        wanted = {"bool": "true or false"}.get(kind, "a number")
         raise ConfigError(f"{where} must be {wanted}, not {text!r}") from None
 
 
@@ -5032,9 +5027,9 @@ def _from_environment() -> BaseAlerter:
     if stray:
         raise ConfigError(stray)
     for name, field in _fields_of(cls).items():
-        text = os.environ.get(f"ALERTERS_{name.upper()}")
-        if text or text == "" and name == "approvers":  # an empty list is not everyone
-            given[name] = _parsed(field, text, f"$ALERTERS_{name.upper()}")
+        variable = f"ALERTERS_{name.upper()}"
+        if variable in os.environ:
+            given[name] = _parsed(field, os.environ[variable], f"${variable}")
     return _build(cls, given)
 
 
@@ -5068,6 +5063,7 @@ def _stray_variable(alerters: Mapping[str, Any]) -> str:
 
 
 # === The store ===
+_CONFIG_FOLDER = "APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME"  # the variable that names it
 _USUAL_STORES: dict[str, str] = {}  # what $ALERTERS_STORE said, and which file that was when first used
 
 
@@ -5079,10 +5075,7 @@ class StackStore:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        variable = "XDG_CONFIG_HOME"
-        if os.name == "nt":
-            variable = "APPDATA"
-        usual = os.path.join(os.environ.get(variable) or "~/.config", "alerters", "stacks.json")
+        usual = os.path.join(os.environ.get(_CONFIG_FOLDER) or "~/.config", "alerters", "stacks.json")
         full = os.fsdecode(path or os.environ.get("ALERTERS_STORE") or usual)
         if os.environ.get("HOME") != "":  # which is no home
             full = os.path.expanduser(full)
@@ -5249,8 +5242,8 @@ class StackStore:
             except (OSError, TypeError, ValueError, RecursionError) as error:
                 with contextlib.suppress(OSError):
                     os.unlink(draft)
-                problem = f"cannot be written ({_reason(error)}); nothing was changed"
-                raise StoreError(f"{self.path}: {problem}") from None
+                why = f"cannot be written ({_reason(error)}); nothing was changed"
+                raise StoreError(f"{self.path}: {why}") from None
 
 
 def _open_plain(path: str, flags: int) -> int:
@@ -5313,11 +5306,9 @@ def _lock(file: int, hold: bool = True) -> bool:
     try:
         if sys.platform == "win32":
             import msvcrt
-
             msvcrt.locking(file, msvcrt.LK_NBLCK if hold else msvcrt.LK_UNLCK, 1)
         else:
             import fcntl
-
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if hold else fcntl.LOCK_UN)
         return True
     except (BlockingIOError, PermissionError):
@@ -7303,7 +7294,7 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             _add_fields(parser)
         else:
             parser.add_argument(*name.strip("[]").split(), **_OPTIONS[name])
-    parser.set_defaults(command=job)
+    parser.set_defaults(called=command, command=job)
     found, unknown = parser.parse_known_args(args)
     if unknown:
         if getattr(found, "flavor", None):  # it may be one that cannot be imported
@@ -7327,13 +7318,13 @@ def _add_fields(parser: _argparse.ArgumentParser) -> None:
 
 
 def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
-    """Return the fields that were given as options; an empty one stands for its default."""
+    """Return the fields that were given as options."""
     known, fields = _fields_of(cls), _Hidden()
     for option, text in vars(options).items():
         name = option[2:]
         if option.startswith("--") and text is not None:
-            fields[name] = text or None
-            if name in known and (text or name == "approvers"):  # an empty list of them is not everyone
+            fields[name] = text
+            if name in known:
                 fields[name] = _parsed(known[name], text, option)
     return fields
 
@@ -7355,16 +7346,17 @@ def _complain(text: object, code: int = 2) -> int:
 def _typed_message(options: Any) -> AlerterMessage:
     text, facts = options.text, {}
     for pair in options.metadata:
-        key, sign, facts[key] = pair.partition("=")
+        key, sign, value = pair.partition("=")
         if not sign:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
+        facts[key] = value
     if text == "-":
         try:
-            text = data = getattr(sys.stdin, "buffer", sys.stdin).read()
+            text = getattr(sys.stdin, "buffer", sys.stdin).read()
         except (AttributeError, ValueError):  # it is None, or closed
             raise ConfigError("- reads standard input, which is closed") from None
-        if isinstance(data, bytes):
-            text = data.decode("utf-8-sig", "replace")  # PowerShell writes a BOM
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig", "replace")  # PowerShell writes a BOM
     return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
 
 
@@ -7474,7 +7466,7 @@ def _cmd_update(options: Any) -> None:
 
 def _cmd_register(options: Any) -> None:
     """Store an alerter; `setup` asks for what is missing, tries it first, and puts it to use."""
-    store, setup = StackStore(), "set" not in options
+    store, setup = StackStore(), options.called == "setup"
     use = setup or options.set
     # Nobody is to type a token for nothing, so what can be refused is refused before it is asked for.
     data, name = store._load(), options.name or options.flavor
@@ -7542,7 +7534,7 @@ def _changes(method: str, done: str) -> Callable[[Any], None]:
 
 
 def _cmd_stack_register(options: Any) -> None:
-    store, new = StackStore(), "set" in options
+    store, new = StackStore(), options.called == "stack register"
     store._put_stack(options.name, ",".join(options.alerters).split(","), new, new and options.set)
     active = store.active_stack()
     done = f"stack {options.name} is updated"
@@ -7576,7 +7568,7 @@ def _cmd_stacks(options: Any) -> None:
     store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     stacks, active = store.stacks(), store.active_stack()
     names = list(stacks)
-    if "name" in options:
+    if options:  # of `stack describe`: `stack list` has none
         names = [options.name or active]
     for name in names:
         members = _entry({"stacks": stacks}, "stacks", name)
@@ -7585,10 +7577,10 @@ def _cmd_stacks(options: Any) -> None:
 
 
 def _cmd_flavors(options: Any) -> None:
-    about: _Dict = {name: cls.__doc__ for name, cls in FLAVORS.items()}
-    for name, text in {**about, **_sound(StackStore()._load(), "flavors")}.items():
-        line = str(text).partition("\n")[0].rstrip(".")
-        _print(f"{name:<12} {line}")
+    own = _sound(StackStore()._load(), "flavors")
+    for name in {**FLAVORS, **own}:
+        line = str(own.get(name) or FLAVORS[name].__doc__).partition("\n")[0]
+        _print(f"{name:<12} {line.rstrip('.')}")
 
 
 def _cmd_flavor_register(options: Any) -> None:
@@ -7646,7 +7638,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what i
     "flavor list": (_cmd_flavors, "list the flavors", ""),
     "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path")}
 _HELP = {"-h", "--help"}
-_MARKS = ("  ", "* ")  # of what is not in use, and of what is
+_MARKS = {True: "* ", False: "  "}  # is it in use?
 
 
 def _usage() -> str:
@@ -7666,7 +7658,9 @@ def _run_command(args: list[str]) -> int | None:
         return 0
     if not name or name.endswith(("help", "-h")):
         _print(_usage())
-        return 0 if name else 2
+        if name:
+            return 0
+        return 2
     if name not in _COMMANDS:
         raise ConfigError(f"no command {name!r}; {_did_you_mean(name, _COMMANDS)}")
     work, _, names = _COMMANDS[name]
@@ -7697,10 +7691,7 @@ def _flushed(code: int) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code. Errors are one line on stderr.
-
-    0 done or approved, 1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.
-    """
+    """Run a command and return its exit code, which `--help` explains. Errors are one line on stderr."""
     if argv is None:
         argv = sys.argv[1:]
     args = list(argv)
@@ -7719,7 +7710,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
         if stop.code == 143:  # SIGTERM, while an answer was waited for
             return 143
-        return 0 if _HELP & set(args) else 2
+        if _HELP & set(args):
+            return 0
+        return 2
     except BrokenPipeError:
         return _flushed(141)
     except DeliveryError as error:
