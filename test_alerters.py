@@ -2282,7 +2282,8 @@ def test_time_grows_with_a_text_and_not_with_its_square(piece):
             bot._preview(message)
         alerters._as_text(alerters._lay_out(message, []))
         return time.process_time() - began
-    assert cpu(2_500) < 18 * cpu(400) + 0.03
+    took = cpu(2_500)
+    assert took < 0.03 or took < 18 * cpu(400) + 0.03
 
 
 # === Threads and replies ===
@@ -2648,11 +2649,11 @@ def peer():
         listener.close()
 
 
-def heard(link, size=65536, pause=0):
+def heard(link):
     """Return the head of a request that has come whole, as what is unread at the end makes a reset of it."""
     head = b""
     while b"\r\n\r\n" not in head and head[:1] != b"\x16":  # TLS where none is spoken
-        piece = link.recv(size)
+        piece = link.recv(65536)
         if not piece:
             return head
         head += piece
@@ -2660,8 +2661,7 @@ def heard(link, size=65536, pause=0):
     length = re.search(rb"Content-Length: (\d+)", head)
     rest = int(length[1]) - len(body) if length else 0
     while rest > 0:
-        time.sleep(pause)
-        rest -= len(link.recv(min(rest, size)))
+        rest -= len(link.recv(min(rest, 65536)))
     return head
 
 
@@ -2717,22 +2717,20 @@ def slack_at(port, scheme="https", host="127.0.0.1", clock=None):
 
 
 def test_a_large_file_on_a_slow_line_takes_its_time(peer, monkeypatch):
-    """A socket's timeout, here 0.2 s for 10 s, is for one piece of the file and not for all of it."""
-    def slow(link):
-        heard(link, 20_000, 0.01)
-        link.sendall(answered({"id": "5", "channel_id": "1", "attachments": [{}]}))
+    """A socket's timeout, here 10 s, is for one piece of the file and not for all of it."""
+    took, send = [], socket.socket.sendall
 
-    def connect(self, address, real=socket.socket.connect):
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-        return real(self, address)
-    set_to = socket.socket.settimeout
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket.socket, "settimeout", lambda self, s: set_to(self, s and min(s, 0.2)))
+    def slowly(self, data):  # as a system does it on a line that takes 20 KB in a second
+        took.append(len(data) / 20_000)
+        if took[-1] > (self.gettimeout() or 99):
+            raise socket.timeout("timed out")
+        send(self, data)
+    monkeypatch.setattr(socket.socket, "sendall", slowly)
+    port = peer(said(answered({"id": "5", "channel_id": "1", "attachments": [{}]})))
     alerter = DiscordAlerter(discord_token="t" * 30, discord_channel_id="1",
-                             discord_api_url=f"http://127.0.0.1:{peer(slow)}")
-    began = time.monotonic()
+                             discord_api_url=f"http://127.0.0.1:{port}")
     assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 480_000])) is True
-    assert time.monotonic() - began > 0.22
+    assert sum(took) > 20
 
 
 @pytest.mark.parametrize("way", ["bot", "webhook", "TLS"])
@@ -4567,7 +4565,7 @@ def _board(clock, **methods):
     return type("OddBoard", (Board,), {"clock": clock, **methods})()
 
 
-@pytest.mark.parametrize("timeout, polls", [(0.4, 2), (15, 16), (86400, 2917)])
+@pytest.mark.parametrize("timeout, polls", [(0.4, 2), (15, 16), (3600, 157)])
 def test_the_poll_interval_is_a_tenth_of_the_age_from_1_to_30_s(boards, clock, timeout, polls):
     question = in_time(Board, clock)().open_question("Deploy?", AlerterParameters(timeout=timeout))
     assert question.wait() == Decision("timeout", at=pytest.approx(clock.start + timeout))
@@ -6518,16 +6516,17 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
         "Content-Type: multipart/x; boundary=b\n\n": ["--b\n\nx\n", "--b\nContent-Type: message/rfc822\n\n"],
     }
     question, size, wrong = desk.open(), 300_000 if MORE else 6000, []
+
+    def cpu(kind, many):
+        body = {"text": f"\n{many}", "html": f"Content-Type: text/html\n\n{many}"}.get(
+            kind, f"{kind}{many}\n\nok")
+        mail = f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\n{body}".encode()
+        start = time.process_time()
+        read_at_once(question, [mail], verdict=False)
+        return time.process_time() - start
     for kind, unit in [(kind, unit) for kind, units in growing.items() for unit in units]:
-        took = []
-        for many in (unit * (size // 8 // len(unit)), unit * (size // len(unit))):
-            body = {"text": f"\n{many}", "html": f"Content-Type: text/html\n\n{many}"}.get(
-                kind, f"{kind}{many}\n\nok")
-            mail = f"From: {ANN_FULL}\nSubject: Re: [#{question.token}]\n{body}".encode()
-            start = time.process_time()
-            read_at_once(question, [mail], verdict=False)
-            took.append(time.process_time() - start)
-        if took[1] > 0.1 and took[1] > 20 * took[0]:
+        took = cpu(kind, unit * (size // len(unit)))
+        if took > 0.1 and took > 20 * cpu(kind, unit * (size // 8 // len(unit))):
             wrong.append((kind, unit, took))
     assert wrong == []
 
@@ -9066,8 +9065,9 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
     "on a terminal": (
         'P=$(cut -d" " -f5-8 /proc/$$/stat) "$@"', f"{SURROUNDINGS} stty size; echo err >&2; echo ready; "
         "read -r line; echo got $line; cat; exit 7", "hello\n\x04"),
-    "Ctrl-C, input from a pipe": ('trap : INT; sleep 9 | "$@"; exit $?',  # or bash itself may end by it
-                                  "trap 'echo caught; exit 3' INT; echo ready; sleep 9", "\x03"),
+    "Ctrl-C, input from a pipe": (
+        'trap : INT; sleep 9 | "$@"; exit $?',  # or bash itself may end by it
+        "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.05; done", "\x03"),
     "Ctrl-C ignored, output to a pipe": (
         'trap "" INT; "$@" | cat', "echo ready; read -r line; echo $line >&2", "\x03on\n"),
     "Ctrl-\\": ('ulimit -c 0; "$@"', "echo ready; sleep 9", "\x1c")}
@@ -9092,7 +9092,7 @@ def test_run_is_as_if_it_were_not_there(quiet):
             shown = process.communicate(timeout=60)
             code = process.returncode
         return shown, code if code >= 0 else 128 - code
-    waits = "trap 'exit 5' HUP; echo ready; while :; do sleep 0.02; done"
+    waits = "trap 'exit 5' HUP; echo ready; sleep 9 & wait"
     hung_up = Terminal([*RUN_COMMAND, "sh", "-c", waits], shell=True)
     started = {case: start(*row) for case, row in ALIKE.items()}
     hung_up.answer("ready", "")
@@ -9134,11 +9134,12 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
     cases = [(counts, SIGNALS), (deaf, {"SIGHUP": "alone"}), (deaf, {"SIGUSR1": "group"})]
     started = [start_program("run", "--", *job, python=["-S"], start_new_session=True) for job, _ in cases]
 
-    def members(process):
-        return list(map(int, subprocess.check_output(["pgrep", "-g", str(process.pid)]).split()))
+    def members(*processes):
+        groups = ",".join(str(process.pid) for process in processes)
+        return list(map(int, subprocess.check_output(["pgrep", "-g", groups]).split()))
     for process in started:
         assert process.stdout.readline() == "ready\n"
-    wait_until(lambda: min(len(members(process)) for process in started) > 2)  # the witness comes last
+    wait_until(lambda: len(members(*started)) >= 3 * len(started))  # the witness comes last
     for process, (_, ways) in zip(started, cases):
         for name, way in ways.items():
             pids = {"alone": [process.pid], "group": [-process.pid], "each": members(process)}[way]
@@ -9155,7 +9156,7 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
 @pytest.fixture
 def run_here(capfd, monkeypatch):
     """`run` in this process, which waits less for a group: its words -> (exit code, stdout, stderr)."""
-    monkeypatch.setattr(alerters, "_GROUP_TIME", 0.02)
+    monkeypatch.setattr(alerters, "_GROUP_TIME", 0.002)
     monkeypatch.setattr(alerters, "_STEP", 0.002)
     return functools.partial(run_cli, capfd, "run")
 
@@ -9221,8 +9222,11 @@ def test_run_tells_the_alerters_that_are_named_and_no_short_success(slack, disco
 def test_what_the_job_left_behind_prints_on_after_run_has_ended(quiet, tmp_path):
     go = tmp_path / "go"
     os.mkfifo(str(go))
+    program = ("import os, sys, alerters\nos.listdir = open  # as without /proc\n"
+               "alerters._GROUP_TIME = 0.01\nsys.exit(alerters.main(sys.argv[1:]))")
     script = f"(read -r word <{go}; echo $word; seq 100000 >&2) & echo now; exit 3"
-    process = start_program("run", "--", "sh", "-c", script, python=["-S"], start_new_session=True)
+    process = start_program("-c", program, "run", "--", "sh", "-c", script, python=["-S"],
+                            start_new_session=True)
     assert process.wait(20) == 3 and quiet()[0].body == fenced("now")
     go.write_text("late\n")
     done = end_of(process)
@@ -9243,26 +9247,24 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
 
 
 POOR = {  # what a machine lacks: how it is taken away
-    "forks, as Windows": "alerters._FORKS = False", "/proc": "os.listdir = open",
-    "threads": "threading.Thread.start = refuse", "processes": "os.fork = refuse",
-    "descriptors": "socket.socketpair = refuse"}
+    "forks, as Windows": ("alerters._FORKS", False), "threads": ("threading.Thread.start", RuntimeError),
+    "processes": ("os.fork", BlockingIOError), "descriptors": ("socket.socketpair", BlockingIOError)}
 
 
 @posix
-def test_run_keeps_what_the_job_prints_and_returns_where_something_lacks(quiet):
-    script = "sleep 0.2 & seq 30000; echo err >&2; exit 3"
-    started = {case: start_program(
-        "-c", f"import os, socket, sys, threading, alerters\ndef refuse(*_, **__):\n    raise "
-        f"{'RuntimeError' if case == 'threads' else 'BlockingIOError'}\n{without}\n"
-        "sys.exit(alerters.main(sys.argv[1:]))", "run", "--", "sh", "-c", script, python=["-S"])
-        for case, without in POOR.items()}
+def test_run_keeps_what_the_job_prints_and_returns_where_something_lacks(received, run_here, monkeypatch):
+    script = "sleep 0.1 & seq 30000; echo err >&2; exit 3"
     printed = "".join(f"{n}\n" for n in range(1, 30001))
-    for case, process in started.items():
-        done = end_of(process)
-        assert (done.returncode, done.stderr, done.stdout == printed) == (3, "err\n", True), case
     body = f"{fenced('err')}\n\nStandard output:\n{fenced(*range(29961, 30001))}"
-    told = [(message.body, message.metadata["exit code"]) for message in quiet()]
-    assert collections.Counter(told) == {(body, 3): 4, (None, 3): 1}  # no copy without a thread
+    for lacks, (name, way) in POOR.items():
+        def refuse(*_, way=way, **__):
+            raise way
+        with monkeypatch.context() as patch:
+            patch.setattr(name, refuse if isinstance(way, type) else way)
+            code, out, err = run_here("--", "sh", "-c", script)
+        assert (code, out == printed, err) == (3, True, "err\n"), lacks
+        told = received.pop()[1]  # no copy without a thread
+        assert (told.body, told.metadata["exit code"]) == (None if lacks == "threads" else body, 3), lacks
 
 
 JOBS = [  # a command, or a script's bytes; exit code, stdout, and what stderr says
@@ -9344,14 +9346,14 @@ def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
     assert console.decide("Deploy?").reason == "too early" and box.shown == 3
     assert capsys.readouterr().err.count("not an answer yet") == 2
     with concurrent.futures.ThreadPoolExecutor() as pool:  # as asyncio.to_thread
-        late = pool.submit(InputBox(monkeypatch) and console.decide, "Deploy?", timeout=0.05)
+        late = pool.submit(InputBox(monkeypatch) and console.decide, "Deploy?", timeout=0.02)
     assert late.result().status == "timeout"
     box = InputBox(monkeypatch)
-    console.decide("Deploy?", timeout=0.05)
+    console.decide("Deploy?", timeout=0.02)
     question = console.open_question("Deploy?", timeout=60)
-    assert question.wait(0.05).status == "timeout"
+    assert question.wait(0.02).status == "timeout"
     box.answers.append("yes")
-    assert question.wait(0.05).status == "approved" and box.shown == 3
+    assert question.wait(9).status == "approved" and box.shown == 3
     InputBox(monkeypatch, KeyboardInterrupt("Interrupted by user"))
     with pytest.raises(KeyboardInterrupt, match="by user"):
         console.ask("Deploy?")
