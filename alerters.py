@@ -3813,7 +3813,7 @@ _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|ju
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
 _HTML_LINES = set("p div br hr tr li table ul ol pre center section blockquote h1 h2 h3 h4 h5 h6".split())
-_HTML_MARKS = {"td": " ", "th": " ", "s": "~~", "del": "~~", "strike": "~~"}
+_TAG_TEXTS = {"td": " ", "th": " ", "s": "~~", "del": "~~", "strike": "~~"}
 _US, _READER, _SUBJECT = "\1", "\2", "\3"  # stand in a line for our name or address, a reader's, our token
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
@@ -4647,7 +4647,7 @@ def _html_text(source: str) -> str:
             self.handle_endtag(tag, 1)  # which ends a line, too
             if tag == "title":
                 self.set_cdata_mode(tag)  # it holds no tags, which not all Pythons know
-            said.append(_HTML_MARKS.get(tag, ""))
+            said.append(_TAG_TEXTS.get(tag, ""))
             if "line-through" in str(attrs).lower():
                 said.append("~~")
 
