@@ -1113,7 +1113,11 @@ class BaseAlerter(_Record):
 
     def _try_post(self) -> str:
         """Post a test message; return a line for each thing that was tried. Raises DeliveryError."""
-        self.send(AlerterMessage(body=_TEST))
+        message = AlerterMessage(body=_TEST)
+        if not self._overrides("post"):
+            self.send(message)
+        elif not self.post(message):
+            raise DeliveryError(f"{self._who}: its own post returned False")
         return "ok    posting: a test message was posted"
 
     # What a flavor may have besides; here each does nothing, or the usual.
@@ -4997,7 +5001,8 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}
 _READERS: dict[str, Callable[[str], Any]] = {
-    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float}
+    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float,
+    "tls": lambda word: _TRUTH.get(word, word)}
 
 
 def _parsed(field: _Field, text: str, where: str) -> Any:
@@ -5007,8 +5012,6 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
         return None  # for the default
     if kind == "list":
         return text.strip(" ,").split(",")
-    if kind == "tls":
-        return _TRUTH.get(word, word)
     if kind not in _READERS:
         return text
     try:
@@ -5315,25 +5318,23 @@ def _lock(file: int, hold: bool = True) -> bool:
         return False
 
 
-def _is_sound(kind: str, entry: Any) -> bool:
-    """True for an entry of the shape that the rest relies on; any other is set aside, and kept."""
-    if kind == "flavors":
-        return isinstance(entry, str)
-    if kind == "alerters":
-        return isinstance(entry, dict) and isinstance(entry.get("flavor"), str)
-    return isinstance(entry, list) and set(map(type, entry)) == {str}
+# Entries of the shape that the rest relies on; any other is set aside, and kept.
+_IS_SOUND: dict[str, Callable[[Any], bool]] = {
+    "flavors": lambda entry: isinstance(entry, str),
+    "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
+    "stacks": lambda entry: isinstance(entry, list) and set(map(type, entry)) == {str}}
 
 
 def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
     entries = data.get(kind, {}).items()
-    return _Hidden((name, entry) for name, entry in entries if _is_sound(kind, entry))
+    return _Hidden((name, entry) for name, entry in entries if _IS_SOUND[kind](entry))
 
 
 def _entry(data: _Dict, kind: str, name: Any) -> Any:
     one = kind[:-1]
     if not isinstance(name, str) or name not in data[kind]:
         raise ConfigError(f"no {one} {name!r}; {_did_you_mean(str(name), _sound(data, kind))}")
-    if not _is_sound(kind, data[kind][name]):
+    if not _IS_SOUND[kind](data[kind][name]):
         raise ConfigError(f"{one} {name!r} has a wrong form in the store: mend or remove it there")
     return data[kind][name]
 
@@ -7448,9 +7449,7 @@ def _cmd_pending(options: Any) -> None:
             _complain(error)
             continue
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.deadline))
-        over = "open until"
-        if record.deadline < time.time():
-            over = "expired"
+        over = "expired" if record.deadline < time.time() else "open until"
         _print(f"{key}  {record.alerter or record.flavor}  {over} {until}  {record.text}  {record.url or ''}")
 
 

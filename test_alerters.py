@@ -7646,7 +7646,7 @@ def test_a_flavor_that_only_overrides_post_and_ask_works(monkeypatch, clock):
     assert (post("x"), ask("y"), decide("z")) == (True, True, Decision(YES, at=clock.start))
     monkeypatch.setenv("ALERTERS_ANSWER", "no")
     assert (post("x"), ask("y"), decide("z")) == (False, False, Decision(NO, at=clock.start))
-    assert main(["post", "x"]) == 4 and main(["ask", "x"]) == 1
+    assert main(["post", "x"]) == main(["check", "--post"]) == 4 and main(["ask", "x"]) == 1
 
 
 def test_a_flavor_that_cannot_ask_or_send_says_so(received):
