@@ -2119,7 +2119,7 @@ class Question:
     def _finish(self, decision: Decision) -> None:
         """Say how it ended, and drop its record: last, so that who is killed before can be succeeded."""
         self._decision = decision
-        how, said = "nobody decided in time", "Nobody decided in time. This question is closed."
+        how, said = "timeout, nobody decided", "Nobody decided in time. This question is closed."
         if decision.by:
             how = f"{decision.status} by {decision.by} ({decision.via})"
             people = [self.alerter._mention_of(decision.by)]
