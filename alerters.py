@@ -3843,14 +3843,13 @@ _KINDS = {
     "rule": "[-_]{4,}.*[-_]{4,}",  # ---- Original Message ----
     "colon": rf".{{,30}}{_COLON}",  # written:
     "label": r"\W{0,3}\w[\w '-]{0,20}[:\uff1a].*"}  # Cc: Carl
+_LETTERS = dict(zip([*_KINDS, "quoted", "bare", "dashes", "closing", "said"], "abcdefghijklmnopqrstu"))
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
 # least; what follows `--`; an ending. With a letter for each kind it is a pattern over a text.
-_NOT_OWN = r"""((?<!blank) blank+)? (
+_NOT_OWN = re.sub(r"[a-z]+|\s+", lambda name: _LETTERS.get(name[0], ""), r"""((?<!blank) blank+)? (
     (rule? (us reader* (date|dated) (reader|label)* | dated us (reader|label)* | label dated reader) subject
        | wrote | began colon | stamp? says | timed) blank* (quoted+ | bare+)
-  | quoted+ | bare{3,} | dashes ((?!quoted|bare).)* | closing (closing | blank | role? contact)*) blank*"""
-_LETTERS = dict(zip([*_KINDS, "quoted", "bare", "dashes", "closing", "said"], "abcdefghijklmnopqrstu"))
-_NOT_OWN = re.sub(r"[a-z]+|\s+", lambda name: _LETTERS.get(name[0], ""), _NOT_OWN)
+  | quoted+ | bare{3,} | dashes ((?!quoted|bare).)* | closing (closing | blank | role? contact)*) blank*""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphone|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo"
              r"|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online"
@@ -4018,8 +4017,11 @@ class SMTPEmailAlerter(BaseAlerter):
         subject = getattr(params, "subject", None) or message._name() or "Alert"
         mail = self._new_mail(f"{prefix} {subject}", people, above, question)
         files, shown = [file for file in loaded if file.data], []
-        whole, half = _whole_text(message), _MAIL_MAX // 4
-        if len(whole) > _MAIL_MAX:
+        whole, most = _whole_text(message), _MAIL_MAX
+        if question:
+            most = _SENT_MAX - 4000  # with how to answer, all of it is known in a quote
+        if len(whole) > most:
+            half = most // 4
             note = _LEFT_OUT.format(len(whole) - 2 * half)
             short = "\n\n".join([whole[:half], note, whole[-half:]])
             message = message._with(title=None, body=short, metadata={})

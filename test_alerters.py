@@ -6325,8 +6325,8 @@ def test_no_machine_answers_for_a_person(desk):
 
 
 def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
-    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300):
-        question, asked = desk.open(AlerterMessage(title, "Deploy?")), desk.relay.mails[-1].message
+    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300):  # with a text so long that it is cut
+        question, asked = desk.open(AlerterMessage(title, "Go? " * 5500)), desk.relay.mails[-1].message
         data = f"Re: {asked['Subject']}".encode()
         words = "b?" + base64.b64encode(data).decode(), "q?" + "".join(f"={byte:02X}" for byte in data)
         mails = [f"From: {ANN}\nSubject: =?utf-8?{word}?=\n\napprove\n".encode() for word in words]
