@@ -821,7 +821,7 @@ _NEVER_RIGHT = (
      r"|xox[a-z]-[x-]*|https://.*/x{4,}", _STILL),  # C0XXXXXXX, xoxb-xxxx-xxxx
     ("token", r"https?://.*", "is an address: a webhook's belongs into the field …_webhook_url"),
     ("token", r"\W.*|.*[^!-~].*", "holds a space or a character that no token has: copy the token alone"),
-    ("url", r"xox[a-z]-.*", "is a token: put it into slack_token"),
+    ("url id host", r"xox[a-z]-.*", "is a token: put it into slack_token"),
     ("tls", r"(?!(ssl|starttls)$).*", 'must be True, False, "ssl" or "starttls"'))
 
 
@@ -5320,8 +5320,7 @@ def _lock(file: int, hold: bool = True) -> bool:
         return False
 
 
-# Entries of the shape that the rest relies on; any other is set aside, and kept.
-_IS_SOUND: dict[str, Callable[[Any], bool]] = {
+_IS_SOUND: dict[str, Callable[[Any], bool]] = {  # an entry of another shape is set aside, and kept
     "flavors": lambda entry: isinstance(entry, str),
     "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
     "stacks": lambda entry: isinstance(entry, list) and set(map(type, entry)) == {str}}
@@ -7303,6 +7302,8 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
         if getattr(found, "flavor", None):  # it may be one that cannot be imported
             _flavor(found.flavor, StackStore()._load())
         word = unknown[0].partition("=")[0]  # what follows may be a secret
+        if not word.startswith("-"):  # and so may this
+            raise ConfigError(f"{command}: there is a word too many: what holds a space stands in quotes")
         known = re.findall(r"--[\w-]+", parser.format_usage())
         raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
     return found

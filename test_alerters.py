@@ -7509,7 +7509,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
                             ": write C012AB"),
             "ml alerts": ": 'ml alerts' is no channel; its id (C…), at the end of View channel details",
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
-            "C1\u2028C": NO_LINE},
+            "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
         "slack_api_url": {
             "https://slack.com": ": write https://slack.com/api",
             HOOK: ": that is a webhook: put it into slack_webhook_url",
@@ -8583,7 +8583,7 @@ MISTAKES = {  # {}: the program, …: anything
     "post x --alerter teem": "no alerter 'teem'; did you mean 'team'?",
     "post x --alerter team --stack prod": "--alerter and --stack: give one of them",
     "stack register s": f"{NEEDED}-al/--alerter (see: {{}} stack register --help)",
-    "post x --titl T": "post: unknown '--titl'; did you mean '--title'?", "post a b": "post: unknown 'b'; …",
+    "post x --titl T": "post: unknown '--titl'; did you mean '--title'?", "post a b": "post: …a word…",
     "post -5%": f"{NEEDED}text; one that begins with - stands behind -- (see: {{}} post --help)",
     "post x --level eror": "message: no level 'eror'; did you mean 'error'?",
     "post x --metadata accuracy": "--metadata accuracy: write it as KEY=VALUE",
