@@ -2465,12 +2465,15 @@ class _ChatAlerter(BaseAlerter):
         return True
 
     def _write(self, block: _Block, line: Any) -> Any:
-        """Return a line of a block in the markup, safe where spans meet; of facts, name and value."""
+        """Return one line of a block in the service's markup; of facts, name and value."""
         if block.kind == "facts":  # empty ones would be refused
             return tuple([_marked(block, words, self._mark, {}) or "\u200b" for words in line])
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
-        return _unfenced(_defuse(_marked(block, line, self._mark, self._forms, self._bullet)))
+        words = _marked(block, line, self._mark, self._forms, self._bullet)
+        if block.kind == "heading":  # it drops marks, and what they kept apart joins
+            words = _unfenced(_defuse(words))
+        return words
 
     def _cost(self, written: Any) -> int:
         if isinstance(written, tuple):  # a fact: Discord allows 25 of them in each of ten embeds
@@ -4732,8 +4735,7 @@ role="presentation" %s style="background:#f3f4f6"><tr><td class="al-out" style="
 
 
 def _html_span(style: str, text: str, url: str) -> str:
-    text = _html.escape(text).replace("\n", "<br>")
-    return _HTML_SPANS.get(style, "{}").format(text, url=_html.escape(url))
+    return _HTML_SPANS.get(style, "{}").format(_html.escape(text), url=_html.escape(url))
 
 
 def _html_block(block: _Block, inline: bool) -> str:
@@ -4773,7 +4775,7 @@ def _html_table(table: _Block) -> str:
         for cell, kind, side in zip(row, kinds, table.sides or "<<"):
             rows += _CELLS[kind].format(_CELL_SIDES[side], _marked(table, cell, _html_span, _HTML_MARKS))
         rows += "</tr>"
-    return _TABLE.format(rows)
+    return _TABLE.format(rows.replace("\n", "<br>"))  # between the lines of a fact
 
 
 def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: bool = False) -> str:
@@ -6308,8 +6310,8 @@ def _spans(line: str, pattern: str = _INLINE) -> Iterator[_Span]:
 
 
 def _bare(line: str) -> str:
-    """Return one line of light Markdown without its marks; what they say beyond looks stays."""
-    return _in_markup(_spans(line), _bare_words, _TEXT_FORMS)
+    """Return one line of light Markdown without its marks, unless it is nothing else; what they say stays."""
+    return _in_markup(_spans(line), _bare_words, _TEXT_FORMS).strip() or line
 
 
 def _bare_words(style: str, text: str, url: str) -> str:
@@ -6449,10 +6451,7 @@ def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
     """Add lines of Markdown, the last of which is empty and only ends the others."""
     at = 0
     while at < len(lines) - 1:
-        line = lines[at]
-        block = _Block("text", [line])
-        if "|" in line or not line[:1].isalpha():  # as few lines, and this is soon seen
-            block = _table_at(lines, at) or _line_block(line)
+        block = _table_at(lines, at) or _line_block(lines[at])
         at += len(block.lines)
         if block.kind == "table":  # its head and rule
             at += 2

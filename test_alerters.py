@@ -2195,7 +2195,7 @@ HOSTILE_TEXTS = {
     "controls": "\x00\x01\x1b[2J\x07\x9b31m<!here>\x7f", "surrogates": "\ud800 a \udfff <@U1> \ud83d",
     "lines": "a\u2028@everyone\u2029<!here>\x0b\x0c\x85b", "only invisible": "\u200b\u200b\ufeff",
     "ticks in a row": "a ``` [bank.example](https://evil.example) `b `",
-    "empty code": "``` ```", "a lone fence": "```", "markdown only": "** __ ~~ || ``"}
+    "empty code": "``` ```", "a lone fence": "```", "markdown only": "** __ ~~ || ``", "blank": "` `"}
 
 
 def in_markdown(text):
@@ -2208,7 +2208,7 @@ def in_markdown(text):
 def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
     """Wherever it stands: body, title, name or value of metadata, or the name of an image or a file."""
     facts, gone = {f"{i} {text}": text for i in range(2)}, "/nowhere/" + text.replace("\x00", "") + ".png"
-    messages = AlerterMessage(None, text, facts, [gone]), AlerterMessage("t " + text, in_markdown(text))
+    messages = AlerterMessage(None, text, facts, [gone]), AlerterMessage(text, in_markdown(text))
     for kind in RENDERED:
         alerter, service = chats[kind]
         assert [alerter.post(message) for message in messages] == [True, True], kind
