@@ -2299,7 +2299,8 @@ class _ChatAlerter(BaseAlerter):
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
     _person_id = r"\S+"
-    # Field or parameter -> the form of ids in it, of a link to one, and what is wrong with anything else.
+    # Field or parameter -> the form of ids in it, of a link to one, and what is wrong with anything else ({}).
+    # A wrong channel is not shown: it may be a token or a webhook's address.
     _ids_in: Mapping[str, tuple[str, str, str]] = {}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     _points: Callable[[], Iterator[tuple[bool | None, str]]]  # of `check`, as `_report` takes them
@@ -2662,7 +2663,7 @@ class _ChatAlerter(BaseAlerter):
         linked = re.search(link, text)
         if linked:
             return f"write {linked[1]}"
-        return f"{text!r} {problem}"
+        return problem.format(text)
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         above = message._reply_to.ref if message._reply_to else {}
@@ -2798,12 +2799,12 @@ class SlackAlerter(_ChatAlerter):
     _api_field = "slack_api_url"
     _person_id = "(?!U0?X{4})[UW][A-Z0-9]+"
     _ids_in = {
-        "slack_channel_id": (r"[^\s@<>/,]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
-                             f"is no channel; its {_SLACK_CHANNEL}"),
+        "slack_channel_id": (r"(?!xox|xapp)[^\s@<>/,]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
+                             f"that is no channel; its {_SLACK_CHANNEL}"),
         "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b",
-                      f"is no id of a person on Slack; {_MEMBER_ID}"),
+                      f"{{!r}} is no id of a person on Slack; {_MEMBER_ID}"),
         "mention": ("[<@!]*([UWS][A-Z0-9]+|here|channel|everyone)>?", rf"/({_person_id})\b",
-                    f"is no id of Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone")}
+                    f"{{!r}} is no id of Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone")}
     _mistakes = (
         ("slack_token", "^xapp-",
          "an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…"),
@@ -3351,12 +3352,12 @@ class DiscordAlerter(_ChatAlerter):
     _channel_field, _api_field = "discord_channel_id", "discord_api_url"
     _person_id = r"\d+"
     _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)",
-                    f"is no channel id: {_DISCORD_CHANNEL}")
+                    f"that is no channel id: {_DISCORD_CHANNEL}")
     _ids_in = {
         "discord_channel_id": _channel_ids, "default_discord_channel_id": _channel_ids,
-        "approvers": (r"[<@!]*\d+>?", r"/(\d+)\b", f"is no id of a person on Discord; {_USER_ID}"),
+        "approvers": (r"[<@!]*\d+>?", r"/(\d+)\b", f"{{!r}} is no id of a person on Discord; {_USER_ID}"),
         "mention": (r"[<@!]*(&?\d+|here|everyone)>?", r"/(\d+)\b",
-                    f"is no id of Discord; {_USER_ID}; & and a role id; or here, everyone")}
+                    f"{{!r}} is no id of Discord; {_USER_ID}; & and a role id; or here, everyone")}
     _mistakes = (
         ("discord_token", "^xox[a-z]-|^xapp-", "that is a token of Slack: use flavor slack, slack_token"),
         ("discord_token", r"^\d+$", "that is an id, no token: Bot, Reset Token, in the developer portal"),

@@ -7507,7 +7507,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "slack_channel_id": {
             **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "app.slack.com/client/T1/C012AB", "<#C012AB|ml>"),
                             ": write C012AB"),
-            "ml alerts": ": 'ml alerts' is no channel; its id (C…), at the end of View channel details",
+            **dict.fromkeys(("ml alerts", "xoxb-1-a", HOOK, "xapp-1-a"),
+                            ": that is no channel; its id (C…), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
         "slack_api_url": {
@@ -7526,8 +7527,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             **{who: f": {who!r} {NOT_DISCORD}" for who in ("ann#1234", "U012", "&12")},
             "https://discord.com/users/123": ": write 123"},
         "discord_channel_id": {
-            "#ml": ": '#ml' is no channel id: a number: Developer Mode on, right-click the channel, "
-                   "Copy Channel ID",
+            **dict.fromkeys(("#ml", OF_DISCORD, f"{'a' * 24}.Gabc12.{'b' * 27}"), ": that is no channel id: "
+                            "a number: Developer Mode on, right-click the channel, Copy Channel ID"),
             "https://discord.com/channels/12/345": ": write 345", 123: " must be str, not int"},
         "default_discord_channel_id": {"<#345>": ": write 345"},
         "discord_token": {
@@ -8915,7 +8916,7 @@ SETUP_TYPED = {  # flavor: the answers, and what is shown on the way
               "slack_channel_id (…): …"),
     "discord": (["{token}", "#ml", "", "{channel}"],
                 "…Message Content Intent…\nsecret discord_token (…): …?client_id=200&scope=bot&permissions="
-                "274878024768…\ndiscord_channel_id (…): …'#ml' is no channel id…\ndiscord_channel_id (…): …"),
+                "274878024768…\ndiscord_channel_id (…): …that is no channel id…\ndiscord_channel_id (…): …"),
     "smtp_email": (["{host}", "bot@example.org", "smtp-password-1", "ann@example.org, bob@example.org"],
                    "\nsmtp_server (…): \nsender_email (…): …app password…\nsecret password (…): \n"
                    "recipient_email (…): …")}
