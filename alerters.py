@@ -3036,13 +3036,20 @@ class SlackAlerter(_ChatAlerter):
         return str(self._account().get("user_id"))
 
     def _ready_to_read(self, where: _Dict) -> str:
-        wanted = ["channels:history", "groups:history"]
-        if where["channel"][:1] in "DUW":
-            wanted = ["im:history"]
-        if set(wanted).isdisjoint(self._account().get("scopes", wanted)):
+        kind, wanted = where["channel"][:1], {"channels:history", "groups:history", "mpim:history"}
+        if kind in "DUW":
+            wanted = {"im:history"}
+        missing = wanted.difference(self._account().get("scopes", wanted))
+        if missing == wanted:
             _ACCOUNTS.pop(self, None)  # the app may be given one meanwhile
-            what = f"missing_scope: to read the answers the app needs {' or '.join(wanted)}"
+            what = f"missing_scope: to read the answers the app needs {' or '.join(sorted(wanted))}"
             raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, cure="people")
+        if kind in "CG" and missing - {"mpim:history"}:  # which one it takes, Slack alone knows
+            try:
+                self._call("conversations.history", {"channel": where["channel"], "limit": "1"})
+            except DeliveryError as error:
+                if error._final:  # any other trouble may pass
+                    raise
         return self._me()
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
