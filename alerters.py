@@ -3556,7 +3556,8 @@ class DiscordAlerter(_ChatAlerter):
         above = {"message_id": place["message_id"], "fail_if_not_exists": False}
         payload = {"content": said[:2000], "message_reference": above,
                    "allowed_mentions": {"parse": [], "users": named}}
-        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
+        path = f"/channels/{place['channel_id']}/messages"
+        sent = self._referring(functools.partial(self._call, "POST", path, [payload]), payload)
         if to:  # people answer the help, too, also after a restart
             question._take_step(parts=[*question._record.parts, str(sent.get("id"))])
 
@@ -3722,7 +3723,18 @@ class DiscordAlerter(_ChatAlerter):
             self._note_time(draft, page)
             return self._call("POST", path, [payload, *page.files], until)
 
-        return _insist(post, self.clock, until, sure="nonce" in payload)
+        insist = functools.partial(_insist, post, self.clock, until, sure="nonce" in payload)
+        return self._referring(insist, payload)
+
+    def _referring(self, post: Callable[[], Any], payload: _Dict) -> Any:
+        """Return post(), which sends payload; without its reference if Read Message History is missing."""
+        try:
+            return post()
+        except DeliveryError as error:
+            if error.code != "160002":
+                raise
+        del payload["message_reference"]
+        return post()
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
         """Return the decoded answer. path: empty or &… for the webhook. parts: JSON body, then files."""

@@ -2302,6 +2302,11 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
         assert under.ref == dict(first.ref, ts=service.posted[2]["ts"], thread_ts=first.ref["ts"])
 
 
+def test_a_bot_that_may_not_read_posts_the_rest_of_a_long_text_apart(discord):
+    discord.permissions["300"].discard("READ_MESSAGE_HISTORY")
+    assert discord_alerter(discord).post("word " * 2000) and len(discord.posted) == 3
+
+
 @pytest.mark.parametrize("kind", CHAT_KINDS)
 def test_a_receipt_has_the_address_of_its_message_where_it_costs_no_request(chats, monkeypatch, capsys, kind):
     monkeypatch.setattr(alerters, "_SERVERS", {})
