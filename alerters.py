@@ -2694,7 +2694,7 @@ class _View:
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
         self.last: Any = None
         self.error: DeliveryError | None = None
-        self.free_at = -1.0  # Slack, on clock.monotonic: when it lets a rationed app read again; -1: always
+        self.free_at = 0.0  # Slack, on clock.monotonic: when it lets the app read again
 
 
 # Of all questions that are waited for: by process, token, `listen`, channel and thread.
@@ -2764,6 +2764,7 @@ _CASE = "whether capitals count in the words that decide"
 _SLACK_CHANNEL = "id (C…), at the end of View channel details"
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
+_RATIONED: set[SlackAlerter] = set()  # those whose app may read once a minute
 
 
 @_dataclass
@@ -2928,8 +2929,8 @@ class SlackAlerter(_ChatAlerter):
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
         now, rows = self.clock.monotonic(), []
-        rationed, ends_soon = view.free_at >= 0, now < question._ends < now + _RATION
-        if now < view.free_at or rationed and ends_soon:
+        ends_soon = now < question._ends < now + _RATION
+        if now < view.free_at or ends_soon and self in _RATIONED:
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
         try:
             for page in itertools.islice(self._pages(kind, args), most):
@@ -2938,6 +2939,8 @@ class SlackAlerter(_ChatAlerter):
             if error.retry_after is None or not str(error.code).endswith("limited"):
                 raise
             view.free_at = now + error.retry_after
+            if error.retry_after > _POLL_MAX:  # no other app has to wait so long
+                _RATIONED.add(self)
             return rows, error.with_traceback(None)  # which would keep the view
         return rows, None
 
