@@ -2551,14 +2551,14 @@ class _ChatAlerter(BaseAlerter):
         own: _View = question._memo.setdefault("view", _View(question))
         return question._shared or own
 
-    def _share(self, question: Question) -> Any:
-        """Return what `_read_view` finds, or found for others in the last quarter of a pause."""
+    def _share(self, question: Question, since: float = 0.0) -> Any:
+        """Return what `_read_view` finds, or found for others after `since` in the last quarter of a pause."""
         view = self._view_of(question)
         if question._shared is None:  # it is not waited for, only looked at
             return self._read_view(view, question)
         now = self.clock.monotonic()
         age = now - question._ends + question.deadline - question._record.asked  # the other clock may be set
-        newest = now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4
+        newest = max(now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4, since)
         if now >= question._ends:  # once more at the deadline
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
@@ -2891,11 +2891,12 @@ class SlackAlerter(_ChatAlerter):
         """
         view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
         told, known, at = question._memo.get("thread", (None, [], 0.0))
-        if not view.thread and len(view.questions) > 1 and now < question._ends:
-            row = _row_of(self._share(question)[0], "ts", ts)
+        if not view.thread and len(view.questions) > 1:
+            since = question._memo.setdefault("since", now)  # before, nobody has read for it
+            row = _row_of(self._share(question, since)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
-            if row and told == _replies_of(row) and now < at + _POLL_MAX:
+            if row and told == _replies_of(row) and now < min(at + _POLL_MAX, question._ends):
                 return row, known
         if view.thread:
             rows, question._missing = self._share(question)
@@ -2918,8 +2919,9 @@ class SlackAlerter(_ChatAlerter):
         args = {"channel": view.channel, "oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
             return self._read(view, question, "history", args)
-        args["latest"] = refs[-1]["ts"]  # in one page: a question that is not in it is read for itself
-        return self._read(view, question, "history", args, 1)
+        args["latest"] = refs[-1]["ts"]
+        # A page for ten of them: a question that stands in none is read for itself.
+        return self._read(view, question, "history", args, 1 + len(refs) // 10)
 
     def _read(self, view: _View, question: Question, kind: str, args: _Dict,
               most: int | None = None) -> _Reading:
