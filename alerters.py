@@ -2382,7 +2382,8 @@ class _ChatAlerter(BaseAlerter):
     def _post_one(self, draft: _Draft, page: _Page) -> None:
         page.number = next(draft.numbers)
         ref = self._put(draft, page)
-        draft.ref = draft.ref or ref
+        if not draft.ref:
+            draft.ref, draft.where["channel"] = ref, _channel_of(ref)  # it may have been given by a name
 
     def _send_pictures(self, draft: _Draft, together: list[_File]) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
@@ -2666,9 +2667,15 @@ class _ChatAlerter(BaseAlerter):
         return problem.format(text)
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
-        above = message._reply_to.ref if message._reply_to else {}
-        return {"channel": self._channel(params),
-                "thread": getattr(params, "thread_ts", None) or _thread_of(above)}
+        thread = getattr(params, "thread_ts", None)
+        if message._reply_to and not thread:  # a reply stands where the message does
+            ref = message._reply_to.ref
+            return {"channel": _channel_of(ref), "thread": _thread_of(ref)}
+        return {"channel": self._channel(params), "thread": thread}
+
+
+def _channel_of(ref: _Dict) -> str:
+    return str(ref.get("channel") or ref.get("channel_id") or "")
 
 
 def _mapping(value: Any) -> _Dict:
@@ -2688,8 +2695,8 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
 class _View:
     """A channel or thread, the questions for which it is read, and what the last reading found."""
     def __init__(self, question: Question) -> None:
-        self.channel = str(question.ref.get("channel") or question.ref.get("channel_id"))
-        self.thread, self.questions = question.ref.get("thread_ts"), {question}
+        self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
+        self.questions = {question}
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
         self.last: Any = None
@@ -3699,8 +3706,8 @@ class DiscordAlerter(_ChatAlerter):
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
         """Post a page with its files, in a forum as a thread of its own; return the message."""
         thread, payload = _forum_thread(draft.ref or draft.reply_to), self._payload(draft, page)
-        channel = f"/channels/{thread or draft.where['channel']}"
-        if thread or not draft.in_forum:
+        channel = f"/channels/{draft.where['channel']}"
+        if draft.ref or not draft.in_forum:
             path = f"{channel}/messages"
             if not self.discord_token:
                 path = thread and f"&thread_id={thread}"

@@ -2291,13 +2291,18 @@ def test_time_grows_with_a_text_and_not_with_its_square(piece):
 @pytest.mark.parametrize("kind", ["slack", "discord"])
 def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
     alerter, service = chats[kind]
-    first = alerter.send("first")
+    service.add_channel("555", "other")
+    elsewhere = {"slack": SlackAlerterParameters(slack_channel_id="other"),
+                 "discord": DiscordAlerterParameters(discord_channel_id="555")}[kind]
+    first = alerter.send("first", elsewhere)
     assert alerters.post("second", alerter=alerter, reply_to=first) is True
+    assert {row[service.row_keys[1]] for row in service.posted} == {"555"}
     parents = [payload.get("thread_ts") or payload.get("message_reference", {}).get("message_id")
                for payload in _posted(service)]
     assert parents == [None, first.ref["ts" if kind == "slack" else "message_id"]] and json.dumps(first.ref)
     if kind == "slack":
-        under = alerter.send("third " * 900, SlackAlerterParameters(thread_ts=first.ref["ts"]))
+        under = alerter.send("third " * 900, dataclasses.replace(elsewhere, thread_ts=first.ref["ts"]))
+        assert {payload["channel"] for payload in _posted(service)[3:]} == {"555"}  # no name any more
         assert len(service.posted) > 3 and {row["thread_ts"] for row in service.posted} == {first.ref["ts"]}
         assert under.ref == dict(first.ref, ts=service.posted[2]["ts"], thread_ts=first.ref["ts"])
 
