@@ -2327,6 +2327,7 @@ class _ChatAlerter(BaseAlerter):
     _take_away: Callable[[_Dict], None]  # (ref): deletes a message
     # To ask, besides `_ready_to_read`, `_me`, `replies`, `_say` and `_find` of the base
     _read_view: Callable[[_View, Question], Any]  # reads what serves all questions of the view
+    _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
     _is_bot: Callable[[_Dict], bool]  # (row)
     _answer: Callable[[Question, _Dict, str], _Dict | None]  # what a person's row answers, as in `_answers`
 
@@ -2574,10 +2575,12 @@ class _ChatAlerter(BaseAlerter):
                 raise copy.copy(view.error)
             return view.last
 
-    def _answers(self, question: Question, below: list[_Dict], plain: str) -> list[_Dict]:
+    def _answers(self, question: Question, rows: list[_Dict], plain: str) -> list[_Dict]:
         """Return what people wrote in reply; plain: what plain messages above the next question count as."""
         answers = []
-        for row in below:
+        for row in sorted(rows, key=self._order):
+            if self._order(row) <= self._order(question.ref):
+                continue
             if self._is_bot(row):
                 for token in re.findall(_MARKER, _json.dumps(row)):
                     if token != question.token:  # what stands below belongs to that one
@@ -2875,14 +2878,14 @@ class SlackAlerter(_ChatAlerter):
         found, rows = self._thread(question)
         row = self._with_all_taps(question, found)
         question._record.author = question._record.author or row.get("user")
-        answers = self._answers(question, _below(question, rows), "reply")
+        answers = self._answers(question, rows, "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
             rows, missing = self._share(question)
             if not missing and _row_of(rows, "ts", question.ref["ts"]) is None:
                 rows, missing = self._read_view(_View(question), question)  # others need only what is newer
             question._missing = question._missing or missing
             if not missing:  # of a part nobody knows which question stands above it
-                answers += self._answers(question, _below(question, rows), "channel")
+                answers += self._answers(question, rows, "channel")
         answers.sort(key=operator.itemgetter("at"))
         for reaction in _rows_of(row.get("reactions")):
             for user in _rows_of(reaction.get("users"), str):
@@ -2922,7 +2925,8 @@ class SlackAlerter(_ChatAlerter):
         """Read a thread; or a channel from the oldest question that somebody waits for on."""
         if view.thread:
             return self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
-        refs = sorted((other.ref for other in list(view.questions)), key=_moment)
+        refs = sorted((other.ref for other in list(view.questions)), key=self._order)
+        view.span = (self._order(refs[0]), self._order(refs[-1]))
         args = {"channel": view.channel, "oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
             return self._read(view, question, "history", args)
@@ -2988,14 +2992,18 @@ class SlackAlerter(_ChatAlerter):
             return None
         if not plain or row.get("user") in (None, "USLACKBOT", self._me()):
             return None
-        if plain == "channel" and row.get("thread_ts", row["ts"]) != row["ts"]:  # it is in a thread
+        if plain == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
             return None
         # Slack's markup as it was typed: links first, entities last.
         text = re.sub(rf"<@{re.escape(self._me())}(\|[^>]*)?>", " ", row.get("text") or "")
         text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
-        at = _moment(row.get("edited") or row)
+        at = self._order(row.get("edited") or row)
         return {"by": row["user"], "text": _without_entities(text), "via": plain, "at": at,
-                "asked": _moment(question.ref)}
+                "asked": self._order(question.ref)}
+
+    def _order(self, row: _Dict) -> float:
+        """Return the `ts` of a row as a time, 0 if it has none; the string itself stays the id."""
+        return float(row.get("ts") or 0)
 
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
@@ -3285,18 +3293,6 @@ def _replies_of(row: _Dict) -> tuple[Any, Any]:
     return row.get("reply_count"), row.get("latest_reply")
 
 
-def _moment(row: Any) -> float:
-    """Return the `ts` of a row as a time, 0 if it has none; the string itself stays the id."""
-    return float(_mapping(row).get("ts") or 0)
-
-
-def _below(question: Question, rows: list[_Dict]) -> list[_Dict]:
-    below = sorted(rows, key=_moment)
-    while below and _moment(below[0]) <= _moment(question.ref):
-        del below[0]
-    return below
-
-
 # === Discord ===
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
@@ -3454,11 +3450,7 @@ class DiscordAlerter(_ChatAlerter):
             plain = "reply"
         elif self.listen == "channel":
             plain = "channel"
-        below = []
-        for row in rows:
-            if int(row["id"]) > int(mid):
-                below.append(row)
-        answers = self._answers(question, below, plain)
+        answers = self._answers(question, rows, plain)
         if message.get("flags", 0) & _HAS_THREAD and place != mid:  # that is a channel with the same id
             thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
             answers += self._answers(question, thread, "reply")
@@ -3471,7 +3463,7 @@ class DiscordAlerter(_ChatAlerter):
         return self._rows(f"/channels/{view.channel}/messages?", min(asked) - 1)
 
     def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:
-        """Return all rows after an id, oldest first. absent: the status that means that there are none."""
+        """Return all rows after an id. absent: the status that means that there are none."""
         rows: dict[str, _Dict] = {}  # by id, for one may come twice
         while True:
             try:
@@ -3481,11 +3473,14 @@ class DiscordAlerter(_ChatAlerter):
                     raise
                 return []
             last = after
-            for row in sorted(page, key=lambda row: int(row["id"])):
+            for row in page:
                 rows[row["id"]] = row
                 after = max(after, int(row["id"]))
             if len(page) < 100 or after == last:  # the same page again and again would have no end
                 return list(rows.values())
+
+    def _order(self, row: _Dict) -> int:
+        return int(row.get("id") or row["message_id"])
 
     def _is_bot(self, row: _Dict) -> bool:
         author = _mapping(row.get("author"))
