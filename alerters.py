@@ -1902,9 +1902,12 @@ class Question:
             if self._failing:
                 now = max(now + _POLL_MIN, self._not_before)
             return min(now, self._gives_up)
-        age = now - self._ends + self.deadline - self._record.asked
-        pause = min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
-        return min(max(now + pause, self._not_before), self._ends)
+        return min(max(now + self._interval(now), self._not_before), self._ends)
+
+    def _interval(self, now: float) -> float:
+        """Return how long it is from one poll to the next: a share of the question's age."""
+        age = now - self._ends + self.deadline - self._record.asked  # by a clock that nobody sets
+        return min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
 
     def _poll_once(self, began: float) -> None:
         """Look, and settle the question if that decides it, or if the time is over."""
@@ -2553,18 +2556,18 @@ class _ChatAlerter(BaseAlerter):
         own: _View = question._memo.setdefault("view", _View(question))
         return question._shared or own
 
-    def _share(self, question: Question, since: float = 0.0) -> Any:
-        """Return what `_read_view` finds, or found for others after `since` in the last quarter of a pause."""
+    def _share(self, question: Question) -> Any:
+        """Return what `_read_view` finds, or found for it and others in the last quarter of a pause."""
         view = self._view_of(question)
         if question._shared is None:  # it is not waited for, only looked at
             return self._read_view(view, question)
         now = self.clock.monotonic()
-        age = now - question._ends + question.deadline - question._record.asked  # the other clock may be set
-        newest = max(now - min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX) / 4, since)
+        newest = now - question._interval(now) / 4
         if now >= question._ends:  # once more at the deadline
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
-            if view.began < newest:
+            first, last = view.span
+            if view.began < newest or not first <= self._order(question.ref) <= last:
                 began, view.error = self.clock.monotonic(), None
                 try:
                     view.last = self._read_view(view, question)
@@ -2700,6 +2703,7 @@ class _View:
     def __init__(self, question: Question) -> None:
         self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
         self.questions = {question}
+        self.span = (0.0, float("inf"))  # the oldest and the newest question for which it was read last
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
         self.last: Any = None
@@ -2881,8 +2885,6 @@ class SlackAlerter(_ChatAlerter):
         answers = self._answers(question, rows, "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
             rows, missing = self._share(question)
-            if not missing and _row_of(rows, "ts", question.ref["ts"]) is None:
-                rows, missing = self._read_view(_View(question), question)  # others need only what is newer
             question._missing = question._missing or missing
             if not missing:  # of a part nobody knows which question stands above it
                 answers += self._answers(question, rows, "channel")
@@ -2902,8 +2904,7 @@ class SlackAlerter(_ChatAlerter):
         view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
         told, known, at = question._memo.get("thread", (None, [], 0.0))
         if not view.thread and len(view.questions) > 1:
-            since = question._memo.setdefault("since", now)  # before, nobody has read for it
-            row = _row_of(self._share(question, since)[0], "ts", ts)
+            row = _row_of(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
             if row and told == _replies_of(row) and now < min(at + _POLL_MAX, question._ends):
@@ -2930,8 +2931,7 @@ class SlackAlerter(_ChatAlerter):
         args = {"channel": view.channel, "oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
             return self._read(view, question, "history", args)
-        args["latest"] = refs[-1]["ts"]
-        # A page for ten of them: a question that stands in none is read for itself.
+        args["latest"] = refs[-1]["ts"]  # a page for ten: a question that stands in none is read for itself
         return self._read(view, question, "history", args, 1 + len(refs) // 10)
 
     def _read(self, view: _View, question: Question, kind: str, args: _Dict,
@@ -3440,9 +3440,6 @@ class DiscordAlerter(_ChatAlerter):
         place, mid = question.ref["channel_id"], question.ref["message_id"]
         rows = self._share(question)
         message = _row_of(rows, "id", mid)
-        if message is None:  # for others was read only what is newer
-            rows = self._read_view(_View(question), question)
-            message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
         plain = ""
@@ -3459,8 +3456,9 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         """List a channel from the oldest question on that somebody waits for."""
-        asked = [int(question.ref["message_id"]) for question in list(view.questions)]
-        return self._rows(f"/channels/{view.channel}/messages?", min(asked) - 1)
+        oldest = min(self._order(question.ref) for question in list(view.questions))
+        view.span = (oldest, float("inf"))
+        return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
 
     def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:
         """Return all rows after an id. absent: the status that means that there are none."""
