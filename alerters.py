@@ -2709,6 +2709,7 @@ class _View:
         self.last: Any = None
         self.error: DeliveryError | None = None
         self.free_at = 0.0  # Slack, on clock.monotonic: when it lets the app read again
+        self.rationed = False  # Slack: whether the app may read once a minute
 
 
 # Of all questions that are waited for: by process, token, `listen`, channel and thread.
@@ -2778,7 +2779,6 @@ _CASE = "whether capitals count in the words that decide"
 _SLACK_CHANNEL = "id (C…), at the end of View channel details"
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
-_RATIONED: set[SlackAlerter] = set()  # those whose app may read once a minute
 
 
 @_dataclass
@@ -2943,17 +2943,17 @@ class SlackAlerter(_ChatAlerter):
         """
         now, rows = self.clock.monotonic(), []
         ends_soon = now < question._ends < now + _RATION
-        if now < view.free_at or ends_soon and self in _RATIONED:
+        if now < view.free_at or ends_soon and view.rationed:
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
         try:
             for page in itertools.islice(self._pages(kind, args), most):
                 rows += page
         except DeliveryError as error:
-            if error.retry_after is None or not str(error.code).endswith("limited"):
+            if error.retry_after is None or error.code not in ("ratelimited", "rate_limited"):
                 raise
             view.free_at = now + error.retry_after
             if error.retry_after > _POLL_MAX:  # no other app has to wait so long
-                _RATIONED.add(self)
+                view.rationed = True
             return rows, error.with_traceback(None)  # which would keep the view
         return rows, None
 
