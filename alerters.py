@@ -2236,6 +2236,7 @@ _CALLED = 30  # approvers at most: they have to fit into one message with its te
 _STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"}  # of lines without spans
 _LEFT_OUT = "… {:,} characters left out …"
 _NO_FILES = "a webhook takes no files, only an image's URL"
+_GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check begins with
 
 
 def _documented(method: _F) -> _F:
@@ -2306,7 +2307,7 @@ class _ChatAlerter(BaseAlerter):
     # A wrong channel is not shown: it may be a token or a webhook's address.
     _ids_in: Mapping[str, tuple[str, str, str]] = {}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
-    _points: Callable[[], Iterator[tuple[bool | None, str]]]  # of `check`, as `_report` takes them
+    _points: Callable[[], Iterator[tuple[str, str]]]  # of `check`, as `_report` takes them
     # To write
     # Kind of block -> a line with {words}, {indent}, {label}, {hashes}; bold, italic, strike -> {words}
     _forms: Mapping[str, str] = {}
@@ -2623,14 +2624,14 @@ class _ChatAlerter(BaseAlerter):
         if not self._by_bot():
             return super()._try_post()
         ref = self.send(AlerterMessage(body=f"{_TEST} It is taken away at once.")).ref
-        points: list[tuple[bool | None, str]] = [(True, "posting: a test message was posted")]
+        points = [(_GOOD, "posting: a test message was posted")]
         for what, work in (("react", functools.partial(self._tap, ref, _TAPS[0])),
                            ("take the test message away", functools.partial(self._take_away, ref))):
             try:
                 work()
-                points.append((True, f"it could {what}"))
+                points.append((_GOOD, f"it could {what}"))
             except DeliveryError as error:
-                points.append((None, f"it could not {what}: {error}"))
+                points.append((_NOTE, f"it could not {what}: {error}"))
         return _report(self._who, points)
 
     def _by_bot(self) -> bool:
@@ -2723,14 +2724,13 @@ def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
     return None
 
 
-def _report(who: str, points: Iterable[tuple[bool | None, str]]) -> str:
-    """Return a line for each point of a check (None: no fault); raise if one failed."""
-    marks = {True: "ok    ", False: "FAIL  ", None: "note  "}
+def _report(who: str, points: Iterable[tuple[str, str]]) -> str:
+    """Return a line for each point of a check; raise if one failed."""
     lines, failed = [], []
-    for good, text in points:
+    for mark, text in points:
         text = _one_line(text).replace(f"{who}: ", "")
-        lines.append(marks[good] + text)
-        if good is False:
+        lines.append(mark + text)
+        if mark == _BAD:
             failed.append(text)
     if failed:
         error = _failure(who, "; ".join(failed), hint="mend this and run the check again")
@@ -2747,8 +2747,8 @@ _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
 _ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"
 _DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
-_SCOPES = {"chat:write": (False, "to post"), "reactions:write": (None, "to offer one tap"),  # None: no fault
-           "reactions:read": (None, "to read all taps"), "files:write": (None, "for images and long texts")}
+_SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer one tap"),
+           "reactions:read": (_NOTE, "to read all taps"), "files:write": (_NOTE, "for images and long texts")}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
 _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
     "code": "`{0}`", "link": "<{1}|{0}>", "url": "<{1}>",
@@ -2855,26 +2855,26 @@ class SlackAlerter(_ChatAlerter):
             return ""  # other servers of its protocol have ids of other forms
         return super()._problem(name, text)
 
-    def _points(self) -> Iterator[tuple[bool | None, str]]:
+    def _points(self) -> Iterator[tuple[str, str]]:
         if not self.slack_token:
-            yield True, "the webhook's form is right; only a post can tell more"
+            yield _GOOD, "the webhook's form is right; only a post can tell more"
             return
         channel = self._channel(None)
         who = _ACCOUNTS[self] = self._call("auth.test", {})
-        yield True, f"token: {who.get('user')} in {who.get('team')}"
-        for scope, (good, use) in _SCOPES.items():
-            if scope not in who.get("scopes", scope):
-                yield good, f"scope {scope} is missing ({use}): add it, reinstall the app"
+        yield _GOOD, f"token: {who.get('user')} in {who.get('team')}"
+        for scope, (mark, use) in _SCOPES.items():
+            if scope not in who.get("scopes", _SCOPES):
+                yield mark, f"scope {scope} is missing ({use}): add it, reinstall the app"
         for method, what in (("info", "channel {}"), ("history", "may read replies")):
             try:
                 found = self._call(f"conversations.{method}", {"channel": channel, "limit": "1"})
                 name = _mapping(found.get("channel")).get("name")
-                yield True, what.format(name or channel)
+                yield _GOOD, what.format(name or channel)
             except DeliveryError as error:
-                good = False
+                mark = _BAD
                 if method == "info" and error.code == "missing_scope":  # its name stays unknown, and no more
-                    good = None
-                yield good, f"{what.format(channel)}: {error}"
+                    mark = _NOTE
+                yield mark, f"{what.format(channel)}: {error}"
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
@@ -3411,28 +3411,29 @@ class DiscordAlerter(_ChatAlerter):
         self._set("default_discord_channel_id", "")
         super()._check_together()
 
-    def _points(self) -> Iterator[tuple[bool | None, str]]:
+    def _points(self) -> Iterator[tuple[str, str]]:
         if not self.discord_token:
             hook = self._call("GET", "")
-            yield True, f"webhook {hook.get('name')} for channel {hook.get('channel_id')}"
+            yield _GOOD, f"webhook {hook.get('name')} for channel {hook.get('channel_id')}"
             return
         user, path = self._call("GET", "/users/@me"), f"/channels/{self._channel(None)}"
-        yield True, f"token: {user.get('username')}"
+        yield _GOOD, f"token: {user.get('username')}"
         try:
             channel = self._call("GET", path)
             name, kind = channel.get("name"), channel.get("type")
             if kind in _FORUMS:
-                yield True, f"forum {name}: each alert becomes a post"
+                yield _GOOD, f"forum {name}: each alert becomes a post"
                 return
-            if kind not in _WRITABLE:
-                name = f"{name} takes no messages: choose another"
-            yield kind in _WRITABLE, f"channel {name}"
+            if kind in _WRITABLE:
+                yield _GOOD, f"channel {name}"
+            else:
+                yield _BAD, f"channel {name} takes no messages: choose another"
             rows = self._latest(path, 50)
-            yield True, "may read replies"
+            yield _GOOD, "may read replies"
             if any(map(self._is_mute, rows)):
-                yield None, _INTENT
+                yield _NOTE, _INTENT
         except DeliveryError as error:
-            yield False, str(error)
+            yield _BAD, str(error)
 
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
@@ -3976,17 +3977,17 @@ class SMTPEmailAlerter(BaseAlerter):
         ways: _Dict = {f"SMTP: {login}": self._smtp}
         if self.imap_server:
             ways["IMAP: connected and logged in"] = self._imap
-        points: list[tuple[bool | None, str]] = []
+        points: list[tuple[str, str]] = []
         for done, way in ways.items():
             try:
                 way(self._until()).sock.close()
-                points.append((True, done))
+                points.append((_GOOD, done))
             except DeliveryError as error:
-                points.append((False, f"{done[:4]}: {error}"))
+                points.append((_BAD, f"{done[:4]}: {error}"))
         if not self.imap_server:
-            points.append((None, "IMAP: not set, so this alerter posts and cannot ask"))
+            points.append((_NOTE, "IMAP: not set, so this alerter posts and cannot ask"))
         if not self.recipient_email:
-            points.append((False, "recipient: none, so it cannot post: give recipient_email"))
+            points.append((_BAD, "recipient: none, so it cannot post: give recipient_email"))
         return _report(self._who, points)
 
     def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
