@@ -2309,10 +2309,10 @@ class _ChatAlerter(BaseAlerter):
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     _points: Callable[[], Iterator[tuple[str, str]]]  # of `check`, as `_report` takes them
     # To write
-    # Kind of block -> a line with {words}, {indent}, {label}, {hashes}; bold, italic, strike -> {words}
+    # Kind of block -> a line with {words}, {indent}, {label}, {hashes}; bold, italic, strike -> {words}; fence,
+    # the line above a block of code.
     _forms: Mapping[str, str] = {}
     _bullet = "•"
-    _shows_language = False  # of a block of code
     # (style, text, url) -> markup. Styles: those of `_spans`, block (a line of code), and of people and times
     # mention, person (who may answer) and time (url: UNIX seconds). Unknown ones: as text.
     _mark: _Mark
@@ -2506,9 +2506,7 @@ class _ChatAlerter(BaseAlerter):
         for block in blocks:
             if block.kind == "code":
                 head = [self._mark("block", line, "") for line in block.head]
-                fence = "```"
-                if self._shows_language:
-                    fence += block.label
+                fence = self._forms["fence"].format(label=block.label)
                 lines += [fence, *head, *block.lines, "```"]
             else:
                 lines += block.lines
@@ -2751,9 +2749,9 @@ _SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer
            "reactions:read": (_NOTE, "to read all taps"), "files:write": (_NOTE, "for images and long texts")}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
 _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
-    "code": "`{0}`", "link": "<{1}|{0}>", "url": "<{1}>",
-    "time": "<!date^{1}^{{date_short_pretty}} {{time}}|{0}>",  # in the reader's zone
-    "mention": "<@{0}>", "person": "<@{0}>", "group": "<!subteam^{0}>", "all": "<!{0}>"}
+    "code": "`{text}`", "link": "<{url}|{text}>", "url": "<{url}>",
+    "time": "<!date^{url}^{{date_short_pretty}} {{time}}|{text}>",  # in the reader's zone
+    "mention": "<@{text}>", "person": "<@{text}>", "group": "<!subteam^{text}>", "all": "<!{text}>"}
 _SLACK_CURES: dict[str, _Cure] = {  # of all others people
     "ratelimited": "again", "rate_limited": "again", "org_login_required": "again",
     "team_added_to_org": "again", "invalid_cursor": "again", "fatal_error": "look", "internal_error": "look",
@@ -2806,7 +2804,8 @@ class SlackAlerter(_ChatAlerter):
     _needs_names = True
     _upload_right = "a bot token with the scope files:write"
     _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{label} {words}",
-              "quote": "> {words}", "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
+              "quote": "> {words}", "fence": "```",
+              "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _asked = ("slack_token", "slack_channel_id")
@@ -3102,7 +3101,7 @@ class SlackAlerter(_ChatAlerter):
             style = "group"
         elif style != "code":
             safe = _unfenced(safe)
-        return _SLACK_MARKS.get(style, "{0}").format(safe, url)
+        return _SLACK_MARKS.get(style, "{text}").format(text=safe, url=url)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
@@ -3356,10 +3355,10 @@ class DiscordAlerter(_ChatAlerter):
     _attaches = True
     _upload_right = "the permission Attach Files"
     _forms = {"title": "**{words}**", "heading": "{hashes} {words}", "item": "{indent}{label} {words}",
-              "quote": "> {words}", "bold": "**{words}**", "italic": "*{words}*", "strike": "~~{words}~~"}
+              "quote": "> {words}", "fence": "```{label}",
+              "bold": "**{words}**", "italic": "*{words}*", "strike": "~~{words}~~"}
     _bullet = "-"
     _measure = staticmethod(len)  # code points, says Discord's staff
-    _shows_language = True
     _refused_forms = ("50035", "50013", "50006")
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
     _asked = ("discord_token", "discord_channel_id")
@@ -3619,7 +3618,7 @@ class DiscordAlerter(_ChatAlerter):
             return f"<@{text}>"
         safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
-        return _DISCORD_MARKS.get(style, "{0}").format(safe, bare, url=url)
+        return _DISCORD_MARKS.get(style, "{text}").format(text=safe, bare=bare, url=url)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of a message: embeds in the rich form, content in the plain one."""
