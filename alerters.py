@@ -3296,8 +3296,7 @@ def _replies_of(row: _Dict) -> tuple[Any, Any]:
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
 _SNOWFLAKE = "[0-9]{1,20}"  # an id, which goes into addresses
-_PATH = (fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
-         fr"|(&thread_id={_SNOWFLAKE})?")
+_PATH = fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
 _HAS_THREAD = 1 << 5  # a flag of messages
 _FORUMS, _WRITABLE = (15, 16), (0, 1, 2, 3, 5, 10, 11, 12)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
@@ -3561,8 +3560,7 @@ class DiscordAlerter(_ChatAlerter):
         above = {"message_id": place["message_id"], "fail_if_not_exists": False}
         payload = {"content": said[:2000], "message_reference": above,
                    "allowed_mentions": {"parse": [], "users": named}}
-        path = f"/channels/{place['channel_id']}/messages"
-        sent = self._referring(functools.partial(self._call, "POST", path, [payload]), payload)
+        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
         if to:  # people answer the help, too, also after a restart
             question._take_step(parts=[*question._record.parts, str(sent.get("id"))])
 
@@ -3698,21 +3696,20 @@ class DiscordAlerter(_ChatAlerter):
 
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
         """Post a page with its files, in a forum as a thread of its own; return the message."""
-        thread, payload = _forum_thread(draft.ref or draft.reply_to), self._payload(draft, page)
-        channel = f"/channels/{draft.where['channel']}"
+        payload, channel = self._payload(draft, page), f"/channels/{draft.where['channel']}"
+        path = f"{channel}/messages"
+        if not self.discord_token:
+            path = ""
         if draft.ref or not draft.in_forum:
-            path = f"{channel}/messages"
-            if not self.discord_token:
-                path = thread and f"&thread_id={thread}"
             try:
                 return self._send_page(draft, page, path, payload)
             except DeliveryError as error:
-                if thread or error.code not in ("50008", "40058", "220001"):
+                if draft.ref or error.code not in ("50008", "40058", "220001"):
                     raise
             draft.in_forum = True
         name = _one_line(_defuse(draft.message._name()), 100) or "Alert"
         if not self.discord_token:
-            return self._send_page(draft, page, "", {**payload, "thread_name": name})
+            return self._send_page(draft, page, path, {**payload, "thread_name": name})
         # docs.discord.com/developers/resources/channel, start thread in forum: all but these go
         for key in ("nonce", "enforce_nonce", "message_reference"):
             payload.pop(key, None)
@@ -3720,55 +3717,46 @@ class DiscordAlerter(_ChatAlerter):
         return {**_mapping(opened.get("message")), "id": opened["id"], "channel_id": opened["id"]}
 
     def _send_page(self, draft: _Draft, page: _Page, path: str, payload: _Dict) -> _Dict:
-        until = draft.until
+        thread, until = _forum_thread(draft.ref or draft.reply_to), draft.until
         if page.files:  # what is left is for the text alone
             until -= _SOCKET_TIMEOUT
 
         def post() -> Any:
             self._note_time(draft, page)
-            return self._call("POST", path, [payload, *page.files], until)
+            return self._call("POST", path, [payload, *page.files], until, thread)
 
-        insist = functools.partial(_insist, post, self.clock, until, sure="nonce" in payload)
-        return self._referring(insist, payload)
+        return _insist(post, self.clock, until, sure="nonce" in payload)
 
-    def _referring(self, post: Callable[[], Any], payload: _Dict) -> Any:
-        """Return post(), which sends payload; without its reference if Read Message History is missing."""
-        try:
-            return post()
-        except DeliveryError as error:
-            if error.code != "160002":
-                raise
-        del payload["message_reference"]
-        return post()
-
-    def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
-        """Return the decoded answer. path: empty or &… for the webhook. parts: JSON body, then files."""
-        if not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
+    def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None,
+              thread: str = "") -> Any:
+        """Return the decoded answer. path: empty for the webhook, which may write in a thread of a forum."""
+        if path and not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
             raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
         body, headers = _multipart(*parts)
-        if path.startswith("/"):
+        if path:
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = _Secret(f"Bot {token}")
         else:
-            url = self._secret("discord_webhook_url")
-            joint = "?"
-            if "?" in url:
+            url, joint = self._secret("discord_webhook_url"), "?"
+            if joint in url:
                 joint = "&"
-            url = _Secret(f"{url}{joint}wait=true{path}")
+            url = _Secret(f"{url}{joint}wait=true")
+            if thread:
+                url = _Secret(f"{url}&thread_id={thread}")
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
         answer = _http(self, method, url, until or self._until(), body, headers)
         data = answer.json()
         if answer.status == 204 and method != "GET":
             return {}
         known = _mapping(data)
-        good: object = re.fullmatch(_SNOWFLAKE, str(known.get("id")))
-        if "?" in path:
-            good = isinstance(data, list)
-        if answer.status in (200, 201) and good:
+        listed = method == "GET" and isinstance(data, list)
+        if answer.status in (200, 201) and (listed or re.fullmatch(_SNOWFLAKE, str(known.get("id")))):
             if known.get("guild_id"):
                 _SERVERS[str(known["id"])] = str(known["guild_id"])
             return data
         code = str(known.get("code") or "")
+        if code == "160002" and parts and parts[0].pop("message_reference", None):
+            return self._call(method, path, parts, until)  # it takes Read Message History
         what = f"HTTP {answer.status}, no answer of Discord"
         if known.get("message"):
             what = f"{code} {known['message']}".strip()
@@ -3795,10 +3783,9 @@ def _name_apart(files: Sequence[_File]) -> None:
 
 def _forum_thread(ref: _Dict) -> str:
     """Return the thread that a message began in a forum, if it did: it has the id of the message."""
-    thread: str = ref.get("message_id", "")
-    if thread != ref.get("channel_id"):
-        thread = ""
-    return thread
+    if ref.get("message_id") == ref.get("channel_id"):
+        return str(ref.get("channel_id") or "")
+    return ""
 
 
 def _reaction(ref: _Dict, name: str) -> str:
