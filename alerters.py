@@ -2240,10 +2240,7 @@ _GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check beg
 
 
 def _documented(method: _F) -> _F:
-    """Turn what goes wrong over an answer of an undocumented form, by a proxy say, into a DeliveryError.
-
-    A mistake in our own code looks the same then.
-    """
+    """Let what breaks over an answer of an undocumented form, or over our mistake, be a DeliveryError."""
     @functools.wraps(method)
     def careful(self: BaseAlerter, *given: Any, **named: Any) -> Any:
         try:
@@ -2265,18 +2262,18 @@ class _Draft:
 
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
                  params: AlerterParameters | None) -> None:
-        question = message._question
         self.message, self.params = message, params
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
         self.numbers = itertools.count()  # of messages handed to the service, by which a repeat is known
         self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
         self.nonce = _secrets.token_hex(8)
-        called = mention = list(_names(getattr(params, "mention", None), "mention") or ())
+        names = mention = list(_names(getattr(params, "mention", None), "mention") or ())
+        question = message._question
         if question:
             self.nonce = question.token
-            called = mention + (question._record.approvers or [])[:_CALLED]
-        self.called = [name.strip("<@!>") for name in called]
+            names = mention + (question._record.approvers or [])[:_CALLED]
+        self.called = [name.strip("<@!>") for name in names]
         files = message._files(alerter._who)
         for file in files:
             if file.data and not alerter._takes_files():
@@ -2284,9 +2281,10 @@ class _Draft:
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
         self.whole = _File(_TEXT_FILE, problem=_NO_FILES)  # all the words, if they are too many
-        pictures, most = [file for file in self.files if file.url], alerter._most_pictures
-        if alerter._attaches:
-            pictures = self.files
+        pictures = self.files
+        if not alerter._attaches:
+            pictures = [file for file in pictures if file.url]
+        most = alerter._most_pictures
         self.pictures, self.later = pictures[:most], pictures[most:]  # in the first message, and in others
         self.blocks = list(map(_aligned, _lay_out(message, files)))
         if mention:
@@ -2303,14 +2301,12 @@ class _ChatAlerter(BaseAlerter):
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
     _person_id = r"\S+"
-    # Field or parameter -> the form of ids in it, of a link to one, and what is wrong with anything else ({}).
-    # A wrong channel is not shown: it may be a token or a webhook's address.
+    # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).
     _ids_in: Mapping[str, tuple[str, str, str]] = {}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     _points: Callable[[], Iterator[tuple[str, str]]]  # of `check`, as `_report` takes them
     # To write
-    # Kind of block -> a line with {words}, {indent}, {label}, {hashes}; bold, italic, strike -> {words}; fence,
-    # the line above a block of code.
+    # Kind of block -> line with {words}, {indent}, {label}, {hashes}; bold, italic, strike: {words}; fence
     _forms: Mapping[str, str] = {}
     _bullet = "•"
     # (style, text, url) -> markup. Styles: those of `_spans`, block (a line of code), and of people and times
@@ -2397,7 +2393,6 @@ class _ChatAlerter(BaseAlerter):
             if file in draft.pictures and not refused:
                 continue
             page = _Page(0)
-            page.files = []
             if file.data:
                 page.files = [file]
             page.add(_Block("picture", [], file=file), file.url, "", 0)
@@ -2411,7 +2406,7 @@ class _ChatAlerter(BaseAlerter):
         text, beside = self._shaped(draft)  # the latter stands in the first, whatever the length of the text
         huge = 10 * self._limit  # what many people and long words take may be more than one limit
         frame = _paged(self, beside, huge, huge)[0]
-        room = max(self._limit - huge + frame.room, self._limit // 4)
+        room = max(self._limit - (huge - frame.room), self._limit // 4)
         pages = _paged(self, text, self._limit, room, most)
         first = pages[0]
         first.stand_in(frame)
@@ -2467,9 +2462,7 @@ class _ChatAlerter(BaseAlerter):
             room -= self._cost((name, value))
             if self._measure(name) > 200 or self._measure(value) > 1000:
                 return False
-            if room < 0:
-                return False
-        return True
+        return room >= 0
 
     def _write(self, block: _Block, line: Any) -> Any:
         """Return one line of a block in the service's markup; of facts, name and value."""
@@ -2518,18 +2511,16 @@ class _ChatAlerter(BaseAlerter):
         for kind, blocks in _grouped(page.blocks):
             words = self._said(kind, blocks)
             if words and (kind != "picture" or draft.plain):
-                said += {"how": "\n\n"}.get(kind, "\n") + words
+                if kind == "how":  # with room above it
+                    said += "\n"
+                said += f"\n{words}"
         return said.lstrip("\n")
 
     def _note(self, text: str, calls: bool) -> str:
         """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
-        parts = [text]
-        if calls:
-            parts = re.split(r"<@(\w+)>", text, maxsplit=1)  # before, whom, after
-        spans = list(_spans(parts[0]))
-        if len(parts) == 3:
-            spans.append(("mention", parts[1], ""))
-            spans += _spans(parts[2])
+        spans, named = list(_spans(text)), re.fullmatch(r"(?s)(.*?)<@(\w+)>(.*)", text)
+        if calls and named:
+            spans = [*_spans(named[1]), ("mention", named[2], ""), *_spans(named[3])]
         return _marked(_Block("text", []), spans, self._mark, self._forms)
 
     def _note_time(self, draft: _Draft, page: _Page) -> None:
@@ -2846,10 +2837,7 @@ class SlackAlerter(_ChatAlerter):
                 f"{link}\nThen install it to the workspace, and copy the Bot User OAuth Token.")
 
     def _problem(self, name: str, text: str) -> str:
-        address = self.slack_webhook_url
-        if self.slack_token:
-            address = self.slack_api_url
-        ours = re.match(_ON_SLACK, address)
+        ours = re.match(_ON_SLACK, self.slack_webhook_url or self.slack_api_url)
         if name in ("approvers", "mention") and not ours and re.fullmatch(r"[\w.-]+", text):
             return ""  # other servers of its protocol have ids of other forms
         return super()._problem(name, text)
@@ -2978,8 +2966,7 @@ class SlackAlerter(_ChatAlerter):
             return row
         args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
         try:
-            whole: _Dict = self._call("reactions.get", args)["message"]
-            return whole
+            return _mapping(self._call("reactions.get", args)["message"])
         except DeliveryError as error:
             if error.code != "missing_scope":
                 raise
@@ -3055,20 +3042,20 @@ class SlackAlerter(_ChatAlerter):
         return str(self._account().get("user_id"))
 
     def _ready_to_read(self, where: _Dict) -> str:
-        kind, wanted = where["channel"][:1], {"channels:history", "groups:history", "mpim:history"}
-        if kind in "DUW":
+        wanted = {"channels:history", "groups:history", "mpim:history"}
+        if where["channel"][:1] in "DUW":
             wanted = {"im:history"}
         missing = wanted.difference(self._account().get("scopes", wanted))
         if missing == wanted:
             _ACCOUNTS.pop(self, None)  # the app may be given one meanwhile
             what = f"missing_scope: to read the answers the app needs {' or '.join(sorted(wanted))}"
             raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, cure="people")
-        if kind in "CG" and missing - {"mpim:history"}:  # which one it takes, Slack alone knows
-            try:
+        try:
+            if missing - {"mpim:history"}:  # which of them it takes, Slack alone knows
                 self._call("conversations.history", {"channel": where["channel"], "limit": "1"})
-            except DeliveryError as error:
-                if error._final:  # any other trouble may pass
-                    raise
+        except DeliveryError as error:
+            if error._final and error.code != "channel_not_found":  # a name's id is not known yet
+                raise
         return self._me()
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
@@ -3106,11 +3093,10 @@ class SlackAlerter(_ChatAlerter):
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of chat.postMessage: blocks, and all of it as `text`, for screen readers say."""
         blocks: list[_Dict] = []
-        if page.first:
-            own = _json.dumps(getattr(draft.params, "blocks", None) or ())
-            blocks += _json.loads(own, object_hook=_masked)
         replaced: Sequence[str] = ()
-        if blocks:
+        own = getattr(draft.params, "blocks", None)
+        if own and page.first:
+            blocks += _json.loads(_json.dumps(own), object_hook=_masked)
             replaced = ("title", "text", "facts")
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
@@ -3301,10 +3287,9 @@ _HAS_THREAD = 1 << 5  # a flag of messages
 _FORUMS, _WRITABLE = (15, 16), (0, 1, 2, 3, 5, 10, 11, 12)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
-# The parts of an embed, in the order in which Discord shows them.
-_EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}
-_DISCORD_MARKS = {  # {0} is the text with its marks escaped, {1} the text; a time is in the reader's zone
-    "code": "`{1}`", "link": "[{0}]({url})", "time": "<t:{url}:t> (<t:{url}:R>)"}
+_EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
+_DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a time is in the reader's zone
+    "code": "`{bare}`", "link": "[{text}]({url})", "time": "<t:{url}:t> (<t:{url}:R>)"}
 # docs.discord.com/developers/topics/opcodes-and-status-codes
 _DISCORD_HINTS = {
     "160005|50083": "the thread is archived or locked: choose another one",
@@ -3451,7 +3436,7 @@ class DiscordAlerter(_ChatAlerter):
             thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
             answers += self._answers(question, thread, "reply")
         answers.sort(key=operator.itemgetter("at"))
-        return answers + self._taps(question, message)
+        return answers + self._tapped(question, message)
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         """List a channel from the oldest question on that somebody waits for."""
@@ -3495,9 +3480,7 @@ class DiscordAlerter(_ChatAlerter):
         ours = [question.ref["message_id"], *question._record.parts]
         if row["type"] == 19 and above in ours:
             via = "reply"
-        elif above or row["type"] != 0:
-            via = ""
-        if not via:
+        elif above or not plain or row["type"] != 0:
             return None
         if self._is_mute(row) and not question._memo.get("warned"):
             question._memo["warned"] = True
@@ -3512,19 +3495,21 @@ class DiscordAlerter(_ChatAlerter):
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer
 
-    def _taps(self, question: Question, message: _Dict) -> list[_Dict]:
+    def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
         for reaction in _rows_of(message.get("reactions")):
-            emoji, ours = reaction["emoji"], bool(reaction.get("me"))
+            emoji, others = reaction["emoji"], reaction["count"]
+            if reaction.get("me"):
+                others -= 1
             shown = name = str(emoji["name"])
             if emoji.get("id"):
                 name = f"{name}:{emoji['id']}"
                 shown = f"<:{name}>"
             status = question._verdict(shown, True)
-            if not status or reaction["count"] <= ours:
+            if not status or not others:
                 continue
-            path = _reaction(question.ref, name)
+            path = _reaction_path(question.ref, name)
             try:
                 users = self._rows(f"{path}?type=0", 0, absent=400)  # it was taken back meanwhile
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
@@ -3533,7 +3518,7 @@ class DiscordAlerter(_ChatAlerter):
                 if error._final:
                     raise
                 question._missing = error
-                question._veto_unread |= status == "declined"
+                question._veto_unread = question._veto_unread or status == "declined"
                 continue
             for user in users:
                 if not user.get("bot"):
@@ -3570,7 +3555,7 @@ class DiscordAlerter(_ChatAlerter):
         for character, names in _EMOJI.items():
             if emoji.strip(":") in names.split():
                 name = character
-        path = _reaction(ref, name) + "/@me"
+        path = f"{_reaction_path(ref, name)}/@me"
         _insist(functools.partial(self._call, "PUT", path), self.clock, self._until(), sure=True)
 
     def _ready_to_read(self, where: _Dict) -> str:
@@ -3587,14 +3572,16 @@ class DiscordAlerter(_ChatAlerter):
         Without Read Message History a list comes empty, and only the reading of one message is refused.
         """
         rows: list[_Dict] = self._call("GET", f"{path}/messages?limit={count}")
+        if rows:
+            return rows
+        last = self._call("GET", path).get("last_message_id")
         try:
-            last = rows or self._call("GET", path).get("last_message_id")
-            if last and not rows:
+            if last:
                 self._call("GET", f"{path}/messages/{last}")
         except DeliveryError as error:
             if error.code != "10008":  # that one was deleted
                 raise
-        return rows
+        return []
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
     @_documented
@@ -3677,10 +3664,12 @@ class DiscordAlerter(_ChatAlerter):
         try:
             sent = self._post_message(draft, page)
         except DeliveryError as error:
+            if not page.files or not page.says_something():
+                raise
             refused = error.outcome == "not_sent" and error.status in (400, 403, 413)
             # Once more does no harm: a repeat is known by its nonce, which a thread of a forum does not have.
             doubtful = error.outcome == "unknown" and self.discord_token and not draft.in_forum
-            if not page.files or not page.says_something() or not (refused or doubtful):
+            if not (refused or doubtful):
                 raise
             bare = copy.copy(page)
             bare.files = []
@@ -3788,7 +3777,7 @@ def _forum_thread(ref: _Dict) -> str:
     return ""
 
 
-def _reaction(ref: _Dict, name: str) -> str:
+def _reaction_path(ref: _Dict, name: str) -> str:
     """Return the address of a reaction; of an emoji of the server the name is name:id."""
     emoji = _parse.quote(name, safe="")
     return f"/channels/{ref['channel_id']}/messages/{ref['message_id']}/reactions/{emoji}"
