@@ -7060,7 +7060,9 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
     for *_, address in found:
         try:
-            sock = _socket.create_connection(address[:2], left / len(found))
+            # As text with the scope of an IPv6 one, without which there is no way to it.
+            numeric = _socket.getnameinfo(address, _socket.NI_NUMERICHOST | _socket.NI_NUMERICSERV)
+            sock = _socket.create_connection(numeric, left / len(found))
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             return _Wire(sock, place, deadline)
         except OSError as error:

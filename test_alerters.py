@@ -2939,11 +2939,12 @@ def test_a_host_that_is_none_is_refused_when_set(field):
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="there is no IPv6 here")
-def test_an_ipv6_address_may_have_a_scope(peer):
-    heads = []
+def test_an_ipv6_address_may_have_a_scope(peer, monkeypatch):
+    heads, scopes, connect = [], [], socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", lambda s, at: scopes.append(at[3]) or connect(s, at))
     port = peer(said(SLACK_OK, heads=heads), host="::1")
     assert slack_at(port, "http", "[::1%251]").post("x") is True
-    assert f"Host: [::1]:{port}" in heads[0].split("\r\n")
+    assert f"Host: [::1]:{port}" in heads[0].split("\r\n") and scopes == [1]
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
