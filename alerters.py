@@ -6984,18 +6984,15 @@ def _tls_trouble(error: BaseException, place: str, trust: _Trust | None = None) 
 
 
 class _Proxy:
-    """A proxy of the environment, or of the system's settings."""
-    def __init__(self, who: str, variable: str, address: str) -> None:
+    """A proxy of the environment, or of the system's settings; ValueError for one with TLS or SOCKS."""
+    def __init__(self, variable: str, address: str) -> None:
         if "://" not in address:
             address = f"http://{address}"
-        try:
-            parts = _parse.urlsplit(address)
-            self.host, self.port = _host_of(parts), parts.port or 80
-            if parts.scheme != "http" or _host_problem(self.host):  # TLS to a proxy is not supported
-                raise ValueError
-        except ValueError:
-            wanted = "http://HOST:PORT, of a proxy without TLS or SOCKS"
-            raise ConfigError(f"{who}: {variable} has to be {wanted}") from None
+        parts = _parse.urlsplit(address)
+        self.host, self.port = _host_of(parts), parts.port or 80
+        rest = f"{parts.path}{parts.query}{parts.fragment}"  # half of a password, if that has a / in it
+        if parts.scheme != "http" or _host_problem(self.host) or re.search("[@:]", rest):
+            raise ValueError
         self.variable, self.login = variable, ""
         self.place = f"the proxy {_join(self.host, self.port)} of {variable}"
         if parts.username is not None:
@@ -7032,13 +7029,16 @@ class _Proxy:
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
     if _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
         return None
-    found = _urllib.getproxies()
+    found = _Hidden(_urllib.getproxies())
     for kind in ("https", "all"):
         variable = f"{kind}_proxy"
         if not os.environ.get(variable):  # the system's settings name none: the one that would win is named
             variable = variable.upper()
         if found.get(kind):
-            return _Proxy(who, variable, found[kind])
+            with contextlib.suppress(ValueError):
+                return _Proxy(variable, found[kind])
+            wanted = "http://HOST:PORT, of a proxy without TLS or SOCKS; odd letters of a log-in as %XX"
+            raise ConfigError(f"{who}: {variable} has to be {wanted}")
     return None
 
 
