@@ -311,9 +311,9 @@ def _log() -> _logging.Logger:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+    with contextlib.suppress(Exception):  # another's exception may have no text
+        return str(getattr(error, "strerror", None) or error) or type(error).__name__
+    return type(error).__name__
 
 
 # === Messages ===
@@ -7271,7 +7271,7 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
         inner = error.__context__
     if isinstance(inner, Exception):
         cause = inner
-    if "CERTIFICATE_REQUIRED" in str(cause):  # TLS 1.3 says so after the handshake
+    if "CERTIFICATE_REQUIRED" in _reason(cause):  # TLS 1.3 says so after the handshake
         cause = _tls_trouble(cause, "the server")
     if isinstance(cause, _Unreachable):
         return _failure(who, cause, code=cause.code, hint=cause.hint, cure=cause.cure)

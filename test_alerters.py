@@ -3273,8 +3273,12 @@ class _Figure:
     def savefig(self, file, format=None, **_):
         assert format == "png"
         if not self.png:
-            raise ZeroDivisionError("nothing\nto plot for @everyone")
+            raise ZeroDivisionError("nothing\nto plot for @everyone") if self.png == b"" else _Speechless
         file.write(self.png)
+
+
+class _Speechless(Exception):
+    __str__ = None  # which raises TypeError
 
 
 class _Picture:
@@ -3324,7 +3328,8 @@ def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog
 def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_path, caplog, kind):
     alerter, service = chats[kind]
     images = [tmp_path / "none.png", _Figure(b""), b"", 5, None, "", "https://u:geheim@x/y.png", "a\0b",
-              "https://x.example/a b.png?geheim", ("a", "b", "c"), ("a.png", "text"), object, "s3://b/x.png"]
+              "https://x.example/a b.png?geheim", ("a", "b", "c"), ("a.png", "text"), object, "s3://b/x.png",
+              _Figure(None)]
     images += [PNG] * (kind == "slack webhook")  # which takes none
     assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
     seen = _seen(kind, service)
