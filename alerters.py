@@ -6207,9 +6207,12 @@ def _secret_or_reference(value: str) -> str:
 def _remember_secret(value: str) -> None:
     address = re.match(r"https?://[^/]+(/[^?#]{5,})", value)
     parts = [value]
-    if address:  # of a webhook, where the path alone is enough to post, and so is the token in it
-        path = address[1].rstrip("/")
-        parts = [path, path.rpartition("/")[2], *re.findall("[^/]{16,}", path)]
+    if re.match("https?://", value):  # of a webhook, where the path alone is enough to post, and so is the
+        path = re.sub(r"^\w+://[^/?#]*|[?#].*", "", value).rstrip("/")  # token in it, or a signature
+        if len(path) > 5:
+            parts = [path]
+        parts += [path.rpartition("/")[2], *re.findall("[^/]{16,}", path)]
+        parts += re.findall(r"=(?!\d+\b)([^&#]{8,})", value)  # but no number, as the id of a thread
     for part in parts:
         if len(part) >= 6:  # shorter ones are ordinary words, too
             _KNOWN_SECRETS.add(part)

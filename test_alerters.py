@@ -3587,7 +3587,7 @@ def test_no_secret_goes_out_in_a_message_that_holds_it(chats, tmp_path, kind, re
 
 def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
     (alerter, service), token = chats["slack"], "whsecret-" + "k" * 50
-    for url in (f"https://example.org/api/webhooks/1/{token}?thread_id=5",
+    for url in (f"https://example.org/api/webhooks/1/{token}?thread_id=5", f"https://x.example/?sig={token}",
                 f"https://discord.com/api/webhooks/1/{token}/slack"):
         alerters._KNOWN_SECRETS.clear()
         SlackAlerter(slack_webhook_url=url)
