@@ -4468,8 +4468,10 @@ def _words(said: Any) -> str:
 
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
     """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
-    status, words = getattr(error, "smtp_code", 0), _words(getattr(error, "smtp_error", ""))
-    said = f"{status} {words}"
+    status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
+    if isinstance(words, str):  # the library's own, about a line that is too long
+        status = -1
+    said = f"{status} {_words(words)}"
     if 400 <= status < 500:
         return _failure(who, said, status=status, cure="again", hint="the server asks to try later")
     if 200 <= status < 600:
