@@ -235,14 +235,6 @@ class DeliveryError(AlerterError):
         if status in (401, 403, 404, 410):
             self._cure = "people"
 
-    @property
-    def _again(self) -> bool:
-        return self._cure == "again"
-
-    @property
-    def _final(self) -> bool:
-        return self._cure == "people"
-
     def __str__(self) -> str:
         if self.hint:
             return f"{self.args[0]}: {self.hint}"
@@ -276,7 +268,7 @@ def _usual_hint(error: DeliveryError, hints: Mapping[str, str]) -> str:
         return _HTTP_HINTS[status]
     if error._cure == "look":
         return "it may have arrived: look before you send it again"
-    if status >= 500 or error._again:
+    if status >= 500 or error._cure == "again":
         return "the service has trouble: try again later"
     return f"`{_program()} check` tells which part of the set-up works"
 
@@ -1363,7 +1355,7 @@ class BaseAlerter(_Record):
             elif self._locate(found) and expired:  # nobody has read the answers since its time was over
                 found.wait()
         except DeliveryError as error:
-            forever = error._final or error.code == "unread"  # which a missing scope is
+            forever = error._cure == "people" or error.code == "unread"  # which a missing scope is
             if not expired or not forever:
                 error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
                 raise
@@ -1942,14 +1934,14 @@ class Question:
         if not isinstance(error, DeliveryError):
             error = DeliveryError(str(error))
         before, self._failing = self._failing, error
-        if not error._final:
+        if error._cure != "people":
             self._not_before = began + (error.retry_after or 0)
             self._warn(f"{error}; waiting for the answers goes on")
             return
         if self._key:
             if error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
                 self._key.end()
-        elif not before or not before._final:  # else it stands there
+        elif not before or before._cure != "people":  # else it stands there
             self._say("The answers cannot be read. This question is closed.")
         raise error
 
@@ -2214,7 +2206,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
             pause = min(pause * 2, 8.0)
         elif not in_time:
             error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
-        may_again = error._again  # mail is sent once more where it may have arrived
+        may_again = error._cure == "again"  # mail is sent once more where it may have arrived
         if unheard and (sure or find):
             may_again = True
         if not (in_time and may_again):
@@ -3515,7 +3507,7 @@ class DiscordAlerter(_ChatAlerter):
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
                     users += self._rows(f"{path}?type=1", 0, absent=400)
             except DeliveryError as error:
-                if error._final:
+                if error._cure == "people":
                     raise
                 question._missing = error
                 question._veto_unread = question._veto_unread or status == "declined"
@@ -3562,7 +3554,7 @@ class DiscordAlerter(_ChatAlerter):
         try:
             self._latest(f"/channels/{where['channel']}", 1)
         except DeliveryError as error:
-            if error._final:  # any other trouble may pass
+            if error._cure == "people":  # any other trouble may pass
                 raise
         return self._me()
 
@@ -4107,7 +4099,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 if answer[0] == 421:  # the server leaves
                     raise refused
                 mail.refused[address] = refusal = _mail_failure(self._who, refused)
-                if not refusal._again:
+                if refusal._cure != "again":
                     mail.left.remove(address)
             if taken:
                 _expect(session.docmd("DATA"), 354)
