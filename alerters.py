@@ -180,18 +180,16 @@ _EMOJI = dict(entry.split(" ", 1) for entry in (
     "😊 blush|😂 joy|😎 sunglasses|🤔 thinking_face|😢 cry|😭 sob|😡 rage|🤷 shrug|🤦 face_palm|👋 wave|✌ v|"
     "🤞 crossed_fingers|👊 facepunch punch|✊ fist|👆 point_up_2|👇 point_down|👉 point_right|👈 point_left|"
     "☝ point_up|💔 broken_heart|💙 blue_heart|💚 green_heart|💛 yellow_heart|💜 purple_heart|🧡 orange_heart|"
-    "❗ exclamation|❓ question|⏸ double_vertical_bar|⏹ black_square_for_stop|▶ arrow_forward|"
+    "❗ exclamation|❓ question|⏸ double_vertical_bar|⏹ black_square_for_stop|▶ arrow_forward|♻ recycle|"
     "⏳ hourglass_flowing_sand|⏰ alarm_clock|🔒 lock|🔓 unlock|🔑 key|🔔 bell|📌 pushpin|📝 memo pencil|"
     "📈 chart_with_upwards_trend|📦 package|🚢 ship|🏁 checkered_flag|🚩 triangular_flag_on_post|🏆 trophy|"
     "🎁 gift|☕ coffee|🐛 bug|🔧 wrench|🔨 hammer|⚙ gear|💡 bulb|💣 bomb|💥 boom collision|⚡ zap|🌈 rainbow|"
     "🤖 robot_face|👻 ghost|💀 skull|🙈 see_no_evil|➕ heavy_plus_sign|➖ heavy_minus_sign|🔁 repeat|"
     "🔄 arrows_counterclockwise|🆕 new|🔵 large_blue_circle|🟡 large_yellow_circle|🟠 large_orange_circle|"
-    "⚪ white_circle|⚫ black_circle|♻ recycle|"
-    "🎊 confetti_ball|🙋 raising_hand|🙅 no_good|🙆 ok_woman").split("|"))
+    "⚪ white_circle|⚫ black_circle|🎊 confetti_ball|🙋 raising_hand|🙅 no_good|🙆 ok_woman").split("|"))
 _SHORTCODES = {key: names.split()[0] for char, names in _EMOJI.items() for key in [char, *names.split()]}
 _HTTP_HINTS = {  # what to do about a status, where the service's own word has no better hint
     401: "check the token", 403: "check token and permissions", 404: "check the address",
-    407: "the proxy wants a log-in: put user and password into the proxy variable",
     410: "it is gone: configure a new one", 413: "too large for the service",
     429: "the service asks to slow down: try again in a minute"}
 
@@ -6199,7 +6197,6 @@ def _secret_or_reference(value: str) -> str:
 
 
 def _remember_secret(value: str) -> None:
-    address = re.match(r"https?://[^/]+(/[^?#]{5,})", value)
     parts = [value]
     if re.match("https?://", value):  # of a webhook, where the path alone is enough to post, and so is the
         path = re.sub(r"^\w+://[^/?#]*|[?#].*", "", value).rstrip("/")  # token in it, or a signature
@@ -6674,7 +6671,8 @@ class _File:
         self.name, self.data, self.url, self.problem = name, data, url, problem
         self.sent_as = name  # where a service takes not all letters
         found = re.match(_IMAGE, data, re.S)
-        self.image, self.ending = shown and bool(found), ".bin"  # the latter if it has no name
+        self.image = shown and bool(found)
+        self.ending = ".bin"  # if it has no name
         kind, packed = _mimetypes.guess_type(name)
         self.type = kind or "application/octet-stream"
         if found:
@@ -6700,17 +6698,17 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
         return _File(usual, url=address, problem="it is no file, and no address of a picture")
     name = ""
     try:
-        source = item
-        if isinstance(item, (str, os.PathLike)):
-            path = os.fsdecode(item)
-            if path.startswith("file://"):
-                path = _urllib.url2pathname(re.sub("^file://[^/]*", "", path))
-            source = _pathlib.Path(path).expanduser()
-        given = ""
+        given, source = "", item
         if isinstance(item, tuple):
             given, source = item
-        elif source is not item or hasattr(item, "read"):  # a path or an open file; a chart's names no file
-            given = getattr(source, "name", "")
+        elif isinstance(item, (str, os.PathLike)):
+            path = os.fsdecode(item)
+            if re.match("(?i)file://", path):
+                path = _urllib.url2pathname(re.sub("^.{7}[^/]*", "", path))
+            source = _pathlib.Path(path).expanduser()
+            given = source.name
+        elif hasattr(item, "read"):  # an open file; a chart's names no file
+            given = getattr(item, "name", "")
         name = _file_name(given)
         data = _bytes_of(source)
         if not data:
@@ -6749,9 +6747,10 @@ def _bytes_of(source: Any) -> bytes:
         if mode.lower().endswith("a"):
             wanted = "RGBA"
         source = source.convert(wanted)
-    save, held = getattr(source, "savefig", None) or getattr(source, "save", None), io.BytesIO()
+    save = getattr(source, "savefig", None) or getattr(source, "save", None)
     if not save:
         raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
+    held = io.BytesIO()
     save(held, format="png")
     return held.getvalue()
 
@@ -6768,7 +6767,8 @@ def _whole(file: Any) -> bytes:
     """Return all of an open file, wherever it stands."""
     with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
         _check_regular(file.fileno())
-    if not getattr(file, "readable", lambda: True)():
+    readable = getattr(file, "readable", None)
+    if readable and not readable():
         raise ValueError("it is not open for reading")
     with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
         file.seek(0)
@@ -6891,14 +6891,15 @@ class _Trust:
         except ImportError:
             raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on "
                               "this machine, and mail servers with use_tls=False") from None
-        named = {name: os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)}
+        named = list(filter(os.environ.get, _CA_VARIABLES))
         hashed, own_folder = _is_hashed(folder), os.environ.get("SSL_CERT_DIR")
         self.partial = hashed and not (named or whole)
         if not self.partial:
             folder = None
         self.context = _ssl.create_default_context(capath=folder)
         self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
-        for variable, path in named.items():
+        for variable in named:
+            path = os.environ[variable]
             # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
             if variable != "SSL_CERT_FILE" or not self.context.cert_store_stats()["x509"]:
                 _add_cas(f"{who}: {variable} ({path})", self.context, path)
@@ -6923,31 +6924,31 @@ def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
     trust = _TRUSTS.get(key) or _Trust(who)
     try:
         connection = connect(trust)
-        _TRUSTS.setdefault(key, trust)
     except _Unreachable as error:
         if not trust.partial or error.code != "certificate":
             raise
         trust = _Trust(who, whole=True)
         connection = connect(trust)
-        _TRUSTS[key] = trust
+    _TRUSTS[key] = trust
     return connection
 
 
 def _is_hashed(folder: str | None) -> bool:
     """True for a folder in which OpenSSL finds CAs: by names like 5ed36f99.0."""
-    names: list[str] = []
     with contextlib.suppress(OSError):
-        names = os.listdir(folder or os.devnull)
-    return bool(re.search(r"(?m)^[0-9a-f]{8}\.\d+$", "\n".join(names)))
+        return any(map(re.compile(r"[0-9a-f]{8}\.\d+$").match, os.listdir(folder or os.devnull)))
+    return False
 
 
 def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
     """Trust the CAs in a file or folder. Raises ConfigError with what is wrong with it."""
-    folder = os.path.isdir(path)
-    if folder and not _is_hashed(path):
+    if os.path.isdir(path) and not _is_hashed(path):
         raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
     try:
-        context.load_verify_locations(**{"capath" if folder else "cafile": path})
+        if os.path.isdir(path):
+            context.load_verify_locations(capath=path)
+        else:
+            context.load_verify_locations(cafile=path)
         return
     except _ssl.SSLError:
         head = _pathlib.Path(path).read_bytes()
@@ -6972,11 +6973,11 @@ def _tls_trouble(error: BaseException, place: str, trust: _Trust | None = None) 
                 hint = cure.format(now=time.strftime("%Y-%m-%d"))
         what = f"{place}: the certificate is not trusted ({error.verify_message.rstrip('.')})"
         return _Unreachable(what, hint, code="certificate", cure="later")
-    word = str(getattr(error, "reason", None) or "")
+    word = str(getattr(error, "reason", ""))
     for words, what, hint in _TLS_FAULTS:
         if re.search(words, word):
             return _Unreachable(f"{place}: {what} ({word})", hint, cure="later")
-    return _Unreachable(f"{place}: the handshake broke off ({_reason(error)})", "a firewall in between may "
+    return _Unreachable(f"{place}: the handshake broke off ({_what_of(error)})", "a firewall in between may "
                         "forbid it, or that port does not speak TLS at once: check host, port and network")
 
 
@@ -7089,7 +7090,7 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
 
 def _hint_of(error: BaseException) -> str:
     """Return what to do about what a socket or a library raised."""
-    number = getattr(error, "errno", None) or 0
+    number = getattr(error, "errno", 0)
     words = f"{type(error).__name__} {errno.errorcode.get(number)}"
     for names, hint in _NETWORK_HINTS:
         if re.search(names, words):
@@ -7200,7 +7201,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         whole, written = False, True
         with contextlib.suppress(OSError):  # an answer may be there already, as a 413
             # The path may be secret and has no name, as a traceback may show locals.
-            link.request(method, re.sub(r"^\w+://[^/]*/?", "/", url), body or None, headers)
+            link.request(method, re.sub(r"^\w+://[^/?]*/?", "/", url), body or None, headers)
             whole = True
         answer = _Answer(wire, method, alerter.clock.now())
         if kept is not None and answer.stays and whole:
