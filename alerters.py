@@ -465,7 +465,7 @@ class DiscordAlerterParameters(AlerterParameters):
 
 @_dataclass
 class SMTPEmailAlerterParameters(AlerterParameters):
-    """Choices for one mail. html_body: own HTML in place of the rendered one."""
+    """Choices for one mail. html_body: own HTML; how to answer a question goes below it."""
     recipient_email: str | Iterable[str] | None = None
     subject: str | None = None
     subject_prefix: str | None = None
@@ -4025,9 +4025,13 @@ class SMTPEmailAlerter(BaseAlerter):
         mail.set_content(_as_text(blocks) + "\n")
         if self._option(params, "include_html", True):
             html = _clean(getattr(params, "html_body", None) or "")
-            if not html:
-                html = _mail_html(blocks, message.level, self._buttons(question, str(mail["Subject"])))
+            if html:
+                blocks = [block for block in blocks if block.kind == "how"]  # to answer a question
+            else:
                 shown = [file for file in files if file.image]
+            if blocks:
+                buttons = self._buttons(question, str(mail["Subject"]))
+                html += _mail_html(blocks, message.level, buttons, inline=bool(html))
             mail.add_alternative(html, subtype="html")
         page: Any = mail.get_body(("html",))
         files.sort(key=shown.__contains__, reverse=True)  # as they follow each other in the mail
@@ -4530,7 +4534,7 @@ def _values(mail: Any, *names: str) -> list[str]:
 def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail answers: the last, as one may be asked below another."""
     heads = "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower()
-    heads = "".join(heads.split())  # they were folded anywhere
+    heads = re.sub(r"\s", "", heads)  # they were folded anywhere
     found = re.search(r".*(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)
     if found:
         return found[1]
