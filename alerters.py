@@ -5178,7 +5178,10 @@ class StackStore:
 
     def load_alerter(self, name: str | None = None) -> BaseAlerter:
         """Return an alerter by its name, or the first of the active stack."""
-        return self._alerters_of(name)[0]
+        first = self._alerters_of(name)[0]
+        if isinstance(first, _Broken):
+            raise first.error
+        return first
 
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         """Return one alerter by name, or all of a stack, the active one if none is named."""
@@ -5187,7 +5190,17 @@ class StackStore:
         if not name:
             active = os.environ.get("ALERTERS_STACK") or data["active_stack"]  # as of the same reading
             members = _entry(data, "stacks", stack or active)
-        return [self._built(data, member, _entry(data, "alerters", member)) for member in members]
+        alerters: list[BaseAlerter] = []
+        for member in members:
+            try:
+                alerters.append(self._built(data, member, _entry(data, "alerters", member)))
+            except Exception as error:  # what an own flavor's constructor raises, too
+                if len(members) == 1:
+                    raise
+                broken = _Broken(error)
+                broken._set("_origin", (member, self.path))
+                alerters.append(broken)
+        return alerters
 
     def _built(self, data: _Dict, name: str, entry: _Dict) -> BaseAlerter:
         fields = _Hidden(entry)
@@ -5248,6 +5261,18 @@ class StackStore:
                     os.unlink(draft)
                 why = f"cannot be written ({_reason(error)}); nothing was changed"
                 raise StoreError(f"{self.path}: {why}") from None
+
+
+@_dataclass
+class _Broken(BaseAlerter):
+    """Stands for an alerter of a stack that cannot be built: it raises why once the others have the alert."""
+    error: Any
+    flavor = "broken"
+
+    def _raise(self, *given: Any, **named: Any) -> Any:
+        raise self.error
+
+    post = check = _cannot_ask = _raise
 
 
 def _open_plain(path: str, flags: int) -> int:

@@ -7141,13 +7141,14 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monke
     monkeypatch.delenv("ALERTERS_FLAVOR")
     odd = {"alerters": {"good": {"flavor": "recorder"}, "number": 5, "none": None, "list": ["slack"],
                         "no flavor": {}, "token": {"flavor": "slack", "slack_token": {}}},
-           "stacks": {"default": ["good"], "number": 5, "empty": [], "deep": [["good"]], "dict": {}},
+           "stacks": {"default": ["good"], "both": ["none", "good"], "number": 5, "empty": [],
+                      "deep": [["good"]], "dict": {}},
            "flavors": {"odd": {}}, "questions": {"k": {}, "l": 5, "m": {"deadline": "soon"}},
            "active_stack": "default"}
     write_store(odd)
     assert post("x") is True and len(received) == 1
     assert list(StackStore().alerters()) == ["good", "token"]
-    assert StackStore().stacks() == {"default": ["good"]}
+    assert list(StackStore().stacks()) == ["default", "both"]
     StackStore().register_alerter("new", "recorder")
     assert json.loads(read_store()) == {**odd, "version": 1, "alerters": {
         **odd["alerters"], "new": {"flavor": "recorder"}}}
@@ -7158,6 +7159,10 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monke
             (lambda: post("x", alerter="token"), r"token \(slack\): slack_token must be str, not dict")):
         with pytest.raises(ConfigError, match=said):
             call()
+    monkeypatch.setenv("ALERTERS_STACK", "both")
+    with pytest.raises(ConfigError, match="alerter 'none' has a wrong form"):
+        post("the others have it")
+    assert received.last.body == "the others have it"
     assert run_cli(capsys, "list") == (0, "* good  (recorder)\n  token  (slack)\n  new  (recorder)\n", "")
     code, out, err = run_cli(capsys, "pending")
     assert (code, out, err.count("\n")) == (0, "", 3)
