@@ -2437,7 +2437,7 @@ def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind):
     cases = list(itertools.product(shapes, (200, 400, 200, 429, 200, 500)))
     asked = itertools.cycle([alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1)),
                              lambda: alerter.send(AlerterMessage("t", images=[PNG]))])
-    for (shape, status), call in zip(cases[CHAT_KINDS.index(kind)::5], asked):
+    for (shape, status), call in zip(cases[CHAT_KINDS.index(kind)::7], asked):
         service.fail("", Fault(status=status, body=shape, headers={"Retry-After": "9"}), times=None)
         with contextlib.suppress(DeliveryError, AskNotSupported):
             call()
@@ -2485,13 +2485,16 @@ def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind):
         service.heal()
 
 
-@pytest.mark.parametrize("kind, call", [
-    ("slack", "getUploadURLExternal"), ("slack", "/upload/"), ("slack", "completeUploadExternal"),
-    ("discord", "/messages"), ("discord webhook", "/webhooks/")])
-def test_every_fault_of_an_upload_leaves_the_text_and_names_the_lost_image(chats, clock, caplog, kind, call):
+@pytest.mark.parametrize("kind, call, faults", [
+    ("slack", "getUploadURLExternal", "429;403;close;cut short"),
+    ("slack", "/upload/", "503;a page;list;act close"), ("discord", "/messages", "503;403;close;act close"),
+    ("slack", "completeUploadExternal", "429;403;close;list;act close;cut short"),
+    ("discord webhook", "/webhooks/", "429;list;cut short")])
+def test_every_fault_of_an_upload_leaves_the_text_and_names_the_lost_image(
+        chats, clock, caplog, kind, call, faults):
     alerter, service = chats[kind]
     problems = []
-    for name in ("429", "503", "403", "close", "a page", "list", "act close", "cut short"):
+    for name in ("429;503;403;close;a page;list;act close;cut short" if MORE else faults).split(";"):
         for times in (1, None) if MORE or name in ("503", "close") else (1,):
             _forget(service)
             caplog.clear()
@@ -5801,15 +5804,15 @@ MAIL_EVIL = [
 
 
 def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
-    count, alerter = len(MAIL_EVIL), relay_alerter(relay)
-    for number in range(0, count, 2):
-        text, other = MAIL_EVIL[number], MAIL_EVIL[(number + 1) % count]
-        message = {"title": text, "body": "x" + other + "\n" + in_markdown(other), "metadata": {other: other},
+    alerter = relay_alerter(relay)
+    for number in range(0, len(MAIL_EVIL), 3):
+        text, other, last = (MAIL_EVIL * 2)[number:number + 3]
+        message = {"title": text, "body": "x" + other + "\n" + in_markdown(other), "metadata": {last: last},
                    "images": [f"/no/such/{text}.png", "http://" + text], "level": "error"}
         params = {"subject_prefix": "="}
-        if number // 2 % 3 == 0:
+        if number % 9 == 0:
             params = {"subject": text, "subject_prefix": other}
-            message = {"body": "x", "images": [f"{other}.png", "https://e.test/" + text]}
+            message = {"body": "x" + last, "images": [f"{other}.png", "https://e.test/" + text]}
         alerter.send(AlerterMessage(**message), SMTPEmailAlerterParameters(**params))
         mail, page = relay.mails[-1], MailPage(relay.mails[-1])
         names = " ".join(sorted({name.lower() for name in mail.message} - {"content-transfer-encoding"}))
@@ -5821,7 +5824,7 @@ def test_hostile_text_never_becomes_a_header_html_or_a_link_that_acts(relay):
         assert all(urllib.parse.urlsplit(link).scheme in ("http", "https") for link in page.links), text
         assert all(link.startswith(("https://", "http://")) for link in page.images), text
         assert not re.search("[\0\x08\x1b\u202e\u2066]", page.source + mail_text(mail)), text
-    assert len(relay.mails) == relay.sessions == number // 2 + 1
+    assert len(relay.mails) == relay.sessions == number // 3 + 1
     alerter.send("[https://bank.example](https://evil.test/) [bank.example](https://evil.test/)")
     assert "https://evil.test/" in " ".join(MailPage(relay.mails[-1]).words)  # a label hides no address
 
@@ -6247,16 +6250,16 @@ NAMED = [(PLAIN, "Deploy Bot", "Deploy Bot <bot@example.org>"), (RICH, "bot@exam
 def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     """Where our name stands nowhere else in the reply, it is not known without a date."""
     layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
-    layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS[:40] if "⏎" not in line]
+    layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS[:40:2] if "⏎" not in line]
     layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[20:50]]
     layouts += [f"{{A}}\n\n{ATTRIBUTIONS[0]}\n{{Q}}\n\n-- \n{{F}}\nThe team that may approve\n"]
     layouts += [f"{{A}}\n\n{head}\n\n{{P}}\n" for head in MAIL_HEADS]
     layouts += [f"{{A}}\n____________\n{head}\n\n{{P}}\n" for head in MAIL_HEADS if head[0] not in "-_"]
     layouts += [f"{{A}}\n\n{end}\n" for end in MAIL_ENDS]
-    layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS]
+    layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS[::2]]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
-    assert len(layouts) > 300
+    assert len(layouts) > 250
     for number, (message, name, to) in enumerate(NAMED):
         question = desk.open(message)
         some = layouts if MORE else [*layouts[number::3], *sorted(dateless)]
@@ -6293,14 +6296,14 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
                *(page.replace("{A}", f) for page in MAIL_PAGES.values() for f in ("{A}<br>%s", "%s<p>{A}"))]
     layouts = []
     for row, place in enumerate(places):
-        step = 1 if MORE else 5 if row < 20 else 20
+        step = 1 if MORE else 9 if row < 20 else 20
         for shown in CONDITIONS[row % step::step]:
             if place[0] == "<":
                 shown = html.escape(shown.replace("<{E}>", "{E}"))
             layouts.append(place.replace("%s", shown))
     above = [place.replace("%s", shown) for place in ("{A}\n\n%s\n\n{Q}", "{A}\n%s\n{P}", "%s\n{Q}\n\n{A}")
              for shown in OVER_A_QUOTE]
-    assert len(layouts) > 150 and len(above) > 60
+    assert len(layouts) > 120 and len(above) > 60
     for message, some in (RICH, layouts), (PLAIN, above):
         question, asked = desk.open(message), desk.relay.mails[-1].message
         statuses = read_at_once(question, [laid_out(layout, asked, "approve") for layout in some])
@@ -6392,7 +6395,7 @@ ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy? ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎
                "<div>{A}</div><blockquote>{H}</blockquote>"]
     mails = []
     for number, text in enumerate(doubts):
-        for layout in layouts if MORE else [layouts[0], layouts[number % 5 + 1]]:
+        for layout in layouts if MORE else [layouts[0], layouts[number % 5 + 1]][:number % 2 + 1]:
             mail = laid_out(layout, desk.asked, text.replace("⏎", "\n"))
             mails.append(mail.replace("\n", "<br>") if layout[0] == "<" else mail)
     assert [mail for mail, got in zip(mails, read_at_once(question, mails)) if got == YES] == []
@@ -6538,16 +6541,16 @@ def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
         (b"Content-Type: text/plain; charset*0*=; x*=y''; =", b"maybe"),
         (b"Content-Type: text/plain\nContent-Transfer-Encoding: base64", b"\xff!!\0abc="),
         (b"Content-Transfer-Encoding: x-uuencode", b"begin 666\nxx"),
-        (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"), (b"X: y", b"On x wrote:" + b"\n" * 2000 + b"x"),
+        (b"X-Junk: \xff\xfe\x80\0\nDate: \xe9", b"\xff\xfe"), (b"X: y", b"On x wrote:" + b"\n" * 1000 + b"x"),
         (b"X-A: =?utf-8?b?////?= =?x?y?z?=\nTo: =?utf-8?q?=0A?= <", b"maybe"),
         (b'Content-Type: multipart/mixed; boundary="b0"', b"\n".join(
-            b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(100))),
-        (b"Content-Type: message/rfc822", b"Content-Type: message/rfc822\n\n" * 150),
-        (b"\n".join(b"X-%d: y" % n for n in range(3000)), b"maybe"), (b"Cc: " + b"a@b.c, " * 3000, b"maybe"),
+            b'--b%d\nContent-Type: multipart/mixed; boundary="b%d"\n' % (n, n + 1) for n in range(50))),
+        (b"Content-Type: message/rfc822", b"Content-Type: message/rfc822\n\n" * 80),
+        (b"\n".join(b"X-%d: y" % n for n in range(1000)), b"maybe"), (b"Cc: " + b"a@b.c, " * 1000, b"maybe"),
         (b"Date: " + b"(" * 3000 + b"\nMessage-ID: <" + b"(" * 3000, b"maybe"),
-        (b"References: " + b"<" * 3000, b"maybe"), (b"X: y", b"On " + b"wrote: " * 4000 + b"\n\n\n"),
-        (b"X: y", b"-" * 20000 + b"\n" + b"- - " * 5000),
-        (b"Content-Type: text/html", b"<div>" * 5000 + b"<![CDATA[ <!-- <a href='" + b"<" * 5000),
+        (b"References: " + b"<" * 3000, b"maybe"), (b"X: y", b"On " + b"wrote: " * 2000 + b"\n\n\n"),
+        (b"X: y", b"-" * 9000 + b"\n" + b"- - " * 2000),
+        (b"Content-Type: text/html", b"<div>" * 2000 + b"<![CDATA[ <!-- <a href='" + b"<" * 2000),
         (b"Content-Type: text/html",
          b"<!DOCTYPE [<!ENTITY x><![if x]><?php <![ &#xffffffff; &#99999999999; <a b=c")]
     question = desk.open(timeout=300)
