@@ -3044,7 +3044,7 @@ class SlackAlerter(_ChatAlerter):
             if missing - {"mpim:history"}:  # which of them it takes, Slack alone knows
                 self._call("conversations.history", {"channel": where["channel"], "limit": "1"})
         except DeliveryError as error:
-            if error._final and error.code != "channel_not_found":  # a name's id is not known yet
+            if error._cure == "people" and error.code != "channel_not_found":  # a name's id is not known yet
                 raise
         return self._me()
 
