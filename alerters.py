@@ -4503,12 +4503,18 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
             if re.match(pattern, value):
                 return None
     reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
-    damaged = data.startswith(b"From ")
+    damaged, attached = data.startswith(b"From "), False
     for part in mail.walk():
-        if re.match("text/(?!.*vcard)", part.get_content_type()):
+        kind = part.get_content_type()
+        if kind.startswith("message/") or part.get_content_disposition() == "attachment":
+            attached = True
+        if re.match("text/(?!.*vcard)", kind):
             room -= len(part.get_payload())
             if room > 0:
-                own = reader.own(_part_text(part))  # a signature ends with its part
+                text = _part_text(part)
+                if attached:
+                    text = re.sub("(?m)^", "> ", text)  # it may be the word of somebody else
+                own = reader.own(text)  # a signature ends with its part
                 said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
         types = part.get_all("Content-Type", [])
         if part.defects or types[1:]:

@@ -6432,7 +6432,7 @@ ALL_OF_IT = {  # the parts of a mail, each with a head of its own; only those of
     "HTML says otherwise": (["yes", "<p>yes, not today"], None), "a mark more": (["yes", "<p>yes?"], None),
     "text says otherwise": (["yes, but", "<p>yes"], None), "struck out": (["yes", "<DEL>yes</DEL>"], None),
     "a text attached": (["yes", b"Content-Disposition: attachment\n\nno"], None),
-    "a mail attached": (["yes", b"Content-Type: message/rfc822\n\nTo: x\n\nno"], None),
+    "somebody else's yes attached": ([b"Content-Type: message/rfc822\n\nFrom: x\n\nyes"], None),
     "two types": ([b"Content-Type: text/plain\nContent-Type: text/html\n\nyes"], None),
     "rich text": (["yes", b"Content-Type: text/enriched\n\n<bold>not</bold> today"], None),
     "a base64 that breaks off": ([b"Content-Transfer-Encoding: base64\n\neWV"], None)}
