@@ -2224,6 +2224,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 _MARKER = r'(?:"|\\n)Question ([0-9a-f]{16})\s*"'  # the last line of every question, in a row as JSON
 _CALLED = 30  # approvers at most: they have to fit into one message with its text
 _STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"}  # of lines without spans
+_UNMARKED = r"(?![^a-zA-Z]|.*://)[^@&<>`*_~|\\[\]]*"  # a line that is the same on each service
 _LEFT_OUT = "… {:,} characters left out …"
 _NO_FILES = "a webhook takes no files, only an image's URL"
 _GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check begins with
@@ -2460,10 +2461,9 @@ class _ChatAlerter(BaseAlerter):
             return tuple([_marked(block, words, self._mark, {}) or "\u200b" for words in line])
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
-        words = _marked(block, line, self._mark, self._forms, self._bullet)
-        if block.kind == "heading":  # it drops marks, and what they kept apart joins
-            words = _unfenced(_defuse(words))
-        return words
+        if block.kind == "text" and re.fullmatch(_UNMARKED, line):  # as most lines, and this is soon seen
+            return line
+        return _marked(block, line, self._mark, self._forms, self._bullet)
 
     def _cost(self, written: Any) -> int:
         if isinstance(written, tuple):  # a fact: Discord allows 25 of them in each of ten embeds
@@ -6289,8 +6289,8 @@ _HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"
 _URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
 # Marks end within 500 characters, so that no text makes the search slow.
 _INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"
-           r"|(?<![0-9A-Za-z_\\])(?P<stars>\*\*\*?)(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)"
-           r"(?![0-9A-Za-z_])"
+           r"|(?<![0-9A-Za-z_\\@`*])(?P<stars>\*\*\*?)(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)"
+           r"(?![0-9A-Za-z_`*])"  # a heading drops these stars: what they keep apart is to stay so
            r"|(?<![\w\\])(?P<slant>(?<!\*)\*|_)(?=\S)(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)"
            r"(?!\w|(?P=slant))"
            r"|(?<![\w~\\])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"

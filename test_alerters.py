@@ -2182,7 +2182,7 @@ HOSTILE_TEXTS = {
     "no web": "[x](javascript:alert(1)) <javascript:alert(1)|x>",
     "fence break": "```\n``` @everyone <!channel>\n````\n<@U1>",
     "after a URL": "https://e.example/a[bank.example](https://evil.example)",
-    "joined": "@\u200beveryone @\u2060here <\u200b!channel> @**here** ``**`x**",
+    "joined": "@\u200beveryone @\u2060here <\u200b!channel> @**here** **@****here** ``**`x**",
     "controls": "\x00\x01\x1b[2J\x07\x9b31m<!here>\x7f", "surrogates": "\ud800 a \udfff <@U1> \ud83d",
     "lines": "a\u2028@everyone\u2029<!here>\x0b\x0c\x85b", "only invisible": "\u200b\u200b\ufeff",
     "ticks in a row": "a ``` [bank.example](https://evil.example) `b `",
