@@ -520,7 +520,7 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
     if isinstance(message, str):
         return AlerterMessage(body=message, **fields)
     if isinstance(message, BaseException):
-        told = {"title": _exception_line(message), "level": "error", **fields}
+        told = {"title": _one_line(_exception_text(message), 300), "level": "error", **fields}
         return AlerterMessage(body=_fenced(_trace(message, line_first=False)), **told)
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {_kind_of(message)}")
 
@@ -539,12 +539,14 @@ def _kind_of(value: object) -> str:
     return kind.__name__
 
 
-def _exception_line(error: BaseException) -> str:
+def _exception_text(error: BaseException) -> str:
     """Return the type and the text of an exception, as they stand at the end of its traceback."""
-    lines = _traceback.TracebackException(type(error), error, None).format_exception_only()
-    # Above it stands the place of a SyntaxError, indented; below it stand notes.
-    flush = [line for line in lines if line[:1] != " "]
-    return _one_line(flush[0], 300)
+    name, text = type(error).__qualname__, _clean(error)
+    if type(error).__module__ not in ("builtins", "__main__"):
+        name = f"{type(error).__module__}.{name}"
+    if text:
+        name = f"{name}: {text}"
+    return name
 
 
 def _params(params: object) -> AlerterParameters | None:
@@ -1446,7 +1448,7 @@ def _own_code(who: str, reached: bool = True) -> Iterator[None]:
     except OSError as caught:
         error = _transport_failure(who, caught, reached)
     except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
-        error = _failure(who, _exception_line(caught), hint="its traceback is in the log", cure="people")
+        error = _failure(who, _exception_text(caught), hint="its traceback is in the log", cure="people")
         _log().error("%s: an exception in its code\n%s", who, _clean(_trace(caught, line_first=False)))
         error._logged = True
     raise error  # out here, so that what was raised does not travel with it: it may show secrets
@@ -5398,15 +5400,17 @@ def _telling() -> Iterator[None]:
 def _trace(error: BaseException, line_first: bool = True) -> str:
     """Return an exception's own line, then its traceback as Python prints it, with the frames of the job."""
     others = f"{re.escape(_trace.__code__.co_filename)}|{_FRAMEWORKS}"
-    whole = _traceback.TracebackException(type(error), error, error.__traceback__)
-    parts = [whole]
-    while parts:
-        part = parts.pop()
-        kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
-        part.stack[:] = kept or part.stack
-        parts += filter(None, (part.__cause__, part.__context__))
-        parts += getattr(part, "exceptions", None) or ()  # of a group
-    line, text = "".join(whole.format_exception_only()), "".join(whole.format())
+    line = text = _exception_text(error)
+    with contextlib.suppress(Exception):  # it has odd attributes, or hundreds of causes before Python 3.11
+        whole = _traceback.TracebackException(type(error), error, error.__traceback__)
+        parts = [whole]
+        while parts:
+            part = parts.pop()
+            kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
+            part.stack[:] = kept or part.stack
+            parts += filter(None, (part.__cause__, part.__context__))
+            parts += getattr(part, "exceptions", None) or ()  # of a group
+        line, text = "".join(whole.format_exception_only()), "".join(whole.format())
     if line_first and text != line:
         return f"{line}\n{text}"
     return text
@@ -5494,8 +5498,8 @@ def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, 
             facts["link"] = link
     if failed:
         facts.update(_facts(state, state="name", error="message"))
-        found = [*_facts(state, data="data", result="data.result").values(), _state_result(state)]
-        for each in reversed(found):
+        found = _facts(state, result="data.result", data="data")
+        for each in (_state_result(state), *found.values()):
             if isinstance(each, BaseException):
                 facts["error"] = each
     return kind, _PREFECT_ENDINGS.get(facts.get("state", ""), "failed"), facts
@@ -5552,12 +5556,11 @@ class _Watch:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         seconds = time.monotonic() - self.began.pop()
         how = "failed"
-        if error is None or isinstance(error, GeneratorExit):
+        left = isinstance(error, SystemExit) and error.code in (None, 0)
+        if left or error is None or isinstance(error, GeneratorExit):
             how = "succeeded"
-        elif isinstance(error, SystemExit) and not error.code:
-            how = "succeeded"
-        if how == "succeeded" and (seconds < self.longer_than or not self.on_success):
-            return
+            if seconds < self.longer_than or not self.on_success:
+                return
         with _telling():
             facts = {"duration": _duration(seconds), "host": _socket.gethostname(), "error": error}
             post(_ended(self.name or "Job", how, facts), alerter=self.alerter)
@@ -5599,26 +5602,22 @@ class _Watch:
             async with each():
                 return await function(*args, **kwargs)
 
-        wrap: Any = functools.wraps(function)
+        wrapper: Any = plain
         if _inspect.iscoroutinefunction(function):
-            return wrap(coroutine)  # type: ignore[no-any-return]
-        if _inspect.isgeneratorfunction(function):
-            return wrap(generator)  # type: ignore[no-any-return]
-        return wrap(plain)  # type: ignore[no-any-return]
+            wrapper = coroutine
+        elif _inspect.isgeneratorfunction(function):
+            wrapper = generator
+        return functools.wraps(function)(wrapper)  # type: ignore[return-value]
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    if minutes:
         return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-if TYPE_CHECKING:
-    class Watch(_Watch):
-        """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
+    return f"{seconds:.1f} s"
 
 
 @_overload
@@ -5665,10 +5664,10 @@ class _LogGroup:
         error, line, trace = None, "", record.exc_text or ""
         if isinstance(record.exc_info, tuple):
             error = record.exc_info[1]
-        if error is not None:
-            line, trace = "".join(_traceback.format_exception_only(type(error), error)), _trace(error)
+        if isinstance(error, BaseException):
+            line, trace = _exception_text(error), _trace(error)
         # Loguru and others format it into the text.
-        if "Traceback (most recent call last)" not in text or line.strip() not in text:
+        if "Traceback (most recent call last)" not in text or line not in text:
             self.more = f"{self.more}\n{trace}".strip()
         self.text = f"{text}\n{line}".strip()
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
@@ -5693,7 +5692,8 @@ class _LogGroup:
         """Return what there is to tell besides the title."""
         lines = [self.more, *self.others]
         if self.repeats:
-            lines.insert(1, f"… {self.repeats:,} more time{'s' * (self.repeats > 1)}")
+            times = "time" if self.repeats == 1 else "times"
+            lines.insert(1, f"… {self.repeats:,} more {times}")
         return "\n".join(lines).strip("\n")
 
     def extract(self) -> str:
@@ -5705,8 +5705,8 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     first = groups[0]
     title, news, facts = first.title, first.news(), {"logger": first.logger, "level": first.level_name}
     if len(groups) > 1:
-        title, facts = f"{title} (and {len(groups) - 1:,} more)", {}
-        news = "\n".join(map(_LogGroup.extract, groups))
+        title = f"{title} (and {len(groups) - 1:,} more)"
+        news, facts = "\n".join(map(_LogGroup.extract, groups)), {}
     worst = max([group.level for group in groups])
     level: _Level = "info"
     if worst >= _logging.ERROR:
@@ -5714,9 +5714,7 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     elif worst >= _logging.WARNING:
         level = "warning"
     facts["host"] = _socket.gethostname()
-    body = None
-    if news:
-        body = _fenced(news)
+    body = _fenced(news) if news else None
     return AlerterMessage(title, body, facts, level=level)
 
 
@@ -5748,7 +5746,7 @@ class _AlertHandler(_Handler):
         self._changed = _threading.Condition()  # held while the next three change
         self._groups: dict[Any, _LogGroup] = {}
         self._under_way: list[_LogGroup] = []
-        self._worker: _threading.Thread | None = None
+        self._worker = _threading.Thread()  # none yet
         self._speaker = 0  # the thread that writes to stderr just now
 
     def handle(self, record: _logging.LogRecord) -> bool:
@@ -5756,7 +5754,7 @@ class _AlertHandler(_Handler):
         if record.name != "alerters" and not str(record.threadName).startswith("alerters-"):
             return bool(super().handle(record))
         if record.levelno >= _logging.WARNING:
-            self._say(record.name, record.levelno, record.getMessage())
+            self._say(record.name, record.levelno, _LogGroup(record).text)
         return False
 
     def emit(self, record: _logging.LogRecord) -> None:
@@ -5775,7 +5773,7 @@ class _AlertHandler(_Handler):
 
     def _start(self) -> None:
         """Have a worker. It counts as there once it runs; RuntimeError where no thread can be had."""
-        if self._worker is not None and self._worker.is_alive():
+        if self._worker.is_alive():
             return
         worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
         worker.start()
@@ -5787,15 +5785,14 @@ class _AlertHandler(_Handler):
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._take_due()
                 while not self._under_way:
                     self._changed.notify_all()  # a flush may wait for this
-                    pause, times = None, [group.due for group in self._groups.values()]
-                    if times:
-                        pause = min(times) - time.monotonic()
-                    self._changed.wait(pause)
+                    now = time.monotonic()
+                    pauses = [group.due - now for group in self._groups.values()]
+                    self._changed.wait(min(pauses, default=None))
                     self._take_due()
-                groups, told = self._under_way, False
+                groups = self._under_way
+            told = False
             with contextlib.suppress(BaseException), _telling():  # it survives whatever a flavor raises
                 told = post(_log_message(groups), alerter=self.alerter)
             with self._changed:
@@ -5820,8 +5817,7 @@ class _AlertHandler(_Handler):
     def flush(self) -> None:
         """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
         def all_told() -> bool:
-            dues = [group.due for group in self._groups.values()]
-            return not self._under_way and all(dues)
+            return not self._under_way and all(group.due for group in self._groups.values())
 
         with self._changed:
             for group in self._groups.values():
@@ -5833,10 +5829,8 @@ class _AlertHandler(_Handler):
 
     def _give_up(self, why: str) -> None:
         with self._changed:
-            untold = list(self._under_way)
-            for group in self._groups.values():
-                if group.repeats or not group.told:
-                    untold.append(group)
+            waiting = [group for group in self._groups.values() if group.repeats or not group.told]
+            untold = self._under_way + waiting
             self._under_way, self._groups = [], {}
         self._write(untold, why)
 
@@ -5862,6 +5856,9 @@ class _AlertHandler(_Handler):
 
 if TYPE_CHECKING:
     AlertHandler = _AlertHandler
+
+    class Watch(_Watch):
+        """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -5891,7 +5888,8 @@ _FORKS = sys.platform != "win32"
 def _cmd_run(options: Any) -> int:
     if options.words or not options.command:
         raise ConfigError(_HOW_TO_RUN)
-    least, targets = _seconds(options.longer_than, "--longer-than"), []
+    least = _seconds(options.longer_than, "--longer-than")
+    targets: list[BaseAlerter] = []
     job = _Job(options.command)  # first of all: what is opened later may get the number of a closed stream
     try:
         targets = _chosen(options)
@@ -5921,7 +5919,8 @@ def _cmd_run(options: Any) -> int:
 
 def _job_name(command: list[str]) -> str:
     """Return the program, and the word after it if plain or a file's name: no other argument goes out."""
-    name, word = os.path.basename(command[0]), "".join(command[1:2])
+    name = os.path.basename(command[0])
+    word = "".join(command[1:2])  # or nothing
     if os.path.isfile(word):
         return f"{name} {os.path.basename(word)}"
     if re.fullmatch(r"[a-z][a-z_:-]{0,19}", word):
@@ -5966,13 +5965,14 @@ class _Job:
         try:
             return start(self.command)
         except OSError as error:
-            script, first = _shutil.which(self.command[0]) or "", b""
+            script = _shutil.which(self.command[0]) or ""
+            first = ""
             with contextlib.suppress(OSError), open(script, "rb") as file:
-                first = file.readline(500)
-            if script and isinstance(error, FileNotFoundError):
-                interpreter = re.sub(rb"(?s)^#! *| .*|\n.*", b"", first).decode("utf-8", "replace")
+                first = file.readline(500).decode("utf-8", "replace")
+            if first.startswith("#!") and isinstance(error, FileNotFoundError):
+                interpreter = first[2:].strip(" \n")
                 raise FileNotFoundError(f"its interpreter {interpreter!r} is missing") from None
-            if error.errno != errno.ENOEXEC or b"\0" in first or os.name == "nt":
+            if error.errno != errno.ENOEXEC or "\0" in first or not _FORKS:
                 raise
             return start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
         finally:
@@ -5997,7 +5997,8 @@ class _Job:
                     with contextlib.suppress(PermissionError):  # it belongs to another, as by sudo
                         child.send_signal(number)
         if code < 0:
-            self.got.insert(0, _signal.Signals(-code).name)
+            with contextlib.suppress(ValueError):  # not all of those for real time have a name
+                self.got.insert(0, _signal.Signals(-code).name)
             code = 128 - code
         self.code = code
 
@@ -6014,7 +6015,7 @@ class _Job:
         ends: dict[int, list[str]] = {1: [], 2: []}
         for stream in self.copies:
             ends[stream.numbers[-1]] = stream.end()
-        printed, errors = ends.values()
+        printed, errors = ends[1], ends[2]
         if self.problem:
             errors.append(_hide(self.problem))
         parts = []
@@ -6033,10 +6034,10 @@ def _plain_streams() -> list[list[int]]:
         with contextlib.suppress(OSError):  # it is closed, and so it is for the job
             os.fstat(number)
             if not os.isatty(number):
-                found.append(number)
+                found.append([number])
     if len(found) == 2 and _FORKS and os.path.sameopenfile(1, 2):
-        return [found]
-    return [[number] for number in found]
+        return [[1, 2]]
+    return found
 
 
 class _Copy:
@@ -6094,10 +6095,9 @@ class _Copy:
         """Wait so long until all is copied. What the job has left in the background prints on without us."""
         self.job_ended = True
         if not _FORKS:
-            self.thread.join(_LAST_WORDS)
-            return
+            seconds = _LAST_WORDS
         self.thread.join(seconds)
-        if self.going_on and not self.thread.is_alive():
+        if _FORKS and self.going_on and not self.thread.is_alive():
             with contextlib.suppress(OSError):  # no more processes
                 _fork(self._copy_all, self.source, self.numbers[0])
             self.going_on = False
@@ -6106,8 +6106,8 @@ class _Copy:
     def end(self) -> list[str]:
         """Return the last lines, as they stand on a screen, without secrets."""
         tail = self.tail
-        if len(tail) == _TAIL:  # it may begin within a secret, of which no rest may be shown
-            tail = re.sub(rb"\A[^\r\n]*", b"", tail)
+        if len(tail) == _TAIL:  # it may begin within a secret, of which no rest may be shown; none is so long
+            tail = tail[4096:]
         if b"\0" in tail:
             return []  # data, nothing to read
         text = re.sub(_TERMINAL, "", tail.decode("utf-8", "replace"))
@@ -6168,7 +6168,7 @@ class _Signals:
             return {}
         time.sleep(_GROUP_TIME)
         heard = b""
-        if os.name == "nt":  # a console of Windows tells the job
+        if not _FORKS:  # a console of Windows tells the job
             heard = bytes(range(256))
         with contextlib.suppress(OSError):  # somebody stopped or killed the witness
             if self._witness:
