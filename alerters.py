@@ -2336,7 +2336,7 @@ class _ChatAlerter(BaseAlerter):
         question = draft.message._question
         draft.until = self._until(_SEND_BUDGET)
         if pages[0].files:
-            draft.until = self._until(_UPLOAD_BUDGET)
+            draft.until = self._until(_UPLOAD_BUDGET - _SOCKET_TIMEOUT)  # the rest is for what is missing
         if question:  # once its time is over it is not posted any more
             draft.until = min(draft.until, max(question._ends, self._until(_LATE)))
         self._post(draft, pages[0])
@@ -2351,9 +2351,9 @@ class _ChatAlerter(BaseAlerter):
         missing = [f"[{file.label}]" for file in draft.files if file.problem]
         if missing:
             _log().warning("%s: %s", self._who, "; ".join(missing))
+            draft.until = self._until()
             with contextlib.suppress(DeliveryError):
                 for page in _paged(self, [_Block("plain", missing)], self._limit, self._limit):
-                    draft.until = self._until()
                     self._post(draft, page)
         return Receipt(self._label, draft.ref, self._link(draft.ref))
 
@@ -5092,8 +5092,9 @@ class StackStore:
         if os.environ.get("HOME") != "":  # which is no home
             full = os.path.expanduser(full)
         self.path = full
-        if full[:1] != "~":  # else no home is known
-            self.path = os.path.realpath(full)
+        with contextlib.suppress(OSError):  # the current folder may be gone
+            if full[:1] != "~":  # else no home is known
+                self.path = os.path.realpath(full)
         if not path and not os.path.isabs(full):  # the program may go elsewhere
             self.path = _USUAL_STORES.setdefault(full, self.path)
 
@@ -7125,8 +7126,7 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
 
 def _hint_of(error: BaseException) -> str:
     """Return what to do about what a socket or a library raised."""
-    number = getattr(error, "errno", 0)
-    words = f"{type(error).__name__} {errno.errorcode.get(number)}"
+    words = f"{type(error).__name__} {errno.errorcode.get(getattr(error, 'errno', 0))}"
     for names, hint in _NETWORK_HINTS:
         if re.search(names, words):
             return hint
