@@ -2980,8 +2980,7 @@ class SlackAlerter(_ChatAlerter):
                 "asked": self._order(question.ref)}
 
     def _order(self, row: _Dict) -> float:
-        """Return the `ts` of a row as a time, 0 if it has none; the string itself stays the id."""
-        return float(row.get("ts") or 0)
+        return float(row.get("ts") or 0)  # a time; the string itself stays the id
 
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
@@ -2997,8 +2996,7 @@ class SlackAlerter(_ChatAlerter):
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
         for page in self._pages(kind, args, until):
             for row in page:
-                ours = row.get("user") == self._me()
-                if ours and mark in str(row):
+                if row.get("user") == self._me() and mark in str(row):
                     return _ref(where, row)
         return None
 
@@ -3034,16 +3032,12 @@ class SlackAlerter(_ChatAlerter):
         return str(self._account().get("user_id"))
 
     def _ready_to_read(self, where: _Dict) -> str:
-        wanted = {"channels:history", "groups:history", "mpim:history"}
+        wanted = {"channels:history", "groups:history"}
         if where["channel"][:1] in "DUW":
             wanted = {"im:history"}
         missing = wanted.difference(self._account().get("scopes", wanted))
-        if missing == wanted:
-            _ACCOUNTS.pop(self, None)  # the app may be given one meanwhile
-            what = f"missing_scope: to read the answers the app needs {' or '.join(sorted(wanted))}"
-            raise _failure(self._who, what, code="missing_scope", hints=_SLACK_HINTS, cure="people")
         try:
-            if missing - {"mpim:history"}:  # which of them it takes, Slack alone knows
+            if missing:  # what kind of channel it is, and which scope that takes, Slack alone knows
                 self._call("conversations.history", {"channel": where["channel"], "limit": "1"})
         except DeliveryError as error:
             if error._cure == "people" and error.code != "channel_not_found":  # a name's id is not known yet
@@ -3523,8 +3517,7 @@ class DiscordAlerter(_ChatAlerter):
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
         # A forum, which answers 400, lists no messages of its threads.
         for row in self._rows(f"/channels/{channel}/messages?", int(since * 1000) << 22, absent=400):
-            ours = row["author"]["id"] == self._me()
-            if ours and question.token in str(row):
+            if row["author"]["id"] == self._me() and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None
 
