@@ -1132,6 +1132,9 @@ class BaseAlerter(_Record):
                 return False
         return True
 
+    def _can_reply(self, above: Receipt, params: AlerterParameters | None) -> bool:
+        return self._can_follow(above.ref)
+
     def _ready_to_read(self, where: _Dict) -> str | None:
         """Return the user id it posts with, which never decides. Raise DeliveryError if it could not read."""
         return None
@@ -1213,7 +1216,7 @@ class BaseAlerter(_Record):
                 _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
                 choices = dataclasses.replace(choices, mention=None)
         message = _message(message)
-        if message._reply_to and not self._can_follow(message._reply_to.ref):
+        if message._reply_to and not self._can_reply(message._reply_to, choices):
             _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
             message = message._with(_reply_to=None)
         return message, choices
@@ -1897,7 +1900,6 @@ class Question:
         return min(max(now + self._interval(now), self._not_before), self._ends)
 
     def _interval(self, now: float) -> float:
-        """Return how long it is from one poll to the next: a share of the question's age."""
         age = now - self._ends + self.deadline - self._record.asked  # by a clock that nobody sets
         return min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
 
@@ -2653,6 +2655,11 @@ class _ChatAlerter(BaseAlerter):
         if linked:
             return f"write {linked[1]}"
         return problem.format(text)
+
+    def _can_reply(self, above: Receipt, params: AlerterParameters | None) -> bool:
+        if above.alerter != self._label and _channel_of(above.ref) != self._channel(params):
+            return False  # of several in a stack, another one sent it
+        return self._can_follow(above.ref)
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
         thread = getattr(params, "thread_ts", None)

@@ -2286,7 +2286,6 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
                  "discord": DiscordAlerterParameters(discord_channel_id="555")}[kind]
     first = alerter.send("first", elsewhere)
     assert alerters.post("second", alerter=alerter, reply_to=first) is True
-    assert {row[service.row_keys[1]] for row in service.posted} == {"555"}
     parents = [payload.get("thread_ts") or payload.get("message_reference", {}).get("message_id")
                for payload in _posted(service)]
     assert parents == [None, first.ref["ts" if kind == "slack" else "message_id"]] and json.dumps(first.ref)
@@ -2295,6 +2294,9 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
         assert {payload["channel"] for payload in _posted(service)[3:]} == {"555"}  # no name any more
         assert len(service.posted) > 3 and {row["thread_ts"] for row in service.posted} == {first.ref["ts"]}
         assert under.ref == dict(first.ref, ts=service.posted[2]["ts"], thread_ts=first.ref["ts"])
+    assert alerter.post("apart", reply_to=Receipt("another of the stack", first.ref))
+    *below, apart = [row[service.row_keys[1]] for row in service.posted]
+    assert (set(below), apart) == ({"555"}, service.channel)
 
 
 @pytest.mark.parametrize("kind", CHAT_KINDS)
