@@ -4027,13 +4027,12 @@ class SMTPEmailAlerter(BaseAlerter):
         mail.set_content(_as_text(blocks) + "\n")
         if self._option(params, "include_html", True):
             html = _clean(getattr(params, "html_body", None) or "")
-            if html:
-                blocks = [block for block in blocks if block.kind == "how"]  # to answer a question
-            else:
+            buttons = self._buttons(question, str(mail["Subject"]))
+            if html and question:
+                html += _mail_html([_how_to_answer(question)], message.level, buttons, inline=True)
+            elif not html:
+                html = _mail_html(blocks, message.level, buttons)
                 shown = [file for file in files if file.image]
-            if blocks:
-                buttons = self._buttons(question, str(mail["Subject"]))
-                html += _mail_html(blocks, message.level, buttons, inline=bool(html))
             mail.add_alternative(html, subtype="html")
         page: Any = mail.get_body(("html",))
         files.sort(key=shown.__contains__, reverse=True)  # as they follow each other in the mail
