@@ -6267,7 +6267,7 @@ def _reveal(value: str, where: str) -> str:
         raised = _SecretAway
         try:
             found = _pathlib.Path(name).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             problem, found = f"cannot be read: {_reason(error)}", None
     if found is not None:
         problem, found = "holds no usable secret: nothing, or several lines", found.strip()

@@ -3562,7 +3562,7 @@ def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
 
 
 @pytest.mark.parametrize("given, field, said", [  # given: a file, or the value in the environment
-    ("file./no/such/file", "slack_token", "file /no/such/file cannot be read: No such file or directory"),
+    ("file./no/such\0file", "slack_token", "file /no/such.file cannot be read: embedded null byte"),
     (" ", "slack_token", "env OF_TEST holds no usable secret: nothing, or several lines"),
     ("a\nsecond-secret", "slack_token", "env OF_TEST holds no usable secret: .*"),
     (None, "slack_token", "env OF_TEST is not set"), ("xapp-1", "slack_token", "an app-level token .*"),
