@@ -6963,7 +6963,7 @@ def test_every_module_is_named_in_an_import_statement():
             if type(module) is alerters._Module]
     assert sorted(named) == sorted(lazy) and lazy
     assert not re.findall(r"""(?:import_module|__import__)\(["'].*""", source)
-    assert re.search(r"^    class Watch\(_Watch\):(?s:.*)\) -> Watch:$", source, re.M)  # types show this name
+    assert "\n    class Watch(_Watch):\n" in source and ") -> Watch:\n" in source  # types show this name
 
 
 # === The store ===
