@@ -4994,11 +4994,11 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
     alerter: Any = cls.__new__(cls)
     alerter._set("_origin", origin)  # first of all: what its constructor says begins with its name
     known, given = _fields_of(cls), _Hidden(fields)
-    for name, value in fields.items():
+    for name in fields:
         if name not in known:
             raise ConfigError(f"{alerter._who}: it has no field {name!r}; {_did_you_mean(name, known)}")
-        if isinstance(value, str) and _is_secret(known[name]):
-            given[name] = _secret_or_reference(value)
+        if isinstance(given[name], str) and _is_secret(known[name]):
+            given[name] = _secret_or_reference(given[name])
     for name, field in known.items():
         if fields.get(name) is None and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{alerter._who}: {name} missing")
@@ -5201,7 +5201,7 @@ class StackStore:
         alerters: list[BaseAlerter] = []
         for member in members:
             try:
-                alerters.append(self._built(data, member, _entry(data, "alerters", member)))
+                alerters.append(self._built(data, member, _Hidden(_entry(data, "alerters", member))))
             except Exception as error:  # what an own flavor's constructor raises, too
                 if len(members) == 1:
                     raise
@@ -6237,7 +6237,7 @@ def _remember_secret(value: str) -> None:
         path = re.sub(r"^\w+://[^/?#]*|[?#].*", "", value).rstrip("/")  # token in it, or a signature
         if len(path) > 5:
             parts = [path]
-        parts += [path.rpartition("/")[2], *re.findall("[^/]{16,}", path)]
+        parts += re.findall("[^/]{16,}|[^/]+$", path)  # the long parts, and the last
         parts += re.findall(r"=(?!\d+\b)([^&#]{8,})", value)  # but no number, as the id of a thread
     for part in parts:
         if len(part) >= 6:  # shorter ones are ordinary words, too

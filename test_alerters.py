@@ -2883,13 +2883,6 @@ def test_a_process_without_files_or_ssl_is_told_and_posts_once_it_can(peer):
         f"ConfigError  smtp_email: {BUILT_WITHOUT}\nConfigError  slack: {BUILT_WITHOUT}\n"), done.stderr
 
 
-def test_without_md5_plain_is_used_under_tls(smtp):
-    """As on machines that keep to FIPS: there CRAM-MD5 ends in a ValueError."""
-    smtp.mechanisms = ["CRAM-MD5", "PLAIN"]
-    assert mail_alerter(smtp).post("x") is True and len(smtp.mails) == 1
-    assert not [command for command in smtp.commands if "CRAM" in command.line]
-
-
 @pytest.mark.parametrize("field", ["smtp_server", "imap_server"])
 def test_a_host_that_is_none_is_refused_when_set(field):
     hosts = {  # a mail server's name: what is said of it, or "" where it may be
@@ -3549,6 +3542,13 @@ def test_no_secret_goes_out_in_a_message_that_holds_it(chats, tmp_path, kind, re
         alerter.send(AlerterMessage(text, text, metadata={text: text}, images=images, files=files), own)
     sent = "".join(call.body.decode("utf-8", "replace") for call in service.calls)
     assert sent and ending not in sent and ending.replace("_", "\\\\_") not in sent
+
+
+def test_a_mistake_in_a_stored_alerter_shows_no_token_in_a_traceback_with_locals():
+    write_store({"alerters": {"x": {"flavor": "slack", "chanel": "C1", "slack_token": "xoxb-stored"}}})
+    with pytest.raises(ConfigError) as caught:
+        post("x", alerter="x")
+    assert "xoxb-stored" not in _all_of(caught.value, with_locals=True)
 
 
 def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
