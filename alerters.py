@@ -5940,7 +5940,7 @@ class _Job:
     def run(self, signals: _Signals) -> None:
         began = time.monotonic()
         try:
-            self._wait(self._start(), signals)
+            self._wait(self._start(signals), signals)
         except (OSError, ValueError) as error:
             self.code = 126  # as shells have it
             if isinstance(error, FileNotFoundError):
@@ -5955,13 +5955,14 @@ class _Job:
             _complain(self.problem)
         self.failed = bool(self.code or self.got)
 
-    def _start(self) -> Any:
+    def _start(self, signals: _Signals) -> Any:
         for numbers in self.streams:
             with contextlib.suppress(OSError, RuntimeError):  # no more descriptors or threads: it prints
                 self.copies.append(_Copy(numbers))
         inlets = {number: stream.inlet for stream in self.copies for number in stream.numbers}
         pipes = {"stdout": inlets.get(1), "stderr": inlets.get(2)}
         start: Any = functools.partial(_subprocess.Popen, close_fds=False, **pipes)
+        self.news = dict.fromkeys(signals.news(), False)  # the job has not got what came before it ran
         try:
             return start(self.command)
         except OSError as error:
@@ -5981,21 +5982,21 @@ class _Job:
 
     def _wait(self, child: _subprocess.Popen[bytes], signals: _Signals) -> None:
         """Pass on the signals that come for us alone, until it has ended."""
-        signals.call_witness()
         code = None
-        while code is None:
-            code = child.poll()
-            if code is None:
-                time.sleep(_STEP)
-            elif code:  # it failed, and the signal that ended it may be on its way to us
-                time.sleep(_GROUP_TIME)
-            for number, has_it in signals.news().items():
+        while code is None or self.news:
+            for number, has_it in self.news.items():
                 name = _signal.Signals(number).name
                 if name in _STOPS:
                     self.got.append(name)
                 if not has_it:
                     with contextlib.suppress(PermissionError):  # it belongs to another, as by sudo
                         child.send_signal(number)
+            code = child.poll()
+            if code is None:
+                time.sleep(_STEP)
+            elif code:  # it failed, and the signal that ended it may be on its way to us
+                time.sleep(_GROUP_TIME)
+            self.news = signals.news()
         if code < 0:
             with contextlib.suppress(ValueError):  # not all of those for real time have a name
                 self.got.insert(0, _signal.Signals(-code).name)
@@ -6134,6 +6135,7 @@ class _Signals:
                     self._handlers[number] = _signal.signal(number, self._note)
             if sys.platform != "win32":  # if it were ignored, nobody would hear of an exit code
                 self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+                self._call_witness()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -6145,9 +6147,7 @@ class _Signals:
     def _note(self, number: int, frame: object) -> None:
         self.came.append(number)
 
-    def call_witness(self) -> None:
-        if sys.platform == "win32" or not self._handlers:
-            return
+    def _call_witness(self) -> None:
         with contextlib.suppress(OSError):  # no more descriptors or processes: each signal is passed on
             self._witness, line = _socket.socketpair()
             self._witness.settimeout(1)
