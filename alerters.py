@@ -224,7 +224,7 @@ class DeliveryError(AlerterError):
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None,
                  hint: str | None = None, retry_after: float | None = None,
                  outcome: str = "not_sent") -> None:
-        super().__init__(message)
+        super().__init__(_one_line(message))
         self.status, self.code, self.hint = status, code, hint
         self.retry_after, self.outcome = retry_after, outcome
         # What helps: "again" (another try: it was certainly not accepted), "look" whether it has arrived,
@@ -235,7 +235,7 @@ class DeliveryError(AlerterError):
 
     def __str__(self) -> str:
         if self.hint:
-            return f"{self.args[0]}: {self.hint}"
+            return f"{self.args[0]}: {_hide(self.hint)}"
         return str(self.args[0])
 
 
@@ -248,7 +248,7 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
     hints: what to do about a service's own words, {pattern of codes: hint}; hint: goes before them.
     """
     code = _hide(str(code)) if code else None
-    error = DeliveryError(_one_line(f"{who}: {what}"), status=status, code=code, retry_after=retry_after)
+    error = DeliveryError(f"{who}: {what}", status=status, code=code, retry_after=retry_after)
     if cure:
         error._cure = cure
     if cure == "look":
@@ -797,9 +797,9 @@ smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step)
 
 
 # === Alerters ===
-_SECRET_NAME = r"token|password|secret|api_?key|webhook_url"
+_SECRET_NAME = r"token|passw|passphrase|pwd|secret|credential|(api|private)_?key|webhook(_url)?$"
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
-                          "": object}  # any other kind is a str
+                          "items": object, "": object}  # any other kind is a str
 _UNFILLED = (r"[$'\"]?\{\{.*\}\}['\"]?|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
              r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
 _NOBODY = "is a reference that nobody filled in: "
@@ -823,7 +823,7 @@ def _field(default: Any, about: str, kind: str) -> Any:
 
 
 def _kind(field: _Field) -> str:
-    """Return what a field takes: bool, int, float, list (of words), time, text, or "" for anything.
+    """Return what a field takes: bool, int, float, list (of words), items, time, text, or "" for anything.
 
     A built-in flavor's may also be token, password, url, id, host, port or tls, which are checked as such.
     """
@@ -833,7 +833,8 @@ def _kind(field: _Field) -> str:
     # The letters of the annotation, without modules and None: "liststr" for Optional[typing.List[str]].
     letters = re.sub(r"<class '|\w+\.|Optional|Union|None(Type)?|\W", "", str(field.type)).lower()
     kinds = {"bool": "bool", "int": "int", "float": "float", "str": "text", "liststr": "list",
-             "tuplestr": "list", "sequencestr": "list", "iterablestr": "list"}
+             "tuplestr": "list", "sequencestr": "list", "iterablestr": "list", "list": "items",
+             "listint": "items", "tuple": "items", "set": "items", "setstr": "items"}
     return named.get(field.name) or kinds.get(letters, "")
 
 
@@ -987,8 +988,19 @@ class BaseAlerter(_Record):
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
-        if "send" in vars(cls):
+        for name in ("send", "post", "ask", "replies"):
+            if _inspect.iscoroutinefunction(getattr(cls, name)):  # it would do nothing, and count as a yes
+                raise ConfigError(f"flavor {cls.flavor}: {name} is async: write it without, with asyncio.run")
+        if not hasattr(cls.send, "takes_messages"):  # its own, or that of a mixin
             cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
+        if "__post_init__" in vars(cls):
+            cls.__post_init__ = functools.partialmethod(  # type: ignore[method-assign, assignment]
+                BaseAlerter._check_first, cls.__post_init__)
+
+    def _check_first(self, own: Callable[..., None], *given: Any) -> None:
+        """Check the fields, then call a flavor's own __post_init__, which need not know of that."""
+        BaseAlerter.__post_init__(self)
+        own(self, *given)
 
     def __post_init__(self) -> None:
         # What tells of a failure is loaded now: later no descriptor may be left to read it.
@@ -1018,6 +1030,9 @@ class BaseAlerter(_Record):
             if text and problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
 
+    def __hash__(self) -> int:
+        return hash(type(self))  # a field of one's own may be a list or a dict, which has none
+
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
             raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: use dataclasses.replace")
@@ -1036,8 +1051,8 @@ class BaseAlerter(_Record):
         message, params = _arguments(locals())
 
         def delivered() -> bool:
-            self.send(message, params)  # it may return nothing
-            return True
+            receipt: Any = self.send(message, params)
+            return receipt is not False  # one's own may return nothing
 
         return _worked(delivered)
 
@@ -1074,8 +1089,11 @@ class BaseAlerter(_Record):
         if self._overrides("ask"):
             status: _Status = "declined"
             with _own_code(self._who):
-                if self.ask(message, params):
-                    status = "approved"
+                answer = self.ask(message, params)
+                if answer not in (True, False, None):  # "no" would count as a yes
+                    raise TypeError(f"its ask returned {_kind_of(answer)}, and not True or False")
+            if answer:
+                status = "approved"
             return Decision(status, at=self.clock.now())
         return self._open(message, params, key).wait()
 
@@ -1144,7 +1162,7 @@ class BaseAlerter(_Record):
         place = {}
         for name, field in _fields_of(type(self)).items():
             if not _is_secret(field) and name not in ("timeout", "approvers"):
-                place[name] = str(getattr(self, name))
+                place[name] = _same_text(getattr(self, name))
         return place
 
     def _find(self, question: Question) -> _Dict | None:
@@ -1435,6 +1453,7 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
         with _one_operation(), _own_code(self._who):
             return send(self, *self._checked(message, params))
 
+    checked.takes_messages = True  # type: ignore[attr-defined]
     return checked
 
 
@@ -1445,8 +1464,8 @@ def _own_code(who: str, reached: bool = True) -> Iterator[None]:
         yield
         return
     except AlerterError as caught:
-        if isinstance(caught, DeliveryError) and not str(caught).startswith(who):
-            caught.args = (_one_line(f"{who}: {caught}"),)
+        if isinstance(caught, DeliveryError) and not str(caught).startswith(f"{who}: "):
+            caught.args = (f"{who}: {caught.args[0]}",)
         raise
     except OSError as caught:
         error = _transport_failure(who, caught, reached)
@@ -1782,7 +1801,7 @@ class _Reply:
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         vars(self).update(given)
-        self.by, self.text = str(self.by or ""), str(given["text"])
+        self.by, self.text = str(self.by or ""), str(given["text"] or "")
         if self.at is not None:
             self.at = float(self.at)
 
@@ -2123,7 +2142,7 @@ class Question:
             if decision:
                 people += [user for user in decision.approvals if user != decision.by]
             said = f"{decision.status.capitalize()} by {', '.join(people)}."
-        _log().info("%s: %r: %s", self.alerter._who, self._record.text, how)
+        _log().info("%s: %r: %s", self.alerter._who, self._record.text, _one_line(how))
         with self._working():
             self._say(said)
             if self._key:
@@ -4812,15 +4831,18 @@ class ConsoleAlerter(BaseAlerter):
     _most_people = 1
     _calls_people = False
     _shows_questions = True
+    _shown = None  # type: Question | None  # the question shown last, which a typed line answers
+    _typing = _thread.allocate_lock()  # held while a question is shown, or a line for it is read
 
     def send(self, message: Any, params: AlerterParameters | None = None) -> Receipt:
         """Write the message to stderr."""
         mark = {"info": "i", "success": "+", "warning": "!", "error": "!!"}[message.level]
-        if message._question:
-            mark = "?"
-            self._forget_typed()
         text = _as_text(_lay_out(message, message._files(self._who)), gap="\n").replace("\n", "\n    ")
-        self._write(f"[{mark}] {text}")
+        if message._question:
+            with self._typing:
+                self._show(message._question, text)
+        else:
+            self._write(f"[{mark}] {text}")
         return Receipt(self._label, {})
 
     def check(self) -> str:
@@ -4829,13 +4851,8 @@ class ConsoleAlerter(BaseAlerter):
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return the lines typed since the last poll."""
-        line = None
-        left = min(question._ends, question._wait_until) - self.clock.monotonic()
-        if _has_input_box():
-            if left > 0:
-                line = _typed_in_box(left)
-        elif self._ready(0):
-            line = sys.stdin.readline()
+        with self._typing:
+            line = self._typed(question)
         if line == "":  # Ctrl-D, or the terminal is gone: nobody answers any more
             question._ends = 0.0
         if not line:
@@ -4850,21 +4867,44 @@ class ConsoleAlerter(BaseAlerter):
             self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
         return [reply]
 
-    def _forget_typed(self) -> None:
-        """Drop what was typed before the question was there: it cannot be an answer to it."""
+    def _typed(self, question: Question) -> str | None:
+        """Return the line that was typed, "" if there will be none any more, or None."""
+        last, now = self._shown, self.clock.monotonic()
+        left = min(question._ends, question._wait_until) - now
+        if last is not question:  # of two at once the older one waits, and is shown again
+            if left <= 0:
+                return None
+            if last and last._decision is None and now < last._gives_up:
+                return None
+            self._show(question, question._record.text)
+        if _has_input_box():
+            return _typed_in_box(left)
+        if not self._ready(0):
+            return None
+        try:
+            return sys.stdin.readline()
+        except UnicodeDecodeError:  # a stray byte, which is no answer
+            return "?\n"
+
+    def _show(self, question: Question, text: str) -> None:
+        """Write a question, and drop what was typed before: it cannot be an answer to it."""
+        ConsoleAlerter._shown = question
         if sys.platform == "win32":
             while self._ready(0):
                 import msvcrt
                 msvcrt.getwch()
         elif _is_terminal(sys.stdin):
             _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
+        self._write(f"[?] {text}")
 
     def _locate(self, found: Question) -> bool:
         found._record.ref = None  # whoever sits here now has not seen it: it is shown again
         return False
 
     def _pause(self, question: Question, seconds: float) -> None:
-        if not _has_input_box():
+        if self._shown is not question:
+            self.clock.sleep(min(seconds, 1))
+        elif not _has_input_box():
             self._ready(seconds)
 
     def _ready(self, seconds: float) -> bool:
@@ -4916,6 +4956,8 @@ def _has_input_box() -> bool | None:
 
 def _typed_in_box(seconds: float) -> str | None:
     """Return the line that is typed into a notebook's input box; None if nothing is in time."""
+    if seconds <= 0:
+        return None
     line = None
     turn = _threading.Lock()  # whoever takes it first ends the wait: the answer, or the time
     waiter = _threading.current_thread()
@@ -4985,7 +5027,7 @@ def _flavor(name: Any, data: Mapping[str, Any] = {}) -> type[BaseAlerter]:
 def _fields_of(cls: type[BaseAlerter]) -> dict[str, _Field]:
     if not dataclasses.is_dataclass(cls):
         raise ConfigError(f"flavor {cls.__name__}: write @dataclasses.dataclass above the class")
-    return {field.name: field for field in dataclasses.fields(cls)}
+    return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
 def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str, str | None] = ("", None),
@@ -5018,7 +5060,7 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
     kind, word = _kind(field), text.strip().lower()
     if not text and field.name != "approvers":  # an empty list of them is not everyone
         return None  # for the default
-    if kind == "list":
+    if kind in ("list", "items"):
         return text.strip(" ,").split(",")
     if kind not in _READERS:
         return text
@@ -7433,10 +7475,11 @@ def _tell_asked(question: Question) -> None:
         _complain(f"asked {question.alerter._who} {place}; waiting until {until}")
 
 
-def _works(check: Callable[[], object]) -> bool:
-    """Print what a check tells; False if it fails."""
+def _works(target: BaseAlerter, check: Callable[[], object]) -> bool:
+    """Print what a check of an alerter tells; False if it fails."""
     try:
-        _print(check())
+        with _own_code(target._who, reached=False):
+            _print(check())
         return True
     except DeliveryError as error:
         _print("\n".join(error._report or [f"FAIL  {error}"]))
@@ -7449,9 +7492,9 @@ def _cmd_check(options: Any) -> int:
     failed = []
     for target in _chosen(options):
         _print(target._who)
-        works = _works(target.check)
+        works = _works(target, target.check)
         if works and options.post:
-            works = _works(target._try_post)
+            works = _works(target, target._try_post)
         elif works and target.flavor != "console":
             _print("note  posting: not tried; check --post tries it")
         if not works:
@@ -7522,7 +7565,7 @@ def _cmd_register(options: Any) -> None:
         raise ConfigError(f"setup asks on a terminal, and here is none; instead: {how}")
     alerter = _build(cls, fields, (name, store.path))
     if setup:
-        works = _works(alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here.")
+        works = _works(alerter, alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here.")
         if not works:
             raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
                                 hint="mend what is said above, and try again")

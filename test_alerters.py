@@ -5472,15 +5472,21 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
     refs = []
 
     def send(self, message, params=None):
+        if refs and isinstance(refs[-1], Exception):
+            raise refs.pop()
         if refs:
             return Receipt("torn", refs.pop())
         raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
-    torn = type("Torn", (Board,), {"flavor": "torn", "send": send})()
+    torn = type("Torn", (Board,), {"flavor": "torn", "send": send})(token="torn-token")
     assert (torn.post("x"), post("x", alerter=torn), torn.ask("x"), ask("x", alerter=torn)) == (False,) * 4
     assert [r.getMessage()[:25] for r in caplog.records] == ["torn: Connection refused:"] * 4
     with pytest.raises(DeliveryError) as caught:
         torn.decide("x")
     assert caught.value.outcome == "unknown" and caught.value.hint
+    for said in ("torn by torn-token", "x\ny"):
+        refs[:] = [DeliveryError(said, hint="ask torn-token")]
+        with pytest.raises(DeliveryError, match=r"^torn: (torn by \*\*\*|x y): ask \*\*\*$"):
+            torn.send("x")
     refs[:] = 5, {"x": object()}
     for _ in range(2):
         with pytest.raises(ConfigError, match="a dict of plain JSON"):
@@ -7395,7 +7401,7 @@ def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(boards, caplog):
             ({"send": fail}, (post, ask, decide), "post ask decide send open_question"),
             ({"replies": fail}, (ask, decide), "ask decide"),
             ({"post": fail, "ask": fail}, (post, ask, decide), "")):
-        alerter = type("Buggy", (Board,), parts)(token="token-of-buggy")
+        alerter = type("Buggy", (type("Mixin", (), parts), Board), {})(token="token-of-buggy")
         calls = [functools.partial(function, alerter=alerter) for function in functions]
         for call in [*calls, *(getattr(alerter, method) for method in methods.split())]:
             caplog.clear()
@@ -7425,17 +7431,27 @@ def test_an_own_flavor_has_fields_of_any_type():
         ratio: "float | None" = None
         mention: str = ""
         approvers: typing.List[str] = dataclasses.field(default_factory=list)
+        groups: set = frozenset()
+        passwd: str = ""
+        shout: str = dataclasses.field(init=False)
+
+        def __post_init__(self):
+            self.shout = f"{self.name}!"
     given = {"headers": {"a": "b"}, "port": "a", "called": print, "size": (3, 4), "verify": "ca.pem"}
-    assert dataclasses.asdict(Wide(names=["x", "y"], **given)) == {
+    wide = Wide(names=["x", "y"], groups={"b", "a"}, passwd="wide-hidden", **given)
+    assert dataclasses.asdict(wide) == {
         **given, "names": ("x", "y"), "level": None, "name": "x", "ratio": None, "mention": "",
-        "approvers": []}
+        "approvers": [], "groups": {"a", "b"}, "passwd": "wide-hidden", "shout": "x!"}
+    assert {wide} == {copy.copy(wide)} and "hidden" not in repr(wide)
+    assert wide._where(None, None)["groups"] == "['a', 'b']"  # in every process
     for wrong in ({"names": ["x", ""]}, {"level": "5"}, {"names": [None]}, {"name": 5}, {"name": "a\nb"},
                   {"ratio": "1"}):
         with pytest.raises(ConfigError, match="^wide: "):
             Wide(**wrong)
-    assert main("register n --flavor=wide --name=Ann --names=a,b --level=5 --ratio=.5".split()) == 0
-    assert main(["update", "n", "--name=Bob"]) == 0
-    assert StackStore().load_alerter("n") == Wide(name="Bob", names=["a", "b"], level=5, ratio=0.5)
+    line = "register n --flavor=wide --name=Ann --names=a,b --level=5 --ratio=.5 --groups=c,d"
+    assert main(line.split()) == main(["update", "n", "--name=Bob"]) == 0
+    assert StackStore().load_alerter("n") == Wide(
+        name="Bob", names=["a", "b"], level=5, ratio=0.5, groups=["c", "d"])
 
 
 HOOK, OF_DISCORD = "https://hooks.slack.com/services/T1/B1/abc", "https://discord.com/api/webhooks/1/abc"
@@ -7620,6 +7636,14 @@ def test_a_flavor_that_only_overrides_post_and_ask_works(monkeypatch, clock):
     monkeypatch.setenv("ALERTERS_ANSWER", "no")
     assert (post("x"), ask("y"), decide("z")) == (False, False, Decision(NO, at=clock.start))
     assert main(["post", "x"]) == main(["check", "--post"]) == 4 and main(["ask", "x"]) == 1
+    for odd in ("no", Decision(NO), [False], print):  # each counts as true
+        monkeypatch.setattr(Old, "ask", lambda *given, odd=odd: odd)
+        assert ask("y") is False
+    monkeypatch.setattr(Old, "check", lambda self: {}.popitem())
+    assert main(["check"]) == 4
+    for name in ("send", "post", "ask", "replies"):
+        with pytest.raises(ConfigError, match=f"flavor soon: {name} is async"):
+            type("Soon", (BaseAlerter,), {"flavor": "soon", name: asyncio.sleep})
 
 
 def test_a_flavor_that_cannot_ask_or_send_says_so(received):
@@ -8940,7 +8964,7 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
 
     def write(self, text):  # people type once the question is there
         shown(self, text)
-        os.write(terminal_here.master, answers.pop().encode() if answers else b"")
+        os.write(terminal_here.master, answers.pop().encode("utf-8", "surrogateescape") if answers else b"")
 
     def said(*lines, **given):
         os.write(terminal_here.master, b"yes\n")  # before the question: no answer to it
@@ -8952,7 +8976,7 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
     monkeypatch.setattr(ConsoleAlerter, "_write", write)
     monkeypatch.setattr(sys, "stdin", terminal_here.terminal)
     for lines, status in ((["LgTm!\n"], "approved"), ([" *ok*. \n"], "approved"), (["no\n"], "declined"),
-                          (["yes please\n", "yes\n"], "approved"),
+                          (["yes please\n", "\udcff\n", "yes\n"], "approved"),
                           (["\x1b[31m\nwhat is this?\nreject\n"], "declined")):
         decision, err = said(*lines)
         assert (decision.status, decision.text) == (status, lines[-1].split("\n")[-2])
@@ -8975,6 +8999,12 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
         with pytest.raises(KeyError):
             said(key="deploy-42")
     assert said("yes\n", key="deploy-42")[0] and _records() == {}  # it was shown again
+    first, second = map(ConsoleAlerter().open_question, ("First?", "Second?"))
+    os.write(terminal_here.master, b"yes\n")
+    assert (first.check(), second.check().status) == (None, "approved")  # what is typed is for the newer one
+    answers[:] = ["no\n"]
+    assert first.check().status == "declined"
+    assert capsys.readouterr().err.partition("Approved by")[2].count("[?] First?") == 1
 
 
 # === run ===
