@@ -4523,17 +4523,18 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
             if re.match(pattern, value):
                 return None
     reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
-    damaged, attached = data.startswith(b"From "), False
+    damaged = data.startswith(b"From ")
+    attached: set[Any] = set()
     for part in mail.walk():
         kind = part.get_content_type()
         if kind.startswith("message/") or part.get_content_disposition() == "attachment":
-            attached = True
+            attached.update(part.walk())
         if re.match("text/(?!.*vcard)", kind):
             room -= len(part.get_payload())
             if room > 0:
                 text = _part_text(part)
-                if attached:
-                    text = re.sub("(?m)^", "> ", text)  # it may be the word of somebody else
+                if part in attached:  # it may be the word of somebody else
+                    text = re.sub(r"(?m)^(?=.*\S)", "> ", text)
                 own = reader.own(text)  # a signature ends with its part
                 said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
         types = part.get_all("Content-Type", [])
@@ -6280,7 +6281,7 @@ def _remember_secret(value: str) -> None:
         if len(path) > 5:
             parts = [path]
         parts += re.findall("[^/]{16,}|[^/]+$", path)  # the long parts, and the last
-        parts += re.findall(r"=(?!\d+\b)([^&#]{8,})", value)  # but no number, as the id of a thread
+        parts += re.findall(r"=(?!\d+(?:[&#]|$))([^&#]{8,})", value)  # but no number, as the id of a thread
     for part in parts:
         if len(part) >= 6:  # shorter ones are ordinary words, too
             _KNOWN_SECRETS.add(part)

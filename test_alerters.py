@@ -3552,7 +3552,7 @@ def test_a_mistake_in_a_stored_alerter_shows_no_token_in_a_traceback_with_locals
 
 
 def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
-    (alerter, service), token = chats["slack"], "whsecret-" + "k" * 50
+    (alerter, service), token = chats["slack"], "7-secret-" + "k" * 50
     for url in (f"https://example.org/api/webhooks/1/{token}?thread_id=5", f"https://x.example/?sig={token}",
                 f"https://discord.com/api/webhooks/1/{token}/slack"):
         alerters._KNOWN_SECRETS.clear()
@@ -6402,7 +6402,7 @@ def test_an_html_reply_counts_for_what_a_person_sees_in_it(desk):
 PNG_PART = b"Content-Type: image/png\n\nx"
 ALL_OF_IT = {  # the parts of a mail, each with a head of its own; only those of the first rows are approvals
     "text alone": (["yes"], YES), "text and the same as HTML": (["*yes*", "<b>yes</b>"], YES),
-    "a picture beside it": (["yes", PNG_PART], YES),
+    "files around it": ([b"Content-Disposition: attachment\n\n", "yes", PNG_PART, "\n"], YES),
     **{f"charset {name}": ([f"Content-Type: text/plain; charset={name}\n\nyes".encode()], YES)
        for name in ("unknown-8bit", "x-mac-roman")},
     "a second text": (["yes", PNG_PART, "not before Monday"], None),
@@ -6845,7 +6845,7 @@ def received(monkeypatch):
             if self.trouble == "bug":
                 raise RuntimeError("a bug of the flavor")
             if self.trouble:
-                raise DeliveryError(self.trouble)
+                raise DeliveryError(self.trouble, hint="wait")
             told.append((self.tag, message))
             return Receipt(self.tag, {})
     told.alerter = Recorder
@@ -7830,7 +7830,7 @@ def test_a_stack_of_several_posts_to_all_at_the_same_time(trouble, received, mon
     received.before = lambda *_: meet.wait()  # breaks unless all three are in `send` at once
     assert post("x") is (not trouble)
     assert sorted(name for name, _ in received) == list("ac" if trouble else "abc")
-    assert caplog.messages == (["b (recorder): line busy"] if trouble else [])
+    assert caplog.messages == (["b (recorder): line busy: wait"] if trouble else [])
     assert main(["post", "x"]) == (4 if trouble else 0)
     meet, before = threading.Barrier(2, timeout=5), len(received)
     assert main("post x --alerter a --alerter c --alerter a".split()) == 0 and len(received) == before + 2
@@ -8366,7 +8366,7 @@ def test_what_could_not_be_told_is_on_stderr_once(logger, received, monkeypatch,
     other = logging.StreamHandler(io.StringIO())
     logger.propagate = False
     monkeypatch.setattr(logging.getLogger("alerters"), "propagate", False)
-    said = "careful\nrecorder: line busy\nalerters: not told (see above): ERROR home.app: x\n"
+    said = "careful\nrecorder: line busy: wait\nalerters: not told (see above): ERROR home.app: x\n"
     for others, level, wanted in (([], 0, said), ([logging.NullHandler()], 0, said), ([other], 60, said),
                                   ([other], 0, "")):
         other.setLevel(level)
