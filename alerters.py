@@ -1201,7 +1201,7 @@ class BaseAlerter(_Record):
     def _pause(self, question: Question, seconds: float) -> None:
         self.clock.sleep(seconds)
 
-    def _preview(self, message: AlerterMessage) -> str:
+    def _preview(self, message: AlerterMessage, params: AlerterParameters | None = None) -> str:
         """Return what `send` would send, for people to read."""
         return _as_text(_lay_out(message, message._files(self._who)))
 
@@ -2597,8 +2597,8 @@ class _ChatAlerter(BaseAlerter):
                 answers.append(answer)
         return answers
 
-    def _preview(self, message: AlerterMessage) -> str:
-        draft = _Draft(self, message, None)
+    def _preview(self, message: AlerterMessage, params: AlerterParameters | None = None) -> str:
+        draft = _Draft(self, message, params)
         shown: list[Any] = []
         for page in self._fewer(draft, self._cut(draft)):
             page.number = len(shown)
@@ -4233,7 +4233,7 @@ class SMTPEmailAlerter(BaseAlerter):
             raise _stripped(caught) from None
         raise error
 
-    def _preview(self, message: AlerterMessage) -> str:
+    def _preview(self, message: AlerterMessage, params: AlerterParameters | None = None) -> str:
         return self._compose(message, None, message._files(self._who)).flat.decode().replace("\r\n", "\n")
 
     def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
@@ -4880,7 +4880,7 @@ class ConsoleAlerter(BaseAlerter):
             self._show(question, question._record.text)
         if _has_input_box():
             return _typed_in_box(left)
-        if not self._ready(0):
+        if not self._ready():
             return None
         try:
             return sys.stdin.readline()
@@ -4891,7 +4891,7 @@ class ConsoleAlerter(BaseAlerter):
         """Write a question, and drop what was typed before: it cannot be an answer to it."""
         ConsoleAlerter._shown = question
         if sys.platform == "win32":
-            while self._ready(0):
+            while self._ready():
                 import msvcrt
                 msvcrt.getwch()
         elif _is_terminal(sys.stdin):
@@ -4903,20 +4903,14 @@ class ConsoleAlerter(BaseAlerter):
         return False
 
     def _pause(self, question: Question, seconds: float) -> None:
-        if self._shown is not question:
-            self.clock.sleep(min(seconds, 1))
-        elif not _has_input_box():
-            self._ready(seconds)
+        self.clock.sleep(min(seconds, 0.1))  # an answer is taken as soon as it is typed
 
-    def _ready(self, seconds: float) -> bool:
-        """Wait for a typed line, for so many seconds at most."""
-        if sys.platform != "win32":
-            return bool(_select.select([sys.stdin], [], [], max(seconds, 0))[0])
-        import msvcrt
-        end = time.monotonic() + seconds
-        while not msvcrt.kbhit() and time.monotonic() < end:
-            time.sleep(0.05)
-        return msvcrt.kbhit()
+    def _ready(self) -> bool:
+        """True if a line was typed; on Windows, if a key was."""
+        if sys.platform == "win32":
+            import msvcrt
+            return msvcrt.kbhit()
+        return bool(_select.select([sys.stdin], [], [], 0)[0])
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         self._write("    " + _clean(text).replace("`", ""))
@@ -6496,6 +6490,7 @@ def _facts_of(message: AlerterMessage) -> _Block:
 
 
 def _how_to_answer(question: Question) -> _Block:
+    """Return the lines that say how to answer; the last one, until when and who, is a list of spans."""
     moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(question.deadline))
     closing = [("text", "Open until ", ""), ("time", moment, str(int(question.deadline)))]
     people = question._record.approvers or ()
@@ -7441,22 +7436,29 @@ def _typed_message(options: Any) -> AlerterMessage:
     return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
 
 
+def _typed_params(options: Any) -> AlerterParameters:
+    """Return the options of a call; each is called like its parameter, or has that as its `dest`."""
+    params = AlerterParameters()
+    for name in AlerterParameters.__dataclass_fields__:
+        setattr(params, name, getattr(options, name, None))
+    params.__post_init__()
+    return params
+
+
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
     names = dict.fromkeys(options.alerter or [None])
     return [target for name in names for target in _targets(name, options.stack, warn)]
 
 
 def _cmd_post(options: Any) -> int:
-    message, params = _typed_message(options), AlerterParameters(mention=options.mention)
-    if _post_to(_chosen(options), message, params):
+    message = _typed_message(options)
+    if _post_to(_chosen(options), message, _typed_params(options)):
         return 0
     return 4
 
 
 def _cmd_ask(options: Any) -> int:
-    message = _typed_message(options)
-    params = AlerterParameters(options.approve, options.decline, options.approver, options.timeout,
-                               options.mention, options.approvals)
+    message, params = _typed_message(options), _typed_params(options)
     decision = _decide(_chosen(options, warn=False), message, params, options.key, _tell_asked)
     if options.json:
         print(_json.dumps(dataclasses.asdict(decision)))
@@ -7518,7 +7520,7 @@ def _cmd_preview(options: Any) -> None:
     example: Any = ConsoleAlerter()
     if cls._example:
         example = cls(**cls._example)
-    _print(cls._preview(example, message))
+    _print(cls._preview(example, *example._checked(message, _typed_params(options))))
 
 
 def _cmd_pending(options: Any) -> None:
@@ -7671,7 +7673,7 @@ def _cmd_flavor_register(options: Any) -> None:
 
 
 _MANY, _LIST = {"action": "append"}, {"action": "append", "default": []}
-_FLAG = {"action": "store_true"}
+_FLAG = {"action": "store_true", "default": None}  # where it is not given, an alerter's field may say so
 _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "name": {}, "[name]": {"nargs": "?"}, "flavor": {}, "path": {"metavar": "package.module.Class"},
     "text": {"help": "in light Markdown; - reads standard input"}, "--title": {},
@@ -7681,9 +7683,10 @@ _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "--mention": {"help": "id of whom to ping", **_MANY},
     "--alerter": {"help": "in place of the active stack", **_MANY}, "--stack": {},
     "--timeout": {"help": "such as 90s or 1h30m; default 5m"},
-    "--approve": {"help": "a word in place of the usual ones", **_MANY}, "--decline": _MANY,
-    "--approver": {"help": "id of one who may decide", **_MANY},
-    "--approvals": {"help": "so many have to approve", "type": int, "default": 1},
+    "--approve": {"help": "a word in place of the usual ones", "dest": "approve_msg_options", **_MANY},
+    "--decline": {"dest": "disapprove_msg_options", **_MANY},
+    "--approver": {"help": "id of one who may decide", "dest": "approvers", **_MANY},
+    "--approvals": {"help": "so many have to approve", "dest": "minimum_approvals", "type": int},
     "--key": {"help": "under which the question outlives this process"},
     "--json": {"help": "print the decision as JSON", **_FLAG},
     "--post": {"help": "post a test message, too", **_FLAG},

@@ -8730,6 +8730,7 @@ def test_preview_shows_what_would_be_sent_and_sends_nothing(capsys, received, tm
         line = f"preview **good** --flavor {flavor} --title T --metadata a=9"
         code, out, err = run_cli(capsys, *line.split())
         assert (code, err, received) == (0, "", []) and re.search("(?s)T.*good.*a.*9", out), flavor
+    assert "<!here>" in run_cli(capsys, "preview", "x", "--flavor", "slack", "--mention", "here")[1]
     page = tmp_path / "page.html"
     assert run_cli(capsys, "preview", "**x** <script>", "--html", page) == (0, "", "")
     html = page.read_text(encoding="utf-8")
