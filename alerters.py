@@ -4562,7 +4562,7 @@ def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail answers: the last, as one may be asked below another."""
     heads = "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower()
     heads = re.sub(r"\s", "", heads)  # they were folded anywhere
-    found = re.search(r".*(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)
+    found = re.match(r".*(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)
     if found:
         return found[1]
     return ""
