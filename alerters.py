@@ -323,7 +323,7 @@ class _Record:
         return self._values() == other._values()
 
     def __hash__(self) -> int:
-        return hash((type(self), *self._values().values()))
+        return hash(type(self))  # a value may be a list or a dict, which has none, and may change
 
 
 @_dataclass
@@ -1029,9 +1029,6 @@ class BaseAlerter(_Record):
             problem = self._problem(name, str(text))
             if text and problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
-
-    def __hash__(self) -> int:
-        return hash(type(self))  # a field of one's own may be a list or a dict, which has none
 
     def __setattr__(self, name: str, value: object) -> None:
         if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
@@ -7441,7 +7438,6 @@ def _typed_params(options: Any) -> AlerterParameters:
     params = AlerterParameters()
     for name in AlerterParameters.__dataclass_fields__:
         setattr(params, name, getattr(options, name, None))
-    params.__post_init__()
     return params
 
 

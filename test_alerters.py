@@ -5434,8 +5434,6 @@ def test_a_flavor_of_ones_own_asks_plain_or_frozen_with_a_key_or_without(boards,
     assert hall.decide("Deploy?") == Decision(YES, "ann", "OK", "reply", late)
     assert hall.decide("Deploy?") == Decision("timeout", at=late + 20)
     assert hall.ask("Deploy?", timeout=5) is False and clock.now() == late + 25
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        hall.name = "x"
     for alerter in (in_time(Board, clock)("attic"), in_time(FrozenBoard, clock)("cellar")):
         _ask_and_die(SimpleNamespace(clock=clock, asked=list), alerter=alerter)
         ANSWERS_ON_BOARDS[alerter.name, 0] = [{"by": "ann", "text": "yes"}]
@@ -5472,17 +5470,16 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
     refs = []
 
     def send(self, message, params=None):
-        if refs and isinstance(refs[-1], Exception):
+        if not refs:
+            raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+        if isinstance(refs[-1], Exception):
             raise refs.pop()
-        if refs:
-            return Receipt("torn", refs.pop())
-        raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+        return Receipt("torn", refs.pop())
     torn = type("Torn", (Board,), {"flavor": "torn", "send": send})(token="torn-token")
     assert (torn.post("x"), post("x", alerter=torn), torn.ask("x"), ask("x", alerter=torn)) == (False,) * 4
     assert [r.getMessage()[:25] for r in caplog.records] == ["torn: Connection refused:"] * 4
-    with pytest.raises(DeliveryError) as caught:
+    with pytest.raises(DeliveryError, match="it may have arrived"):
         torn.decide("x")
-    assert caught.value.outcome == "unknown" and caught.value.hint
     for said in ("torn by torn-token", "x\ny"):
         refs[:] = [DeliveryError(said, hint="ask torn-token")]
         with pytest.raises(DeliveryError, match=r"^torn: (torn by \*\*\*|x y): ask \*\*\*$"):
@@ -7614,9 +7611,8 @@ def test_people_are_written_with_their_names_in_mail(smtp):
                            recipient_email="ann@example.org, Bob Lee <bob@example.org>")
     assert alerter.recipient_email == ("ann@example.org", "bob@example.org") and alerter.post("x") is True
     [mail] = smtp.mails
-    [sender] = email.message_from_bytes(mail.data, policy=email.policy.default)["From"].addresses
-    assert sender.display_name == "Bot, Training"
-    assert sender.addr_spec == mail.envelope_from == "bot@example.org"
+    sender = email.message_from_bytes(mail.data, policy=email.policy.default)["From"]
+    assert (sender, mail.envelope_from) == ('"Bot, Training" <bot@example.org>', "bot@example.org")
 
 
 def test_a_flavor_that_only_overrides_post_and_ask_works(monkeypatch, clock):
