@@ -632,8 +632,8 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
         raise ConfigError(stray)
     if stray:
         _warn_once(f"{stray}; the stack {active} is used")
-    unseen = not _has_input_box() and not _is_terminal(sys.stderr)
-    if untouched and warn and unseen:
+    seen = _has_input_box() or _is_terminal(sys.stderr)
+    if untouched and warn and not seen:
         _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, smtp_email), "
                    "or set $ALERTERS_FLAVOR")
     return found
@@ -864,7 +864,7 @@ def _field_value(where: str, field: _Field, value: Any) -> Any:
         value = value.strip()
         if _is_secret(field):
             value = _secret_or_reference(value)  # before it can be in the traceback of a refusal
-        if not re.fullmatch(_REFERENCE, value) or not _is_secret(field):
+        if not (_is_secret(field) and re.fullmatch(_REFERENCE, value)):
             _check_text(where, kind, value)
     return value
 
@@ -4997,7 +4997,7 @@ def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
                               "package.module.Class, and run where it can be imported") from None
     own = isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
     name = getattr(flavor, "flavor", "")
-    if not own or not name or not isinstance(name, str):
+    if not (own and name and isinstance(name, str)):
         raise ConfigError("flavor: it must be a dataclass on BaseAlerter with a `flavor`, "
                           f"not {_kind_of(flavor)}")
     if _BUILT_IN.get(flavor.flavor, flavor) is not flavor:
@@ -5141,9 +5141,11 @@ class StackStore:
 
     def _put(self, name: str, fields: _Dict, new: bool) -> BaseAlerter:
         with self._changing() as data:
+            entry = _Hidden()
             if new:
                 _check_new("alerter", name, data["alerters"], "`update` changes it")
-            entry = _Hidden({} if new else _entry(data, "alerters", name))
+            else:
+                entry.update(_entry(data, "alerters", name))
             for field, value in fields.items():
                 if hasattr(value, "total_seconds"):
                     value = value.total_seconds()
@@ -5380,7 +5382,10 @@ def _lock(file: int, hold: bool = True) -> bool:
             msvcrt.locking(file, msvcrt.LK_NBLCK if hold else msvcrt.LK_UNLCK, 1)
         else:
             import fcntl
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if hold else fcntl.LOCK_UN)
+            how = fcntl.LOCK_UN
+            if hold:
+                how = fcntl.LOCK_EX | fcntl.LOCK_NB
+            fcntl.flock(file, how)
         return True
     except (BlockingIOError, PermissionError):
         return False
@@ -7528,8 +7533,10 @@ def _cmd_pending(options: Any) -> None:
             _complain(error)
             continue
         until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.deadline))
-        over = "expired" if record.deadline < time.time() else "open until"
-        _print(f"{key}  {record.alerter or record.flavor}  {over} {until}  {record.text}  {record.url or ''}")
+        state, place = "open until", record.alerter or record.flavor
+        if record.deadline < time.time():
+            state = "expired"
+        _print(f"{key}  {place}  {state} {until}  {record.text}  {record.url or ''}")
 
 
 def _cmd_update(options: Any) -> None:
