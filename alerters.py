@@ -991,7 +991,7 @@ class BaseAlerter(_Record):
         for name in ("send", "post", "ask", "replies"):
             if _inspect.iscoroutinefunction(getattr(cls, name)):  # it would do nothing, and count as a yes
                 raise ConfigError(f"flavor {cls.flavor}: {name} is async: write it without, with asyncio.run")
-        if not hasattr(cls.send, "takes_messages"):  # its own, or that of a mixin
+        if not hasattr(cls.send, "_takes_messages"):  # its own, or that of a mixin
             cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
         if "__post_init__" in vars(cls):
             cls.__post_init__ = functools.partialmethod(  # type: ignore[method-assign, assignment]
@@ -1450,7 +1450,7 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
         with _one_operation(), _own_code(self._who):
             return send(self, *self._checked(message, params))
 
-    checked.takes_messages = True  # type: ignore[attr-defined]
+    checked._takes_messages = True  # type: ignore[attr-defined]
     return checked
 
 
