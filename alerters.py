@@ -3823,7 +3823,7 @@ _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*
            r"|automatische? antwo|(?:réponse|respuesta|risposta|resposta) autom)")
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
-_NO_LETTERS = r"(?:[^\w\n\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji count as letters
+_NO_LETTERS = r"(?:[^\w\n?(~\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji, ? ( ~ count as letters
 _QUOTED = (">", "|")  # of a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
@@ -3834,7 +3834,7 @@ _US, _READER, _SUBJECT = "\1", "\2", "\3"  # stand in a line for our name or add
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
-_NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]+"
+_NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
 _COLON = r"[:\uff1a-]\W*"
 # A line that none of these fits was said by somebody; it is of the first kind that it fits.
 _KINDS = {
@@ -3847,8 +3847,9 @@ _KINDS = {
     "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
     "us": rf".*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
-    "contact": r"(?:[\w.]{1,8}:? ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,15}"  # so many digits are no date
-               r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:]+@\S+",
+    # So many digits are no date.
+    "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
+               r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:@]+@\S+\.[^\s\d]+",
     "dated": rf"[^\W\d_]+ ?[:\uff1a]{_DATE}",  # Date: 24.11.2026
     "date": _DATE,  # Date 24.11.2026
     "reader": rf".*{_READER}.*",  # To: Ann
@@ -3868,11 +3869,11 @@ _PROGRAMS = (r"(?<![a-z])(?:iphone|ipad|ios|apple|outlook|android|samsung|galaxy
              r"|aol|mail\.ru|yandex|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|windows|zoho"
              r"|mailbird|em client|at&t|verizon|t-mobile|mobile device|mobiltelefon|smartphone|handy"
              r"|my phone)(?: \w?\d+\w?)?")
-_SENT = (r"télécharger|downloaden|отправлено|gönderildi|geschickt|descargar|verzonden|verstuurd|skickades"
+_SENT = (r"(?<!\w)(?:télécharger|downloaden|отправлено|gönderildi|geschickt|descargar|verzonden|skickades"
          r"|lähetetty|надіслано|download|gesendet|beziehen|odesláno|odoslané|stáhnout|скачайте|στάλθηκε"
          r"|obtenir|enviado|enviada|obtener|inviato|scarica|ottieni|skickat|wysłane|wysłano|pobierz|скачать"
-         r"|envoyé|baixar|küldve|edinin|trimis|holen|laden|obter|hämta|sendt|hanki|sent|hent|から送信|より送信|发自我的"
-         r"|發自我的|來自我的|נשלח|get|送信|发自|에서|보냄|보낸")
+         r"|envoyé|baixar|küldve|edinin|trimis|obter|verstuurd|hämta|sendt|hanki|sent|hent|から送信|より送信|发自我的"
+         r"|發自我的|來自我的|נשלח|get|送信|发自|에서|보냄|보낸)(?!\w)")
 _ADDED = set("""
     PROGRAM SENT from my the via with using for on an a this message was mail email app client secure mobile
     tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus diese
@@ -4520,7 +4521,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
             if re.match(pattern, value):
                 return None
     reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
-    damaged = data.startswith(b"From ")
+    damage = re.findall(b"^From ", data)
     attached: set[Any] = set()
     for part in mail.walk():
         kind = part.get_content_type()
@@ -4530,14 +4531,12 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
             room -= len(part.get_payload())
             if room > 0:
                 text = _part_text(part)
-                if part in attached:  # it may be the word of somebody else
+                if part in attached or part.get_filename():  # it may be the word of somebody else
                     text = re.sub(r"(?m)^(?=.*\S)", "> ", text)
                 own = reader.own(text)  # a signature ends with its part
                 said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
-        types = part.get_all("Content-Type", [])
-        if part.defects or types[1:]:
-            damaged = True
-    if damaged or room <= 0:
+        damage += part.defects + part.get_all("Content-Type", [])[1:]
+    if damage or room <= 0:
         said["damaged"] = "(This mail is damaged or too long.)"
     return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
 
@@ -4609,8 +4608,9 @@ class _Reader:
     def own(self, text: str) -> str:
         """Return what is neither quoted, with the block above it, nor a signature."""
         text = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", "<…>", text)  # which programs add
-        text = re.sub(r"<\r?\n|\r?\n<(?!…)", "<", text)  # and wrap a line there
-        lines = [line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
+        text = re.sub(r"<\r?\n|\r?\n<(?=\S+@)", "<", text)  # and wrap a line there
+        trim = operator.methodcaller("strip", "\ufeff\u200b \t\r\xa0")
+        lines = list(map(trim, text.split("\n", _LINES_MAX)))
         letters = re.sub(_NO_LETTERS, "", text.casefold()).split("\n", _LINES_MAX)
         kinds = list(map(functools.lru_cache(None)(self._kind), lines))  # many lines are alike
         end = 0
@@ -4652,7 +4652,7 @@ class _Reader:
             return "said"
         if line == "--":
             return "dashes"
-        text = re.sub(_PROGRAMS, " PROGRAM ", re.sub(_SENT, " SENT ", line.casefold()))
+        text = re.sub(_SENT, " SENT ", re.sub(_PROGRAMS, " PROGRAM ", line.casefold()))
         words = set(re.findall(r"[^\s,.;!'’<…>-]+", text))
         if {"PROGRAM", "SENT"} <= words <= _ADDED or set() < words <= self._closings:
             return "closing"
@@ -4675,7 +4675,7 @@ def _html_text(source: str) -> str:
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             self.handle_endtag(tag, 1)  # which ends a line, too
-            if tag == "title":
+            if tag in ("title", "textarea", "xmp", "plaintext"):
                 self.set_cdata_mode(tag)  # it holds no tags, which not all Pythons know
             said.append(_TAG_TEXTS.get(tag, ""))
             if "line-through" in str(attrs).lower():

@@ -1483,10 +1483,10 @@ erst nach 24.11.2026 10:12 ¦ {E}: not before 01.12.2026 ¦ Thanks⏎Hold until 
 On Monday, not today: ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ not before 24.11.2026 ¦ sauf vendredi
 From: Monday on only ¦ aber erst am Montag ¦ Alice: only staging ¦ wait for {N} <{E}>: ¦ before: 01.12.2026
 > if the tests pass ¦ Best wait for Bob ¦ Not Before Friday ¦ ask {E} first ¦ Anna said no ¦ {E}: not yet ¦ no
-on my iPhone ¦ pero no hoy ¦ for Android ¦ wait ¦ > no ¦ 👎 ¦ approve""")
+forget iOS ¦ pero no hoy ¦ for Android ¦ > no ¦ 👎 ¦ Monday@18:00 ¦ after 01 12 2026 08 00 ¦ approve""")
 OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
-ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12. 18:00, nur Staging Server:
+ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
 not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
 Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ---- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S} ¦ {S}: not yet
 not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ {E} must wait:
@@ -6243,10 +6243,10 @@ def test_a_wrapped_quote_is_one_too(desk):
     quotes += ["\n".join("> " + "\n".join(textwrap.wrap(line, 60)) for line in lines)]  # marks lost
     mails = [f"approve\n\nbot@example.org wrote:\n\n{quote}\n" for quote in quotes]
     mails += [f"bot@example.org wrote:\n\n{quote}\n\napprove\n" for quote in quotes[:3]]
-    mails += [f"approve\n\n> {lines[2]}"]  # cut to a line of ours; bare ones could be the person's
-    bare = [lines[2], f"{lines[0]}\n{lines[2]}", f"> {lines[0]}\n> {lines[2]}\n{lines[4]}"]
-    mails += [f"approve\n\n{quote}" for quote in bare]
-    assert read_at_once(question, mails) == [YES] * 10 + [None] * 3
+    cut = [f"> {lines[0]}\n{mark}\n> {lines[2]}" for mark in (">", "???", ":-(", "~~")]
+    cut += [lines[2], f"{lines[0]}\n{lines[2]}", f"> {lines[0]}\n> {lines[2]}\n{lines[4]}"]  # bare: whose?
+    mails += [f"approve\n\n{quote}" for quote in cut]
+    assert read_at_once(question, mails) == [YES] * 10 + [None] * 6
 
 
 def test_a_condition_never_approves_wherever_it_stands(desk):
@@ -6406,7 +6406,7 @@ ALL_OF_IT = {  # the parts of a mail, each with a head of its own; only those of
     "HTML says otherwise": (["yes", "<p>yes, not today"], None), "a mark more": (["yes", "<p>yes?"], None),
     "text says otherwise": (["yes, but", "<p>yes"], None), "struck out": (["yes", "<DEL>yes</DEL>"], None),
     "a text attached": (["yes", b"Content-Disposition: attachment\n\nno"], None),
-    "somebody else's yes attached": ([b"Content-Type: message/rfc822\n\nFrom: x\n\nyes"], None),
+    "files": ([b"Content-Type: text/x; name=a\n\nyes", b"Content-Type: message/x\n\nFrom: x\n\nyes"], None),
     "two types": ([b"Content-Type: text/plain\nContent-Type: text/html\n\nyes"], None),
     "rich text": (["yes", b"Content-Type: text/enriched\n\n<bold>not</bold> today"], None),
     "a base64 that breaks off": ([b"Content-Transfer-Encoding: base64\n\neWV"], None)}
