@@ -170,8 +170,7 @@ _MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
 _PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
 _FOLD = 60.0  # s for which repeats of a log record wait, to be told together
-# Names as Slack and iamcal/emoji-data have them; the first is the canonical one.
-_EMOJI = dict(entry.split(" ", 1) for entry in (
+_EMOJI = dict(entry.split(" ", 1) for entry in (  # named as in Slack and iamcal/emoji-data, first the usual
     "👍 +1 thumbsup|👎 -1 thumbsdown|✅ white_check_mark|✔ heavy_check_mark|❌ x|☑ ballot_box_with_check|"
     "✖ heavy_multiplication_x|❎ negative_squared_cross_mark|⛔ no_entry|🚫 no_entry_sign|🛑 octagonal_sign|"
     "✋ hand raised_hand|🆗 ok|👌 ok_hand|🚀 rocket|👀 eyes|🚨 rotating_light|🎉 tada|🔥 fire|🙏 pray|"
@@ -301,9 +300,10 @@ def _log() -> _logging.Logger:
 
 
 def _reason(error: BaseException) -> str:
+    text = ""
     with contextlib.suppress(Exception):  # another's exception may have no text
-        return str(getattr(error, "strerror", None) or error) or type(error).__name__
-    return type(error).__name__
+        text = str(getattr(error, "strerror", None) or error)
+    return text or type(error).__name__
 
 
 # === Messages ===
@@ -804,8 +804,7 @@ _UNFILLED = (r"[$'\"]?\{\{.*\}\}['\"]?|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z
              r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
 _NOBODY = "is a reference that nobody filled in: "
 _STILL = "is still a placeholder: put the real one there"
-# What people paste: kinds of fields; a text that never works there; what is said of it.
-_NEVER_RIGHT = (
+_NEVER_RIGHT = (  # what people paste: kinds of fields; a text that never works there; what is said of it
     ("token password url", _UNFILLED, _NOBODY + "a reference is written {{env.NAME}} or {{file./path}}"),
     ("id host", _UNFILLED, _NOBODY + "write the value itself"),
     ("password", r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me", _STILL),
@@ -909,7 +908,6 @@ def _host_of(parts: _parse.SplitResult) -> str:
 
 
 def _host_problem(host: str) -> str:
-    """Return why no host can be called so, or an empty string."""
     if not host.isascii():
         return f"write its host as {_xn_form(host)}"
     with contextlib.suppress(ValueError):
@@ -950,21 +948,18 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
-def _steady() -> float:
-    """Return seconds of a clock that nobody sets."""
-    # On Linux time.monotonic stands still while the machine sleeps, and a deadline that people were shown
-    # would move by that.
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # a sandbox may not have it
-            return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
-
-
 class _Clock:
     """The time and the waiting of an alerter. A subclass with another `clock` runs in virtual time."""
     now = staticmethod(time.time)
-    monotonic = staticmethod(_steady)
     sleep = staticmethod(time.sleep)
+
+    @staticmethod
+    def monotonic() -> float:
+        # On Linux time.monotonic stands still while the machine sleeps, and a shown deadline would move.
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # a sandbox may not have it
+                return time.clock_gettime(time.CLOCK_BOOTTIME)
+        return time.monotonic()
 
 
 class BaseAlerter(_Record):
@@ -1003,12 +998,9 @@ class BaseAlerter(_Record):
         own(self, *given)
 
     def __post_init__(self) -> None:
-        # What tells of a failure is loaded now: later no descriptor may be left to read it.
-        import logging  # noqa: F401
-        import socket  # noqa: F401
+        import logging, socket  # noqa: E401, F401, I001  # later no descriptor may be left to read them
         cls = type(self)
-        # A plain @dataclass takes the hash away.
-        if cls.__hash__ is None:
+        if cls.__hash__ is None:  # a plain @dataclass takes it away
             cls.__hash__ = BaseAlerter.__hash__
         fields = _fields_of(cls)
         for name, field in fields.items():
@@ -1633,7 +1625,6 @@ class _QuestionRecord:
         vars(self).update(copy.deepcopy({**_DEFAULTS, **facts}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON; a copy."""
         return copy.deepcopy(vars(self))
 
     def _is_sound(self) -> bool:
@@ -1787,11 +1778,8 @@ class _Key:
 
 
 class _Reply:
-    """What a person wrote or tapped, made from one of the dicts that a flavor's `replies` returns.
-
-    by: user id. text: as written, or the emoji. via: as in a Decision.
-    """
-    by, text, via = "", "", "reply"
+    """What a person wrote or tapped, made from one of the dicts that a flavor's `replies` returns."""
+    by, text, via = "", "", "reply"  # the user id; as written, or the emoji; as in a Decision
     at: float | None = None  # when it was written or last edited, by the service's clock; None: not known
     asked: float | None = None  # when the question was posted, by that clock
     thread: Any = None  # where to answer it, if not at the question; a flavor's own
@@ -2530,7 +2518,8 @@ class _ChatAlerter(BaseAlerter):
         """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
         spans, named = list(_spans(text)), re.fullmatch(r"(?s)(.*?)<@(\w+)>(.*)", text)
         if calls and named:
-            spans = [*_spans(named[1]), ("mention", named[2], ""), *_spans(named[3])]
+            before, person, after = named.groups()
+            spans = [*_spans(before), ("mention", person, ""), *_spans(after)]
         return _marked(_Block("text", []), spans, self._mark, self._forms)
 
     def _note_time(self, draft: _Draft, page: _Page) -> None:
@@ -2793,7 +2782,6 @@ class SlackAlerter(_ChatAlerter):
     reactions:write; files:write for images and long texts. listen: "thread", or "channel" to take plain
     channel messages as answers too. Source: docs.slack.dev/reference/methods
     """
-
     slack_token: str = _field("", "bot token, xoxb-…: OAuth & Permissions of the app", "token")
     slack_channel_id: str = _field("", _SLACK_CHANNEL, "id")
     slack_webhook_url: str = _field("", "in place of the token, only to post: Incoming Webhooks of the app",
@@ -2960,7 +2948,6 @@ class SlackAlerter(_ChatAlerter):
         return rows, None
 
     def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
-        """Yield the pages of conversations.`kind`."""
         asked = {**args, "limit": _SLACK_PAGE}
         for _ in range(50):
             page = self._call(f"conversations.{kind}", asked, until)
@@ -3224,8 +3211,7 @@ class SlackAlerter(_ChatAlerter):
         """Return the answer of a Web API method. sure: once more does no harm."""
         end = until or self._until()
         if sure:
-            call = functools.partial(self._call, method, args, end)
-            return _insist(call, self.clock, end, sure=True)
+            return _insist(functools.partial(self._call, method, args, end), self.clock, end, sure=True)
         body, kind = _json.dumps(args, allow_nan=False), _JSON
         if not method.startswith("chat."):  # the others are documented with forms first
             body, kind = _parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
@@ -3299,8 +3285,7 @@ _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
 _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a time is in the reader's zone
     "code": "`{bare}`", "link": "[{text}]({url})", "time": "<t:{url}:t> (<t:{url}:R>)"}
-# docs.discord.com/developers/topics/opcodes-and-status-codes
-_DISCORD_HINTS = {
+_DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
     "10008": "the message is gone or takes no replies",
     "10015|50027": "the webhook was deleted or mistyped: make a new one",
@@ -3328,7 +3313,6 @@ class DiscordAlerter(_ChatAlerter):
     Content intent answers are read only from replies with the ping left on.
     Source: docs.discord.com/developers/resources/message
     """
-
     discord_token: str = _field("", "bot token: Bot, Reset Token, in the developer portal", "token")
     discord_channel_id: str = _field("", _DISCORD_CHANNEL, "id")
     discord_webhook_url: str = _field("", "in place of the token, only to post: Integrations of the channel",
@@ -3575,13 +3559,11 @@ class DiscordAlerter(_ChatAlerter):
         return self._me()
 
     def _latest(self, path: str, count: int) -> list[_Dict]:
-        """Return a channel's newest messages, or raise.
-
-        Without Read Message History a list comes empty, and only the reading of one message is refused.
-        """
+        """Return a channel's newest messages, or raise."""
         rows: list[_Dict] = self._call("GET", f"{path}/messages?limit={count}")
         if rows:
             return rows
+        # Without Read Message History the list is empty, and only the reading of one message is refused.
         last = self._call("GET", path).get("last_message_id")
         try:
             if last:
@@ -3904,7 +3886,6 @@ class SMTPEmailAlerter(BaseAlerter):
     use_tls: True (TLS at once on port 465, else STARTTLS, required), "ssl", "starttls", or False for a local
     relay. IMAP is always TLS, with SMTP's user and password by default. Who sees the mails can answer them.
     """
-
     smtp_server: str = _field("", "host name, such as smtp.gmail.com", "host")
     sender_email: str = _field("", "bot@example.org, or: Training Bot <bot@example.org>", "text")
     password: str = _field("", "of the sender; Gmail and others want an app password", "password")
@@ -4016,8 +3997,7 @@ class SMTPEmailAlerter(BaseAlerter):
                  "Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "OOF, AutoReply"}
         if self._can_follow(above):
             fixed["In-Reply-To"] = fixed["References"] = above["message_id"]
-        # As they are: parsing each of them would cost a tenth of the whole mail.
-        for name, value in fixed.items():
+        for name, value in fixed.items():  # as they are: parsing them would cost a tenth of the whole mail
             mail.set_raw(name, value)
         return mail
 
@@ -4151,8 +4131,7 @@ class SMTPEmailAlerter(BaseAlerter):
             tls = _TLS_PORTS.get(self.smtp_port, "starttls")
 
         def begin(wire: _Wire, trust: _Trust | None) -> Any:
-            # For EHLO, without the DNS; Google's relay refuses localhost and 127.0.0.1.
-            name = _socket.gethostname()
+            name = _socket.gethostname()  # for EHLO, without DNS; Google refuses localhost and 127.0.0.1
             if not re.fullmatch(r"(?!localhost\b)[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z-]+", name):
                 name = self._sender.rpartition("@")[2]
             session: Any = _smtplib.SMTP(local_hostname=name)
@@ -4166,10 +4145,8 @@ class SMTPEmailAlerter(BaseAlerter):
                 hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
                 raise _Unreachable(f"{wire.place}: no greeting in time", hint, cure="later") from None
             _expect(greeting, 220)
-            # smtplib says EHLO by itself, but does not tell a server's words against it.
-            _expect(session.ehlo(), 250)
-            # Never without it where it is wanted: somebody in between can strip the offer.
-            if tls == "starttls":
+            _expect(session.ehlo(), 250)  # smtplib's own EHLO does not tell a server's words against it
+            if tls == "starttls":  # never without it where it is wanted: somebody can strip the offer
                 session.starttls(context=trust)
                 _expect(session.ehlo(), 250)
             if password:
@@ -4361,8 +4338,7 @@ class _Mailbox:
         for uid, _, head in self.fetch(sorted(new), _HEAD_FIELDS, 500):
             self._unread.discard(uid)
             self._named[uid] = _question_of(_email.message_from_bytes(head))
-        answering = [uid for uid, named in self._named.items() if named == token]
-        return sorted(answering)
+        return sorted([uid for uid, named in self._named.items() if named == token])
 
     def _ask(self, *command: str) -> list[Any]:
         self.session.sock.room = _MAILBOX_CAP
@@ -4576,7 +4552,6 @@ def _writer_of(mail: Any) -> str:
 
 
 def _part_text(part: Any) -> str:
-    """Return the text of a part of a mail, or its HTML as text."""
     data: bytes = part.get_payload(decode=True)
     text = data.decode("utf-8", "replace")
     with contextlib.suppress(LookupError, ValueError):  # a charset that Python does not know
@@ -5118,7 +5093,6 @@ class StackStore:
     path: default `$ALERTERS_STORE`, else `alerters/stacks.json` in the user's configuration folder. Raises
     StoreError when the file cannot be used, ConfigError for a name that does not fit. Reading never writes.
     """
-
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         usual = os.path.join(os.environ.get(_CONFIG_FOLDER) or "~/.config", "alerters", "stacks.json")
         full = os.fsdecode(path or os.environ.get("ALERTERS_STORE") or usual)
@@ -5291,9 +5265,8 @@ class StackStore:
             draft = f"{self.path}.tmp"
             try:
                 text = _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-                # A killed process may have left a draft, and a link planted there may lead elsewhere.
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(draft)
+                    os.unlink(draft)  # of a killed process; a link planted there may lead elsewhere
                 with open(_open_plain(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as file:
                     _hand_over(file.fileno(), self.path)
                     file.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # half a character, too
@@ -5613,8 +5586,7 @@ class _Watch:
         worker = _threading.Thread(target=tell, name="alerters-watch", daemon=True)
         with contextlib.suppress(RuntimeError):  # no thread starts, or this is no loop of asyncio
             worker.start()
-            # Nothing can be awaited in what is being closed.
-            while worker.is_alive() and not isinstance(error, GeneratorExit):
+            while worker.is_alive() and not isinstance(error, GeneratorExit):  # which forbids to await
                 await _asyncio.sleep(0.01)
         if worker.ident is None:
             tell()
@@ -5728,7 +5700,6 @@ class _LogGroup:
         return taken
 
     def news(self) -> str:
-        """Return what there is to tell besides the title."""
         lines = [self.more, *self.others]
         if self.repeats:
             times = "time" if self.repeats == 1 else "times"
@@ -5772,7 +5743,6 @@ class _AlertHandler(_Handler):
     never posted. `flush()` and the end of the program post what is left, within 30 s. What could not be
     posted is written to stderr, unless another handler wrote it.
     """
-
     def __init__(self, level: int | str = 40, alerter: BaseAlerter | str | None = None) -> None:
         import socket  # noqa: F401  # when something fails there may be no descriptor left to read it
         super().__init__(level)
@@ -5826,8 +5796,7 @@ class _AlertHandler(_Handler):
             with self._changed:
                 while not self._under_way:
                     self._changed.notify_all()  # a flush may wait for this
-                    now = time.monotonic()
-                    pauses = [group.due - now for group in self._groups.values()]
+                    pauses = [group.due - time.monotonic() for group in self._groups.values()]
                     self._changed.wait(min(pauses, default=None))
                     self._take_due()
                 groups = self._under_way
@@ -5856,7 +5825,8 @@ class _AlertHandler(_Handler):
     def flush(self) -> None:
         """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
         def all_told() -> bool:
-            return not self._under_way and all(group.due for group in self._groups.values())
+            new = [group for group in self._groups.values() if not group.due]
+            return not (new or self._under_way)
 
         with self._changed:
             for group in self._groups.values():
@@ -6094,7 +6064,6 @@ class _Copy:
         self.thread.start()
 
     def _copy_job(self) -> None:
-        """Copy what the job itself prints."""
         poll: Any = _select.poll()  # type: ignore[attr-defined, unused-ignore]
         poll.register(self.source, 1)  # POLLIN
         kind = os.fstat(self.numbers[0]).st_mode
@@ -6532,7 +6501,6 @@ def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
 
 
 def _line_block(line: str) -> _Block:
-    """Return one line of Markdown as a heading, an item, a quote, or text."""
     found = re.fullmatch(_LINE, line)
     if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
         return _Block("text", [line])
@@ -6714,10 +6682,7 @@ def _head(line: Any, write: Callable[[Any], Any], size: Callable[[Any], int],
 
 def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: int,
            most: int = _PARTS) -> list[_Page]:
-    """Return blocks on pages, the first of another limit: one page at least, `most` and one more at most.
-
-    They are cut between lines; only a line too long for a page is cut itself.
-    """
+    """Return blocks on pages, the first of another limit: one page at least, `most` and one more at most."""
     pages: list[_Page] = []
     page = _Page(first)
     for block in blocks:
@@ -6803,7 +6768,7 @@ def _file_name(name: object) -> str:
     if not isinstance(name, (str, os.PathLike)):  # an open file may have a number
         return ""
     path = _one_line(os.fsdecode(name), 10_000)
-    last = re.split(r"[/\\]", path)[-1][-100:]
+    last = re.sub(r".*[/\\]", "", path)[-100:]
     return last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
 
 
@@ -7164,7 +7129,6 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
 
 
 def _hint_of(error: BaseException) -> str:
-    """Return what to do about what a socket or a library raised."""
     words = f"{type(error).__name__} {errno.errorcode.get(getattr(error, 'errno', 0))}"
     for names, hint in _NETWORK_HINTS:
         if re.search(names, words):
@@ -7334,10 +7298,7 @@ def _stripped(error: BaseException) -> BaseException:
 
 
 def _transport_failure(who: str, error: BaseException, reached: bool) -> DeliveryError:
-    """Return the DeliveryError for what sockets, ssl, http.client, smtplib or imaplib raised.
-
-    reached: a request may have been written, so nobody knows what became of it.
-    """
+    """Return the DeliveryError for what a socket or a library raised. reached: it may have arrived."""
     cause, inner = error, getattr(error, "reason", None)  # a URLError's, in a flavor of one's own
     if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
         inner = error.__context__
@@ -7390,13 +7351,11 @@ def _add_fields(parser: _argparse.ArgumentParser) -> None:
         with contextlib.suppress(ConfigError):  # one's own, which cannot be imported from here
             for name, field in _fields_of(_flavor(flavor, data)).items():
                 about = field.metadata.get("about", "").replace("%", "%%")
-                # Two flavors may have it; and `--set` or `--help` stays what it is, whatever one's own have.
-                with contextlib.suppress(_argparse.ArgumentError):
+                with contextlib.suppress(_argparse.ArgumentError):  # another flavor's, or it is --help, say
                     parser.add_argument(f"--{name}", dest=f"--{name}", metavar="VALUE", help=about)
 
 
 def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
-    """Return the fields that were given as options."""
     known, fields = _fields_of(cls), _Hidden()
     for option, text in vars(options).items():
         name = option[2:]
@@ -7473,8 +7432,8 @@ def _cmd_ask(options: Any) -> int:
 def _tell_asked(question: Question) -> None:
     """Say where it was asked, and until when the command waits; on a terminal the question says so itself."""
     if question.alerter.flavor != "console":
-        ref, mailed = question.ref, ", ".join(question._record.recipients or ())
-        place = mailed or question._record.url or ref.get("channel") or ref.get("channel_id") or ""
+        record = question._record
+        place = ", ".join(record.recipients) or record.url or _channel_of(question.ref)
         until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(question.deadline))
         _complain(f"asked {question.alerter._who} {place}; waiting until {until}")
 
