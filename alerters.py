@@ -1511,7 +1511,7 @@ def _word(text: str, fold: bool) -> str:
 
 
 _OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
-_WITH_REASON = r"((?::[\w+-]+:)+(?!:[\w+-]+:)|[^:]*[^:\s])(?::|\s:\s)\s*(\S.*)"  # or ":x:: why"
+_WITH_REASON = r"((?::[\w+-]+:)+(?!:[\w+-]+:)|[^:]*[^:\s])(?::[*_`]*|\s:\s)\s*(\S.*)"  # or ":x:: why"
 
 
 def _tap_name(text: str) -> str:
@@ -2003,7 +2003,7 @@ class Question:
         status = self._verdict(reply.text, tapped)
         if status is None and not tapped:  # a decline may say why: "decline: too early"
             found = re.match(_WITH_REASON, reply.text.strip(), re.S)
-            if found and self._verdict(found[1], False) == "declined":
+            if found and self._verdict(found[1].strip("*_`"), False) == "declined":
                 status, reason = "declined", found[2]
         if status is None:
             return None
@@ -2072,14 +2072,12 @@ class Question:
 
     def _taps(self) -> list[str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
+        def is_emoji(word: str) -> bool:
+            return bool(re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)))
+
         taps = []
         for words, usual in (self._record.approve, _TAPS[0]), (self._record.decline, _TAPS[1]):
-            tap = usual
-            for word in words:
-                if re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)):
-                    tap = word
-                    break
-            taps.append(tap)
+            taps.append(next(filter(is_emoji, words), usual))
         return taps
 
     def _help(self, reply: _Reply) -> None:
@@ -2157,7 +2155,9 @@ class Question:
             _signal.signal(_signal.SIGTERM, stop)
         try:
             yield
-        except Exception:  # a failure is no stop: the question stays open, and may be waited for again
+        except Exception as error:  # no stop: it stays open and may be waited for again, if it stands whole
+            if getattr(error, "outcome", "") == "partial":
+                self._withdraw()
             raise
         except BaseException:  # what stops the wait, Ctrl-C or a framework's own; it goes on below
             if self._decision is None:
@@ -2190,13 +2190,13 @@ class Question:
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
-            find: Callable[[], _T | None] | None = None) -> _T:
+            find: Callable[[], _T | None] | None = None, doubtful: bool = False) -> _T:
     """Return call(), trying again what was certainly not accepted, within `until` (of clock.monotonic).
 
-    sure: the service knows a repeat, so what may have arrived is sent again as well. Otherwise `find` looks
-    for it first and returns what it found, or None; without either, the error is raised.
+    sure: the service knows a repeat, so what may have arrived is sent again, too. Else `find` looks for it
+    first, and returns it or None; without both, the error is raised. doubtful: it may have arrived before.
     """
-    pause, doubtful = 1.0, False
+    pause = 1.0
     while True:
         try:
             return call()
@@ -2257,6 +2257,7 @@ class _Draft:
     """A message on its way to a chat service."""
     plain = False  # whether it goes without blocks or embeds
     in_forum = False  # where a message that is no reply is a thread of its own
+    outcome = "not_sent"  # of an error from here on, whatever it says itself
     until = 0.0  # of clock.monotonic
 
     def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
@@ -2265,7 +2266,7 @@ class _Draft:
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
         self.numbers = itertools.count()  # of messages handed to the service, by which a repeat is known
-        self.reply_to: _Dict = message._reply_to.ref if message._reply_to else {}
+        self.reply_to: _Dict = getattr(message._reply_to, "ref", {})
         self.nonce = _secrets.token_hex(8)
         names = mention = list(_names(getattr(params, "mention", None), "mention") or ())
         question = message._question
@@ -2280,9 +2281,7 @@ class _Draft:
                 _log().warning("%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
         self.whole = _File(_TEXT_FILE, problem=_NO_FILES)  # all the words, if they are too many
-        pictures = self.files
-        if not alerter._attaches:
-            pictures = [file for file in pictures if file.url]
+        pictures = [file for file in self.files if file.url or alerter._attaches]
         most = alerter._most_pictures
         self.pictures, self.later = pictures[:most], pictures[most:]  # in the first message, and in others
         self.blocks = list(map(_aligned, _lay_out(message, files)))
@@ -2345,14 +2344,15 @@ class _ChatAlerter(BaseAlerter):
             draft.until = self._until(_UPLOAD_BUDGET - _SOCKET_TIMEOUT)  # the rest is for what is missing
         if question:  # once its time is over it is not posted any more
             draft.until = min(draft.until, max(question._ends, self._until(_LATE)))
-        self._post(draft, pages[0])
-        pages = self._fewer(draft, pages)
-        for number, page in enumerate(pages[1:], 2):
-            try:
+        try:
+            self._post(draft, pages[0])
+            for page in self._fewer(draft, pages)[1:]:
                 self._post(draft, page)
-            except DeliveryError as error:
-                error.args, error.outcome = (f"{error.args[0]} (part {number} of {len(pages)})",), "partial"
-                raise
+        except DeliveryError as error:
+            if draft.outcome != "not_sent":
+                error.outcome = draft.outcome
+                error.args = (f"{error.args[0]} ({error.outcome}: look there before you send it again)",)
+            raise
         self._send_pictures(draft, pages[0].files)
         missing = [f"[{file.label}]" for file in draft.files if file.problem]
         if missing:
@@ -2382,6 +2382,7 @@ class _ChatAlerter(BaseAlerter):
     def _post_one(self, draft: _Draft, page: _Page) -> None:
         page.number = next(draft.numbers)
         ref = self._put(draft, page)
+        draft.outcome = "partial"
         if not draft.ref:
             draft.ref, draft.where["channel"] = ref, _channel_of(ref)  # it may have been given by a name
 
@@ -2569,15 +2570,18 @@ class _ChatAlerter(BaseAlerter):
 
     def _answers(self, question: Question, rows: list[_Dict], plain: str) -> list[_Dict]:
         """Return what people wrote in reply; plain: what plain messages above the next question count as."""
-        answers = []
+        answers, below = [], f"below {plain}"  # names where the next question stands, or stood
         for row in sorted(rows, key=self._order):
-            if self._order(row) <= self._order(question.ref):
+            order = self._order(row)
+            if order <= self._order(question.ref):
                 continue
             if self._is_bot(row):
                 for token in re.findall(_MARKER, _json.dumps(row)):
-                    if token != question.token:  # what stands below belongs to that one
-                        plain = ""
+                    if token != question.token:
+                        question._memo.setdefault(below, order)
                 continue
+            if order > question._memo.get(below, order):  # it belongs to that one, also once that is deleted
+                plain = ""
             answer = self._answer(question, row, plain)
             if answer:
                 answers.append(answer)
@@ -2675,7 +2679,7 @@ class _ChatAlerter(BaseAlerter):
 
 
 def _channel_of(ref: _Dict) -> str:
-    return str(ref.get("channel") or ref.get("channel_id") or "")
+    return str(ref.get("channel", ref.get("channel_id", "")))
 
 
 def _mapping(value: Any) -> _Dict:
@@ -2952,14 +2956,14 @@ class SlackAlerter(_ChatAlerter):
         for _ in range(50):
             page = self._call(f"conversations.{kind}", asked, until)
             yield page["messages"]
-            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
+            asked["cursor"] = _mapping(page.get("response_metadata")).get("next_cursor")
             if not asked["cursor"]:
                 return
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
 
     def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
         """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
-        for reaction in _rows_of((row or {}).get("reactions")):
+        for reaction in _rows_of(_mapping(row).get("reactions")):
             users = _rows_of(reaction.get("users"), str)
             decides = question._verdict(str(reaction.get("name")), True)
             if decides and len(users) < reaction.get("count", 0):
@@ -2996,7 +3000,7 @@ class SlackAlerter(_ChatAlerter):
         return bool(row.get("bot_id"))
 
     def _find(self, question: Question) -> _Dict | None:
-        return self._find_post(question._record.where or {}, question._record.asked, question.token)
+        return self._find_post(question._record.where, question._record.asked, question.token)
 
     @_documented
     def _find_post(self, where: _Dict, since: float, mark: str, until: float | None = None) -> _Dict | None:
@@ -3113,8 +3117,7 @@ class SlackAlerter(_ChatAlerter):
         return payload
 
     def _named(self, files: Iterable[_File]) -> str:
-        names = [self._mark("text", file.name, "") for file in files]
-        return "\n".join(names)
+        return "\n".join([self._mark("text", file.name, "") for file in files])
 
     def _blocks(self, kind: str, written: Sequence[_Block]) -> list[_Dict]:
         """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
@@ -3228,7 +3231,7 @@ class SlackAlerter(_ChatAlerter):
         if answer.status != 200 or not isinstance(code, str):
             what = code or f"HTTP {answer.status}, no answer of Slack"
             raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
-        details = _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)[:3]
+        details = _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)
         if data.get("needed"):
             details.insert(0, f"needs {data['needed']}, has {data.get('provided')}")
         what = code
@@ -3256,8 +3259,7 @@ def _masked(part: _Dict) -> _Dict:
 
 
 def _ref(where: _Dict, row: _Dict) -> _Dict:
-    channel = row.get("channel") or where["channel"]
-    ref = {"channel": channel, "ts": str(row.get("ts"))}
+    ref = {"channel": row.get("channel") or where["channel"], "ts": str(row.get("ts"))}
     if where["thread"]:
         ref["thread_ts"] = where["thread"]
     return ref
@@ -3492,9 +3494,7 @@ class DiscordAlerter(_ChatAlerter):
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
         for reaction in _rows_of(message.get("reactions")):
-            emoji, others = reaction["emoji"], reaction["count"]
-            if reaction.get("me"):
-                others -= 1
+            emoji, others = reaction["emoji"], reaction["count"] - bool(reaction.get("me"))
             shown = name = str(emoji["name"])
             if emoji.get("id"):
                 name = f"{name}:{emoji['id']}"
@@ -3538,7 +3538,7 @@ class DiscordAlerter(_ChatAlerter):
         payload = {"content": said[:2000], "message_reference": above,
                    "allowed_mentions": {"parse": [], "users": named}}
         sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
-        if to:  # people answer the help, too, also after a restart
+        if question._decision is None:  # people answer this, too, also after a restart
             question._take_step(parts=[*question._record.parts, str(sent.get("id"))])
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
@@ -3658,11 +3658,11 @@ class DiscordAlerter(_ChatAlerter):
                 raise
             refused = error.outcome == "not_sent" and error.status in (400, 403, 413)
             # Once more does no harm: a repeat is known by its nonce, which a thread of a forum does not have.
-            doubtful = error.outcome == "unknown" and self.discord_token and not draft.in_forum
+            doubtful = error.outcome == "unknown" and self._by_bot() and not draft.in_forum
             if not (refused or doubtful):
                 raise
             bare = copy.copy(page)
-            bare.files = []
+            bare.files, bare.doubtful = [], doubtful
             sent = self._post_message(draft, bare)
             if not sent.get("attachments"):
                 problem = str(error)
@@ -3704,7 +3704,7 @@ class DiscordAlerter(_ChatAlerter):
             self._note_time(draft, page)
             return self._call("POST", path, [payload, *page.files], until, thread)
 
-        return _insist(post, self.clock, until, sure="nonce" in payload)
+        return _insist(post, self.clock, until, sure="nonce" in payload, doubtful=page.doubtful)
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None,
               thread: str = "") -> Any:
@@ -3716,13 +3716,12 @@ class DiscordAlerter(_ChatAlerter):
             url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
             headers["Authorization"] = _Secret(f"Bot {token}")
         else:
-            url, joint = self._secret("discord_webhook_url"), "?"
-            if joint in url:
-                joint = "&"
-            url = _Secret(f"{url}{joint}wait=true")
+            url, more = self._secret("discord_webhook_url"), "?wait=true"
+            if "?" in url:
+                more = "&wait=true"
             if thread:
-                url = _Secret(f"{url}&thread_id={thread}")
-            url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/"))  # copied ones lack the version
+                more += f"&thread_id={thread}"
+            url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/") + more)  # copied: no version
         answer = _http(self, method, url, until or self._until(), body, headers)
         data = answer.json()
         if answer.status == 204 and method != "GET":
@@ -3763,7 +3762,7 @@ def _name_apart(files: Sequence[_File]) -> None:
 def _forum_thread(ref: _Dict) -> str:
     """Return the thread that a message began in a forum, if it did: it has the id of the message."""
     if ref.get("message_id") == ref.get("channel_id"):
-        return str(ref.get("channel_id") or "")
+        return str(ref.get("channel_id", ""))
     return ""
 
 
@@ -6621,6 +6620,7 @@ class _Page:
         self.room = room  # what is left of the service's limit
         self.blocks: list[_Block] = []  # the `source` of each has its lines as they were written
         self.files: list[_File] = []  # to attach
+        self.doubtful = False  # it may have arrived, with its files
         self.number = 0  # which message of its draft it is
         self.first = False  # whether it is the one with title and facts
         self.last: _Block | None = None

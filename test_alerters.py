@@ -2445,11 +2445,15 @@ def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growin
 @pytest.mark.parametrize("kind", RENDERED)
 def test_a_part_refused_in_the_end_is_told_as_partial(chats, kind):
     alerter, service = chats[kind]
-    for fault in (Fault(status=403), Fault("close")):
+    firsts = [[], [Fault(status=400, body={"code": 50035})]]  # then the first page goes as several plain ones
+    for fault, first in itertools.product((Fault(status=403), Fault("close")), firsts[:1 + ("d" in kind)]):
         _forget(service)
-        service.fail("POST", Fault(""), *[fault] * 99)
+        service.fail("POST", *first, Fault(""), *[fault] * 99)
         assert _outcome(alerter, "line\n" * 900)[0] == "partial" and len(service.posted) == 1
         service.heal()
+    if kind in ("slack", "discord"):  # nobody waits for the answer to what stands there of a question
+        service.fail("chat.post" if kind == "slack" else "POST", Fault(""), Fault(status=403))
+        assert not alerter.ask("line\n" * 900) and "is closed" in str(service.posted[-1]["payload"])
 
 
 @pytest.mark.parametrize("kind, call, faults", [
@@ -2517,14 +2521,16 @@ def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(chats, clock, 
 
 
 def test_a_refusal_after_a_doubt_is_no_certain_loss(chats, relay, clock):
-    """The first try arrived though nobody heard of it; what refuses the later ones says nothing of that."""
-    alerter, service = chats["discord"]
-    service.fail("/messages", Fault("act_reset"), Fault(status=503), Fault(status=403, body={"code": 50013}))
+    (alerter, service), refused = chats["discord"], Fault(status=403, body={"code": 50013})
+    service.fail("/messages", *[Fault("act_reset"), Fault(status=503), refused] * 2, refused)
     relay.fail("accepted", "close")
     relay.fail("mail", None, "550 no more")
-    for sender, mails in ((alerter, service.posted), (relay_alerter(relay, clock), relay.mails)):
-        outcome, error = _outcome(sender, "x")
-        assert (outcome, "arrived" in error.hint, len(mails)) == ("unknown", True, 1)
+    picture = AlerterMessage("x", images=[PNG])  # and once more without it
+    for sender, message, there in ((alerter, "x", service.posted), (alerter, picture, service.posted),
+                                   (relay_alerter(relay, clock), "x", relay.mails)):
+        outcome, error = _outcome(sender, message)
+        assert (outcome, "arrived" in error.hint, len(there)) == ("unknown", True, 1)
+        there.clear()
 
 
 def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
@@ -3789,10 +3795,8 @@ def outcome(question):
 
 # === Asking: what counts ===
 ANSWERS = {  # what somebody writes or does -> status, the service it is about
-    "a word": (lambda r, q: r.reply(q, r.ann, "disapprove"), NO, ""),
     "with the bot's mention": (lambda r, q: r.reply(q, r.ann, f"<@{r.bot}> yes!"), YES, ""),
-    "with white space around": (lambda r, q: r.reply(q, r.ann, " \n\t yes \n"), YES, ""),
-    "markup in markup": (lambda r, q: r.reply(q, r.ann, " **_`yes!`_** "), YES, ""),
+    "markup in markup": (lambda r, q: r.reply(q, r.ann, " \n\t **_`yes!`_** \n"), YES, ""),
     "a code block": (lambda r, q: r.reply(q, r.ann, "```\nno\n```"), NO, ""),
     "in the thread": (lambda r, q: r.in_thread(q, r.ann, "reject."), NO, ""),
     "a tap and then a no": (lambda r, q: [r.react(q, r.bob, "✅"), r.reply(q, r.ann, "no")][1], NO, ""),
@@ -3809,11 +3813,8 @@ ANSWERS = {  # what somebody writes or does -> status, the service it is about
     "the first of two": (lambda r, q: [r.reply(q, r.ann, "yes"), r.reply(q, r.ann, "no")][0], YES, ""),
 }
 NEVER = {  # what nobody may decide with (and see below, "at random")
-    "a plain message": (lambda r, q: r.plain(r.ann, "ok"), ""),
     "taken back": (lambda r, q: r.service.delete(r.reply(q, r.ann, "yes")), ""),
-    "another tap": (lambda r, q: r.react(q, r.ann, "🎉"), ""),
     "a look-alike": (lambda r, q: r.reply(q, r.ann, "\u0443es"), ""),
-    "nothing": (lambda r, q: r.reply(q, r.ann, ""), ""),
     "marks only": (lambda r, q: r.reply(q, r.ann, "*" * 4000), ""),
     "a workflow": (lambda r, q: r.reply(q, r.ann, "ok", bot_id="BWORKFLOW"), "slack"),
     "Slackbot": (lambda r, q: r.reply(q, "USLACKBOT", "ok"), "slack"),
@@ -3821,13 +3822,10 @@ NEVER = {  # what nobody may decide with (and see below, "at random")
     "a topic": (lambda r, q: r.reply(q, r.ann, "ok", subtype="channel_topic"), "slack"),
     "Discord's bot": (lambda r, q: r.reply(q, "777", "ok", bot=True), "discord"),
     "a pin": (lambda r, q: r.reply(q, r.ann, "ok", type=6), "discord"),
-    "Discord's case": (lambda r, q: r.reply(q, r.ann, "OK"), "discord"),
     "a webhook": (lambda r, q: r.service.say("400", "ok", reply_to=r.id(q), webhook=True), "discord"),
     "a bot's tap": (lambda r, q: r.react(q, "777", "✅", bot=True), "discord"),
-    "a bot's super tap": (lambda r, q: r.react(q, "777", "✅", bot=True, burst=True), "discord"),
     "a bot in the thread": (lambda r, q: r.in_thread(q, "777", "ok", bot=True), "discord"),
     "to Bob": (lambda r, q: r.in_thread(q, r.ann, "yes", reply_to=r.in_thread(q, r.bob, "hm")), "discord"),
-    "a spoiler with more": (lambda r, q: r.reply(q, r.ann, "||yes|| or no"), "discord"),
 }
 
 
@@ -3908,7 +3906,7 @@ def test_an_edit_counts_as_it_stands_and_when_it_was_made(room, second, status):
 REASONS = {
     "decline: accuracy too low": "accuracy too low", "no : see #42\nand more": "see #42\nand more",
     "*Reject*:not today!": "not today!", "❌: too slow": "too slow", ":x::skin-tone-3:: why": "why",
-    "decline:": None, "approve: looks good": None, "no way: never": None, "no :": None}
+    "decline:": None, "approve: looks good": None, "no way: never": None, "no :": None, "*no:* x": "x"}
 
 
 def test_a_decline_may_say_why_and_an_approval_may_not(room):
@@ -3979,7 +3977,7 @@ def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
     one, help_, two = room.notes(first)
     assert [one.partition(": ")[2], two.partition(": ")[2]] == ["1 of 3 approvals.", "2 of 3 approvals."]
     assert help_.startswith("That is not an answer yet.")
-    room.reply(first, room.eve, "ok")
+    room.service.say(room.eve, "ok", room.id(first) if room.is_slack else room.service.posted[-1]["id"])
     assert first.check().approvals == second.check().approvals == (room.ann, room.bob, room.eve)
     assert room.notes(first)[-1].endswith(f", {room.ann}, {room.bob}.") and _records() == {}
 
@@ -3993,6 +3991,8 @@ def test_a_plain_message_answers_the_newest_question_of_those_that_listen_to_the
     answer = room.plain(room.ann, "ok")
     assert (deaf.check(), first.check()) == (None, None)
     assert second.check() == Decision(YES, room.ann, "ok", "channel", room.time(answer))
+    room.service.delete(room.id(second))
+    assert first.check() is None  # it was not asked that
 
 
 def test_neither_replies_nor_bots_nor_what_is_below_another_question_count_as_plain_messages(room):
