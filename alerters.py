@@ -91,6 +91,9 @@ if TYPE_CHECKING:
     _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
     _Time = Union[float, str, _datetime.timedelta]
     _Words = Optional[Iterable[str]]
+    _Facts = Optional[Mapping[str, Any]]
+    _Params = Optional["AlerterParameters"]
+    _Target = Union["BaseAlerter", str, None]
     _Level = Literal["info", "success", "warning", "error"]
     _Reading = Tuple[Any, Optional["DeliveryError"]]  # rows of Slack, and why they are not all
     _Cure = Literal["again", "look", "later", "people"]  # see DeliveryError
@@ -370,7 +373,6 @@ class AlerterMessage(_Record):
         return " ".join(_clean(self.title or "").split())
 
     def _name(self) -> str:
-        """Return the title, or else the first line of the text, without marks."""
         text = _as_text(_body(_clean(self.body or "")[:2000]))
         return _bare(self._title_line()) or text.strip().partition("\n")[0]
 
@@ -509,7 +511,6 @@ class Decision(_Record):
 
 
 def _message(message: object, **fields: Any) -> AlerterMessage:
-    """Return `message`, a str, an exception or an AlerterMessage, as a checked AlerterMessage."""
     if isinstance(message, AlerterMessage):
         if fields:
             given = ", ".join(fields)
@@ -549,7 +550,7 @@ def _exception_text(error: BaseException) -> str:
     return name
 
 
-def _params(params: object) -> AlerterParameters | None:
+def _params(params: object) -> _Params:
     if params is not None:
         if not isinstance(params, AlerterParameters):
             raise ConfigError(f"params must be AlerterParameters, not {_kind_of(params)}")
@@ -557,7 +558,7 @@ def _params(params: object) -> AlerterParameters | None:
     return params
 
 
-def _arguments(given: _Dict) -> tuple[AlerterMessage, AlerterParameters | None]:
+def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
     """Return the message and the parameters of a call. given: its locals(), where None is "not given"."""
     said, choices = {}, {}
     for name, value in given.items():
@@ -611,8 +612,7 @@ def _warn_once(text: str) -> None:
         _log().warning("%s", text)
 
 
-def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
-             warn: bool = True) -> list[BaseAlerter]:
+def _targets(alerter: _Target = None, stack: str | None = None, warn: bool = True) -> list[BaseAlerter]:
     """Return the alerters to use: an object, a name, a stack, the environment's, or the active stack's."""
     if isinstance(alerter, BaseAlerter):
         return [alerter]
@@ -640,11 +640,10 @@ def _targets(alerter: BaseAlerter | str | None = None, stack: str | None = None,
 
 
 @_known_keywords
-def post(message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-         metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-         files: Iterable[Any] | None = None, level: _Level | None = None,
+def post(message: _Text, params: _Params = None, *, title: str | None = None, metadata: _Facts = None,
+         images: Iterable[Any] | None = None, files: Iterable[Any] | None = None, level: _Level | None = None,
          exception: BaseException | None = None, mention: _Words = None, reply_to: Receipt | None = None,
-         alerter: BaseAlerter | str | None = None) -> bool:
+         alerter: _Target = None) -> bool:
     """Return True once every alerter of the active stack took the message, else False (logged at ERROR).
 
     message: text, an AlerterMessage, or an exception. exception: one whose traceback goes below the text.
@@ -655,7 +654,7 @@ def post(message: _Text, params: AlerterParameters | None = None, *, title: str 
     return _post_to(_targets(alerter), message, params)
 
 
-def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None) -> bool:
+def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Params) -> bool:
     """Post to all at the same time; whatever one of them raises, the others have it."""
     def post_to(target: BaseAlerter) -> bool:
         with _own_code(target._who):  # it may have a `post` of its own
@@ -691,8 +690,7 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: Alerte
     return all(results)
 
 
-def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
-                  params: AlerterParameters | None) -> AlerterParameters | None:
+def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter], params: _Params) -> _Params:
     """Leave out the mentions that another alerter of the stack knows, and this one does not."""
     if not params or not params.mention:
         return params
@@ -706,12 +704,11 @@ def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter],
 
 
 @_known_keywords
-def ask(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-        metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-        level: _Level | None = None, timeout: _Time | None = None, approvers: _Words = None,
-        mention: _Words = None, approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
-        minimum_approvals: int | None = None, reply_to: Receipt | None = None,
-        alerter: BaseAlerter | str | None = None, key: str | None = None) -> bool:
+def ask(question: _Text, params: _Params = None, *, title: str | None = None, metadata: _Facts = None,
+        images: Iterable[Any] | None = None, level: _Level | None = None, timeout: _Time | None = None,
+        approvers: _Words = None, mention: _Words = None, approve_msg_options: _Words = None,
+        disapprove_msg_options: _Words = None, minimum_approvals: int | None = None,
+        reply_to: Receipt | None = None, alerter: _Target = None, key: str | None = None) -> bool:
     """Return True only if the question was approved: not if declined, unanswered in time, or failed (logged).
 
     timeout: seconds, a timedelta, or a text such as "1h30m". key: a name, such as "deploy-42", under which
@@ -723,19 +720,18 @@ def ask(question: _Text, params: AlerterParameters | None = None, *, title: str 
 
 
 @_known_keywords
-def decide(question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-           metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-           level: _Level | None = None, timeout: _Time | None = None, approvers: _Words = None,
-           mention: _Words = None, approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
-           minimum_approvals: int | None = None, reply_to: Receipt | None = None,
-           alerter: BaseAlerter | str | None = None, key: str | None = None) -> Decision:
+def decide(question: _Text, params: _Params = None, *, title: str | None = None, metadata: _Facts = None,
+           images: Iterable[Any] | None = None, level: _Level | None = None, timeout: _Time | None = None,
+           approvers: _Words = None, mention: _Words = None, approve_msg_options: _Words = None,
+           disapprove_msg_options: _Words = None, minimum_approvals: int | None = None,
+           reply_to: Receipt | None = None, alerter: _Target = None, key: str | None = None) -> Decision:
     """Ask as `ask` does and return the Decision: who, when, with what words. Raises DeliveryError."""
     message, params = _arguments(locals())
     return _decide(_targets(alerter, warn=False), message, params, key)
 
 
-def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: AlerterParameters | None,
-            key: str | None, opened: Callable[[Question], object] | None = None) -> Decision:
+def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: _Params, key: str | None,
+            opened: Callable[[Question], object] | None = None) -> Decision:
     """Ask the first alerter that can ask and takes the question, and tell `opened` once it is posted."""
     able, reasons = [], []
     for target in targets:
@@ -766,19 +762,18 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: Alerter
     raise AskNotSupported(f"nobody can be asked here: {'; '.join(reasons)}")
 
 
-def alerter_post_step(message: _Text, params: AlerterParameters | None = None) -> bool:
+def alerter_post_step(message: _Text, params: _Params = None) -> bool:
     """Post to the active stack; True if posted."""
     return post(message, params)
 
 
-def alerter_ask_step(message: _Text, params: AlerterParameters | None = None) -> bool:
+def alerter_ask_step(message: _Text, params: _Params = None) -> bool:
     """Ask on the active stack; True only on approval."""
     return ask(message, params)
 
 
 def _old_step(flavor: str, step: _F) -> _F:
-    """Return a step of old: it warns, and does what `step` does if its flavor is active."""
-    def old_step(message: _Text, params: AlerterParameters | None = None) -> bool:
+    def old_step(message: _Text, params: _Params = None) -> bool:
         _warnings.warn(f"{old_step.__name__} is deprecated: use {step.__name__}", DeprecationWarning, 2)
         if flavor not in [target.flavor for target in _targets()]:
             raise ConfigError(f"no alerter of flavor {flavor} is active: use {step.__name__}")
@@ -869,7 +864,6 @@ def _field_value(where: str, field: _Field, value: Any) -> Any:
 
 
 def _check_text(where: str, kind: str, text: str) -> None:
-    """Raise ConfigError for a text that can never be right for a field of this kind."""
     if re.search(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", text):
         raise ConfigError(f"{where} holds a line break or another control character")
     for kinds, form, said in _NEVER_RIGHT:
@@ -929,7 +923,6 @@ def _xn_form(host: str) -> str:
 
 
 def _server_problem(text: str) -> str:
-    """Return what is wrong with the name of a mail server, or an empty string."""
     pasted, problem = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", text), _host_problem(text)
     if pasted and pasted[1] != text:
         problem = f"is a mere host name: write {pasted[1]}"
@@ -1031,10 +1024,9 @@ class BaseAlerter(_Record):
         object.__setattr__(self, name, value)
 
     @_known_keywords
-    def post(self, message: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-             metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-             files: Iterable[Any] | None = None, level: _Level | None = None,
-             exception: BaseException | None = None, mention: _Words = None,
+    def post(self, message: _Text, params: _Params = None, *, title: str | None = None,
+             metadata: _Facts = None, images: Iterable[Any] | None = None, files: Iterable[Any] | None = None,
+             level: _Level | None = None, exception: BaseException | None = None, mention: _Words = None,
              reply_to: Receipt | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
         message, params = _arguments(locals())
@@ -1046,10 +1038,10 @@ class BaseAlerter(_Record):
         return _worked(delivered)
 
     @_known_keywords
-    def ask(self, question: _Text, params: AlerterParameters | None = None, *, title: str | None = None,
-            metadata: Mapping[str, Any] | None = None, images: Iterable[Any] | None = None,
-            level: _Level | None = None, timeout: _Time | None = None, approvers: _Words = None,
-            mention: _Words = None, approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
+    def ask(self, question: _Text, params: _Params = None, *, title: str | None = None,
+            metadata: _Facts = None, images: Iterable[Any] | None = None, level: _Level | None = None,
+            timeout: _Time | None = None, approvers: _Words = None, mention: _Words = None,
+            approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
             minimum_approvals: int | None = None, reply_to: Receipt | None = None,
             key: str | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
@@ -1064,10 +1056,10 @@ class BaseAlerter(_Record):
         raise ConfigError(f"flavor {self.flavor} has no send(message, params)")
 
     @_known_keywords
-    def decide(self, question: _Text, params: AlerterParameters | None = None, key: str | None = None, *,
-               title: str | None = None, metadata: Mapping[str, Any] | None = None,
-               images: Iterable[Any] | None = None, level: _Level | None = None, timeout: _Time | None = None,
-               approvers: _Words = None, mention: _Words = None, approve_msg_options: _Words = None,
+    def decide(self, question: _Text, params: _Params = None, key: str | None = None, *,
+               title: str | None = None, metadata: _Facts = None, images: Iterable[Any] | None = None,
+               level: _Level | None = None, timeout: _Time | None = None, approvers: _Words = None,
+               mention: _Words = None, approve_msg_options: _Words = None,
                disapprove_msg_options: _Words = None, minimum_approvals: int | None = None,
                reply_to: Receipt | None = None) -> Decision:
         """Ask, wait, and return who decided, when and with what words; key: as for the function `ask`.
@@ -1087,13 +1079,12 @@ class BaseAlerter(_Record):
         return self._open(message, params, key).wait()
 
     @_known_keywords
-    def open_question(self, question: _Text, params: AlerterParameters | None = None, *,
-                      title: str | None = None, metadata: Mapping[str, Any] | None = None,
-                      images: Iterable[Any] | None = None, level: _Level | None = None,
-                      timeout: _Time | None = None, approvers: _Words = None, mention: _Words = None,
-                      approve_msg_options: _Words = None, disapprove_msg_options: _Words = None,
-                      minimum_approvals: int | None = None, reply_to: Receipt | None = None,
-                      key: str | None = None) -> Question:
+    def open_question(self, question: _Text, params: _Params = None, *, title: str | None = None,
+                      metadata: _Facts = None, images: Iterable[Any] | None = None,
+                      level: _Level | None = None, timeout: _Time | None = None, approvers: _Words = None,
+                      mention: _Words = None, approve_msg_options: _Words = None,
+                      disapprove_msg_options: _Words = None, minimum_approvals: int | None = None,
+                      reply_to: Receipt | None = None, key: str | None = None) -> Question:
         """Post the question and return at once; its `check()` and `wait()` read the answers."""
         message, params = _arguments(locals())
         return self._open(message, params, key)
@@ -1139,14 +1130,14 @@ class BaseAlerter(_Record):
                 return False
         return True
 
-    def _can_reply(self, above: Receipt, params: AlerterParameters | None) -> bool:
+    def _can_reply(self, above: Receipt, params: _Params) -> bool:
         return self._can_follow(above.ref)
 
     def _ready_to_read(self, where: _Dict) -> str | None:
         """Return the user id it posts with, which never decides. Raise DeliveryError if it could not read."""
         return None
 
-    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
+    def _where(self, message: AlerterMessage, params: _Params) -> _Dict:
         """Return where a question would go, as JSON: it binds a key to its place, and serves `_find`."""
         place = {}
         for name, field in _fields_of(type(self)).items():
@@ -1190,7 +1181,7 @@ class BaseAlerter(_Record):
     def _pause(self, question: Question, seconds: float) -> None:
         self.clock.sleep(seconds)
 
-    def _preview(self, message: AlerterMessage, params: AlerterParameters | None = None) -> str:
+    def _preview(self, message: AlerterMessage, params: _Params = None) -> str:
         """Return what `send` would send, for people to read."""
         return _as_text(_lay_out(message, message._files(self._who)))
 
@@ -1212,7 +1203,7 @@ class BaseAlerter(_Record):
     def _until(self, seconds: float = _SOCKET_TIMEOUT) -> float:
         return self.clock.monotonic() + seconds
 
-    def _checked(self, message: object, params: object) -> tuple[AlerterMessage, AlerterParameters | None]:
+    def _checked(self, message: object, params: object) -> tuple[AlerterMessage, _Params]:
         """Return both, checked, once no text can hold a secret any more."""
         self._learn_secrets()
         choices = _params(params)
@@ -1244,14 +1235,14 @@ class BaseAlerter(_Record):
             self._refuse(name, value)
         return value
 
-    def _option(self, params: AlerterParameters | None, name: str, default: Any = None) -> Any:
+    def _option(self, params: _Params, name: str, default: Any = None) -> Any:
         """Return a choice: from the params, then the alerter's field, then the default."""
         for value in getattr(params, name, None), getattr(self, name, None):
             if value not in (None, ""):
                 return value
         return default
 
-    def _frame(self, message: AlerterMessage, params: AlerterParameters | None, key: str | None) -> Question:
+    def _frame(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:
         """Return a question that is yet to be posted."""
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
@@ -1280,7 +1271,7 @@ class BaseAlerter(_Record):
             record.fingerprint = _hashlib.sha256(same_text.encode()).hexdigest()
         return Question(self, record)
 
-    def _word_lists(self, params: AlerterParameters | None, fold: bool) -> list[list[str]]:
+    def _word_lists(self, params: _Params, fold: bool) -> list[list[str]]:
         """Return the words that approve, and those that decline, once each of them can decide."""
         approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
         decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
@@ -1306,8 +1297,7 @@ class BaseAlerter(_Record):
                 seen.add(_word(word, fold))
         return lists
 
-    def _open(self, question: AlerterMessage, params: AlerterParameters | None,
-              key: str | None = None) -> Question:
+    def _open(self, question: AlerterMessage, params: _Params, key: str | None = None) -> Question:
         message, params = self._checked(question, params)
         problem = self._cannot_ask()
         if not problem and not self._overrides("replies"):
@@ -1326,8 +1316,7 @@ class BaseAlerter(_Record):
             if found:
                 return found
 
-    def _claimed(self, asked: Question, message: AlerterMessage,
-                 params: AlerterParameters | None) -> Question | None:
+    def _claimed(self, asked: Question, message: AlerterMessage, params: _Params) -> Question | None:
         """Return the key's question, posted; None: somebody works on it, or it has just ended."""
         key: Any = asked._key
         record, replaced = key.claim(asked._record)
@@ -1374,7 +1363,6 @@ class BaseAlerter(_Record):
         return found._decision is None or found._decision.status != "timeout"
 
     def _close_replaced(self, record: _QuestionRecord) -> None:
-        """Say under a question that another one took its key, where it stands."""
         alerter = self
         with contextlib.suppress(AlerterError):
             if record.alerter:
@@ -1394,7 +1382,7 @@ class BaseAlerter(_Record):
                 self._offer_taps(found)
         return record.ref is not None
 
-    def _publish(self, question: Question, message: AlerterMessage, params: AlerterParameters | None) -> None:
+    def _publish(self, question: Question, message: AlerterMessage, params: _Params) -> None:
         record, body = question._record, message.body
         record.author = self._ready_to_read(record.where)
         if self.clock.monotonic() > question._ends + _LATE:
@@ -1438,7 +1426,7 @@ def _same_text(value: Any) -> str:
 def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
     """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
     @functools.wraps(send)
-    def checked(self: BaseAlerter, message: _Text, params: AlerterParameters | None = None) -> Receipt:
+    def checked(self: BaseAlerter, message: _Text, params: _Params = None) -> Receipt:
         with _one_operation(), _own_code(self._who):
             return send(self, *self._checked(message, params))
 
@@ -1832,7 +1820,7 @@ class Question:
         return self._record.to_dict()
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any], alerter: BaseAlerter | str | None = None) -> Question:
+    def from_dict(cls, state: dict[str, Any], alerter: _Target = None) -> Question:
         """Return the question again. alerter: needed unless it was a named one of the store."""
         record = _QuestionRecord(_mapping(state))
         if not record._is_sound():
@@ -2260,8 +2248,7 @@ class _Draft:
     outcome = "not_sent"  # of an error from here on, whatever it says itself
     until = 0.0  # of clock.monotonic
 
-    def __init__(self, alerter: _ChatAlerter, message: AlerterMessage,
-                 params: AlerterParameters | None) -> None:
+    def __init__(self, alerter: _ChatAlerter, message: AlerterMessage, params: _Params) -> None:
         self.message, self.params = message, params
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
@@ -2334,7 +2321,7 @@ class _ChatAlerter(BaseAlerter):
         """Try the credentials, what they may do, the channel, and reading there."""
         return _report(self._who, self._points())
 
-    def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
+    def send(self, message: _Text, params: _Params = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
         draft = _Draft(self, _message(message), params)
         pages = self._cut(draft)
@@ -2587,7 +2574,7 @@ class _ChatAlerter(BaseAlerter):
                 answers.append(answer)
         return answers
 
-    def _preview(self, message: AlerterMessage, params: AlerterParameters | None = None) -> str:
+    def _preview(self, message: AlerterMessage, params: _Params = None) -> str:
         draft = _Draft(self, message, params)
         shown: list[Any] = []
         for page in self._fewer(draft, self._cut(draft)):
@@ -2643,7 +2630,7 @@ class _ChatAlerter(BaseAlerter):
             return ""
         return f"a webhook can only post; asking needs {self._token_field or 'another flavor'}"
 
-    def _channel(self, params: AlerterParameters | None) -> str:
+    def _channel(self, params: _Params) -> str:
         name = self._channel_field
         channel = str(self._option(params, name, ""))
         self._refuse(name, channel)  # several, or what is no text, are none
@@ -2665,12 +2652,12 @@ class _ChatAlerter(BaseAlerter):
             return f"write {linked[1]}"
         return problem.format(text)
 
-    def _can_reply(self, above: Receipt, params: AlerterParameters | None) -> bool:
+    def _can_reply(self, above: Receipt, params: _Params) -> bool:
         if above.alerter != self._label and _channel_of(above.ref) != self._channel(params):
             return False  # of several in a stack, another one sent it
         return self._can_follow(above.ref)
 
-    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
+    def _where(self, message: AlerterMessage, params: _Params) -> _Dict:
         thread = getattr(params, "thread_ts", None)
         if message._reply_to and not thread:  # a reply stands where the message does
             ref = message._reply_to.ref
@@ -3251,7 +3238,6 @@ def _mrkdwn(words: str) -> _Dict:
 
 
 def _masked(part: _Dict) -> _Dict:
-    """Return an object of JSON with the secrets in its texts masked."""
     for name, text in part.items():
         if isinstance(text, str):
             part[name] = _hide(text)
@@ -3954,7 +3940,7 @@ class SMTPEmailAlerter(BaseAlerter):
             points.append((_BAD, "recipient: none, so it cannot post: give recipient_email"))
         return _report(self._who, points)
 
-    def send(self, message: _Text, params: AlerterParameters | None = None) -> Receipt:
+    def send(self, message: _Text, params: _Params = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         message = _message(message)
         loaded = message._files(self._who)
@@ -3971,7 +3957,7 @@ class SMTPEmailAlerter(BaseAlerter):
             self._deliver(mail)
         return Receipt(self._label, {"message_id": mail.ident})
 
-    def _recipients(self, params: AlerterParameters | None) -> list[str]:
+    def _recipients(self, params: _Params) -> list[str]:
         where, found = f"{self._who}: recipient_email", {}
         given = getattr(params, "recipient_email", None) or self.recipient_email or None
         for names in _names(given, where) or ():
@@ -4000,7 +3986,7 @@ class SMTPEmailAlerter(BaseAlerter):
             mail.set_raw(name, value)
         return mail
 
-    def _compose(self, message: AlerterMessage, params: AlerterParameters | None, loaded: list[_File],
+    def _compose(self, message: AlerterMessage, params: _Params, loaded: list[_File],
                  attach: bool = True) -> _Mail:
         people, question = self._recipients(params), message._question
         if not people:
@@ -4207,10 +4193,10 @@ class SMTPEmailAlerter(BaseAlerter):
             raise _stripped(caught) from None
         raise error
 
-    def _preview(self, message: AlerterMessage, params: AlerterParameters | None = None) -> str:
+    def _preview(self, message: AlerterMessage, params: _Params = None) -> str:
         return self._compose(message, None, message._files(self._who)).flat.decode().replace("\r\n", "\n")
 
-    def _where(self, message: AlerterMessage, params: AlerterParameters | None) -> _Dict:
+    def _where(self, message: AlerterMessage, params: _Params) -> _Dict:
         people = sorted(map(self._person, self._recipients(params)))
         mailbox = [self.imap_server, self.imap_username or self.username]
         return {"mailbox": mailbox, "sender": self.sender_email, "people": people}
@@ -4260,7 +4246,6 @@ class SMTPEmailAlerter(BaseAlerter):
         raise error
 
     def _answers(self, box: _Mailbox, question: Question) -> list[_Dict]:
-        """Return the answers among the mails that name a question, oldest first."""
         record, uids = question._record, box.naming(question.token)
         people = set(map(self._person, record.approvers or record.recipients or self.recipient_email))
         new = sorted(set(uids).difference(box.answers))
@@ -4320,7 +4305,6 @@ class _Mailbox:
         self.answers: dict[int, _Dict | None] = {}  # what the mails answer that were read whole, by UID
 
     def look(self) -> None:
-        """Learn which mails there are since the questions were asked."""
         self.session.noop()  # after which the server tells what is new (RFC 3501, 6.1.2)
         day = _imaplib.Time2Internaldate(self.since)[1:12]
         self._unread = self._search("SINCE", day).difference(self._named)
@@ -4806,7 +4790,7 @@ class ConsoleAlerter(BaseAlerter):
     _shown = None  # type: Question | None  # the question shown last, which a typed line answers
     _typing = _thread.allocate_lock()  # held while a question is shown, or a line for it is read
 
-    def send(self, message: Any, params: AlerterParameters | None = None) -> Receipt:
+    def send(self, message: Any, params: _Params = None) -> Receipt:
         """Write the message to stderr."""
         mark = {"info": "i", "success": "+", "warning": "!", "error": "!!"}[message.level]
         text = _as_text(_lay_out(message, message._files(self._who)), gap="\n").replace("\n", "\n    ")
@@ -5201,7 +5185,6 @@ class StackStore:
         return first
 
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
-        """Return one alerter by name, or all of a stack, the active one if none is named."""
         data = self._load()
         members = [name or ""]
         if not name:
@@ -5312,7 +5295,6 @@ def _hand_over(made: int | str, model: str) -> None:
 
 
 def _make_folder(path: str) -> None:
-    """Make a folder, and those above it, for their owner alone."""
     if not os.path.isdir(path):
         _make_folder(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):
@@ -5555,8 +5537,7 @@ alerter_failure_hook.__annotations__ = {"exception": BaseException}
 
 class _Watch:
     """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
-    def __init__(self, name: str | None, on_success: bool, longer_than: float,
-                 alerter: BaseAlerter | str | None) -> None:
+    def __init__(self, name: str | None, on_success: bool, longer_than: float, alerter: _Target) -> None:
         self.name, self.on_success, self.longer_than, self.alerter = name, on_success, longer_than, alerter
         self.began: list[float] = []  # one for each block it is in
 
@@ -5637,12 +5618,12 @@ def watch(name: _F) -> _F:
 
 @_overload
 def watch(name: str | None = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
-          alerter: BaseAlerter | str | None = None) -> Watch:
+          alerter: _Target = None) -> Watch:
     """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
 
 
 def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
-          alerter: BaseAlerter | str | None = None) -> Any:
+          alerter: _Target = None) -> Any:
     """Tell how a piece of work ended, as `@watch`, `@watch("train")` or `with watch("nightly"):`.
 
     Failures are always told, with traceback; successes with on_success, from `longer_than` seconds on.
@@ -5742,7 +5723,7 @@ class _AlertHandler(_Handler):
     never posted. `flush()` and the end of the program post what is left, within 30 s. What could not be
     posted is written to stderr, unless another handler wrote it.
     """
-    def __init__(self, level: int | str = 40, alerter: BaseAlerter | str | None = None) -> None:
+    def __init__(self, level: int | str = 40, alerter: _Target = None) -> None:
         import socket  # noqa: F401  # when something fails there may be no descriptor left to read it
         super().__init__(level)
         self.alerter = alerter
@@ -6084,7 +6065,6 @@ class _Copy:
         os.close(self.source)  # a job that writes more hears of it
 
     def _copy(self) -> None:
-        """Copy a piece, unless this is the end or it cannot be written."""
         piece = os.read(self.source, 65536)  # all that a pipe holds
         self.tail = (self.tail + piece)[-_TAIL:]
         self.going_on = bool(piece)
@@ -6428,7 +6408,6 @@ def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
 
 
 def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
-    """Return what a message says as blocks, in the order in which people read them."""
     text = re.sub(r"\A\s*\n", "", _clean(message.body or "").rstrip())
     title, notes = message._title_line(), []
     blocks = []
@@ -6981,7 +6960,6 @@ def _is_hashed(folder: str | None) -> bool:
 
 
 def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
-    """Trust the CAs in a file or folder. Raises ConfigError with what is wrong with it."""
     if os.path.isdir(path) and not _is_hashed(path):
         raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
     try:
@@ -7439,7 +7417,6 @@ def _tell_asked(question: Question) -> None:
 
 
 def _works(target: BaseAlerter, check: Callable[[], object]) -> bool:
-    """Print what a check of an alerter tells; False if it fails."""
     try:
         with _own_code(target._who, reached=False):
             _print(check())
@@ -7569,7 +7546,6 @@ def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> Non
 
 
 def _changes(method: str, done: str) -> Callable[[Any], None]:
-    """Return a command that calls a method of the store, and says so."""
     def command(options: Any) -> None:
         getattr(StackStore(), method)(options.name)
         _print(done.format(options.name))
