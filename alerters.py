@@ -3843,20 +3843,20 @@ _SENT = (r"(?<!\w)(?:télécharger|downloaden|отправлено|gönderildi|g
          r"|發自我的|來自我的|נשלח|get|送信|发自|에서|보냄|보낸)(?!\w)")
 _ADDED = set("""
     PROGRAM SENT from my the via with using for on an a this message was mail email app client secure mobile
-    tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus diese
-    nachricht wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo
-    van vanaf mijn met voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со для моего
-    на з мого 나의 내 我的 的 手机 メール""".split())
+    tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus diese nachricht
+    wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo van vanaf
+    mijn met voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со для моего на з мого
+    나의 내 我的 的 手机 メール der l application à partir mobilen pe ul u pro için από το μου""".split())
 _CLOSINGS = set("""
     best kind warm regards wishes br kr cheers thanks thank you many and thx sincerely yours truly mit
     freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
     vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt
-    saludos un cordiales atentamente gracias abrazo abraços um abraço atenciosamente att cumprimentos
-    obrigado obrigada cordiali saluti distinti grazie met vriendelijke groet groeten groetjes mvg bedankt
-    mvh med vänlig vänliga hälsning hälsningar venlig vennlig hilsen vh tack tak takk terveisin ystävällisin
-    kiitos pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm
-    cu stimă mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi
-    çalışmalar teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다""".split())
+    saludos un cordiales atentamente gracias abrazo abraços um abraço atenciosamente att cumprimentos obrigado
+    obrigada cordiali saluti distinti grazie met vriendelijke groet groeten groetjes mvg bedankt mvh med
+    vänlig vänliga hälsning hälsningar venlig vennlig hilsen vh tack tak takk terveisin ystävällisin kiitos
+    pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
+    mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi çalışmalar
+    teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 i̇yi saludo""".split())
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
