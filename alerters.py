@@ -1789,6 +1789,7 @@ class Question:
         # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
         self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is approved
+        self._thread_read = 0.0  # when its own thread was read: what is read for several may not be older
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
@@ -2504,7 +2505,8 @@ class _ChatAlerter(BaseAlerter):
 
     def _note(self, text: str, calls: bool) -> str:
         """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
-        spans, named = list(_spans(text)), re.fullmatch(r"(?s)(.*?)<@(\w+)>(.*)", text)
+        spans = list(_spans(text))
+        named = re.fullmatch(r"(?s)(.*?)<@(\w+)>(.*)", text)
         if calls and named:
             before, person, after = named.groups()
             spans = [*_spans(before), ("mention", person, ""), *_spans(after)]
@@ -2539,7 +2541,7 @@ class _ChatAlerter(BaseAlerter):
         if question._shared is None:  # it is not waited for, only looked at
             return self._read_view(view, question)
         now = self.clock.monotonic()
-        newest = now - question._interval(now) / 4
+        newest = max(now - question._interval(now) / 4, question._thread_read)
         if now >= question._ends:  # once more at the deadline
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
@@ -2901,6 +2903,7 @@ class SlackAlerter(_ChatAlerter):
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
         question._memo["thread"] = _replies_of(row), rows, now
+        question._thread_read = self.clock.monotonic()
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> _Reading:
@@ -3407,15 +3410,19 @@ class DiscordAlerter(_ChatAlerter):
         message = _row_of(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
-        plain = ""
+        plain, below = "", []
+        if self.listen == "channel":
+            plain = "channel"
         if place == mid:  # a forum's post: the question begins a thread of its own
             plain = "reply"
-        elif self.listen == "channel":
-            plain = "channel"
-        answers = self._answers(question, rows, plain)
-        if message.get("flags", 0) & _HAS_THREAD and place != mid:  # that is a channel with the same id
+        elif message.get("flags", 0) & _HAS_THREAD:  # that is a channel with the same id
             thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
-            answers += self._answers(question, thread, "reply")
+            below = self._answers(question, thread, "reply")
+            if below != question._memo.get("thread"):
+                question._memo["thread"] = below
+                question._thread_read = self.clock.monotonic()
+                rows = self._share(question)
+        answers = self._answers(question, rows, plain) + below
         answers.sort(key=operator.itemgetter("at"))
         return answers + self._tapped(question, message)
 
@@ -4517,10 +4524,8 @@ def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail answers: the last, as one may be asked below another."""
     heads = "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower()
     heads = re.sub(r"\s", "", heads)  # they were folded anywhere
-    found = re.match(r".*(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)
-    if found:
-        return found[1]
-    return ""
+    named = re.findall(r"(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)
+    return "".join(named[-1:])
 
 
 def _writer_of(mail: Any) -> str:
@@ -5818,8 +5823,10 @@ class _AlertHandler(_Handler):
 
     def _give_up(self, why: str) -> None:
         with self._changed:
-            waiting = [group for group in self._groups.values() if group.repeats or not group.told]
-            untold = self._under_way + waiting
+            untold = list(self._under_way)
+            for group in self._groups.values():
+                if group.repeats or not group.told:
+                    untold.append(group)
             self._under_way, self._groups = [], {}
         self._write(untold, why)
 
