@@ -103,6 +103,7 @@ if TYPE_CHECKING:
     _TLS = Union[bool, Literal["ssl", "starttls"]]
     _A = TypeVar("_A", bound="BaseAlerter")
     _F = TypeVar("_F", bound=Callable[..., Any])
+    _Handler = _logging.Handler
 else:
     class _Module:
         """A module that is imported when it is first used."""
@@ -121,6 +122,7 @@ else:
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
+    _Handler = object  # `__getattr__` below adds the real base: importing this module imports no logging
 
     class _Init:
         """The __init__ of a dataclass, made when it is first wanted."""
@@ -817,11 +819,8 @@ def _field(default: Any, about: str, kind: str) -> Any:
 
 
 def _kind(field: _Field) -> str:
-    """Return what a field takes: bool, int, float, list (of words), items, time, text, or "" for anything.
-
-    A built-in flavor's may also be token, password, url, id, host, port or tls, which are checked as such.
-    """
-    if "kind" in field.metadata:
+    """Return what a field takes: bool, int, float, list (of words), items, time, text, or "" for anything."""
+    if "kind" in field.metadata:  # a built-in flavor's, also token, password, url, id, host, port or tls
         return str(field.metadata["kind"])
     named = {"timeout": "time", "approvers": "list"}
     # The letters of the annotation, without modules and None: "liststr" for Optional[typing.List[str]].
@@ -1796,8 +1795,7 @@ class Question:
         self._key: _Key | None = None  # if it is to survive the process
         if record.key:
             self._key = _Key(StackStore(alerter._origin[1]), record.key, self.token, alerter.clock)
-        # From here on the wait goes by the monotonic clock: the other one may be set, or stand still.
-        now = alerter.clock.monotonic()
+        now = alerter.clock.monotonic()  # by which the wait goes: the other clock may be set, or stand still
         self._ends = now + record.deadline - alerter.clock.now()
         self._grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
         self._gives_up = max(now, self._ends) + self._grace  # where it cannot be read
@@ -2043,7 +2041,6 @@ class Question:
             return True
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
-        """Return what a whole reply, or the emoji of a reaction, means."""
         approve, decline, meaning = self._record.approve, self._record.decline, _tap_name
         if tapped:
             taps = self._taps()
@@ -2080,7 +2077,6 @@ class Question:
             self._say(f"That is not an answer yet. {self._instructions()[0]}", reply)
 
     def _instructions(self) -> list[str]:
-        """Return lines of light Markdown: how to answer."""
         record = self._record
         how = f"{self.alerter._answer_by} {_among(record.approve)} to approve, or {_among(record.decline)} to"
         lines = [f"{how} decline, and nothing else."]
@@ -2711,7 +2707,6 @@ def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
 
 
 def _report(who: str, points: Iterable[tuple[str, str]]) -> str:
-    """Return a line for each point of a check; raise if one failed."""
     lines, failed = [], []
     for mark, text in points:
         text = _one_line(text).replace(f"{who}: ", "")
@@ -3363,8 +3358,7 @@ class DiscordAlerter(_ChatAlerter):
         return super()._can_follow(ref)
 
     def _link(self, ref: _Dict) -> str | None:
-        # Its form, seen where people copy it: discord.js.org/docs, messageLink
-        channel = ref.get("channel_id")
+        channel = ref.get("channel_id")  # the form is what people copy: discord.js.org/docs, messageLink
         server = _SERVERS.get(str(channel))
         if not server:
             return None
@@ -3427,7 +3421,6 @@ class DiscordAlerter(_ChatAlerter):
         return answers + self._tapped(question, message)
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
-        """List a channel from the oldest question on that somebody waits for."""
         oldest = min(self._order(question.ref) for question in list(view.questions))
         view.span = (oldest, float("inf"))
         return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
@@ -3745,8 +3738,7 @@ def _name_apart(files: Sequence[_File]) -> None:
     for number, file in enumerate(files, 1):
         file.sent_as = file.name
         if file.image:  # other letters may be changed
-            stem = os.path.splitext(file.name)[0]
-            file.sent_as = re.sub("[^A-Za-z0-9_.-]", "_", stem) + file.ending
+            file.sent_as = re.sub("[^A-Za-z0-9_.-]", "_", os.path.splitext(file.name)[0]) + file.ending
         if file.sent_as in taken:
             file.sent_as = f"{number}-{file.sent_as}"
         taken.add(file.sent_as)
@@ -3810,8 +3802,7 @@ _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
 _COLON = r"[:\uff1a-]\W*"
-# A line that none of these fits was said by somebody; it is of the first kind that it fits.
-_KINDS = {
+_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "blank": r"[->|_=*\s]*",
     "subject": rf".*{_SUBJECT}.*",  # Subject: Re: Deploy? [#…]
     "stamp": r"[\w ]+, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
@@ -4117,7 +4108,6 @@ class SMTPEmailAlerter(BaseAlerter):
             raise mail.refused[first]
 
     def _smtp(self, until: float) -> Any:
-        """Return a session of smtplib, encrypted and logged in as the fields say."""
         password, tls = self._secret("password"), self.use_tls
         if tls is True:
             tls = _TLS_PORTS.get(self.smtp_port, "starttls")
@@ -4148,7 +4138,6 @@ class SMTPEmailAlerter(BaseAlerter):
         return self._session(self.smtp_server, self.smtp_port, tls, until, begin)
 
     def _imap(self, until: float) -> Any:
-        """Return a session of imaplib with INBOX, over TLS and logged in."""
         user = self.imap_username or self.username or self._sender
         password = self._secret("imap_password") or self._secret("password")
 
@@ -4942,8 +4931,7 @@ def _typed_in_box(seconds: float) -> str | None:
 
 
 # === Flavors ===
-# A new one is also named in __all__, by `_targets`, in `_COMMANDS`, and in the README's fields.
-FLAVORS: dict[str, type[BaseAlerter]] = {
+FLAVORS: dict[str, type[BaseAlerter]] = {  # named also in __all__, `_targets`, `_COMMANDS` and the README
     cls.flavor: cls for cls in (SlackAlerter, DiscordAlerter, SMTPEmailAlerter, ConsoleAlerter)}
 _BUILT_IN = dict(FLAVORS)
 
@@ -5006,8 +4994,7 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}
 _READERS: dict[str, Callable[[str], Any]] = {
-    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float,
-    "tls": lambda word: _TRUTH.get(word, word)}
+    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float, "tls": lambda x: _TRUTH.get(x, x)}
 
 
 def _parsed(field: _Field, text: str, where: str) -> Any:
@@ -5415,7 +5402,6 @@ def _trace(error: BaseException, line_first: bool = True) -> str:
 
 
 def _ended(name: str, how: str, facts: _Dict) -> AlerterMessage:
-    """Return the message that tells how a job ended. Its error is among the facts."""
     error, body = facts.pop("error", None), None
     if isinstance(error, BaseException):
         error = _trace(error)
@@ -5496,8 +5482,7 @@ def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, 
             facts["link"] = link
     if failed:
         facts.update(_facts(state, state="name", error="message"))
-        found = _facts(state, result="data.result", data="data")
-        for each in (_state_result(state), *found.values()):
+        for each in (_state_result(state), *_facts(state, result="data.result", data="data").values()):
             if isinstance(each, BaseException):
                 facts["error"] = each
     return kind, _PREFECT_ENDINGS.get(facts.get("state", ""), "failed"), facts
@@ -5535,9 +5520,8 @@ def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> 
         post(_hook_message(True, named, exception, *context))
 
 
-# ZenML reads these: it wants the class itself on the exception, and none on anything else.
-alerter_success_hook.__annotations__ = {}
-alerter_failure_hook.__annotations__ = {"exception": BaseException}
+alerter_success_hook.__annotations__ = {}  # ZenML reads these: it wants none here,
+alerter_failure_hook.__annotations__ = {"exception": BaseException}  # and on the exception the class itself
 
 
 class _Watch:
@@ -5696,7 +5680,6 @@ class _LogGroup:
 
 
 def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
-    """Return one message for all: one record as it is, several as an extract of the log."""
     first = groups[0]
     title, news, facts = first.title, first.news(), {"logger": first.logger, "level": first.level_name}
     if len(groups) > 1:
@@ -5711,12 +5694,6 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     facts["host"] = _socket.gethostname()
     body = _fenced(news) if news else None
     return AlerterMessage(title, body, facts, level=level)
-
-
-if TYPE_CHECKING:
-    _Handler = _logging.Handler
-else:
-    _Handler = object  # `__getattr__` below adds the real base: importing this module imports no logging
 
 
 class _AlertHandler(_Handler):
@@ -6251,7 +6228,6 @@ class _SecretAway(ConfigError):
 
 
 def _reveal(value: str, where: str) -> str:
-    """Return the value of a secret, resolving `{{env.NAME}}` and `{{file./path}}`."""
     reference = re.fullmatch(_REFERENCE, value)
     if not reference:
         return value
@@ -6281,8 +6257,7 @@ _TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07
 _IN_URL = r"[^\s<>\"'`|\\^{}\[\]()]"  # brackets too, if they are closed
 _HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"
 _URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
-# Marks end within 500 characters, so that no text makes the search slow.
-_INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"
+_INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # 500 at most: no text makes the search slow
            r"|(?<![0-9A-Za-z_\\@`*])(?P<stars>\*\*\*?)(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)"
            r"(?![0-9A-Za-z_`*])"  # a heading drops these stars: what they keep apart is to stay so
            r"|(?<![\w\\])(?P<slant>(?<!\*)\*|_)(?=\S)(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)"
@@ -6753,8 +6728,7 @@ def _file_name(name: object) -> str:
     """Return the last part of a path with all its letters, fit for a header; of what is no name, ""."""
     if not isinstance(name, (str, os.PathLike)):  # an open file may have a number
         return ""
-    path = _one_line(os.fsdecode(name), 10_000)
-    last = re.sub(r".*[/\\]", "", path)[-100:]
+    last = re.sub(r".*[/\\]", "", _one_line(os.fsdecode(name), 10_000))[-100:]
     return last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
 
 
@@ -6790,7 +6764,6 @@ def _check_regular(place: Any) -> None:
 
 
 def _whole(file: Any) -> bytes:
-    """Return all of an open file, wherever it stands."""
     with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
         _check_regular(file.fileno())
     readable = getattr(file, "readable", None)
@@ -7095,7 +7068,6 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
 
 def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
              proxy: _Proxy | None = None) -> _Wire:
-    """Return a connection: over TLS if it is said whom to trust, and through the proxy if there is one."""
     target = _join(host, port)
     if proxy:
         wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
@@ -7251,7 +7223,6 @@ def _place_of(url: str) -> tuple[bool, str, int]:
 
 
 def _reach(who: str, place: tuple[bool, str, int], deadline: float) -> _Wire:
-    """Return a connection: the one that was kept, if it is still open, or a new one."""
     if deadline <= time.monotonic():
         raise _Unreachable("no time left", "what came before took it all")
     kept = (_KEPT.get() or {}).pop(place, None)
@@ -7531,7 +7502,6 @@ def _cmd_register(options: Any) -> None:
 
 
 def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> None:
-    """Ask for those of the fields that are missing, each until it can be right; secrets without echo."""
     for name in names:
         field = _fields_of(cls)[name]
         read: Callable[[str], str] = input
