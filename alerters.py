@@ -592,7 +592,7 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
 def _known_keywords(function: _F) -> _F:
     """Let a wrong keyword be a ConfigError that says what was meant."""
     code: Any = function.__code__
-    known = {*code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]} - {"self"}
+    known = set(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]) - {"self"}
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
@@ -1235,7 +1235,6 @@ class BaseAlerter(_Record):
         return value
 
     def _option(self, params: _Params, name: str, default: Any = None) -> Any:
-        """Return a choice: from the params, then the alerter's field, then the default."""
         for value in getattr(params, name, None), getattr(self, name, None):
             if value not in (None, ""):
                 return value
@@ -1939,7 +1938,6 @@ class Question:
         raise error
 
     def _warn(self, what: object) -> None:
-        """Tell that something fails: the first time, and each hour."""
         now = self.alerter.clock.monotonic()
         if now >= self._warn_from:
             self._warn_from = now + _WARN_AGAIN
@@ -4046,7 +4044,7 @@ class SMTPEmailAlerter(BaseAlerter):
             until = self._until(_UPLOAD_BUDGET)
         refused, everybody = mail.refused, len(mail.left)
         try:
-            _insist(lambda: self._transact(mail, until), self.clock, until)
+            _insist(functools.partial(self._transact, mail, until), self.clock, until)
             return
         except DeliveryError as caught:
             if not refused:
@@ -5567,11 +5565,10 @@ class _Watch:
             raise ConfigError("watch: an asynchronous generator cannot be decorated: write "
                               "`async with watch(…):` into it")
         name = self.name or getattr(function, "__qualname__", "Job")
-        # One for each call, since calls may overlap.
         each = functools.partial(_Watch, name, self.on_success, self.longer_than, self.alerter)
 
         def plain(*args: Any, **kwargs: Any) -> Any:
-            with each():
+            with each():  # one for each call, since calls may overlap
                 return function(*args, **kwargs)
 
         def generator(*args: Any, **kwargs: Any) -> Any:
@@ -5646,8 +5643,7 @@ class _LogGroup:
             error = record.exc_info[1]
         if isinstance(error, BaseException):
             line, trace = _exception_text(error), _trace(error)
-        # Loguru and others format it into the text.
-        if "Traceback (most recent call last)" not in text or line not in text:
+        if "Traceback (most recent call last)" not in text or line not in text:  # as Loguru has it
             self.more = f"{self.more}\n{trace}".strip()
         self.text = f"{text}\n{line}".strip()
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
@@ -6076,7 +6072,6 @@ class _Copy:
             os.close(self.source)
 
     def end(self) -> list[str]:
-        """Return the last lines, as they stand on a screen, without secrets."""
         tail = self.tail
         if len(tail) == _TAIL:  # it may begin within a secret, of which no rest may be shown; none is so long
             tail = tail[4096:]
@@ -6099,9 +6094,8 @@ class _Signals:
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
-            for name in _PASSED_ON:
+            for name in _PASSED_ON:  # what is ignored stays so, for the job as well
                 number = getattr(_signal, name, None)
-                # What is ignored stays so, for the job as well.
                 if number and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
                     self._handlers[number] = _signal.signal(number, self._note)
             if sys.platform != "win32":  # if it were ignored, nobody would hear of an exit code
@@ -6126,7 +6120,6 @@ class _Signals:
                 _fork(functools.partial(self._bear_witness, line), line.fileno())
 
     def _bear_witness(self, line: _socket.socket) -> None:
-        """Tell, when asked, what signals have come since."""
         self.came.clear()
         while line.recv(1):
             heard = bytes(self.came)
@@ -6733,7 +6726,6 @@ def _file_name(name: object) -> str:
 
 
 def _bytes_of(source: Any) -> bytes:
-    """Return what a path, bytes, an open file, a figure or a picture holds; the latter as PNG."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         return bytes(source)
     if isinstance(source, _pathlib.Path):
