@@ -2939,7 +2939,7 @@ class SlackAlerter(_ChatAlerter):
         for _ in range(50):
             page = self._call(f"conversations.{kind}", asked, until)
             yield page["messages"]
-            asked["cursor"] = _mapping(page.get("response_metadata")).get("next_cursor")
+            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
             if not asked["cursor"]:
                 return
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
@@ -3518,9 +3518,8 @@ class DiscordAlerter(_ChatAlerter):
         if to:
             place, named = to.thread or place, []
         said = self._note(text, calls=not to)
-        above = {"message_id": place["message_id"], "fail_if_not_exists": False}
-        payload = {"content": said[:2000], "message_reference": above,
-                   "allowed_mentions": {"parse": [], "users": named}}
+        payload = {"content": said[:2000], "allowed_mentions": {"parse": [], "users": named},
+                   "message_reference": {"message_id": place["message_id"], "fail_if_not_exists": False}}
         sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
         if question._decision is None:  # people answer this, too, also after a restart
             question._take_step(parts=[*question._record.parts, str(sent.get("id"))])
@@ -3542,6 +3541,7 @@ class DiscordAlerter(_ChatAlerter):
                 raise
         return self._me()
 
+    @_documented
     def _latest(self, path: str, count: int) -> list[_Dict]:
         """Return a channel's newest messages, or raise."""
         rows: list[_Dict] = self._call("GET", f"{path}/messages?limit={count}")
@@ -3654,7 +3654,7 @@ class DiscordAlerter(_ChatAlerter):
             file.problem = problem
         if draft.message._question:  # a reply to any part of it counts
             draft.message._question._record.parts.append(str(sent["id"]))
-        channel = sent.get("channel_id") or draft.where["channel"]
+        channel = sent.get("channel_id", draft.where["channel"])
         return {"channel_id": str(channel), "message_id": str(sent["id"])}
 
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
