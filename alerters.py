@@ -3787,13 +3787,13 @@ _ABSENT = (r"(?i)(?:(?:re|aw|sv|antw)\s*:\s*)?(?:out of office|auto(?:reply)?\s*
            r"|automatische? antwo|(?:réponse|respuesta|risposta|resposta) autom)")
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
-_NO_LETTERS = r"(?:[^\w\n?(~\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji, ? ( ~ count as letters
+_NO_LETTERS = r"(?:[^\w\n?(\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji, ? and ( are letters
 _QUOTED = (">", "|")  # of a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
 _HTML_LINES = set("p div br hr tr li table ul ol pre center section blockquote h1 h2 h3 h4 h5 h6".split())
-_TAG_TEXTS = {"td": " ", "th": " ", "s": "~~", "del": "~~", "strike": "~~"}
+_TAG_TEXTS = {"td": " ", "th": " ", "s": "✂", "del": "✂", "strike": "✂"}  # ✂ is a letter
 _US, _READER, _SUBJECT = "\1", "\2", "\3"  # stand in a line for our name or address, a reader's, our token
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
@@ -3810,9 +3810,8 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
     "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
     "us": rf".*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
-    # So many digits are no date.
     "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
-               r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:@]+@\S+\.[^\s\d]+",
+               r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:@]+@\S+\.[^\s\d]+",  # 9 digits: no date
     "dated": rf"[^\W\d_]+ ?[:\uff1a]{_DATE}",  # Date: 24.11.2026
     "date": _DATE,  # Date 24.11.2026
     "reader": rf".*{_READER}.*",  # To: Ann
@@ -4616,7 +4615,7 @@ class _Reader:
 
 
 def _html_text(source: str) -> str:
-    """Return an HTML mail as text: `> ` before what is in a blockquote, `~~` before what is struck out."""
+    """Return an HTML mail as text: `> ` before what is in a blockquote, `✂` before what is struck out."""
     lines: list[str] = []
     said: list[str] = []  # in the line that has not ended yet
 
@@ -4629,7 +4628,7 @@ def _html_text(source: str) -> str:
                 self.set_cdata_mode(tag)  # it holds no tags, which not all Pythons know
             said.append(_TAG_TEXTS.get(tag, ""))
             if "line-through" in str(attrs).lower():
-                said.append("~~")
+                said.append("✂")
 
         def handle_endtag(self, tag: str, deeper: int = -1) -> None:
             if tag in _HTML_LINES:

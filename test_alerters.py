@@ -6243,9 +6243,9 @@ def test_a_wrapped_quote_is_one_too(desk):
     quotes += ["\n".join("> " + "\n".join(textwrap.wrap(line, 60)) for line in lines)]  # marks lost
     mails = [f"approve\n\nbot@example.org wrote:\n\n{quote}\n" for quote in quotes]
     mails += [f"bot@example.org wrote:\n\n{quote}\n\napprove\n" for quote in quotes[:3]]
-    cut = [f"> {lines[0]}\n{mark}\n> {lines[2]}" for mark in (">", "???", ":-(", "~~")]
+    cut = [f"> {lines[0]}\n{mark}\n> {lines[2]}" for mark in (">", "???", ":-(")]
     cut += [lines[2], f"{lines[0]}\n{lines[2]}", f"> {lines[0]}\n> {lines[2]}\n{lines[4]}"]  # bare: whose?
-    mails += [f"approve\n\n{quote}" for quote in cut]
+    mails += [*(f"approve\n\n{quote}" for quote in cut), f"<p>approve<blockquote><s>{lines[2]}</s>"]
     assert read_at_once(question, mails) == [YES] * 10 + [None] * 6
 
 
