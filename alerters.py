@@ -251,8 +251,9 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
     cure: as in DeliveryError; "look" makes the outcome unknown. None: what the status says.
     hints: what to do about a service's own words, {pattern of codes: hint}; hint: goes before them.
     """
-    code = _hide(str(code)) if code else None
-    error = DeliveryError(f"{who}: {what}", status=status, code=code, retry_after=retry_after)
+    error = DeliveryError(f"{who}: {what}", status=status, retry_after=retry_after)
+    if code:
+        error.code = _hide(str(code))
     if cure:
         error._cure = cure
     if cure == "look":
@@ -5486,8 +5487,7 @@ def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, 
 
 
 def _state_result(state: Any) -> Any:
-    """Return the result, if it can be had; the state has a message, too."""
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # where it cannot be had: the state has a message, too
         result = state.result(raise_on_failure=False)
         if not _inspect.iscoroutine(result):
             return result
@@ -7345,9 +7345,8 @@ def _typed_message(options: Any) -> AlerterMessage:
 
 
 def _typed_params(options: Any) -> AlerterParameters:
-    """Return the options of a call; each is called like its parameter, or has that as its `dest`."""
     params = AlerterParameters()
-    for name in AlerterParameters.__dataclass_fields__:
+    for name in AlerterParameters.__dataclass_fields__:  # as the options are called, or their `dest`
         setattr(params, name, getattr(options, name, None))
     return params
 
