@@ -991,7 +991,8 @@ class BaseAlerter(_Record):
         own(self, *given)
 
     def __post_init__(self) -> None:
-        import logging, socket  # noqa: E401, F401, I001  # later no descriptor may be left to read them
+        import logging  # noqa: F401  # what tells of a failure: later no descriptor may be left to read it
+        import socket  # noqa: F401
         cls = type(self)
         if cls.__hash__ is None:  # a plain @dataclass takes it away
             cls.__hash__ = BaseAlerter.__hash__
@@ -4559,8 +4560,7 @@ class _Reader:
         """Return what is neither quoted, with the block above it, nor a signature."""
         text = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", "<…>", text)  # which programs add
         text = re.sub(r"<\r?\n|\r?\n<(?=\S+@)", "<", text)  # and wrap a line there
-        trim = operator.methodcaller("strip", "\ufeff\u200b \t\r\xa0")
-        lines = list(map(trim, text.split("\n", _LINES_MAX)))
+        lines = [line.strip("\ufeff\u200b \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         letters = re.sub(_NO_LETTERS, "", text.casefold()).split("\n", _LINES_MAX)
         kinds = list(map(functools.lru_cache(None)(self._kind), lines))  # many lines are alike
         end = 0
@@ -4992,7 +4992,8 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}
 _READERS: dict[str, Callable[[str], Any]] = {
-    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float, "tls": lambda x: _TRUTH.get(x, x)}
+    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float,
+    "tls": lambda word: _TRUTH.get(word, word)}
 
 
 def _parsed(field: _Field, text: str, where: str) -> Any:
@@ -5614,7 +5615,8 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
     Failures are always told, with traceback; successes with on_success, from `longer_than` seconds on.
     Results, exceptions, generators and coroutines pass through untouched, and a failing alert never shows.
     """
-    import logging, socket  # noqa: E401, F401, I001  # later no descriptor may be left to read them
+    import logging  # noqa: F401  # what tells of a failure: later no descriptor may be left to read it
+    import socket  # noqa: F401
     least = _seconds(longer_than, "longer_than")
     if callable(name):
         return _Watch(None, on_success, least, alerter)(name)
@@ -6636,6 +6638,7 @@ def _head(line: Any, write: Callable[[Any], Any], size: Callable[[Any], int],
 def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: int,
            most: int = _PARTS) -> list[_Page]:
     """Return blocks on pages, the first of another limit: one page at least, `most` and one more at most."""
+    # They are cut between lines; only a line that is too long for a page is cut itself.
     pages: list[_Page] = []
     page = _Page(first)
     for block in blocks:
