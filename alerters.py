@@ -5378,7 +5378,7 @@ def _telling() -> Iterator[None]:
         yield
     except Exception as error:  # the wrapped job's own result matters more than any error of an alert
         with contextlib.suppress(Exception):  # and so it does where another's log handler raises
-            _log().error("the alert was not sent: %s", _one_line(error))
+            _log().error("the alert did not reach everybody: %s", _one_line(error))
 
 
 def _trace(error: BaseException, line_first: bool = True) -> str:
@@ -7400,19 +7400,23 @@ def _works(target: BaseAlerter, check: Callable[[], object]) -> bool:
 def _cmd_check(options: Any) -> int:
     if options.name:
         options.alerter = [options.name]
-    failed = []
+    failed, code = [], 4
     for target in _chosen(options):
         _print(target._who)
-        works = _works(target, target.check)
-        if works and options.post:
-            works = _works(target, target._try_post)
-        elif works and target.flavor != "console":
-            _print("note  posting: not tried; check --post tries it")
+        try:
+            works = _works(target, target.check)
+            if works and options.post:
+                works = _works(target, target._try_post)
+            elif works and target.flavor != "console":
+                _print("note  posting: not tried; check --post tries it")
+        except ConfigError as error:  # the others are checked all the same
+            _print(f"FAIL  {error}")
+            works, code = False, 2
         if not works:
             failed.append(target._who)
     if not failed:
         return 0
-    return _complain(f"check: {', '.join(failed)} failed: mend it and check again", 4)
+    return _complain(f"check: {', '.join(failed)} failed: mend it and check again", code)
 
 
 def _cmd_preview(options: Any) -> None:

@@ -7113,13 +7113,11 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monke
     odd = {"alerters": {"good": {"flavor": "recorder"}, "number": 5, "none": None, "list": ["slack"],
                         "no flavor": {}, "token": {"flavor": "slack", "slack_token": {}}},
            "stacks": {"default": ["good"], "both": ["none", "good"], "number": 5, "empty": [],
-                      "deep": [["good"]], "dict": {}},
-           "flavors": {"odd": {}}, "questions": {"k": {}, "l": 5, "m": {"deadline": "soon"}},
-           "active_stack": "default"}
+                      "deep": [["good"]], "dict": {}}, "active_stack": "default",
+           "flavors": {"odd": {}}, "questions": {"k": {}, "l": 5, "m": {"deadline": "soon"}}}
     write_store(odd)
     assert post("x") is True and len(received) == 1
-    assert list(StackStore().alerters()) == ["good", "token"]
-    assert list(StackStore().stacks()) == ["default", "both"]
+    assert [*StackStore().alerters(), *StackStore().stacks()] == ["good", "token", "default", "both"]
     StackStore().register_alerter("new", "recorder")
     assert json.loads(read_store()) == {**odd, "version": 1, "alerters": {
         **odd["alerters"], "new": {"flavor": "recorder"}}}
@@ -7134,6 +7132,8 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monke
         here.setenv("ALERTERS_STACK", "both")
         post("the others have it")
     assert received.last.body == "the others have it"
+    code, out, _ = run_cli(capsys, "check", "--stack", "both")
+    assert code == 2 and re.search("none .+\nFAIL .+ has a wrong form .+\ngood", out)
     assert run_cli(capsys, "list") == (0, "* good  (recorder)\n  token  (slack)\n  new  (recorder)\n", "")
     code, out, err = run_cli(capsys, "pending")
     assert (code, out, err.count("\n")) == (0, "", 3)
