@@ -3480,13 +3480,15 @@ class DiscordAlerter(_ChatAlerter):
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
         for reaction in _rows_of(message.get("reactions")):
-            emoji, others = reaction["emoji"], reaction["count"] - bool(reaction.get("me"))
+            emoji, others = reaction["emoji"], reaction["count"]
+            if reaction.get("me"):
+                others -= 1
             shown = name = str(emoji["name"])
             if emoji.get("id"):
                 name = f"{name}:{emoji['id']}"
                 shown = f"<:{name}>"
             status = question._verdict(shown, True)
-            if not status or not others:
+            if not status or others < 1:
                 continue
             path = _reaction_path(question.ref, name)
             try:
