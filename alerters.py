@@ -7506,8 +7506,9 @@ def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> Non
         read: Callable[[str], str] = input
         if _is_secret(field):
             read = _getpass.getpass
-        if name not in fields:
-            _print(cls._how_to_get(name, fields))
+        how = cls._how_to_get(name, fields)
+        if how and name not in fields:
+            _print(how)
         while name not in fields:
             try:
                 text = read(f"{name} ({field.metadata.get('about', '')}): ").strip()
@@ -7516,6 +7517,7 @@ def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> Non
                     _build(cls, {**cls._example, **fields, name: value})
                     fields[name] = value
             except EOFError:
+                print()  # below the prompt
                 raise ConfigError(f"{name}: the input ended; nothing was stored") from None
             except ConfigError as error:
                 _print(error)

@@ -8911,7 +8911,7 @@ SETUP_TYPED = {  # flavor: the answers, and what is shown on the way
                 "…Message Content Intent…\nsecret discord_token (…): …?client_id=200&scope=bot&permissions="
                 "274878024768…\ndiscord_channel_id (…): …that is no channel id…\ndiscord_channel_id (…): …"),
     "smtp_email": (["{host}", "bot@example.org", "smtp-password-1", "ann@example.org, bob@example.org"],
-                   "\nsmtp_server (…): \nsender_email (…): …app password…\nsecret password (…): \n"
+                   "smtp_server (…): sender_email (…): …app password…\nsecret password (…): "
                    "recipient_email (…): …")}
 
 
@@ -8945,7 +8945,7 @@ def test_setup_stores_nothing_that_does_not_work(slack, terminal_here, caplog):
     code, seen = terminal_here(line, slack.channel)
     assert code == 4 and "FAIL" not in seen and "restricted_action" in caplog.text and seen.endswith(refused)
     code, seen = terminal_here(line)  # Ctrl-D
-    assert code == 2 and seen.endswith("alerters: slack_channel_id: the input ended; nothing was stored\n")
+    assert code == 2 and seen.endswith("\nalerters: slack_channel_id: the input ended; nothing was stored\n")
     assert "red" not in StackStore().alerters() and slack.posted == []
     code, seen = terminal_here("register team --flavor slack", "xoxb typed", "xoxb-typed-hidden")
     assert code == 0 and seen.count("secret slack_token (") == 2 and "hidden" not in seen
