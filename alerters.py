@@ -2785,7 +2785,7 @@ class SlackAlerter(_ChatAlerter):
     _answer_by = "Reply in this thread with"
     _needs_names = True
     _upload_right = "a bot token with the scope files:write"
-    _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{label} {words}",
+    _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{indent}{label} {words}",
               "quote": "> {words}", "fence": "```",
               "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
@@ -6349,11 +6349,11 @@ _PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
                   fr"(?:{_FENCE}(?: ?([\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\3[ \t]*$|\Z)))?"
                   r"((?s:.*?))(?:\3[ \t]*$\n?|\Z))?")
 _LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|>(?: |$)(?P<quote>.*)"
-         r"|(?P<indent>[ \t]*)(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
+         r"|(?P<indent>[ \t]{0,20})(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
 _RULE = r"(?=.*\|)\|?[ \t]*:?-+:?([ \t]*\|[ \t]*:?-+:?)*[ \t]*\|?"  # below the head of a table
 _NUMBER = r"([-+−]?[\d.,_]*\d([eE][-+]?\d+)?[ \xa0]?%?|[-+]?(nan|NaN|inf))?"
 _RIGHT = fr"-+(:|(\n{_NUMBER})*\Z)"  # a column's rule and cells, if it stands right
-_TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]",
+_TEXT_FORMS = {"item": "{indent}{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]",
                "bold": "{words}", "italic": "{words}", "strike": "~~{words}~~"}
 
 
@@ -6443,9 +6443,13 @@ def _body(text: str) -> list[_Block]:
 
 
 def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
+    columns: list[int] = []  # in which the items begin that hold the last one, and it itself
     """Add lines of Markdown, the last of which is empty and only ends the others."""
     at = 0
     while at < len(lines) - 1:
+        if block.kind == "item":  # its level is its column yet
+            columns = [column for column in columns if column < block.level] + [block.level]
+            block.level = len(columns) - 1
         block = _table_at(lines, at) or _line_block(lines[at])
         at += len(block.lines)
         if block.kind == "table":  # its head and rule
@@ -6460,10 +6464,8 @@ def _line_block(line: str) -> _Block:
     found = re.fullmatch(_LINE, line)
     if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
         return _Block("text", [line])
-    kind, level = str(found.lastgroup), len(found["hashes"] or "")
-    if kind == "item":
-        level = min(len(found["indent"].expandtabs(4)) // 2, 5)
-    return _Block(kind, [found[kind]], label=found["number"] or "", level=level)
+    kind, before = str(found.lastgroup), found["hashes"] or found["indent"] or ""
+    return _Block(kind, [found[kind]], label=found["number"] or "", level=len(before.expandtabs(4)))
 
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
@@ -6559,7 +6561,7 @@ def _marked(block: _Block, line: Any, mark: _Mark, forms: Mapping[str, str], bul
         forms = {**forms, "bold": "{words}"}
     words = _in_markup(line, mark, forms)
     form = forms.get(block.kind, "{words}")
-    return form.format(words=words, hashes="#" * block.level, indent="    " * block.level,
+    return form.format(words=words, hashes="#" * block.level, indent="  " * block.level,  # two, for Discord
                        label=block.label or bullet)
 
 

@@ -1829,7 +1829,7 @@ DISCORD_FULL = {
     "allowed_mentions": {"parse": [], "users": [], "roles": []}, "embeds": [
         {"color": 0xDC2626, "title": "Train & test", "description":
             "# Results of *run* 7\nLoss is **low**, see `loss.csv`, [the log](https://e.example/l) & "
-            "~~old~~; \\*.py, a \\| b, -1, #42, my\\_var\n\n- first\n    - **nested**\n3. three\n> quoted"
+            "~~old~~; \\*.py, a \\| b, -1, #42, my\\_var\n\n- first\n  - **nested**\n3. three\n> quoted"
             "\n\n```\n" + FULL_TABLE + "```\n```python\nx < 1  # **as it is**\n```\nred link",
          "fields": [{"name": "accuracy", "value": "0.95", "inline": True},
                     {"name": "f1\\_score", "value": "http://a/b_c", "inline": True}],
@@ -1892,9 +1892,9 @@ MARKDOWN = [  # source, on Slack, on Discord
      "# a *b*\n### c `d`\n\\#### e\n\\#f"),
     ("> a **b**\n>\n> c\n>>> x\n>d\n>", "> a *b*\n> \n> c\n&gt;&gt;&gt; x\n&gt;d\n> ",
      "> a **b**\n> \n> c\n\\>>> x\n\\>d\n> "),
-    ("- a\n  * b\n\t- c\n1. d\n   12. e\n-f\n-1\n1.5\n---\n* * *\n2)",
-     "• a\n    • b\n        • c\n1. d\n    12. e\n-f\n-1\n1.5\n---\n* * *\n2)",
-     "- a\n    - b\n        - c\n1. d\n    12. e\n\\-f\n\\-1\n1.5\n\\---\n\\* \\* \\*\n2)"),
+    ("- a\n  * b\n\t- c\n    * c\n1. d\n   12. e\n-f\n-1\n1.5\n---\n* * *\n2)",
+     "• a\n    • b\n        • c\n        • c\n1. d\n    12. e\n-f\n-1\n1.5\n---\n* * *\n2)",
+     "- a\n  - b\n    - c\n    - c\n1. d\n  12. e\n\\-f\n\\-1\n1.5\n\\---\n\\* \\* \\*\n2)"),
     ("~~a b~~ ~~ c ~~ ||d||", "~a b~ ~~ c ~~ ||d||", "~~a b~~ \\~\\~ c \\~\\~ \\|\\|d\\|\\|"),
     ("a|n|t\n-|-|:-\ne\u0301|1|7\ny|-20.5 %|\nb|c|d|e",
      "```\na        n  t\n-  -------  -\ne\u0301        1  7\ny  -20.5 %\n```\nb|c|d|e",
