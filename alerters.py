@@ -3729,8 +3729,8 @@ class DiscordAlerter(_ChatAlerter):
         if known.get("errors"):  # which field is wrong, and why
             what += f" ({_json.dumps(known['errors'], ensure_ascii=False)})"
         error = answer.refusal(self._who, what, code, known.get("retry_after"), _DISCORD_HINTS)
-        if answer.status == 429 and not known:  # Cloudflare's ban, which trying again makes longer
-            error._cure, error.retry_after = "later", None
+        if answer.status == 429 and "retry_after" not in known:  # Cloudflare's ban: more tries make it longer
+            error._cure = "later"
         raise error
 
 
