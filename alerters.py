@@ -3265,7 +3265,7 @@ _INTENT = ("the Message Content intent is off: only replies with the ping on, an
 _SNOWFLAKE = "[0-9]{1,20}"  # an id, which goes into addresses
 _PATH = fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
 _HAS_THREAD = 1 << 5  # a flag of messages
-_FORUMS, _WRITABLE = (15, 16), (0, 1, 2, 3, 5, 10, 11, 12)  # types of channels; in forums threads are written
+_CATEGORY, _FORUMS = 4, (15, 16)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
@@ -3281,7 +3281,7 @@ _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-code
     "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",
     "50001": "the bot cannot see the channel: add it, with View Channel and Read Message History",
     "50013|160002": "allow Send Messages, Embed Links, Attach Files, Add Reactions, Read Message History",
-    "50008|50024|40058|22000[123]": "not a text channel: choose a text channel or a thread",
+    "50008|50024|40058|40067|22000[123]": "not a text channel: choose a text channel or a thread",
     "200000|240000|20009": "a moderation rule of the server blocked the text"}
 # Add Reactions, View Channels, Send Messages, Embed Links, Attach Files, Read Message History, and Send
 # Messages in Threads: docs.discord.com/developers/topics/permissions
@@ -3385,10 +3385,10 @@ class DiscordAlerter(_ChatAlerter):
             if kind in _FORUMS:
                 yield _GOOD, f"forum {name}: each alert becomes a post"
                 return
-            if kind in _WRITABLE:
-                yield _GOOD, f"channel {name}"
-            else:
-                yield _BAD, f"channel {name} takes no messages: choose another"
+            if kind == _CATEGORY:
+                yield _BAD, f"{name} is a category, which takes no messages: choose a channel in it"
+                return
+            yield _GOOD, f"channel {name}"
             rows = self._latest(path, 50)
             yield _GOOD, "may read replies"
             if any(map(self._is_mute, rows)):

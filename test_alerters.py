@@ -3460,7 +3460,7 @@ def test_check_says_a_line_a_point(chats):
     ("discord", lambda s: setattr(s, "token", "new"), "Unauthorized|401", True),
     ("discord", lambda s: s.channels.clear(), "Unknown Channel", True),
     ("discord", _without("VIEW_CHANNEL"), "50001 Missing Access: .*View Channel", True),
-    ("discord", _now(type=4), "takes no messages", True),
+    ("discord", _now(type=4), "takes no messages", True), ("discord", _now(type=13), "ok +channel", False),
     ("discord", lambda s: s.delete(s.say("7", "hi")), "ok    may read replies", False),
     ("discord", lambda s: [s.say("7", "hi"), _without("READ_MESSAGE_HISTORY")(s)], "Message History", True),
     ("discord", lambda s: [s.say("7", "hi"), setattr(s, "message_content", False)],
