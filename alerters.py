@@ -3270,7 +3270,8 @@ _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
 _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a time is in the reader's zone
-    "code": "`{bare}`", "link": "[{text}]({url})", "time": "<t:{url}:t> (<t:{url}:R>)"}
+    "code": "`{bare}`", "link": "[{text}]({url})", "mention": "<@{bare}>",
+    "time": "<t:{url}:t> (<t:{url}:R>)"}
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
     "10008": "the message is gone or takes no replies",
@@ -3577,8 +3578,6 @@ class DiscordAlerter(_ChatAlerter):
             return f"@{text}"
         if style == "person" and re.fullmatch(self._person_id, text):
             style = "mention"
-        if style == "mention":
-            return f"<@{text}>"
         safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
         return _DISCORD_MARKS.get(style, "{text}").format(text=safe, bare=bare, url=url)
