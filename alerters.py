@@ -811,7 +811,8 @@ _NEVER_RIGHT = (  # what people paste: kinds of fields; a text that never works 
     ("token", r"https?://.*", "is an address: a webhook's belongs into the field …_webhook_url"),
     ("token", r"\W.*|.*[^!-~].*", "holds a space or a character that no token has: copy the token alone"),
     ("url id host", r"xox[a-z]-.*", "is a token: put it into slack_token"),
-    ("tls", r"(?!(ssl|starttls)$).*", 'must be True, False, "ssl" or "starttls"'))
+    ("tls", r"(?!(ssl|starttls)$).*", 'must be True, False, "ssl" or "starttls"'),
+    ("listen", "(?!(thread|channel)?$).*", 'must be "thread" or "channel"'))
 
 
 def _field(default: Any, about: str, kind: str) -> Any:
@@ -821,7 +822,7 @@ def _field(default: Any, about: str, kind: str) -> Any:
 
 def _kind(field: _Field) -> str:
     """Return what a field takes: bool, int, float, list (of words), items, time, text, or "" for anything."""
-    if "kind" in field.metadata:  # a built-in flavor's, also token, password, url, id, host, port or tls
+    if "kind" in field.metadata:  # a built-in flavor's, also token, password, url, id, host, port, tls …
         return str(field.metadata["kind"])
     named = {"timeout": "time", "approvers": "list"}
     # The letters of the annotation, without modules and None: "liststr" for Optional[typing.List[str]].
@@ -2640,8 +2641,6 @@ class _ChatAlerter(BaseAlerter):
         for field, form, advice in self._mistakes:
             if name == field and re.search(form, text):
                 return advice
-        if name == "listen" and text not in ("thread", "channel"):
-            return f"it is \"thread\" or \"channel\", not {text!r}"
         form, link, problem = self._ids_in.get(name, ("(?s:.*)", "", ""))
         if re.fullmatch(form, text):
             return ""
@@ -2778,7 +2777,7 @@ class SlackAlerter(_ChatAlerter):
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
     case_sensitive: bool = _field(False, _CASE, "bool")
-    listen: _Listen = _field("thread", _LISTEN, "text")
+    listen: _Listen = _field("thread", _LISTEN, "listen")
 
     flavor = "slack"
     _ids = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
@@ -3308,7 +3307,7 @@ class DiscordAlerter(_ChatAlerter):
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
     case_sensitive: bool = _field(True, _CASE, "bool")
-    listen: _Listen = _field("thread", _LISTEN, "text")
+    listen: _Listen = _field("thread", _LISTEN, "listen")
     default_discord_channel_id: str = _field("", "the older name of discord_channel_id", "id")
 
     flavor = "discord"

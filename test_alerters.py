@@ -7505,7 +7505,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             "https://a:b@slack.com/api": f"{NO_URL}it needs https:// and a host",
             "https://slack.com/a b": f"{NO_URL}it holds a space or another strange character",
             "https://stra\u00dfe.de/api": f"{NO_URL}write its host as xn--strae-oqa.de"},
-        "listen": {"thraed": ": it is \"thread\" or \"channel\", not 'thraed'"},
+        "listen": {"thraed": ' must be "thread" or "channel"'},
         "timeout": {-1: f"{NO_TIME}-1", math.nan: f"{NO_TIME}nan", "5 apples": f"{NO_TIME}'5 apples'"}}),
     "discord": (BOT, {
         "approvers": {
