@@ -1577,7 +1577,7 @@ class _QuestionRecord:
 
     It is claimed (about to be posted), open (posted) or settled (with its decision); then it goes. Times are
     UNIX seconds by this machine's clock. What a record of an earlier version lacks has the value given here;
-    what a later version adds is kept as it is.
+    what a later version adds is kept as it is. So a part keeps its type: what differs has a name of its own.
     """
     # Which question it is.
     token: str = ""  # 16 hex digits in the message, in the ids of mails: by these it is found again
@@ -1605,7 +1605,7 @@ class _QuestionRecord:
     posted: float = 0.0  # when it was given to the service; 0: not known
     deadline: float = 0.0  # as people were shown it
     # How far it has come.
-    helped: bool = False  # a near miss was answered
+    helped: bool = False  # a near miss was answered, so no other is; the console, which answers all, sets it
     acknowledged: list[str] = []  # user ids of first approvals that were answered
     claimed_by: str = ""  # who works on it, to post it or to take it up: see `_worker`
     claimed_until: float = 0.0
@@ -2240,7 +2240,7 @@ def _documented(method: _F) -> _F:
 
 
 class _Draft:
-    """A message on its way to a chat service."""
+    """A message on its way to a chat service, or to a preview, for which the service is asked nothing."""
     plain = False  # whether it goes without blocks or embeds
     in_forum = False  # where a message that is no reply is a thread of its own
     outcome = "not_sent"  # of an error from here on, whatever it says itself
@@ -2277,8 +2277,8 @@ class _Draft:
 class _ChatAlerter(BaseAlerter):
     """What Slack and Discord share: pages, continuing, attaching, falling back to plain text.
 
-    A chat flavor has its fields and, in the order in which they are called, what is declared here: all of it
-    if it has a bot's token, else what it takes to be set up, to write and to post, without the last two.
+    A chat flavor has its fields, `flavor`, `_ids`, `_answer_by`, `_example`, `_asked`, and what is declared
+    here, in the order in which it is called: without a bot's token not `_tap` and what follows it.
     """
     _shows_questions = _has_reactions = True
     # To be set up
@@ -2303,7 +2303,7 @@ class _ChatAlerter(BaseAlerter):
     _attaches = False  # files stand in the message itself, not below it
     _upload_right = "another flavor"  # what it takes to attach a file
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
-    _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request
+    _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request; the page's lines are by `_write`
     _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref
     _link: Callable[[_Dict], str | None]  # (ref): a message's address, if what that takes is known already
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
@@ -3582,7 +3582,7 @@ class DiscordAlerter(_ChatAlerter):
         return _DISCORD_MARKS.get(style, "{text}").format(text=safe, bare=bare, url=url)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
-        """Return the body of a message: embeds in the rich form, content in the plain one."""
+        """Return the body of a message, but of notes: embeds in the rich form, content in the plain one."""
         called = " ".join(dict.fromkeys(draft.called))
         if not page.first:
             called = ""
@@ -6441,15 +6441,15 @@ def _body(text: str) -> list[_Block]:
 
 
 def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
-    columns: list[int] = []  # in which the items begin that hold the last one, and it itself
     """Add lines of Markdown, the last of which is empty and only ends the others."""
     at = 0
+    columns: list[int] = []  # in which the items begin that hold the last one, and it itself
     while at < len(lines) - 1:
+        block = _table_at(lines, at) or _line_block(lines[at])
+        at += len(block.lines)
         if block.kind == "item":  # its level is its column yet
             columns = [column for column in columns if column < block.level] + [block.level]
             block.level = len(columns) - 1
-        block = _table_at(lines, at) or _line_block(lines[at])
-        at += len(block.lines)
         if block.kind == "table":  # its head and rule
             at += 2
         if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
@@ -7351,7 +7351,7 @@ def _typed_message(options: Any) -> AlerterMessage:
 
 def _typed_params(options: Any) -> AlerterParameters:
     params = AlerterParameters()
-    for name in AlerterParameters.__dataclass_fields__:  # as the options are called, or their `dest`
+    for name in AlerterParameters.__dataclass_fields__:  # by the names of options, or their `dest`
         setattr(params, name, getattr(options, name, None))
     return params
 
