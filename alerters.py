@@ -678,19 +678,22 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Param
             results.append(False)
             _log().error("%s: it raised %s", target._who, _one_line(repr(error)))
 
-    threads = []
-    for target in targets:
-        thread = _threading.Thread(target=work, args=(target,), name=f"alerters-{target._label}", daemon=True)
-        try:
-            thread.start()
-            threads.append(thread)
-        except RuntimeError:  # no new threads while the interpreter ends
-            work(target)
-    for thread in threads:
-        thread.join()
+    for thread in [_in_thread(target._label, work, target) for target in targets]:
+        if thread.is_alive():
+            thread.join()
     if errors:
         raise errors[0]
     return all(results)
+
+
+def _in_thread(name: str, work: Callable[..., object], *given: Any) -> _threading.Thread:
+    """Do it in a thread; right here where none can be had, as while the interpreter ends."""
+    thread = _threading.Thread(target=work, args=given, name=f"alerters-{name}", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        work(*given)
+    return thread
 
 
 def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter], params: _Params) -> _Params:
@@ -5368,7 +5371,7 @@ _WILL_RETRY = "failed, will retry"
 _ENDS: dict[str, _Level] = {"succeeded": "success", _WILL_RETRY: "warning"}  # all others are errors
 _PREFECT_ENDINGS = {"Crashed": "crashed", "TimedOut": "timed out", "Cancelled": "cancelled"}
 # Where the frameworks that call a job are installed; their frames in a traceback say nothing about the job.
-_FRAMEWORKS = r"-packages[/\\](?:airflow|celery|dagster|prefect|zenml)[/\\]"
+_FRAMEWORKS = r"-packages[/\\](?:airflow|billiard|celery|dagster|prefect|zenml)[/\\]"
 
 
 @contextlib.contextmanager
@@ -5433,6 +5436,8 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
         kind = "task"
         facts.update(_facts(named, task="sender.name", task_id="sender.request.id"))
         facts.update(_facts(named, task_id="task_id"))  # a failure has it, also where the worker died
+    elif "state" in named:  # of Prefect 2
+        kind, how, facts = _prefect_facts(failed, *named.values())
     elif more:
         kind, how, facts = _prefect_facts(failed, first, more[0], more[-1])
     elif hasattr(first, "keys"):
@@ -5454,11 +5459,11 @@ def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:
     facts.update(_facts(context, error="exception", dag="dag.dag_id", run="run_id", reason="reason"))
     if "reason" in facts:  # of a whole DAG: the task instance in there is any one of its tasks
         return "dag", "failed", facts
-    task = context.get("ti")
-    facts.update(_facts(task, task="task_id", map_index="map_index", host="hostname", log="log_url"))
+    facts.update(_facts(context, task="ti.task_id", map_index="ti.map_index", host="ti.hostname",
+                        log="ti.log_url"))
     if facts.get("map index") == -1:
         del facts["map index"]  # the task is not mapped
-    tries = _facts(task, state="state", number="try_number", retries="max_tries")
+    tries = _facts(context, state="ti.state", number="ti.try_number", retries="ti.max_tries")
     state, more = tries.get("state"), False
     with contextlib.suppress(KeyError, TypeError):  # a context that tells no tries
         number, last = tries["number"], tries["retries"] + 1
@@ -5488,22 +5493,19 @@ def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, 
 
 
 def _state_result(state: Any) -> Any:
-    with contextlib.suppress(Exception):  # where it cannot be had: the state has a message, too
+    try:
         result = state.result(raise_on_failure=False)
-        if not _inspect.iscoroutine(result):
-            return result
-        try:  # of an async flow, and there is no waiting for it here
+        if _inspect.iscoroutine(result):  # of an async flow, and there is no waiting for it here
             result.send(None)
-        except StopIteration as end:
-            return end.value
-    return None
+        return result
+    except StopIteration as end:
+        return end.value
+    except Exception:  # it cannot be had: the state has a message, too
+        return None
 
 
 def alerter_success_hook(*context: Any, **named: Any) -> None:
-    """Post that a step, task, flow or DAG succeeded, called as ZenML, Airflow, Prefect, Dagster, Celery do.
-
-    The message names it and its run, and holds nothing else of the context. Never raises.
-    """
+    """Post that a step, task, flow or DAG succeeded; called as `alerter_failure_hook` is. Never raises."""
     with _telling():
         post(_hook_message(False, named, *context))
 
@@ -5511,8 +5513,7 @@ def alerter_success_hook(*context: Any, **named: Any) -> None:
 def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> None:
     """Post that a step, task, flow or DAG failed, called as ZenML, Airflow, Prefect, Dagster, Celery do.
 
-    The message has the exception with its traceback, names what failed and its run, and holds nothing else
-    of the context. Never raises.
+    It has the exception, names what failed and its run, and holds nothing else of the context. Never raises.
     """
     with _telling():
         post(_hook_message(True, named, exception, *context))
@@ -5536,7 +5537,7 @@ class _Watch:
         seconds = time.monotonic() - self.began.pop()
         how = "failed"
         left = isinstance(error, SystemExit) and error.code in (None, 0)
-        if left or error is None or isinstance(error, GeneratorExit):
+        if left or kind in (None, GeneratorExit):
             how = "succeeded"
             if seconds < self.longer_than or not self.on_success:
                 return
@@ -5548,16 +5549,12 @@ class _Watch:
         return self.__enter__()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Tell from a thread, so that the event loop goes on; where there is none to be had, right here."""
-        tell = functools.partial(self.__exit__, kind, error, trace)
-        worker = _threading.Thread(target=tell, name="alerters-watch", daemon=True)
-        with contextlib.suppress(RuntimeError):  # no thread starts, or this is no loop of asyncio
-            worker.start()
+        """Tell from a thread, so that the event loop goes on."""
+        worker = _in_thread("watch", self.__exit__, kind, error, trace)
+        with contextlib.suppress(RuntimeError):  # this is no loop of asyncio
             while worker.is_alive() and not isinstance(error, GeneratorExit):  # which forbids to await
                 await _asyncio.sleep(0.01)
-        if worker.ident is None:
-            tell()
-        else:
+        if worker.is_alive():
             worker.join()
 
     def __call__(self, function: _F) -> _F:
@@ -5568,16 +5565,23 @@ class _Watch:
         each = functools.partial(_Watch, name, self.on_success, self.longer_than, self.alerter)
 
         def plain(*args: Any, **kwargs: Any) -> Any:
-            with each():  # one for each call, since calls may overlap
-                return function(*args, **kwargs)
+            with each() as block:  # one for each call, since calls may overlap
+                result = function(*args, **kwargs)
+                if _inspect.iscoroutine(result):  # it has done nothing yet: its own end is told
+                    block.on_success = False
+                    result = awaited(result)
+                return result
 
         def generator(*args: Any, **kwargs: Any) -> Any:
             with each():
                 return (yield from function(*args, **kwargs))
 
         async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            return await plain(*args, **kwargs)
+
+        async def awaited(work: Any) -> Any:
             async with each():
-                return await function(*args, **kwargs)
+                return await work
 
         wrapper: Any = plain
         if _inspect.iscoroutinefunction(function):
@@ -5653,11 +5657,6 @@ class _LogGroup:
         self.others: dict[str, None] = {}  # the texts of repeats that differ from the first
         self.due = 0.0  # when its news are to be told, on time.monotonic
 
-    def add(self, repeat: _LogGroup) -> None:
-        self.repeats += 1
-        if repeat.text != self.text:
-            self.others[repeat.text] = None
-
     def take(self) -> _LogGroup:
         """Return what is to be told now. Repeats wait from here on, to be told together."""
         taken = copy.copy(self)
@@ -5689,7 +5688,9 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     elif worst >= _logging.WARNING:
         level = "warning"
     facts["host"] = _socket.gethostname()
-    body = _fenced(news) if news else None
+    body = None
+    if news:
+        body = _fenced(news)
     return AlerterMessage(title, body, facts, level=level)
 
 
@@ -5732,7 +5733,9 @@ class _AlertHandler(_Handler):
             with self._changed:
                 known = self._groups.setdefault(group.key, group)
                 if known is not group:
-                    known.add(group)
+                    known.repeats += 1
+                    if known.text != group.text:
+                        known.others[group.text] = None
                 self._take_due()  # here, so that no other record gets into the first message
                 self._start()
                 self._changed.notify_all()
@@ -5743,20 +5746,20 @@ class _AlertHandler(_Handler):
         """Have a worker. It counts as there once it runs; RuntimeError where no thread can be had."""
         if self._worker.is_alive():
             return
-        worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
-        worker.start()
-        self._worker = worker
+        self._worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
+        self._worker.start()
         process = sys.modules.get("multiprocessing.process")
         if process and process.parent_process():  # such a child ends without what atexit has
             sys.modules["multiprocessing.util"].Finalize(None, self.flush, exitpriority=0)
+        if "celery.signals" in sys.modules:  # and so do its workers
+            sys.modules["celery.signals"].worker_process_shutdown.connect(self.flush)
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 while not self._under_way:
                     self._changed.notify_all()  # a flush may wait for this
-                    pauses = [group.due - time.monotonic() for group in self._groups.values()]
-                    self._changed.wait(min(pauses, default=None))
+                    self._changed.wait(_FOLD / 10)  # repeats may be due then
                     self._take_due()
                 groups = self._under_way
             told = False
@@ -5765,6 +5768,7 @@ class _AlertHandler(_Handler):
             with self._changed:
                 if self._under_way is groups:  # else a flush has given it up
                     self._under_way = []
+                    self._take_due()
                     if not told:
                         self._write(groups, "see above")
 
@@ -5772,26 +5776,22 @@ class _AlertHandler(_Handler):
         """Put under way what is new, and the repeats that have waited, unless something is."""
         if self._under_way:
             return
-        now = time.monotonic()
         for group in list(self._groups.values()):
-            if group.due > now:
+            if group.due > time.monotonic():
                 continue
             if group.told and not group.repeats:
                 del self._groups[group.key]
             else:
                 self._under_way.append(group.take())
 
-    def flush(self) -> None:
+    def flush(self, **_: Any) -> None:  # Celery names what it is about
         """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
-        def all_told() -> bool:
-            new = [group for group in self._groups.values() if not group.due]
-            return not (new or self._under_way)
-
         with self._changed:
             for group in self._groups.values():
                 group.due = 0.0
+            self._take_due()
             self._changed.notify_all()
-            told = self._changed.wait_for(all_told, _SEND_BUDGET)
+            told = self._changed.wait_for(lambda: not self._under_way, _SEND_BUDGET)
         if not told:
             self._give_up(f"it took more than {_SEND_BUDGET:g} s")
 
@@ -5813,7 +5813,11 @@ class _AlertHandler(_Handler):
         logger: Any = _logging.getLogger(name)
         while logger:
             for handler in logger.handlers:
-                if level >= handler.level and not isinstance(handler, (_AlertHandler, _logging.NullHandler)):
+                if isinstance(handler, (_AlertHandler, _logging.NullHandler)):
+                    continue
+                if handler.filters or hasattr(handler, "queue") or hasattr(handler, "target"):
+                    continue  # it may have written nothing, or passed it on to us alone
+                if level >= handler.level:
                     return
             logger = logger.parent if logger.propagate else None
         if self._speaker == _threading.get_ident():  # stderr itself is logged
@@ -5846,7 +5850,6 @@ def __dir__() -> list[str]:
 # === run ===
 _HOW_TO_RUN = "run: nothing was run: write the command behind --, as in: run --title Nightly -- make data"
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
-_PASSED_ON = (*_STOPS, "SIGUSR1", "SIGUSR2")
 _STEP = 0.02  # s between two looks at whether the job has ended
 _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for, before it is told
@@ -5877,11 +5880,7 @@ def _cmd_run(options: Any) -> int:
 
     with _Signals() as signals:
         job.run(signals)
-        telling = _threading.Thread(target=tell, name="alerters-run", daemon=True)
-        try:
-            telling.start()
-        except RuntimeError:  # no more threads
-            tell()
+        telling = _in_thread("run", tell)
         while telling.is_alive() and not signals.came:  # one that comes ends us, wherever it hangs
             telling.join(_STEP)
     return job.code
@@ -5892,10 +5891,10 @@ def _job_name(command: list[str]) -> str:
     name = os.path.basename(command[0])
     word = "".join(command[1:2])  # or nothing
     if os.path.isfile(word):
-        return f"{name} {os.path.basename(word)}"
-    if re.fullmatch(r"[a-z][a-z_:-]{0,19}", word):
-        return f"{name} {word}"
-    return name
+        word = os.path.basename(word)
+    elif not re.fullmatch(r"[a-z][a-z_:-]{0,19}", word):
+        return name
+    return f"{name} {word}"
 
 
 class _Job:
@@ -5930,8 +5929,8 @@ class _Job:
             with contextlib.suppress(OSError, RuntimeError):  # no more descriptors or threads: it prints
                 self.copies.append(_Copy(numbers))
         inlets = {number: stream.inlet for stream in self.copies for number in stream.numbers}
-        pipes = {"stdout": inlets.get(1), "stderr": inlets.get(2)}
-        start: Any = functools.partial(_subprocess.Popen, close_fds=False, **pipes)
+        start: Any = functools.partial(_subprocess.Popen, close_fds=False, stdout=inlets.get(1),
+                                       stderr=inlets.get(2))
         self.news = dict.fromkeys(signals.news(), False)  # the job has not got what came before it ran
         try:
             return start(self.command)
@@ -6095,7 +6094,7 @@ class _Signals:
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
-            for name in _PASSED_ON:  # what is ignored stays so, for the job as well
+            for name in (*_STOPS, "SIGUSR1", "SIGUSR2"):  # what is ignored stays so, for the job as well
                 number = getattr(_signal, name, None)
                 if number and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
                     self._handlers[number] = _signal.signal(number, self._note)
