@@ -33,6 +33,7 @@ import itertools
 import operator
 import os
 import re
+import reprlib
 import sys
 import time
 import weakref
@@ -606,13 +607,9 @@ def _known_keywords(function: _F) -> _F:
 
 
 # === Posting and asking from anywhere ===
-_WARNED: set[str] = set()
-
-
+@functools.lru_cache(maxsize=None)  # so it is told once a process
 def _warn_once(text: str) -> None:
-    if text not in _WARNED:
-        _WARNED.add(text)
-        _log().warning("%s", text)
+    _log().warning("%s", text)
 
 
 def _targets(alerter: _Target = None, stack: str | None = None, warn: bool = True) -> list[BaseAlerter]:
@@ -739,29 +736,31 @@ def decide(question: _Text, params: _Params = None, *, title: str | None = None,
 def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: _Params, key: str | None,
             opened: Callable[[Question], object] | None = None) -> Decision:
     """Ask the first alerter that can ask and takes the question, and tell `opened` once it is posted."""
-    able, reasons = [], []
+    able, reasons = {}, []
     for target in targets:
         reason = target._cannot_ask()
         if reason:
             reasons.append(f"{target._who}: {reason}")
         else:
-            able.append(target)
+            able[target._origin[0]] = target
     message = message._load()
-    if key and len(able) > 1:  # first the one that has asked it already
-        store = StackStore(able[0]._origin[1])
-        record = store._questions(store._load()).get(str(key))
-        holder = _mapping(record).get("alerter")
-        able.sort(key=lambda target: target._origin[0] != holder)
-    for target in able:
+    while able:
+        target = next(iter(able.values()))
+        if key:  # rather the one that asks it already, maybe for another process
+            store = StackStore(target._origin[1])
+            record = store._questions(store._load()).get(str(key))
+            target = able.get(str(_mapping(record).get("alerter")), target)
         if target._overrides("ask"):
             return target.decide(message, params, key=key)
         try:
-            question = target._open(message, _own_mentions(target, targets, params), key)
+            question = target._try_to_open(message, _own_mentions(target, targets, params), key, able)
         except DeliveryError as error:
-            if error.outcome != "not_sent" or target is able[-1]:
+            if error.outcome != "not_sent" or len(able) == 1:
                 raise
             _log().warning("%s; the next alerter is asked", error)
-        else:
+            del able[target._origin[0]]
+            continue
+        if question:
             if opened:
                 opened(question)
             return question.wait()
@@ -833,7 +832,7 @@ def _kind(field: _Field) -> str:
     kinds = {"bool": "bool", "int": "int", "float": "float", "str": "text", "liststr": "list",
              "tuplestr": "list", "sequencestr": "list", "iterablestr": "list", "list": "items",
              "listint": "items", "tuple": "items", "set": "items", "setstr": "items"}
-    return named.get(field.name) or kinds.get(letters, "")
+    return named.get(field.name, kinds.get(letters, ""))
 
 
 def _is_secret(field: _Field) -> bool:
@@ -1251,9 +1250,7 @@ class BaseAlerter(_Record):
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
         named = _names(self._option(params, "approvers"), "approvers")
-        approvers = None
-        if named:
-            approvers = list(named)
+        approvers = named and list(named)
         where = self._where(message, params)
         people = set(map(self._person, approvers or where.get("people", ())))
         needed = getattr(params, "minimum_approvals", None) or 1
@@ -1301,8 +1298,16 @@ class BaseAlerter(_Record):
                 seen.add(_word(word, fold))
         return lists
 
-    def _open(self, question: AlerterMessage, params: _Params, key: str | None = None) -> Question:
-        message, params = self._checked(question, params)
+    def _open(self, message: AlerterMessage, params: _Params, key: str | None = None) -> Question:
+        while True:
+            question = self._try_to_open(message, params, key)
+            if question:
+                return question
+
+    def _try_to_open(self, message: AlerterMessage, params: _Params, key: str | None,
+                     stack: Iterable[str] = ()) -> Question | None:
+        """Return the question, posted; None: its key is held, has just ended, or is another's of `stack`."""
+        message, params = self._checked(message, params)
         problem = self._cannot_ask()
         if not problem and not self._overrides("replies"):
             problem = "it has its own ask alone, so no question can stay open"
@@ -1310,48 +1315,39 @@ class BaseAlerter(_Record):
             raise AskNotSupported(f"{self._who}: nobody can be asked here: {problem}")
         if key is not None and not (isinstance(key, str) and key.strip()):
             raise ConfigError("key must be a name, such as \"deploy-42\"")
-        while True:
-            asked = self._frame(message, params, key)  # its time begins now
-            with _one_operation():
-                if key is None:
-                    self._publish(asked, message, params)
-                    return asked
-                found = self._claimed(asked, message, params)
-            if found:
-                return found
+        asked = self._frame(message, params, key)  # its time begins now
+        with _one_operation():
+            if key is not None:
+                return self._claimed(asked, message, params, stack)
+            self._publish(asked, message, params)
+            return asked
 
-    def _claimed(self, asked: Question, message: AlerterMessage, params: _Params) -> Question | None:
-        """Return the key's question, posted; None: somebody works on it, or it has just ended."""
-        key: Any = asked._key
-        record, replaced = key.claim(asked._record)
+    def _claimed(self, asked: Question, message: AlerterMessage, params: _Params,
+                 stack: Iterable[str]) -> Question | None:
+        record = asked._key.claim(asked._record, stack)
         if record is None:
             self.clock.sleep(_CLAIM_PAUSE)
             return None
-        question = asked
-        if record is not asked._record:
-            question = Question(self, record)
-            key = question._key
+        question = Question(self, record)
         with question._working():
-            if replaced:
-                self._close_replaced(replaced)
-            if question is not asked and not self._take_up(question):
+            if record.fingerprint != asked._record.fingerprint:
+                self._close_replaced(question)
                 return None
-            if question._decision is not None:  # its record is gone: who is killed now loses it
-                return question
+            if record is not asked._record and not self._take_up(question):
+                return None
             try:
-                if record.ref is None:
+                if record.ref is None and question._decision is None:
                     self._publish(question, message, params)
             except (ConfigError, DeliveryError) as error:
                 if getattr(error, "outcome", "not_sent") == "not_sent":
-                    key.end()
+                    question._key.end()
                 raise
             question._take_step(**{**vars(record), "claimed_until": 0.0})
         return question
 
     def _take_up(self, found: Question) -> bool:
         """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
-        key: Any = found._key
-        decision, expired = key.ending(), self.clock.now() >= found.deadline
+        decision, expired = found._key.ending(), self.clock.now() >= found.deadline
         try:
             if decision is not None:  # whoever settled it died over it
                 found._finish(decision)
@@ -1359,21 +1355,22 @@ class BaseAlerter(_Record):
                 found.wait()
         except DeliveryError as error:
             forever = error._cure == "people" or error.code == "unread"  # which a missing scope is
-            if not expired or not forever:
+            if not (expired and forever):
                 error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
                 raise
-        if expired and found._decision is None:
-            found._settle(Decision("timeout", at=self.clock.now()))
-        return found._decision is None or found._decision.status != "timeout"
+        if expired and found._decision is None:  # it was never found, or nobody can read the answers any more
+            self._close_replaced(found)
+            return False
+        return getattr(found._decision, "status", "") != "timeout"
 
-    def _close_replaced(self, record: _QuestionRecord) -> None:
-        alerter = self
+    def _close_replaced(self, found: Question) -> None:
+        record = found._record
         with contextlib.suppress(AlerterError):
             if record.alerter:
-                alerter = StackStore(self._origin[1]).load_alerter(record.alerter)
-            old = Question(alerter, record)
-            if record.flavor in ("", alerter.flavor) and alerter._locate(old):
-                old._say("This question was replaced by another one and is closed.")
+                found.alerter = StackStore(self._origin[1]).load_alerter(record.alerter)
+            if record.flavor in ("", found.alerter.flavor) and found.alerter._locate(found):
+                found._say("This question was replaced by another one and is closed.")
+        found._key.end()  # last, so that who is killed before can be succeeded
 
     def _locate(self, found: Question) -> bool:
         """True if it is known where a recorded question stands; else it is looked for."""
@@ -1382,8 +1379,8 @@ class BaseAlerter(_Record):
             find = functools.partial(self._find, found)
             record.ref = _insist(find, self.clock, self._until(_SEND_BUDGET), sure=True)
             if record.ref is not None:
-                found._take_step(ref=record.ref)
                 self._offer_taps(found)
+                found._take_step(ref=record.ref)
         return record.ref is not None
 
     def _publish(self, question: Question, message: AlerterMessage, params: _Params) -> None:
@@ -1416,6 +1413,7 @@ def _is_plain(ref: Any) -> bool:
     return False
 
 
+@reprlib.recursive_repr()  # a fact may hold itself
 def _same_text(value: Any) -> str:
     """Return a fact as text that is the same in every process."""
     if isinstance(value, dict):
@@ -1713,23 +1711,20 @@ class _Key:
             decision = Decision("timeout", at=self.clock.now())
         return {**dataclasses.asdict(decision), "ended": self.clock.now()}
 
-    def claim(self, asked: _QuestionRecord) -> tuple[_QuestionRecord | None, _QuestionRecord | None]:
-        """Return the record to work on, and the one of another question whose place it took.
-
-        The first is `asked`, or the record of the same question from before; None while somebody works on it.
-        """
-        found, replaced = self._found(self.store._load()), None
-        if _is_held(found, self.clock.now()):  # looked at first, so that who waits does not write
-            return None, None
+    def claim(self, asked: _QuestionRecord, stack: Iterable[str]) -> _QuestionRecord | None:
+        """Return the record to work on: the key's, of whatever question, or `asked`; None: somebody does."""
+        if _is_held(self._found(self.store._load()), self.clock.now()):  # who waits does not write
+            return None
         with self._changing() as (questions, ended, found):
             if _is_held(found, self.clock.now()):
-                return None, None
+                return None
             if found and found.fingerprint != asked.fingerprint:
-                ended.setdefault(found.token, self._end())
-                replaced, found = found, None
+                if found.alerter != asked.alerter and found.alerter in stack:
+                    return None
+                ended.setdefault(found.token, self._end())  # from now on no answer to it counts
             record = found or asked
             self._hold(record, questions)
-        return record, replaced
+        return record
 
     def _hold(self, record: _QuestionRecord, questions: _Dict) -> None:
         record.claimed_by, record.claimed_until = _worker(os.getpid()), self.clock.now() + _CLAIM
@@ -1740,6 +1735,8 @@ class _Key:
         with self._changing() as (questions, _, found):
             if not found or found.token != self.token:
                 return False
+            for part in ("acknowledged", "parts"):  # another process may have added to them
+                step[part] = list(dict.fromkeys(getattr(found, part) + step.get(part, [])))
             questions[self.name] = _recorded(self.name, {**vars(found), **step}).to_dict()
             return bool(questions[self.name] != vars(found))
 
@@ -1797,7 +1794,7 @@ class Question:
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
-        self._key: _Key | None = None  # if it is to survive the process
+        self._key: Any = None  # a _Key, if it is to survive the process
         if record.key:
             self._key = _Key(StackStore(alerter._origin[1]), record.key, self.token, alerter.clock)
         now = alerter.clock.monotonic()  # by which the wait goes: the other clock may be set, or stand still
@@ -1980,10 +1977,10 @@ class Question:
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
         if reply.at is None:  # a tap: where we could not look in time, it counts as in time
-            grace = _LATE
+            until = max(self._ends, self._next) + _LATE  # the look before may have taken until `_next`
             if self._failing:
-                grace = self._grace
-            return began > self._ends + grace
+                until = self._ends + self._grace
+            return began > until
         asked = self._record.posted or self._record.asked
         until = self.deadline + (reply.asked or asked) - asked  # by the service's clock
         return self.alerter.clock.monotonic() > self._ends and reply.at > until
@@ -2112,7 +2109,7 @@ class Question:
             how = f"{decision.status} by {decision.by} ({decision.via})"
             people = [self.alerter._mention_of(decision.by)]
             if decision:
-                people += [user for user in decision.approvals if user != decision.by]
+                people += decision.approvals[:-1]  # the last one is who decided
             said = f"{decision.status.capitalize()} by {', '.join(people)}."
         _log().info("%s: %r: %s", self.alerter._who, self._record.text, _one_line(how))
         with self._working():
