@@ -6248,10 +6248,10 @@ _IN_URL = r"[^\s<>\"'`|\\^{}\[\]()]"  # brackets too, if they are closed
 _HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"
 _URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
 _INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # 500 at most: no text makes the search slow
-           r"|(?<![0-9A-Za-z_\\@`*])(?P<stars>\*\*\*?)(?=\S)(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)"
-           r"(?![0-9A-Za-z_`*])"  # a heading drops these stars: what they keep apart is to stay so
-           r"|(?<![\w\\])(?P<slant>(?<!\*)\*|_)(?=\S)(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)"
-           r"(?!\w|(?P=slant))"
+           r"|(?<![0-9A-Za-z_\\@`*)\]])(?P<stars>\*\*\*?)(?=\S)(?!/(?:\S{0,99}/)?\*)"  # not src/**/test/**
+           r"(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)(?![0-9A-Za-z_`*])"  # headings drop the stars
+           r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
+           r"(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)(?!\w|(?P=slant))"
            r"|(?<![\w~\\])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
            r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|(?P<url>" + _URL + ")")
 _ADDRESS_LIKE = r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d"
