@@ -5560,11 +5560,12 @@ class _Watch:
                               "`async with watch(…):` into it")
         name = self.name or getattr(function, "__qualname__", "Job")
         each = functools.partial(_Watch, name, self.on_success, self.longer_than, self.alerter)
+        is_coroutine = _inspect.iscoroutine  # what follows goes to other machines (Ray, Dask) by its values
 
         def plain(*args: Any, **kwargs: Any) -> Any:
             with each() as block:  # one for each call, since calls may overlap
                 result = function(*args, **kwargs)
-                if _inspect.iscoroutine(result):  # it has done nothing yet: its own end is told
+                if is_coroutine(result):  # it has done nothing yet: its own end is told
                     block.on_success = False
                     result = awaited(result)
                 return result
