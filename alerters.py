@@ -3529,8 +3529,7 @@ class DiscordAlerter(_ChatAlerter):
             question._take_step(parts=[*question._record.parts, str(sent.get("id"))])
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
-        name = re.sub(r"<a?:(\w+:[0-9]+)>", r"\1", emoji)  # an emoji of the server
-        name = name.replace("\ufe0f", "")  # Discord takes no variation selectors
+        name = re.sub("<a?:(\\w+:[0-9]+)>|\ufe0f", r"\1", emoji)  # a server's own; no variation selectors
         for character, names in _EMOJI.items():
             if emoji.strip(":") in names.split():
                 name = character
