@@ -6253,7 +6253,8 @@ _INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # 500 at most: no text mak
            r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
            r"(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)(?!\w|(?P=slant))"
            r"|(?<![\w~\\])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
-           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|(?P<url>" + _URL + ")")
+           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)"
+           r"|(?P<lt>(?<!\w)<)?(?P<url>" + _URL + r")(?(lt)>(?!\w))")  # <https://…> is a link, and no more
 _ADDRESS_LIKE = r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d"
 _INVISIBLE = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
 

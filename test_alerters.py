@@ -1880,7 +1880,7 @@ MARKDOWN = [  # source, on Slack, on Discord
     ("[a](https://x.io/(b)_)(c)", "<https://x.io/(b)_|a>(c)", "[a](https://x.io/(b)_)(c)"),
     ("**a *b* `c` https://x.io/d_e**", "*a _b_ `c` <https://x.io/d_e>*", "**a *b* `c` https://x.io/d_e**"),
     ("```python\n```", *["```\npython\n```"] * 2), ("```x = 1```", *["```\nx = 1\n```"] * 2),
-    ("http://x.io/@here", "<http://x.io/@here|http://x.io/@\u200bhere>", "http://x.io/@here"),
+    ("<http://x.io/@here>", "<http://x.io/@here|http://x.io/@\u200bhere>", "http://x.io/@here"),
     ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
     ("Alpha|Beta\n|-|-|\nend", "Alpha|Beta\n|-|-|\nend", "Alpha\\|Beta\n\\|-\\|-\\|\nend"),
     ("2 * 3*", "2 * 3*", "2 \\* 3\\*"), ("***x***", "*x*", "**x**"), ("a\n```\nx", *["a\n```\nx\n```"] * 2),
