@@ -2256,7 +2256,6 @@ class _Draft:
         names = mention = list(_names(getattr(params, "mention", None), "mention") or ())
         question = message._question
         if question:
-            self.nonce = question.token
             names = mention + (question._record.approvers or [])[:_CALLED]
         self.called = [name.strip("<@!>") for name in names]
         files = message._files(alerter._who)
@@ -6175,11 +6174,16 @@ class _Secret(str):
     def __repr__(self) -> str:
         return repr(_MASK)
 
+    def __getitem__(self, index: Any) -> _Secret:  # tools cut a long text before they take its repr
+        return str.__new__(_Secret, super().__getitem__(index))
+
 
 class _Hidden(dict):  # type: ignore[type-arg]
     """A dict with secrets in it, which no repr and no traceback with locals shows."""
     def __repr__(self) -> str:
         return "{…}"
+
+    __sentry_repr__ = __repr__  # Sentry looks into a dict, unless it has this
 
 
 def _secrets_of(cls: type[BaseAlerter]) -> list[str]:
@@ -6933,14 +6937,12 @@ def _is_hashed(folder: str | None) -> bool:
 
 
 def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
-    if os.path.isdir(path) and not _is_hashed(path):
+    if os.path.isdir(path):
+        if _is_hashed(path):
+            return context.load_verify_locations(capath=path)
         raise ConfigError(f"{what} is a folder without hashed names: run openssl rehash {path}")
     try:
-        if os.path.isdir(path):
-            context.load_verify_locations(capath=path)
-        else:
-            context.load_verify_locations(cafile=path)
-        return
+        return context.load_verify_locations(path)
     except _ssl.SSLError:
         head = _pathlib.Path(path).read_bytes()
         why = "has a broken certificate in it"
@@ -6987,15 +6989,13 @@ class _Proxy:
         if parts.username is not None:
             user, password = _parse.unquote(parts.username), _parse.unquote(parts.password or "")
             _remember_secret(password)
-            self.login = _Secret(_base64.b64encode(f"{user}:{password}".encode()).decode())
+            self.login = f"Proxy-Authorization: Basic {_coded(f'{user}:{password}')}\r\n"
 
     def open_tunnel(self, wire: _Wire, target: str) -> None:
         """target: host:port. A refused log-in is not tried again: that locks accounts."""
-        login = ""
-        if self.login:
-            login = f"Proxy-Authorization: Basic {self.login}\r\n"
         try:
-            wire.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{login}\r\n".encode("ascii"))
+            head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{self.login}\r\n"
+            wire.sendall(head.encode("ascii"))
             with _head_of(wire, "CONNECT") as answer:
                 status = answer.status
         except (OSError, _http_client.HTTPException, ValueError) as error:
@@ -7006,12 +7006,12 @@ class _Proxy:
         cure: _Cure = "people"
         hint = f"ask its admin to allow CONNECT to {target}"
         offers = ", ".join(answer.headers.get_all("Proxy-Authenticate") or ["Basic"])
-        if status in (502, 503, 504):
+        if status >= 500:  # tinyproxy says 500 of a target that it cannot reach
             cure, hint = "again", f"it cannot reach {target} now: try again later"
-        elif status == 407 and "basic" not in offers.lower():
-            hint = f"it takes {offers} alone, which is not supported: ask its admin"
-        elif status == 407:
+        elif status in (401, 407):  # and 401 of a wrong log-in
             hint = f"write the right log-in into {self.variable}: http://USER:PASSWORD@HOST:PORT"
+            if "basic" not in offers.lower():
+                hint = f"it takes {offers} alone, which is not supported: ask its admin"
         raise _Unreachable(f"{self.place}: HTTP {status} {answer.reason}", hint, code="proxy", cure=cure)
 
 

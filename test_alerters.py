@@ -2689,7 +2689,6 @@ SLACK_OK = answered({"ok": True, "channel": "C1", "ts": "1"})
 
 class _Hurried(FakeClock):
     """A clock on which all but a fraction of a call's time is gone, so that what never ends ends soon."""
-
     asked = 0
 
     def monotonic(self):
@@ -2776,11 +2775,6 @@ def test_a_kept_connection_that_is_lost_loses_and_doubles_nothing(chats, kind):
         seen = collections.Counter(int(n) for text in texts for n in re.findall(r"line (\d+) ", text))
         assert len(set(seen.values())) == 1 and sorted(seen) == list(range(60)), way
         assert len(texts) == len(set(texts)) > 1, way
-
-
-def test_answers_before_the_answer_are_passed_over(peer):
-    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + b"HTTP/1.1 100 Continue\r\n\r\n"
-    assert slack_at(peer(said(hints + SLACK_OK)), "http").send("x").ref == {"channel": "C1", "ts": "1"}
 
 
 @pytest.mark.parametrize("page", [b"plain\r\n\r\n<html>Log in</html>", b"plain\r\n\r\n\xef\xbb\xbf <html>",
@@ -2958,12 +2952,13 @@ def test_only_https_and_http_to_this_machine_can_be_configured(cls, fields, url)
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(monkeypatch, tmp_path, peer, variable):
     heads, context = [], tls_server_context(trusted=False)
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3 + b"HTTP/1.1 100 Continue\r\n\r\n"
 
     def carry(link):  # it is the proxy, and then the service
         heads.append(heard(link).decode())
         link.sendall(b"HTTP/1.0 200 Connection established\r\n\r\n")
         with context.wrap_socket(link, server_side=True) as link:
-            said(SLACK_OK, heads=heads)(link)
+            said(hints + SLACK_OK, heads=heads)(link)  # the first answers are passed over
     ca = tmp_path / "ca.pem"
     ca.write_text(ALERTS_TEST_PEM)
     monkeypatch.setenv("SSL_CERT_FILE", str(ca))
@@ -2988,7 +2983,6 @@ def test_this_machine_is_never_reached_through_a_proxy(monkeypatch, slack, peer,
 
 class Workshop:
     """Makes certificates with the openssl of this machine, for "alerts.test" and 127.0.0.1, by one CA."""
-
     def __init__(self, folder):
         self.folder = folder
         (folder / "index").touch()
@@ -3032,7 +3026,6 @@ def workshop(tmp_path_factory):
 
 class Scene:
     """What a row of CAUSES needs: peers to be met, the environment, and an alerter that fails there."""
-
     def __init__(self, monkeypatch, workshop, tmp_path, peer):
         self.patch, self.shop, self.tmp, self.peer = monkeypatch, workshop, tmp_path, peer
         monkeypatch.setattr(alerters, "_BODY_CAP", 500_000)
@@ -3167,8 +3160,8 @@ CAUSES = {  # what is done: who fails, and the whole message
     "no CA at all": (lambda s: s.no_ca(),
         f"{UNKNOWN_CA}: this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"),
     "a proxy does not take the log-in": (
-        lambda s: s.proxy(b"HTTP/1.1 407 Log in\r\n\r\n", "ann:geheim-123@", "https_proxy"),
-        "the proxy 127.0.0.1:PORT of https_proxy: HTTP 407 Log in: write the right log-in into https_proxy: "
+        lambda s: s.proxy(b"HTTP/1.1 401 Who?\r\n\r\n", "ann:geheim-123@", "https_proxy"),  # as tinyproxy
+        "the proxy 127.0.0.1:PORT of https_proxy: HTTP 401 Who?: write the right log-in into https_proxy: "
         "http://USER:PASSWORD@HOST:PORT"),
     "a proxy with NTLM alone": (
         lambda s: s.proxy(LOG_IN % b"NTLM\r\nProxy-Authenticate: Negotiate", "ann:geheim-123@"),
@@ -3176,8 +3169,8 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a proxy forbids": (lambda s: s.proxy(b"HTTP/1.1 403 Forbidden\r\n\r\n", variable="ALL_PROXY"),
         "the proxy 127.0.0.1:PORT of ALL_PROXY: HTTP 403 Forbidden: ask its admin to allow CONNECT to "
         "alerts.test:443"),
-    "a proxy cannot reach it": (lambda s: s.proxy(b"HTTP/1.1 503 Busy\r\n\r\n"),
-        f"{PROXY}HTTP 503 Busy: it cannot reach alerts.test:443 now: try again later"),
+    "a proxy cannot reach it": (lambda s: s.proxy(b"HTTP/1.1 500 Unable\r\n\r\n"),  # as tinyproxy and squid
+        f"{PROXY}HTTP 500 Unable: it cannot reach alerts.test:443 now: try again later"),
     "no proxy": (lambda s: s.proxy("127.0.0.1:1"), f"{PROXY}no connection (Connection refused): {NOBODY}"),
     "a proxy that is none": (lambda s: s.proxy(b"nonsense\r\n"),
         f"{PROXY}no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
@@ -3557,6 +3550,8 @@ def test_a_mistake_in_a_stored_alerter_shows_no_token_in_a_traceback_with_locals
     with pytest.raises(ConfigError) as caught:
         post("x", alerter="x")
     assert "xoxb-stored" not in _all_of(caught.value, with_locals=True)
+    token, data = StackStore().alerters()["x"]["slack_token"], StackStore()._load()
+    assert (repr(token[:9]), data.__sentry_repr__()) == ("'***'", "{…}")  # as rich and Sentry show them
 
 
 def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
@@ -4312,6 +4307,7 @@ def test_a_near_miss_is_helped_once(room):
                 room.reply(question, user, said)
                 if user == room.ann and (said == text or text in NEAR):
                     assert question.check() is None, text
+                    assert len(room.notes(question)) == (text in NEAR), text
             notes = [words in note.replace("`", "") for note in room.notes(question)]
             pings = [room.pings(payload) for payload in room.under(question)]
             assert (notes, pings) == ([True] * (text in NEAR), [[]] * (text in NEAR)), text
@@ -6165,7 +6161,8 @@ def test_a_button_opens_the_finished_answer(desk):
         desk.deliver(ANN, query["body"][0], subject=query["subject"][0])
         assert outcome(question) == status
     desk.open(html_body="<p>own HTML")
-    assert {"own HTML", "Reply to this mail with", "Decline"} < {*MailPage(desk.relay.mails[-1]).words}
+    page = MailPage(desk.relay.mails[-1])
+    assert {"own HTML", "Reply to this mail with", "Decline"} < {*page.words} and "<html" not in page.source
     desk.open(include_html=False)
     assert "mailto:" not in mail_text(desk.relay.mails[-1])
 
@@ -6182,13 +6179,14 @@ def test_a_mail_shows_all_kinds_of_text(relay):
     for piece in (r'<ol start="3" style="[^"]*"><li', r'<td style="[^"]*text-align:right;[^"]*">0.95</td>',
                   r'<th style="[^"]*text-align:left;[^"]*">model</th>', "<h1 [^>]*>Train", "<code [^>]*>loss",
                   r'<th style="[^"]*word-break:normal[^"]*">f1_score</th>',  # on a phone, too
-                  r"<blockquote [^>]*>quoted</blockquote>", r'<img src="https://x.example/a.png"',
+                  r"<blockquote [^>]*>quoted</bl", "<pre [^>]*>x", '<img src="https://x.example/a.png"',
                   r"<h2 [^>]*>Results of <em>run</em> 7</h2>", r"<s>old</s>", r"<strong>v</strong></td>"):
         assert re.search(piece, page.source), piece
     assert mail_text(mail) == (f"Train & test\n\n{CONSOLE_BODY}\n\naccuracy: 0.95\nf1_score: http://a/b_c\n\n"
                                "[https://x.example/a.png]\n")
     fragment = AlerterMessage(**FULL)._repr_html_()
     assert "<html" not in fragment and fragment in page.source.replace("cid:image0", "")
+    assert "data:image/png;base64,iVBOR" in AlerterMessage(images=[PNG])._repr_html_()
 
 
 def read_at_once(question, mails, to="bot@example.org", verdict=True):
@@ -8712,6 +8710,7 @@ def test_check_says_each_thing_once_and_tries_to_post_if_told(slack, discord, sm
     assert (code, err, out.count(whole), out.count(tried), "not tried" in out) == (0, "", 2, 4, False)
     assert len(slack.posted) == 2 and len(discord.posted) == len(smtp.mails) == 1
     assert len(slack.rows) == 1 and discord.rows == []  # the webhook's stays
+    discord.fail("PUT ", Fault(status=403), times=None)
     slack.scopes = {"chat:write"}
     StackStore().update_alerter("hook", slack_webhook_url=slack.webhook_url + "gone")
     StackStore().update_alerter("mail", recipient_email=None)
@@ -8719,6 +8718,7 @@ def test_check_says_each_thing_once_and_tries_to_post_if_told(slack, discord, sm
     assert (code, err) == (4, "alerters: check: red (slack), hook (slack), mail (smtp_email) failed: mend it "
                               "and check again\n")
     assert out.count("channels:read") == 1 and out.count("needs channels:history") == 1
+    assert "note  it could not react" in out
     assert "FAIL  hook (slack): invalid_token: the webhook was deleted or mistyped: make a new one\n" in out
     assert "FAIL  recipient: none, so it cannot post: give recipient_email\n" in out
 
