@@ -5553,6 +5553,8 @@ class _Watch:
             worker.join()
 
     def __call__(self, function: _F) -> _F:
+        if isinstance(function, (classmethod, staticmethod)):  # stay so, also called on an instance
+            return type(function)(self(function.__func__))
         if _inspect.isasyncgenfunction(function):
             raise ConfigError("watch: an asynchronous generator cannot be decorated: write "
                               "`async with watch(…):` into it")
@@ -5618,7 +5620,7 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
     import logging  # noqa: F401  # what tells of a failure: later no descriptor may be left to read it
     import socket  # noqa: F401
     least = _seconds(longer_than, "longer_than")
-    if callable(name):
+    if callable(name) or hasattr(name, "__func__"):  # a classmethod is not callable
         return _Watch(None, on_success, least, alerter)(name)
     return _Watch(name, on_success, least, alerter)
 

@@ -8122,8 +8122,8 @@ def test_watch_tells_how_a_function_or_a_block_ended(received):
             """Train."""
             return self, a + b
 
-        @classmethod
         @watch
+        @classmethod
         def fail(cls):
             raise KeyError("gone")
 
