@@ -1375,7 +1375,7 @@ class BaseAlerter(_Record):
     def _locate(self, found: Question) -> bool:
         """True if it is known where a recorded question stands; else it is looked for."""
         record = found._record
-        if record.ref is None:
+        if record.ref is None and record.posted:
             find = functools.partial(self._find, found)
             record.ref = _insist(find, self.clock, self._until(_SEND_BUDGET), sure=True)
             if record.ref is not None:
@@ -1389,7 +1389,9 @@ class BaseAlerter(_Record):
         if self.clock.monotonic() > question._ends + _LATE:
             raise _failure(self._who, "the time was over before the question could be posted",
                            hint="give it a longer timeout")
-        question._take_step(posted=self.clock.now())
+        record.posted = self.clock.now()
+        if question._key:  # where that cannot be recorded, nothing is posted
+            question._key.update({"posted": record.posted})
         if not self._shows_questions:
             *how, closing = _how_to_answer(question).lines
             how.append(_in_markup(closing, _bare_words, {}))
@@ -1603,7 +1605,7 @@ class _QuestionRecord:
     minimum_approvals: int = 1  # by so many different people
     # Its times.
     asked: float = -1.0  # when the process began to ask; without it nobody knows what came too late
-    posted: float = 0.0  # when it was given to the service; 0: not known
+    posted: float = 0.0  # when it was given to the service; 0: it was not
     deadline: float = 0.0  # as people were shown it
     # How far it has come.
     helped: bool = False  # a near miss was answered, so no other is; the console, which answers all, sets it
