@@ -1472,7 +1472,7 @@ Wysłane z iPhone'a ¦ iPhone'umdan gönderildi ¦ -- ⏎Sent from my iPhone ¦ 
 나의 iPhone에서 보냄 ¦ Cordiali saluti,⏎{R} ¦ Отправлено с iPhone ¦ Enviado do meu iPad ¦ Sent from my Galaxy
 Sent from my Pixel ¦ Cordialement,⏎{R} ¦ Inviato da iPhone ¦ С уважением,⏎{R} ¦ Bien à vous,⏎{F} ¦ Thanks,⏎{R}
 {F} {R} ¦ Viele Grüße⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone ¦ Спасибо!⏎{F} ¦ Cheers,⏎{F}
-LG {F}""")
+LG {F} ¦ Sent from my Apple Watch ¦ Odesláno z iPhonu ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Posta per Windows""")
 CONDITIONS = re.split(" ¦ |\n", """\
 but only after Friday ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only after Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
@@ -1488,9 +1488,9 @@ OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
 not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
-Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ---- wait ----⏎From: Bot⏎To: {T}⏎Subject: {S} ¦ {S}: not yet
+Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ---- no ----⏎From: {E}⏎Date: 24.11.2026⏎{S} ¦ {S}: not yet
 not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ {E} must wait:
-On 24.11.2026 10:12, Bob Miller refused: ¦ until 24.11.2026⏎only staging⏎{E} wrote: ¦ {E}: not before Monday:
+until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E} wrote: ¦ {E}: not before Monday:
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
 Bitte Montag <{E}> fragen: ¦ Only: staging⏎Re: {S} ¦ Stop <{E}> please: ¦ only staging: {S}""")
 MAIL_PAGES = dict(re.findall("(?m)^([a-z_ ]+): (.*)", """\
@@ -6215,11 +6215,12 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     layouts = [f"{{A}}\n\n{line}\n\n{{Q}}\n" for line in ATTRIBUTIONS]
     layouts += [f"{{A}}\n\n> {line}\n> \n{{Q}}\n" for line in ATTRIBUTIONS if "⏎" not in line]
     layouts += [f"{line}\n{{Q}}\n\n{{A}}\n\n-- \n{{F}}\n" for line in ATTRIBUTIONS[::2]]
-    layouts += [f"{{A}}\n\n{ATTRIBUTIONS[0]}\n{{Q}}\n\n-- \n{{F}}\nThe team that may approve\n"]
     layouts += [f"{{A}}\n\n{head}\n\n{{P}}\n" for head in MAIL_HEADS]
     layouts += [f"{{A}}\n____________\n{head}\n\n{{P}}\n" for head in MAIL_HEADS if head[0] not in "-_"]
     layouts += [f"{{A}}\n\n{end}\n" for end in MAIL_ENDS]
     layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS[::2]]
+    layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f",
+                "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{A}\n-----BEGIN PGP SIGNATURE-----\nA+="]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
     assert len(layouts) > 200
@@ -6290,7 +6291,7 @@ def test_no_machine_answers_for_a_person(desk):
 
 
 def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
-    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300):  # with a text so long that it is cut
+    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300, "Out of office?"):  # and a long text
         question, asked = desk.open(AlerterMessage(title, "Go? " * 5500)), desk.relay.mails[-1].message
         data = f"Re: {asked['Subject']}".encode()
         words = "b?" + base64.b64encode(data).decode(), "q?" + "".join(f"={byte:02X}" for byte in data)
@@ -6423,8 +6424,7 @@ def test_a_mail_is_read_whole(desk):
     for parts, want in ALL_OF_IT.values():
         mails += [(mail_of(kind, parts), want) for kind in (b"mixed", b"alternative", b"related")]
     whole = mail_of(b"mixed", ["yes"])
-    mails += [(b"From ann@example.org Tue Nov 24 10:12:00 2026\n" + whole, None), (whole[:-6], None),
-              (b" x\n" + whole, None), (whole.replace(b'"b"', b'"c"'), None)]
+    mails += [(whole[:-6], None), (b" x\n" + whole, None), (whole.replace(b'"b"', b'"c"'), None)]
     mails += [(whole.replace(b"Content", b"%s\nContent" % junk, 1), None) for junk in (b"no head", b"From a")]
     statuses = read_at_once(question, [mail for mail, _ in mails])
     assert [mail for (mail, want), got in zip(mails, statuses) if got != want] == []
