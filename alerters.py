@@ -6341,7 +6341,7 @@ _PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
                   fr"(?:{_FENCE}(?: ?([\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\3[ \t]*$|\Z)))?"
                   r"((?s:.*?))(?:\3[ \t]*$\n?|\Z))?")
 _LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|>(?: |$)(?P<quote>.*)"
-         r"|(?P<indent>[ \t]{0,20})(?:[-*]|(?P<number>\d{1,3}\.))[ \t]+(?P<item>\S.*)")
+         r"|(?P<indent>[ \t]{0,20})(?:[-*]|(?P<number>\d{1,3}\.)) {1,3}(?P<item>\S.*)")  # more: of a diff
 _RULE = r"(?=.*\|)\|?[ \t]*:?-+:?([ \t]*\|[ \t]*:?-+:?)*[ \t]*\|?"  # below the head of a table
 _NUMBER = r"([-+−]?[\d.,_]*\d([eE][-+]?\d+)?[ \xa0]?%?|[-+]?(nan|NaN|inf))?"
 _RIGHT = fr"-+(:|(\n{_NUMBER})*\Z)"  # a column's rule and cells, if it stands right
