@@ -126,19 +126,17 @@ else:
     _Handler = object  # `__getattr__` below adds the real base: importing this module imports no logging
 
     class _Init:
-        """The __init__ of a dataclass, made when it is first wanted."""
+        """The __init__ of a dataclass, made when it is first wanted: all are half of what an import costs."""
         def __init__(self, cls):
             self.cls = cls
 
         def __get__(self, instance, owner):
             about = {"__doc__": self.cls.__doc__}  # else dataclasses would write one, which is slow
-            made = dataclasses.make_dataclass(self.cls.__name__, (), bases=(self.cls,), namespace=about,
-                                              repr=False, eq=False)
+            made = dataclasses.dataclass(repr=False, eq=False)(type(self.cls.__name__, (self.cls,), about))
             self.cls.__init__ = made.__init__
             return made.__init__.__get__(instance, owner)
 
     def _dataclass(cls):
-        # What dataclasses generates for eleven classes would be half of what this module costs to import.
         cls = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
         cls.__init__ = _Init(cls)
         return cls
@@ -797,7 +795,7 @@ smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step)
 
 
 # === Alerters ===
-_SECRET_NAME = r"token|passw|passphrase|pwd|secret|credential|(api|private)_?key|webhook(_url)?$"
+_SECRET_NAME = r"(?ai)token|passw|passphrase|pwd|secret|credential|(api|private)_?key|webhook(_url)?$"
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
                           "items": object, "": object}  # any other kind is a str
 _UNFILLED = (r"[$'\"]?\{\{.*\}\}['\"]?|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
@@ -808,7 +806,7 @@ _NEVER_RIGHT = (  # what people paste: kinds of fields; a text that never works 
     ("token password url", _UNFILLED, _NOBODY + "a reference is written {{env.NAME}} or {{file./path}}"),
     ("id host", _UNFILLED, _NOBODY + "write the value itself"),
     ("password", r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me", _STILL),
-    ("token url id host", r"(?i)<[\w -]*>|.*(\.\.\.|…).*|(xox[a-z]-)?your[-_ ].*|change-?me|[cdgu]0?x{4,}"
+    ("token url id host", r"(?ai)<[^@#!:]*>|.*(\.\.\.|…).*|(xox[a-z]-)?your[-_ ].*|change-?me|[cdgu]0?x{4,}"
      r"|xox[a-z]-[x-]*|https://.*/x{4,}", _STILL),  # C0XXXXXXX, xoxb-xxxx-xxxx
     ("token", r"https?://.*", "is an address: a webhook's belongs into the field …_webhook_url"),
     ("token", r"\W.*|.*[^!-~].*", "holds a space or a character that no token has: copy the token alone"),
@@ -836,7 +834,7 @@ def _kind(field: _Field) -> str:
 
 
 def _is_secret(field: _Field) -> bool:
-    return not field.repr or bool(re.search(_SECRET_NAME, field.name, re.I))
+    return not field.repr or bool(re.search(_SECRET_NAME, field.name))
 
 
 def _field_value(where: str, field: _Field, value: Any) -> Any:
@@ -860,9 +858,10 @@ def _field_value(where: str, field: _Field, value: Any) -> Any:
     if isinstance(value, str):
         value = value.strip()
         if _is_secret(field):
-            value = _secret_or_reference(value)  # before it can be in the traceback of a refusal
-        if not (_is_secret(field) and re.fullmatch(_REFERENCE, value)):
-            _check_text(where, kind, value)
+            if re.fullmatch(_REFERENCE, value):
+                return value
+            value = _Secret(value)  # before it can be in the traceback of a refusal
+        _check_text(where, kind, value)
     return value
 
 
@@ -1015,8 +1014,8 @@ class BaseAlerter(_Record):
         if not isinstance(value, (tuple, list)):
             return
         for text in value:
-            problem = self._problem(name, str(text))
-            if text and problem:
+            problem = text and self._problem(name, str(text))
+            if problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -2220,7 +2219,8 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
 _MARKER = r'(?:"|\\n)Question ([0-9a-f]{16})\s*"'  # the last line of every question, in a row as JSON
 _CALLED = 30  # approvers at most: they have to fit into one message with its text
 _STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"}  # of lines without spans
-_UNMARKED = r"(?![^a-zA-Z]|.*://)[^@&<>`*_~|\\[\]]*"  # a line that is the same on each service
+_UNFORMED = ("text", "plain", "code", "title", "facts")  # kinds whose lines stand as they are
+_UNMARKED = r"(?![^a-zA-Z0-9]|\d+\.\s|.*://)[^@&<>`*_~|\\[\]\n]*"  # a line that is the same on each service
 _LEFT_OUT = "… {:,} characters left out …"
 _NO_FILES = "a webhook takes no files, only an image's URL"
 _GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check begins with
@@ -2320,9 +2320,9 @@ class _ChatAlerter(BaseAlerter):
         """Try the credentials, what they may do, the channel, and reading there."""
         return _report(self._who, self._points())
 
-    def send(self, message: _Text, params: _Params = None) -> Receipt:
+    def send(self, message: Any, params: Any = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
-        draft = _Draft(self, _message(message), params)
+        draft = _Draft(self, message, params)
         pages = self._cut(draft)
         question = draft.message._question
         draft.until = self._until(_SEND_BUDGET)
@@ -2452,12 +2452,12 @@ class _ChatAlerter(BaseAlerter):
 
     def _write(self, block: _Block, line: Any) -> Any:
         """Return one line of a block in the service's markup; of facts, name and value."""
-        if block.kind == "facts":  # empty ones would be refused
-            return tuple([_marked(block, words, self._mark, {}) or "\u200b" for words in line])
+        if isinstance(line, tuple):  # name and value of a fact; empty ones would be refused
+            return tuple([self._write(block, words) or "\u200b" for words in line])
+        if block.kind in _UNFORMED and re.fullmatch(_UNMARKED, line):  # as most lines, and this is soon seen
+            return line
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
-        if block.kind == "text" and re.fullmatch(_UNMARKED, line):  # as most lines, and this is soon seen
-            return line
         return _marked(block, line, self._mark, self._forms, self._bullet)
 
     def _cost(self, written: Any) -> int:
@@ -2828,9 +2828,9 @@ class SlackAlerter(_ChatAlerter):
                 f"{link}\nThen install it to the workspace, and copy the Bot User OAuth Token.")
 
     def _problem(self, name: str, text: str) -> str:
-        ours = re.match(_ON_SLACK, self.slack_webhook_url or self.slack_api_url)
-        if name in ("approvers", "mention") and not ours and re.fullmatch(r"[\w.-]+", text):
-            return ""  # other servers of its protocol have ids of other forms
+        if name in ("approvers", "mention") and re.fullmatch(r"[\w.-]+", text):
+            if not re.match(_ON_SLACK, self.slack_webhook_url or self.slack_api_url):
+                return ""  # other servers of its protocol have ids of other forms
         return super()._problem(name, text)
 
     def _points(self) -> Iterator[tuple[str, str]]:
@@ -5111,7 +5111,7 @@ class StackStore:
         data = self._load()
         found: dict[str, _Dict] = _sound(data, "alerters")
         for entry in found.values():
-            secrets = [name for name in entry if re.search(_SECRET_NAME, name, re.I)]
+            secrets = [name for name in entry if re.search(_SECRET_NAME, name)]
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
                 secrets += _secrets_of(_flavor(entry["flavor"], data))
             for name in secrets:
@@ -6203,8 +6203,7 @@ def _remember_secret(value: str) -> None:
 
 
 def _hide(text: str) -> str:
-    """Return `text` with every known secret masked."""
-    # The longest first, for one may hold another. One pattern of them all would be ten times as slow.
+    """Return `text` with every known secret masked, the longest first, for one may hold another."""
     for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
         text = text.replace(secret, _MASK)
     return text
@@ -6262,9 +6261,10 @@ def _clean(text: object) -> str:
         clean = str(text).replace("\r\n", "\n").replace("\r", "\n")
     except Exception as error:  # a value that cannot be shown must not cost the alert
         clean = f"<{type(text).__name__}: {type(error).__name__}>"
-    clean = re.sub(_TERMINAL, "", clean)
-    clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return _hide(clean.translate(_HARMLESS))
+    if not clean.isprintable():  # as most values are, and then there is nothing of all that
+        clean = re.sub(_TERMINAL, "", clean)
+        clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace").translate(_HARMLESS)
+    return _hide(clean)
 
 
 def _one_line(text: object, limit: int = 500) -> str:
@@ -6323,7 +6323,7 @@ def _unfenced(text: str) -> str:
 
 
 def _fenced(text: str) -> str:
-    return "```\n" + _unfenced(text.rstrip()) + "\n```"
+    return f"```\n{_unfenced(text.rstrip())}\n```"
 
 
 def _defuse(text: str) -> str:
@@ -6427,7 +6427,10 @@ def _body(text: str) -> list[_Block]:
     blocks: list[_Block] = []
     if not text.strip("`~ \t\n"):  # a lone fence, say, is shown as it is
         return [_Block("plain", [text])]
-    for prose, _, _, language, code in re.findall(_PARTS_OF_TEXT, text + "\n"):
+    parts = [(text + "\n", "", "", "", "")]
+    if re.search("```|~~~", text):
+        parts = re.findall(_PARTS_OF_TEXT, text + "\n")
+    for prose, _, _, language, code in parts:
         _add_prose(blocks, prose.split("\n"))
         if code:
             blocks.append(_Block("code", code.rstrip().split("\n"), label=language))
@@ -6664,15 +6667,15 @@ class _File:
         self.sent_as = name  # where a service takes not all letters
         found = re.match(_IMAGE, data, re.S)
         self.image = shown and bool(found)
-        self.ending = ".bin"  # if it has no name
-        kind, packed = _mimetypes.guess_type(name)
-        self.type = kind or "application/octet-stream"
+        self.type, self.ending = "application/octet-stream", ".bin"
         if found:
             self.type, self.ending = f"image/{found.lastgroup}", f".{found.lastgroup}"
-        elif packed or self.type.startswith(("message/", "multipart/")):  # these must not be in base64
-            self.type = "application/octet-stream"
-        elif self.type.startswith("text/"):
-            self.type += "; charset=utf-8"
+        elif data:  # else not asked for: the system's list of types is read for it
+            kind, packed = _mimetypes.guess_type(name)
+            if kind and not packed and not kind.startswith(("message/", "multipart/")):  # never in base64
+                self.type = kind
+            if self.type.startswith("text/"):
+                self.type += "; charset=utf-8"
 
     @property
     def label(self) -> str:
@@ -6733,10 +6736,7 @@ def _bytes_of(source: Any) -> bytes:
         return _whole(source)
     mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
     if mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
-        wanted = "RGB"
-        if mode.lower().endswith("a"):
-            wanted = "RGBA"
-        source = source.convert(wanted)
+        source = source.convert("RGBA")
     save = getattr(source, "savefig", None) or getattr(source, "save", None)
     if not save:
         raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
@@ -6768,7 +6768,9 @@ def _whole(file: Any) -> bytes:
 
 
 # === HTTP and TLS ===
+_HAS_SETTINGS = sys.platform in ("win32", "darwin")  # for a proxy; elsewhere it takes a variable
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_AGENT = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"  # as Discord wants it
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
@@ -6842,8 +6844,7 @@ class _Wire:
         return count
 
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        link: Any = self
-        return io.BufferedReader(_socket.SocketIO(link, "r"))
+        return io.BufferedReader(_socket.SocketIO(self, "r"))  # type: ignore[arg-type]
 
     def encrypt(self, trust: _Trust, host: str) -> None:
         """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
@@ -7009,7 +7010,8 @@ class _Proxy:
 
 
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
-    if _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
+    asked = _HAS_SETTINGS or "_proxy" in " ".join(os.environ).lower()
+    if not asked or _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
         return None
     found = _Hidden(_urllib.getproxies())
     for kind in ("https", "all"):
@@ -7039,8 +7041,7 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     left = min(deadline - time.monotonic(), _SOCKET_TIMEOUT)
     if left <= 0:
         raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
-    trouble = _Unreachable(f"{place}: no connection", "the host has no address: check its name")
-    for *_, address in found:
+    for *_, address in found:  # there is one at least
         try:
             # As text with the scope of an IPv6 one, without which there is no way to it.
             numeric = _socket.getnameinfo(address, _socket.NI_NUMERICHOST | _socket.NI_NUMERICSERV)
@@ -7101,7 +7102,7 @@ class _Answer:
                 raise _http_client.IncompleteRead(b"")
         self.status, self.headers, self.now = response.status, response.headers, now
         self.stays = not response.will_close
-        self.text = self.body.decode("utf-8-sig", "replace")
+        self.text = self.body.decode("utf-8", "replace").lstrip("\ufeff")
 
     def json(self) -> Any:  # None if it is not JSON
         with contextlib.suppress(ValueError, RecursionError):
@@ -7166,9 +7167,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
     outcome "unknown" once a request was written.
     """
-    # The form that Discord wants (docs.discord.com/developers/reference#user-agent).
-    agent = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"
-    headers = {"User-Agent": agent, **headers}
+    headers = {"User-Agent": _AGENT, **headers}
     if body:
         headers["Content-Length"] = str(sum(map(len, body)))
     kept, wire, written = _KEPT.get(), None, False
@@ -7203,9 +7202,10 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
 def _place_of(url: str) -> tuple[bool, str, int]:
     """Return whether TLS is spoken there, the host, and the port."""
     parts = _parse.urlsplit(url)
-    if parts.scheme == "https":
-        return True, _host_of(parts), parts.port or 443
-    return False, _host_of(parts), parts.port or 80
+    encrypted, usual = True, 443
+    if parts.scheme == "http":
+        encrypted, usual = False, 80
+    return encrypted, _host_of(parts), parts.port or usual
 
 
 def _reach(who: str, place: tuple[bool, str, int], deadline: float) -> _Wire:
