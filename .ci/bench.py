@@ -49,6 +49,7 @@ with urllib.request.urlopen(request, timeout=30) as answer:
 """
 OUR_PROGRAM = """
 import alerters
+alerters._is_loopback = lambda host: False  # or no proxy would be looked for, as for Slack's own host
 alerter = alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C012", slack_api_url="HTTPS/api")
 raise SystemExit(not alerter.post("Nightly run finished"))
 """
@@ -288,8 +289,10 @@ def fetch(url: str, data: bytes | None = None, kind: str = "application/json", m
 
 
 def alerter_of(flavor: str, base: str, smtp: int = 0, **attributes: Any) -> Any:
-    from alerters import FLAVORS
-    kind = FLAVORS[flavor]
+    import alerters
+    kind = alerters.FLAVORS[flavor]
+    if base.startswith("https:"):                                 # a proxy is looked for, as urllib does
+        alerters._is_loopback = lambda host: False
     return (type("Virtual", (kind,), attributes) if attributes else kind)(**{
         "slack": {"slack_token": "xoxb-1", "slack_channel_id": "C012", "slack_api_url": base + "/api"},
         "discord": {"discord_token": "token", "discord_channel_id": "123456789012345678",
