@@ -6968,6 +6968,13 @@ def test_every_module_is_named_in_an_import_statement():
     assert "\n    class Watch(_Watch):\n" in source and ") -> Watch:\n" in source  # types show this name
 
 
+@posix
+def test_the_clock_goes_on_while_a_mac_sleeps(monkeypatch):
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME", raising=False)
+    monkeypatch.setattr(time, "clock_gettime", {time.CLOCK_MONOTONIC: 5.0}.get)
+    assert alerters._Clock.monotonic() == 5.0
+
+
 # === The store ===
 def test_a_new_store_posts_to_the_console_and_reading_writes_nothing(tmp_path, monkeypatch):
     store = StackStore(tmp_path / "not" / "there" / "stacks.json")
