@@ -60,8 +60,10 @@ if TYPE_CHECKING:
     import inspect as _inspect
     import ipaddress as _ipaddress
     import json as _json
+    import locale as _locale
     import logging as _logging
     import mimetypes as _mimetypes
+    import msvcrt as _msvcrt
     import pathlib as _pathlib
     import secrets as _secrets
     import select as _select
@@ -5865,7 +5867,7 @@ def _cmd_run(options: Any) -> int:
         _complain(f"{error}; the command runs all the same")
 
     def tell() -> None:
-        if targets and (job.failed or job.seconds >= least):
+        if job.failed or job.seconds >= least:
             with _telling():
                 _post_to(targets, job.message(options.title or _job_name(options.command)), None)
         for stream in job.copies:
@@ -5924,11 +5926,13 @@ class _Job:
         inlets = {number: stream.inlet for stream in self.copies for number in stream.numbers}
         start: Any = functools.partial(_subprocess.Popen, close_fds=False, stdout=inlets.get(1),
                                        stderr=inlets.get(2))
-        self.news = dict.fromkeys(signals.news(), False)  # the job has not got what came before it ran
+        self.news, signals.heard = signals.news(), b""  # the job has not got what came before it ran
         try:
             return start(self.command)
         except OSError as error:
             script = _shutil.which(self.command[0]) or ""
+            if script and not _FORKS:  # Windows itself looks for .exe alone, and npm is a .cmd
+                return start([script, *self.command[1:]])
             first = ""
             with contextlib.suppress(OSError), open(script, "rb") as file:
                 first = file.readline(500).decode("utf-8", "replace")
@@ -5946,11 +5950,11 @@ class _Job:
         """Pass on the signals that come for us alone, until it has ended."""
         code = None
         while code is None or self.news:
-            for number, has_it in self.news.items():
+            for number in self.news:
                 name = _signal.Signals(number).name
                 if name in _STOPS:
                     self.got.append(name)
-                if not has_it:
+                if number not in signals.heard:
                     with contextlib.suppress(PermissionError):  # it belongs to another, as by sudo
                         child.send_signal(number)
             code = child.poll()
@@ -6058,7 +6062,7 @@ class _Copy:
         if not _FORKS:
             seconds = _LAST_WORDS
         self.thread.join(seconds)
-        if _FORKS and self.going_on and not self.thread.is_alive():
+        if self.going_on and not self.thread.is_alive():
             with contextlib.suppress(OSError):  # no more processes
                 _fork(self._copy_all, self.source, self.numbers[0])
             self.going_on = False
@@ -6070,7 +6074,10 @@ class _Copy:
             tail = tail[4096:]
         if b"\0" in tail:
             return []  # data, nothing to read
-        text = re.sub(_TERMINAL, "", tail.decode("utf-8", "replace"))
+        text = tail.decode("utf-8", "replace")
+        if "\ufffd" in text:  # many programs of Windows do not write UTF-8
+            text = tail.decode(_locale.getpreferredencoding(False), "replace")
+        text = re.sub(_TERMINAL, "", text)
         text = re.sub(r"(?m)^[^\n]*\r(?=[^\r\n])", "", text).replace("\r", "")  # progress bars as they ended
         return _hide(text).rstrip().splitlines()[-_SHOWN:]
 
@@ -6084,6 +6091,7 @@ class _Signals:
     """
     def __enter__(self) -> _Signals:
         self.came: list[int] = []
+        self.heard = b""  # those of the last news that the job has got, too
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
@@ -6119,21 +6127,21 @@ class _Signals:
             line.send(heard + b"\0")
             del self.came[:len(heard)]
 
-    def news(self) -> dict[int, bool]:
-        """Return each signal that has come, and if the job has it, too."""
+    def news(self) -> bytes:
+        """Return the signals that have come since the last time."""
         if not self.came:
-            return {}
+            return b""
         time.sleep(_GROUP_TIME)
-        heard = b""
+        self.heard = b""
         if not _FORKS:  # a console of Windows tells the job
-            heard = bytes(range(256))
+            self.heard = bytes(range(256))
         with contextlib.suppress(OSError):  # somebody stopped or killed the witness
             if self._witness:
                 self._witness.send(b"?")
-                heard = self._witness.recv(4096)
+                self.heard = self._witness.recv(4096)
         came = bytes(self.came)
         del self.came[:len(came)]
-        return {number: number in heard for number in came}
+        return came
 
 
 def _fork(work: Callable[[], object], *kept: int) -> None:
