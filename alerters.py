@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import email.message as _email_message
     import email.policy as _email_policy
     import email.utils as _email_utils
+    import fcntl as _fcntl
     import getpass as _getpass
     import hashlib as _hashlib
     import html as _html
@@ -84,11 +85,10 @@ if TYPE_CHECKING:
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from dataclasses import dataclass as _dataclass
-    from typing import Any, Dict, Literal, NoReturn, Optional, Tuple, TypeVar, Union
+    from typing import Any, Dict, Literal, NoReturn, Optional, TypeVar, Union
     from typing import overload as _overload
 
     _Dict = Dict[str, Any]
-    _Span = Tuple[str, str, str]  # style, text, url
     _Mark = Callable[[str, str, str], str]  # of a span -> markup
     _Field = dataclasses.Field[Any]
     _Text = Union[str, "AlerterMessage", BaseException]  # what a message may be given as
@@ -98,11 +98,9 @@ if TYPE_CHECKING:
     _Params = Optional["AlerterParameters"]
     _Target = Union["BaseAlerter", str, None]
     _Level = Literal["info", "success", "warning", "error"]
-    _Reading = Tuple[Any, Optional["DeliveryError"]]  # rows of Slack, and why they are not all
     _Cure = Literal["again", "look", "later", "people"]  # see DeliveryError
     _Status = Literal["approved", "declined", "timeout"]
     _T = TypeVar("_T")
-    _Listen = Literal["thread", "channel"]
     _TLS = Union[bool, Literal["ssl", "starttls"]]
     _A = TypeVar("_A", bound="BaseAlerter")
     _F = TypeVar("_F", bound=Callable[..., Any])
@@ -119,9 +117,9 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "getpass hashlib html html.parser http.client imaplib inspect ipaddress json logging "
-                  "mimetypes pathlib secrets select shlex shutil signal smtplib socket ssl stat "
-                  "subprocess termios threading traceback unicodedata warnings").split():
+                  "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
+                  "logging mimetypes msvcrt pathlib secrets select shlex shutil signal smtplib socket ssl "
+                  "stat subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
@@ -2781,7 +2779,7 @@ class SlackAlerter(_ChatAlerter):
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
     case_sensitive: bool = _field(False, _CASE, "bool")
-    listen: _Listen = _field("thread", _LISTEN, "listen")
+    listen: Literal["thread", "channel"] = _field("thread", _LISTEN, "listen")
 
     flavor = "slack"
     _ids = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
@@ -2904,7 +2902,7 @@ class SlackAlerter(_ChatAlerter):
         question._thread_read = self.clock.monotonic()
         return row, rows
 
-    def _read_view(self, view: _View, question: Question) -> _Reading:
+    def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
         """Read a thread; or a channel from the oldest question that somebody waits for on."""
         if view.thread:
             return self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
@@ -2917,7 +2915,7 @@ class SlackAlerter(_ChatAlerter):
         return self._read(view, question, "history", args, 1 + len(refs) // 10)
 
     def _read(self, view: _View, question: Question, kind: str, args: _Dict,
-              most: int | None = None) -> _Reading:
+              most: int | None = None) -> tuple[Any, DeliveryError | None]:
         """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
 
         Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
@@ -3311,7 +3309,7 @@ class DiscordAlerter(_ChatAlerter):
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
     case_sensitive: bool = _field(True, _CASE, "bool")
-    listen: _Listen = _field("thread", _LISTEN, "listen")
+    listen: Literal["thread", "channel"] = _field("thread", _LISTEN, "listen")
     default_discord_channel_id: str = _field("", "the older name of discord_channel_id", "id")
 
     flavor = "discord"
@@ -4834,8 +4832,7 @@ class ConsoleAlerter(BaseAlerter):
         ConsoleAlerter._shown = question
         if sys.platform == "win32":
             while self._ready():
-                import msvcrt
-                msvcrt.getwch()
+                _msvcrt.getwch()
         elif _is_terminal(sys.stdin):
             _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
         self._write(f"[?] {text}")
@@ -4850,8 +4847,7 @@ class ConsoleAlerter(BaseAlerter):
     def _ready(self) -> bool:
         """True if a line was typed; on Windows, if a key was."""
         if sys.platform == "win32":
-            import msvcrt
-            return msvcrt.kbhit()
+            return _msvcrt.kbhit()
         return bool(_select.select([sys.stdin], [], [], 0)[0])
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
@@ -4885,10 +4881,8 @@ def _is_terminal(stream: Any) -> bool:
 
 def _has_input_box() -> bool | None:
     """True in a notebook where somebody can type, as its front end says for each cell; None: no notebook."""
-    if "ipykernel" not in sys.modules:
-        return None
-    box = getattr(input, "__self__", None)  # of ipykernel, which puts its own in place of input()
-    return getattr(box, "_allow_stdin", None)
+    kernel = getattr(input, "__self__", None)  # of ipykernel, which puts its own in place of input()
+    return getattr(kernel, "_allow_stdin", None)
 
 
 def _typed_in_box(seconds: float) -> str | None:
@@ -5053,6 +5047,7 @@ def _stray_variable(alerters: Mapping[str, Any]) -> str:
 
 # === The store ===
 _CONFIG_FOLDER = "APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME"  # the variable that names it
+_BUSY = PermissionError if os.name == "nt" else BlockingIOError  # by which a file is another's just now
 _USUAL_STORES: dict[str, str] = {}  # what $ALERTERS_STORE said, and which file that was when first used
 
 
@@ -5161,7 +5156,7 @@ class StackStore:
 
     def active_stack(self) -> str:
         """Return the name of the stack in use; `$ALERTERS_STACK` chooses one for this process."""
-        return os.environ.get("ALERTERS_STACK") or str(self._load()["active_stack"])
+        return os.environ.get("ALERTERS_STACK") or self._load()["active_stack"]
 
     def load_alerter(self, name: str | None = None) -> BaseAlerter:
         """Return an alerter by its name, or the first of the active stack."""
@@ -5171,10 +5166,10 @@ class StackStore:
         return first
 
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
-        data = self._load()
+        data = self._load()  # once: another process may make another stack active meanwhile
         members = [name or ""]
         if not name:
-            active = os.environ.get("ALERTERS_STACK") or data["active_stack"]  # as of the same reading
+            active = os.environ.get("ALERTERS_STACK") or data["active_stack"]
             members = _entry(data, "stacks", stack or active)
         alerters: list[BaseAlerter] = []
         for member in members:
@@ -5202,8 +5197,8 @@ class StackStore:
     def _load(self) -> _Dict:
         data: Any = {}
         try:
-            with open(_open_plain(self.path, os.O_RDONLY), encoding="utf-8-sig") as file:  # editors put a BOM
-                data = _json.load(file)
+            with open(_when_free(2.0, _open_plain, self.path, os.O_RDONLY), "rb") as file:
+                data = _json.load(file)  # of UTF-8 or UTF-16, with a BOM or without, as editors write it
             if not isinstance(data, dict):
                 raise ValueError("it is no store of alerters")
             if data.get("version", 1) != 1:
@@ -5240,7 +5235,7 @@ class StackStore:
                     file.write(f"{text}\n".encode("utf-8", "backslashreplace"))  # half a character, too
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(draft, self.path)
+                _when_free(2.0, os.replace, draft, self.path)
             except (OSError, TypeError, ValueError, RecursionError) as error:
                 with contextlib.suppress(OSError):
                     os.unlink(draft)
@@ -5271,7 +5266,7 @@ def _open_plain(path: str, flags: int) -> int:
     return file
 
 
-def _hand_over(made: int | str, model: str) -> None:
+def _hand_over(made: int | _pathlib.Path, model: str) -> None:
     """Give what root made to the owner of `model`, or of its folder: a user's store stays the user's."""
     if sys.platform != "win32" and os.geteuid() == 0:
         if not os.path.exists(model):
@@ -5280,33 +5275,26 @@ def _hand_over(made: int | str, model: str) -> None:
         os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(made, int))
 
 
-def _make_folder(path: str) -> None:
-    if not os.path.isdir(path):
-        _make_folder(os.path.dirname(path))
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-            _hand_over(path, os.path.dirname(path))
-
-
 @contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
     """Hold the lock of a store; a process that dies lets go of it."""
-    lock, end = f"{path}.lock", time.monotonic() + 60
+    lock = f"{path}.lock"
     with contextlib.ExitStack() as at_the_end:
         try:
             if path[:1] == "~":
                 raise OSError("no home folder is known")
-            _make_folder(os.path.dirname(path))
+            for folder in reversed(_pathlib.Path(path).parents):
+                if not folder.is_dir():
+                    with contextlib.suppress(FileExistsError):
+                        folder.mkdir(0o700)
+                        _hand_over(folder, str(folder.parent))
             try:  # only what was made here is handed over: another file may be a link to somebody's own
                 file = _open_plain(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL)
                 _hand_over(file, path)
             except FileExistsError:
                 file = _open_plain(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
             at_the_end.callback(os.close, file)
-            while not _lock(file):
-                if time.monotonic() > end:
-                    raise TimeoutError("another process holds it")
-                time.sleep(0.01)
+            _when_free(60.0, _lock, file)
             at_the_end.callback(_lock, file, False)  # a child that was forked meanwhile has it open, too
         except OSError as error:
             raise StoreError(f"{lock}: cannot be locked ({_reason(error)}): choose another store with "
@@ -5314,21 +5302,26 @@ def _locked(path: str) -> Iterator[None]:
         yield
 
 
-def _lock(file: int, hold: bool = True) -> bool:
-    """Take the lock, or let go of it; False: another process has it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-            msvcrt.locking(file, msvcrt.LK_NBLCK if hold else msvcrt.LK_UNLCK, 1)
-        else:
-            import fcntl
-            how = fcntl.LOCK_UN
-            if hold:
-                how = fcntl.LOCK_EX | fcntl.LOCK_NB
-            fcntl.flock(file, how)
-        return True
-    except (BlockingIOError, PermissionError):
-        return False
+def _lock(file: int, hold: bool = True) -> None:
+    """Take the lock, or let go of it."""
+    if sys.platform == "win32":
+        _msvcrt.locking(file, _msvcrt.LK_NBLCK if hold else _msvcrt.LK_UNLCK, 1)
+    elif hold:
+        _fcntl.flock(file, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    else:
+        _fcntl.flock(file, _fcntl.LOCK_UN)
+
+
+def _when_free(seconds: float, work: Callable[..., _T], *given: Any) -> _T:
+    """Return work(…), tried again while another process holds the file: on Windows even one that reads it."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return work(*given)
+        except _BUSY:
+            if time.monotonic() > end:
+                raise TimeoutError("another process holds it, or it may not be changed") from None
+        time.sleep(0.01)
 
 
 _IS_SOUND: dict[str, Callable[[Any], bool]] = {  # an entry of another shape is set aside, and kept
@@ -5939,7 +5932,7 @@ class _Job:
             if first.startswith("#!") and isinstance(error, FileNotFoundError):
                 interpreter = first[2:].strip(" \n")
                 raise FileNotFoundError(f"its interpreter {interpreter!r} is missing") from None
-            if error.errno != errno.ENOEXEC or "\0" in first or not _FORKS:
+            if error.errno != errno.ENOEXEC or "\0" in first:
                 raise
             return start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
         finally:
@@ -6101,7 +6094,11 @@ class _Signals:
                     self._handlers[number] = _signal.signal(number, self._note)
             if sys.platform != "win32":  # if it were ignored, nobody would hear of an exit code
                 self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-                self._call_witness()
+                with contextlib.suppress(OSError):  # no more descriptors or processes: each is passed on
+                    self._witness, line = _socket.socketpair()
+                    self._witness.settimeout(1)
+                    with line:
+                        _fork(functools.partial(self._bear_witness, line), line.fileno())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -6112,13 +6109,6 @@ class _Signals:
 
     def _note(self, number: int, frame: object) -> None:
         self.came.append(number)
-
-    def _call_witness(self) -> None:
-        with contextlib.suppress(OSError):  # no more descriptors or processes: each signal is passed on
-            self._witness, line = _socket.socketpair()
-            self._witness.settimeout(1)
-            with line:
-                _fork(functools.partial(self._bear_witness, line), line.fileno())
 
     def _bear_witness(self, line: _socket.socket) -> None:
         self.came.clear()
@@ -6231,7 +6221,7 @@ def _reveal(value: str, where: str) -> str:
     if source == "file":
         raised = _SecretAway
         try:
-            found = _pathlib.Path(name).read_text("utf-8")
+            found = _pathlib.Path(name).read_text("utf-8-sig")  # Windows' editors put a BOM
         except (OSError, ValueError) as error:
             problem, found = f"cannot be read: {_reason(error)}", None
     if found is not None:
@@ -6283,7 +6273,7 @@ def _one_line(text: object, limit: int = 500) -> str:
     return line
 
 
-def _spans(line: str, pattern: str = _INLINE) -> Iterator[_Span]:
+def _spans(line: str, pattern: str = _INLINE) -> Iterator[tuple[str, str, str]]:
     """Yield (style, text, url) of one line: text, bold, italic, strike, code, link."""
     if not re.search("[`*_~[]|://", line):  # as most lines, and this is soon seen
         yield "text", line, ""
@@ -6316,7 +6306,7 @@ def _bare_words(style: str, text: str, url: str) -> str:
     return text
 
 
-def _in_markup(spans: Iterable[_Span], mark: _Mark, forms: Mapping[str, str]) -> str:
+def _in_markup(spans: Iterable[tuple[str, str, str]], mark: _Mark, forms: Mapping[str, str]) -> str:
     """Return spans in some markup. In what is bold, italic or struck may stand links and code."""
     words = ""
     for style, text, url in spans:
@@ -7344,7 +7334,7 @@ def _typed_message(options: Any) -> AlerterMessage:
         except (AttributeError, ValueError):  # it is None, or closed
             raise ConfigError("- reads standard input, which is closed") from None
         if isinstance(text, bytes):
-            text = text.decode("utf-8-sig", "replace")  # PowerShell writes a BOM
+            text = text.decode("utf-8-sig", "replace").replace("\r\n", "\n")  # as PowerShell writes it
     return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
 
 

@@ -3293,7 +3293,7 @@ def test_images_that_cannot_be_read_are_named_and_the_text_goes_out(chats, tmp_p
     images += [PNG] * (kind == "slack webhook")  # which takes none
     assert alerter.post(AlerterMessage("Plots", "the text", images=images)) is True
     seen = _seen(kind, service)
-    assert "the text" in seen and "none.png could not be shown: No such file or directory" in seen
+    assert "the text" in seen and re.search(r"none.png could not be shown: .+ file", seen)
     for address in "https://x/y.png", "https://x.example/a b.png", "s3://b/x.png":
         assert f"{address} could not be shown" in seen.replace("\\", "")
     assert seen.count("could not be shown") == len(images) == len(errors_of(caplog, logging.WARNING))
@@ -3414,7 +3414,7 @@ def test_no_file_is_lost_among_many(chats, caplog, kind, case):
 
 def test_a_file_from_the_command_line(chats, tmp_path, capsys):
     service = chats["slack"][1]
-    files = [tmp_path / "売上.csv", tmp_path / "<!channel> *x*.log"]
+    files = [tmp_path / "売上.csv", tmp_path / ("x" if os.name == "nt" else "<!channel> *x*.log")]
     for file in files:
         file.write_bytes(b"x")
     store_alerter(service)
@@ -3565,7 +3565,7 @@ def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
 
 
 @pytest.mark.parametrize("given, field, said", [  # given: a file, or the value in the environment
-    ("file./no/such\0file", "slack_token", "file /no/such.file cannot be read: embedded null byte"),
+    ("file./no/such\0file", "slack_token", "file /no/such.file cannot be read: embedded null .+"),
     (" ", "slack_token", "env OF_TEST holds no usable secret: nothing, or several lines"),
     ("a\nsecond-secret", "slack_token", "env OF_TEST holds no usable secret: .*"),
     (None, "slack_token", "env OF_TEST is not set"), ("xapp-1", "slack_token", "an app-level token .*"),
@@ -3588,7 +3588,7 @@ def test_a_reference_that_leads_to_no_secret_is_one_clear_line(monkeypatch, give
 
 
 def test_references_are_resolved_on_use_and_kept_as_they_are(slack, discord, monkeypatch, tmp_path):
-    (tmp_path / "hook").write_text(discord.webhook_url + "\n")
+    (tmp_path / "hook").write_text(discord.webhook_url + "\n", "utf-8-sig")  # as Notepad may save it
     hook = in_time(DiscordAlerter, discord.clock)(discord_webhook_url="{{ file.%s }}" % (tmp_path / "hook"))
     store_alerter(slack, clock=slack.clock, slack_token="{{env.SLACK_TOKEN_OF_TEST}}")
     bot = StackStore().load_alerter("my_slack_alerter")
@@ -5821,7 +5821,7 @@ def test_a_text_that_mail_programs_would_clip_is_whole_in_a_file(length, relay):
 
 
 def test_images_of_every_kind_arrive_byte_for_byte_where_the_html_shows_them(relay, tmp_path, caplog):
-    path = tmp_path / "loss curve ü\".png"
+    path = tmp_path / ("loss curve ü.png" if os.name == "nt" else "loss curve ü\".png")
     path.write_bytes(MAIL_PNG * 9)  # more than is coded at once
     images = [path, str(path), MAIL_JPG, bytearray(MAIL_GIF), memoryview(MAIL_PNG), _Figure(), _Picture(),
               b"RIFF1234WEBPxx", tmp_path / "gone.png", b"", _Figure(b""), 42, "https://example.org/x.png"]
@@ -7018,6 +7018,7 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(gone)
     monkeypatch.setenv("ALERTERS_STORE", "nowhere.json")
     assert post("still told") is True
+    assert "json.lock: cannot be locked (No such" in run_cli(capsys, "register", "a", "--flavor=console")[2]
 
 
 def test_what_the_file_looks_like():
@@ -7041,7 +7042,7 @@ def test_what_the_file_looks_like():
         with pytest.raises(ConfigError, match=said):
             call()
     wanted.update(owner="Ann", later={"x": [1, None, "é"]})
-    write_store(b"\xef\xbb\xbf" + json.dumps(wanted).encode())  # as some editors save it
+    write_store(json.dumps(wanted).encode("utf-16"))  # as PowerShell saves it
     store.update_alerter("team", slack_channel_id="C2", timeout=datetime.timedelta(seconds=5))
     store.update_alerter("team", approvers=None)
     assert store.load_alerter("team").timeout == 5
@@ -7100,8 +7101,8 @@ ODD_STORES = [  # of an unknown flavor, field, alerter or stack
 
 
 def test_a_broken_store_is_named_and_left_as_it_is(capsys):
-    said = (rf"alerters: {os.path.realpath(store_file())}: cannot be read \(.+\); it was left as it is: "
-            r"mend it, or choose another with \$ALERTERS_STORE\n")
+    said = (rf"alerters: {re.escape(os.path.realpath(store_file()))}: cannot be read \(.+\); it was left as "
+            r"it is: mend it, or choose another with \$ALERTERS_STORE\n")
     for content in (*NO_STORES, *ODD_STORES):
         write_store(content)
         for line in ("post x", "stack set prod", "ask x"):
@@ -7192,19 +7193,13 @@ def test_a_failure_in_mid_write_keeps_the_old_file(monkeypatch, received):
     assert store.alerters()["team"]["slack_channel_id"] == "C2"
 
 
-WRITER = """
-import sys, alerters
-for number in range(int(sys.argv[2])):
-    alerters.StackStore().register_alerter(f"{sys.argv[1]}-{number}", "console")
-    print(flush=True)
-"""
-
-
 @posix
 def test_many_writers_and_kills_in_mid_write_lose_and_break_nothing():
-    each, writing, kills = (50, 2, 30) if MORE else (4, 0, 1)
-    writers = {name: start_program("-c", WRITER, name, 10**6 if name[0] == "k" else each) for name in (
-        *(f"p{n}" for n in range(writing)), *(f"k{n}" for n in range(kills)))}
+    each, kills = (50, 30) if MORE else (4, 1)
+    program = ("import sys, alerters\nfor number in range(10**6):\n"
+               "    alerters.StackStore().register_alerter(f'{sys.argv[1]}-{number}', 'console')\n"
+               "    print(flush=True)")
+    writers = {f"k{n}": start_program("-c", program, f"k{n}") for n in range(kills)}
 
     def work(name):
         for n in range(each):
@@ -7215,29 +7210,15 @@ def test_many_writers_and_kills_in_mid_write_lose_and_break_nothing():
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         threads = pool.map(work, done)
         for number, (name, process) in enumerate(writers.items()):
-            if name[0] == "k":
-                time.sleep(0.0007 * (number % 17))
-                process.kill()
+            time.sleep(0.0007 * (number % 17))
+            process.kill()
             done[name] = 1 + process.stdout.read().count("\n")
             end_of(process)
         assert list(threads) == [None, None]
-    assert [done[name] for name in writers if name[0] == "p"] == [each] * writing
     promised = {f"{name}-{n}" for name in done for n in range(done[name])} | {"console"}
     found = set(json.loads(read_store())["alerters"])
     assert promised - found == set(), "an entry was lost"
     assert len(found - promised) <= kills  # written, and killed before it could say so
-
-
-def test_a_stack_that_another_process_makes_active_meanwhile_is_no_mistake(monkeypatch):
-    store, load = two_alerters(), StackStore._load
-
-    def slow_load(self):
-        data = load(self)
-        monkeypatch.setattr(StackStore, "_load", load)
-        store.register_stack("new", "team", activate=True)
-        return data
-    monkeypatch.setattr(StackStore, "_load", slow_load)
-    assert StackStore().load_alerter().flavor == "slack" and StackStore().active_stack() == "new"
 
 
 @posix
@@ -7251,6 +7232,14 @@ def test_reading_does_not_wait_for_a_writer_and_writing_does_not_wait_for_ever(m
         with pytest.raises(StoreError, match="another process holds it"):
             StackStore().set_active_stack("default")
     assert 60 <= clock.monotonic() < 61
+    monkeypatch.setattr(alerters, "_BUSY", TypeError)  # in place of Windows' PermissionError
+    turns = [os.replace, len, len]  # len raises one: it takes no two paths
+    monkeypatch.setattr(os, "replace", lambda *paths: turns.pop()(*paths))
+    StackStore().set_active_stack("default")
+    reads, load = [], StackStore._load
+    monkeypatch.setattr(StackStore, "_load", lambda self: reads.append(self) or load(self))
+    assert StackStore().load_alerter().flavor == "console" and not turns
+    assert len(reads) == 1  # at a second one another stack may be active
 
 
 # === Configuration from the environment ===
@@ -8632,7 +8621,7 @@ def test_help_version_and_flavors(capsys):
 def test_post_reads_standard_input_and_odd_texts_and_needs_no_output(received, monkeypatch, capsys):
     def typed(data):
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
-    typed(b"\xef\xbb\xbf" + "körper\nzwei\n".encode() + b"\xff")
+    typed(b"\xef\xbb\xbf" + "körper\r\nzwei\r\n".encode() + b"\xff")  # as from PowerShell
     assert run_cli(capsys, "post", "-", "--title", "T") == (0, "", "")
     assert (received.last.body, received.last.title) == ("körper\nzwei\n\ufffd", "T")
     assert run_cli(capsys, "post", "--title=T", "--", "--dashes") == (0, "", "")
@@ -9447,7 +9436,7 @@ def test_the_commands_of_the_readme_run_as_they_stand(readme, capsys):
                 with contextlib.suppress(ConfigError):
                     StackStore().update_alerter("my_slack_alerter", slack_api_url=readme.api_url)
     err = capsys.readouterr().err
-    assert codes == [0, 2, 2, 0, 0, 0, 0, 0, 0]  # nobody to ask, no terminal to set up on
+    assert codes == [0, 2, 2, 0, 0, 0, 0, 0 if shutil.which("true") else 127, 0]  # nobody to ask, no terminal
     assert "accuracy: 0.95" in err and "nobody can be asked here" in err
     posted = [row["payload"] for row in readme.posted if "thread_ts" not in row["payload"]]
     assert [payload["text"].splitlines()[0] for payload in posted] == ["Hello from my pipeline!", "Deploy?"]
