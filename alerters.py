@@ -3784,7 +3784,7 @@ def _multipart(payload: _Dict | None = None, *files: _File) -> tuple[list[bytes]
 _ADDRESS = r"[^\s@<>()\[\],;:\\\"\x00-\x20\x7f-\U0010ffff]{1,64}@[^\s@<>()\[\],;:\\\"\x00-\x20]{1,255}"
 _MAIL_MAX = 90_000  # characters shown in the mail: Gmail clips at about 100 KB; the rest goes as a file
 _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app password",
-               534: "the server wants an app password", 530: "the server wants a log-in",
+               534: "the server wants an app password", 530: "the server wants a log-in, or TLS first",
                550: "the address or the sender is refused", 552: "the mail is too large"}
 _ABSENT = (r"(?i)out of office|auto(reply)?\s*:|abwesen|automatic reply|automatische? antwo"
            r"|(réponse|respuesta|risposta|resposta) autom")
@@ -3927,7 +3927,7 @@ class SMTPEmailAlerter(BaseAlerter):
         points: list[tuple[str, str]] = []
         for done, way in ways.items():
             try:
-                way(self._until()).sock.close()
+                way(self._until(_SEND_BUDGET)).sock.close()
                 points.append((_GOOD, done))
             except DeliveryError as error:
                 points.append((_BAD, f"{done[:4]}: {error}"))
@@ -4005,7 +4005,7 @@ class SMTPEmailAlerter(BaseAlerter):
         blocks = _lay_out(message, loaded)
         mail.set_content(_as_text(blocks) + "\n")
         if self._option(params, "include_html", True):
-            html = _clean(getattr(params, "html_body", None) or "")
+            html = _clean(self._option(params, "html_body", ""))
             buttons = self._buttons(question, str(mail["Subject"]))
             if html and question:
                 html += _mail_html([_how_to_answer(question)], message.level, buttons, inline=True)
@@ -4057,8 +4057,9 @@ class SMTPEmailAlerter(BaseAlerter):
         for address, error in refused.items():
             said = error.args[0].partition(": ")[2]
             why.append(f"{address} ({said})")
-        error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, code=cause.code,
-                         hint=cause.hint, cure="look" if mail.unheard else cause._cure)
+        error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, hint=cause.hint,
+                         cure=cause._cure)
+        error.outcome = cause.outcome
         if len(refused) < everybody:
             error.outcome = "partial"
         raise error
@@ -4073,12 +4074,12 @@ class SMTPEmailAlerter(BaseAlerter):
                 size = [f"size={mail.size}"]
             _expect(session.mail(self._sender, size), 250)
             for address in list(mail.left):
-                answer = session.rcpt(address)
-                if answer[0] in (250, 251):
+                code, words = session.rcpt(address)
+                if code in (250, 251):
                     taken.append(address)
                     continue
-                refused = _smtplib.SMTPResponseException(*answer)
-                if answer[0] == 421:  # the server leaves
+                refused = _smtplib.SMTPResponseException(code, words)
+                if code == 421:  # the server leaves
                     raise refused
                 mail.refused[address] = refusal = _mail_failure(self._who, refused)
                 if refusal._cure != "again":
@@ -4126,6 +4127,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
                 raise _Unreachable(f"{wire.place}: no greeting in time", hint, cure="later") from None
             _expect(greeting, 220)
+            wire.patience *= 2  # it may scan each mail, or slow down a log-in
             _expect(session.ehlo(), 250)  # smtplib's own EHLO does not tell a server's words against it
             if tls == "starttls":  # never without it where it is wanted: somebody can strip the offer
                 session.starttls(context=trust)
@@ -4147,9 +4149,11 @@ class SMTPEmailAlerter(BaseAlerter):
 
             session = Session()
             session.debug = 0  # a program that sets imaplib.Debug would see the password printed
+            wire.patience *= 2  # Dovecot lets who mistyped a password wait for 17 s
             _imap_login(self._who, session, user, password)
-            if session.select("INBOX", readonly=True)[0] != "OK":
-                raise ValueError("INBOX cannot be opened")
+            status, answer = session.select("INBOX", readonly=True)
+            if status != "OK":
+                raise _imaplib.IMAP4.error(answer[-1])
             return session
 
         return self._session(self.imap_server, self.imap_port, "ssl", until, begin)
@@ -4225,43 +4229,36 @@ class SMTPEmailAlerter(BaseAlerter):
         with box.lock:
             box.questions.add(question)
             since = question._record.asked - 2 * 86400
+            if box.session is None:
+                box.session = self._imap(self._until(_SEND_BUDGET))
+            box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
             try:
-                if box.session is None:
-                    box.session = self._imap(self._until())
-                box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
                 if box.began <= began or since < box.since:  # else another question has looked meanwhile
                     box.began, box.since = self.clock.monotonic(), min(since, box.since)
                     box.look()
                 return self._answers(box, question)
-            except AlerterError:
-                raise
             except Exception as caught:  # as above
-                error = _mail_failure(self._who, caught)
                 box.close()
-        raise error
+                raise _mail_failure(self._who, caught) from None
 
     def _answers(self, box: _Mailbox, question: Question) -> list[_Dict]:
         record, uids = question._record, box.naming(question.token)
         people = set(map(self._person, record.approvers or record.recipients or self.recipient_email))
-        new = sorted(set(uids).difference(box.answers))
+        new = sorted(uids.difference(box.answers))
         for uid, arrived, data in box.fetch(new, f"BODY.PEEK[]<0.{_READ_MAX}>", 1):
             box.answers[uid] = None
             try:
                 box.answers[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 _log().debug("%s: a mail that cannot be read: %s", self._who, _one_line(error))
-        return list(filter(None, map(box.answers.get, uids)))
+        return list(filter(None, map(box.answers.get, sorted(uids))))
 
     def _ready_to_read(self, where: _Dict) -> None:
         until, box = self._until(_SEND_BUDGET), self._box()
-
-        def look() -> None:
-            with box.lock:  # one after the other: see `_Mailbox`
-                if box.session is None and self.clock.monotonic() > box.known_until:
-                    self._imap(until).sock.close()
-                    box.known_until = self._until()
-
-        _insist(look, self.clock, until)
+        with box.lock:  # one after the other: see `_Mailbox`
+            if box.session is None and self.clock.monotonic() > box.known_until:
+                _insist(functools.partial(self._imap, until), self.clock, until).sock.close()
+                box.known_until = self._until()
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
@@ -4302,31 +4299,31 @@ class _Mailbox:
     def look(self) -> None:
         self.session.noop()  # after which the server tells what is new (RFC 3501, 6.1.2)
         day = _imaplib.Time2Internaldate(self.since)[1:12]
-        self._unread = self._search("SINCE", day).difference(self._named)
+        self._unread = self._search(f"SINCE {day}").difference(self._named)
 
-    def naming(self, token: str) -> list[int]:
+    def naming(self, token: str) -> set[int]:
         """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
         new = {uid for uid in self._unread if uid > self._searched.get(token, 0)}
         if len(new) > _MANY_MAILS:
             keys = f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}"
-            found = self._search(*keys.split())
+            found = self._search(keys)
             if found:
                 self._searched[token] = max(new)
                 new &= found
         for uid, _, head in self.fetch(sorted(new), _HEAD_FIELDS, 500):
             self._unread.discard(uid)
             self._named[uid] = _question_of(_email.message_from_bytes(head))
-        return sorted([uid for uid, named in self._named.items() if named == token])
+        return {uid for uid, named in self._named.items() if named == token}
 
     def _ask(self, *command: str) -> list[Any]:
         self.session.sock.room = _MAILBOX_CAP
         status, answer = self.session.uid(*command)
         if status != "OK":
-            raise ValueError(f"the mailbox refuses {command[0]}")
+            raise _imaplib.IMAP4.error(answer[-1])
         return list(filter(None, answer))
 
-    def _search(self, *keys: str) -> set[int]:
-        found = b" ".join(self._ask("SEARCH", *keys))
+    def _search(self, keys: str) -> set[int]:
+        found = b" ".join(self._ask("SEARCH", keys))
         return set(map(int, found.split()))
 
     def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, Any, bytes]]:
@@ -4404,25 +4401,27 @@ def _coded(text: str) -> str:
 
 
 def _imap_login(who: str, session: Any, user: str, password: str) -> None:
-    """Log in by PLAIN, which takes UTF-8, or by IMAP's own LOGIN, which does not."""
+    """Log in by PLAIN or LOGIN of SASL, which take UTF-8, or by IMAP's own LOGIN, which does not."""
+    way, lines = "PLAIN", [f"\0{user}\0{password}"]
+    if "AUTH=PLAIN" not in session.capabilities:
+        way, lines = "LOGIN", [user, password]
+    _coded(lines[-1])
     try:
-        if "AUTH=PLAIN" in session.capabilities:
-            session.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
+        if f"AUTH={way}" in session.capabilities:
+            session.authenticate(way, lambda _: lines.pop(0).encode())
         else:
             session.login(session._quote(user), password)  # which imaplib quotes itself
         return
     except _imaplib.IMAP4.abort:
         raise
     except UnicodeError:
-        words = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
+        words = "user or password is not ASCII, which the server takes by AUTH=PLAIN or LOGIN alone"
     except _imaplib.IMAP4.error as error:
         words = _words(error.args[0])
-    refusal = _failure(who, f"IMAP log-in refused: {words}", cure="people",
-                       hint="check imap_username and imap_password; Gmail and others want an app password")
-    if re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I):  # RFC 5530
-        refusal._cure = "again"
-        refusal.hint = "the mailbox cannot be opened now: too many sessions with it, or trouble of the server"
-    raise refusal
+        if re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I):  # RFC 5530
+            raise
+    raise _failure(who, f"IMAP log-in refused: {words}", cure="people",
+                   hint="check imap_username and imap_password; Gmail and others want an app password")
 
 
 def _words(said: Any) -> str:
@@ -4443,6 +4442,8 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
     if 200 <= status < 600:
         hint = _SMTP_HINTS.get(status, "the server refused it; its words say why")
         return _failure(who, said, status=status, cure="people", hint=hint)
+    if isinstance(error, _imaplib.IMAP4.error):
+        return _failure(who, _words(error.args[0]), cure="again")
     if type(error).__name__ == "SMTPNotSupportedError":
         return _failure(who, _reason(error), cure="people",
                         hint="check smtp_port, use_tls, and how the server wants you to log in")
@@ -4466,9 +4467,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
-    if by.casefold() not in people:
-        return None
-    if _question_of(mail) != question.token:
+    if by.casefold() not in people or _question_of(mail) != question.token:
         return None
     for name, pattern in _AUTOMATIC.items():
         for value in _values(mail, name):
@@ -6815,10 +6814,11 @@ class _Wire:
     """A connection that ends in time, in the place of a socket.
 
     A socket's timeout is for each read and write, so bytes that drip could go on for ever. Here each has what
-    is left until the deadline, and `room` bytes at most are read.
+    is left until the deadline, `patience` seconds at most; and `room` bytes at most are read.
     """
     def __init__(self, sock: Any, place: str, deadline: float) -> None:
         self.sock, self.place, self.deadline, self.room = sock, place, deadline, _BODY_CAP
+        self.patience = _SOCKET_TIMEOUT
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.sock, name)
@@ -6827,7 +6827,7 @@ class _Wire:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise _socket.timeout("no answer in time")
-        self.sock.settimeout(min(left, _SOCKET_TIMEOUT))
+        self.sock.settimeout(min(left, self.patience))
 
     def sendall(self, data: Any) -> None:
         for start in range(0, len(data), _PIECE):
