@@ -3835,15 +3835,14 @@ _SENT = set("""
     download gesendet beziehen odesláno odoslané stáhnout скачайте στάλθηκε obtenir enviado enviada obtener
     inviato scarica ottieni skickat wysłane wysłano pobierz скачать envoyé baixar küldve edinin trimis obter
     verstuurd hämta sendt hanki sent hent から送信 より送信 发自我的 發自我的 來自我的 נשלח get 送信 发自 에서
-    보냄 보낸 holen 发送 傳送 ส่งจาก gửi enviat dikirim""".split())
+    보냄 보낸 holen 发送 傳送 ส่งจาก gửi""".split())
 _ADDED = _SENT.union("""
     PROGRAM from my the via with using for on an a this message was mail email app client secure mobile tablet
     phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus diese nachricht wurde
     gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo van vanaf mijn met
     voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со для моего на з мого 나의 내
     我的 的 手机 メール der l application à partir mobilen pe ul u pro için από το μου sie sich watch mac
-    ultra nord max plus posta aplikację dla systemu 從我的 của tôi từ đã ของฉัน dari saya des del מה
-    שלי""".split())
+    ultra nord max plus posta aplikację dla systemu 從我的 của tôi từ đã ของฉัน מה שלי""".split())
 _CLOSINGS = set("""
     best kind warm regards wishes br kr cheers thanks thank you many and thx sincerely yours truly mit
     freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
@@ -4618,8 +4617,6 @@ def _html_text(source: str) -> str:
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
             self.handle_endtag(tag, 1)  # which ends a line, too
-            if tag in ("title", "textarea", "xmp", "plaintext"):
-                self.set_cdata_mode(tag)  # it holds no tags, which not all Pythons know
 
         def handle_endtag(self, tag: str, deeper: int = -1) -> None:
             if tag in _HTML_LINES:
@@ -4631,11 +4628,12 @@ def _html_text(source: str) -> str:
                 self.depth = max(self.depth + deeper, 0)
 
         def handle_data(self, data: str) -> None:
-            if self.cdata_elem not in ("style", "script", "title"):
+            if self.cdata_elem not in ("style", "script"):
                 said.append(data)
 
     # Not all Pythons know all ends of a comment that browsers do, or take Outlook's <![if]> for one.
     source = re.sub("<!---?>", "<!---->", source.replace("--!>", "-->").replace("<![", "<!"))
+    source = re.sub("(?i)(</?)title\\b", r"\1style", source)  # nor that it holds no tags
     # Numbers of many digits and a lone < take long or stop the parser.
     source = re.sub(r"&#\w{9,};?", "\ufffd", source)
     source = re.sub(r"(?i)<(?=(?:s|del|strike)\b|[^<>]*line[^<>]{1,6}through)", "✂<", source)  # a letter
