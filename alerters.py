@@ -3063,7 +3063,7 @@ class SlackAlerter(_ChatAlerter):
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         if style == "person" and not re.fullmatch(self._person_id, text):
             style = "text"
-        if style == "link":
+        if style in ("link", "url"):
             url = url.replace("&", "&amp;").replace("|", "%7C")
             if safe == url:
                 style = "url"
@@ -3271,7 +3271,8 @@ _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
 _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a time is in the reader's zone
-    "code": "`{bare}`", "link": "[{text}]({url})", "mention": "<@{bare}>",
+    "code": "`{bare}`", "link": "[{text}]({url})", "mention": "<@{bare}>", "person": "<@{bare}>",
+    "url": "<{url}>",  # else the mark behind it, which is escaped, would count as part of it
     "time": "<t:{url}:t> (<t:{url}:R>)"}
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
@@ -3576,8 +3577,6 @@ class DiscordAlerter(_ChatAlerter):
             return url
         if style == "mention" and text in ("here", "everyone"):
             return f"@{text}"
-        if style == "person" and re.fullmatch(self._person_id, text):
-            style = "mention"
         safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
         safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
         return _DISCORD_MARKS.get(style, "{text}").format(text=safe, bare=bare, url=url)
@@ -4651,7 +4650,7 @@ _INKS = {"info": ("#1d4ed8", "#93c5fd"), "success": ("#15803d", "#4ade80"), "war
 _FONT = "font-family:-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif"
 _MONO = "font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:#f3f4f6"
 _HTML_MARKS = {"bold": "<strong>{words}</strong>", "italic": "<em>{words}</em>", "strike": "<s>{words}</s>"}
-_HTML_SPANS = {"link": '<a href="{url}" style="color:#2563eb">{}</a>',
+_HTML_SPANS = {**dict.fromkeys(("link", "url"), '<a href="{url}" style="color:#2563eb">{}</a>'),
                "code": f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{{}}</code>'}
 _HTML_FORMS = {  # h1 is the title
     "title": '<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3">{}</h1>',
@@ -6245,8 +6244,7 @@ _INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # 500 at most: no text mak
            r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
            r"(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)(?!\w|(?P=slant))"
            r"|(?<![\w~\\])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
-           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)"
-           r"|(?P<lt>(?<!\w)<)?(?P<url>" + _URL + r")(?(lt)>(?!\w))")  # <https://…> is a link, and no more
+           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|(?P<url>" + _URL + ")")
 _ADDRESS_LIKE = r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d"
 _INVISIBLE = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
 
@@ -6271,7 +6269,7 @@ def _one_line(text: object, limit: int = 500) -> str:
 
 
 def _spans(line: str, pattern: str = _INLINE) -> Iterator[tuple[str, str, str]]:
-    """Yield (style, text, url) of one line: text, bold, italic, strike, code, link."""
+    """Yield (style, text, url) of one line: text, bold, italic, strike, code, link, url."""
     if not re.search("[`*_~[]|://", line):  # as most lines, and this is soon seen
         yield "text", line, ""
         return
@@ -6281,6 +6279,8 @@ def _spans(line: str, pattern: str = _INLINE) -> Iterator[tuple[str, str, str]]:
         text = found[style]
         if style in ("href", "url"):
             style, url = "link", text
+        if found.lastgroup == "url" and line.startswith(tuple("*_~|`[]<>\\"), found.end()):
+            style = "url"  # one that a mark touches
         if found.lastgroup == "href":
             text = found["label"]
             seen = re.sub(_INVISIBLE, "", _unicodedata.normalize("NFKC", text))
