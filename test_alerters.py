@@ -1891,7 +1891,7 @@ MARKDOWN = [  # source, on Slack, on Discord
     *[(x, x, x.replace("*", "\\*")) for x in ("count(*), sum(*)", "a/*/*.b **/c/**", "10.*.* ^.*x.*$")],
     ("\\*x* \\`y`", "\\*x* \\`y`", "\\\\\\*x\\* \\\\\\`y\\`"),
     ("**a *b `c [d](e", "**a *b `c [d](e", "\\*\\*a \\*b \\`c \\[d\\](e"),
-    ("a < b & c > d &amp;", "a &lt; b &amp; c &gt; d &amp;amp;", "a \\< b & c > d &amp;"),
+    ("a < b\t& c > d &amp;", "a &lt; b\t&amp; c &gt; d &amp;amp;", "a \\< b\t& c > d &amp;"),
     ("# a *b*\n### **c** `d`\n#### e\n#f", "*a _b_*\n*c `d`*\n#### e\n#f",
      "# a *b*\n### c `d`\n\\#### e\n\\#f"),
     ("> a **b**\n>\n> c\n>>> x\n>d\n>", "> a *b*\n> \n> c\n&gt;&gt;&gt; x\n&gt;d\n> ",
@@ -2931,16 +2931,14 @@ def test_a_redirect_is_refused_and_the_token_goes_nowhere(chats, kind):
     (DiscordAlerter, {"discord_token": "t", "discord_channel_id": "1"}, "discord_api_url"),
     (SlackAlerter, {}, "slack_webhook_url"), (DiscordAlerter, {}, "discord_webhook_url")])
 def test_only_https_and_http_to_this_machine_can_be_configured(cls, fields, url):
-    good = """
-        https://slack.example/api http://127.0.0.1:1/api http://localhost/api http://[::1]:1/api
+    good = """https://slack.example/api http://127.0.0.1:1/api http://localhost/api http://[::1]:1/api
         http://LOCALHOST:1/api HTTPS://slack.example/api http://127.8.9.1:5/ http://[::1%251]:5/""".split()
-    bad = """
-        http://slack.example/api ftp://slack.example file:///etc/passwd slack.example/api https:// data:,x
-        https://[::1 https://user:pw@slack.example https://slack.example:port http://127.0.0.1.evil.example
-        http://localhost.evil.example http://127.evil.example http://127.999.999.999 http://127.1/x
-        http://[::1]evil.test http://evil.test[::1] http://127.0.0.\u0661 https://smtp..example
-        https://b\u00fccher.example/x https://slack.example:0 https://slack.example:99999/x
-        http://127.0.0.1@evil.example/ http://127.0.0.1\\@evil.example/""".split()
+    bad = """http://slack.example/api ftp://slack.example file:///etc/passwd slack.example/api https://
+        data:,x https://[::1 https://user:pw@slack.example https://slack.example:port
+        http://127.0.0.1.evil.example http://localhost.evil.example http://127.evil.example
+        http://127.999.999.999 http://127.1/x http://[::1]evil.test http://evil.test[::1]
+        http://127.0.0.\u0661 https://smtp..example https://b\u00fccher.example/x https://slack.example:0
+        https://slack.example:99999/x http://127.0.0.1@evil.example/ http://127.0.0.1\\@evil.test/""".split()
     for address in [*good, *bad, "https://a b.example", "https://x\nHost: y", f"https://{'a' * 70}.example"]:
         try:
             cls(**fields, **{url: address})
@@ -6406,7 +6404,8 @@ ALL_OF_IT = {  # the parts of a mail, each with a head of its own; only those of
     "HTML says otherwise": (["yes", "<p>yes, not today"], None), "a mark more": (["yes", "<p>yes?"], None),
     "text says otherwise": (["yes, but", "<p>yes"], None), "struck out": (["yes", "<DEL>yes</DEL>"], None),
     "a text attached": (["yes", b"Content-Disposition: attachment\n\nno"], None),
-    "files": ([b"Content-Type: text/x; name=a\n\nyes", b"Content-Type: message/x\n\nFrom: x\n\nyes"], None),
+    "files": ([b"Content-Type: text/x; name=a\n\nyes", b"Content-Type: message/x\n\nFrom: x\n\nyes",
+               b"Content-Disposition: attachment\n\nyes"], None),
     "two types": ([b"Content-Type: text/plain\nContent-Type: text/html\n\nyes"], None),
     "rich text": (["yes", b"Content-Type: text/enriched\n\n<bold>not</bold> today"], None),
     "a base64 that breaks off": ([b"Content-Transfer-Encoding: base64\n\neWV"], None)}
@@ -7348,7 +7347,7 @@ from alerters import BaseAlerter, Receipt, register_flavor
 @dataclasses.dataclass(frozen=True)
 class PagerAlerter(BaseAlerter):
     flavor = "pager"
-    pager_token: str = dataclasses.field(repr=False)
+    pager_pin: str = dataclasses.field(repr=False)
     file: str = "pages.txt"
     set: str = ""  # no `--set`
 
@@ -7370,7 +7369,7 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
     pages, path, shown = tmp_path / "pages.txt", "my_package.my_flavor.PagerAlerter", ""
     for line, wanted in (
             (f"flavor register {path}", 0), ("flavor list", 0),
-            (f"register p --flavor=pager --pager_token=pager-hidden --file={pages} --set", 0),
+            (f"register p --flavor=pager --pager_pin=pager-hidden --file={pages} --set", 0),
             ("post Hello --title T", 0), ("ask Deploy?", 0), ("describe p", 0), ("register q -f pagr", 2)):
         code, *said = run_cli(capsys, *line.split())
         assert code == wanted, said
@@ -7666,7 +7665,8 @@ def test_what_is_no_flavor_is_one_clear_line(tmp_path, monkeypatch, capsys):
                  "alerters.BaseAlerter", "module_raises.Flavor", "module_exits.Flavor"):
         code, out, err = run_cli(capsys, "flavor", "register", path)
         assert (code, out, err.count("\n")) == (2, "", 1) and "flavor" in err
-    for wrong in (None, 5, object, ConsoleAlerter(), "json.Flavor"):
+    bare, nameless = type("X", (BaseAlerter,), {"flavor": "x"}), type("X", (BaseAlerter,), {})
+    for wrong in (None, 5, object, ConsoleAlerter(), "json.Flavor", bare, dataclasses.dataclass(nameless)):
         with pytest.raises(ConfigError):
             register_flavor(wrong)
     assert not os.path.exists(store_file())
