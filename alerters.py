@@ -7648,7 +7648,8 @@ def _run_command(args: list[str]) -> int | None:
             return 0
         return 2
     if name not in _COMMANDS:
-        raise ConfigError(f"no command {name!r}; {_did_you_mean(name, _COMMANDS)}")
+        word = name.partition("=")[0]  # what follows may be a secret
+        raise ConfigError(f"no command {word!r}; {_did_you_mean(word, _COMMANDS)}")
     work, _, names = _COMMANDS[name]
     job: list[str] = []
     if work is _cmd_run and "--" in args:

@@ -2827,8 +2827,7 @@ def test_the_librarys_debug_output_shows_no_secret(chats, monkeypatch, capfd, cl
 def test_a_folder_of_cas_that_lacks_one_costs_nobody_an_alert(monkeypatch, tmp_path):
     """As where one own CA was rehashed alone: four at once, and mail, and each new process."""
     (tmp_path / "0123abcd.0").write_text(CA_PEM)  # no name under which OpenSSL looks for it
-    whole = ssl.create_default_context
-    paths = ssl.get_default_verify_paths()._replace(capath=str(tmp_path))
+    whole, paths = ssl.create_default_context, ssl.get_default_verify_paths()._replace(capath=str(tmp_path))
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
     monkeypatch.setattr(ssl, "create_default_context",
                         lambda capath=None: whole(capath=capath) if capath else whole(cadata=CA_PEM))
@@ -5929,6 +5928,7 @@ def test_a_mail_too_large_goes_once_more_without_its_files(clock, caplog):
         with FakeSMTP(tls=None, announced=size) as service:
             service.refuse = {refused: "550 5.1.1 no such user"}
             service.fail("dot", answer)
+            service.fail("connect", *["421 4.3.2 busy"] * 9)  # for longer than a mail without files may take
             given = {"images": [MAIL_PNG * 2], "files": [("売上.csv", b"x")]}
             message = AlerterMessage("T", "the text" + " x" * many, **given)
             assert relay_alerter(service, clock).post(message) is (refused is None)
@@ -8552,7 +8552,7 @@ MISTAKES = {  # {}: the program, …: anything
     "stack register prod -al team": "stack 'prod' exists already: `stack update` changes it",
     "regster x": "no command 'regster'; did you mean 'register'?",
     "stack": "no command 'stack'; did you mean 'stack set'?",
-    "--flavor": "no command '--flavor'; did you mean 'flavor list'?",
+    "--flavor=x": "no command '--flavor'; did you mean 'flavor list'?",
     "register x --flavor=slack --slack_tokn=xoxb-2-hidden":
         "register: unknown '--slack_tokn'; did you mean '--slack_token'?",
     "register x --flavor=console --slack_token=xoxb-2-hidden":
