@@ -2692,11 +2692,13 @@ SLACK_OK = answered({"ok": True, "channel": "C1", "ts": "1"})
 
 class _Hurried(FakeClock):
     """A clock on which all but a fraction of a call's time is gone, so that what never ends ends soon."""
-    asked = 0
+    def __init__(self, gone=29.95):
+        super().__init__()
+        self.asked, self.gone = 0, gone
 
     def monotonic(self):
         self.asked += 1
-        return self._passed if self.asked == 1 else self._passed + 29.95
+        return self._passed if self.asked == 1 else self._passed + self.gone
 
 
 def slack_at(port, scheme="https", host="127.0.0.1", clock=None):
@@ -3116,14 +3118,12 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a slow resolver": (lambda s: s.looking_up([], _Hurried()),
         "alerts.test:443: name look-up took too long: check this machine's DNS"),
     "nobody listens": (lambda s: slack_at(PORT_1), f"{NO_CONNECTION} (Connection refused): {NOBODY}"),
-    "no answer to SYN": (lambda s: s.connecting(socket.timeout("timed out")),
-        f"{NO_CONNECTION} (timed out): {SLOW}"),
+    "unheard": (lambda s: s.connecting(socket.timeout("timed out")), f"{NO_CONNECTION} (timed out): {SLOW}"),
     "no way": (lambda s: s.connecting(OSError(errno.ENETUNREACH, "No way")),
         f"{NO_CONNECTION} (No way): there is no way to it from here: check the network"),
     "a sandbox": (lambda s: s.connecting(OSError(errno.EACCES, "Permission denied")),
         f"{NO_CONNECTION} (Permission denied): a sandbox or firewall of this machine forbids it"),
-    "no TLS there": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400 Bad Request\r\n\r\n"))),
-        f"{NO_TLS}check host and port"),
+    "no TLS": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400\r\n\r\n"))), f"{NO_TLS}check host and port"),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
     "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
     "TLS 1.1": (lambda s: slack_at(s.peer(said(b"\x15\x03\x01\x00\x02\x02\x46"))),  # protocol_version
@@ -3176,11 +3176,11 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"{PROXY}no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
     "a proxy says nothing": (lambda s: s.proxy(b"", clock=_Hurried()),
         f"{PROXY}no answer in time: check that an HTTP proxy listens there"),
-    "a SOCKS proxy": (lambda s: s.proxy("socks5h://ann:geheim-123@proxy.test:1", variable="all_proxy"),
-        f"all_proxy {NO_PROXY}"),
+    "a SOCKS one": (lambda s: s.proxy("socks5h://:geheim@x", variable="all_proxy"), f"all_proxy {NO_PROXY}"),
     "no proxy's address": (lambda s: s.proxy("http://a:80/geheim-123@x.test"), f"HTTPS_PROXY {NO_PROXY}"),
     "closed without an answer": (lambda s: s.http(b""),
         f"Remote end closed connection without response: {CUT}{MAYBE}"),
+    "no time": (lambda s: s.http(b"", clock=_Hurried(31)), "no time left: what came before took it all"),
     "no answer": (lambda s: s.http(talk=stalled, clock=_Hurried()), LATE),
     "an answer that drips": (lambda s: s.http(talk=dripping, clock=_Hurried()), LATE),
     "a body without end": (lambda s: s.http(OK + b"\r\n", b"x" * 99_999, 9), LARGE),
