@@ -3498,9 +3498,7 @@ class DiscordAlerter(_ChatAlerter):
                 users = self._rows(f"{path}?type=0", 0, absent=400)  # it was taken back meanwhile
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
                     users += self._rows(f"{path}?type=1", 0, absent=400)
-            except DeliveryError as error:
-                if error._cure == "people":
-                    raise
+            except DeliveryError as error:  # one that stays ends the wait when the messages are read next
                 question._missing = error
                 question._veto_unread = question._veto_unread or status == "declined"
                 continue

@@ -4600,7 +4600,7 @@ def test_a_refusal_is_noted_under_the_question_and_who_waits_again_reads_anew(ro
     for look in question.wait, question.check:
         with pytest.raises(DeliveryError) as caught:  # whose traceback keeps what was read alive
             look()
-    assert room.notes(question) == ["The answers cannot be read. This question is closed."]
+        assert room.notes(question) == ["The answers cannot be read. This question is closed."]
     room.service.heal()
     room.reply(question, room.ann, "yes")
     assert Question.from_dict(question.to_dict(), question.alerter).wait(0).status == YES, caught
