@@ -3272,7 +3272,7 @@ _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
 _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a time is in the reader's zone
     "code": "`{bare}`", "link": "[{text}]({url})", "mention": "<@{bare}>", "person": "<@{bare}>",
-    "url": "<{url}>",  # else the mark behind it, which is escaped, would count as part of it
+    "url": "<{url}>",  # else ! behind it, or a mark with its backslash, would count as part of it
     "time": "<t:{url}:t> (<t:{url}:R>)"}
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
@@ -6277,7 +6277,7 @@ def _spans(line: str, pattern: str = _INLINE) -> Iterator[tuple[str, str, str]]:
         text = found[style]
         if style in ("href", "url"):
             style, url = "link", text
-        if found.lastgroup == "url" and line.startswith(tuple("*_~|`[]<>\\"), found.end()):
+        if found.lastgroup == "url" and line.startswith(tuple("!*_~|`[]<>\\"), found.end()):
             style = "url"  # one that a mark touches
         if found.lastgroup == "href":
             text = found["label"]

@@ -1881,7 +1881,7 @@ MARKDOWN = [  # source, on Slack, on Discord
     ("[docs](https://x.io/?b=1&c=2)", "<https://x.io/?b=1&amp;c=2|docs>", "[docs](https://x.io/?b=1&c=2)"),
     ("(http://x/(b)_c.) http://y]", "(<http://x/(b)_c>.) <http://y>]", "(http://x/(b)_c.) <http://y>\\]"),
     ("[a](https://x.io/(b)_)(c)", "<https://x.io/(b)_|a>(c)", "[a](https://x.io/(b)_)(c)"),
-    ("**a *b* `c` https://x.io/d_e**", "*a _b_ `c` <https://x.io/d_e>*", "**a *b* `c` https://x.io/d_e**"),
+    ("**a *b* `c` https://x.io/d!**", "*a _b_ `c` <https://x.io/d>!*", "**a *b* `c` <https://x.io/d>!**"),
     ("```python\n```", *["```\npython\n```"] * 2), ("```x = 1```", *["```\nx = 1\n```"] * 2),
     ("http://x.io/@here", "<http://x.io/@here|http://x.io/@\u200bhere>", "http://x.io/@here"),
     ("a_b_c and __init__", "a_b_c and __init__", "a\\_b\\_c and \\_\\_init\\_\\_"),
