@@ -21,6 +21,7 @@ This is version 1.1.0 of https://pypi.org/project/alerters, under the MIT licenc
 from __future__ import annotations as _annotations
 
 import _thread
+import atexit
 import contextlib
 import contextvars
 import copy
@@ -5690,6 +5691,7 @@ class _AlertHandler(_Handler):
         super().__init__(level)
         self.alerter = alerter
         self._begin()
+        atexit.register(self.flush)  # logging forgets its handlers when it is configured anew
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._begin)  # what waits is the parent's to tell
 

@@ -8455,7 +8455,8 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
                          "self, text: (sys.__stderr__.write(text), log.error(text))})(); log.error('x')", [],
                          "file: the line is busy\nalerters: not told (see above): ERROR root: x\n"),
     "forks": ("""
-        import multiprocessing, warnings
+        import logging.config, multiprocessing, warnings
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # by another library
         warnings.simplefilter("ignore")  # 3.12 warns of fork and threads
         open("wait", "w").close()
         log.error("taken by the thread")
