@@ -5711,7 +5711,6 @@ class _AlertHandler(_Handler):
         return False
 
     def emit(self, record: _logging.LogRecord) -> None:
-        """Put the record among those to be told."""
         try:
             group = _LogGroup(record)
             with self._changed:
@@ -5727,13 +5726,12 @@ class _AlertHandler(_Handler):
             self._give_up(_reason(error))
 
     def _start(self) -> None:
-        """Have a worker. It counts as there once it runs; RuntimeError where no thread can be had."""
+        """Have a worker, and all told when this process ends. RuntimeError where no thread can be had."""
         if self._worker.is_alive():
             return
         self._worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
         self._worker.start()
-        process = sys.modules.get("multiprocessing.process")
-        if process and process.parent_process():  # such a child ends without what atexit has
+        if "multiprocessing.util" in sys.modules:  # its child processes end without what atexit has
             sys.modules["multiprocessing.util"].Finalize(None, self.flush, exitpriority=0)
         if "celery.signals" in sys.modules:  # and so do its workers
             sys.modules["celery.signals"].worker_process_shutdown.connect(self.flush)
@@ -5799,7 +5797,7 @@ class _AlertHandler(_Handler):
             for handler in logger.handlers:
                 if isinstance(handler, (_AlertHandler, _logging.NullHandler)):
                     continue
-                if handler.filters or hasattr(handler, "queue") or hasattr(handler, "target"):
+                if getattr(handler, "filters", ()) or hasattr(handler, "queue") or hasattr(handler, "target"):
                     continue  # it may have written nothing, or passed it on to us alone
                 if level >= handler.level:
                     return
