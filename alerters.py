@@ -1365,11 +1365,10 @@ class BaseAlerter(_Record):
         return getattr(found._decision, "status", "") != "timeout"
 
     def _close_replaced(self, found: Question) -> None:
-        record = found._record
         with contextlib.suppress(AlerterError):
-            if record.alerter:
-                found.alerter = StackStore(self._origin[1]).load_alerter(record.alerter)
-            if record.flavor in ("", found.alerter.flavor) and found.alerter._locate(found):
+            if found._record.alerter:
+                found.alerter = StackStore(self._origin[1]).load_alerter(found._record.alerter)
+            if found._record.flavor in ("", found.alerter.flavor) and found.alerter._locate(found):
                 found._say("This question was replaced by another one and is closed.")
         found._key.end()  # last, so that who is killed before can be succeeded
 
@@ -1795,6 +1794,7 @@ class Question:
         self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is approved
         self._thread_read = 0.0  # when its own thread was read: what is read for several may not be older
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
+        self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
         self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
         self._key: Any = None  # a _Key, if it is to survive the process
@@ -1841,8 +1841,7 @@ class Question:
     def check(self) -> Decision | None:
         """Poll once: the decision, or None while there is none. Compare with None: a declined one is false.
 
-        Raises DeliveryError when the service refuses for good, or could not be read when the time was over;
-        hiccups before count as no answer yet.
+        Raises DeliveryError when the service refuses for good, or could not be read when the time was over.
         """
         try:
             return self._poll()
@@ -1853,8 +1852,7 @@ class Question:
     def wait(self, timeout: _Time | None = None) -> Decision:
         """Wait for the decision. A `timeout` that ends before the deadline leaves the question open.
 
-        Raises DeliveryError as `check` does. Where Ctrl-C, SIGTERM or SystemExit ends the wait, a question
-        without a key is closed with a note.
+        Raises DeliveryError as `check` does. Stopped by Ctrl-C or SIGTERM it closes a question without a key.
         """
         clock, until = self.alerter.clock, float("inf")
         if timeout is not None:
@@ -1939,7 +1937,7 @@ class Question:
         if self._key:
             if error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
                 self._key.end()
-        elif not before or before._cure != "people":  # else it stands there
+        elif getattr(before, "_cure", "") != "people":  # else it stands there
             self._say("The answers cannot be read. This question is closed.")
         raise error
 
@@ -1984,8 +1982,10 @@ class Question:
             if self._failing:
                 until = self._ends + self._grace
             return began > until
-        asked = self._record.posted or self._record.asked
-        until = self.deadline + (reply.asked or asked) - asked  # by the service's clock
+        posted = self._record.posted or self._record.asked
+        until = self.deadline + (reply.asked or posted) - posted  # by the service's clock
+        if reply.asked and self._is_resumed:  # by a clock that may go otherwise than the one it was posted by
+            return reply.at > until
         return self.alerter.clock.monotonic() > self._ends and reply.at > until
 
     def _answer(self, reply: _Reply) -> Decision | None:
