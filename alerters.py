@@ -2138,10 +2138,10 @@ class Question:
         if self._key:
             yield
             return
-        main = _threading.current_thread() is _threading.main_thread()
-        unhandled = main and _signal.getsignal(_signal.SIGTERM) is _signal.SIG_DFL
-        if unhandled:
-            _signal.signal(_signal.SIGTERM, stop)
+        before: Any = None
+        if _signal.getsignal(_signal.SIGTERM) is _signal.SIG_DFL:
+            with contextlib.suppress(ValueError):  # only the first thread of a program may take signals
+                before = _signal.signal(_signal.SIGTERM, stop)
         try:
             yield
         except Exception as error:  # no stop: it stays open and may be waited for again, if it stands whole
@@ -2153,8 +2153,8 @@ class Question:
                 self._withdraw()
             raise
         finally:
-            if unhandled:
-                _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+            if before is not None:
+                _signal.signal(_signal.SIGTERM, before)
 
     def _withdraw(self) -> None:
         """End it without a decision, within a few seconds even where the service does not answer."""
@@ -5252,9 +5252,7 @@ class _Broken(BaseAlerter):
 
 def _open_plain(path: str, flags: int) -> int:
     """Open a file; a pipe or a device, which may never answer, is none."""
-    for name in ("O_NONBLOCK", "O_BINARY"):  # POSIX; Windows
-        flags |= getattr(os, name, 0)
-    file = os.open(path, flags, 0o600)
+    file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     if not _stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError("it is no plain file")
@@ -5602,8 +5600,9 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0, 
     Failures are always told, with traceback; successes with on_success, from `longer_than` seconds on.
     Results, exceptions, generators and coroutines pass through untouched, and a failing alert never shows.
     """
-    import logging  # noqa: F401  # what tells of a failure: later no descriptor may be left to read it
-    import socket  # noqa: F401
+    with contextlib.suppress(OSError):  # there may be no descriptor left to read them even now
+        import logging  # noqa: F401  # what tells of a failure
+        import socket  # noqa: F401
     least = _seconds(longer_than, "longer_than")
     if callable(name) or hasattr(name, "__func__"):  # a classmethod is not callable
         return _Watch(None, on_success, least, alerter)(name)

@@ -2866,9 +2866,12 @@ def slack(url):
 def mail(use_tls):
     return alerters.SMTPEmailAlerter(smtp_server="127.0.0.1", smtp_port={smtp}, use_tls=use_tls,
                                      sender_email="bot@example.org", recipient_email="ann@example.org")
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 12))
+job = alerters.watch(lambda: None)  # what tells of a failure cannot be read even now
+resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
 alerter = slack("http://127.0.0.1:{port}/api")
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, 12))
-print(alerter.post("x"))
+print(job(), alerter.post("x"))
 tell(alerter)
 resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
 for alerter in alerter, mail(False), mail(True), slack("https://x.test/api"):
@@ -2885,7 +2888,7 @@ def test_a_process_without_files_or_ssl_is_told_and_posts_once_it_can(peer):
         program = TIGHT.format(smtp=smtp.port, port=peer(said(SLACK_OK)))
         done = end_of(start_program("-c", program, python=["-S", "-W", "error"]))
     assert done.stdout == (
-        f"False\nDeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\nsmtp_email\n"
+        f"None False\nDeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\nsmtp_email\n"
         f"ConfigError  smtp_email: {BUILT_WITHOUT}\nConfigError  slack: {BUILT_WITHOUT}\n"), done.stderr
 
 
@@ -4646,9 +4649,10 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
 
 
 @pytest.mark.parametrize("stop, keyed", [(KeyboardInterrupt, False), (SystemExit, False), (Gone, True)])
-def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room, stop, keyed):
+def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room, stop, keyed, monkeypatch):
     def stopped():
         raise stop
+    monkeypatch.setattr(signal, "signal", lambda *_: int(""))  # a ValueError, as in a subinterpreter
     room.clock.at(1.5, stopped)
     with pytest.raises(stop):
         room.alerter().decide("Deploy?", timeout=100, key="deploy-42" if keyed else None)
@@ -7191,16 +7195,13 @@ def test_a_failure_in_mid_write_keeps_the_old_file(monkeypatch, received):
             store.update_alerter("team", slack_channel_id="C2")
         assert read_store() == before and "hidden" not in str(caught.value)
     assert not os.path.exists(store_file() + ".tmp")
-    store.update_alerter("team", slack_channel_id="C2")
-    assert store.alerters()["team"]["slack_channel_id"] == "C2"
 
 
 @posix
 def test_many_writers_and_kills_in_mid_write_lose_and_break_nothing():
     each, kills = (50, 30) if MORE else (4, 1)
-    program = ("import sys, alerters\nfor number in range(10**6):\n"
-               "    alerters.StackStore().register_alerter(f'{sys.argv[1]}-{number}', 'console')\n"
-               "    print(flush=True)")
+    program = ("import itertools, sys, alerters\nfor n in itertools.count():\n    print("
+               "alerters.StackStore().register_alerter(f'{sys.argv[1]}-{n}', 'console'), flush=True)")
     writers = {f"k{n}": start_program("-c", program, f"k{n}") for n in range(kills)}
 
     def work(name):
@@ -7240,8 +7241,7 @@ def test_reading_does_not_wait_for_a_writer_and_writing_does_not_wait_for_ever(m
     StackStore().set_active_stack("default")
     reads, load = [], StackStore._load
     monkeypatch.setattr(StackStore, "_load", lambda self: reads.append(self) or load(self))
-    assert StackStore().load_alerter().flavor == "console" and not turns
-    assert len(reads) == 1  # at a second one another stack may be active
+    assert (StackStore().load_alerter().flavor, turns) == ("console", []) and len(reads) == 1  # of one moment
 
 
 # === Configuration from the environment ===
