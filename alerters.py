@@ -3799,7 +3799,7 @@ _US = "\1"  # stands in a line for our name or address
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
-_COLON, _LABEL = r"[:\uff1a-]\W*", r"[^:\uff1a]{1,24}(?:[:\uff1a]| (?=\"|\S+@))"
+_COLON, _LABEL = r"[:\uff1a-]\W*", r"[^\1:\uff1a]{1,24}(?:[:\uff1a]| (?=\"|\S+@))"
 _KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "subject": r".*\[#[0-9a-f]{16}\].*",  # Subject: Re: Deploy? [#…]
     "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
@@ -3813,13 +3813,13 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
                r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:@]+@\S+\.[^\s\d]+",  # 9 digits: no date
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
     "closing": r"-----BEGIN PGP SIGNED MESSAGE-----|Hash: SHA\d+",
-    "rule": "[-_]{5,}.*[-_]{5,}",  # ----- Original Message -----
-    "colon": rf"[^{_US}]{{,30}}{_COLON}",  # written:
+    "rule": r"[-_]{5,} ?[^\Wa-z_].*[-_]{5,}",  # ----- Original Message -----
+    "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
-    (rule? (us label* dated label* | dated us label* | label dated label) subject
+    (rule? (us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
        | wrote | began colon | stamp? says | timed) (quoted+ | bare+)
   | quoted+ | bare{3,} | dashes ((?!quoted|bare).*\n)* | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
