@@ -6346,7 +6346,6 @@ approve if the tests pass ¦ I would approve ¦ approve⏎reject ¦ ok, but late
 'ok' ¦ ~~approve~~ ¦ (approve) ¦ approve / reject ¦ approuvé ¦ ja ¦ disapprove this ¦ approve approve
 I cannot⏎approve ¦ yes and no ¦  ¦ ⏎⏎ ¦ approve :( ¦ > approve ¦ >approve ¦ approve⏎> quoted⏎wait, no
 ok⏎El build falla ¦ approve⏎On second thought, no ¦ approve⏎On hold until Monday ¦ yes⏎Em espera
-ok⏎Am Montag erst ¦ ok⏎Le build est rouge ¦ ok⏎Il test fallisce ¦ ok⏎Op maandag pas
 approve⏎⏎On reflection: wait ¦ ok⏎⏎Thanks,⏎only staging | not production ¦ approve⏎Sent too early, wait
 approve⏎--- not yet, wait --- ¦ ok⏎Enviado demasiado pronto, espera ¦ ok⏎Envoyé de façon prématurée, attendez
 approve⏎-- not before noon -- ¦ approve⏎Sent from my mistake, please wait ¦ approve⏎____________⏎PS: not today
