@@ -1632,6 +1632,8 @@ def _far_from_home(tmp_path_factory):
     gc.freeze()  # what pytest holds stays to the end: looking at it each time takes a tenth of the run
     gc.set_threshold(20_000)
     connect, headers = socket.socket.connect, email.headerregistry.HeaderRegistry
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # a disk takes 1 to 3 ms for a rename
+    stores = tempfile.mkdtemp(dir=memory)
 
     def loopback_only(self, address):
         if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "::1", "localhost"):
@@ -1648,13 +1650,14 @@ def _far_from_home(tmp_path_factory):
         # email makes a new class for each header, which takes a third of the time of a mail
         patch.setattr(headers, "__getitem__", functools.lru_cache(None)(headers.__getitem__))
         patch.setattr(alerters, "_CLOSING", 30.0)  # s by the wall clock, of a machine that may be busy
-        yield
+        yield stores
+    shutil.rmtree(stores, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch, tmp_path_factory):
+def _alone(monkeypatch, _far_from_home):
     """Give every test a store of its own, and keep other tests' leftovers off it."""
-    monkeypatch.setenv("ALERTERS_STORE", str(tmp_path_factory.getbasetemp() / f"stacks-{next(NUMBERS)}.json"))
+    monkeypatch.setenv("ALERTERS_STORE", os.path.join(_far_from_home, f"stacks-{next(NUMBERS)}.json"))
     alerters._KNOWN_SECRETS.clear()  # else what one test calls a secret would be hidden in all later ones
     flavors = dict(FLAVORS)
     yield
@@ -9079,20 +9082,17 @@ def test_run_is_as_if_it_were_not_there(quiet):
         both = [["bash", "-c", line, "bash", *run, "sh", "-c", job, "sh"] for run in ([], RUN_COMMAND)]
         if typed:
             return [Terminal(words, shell=True) for words in both]
-        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
-        return [subprocess.Popen(words, env=environment_with(), start_new_session=True,
-                                 stdin=subprocess.DEVNULL, **pipes) for words in both]
+        return [subprocess.Popen(words, -1, None, subprocess.DEVNULL, subprocess.PIPE, subprocess.PIPE,
+                                 env=environment_with(), start_new_session=True) for words in both]
 
     def end(process):
         """Return what it printed and its exit code as a shell has it."""
         if isinstance(process, Terminal):
             code, shown = process.end(), process.seen
         else:
-            shown = process.communicate(timeout=60)
-            code = process.returncode
+            shown, code = process.communicate(timeout=60), process.returncode
         return shown, code if code >= 0 else 128 - code
-    waits = "trap 'exit 5' HUP; echo ready; sleep 9 & wait"
-    hung_up = Terminal([*RUN_COMMAND, "sh", "-c", waits], shell=True)
+    hung_up = Terminal([*RUN_COMMAND, "sh", "-c", "trap 'exit 5' HUP; echo ready; sleep 9& wait"], shell=True)
     started = {case: start(*row) for case, row in ALIKE.items()}
     hung_up.answer("ready", "")
     os.close(hung_up.master)
