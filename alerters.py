@@ -7228,8 +7228,8 @@ def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
 
 
 def _stripped(error: BaseException) -> BaseException:
-    """Return it without the frames and causes of a library, whose locals hold tokens and passwords."""
-    error.__cause__ = error.__context__ = None
+    """Return it, to raise it from None, without the frames of a library: their locals hold tokens."""
+    error.__context__ = None
     return error.with_traceback(None)
 
 
