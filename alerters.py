@@ -3854,7 +3854,6 @@ _CLOSINGS = set("""
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
-_MANY_MAILS = 300  # above which the server searches
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
@@ -3934,9 +3933,8 @@ class SMTPEmailAlerter(BaseAlerter):
             points.append((_BAD, "recipient: none, so it cannot post: give recipient_email"))
         return _report(self._who, points)
 
-    def send(self, message: _Text, params: _Params = None) -> Receipt:
+    def send(self, message: Any, params: _Params = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
-        message = _message(message)
         loaded = message._files(self._who)
         mail = self._compose(message, params, loaded)
         try:
@@ -4064,9 +4062,8 @@ class SMTPEmailAlerter(BaseAlerter):
     def _transact(self, mail: _Mail, until: float) -> None:
         """Send the mail to those who may still get it; note who has it, and why the others do not."""
         session, in_data = self._smtp(until), False
-        taken: list[str] = []
+        taken, size = [], []
         try:
-            size = []
             if session.has_extn("size"):  # RFC 1870
                 size = [f"size={mail.size}"]
             _expect(session.mail(self._sender, size), 250)
@@ -4252,10 +4249,14 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _ready_to_read(self, where: _Dict) -> None:
         until, box = self._until(_SEND_BUDGET), self._box()
-        with box.lock:  # one after the other: see `_Mailbox`
-            if box.session is None and self.clock.monotonic() > box.known_until:
-                _insist(functools.partial(self._imap, until), self.clock, until).sock.close()
-                box.known_until = self._until()
+
+        def look() -> None:
+            with box.lock:  # one after the other: see `_Mailbox`
+                if box.session is None and self.clock.monotonic() > box.known_until:
+                    self._imap(until).sock.close()
+                    box.known_until = self._until()
+
+        _insist(look, self.clock, until)
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
@@ -4288,20 +4289,19 @@ class _Mailbox:
             self.session.sock.close()
         self.session = None
         self.began = 0.0  # when the last look began
-        self._unread: set[int] = set()  # UIDs of mails whose heads are yet to be read
-        self._named: dict[int, str] = {}  # which question's token the others name, by UID
+        self._named: dict[int, str] = {}  # which question's token a mail names, by UID
         self._searched: dict[str, int] = {}  # the last UID among which the server found a token
         self.answers: dict[int, _Dict | None] = {}  # what the mails answer that were read whole, by UID
 
     def look(self) -> None:
         self.session.noop()  # after which the server tells what is new (RFC 3501, 6.1.2)
         day = _imaplib.Time2Internaldate(self.since)[1:12]
-        self._unread = self._search(f"SINCE {day}").difference(self._named)
+        self._unread = self._search(f"SINCE {day}").difference(self._named)  # UIDs
 
     def naming(self, token: str) -> set[int]:
         """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
         new = {uid for uid in self._unread if uid > self._searched.get(token, 0)}
-        if len(new) > _MANY_MAILS:
+        if len(new) > 300:  # the heads of fewer are soon read
             keys = f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}"
             found = self._search(keys)
             if found:
