@@ -2971,9 +2971,8 @@ def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(monkeypatch,
         link.sendall(b"HTTP/1.0 200 Connection established\r\n\r\n")
         with context.wrap_socket(link, server_side=True) as link:
             said(hints + SLACK_OK, heads=heads)(link)  # the first answers are passed over
-    ca = tmp_path / "ca.pem"
-    ca.write_text(ALERTS_TEST_PEM)
-    monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+    (tmp_path / "ca.pem").write_text(ALERTS_TEST_PEM)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     monkeypatch.setenv(variable, f"http://ann:proxy-password@127.0.0.1:{peer(carry)}")
     assert slack_at(443, host="alerts.test").post("x") is True
     to_proxy, to_slack = heads
@@ -8789,14 +8788,15 @@ def test_as_a_file_and_vendored(tmp_path):
     write_store({"version": 1, "flavors": {"bell": "bell.Bell"},
                  "stacks": {"plain": ["console"], "default": ["console", "b"]},
                  "alerters": {"b": {"flavor": "bell"}, "console": {"flavor": "console"}}})
-    started = [start_program(*args, "post", "-", "--title", "Füße", "--metadata", "a=1", "--stack", stack,
-                             env={"PYTHONPATH": None}, cwd=str(tmp_path), stdin=subprocess.PIPE,
-                             python=["-S", "-W", "error"])
+    started = [start_program(*args, "post", "-", "--title=Füße", "--metadata=a=1", "--stack", stack, python=[
+        "-S", "-W", "error"], env={"PYTHONPATH": None}, cwd=str(tmp_path), stdin=subprocess.PIPE)
                for stack, *args in (["plain", "alerters.py"], ["default", "-m", "vendored.alerts"])]
     for process, rings in zip(started, ("", "ding through a pipe ✅\n\n")):
         done = end_of(process, "through a pipe ✅\n")
-        assert (done.returncode, done.stdout) == (0, rings)
-        assert done.stderr == "[i] Füße\n    through a pipe ✅\n    a: 1\n"
+        told = (done.returncode, done.stdout, done.stderr)
+        assert told == (0, rings, "[i] Füße\n    through a pipe ✅\n    a: 1\n")
+    alone = types.FunctionType(alerters._program.__code__, {**vars(alerters), "__spec__": None})  # as a file
+    assert alone() == f"{os.path.basename(sys.executable)} {shlex.quote(sys.argv[0])}"
 
 
 @posix
