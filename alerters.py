@@ -1147,7 +1147,7 @@ class BaseAlerter(_Record):
         place = {}
         for name, field in _fields_of(type(self)).items():
             if not _is_secret(field) and name not in ("timeout", "approvers"):
-                place[name] = _same_text(getattr(self, name))
+                place[name] = _same_form(getattr(self, name))
         return place
 
     def _find(self, question: Question) -> _Dict | None:
@@ -1267,7 +1267,7 @@ class BaseAlerter(_Record):
         if key:
             # The same in every process, whatever order sets have there, and at whatever address objects lie.
             same = [self.flavor, getattr(self, self._api_field, None), where, message.title, message.body,
-                    _same_text(message.metadata), sorted(approve), sorted(decline), fold,
+                    _same_form(message.metadata), sorted(approve), sorted(decline), fold,
                     sorted(people), needed]
             same_text = _json.dumps(same, sort_keys=True, default=str)
             record.fingerprint = _hashlib.sha256(same_text.encode()).hexdigest()
@@ -1416,14 +1416,14 @@ def _is_plain(ref: Any) -> bool:
 
 
 @reprlib.recursive_repr()  # a fact may hold itself
-def _same_text(value: Any) -> str:
-    """Return a fact as text that is the same in every process."""
+def _same_form(value: Any) -> Any:
+    """Return a fact as JSON that is the same in every process."""
     if isinstance(value, dict):
-        value = set(map(_same_text, value.items()))
-    if isinstance(value, (list, tuple)):
-        value = list(map(_same_text, value))
+        return sorted(map(_same_form, value.items()), key=_json.dumps)
     if isinstance(value, (set, frozenset)):
-        value = sorted(map(_same_text, value))
+        return sorted(map(_same_form, value), key=_json.dumps)
+    if isinstance(value, (list, tuple)):
+        return list(map(_same_form, value))
     return re.sub(r" at 0x[0-9a-fA-F]+", "", _clean(value))
 
 
