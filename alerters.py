@@ -544,7 +544,6 @@ def _kind_of(value: object) -> str:
 
 
 def _exception_text(error: BaseException) -> str:
-    """Return the type and the text of an exception, as they stand at the end of its traceback."""
     name, text = type(error).__qualname__, _clean(error)
     if type(error).__module__ not in ("builtins", "__main__"):
         name = f"{type(error).__module__}.{name}"
@@ -1209,7 +1208,6 @@ class BaseAlerter(_Record):
         return self.clock.monotonic() + seconds
 
     def _checked(self, message: object, params: object) -> tuple[AlerterMessage, _Params]:
-        """Return both, checked, once no text can hold a secret any more."""
         self._learn_secrets()
         choices = _params(params)
         if choices:
@@ -1247,7 +1245,6 @@ class BaseAlerter(_Record):
         return default
 
     def _frame(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:
-        """Return a question that is yet to be posted."""
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
         named = _names(self._option(params, "approvers"), "approvers")
@@ -1550,7 +1547,6 @@ _TIME = r"(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|d
 
 
 def _seconds(value: Any, what: str) -> float:
-    """Return a time as seconds: a number of them, a timedelta, or a text such as 90s, 5m, 1h30m, 2d."""
     seconds = value
     if hasattr(value, "total_seconds"):
         seconds = value.total_seconds()
@@ -1898,7 +1894,6 @@ class Question:
         return min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
 
     def _poll_once(self, began: float) -> None:
-        """Look, and settle the question if that decides it, or if the time is over."""
         try:
             if self._key:  # a thread or process may have settled or replaced it; nothing is written then
                 self._decision = self._key.ending()
@@ -1916,7 +1911,12 @@ class Question:
         if decision is None and began >= self._ends and not self._failing:
             decision = Decision("timeout", at=self.alerter.clock.now(), approvals=self._approvals)
         if decision is not None:
-            self._settle(decision)
+            is_new = True
+            if self._key:  # who was quicker has settled it, and told so
+                decision, is_new = self._key.settle(decision)
+            self._decision = decision  # Ctrl-C from here on does not close it once more
+            if is_new:
+                self._finish(decision)
         elif self._failing and self.alerter.clock.monotonic() >= self._gives_up:
             what, hint = "the answers could not be read when the time was over", "look there for the answer"
             if self._key:
@@ -2094,15 +2094,6 @@ class Question:
         if record.minimum_approvals > 1:
             lines.append(f"{record.minimum_approvals} different people have to approve; one decline ends it.")
         return lines
-
-    def _settle(self, decision: Decision) -> None:
-        """End it with this decision; if somebody has ended it meanwhile, with theirs, and in silence."""
-        is_new = True
-        if self._key:
-            decision, is_new = self._key.settle(decision)
-        self._decision = decision  # Ctrl-C from here on does not close it once more
-        if is_new:
-            self._finish(decision)
 
     def _finish(self, decision: Decision) -> None:
         """Say how it ended, and drop its record: last, so that who is killed before can be succeeded."""
@@ -2466,12 +2457,6 @@ class _ChatAlerter(BaseAlerter):
         if isinstance(written, tuple):  # a fact: Discord allows 25 of them in each of ten embeds
             return max(sum(map(self._measure, written)) + 8, 20)
         return self._measure(written) + 1
-
-    def _opening(self, block: _Block) -> int:
-        """Return what a block costs besides its lines: fences, and the head of a table."""
-        if block.kind != "code":
-            return 0
-        return 8 + len(block.label) + sum(map(self._cost, block.head))
 
     def _said(self, kind: str, blocks: Sequence[_Block]) -> str:
         """Return written blocks of one kind as one text, code in fences."""
@@ -2904,7 +2889,6 @@ class SlackAlerter(_ChatAlerter):
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
-        """Read a thread; or a channel from the oldest question that somebody waits for on."""
         if view.thread:
             return self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
         refs = sorted((other.ref for other in list(view.questions)), key=self._order)
@@ -3153,8 +3137,9 @@ class SlackAlerter(_ChatAlerter):
         answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
         word = answer.text.strip()
         taken = word == "ok"
-        if "://hooks.slack" not in url:  # Mattermost and others answer what they like
-            taken = not answer.is_page()
+        if "://hooks.slack" not in url:  # Mattermost and others answer what they like, but no web page
+            kind = answer.headers.get("Content-Type", "").lower()
+            taken = "text/html" not in kind and not word.startswith("<")
         code, what = None, f"HTTP {answer.status} from the webhook"
         if re.fullmatch(r"[a-z_]{3,50}", word):
             code = what = word
@@ -3548,7 +3533,6 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _latest(self, path: str, count: int) -> list[_Dict]:
-        """Return a channel's newest messages, or raise."""
         rows: list[_Dict] = self._call("GET", f"{path}/messages?limit={count}")
         if rows:
             return rows
@@ -4211,7 +4195,6 @@ class SMTPEmailAlerter(BaseAlerter):
         self._deliver(_Mail(mail, people))
 
     def _box(self) -> _Mailbox:
-        """Return what is read of the mailbox for all of this process that wait in it."""
         key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, self.imap_username,
                self.username, self.sender_email, self.imap_password, self.password)
         return _MAILBOXES.setdefault(key, _Mailbox())
@@ -5296,7 +5279,6 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _lock(file: int, hold: bool = True) -> None:
-    """Take the lock, or let go of it."""
     if sys.platform == "win32":
         _msvcrt.locking(file, _msvcrt.LK_NBLCK if hold else _msvcrt.LK_UNLCK, 1)
     elif hold:
@@ -6111,7 +6093,6 @@ class _Signals:
             del self.came[:len(heard)]
 
     def news(self) -> bytes:
-        """Return the signals that have come since the last time."""
         if not self.came:
             return b""
         time.sleep(_GROUP_TIME)
@@ -6526,7 +6507,6 @@ def _as_lines(facts: _Block) -> _Block:
 
 
 def _as_text(blocks: Sequence[_Block], gap: str = "\n\n") -> str:
-    """Return blocks as plain text. gap: what stands between the parts."""
     parts = []
     for group, found in _grouped(map(_aligned, blocks)):
         lines: list[str] = []
@@ -6584,8 +6564,8 @@ class _Page:
     def take(self, service: _ChatAlerter, block: _Block, line: Any) -> Any:
         """Add a line; return what had no room, or None. A part is added if no page would hold it all."""
         room = self.room
-        if self.last is not block:
-            room -= service._opening(block)
+        if self.last is not block and block.kind == "code":  # its fences, and the head of a table
+            room -= 8 + len(block.label) + sum(map(service._cost, block.head))
         head, written, cost = _head(line, functools.partial(service._write, block), service._cost, room)
         settled = head == line or len(line) > service._limit  # what no page could hold is cut anywhere
         if self.blocks and (cost > room or not settled):
@@ -6697,7 +6677,9 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
             given = source.name
         elif hasattr(item, "read"):  # an open file; a chart's names no file
             given = getattr(item, "name", "")
-        name = _file_name(given)
+        if isinstance(given, (str, os.PathLike)):  # an open file may have a number
+            last = re.sub(r".*[/\\]", "", _one_line(os.fsdecode(given), 10_000))[-100:]
+            name = last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
         data = _bytes_of(source)
         if not data:
             raise ValueError("it is empty")
@@ -6709,14 +6691,6 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
     if not name:
         file.name += file.ending
     return file
-
-
-def _file_name(name: object) -> str:
-    """Return the last part of a path with all its letters, fit for a header; of what is no name, ""."""
-    if not isinstance(name, (str, os.PathLike)):  # an open file may have a number
-        return ""
-    last = re.sub(r".*[/\\]", "", _one_line(os.fsdecode(name), 10_000))[-100:]
-    return last.replace('"', "_").replace("=?", "=_")  # older Pythons decode "=?" into new headers
 
 
 def _bytes_of(source: Any) -> bytes:
@@ -7102,11 +7076,6 @@ class _Answer:
         with contextlib.suppress(ValueError, RecursionError):
             return _json.loads(self.body)
 
-    def is_page(self) -> bool:
-        """True for a web page, as a log-in or an error page in the place of the service."""
-        html = "text/html" in self.headers.get("Content-Type", "").lower()
-        return html or self.text.lstrip().startswith("<")
-
     def seconds(self, given: Any = None) -> float | None:
         """Return how long the service asks to wait, None if it says nothing sensible."""
         asked = str(given or self.headers.get("Retry-After"))
@@ -7194,7 +7163,6 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
 
 
 def _place_of(url: str) -> tuple[bool, str, int]:
-    """Return whether TLS is spoken there, the host, and the port."""
     parts = _parse.urlsplit(url)
     encrypted, usual = True, 443
     if parts.scheme == "http":
