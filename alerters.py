@@ -168,6 +168,7 @@ _WARN_AGAIN = 3600.0  # s between two warnings that the answers cannot be read
 _CLOSING = 3.0  # s that a stopped process takes to close its question
 _CLAIM, _CLAIM_PAUSE = 200.0, 0.5  # s that a claim holds at most; s between looks at somebody else's
 _REMEMBERED = 86400.0  # s for which the store knows how a question ended, for those who still wait for it
+_UTC = "%Y-%m-%d %H:%M:%S UTC"  # how a deadline is shown
 _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
 _HEAD_CAP, _BODY_CAP = 256 * 1024, 8 * 1024 * 1024  # bytes of an answer's heads, and of its body
@@ -927,11 +928,11 @@ def _xn_form(host: str) -> str:
 def _server_problem(text: str) -> str:
     pasted, problem = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", text), _host_problem(text)
     if pasted and pasted[1] != text:
-        problem = f"is a mere host name: write {pasted[1]}"
+        problem = f"must be a host name alone: write {pasted[1]}"
         if pasted[2]:
-            problem += f", and {pasted[2]} as the port"
+            problem += f", and {pasted[2]} into the field …_port"
     elif problem:
-        problem = f"is a mere host name, such as mail.example.org: {problem}"
+        problem = f"must be a host name, such as mail.example.org: {problem}"
     return problem
 
 
@@ -3912,7 +3913,7 @@ class SMTPEmailAlerter(BaseAlerter):
             except DeliveryError as error:
                 points.append((_BAD, f"{done[:4]}: {error}"))
         if not self.imap_server:
-            points.append((_NOTE, "IMAP: not set, so this alerter posts and cannot ask"))
+            points.append((_NOTE, "IMAP: imap_server is not set, so this alerter posts and cannot ask"))
         if not self.recipient_email:
             points.append((_BAD, "recipient: none, so it cannot post: give recipient_email"))
         return _report(self._who, points)
@@ -6384,7 +6385,7 @@ def _facts_of(message: AlerterMessage) -> _Block:
 
 def _how_to_answer(question: Question) -> _Block:
     """Return the lines that say how to answer; the last one, until when and who, is a list of spans."""
-    moment = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(question.deadline))
+    moment = time.strftime(_UTC, time.gmtime(question.deadline))
     closing = [("text", "Open until ", ""), ("time", moment, str(int(question.deadline)))]
     people = question._record.approvers or ()
     between = " for "
@@ -7337,8 +7338,8 @@ def _tell_asked(question: Question) -> None:
     if question.alerter.flavor != "console":
         record = question._record
         place = ", ".join(record.recipients) or record.url or _channel_of(question.ref)
-        until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(question.deadline))
-        _complain(f"asked {question.alerter._who} {place}; waiting until {until}")
+        who = f"{question.alerter._who} {place}".strip()
+        _complain(f"asked {who}; waiting until {time.strftime(_UTC, time.gmtime(question.deadline))}")
 
 
 def _works(target: BaseAlerter, check: Callable[[], object]) -> bool:
@@ -7397,7 +7398,7 @@ def _cmd_pending(options: Any) -> None:
         except StoreError as error:
             _complain(error)
             continue
-        until = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.deadline))
+        until = time.strftime(_UTC, time.gmtime(record.deadline))
         state, place = "open until", record.alerter or record.flavor
         if record.deadline < time.time():
             state = "expired"
@@ -7587,7 +7588,8 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what i
     "stack set": (_changes("set_active_stack", "stack {} is active"), "set the active stack", "name"),
     "stack delete": (_changes("delete_stack", "stack {} is deleted"), "remove an unused stack", "name"),
     "flavor list": (_cmd_flavors, "list the flavors", ""),
-    "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path")}
+    "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path"),
+    "--version": (lambda _: _print(__version__), "tell the version", "")}
 _HELP = {"-h", "--help"}
 _MARKS = {True: "* ", False: "  "}  # is it in use?
 
@@ -7604,9 +7606,6 @@ def _run_command(args: list[str]) -> int | None:
     name, args = "".join(args[:1]), args[1:]
     if name in ("flavor", "stack") and args:
         name = f"{name} {args.pop(0)}"
-    if name == "--version":
-        _print(__version__)
-        return 0
     if not name or name.endswith(("help", "-h")):
         _print(_usage())
         if name:

@@ -6074,7 +6074,7 @@ def test_check_tells_what_works(smtp, imap, clock, monkeypatch):
     alerter, good = mail_alerter(smtp, imap, clock, password="{{env.MAIL_SECRET}}"), "connected and logged in"
     assert alerter.check() == f"ok    SMTP: {good}\nok    IMAP: {good}" and MAIL_PASSWORD not in repr(alerter)
     assert mail_alerter(smtp).check() == (
-        f"ok    SMTP: {good}\nnote  IMAP: not set, so this alerter posts and cannot ask")
+        f"ok    SMTP: {good}\nnote  IMAP: imap_server is not set, so this alerter posts and cannot ask")
     imap.fail("select", "NO [NONEXISTENT] Unknown Mailbox", "BYE")
     for password, said in (("", r"IMAP: \[NONEXISTENT\] Unknown Mailbox"), ("", "IMAP: .*system going down"),
                            ("wrong-password-2", "IMAP: .*: check imap_username and imap_pass")):
@@ -7523,9 +7523,9 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "case_sensitive": {"maybe": " must be bool, not str", "": " must be bool, not str"}}),
     "smtp_email": (MAIL, {
         "smtp_server": {
-            "smtp.example.org:587": " is a mere host name: write smtp.example.org, and 587 as the port",
-            "smtps://smtp.example.org": " is a mere host name: write smtp.example.org"},
-        "imap_server": {"bot@example.org": " is a mere host name, such as mail.example.org: "
+            "mx.test:587": " must be a host name alone: write mx.test, and 587 into the field …_port",
+            "smtps://smtp.example.org": " must be a host name alone: write smtp.example.org"},
+        "imap_server": {"bot@example.org": " must be a host name, such as mail.example.org: "
                                            "'bot@example.org' is no host's name"},
         "approvers": {"Ann": ": 'Ann' is not a mail address"},
         "recipient_email": {"ann": ": 'ann' is not a mail address"},
@@ -8553,8 +8553,8 @@ NEEDED = "the following arguments are required: "
 MISTAKES = {  # {}: the program, …: anything
     "preview x": "preview: give --flavor, or --html FILE",
     "stack register prod -al team": "stack 'prod' exists already: `stack update` changes it",
-    "regster x": "no command 'regster'; did you mean 'register'?",
     "stack": "no command 'stack'; did you mean 'stack set'?",
+    "version": "no command 'version'; did you mean '--version'?",
     "--flavor=x": "no command '--flavor'; did you mean 'flavor list'?",
     "register x --flavor=slack --slack_tokn=xoxb-2-hidden":
         "register: unknown '--slack_tokn'; did you mean '--slack_token'?",
@@ -8569,7 +8569,6 @@ MISTAKES = {  # {}: the program, …: anything
         "red (discord): give discord_token (posts and asks) or discord_webhook_url (posts only)",
     "update team --approvers=@ann": f"team (slack): approvers: '@ann' {NOT_SLACK}",
     "delete team": "alerter 'team' is in the stack prod: delete that first",
-    "stack set prd": "no stack 'prd'; did you mean 'prod'?",
     "stack delete prod": "stack 'prod' is active: set another one first",
     "update team": "update: there is nothing to change; give --FIELD=VALUE",
     "post x --alerter teem": "no alerter 'teem'; did you mean 'team'?",
@@ -8657,7 +8656,7 @@ def test_ask_on_the_command_line(slack, clock, capsys, caplog):
         at = clock.monotonic() + 0.5
         clock.at(at, lambda text=text: text and slack.say("U1", text, slack.posted[-1]["ts"]))
         code, out, err = run_cli(capsys, "ask", "Deploy?", *shlex.split(options))
-        asked = r"alerters: asked my_slack_alerter \(slack\) \S+/p\d{16}; waiting until [\d-]+ [\d:]+\n"
+        asked = r"alerters: asked my_slack_alerter \(slack\) \S+/p\d{16}; waiting until [\d-]+ [\d:]+ UTC\n"
         assert code == want and re.fullmatch(asked, err), err
         if isinstance(said, Decision):
             assert clock.now() - 5 <= json.loads(out)["at"] <= clock.now()
@@ -9411,7 +9410,6 @@ def test_the_python_of_the_readme_runs_as_it_stands(readme, monkeypatch, capsys)
     for block in readme_blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     assert capsys.readouterr().out.splitlines() == ["deploying", "approved UANN LGTM reply"]
-    assert names["approved"] is True and names["decision"].status == "approved"
     titles = [row["payload"]["blocks"][0]["text"]["text"] for row in readme.posted
               if row["payload"].get("blocks", [{}])[0].get("type") == "header"]
     assert titles == ["Epoch 12 done", "Hello from my pipeline!", "Deployment Approval",
@@ -9423,7 +9421,9 @@ def test_the_python_of_the_readme_runs_as_it_stands(readme, monkeypatch, capsys)
         question = alerter.open_question("Go?", AlerterParameters(timeout=60))
         assert question.check() is None and "file" in FLAVORS  # that was the answer to an older one
         file.write("answer: approve\n")
-        assert question.check().status == "approved"
+        assert question.check().status == "approved" and names["approved"] is True
+    alerters._tell_asked(question)
+    assert "alerters: asked file; waiting until " in capsys.readouterr().err
 
 
 def test_the_commands_of_the_readme_run_as_they_stand(readme, capsys):
