@@ -1466,6 +1466,12 @@ def _worked(work: Callable[..., object], *given: Any) -> bool:
 
 
 # === Asking ===
+_OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
+_WITH_REASON = r"((?::[\w+-]+:)+(?!:[\w+-]+:)|[^:]*[^:\s])(?::[*_`]*|\s:\s)\s*(\S.*)"  # or ":x:: why"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_TIME = r"(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)"
+
+
 def _canonical(text: str) -> str:
     """Return text with every emoji as its :shortcode:, however its letters and white space were typed."""
     text = re.sub("[\ufe0e\ufe0f🏻-🏿]|:skin-tone-[2-6]:", "", text)
@@ -1498,10 +1504,6 @@ def _word(text: str, fold: bool) -> str:
             return text.casefold()
         else:
             return text
-
-
-_OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
-_WITH_REASON = r"((?::[\w+-]+:)+(?!:[\w+-]+:)|[^:]*[^:\s])(?::[*_`]*|\s:\s)\s*(\S.*)"  # or ":x:: why"
 
 
 def _tap_name(text: str) -> str:
@@ -1541,10 +1543,6 @@ def _names(value: Any, what: str) -> tuple[str, ...] | None:
     if not names or "" in names:
         raise ConfigError(f"{what} must be a list of words, none of them empty; leave it out for the default")
     return tuple(names)
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_TIME = r"(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)"
 
 
 def _seconds(value: Any, what: str) -> float:
@@ -1812,9 +1810,6 @@ class Question:
     def ref(self) -> dict[str, Any]:
         """The service's ids of the message, as in the Receipt; empty until it is posted."""
         return self._record.ref or {}
-
-    def __repr__(self) -> str:
-        return f"Question({self._record.text!r}, alerter={self._record.alerter!r}, ref={self.ref!r})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the question as plain JSON, without secrets, for `from_dict` in another process."""
@@ -2217,6 +2212,8 @@ _UNFORMED = ("text", "plain", "code", "title", "facts")  # kinds whose lines sta
 _UNMARKED = r"(?![^a-zA-Z0-9]|\d+\.\s|.*://)[^@&<>`*_~|\\[\]\n]*"  # a line that is the same on each service
 _LEFT_OUT = "… {:,} characters left out …"
 _NO_FILES = "a webhook takes no files, only an image's URL"
+# Of all questions that are waited for: by process, token, `listen`, channel and thread.
+_VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 _GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check begins with
 
 
@@ -2683,10 +2680,6 @@ class _View:
         self.rationed = False  # Slack: whether the app may read once a minute
 
 
-# Of all questions that are waited for: by process, token, `listen`, channel and thread.
-_VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
-
-
 def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
     for row in rows:
         if row.get(key) == ident:
@@ -2760,8 +2753,7 @@ class SlackAlerter(_ChatAlerter):
     """
     slack_token: str = _field("", "bot token, xoxb-…: OAuth & Permissions of the app", "token")
     slack_channel_id: str = _field("", _SLACK_CHANNEL, "id")
-    slack_webhook_url: str = _field("", "in place of the token, only to post: Incoming Webhooks of the app",
-                                    "url")
+    slack_webhook_url: str = _field("", "in place of the token, to post: Incoming Webhooks of the app", "url")
     slack_api_url: str = _field("https://slack.com/api", "of a compatible server", "url")
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
@@ -3291,8 +3283,7 @@ class DiscordAlerter(_ChatAlerter):
     """
     discord_token: str = _field("", "bot token: Bot, Reset Token, in the developer portal", "token")
     discord_channel_id: str = _field("", _DISCORD_CHANNEL, "id")
-    discord_webhook_url: str = _field("", "in place of the token, only to post: Integrations of the channel",
-                                      "url")
+    discord_webhook_url: str = _field("", "in place of the token, to post: Integrations of a channel", "url")
     discord_api_url: str = _field("https://discord.com/api/v10", "of a compatible server", "url")
     timeout: float | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
@@ -4168,7 +4159,8 @@ class SMTPEmailAlerter(BaseAlerter):
             elif proxies and isinstance(caught, _Unreachable) and not caught.code:
                 error.hint = f"{error.hint}; mail does not go through the proxy of {max(proxies)}"
         except BaseException as caught:  # Ctrl-C: the libraries' frames know the password
-            raise _stripped(caught) from None
+            caught.__context__ = None
+            raise caught.with_traceback(None) from None
         raise error
 
     def _preview(self, message: AlerterMessage, params: _Params = None) -> str:
@@ -4900,6 +4892,12 @@ def _typed_in_box(seconds: float) -> str | None:
 FLAVORS: dict[str, type[BaseAlerter]] = {  # named also in __all__, `_targets`, `_COMMANDS` and the README
     cls.flavor: cls for cls in (SlackAlerter, DiscordAlerter, SMTPEmailAlerter, ConsoleAlerter)}
 _BUILT_IN = dict(FLAVORS)
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True,
+          "false": False, "no": False, "off": False, "0": False}
+_READERS: dict[str, Callable[[str], Any]] = {
+    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float,
+    "tls": lambda word: _TRUTH.get(word, word)}
+_CHOOSING = ("FLAVOR", "STACK", "STORE")  # besides the fields of flavors
 
 
 def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
@@ -4915,21 +4913,22 @@ def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
     own = isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
     name = getattr(flavor, "flavor", "")
     if not (own and name and isinstance(name, str)):
-        raise ConfigError("flavor: it must be a dataclass on BaseAlerter with a `flavor`, "
-                          f"not {_kind_of(flavor)}")
+        raise ConfigError(f"a flavor is a dataclass on BaseAlerter with a `flavor`, not {_kind_of(flavor)}")
     if _BUILT_IN.get(flavor.flavor, flavor) is not flavor:
         raise ConfigError(f"flavor {flavor.flavor!r} is built in: choose another name for {flavor.__name__}")
     FLAVORS[flavor.flavor] = flavor
     return flavor  # type: ignore[no-any-return]
 
 
-def _flavor(name: Any, data: Mapping[str, Any] = {}) -> type[BaseAlerter]:
-    """Return a flavor's class. data: a store, which may know where a flavor of one's own is."""
-    own, name = _sound(data, "flavors"), str(name)
-    if name not in FLAVORS and name in own:
-        register_flavor(own[name])
+def _flavor(given: object, data: _Dict | None = None) -> type[BaseAlerter]:
+    """Return a flavor's class. The store, whose data may be given, knows where one's own are."""
+    name = str(given)
     if name not in FLAVORS:
-        raise ConfigError(f"no flavor {name!r}; {_did_you_mean(name, {*FLAVORS, *own})}")
+        own = _sound(data or StackStore()._load(), "flavors")
+        if name in own:
+            register_flavor(own[name])
+        if name not in FLAVORS:
+            raise ConfigError(f"no flavor {name!r}; {_did_you_mean(name, {*FLAVORS, *own})}")
     return FLAVORS[name]
 
 
@@ -4939,8 +4938,7 @@ def _fields_of(cls: type[BaseAlerter]) -> dict[str, _Field]:
     return {field.name: field for field in dataclasses.fields(cls) if field.init}
 
 
-def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str, str | None] = ("", None),
-           ) -> BaseAlerter:
+def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: Any = ("", None)) -> BaseAlerter:
     """Return the alerter that has these fields. origin: its name in a store, and the store's path."""
     alerter: Any = cls.__new__(cls)
     alerter._set("_origin", origin)  # first of all: what its constructor says begins with its name
@@ -4955,13 +4953,6 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: tuple[str,
             raise ConfigError(f"{alerter._who}: {name} missing")
     alerter.__init__(**given)
     return alerter  # type: ignore[no-any-return]
-
-
-_TRUTH = {"true": True, "yes": True, "on": True, "1": True,
-          "false": False, "no": False, "off": False, "0": False}
-_READERS: dict[str, Callable[[str], Any]] = {
-    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float,
-    "tls": lambda word: _TRUTH.get(word, word)}
 
 
 def _parsed(field: _Field, text: str, where: str) -> Any:
@@ -4982,9 +4973,7 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
 
 def _from_environment() -> BaseAlerter:
     flavor, given = os.environ["ALERTERS_FLAVOR"], _Hidden()
-    cls = FLAVORS.get(flavor)  # ours need no store
-    if not cls:
-        cls = _flavor(flavor, StackStore()._load())
+    cls = _flavor(flavor)
     stray = _stray_variable({})
     if stray:
         raise ConfigError(stray)
@@ -4993,9 +4982,6 @@ def _from_environment() -> BaseAlerter:
         if variable in os.environ:
             given[name] = _parsed(field, os.environ[variable], f"${variable}")
     return _build(cls, given)
-
-
-_CHOOSING = ("FLAVOR", "STACK", "STORE")  # besides the fields of flavors
 
 
 def _stray_variable(alerters: Mapping[str, Any]) -> str:
@@ -5027,6 +5013,10 @@ def _stray_variable(alerters: Mapping[str, Any]) -> str:
 # === The store ===
 _CONFIG_FOLDER = "APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME"  # the variable that names it
 _BUSY = PermissionError if os.name == "nt" else BlockingIOError  # by which a file is another's just now
+_IS_SOUND: dict[str, Callable[[Any], bool]] = {  # an entry of another shape is set aside, and kept
+    "flavors": lambda entry: isinstance(entry, str),
+    "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
+    "stacks": lambda entry: isinstance(entry, list) and set(map(type, entry)) == {str}}
 _USUAL_STORES: dict[str, str] = {}  # what $ALERTERS_STORE said, and which file that was when first used
 
 
@@ -5300,12 +5290,6 @@ def _when_free(seconds: float, work: Callable[..., _T], *given: Any) -> _T:
         time.sleep(0.01)
 
 
-_IS_SOUND: dict[str, Callable[[Any], bool]] = {  # an entry of another shape is set aside, and kept
-    "flavors": lambda entry: isinstance(entry, str),
-    "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
-    "stacks": lambda entry: isinstance(entry, list) and set(map(type, entry)) == {str}}
-
-
 def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
     entries = data.get(kind, {}).items()
     return _Hidden((name, entry) for name, entry in entries if _IS_SOUND[kind](entry))
@@ -5522,8 +5506,7 @@ class _Watch:
         if isinstance(function, (classmethod, staticmethod)):  # stay so, also called on an instance
             return type(function)(self(function.__func__))
         if _inspect.isasyncgenfunction(function):
-            raise ConfigError("watch: an asynchronous generator cannot be decorated: write "
-                              "`async with watch(…):` into it")
+            raise ConfigError("watch: write `async with watch(…):` into an asynchronous generator")
         name = self.name or getattr(function, "__qualname__", "Job")
         each = functools.partial(_Watch, name, self.on_success, self.longer_than, self.alerter)
         is_coroutine = _inspect.iscoroutine  # what follows goes to other machines (Ray, Dask) by its values
@@ -5892,9 +5875,8 @@ class _Job:
         for numbers in self.streams:
             with contextlib.suppress(OSError, RuntimeError):  # no more descriptors or threads: it prints
                 self.copies.append(_Copy(numbers))
-        inlets = {number: stream.inlet for stream in self.copies for number in stream.numbers}
-        start: Any = functools.partial(_subprocess.Popen, close_fds=False, stdout=inlets.get(1),
-                                       stderr=inlets.get(2))
+        ends = {number: stream.inlet for stream in self.copies for number in stream.numbers}
+        start = functools.partial(_subprocess.Popen, close_fds=False, stdout=ends.get(1), stderr=ends.get(2))
         self.news, signals.heard = signals.news(), b""  # the job has not got what came before it ran
         try:
             return start(self.command)
@@ -6589,8 +6571,7 @@ class _Page:
         return False
 
 
-def _head(line: Any, write: Callable[[Any], Any], size: Callable[[Any], int],
-          room: int) -> tuple[Any, Any, int]:
+def _head(line: Any, write: Callable[..., Any], size: Callable[..., int], room: int) -> tuple[Any, Any, int]:
     """Return a start of a line that has room, cut at a space if one is near, in markup too, and its size."""
     if not isinstance(line, str):  # a fact, say, which cannot be cut
         written = write(line)
@@ -6740,6 +6721,9 @@ _HAS_SETTINGS = sys.platform in ("win32", "darwin")  # for a proxy; elsewhere it
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _AGENT = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"  # as Discord wants it
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
+# By the variables that choose. Kept is what has worked: a process with too many files open reads no CAs.
+_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
+_KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
     ("gaierror|UnicodeError",
@@ -6871,10 +6855,6 @@ class _Trust:
     def wrap_socket(self, sock: Any, server_hostname: str) -> Any:
         sock.encrypt(self, server_hostname)
         return sock
-
-
-# By the variables that choose. Kept is what has worked: a process with too many files open reads no CAs.
-_TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
 
 
 def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
@@ -7105,9 +7085,6 @@ class _Answer:
                         retry_after=wait)
 
 
-_KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
-
-
 @contextlib.contextmanager
 def _one_operation() -> Iterator[None]:
     """Keep this thread's HTTP connections from one request to the next, and close them at the end."""
@@ -7155,8 +7132,9 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         raise
     except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
         error = _transport_failure(alerter._who, caught, written)
-    except BaseException as caught:  # Ctrl-C, a time limit
-        raise _stripped(caught) from None
+    except BaseException as caught:  # Ctrl-C, a time limit: the library's frames know the token
+        caught.__context__ = None
+        raise caught.with_traceback(None) from None
     finally:
         if wire is not None:
             wire.close()
@@ -7194,12 +7172,6 @@ def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
         answer.headers = None
         answer.begin()
     return answer  # type: ignore[no-any-return]
-
-
-def _stripped(error: BaseException) -> BaseException:
-    """Return it, to raise it from None, without the frames of a library: their locals hold tokens."""
-    error.__context__ = None
-    return error.with_traceback(None)
 
 
 def _transport_failure(who: str, error: BaseException, reached: bool) -> DeliveryError:
@@ -7240,7 +7212,7 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
     found, unknown = parser.parse_known_args(args)
     if unknown:
         if getattr(found, "flavor", None):  # it may be one that cannot be imported
-            _flavor(found.flavor, StackStore()._load())
+            _flavor(found.flavor)
         word = unknown[0].partition("=")[0]  # what follows may be a secret
         if not word.startswith("-"):  # and so may this
             raise ConfigError(f"{command}: there is a word too many: what holds a space stands in quotes")
@@ -7382,7 +7354,7 @@ def _cmd_preview(options: Any) -> None:
         return
     if not options.flavor:
         raise ConfigError("preview: give --flavor, or --html FILE")
-    cls = _flavor(options.flavor, StackStore()._load())
+    cls = _flavor(options.flavor)
     # What fields make one of somebody's own flavor nobody knows, and the base's `_preview` needs none.
     example: Any = ConsoleAlerter()
     if cls._example:
