@@ -4451,8 +4451,8 @@ def test_retry_after_is_obeyed_and_the_wait_ends_with_the_grace(room):
     assert max(collections.Counter(calls).values()) == 1  # each refused method once
 
 
-@pytest.mark.parametrize("way, second, timeout, latest", [
-    ("reply", 30, 600, 70), ("reply", 119, 120, 120), ("reply", 39, 40, 44), ("react", 20, 300, 22.1)])
+@pytest.mark.parametrize("way, second, timeout, latest", [("reply", 30, 600, 70),
+    ("reply", 119, 120, 120), ("reply", 39, 40, 44), ("react", 20, 300, 22.1), ("react", 41, 40, 44)])
 def test_slack_reads_a_rationed_thread_when_it_may_and_taps_always(slack_room, way, second, timeout, latest):
     room, said = slack_room, {"reply": "yes", "react": "✅"}
     room.service.ration("conversations.replies")
