@@ -4521,6 +4521,8 @@ class _Reader:
         names = filter(None, [name, address, *called])
         self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
         writer = re.sub("@.*", "", "".join(_values(mail, "From")).casefold())
+        readers = " ".join([writer, *question._record.recipients]).casefold()
+        self._readers = set(re.findall(r"[^\W\d_]{2,}", readers))  # words of those who are not us
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
         self._ours = "".join(sent)
@@ -4579,6 +4581,8 @@ class _Reader:
             return "closing"
         line = re.sub(self._us, _US, line.strip(">| \t\xa0"))
         for kind, pattern in _KINDS.items():
+            if kind == "timed" and words & self._readers:
+                continue
             if re.fullmatch(pattern, line):
                 return kind
         return "said"
