@@ -6033,7 +6033,7 @@ class _Copy:
         if b"\0" in tail:
             return []  # data, nothing to read
         text = tail.decode("utf-8", "replace")
-        if "\ufffd" in text:  # many programs of Windows do not write UTF-8
+        if "\ufffd" in text[3:]:  # not of a letter that was cut: many programs of Windows write no UTF-8
             text = tail.decode(_locale.getpreferredencoding(False), "replace")
         text = re.sub(_TERMINAL, "", text)
         text = re.sub(r"(?m)^[^\n]*\r(?=[^\r\n])", "", text).replace("\r", "")  # progress bars as they ended

@@ -9171,8 +9171,8 @@ TOLD = {  # the job's script: title, body and level of what is told
     "no UTF-8": (r"printf 'Gr\366\337e' >&2; exit 1", "sh failed", fenced("Größe"), "error"),
     "a signal without a name": ("kill -50 $$ 2>&-; exit 178", "sh failed", None, "error"),
     "a secret over the cut": ("head -c 4000 /dev/zero | tr '\\0' x >&2; echo hidden-secret-1 >&2; "
-                              "head -c 65520 /dev/zero | tr '\\0' y >&2; echo end >&2; exit 1",
-                              "sh failed", fenced("y" * 61436 + "end"), "error"),
+                              "yes é | tr -d '\\n' | head -c 65520 >&2; echo ends >&2; exit 1",
+                              "sh failed", fenced("\ufffd" + "é" * 30717 + "ends"), "error"),
     "went on": ("trap 'exit 0' USR1; kill -USR1 $PPID; while :; do sleep 0.01; done", "sh succeeded", None,
                 "success"),
     "stopped": ("trap 'exit 0' TERM; kill -TERM $PPID; while :; do sleep 0.01; done",
