@@ -6209,7 +6209,7 @@ _URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
 _INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # 500 at most: no text makes the search slow
            r"|(?<![0-9A-Za-z_\\@`*)\]])(?P<stars>\*\*\*?)(?=\S)(?!/(?:\S{0,99}/)?\*)"  # not src/**/test/**
            r"(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)(?![0-9A-Za-z_`*])"  # headings drop the stars
-           r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
+           r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\"']?[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
            r"(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)(?!\w|(?P=slant))"
            r"|(?<![\w~\\])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
            r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|(?P<url>" + _URL + ")")
