@@ -4484,9 +4484,9 @@ def _values(mail: Any, *names: str) -> Iterator[str]:
 
 def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail answers: the last, as one may be asked below another."""
-    heads = "".join(_values(mail, "References", "In-Reply-To", "Subject"))
+    heads = "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower()
     heads = re.sub(r"\s", "", heads)  # they were folded anywhere
-    return re.sub(r"(?i).*(?:\[#|<alerters\.)([0-9a-f]{16})[\].@].*|.+", r"\1", heads).lower()
+    return "".join(re.findall(r"(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)[-1:])
 
 
 def _writer_of(mail: Any) -> str:
