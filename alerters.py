@@ -282,7 +282,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     for name in sorted(known, key=len, reverse=True):
         if word.endswith("_" + name.lstrip("-")):
             return name
-    return "".join(_difflib.get_close_matches(word, known, 1))
+    return "".join(_difflib.get_close_matches(word, known, 1, 0.61))  # files is not title
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -7222,7 +7222,7 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             _flavor(found.flavor)
         word = unknown[0].partition("=")[0]  # what follows may be a secret
         if not word.startswith("-"):  # and so may this
-            raise ConfigError(f"{command}: there is a word too many: what holds a space stands in quotes")
+            raise ConfigError(f"{command}: a word too many: quote what holds a space; options begin with --")
         known = re.findall(r"--[\w-]+", parser.format_usage())
         raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
     return found

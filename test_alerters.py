@@ -7712,7 +7712,7 @@ WRONG_CALLS = [  # a call, and what is said of it
       for wrong in ("60 apples", None, -1, math.nan, True)),
     (lambda: post("x", titel="T"), "post: no keyword 'titel'; did you mean 'title'?"),
     (lambda: ask("x", timout=5), "ask: no keyword 'timout'; did you mean 'timeout'?"),
-    (lambda: ASKED.post("x", selff=1), "post: no keyword 'selff'; there is: exception, files, images, "
+    (lambda: ASKED.post("x", style=1), "post: no keyword 'style'; there is: exception, files, images, "
      "level, mention, message, metadata, params, reply_to, title"),
     (lambda: ASKED.open_question("x", mentio="U1"),
      "open_question: no keyword 'mentio'; did you mean 'mention'?"),
@@ -8574,7 +8574,7 @@ MISTAKES = {  # {}: the program, …: anything
     "post x --alerter teem": "no alerter 'teem'; did you mean 'team'?",
     "post x --alerter team --stack prod": "--alerter and --stack: give one of them",
     "stack register s": f"{NEEDED}-al/--alerter (see: {{}} stack register --help)",
-    "post x --titl T": "post: unknown '--titl'; did you mean '--title'?", "post a b": "post: …a word…",
+    "post x --titl T": "post: unknown '--titl'; did you mean '--title'?", "post a b": "post: a word…with --",
     "post -5%": f"{NEEDED}text; one that begins with - stands behind -- (see: {{}} post --help)",
     "post x --level eror": "message: no level 'eror'; did you mean 'error'?",
     "post x --metadata accuracy": "--metadata accuracy: write it as KEY=VALUE",
