@@ -2681,10 +2681,7 @@ class _View:
 
 
 def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
-    for row in rows:
-        if row.get(key) == ident:
-            return row
-    return None
+    return next((row for row in rows if row.get(key) == ident), None)
 
 
 def _report(who: str, points: Iterable[tuple[str, str]]) -> str:
@@ -5173,8 +5170,9 @@ class StackStore:
     def _load(self) -> _Dict:
         data: Any = {}
         try:
-            with open(_when_free(2.0, _open_plain, self.path, os.O_RDONLY), "rb") as file:
-                data = _json.load(file)  # of UTF-8 or UTF-16, with a BOM or without, as editors write it
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                with open(_when_free(2.0, _open_plain, self.path, os.O_RDONLY), "rb") as file:
+                    data = _json.load(file)  # of UTF-8 or UTF-16, with a BOM or without, as editors write it
             if not isinstance(data, dict):
                 raise ValueError("it is no store of alerters")
             if data.get("version", 1) != 1:
@@ -5183,8 +5181,6 @@ class StackStore:
             for part, kind in parts.items():
                 if not isinstance(data.get(part, kind()), kind):
                     raise ValueError(f"{part} has a wrong form")
-        except (FileNotFoundError, NotADirectoryError):
-            pass
         except (OSError, ValueError, RecursionError) as error:
             data = {}  # it may hold secrets, and a traceback may show locals
             why = _one_line(_reason(error), 120)
@@ -5854,11 +5850,19 @@ def _job_name(command: list[str]) -> str:
 class _Job:
     """A command that runs as if `run` were not there: with our streams, descriptors, group and terminal."""
     def __init__(self, command: list[str]) -> None:
-        self.command, self.streams = command, _plain_streams()
+        self.command = command
         self.copies: list[_Copy] = []
         self.code = 0  # 128 + the signal that ended it, as shells have it
         self.problem = ""  # why it could not be run, or what it printed not be written
         self.got: list[str] = []  # the signals that ended it or asked it to end
+        self.streams: list[list[int]] = []  # those that are no terminal; together if they are one file
+        for number in (1, 2):
+            with contextlib.suppress(OSError):  # it is closed, and so it is for the job
+                os.fstat(number)
+                if not os.isatty(number):
+                    self.streams.append([number])
+        if len(self.streams) == 2 and _FORKS and os.path.sameopenfile(1, 2):
+            self.streams = [[1, 2]]
 
     def run(self, signals: _Signals) -> None:
         began = time.monotonic()
@@ -5950,19 +5954,6 @@ class _Job:
             parts.append(_fenced("\n".join(printed)))
         body = "\n\nStandard output:\n".join(parts) or None
         return AlerterMessage(f"{name} {how}", body, facts, level=_ENDS.get(how, "error"))
-
-
-def _plain_streams() -> list[list[int]]:
-    """Return which of standard output and error are open and no terminal; together if they are one file."""
-    found = []
-    for number in (1, 2):
-        with contextlib.suppress(OSError):  # it is closed, and so it is for the job
-            os.fstat(number)
-            if not os.isatty(number):
-                found.append([number])
-    if len(found) == 2 and _FORKS and os.path.sameopenfile(1, 2):
-        return [[1, 2]]
-    return found
 
 
 class _Copy:
@@ -6689,7 +6680,17 @@ def _bytes_of(source: Any) -> bytes:
         _check_regular(source)  # before it is opened, for a FIFO would wait for its writer
         return source.read_bytes()
     if hasattr(source, "read"):
-        return _whole(source)
+        with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
+            _check_regular(source.fileno())
+        readable = getattr(source, "readable", None)
+        if readable and not readable():
+            raise ValueError("it is not open for reading")
+        with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
+            source.seek(0)
+        data = getattr(source, "buffer", source).read()
+        if isinstance(data, str):
+            data = data.encode("utf-8", "replace")
+        return bytes(data)
     mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
     if mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
         source = source.convert("RGBA")
@@ -6707,20 +6708,6 @@ def _check_regular(place: Any) -> None:
         raise ValueError("it is no regular file")
     if status.st_size > _FILE_MAX:
         raise ValueError(_TOO_LARGE)
-
-
-def _whole(file: Any) -> bytes:
-    with contextlib.suppress(AttributeError, OSError):  # one in memory has no number
-        _check_regular(file.fileno())
-    readable = getattr(file, "readable", None)
-    if readable and not readable():
-        raise ValueError("it is not open for reading")
-    with contextlib.suppress(AttributeError, OSError):  # one that is unpacked, say, is read from here on
-        file.seek(0)
-    data = getattr(file, "buffer", file).read()
-    if isinstance(data, str):
-        data = data.encode("utf-8", "replace")
-    return bytes(data)
 
 
 # === HTTP and TLS ===
