@@ -3786,9 +3786,10 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
     "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
-               r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:@]+@\S+\.[^\s\d]+",  # 9 digits: no date
+               r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:@]+@\S+\.[^\s\d.]+",  # 9 digits: no date
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "closing": r"-----BEGIN PGP SIGNED MESSAGE-----|Hash: SHA\d+",
+    "signed": r"-----BEGIN PGP SIGNED MESSAGE-----|Hash: SHA\d+",
+    "armour": "-----(?:BEGIN|END) PGP SIGNATURE-----",
     "rule": r"[-_]{5,} ?[^\Wa-z_].*[-_]{5,}",  # ----- Original Message -----
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
@@ -3796,8 +3797,8 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     (rule? (us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
-       | wrote | began colon | stamp? says | timed) (quoted+ | bare+)
-  | quoted+ | bare{3,} | dashes ((?!quoted|bare).*\n)* | closing (closing | role? contact)*)""")
+       | wrote | began colon | stamp? says | timed) (quoted+ | bare+) | quoted+ | bare{3,} | signed
+  | dashes ((?!quoted|bare).*\n)* | closing (closing | role? contact)* | armour (.*\n){,40}? armour)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo|"
              r"oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online|"
@@ -4542,8 +4543,7 @@ class _Reader:
                 if not re.search(r"\S{12}", " ".join(letters[number:end])):  # alike by chance, if at all
                     kind, end = self._kind(line), number
             rows += f"{kind}={line}\n"
-        own = re.sub(_NOT_OWN, "", rows)
-        return re.sub("(?m)^[a-z]+=", "", own).strip()
+        return re.sub("(?m)^[a-z]+=", "", re.sub(_NOT_OWN, "", rows)).strip()
 
     def _run(self, lines: list[str], letters: list[str], first: int) -> int:
         """Return where the run of our lines, by letters, that begins here ends; `first` if none does."""
@@ -4566,10 +4566,10 @@ class _Reader:
 
     def _kind(self, line: str) -> str:
         """Return what a line is if nobody wrote it, or "said"."""
-        line = line[:300]  # as the forms take quadratic time
+        line = re.sub("(?s)^(.{300}).+", r"\1 (cut)", line)  # as the forms take quadratic time
         if self._decides(line, False):
             return "said"
-        if line in ("--", "-----BEGIN PGP SIGNATURE-----"):
+        if line == "--":
             return "dashes"
         words = set(re.findall(r"[^\s,.;!'’<…>-]+", re.sub(_PROGRAMS, " PROGRAM ", line.casefold())))
         if "PROGRAM" in words and words & _SENT and words <= _ADDED:
@@ -4614,7 +4614,7 @@ def _html_text(source: str) -> str:
     source = re.sub("(?i)(</?)title\\b", r"\1style", source)  # nor that it holds no tags
     # Numbers of many digits and a lone < take long or stop the parser.
     source = re.sub(r"&#\w{9,};?", "\ufffd", source)
-    source = re.sub(r"(?i)<(?=(?:s|del|strike)\b|[^<>]*line[^<>]{1,6}through)", "✂<", source)  # a letter
+    source = re.sub(r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)", "✂<", source)
     source = re.sub("(?i)<(?=t[dh]\\b)", " <", source)
     page = Page()
     page.feed(re.sub("<(?![a-zA-Z/!?])", "&lt;", source))

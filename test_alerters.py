@@ -6224,8 +6224,8 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     layouts += [f"{{A}}\n____________\n{head}\n\n{{P}}\n" for head in MAIL_HEADS if head[0] not in "-_"]
     layouts += [f"{{A}}\n\n{end}\n" for end in MAIL_ENDS]
     layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS[::2]]
-    layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f",
-                "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{A}\n-----BEGIN PGP SIGNATURE-----\nA+="]
+    pgp = "-----BEGIN PGP SIGNED MESSAGE-----⏎{A}⏎-----BEGIN PGP SIGNATURE-----⏎A⏎-----END PGP SIGNATURE-----"
+    layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f", pgp]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
     assert len(layouts) > 200
@@ -6344,7 +6344,6 @@ yes please ¦ approve it ¦ do not approve ¦ don't approve ¦ not ok ¦ approve
 approve if the tests pass ¦ I would approve ¦ approve⏎reject ¦ ok, but later ¦ approve⏎⏎Not! ¦ "approve"
 'ok' ¦ ~~approve~~ ¦ (approve) ¦ approve / reject ¦ approuvé ¦ ja ¦ disapprove this ¦ approve approve
 I cannot⏎approve ¦ yes and no ¦  ¦ ⏎⏎ ¦ approve :( ¦ > approve ¦ >approve ¦ approve⏎> quoted⏎wait, no
-ok⏎El build falla ¦ approve⏎On second thought, no ¦ approve⏎On hold until Monday ¦ yes⏎Em espera
 approve⏎⏎On reflection: wait ¦ ok⏎⏎Thanks,⏎only staging | not production ¦ approve⏎Sent too early, wait
 approve⏎--- not yet, wait --- ¦ ok⏎Enviado demasiado pronto, espera ¦ ok⏎Envoyé de façon prématurée, attendez
 approve⏎-- not before noon -- ¦ approve⏎Sent from my mistake, please wait ¦ approve⏎____________⏎PS: not today
@@ -6356,12 +6355,13 @@ Sent from my iPhone ¦ -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?=
 approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org> ¦ approve⏎Program sent
 approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
 ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.example/no
-ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy? ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎approve⏎⏎decline""")
+ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy? ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎approve⏎⏎decline
+ok⏎-----BEGIN PGP SIGNATURE-----⏎A=⏎-----END PGP SIGNATURE-----⏎not yet""")
     question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
     layouts = ["{A}", f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}", f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}",
                f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}", "{A}\n-- \nAnn\nTeam that may approve",
                "<div>{A}</div><blockquote>{H}</blockquote>"]
-    mails = []
+    mails = ["ok\nSent from my iPhone" + " " * 300 + "not yet"]
     for number, text in enumerate(doubts):
         for layout in layouts if MORE else [layouts[0], layouts[number % 5 + 1]][:number % 2 + 1]:
             mail = laid_out(layout, desk.asked, text.replace("⏎", "\n"))
@@ -6379,7 +6379,7 @@ HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: H
 <p>&nbsp;</p><p>ok&nbsp;</p> ¦ <style>p{}</style><p>ok</p> ¦ <!-- no --><p>ok</p> ¦ <p>ok<!-- no -->
 ok<a title='>no'> ¦ ok<title></x> no</title> ¦ ok</p no ¦ <!--[if mso]>x<![endif]--><p>ok"""),
     None: ["<pre>ok\nno</pre>", *re.split(" ¦ |\n", """\
-<p>LGTM</p><blockquote>no</blockquote> ¦ ok<!--> no ¦ ok<textarea><!-- </textarea>only  ¦ <DEL>ok</DEL>
+<p>LGTM</p><blockquote>no</blockquote> ¦ ok<!--> no ¦ ok<textarea><!-- no --></textarea> ¦ <DEL>ok</DEL>
 <s >ok ¦ <P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P> ¦ <!--[if mso]>x<![endif]-->no<!-- a --> ok
 <p style='text-decoration:line&#45;through'>ok ¦ ok<?a> no ¦ ok<![CDATA[> no]]> ¦ ok\5no\6
 ok<a title='> no ¦ ok<style></title> no ¦ ok< ¦ ok<!-->no--> ¦ ok<!--a--!>no--> ¦ <s>approve</s>
