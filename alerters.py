@@ -3572,24 +3572,19 @@ class DiscordAlerter(_ChatAlerter):
         else:  # what an embed mentions calls nobody
             ping = functools.partial(self._mark, "mention", url="")
             payload["content"] = " ".join(map(ping, called.split()))
-            payload["embeds"] = self._embeds(draft, page)
+            payload["embeds"] = embeds = []
+            last = len(_EMBED)
+            for part, value in self._parts(page):
+                if _EMBED[part] <= last:  # it would stand above what is there already
+                    embeds.append({"color": _LEVELS[draft.message.level][1]})
+                last = _EMBED[part]
+                embeds[-1][part] = value
         if self.discord_token:
             payload["nonce"], payload["enforce_nonce"] = f"{draft.nonce}-{page.number}", True
             above = (draft.ref or draft.reply_to).get("message_id")
             if above:
                 payload["message_reference"] = {"message_id": above, "fail_if_not_exists": False}
         return {name: part for name, part in payload.items() if part}
-
-    def _embeds(self, draft: _Draft, page: _Page) -> list[_Dict]:
-        """Return a page as embeds; what would stand above what is there already begins a new one."""
-        embeds: list[_Dict] = []
-        last = len(_EMBED)
-        for part, value in self._parts(page):
-            if _EMBED[part] <= last:
-                embeds.append({"color": _LEVELS[draft.message.level][1]})
-            last = _EMBED[part]
-            embeds[-1][part] = value
-        return embeds
 
     def _parts(self, page: _Page) -> Iterator[tuple[str, Any]]:
         for kind, written in _grouped(page.blocks):
@@ -4681,7 +4676,18 @@ def _html_block(block: _Block, inline: bool) -> str:
     """Return one block as HTML. inline: pictures are in it, in place of an address of another part."""
     kind, level, file = block.kind, block.level, block.file
     if kind in ("table", "facts"):
-        return _html_table(block)
+        rows = ""
+        for row in filter(None, [block.head, *block.lines]):
+            kinds = ["cell"] * len(row)
+            if kind == "facts":
+                kinds = ["name", "fact"]
+            elif row is block.head:
+                kinds = ["name"] * len(row)
+            cells = ""
+            for cell, look, side in zip(row, kinds, block.sides or "<<"):
+                cells += _CELLS[look].format(_CELL_SIDES[side], _marked(block, cell, _html_span, _HTML_MARKS))
+            rows += f"<tr>{cells}</tr>"
+        return _TABLE.format(rows.replace("\n", "<br>"))  # between the lines of a fact
     if kind == "picture":
         source = file.url or f"cid:{block.label}"
         if inline and file.image:
@@ -4700,21 +4706,6 @@ def _html_block(block: _Block, inline: bool) -> str:
     if text:
         form = _HTML_FORMS.get(kind, _HTML_FORMS["text"])
     return form.format(text, level=level, head=level + 1, size=20 - 2 * level, start=block.label[:-1])
-
-
-def _html_table(table: _Block) -> str:
-    rows = ""
-    for row in filter(None, [table.head, *table.lines]):
-        kinds = ["cell"] * len(row)
-        if table.kind == "facts":
-            kinds = ["name", "fact"]
-        elif row is table.head:
-            kinds = ["name"] * len(row)
-        rows += "<tr>"
-        for cell, kind, side in zip(row, kinds, table.sides or "<<"):
-            rows += _CELLS[kind].format(_CELL_SIDES[side], _marked(table, cell, _html_span, _HTML_MARKS))
-        rows += "</tr>"
-    return _TABLE.format(rows.replace("\n", "<br>"))  # between the lines of a fact
 
 
 def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: bool = False) -> str:
