@@ -195,8 +195,7 @@ _EMOJI = dict(entry.split(" ", 1) for entry in (  # named as in Slack and iamcal
 _SHORTCODES = {key: names.split()[0] for char, names in _EMOJI.items() for key in [char, *names.split()]}
 _HTTP_HINTS = {  # what to do about a status, where the service's own word has no better hint
     401: "check the token", 403: "check token and permissions", 404: "check the address",
-    410: "it is gone: configure a new one", 413: "too large for the service",
-    429: "the service asks to slow down: try again in a minute"}
+    410: "it is gone: configure a new one", 413: "too large for the service", 429: "try again in a minute"}
 
 
 # === Errors ===
@@ -1385,8 +1384,7 @@ class BaseAlerter(_Record):
         record, body = question._record, message.body
         record.author = self._ready_to_read(record.where)
         if self.clock.monotonic() > question._ends + _LATE:
-            raise _failure(self._who, "the time was over before the question could be posted",
-                           hint="give it a longer timeout")
+            raise _failure(self._who, "its time ended before it was posted", hint="give it a longer timeout")
         record.posted = self.clock.now()
         if question._key:  # where that cannot be recorded, nothing is posted
             question._key.update({"posted": record.posted})
@@ -2774,15 +2772,12 @@ class SlackAlerter(_ChatAlerter):
     _ids_in = {
         "slack_channel_id": (r"(?!xox|xapp)[^\s@<>/,]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
                              f"that is no channel; its {_SLACK_CHANNEL}"),
-        "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b",
-                      f"{{!r}} is no id of a person on Slack; {_MEMBER_ID}"),
+        "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b", f"{{!r}} is no Slack id; {_MEMBER_ID}"),
         "mention": ("[<@!]*([UWS][A-Z0-9]+|here|channel|everyone)>?", rf"/({_person_id})\b",
-                    f"{{!r}} is no id of Slack; {_MEMBER_ID}; groups S…; or here, channel, everyone")}
+                    f"{{!r}} is no Slack id; {_MEMBER_ID}; groups S…; or here, channel, everyone")}
     _mistakes = (
-        ("slack_token", "^xapp-",
-         "an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…"),
-        ("slack_token", f"^{_DISCORD_TOKEN}$",
-         "that is a token of Discord: use flavor discord, discord_token"),
+        ("slack_token", "^xapp-", "an app-level token cannot post: copy the Bot User OAuth Token, xoxb-…"),
+        ("slack_token", f"^{_DISCORD_TOKEN}$", "a token of Discord: use flavor discord, discord_token"),
         ("slack_webhook_url", rf"{_ON_DISCORD}(?!.*/slack/?(\?|$))",
          "that is a webhook of Discord: use flavor discord, discord_webhook_url"),
         ("slack_webhook_url", r"//hooks\.slack[\w.-]*/(workflows|triggers)/",  # they know no text or blocks
@@ -4414,8 +4409,7 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
     if isinstance(error, _imaplib.IMAP4.error):
         return _failure(who, _words(error.args[0]), cure="again")
     if type(error).__name__ == "SMTPNotSupportedError":
-        return _failure(who, _reason(error), cure="people",
-                        hint="check smtp_port, use_tls, and how the server wants you to log in")
+        return _failure(who, _reason(error), cure="people", hint="check smtp_port, use_tls and the log-in")
     if status:  # no code of SMTP
         error = ValueError(words)
     return _transport_failure(who, error, in_data)
@@ -6711,10 +6705,8 @@ _TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
 _KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
-    ("gaierror|UnicodeError",
-     "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"),
-    ("[tT]imeout",
-     "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"),
+    ("gaierror|UnicodeError", "check the host's name, DNS, and whether a proxy is needed (HTTPS_PROXY)"),
+    ("[tT]imeout", "it is slow, or a firewall drops it: check host, port and whether a proxy is needed"),
     ("ConnectionRefused", "nothing listens there: check host and port"),
     ("ConnectionReset|BrokenPipe|RemoteDisconnected|IncompleteRead|ServerDisconnected|abort|SSLEOF|SSLZero",
      "a proxy or firewall in between may have cut it off"),

@@ -3105,8 +3105,8 @@ class Scene:
 PORT_1 = 1  # nothing listens there
 MAYBE = "; it may have arrived, so look before you send it again"
 OK, LOG_IN = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: %b\r\n\r\n"
-CHECK_NAME = "check the host's name, this machine's DNS, and whether a proxy is needed (HTTPS_PROXY)"
-SLOW = "it is slow, or a firewall swallows what is sent: check host, port and whether a proxy is needed"
+CHECK_NAME = "check the host's name, DNS, and whether a proxy is needed (HTTPS_PROXY)"
+SLOW = "it is slow, or a firewall drops it: check host, port and whether a proxy is needed"
 ODD = "something else than the service seems to answer there: check the address and the port"
 LATE, LARGE = f"no answer in time: {SLOW}{MAYBE}", f"the answer is too large: {ODD}{MAYBE}"
 REFUSED = "TLS with 127.0.0.1:PORT: the certificate is not trusted"
@@ -4631,7 +4631,7 @@ def test_a_question_that_would_be_born_dead_is_not_posted(room, boards):
     assert (caught.value.outcome, room.service.posted, _records()) == ("not_sent", [], {})
     assert room.clock.monotonic() < 10
     slow = _board(room.clock, _ready_to_read=lambda *_: room.clock.sleep(25))
-    with pytest.raises(DeliveryError, match="the time was over"):
+    with pytest.raises(DeliveryError, match="its time ended"):
         slow.decide("Deploy?", timeout=10, key="deploy-42")
     assert (BOARDS, _records()) == ({}, {})
 
@@ -7458,7 +7458,7 @@ NO_LINE = " holds a line break or another control character"
 NO_TOKEN = " holds a space or a character that no token has: copy the token alone"
 NO_URL = " is not a valid address: "
 NO_TLS, NO_PORT = ' must be True, False, "ssl" or "starttls"', " must be a port from 1 to 65535"
-NOT_SLACK = "is no id of a person on Slack; member ids (U…): in the profile, ⋮, Copy member ID"
+NOT_SLACK = "is no Slack id; member ids (U…): in the profile, ⋮, Copy member ID"
 NOT_DISCORD = ("is no id of a person on Discord; "
                "user ids (digits): Developer Mode on, right-click the person, Copy User ID")
 NO_FLOW = ": Workflow Builder's address takes no alerts: make an incoming webhook, …/services/…"
@@ -7470,14 +7470,14 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             ("U1", "S012"): f": 'S012' {NOT_SLACK}", f"{AT_SLACK}/team/U012AB": ": write U012AB",
             5.5: " must be a list of words, none of them empty; leave it out for the default"},
         "slack_token": {
-            "xapp-1-A-2": ": an app-level token (xapp-…) cannot post: copy the Bot User OAuth Token, xoxb-…",
+            "xapp-1-A-2": ": an app-level token cannot post: copy the Bot User OAuth Token, xoxb-…",
             **dict.fromkeys(("xoxb-...", "xoxb-xxxx", "<token>", "xoxb-your-token"), STILL_OPEN),
             **dict.fromkeys(("$SLACK_TOKEN", "${SLACK}", "{{ secrets.SLACK_TOKEN }}",
                              "'{{env.SLACK_TOKEN}}'", "{{env:SLACK_TOKEN}}"), NO_REFERENCE),
             **dict.fromkeys(("Bearer xoxb-1", "xoxb-é", "'xoxb-1'", "{env.TOKEN}"), NO_TOKEN),
             HOOK: AN_ADDRESS, 5: " must be str, not int",
             f"{'a' * 24}.Gabc12.{'b' * 27}":
-            ": that is a token of Discord: use flavor discord, discord_token", "xoxb-1\nX: y": NO_LINE},
+            ": a token of Discord: use flavor discord, discord_token", "xoxb-1\nX: y": NO_LINE},
         "slack_webhook_url": {
             "xoxb-1": " is a token: put it into slack_token",
             OF_DISCORD: ": that is a webhook of Discord: use flavor discord, discord_webhook_url",
