@@ -547,9 +547,7 @@ def _exception_text(error: BaseException) -> str:
     name, text = type(error).__qualname__, _clean(error)
     if type(error).__module__ not in ("builtins", "__main__"):
         name = f"{type(error).__module__}.{name}"
-    if text:
-        name = f"{name}: {text}"
-    return name
+    return ": ".join(filter(None, [name, text]))
 
 
 def _params(params: object) -> _Params:
@@ -2386,9 +2384,7 @@ class _ChatAlerter(BaseAlerter):
         first = pages[0]
         first.stand_in(frame)
         first.first = True
-        for file in draft.files:
-            if file.data and file not in draft.later:
-                first.files.append(file)
+        first.files = [file for file in draft.files if file.data and file not in draft.later]
         if len(pages) > _PARTS and self._takes_files():
             draft.whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
             first.files.append(draft.whole)
@@ -3304,8 +3300,7 @@ class DiscordAlerter(_ChatAlerter):
     _token_field, _webhook_field = "discord_token", "discord_webhook_url"
     _channel_field, _api_field = "discord_channel_id", "discord_api_url"
     _person_id = r"\d+"
-    _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)",
-                    f"that is no channel id: {_DISCORD_CHANNEL}")
+    _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)", f"that is no id: {_DISCORD_CHANNEL}")
     _ids_in = {
         "discord_channel_id": _channel_ids, "default_discord_channel_id": _channel_ids,
         "approvers": (r"[<@!]*\d+>?", r"/(\d+)\b", f"{{!r}} is no id of a person on Discord; {_USER_ID}"),
@@ -4119,8 +4114,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
         return self._session(self.imap_server, self.imap_port, "ssl", until, begin)
 
-    def _session(self, host: str, port: int, tls: bool | str, until: float,
-                 begin: Callable[[_Wire, _Trust | None], Any]) -> Any:
+    def _session(self, host: str, port: int, tls: _TLS, until: float, begin: Callable[..., Any]) -> Any:
         """Return what `begin` makes of a connection. Its failures are DeliveryErrors."""
         deadline = _deadline(self.clock, until)
 
@@ -4421,8 +4415,7 @@ def _as_sent(mail: Any) -> list[str]:
     return [_part_text(part)[:_SENT_MAX] for part in parts if part]
 
 
-def _mail_answer(data: bytes, question: Question, asker: str, people: set[str],
-                 at: float | None) -> _Dict | None:
+def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], at: Any) -> _Dict | None:
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = b"".join(re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data))

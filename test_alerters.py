@@ -7508,7 +7508,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             **{who: f": {who!r} {NOT_DISCORD}" for who in ("ann#1234", "U012", "&12")},
             "https://discord.com/users/123": ": write 123"},
         "discord_channel_id": {
-            **dict.fromkeys(("#ml", OF_DISCORD, f"{'a' * 24}.Gabc12.{'b' * 27}"), ": that is no channel id: "
+            **dict.fromkeys(("#ml", OF_DISCORD, f"{'a' * 24}.Gabc12.{'b' * 27}"), ": that is no id: "
                             "a number: Developer Mode on, right-click the channel, Copy Channel ID"),
             "https://discord.com/channels/12/345": ": write 345", 123: " must be str, not int"},
         "default_discord_channel_id": {"<#345>": ": write 345"},
@@ -8910,7 +8910,7 @@ SETUP_TYPED = {  # flavor: the answers, and what is shown on the way
               "slack_channel_id (…): …"),
     "discord": (["{token}", "#ml", "", "{channel}"],
                 "…Message Content Intent…\nsecret discord_token (…): …?client_id=200&scope=bot&permissions="
-                "274878024768…\ndiscord_channel_id (…): …that is no channel id…\ndiscord_channel_id (…): …"),
+                "274878024768…\ndiscord_channel_id (…): …that is no id…\ndiscord_channel_id (…): …"),
     "smtp_email": (["{host}", "bot@example.org", "smtp-password-1", "ann@example.org, bob@example.org"],
                    "smtp_server (…): sender_email (…): …app password…\nsecret password (…): "
                    "recipient_email (…): …")}
