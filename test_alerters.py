@@ -9495,6 +9495,6 @@ def test_the_lines_of_the_readme_for_pipelines_run():
         code = "\n".join(re.findall("`(.*?)`", cell.partition(";")[0]))
         exec(code if "def" in code or code[0] != "@" else f"{code}\ndef job(): pass", names)
     assert told == [((), {"on_failure": failed, "on_success": succeeded}),
-                    (("etl",), {"on_failure_callback": failed}),
+                    (("etl",), {"default_args": {"on_failure_callback": failed}}),
                     ((), {"on_failure": [failed], "on_crashed": [failed]}), ((failed,), {})]
     assert list(inspect.signature(names["tell"]).parameters) == ["context"]
