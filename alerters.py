@@ -3749,7 +3749,7 @@ _ABSENT = (r"(?i)out of office|auto(reply)?\s*:|abwesen|automatic reply|automati
            r"|(réponse|respuesta|risposta|resposta) autom")
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
-_NO_LETTERS = r"(?:[^\w\n?(\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji, ? and ( are letters
+_NO_LETTERS = r"(?:[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji are
 _QUOTED = (">", "|")  # of a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
@@ -4500,7 +4500,7 @@ class _Reader:
         called = re.findall(named, ", ".join(_values(mail, "To", "Cc")))
         names = filter(None, [name, address, *called])
         self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
-        writer = re.sub("@.*", "", "".join(_values(mail, "From")).casefold())
+        writer = re.sub("[@+(].*", "", "".join(_values(mail, "From")).casefold())
         self._readers = set(re.findall(r"[^\W\d_]{2,}", " ".join(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
