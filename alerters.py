@@ -2489,10 +2489,14 @@ class _ChatAlerter(BaseAlerter):
             spans = [*_spans(before), ("mention", person, ""), *_spans(after)]
         return _marked(_Block("text", []), spans, self._mark, self._forms)
 
-    def _note_time(self, draft: _Draft, page: _Page) -> None:
-        """Note our time of a try to post a question: the service's stamp of it then tells the other clock."""
-        if draft.message._question and page.first:
-            draft.message._question._record.posted = self.clock.now()
+    def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
+        """Insist on a post. Our time of a try to ask is noted: the service's stamp then tells its clock."""
+        def noted() -> _Dict:
+            if draft.message._question and page.first:
+                draft.message._question._record.posted = self.clock.now()
+            return post()
+
+        return _insist(noted, self.clock, until, **how)
 
     def _join(self, question: Question) -> None:
         view = _View(question)
@@ -3107,12 +3111,8 @@ class SlackAlerter(_ChatAlerter):
         # Slack knows no repeats: without a block to know it by, nobody can tell whether it was posted.
         if mark in str(payload):
             find = functools.partial(self._find_post, where, started, mark, until)
-
-        def post() -> _Dict:
-            self._note_time(draft, page)
-            return _ref(where, self._call("chat.postMessage", payload, until))
-
-        ref = _insist(post, self.clock, until, find=find)
+        post = functools.partial(self._call, "chat.postMessage", payload, until)
+        ref = _ref(where, self._try(draft, page, post, until, find=find))
         self._upload(page.files, ref, until)
         return ref
 
@@ -3645,12 +3645,8 @@ class DiscordAlerter(_ChatAlerter):
         thread, until = _forum_thread(draft.ref or draft.reply_to), draft.until
         if page.files:  # what is left is for the text alone
             until -= _SOCKET_TIMEOUT
-
-        def post() -> Any:
-            self._note_time(draft, page)
-            return self._call("POST", path, [payload, *page.files], until, thread)
-
-        return _insist(post, self.clock, until, sure="nonce" in payload, doubtful=page.doubtful)
+        post = functools.partial(self._call, "POST", path, [payload, *page.files], until, thread)
+        return self._try(draft, page, post, until, sure="nonce" in payload, doubtful=page.doubtful)
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None,
               thread: str = "") -> Any:
