@@ -4497,7 +4497,7 @@ class _Reader:
         names = filter(None, [name, address, *called])
         self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
         writer = re.sub("[@+(].*", "", "".join(_values(mail, "From")).casefold())
-        self._readers = set(re.findall(r"[^\W\d_]{2,}", " ".join(question._record.recipients).casefold()))
+        self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
         self._ours = "".join(sent)

@@ -6230,7 +6230,7 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
     assert len(layouts) > 200
     for number, (message, name, to) in enumerate(NAMED):
-        question = desk.open(message)
+        question = desk.open(message, recipient_email=[ANN, BOB, "carl@wrote.at"])  # a domain is no name
         some = layouts if MORE else [*layouts[number::3], *sorted(dateless)]
         mails = [laid_out(layout, desk.relay.mails[-1].message, ("Approve!", "no")[n % 2], name)
                  for n, layout in enumerate(some)]
