@@ -1793,6 +1793,7 @@ class Question:
             self._key = _Key(StackStore(alerter._origin[1]), record.key, self.token, alerter.clock)
         now = alerter.clock.monotonic()  # by which the wait goes: the other clock may be set, or stand still
         self._ends = now + record.deadline - alerter.clock.now()
+        self._began_late = now > self._ends + _LATE  # when no look tells whether a tap was given in time
         self._grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
         self._gives_up = max(now, self._ends) + self._grace  # where it cannot be read
         self._wait_until = float("inf")  # when a wait that is shorter than the question ends
@@ -1973,7 +1974,7 @@ class Question:
             until = max(self._ends, self._next) + _LATE  # the look before may have taken until `_next`
             if self._failing:
                 until = self._ends + self._grace
-            return began > until
+            return self._began_late or began > until
         posted = self._record.posted or self._record.asked
         until = self.deadline + (reply.asked or posted) - posted  # by the service's clock
         if reply.asked and self._is_resumed:  # by a clock that may go otherwise than the one it was posted by
