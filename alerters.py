@@ -4460,9 +4460,8 @@ def _values(mail: Any, *names: str) -> Iterator[str]:
 
 
 def _question_of(mail: Any) -> str:
-    """Return the token of the question that a mail answers: the last, as one may be asked below another."""
-    heads = "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower()
-    heads = re.sub(r"\s", "", heads)  # they were folded anywhere
+    """Return the token of the question that a mail, folded anywhere, answers: the last that it names."""
+    heads = re.sub(r"\s", "", "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower())
     return "".join(re.findall(r"(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)[-1:])
 
 
