@@ -7106,23 +7106,21 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
 
 
-def _place_of(url: str) -> tuple[bool, str, int]:
+def _place_of(url: str) -> tuple[str, str, int]:
     parts = _parse.urlsplit(url)
-    encrypted, usual = True, 443
-    if parts.scheme == "http":
-        encrypted, usual = False, 80
-    return encrypted, _host_of(parts), parts.port or usual
+    usual = {"http": 80}.get(parts.scheme, 443)
+    return parts.scheme, _host_of(parts), parts.port or usual
 
 
-def _reach(who: str, place: tuple[bool, str, int], deadline: float) -> _Wire:
+def _reach(who: str, place: tuple[str, str, int], deadline: float) -> _Wire:
     if deadline <= time.monotonic():
         raise _Unreachable("no time left", "what came before took it all")
     kept = (_KEPT.get() or {}).pop(place, None)
     if kept and kept.is_quiet():
         kept.deadline = deadline
         return kept
-    encrypted, host, port = place
-    if not encrypted:  # on this machine
+    scheme, host, port = place
+    if scheme == "http":  # on this machine
         return _connect(host, port, deadline)
     proxy = _proxy_for(who, host, port)
     return _trusting(who, functools.partial(_connect, host, port, deadline, proxy=proxy))
