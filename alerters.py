@@ -1808,6 +1808,9 @@ class Question:
         """The service's ids of the message, as in the Receipt; empty until it is posted."""
         return self._record.ref or {}
 
+    def __repr__(self) -> str:
+        return f"Question({self._record.text!r}, alerter={self._record.alerter!r}, ref={self.ref!r})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the question as plain JSON, without secrets, for `from_dict` in another process."""
         return self._record.to_dict()
