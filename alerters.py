@@ -4419,11 +4419,14 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = b"".join(re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data))
-    if data.count(b"\n--") > 2000 or len(heads) > 40_000:
+    parts = data.count(b"\n--")
+    if parts > 2000 or len(heads) > 40_000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
-    if by.casefold() not in people or _question_of(mail) != question.token:
+    if by.casefold() not in people:
+        return None
+    if _question_of(mail) != question.token:
         return None
     for name, pattern in _AUTOMATIC.items():
         for value in _values(mail, name):
@@ -4445,7 +4448,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
                     text = re.sub(r"(?m)^(?=.*\S)", "> ", text)
                 own = reader.own(text)  # a signature ends with its part
                 said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
-        damage += part.defects + part.get_all("Content-Type", [])[1:]
+        types = part.get_all("Content-Type", [])
+        damage += part.defects + types[1:]
     if damage or room <= 0:
         said["damaged"] = "(This mail is damaged or too long.)"
     return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
@@ -4552,7 +4556,7 @@ class _Reader:
         if line == "--":
             return "dashes"
         words = set(re.findall(r"[^\s,.;!'’<…>-]+", re.sub(_PROGRAMS, " PROGRAM ", line.casefold())))
-        if "PROGRAM" in words and words & _SENT and words <= _ADDED:
+        if {"PROGRAM"} <= words <= _ADDED and words & _SENT:
             return "closing"
         if set() < words <= self._closings:
             return "closing"
