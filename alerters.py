@@ -1012,8 +1012,8 @@ class BaseAlerter(_Record):
             value = [value]
         if not isinstance(value, (tuple, list)):
             return
-        for text in value:
-            problem = text and self._problem(name, str(text))
+        for text in filter(None, value):
+            problem = self._problem(name, str(text))
             if problem:
                 raise ConfigError(f"{self._who}: {name}: {problem}")
 
@@ -1246,7 +1246,9 @@ class BaseAlerter(_Record):
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
         named = _names(self._option(params, "approvers"), "approvers")
-        approvers = named and list(named)
+        approvers = None
+        if named:
+            approvers = list(named)
         where = self._where(message, params)
         people = set(map(self._person, approvers or where.get("people", ())))
         needed = getattr(params, "minimum_approvals", None) or 1
