@@ -6037,6 +6037,7 @@ class _Signals:
                     self._witness.settimeout(1)
                     with line:
                         _fork(functools.partial(self._bear_witness, line), line.fileno())
+                    self._witness.recv(1)  # it hears: what comes before, no job has got either
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -6050,6 +6051,7 @@ class _Signals:
 
     def _bear_witness(self, line: _socket.socket) -> None:
         self.came.clear()
+        line.send(b"!")
         while line.recv(1):
             heard = bytes(self.came)
             line.send(heard + b"\0")
@@ -6080,9 +6082,10 @@ def _fork(work: Callable[[], object], *kept: int) -> None:
         if os.fork():
             return
     try:
-        for number in set(range(1024)).difference(kept):  # more than any shell or make opens
-            with contextlib.suppress(OSError):
-                os.close(number)
+        start = 0
+        for number in (*sorted(kept), 1024):  # more than any shell or make opens
+            os.closerange(start, number)
+            start = number + 1
         work()
     finally:
         os._exit(0)
