@@ -1474,8 +1474,8 @@ Best,⏎{F} ¦ Merci⏎⏎Envoyé de mon iPhone ¦ Sent from Mail for Windows ¦
 Wysłane z iPhone'a ¦ iPhone'umdan gönderildi ¦ -- ⏎Sent from my iPhone ¦ Sent from Gmail Mobile ¦ Abraços,⏎{R}
 나의 iPhone에서 보냄 ¦ Cordiali saluti,⏎{R} ¦ Отправлено с iPhone ¦ Enviado do meu iPad ¦ Sent from my Galaxy
 Sent from my Pixel ¦ Cordialement,⏎{R} ¦ Inviato da iPhone ¦ С уважением,⏎{R} ¦ Bien à vous,⏎{F} ¦ Thanks,⏎{R}
-{F} {R} ¦ Viele Grüße⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone ¦ Спасибо!⏎{F} ¦ Cheers,⏎{F} ¦ LG {F}
-Sent from my Apple Watch ¦ Odesláno z iPhonu ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Posta per Windows""")
+{F} {R} ¦ Viele Grüße⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone ¦ Спасибо!⏎{F} ¦ Cheers,⏎{F}
+LG {F} ¦ Sent from my Apple Watch ¦ Odesláno z iPhonu ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Posta per Windows""")
 CONDITIONS = re.split(" ¦ |\n", """\
 but only after Friday ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only after Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
