@@ -1465,17 +1465,17 @@ MAIL_ENDS = re.split(" ¦ |\n", """\
  are not the one, tell the sender and delete it. Thank you.
 Kind regards,⏎⏎{R}⏎Head of Data | Example GmbH⏎Phone: +49 30 1234567⏎www.example.org ¦ Enviado desde mi iPhone
 Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T} ¦ Verstuurd vanaf mijn iPad
-Sent from Yahoo Mail on Android ¦ Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ {F}
-Télécharger Outlook pour Android<https://aka.ms/AAb9ysg> ¦ Hämta Outlook för iOS<https://aka.ms/o0ukef>
 Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile device. Please excuse my brevity.
-Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Get Outlook for iOS<https://aka.ms/o0ukef> ¦ Lähetetty iPhonesta
-Mvh⏎{F} ¦ Sent with Proton Mail secure email. ¦ Mit freundlichen Grüßen⏎{R} ¦ Met vriendelijke groet,⏎{R}
-Best,⏎{F} ¦ Merci⏎⏎Envoyé de mon iPhone ¦ Sent from Mail for Windows ¦ Skickat från min iPhone ¦ Saludos,⏎{R}
-Wysłane z iPhone'a ¦ iPhone'umdan gönderildi ¦ -- ⏎Sent from my iPhone ¦ Sent from Gmail Mobile ¦ Abraços,⏎{R}
-나의 iPhone에서 보냄 ¦ Cordiali saluti,⏎{R} ¦ Отправлено с iPhone ¦ Enviado do meu iPad ¦ Sent from my Galaxy
-Sent from my Pixel ¦ Cordialement,⏎{R} ¦ Inviato da iPhone ¦ С уважением,⏎{R} ¦ Bien à vous,⏎{F} ¦ Thanks,⏎{R}
-{F} {R} ¦ Viele Grüße⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone ¦ Спасибо!⏎{F} ¦ Cheers,⏎{F}
-LG {F} ¦ Sent from my Apple Watch ¦ Odesláno z iPhonu ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Posta per Windows""")
+Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Get Outlook for iOS<https://aka.ms/o0ukef> ¦ Отправлено с iPhone
+Sent from Yahoo Mail on Android ¦ Inviato da Posta per Windows ¦ Mit freundlichen Grüßen⏎{R} ¦ Viele Grüße⏎{F}
+Sent from Gmail Mobile ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Lähetetty iPhonesta ¦ Inviato da iPhone
+Met vriendelijke groet,⏎{R} ¦ Merci⏎⏎Envoyé de mon iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
+Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ Спасибо!⏎{F} ¦ Thanks,⏎{R} ¦ Cheers,⏎{F} ¦ Best,⏎{F} ¦ Mvh⏎{F} ¦ {F} {R} ¦ {F}
+Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
+Odesláno z iPhonu ¦ С уважением,⏎{R} ¦ Bien à vous,⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone
+Télécharger Outlook pour Android<https://aka.ms/AAb9ysg> ¦ Hämta Outlook för iOS<https://aka.ms/o0ukef>
+Enviado do meu iPad ¦ LG {F} ¦ Wysłane z iPhone'a ¦ Sent from my Pixel ¦ Cordialement,⏎{R}
+Sent from my Apple Watch ¦ Skickat från min iPhone ¦ iPhone'umdan gönderildi ¦ -- ⏎Sent from my iPhone""")
 CONDITIONS = re.split(" ¦ |\n", """\
 but only after Friday ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only after Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
