@@ -4610,8 +4610,6 @@ def _html_text(source: str) -> str:
     return "\n".join(lines)
 
 
-_INKS = {"info": ("#1d4ed8", "#93c5fd"), "success": ("#15803d", "#4ade80"), "warning": ("#b45309", "#fbbf24"),
-         "error": ("#b91c1c", "#f87171")}  # of the level in words, on white and on dark: 4.5 to 1 at least
 _FONT = "font-family:-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif"
 _MONO = "font:13px/1.45 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:#f3f4f6"
 _HTML_MARKS = {"bold": "<strong>{words}</strong>", "italic": "<em>{words}</em>", "strike": "<s>{words}</s>"}
@@ -4638,8 +4636,6 @@ _CELLS = {"name": f'<th style="{_CELL}:{{}};color:#6b7280;font-weight:600;word-b
 _CELL_SIDES = {"<": "left", ">": "right;white-space:nowrap"}
 _ROW = ('<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;font-size:15px;'
         f'line-height:1.55;{_FONT};{{}}">{{}}</td></tr>')
-_LEVEL_ROW = _ROW.format("padding-top:16px;padding-bottom:0;font-size:12px;letter-spacing:.06em;"
-                         "text-transform:uppercase", '<strong class="al-level" style="color:{}">{}</strong>')
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
 _MAIL_CARD = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
          'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
@@ -4653,7 +4649,7 @@ _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-sc
 @media (prefers-color-scheme:dark){.al-page,.al-card pre,.al-card code{background:#111827!important}
 .al-card{background:#1f2937!important}.al-card th{color:#9ca3af!important}
 .al-card,.al-card *{color:#e5e7eb!important;border-color:#374151!important}.al-card a{color:#93c5fd!important}
-.al-card .al-button{color:#ffffff!important}.al-card .al-level{color:%s!important}}
+.al-card .al-button{color:#ffffff!important}}
 </style></head><body class="al-page" style="margin:0;padding:0;background:#f3f4f6"><table class="al-page"
 role="presentation" %s style="background:#f3f4f6"><tr><td class="al-out" style="padding:24px 12px">%s</td>
 </tr></table></body></html>"""
@@ -4701,22 +4697,19 @@ def _html_block(block: _Block, inline: bool) -> str:
 
 def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: bool = False) -> str:
     """Return a page for mail, with images by cid:, or (inline) a fragment for a notebook that holds them."""
-    ink, dark_ink = _INKS[level]
-    rows = ""
-    if level != "info":
-        rows = _LEVEL_ROW.format(ink, level.capitalize())
+    color, rows = _LEVELS[level][1], ""
     for kind, group in _grouped(blocks):
         content = "\n".join([_html_block(block, inline) for block in group])
         look = ""
         if kind == "how":
-            look = f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 {ink}"
+            look = f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 #{color:06x}"
             content += buttons
         if kind != "note" and content.strip():
             rows += _ROW.format(look, content)
-    card = _MAIL_CARD.format(_LEVELS[level][1], rows)
+    card = _MAIL_CARD.format(color, rows)
     if inline:
         return card
-    return _PAGE % (dark_ink, _WIDE, card)
+    return _PAGE % (_WIDE, card)
 
 
 # === Console ===

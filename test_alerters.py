@@ -5688,7 +5688,7 @@ def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
         "Date": "Tue, 14 Nov 2023 22:13:20 +0000", "Auto-Submitted": "auto-generated", "MIME-Version": "1.0",
         "X-Auto-Response-Suppress": "OOF, AutoReply"}
     assert mail_text(mail) == "Training done\n\nAll good.\n\nb < c: None\n" and not page.images
-    assert page.words == ["Success", "Training done", "All", "good", ".", "b < c", "None"]
+    assert page.words == ["Training done", "All", "good", ".", "b < c", "None"]
     relay_alerter(relay).send(AlerterMessage("T", "```\ncode\n```", {"k": "d\n  e"}, [MAIL_PNG], "error"))
     page = MailPage(relay.mails[1])  # which needs nothing from outside, and knows dark mode
     assert not page.tags & {"script", "link", "iframe", "form", "object", "svg", "video"}
@@ -6177,8 +6177,8 @@ def test_a_mail_shows_all_kinds_of_text(relay):
     [mail], page = relay.mails, MailPage(relay.mails[0])
     assert str(mail.message["Subject"]) == "Train & test" and page.links[0] == "https://e.example/l"
     assert page.words == [
-        "Error", "Train &", "test", "Results of", "run", "7", "Loss is", "low", ", see", "loss.csv", ",",
-        "the log", "&", "old", "; *.py, a | b, -1, #42, my_var", "first", "nested", "three",
+        "Train &", "test", "Results of", "run", "7", "Loss is", "low", ", see", "loss.csv", ",", "the log",
+        "&", "old", "; *.py, a | b, -1, #42, my_var", "first", "nested", "three",
         "quoted", "model", "accuracy", "名前", "0", "a|b", "0.95", "完了", "10", "v", "0.9",
         "x < 1 # **as it is**", "red link", "accuracy", "0.95", "f1_score", "http://a/b_c"]
     for piece in (r'<ol start="3" style="[^"]*"><li', r'<td style="[^"]*text-align:right;[^"]*">0.95</td>',
