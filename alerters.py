@@ -5348,9 +5348,8 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
         kind = "task"
-        facts.update(_facts(named, task="sender.name", task_id="sender.request.id"))
-        facts.update(_facts(named, task_id="task_id"))  # a failure has it, also where the worker died
-    elif "state" in named:  # of Prefect 2
+        facts.update(_facts(named, task="sender.name", task_id="task_id"))
+    elif "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
         kind, how, facts = _prefect_facts(failed, *named.values())
     elif more:
         kind, how, facts = _prefect_facts(failed, first, more[0], more[-1])

@@ -7977,7 +7977,6 @@ DAGSTER = SimpleNamespace(op_exception=GONE, op=SimpleNamespace(name="train"), j
                           run_id="1ca59c4a", op_config={"password": "private"}, resources="private")
 CELERY = {**PRIVATE, "sender": SimpleNamespace(name="jobs.train", request="private"), "task_id": "07d2",
           "signal": "private", "traceback": "private", "einfo": "private"}
-DONE = SimpleNamespace(name="jobs.train", request=SimpleNamespace(id="07d2", args=["private"]))
 DAG, DAG_FACTS = {**airflow_context(), "ti": SimpleNamespace(task_id="good_task")}, {
     "dag": "nightly", "run": "scheduled__1"}
 TRAIN = {**DAG_FACTS, "task": "train", "host": "worker-1", "log": "https://airflow.example.org/log"}
@@ -8000,7 +7999,7 @@ FAILURES = [
         (state("Crashed", ""), "crashed", None), (state("TimedOut", data=GONE), "timed out", GONE),
         (state("Failed", "too low"), "failed", "too low"), (state(result=GONE), "failed", GONE),
         (state(result=GONE, later=True), "failed", GONE))],
-    ({"task": Task(), "task_run": RUN, "state": state(data=RECORD)}, "train failed", GONE,  # Prefect 2
+    ({"task": Task(), "task_run": RUN, "state": state(data=RECORD)}, "train failed", GONE,  # by its runner
      {"task": "train", "run": "jolly-otter", "link": OTTER["link"], "state": "Failed"})]
 SUCCESSES = [
     ((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
@@ -8008,7 +8007,7 @@ SUCCESSES = [
     (({"ti": SimpleNamespace(map_index=0, dag_id="d", run_id="r")},), "Pipeline succeeded", None,
      {"dag": "d", "run": "r", "map index": 0}),
     ((Flow(), RUN, state("Completed", data="private")), "nightly succeeded", None, OTTER),
-    ({"result": "private", "sender": DONE}, "jobs.train succeeded", None, JOB)]
+    ({"result": "private", "sender": CELERY["sender"]}, "jobs.train succeeded", None, {"task": "jobs.train"})]
 
 
 def test_an_end_is_told_as_the_framework_calls_it(received, monkeypatch):
