@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     import inspect as _inspect
     import ipaddress as _ipaddress
     import json as _json
-    import locale as _locale
     import logging as _logging
     import mimetypes as _mimetypes
     import msvcrt as _msvcrt
@@ -118,7 +117,7 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
+                  "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json "
                   "logging mimetypes msvcrt pathlib secrets select shlex shutil signal smtplib socket ssl "
                   "stat subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
@@ -1907,8 +1906,6 @@ class Question:
                 self._finish(decision)
         elif self._failing and self.alerter.clock.monotonic() >= self._gives_up:
             what, hint = "the answers could not be read when the time was over", "look there for the answer"
-            if self._key:
-                hint += ", or ask again with the same key"
             reason = self._failing.args[0].partition(": ")[2]
             raise _failure(self.alerter._who, f"{what}: {reason}", hint=hint, cure="look",
                            status=self._failing.status, code=self._failing.code)
@@ -5986,12 +5983,7 @@ class _Copy:
         tail = self.tail
         if len(tail) == _TAIL:  # it may begin within a secret, of which no rest may be shown; none is so long
             tail = tail[4096:]
-        if b"\0" in tail:
-            return []  # data, nothing to read
-        text = tail.decode("utf-8", "replace")
-        if "\ufffd" in text[3:]:  # not of a letter that was cut: many programs of Windows write no UTF-8
-            text = tail.decode(_locale.getpreferredencoding(False), "replace")
-        text = re.sub(_TERMINAL, "", text)
+        text = re.sub(_TERMINAL, "", tail.decode("utf-8", "replace"))
         text = re.sub(r"(?m)^[^\n]*\r(?=[^\r\n])", "", text).replace("\r", "")  # progress bars as they ended
         return _hide(text).rstrip().splitlines()[-_SHOWN:]
 
@@ -7215,10 +7207,7 @@ def _typed_message(options: Any) -> AlerterMessage:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
         facts[key] = value
     if text == "-":
-        try:
-            text = getattr(sys.stdin, "buffer", sys.stdin).read()
-        except (AttributeError, ValueError):  # it is None, or closed
-            raise ConfigError("- reads standard input, which is closed") from None
+        text = getattr(sys.stdin, "buffer", sys.stdin).read()
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig", "replace").replace("\r\n", "\n")  # as PowerShell writes it
     return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
@@ -7331,8 +7320,6 @@ def _cmd_update(options: Any) -> None:
     store = StackStore()
     data = store._load()
     fields = _given_fields(options, _flavor(_entry(data, "alerters", options.name)["flavor"], data))
-    if not fields:
-        raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     store._put(options.name, fields, new=False)
     _print(f"alerter {options.name} is updated")
 
@@ -7369,10 +7356,7 @@ def _cmd_register(options: Any) -> None:
         _print(f"alerter {name} is registered; put it to use by: {how}")
         return
     store.register_stack(name, name, activate=True)
-    now = 'ask "Deploy?"'
-    if alerter._cannot_ask():
-        now = 'post "Hello"'
-    _print(f"alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} {now}")
+    _print(f'alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} post "Hello"')
 
 
 def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> None:
@@ -7409,10 +7393,7 @@ def _changes(method: str, done: str) -> Callable[[Any], None]:
 def _cmd_stack_register(options: Any) -> None:
     store, new = StackStore(), options.called == "stack register"
     store._put_stack(options.name, ",".join(options.alerters).split(","), new, new and options.set)
-    active = store.active_stack()
-    done = f"stack {options.name} is updated"
-    if new:
-        done = f"stack {options.name} is registered"
+    active, done = store.active_stack(), f"stack {options.name} is stored"
     if active != options.name:
         done += f"; {active} stays active until: {_program()} stack set {options.name}"
     _print(done)
@@ -7430,9 +7411,7 @@ def _cmd_list(options: Any) -> None:
 
 def _cmd_describe(options: Any) -> None:
     for key, value in _entry({"alerters": StackStore().alerters()}, "alerters", options.name).items():
-        if isinstance(value, list):
-            value = ", ".join(map(str, value))
-        elif isinstance(value, _Secret):
+        if isinstance(value, _Secret):
             value = _MASK
         _print(f"{key}: {value}")
 
