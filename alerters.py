@@ -1904,7 +1904,7 @@ class Question:
             self._decision = decision  # Ctrl-C from here on does not close it once more
             if is_new:
                 self._finish(decision)
-        elif self._failing and self.alerter.clock.monotonic() >= self._gives_up:
+        elif self._failing and began >= self._gives_up:  # a look that hung till then is not the last one
             what, hint = "the answers could not be read when the time was over", "look there for the answer"
             reason = self._failing.args[0].partition(": ")[2]
             raise _failure(self.alerter._who, f"{what}: {reason}", hint=hint, cure="look",

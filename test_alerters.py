@@ -4571,16 +4571,16 @@ OUTAGES = {"5xx": lambda r: Fault(status=503), "429": lambda r: r.limited(2),
 @pytest.mark.parametrize("kind", OUTAGES)
 def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kind, caplog, monkeypatch):
     def fails(*_, **__):
+        room.clock.sleep(hangs)
         raise outage[2]
-    outage = OUTAGES[kind]
+    outage, hangs = OUTAGES[kind], 9 * (kind == "stall")
     if callable(outage):
         begin, end = functools.partial(room.service.fail, "/api", outage(room), times=None), room.service.heal
     else:
         begin, end = functools.partial(monkeypatch.setattr, *outage[:2], fails), monkeypatch.undo
     cases = [(room.reply, "yes", 42.5, YES), (room.reply, "yes", 500, None), (room.react, "✅", 42.5, YES),
              (room.react, "🎉", 42.5, "timeout")]
-    shown = 4 if kind == "5xx" or MORE else 2 if room.is_slack else 1
-    for act, what, healed, status in cases[:shown]:
+    for act, what, healed, status in cases[:4 if kind == "5xx" or MORE else 2 if room.is_slack else 1]:
         start, question = room.clock.monotonic(), room.ask(timeout=40)
         answers = functools.partial(act, question, room.ann, what)
         for second, happens in ((35, begin), (37, answers), (healed, end)):
@@ -4589,13 +4589,12 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
         caplog.clear()
         if status:
             assert question.wait().status == status, what
-            assert 42.5 <= room.clock.monotonic() - start <= 44
+            assert 42.5 <= room.clock.monotonic() - start <= 44 + hangs
             continue
         with pytest.raises(DeliveryError, match=UNREAD) as caught:
             question.wait(7)  # longer than the question
-        assert (caught.value.outcome, room.clock.monotonic() - start) == ("unknown", pytest.approx(44))
-        told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-        assert "waiting for the answers goes on" in told[0]
+        assert caught.value.outcome == "unknown" and 44 <= room.clock.monotonic() - start < 44.1 + 2 * hangs
+        assert "waiting for the answers goes on" in caplog.text
         room.clock.sleep(500)
 
 
