@@ -6428,8 +6428,8 @@ def test_a_mail_is_read_whole(desk):
     for parts, want in ALL_OF_IT.values():
         mails += [(mail_of(kind, parts), want) for kind in (b"mixed", b"alternative", b"related")]
     whole = mail_of(b"mixed", ["yes"])
-    mails += [(whole[:-6], None), (b" x\n" + whole, None), (whole.replace(b'"b"', b'"c"'), None)]
-    mails += [(whole.replace(b"Content", b"%s\nContent" % junk, 1), None) for junk in (b"no head", b"From a")]
+    broken = {b"F": b" x\nF", b"Fr": b"From a\nFr", b'"b"': b'"c"', b"C": b"no head\nC", b"Co": b"From a\nCo"}
+    mails += [(whole[:-6], None), *((whole.replace(old, broken[old], 1), None) for old in broken)]
     statuses = read_at_once(question, [mail for mail, _ in mails])
     assert [mail for (mail, want), got in zip(mails, statuses) if got != want] == []
 
