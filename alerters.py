@@ -293,8 +293,9 @@ def _program() -> str:
     return f"{python} -m {__spec__.name}"
 
 
-def _log() -> _logging.Logger:
-    return _logging.getLogger("alerters")
+def _log(level: str, what: str, *values: Any) -> None:
+    with contextlib.suppress(Exception):  # a handler's own, or a closed stderr: it costs no alert
+        getattr(_logging.getLogger("alerters"), level)(what, *values)
 
 
 def _reason(error: BaseException) -> str:
@@ -386,7 +387,7 @@ class AlerterMessage(_Record):
         files = []
         for file in self._load()._loaded or ():
             if file.problem and who:
-                _log().warning("%s: %s", who, file.label)
+                _log("warning", "%s: %s", who, file.label)
             files.append(copy.copy(file))  # each alerter notes its own refusals
             files[-1].name, files[-1].url = _hide(file.name), _hide(file.url)
         return files
@@ -597,7 +598,7 @@ def _known_keywords(function: _F) -> _F:
 # === Posting and asking from anywhere ===
 @functools.lru_cache(maxsize=None)  # so it is told once a process
 def _warn_once(text: str) -> None:
-    _log().warning("%s", text)
+    _log("warning", "%s", text)
 
 
 def _targets(alerter: _Target = None, stack: str | None = None, warn: bool = True) -> list[BaseAlerter]:
@@ -661,7 +662,7 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Param
             errors.append(error)
         except BaseException as error:  # in a thread it ends nothing, so it is a failure like any other
             results.append(False)
-            _log().error("%s: it raised %s", target._who, _one_line(repr(error)))
+            _log("error", "%s: it raised %s", target._who, _one_line(repr(error)))
 
     for thread in [_in_thread(target._label, work, target) for target in targets]:
         if thread.is_alive():
@@ -745,7 +746,7 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: _Params
         except DeliveryError as error:
             if error.outcome != "not_sent" or len(able) == 1:
                 raise
-            _log().warning("%s; the next alerter is asked", error)
+            _log("warning", "%s; the next alerter is asked", error)
             del able[target._origin[0]]
             continue
         if question:
@@ -1440,7 +1441,7 @@ def _own_code(who: str, reached: bool = True) -> Iterator[None]:
         error = _transport_failure(who, caught, reached)
     except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
         error = _failure(who, _exception_text(caught), hint="its traceback is in the log", cure="people")
-        _log().error("%s: an exception in its code\n%s", who, _clean(_trace(caught, line_first=False)))
+        _log("error", "%s: an exception in its code\n%s", who, _clean(_trace(caught, line_first=False)))
         error._logged = True
     raise error  # out here, so that what was raised does not travel with it: it may show secrets
 
@@ -1451,7 +1452,7 @@ def _worked(work: Callable[..., object], *given: Any) -> bool:
         return bool(work(*given))
     except DeliveryError as error:
         if not error._logged:
-            _log().error("%s", error)
+            _log("error", "%s", error)
         return False
 
 
@@ -1930,7 +1931,7 @@ class Question:
         now = self.alerter.clock.monotonic()
         if now >= self._warn_from:
             self._warn_from = now + _WARN_AGAIN
-            _log().warning("%s", _one_line(what))
+            _log("warning", "%s", _one_line(what))
 
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
@@ -2026,7 +2027,7 @@ class Question:
         try:
             return self._key is None or self._key.update(step)
         except StoreError as error:
-            _log().warning("%s", _one_line(error))
+            _log("warning", "%s", _one_line(error))
             return True
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
@@ -2090,7 +2091,7 @@ class Question:
             if decision:
                 people += decision.approvals[:-1]  # the last one is who decided
             said = f"{decision.status.capitalize()} by {', '.join(people)}."
-        _log().info("%s: %r: %s", self.alerter._who, self._record.text, _one_line(how))
+        _log("info", "%s: %r: %s", self.alerter._who, self._record.text, _one_line(how))
         with self._working():
             self._say(said)
             if self._key:
@@ -2151,7 +2152,7 @@ class Question:
             if self._record.ref is not None:  # else it was never found
                 self.alerter._say(self, text, to)
         except (AlerterError, OSError) as error:
-            _log().warning("%s: could not write under the question: %s", self.alerter._who, _one_line(error))
+            _log("warning", "%s: could not write under the question: %s", self.alerter._who, _one_line(error))
 
 
 def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
@@ -2244,7 +2245,7 @@ class _Draft:
         for file in files:
             if file.data and not alerter._takes_files():
                 file.problem = _NO_FILES
-                _log().warning("%s: %s", alerter._who, file.label)
+                _log("warning", "%s: %s", alerter._who, file.label)
         self.files = [file for file in files if not file.problem]
         self.whole = _File(_TEXT_FILE, problem=_NO_FILES)  # all the words, if they are too many
         pictures = [file for file in self.files if file.url or alerter._attaches]
@@ -2322,7 +2323,7 @@ class _ChatAlerter(BaseAlerter):
         self._send_pictures(draft, pages[0].files)
         missing = [f"[{file.label}]" for file in draft.files if file.problem]
         if missing:
-            _log().warning("%s: %s", self._who, "; ".join(missing))
+            _log("warning", "%s: %s", self._who, "; ".join(missing))
             draft.until = self._until()
             with contextlib.suppress(DeliveryError):
                 for page in _paged(self, [_Block("plain", missing)], self._limit, self._limit):
@@ -2337,7 +2338,7 @@ class _ChatAlerter(BaseAlerter):
         except DeliveryError as error:
             if error.outcome != "not_sent" or error.code not in self._refused_forms:
                 raise
-            _log().warning("%s; it goes as plain text", error.args[0])
+            _log("warning", "%s; it goes as plain text", error.args[0])
         draft.plain = True
         written = [block.source for block in page.blocks]
         parts = _paged(self, written, self._plain_limit, self._plain_limit, 99)
@@ -2390,8 +2391,8 @@ class _ChatAlerter(BaseAlerter):
             return pages
         if not draft.whole.problem:
             return pages[:1]
-        _log().warning("%s: the middle of the text is left out, for it cannot be attached: %s (it takes %s)",
-                       self._who, draft.whole.problem, self._upload_right)
+        _log("warning", "%s: the middle of the text is left out, for it cannot be attached: %s (it takes %s)",
+             self._who, draft.whole.problem, self._upload_right)
         pages = self._cut(draft, sys.maxsize)
         half, left_out = _PARTS // 2, 0
         for page in pages[half:-half]:
@@ -2569,7 +2570,7 @@ class _ChatAlerter(BaseAlerter):
             try:
                 self._tap(question.ref, emoji)
             except DeliveryError as error:  # a missing permission for it is no error: words still decide
-                _log().info("%s: no %s on the question: %s", self._who, emoji, error)
+                _log("info", "%s: no %s on the question: %s", self._who, emoji, error)
 
     def _mention_of(self, user: str) -> str:
         if re.fullmatch(r"[UW]\w+|\d+", user):
@@ -3430,7 +3431,7 @@ class DiscordAlerter(_ChatAlerter):
             return None
         if self._is_mute(row) and not question._memo.get("warned"):
             question._memo["warned"] = True
-            _log().warning("%s: a reply came without its text: %s", self._who, _INTENT)
+            _log("warning", "%s: a reply came without its text: %s", self._who, _INTENT)
         text = re.sub(f"<@!?{self._me()}>", " ", row.get("content") or "")
         at, edited = _posted(row["id"]), row.get("edited_timestamp")
         if edited:
@@ -3896,7 +3897,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 raise
             for file in mail.files:
                 file.problem, file.data = _one_line(error.args[0], 200), b""
-            _log().warning("%s; it goes without %s", error, ", ".join([file.name for file in mail.files]))
+            _log("warning", "%s; it goes without %s", error, ", ".join([file.name for file in mail.files]))
             mail = self._compose(message, params, loaded, attach=False)
             self._deliver(mail)
         return Receipt(self._label, {"message_id": mail.ident})
@@ -4195,7 +4196,7 @@ class SMTPEmailAlerter(BaseAlerter):
             try:
                 box.answers[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
-                _log().debug("%s: a mail that cannot be read: %s", self._who, _one_line(error))
+                _log("debug", "%s: a mail that cannot be read: %s", self._who, _one_line(error))
         return list(filter(None, map(box.answers.get, sorted(uids))))
 
     def _ready_to_read(self, where: _Dict) -> None:
@@ -5292,7 +5293,7 @@ def _telling() -> Iterator[None]:
         yield
     except Exception as error:  # the wrapped job's own result matters more than any error of an alert
         with contextlib.suppress(Exception):  # and so it does where another's log handler raises
-            _log().error("the alert did not reach everybody: %s", _one_line(error))
+            _log("error", "the alert did not reach everybody: %s", _one_line(error))
 
 
 def _trace(error: BaseException, line_first: bool = True) -> str:

@@ -7862,6 +7862,7 @@ def test_odd_streams_cost_no_alert(slack, clock, monkeypatch):
         alerters._warn_once.cache_clear()
         slack.posted.clear()
         with monkeypatch.context() as patch:  # pytest itself needs them
+            patch.setattr(logging.getLogger("alerters"), "propagate", False)  # no handler: it goes to stderr
             for name in ("stdin", "stdout", "stderr"):
                 patch.setattr(sys, name, stream)
             told = [post("from a service"), main(["run"])]
