@@ -3745,7 +3745,16 @@ _QUOTED = (">", "|")  # of a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
-_HTML_LINES = set("p div br hr tr li table ul ol pre center section blockquote h1 h2 h3 h4 h5 h6".split())
+_HTML_FIXES = {  # with them, one after the other, the parser sees what a browser shows
+    ">-- ?\r?\n": ">--<br>", r"[\0-\x20]+": " ",  # a signature in <pre>, and all other ends of lines
+    # Not all Pythons know all ends of a comment that browsers do, or take Outlook's <![if]> for one.
+    "--!>": "-->", r"<!\[": "<!", "<!---?>": "<!---->",
+    r"(?i)(</?)title\b": r"\1style",  # nor that it holds no tags
+    r"&#\w{9,};?": "\ufffd",  # many digits take long
+    r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
+    r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\n<",
+    r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\n\x1e<", r"(?i)<(?=/blockquote\b)": "\n\x1f<",
+    "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
 _US = "\1"  # stands in a line for our name or address
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
@@ -4562,40 +4571,23 @@ class _Reader:
 
 def _html_text(source: str) -> str:
     """Return an HTML mail as text: `> ` before what is in a blockquote, `✂` before what is struck out."""
-    lines: list[str] = []
-    said: list[str] = []  # in the line that has not ended yet
+    said: list[str] = []
 
     class Page(_html_parser.HTMLParser):
-        depth = 0  # of blockquotes
-
-        def handle_starttag(self, tag: str, attrs: object) -> None:
-            self.handle_endtag(tag, 1)  # which ends a line, too
-
-        def handle_endtag(self, tag: str, deeper: int = -1) -> None:
-            if tag in _HTML_LINES:
-                line = " ".join("".join(said).split())
-                said.clear()
-                if line:
-                    lines.append("> " * min(self.depth, 1) + line)
-            if tag == "blockquote":
-                self.depth = max(self.depth + deeper, 0)
-
         def handle_data(self, data: str) -> None:
             if self.cdata_elem not in ("style", "script"):
                 said.append(data)
 
-    # Not all Pythons know all ends of a comment that browsers do, or take Outlook's <![if]> for one.
-    source = re.sub("<!---?>", "<!---->", source.replace("--!>", "-->").replace("<![", "<!"))
-    source = re.sub("(?i)(</?)title\\b", r"\1style", source)  # nor that it holds no tags
-    # Numbers of many digits and a lone < take long or stop the parser.
-    source = re.sub(r"&#\w{9,};?", "\ufffd", source)
-    source = re.sub(r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)", "✂<", source)
-    source = re.sub("(?i)<(?=t[dh]\\b)", " <", source)
+    for pattern, shown in _HTML_FIXES.items():
+        source = re.sub(pattern, shown, source)
     page = Page()
-    page.feed(re.sub("<(?![a-zA-Z/!?])", "&lt;", source))
+    page.feed(source)
     # What it could not parse to the end counts as text; its close() would take quadratic time for that.
     said.append(page.rawdata)
-    page.handle_endtag("br")
+    depth, lines = 0, []
+    for line in re.split("(?:\n *)+", "".join(said)):
+        depth = max(depth + line.count("\x1e") - line.count("\x1f"), 0)
+        lines.append("> " * min(depth, 1) + " ".join(line.split()))
     return "\n".join(lines)
 
 

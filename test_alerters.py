@@ -6371,7 +6371,7 @@ ok⏎-----BEGIN PGP SIGNATURE-----⏎A=⏎-----END PGP SIGNATURE-----⏎not yet"
 
 
 HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: HTML of replies
-    "approve": ["<p>approve</p>", "approve", "<p>approve</p><pre>-- \nAnn</pre>",
+    "approve": ["<p>approve</p>", "approve", "<p>approve</p><pre>-- \nAnn\nOps</pre>",
                 '<div class="gmail_quote">approve</div>'], "yes": ["<b>yes</b>"],
     "Approve": ["<div>Approve<br></div>"], "no": ["<table><tr><td>no</td></tr></table>"],
     "ok": re.split(" ¦ |\n", """\
