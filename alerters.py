@@ -3736,7 +3736,7 @@ _MAIL_MAX = 90_000  # characters shown in the mail: Gmail clips at about 100 KB;
 _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app password",
                534: "the server wants an app password", 530: "the server wants a log-in, or TLS first",
                550: "the address or the sender is refused", 552: "the mail is too large"}
-_ABSENT = (r"(?i)out of office|auto(reply)?\s*:|abwesen|automatic reply|automatische? antwo"
+_ABSENT = (r"(?i)out of office|\W?auto(.?reply)?\s*[:\]]|abwesen|automatic reply|automatische? antwo"
            r"|(réponse|respuesta|risposta|resposta) autom")
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
@@ -3762,6 +3762,7 @@ _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? 
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
 _COLON, _LABEL = r"[:\uff1a-]\W*", r"[^\1:\uff1a]{1,24}(?:[:\uff1a]| (?=\"|\S+@))"
 _KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
+    "dashes": "--",
     "subject": r".*\[#[0-9a-f]{16}\].*",  # Subject: Re: Deploy? [#…]
     "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
     "says": rf"\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes:
@@ -3771,40 +3772,39 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
     "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
-               r"|(?:https?://|www\.)\S+|(?:[Ee]?-?[Mm]ail: ?)?[^\s:@]+@\S+\.[^\s\d.]+",  # 9 digits: no date
+               r"|(?:https?://|www\.)\S+|(?i:e?-?(mail)?: ?)?[^\s:@]+@\S+\.[^\s\d.]+",  # 9 digits: no date
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
     "signed": r"-----BEGIN PGP SIGNED MESSAGE-----|Hash: SHA\d+",
     "armour": "-----(?:BEGIN|END) PGP SIGNATURE-----",
-    "rule": r"[-_]{5,} ?[^\Wa-z_].*[-_]{5,}",  # ----- Original Message -----
+    "rule": r"-{5,} ?[^\Wa-z_][^\WA-Z_][^\s-]{,20}(?:[ -]\S{2,20})? ?-{5,}",  # --- Original Message ---
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
-    (rule? (us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
-       | wrote | began colon | stamp? says | timed) (quoted+ | bare+) | quoted+ | bare{3,} | signed
-  | dashes ((?!quoted|bare).*\n)* | closing (closing | role? contact)* | armour (.*\n){,40}? armour)""")
+    rule? ((us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
+           | subject dated us label* | wrote | began colon | stamp? says | timed) (quoted+ | bare+)
+  | quoted+ | bare{3,} | dashes ((?!quoted|bare)\w+=(?!>).*\n)* | closing (closing | role? contact)*
+  | signed | armour (.*\n){,40}? armour)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo|"
-             r"oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online|"
-             r"aol|mail\.ru|yandex|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|windows|zoho|mailbird|"
+             r"oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online|aol|"
+             r"mail\.ru|yandex|яндекс|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|windows|zoho|mailbird|"
              r"em client|at&t|verizon|t-mobile|mobile device|mobiltelefon|smartphone|handy|my phone|"
              r"mac(?:book)?|my watch|superhuman|edison|aqua|typeapp|missive)(?: \w?\d+\w?)?")
-_SENT = set("""
-    télécharger downloaden отправлено gönderildi geschickt descargar verzonden skickades lähetetty надіслано
-    download gesendet beziehen odesláno odoslané stáhnout скачайте στάλθηκε obtenir enviado enviada obtener
-    inviato scarica ottieni skickat wysłane wysłano pobierz скачать envoyé baixar küldve edinin trimis obter
-    verstuurd hämta sendt hanki sent hent から送信 より送信 发自我的 發自我的 來自我的 נשלח get 送信 发自 에서
-    보냄 보낸 holen 发送 傳送 ส่งจาก gửi""".split())
-_ADDED = _SENT.union("""
-    PROGRAM from my the via with using for on an a this message was mail email app client secure mobile tablet
-    phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus diese nachricht wurde
-    gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo van vanaf mijn met
-    voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со для моего на з мого 나의 내
-    我的 的 手机 メール der l application à partir mobilen pe ul u pro için από το μου sie sich watch mac
-    ultra nord max plus posta aplikację dla systemu 從我的 của tôi từ đã ของฉัน מה שלי""".split())
-_CLOSINGS = set("""
-    best kind warm regards wishes br kr cheers thanks thank you many and thx sincerely yours truly mit
+_SENT = set("""télécharger downloaden отправлено gönderildi geschickt descargar verzonden skickades lähetetty
+    надіслано download gesendet beziehen odesláno odoslané stáhnout скачайте στάλθηκε obtenir enviado enviada
+    obtener inviato scarica ottieni skickat wysłane wysłano pobierz скачать envoyé baixar küldve edinin trimis
+    obter verstuurd hämta sendt hanki sent hent から送信 より送信 发自我的 發自我的 來自我的 נשלח get 送信
+    发自 에서 보냄 보낸 holen 发送 傳送 ส่งจาก gửi""".split())
+_ADDED = _SENT.union("""PROGRAM from my the via with using for on an a this message was mail email app client
+    secure mobile tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus
+    diese nachricht wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio
+    dispositivo van vanaf mijn met voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со
+    для моего на з мого 나의 내 我的 的 手机 メール der l application à partir mobilen pe ul u pro için από το
+    μου sie sich watch mac ultra nord max plus posta aplikację dla systemu 從我的 của tôi từ đã ของฉัน מה שלי
+    auf ista 从我的 来自 мобильной почты""".split())
+_CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many and thx sincerely yours mit
     freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
     vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt
     saludos un cordiales atentamente gracias abrazo abraços um abraço atenciosamente att cumprimentos obrigado
@@ -3812,7 +3812,8 @@ _CLOSINGS = set("""
     vänlig vänliga hälsning hälsningar venlig vennlig hilsen vh tack tak takk terveisin ystävällisin kiitos
     pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
     mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi çalışmalar
-    teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 i̇yi saludo""".split())
+    teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 i̇yi saludo
+    &""".split())
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
@@ -4424,9 +4425,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
-    if by.casefold() not in people:
-        return None
-    if _question_of(mail) != question.token:
+    if by.casefold() not in people or _question_of(mail) != question.token:
         return None
     for name, pattern in _AUTOMATIC.items():
         for value in _values(mail, name):
@@ -4459,10 +4458,9 @@ def _values(mail: Any, *names: str) -> Iterator[str]:
     """Yield the values of headers, decoded, in a line each; cut, as hostile ones take long."""
     for name in names:
         for value in mail.get_all(name, []):
-            text = re.sub(r"\s+", " ", str(value)[-20_000:])
+            text = re.sub(r"\s+", " ", str(value)[-5000:])
             with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
-                if "=?" in text:
-                    text = str(_email_policy.default.header_factory("Subject", text[:1000]))
+                text = str(_email_policy.default.header_factory("Subject", text))
             yield text
 
 
@@ -4508,54 +4506,47 @@ class _Reader:
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
         self._ours = "".join(sent)
-        self._starts = {0, *itertools.accumulate(map(len, sent))}  # of its lines, and so their ends
+        self._starts = set(itertools.accumulate(map(len, sent), initial=0))  # of its lines, and so their ends
 
     def own(self, text: str) -> str:
         """Return what is neither quoted, with the block above it, nor a signature."""
         text = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", "<…>", text)  # which programs add
-        text = re.sub(r"<\r?\n|\r?\n<(?=\S+@)", "<", text)  # and wrap a line there
+        text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         lines = list(filter(re.compile(r"[^->|_=*\s]|^--$").search, lines))
         letters = re.sub(_NO_LETTERS, "", "\n".join(lines).casefold()).split("\n")
-        rows, kind, end = "", "", 0
+        rows, end = "", 0
         for number, line in enumerate(lines):
             if number >= end:
-                end = self._run(lines, letters, number)
-                kind = "bare"
-                if line.startswith(_QUOTED):
-                    kind = "quoted"
-                if not re.search(r"\S{12}", " ".join(letters[number:end])):  # alike by chance, if at all
-                    kind, end = self._kind(line), number
+                kind, end = self._run(lines, letters, number)
             rows += f"{kind}={line}\n"
         return re.sub("(?m)^[a-z]+=", "", re.sub(_NOT_OWN, "", rows)).strip()
 
-    def _run(self, lines: list[str], letters: list[str], first: int) -> int:
-        """Return where the run of our lines, by letters, that begins here ends; `first` if none does."""
-        if not letters[first]:
-            return first
+    def _run(self, lines: list[str], letters: list[str], first: int) -> tuple[str, int]:
+        """Return the kind of a line, and where the run of our lines, by letters, that begins there ends."""
         places, end = self._starts, first
         marked = lines[first].startswith(_QUOTED)
+        if not letters[first]:
+            places = set()
         for number in range(first, len(lines)):
-            said = letters[number]
-            if not said:  # as in the place of what was left out
-                continue
             if lines[number].startswith(_QUOTED) != marked:
                 places = places - self._starts  # only the rest of a line that was wrapped may lose its mark
+            said = letters[number]
             places = {at + len(said) for at in places if self._ours.startswith(said, at)}
             if not places:
                 break
             if places & self._starts:
-                end = number + 1
-        return end
+                end = number + bool(said)  # one without letters is ours only if another one follows
+        if not re.search(r"\S{12}", " ".join(letters[first:end])):  # alike by chance, if at all
+            return self._kind(lines[first]), first + 1
+        return {True: "quoted", False: "bare"}[marked], end
 
     def _kind(self, line: str) -> str:
         """Return what a line is if nobody wrote it, or "said"."""
         line = re.sub("(?s)^(.{300}).+", r"\1 (cut)", line)  # as the forms take quadratic time
         if self._decides(line, False):
             return "said"
-        if line == "--":
-            return "dashes"
-        words = set(re.findall(r"[^\s,.;!'’<…>-]+", re.sub(_PROGRAMS, " PROGRAM ", line.casefold())))
+        words = set(re.findall(r"[^\s,.;!'’<…>。！，-]+", re.sub(_PROGRAMS, " PROGRAM ", line.casefold())))
         if {"PROGRAM"} <= words <= _ADDED and words & _SENT:
             return "closing"
         if set() < words <= self._closings:

@@ -1428,14 +1428,14 @@ On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote: ¦ 2026년 11월 24일 (화
 Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
 On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า:
 於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道： ¦ On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote:
-> Le 24 nov. 2026 à 10:12, {N} <{E}> a écrit : ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote: ¦ {N} writes:
+> On Nov 24, 2026, 10:12 AM, {N}⏎> <{E}> wrote: ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote: ¦ {N} writes:
 On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote: ¦ 在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ {N} <{E}> writes:
 On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ >>>>> {N} <{E}> writes:
 On November 24, 2026, {N} <{E}> wrote: ¦ W dniu 24.11.2026 o 10:12, {N} pisze: ¦ 24. Nov. 2026, 10:12 von {E}:
 2026年11月24日(火) 10:12 {N} <{E}>: ¦ Quoting {E} on 24.11.2026 10:12:00: ¦ Am 2026-11-24 10:12, schrieb {N}:
 On 11/24/26 10:12 AM, {N} wrote: ¦ On Nov 24 at 10:12 AM, {E} wrote: ¦ {E} schrieb am 24.11.2026 10:12:
 On 24/11/2026 10:12, {N} wrote: ¦ On 2026/11/24 10:12, {N} wrote: ¦ 24.11.2026, 10:12, "{N}" <{E}>:
-On Tue, 24 Nov 2026, {E} wrote:""")
+On Tue, 24 Nov 2026, {E} wrote: ¦ -------- Original Message --------⏎On 24/11/2026 10:12, {N} <{E}> wrote:""")
 MAIL_HEADS = re.split(" ¦ |\n", """\
 Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
 ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 2026년 11월 24일 화요일 오전 10:12⏎받는\
@@ -1454,7 +1454,7 @@ ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}
 -----Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
 From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
 ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
------ Original Message -----⏎From: {E}⏎To: {T}⏎Date: 2026/11/24, Tue 10:12⏎Subject: {S}
+-----Original-Nachricht-----⏎Betreff: {S}⏎Datum: 2026-11-24T10:12:00+0100⏎Von: "{N}" <{E}>⏎An: "{T}" <{T}>
 From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
 Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S}
 От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому: {T}⏎Тема: {S}
@@ -1463,18 +1463,18 @@ MAIL_ENDS = re.split(" ¦ |\n", """\
 -- ⏎{R}⏎Head of Data ¦ Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
  are not the one, tell the sender and delete it. Thank you.
-Kind regards,⏎⏎{R}⏎Head of Data | Example GmbH⏎Phone: +49 30 1234567⏎www.example.org ¦ Enviado desde mi iPhone
+Kind regards,⏎⏎{R}⏎Head of Data | Example⏎T: +49 30 1234567⏎E: {T}⏎www.example.org ¦ Enviado desde mi iPhone
 Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T} ¦ Verstuurd vanaf mijn iPad
 Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile device. Please excuse my brevity.
 Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Get Outlook for iOS<https://aka.ms/o0ukef> ¦ Отправлено с iPhone
 Sent from Yahoo Mail on Android ¦ Inviato da Posta per Windows ¦ Mit freundlichen Grüßen⏎{R} ¦ Viele Grüße⏎{F}
 Sent from Gmail Mobile ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Lähetetty iPhonesta ¦ Inviato da iPhone
 Met vriendelijke groet,⏎{R} ¦ Merci⏎⏎Envoyé de mon iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
-Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ Спасибо!⏎{F} ¦ Thanks,⏎{R} ¦ Cheers,⏎{F} ¦ Best,⏎{F} ¦ Mvh⏎{F} ¦ {F} {R} ¦ {F}
+Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ Спасибо!⏎{F} ¦ Thanks & regards,⏎{R} ¦ Cheers,⏎{F} ¦ Mvh⏎{F} ¦ {F} {R} ¦ {F}
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
 Odesláno z iPhonu ¦ С уважением,⏎{R} ¦ Bien à vous,⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone
 Télécharger Outlook pour Android<https://aka.ms/AAb9ysg> ¦ Hämta Outlook för iOS<https://aka.ms/o0ukef>
-Enviado do meu iPad ¦ LG {F} ¦ Wysłane z iPhone'a ¦ Sent from my Pixel ¦ Cordialement,⏎{R}
+Enviado do meu iPad ¦ LG {F} ¦ Wysłane z iPhone'a ¦ Sent from my Pixel ¦ Cordialement,⏎{R} ¦ 谢谢！⏎{F}
 Sent from my Apple Watch ¦ Skickat från min iPhone ¦ iPhone'umdan gönderildi ¦ -- ⏎Sent from my iPhone""")
 CONDITIONS = re.split(" ¦ |\n", """\
 but only after Friday ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only after Friday
@@ -6280,8 +6280,8 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
 
 def test_no_machine_answers_for_a_person(desk):
     absent = ["Automatic reply:", "Automatische Antwort:", "Réponse automatique\xa0:", "Out of Office",
-              "Auto:", "Respuesta automática:", "Risposta automatica:", "Automatisch antwoord:",
-              "Resposta automática:"]
+              "Auto:", "[Auto-Reply]", "Respuesta automática:", "Risposta automatica:",
+              "Automatisch antwoord:", "Resposta automática:"]
     automatic = [  # further heads of a mail from Ann's address: only the last three are a person's
         *(f"Subject: {email.header.Header(f'{prefix} Deploy?', 'utf-8').encode()}" for prefix in absent),
         "Auto-Submitted: auto-replied (vacation)", "Precedence: bulk", "Precedence: auto_reply",
@@ -6355,7 +6355,7 @@ approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org> ¦ app
 approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
 ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.example/no
 ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy? ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎approve⏎⏎decline
-ok⏎-----BEGIN PGP SIGNATURE-----⏎A=⏎-----END PGP SIGNATURE-----⏎not yet""")
+ok⏎-----BEGIN PGP SIGNATURE-----⏎A=⏎-----END PGP SIGNATURE-----⏎not yet ¦ ok⏎-- ⏎Ann⏎> only staging""")
     question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
     layouts = ["{A}", f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}", f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}",
                f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}", "{A}\n-- \nAnn\nTeam that may approve",
