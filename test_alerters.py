@@ -8139,7 +8139,7 @@ def test_watch_tells_how_a_function_or_a_block_ended(received):
         ("own", "method succeeded", "success"), ("env", f"{Model.__qualname__}.fail failed", "error"),
         *[("env", "fib succeeded", "success")] * 9, *[("env", "block succeeded", "success")] * 2]
     assert list(first.metadata) == list(failure.metadata) == ["duration", "host"]
-    assert first.metadata == {"duration": "0.0 s", "host": socket.gethostname()} and first.body is None
+    assert first.metadata == {"duration": "0:00:00", "host": socket.gethostname()} and first.body is None
     assert failure.body.startswith("```\nKeyError: 'gone'\n") and 'raise KeyError("gone")' in failure.body
 
 
@@ -8160,16 +8160,16 @@ def test_watch_can_be_quiet_about_successes_only(received, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for options, seconds, wanted in (
-            ({}, 0, "0.0 s"), ({"longer_than": 60}, 59.9, None), ({"longer_than": 60}, 60, "1 min 00 s"),
-            ({"longer_than": "1m"}, 3599, "59 min 59 s"), ({"on_success": False}, 9e4, None),
-            ({"longer_than": 9, "on_success": False}, 1, "failed"), ({"longer_than": 1}, 9e4, "25 h 00 min")):
+            ({}, 0, "0:00:00"), ({"longer_than": 60}, 59.9, None), ({"longer_than": 60}, 60, "0:01:00"),
+            ({"longer_than": "1m"}, 3599, "0:59:59"), ({"on_success": False}, 9e4, None),
+            ({"longer_than": 9, "on_success": False}, 1, "failed"), ({"longer_than": 1}, 9e4, "25:00:00")):
         del received[:]
         with contextlib.suppress(ValueError), watch("job", **options):
             now[0] += seconds
             if wanted == "failed":
                 raise ValueError
         told = [message.metadata["duration"] for _, message in received]
-        assert told == (["1.0 s"] if wanted == "failed" else [wanted] if wanted else []), options
+        assert told == (["0:00:01"] if wanted == "failed" else [wanted] if wanted else []), options
 
 
 def test_watch_leaves_generators_as_they_are(received):
