@@ -973,8 +973,7 @@ class BaseAlerter(_Record):
         for name in ("send", "post", "ask", "replies"):
             if _inspect.iscoroutinefunction(getattr(cls, name)):  # it would do nothing, and count as a yes
                 raise ConfigError(f"flavor {cls.flavor}: {name} is async: write it without, with asyncio.run")
-        if not hasattr(cls.send, "_takes_messages"):  # its own, or that of a mixin
-            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
+        cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
         if "__post_init__" in vars(cls):
             cls.__post_init__ = functools.partialmethod(  # type: ignore[method-assign, assignment]
                 BaseAlerter._check_first, cls.__post_init__)
@@ -1423,7 +1422,6 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
         with _one_operation(), _own_code(self._who):
             return send(self, *self._checked(message, params))
 
-    checked._takes_messages = True  # type: ignore[attr-defined]
     return checked
 
 
