@@ -185,9 +185,6 @@ _EMOJI = dict(entry.split(" ", 1) for entry in (  # named as in Slack and iamcal
     "🔒 lock|🔓 unlock|🔑 key|🔔 bell|📦 package|🚢 ship|🏁 checkered_flag|🔁 repeat|➕ heavy_plus_sign|"
     "➖ heavy_minus_sign").split("|"))
 _SHORTCODES = {key: names.split()[0] for char, names in _EMOJI.items() for key in [char, *names.split()]}
-_HTTP_HINTS = {  # what to do about a status, where the service's own word has no better hint
-    401: "check the token", 403: "check token and permissions", 404: "check the address",
-    410: "it is gone: configure a new one", 413: "too large for the service", 429: "try again in a minute"}
 
 
 # === Errors ===
@@ -258,12 +255,9 @@ def _usual_hint(error: DeliveryError, hints: Mapping[str, str]) -> str:
     for codes, text in hints.items():
         if re.fullmatch(codes, error.code or ""):
             return text
-    status = error.status or 0
-    if status in _HTTP_HINTS:
-        return _HTTP_HINTS[status]
     if error._cure == "look":
         return "it may have arrived: look before you send it again"
-    if status >= 500 or error._cure == "again":
+    if error._cure == "again":
         return "the service has trouble: try again later"
     return f"`{_program()} check` tells which part of the set-up works"
 
