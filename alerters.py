@@ -6711,6 +6711,10 @@ class _Wire:
             raise OSError(errno.EMSGSIZE, "the answer is too large")
         return count
 
+    def recv(self, size: int) -> bytes:
+        buffer = bytearray(size)
+        return bytes(buffer[:self.recv_into(buffer)])
+
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
         return io.BufferedReader(_socket.SocketIO(self, "r"))  # type: ignore[arg-type]
 
