@@ -6806,12 +6806,7 @@ def _add_cas(what: str, context: _ssl.SSLContext, path: str) -> None:
     try:
         return context.load_verify_locations(path)
     except _ssl.SSLError:
-        head = _pathlib.Path(path).read_bytes()
-        why = "has a broken certificate in it"
-        if head[:1] == b"0":
-            why = f"is in DER form: make PEM of it with openssl x509 -inform der -in {path}"
-        elif b"-----BEGIN CERTIFICATE" not in head:
-            why = "holds no certificate in PEM form"
+        why = f"holds no whole certificate in PEM form; openssl x509 -inform der -in {path} makes it of DER"
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise
@@ -7062,8 +7057,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
 
 def _place_of(url: str) -> tuple[str, str, int]:
     parts = _parse.urlsplit(url)
-    usual = {"http": 80}.get(parts.scheme, 443)
-    return parts.scheme, _host_of(parts), parts.port or usual
+    return parts.scheme, _host_of(parts), parts.port or {"http": 80}.get(parts.scheme, 443)
 
 
 def _reach(who: str, place: tuple[str, str, int], deadline: float) -> _Wire:

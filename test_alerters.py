@@ -3155,12 +3155,9 @@ CAUSES = {  # what is done: who fails, and the whole message
         "certificate of its clients, which is not supported: ask its admin"),
     "a CA file that is missing": (lambda s: s.ca("SSL_CERT_FILE", None),
         "SSL_CERT_FILE (TMP/ca.pem) cannot be read: No such file or directory"),
-    "a CA file that is empty": (lambda s: s.ca("CURL_CA_BUNDLE", b""),
-        "CURL_CA_BUNDLE (TMP/ca.pem) holds no certificate in PEM form"),
-    "a CA file in DER": (lambda s: s.ca("SSL_CERT_FILE", ssl.PEM_cert_to_DER_cert(CA_PEM)), "SSL_CERT_FILE "
-        "(TMP/ca.pem) is in DER form: make PEM of it with openssl x509 -inform der -in TMP/ca.pem"),
-    "a CA file that is broken": (lambda s: s.ca("SSL_CERT_FILE", CA_PEM.replace("M", "N").encode()),
-        "SSL_CERT_FILE (TMP/ca.pem) has a broken certificate in it"),
+    "a CA file in DER": (lambda s: s.ca("CURL_CA_BUNDLE", ssl.PEM_cert_to_DER_cert(CA_PEM)),
+        "CURL_CA_BUNDLE (TMP/ca.pem) holds no whole certificate in PEM form; openssl x509 -inform der -in "
+        "TMP/ca.pem makes it of DER"),
     "a folder of CAs without hashes": (lambda s: s.ca("REQUESTS_CA_BUNDLE", "folder"),
         "REQUESTS_CA_BUNDLE (TMP/ca.pem) is a folder without hashed names: run openssl rehash TMP/ca.pem"),
     "an own folder": (lambda s: s.having("SSL_CERT_DIR", str(s.tmp), s.tls("good", trusted=False)),
