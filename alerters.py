@@ -5638,6 +5638,7 @@ class _AlertHandler(_Handler):
             sys.modules["celery.signals"].worker_process_shutdown.connect(self.flush)
 
     def _work(self) -> None:
+        _KEPT.set(None)  # some Pythons give a thread the context of who starts it, with its connections
         while True:
             with self._changed:
                 while not self._under_way:
