@@ -2737,7 +2737,7 @@ class SlackAlerter(_ChatAlerter):
     slack_channel_id: str = _field("", _SLACK_CHANNEL, "id")
     slack_webhook_url: str = _field("", "in place of the token, to post: Incoming Webhooks of the app", "url")
     slack_api_url: str = _field("https://slack.com/api", "of a compatible server", "url")
-    timeout: float | None = _field(None, _TIMEOUT, "time")
+    timeout: _Time | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
     case_sensitive: bool = _field(False, _CASE, "bool")
     listen: Literal["thread", "channel"] = _field("thread", _LISTEN, "listen")
@@ -3263,7 +3263,7 @@ class DiscordAlerter(_ChatAlerter):
     discord_channel_id: str = _field("", _DISCORD_CHANNEL, "id")
     discord_webhook_url: str = _field("", "in place of the token, to post: Integrations of a channel", "url")
     discord_api_url: str = _field("https://discord.com/api/v10", "of a compatible server", "url")
-    timeout: float | None = _field(None, _TIMEOUT, "time")
+    timeout: _Time | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
     case_sensitive: bool = _field(True, _CASE, "bool")
     listen: Literal["thread", "channel"] = _field("thread", _LISTEN, "listen")
@@ -3832,7 +3832,7 @@ class SMTPEmailAlerter(BaseAlerter):
     imap_port: int = _field(993, "TLS at once; default 993", "port")
     imap_username: str = _field("", "default: the SMTP one", "id")
     imap_password: str = _field("", "default: the SMTP one", "password")
-    timeout: float | None = _field(None, _TIMEOUT, "time")
+    timeout: _Time | None = _field(None, _TIMEOUT, "time")
     approvers: Iterable[str] | None = _field(None, "addresses that decide; default: the recipients", "list")
     case_sensitive: bool = _field(False, _CASE, "bool")
 
@@ -5490,12 +5490,12 @@ def watch(name: _F) -> _F:
 
 
 @_overload
-def watch(name: str | None = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
+def watch(name: str | None = None, *, on_success: bool = True, longer_than: _Time = 0,  # noqa: F811
           alerter: _Target = None) -> Watch:
     """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
 
 
-def watch(name: Any = None, *, on_success: bool = True, longer_than: float = 0,  # noqa: F811
+def watch(name: Any = None, *, on_success: bool = True, longer_than: _Time = 0,  # noqa: F811
           alerter: _Target = None) -> Any:
     """Tell how a piece of work ended, as `@watch`, `@watch("train")` or `with watch("nightly"):`.
 
