@@ -5025,8 +5025,8 @@ class StackStore:
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
                 secrets += _secrets_of(_flavor(entry["flavor"], data))
             for name in secrets:
-                if isinstance(entry.get(name), str):
-                    entry[name] = _secret_or_reference(entry[name])
+                if entry.get(name) is not None:  # a number, too, which somebody wrote there by hand
+                    entry[name] = _secret_or_reference(str(entry[name]))
         return dict(found)  # which shows what it holds
 
     def register_stack(self, name: str, alerters: str | Iterable[str], activate: bool = False) -> None:

@@ -8752,7 +8752,7 @@ def test_secrets_are_masked_wherever_they_could_be_shown(capsys):
     shown += repr([StackStore().load_alerter(name) for name in StackStore().alerters()])
     data = json.loads(read_store())
     data["flavors"] = {"pager": "my_package.gone.PagerAlerter"}  # one that cannot be imported here
-    data["alerters"]["p"] = {"flavor": "pager", "pager_token": "hidden", "webhook_url": "http://hidden"}
+    data["alerters"]["p"] = {"flavor": "pager", "pager_token": ["hidden"], "webhook_url": "http://hidden"}
     write_store(data)
     for line, code in (("describe p", 0), ("list", 0), ("flavor list", 0), ("post x --alerter p", 2)):
         ended, out, err = run_cli(capsys, *line.split())
