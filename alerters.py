@@ -3775,9 +3775,9 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
-           | subject dated us label* | wrote | began colon | stamp? says | timed) (quoted+ | bare+)
-  | quoted+ | bare{3,} | dashes ((?!quoted|bare)\w+=(?!>).*\n)* | closing (closing | role? contact)*
-  | signed | armour (.*\n){,40}? armour)""")
+           | subject dated us label | wrote | began colon | stamp? says | timed) (quoted+ | bare+)
+  | dashes ((?!quoted|bare|wrote|subject)\w+=(?!>).*\n)* ((wrote | subject) (?=quoted|bare))?
+  | quoted+ | bare{3,} | closing (closing | role? contact)* | signed | armour (.*\n){,40}? armour)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo|"
              r"oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online|aol|"

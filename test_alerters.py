@@ -6255,7 +6255,7 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
     places = re.split(" ¦ |\n", """\
 {A}⏎⏎%s⏎⏎{O}⏎⏎{Q} ¦ %s⏎⏎{A}⏎⏎{O}⏎⏎{Q} ¦ {A}⏎⏎%s⏎⏎{W}⏎⏎{P} ¦ {A}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎%s ¦ %s⏎{A} ¦ {A} %s
 {A}⏎⏎%s⏎⏎{Q} ¦ {A}⏎⏎{Q}⏎%s ¦ {A}⏎⏎Best,⏎{R}⏎%s ¦ {A}⏎⏎Best,⏎{R}⏎⏎%s⏎⏎{O}⏎⏎{Q} ¦ {A}⏎> %s⏎⏎{Q}
-{A}⏎-- ⏎{R}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎{O}⏎%s⏎⏎{Q} ¦ {A}⏎⏎{W}⏎%s⏎⏎{P} ¦ {A}⏎⏎%s⏎⏎{P} ¦ {A}⏎%s⏎{O}⏎{Q}
+{A}⏎-- ⏎{R}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎{O}⏎%s⏎⏎{Q} ¦ {A}⏎-- ⏎{F}⏎{W}⏎%s⏎⏎{P} ¦ {A}⏎⏎%s⏎⏎{P} ¦ {A}⏎%s⏎{O}⏎{Q}
 {A}⏎%s⏎{W}⏎⏎{P} ¦ {A}⏎⏎%s⏎{E} wrote:⏎⏎{Q} ¦ {A}⏎⏎%s⏎On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:⏎⏎{Q}
 """.replace("{O}", ATTRIBUTIONS[0]).replace("{W}", MAIL_HEADS[0]).strip())
     places += ["<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>",
