@@ -4493,7 +4493,7 @@ class _Reader:
         called = re.findall(named, ", ".join(_values(mail, "To", "Cc")))
         names = filter(None, [name, address, *called])
         self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
-        writer = re.sub("[@+(].*", "", "".join(_values(mail, "From")).casefold())
+        writer = re.sub(r"[@+(/|[].*", "", "".join(_values(mail, "From")).casefold())
         self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
