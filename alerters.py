@@ -2194,7 +2194,7 @@ _UNFORMED = ("text", "plain", "code", "title", "facts")  # kinds whose lines sta
 _UNMARKED = r"(?![^a-zA-Z0-9]|\d+\.\s|.*://)[^@&<>`*_~|\\[\]\n]*"  # a line that is the same on each service
 _LEFT_OUT = "… {:,} characters left out …"
 _NO_FILES = "a webhook takes no files, only an image's URL"
-# Of all questions that are waited for: by process, token, `listen`, channel and thread.
+# Of all questions that are waited for: by process, server, token, `listen`, channel and thread.
 _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 _GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check begins with
 
@@ -2487,8 +2487,8 @@ class _ChatAlerter(BaseAlerter):
 
     def _join(self, question: Question) -> None:
         view = _View(question)
-        key = (os.getpid(), getattr(self, self._token_field), getattr(self, "listen", ""), id(self.clock),
-               view.channel, view.thread)
+        service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
+        key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
         question._shared = shared = _VIEWS.setdefault(key, view)
         shared.questions.add(question)
         if shared.error:  # who comes anew tries again

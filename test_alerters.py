@@ -4115,12 +4115,11 @@ def test_an_answer_to_the_help_counts_after_a_restart_too(discord_room, in_threa
 
 
 def test_a_question_deleted_inside_a_thread_approves_nothing(slack_room):
-    room = slack_room
-    room.service.scopes.discard("reactions:read")
-    thread = room.plain(room.bob, "Release 7")
-    question = room.alerter().open_question("Deploy?", SlackAlerterParameters(thread_ts=thread))
-    room.service.say(room.ann, "yes", thread)
-    room.service.delete(room.id(question))
+    slack_room.service.scopes.discard("reactions:read")
+    thread = slack_room.plain(slack_room.bob, "Release 7")
+    question = slack_room.alerter().open_question("Deploy?", SlackAlerterParameters(thread_ts=thread))
+    slack_room.service.say(slack_room.ann, "yes", thread)
+    slack_room.service.delete(slack_room.id(question))
     with pytest.raises(DeliveryError, match="the question was deleted"):
         question.check()
 
@@ -4140,23 +4139,22 @@ def test_the_author_never_decides_whoevers_token_reads(slack_room, change):
 
 def test_a_bots_tap_on_slack_is_none_where_the_app_may_look_users_up(slack_room):
     """Slack's reactions do not say it: the one who would decide is looked up, once."""
-    room = slack_room
-    question = room.ask(approve_msg_options=["yes", "🚀"])
+    question = slack_room.ask(approve_msg_options=["yes", "🚀"])
     for user, emoji in (("UOTHERBOT", "🚀"), ("UOTHERBOT", "❌"), ("UNOBODY", "🚀")):
-        room.react(question, user, emoji)
+        slack_room.react(question, user, emoji)
     assert [outcome(question) for _ in range(3)] == [None] * 3
-    room.service.fail("users.info", Fault(status=500), times=None)
-    room.react(question, room.ann, "🚀")
+    slack_room.service.fail("users.info", Fault(status=500), times=None)
+    slack_room.react(question, slack_room.ann, "🚀")
     assert outcome(question) is None  # who cannot be looked up now decides nothing yet
-    room.service.heal()
+    slack_room.service.heal()
     for n in range(100):
-        room.react(question, f"U{n}", "🚀")
-    assert question.check().by == room.ann
-    looked_up = [call.args["user"] for call in room.service.calls if call.path == "/api/users.info"]
+        slack_room.react(question, f"U{n}", "🚀")
+    assert question.check().by == slack_room.ann
+    looked_up = [call.args["user"] for call in slack_room.service.calls if call.path == "/api/users.info"]
     assert sorted({*looked_up}) == ["UANN", "UNOBODY", "UOTHERBOT"] and looked_up.count("UOTHERBOT") == 1
-    room.service.scopes.discard("users:read")
-    blind = room.ask(alerter=room.alerter())
-    room.react(blind, "UOTHERBOT", "✅")
+    slack_room.service.scopes.discard("users:read")
+    blind = slack_room.ask(alerter=slack_room.alerter())
+    slack_room.react(blind, "UOTHERBOT", "✅")
     assert blind.check().by == "UOTHERBOT"  # nobody can tell
 
 
@@ -4331,14 +4329,13 @@ def test_the_end_is_written_under_the_question_and_mentions_only_who_decided(roo
 
 def test_a_missing_message_content_intent_is_told_once(discord_room, caplog):
     """Discord gives the text of replies that ping the bot all the same."""
-    room = discord_room
-    room.service.message_content = False
-    question = room.ask()
-    room.reply(question, room.ann, "yes")
+    discord_room.service.message_content = False
+    question = discord_room.ask()
+    discord_room.reply(question, discord_room.ann, "yes")
     assert (outcome(question), caplog.records) == (YES, [])
-    question = room.again(question)
+    question = discord_room.again(question)
     for _ in "12":
-        room.reply(question, room.ann, "yes", ping=False)
+        discord_room.reply(question, discord_room.ann, "yes", ping=False)
     assert (question.check(), question.check()) == (None, None)
     [warning] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert "Message Content" in warning
@@ -4835,6 +4832,14 @@ def test_what_was_read_for_other_questions_hides_no_answer_that_came_first(room,
     assert (other.wait(1).status, found) == ("timeout", [NO, NO])
 
 
+def test_what_is_read_on_one_server_answers_nothing_on_another(crowd):
+    with type(crowd.service)(crowd.clock) as other:  # of the same token and channel
+        rooms = crowd, Room(crowd.kind, other)
+        questions = [room.ask("A?", room.alerter(listen="channel"), timeout=20) for room in rooms]
+        crowd.clock.at(3, lambda: crowd.plain(crowd.ann, "yes"))
+        assert [each.status for each in crowd.clock.run(lambda q: q.wait(), questions)] == [YES, "timeout"]
+
+
 @pytest.mark.parametrize("crowd", ["discord"], indirect=True)
 def test_a_reading_before_the_deadline_does_not_count_at_the_deadline(crowd):
     questions = [crowd.ask("A?", timeout=30), crowd.ask("B?", timeout=29)]  # the second is read at 29 s
@@ -4961,13 +4966,12 @@ def test_a_key_that_moves_to_another_alerter_closes_the_old_question(slack_room,
 
 
 def test_a_key_posted_late_has_its_deadline_by_the_time_of_the_post(discord_room):
-    room = discord_room
-    _lost(room, acts=False, timeout=300)
-    room.clock.sleep(150)
-    question = _ask_and_die(room, timeout=300)
-    room.clock.sleep(150)  # past the deadline
-    room.reply(question, room.ann, "yes")
-    assert _decide(room, timeout=5).status == "timeout"
+    _lost(discord_room, acts=False, timeout=300)
+    discord_room.clock.sleep(150)
+    question = _ask_and_die(discord_room, timeout=300)
+    discord_room.clock.sleep(150)  # past the deadline
+    discord_room.reply(question, discord_room.ann, "yes")
+    assert _decide(discord_room, timeout=5).status == "timeout"
 
 
 def test_help_is_given_once_and_never_brings_a_replaced_or_decided_record_back(slack_room):
