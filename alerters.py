@@ -2889,10 +2889,10 @@ class SlackAlerter(_ChatAlerter):
             for page in itertools.islice(self._pages(kind, args), most):
                 rows += page
         except DeliveryError as error:
-            if error.retry_after is None or error.code not in ("ratelimited", "rate_limited"):
+            if error.status != 429:  # what its body says is not documented
                 raise
-            view.free_at = now + error.retry_after
-            if error.retry_after > _POLL_MAX:  # no other app has to wait so long
+            view.free_at = now + (error.retry_after or _POLL_MIN)
+            if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
                 view.rationed = True
             return rows, error.with_traceback(None)  # which would keep the view
         return rows, None

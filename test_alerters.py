@@ -528,8 +528,7 @@ class FakeSlack(FakeService):
         assert api == "/api/" and method in SCOPES
         seconds, last = self._rations.get(method, (0, None))
         if last is not None and self.now() - last < seconds:
-            wait = str(math.ceil(last + seconds - self.now()))
-            return 429, {"ok": False, "error": "ratelimited"}, {"Retry-After": wait}
+            return 429, "", {"Retry-After": str(math.ceil(last + seconds - self.now()))}
         args, is_json = call.args, call.ctype == "application/json"
         assert call.method == "POST" and not call.query and (args or not call.body) and not call.files
         if "token" in args or call.headers.get("Authorization") != "Bearer " + self.token:
