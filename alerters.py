@@ -3107,10 +3107,10 @@ class SlackAlerter(_ChatAlerter):
         url = self._secret("slack_webhook_url")
         answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
         word = answer.text.strip()
-        taken = word == "ok"
-        if "://hooks.slack" not in url:  # Mattermost and others answer what they like, but no web page
-            kind = answer.headers.get("Content-Type", "").lower()
-            taken = "text/html" not in kind and not word.startswith("<")
+        taken = True  # Mattermost and others answer what they like, but no web page
+        kind = answer.headers.get("Content-Type", "").lower()
+        if "://hooks.slack" in url or "text/html" in kind or word.startswith("<"):
+            taken = word == "ok"  # which Slack calls text/html
         code, what = None, f"HTTP {answer.status} from the webhook"
         if re.fullmatch(r"[a-z_]{3,50}", word):
             code = what = word
