@@ -2029,6 +2029,7 @@ class Question:
             approve, decline = [*approve, taps[0]], [*decline, taps[1]]
         else:
             meaning = functools.partial(_word, fold=not self._record.case_sensitive)
+            text = re.sub(rf"<@!?{re.escape(str(self._record.author))}(\|[^>]*)?>", " ", text)
         meant, own = {meaning(text)}, re.fullmatch(_OWN_EMOJI, text)
         if tapped and own:  # ":ship:" in a list means each one of that name
             meant.add(_tap_name(own[1]))
@@ -2933,8 +2934,7 @@ class SlackAlerter(_ChatAlerter):
         if plain == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
             return None
         # Slack's markup as it was typed: links first, entities last.
-        text = re.sub(rf"<@{re.escape(self._me())}(\|[^>]*)?>", " ", row.get("text") or "")
-        text = re.sub(r"<(?:https?|mailto)[^>|]*\|([^>]*)>|<((?:https?|mailto)[^>|]*)>", r"\1\2", text)
+        text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", row.get("text") or "")
         at = self._order(row.get("edited") or row)
         return {"by": row["user"], "text": _without_entities(text), "via": plain, "at": at,
                 "asked": self._order(question.ref)}
@@ -3424,11 +3424,10 @@ class DiscordAlerter(_ChatAlerter):
         if self._is_mute(row) and not question._memo.get("warned"):
             question._memo["warned"] = True
             _log("warning", "%s: a reply came without its text: %s", self._who, _INTENT)
-        text = re.sub(f"<@!?{self._me()}>", " ", row.get("content") or "")
         at, edited = _posted(row["id"]), row.get("edited_timestamp")
         if edited:
             at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
-        answer = {"by": row["author"]["id"], "text": text, "via": via, "at": at,
+        answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via, "at": at,
                   "asked": _posted(question.ref["message_id"])}
         if row["channel_id"] != question.ref["channel_id"]:  # in a thread: there it is answered, too
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}

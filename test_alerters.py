@@ -3830,9 +3830,9 @@ def test_what_counts(room):
         if only in ("", room.kind):
             question = room.again(asked)
             row = room.row(act(room, question))
-            by = row["user"] if room.is_slack else row["author"]["id"]
+            by, text = (row["user"], row["text"]) if room.is_slack else (row["author"]["id"], row["content"])
             at, decision = pytest.approx(room.clock.now(), abs=0.1), question.check()
-            wanted[case] = Decision(status, by, getattr(decision, "text", None), "reply", at), 1, True
+            wanted[case] = Decision(status, by, text, "reply", at), 1, True
             stays = question.check() == decision  # without another note
             got[case] = decision, sum("by" in note for note in room.notes(question)), stays
     assert {case: what for case, what in got.items() if what != wanted[case]} == {}
