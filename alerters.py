@@ -2217,7 +2217,7 @@ def _documented(method: _F) -> _F:
 
 class _Draft:
     """A message on its way to a chat service, or to a preview, for which the service is asked nothing."""
-    plain = False  # whether it goes without blocks or embeds
+    plain = ""  # why it goes without blocks or embeds
     in_forum = False  # where a message that is no reply is a thread of its own
     outcome = "not_sent"  # of an error from here on, whatever it says itself
     until = 0.0  # of clock.monotonic
@@ -2321,6 +2321,8 @@ class _ChatAlerter(BaseAlerter):
             with contextlib.suppress(DeliveryError):
                 for page in _paged(self, [_Block("plain", missing)], self._limit, self._limit):
                     self._post(draft, page)
+        if draft.plain:
+            _log("warning", "%s; it went as plain text", draft.plain)
         return Receipt(self._label, draft.ref, self._link(draft.ref))
 
     def _post(self, draft: _Draft, page: _Page) -> None:
@@ -2331,8 +2333,7 @@ class _ChatAlerter(BaseAlerter):
         except DeliveryError as error:
             if error.outcome != "not_sent" or error.code not in self._refused_forms:
                 raise
-            _log("warning", "%s; it goes as plain text", error.args[0])
-        draft.plain = True
+            draft.plain = error.args[0]
         written = [block.source for block in page.blocks]
         parts = _paged(self, written, self._plain_limit, self._plain_limit, 99)
         parts[0].first, parts[0].files = page.first, page.files
