@@ -7183,11 +7183,11 @@ def _typed_message(options: Any) -> AlerterMessage:
     return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
 
 
-def _typed_params(options: Any) -> AlerterParameters:
+def _typed_params(options: Any) -> _Params:
     params = AlerterParameters()
     for name in AlerterParameters.__dataclass_fields__:  # by the names of options, or their `dest`
         setattr(params, name, getattr(options, name, None))
-    return params
+    return _params(params)
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
