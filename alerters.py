@@ -259,7 +259,7 @@ def _usual_hint(error: DeliveryError, hints: Mapping[str, str]) -> str:
         return "it may have arrived: look before you send it again"
     if error._cure == "again":
         return "the service has trouble: try again later"
-    return f"`{_program()} check` tells which part of the set-up works"
+    return f"see what it says, and what `{_program()} check` says"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -2714,11 +2714,7 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     ".*archived|is_inactive": "the channel is archived: choose another one",
     ".*restricted.*|.*access.*|no_permission|action_prohibited|posting_to_general.*|team_disabled":
         "a policy of the workspace forbids it: ask an admin, or choose another channel",
-    "(thread|message)_not_found|cannot_reply_to_message": "the message is gone or takes no replies",
-    "message_limit_exceeded": "the free plan's message limit is reached",
-    "invalid_token|no_(service.*|team|active_hooks)": "the webhook was deleted or mistyped: make a new one",
-    "storage_limit_reached|file_uploads_disabled|snippet_too_large": "it takes no such file",
-    "msg_.*long|invalid_blocks.*|no_text|invalid_payload": "it refused the form of the message, as it says"}
+    "invalid_token|no_(service.*|team|active_hooks)": "the webhook was deleted or mistyped: make a new one"}
 _TIMEOUT = "how long a question waits: seconds, or 90s, 5m, 1h30m, 2d; default 5m"
 _LISTEN = "thread, or channel: plain messages in the channel answer the newest question above them, too"
 _CASE = "whether capitals count in the words that decide"
@@ -3234,10 +3230,7 @@ _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a tim
     "time": "<t:{url}:t> (<t:{url}:R>)"}
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
-    "10008": "the message is gone or takes no replies",
     "10015|50027": "the webhook was deleted or mistyped: make a new one",
-    "40005|50045": "it takes no such file",
-    "50006|50035|50109": "the service refused the form of the message; its words say why",
     "40001|50014": "bad bot token: reset it under Bot in the developer portal",
     "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",
     "50001": "the bot cannot see the channel: add it, with View Channel and Read Message History",
@@ -3726,8 +3719,7 @@ def _multipart(payload: _Dict | None = None, *files: _File) -> tuple[list[bytes]
 _ADDRESS = r"[^\s@<>()\[\],;:\\\"\x00-\x20\x7f-\U0010ffff]{1,64}@[^\s@<>()\[\],;:\\\"\x00-\x20]{1,255}"
 _MAIL_MAX = 90_000  # characters shown in the mail: Gmail clips at about 100 KB; the rest goes as a file
 _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app password",
-               534: "the server wants an app password", 530: "the server wants a log-in, or TLS first",
-               550: "the address or the sender is refused", 552: "the mail is too large"}
+               534: "the server wants an app password", 530: "the server wants a log-in, or TLS first"}
 _ABSENT = (r"(?i)out of office|\W?auto(.?reply)?\s*[:\]]|abwesen|automatic reply|automatische? antwo"
            r"|(réponse|respuesta|risposta|resposta) autom")
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
@@ -4391,7 +4383,7 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
     if 400 <= status < 500:
         return _failure(who, said, status=status, cure="again", hint="the server asks to try later")
     if 200 <= status < 600:
-        hint = _SMTP_HINTS.get(status, "the server refused it; its words say why")
+        hint = _SMTP_HINTS.get(status, "its words say why")
         return _failure(who, said, status=status, cure="people", hint=hint)
     if isinstance(error, _imaplib.IMAP4.error):
         return _failure(who, _words(error.args[0]), cure="again")

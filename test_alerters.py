@@ -5946,7 +5946,7 @@ def test_a_mail_too_large_goes_once_more_without_its_files(clock, caplog):
             assert re.search(rf"\[{name} could not be shown: smtp_email: .*{words}.*\]", text)
         assert re.match("T\n+the text", text) and not list(mail.message.iter_attachments())
         [warning] = errors_of(caplog, logging.WARNING)
-        assert re.search(f"{words}.*: the mail is too large; it goes without image-1.png, 売上.csv", warning)
+        assert re.search(f"{words}.*: its words say why; it goes without image-1.png, 売上.csv", warning)
         assert ("message.txt" in warning) is ("characters left out" in text) is (many > 0)
         assert [BOB in line for line in errors_of(caplog)] == [True] * bool(refused)
 
@@ -5955,11 +5955,11 @@ def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
     relay.fail("mail", "550 5.7.1 sender refused")
     relay.refuse = {BOB: "550 5.1.1 no such user"}
     assert [str(refusal_of(relay_alerter(relay, clock))) for _ in range(2)] == [
-        "smtp_email: 550 5.7.1 sender refused: the address or the sender is refused",
-        "smtp_email: refused: bob@example.org (550 5.1.1 no such user): the address or the sender is refused"]
+        "smtp_email: 550 5.7.1 sender refused: its words say why",
+        "smtp_email: refused: bob@example.org (550 5.1.1 no such user): its words say why"]
     relay.announced = 500  # which not even the text alone fits into
     error = refusal_of(relay_alerter(relay, clock), AlerterMessage(body="x", images=[MAIL_PNG]))
-    assert (error.status, error.outcome, error.hint) == (552, "not_sent", "the mail is too large")
+    assert (error.status, error.outcome, error.hint) == (552, "not_sent", "its words say why")
     assert str(refusal_of(mail_alerter(smtp, clock=clock, password="wrong-password-2"))) == (
         "smtp_email: 535 5.7.8 Username and Password not accepted. For more information, go to 5.7.8 "
         "https://support.google.com/mail/?p=BadCredentials: user or password refused: "
