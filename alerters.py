@@ -3756,7 +3756,7 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
     "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
-               r"|(?:https?://|www\.)\S+|(?i:e?-?(mail)?: ?)?[^\s:@]+@\S+\.[^\s\d.]+",  # 9 digits: no date
+               r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:@]+@\S+\.[^\s\d.]+",  # a date has 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
     "signed": r"-----BEGIN PGP SIGNED MESSAGE-----|Hash: SHA\d+",
     "armour": "-----(?:BEGIN|END) PGP SIGNATURE-----",
@@ -4495,6 +4495,7 @@ class _Reader:
     def own(self, text: str) -> str:
         """Return what is neither quoted, with the block above it, nor a signature."""
         text = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", "<…>", text)  # which programs add
+        text = text.replace("[image: ", "[")  # as Gmail shows ours
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         lines = list(filter(re.compile(r"[^->|_=*\s]|^--$").search, lines))

@@ -1462,7 +1462,7 @@ MAIL_ENDS = re.split(" ¦ |\n", """\
 -- ⏎{R}⏎Head of Data ¦ Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
  are not the one, tell the sender and delete it. Thank you.
-Kind regards,⏎⏎{R}⏎Head of Data | Example⏎T: +49 30 1234567⏎E: {T}⏎www.example.org ¦ Enviado desde mi iPhone
+Kind regards,⏎⏎{R}⏎Head of Data | Example⏎T: +49 30 1234567⏎E: {T}⏎[cid:a.png@1.5B] ¦ Enviado desde mi iPhone
 Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T} ¦ Verstuurd vanaf mijn iPad
 Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile device. Please excuse my brevity.
 Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Get Outlook for iOS<https://aka.ms/o0ukef> ¦ Отправлено с iPhone
@@ -6241,8 +6241,8 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
 
 
 def test_a_wrapped_quote_is_one_too(desk):
-    question = desk.open(RICH)
-    lines = part_text(desk.asked.get_body(("plain",))).split("\n")
+    question = desk.open(AlerterMessage(RICH.title, RICH.body, RICH.metadata, [PNG]))
+    lines = part_text(desk.asked.get_body(("plain",))).replace("[image", "[image: image").split("\n")  # Gmail
     marks = {"> ": 60, ">": 40, "> > ": 72, "| ": 50, "\t": 66}
     quotes = ["\n".join(mark + piece for line in lines for piece in textwrap.wrap(line, width) or [""])
               for mark, width in marks.items()]
