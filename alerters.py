@@ -7490,16 +7490,16 @@ def _run_command(args: list[str]) -> int | None:
     return work(_options(name, args, job))
 
 
-def _flushed(code: int) -> int:
+def _flushed(code: int, stream: Any) -> int:
     """Return the exit code, once what was printed is written; if it cannot be, another."""
     try:
-        sys.stdout.flush()
-    except OSError as error:  # nobody reads it, or its disk is full; Python would say so again at exit
+        stream.flush()
+    except OSError as error:  # nobody reads it, or its disk is full; Python would try at exit, and end by 120
         with contextlib.suppress(Exception):  # somebody's own has no descriptor
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if isinstance(error, BrokenPipeError):
             return 141
-        return code or _complain(error)
+        return code or _complain(f"what it printed could not be written: {_reason(error)}")
     except Exception:  # it is None, closed, or somebody's own
         pass
     return code
@@ -7510,16 +7510,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         argv = sys.argv[1:]
     args = list(argv)
-    if os.curdir not in sys.path:
-        sys.path.append(os.curdir)  # where flavors of one's own are
+    if "" not in sys.path:
+        sys.path.append("")  # the current folder, which may be gone: where flavors of one's own are
     if args[:1] == ["alerter"]:
         del args[0]
     try:
         code = _run_command(args) or 0
-        flushed = _flushed(code)
         if args[:1] in (["post"], ["run"]):  # what is posted is posted
             return code
-        return flushed
+        return _flushed(code, sys.stdout)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
@@ -7529,13 +7528,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return 2
     except BrokenPipeError:
-        return _flushed(141)
+        return 141
     except DeliveryError as error:
-        return _flushed(_complain(error, 4))
+        return _complain(error, 4)
     except (AlerterError, OSError) as error:
-        return _flushed(_complain(error))
+        return _complain(error)
     except Exception as error:  # of a flavor of one's own; Python would end with 1, which means declined
         return _complain(f"{type(error).__name__}: {error}")
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _flushed(2, stream)
 
 
 if __name__ == "__main__":

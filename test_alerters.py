@@ -7019,11 +7019,6 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
             f"alerters: {place}: cannot be locked ({why}): choose another store with $ALERTERS_STORE; "
             "$ALERTERS_FLAVOR needs none, but a key does\n"))
         assert post("still told") is True
-    with tempfile.TemporaryDirectory() as gone:
-        monkeypatch.chdir(gone)
-    monkeypatch.setenv("ALERTERS_STORE", "nowhere.json")
-    assert post("still told") is True
-    assert "json.lock: cannot be locked (No such" in run_cli(capsys, "register", "a", "--flavor=console")[2]
 
 
 def test_what_the_file_looks_like():
@@ -8556,17 +8551,14 @@ MISTAKES = {  # {}: the program, …: anything
     "preview x": "preview: give --flavor, or --html FILE",
     "stack register prod -al team": "stack 'prod' exists already: `stack update` changes it",
     "stack": "no command 'stack'; did you mean 'stack set'?",
-    "version": "no command 'version'; did you mean '--version'?",
     "--flavor=x": "no command '--flavor'; did you mean 'flavor list'?",
     "register x --flavor=slack --slack_tokn=xoxb-2-hidden":
         "register: unknown '--slack_tokn'; did you mean '--slack_token'?",
     "register x --flavor=console --slack_token=xoxb-2-hidden":
         "x (console): it has no field 'slack_token'; there is: none",
-    "register x --flavor=slack --slack_channel_id": "argument --slack_channel_id: expected one…--help)",
     "register prod --flavor=console --set": "stack 'prod' exists already: choose another name",
     "register team --flavor=console": "alerter 'team' exists already: `update` changes it",
     "register a/../b --flavor=console": "alerter 'a/../b': a name is letters, digits, _ . and -",
-    "register red --flavor=discord": "red (discord): give discord_token … or discord_webhook_url…",
     "update team --approvers=@ann": f"team (slack): approvers: '@ann' {NOT_SLACK}",
     "delete team": "alerter 'team' is in the stack prod: delete that first",
     "stack delete prod": "stack 'prod' is active: set another one first",
@@ -8626,8 +8618,6 @@ def test_post_reads_standard_input_and_odd_texts_and_needs_no_output(received, m
     assert (received.last.body, received.last.title) == ("körper\nzwei\n\ufffd", "T")
     assert run_cli(capsys, "post", "--title=T", "--", "--dashes") == (0, "", "")
     assert received.last.body == "--dashes"
-    typed(b"")
-    assert run_cli(capsys, "post", "-")[0] == 2
     monkeypatch.setattr(sys, "stdin", None)
     assert run_cli(capsys, "post", "-")[:2] == (2, "")
 
@@ -8647,7 +8637,7 @@ ANSWERED = [  # what is said under the question; options; exit code, what is pri
     (None, "--json --timeout=2", 3, Decision("timeout", approvals=[]))]
 
 
-def test_ask_on_the_command_line(slack, clock, capsys, caplog):
+def test_ask_on_the_command_line(slack, clock, capsys):
     store_alerter(slack, clock=clock)
     for text, options, want, said in ANSWERED:
         slack.posted.clear()
@@ -8665,8 +8655,6 @@ def test_ask_on_the_command_line(slack, clock, capsys, caplog):
     code, out, err = run_cli(capsys, "ask", "Refused?")
     assert (code, out, err.count("\n")) == (4, "", 1) and "Refused" not in str(slack.posted)
     assert err.startswith("alerters: my_slack_alerter (slack): is_archived: ")
-    assert run_cli(capsys, "post", "Refused?")[0] == 4
-    assert caplog.messages[-1].startswith("my_slack_alerter (slack): is_archived: ")
 
 
 def test_pending_lists_the_open_questions(slack, clock, capsys):
@@ -8798,17 +8786,19 @@ def test_as_a_file_and_vendored(tmp_path):
 
 @posix
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="it needs one")
-def test_odd_streams_give_no_traceback_at_exit():
+def test_odd_streams_in_a_folder_that_is_gone_give_no_traceback_and_the_right_code():
     reader, writer = os.pipe()
     os.close(reader)
-    streams = {"post - <&- >&-": 2, "flavor list >/dev/full": 2, "flavor list": 141}
+    lines = {"register a --flavor=console": 2, "flavor list >/dev/full": 2, "flavor list": 141,
+             "run --alerter none -- false 2>/dev/full": 1}
     started = {line: subprocess.Popen(
-        ["sh", "-c", f'"$0" -S -m alerters {line}', sys.executable], encoding="utf-8", env=environment_with(),
-        stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE) for line in streams}
+        ["sh", "-c", f'cd "$(mktemp -d)" && rmdir "$PWD"; "$0" -S -m alerters {line}', sys.executable],
+        encoding="utf-8", env=environment_with(ALERTERS_STORE="nowhere.json"), stdin=subprocess.DEVNULL,
+        stdout=writer, stderr=subprocess.PIPE) for line in lines}
     os.close(writer)
     for line, process in started.items():
         done = end_of(process)
-        assert done.returncode == streams[line], (line, done.stderr)
+        assert done.returncode == lines[line], (line, done.stderr)
         assert "Traceback" not in done.stderr and "Exception" not in done.stderr, (line, done.stderr)
 
 
