@@ -5727,6 +5727,7 @@ def __dir__() -> list[str]:
 # === run ===
 _HOW_TO_RUN = "run: nothing was run: write the command behind --, as in: run --title Nightly -- make data"
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
+_PASSED_ON = (*_STOPS, "SIGUSR1", "SIGUSR2")
 _STEP = 0.02  # s between two looks at whether the job has ended
 _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for, before it is told
@@ -5962,11 +5963,10 @@ class _Signals:
     """
     def __enter__(self) -> _Signals:
         self.came: list[int] = []
-        self.heard = b""  # those of the last news that the job has got, too
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
-            for name in (*_STOPS, "SIGUSR1", "SIGUSR2"):  # what is ignored stays so, for the job as well
+            for name in _PASSED_ON:  # what is ignored stays so, for the job as well
                 number = getattr(_signal, name, None)
                 if number and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
                     self._handlers[number] = _signal.signal(number, self._note)
@@ -5977,7 +5977,7 @@ class _Signals:
                     self._witness.settimeout(1)
                     with line:
                         _fork(functools.partial(self._bear_witness, line), line.fileno())
-                    self._witness.recv(1)  # it hears: what comes before, no job has got either
+        self._ask_witness()  # once it answers it hears: what came before, no job has got either
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -5991,23 +5991,27 @@ class _Signals:
 
     def _bear_witness(self, line: _socket.socket) -> None:
         self.came.clear()
-        line.send(b"!")
         while line.recv(1):
             heard = bytes(self.came)
             line.send(heard + b"\0")
             del self.came[:len(heard)]
 
+    def _ask_witness(self) -> None:
+        self.heard = b""  # of the news, what the job has got, too
+        if self._witness:
+            try:
+                self._witness.send(b"?")
+                self.heard = self._witness.recv(4096)
+            except OSError:  # it was stopped or killed; late, its answer would be taken for the next one
+                self._witness.close()
+
     def news(self) -> bytes:
         if not self.came:
             return b""
         time.sleep(_GROUP_TIME)
-        self.heard = b""
+        self._ask_witness()
         if not _FORKS:  # a console of Windows tells the job
             self.heard = bytes(range(256))
-        with contextlib.suppress(OSError):  # somebody stopped or killed the witness
-            if self._witness:
-                self._witness.send(b"?")
-                self.heard = self._witness.recv(4096)
         came = bytes(self.came)
         del self.came[:len(came)]
         return came
@@ -6023,7 +6027,7 @@ def _fork(work: Callable[[], object], *kept: int) -> None:
             return
     try:
         start = 0
-        for number in (*sorted(kept), 1024):  # more than any shell or make opens
+        for number in sorted(kept) + [1024]:  # more than any shell or make opens
             os.closerange(start, number)
             start = number + 1
         work()

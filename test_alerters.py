@@ -9136,6 +9136,19 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
                             (["SIGUSR1"], 128 + signal.SIGUSR1)]
 
 
+@posix
+def test_a_late_witness_is_asked_no_more(monkeypatch):
+    pids, fork = [], os.fork
+    monkeypatch.setattr(os, "fork", lambda: pids.append(fork()) or pids[-1])
+    monkeypatch.setattr(alerters, "_GROUP_TIME", 0)
+    with alerters._Signals() as signals:
+        signals._witness.settimeout(0.05)
+        for number in (signal.SIGSTOP, signal.SIGUSR1, signal.SIGCONT):  # it has heard one, of the past
+            os.kill(pids[0], number)
+            signals.came.append(signal.SIGUSR1)
+            assert (signals.news(), signals.heard) == (bytes([signal.SIGUSR1]), b"")
+
+
 @pytest.fixture
 def run_here(capfd, monkeypatch):
     """`run` in this process, which waits less for a group: its words -> (exit code, stdout, stderr)."""
