@@ -6720,7 +6720,7 @@ class _Wire:
         """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
         self._hurry()
         try:
-            name = host.partition("%")[0]
+            name = host.partition("%")[0].encode("ascii")
             self.sock = trust.context.wrap_socket(self.sock, False, False, server_hostname=name)
             self.sock.do_handshake()
         except (OSError, ValueError) as error:
@@ -6896,7 +6896,8 @@ def _join(host: str, port: int) -> str:
 def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     """Return a connection to what errors call `place`. All addresses of a name share the time."""
     try:
-        found: Any = _socket.getaddrinfo(host, port, 0, _socket.SOCK_STREAM)
+        # In bytes: text takes a codec, and one that once could not be loaded is never tried again.
+        found: Any = _socket.getaddrinfo(host.encode("ascii"), port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
     left = min(deadline - time.monotonic(), _SOCKET_TIMEOUT)
@@ -6905,8 +6906,8 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     for *_, address in found:  # there is one at least
         try:
             # As text with the scope of an IPv6 one, without which there is no way to it.
-            numeric = _socket.getnameinfo(address, _socket.NI_NUMERICHOST | _socket.NI_NUMERICSERV)
-            sock = _socket.create_connection(numeric, left / len(found))
+            text: Any = _socket.getnameinfo(address, _socket.NI_NUMERICHOST | _socket.NI_NUMERICSERV)
+            sock = _socket.create_connection((text[0].encode("ascii"), text[1]), left / len(found))
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             return _Wire(sock, place, deadline)
         except OSError as error:
@@ -7025,7 +7026,9 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         headers["Content-Length"] = str(sum(map(len, body)))
     kept, wire, written = _KEPT.get(), None, False
     try:
-        _, host, port = place = _place_of(url)
+        parts = _parse.urlsplit(url)
+        host, port = _host_of(parts), parts.port or {"http": 80}.get(parts.scheme, 443)
+        place = parts.scheme, host, port
         wire = _reach(alerter._who, place, _deadline(alerter.clock, until))
         # The scope of an IPv6 address is this machine's affair, and no port 443 stands in the Host header.
         link: Any = _http_client.HTTPConnection(host.partition("%")[0], port)
@@ -7051,11 +7054,6 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         if wire is not None:
             wire.close()
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
-
-
-def _place_of(url: str) -> tuple[str, str, int]:
-    parts = _parse.urlsplit(url)
-    return parts.scheme, _host_of(parts), parts.port or {"http": 80}.get(parts.scheme, 443)
 
 
 def _reach(who: str, place: tuple[str, str, int], deadline: float) -> _Wire:
