@@ -5210,7 +5210,8 @@ def _lock(file: int, hold: bool = True) -> None:
     elif hold:
         _fcntl.flock(file, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
     else:
-        _fcntl.flock(file, _fcntl.LOCK_UN)
+        with contextlib.suppress(OSError):  # on a network's disk: all is written, and closing lets go, too
+            _fcntl.flock(file, _fcntl.LOCK_UN)
 
 
 def _when_free(seconds: float, work: Callable[..., _T], *given: Any) -> _T:
