@@ -5751,7 +5751,7 @@ def _cmd_run(options: Any) -> int:
         _complain(f"{error}; the command runs all the same")
 
     def tell() -> None:
-        if job.failed or job.seconds >= least:
+        if job.code or job.got or job.seconds >= least:
             with _telling():
                 _post_to(targets, job.message(options.title or _job_name(options.command)), None)
         for stream in job.copies:
@@ -5767,8 +5767,7 @@ def _cmd_run(options: Any) -> int:
 
 def _job_name(command: list[str]) -> str:
     """Return the program, and the word after it if plain or a file's name: no other argument goes out."""
-    name = os.path.basename(command[0])
-    word = "".join(command[1:2])  # or nothing
+    name, word = os.path.basename(command[0]), "".join(command[1:2])  # or nothing
     if os.path.isfile(word):
         word = os.path.basename(word)
     elif not re.fullmatch(r"[a-z][a-z_:-]{0,19}", word):
@@ -5805,11 +5804,11 @@ class _Job:
         self.seconds = time.monotonic() - began
         for stream in self.copies:
             stream.settle(_LAST_WORDS)
-            self.problem = self.problem or stream.problem
+            if stream.problem:
+                self.problem = stream.problem
         if self.problem:
             self.code = self.code or 1  # the job could not be told of it
             _complain(self.problem)
-        self.failed = bool(self.code or self.got)
 
     def _start(self, signals: _Signals) -> Any:
         for numbers in self.streams:
@@ -5870,16 +5869,14 @@ class _Job:
         if self.code:
             how = "failed"
         facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
-        ends: dict[int, list[str]] = {1: [], 2: []}
-        for stream in self.copies:
-            ends[stream.numbers[-1]] = stream.end()
-        printed, errors = ends[1], ends[2]
+        ends = {stream.numbers[-1]: stream.end() for stream in self.copies}
+        printed, errors = ends.get(1, []), ends.get(2, [])
         if self.problem:
             errors.append(_hide(self.problem))
         parts = []
         if errors:
             parts.append(_fenced("\n".join(errors)))
-        if printed and self.failed and len(errors) < _SHOWN:
+        if printed and how != "succeeded" and len(errors) < _SHOWN:
             parts.append(_fenced("\n".join(printed)))
         body = "\n\nStandard output:\n".join(parts) or None
         return AlerterMessage(f"{name} {how}", body, facts, level=_ENDS.get(how, "error"))
@@ -5923,14 +5920,13 @@ class _Copy:
         piece = os.read(self.source, 65536)  # all that a pipe holds
         self.tail = (self.tail + piece)[-_TAIL:]
         self.going_on = bool(piece)
-        rest = memoryview(piece)
-        while rest and self.going_on:
+        while piece:
             try:
-                rest = rest[os.write(self.numbers[0], rest):]
+                piece = piece[os.write(self.numbers[0], piece):]
             except BlockingIOError:
                 time.sleep(0.01)
             except OSError as error:
-                self.going_on = False
+                self.going_on, piece = False, b""
                 if not isinstance(error, BrokenPipeError):
                     self.problem = f"what it printed could not be written: {_reason(error)}"
 
