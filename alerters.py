@@ -5728,7 +5728,6 @@ def __dir__() -> list[str]:
 # === run ===
 _HOW_TO_RUN = "run: nothing was run: write the command behind --, as in: run --title Nightly -- make data"
 _STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
-_PASSED_ON = (*_STOPS, "SIGUSR1", "SIGUSR2")
 _STEP = 0.02  # s between two looks at whether the job has ended
 _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for, before it is told
@@ -5963,7 +5962,7 @@ class _Signals:
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
-            for name in _PASSED_ON:  # what is ignored stays so, for the job as well
+            for name in (*_STOPS, "SIGUSR1", "SIGUSR2"):  # what is ignored stays so, for the job as well
                 number = getattr(_signal, name, None)
                 if number and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
                     self._handlers[number] = _signal.signal(number, self._note)
