@@ -7022,9 +7022,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         headers["Content-Length"] = str(sum(map(len, body)))
     kept, wire, written = _KEPT.get(), None, False
     try:
-        parts = _parse.urlsplit(url)
-        host, port = _host_of(parts), parts.port or {"http": 80}.get(parts.scheme, 443)
-        place = parts.scheme, host, port
+        _, host, port = place = _place_of(url)
         wire = _reach(alerter._who, place, _deadline(alerter.clock, until))
         # The scope of an IPv6 address is this machine's affair, and no port 443 stands in the Host header.
         link: Any = _http_client.HTTPConnection(host.partition("%")[0], port)
@@ -7050,6 +7048,11 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         if wire is not None:
             wire.close()
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
+
+
+def _place_of(url: str) -> tuple[str, str, int]:
+    parts = _parse.urlsplit(url)
+    return parts.scheme, _host_of(parts), parts.port or {"http": 80}.get(parts.scheme, 443)
 
 
 def _reach(who: str, place: tuple[str, str, int], deadline: float) -> _Wire:
