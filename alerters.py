@@ -2819,7 +2819,7 @@ class SlackAlerter(_ChatAlerter):
         row = self._with_all_taps(question, found)
         if is_over:  # no tap tells its time: one that was not there at the first look came too late
             row = question._memo.setdefault("taps", row)
-        question._record.author = question._record.author or row.get("user")
+        question._record.author = row.get("user") or question._record.author
         answers = self._answers(question, rows, "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
             rows, missing = self._share(question)

@@ -4124,7 +4124,7 @@ def test_a_question_deleted_inside_a_thread_approves_nothing(slack_room):
         question.check()
 
 
-@pytest.mark.parametrize("change", [{}, {"author": None}], ids=["recorded", "not recorded"])
+@pytest.mark.parametrize("change", [{}, {"author": None}, {"author": "UOLD"}], ids=["known", "-", "stale"])
 def test_the_author_never_decides_whoevers_token_reads(slack_room, change):
     room = slack_room
     question = room.ask()
