@@ -131,7 +131,7 @@ else:
             self.cls = cls
 
         def __get__(self, instance, owner):
-            about = {"__doc__": self.cls.__doc__}  # else dataclasses would write one, which is slow
+            about = {"__doc__": "-"}  # else dataclasses would write one, by this very __init__
             made = dataclasses.dataclass(repr=False, eq=False)(type(self.cls.__name__, (self.cls,), about))
             self.cls.__init__ = made.__init__
             return made.__init__.__get__(instance, owner)
