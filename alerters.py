@@ -1461,8 +1461,6 @@ def _canonical(text: str) -> str:
     for name in _SHORTCODES.keys() & re.findall(r":([\w+-]+):", text):
         text = text.replace(f":{name}:", f":{_SHORTCODES[name]}:")
     text = re.sub(r"[^\S\n]+", " ", text)
-    if text.isascii():
-        return text
     text = _unicodedata.normalize("NFC", re.sub("[\u2018\u2019\u02bc]", "'", text))
     for char in set(text):
         if char in _EMOJI:
