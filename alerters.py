@@ -6152,9 +6152,6 @@ def _one_line(text: object, limit: int = 500) -> str:
 
 def _spans(line: str, pattern: str = _INLINE) -> Iterator[tuple[str, str, str]]:
     """Yield (style, text, url) of one line: text, bold, italic, strike, code, link, url."""
-    if not re.search("[`*_~[]|://", line):  # as most lines, and this is soon seen
-        yield "text", line, ""
-        return
     end = 0
     for found in re.finditer(pattern, line):
         style, url = str(found.lastgroup), ""
