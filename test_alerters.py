@@ -1549,6 +1549,8 @@ CLIENTS = {  # text and HTML of one mail
     "bottom": (f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}\n\n-- \n{{R}}\nTeam that may approve or reject\n", ""),
 }
 NUMBERS = itertools.count(1)  # of replies and of stores
+HEADER_READ_ANEW = email.headerregistry.HeaderRegistry.__call__  # the tests keep what it returns
+QUICK_CLOCK = SimpleNamespace(now=time.time, monotonic=time.monotonic, sleep=lambda s: time.sleep(s / 20))
 
 
 def mail_reply(original, sender, text, client="gmail", keep_subject=True, keep_ids=True):
@@ -1646,8 +1648,9 @@ def _far_from_home(tmp_path_factory):
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # it would make processes slow to start
         patch.setattr(socket.socket, "connect", loopback_only)
         patch.setattr(os, "fsync", lambda number: None)  # the disk's time is not the store's
-        # email makes a new class for each header, which takes a third of the time of a mail
+        # email makes a new class for each header, and reads each anew: half of the time of a mail
         patch.setattr(headers, "__getitem__", functools.lru_cache(None)(headers.__getitem__))
+        patch.setattr(headers, "__call__", functools.lru_cache(None)(HEADER_READ_ANEW))
         patch.setattr(alerters, "_CLOSING", 30.0)  # s by the wall clock, of a machine that may be busy
         yield stores
     shutil.rmtree(stores, ignore_errors=True)
@@ -3375,8 +3378,7 @@ def test_what_is_no_regular_file_or_too_large_is_refused_at_once(chats, tmp_path
         "out.log could not be shown: it is not open for reading", f"pipe.log {odd}", f"zero {odd}",
         f"{tmp_path.name} {odd}", f"huge.bin {large}", f"huge.bin {large}", f"file-7 {odd}",
         "https://x.example/a.csv could not be shown: it is no file, and no address of a picture",
-        "a.csv could not be shown: str is no URL, path, bytes, open file, figure or image",
-        f"zeros {large}")]
+        "a.csv could not be shown: str is no URL, path, bytes, open file, figure or image", f"zeros {large}")]
     assert service.posted[0]["payload"]["text"].count("could not be shown") == 11
 
 
@@ -6297,12 +6299,12 @@ def test_no_machine_answers_for_a_person(desk):
 
 
 def test_the_subject_alone_finds_the_question_however_it_is_encoded(desk):
-    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300, "Out of office?"):  # and a long text
-        question, asked = desk.open(AlerterMessage(title, "Go? " * 5500)), desk.relay.mails[-1].message
-        data = f"Re: {asked['Subject']}".encode()
+    for title in ("デプロイしますか？本番", "🚀" * 20, "x" * 300, "Out of office?"):  # one has a long text
+        question = desk.open(AlerterMessage(title, "Go? " * 18 * len(title)))
+        data = f"Re: {desk.relay.mails[-1].message['Subject']}".encode()
         words = "b?" + base64.b64encode(data).decode(), "q?" + "".join(f"={byte:02X}" for byte in data)
         mails = [f"From: {ANN}\nSubject: =?utf-8?{word}?=\n\napprove\n".encode() for word in words]
-        mails.append(mail_reply(asked, ANN_FULL, "yes", keep_ids=False).as_bytes())
+        mails.append(mail_reply(desk.relay.mails[-1].message, ANN_FULL, "yes", keep_ids=False).as_bytes())
         assert read_at_once(question, mails) == [YES] * 3, title
 
 
@@ -6475,7 +6477,8 @@ def test_random_mails_never_approve_but_by_the_word_alone(desk):
     assert [mail for mail, want, got in zip(mails, wants, statuses) if (got == YES) is not want] == []
 
 
-def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
+def test_every_mail_is_read_in_time_that_grows_with_its_size(desk, monkeypatch):
+    monkeypatch.setattr(email.headerregistry.HeaderRegistry, "__call__", HEADER_READ_ANEW)
     growing = {  # what a mail is made of; twice as much of it takes twice as long
         "text": ["On 1:00 ", "a\n", "> ", ">\n", "-- \n", "<http:", "| ", "bot@example.org\n", "****", ":",
                  "\n", "x: 1\n", "Reply to this mail with approve,\n", "\u0316\u0300", "Best,\n", "2026 12 "],
@@ -6502,7 +6505,8 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk):
     assert wrong == []
 
 
-def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk):
+def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk, monkeypatch):
+    monkeypatch.setattr(email.headerregistry.HeaderRegistry, "__call__", HEADER_READ_ANEW)
     poison = [  # what follows the From header of a mail, and its text
         (b'Content-Type: text/plain; charset="nope"', b"approve\xff"), (b"Content-Type:", b"maybe"),
         (b"Content-Type: multipart/mixed", b"--x\n\napprove\n--x--"), (b"Content-Type: image/png", b"\x89"),
@@ -6769,7 +6773,7 @@ def environment_with(**changes):
     return {name: value for name, value in env.items() if value is not None}
 
 
-def start_program(*args, env=None, python=(), **more):
+def start_program(*args, env=None, python=("-S",), **more):  # -S: none of site's .pth files
     """Start `python -m alerters …`, or python itself with -c, -m or a file, and do not wait for it."""
     itself = args[0] in ("-c", "-m", "alerters.py")
     command = [sys.executable, *python, *([] if itself else ["-m", "alerters"]), *map(str, args)]
@@ -6955,7 +6959,7 @@ print(loaded, len(made), late == made, same, own.pop().slack_channel_id, own)
 @functools.lru_cache(maxsize=None)
 def _in_a_fresh_process():
     """What one process shows for two tests, line by line."""
-    done = end_of(start_program("-c", FRESH + FINGERPRINT, python=["-S"]))  # none of site's .pth files
+    done = end_of(start_program("-c", FRESH + FINGERPRINT))
     return (*done.stdout.splitlines(), done.stderr)
 
 
@@ -8498,7 +8502,7 @@ def test_how_programs_with_the_handler_end(tmp_path):
     for case, (program, *_) in ENDINGS.items():
         (tmp_path / case).mkdir()
         text = textwrap.dedent(LOGGING) + textwrap.dedent(program)
-        started[case] = start_program("-c", text, python=["-S"], cwd=str(tmp_path / case))
+        started[case] = start_program("-c", text, cwd=str(tmp_path / case))
     for case, process in started.items():
         done, told = end_of(process), tmp_path / case / "told.txt"
         lines = sorted(told.read_text().splitlines()) if told.exists() else []
@@ -8780,10 +8784,9 @@ def test_as_a_file_and_vendored(tmp_path):
     started = [start_program(*args, "post", "-", "--title=Füße", "--metadata=a=1", "--stack", stack, python=[
         "-S", "-W", "error"], env={"PYTHONPATH": None}, cwd=str(tmp_path), stdin=subprocess.PIPE)
                for stack, *args in (["plain", "alerters.py"], ["default", "-m", "vendored.alerts"])]
-    for process, rings in zip(started, ("", "ding through a pipe ✅\n\n")):
-        done = end_of(process, "through a pipe ✅\n")
-        told = (done.returncode, done.stdout, done.stderr)
-        assert told == (0, rings, "[i] Füße\n    through a pipe ✅\n    a: 1\n")
+    for process, rings in zip(started, ("", "ding piped ✅\n\n")):
+        done = end_of(process, "piped ✅\n")
+        assert (done.returncode, done.stdout, done.stderr) == (0, rings, "[i] Füße\n    piped ✅\n    a: 1\n")
     alone = types.FunctionType(alerters._program.__code__, {**vars(alerters), "__spec__": None})  # as a file
     assert alone() == f"{os.path.basename(sys.executable)} {shlex.quote(sys.argv[0])}"
 
@@ -8856,8 +8859,7 @@ def test_from_nothing_to_an_approval_on_slack_and_what_ctrl_c_ends(
     terminal.answer("slack_token (", slack.token + "\n")
     terminal.answer("slack_channel_id (", slack.channel + "\n")
     assert (terminal.end(), interrupted.end()) == (0, 130), terminal.seen
-    assert "alerters: interrupted" in interrupted.seen
-    assert slack.token not in terminal.seen  # no echo
+    assert "alerters: interrupted" in interrupted.seen and slack.token not in terminal.seen  # no echo
     assert "Traceback" not in terminal.seen + interrupted.seen and list(_records()) == ["deploy-42"]
     command = re.search(r'Now try:\s+(.* -m alerters) post "Hello"\r?\n', terminal.seen)[1] + ' ask "Deploy?"'
     FLAVORS["slack"] = in_time(SlackAlerter, clock)
@@ -8964,6 +8966,7 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
         assert err.startswith("[?] Production\n    Deploy?\n")
         return decision, err
     monkeypatch.setattr(ConsoleAlerter, "_write", write)
+    monkeypatch.setattr(ConsoleAlerter, "clock", QUICK_CLOCK)
     monkeypatch.setattr(sys, "stdin", terminal_here.terminal)
     for lines, status in ((["LgTm!\n"], "approved"), ([" *ok*. \n"], "approved"), (["no\n"], "declined"),
                           (["yes please\n", "\udcff\n", "yes\n"], "approved"),
@@ -9121,7 +9124,7 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
     counts = [sys.executable, "-S", "-c", COUNTS, *SIGNALS]
     deaf = ["sh", "-c", "ulimit -c 0; echo ready; exec sleep 9"]
     cases = [(counts, SIGNALS), (deaf, {"SIGHUP": "alone"}), (deaf, {"SIGUSR1": "group"})]
-    started = [start_program("run", "--", *job, python=["-S"], start_new_session=True) for job, _ in cases]
+    started = [start_program("run", "--", *job, start_new_session=True) for job, _ in cases]
 
     def members(process):
         return list(map(int, subprocess.check_output(["pgrep", "-g", str(process.pid)]).split()))
@@ -9220,8 +9223,7 @@ def test_what_the_job_left_behind_prints_on_after_run_has_ended(quiet, tmp_path)
     os.mkfifo(str(go))
     program = "import sys, alerters; alerters._GROUP_TIME = 0.01; sys.exit(alerters.main(sys.argv[1:]))"
     script = f"(read -r word <{go}; echo $word; seq 100000 >&2) & echo now; exit 3"
-    process = start_program("-c", program, "run", "--", "sh", "-c", script, python=["-S"],
-                            start_new_session=True)
+    process = start_program("-c", program, "run", "--", "sh", "-c", script, start_new_session=True)
     assert process.wait(20) == 3 and quiet()[0].body == fenced("now")
     go.write_text("late\n")
     done = end_of(process)
@@ -9234,7 +9236,7 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
     os.set_blocking(writer, False)
     program = ("import sys, alerters; alerters._LAST_WORDS = alerters._GROUP_TIME = 0.05\n"
                "sys.exit(alerters.main(['run', '--', 'sh', '-c', 'seq 15000 >&2; exit 3']))")
-    with start_program("-c", program, python=["-S"], stderr=writer) as process, open(reader) as stream:
+    with start_program("-c", program, stderr=writer) as process, open(reader) as stream:
         os.close(writer)  # 64 KB of 83 find room there; the job does not know
         wait_until(quiet, "the alert")
         assert quiet()[0].title == "sh failed" and process.poll() is None  # the job, too, would wait
@@ -9298,7 +9300,7 @@ def test_run_runs_words_and_scripts_as_a_shell_does_and_in_a_thread_too(received
 @posix
 def test_a_signal_while_the_alert_is_posted_ends_run_with_the_jobs_code(quiet, monkeypatch):
     monkeypatch.setenv("QUIET_WAIT", "yes")
-    started = {number: start_program("run", "--", "sh", "-c", f"exit {number % 2 * 7}", python=["-S"])
+    started = {number: start_program("run", "--", "sh", "-c", f"exit {number % 2 * 7}")
                for number in (2, 15)}
     for number, process in started.items():
         assert process.stdout.readline() == "posting\n"
@@ -9336,7 +9338,7 @@ class InputBox:
 
 
 def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
-    console = ConsoleAlerter()
+    console = in_time(ConsoleAlerter, QUICK_CLOCK)()
     with open(os.devnull) as stdin:  # a kernel's own input is no terminal
         monkeypatch.setattr(sys, "stdin", stdin)
         assert InputBox(monkeypatch, "yes") and console.ask("Deploy?") is True
