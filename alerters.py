@@ -3765,9 +3765,10 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
-           | subject dated us label | wrote | began colon | stamp? says | timed) (quoted+ | bare+)
-  | dashes ((?!quoted|bare|wrote|subject)\w+=(?!>).*\n)* ((wrote | subject) (?=quoted|bare))?
-  | quoted+ | bare{3,} | closing (closing | role? contact)* | signed | armour (.*\n){,40}? armour)""")
+           | subject dated us label | wrote | began colon | stamp? says | timed) (short* quoted | bare+)
+  | dashes ((?!quoted|bare|wrote|subject)\w+=(?!>).*\n)* ((wrote | subject) (?=short* quoted | bare))?
+  | (short* quoted)+ short* | bare{3,} | closing (closing | role? contact)*
+  | signed | armour (.*\n){,40}? armour)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo|"
              r"oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online|aol|"
@@ -4492,7 +4493,8 @@ class _Reader:
 
     def own(self, text: str) -> str:
         """Return what is neither quoted, with the block above it, nor a signature."""
-        text = re.sub(r"<(?:https?|mailto):[^<>]{0,2000}>", "<…>", text)  # which programs add
+        # Programs add the address of a link, and Gmail sets it on a line of its own.
+        text = re.sub(r"(?:\r?\n>[> ]*)?<(?:https?:|mailto:|[^<>\s]+\?subject=)[^<>]{0,2000}>", "<…>", text)
         text = text.replace("[image: ", "[")  # as Gmail shows ours
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
@@ -4520,9 +4522,11 @@ class _Reader:
                 break
             if places & self._starts:
                 end = number + bool(said)  # one without letters is ours only if another one follows
-        if not re.search(r"\S{12}", " ".join(letters[first:end])):  # alike by chance, if at all
-            return self._kind(lines[first]), first + 1
-        return {True: "quoted", False: "bare"}[marked], end
+        if re.search(r"\S{12}", " ".join(letters[first:end])):
+            return {True: "quoted", False: "bare"}[marked], end
+        if marked and end > first:
+            return "short", end  # alike by chance, unless there is more
+        return self._kind(lines[first]), first + 1
 
     def _kind(self, line: str) -> str:
         """Return what a line is if nobody wrote it, or "said"."""

@@ -6231,7 +6231,6 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f", pgp]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
-    assert len(layouts) > 200
     for number, (message, name, to) in enumerate(NAMED):
         question = desk.open(message, recipient_email=[ANN, BOB, "carl@wrote.at"])  # a domain is no name
         some = layouts if MORE else [*layouts[number::3], *sorted(dateless)]
@@ -6248,6 +6247,7 @@ def test_a_wrapped_quote_is_one_too(desk):
     marks = {"> ": 60, ">": 40, "> > ": 72, "| ": 50, "\t": 66}
     quotes = ["\n".join(mark + piece for line in lines for piece in textwrap.wrap(line, width) or [""])
               for mark, width in marks.items()]
+    lines += ["Approve", "<mailto:bot@example.org?body=y>", "Decline", "<bot@example.org?subject=x>"]  # Gmail
     quotes += ["\n".join("> " + "\n".join(textwrap.wrap(line, 60)) for line in lines)]  # marks lost
     mails = [f"approve\n\nbot@example.org wrote:\n\n{quote}\n" for quote in quotes]
     mails += [f"bot@example.org wrote:\n\n{quote}\n\napprove\n" for quote in quotes[:3]]
