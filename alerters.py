@@ -5817,7 +5817,6 @@ class _Job:
                 self.copies.append(_Copy(numbers))
         ends = {number: stream.inlet for stream in self.copies for number in stream.numbers}
         start = functools.partial(_subprocess.Popen, close_fds=False, stdout=ends.get(1), stderr=ends.get(2))
-        self.news, signals.heard = signals.news(), b""  # the job has not got what came before it ran
         try:
             return start(self.command)
         except OSError as error:
@@ -5839,9 +5838,10 @@ class _Job:
 
     def _wait(self, child: _subprocess.Popen[bytes], signals: _Signals) -> None:
         """Pass on the signals that come for us alone, until it has ended."""
-        code = None
-        while code is None or self.news:
-            for number in self.news:
+        code, news = None, signals.news()
+        signals.heard = b""  # what came before it ran, the job has not got
+        while code is None or news:
+            for number in news:
                 name = _signal.Signals(number).name
                 if name in _STOPS:
                     self.got.append(name)
@@ -5853,7 +5853,7 @@ class _Job:
                 time.sleep(_STEP)
             elif code:  # it failed, and the signal that ended it may be on its way to us
                 time.sleep(_GROUP_TIME)
-            self.news = signals.news()
+            news = signals.news()
         if code < 0:
             with contextlib.suppress(ValueError):  # not all of those for real time have a name
                 self.got.insert(0, _signal.Signals(-code).name)
