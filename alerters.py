@@ -7383,7 +7383,7 @@ def _cmd_stacks(options: Any) -> None:
     store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     stacks, active = store.stacks(), store.active_stack()
     names = list(stacks)
-    if options:  # of `stack describe`: `stack list` has none
+    if options.called == "stack describe":
         names = [options.name or active]
     for name in names:
         members = _entry({"stacks": stacks}, "stacks", name)
@@ -7478,15 +7478,13 @@ def _run_command(args: list[str]) -> int | None:
     if name not in _COMMANDS:
         word = name.partition("=")[0]  # what follows may be a secret
         raise ConfigError(f"no command {word!r}; {_did_you_mean(word, _COMMANDS)}")
-    work, _, names = _COMMANDS[name]
+    work, *_ = _COMMANDS[name]
     job: list[str] = []
     if work is _cmd_run and "--" in args:
         end = args.index("--")
         args, job = args[:end], args[end + 1:]
     elif work is _cmd_run and not _HELP & set(args):
         raise ConfigError(_HOW_TO_RUN)
-    if not names and not args:  # argparse is not worth its import
-        return work(())
     return work(_options(name, args, job))
 
 
