@@ -2425,7 +2425,8 @@ class _ChatAlerter(BaseAlerter):
     def _write(self, block: _Block, line: Any) -> Any:
         """Return one line of a block in the service's markup; of facts, name and value."""
         if isinstance(line, tuple):  # name and value of a fact; empty ones would be refused
-            return tuple([self._write(block, words) or "\u200b" for words in line])
+            name, value = line
+            return self._write(block, name or "\u200b"), self._write(block, value or "\u200b")
         if block.kind in _UNFORMED and re.fullmatch(_UNMARKED, line):  # as most lines, and this is soon seen
             return line
         if block.kind in _STYLES:
@@ -2698,6 +2699,7 @@ _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
     "code": "`{text}`", "link": "<{url}|{text}>", "url": "<{url}>",
     "time": "<!date^{url}^{{date_short_pretty}} {{time}}|{text}>",  # in the reader's zone
     "mention": "<@{text}>", "person": "<@{text}>", "group": "<!subteam^{text}>", "all": "<!{text}>"}
+_SLACK_CALLS = {"S": "group", **dict.fromkeys(("here", "channel", "everyone"), "all")}  # who are no person
 _SLACK_CURES: dict[str, _Cure] = {  # of all others people
     "ratelimited": "again", "rate_limited": "again", "org_login_required": "again",
     "team_added_to_org": "again", "invalid_cursor": "again", "fatal_error": "look", "internal_error": "look",
@@ -3016,17 +3018,13 @@ class SlackAlerter(_ChatAlerter):
 
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        if style == "person" and not re.fullmatch(self._person_id, text):
-            style = "text"
         if style in ("link", "url"):
             url = url.replace("&", "&amp;").replace("|", "%7C")
             if safe == url:
                 style = "url"
             safe = safe.replace("|", "¦")
-        elif style == "mention" and text in ("here", "channel", "everyone"):
-            style = "all"
-        elif style == "mention" and text.startswith("S"):
-            style = "group"
+        elif style == "mention":
+            style = _SLACK_CALLS.get(text, _SLACK_CALLS.get(text[:1], style))
         elif style != "code":
             safe = _unfenced(safe)
         return _SLACK_MARKS.get(style, "{text}").format(text=safe, url=url)
@@ -3037,7 +3035,7 @@ class SlackAlerter(_ChatAlerter):
         replaced: Sequence[str] = ()
         own = getattr(draft.params, "blocks", None)
         if own and page.first:
-            blocks += _json.loads(_json.dumps(own), object_hook=_masked)
+            blocks += _json.loads(_hide(_json.dumps(own, ensure_ascii=False)))
             replaced = ("title", "text", "facts")
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
@@ -3186,13 +3184,6 @@ def _without_entities(text: str) -> str:
 def _mrkdwn(words: str) -> _Dict:
     """Return a text object in which Slack makes no mentions or links of its own."""
     return {"type": "mrkdwn", "text": words, "verbatim": True}
-
-
-def _masked(part: _Dict) -> _Dict:
-    for name, text in part.items():
-        if isinstance(text, str):
-            part[name] = _hide(text)
-    return part
 
 
 def _ref(where: _Dict, row: _Dict) -> _Dict:
@@ -4624,10 +4615,8 @@ def _html_block(block: _Block, inline: bool) -> str:
     if kind in ("table", "facts"):
         rows = ""
         for row in filter(None, [block.head, *block.lines]):
-            kinds = ["cell"] * len(row)
-            if kind == "facts":
-                kinds = ["name", "fact"]
-            elif row is block.head:
+            kinds = {"facts": ["name", "fact"]}.get(kind, ["cell"] * len(row))
+            if row is block.head:
                 kinds = ["name"] * len(row)
             cells = ""
             for cell, look, side in zip(row, kinds, block.sides or "<<"):
@@ -6080,7 +6069,7 @@ def _remember_secret(value: str) -> None:
         parts += re.findall(r"=(?!\d+(?:[&#]|$))([^&#]{8,})", value)  # but no number, as the id of a thread
     for part in parts:
         if len(part) >= 6:  # shorter ones are ordinary words, too
-            _KNOWN_SECRETS.add(part)
+            _KNOWN_SECRETS.update([part, _json.dumps(part, ensure_ascii=False)[1:-1]])  # bare, and in JSON
 
 
 def _hide(text: str) -> str:
@@ -6141,9 +6130,8 @@ def _clean(text: object) -> str:
         clean = str(text).replace("\r\n", "\n").replace("\r", "\n")
     except Exception as error:  # a value that cannot be shown must not cost the alert
         clean = f"<{type(text).__name__}: {type(error).__name__}>"
-    if not clean.isprintable():  # as most values are, and then there is nothing of all that
-        clean = re.sub(_TERMINAL, "", clean)
-        clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace").translate(_HARMLESS)
+    clean = re.sub(_TERMINAL, "", clean)
+    clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace").translate(_HARMLESS)
     return _hide(clean)
 
 
@@ -6213,7 +6201,7 @@ def _defuse(text: str) -> str:
 # === Layout ===
 _PATTERNS = dict.fromkeys(("plain", "facts", "code"), f"(?P<url>{_URL})")  # no marks, but addresses
 _GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
-_COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
+_COLUMN_WIDTH, _HEAD_WIDTH = 40, 150  # of a table: widest made even, and repeated
 _FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # programs close it behind their last line
 # Lines before a block of code, its fence, its language if it has one and more, and the code.
 _PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
@@ -6347,13 +6335,13 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
     if "|" not in lines[start] or not re.fullmatch(_RULE, lines[start + 1].strip()):
         return None
     head, rules = _cells(lines[start]), _cells(lines[start + 1])
-    if not len(rules) == len(head) <= _COLUMNS:
+    if len(rules) != len(head):
         return None
     table = _Block("table", [], head=head)
-    for number in range(start + 2, len(lines)):
-        row = _cells(lines[number])
+    for line in itertools.islice(lines, start + 2, None):
+        row = _cells(line)
         missing = len(head) - len(row)
-        if "|" not in lines[number] or missing < 0:
+        if "|" not in line or missing < 0:
             break
         table.lines.append(row + [""] * missing)
     if not table.lines:  # a head alone is text
@@ -6500,7 +6488,7 @@ def _head(line: Any, write: Callable[..., Any], size: Callable[..., int], room: 
         taken = size(written)
         if taken <= room or len(head) <= 1:
             return head, written, taken
-        count = max(min(len(head) * room // taken, len(head) - 1), 1)
+        count = max(len(head) * room // taken, 1)
 
 
 def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: int,
