@@ -2695,6 +2695,7 @@ _DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer one tap"),
            "reactions:read": (_NOTE, "to read all taps"), "files:write": (_NOTE, "for images and long texts")}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
+_MISREAD = r"(?<![0-9A-Za-z])([*_~`])(?=\S).*(?<=\S)\1(?![0-9A-Za-z])"  # marks in a line that nothing escapes
 _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
     "code": "`{text}`", "link": "<{url}|{text}>", "url": "<{url}>",
     "time": "<!date^{url}^{{date_short_pretty}} {{time}}|{text}>",  # in the reader's zone
@@ -2746,7 +2747,7 @@ class SlackAlerter(_ChatAlerter):
     _needs_names = True
     _upload_right = "a bot token with the scope files:write"
     _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{indent}{label} {words}",
-              "quote": "> {words}", "fence": "```",
+              "quote": "> {words}", "fence": "```", "gap": "\u200b",  # for a mark within a word is none
               "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
@@ -2932,8 +2933,9 @@ class SlackAlerter(_ChatAlerter):
             return None
         # Slack's markup as it was typed: links first, entities last.
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", row.get("text") or "")
+        text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         at = self._order(row.get("edited") or row)
-        return {"by": row["user"], "text": _without_entities(text), "via": plain, "at": at,
+        return {"by": row["user"], "text": text, "via": plain, "at": at,
                 "asked": self._order(question.ref)}
 
     def _order(self, row: _Dict) -> float:
@@ -3017,7 +3019,7 @@ class SlackAlerter(_ChatAlerter):
         return len(text.encode("utf-16-le")) // 2  # how it counts is not documented: the most it can be
 
     def _mark(self, style: str, text: str, url: str) -> str:
-        safe = _defuse(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        safe = _unfenced(_defuse(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         if style in ("link", "url"):
             url = url.replace("&", "&amp;").replace("|", "%7C")
             if safe == url:
@@ -3025,8 +3027,8 @@ class SlackAlerter(_ChatAlerter):
             safe = safe.replace("|", "¦")
         elif style == "mention":
             style = _SLACK_CALLS.get(text, _SLACK_CALLS.get(text[:1], style))
-        elif style != "code":
-            safe = _unfenced(safe)
+        elif style == "text":
+            safe = re.sub("(?m)^&gt;", "\u200b&gt;", safe)  # which would begin a quote
         return _SLACK_MARKS.get(style, "{text}").format(text=safe, url=url)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
@@ -3060,24 +3062,27 @@ class SlackAlerter(_ChatAlerter):
 
     def _blocks(self, kind: str, written: Sequence[_Block]) -> list[_Dict]:
         """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
-        lines = written[0].lines
-        if kind == "title":  # no markup, but who knows what reads it
-            title = re.sub(r"<(?=[!@#])", "<\u200b", _without_entities(lines[0]))
-            return [{"type": "header", "text": {"type": "plain_text", "text": title, "emoji": True}}]
+        lines, source = written[0].lines, written[0].source.lines
+        if kind == "title":
+            return [{"type": "header", "text": _text_object("", source[0])}]
         if kind == "note":
-            return [{"type": "context", "elements": list(map(_mrkdwn, lines))}]
+            return [{"type": "context", "elements": list(map(_text_object, lines))}]
         blocks: list[_Dict] = []
         if kind == "facts":
-            fields = [_mrkdwn(f"*{name}*\n{value}") for name, value in lines]
+            fields = []
+            for (name, value), fact in zip(lines, source):
+                fields.append(_text_object(f"*{name}*\n{value}", "\n".join(fact), kind))
             for start in range(0, len(fields), 10):
                 blocks.append({"type": "section", "fields": fields[start:start + 10]})
         elif kind == "picture":
             for block in written:
                 blocks.append({"type": "image", "image_url": block.file.url, "alt_text": block.file.name})
         else:
-            text = self._said(kind, written)
-            if text.strip():
-                blocks.append({"type": "section", "text": _mrkdwn(text), "expand": True})
+            words, plain = self._said(kind, written), ""
+            if [block.kind for block in written] == ["text"]:
+                plain = "\n".join(source).strip("\n")
+            if words.strip():
+                blocks.append({"type": "section", "text": _text_object(words, plain), "expand": True})
         return blocks
 
     @_documented
@@ -3177,13 +3182,15 @@ class SlackAlerter(_ChatAlerter):
         raise _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, cure=cure)
 
 
-def _without_entities(text: str) -> str:
-    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-
-
-def _mrkdwn(words: str) -> _Dict:
-    """Return a text object in which Slack makes no mentions or links of its own."""
-    return {"type": "mrkdwn", "text": words, "verbatim": True}
+def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:
+    """Return a text object: of words in markup, or of their bare source where Slack would see more in it."""
+    spans: list[Any] = []
+    if re.search(_MISREAD, source):
+        spans = list(_spans(source, _PATTERNS.get(kind, _INLINE)))
+    if words and len(spans) != 1:
+        return {"type": "mrkdwn", "text": words, "verbatim": True}
+    safe = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(source))  # who knows what reads it
+    return {"type": "plain_text", "text": safe, "emoji": True}
 
 
 def _ref(where: _Dict, row: _Dict) -> _Dict:
@@ -3215,7 +3222,7 @@ _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
 _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a time is in the reader's zone
     "code": "`{bare}`", "link": "[{text}]({url})", "mention": "<@{bare}>", "person": "<@{bare}>",
-    "url": "<{url}>",  # else ! behind it, or a mark with its backslash, would count as part of it
+    "url": "<{url}>",  # else what stands right behind it would count as part of it
     "time": "<t:{url}:t> (<t:{url}:R>)"}
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
@@ -3511,8 +3518,8 @@ class DiscordAlerter(_ChatAlerter):
             return url
         if style == "mention" and text in ("here", "everyone"):
             return f"@{text}"
-        safe = re.sub(r"([\\*_~|`\[\]<])", r"\\\1", bare)
-        safe = re.sub(r"^(\s*)(?=[>#-])|^(\s*\d+)(?=\. )", r"\1\2\\", safe)
+        safe = re.sub(r"([\\*_~|`\[\]<]|(?<=])\(|:(?=//))", r"\\\1", bare)
+        safe = re.sub(r"(?m)^([^\S\n]*)(?=[>#-])|^([^\S\n]*\d+)(?=\. )", r"\1\2\\", safe)
         return _DISCORD_MARKS.get(style, "{text}").format(text=safe, bare=bare, url=url)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
@@ -6113,13 +6120,15 @@ _TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07
 _IN_URL = r"[^\s<>\"'`|\\^{}\[\]()]"  # brackets too, if they are closed
 _HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"
 _URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
+_URLS = fr"(?P<link>{_URL}(?<!\))(?=[.,;:)'\"]*(?:\s|\Z)))|(?P<url>{_URL})"  # url: with more behind
 _INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # 500 at most: no text makes the search slow
            r"|(?<![0-9A-Za-z_\\@`*)\]])(?P<stars>\*\*\*?)(?=\S)(?!/(?:\S{0,99}/)?\*)"  # not src/**/test/**
            r"(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)(?![0-9A-Za-z_`*])"  # headings drop the stars
            r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\"']?[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
            r"(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)(?!\w|(?P=slant))"
            r"|(?<![\w~\\])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
-           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|(?P<url>" + _URL + ")")
+           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|" + _URLS)
+_TOUCHING = r"[*_~`][0-9A-Za-z\x80-\U0010ffff]|[0-9A-Za-z\x80-\U0010ffff][*_~`]"  # a mark and a letter
 _ADDRESS_LIKE = r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d"
 _INVISIBLE = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
 
@@ -6143,23 +6152,21 @@ def _one_line(text: object, limit: int = 500) -> str:
 
 
 def _spans(line: str, pattern: str = _INLINE) -> Iterator[tuple[str, str, str]]:
-    """Yield (style, text, url) of one line: text, bold, italic, strike, code, link, url."""
+    """Yield (style, text, url) of one line: text, bold, italic, strike, code, or, with a url, link or url."""
     end = 0
     for found in re.finditer(pattern, line):
-        style, url = str(found.lastgroup), ""
-        text = found[style]
-        if style in ("href", "url"):
-            style, url = "link", text
-        if found.lastgroup == "url" and line.startswith(tuple("!*_~|`[]<>\\"), found.end()):
-            style = "url"  # one that a mark touches
-        if found.lastgroup == "href":
-            text = found["label"]
+        style = str(found.lastgroup)
+        text = url = found[style]
+        start, after = found.span()
+        if style == "href":
+            style, text = "link", _bare(found["label"])
             seen = re.sub(_INVISIBLE, "", _unicodedata.normalize("NFKC", text))
-            if text != url and re.search(_ADDRESS_LIKE, seen):
-                continue  # it may lead elsewhere: it stays as written
-        yield "text", line[end:found.start()], ""
+            if text != url and re.search(_ADDRESS_LIKE, seen):  # it may lead elsewhere: both are shown
+                style, text = "url", url
+                start, after = found.span("href")
+        yield "text", line[end:start], ""
         yield style, text, url
-        end = found.end()
+        end = after
     yield "text", line[end:], ""
 
 
@@ -6179,9 +6186,13 @@ def _in_markup(spans: Iterable[tuple[str, str, str]], mark: _Mark, forms: Mappin
     words = ""
     for style, text, url in spans:
         if style in forms:
-            words += forms[style].format(words=_in_markup(_spans(text), mark, forms))
+            inner = {**forms, style: "{words}"}  # the same style again adds nothing
+            part = forms[style].format(words=_in_markup(_spans(text), mark, inner))
         else:
-            words += mark(style, text, url)
+            part = mark(style, text, url)
+        if re.fullmatch(_TOUCHING, words[-1:] + part[:1]):
+            words += forms.get("gap", "")
+        words += part
     return words
 
 
@@ -6199,7 +6210,7 @@ def _defuse(text: str) -> str:
 
 
 # === Layout ===
-_PATTERNS = dict.fromkeys(("plain", "facts", "code"), f"(?P<url>{_URL})")  # no marks, but addresses
+_PATTERNS = dict.fromkeys(("plain", "facts", "code"), _URLS)  # no marks, but addresses
 _GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
 _COLUMN_WIDTH, _HEAD_WIDTH = 40, 150  # of a table: widest made even, and repeated
 _FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # programs close it behind their last line
@@ -6299,7 +6310,7 @@ def _body(text: str) -> list[_Block]:
         parts = re.findall(_PARTS_OF_TEXT, text + "\n")
     for prose, _, _, language, code in parts:
         _add_prose(blocks, prose.split("\n"))
-        if code:
+        if code.strip():  # an empty one is no block for Discord
             blocks.append(_Block("code", code.rstrip().split("\n"), label=language))
     return blocks
 
