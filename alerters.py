@@ -1181,9 +1181,7 @@ class BaseAlerter(_Record):
     def _who(self) -> str:
         """What every error and warning about it begins with."""
         name = self._origin[0]
-        if name:
-            return f"{name} ({self.flavor})"
-        return self.flavor
+        return f"{name} ({self.flavor})" if name else self.flavor
 
     def _overrides(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(BaseAlerter, method)
@@ -1673,9 +1671,7 @@ class _Key:
 
     def _found(self, data: _Dict) -> _QuestionRecord | None:
         given = self.store._questions(data).get(self.name)
-        if given is None:
-            return None
-        return _recorded(self.name, given)
+        return None if given is None else _recorded(self.name, given)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[_Dict, _Dict, _QuestionRecord | None]]:
@@ -1739,9 +1735,7 @@ class _Key:
     def ending(self) -> Decision | None:
         """Return how the question ended, as somebody has recorded it, or None while it is open."""
         end = _endings(self.store._load()).get(self.token)
-        if end is None:
-            return None
-        return _decision_of(end)
+        return None if end is None else _decision_of(end)
 
 
 class _Reply:
@@ -2640,9 +2634,7 @@ def _channel_of(ref: _Dict) -> str:
 
 def _mapping(value: Any) -> _Dict:
     """Return a part of an answer that should be an object; {} for anything else."""
-    if isinstance(value, dict):
-        return value
-    return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _rows_of(value: Any, kind: type = dict) -> list[Any]:
@@ -4139,9 +4131,7 @@ class SMTPEmailAlerter(BaseAlerter):
         return {"mailbox": mailbox, "sender": self.sender_email, "people": people}
 
     def _cannot_ask(self) -> str:
-        if self.imap_server:
-            return ""
-        return "an e-mail alerter needs imap_server to read the answers"
+        return "" if self.imap_server else "an e-mail alerter needs imap_server to read the answers"
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         record = question._record
@@ -4366,9 +4356,7 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
 
 def _words(said: Any) -> str:
     """Return what a server said; what the library says in its place is text already."""
-    if isinstance(said, bytes):
-        return said.decode("utf-8", "replace")
-    return str(said)
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
 
 
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
@@ -7189,9 +7177,7 @@ def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
 
 def _cmd_post(options: Any) -> int:
     message = _typed_message(options)
-    if _post_to(_chosen(options), message, _typed_params(options)):
-        return 0
-    return 4
+    return 0 if _post_to(_chosen(options), message, _typed_params(options)) else 4
 
 
 def _cmd_ask(options: Any) -> int:
@@ -7471,9 +7457,7 @@ def _run_command(args: list[str]) -> int | None:
         name = f"{name} {args.pop(0)}"
     if not name or name.endswith(("help", "-h")):
         _print(_usage())
-        if name:
-            return 0
-        return 2
+        return 0 if name else 2
     if name not in _COMMANDS:
         word = name.partition("=")[0]  # what follows may be a secret
         raise ConfigError(f"no command {word!r}; {_did_you_mean(word, _COMMANDS)}")
@@ -7521,9 +7505,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
         if stop.code == 143:  # SIGTERM, while an answer was waited for
             return 143
-        if _HELP & set(args):
-            return 0
-        return 2
+        return 0 if _HELP & set(args) else 2
     except BrokenPipeError:
         return 141
     except DeliveryError as error:
