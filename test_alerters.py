@@ -4360,8 +4360,7 @@ HICCUPS = {  # by default the first two of each line
 
 def test_hiccups_cost_time_and_never_the_answer(room):
     got, asked = {}, room.ask()
-    answer = room.reply(asked, room.ann, "no")
-    wanted = Decision(NO, room.ann, "no", "reply", room.time(answer))
+    wanted = Decision(NO, room.ann, "no", "reply", room.time(room.reply(asked, room.ann, "no")))
     for case, faults in HICCUPS.items():
         for number, fault in enumerate(faults(room)[:None if MORE else 2]):
             question = Question.from_dict(asked.to_dict(), room.usual)
@@ -4420,8 +4419,7 @@ def test_an_answer_before_the_deadline_that_people_were_shown_counts_though_read
         room.reply(question, room.ann, "yes")
         room.clock.sleep(200 - second)
         room.clock.start -= 3600  # as on another machine, whose clock is behind
-        resumed = Question.from_dict(question.to_dict(), question.alerter)
-        assert outcome(resumed) == {YES: YES}.get(status)
+        assert outcome(Question.from_dict(question.to_dict(), question.alerter)) == {YES: YES}.get(status)
         room.clock.start += 3600
         assert outcome(question) == status
 
@@ -5816,9 +5814,8 @@ def test_a_text_that_mail_programs_would_clip_is_whole_in_a_file(length, relay):
     relay_alerter(relay).send(AlerterMessage("Failed", text, facts, [MAIL_PNG, b"<svg/>"], level="error"))
     [mail] = relay.mails
     picture, attached = mail.message.iter_attachments()
-    whole = attached.get_payload(decode=True).decode("utf-8")
     assert (attached.get_filename(), attached.get_content_charset()) == ("message.txt", "utf-8")
-    assert whole == f"Failed\n{text}\nhost: gpu-17\nlog: {facts['log']}"
+    assert attached.get_payload(decode=True).decode() == f"Failed\n{text}\nhost: gpu-17\nlog: {facts['log']}"
     assert attached.get_content_type() == "text/plain" and picture.get_content() == b"<svg/>"
     for shown in (mail_text(mail), " ".join(MailPage(mail).words)):
         assert "Failed" in shown and "yyyyyy" in shown and "[image-2.bin]" in shown
