@@ -928,6 +928,21 @@ def _is_loopback(host: str) -> bool:
     return False
 
 
+def _documented(method: _F) -> _F:
+    """Let what breaks over an answer of an undocumented form, or over our mistake, be a DeliveryError."""
+    @functools.wraps(method)
+    def careful(self: BaseAlerter, *given: Any, **named: Any) -> Any:
+        try:
+            return method(self, *given, **named)
+        except ConfigError:
+            raise
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
+            error = _failure(self._who, "an answer of another form than documented", cure="look")
+        raise error
+
+    return careful  # type: ignore[return-value]
+
+
 class _Clock:
     """The time and the waiting of an alerter. A subclass with another `clock` runs in virtual time."""
     now = staticmethod(time.time)
@@ -1085,9 +1100,10 @@ class BaseAlerter(_Record):
         """
         raise AskNotSupported(f"{self._who}: this flavor cannot be asked: it has no replies(question)")
 
+    @_documented
     def check(self) -> str:
         """Try credentials, channel and permissions for real; return a line each. Raises if one fails."""
-        return f"ok    the fields are valid; flavor {self.flavor} has no other check"
+        return _report(self._who, self._points())
 
     def _try_post(self) -> str:
         """Post a test message; return a line for each thing that was tried. Raises DeliveryError."""
@@ -1099,6 +1115,10 @@ class BaseAlerter(_Record):
         return "ok    posting: a test message was posted"
 
     # What a flavor may have besides; here each does nothing, or the usual.
+    def _points(self) -> Iterator[tuple[str, str]]:
+        """Yield what `check` finds, as `_report` takes it."""
+        yield _GOOD, f"the fields are valid; flavor {self.flavor} has no other check"
+
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
         """Return what `setup` says before it asks for a field. fields: those that are known."""
@@ -2192,21 +2212,6 @@ _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 _GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check begins with
 
 
-def _documented(method: _F) -> _F:
-    """Let what breaks over an answer of an undocumented form, or over our mistake, be a DeliveryError."""
-    @functools.wraps(method)
-    def careful(self: BaseAlerter, *given: Any, **named: Any) -> Any:
-        try:
-            return method(self, *given, **named)
-        except ConfigError:
-            raise
-        except (AttributeError, LookupError, TypeError, ValueError, OverflowError, RecursionError):
-            error = _failure(self._who, "an answer of another form than documented", cure="look")
-        raise error
-
-    return careful  # type: ignore[return-value]
-
-
 class _Draft:
     """A message on its way to a chat service, or to a preview, for which the service is asked nothing."""
     plain = ""  # why it goes without blocks or embeds
@@ -2254,7 +2259,6 @@ class _ChatAlerter(BaseAlerter):
     # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).
     _ids_in: Mapping[str, tuple[str, str, str]] = {}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
-    _points: Callable[[], Iterator[tuple[str, str]]]  # of `check`, as `_report` takes them
     # To write
     # Kind of block -> line with {words}, {indent}, {label}, {hashes}; bold, italic, strike: {words}; fence
     _forms: Mapping[str, str] = {}
@@ -2280,11 +2284,6 @@ class _ChatAlerter(BaseAlerter):
     _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
     _is_bot: Callable[[_Dict], bool]  # (row)
     _answer: Callable[[Question, _Dict, str], _Dict | None]  # what a person's row answers, as in `_answers`
-
-    @_documented
-    def check(self) -> str:
-        """Try the credentials, what they may do, the channel, and reading there."""
-        return _report(self._who, self._points())
 
     def send(self, message: Any, params: Any = None) -> Receipt:
         """Post the message, in parts or as a file if it is long; return where its first part landed."""
@@ -3848,26 +3847,23 @@ class SMTPEmailAlerter(BaseAlerter):
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
             raise ConfigError(f"{self._who}: a password is not sent without TLS: leave use_tls=True")
 
-    def check(self) -> str:
-        """Connect over SMTP, and over IMAP if it is set, and log in there."""
+    def _points(self) -> Iterator[tuple[str, str]]:
         login = "connected and logged in"
         if not self.password:
             login = "connected; no password is set, so no log-in"
         ways: _Dict = {f"SMTP: {login}": self._smtp}
         if self.imap_server:
             ways["IMAP: connected and logged in"] = self._imap
-        points: list[tuple[str, str]] = []
         for done, way in ways.items():
             try:
                 way(self._until(_SEND_BUDGET)).sock.close()
-                points.append((_GOOD, done))
+                yield _GOOD, done
             except DeliveryError as error:
-                points.append((_BAD, f"{done[:4]}: {error}"))
+                yield _BAD, f"{done[:4]}: {error}"
         if not self.imap_server:
-            points.append((_NOTE, "IMAP: imap_server is not set, so this alerter posts and cannot ask"))
+            yield _NOTE, "IMAP: imap_server is not set, so this alerter posts and cannot ask"
         if not self.recipient_email:
-            points.append((_BAD, "recipient: none, so it cannot post: give recipient_email"))
-        return _report(self._who, points)
+            yield _BAD, "recipient: none, so it cannot post: give recipient_email"
 
     def send(self, message: Any, params: _Params = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
@@ -4679,9 +4675,8 @@ class ConsoleAlerter(BaseAlerter):
             self._write(f"[{mark}] {text}")
         return Receipt(self._label, {})
 
-    def check(self) -> str:
-        """Tell whether somebody can be asked here."""
-        return f"ok    writes to stderr; {self._cannot_ask() or 'asks on this terminal'}"
+    def _points(self) -> Iterator[tuple[str, str]]:
+        yield _GOOD, f"writes to stderr; {self._cannot_ask() or 'asks on this terminal'}"
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return the lines typed since the last poll."""
