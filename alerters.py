@@ -4963,7 +4963,7 @@ class StackStore:
         """Change fields of an alerter and return it; a field given as None goes back to its default."""
         return self._put(name, fields, new=False)
 
-    def _put(self, name: str, fields: _Dict, new: bool) -> BaseAlerter:
+    def _put(self, name: str, fields: _Dict, new: bool, use: bool = False) -> BaseAlerter:
         with self._changing() as data:
             entry = _Hidden()
             if new:
@@ -4979,6 +4979,8 @@ class StackStore:
                 if value is None:
                     del entry[field]
             data["alerters"][name] = entry
+            if use:  # in the same step: what is half done could not be done again
+                data["stacks"][name], data["active_stack"] = [name], name
             return self._built(data, name, entry)
 
     def delete_alerter(self, name: str) -> None:
@@ -5053,16 +5055,15 @@ class StackStore:
 
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         data = self._load()  # once: another process may make another stack active meanwhile
-        members = [name or ""]
+        listed: list[Any] = [name]
         if not name:
-            active = os.environ.get("ALERTERS_STACK") or data["active_stack"]
-            members = _entry(data, "stacks", stack or active)
+            listed = _entry(data, "stacks", stack or os.environ.get("ALERTERS_STACK") or data["active_stack"])
         alerters: list[BaseAlerter] = []
-        for member in members:
+        for member in listed:
             try:
                 alerters.append(self._built(data, member, _Hidden(_entry(data, "alerters", member))))
             except Exception as error:  # what an own flavor's constructor raises, too
-                if len(members) == 1:
+                if len(listed) == 1:
                     raise
                 broken = _Broken(error)
                 broken._set("_origin", (member, self.path))
@@ -7293,12 +7294,11 @@ def _cmd_register(options: Any) -> None:
         if not works:
             raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
                                 hint="mend what is said above, and try again")
-    store._put(name, {"flavor": options.flavor, **fields}, new=True)
+    store._put(name, {"flavor": options.flavor, **fields}, True, use)
     if not use:
         how = f"{_program()} stack register {name} -al {name} --set"
         _print(f"alerter {name} is registered; put it to use by: {how}")
         return
-    store.register_stack(name, name, activate=True)
     _print(f'alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} post "Hello"')
 
 
