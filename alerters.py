@@ -3754,9 +3754,9 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
-           | subject dated us label | wrote | began colon | stamp? says | timed) (short* quoted | bare+)
-  | dashes ((?!quoted|bare|wrote|subject)\w+=(?!>).*\n)* ((wrote | subject) (?=short* quoted | bare))?
-  | (short* quoted)+ short* | bare{3,} | closing (closing | role? contact)*
+           | subject dated us label | wrote | began colon | stamp? says | timed) (short{,40} quoted | bare+)
+  | dashes ((?!quoted|bare|wrote|subject)\w+=(?!>).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
+  | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*
   | signed | armour (.*\n){,40}? armour)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo|"

@@ -6208,9 +6208,8 @@ def read_at_once(question, mails, to="bot@example.org", verdict=True):
 
 
 PLAIN = AlerterMessage(body="Deploy model to production?")
-RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. See [the log]"
-                      "(https://a.org/l).\n\n```\nloss 0.1\n```\n" +
-                      "A line that programs have to wrap. " * 5, {"size": 3000})
+RICH = AlerterMessage("Deploy?", "Model **bert** is at 0.95, if the tests pass. See [the log](https://a.org/)"
+                      ".\n\n```\nloss 0.1\n```\n" + "A line that programs have to wrap. " * 5, {"size": 3000})
 NAMED = [(PLAIN, "Deploy Bot", "Deploy Bot <bot@example.org>"), (RICH, "bot@example.org", "bot@example.org"),
          (PLAIN, "Robot", "bot@example.org")]
 
