@@ -4413,7 +4413,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
                 own = reader.own(text)  # a signature ends with its part
                 said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
         types = part.get_all("Content-Type", [])
-        damage += [*part.defects, *types[1:], part.get_unixfrom()]
+        damage += part.defects + types[1:] + [part.get_unixfrom()]
     if any(damage) or room <= 0:
         said["damaged"] = "(This mail is damaged or too long.)"
     return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
