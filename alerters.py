@@ -5065,9 +5065,7 @@ class StackStore:
             except Exception as error:  # what an own flavor's constructor raises, too
                 if len(listed) == 1:
                     raise
-                broken = _Broken(error)
-                broken._set("_origin", (member, self.path))
-                alerters.append(broken)
+                alerters.append(_build(_Broken, {"error": error}, (member, self.path)))
         return alerters
 
     def _built(self, data: _Dict, name: str, entry: _Dict) -> BaseAlerter:
