@@ -2383,8 +2383,8 @@ class _ChatAlerter(BaseAlerter):
         for page in pages[half:-half]:
             for block in page.blocks:
                 left_out += len("\n".join(block.source.lines)) + 1
-        note = _Block("plain", [_LEFT_OUT.format(left_out)])
-        pages[half - 1].add(note, note.lines[0], note.lines[0], 0)
+        note = _LEFT_OUT.format(left_out)
+        pages[half - 1].add(_Block("plain", []), note, note, 0)
         return pages[:half] + pages[-half:]
 
     def _shaped(self, draft: _Draft) -> tuple[list[_Block], list[_Block]]:
@@ -6164,12 +6164,11 @@ def _bare_words(style: str, text: str, url: str) -> str:
 
 
 def _in_markup(spans: Iterable[tuple[str, str, str]], mark: _Mark, forms: Mapping[str, str]) -> str:
-    """Return spans in some markup. In what is bold, italic or struck may stand links and code."""
+    """Return spans in some markup. In what is bold, italic or struck may stand others, but not itself."""
     words = ""
     for style, text, url in spans:
         if style in forms:
-            inner = {**forms, style: "{words}"}  # the same style again adds nothing
-            part = forms[style].format(words=_in_markup(_spans(text), mark, inner))
+            part = forms[style].format(words=_in_markup(_spans(text), mark, {**forms, style: "{words}"}))
         else:
             part = mark(style, text, url)
         if re.fullmatch(_TOUCHING, words[-1:] + part[:1]):
@@ -6477,9 +6476,11 @@ def _head(line: Any, write: Callable[..., Any], size: Callable[..., int], room: 
     count = max(room, 1)  # with none the cutting would never end
     while True:
         head = line[:count]
+        if head != line:  # no word and no address is cut, unless it is long
+            head = re.sub(r"(?<=\s)\S{1,500}\Z", "", head)
         written = write(head)
         taken = size(written)
-        if taken <= room or len(head) <= 1:
+        if taken <= room or count == 1:
             return head, written, taken
         count = max(len(head) * room // taken, 1)
 
@@ -6494,7 +6495,7 @@ def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: i
         for line in block.lines:
             while line is not None and len(pages) <= most:
                 left = page.take(service, block, line)
-                if left is line:
+                if left is not None:
                     if page.says_something():
                         pages.append(page)
                     page = _Page(limit)
