@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     import inspect as _inspect
     import ipaddress as _ipaddress
     import json as _json
+    import locale as _locale
     import logging as _logging
     import mimetypes as _mimetypes
     import msvcrt as _msvcrt
@@ -117,7 +118,7 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json "
+                  "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
                   "logging mimetypes msvcrt pathlib secrets select shlex shutil signal smtplib socket ssl "
                   "stat subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
@@ -1807,6 +1808,9 @@ class Question:
         """The service's ids of the message, as in the Receipt; empty until it is posted."""
         return self._record.ref or {}
 
+    def __repr__(self) -> str:
+        return f"Question({self._record.text!r}, alerter={self._record.alerter!r}, ref={self.ref!r})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the question as plain JSON, without secrets, for `from_dict` in another process."""
         return self._record.to_dict()
@@ -1911,6 +1915,8 @@ class Question:
                 self._finish(decision)
         elif self._failing and began >= self._gives_up:  # a look that hung till then is not the last one
             what, hint = "the answers could not be read when the time was over", "look there for the answer"
+            if self._key:
+                hint += ", or ask again with the same key"
             reason = self._failing.args[0].partition(": ")[2]
             raise _failure(self.alerter._who, f"{what}: {reason}", hint=hint, cure="look",
                            status=self._failing.status, code=self._failing.code)
@@ -4637,6 +4643,9 @@ def _html_block(block: _Block, inline: bool) -> str:
 def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: bool = False) -> str:
     """Return a page for mail, with images by cid:, or (inline) a fragment for a notebook that holds them."""
     color, rows = _LEVELS[level][1], ""
+    if level != "info":  # in words, too, as not everybody sees the colour
+        look = "padding-bottom:0;font-size:12px;letter-spacing:.06em;text-transform:uppercase"
+        rows = _ROW.format(look, f"<strong>{level}</strong>")
     for kind, group in _grouped(blocks):
         content = "\n".join([_html_block(block, inline) for block in group])
         look = ""
@@ -5925,7 +5934,10 @@ class _Copy:
         tail = self.tail
         if len(tail) == _TAIL:  # it may begin within a secret, of which no rest may be shown; none is so long
             tail = tail[4096:]
-        text = re.sub(_TERMINAL, "", tail.decode("utf-8", "replace"))
+        text = tail.decode("utf-8", "replace")
+        if "\ufffd" in text[3:]:  # not of a letter that was cut: many programs of Windows write no UTF-8
+            text = tail.decode(_locale.getpreferredencoding(False), "replace")
+        text = re.sub(_TERMINAL, "", text)
         text = re.sub(r"(?m)^[^\n]*\r(?=[^\r\n])", "", text).replace("\r", "")  # progress bars as they ended
         return _hide(text).rstrip().splitlines()[-_SHOWN:]
 
@@ -7152,6 +7164,8 @@ def _typed_message(options: Any) -> AlerterMessage:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
         facts[key] = value
     if text == "-":
+        if sys.stdin is None:
+            raise ConfigError("- reads standard input, which is closed")
         text = getattr(sys.stdin, "buffer", sys.stdin).read()
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig", "replace").replace("\r\n", "\n")  # as PowerShell writes it
@@ -7263,6 +7277,8 @@ def _cmd_update(options: Any) -> None:
     store = StackStore()
     data = store._load()
     fields = _given_fields(options, _flavor(_entry(data, "alerters", options.name)["flavor"], data))
+    if not fields:
+        raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     store._put(options.name, fields, new=False)
     _print(f"alerter {options.name} is updated")
 
