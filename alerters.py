@@ -3791,7 +3791,7 @@ _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many
     pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
     mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi çalışmalar
     teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 i̇yi saludo
-    &""".split())
+    truly kr &""".split())
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
