@@ -9346,9 +9346,9 @@ def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
         late = pool.submit(InputBox(monkeypatch) and console.decide, "Deploy?", timeout=0.02)
     assert late.result().status == "timeout"
     box = InputBox(monkeypatch)
-    console.decide("Deploy?", timeout=0.02)
+    console.decide("Deploy?", timeout=0.05)
     question = console.open_question("Deploy?", timeout=60)
-    assert question.wait(0.02).status == "timeout"
+    assert question.wait(0.05).status == "timeout"
     box.answers.append("yes")
     assert question.wait(9).status == "approved" and box.shown == 3
     InputBox(monkeypatch, KeyboardInterrupt("Interrupted by user"))
