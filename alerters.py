@@ -1794,8 +1794,8 @@ class Question:
         now = alerter.clock.monotonic()  # by which the wait goes: the other clock may be set, or stand still
         self._ends = now + record.deadline - alerter.clock.now()
         self._began_late = now > self._ends + _LATE  # when no look tells whether a tap was given in time
-        self._grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
-        self._gives_up = max(now, self._ends) + self._grace  # where it cannot be read
+        grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
+        self._gives_up = max(now, self._ends) + grace  # where it cannot be read
         self._wait_until = float("inf")  # when a wait that is shorter than the question ends
         self._next = 0.0  # when the next poll is due
         self._not_before = 0.0  # when the service allows one
@@ -1878,11 +1878,11 @@ class Question:
 
     def _next_poll(self) -> float:
         """Return when the next poll is due: after a share of the question's age, and at the deadline."""
-        now = self.alerter.clock.monotonic()
+        now = due = self.alerter.clock.monotonic()
         if now >= self._ends:  # it could not be read there, or that read began before
             if self._failing:
-                now = max(now + _POLL_MIN, self._not_before)
-            return min(now, self._gives_up)
+                due = max(now + _POLL_MIN, self._not_before)
+            return min(due, max(now, self._gives_up))
         return min(max(now + self._interval(now), self._not_before), self._ends)
 
     def _interval(self, now: float) -> float:
@@ -1976,7 +1976,7 @@ class Question:
         if reply.at is None:  # a tap: where we could not look in time, it counts as in time
             until = max(self._ends, self._next) + _LATE  # the look before may have taken until `_next`
             if self._failing:
-                until = self._ends + self._grace
+                until = max(self._gives_up, until)
             return self._began_late or began > until
         posted = self._record.posted or self._record.asked
         until = self.deadline + (reply.asked or posted) - posted  # by the service's clock
