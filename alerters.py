@@ -2565,9 +2565,7 @@ class _ChatAlerter(BaseAlerter):
                 _log("info", "%s: no %s on the question: %s", self._who, emoji, error)
 
     def _mention_of(self, user: str) -> str:
-        if re.fullmatch(r"[UW]\w+|\d+", user):
-            return f"<@{user}>"
-        return user
+        return re.sub(r"\A([UW]\w+|\d+)\Z", r"<@\1>", user)
 
     def _try_post(self) -> str:
         if not self._by_bot():
@@ -2861,7 +2859,9 @@ class SlackAlerter(_ChatAlerter):
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
         if view.thread:
-            return self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
+            read = self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
+            view.span = (0.0, max(map(self._order, read[0]), default=float("inf")))  # a newer one: read anew
+            return read
         refs = sorted((other.ref for other in list(view.questions)), key=self._order)
         view.span = (self._order(refs[0]), self._order(refs[-1]))
         args = {"channel": view.channel, "oldest": refs[0]["ts"], "inclusive": "true"}

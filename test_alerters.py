@@ -4849,16 +4849,17 @@ def test_a_reading_before_the_deadline_does_not_count_at_the_deadline(crowd):
 
 @pytest.mark.parametrize("crowd", ["slack"], indirect=True)
 def test_many_questions_in_one_thread_of_slack_are_read_together(crowd):
-    service, clock = crowd.service, crowd.clock
+    service, clock, alerter = crowd.service, crowd.clock, crowd.alerter()
     where = SlackAlerterParameters(thread_ts=crowd.plain(crowd.bob, "Release 7"), timeout=60)
-    questions = [crowd.alerter().open_question(f"Deploy {n}?", where) for n in range(20 if MORE else 6)]
-    for n, tap in ((2, "✅"), (3, "❌")):
-        clock.at(5, functools.partial(crowd.react, questions[n], crowd.ann, tap))
+    questions = [alerter.open_question(f"Deploy {n}?", where) for n in range(20 if MORE else 6)]
+    clock.at(5, lambda: [crowd.react(questions[n], crowd.ann, tap) for n, tap in ((2, "✅"), (3, "❌"))])
     clock.at(6, lambda: service.say(crowd.ann, "yes", where.thread_ts))  # to the newest one above it
-    before = len(service.calls)
-    statuses = [decision.status for decision in clock.run(lambda question: question.wait(10), questions)]
-    assert statuses == ["timeout", "timeout", YES, NO, *["timeout"] * (len(questions) - 5), YES]
+    before, ends = len(service.calls), clock.run(lambda question: question.wait(10), questions)
+    assert [d.status for d in ends] == ["timeout", "timeout", YES, NO, *["timeout"] * (len(ends) - 5), YES]
     assert sum(call.path.endswith("conversations.replies") for call in service.calls[before:]) <= 13
+    alerter._join(questions[0])
+    questions[1].wait(0)
+    assert alerter.open_question("New?", where).wait(0).status == "timeout"  # what was read does not hold it
 
 
 # === Asking: a key that outlives the process ===
