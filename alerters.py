@@ -1987,9 +1987,10 @@ class Question:
     def _answer(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
         tapped, reason = reply.via == "reaction", None
-        status = self._verdict(reply.text, tapped)
+        text = reply.text.replace("<@!", "<@").replace(f"<@{self._record.author}>", " ").strip()
+        status = self._verdict(text, tapped)
         if status is None and not tapped:  # a decline may say why: "decline: too early"
-            found = re.match(_WITH_REASON, reply.text.strip(), re.S)
+            found = re.match(_WITH_REASON, text, re.S)
             if found and self._verdict(found[1].strip("*_`"), False) == "declined":
                 status, reason = "declined", found[2]
         if status is None:
@@ -2047,7 +2048,6 @@ class Question:
             approve, decline = [*approve, taps[0]], [*decline, taps[1]]
         else:
             meaning = functools.partial(_word, fold=not self._record.case_sensitive)
-            text = re.sub(rf"<@!?{re.escape(str(self._record.author))}(\|[^>]*)?>", " ", text)
         meant, own = {meaning(text)}, re.fullmatch(_OWN_EMOJI, text)
         if tapped and own:  # ":ship:" in a list means each one of that name
             meant.add(_tap_name(own[1]))
@@ -2898,7 +2898,7 @@ class SlackAlerter(_ChatAlerter):
         for _ in range(50):
             page = self._call(f"conversations.{kind}", asked, until)
             yield page["messages"]
-            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
+            asked["cursor"] = _mapping(page.get("response_metadata")).get("next_cursor")
             if not asked["cursor"]:
                 return
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
@@ -2924,19 +2924,20 @@ class SlackAlerter(_ChatAlerter):
         # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
         if row.get("subtype") not in (None, "thread_broadcast", "file_share", "me_message"):
             return None
-        if not plain or row.get("user") in (None, "USLACKBOT", self._me()):
+        if not plain or row.get("user") in (None, "USLACKBOT"):  # itself is a bot
             return None
         if plain == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
             return None
         # Slack's markup as it was typed: links first, entities last.
-        text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", row.get("text") or "")
+        text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
+        text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         at = self._order(row.get("edited") or row)
         return {"by": row["user"], "text": text, "via": plain, "at": at,
                 "asked": self._order(question.ref)}
 
     def _order(self, row: _Dict) -> float:
-        return float(row.get("ts") or 0)  # a time; the string itself stays the id
+        return float(row.get("ts", 0))  # a time; the string itself stays the id
 
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
@@ -2950,10 +2951,9 @@ class SlackAlerter(_ChatAlerter):
         kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
         if where["thread"]:
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
-        for page in self._pages(kind, args, until):
-            for row in page:
-                if row.get("user") == self._me() and mark in str(row):
-                    return _ref(where, row)
+        for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
+            if row.get("user") == self._me() and mark in str(row):
+                return _ref(where, row)
         return None
 
     @_documented

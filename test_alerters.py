@@ -3903,7 +3903,8 @@ def test_an_edit_counts_as_it_stands_and_when_it_was_made(room, second, status):
 REASONS = {
     "decline: accuracy too low": "accuracy too low", "no : see #42\nand more": "see #42\nand more",
     "*Reject*:not today!": "not today!", "❌: too slow": "too slow", ":x::skin-tone-3:: why": "why",
-    "decline:": None, "approve: looks good": None, "no way: never": None, "no :": None, "*no:* x": "x"}
+    "decline:": None, "ok: good": None, "no way: never": None, "no :": None, "*no:* x": "x",
+    "<@BOT> *no:* x": "x", "ok &lt;@BOT|later&gt;": None}
 
 
 def test_a_decline_may_say_why_and_an_approval_may_not(room):
@@ -3911,9 +3912,8 @@ def test_a_decline_may_say_why_and_an_approval_may_not(room):
     asked = room.ask(alerter=alerter, disapprove_msg_options=["decline", "no", "reject", "❌"])
     for text, reason in REASONS.items():
         question = room.again(asked)
-        answer = room.reply(question, room.ann, text)
-        got[text] = question.check()
-        written = room.row(answer)["text" if room.is_slack else "content"]
+        answer = room.reply(question, room.ann, text.replace("BOT", room.bot))
+        got[text], written = question.check(), room.row(answer)["text" if room.is_slack else "content"]
         wanted[text] = reason and Decision(NO, room.ann, written, "reply", room.time(answer), reason)
         assert not reason or "not an answer" not in str(room.notes(question)), text
     assert got == wanted
@@ -3994,9 +3994,8 @@ def test_a_plain_message_answers_the_newest_question_of_those_that_listen_to_the
 
 def test_neither_replies_nor_bots_nor_what_is_below_another_question_count_as_plain_messages(room):
     old, talk = room.ask("Deploy A?"), room.plain(room.bob, "lunch?")
-    asked, more = room.ask("Deploy B?", room.alerter(listen="channel")), [{}]
-    if room.is_slack:
-        more.append({"subtype": "thread_broadcast"})
+    asked = room.ask("Deploy B?", room.alerter(listen="channel"))
+    more = [{}, {"subtype": "thread_broadcast"}][:1 + room.is_slack]
     for parent, fields in itertools.product((talk, room.id(old)), more):
         room.service.say(room.ann, "yes", parent, **fields)
     bot_says = room.service.bot_says if room.is_slack else functools.partial(room.plain, "777", bot=True)
