@@ -2898,7 +2898,7 @@ class SlackAlerter(_ChatAlerter):
         for _ in range(50):
             page = self._call(f"conversations.{kind}", asked, until)
             yield page["messages"]
-            asked["cursor"] = _mapping(page.get("response_metadata")).get("next_cursor")
+            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
             if not asked["cursor"]:
                 return
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
@@ -2937,7 +2937,7 @@ class SlackAlerter(_ChatAlerter):
                 "asked": self._order(question.ref)}
 
     def _order(self, row: _Dict) -> float:
-        return float(row.get("ts", 0))  # a time; the string itself stays the id
+        return float(row.get("ts") or 0)  # a time; the string itself stays the id
 
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
