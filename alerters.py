@@ -3723,14 +3723,14 @@ _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|ju
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
 _HTML_FIXES = {  # with them, one after the other, the parser sees what a browser shows
-    ">-- ?\r?\n": ">--<br>", r"[\0-\x20]+": " ",  # a signature in <pre>, and all other ends of lines
+    r"(?i)(<pre\b[^<>]*>)-- ?\r?\n": r"\1--<br>", r"[\0-\x20]+": " ",  # a signature in <pre>; all other ends
     # Not all Pythons know all ends of a comment that browsers do, or take Outlook's <![if]> for one.
     "--!>": "-->", r"<!\[": "<!", "<!---?>": "<!---->",
     r"(?i)(</?)title\b": r"\1style",  # nor that it holds no tags
     r"&#\w{9,};?": "\ufffd",  # many digits take long
     r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
-    r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\n<",
-    r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\n\x1e<", r"(?i)<(?=/blockquote\b)": "\n\x1f<",
+    r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
+    r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<",
     "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
 _US = "\1"  # stands in a line for our name or address
 # A day with its year or a time, in digits of any script; a whole date with its time.
@@ -4551,7 +4551,7 @@ def _html_text(source: str) -> str:
     # What it could not parse to the end counts as text; its close() would take quadratic time for that.
     said.append(page.rawdata)
     depth, lines = 0, []
-    for line in re.split("(?:\n *)+", "".join(said)):
+    for line in re.split("(?:\x1d *)+", "".join(said)):  # not at \n, which is a space even as &#10;
         depth = max(depth + line.count("\x1e") - line.count("\x1f"), 0)
         lines.append("> " * min(depth, 1) + " ".join(line.split()))
     return "\n".join(lines)
