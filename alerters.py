@@ -3753,7 +3753,7 @@ _KINDS = {  # a line that none of these fits was said by somebody; it is of the 
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
     "signed": r"-----BEGIN PGP SIGNED MESSAGE-----|Hash: SHA\d+",
     "armour": "-----(?:BEGIN|END) PGP SIGNATURE-----",
-    "rule": r"-{5,} ?[^\Wa-z_][^\WA-Z_][^\s-]{,20}(?:[ -]\S{2,20})? ?-{5,}",  # --- Original Message ---
+    "rule": r"-{5,} ?[^\Wa-z_][a-z\xaa-\U0010ffff][^\s-]{,20}(?:[ -]\S{2,20})? ?-{5,}",  # Original Message
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
@@ -4472,7 +4472,7 @@ class _Reader:
         called = re.findall(named, ", ".join(_values(mail, "To", "Cc")))
         names = filter(None, [name, address, *called])
         self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
-        writer = re.sub(r"[@+(/|[].*", "", "".join(_values(mail, "From")).casefold())
+        writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_values(mail, "From")).casefold())
         self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
@@ -4482,7 +4482,7 @@ class _Reader:
     def own(self, text: str) -> str:
         """Return what is neither quoted, with the block above it, nor a signature."""
         # Programs add the address of a link, and Gmail sets it on a line of its own.
-        text = re.sub(r"(?:\r?\n>[> ]*)?<(?:https?:|mailto:|[^<>\s]+\?subject=)[^<>]{0,2000}>", "<…>", text)
+        text = re.sub(r"(?:\r?\n>[> ]*)?<(?:https?:|mailto:|[^<>\s]+\?subject=)[^<>\s]*>", "<…>", text)
         text = text.replace("[image: ", "[")  # as Gmail shows ours
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]

@@ -1442,7 +1442,7 @@ ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 202
 ------------------ 原始邮件 ------------------⏎发件人: "{N}" <{E}>;⏎发送时间: 2026年11月24日(星期二)\
  上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S}
 From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}
--------- Ursprüngliche Nachricht --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff:\
+-------- मूल संदेश --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff:\
  {S}
 ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
 *From:* {N} <{E}>⏎*Sent:* Tuesday, November 24, 2026 10:12 AM⏎*To:* {T}⏎*Cc:* Carl\
@@ -1490,7 +1490,7 @@ OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
 not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
-Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ---- no ----⏎From: {E}⏎Date: 24.11.2026⏎{S} ¦ {S}: not yet
+Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ----- 18 Uhr -----⏎From: {E}⏎Date: 1.1.2026⏎{S} ¦ {S}: wait
 not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ {E} must wait:
 until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E} wrote: ¦ {E}: not before Monday:
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
@@ -6350,10 +6350,9 @@ approve⏎On 2026-12-01, not before ¦ approve⏎----- wait -----⏎Note: not be
 ok⏎Am 1.12.2026, nicht vorher ¦ approve⏎__________⏎wait, no ¦ approve⏎From: me⏎To: you⏎Note: not yet⏎
 approve⏎From: my side⏎Date: not yet ¦ approve⏎when CI is green ¦ approve⏎⏎⏎⏎⏎⏎⏎⏎P.S. not today
 approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o v e ¦ approve⏎> Deploy?⏎no⏎> more⏎
-Sent from my iPhone ¦ -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?=
-approve <https://x.example/not-yet> ¦ approve⏎<mailto:bob@example.org> ¦ approve⏎Program sent
+-- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?= ¦ ok <https://x/no> ¦ ok⏎<mailto:b@x.org> ¦ ok⏎Program sent
 approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
-ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.example/no
+ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.y/no ¦ ok⏎Thanks <https://x⏎not yet⏎>
 ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy? ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎approve⏎⏎decline
 ok⏎-----BEGIN PGP SIGNATURE-----⏎A=⏎-----END PGP SIGNATURE-----⏎not yet ¦ ok⏎-- ⏎Ann⏎> only staging""")
     question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
@@ -6366,8 +6365,9 @@ ok⏎-----BEGIN PGP SIGNATURE-----⏎A=⏎-----END PGP SIGNATURE-----⏎not yet 
             mail = laid_out(layout, desk.asked, text.replace("⏎", "\n"))
             mails.append(mail.replace("\n", "<br>") if layout[0] == "<" else mail)
     assert [mail for mail, got in zip(mails, read_at_once(question, mails)) if got == YES] == []
-    head = f"From: No Doe|Ops (Test) <{ANN}>\nSubject: [#{question.token}]\n\nok\n".encode()  # "No" is a name
-    assert read_at_once(question, [head + end for end in (b"Doe", b"no", b"ops")]) == [YES, None, None]
+    mails = [f"From: No Doe{mark}Ops (Test) <{ANN}>\nSubject: [#{question.token}]\n\nok\n{end}".encode()
+             for mark in ("|", " - ") for end in ("Doe", "no", "ops")]  # "No" is a name
+    assert read_at_once(question, mails) == [YES, None, None] * 2
 
 
 HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: HTML of replies
