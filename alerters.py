@@ -5250,8 +5250,7 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the wrapped job's own result matters more than any error of an alert
-        with contextlib.suppress(Exception):  # and so it does where another's log handler raises
-            _log("error", "the alert did not reach everybody: %s", _one_line(error))
+        _log("error", "the alert did not reach everybody: %s", _one_line(error))
 
 
 def _trace(error: BaseException, line_first: bool = True) -> str:
@@ -5716,7 +5715,8 @@ def __dir__() -> list[str]:
 
 # === run ===
 _HOW_TO_RUN = "run: nothing was run: write the command behind --, as in: run --title Nightly -- make data"
-_STOPS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK")
+_STOPS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK"]
+_PASSED_ON = _STOPS + ["SIGUSR1", "SIGUSR2"]
 _STEP = 0.02  # s between two looks at whether the job has ended
 _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for, before it is told
@@ -5785,9 +5785,7 @@ class _Job:
         try:
             self._wait(self._start(signals), signals)
         except (OSError, ValueError) as error:
-            self.code = 126  # as shells have it
-            if isinstance(error, FileNotFoundError):
-                self.code = 127
+            self.code = 126 + isinstance(error, FileNotFoundError)  # 127 if there is none, as shells have it
             self.problem = f"{self.command[0]}: {_reason(error)}"
         self.seconds = time.monotonic() - began
         for stream in self.copies:
@@ -5804,6 +5802,8 @@ class _Job:
                 self.copies.append(_Copy(numbers))
         ends = {number: stream.inlet for stream in self.copies for number in stream.numbers}
         start = functools.partial(_subprocess.Popen, close_fds=False, stdout=ends.get(1), stderr=ends.get(2))
+        if _FORKS:
+            start.keywords["preexec_fn"] = signals.catch_up
         try:
             return start(self.command)
         except OSError as error:
@@ -5826,13 +5826,12 @@ class _Job:
     def _wait(self, child: _subprocess.Popen[bytes], signals: _Signals) -> None:
         """Pass on the signals that come for us alone, until it has ended."""
         code, news = None, signals.news()
-        signals.heard = b""  # what came before it ran, the job has not got
         while code is None or news:
             for number in news:
                 name = _signal.Signals(number).name
                 if name in _STOPS:
                     self.got.append(name)
-                if number not in signals.heard:
+                if _FORKS and number not in signals.heard:  # a console of Windows tells the job
                     with contextlib.suppress(PermissionError):  # it belongs to another, as by sudo
                         child.send_signal(number)
             code = child.poll()
@@ -5857,7 +5856,7 @@ class _Job:
         if self.code:
             how = "failed"
         facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
-        ends = {stream.numbers[-1]: stream.end() for stream in self.copies}
+        ends = {stream.number: stream.end() for stream in self.copies}
         printed, errors = ends.get(1, []), ends.get(2, [])
         if self.problem:
             errors.append(_hide(self.problem))
@@ -5873,22 +5872,20 @@ class _Job:
 class _Copy:
     """A thread that copies a stream of a job to our own, and keeps its end."""
     def __init__(self, numbers: list[int]) -> None:
-        self.numbers = numbers  # both, where standard output and error go to the same place
+        self.numbers, self.number = numbers, numbers[-1]  # both, where output and errors go to one place
         self.tail, self.problem = b"", ""
         self.source, self.inlet = os.pipe()
         self.going_on, self.job_ended = True, False
-        work = self._copy_all
-        if _FORKS:
-            work = self._copy_job
+        work = self._copy_job if _FORKS else self._copy_all
         self.thread = _threading.Thread(target=work, name="alerters-copy", daemon=True)
         self.thread.start()
 
     def _copy_job(self) -> None:
         poll: Any = _select.poll()  # type: ignore[attr-defined, unused-ignore]
         poll.register(self.source, 1)  # POLLIN
-        kind = os.fstat(self.numbers[0]).st_mode
-        if _stat.S_ISFIFO(kind) or _stat.S_ISSOCK(kind):
-            poll.register(self.numbers[0], 0)  # where nobody reads any more, the job is to hear of it at once
+        kind = _stat.S_IFMT(os.fstat(self.number).st_mode)
+        if kind in (_stat.S_IFIFO, _stat.S_IFSOCK):
+            poll.register(self.number, 0)  # where nobody reads any more, the job is to hear of it at once
         last_look = False
         while self.going_on and not last_look:
             last_look, ready = self.job_ended, dict(poll.poll(_STEP * 1000))
@@ -5910,7 +5907,7 @@ class _Copy:
         self.going_on = bool(piece)
         while piece:
             try:
-                piece = piece[os.write(self.numbers[0], piece):]
+                piece = piece[os.write(self.number, piece):]
             except BlockingIOError:
                 time.sleep(0.01)
             except OSError as error:
@@ -5926,7 +5923,7 @@ class _Copy:
         self.thread.join(seconds)
         if self.going_on and not self.thread.is_alive():
             with contextlib.suppress(OSError):  # no more processes
-                _fork(self._copy_all, self.source, self.numbers[0])
+                _fork(self._copy_all, self.source, self.number)
             self.going_on = False
             os.close(self.source)
 
@@ -5954,9 +5951,8 @@ class _Signals:
         self._handlers: dict[int, Any] = {}
         self._witness: _socket.socket | None = None
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
-            for name in (*_STOPS, "SIGUSR1", "SIGUSR2"):  # what is ignored stays so, for the job as well
-                number = getattr(_signal, name, None)
-                if number and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
+            for number in _signal.Signals:  # what is ignored stays so, for the job as well
+                if number.name in _PASSED_ON and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
                     self._handlers[number] = _signal.signal(number, self._note)
             if sys.platform != "win32":  # if it were ignored, nobody would hear of an exit code
                 self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
@@ -5993,13 +5989,19 @@ class _Signals:
             except OSError:  # it was stopped or killed; late, its answer would be taken for the next one
                 self._witness.close()
 
+    def catch_up(self) -> None:
+        """In the job's process, which is not yet the job: end by what the group got before it was there."""
+        for number in self._handlers:
+            _signal.signal(number, _signal.SIG_DFL)
+        self._ask_witness()
+        for number in self.heard:
+            _signal.raise_signal(number)
+
     def news(self) -> bytes:
         if not self.came:
             return b""
         time.sleep(_GROUP_TIME)
         self._ask_witness()
-        if not _FORKS:  # a console of Windows tells the job
-            self.heard = bytes(range(256))
         came = bytes(self.came)
         del self.came[:len(came)]
         return came
@@ -6007,11 +6009,9 @@ class _Signals:
 
 def _fork(work: Callable[[], object], *kept: int) -> None:
     """Do it in a process of its own, which has no other descriptors than `kept`."""
-    if sys.platform == "win32":
-        return
     with _warnings.catch_warnings():
         _warnings.simplefilter("ignore", DeprecationWarning)  # other threads' locks do not concern it
-        if os.fork():
+        if sys.platform == "win32" or os.fork():
             return
     try:
         start = 0
