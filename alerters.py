@@ -2690,7 +2690,7 @@ _DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer one tap"),
            "reactions:read": (_NOTE, "to read all taps"), "files:write": (_NOTE, "for images and long texts")}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
-_MISREAD = r"(?<![0-9A-Za-z])([*_~`])(?=\S).*(?<=\S)\1(?![0-9A-Za-z])"  # marks in a line that nothing escapes
+_MISREAD = r"(?<![0-9A-Za-z])([*_~`])(?=\S).{0,500}(?<=\S)\1(?![0-9A-Za-z])"  # marks that nothing escapes
 _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
     "code": "`{text}`", "link": "<{url}|{text}>", "url": "<{url}>",
     "time": "<!date^{url}^{{date_short_pretty}} {{time}}|{text}>",  # in the reader's zone
@@ -6205,7 +6205,7 @@ def _defuse(text: str) -> str:
 # === Layout ===
 _PATTERNS = dict.fromkeys(("plain", "facts", "code"), _URLS)  # no marks, but addresses
 _GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
-_COLUMN_WIDTH, _HEAD_WIDTH = 40, 150  # of a table: widest made even, and repeated
+_COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
 _FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # programs close it behind their last line
 # Lines before a block of code, its fence, its language if it has one and more, and the code.
 _PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
@@ -6339,7 +6339,7 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
     if "|" not in lines[start] or not re.fullmatch(_RULE, lines[start + 1].strip()):
         return None
     head, rules = _cells(lines[start]), _cells(lines[start + 1])
-    if len(rules) != len(head):
+    if not len(rules) == len(head) <= _COLUMNS:  # of more, short rows would grow beyond all memory
         return None
     table = _Block("table", [], head=head)
     for line in itertools.islice(lines, start + 2, None):

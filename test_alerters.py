@@ -2248,14 +2248,14 @@ def test_mention_pings_on_purpose_and_once_and_thirty_approvers_at_most(chats, k
 @pytest.mark.parametrize("piece", [
     "**a ", "*a _b ", "[", "[a](http://x", "`", "*", "http://", "https://a.b/!", "```\n", "\n", "&<>",
     "a\n", "x", "\u200b", "|a|b|\n|-|-|\n", "|", "|-", "|1\n", "~~a ", "- a\n", "> ", "# a\n", "\x1b[",
-    "\x1b]8;;", "1. ", " \t", "``` "])
+    "\x1b]8;;", "1. ", " \t", "``` ", "a|¦-|¦|\n"])
 def test_time_grows_with_a_text_and_not_with_its_square(piece):
     bots = [cls(**cls._example) for cls in (SlackAlerter, DiscordAlerter)]
 
     def cpu(size):
-        message, began = AlerterMessage(body="s" + piece * (size // len(piece)) + "e"), time.process_time()
-        for bot in bots:
-            bot._preview(message)
+        text = "\n".join([part * (size // len(piece)) for part in piece.split("¦")])  # ¦: a line ends
+        message, began = AlerterMessage(body=f"s{text}e"), time.process_time()
+        [bot._preview(message) for bot in bots]
         alerters._as_text(alerters._lay_out(message, []))
         return time.process_time() - began
     took = cpu(2_500)
