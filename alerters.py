@@ -3102,14 +3102,13 @@ class SlackAlerter(_ChatAlerter):
         url = self._secret("slack_webhook_url")
         answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
         word = answer.text.strip()
-        taken = True  # Mattermost and others answer what they like, but no web page
+        # Slack says ok, and calls it text/html; Mattermost and others say what they like, but no web page.
         kind = answer.headers.get("Content-Type", "").lower()
-        if "://hooks.slack" in url or "text/html" in kind or word.startswith("<"):
-            taken = word == "ok"  # which Slack calls text/html
+        must_be_ok = "://hooks.slack" in url or "text/html" in kind or word.startswith("<")
         code, what = None, f"HTTP {answer.status} from the webhook"
         if re.fullmatch(r"[a-z_]{3,50}", word):
             code = what = word
-        if not taken or answer.status // 100 != 2:
+        if must_be_ok and word != "ok" or answer.status // 100 != 2:
             raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
