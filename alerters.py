@@ -5784,7 +5784,9 @@ class _Job:
         try:
             self._wait(self._start(signals), signals)
         except (OSError, ValueError) as error:
-            self.code = 126 + isinstance(error, FileNotFoundError)  # 127 if there is none, as shells have it
+            self.code = 126  # as shells have it
+            if isinstance(error, FileNotFoundError):
+                self.code = 127
             self.problem = f"{self.command[0]}: {_reason(error)}"
         self.seconds = time.monotonic() - began
         for stream in self.copies:
