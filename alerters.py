@@ -4988,7 +4988,9 @@ class StackStore:
                     del entry[field]
             data["alerters"][name] = entry
             if use:  # in the same step: what is half done could not be done again
-                data["stacks"][name], data["active_stack"] = [name], name
+                stacks = data["stacks"]
+                _check_new("stack", name, stacks, "choose another name")
+                stacks[name], data["active_stack"] = [name], name
             return self._built(data, name, entry)
 
     def delete_alerter(self, name: str) -> None:

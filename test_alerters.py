@@ -7039,7 +7039,7 @@ def test_what_the_file_looks_like():
     assert {other for other in os.listdir(folder) if other.startswith(name)} == {name, f"{name}.lock"}
     for call, said in (
             (lambda: store.register_stack("x", []), "^a stack needs an alerter$"),
-            (lambda: store.register_stack(None, "team"), "^stack None: a name is ")):
+            (lambda: store._put("default", {"flavor": "console"}, True, True), "^stack 'default' exists")):
         with pytest.raises(ConfigError, match=said):
             call()
     wanted.update(owner="Ann", later={"x": [1, None, "é"]})
