@@ -5716,8 +5716,7 @@ def __dir__() -> list[str]:
 
 # === run ===
 _HOW_TO_RUN = "run: nothing was run: write the command behind --, as in: run --title Nightly -- make data"
-_STOPS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK"]
-_PASSED_ON = _STOPS + ["SIGUSR1", "SIGUSR2"]
+_PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK", "SIGUSR1", "SIGUSR2")
 _STEP = 0.02  # s between two looks at whether the job has ended
 _GROUP_TIME = 0.1  # s in which one who signals a whole group, process after process, has done so
 _LAST_WORDS = 2.0  # s after a job's end in which what it printed is waited for, before it is told
@@ -5832,7 +5831,7 @@ class _Job:
         while code is None or news:
             for number in news:
                 name = _signal.Signals(number).name
-                if name in _STOPS:
+                if not name.startswith("SIGUSR"):
                     self.got.append(name)
                 if _FORKS and number not in signals.heard:  # a console of Windows tells the job
                     with contextlib.suppress(PermissionError):  # it belongs to another, as by sudo
@@ -5964,7 +5963,7 @@ class _Signals:
                     self._witness.settimeout(1)
                     with line:
                         _fork(functools.partial(self._bear_witness, line), line.fileno())
-        self._ask_witness()  # once it answers it hears: what came before, no job has got either
+        self._ask_witness()  # once it answers it hears; what came before, it forgets: no job has got it
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -5977,7 +5976,6 @@ class _Signals:
         self.came.append(number)
 
     def _bear_witness(self, line: _socket.socket) -> None:
-        self.came.clear()
         while line.recv(1):
             heard = bytes(self.came)
             line.send(heard + b"\0")
