@@ -3034,7 +3034,7 @@ class SlackAlerter(_ChatAlerter):
         replaced: Sequence[str] = ()
         own = getattr(draft.params, "blocks", None)
         if own and page.first:
-            blocks += _json.loads(_hide(_json.dumps(own, ensure_ascii=False)))
+            blocks += _json.loads(_json.dumps(own), object_hook=_masked)
             replaced = ("title", "text", "facts")
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
@@ -3187,6 +3187,13 @@ def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:
         return {"type": "mrkdwn", "text": words, "verbatim": True}
     safe = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(source))  # who knows what reads it
     return {"type": "plain_text", "text": safe, "emoji": True}
+
+
+def _masked(part: _Dict) -> _Dict:
+    for name, text in part.items():
+        if isinstance(text, str):
+            part[name] = _hide(text)
+    return part
 
 
 def _ref(where: _Dict, row: _Dict) -> _Dict:
