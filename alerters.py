@@ -4518,8 +4518,8 @@ class _Reader:
                 end = number + bool(said)  # one without letters is ours only if another one follows
         if re.search(r"\S{12}", " ".join(letters[first:end])):
             return {True: "quoted", False: "bare"}[marked], end
-        if marked and end > first:
-            return "short", end  # alike by chance, unless there is more
+        if end - first > {True: 0, False: 40}[marked]:  # at once, as each look takes long
+            return {True: "short", False: "said"}[marked], end  # alike by chance, unless there is more
         return self._kind(lines[first]), first + 1
 
     def _kind(self, line: str) -> str:

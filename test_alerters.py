@@ -6483,11 +6483,11 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk, monkeypatch):
         "Subject: ": ["=? ", "=?utf-8?q?a?= ", "=?\n ", "[#"], "From: ": ["a ", '"\\', "("],
         "Cc: ": ["bot <"], "References: ": ["<alerters."], "X: y\n": ["X: y\n"],
         "Content-Type: text/plain": ["; a='\";", "\nContent-Type: text/plain"],
-        "Content-Type: multipart/x; boundary=b\n\n": ["--b\n\nx\n", "--b\nContent-Type: message/rfc822\n\n"],
-    }
-    question, size, wrong = desk.open(), 300_000 if MORE else 6000, []
+        "Content-Type: multipart/x; boundary=b\n\n": ["--b\n\nx\n", "--b\nContent-Type: message/rfc822\n\n"]}
+    questions, size, wrong = [desk.open(), desk.open("a\n" * 400)], 300_000 if MORE else 6000, []
 
     def cpu(kind, many):
+        question = questions[many[:2] == "a\n"]
         head = {"text": "\n", "html": "Content-Type: text/html\n\n"}.get(kind, kind)
         named = question.token * (kind != "References: ")  # else it is nobody's answer
         mail = f"From: {ANN_FULL}\nSubject: Re: [#{named}]\n{head}{many}\n\nok".encode()
