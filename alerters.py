@@ -3771,11 +3771,11 @@ _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
   | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*
   | signed | armour (.*\n){,40}? armour)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
-_PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|oppo|"
-             r"oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|t-online|aol|"
-             r"mail\.ru|yandex|яндекс|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|windows|zoho|mailbird|"
-             r"em client|at&t|verizon|t-mobile|mobile device|mobiltelefon|smartphone|handy|my phone|"
-             r"mac(?:book)?|my watch|superhuman|edison|aqua|typeapp|missive)(?: \w?\d+\w?)?")
+_PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|"
+             r"oppo|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|"
+             r"t-online|aol|mail\.ru|yandex|яндекс|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|"
+             r"windows|zoho|mailbird|em client|at&t|verizon|t-mobile|mobile device|mobiltelefon|smartphone|"
+             r"handy|my phone|mac(?:book)?|my watch|superhuman|edison|aqua|typeapp|missive)(?: \w?\d+\w?)?")
 _SENT = set("""télécharger downloaden отправлено gönderildi geschickt descargar verzonden skickades lähetetty
     надіслано download gesendet beziehen odesláno odoslané stáhnout скачайте στάλθηκε obtenir enviado enviada
     obtener inviato scarica ottieni skickat wysłane wysłano pobierz скачать envoyé baixar küldve edinin trimis
