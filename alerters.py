@@ -4515,11 +4515,16 @@ class _Reader:
             if not places:
                 break
             if places & self._starts:
-                end = number + bool(said)  # one without letters is ours only if another one follows
+                end = number  # one without letters is ours only if another one follows
+                if said:
+                    end = number + 1
+        kind, short, most = "bare", "said", 40
+        if marked:
+            kind, short, most = "quoted", "short", 0
         if re.search(r"\S{12}", " ".join(letters[first:end])):
-            return {True: "quoted", False: "bare"}[marked], end
-        if end - first > {True: 0, False: 40}[marked]:  # at once, as each look takes long
-            return {True: "short", False: "said"}[marked], end  # alike by chance, unless there is more
+            return kind, end
+        if end - first > most:  # at once, as each look takes long
+            return short, end  # alike by chance, unless there is more
         return self._kind(lines[first]), first + 1
 
     def _kind(self, line: str) -> str:
