@@ -173,7 +173,7 @@ _NEAR_MISS = 60  # characters
 _SEND_BUDGET, _UPLOAD_BUDGET, _SOCKET_TIMEOUT = 30.0, 120.0, 10.0  # s
 _HEAD_CAP, _BODY_CAP = 256 * 1024, 8 * 1024 * 1024  # bytes of an answer's heads, and of its body
 _MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
-_PARTS = 10  # messages that one text may become; beyond that it goes as a file
+_MOST_PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
 _FOLD = 60.0  # s for which repeats of a log record wait, to be told together
 _EMOJI = dict(entry.split(" ", 1) for entry in (  # named as in Slack and iamcal/emoji-data, first the usual
@@ -802,11 +802,11 @@ _NEVER_RIGHT = (  # what people paste: kinds of fields; a text that never works 
 
 
 def _field(default: Any, about: str, kind: str) -> Any:
-    """Return a field of a built-in flavor. about: what the help says of it; kind: as `_kind` returns it."""
+    """Return a field of a built-in flavor. about: what the help says of it; kind: see `_field_kind`."""
     return dataclasses.field(default=default, metadata={"about": about, "kind": kind})
 
 
-def _kind(field: _Field) -> str:
+def _field_kind(field: _Field) -> str:
     """Return what a field takes: bool, int, float, list (of words), items, time, text, or "" for anything."""
     if "kind" in field.metadata:  # a built-in flavor's, also token, password, url, id, host, port, tls …
         return str(field.metadata["kind"])
@@ -825,7 +825,7 @@ def _is_secret(field: _Field) -> bool:
 
 def _field_value(where: str, field: _Field, value: Any) -> Any:
     """Return the value of a flavor's field, checked for what can be told without asking the service."""
-    kind, default = _kind(field), field.default
+    kind, default = _field_kind(field), field.default
     if field.default_factory is not dataclasses.MISSING:
         default = field.default_factory()
     if default is dataclasses.MISSING:
@@ -1237,7 +1237,7 @@ class BaseAlerter(_Record):
         given, where = getattr(self, name), f"{self._who}: {name}"
         value = _reveal(given, where)
         if value is not given:
-            _check_text(where, _kind(_fields_of(type(self))[name]), value)
+            _check_text(where, _field_kind(_fields_of(type(self))[name]), value)
             self._refuse(name, value)
         return value
 
@@ -1247,7 +1247,7 @@ class BaseAlerter(_Record):
                 return value
         return default
 
-    def _frame(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:
+    def _new_question(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
         named = _names(self._option(params, "approvers"), "approvers")
@@ -1318,7 +1318,7 @@ class BaseAlerter(_Record):
             raise AskNotSupported(f"{self._who}: nobody can be asked here: {problem}")
         if key is not None and not (isinstance(key, str) and key.strip()):
             raise ConfigError("key must be a name, such as \"deploy-42\"")
-        asked = self._frame(message, params, key)  # its time begins now
+        asked = self._new_question(message, params, key)  # its time begins now
         with _one_operation():
             if key is not None:
                 return self._claimed(asked, message, params, stack)
@@ -1343,7 +1343,7 @@ class BaseAlerter(_Record):
                     self._publish(question, message, params)
             except (ConfigError, DeliveryError) as error:
                 if getattr(error, "outcome", "not_sent") == "not_sent":
-                    question._key.end()
+                    question._key.drop()
                 raise
             question._take_step(**{**vars(record), "claimed_until": 0.0})
         return question
@@ -1372,7 +1372,7 @@ class BaseAlerter(_Record):
                 found.alerter = StackStore(self._origin[1]).load_alerter(found._record.alerter)
             if found._record.flavor in ("", found.alerter.flavor) and found.alerter._locate(found):
                 found._say("This question was replaced by another one and is closed.")
-        found._key.end()  # last, so that who is killed before can be succeeded
+        found._key.drop()  # last, so that who is killed before can be succeeded
 
     def _locate(self, found: Question) -> bool:
         """True if it is known where a recorded question stands; else it is looked for."""
@@ -1701,7 +1701,7 @@ class _Key:
             data["ended"] = _endings(data, self.clock.now() - _REMEMBERED)
             yield self.store._questions(data), data["ended"], self._found(data)
 
-    def _end(self, decision: Decision | None = None) -> _Dict:
+    def _ending_of(self, decision: Decision | None = None) -> _Dict:
         if decision is None:
             decision = Decision("timeout", at=self.clock.now())
         return {**dataclasses.asdict(decision), "ended": self.clock.now()}
@@ -1716,7 +1716,7 @@ class _Key:
             if found and found.fingerprint != asked.fingerprint:
                 if found.alerter != asked.alerter and found.alerter in stack:
                     return None
-                ended.setdefault(found.token, self._end())  # from now on no answer to it counts
+                ended.setdefault(found.token, self._ending_of())  # from now on no answer to it counts
             record = found or asked
             self._hold(record, questions)
         return record
@@ -1739,19 +1739,19 @@ class _Key:
         """Record how the question ended, unless it is known; return how it did, and whether that is new."""
         with self._changing() as (questions, ended, found):
             if found and found.token != self.token:  # another question took the key
-                ended.setdefault(self.token, self._end())
+                ended.setdefault(self.token, self._ending_of())
             is_new = self.token not in ended
-            end = ended.setdefault(self.token, self._end(decision))
+            end = ended.setdefault(self.token, self._ending_of(decision))
             if is_new and found:  # who asks from now on is not given this answer
                 self._hold(found, questions)
         return _decision_of(end), is_new
 
-    def end(self) -> None:
+    def drop(self) -> None:
         """Drop the question's record; who still waits for it gets its decision, or that nobody decided."""
         with self._changing() as (questions, ended, found):
             if found and found.token == self.token:
                 del questions[self.name]
-            ended.setdefault(self.token, self._end())
+            ended.setdefault(self.token, self._ending_of())
 
     def ending(self) -> Decision | None:
         """Return how the question ended, as somebody has recorded it, or None while it is open."""
@@ -1932,7 +1932,7 @@ class Question:
             return
         if self._key:
             if error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
-                self._key.end()
+                self._key.drop()
         elif getattr(before, "_cure", "") != "people":  # else it stands there
             self._say("The answers cannot be read. This question is closed.")
         raise error
@@ -1957,7 +1957,7 @@ class Question:
             if person(reply.by) not in may_decide or reply.by == self._record.author:
                 continue
             tapped, late = reply.via == "reaction", self._is_late(reply, began)
-            answer = self._answer(reply)
+            answer = self._meaning(reply)
             if answer is not None:
                 answers.append((tapped, late, tapped and not answer, answer))
             elif not (tapped or late or reply.via == "channel"):
@@ -1984,7 +1984,7 @@ class Question:
             return reply.at > until
         return self.alerter.clock.monotonic() > self._ends and reply.at > until
 
-    def _answer(self, reply: _Reply) -> Decision | None:
+    def _meaning(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
         tapped, reason = reply.via == "reaction", None
         text = reply.text.replace("<@!", "<@").replace(f"<@{self._record.author}>", " ").strip()
@@ -2106,7 +2106,7 @@ class Question:
         with self._working():
             self._say(said)
             if self._key:
-                self._key.end()
+                self._key.drop()
 
     @contextlib.contextmanager
     def _working(self) -> Iterator[None]:
@@ -2359,7 +2359,7 @@ class _ChatAlerter(BaseAlerter):
             except DeliveryError as error:  # the text has arrived, which counts
                 file.problem = str(error)
 
-    def _cut(self, draft: _Draft, most: int = _PARTS) -> list[_Page]:
+    def _cut(self, draft: _Draft, most: int = _MOST_PARTS) -> list[_Page]:
         """Return the messages of a draft; of too many `most` and one more; the first has a file of all."""
         text, beside = self._shaped(draft)  # the latter stands in the first, whatever the length of the text
         huge = 10 * self._limit  # what many people and long words take may be more than one limit
@@ -2371,21 +2371,21 @@ class _ChatAlerter(BaseAlerter):
         first.blocks = frame.blocks[:above] + first.blocks + frame.blocks[above:]
         first.first = True
         first.files = [file for file in draft.files if file.data and file not in draft.later]
-        if len(pages) > _PARTS and self._takes_files():
+        if len(pages) > _MOST_PARTS and self._takes_files():
             draft.whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
             first.files.append(draft.whole)
         return pages
 
     def _fewer(self, draft: _Draft, pages: list[_Page]) -> list[_Page]:
         """Return the first of too many if the whole is attached; else five, what is left out, and five."""
-        if len(pages) <= _PARTS:
+        if len(pages) <= _MOST_PARTS:
             return pages
         if not draft.whole.problem:
             return pages[:1]
         _log("warning", "%s: the middle of the text is left out, for it cannot be attached: %s (it takes %s)",
              self._who, draft.whole.problem, self._upload_right)
         pages = self._cut(draft, sys.maxsize)
-        half, left_out = _PARTS // 2, 0
+        half, left_out = _MOST_PARTS // 2, 0
         for page in pages[half:-half]:
             for block in page.blocks:
                 left_out += len("\n".join(block.source.lines)) + 1
@@ -2401,7 +2401,7 @@ class _ChatAlerter(BaseAlerter):
                 block = _as_lines(block)
             elif block.kind == "title":
                 line, write = _bare(block.lines[0]), functools.partial(self._write, block)
-                head, *_ = _head(line, write, self._cost, self._title_limit)
+                head, *_ = _fit(line, write, self._cost, self._title_limit)
                 if head != line:  # shortened, and whole as text
                     text.append(_Block("plain", [line]))
                     head = head[:-1] + "…"
@@ -2661,7 +2661,7 @@ class _View:
         self.rationed = False  # Slack: whether the app may read once a minute
 
 
-def _row_of(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
+def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
     return next((row for row in rows if row.get(key) == ident), None)
 
 
@@ -2683,7 +2683,7 @@ def _report(who: str, points: Iterable[tuple[str, str]]) -> str:
 _LOOK_BACK = 3600.0  # s before a question was asked, for a service whose clock is behind ours
 _RATION = 60.0  # s between two readings of an app that Slack rations
 _SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay below _BODY_CAP
-_JSON = {"Content-Type": "application/json; charset=utf-8"}
+_AS_JSON = {"Content-Type": "application/json; charset=utf-8"}
 _ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
 _ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"
 _DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
@@ -2711,9 +2711,9 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     ".*restricted.*|.*access.*|no_permission|action_prohibited|posting_to_general.*|team_disabled":
         "a policy of the workspace forbids it: ask an admin, or choose another channel",
     "invalid_token|no_(service.*|team|active_hooks)": "the webhook was deleted or mistyped: make a new one"}
-_TIMEOUT = "how long a question waits: seconds, or 90s, 5m, 1h30m, 2d; default 5m"
-_LISTEN = "thread, or channel: plain messages in the channel answer the newest question above them, too"
-_CASE = "whether capitals count in the words that decide"
+_TIMEOUT_HELP = "how long a question waits: seconds, or 90s, 5m, 1h30m, 2d; default 5m"
+_LISTEN_HELP = "thread, or channel: plain messages in the channel answer the newest question above them, too"
+_CASE_HELP = "whether capitals count in the words that decide"
 _SLACK_CHANNEL = "id (C…), at the end of View channel details"
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
@@ -2731,10 +2731,10 @@ class SlackAlerter(_ChatAlerter):
     slack_channel_id: str = _field("", _SLACK_CHANNEL, "id")
     slack_webhook_url: str = _field("", "in place of the token, to post: Incoming Webhooks of the app", "url")
     slack_api_url: str = _field("https://slack.com/api", "of a compatible server", "url")
-    timeout: _Time | None = _field(None, _TIMEOUT, "time")
+    timeout: _Time | None = _field(None, _TIMEOUT_HELP, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_MEMBER_ID}; default everyone", "list")
-    case_sensitive: bool = _field(False, _CASE, "bool")
-    listen: Literal["thread", "channel"] = _field("thread", _LISTEN, "listen")
+    case_sensitive: bool = _field(False, _CASE_HELP, "bool")
+    listen: Literal["thread", "channel"] = _field("thread", _LISTEN_HELP, "listen")
 
     flavor = "slack"
     _ids = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
@@ -2838,7 +2838,7 @@ class SlackAlerter(_ChatAlerter):
         view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
         told, known, at = question._memo.get("thread", (None, [], 0.0))
         if not view.thread and len(view.questions) > 1:
-            row = _row_of(self._share(question)[0], "ts", ts)
+            row = _row_with(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
             if row and told == _replies_of(row) and now < min(at + _POLL_MAX, question._ends):
@@ -2850,7 +2850,7 @@ class SlackAlerter(_ChatAlerter):
             rows, question._missing = self._read(view, question, "replies", args)
         if question._missing:
             return None, rows
-        row = _row_of(rows, "ts", ts)
+        row = _row_with(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
         question._memo["thread"] = _replies_of(row), rows, now
@@ -2953,7 +2953,7 @@ class SlackAlerter(_ChatAlerter):
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
         for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
             if row.get("user") == self._me() and mark in str(row):
-                return _ref(where, row)
+                return _slack_ref(where, row)
         return None
 
     @_documented
@@ -3094,13 +3094,13 @@ class SlackAlerter(_ChatAlerter):
         if mark in str(payload):
             find = functools.partial(self._find_post, where, started, mark, until)
         post = functools.partial(self._call, "chat.postMessage", payload, until)
-        ref = _ref(where, self._try(draft, page, post, until, find=find))
+        ref = _slack_ref(where, self._try(draft, page, post, until, find=find))
         self._upload(page.files, ref, until)
         return ref
 
     def _post_webhook(self, payload: _Dict, until: float) -> None:
         url = self._secret("slack_webhook_url")
-        answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _JSON)
+        answer = _http(self, "POST", url, until, [_json.dumps(payload, allow_nan=False).encode()], _AS_JSON)
         word = answer.text.strip()
         # Slack says ok, and calls it text/html; Mattermost and others say what they like, but no web page.
         kind = answer.headers.get("Content-Type", "").lower()
@@ -3152,7 +3152,7 @@ class SlackAlerter(_ChatAlerter):
         end = until or self._until()
         if sure:
             return _insist(functools.partial(self._call, method, args, end), self.clock, end, sure=True)
-        body, kind = _json.dumps(args, allow_nan=False), _JSON
+        body, kind = _json.dumps(args, allow_nan=False), _AS_JSON
         if not method.startswith("chat."):  # the others are documented with forms first
             body, kind = _parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
         token = _Secret("Bearer " + self._secret("slack_token"))
@@ -3196,7 +3196,7 @@ def _masked(part: _Dict) -> _Dict:
     return part
 
 
-def _ref(where: _Dict, row: _Dict) -> _Dict:
+def _slack_ref(where: _Dict, row: _Dict) -> _Dict:
     ref = {"channel": row.get("channel") or where["channel"], "ts": str(row.get("ts"))}
     if where["thread"]:
         ref["thread_ts"] = where["thread"]
@@ -3256,10 +3256,10 @@ class DiscordAlerter(_ChatAlerter):
     discord_channel_id: str = _field("", _DISCORD_CHANNEL, "id")
     discord_webhook_url: str = _field("", "in place of the token, to post: Integrations of a channel", "url")
     discord_api_url: str = _field("https://discord.com/api/v10", "of a compatible server", "url")
-    timeout: _Time | None = _field(None, _TIMEOUT, "time")
+    timeout: _Time | None = _field(None, _TIMEOUT_HELP, "time")
     approvers: Iterable[str] | None = _field(None, f"who may decide: {_USER_ID}; default everyone", "list")
-    case_sensitive: bool = _field(True, _CASE, "bool")
-    listen: Literal["thread", "channel"] = _field("thread", _LISTEN, "listen")
+    case_sensitive: bool = _field(True, _CASE_HELP, "bool")
+    listen: Literal["thread", "channel"] = _field("thread", _LISTEN_HELP, "listen")
     default_discord_channel_id: str = _field("", "the older name of discord_channel_id", "id")
 
     flavor = "discord"
@@ -3352,7 +3352,7 @@ class DiscordAlerter(_ChatAlerter):
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
         place, mid = question.ref["channel_id"], question.ref["message_id"]
         rows = self._share(question)
-        message = _row_of(rows, "id", mid)
+        message = _row_with(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
         plain, below = "", []
@@ -3417,11 +3417,11 @@ class DiscordAlerter(_ChatAlerter):
         if self._is_mute(row) and not question._memo.get("warned"):
             question._memo["warned"] = True
             _log("warning", "%s: a reply came without its text: %s", self._who, _INTENT)
-        at, edited = _posted(row["id"]), row.get("edited_timestamp")
+        at, edited = _snowflake_time(row["id"]), row.get("edited_timestamp")
         if edited:
             at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
         answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via, "at": at,
-                  "asked": _posted(question.ref["message_id"])}
+                  "asked": _snowflake_time(question.ref["message_id"])}
         if row["channel_id"] != question.ref["channel_id"]:  # in a thread: there it is answered, too
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer
@@ -3543,7 +3543,7 @@ class DiscordAlerter(_ChatAlerter):
             payload["content"] = " ".join(map(ping, called.split()))
             payload["embeds"] = embeds = []
             last = len(_EMBED)
-            for part, value in self._parts(page):
+            for part, value in self._embed_parts(page):
                 if _EMBED[part] <= last:  # it would stand above what is there already
                     embeds.append({"color": _LEVELS[draft.message.level][1]})
                 last = _EMBED[part]
@@ -3555,7 +3555,7 @@ class DiscordAlerter(_ChatAlerter):
                 payload["message_reference"] = {"message_id": above, "fail_if_not_exists": False}
         return {name: part for name, part in payload.items() if part}
 
-    def _parts(self, page: _Page) -> Iterator[tuple[str, Any]]:
+    def _embed_parts(self, page: _Page) -> Iterator[tuple[str, Any]]:
         for kind, written in _grouped(page.blocks):
             lines = written[0].lines
             if kind == "title":
@@ -3692,7 +3692,7 @@ def _reaction_path(ref: _Dict, name: str) -> str:
     return f"/channels/{ref['channel_id']}/messages/{ref['message_id']}/reactions/{emoji}"
 
 
-def _posted(snowflake: str) -> float:
+def _snowflake_time(snowflake: str) -> float:
     return (int(snowflake) >> 22) / 1000 + _DISCORD_EPOCH
 
 
@@ -3744,7 +3744,7 @@ _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
 _COLON, _LABEL = r"[:\uff1a-]\W*", r"[^\1:\uff1a]{1,24}(?:[:\uff1a]| (?=\"|\S+@))"
-_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
+_LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "dashes": "--",
     "subject": r".*\[#[0-9a-f]{16}\].*",  # Subject: Re: Deploy? [#…]
     "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
@@ -3824,9 +3824,9 @@ class SMTPEmailAlerter(BaseAlerter):
     imap_port: int = _field(993, "TLS at once; default 993", "port")
     imap_username: str = _field("", "default: the SMTP one", "id")
     imap_password: str = _field("", "default: the SMTP one", "password")
-    timeout: _Time | None = _field(None, _TIMEOUT, "time")
+    timeout: _Time | None = _field(None, _TIMEOUT_HELP, "time")
     approvers: Iterable[str] | None = _field(None, "addresses that decide; default: the recipients", "list")
-    case_sensitive: bool = _field(False, _CASE, "bool")
+    case_sensitive: bool = _field(False, _CASE_HELP, "bool")
 
     flavor = "smtp_email"
     _sender = ""  # the address in sender_email, without the name that may stand before it
@@ -3850,7 +3850,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _check_together(self) -> None:
         if not self.smtp_server or not self.sender_email:
             raise ConfigError(f"{self._who}: smtp_server and sender_email are needed")
-        name, address = _mailbox(self.sender_email, f"{self._who}: sender_email")
+        name, address = _name_and_address(self.sender_email, f"{self._who}: sender_email")
         self._set("_sender", address)
         if name:
             address = f'"{name}" <{address}>'
@@ -3898,7 +3898,7 @@ class SMTPEmailAlerter(BaseAlerter):
         given = getattr(params, "recipient_email", None) or self.recipient_email or None
         for names in _names(given, where) or ():
             for name in re.split("[,;]", names):
-                found[_mailbox(name, where)[1]] = True
+                found[_name_and_address(name, where)[1]] = True
         return list(found)
 
     def _new_mail(self, subject: str, to: Iterable[str], above: _Dict, question: Question | None,
@@ -4145,7 +4145,7 @@ class SMTPEmailAlerter(BaseAlerter):
         record = question._record
         people: Any = record.recipients or self.recipient_email
         if to:
-            people = [_mailbox(to.by, "reply")[1]]
+            people = [_name_and_address(to.by, "reply")[1]]
         mail = self._new_mail(f"Re: {_bare(record.text)}", people, question.ref, question,
                               f".{_secrets.token_hex(4)}")
         mail.set_content(_clean(text).replace("`", "") + "\n")
@@ -4201,7 +4201,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
-            label, address = _mailbox(name, "address")
+            label, address = _name_and_address(name, "address")
             if not label:
                 return address.casefold()
         return ""
@@ -4276,7 +4276,7 @@ class _Mailbox:
                     yield int(uid), arrived and time.mktime(arrived), row[1]
 
 
-def _mailbox(text: str, where: str) -> tuple[str, str]:
+def _name_and_address(text: str, where: str) -> tuple[str, str]:
     """Return the name, or "", and the address of `bot@example.org` or `Training Bot <bot@example.org>`."""
     name, address = "", text.strip()
     named = re.fullmatch(r'"?([^"<>@]*[^"<>@\s])"?\s*<([^<>]*)>', address)
@@ -4355,14 +4355,14 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
     except UnicodeError:
         words = "user or password is not ASCII, which the server takes by AUTH=PLAIN or LOGIN alone"
     except _imaplib.IMAP4.error as error:
-        words = _words(error.args[0])
+        words = _server_words(error.args[0])
         if re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I):  # RFC 5530
             raise
     raise _failure(who, f"IMAP log-in refused: {words}", cure="people",
                    hint="check imap_username and imap_password; Gmail and others want an app password")
 
 
-def _words(said: Any) -> str:
+def _server_words(said: Any) -> str:
     """Return what a server said; what the library says in its place is text already."""
     return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
 
@@ -4372,14 +4372,14 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
     status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
     if isinstance(words, str):  # the library's own, about a line that is too long
         status = -1
-    said = f"{status} {_words(words)}"
+    said = f"{status} {_server_words(words)}"
     if 400 <= status < 500:
         return _failure(who, said, status=status, cure="again", hint="the server asks to try later")
     if 200 <= status < 600:
         hint = _SMTP_HINTS.get(status, "its words say why")
         return _failure(who, said, status=status, cure="people", hint=hint)
     if isinstance(error, _imaplib.IMAP4.error):
-        return _failure(who, _words(error.args[0]), cure="again")
+        return _failure(who, _server_words(error.args[0]), cure="again")
     if type(error).__name__ == "SMTPNotSupportedError":
         return _failure(who, _reason(error), cure="people", hint="check smtp_port, use_tls and the log-in")
     if status:  # no code of SMTP
@@ -4472,7 +4472,7 @@ class _Reader:
     """Finds what the writer of a mail wrote: each line is of a kind, and runs of kinds come off."""
     def __init__(self, question: Question, asker: str, mail: Any) -> None:
         self._decides = question._verdict
-        name, address = _mailbox(asker, "sender_email")
+        name, address = _name_and_address(asker, "sender_email")
         # The name of our own From, or the one that the writer's address book has for us.
         named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
         called = re.findall(named, ", ".join(_values(mail, "To", "Cc")))
@@ -4525,9 +4525,9 @@ class _Reader:
             return kind, end
         if end - first > most:  # at once, as each look takes long
             return short, end  # alike by chance, unless there is more
-        return self._kind(lines[first]), first + 1
+        return self._line_kind(lines[first]), first + 1
 
-    def _kind(self, line: str) -> str:
+    def _line_kind(self, line: str) -> str:
         """Return what a line is if nobody wrote it, or "said"."""
         line = re.sub("(?s)^(.{300}).+", r"\1 (cut)", line)  # as the forms take quadratic time
         if self._decides(line, False):
@@ -4538,7 +4538,7 @@ class _Reader:
         if set() < words <= self._closings:
             return "closing"
         line = re.sub(self._us, _US, line.strip(">| \t\xa0"))
-        for kind, pattern in _KINDS.items():
+        for kind, pattern in _LINE_KINDS.items():
             if kind == "timed" and words & self._readers:
                 continue
             if re.fullmatch(pattern, line):
@@ -4712,7 +4712,7 @@ class ConsoleAlerter(BaseAlerter):
         except (KeyError, OSError, ImportError):  # in a container: no name for this number
             user = str(getattr(os, "getuid", os.getpid)())
         reply = {"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": self.clock.now()}
-        if question._answer(_Reply(reply)) is None:
+        if question._meaning(_Reply(reply)) is None:
             self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
         return [reply]
 
@@ -4894,7 +4894,7 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: Any = ("",
 
 def _parsed(field: _Field, text: str, where: str) -> Any:
     """Return the value of a field that was written as text, in the environment or on the command line."""
-    kind, word = _kind(field), text.strip().lower()
+    kind, word = _field_kind(field), text.strip().lower()
     if not text and field.name != "approvers":  # an empty list of them is not everyone
         return None  # for the default
     if kind in ("list", "items"):
@@ -4977,13 +4977,13 @@ class StackStore:
 
     def register_alerter(self, name: str, flavor: str, **fields: Any) -> BaseAlerter:
         """Add an alerter under a new name and return it."""
-        return self._put(name, {"flavor": flavor, **fields}, new=True)
+        return self._put_alerter(name, {"flavor": flavor, **fields}, new=True)
 
     def update_alerter(self, name: str, **fields: Any) -> BaseAlerter:
         """Change fields of an alerter and return it; a field given as None goes back to its default."""
-        return self._put(name, fields, new=False)
+        return self._put_alerter(name, fields, new=False)
 
-    def _put(self, name: str, fields: _Dict, new: bool, use: bool = False) -> BaseAlerter:
+    def _put_alerter(self, name: str, fields: _Dict, new: bool, use: bool = False) -> BaseAlerter:
         with self._changing() as data:
             entry = _Hidden()
             if new:
@@ -5603,7 +5603,7 @@ class _AlertHandler(_Handler):
         if record.name != "alerters" and not str(record.threadName).startswith("alerters-"):
             return bool(super().handle(record))
         if record.levelno >= _logging.WARNING:
-            self._say(record.name, record.levelno, _LogGroup(record).text)
+            self._to_stderr(record.name, record.levelno, _LogGroup(record).text)
         return False
 
     def emit(self, record: _logging.LogRecord) -> None:
@@ -5633,7 +5633,7 @@ class _AlertHandler(_Handler):
             sys.modules["celery.signals"].worker_process_shutdown.connect(self.flush)
 
     def _work(self) -> None:
-        _KEPT.set(None)  # some Pythons give a thread the context of who starts it, with its connections
+        _WIRES.set(None)  # some Pythons give a thread the context of who starts it, with its connections
         while True:
             with self._changed:
                 while not self._under_way:
@@ -5685,9 +5685,9 @@ class _AlertHandler(_Handler):
 
     def _write(self, untold: Sequence[_LogGroup], why: str) -> None:
         for group in untold:
-            self._say(group.logger, group.level, f"alerters: not told ({why}): {group.extract()}")
+            self._to_stderr(group.logger, group.level, f"alerters: not told ({why}): {group.extract()}")
 
-    def _say(self, name: str, level: int, text: str) -> None:
+    def _to_stderr(self, name: str, level: int, text: str) -> None:
         """Write it to stderr, as logging does where there is no handler, if no other one writes it."""
         logger: Any = _logging.getLogger(name)
         while logger:
@@ -6476,7 +6476,7 @@ class _Page:
         room = self.room
         if self.last is not block and block.kind == "code":  # its fences, and the head of a table
             room -= 8 + len(block.label) + sum(map(service._cost, block.head))
-        head, written, cost = _head(line, functools.partial(service._write, block), service._cost, room)
+        head, written, cost = _fit(line, functools.partial(service._write, block), service._cost, room)
         settled = head == line or len(line) > service._limit  # what no page could hold is cut anywhere
         if self.blocks and (cost > room or not settled):
             return line
@@ -6493,7 +6493,7 @@ class _Page:
         return False
 
 
-def _head(line: Any, write: Callable[..., Any], size: Callable[..., int], room: int) -> tuple[Any, Any, int]:
+def _fit(line: Any, write: Callable[..., Any], size: Callable[..., int], room: int) -> tuple[Any, Any, int]:
     """Return a start of a line that has room, in markup too, and its size."""
     if not isinstance(line, str):  # a fact, say, which cannot be cut
         written = write(line)
@@ -6511,7 +6511,7 @@ def _head(line: Any, write: Callable[..., Any], size: Callable[..., int], room: 
 
 
 def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: int,
-           most: int = _PARTS) -> list[_Page]:
+           most: int = _MOST_PARTS) -> list[_Page]:
     """Return blocks on pages, the first of another limit: one page at least, `most` and one more at most."""
     # They are cut between lines; only a line that is too long for a page is cut itself.
     pages: list[_Page] = []
@@ -6640,7 +6640,7 @@ _AGENT = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerter
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
 # By the variables that choose. Kept is what has worked: a process with too many files open reads no CAs.
 _TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
-_KEPT: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_KEPT", default=None)
+_WIRES: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_WIRES", default=None)
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
     ("gaierror|UnicodeError", "check the host's name, DNS, and whether a proxy is needed (HTTPS_PROXY)"),
@@ -6842,7 +6842,7 @@ class _Proxy:
         if parts.scheme != "http" or _host_problem(self.host) or re.search("[@:]", rest):
             raise ValueError
         self.variable, self.login = variable, ""
-        self.place = f"the proxy {_join(self.host, self.port)} of {variable}"
+        self.place = f"the proxy {_netloc(self.host, self.port)} of {variable}"
         if parts.username is not None:
             user, password = _parse.unquote(parts.username), _parse.unquote(parts.password or "")
             _remember_secret(password)
@@ -6874,7 +6874,7 @@ class _Proxy:
 
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
     asked = _HAS_SETTINGS or "_proxy" in " ".join(os.environ).lower()
-    if not asked or _is_loopback(host) or _urllib.proxy_bypass(_join(host, port)):
+    if not asked or _is_loopback(host) or _urllib.proxy_bypass(_netloc(host, port)):
         return None
     found = _Hidden(_urllib.getproxies())
     for kind in ("https", "all"):
@@ -6889,7 +6889,7 @@ def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
     return None
 
 
-def _join(host: str, port: int) -> str:
+def _netloc(host: str, port: int) -> str:
     if ":" in host:
         host = f"[{host}]"
     return f"{host}:{port}"
@@ -6919,7 +6919,7 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
 
 def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
              proxy: _Proxy | None = None) -> _Wire:
-    target = _join(host, port)
+    target = _netloc(host, port)
     if proxy:
         wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
     else:
@@ -7003,15 +7003,15 @@ class _Answer:
 @contextlib.contextmanager
 def _one_operation() -> Iterator[None]:
     """Keep this thread's HTTP connections from one request to the next, and close them at the end."""
-    if _KEPT.get() is not None:  # this is part of a larger one
+    if _WIRES.get() is not None:  # this is part of a larger one
         yield
         return
     kept: dict[object, _Wire] = {}
-    before = _KEPT.set(kept)
+    before = _WIRES.set(kept)
     try:
         yield
     finally:
-        _KEPT.reset(before)
+        _WIRES.reset(before)
         for wire in kept.values():
             wire.close()
 
@@ -7026,7 +7026,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     headers = {"User-Agent": _AGENT, **headers}
     if body:
         headers["Content-Length"] = str(sum(map(len, body)))
-    kept, wire, written = _KEPT.get(), None, False
+    kept, wire, written = _WIRES.get(), None, False
     try:
         _, host, port = place = _place_of(url)
         wire = _reach(alerter._who, place, _deadline(alerter.clock, until))
@@ -7064,7 +7064,7 @@ def _place_of(url: str) -> tuple[str, str, int]:
 def _reach(who: str, place: tuple[str, str, int], deadline: float) -> _Wire:
     if deadline <= time.monotonic():
         raise _Unreachable("no time left", "what came before took it all")
-    kept = (_KEPT.get() or {}).pop(place, None)
+    kept = (_WIRES.get() or {}).pop(place, None)
     if kept and kept.is_quiet():
         kept.deadline = deadline
         return kept
@@ -7223,7 +7223,7 @@ def _tell_asked(question: Question) -> None:
         _complain(f"asked {who}; waiting until {time.strftime(_UTC, time.gmtime(question.deadline))}")
 
 
-def _works(target: BaseAlerter, check: Callable[[], object]) -> bool:
+def _passes(target: BaseAlerter, check: Callable[[], object]) -> bool:
     try:
         with _own_code(target._who, reached=False):
             _print(check())
@@ -7240,9 +7240,9 @@ def _cmd_check(options: Any) -> int:
     for target in _chosen(options):
         _print(target._who)
         try:
-            works = _works(target, target.check)
+            works = _passes(target, target.check)
             if works and options.post:
-                works = _works(target, target._try_post)
+                works = _passes(target, target._try_post)
             elif works and target.flavor != "console":
                 _print("note  posting: not tried; check --post tries it")
         except ConfigError as error:  # the others are checked all the same
@@ -7292,7 +7292,7 @@ def _cmd_update(options: Any) -> None:
     fields = _given_fields(options, _flavor(_entry(data, "alerters", options.name)["flavor"], data))
     if not fields:
         raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
-    store._put(options.name, fields, new=False)
+    store._put_alerter(options.name, fields, new=False)
     _print(f"alerter {options.name} is updated")
 
 
@@ -7318,11 +7318,11 @@ def _cmd_register(options: Any) -> None:
         raise ConfigError(f"setup asks on a terminal, and here is none; instead: {how}")
     alerter = _build(cls, fields, (name, store.path))
     if setup:
-        works = _works(alerter, alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here.")
+        works = _passes(alerter, alerter.check) and alerter.post(f"Hello! Alerts of `{name}` arrive here.")
         if not works:
             raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
                                 hint="mend what is said above, and try again")
-    store._put(name, {"flavor": options.flavor, **fields}, True, use)
+    store._put_alerter(name, {"flavor": options.flavor, **fields}, True, use)
     if not use:
         how = f"{_program()} stack register {name} -al {name} --set"
         _print(f"alerter {name} is registered; put it to use by: {how}")
@@ -7377,7 +7377,7 @@ def _cmd_list(options: Any) -> None:
         used = []
         _print(f"* $ALERTERS_FLAVOR  ({flavor})")
     for name, entry in store.alerters().items():
-        _print(f"{_MARKS[name in used]}{name}  ({entry['flavor']})")
+        _print(f"{_IN_USE[name in used]}{name}  ({entry['flavor']})")
 
 
 def _cmd_describe(options: Any) -> None:
@@ -7395,7 +7395,7 @@ def _cmd_stacks(options: Any) -> None:
         names = [options.name or active]
     for name in names:
         members = _entry({"stacks": stacks}, "stacks", name)
-        mark = _MARKS[name == active and not flavor]
+        mark = _IN_USE[name == active and not flavor]
         _print(f"{mark}{name}: {', '.join(members)}")
 
 
@@ -7463,7 +7463,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what i
     "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path"),
     "--version": (lambda _: _print(__version__), "tell the version", "")}
 _HELP = {"-h", "--help"}
-_MARKS = {True: "* ", False: "  "}  # is it in use?
+_IN_USE = {True: "* ", False: "  "}  # is it in use?
 
 
 def _usage() -> str:

@@ -2771,7 +2771,7 @@ def test_one_operation_takes_one_connection(chats, kind):
         operation()
         assert service.sessions - before == 1, name
         assert name != "ten parts" or len(service.calls) - calls >= 7
-    assert alerters._KEPT.get() is None
+    assert alerters._WIRES.get() is None
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord"])
@@ -4214,7 +4214,7 @@ def test_words_that_cannot_decide_are_refused_before_anything_is_posted(room):
 def test_approvers_may_be_given_as_text_or_from_a_generator_but_are_never_none_or_too_few(room, desk):
     for given in (f"{room.ann}, {room.bob}", map(type("E", (str,), {"__str__": repr}), (room.ann, room.bob))):
         params = AlerterParameters(approvers=given)
-        asked = [room.alerter()._frame(AlerterMessage("?"), params, None).to_dict() for _ in "12"]
+        asked = [room.alerter()._new_question(AlerterMessage("?"), params, None).to_dict() for _ in "12"]
         assert [state["approvers"] for state in asked] == [[room.ann, room.bob]] * 2
     for set_so, given in itertools.product((room.ask, room.alerter), ({"@ann"}, "", [""], [], "  ")):
         with pytest.raises(ConfigError, match="@ann" if "@ann" in given else "approvers"):
@@ -4222,7 +4222,7 @@ def test_approvers_may_be_given_as_text_or_from_a_generator_but_are_never_none_o
     two = room.alerter(approvers=[room.ann, room.bob])
     for alerter, given in [(desk.alerter, 3), (ConsoleAlerter(), 2), *((two, n) for n in (0, True, "2", 3))]:
         with pytest.raises(ConfigError, match="minimum_approvals"):
-            alerter._frame(AlerterMessage("?"), AlerterParameters(minimum_approvals=given), None)
+            alerter._new_question(AlerterMessage("?"), AlerterParameters(minimum_approvals=given), None)
     assert room.service.posted == []
 
 
@@ -5105,10 +5105,10 @@ def test_a_key_is_bound_to_where_it_asks(room):
 FINGERPRINT = """import alerters, enum
 class Mute: __repr__ = items = None
 stages = set(enum.Enum("Stage", "DEV TEST QA PROD"))  # without an order
-facts = {"s": {"x", "y", "z", "w"}, "o": object(), "e": stages, "m": [Mute()]}
+f = {"s": {"x", "y", "z", "w"}, "o": object(), "e": stages, "m": [Mute()]}
 alerter = alerters.SlackAlerter(slack_token="xoxb-1", slack_channel_id="C0")
 asked = alerters.AlerterParameters(approvers={"U0ANNA", "U0BENS", "U0CARL"})
-print(alerter._frame(alerters.AlerterMessage("t", metadata=facts), asked, "k").to_dict()["fingerprint"])
+print(alerter._new_question(alerters.AlerterMessage("t", metadata=f), asked, "k").to_dict()["fingerprint"])
 """
 
 
@@ -7039,7 +7039,7 @@ def test_what_the_file_looks_like():
     assert {other for other in os.listdir(folder) if other.startswith(name)} == {name, f"{name}.lock"}
     for call, said in (
             (lambda: store.register_stack("x", []), "^a stack needs an alerter$"),
-            (lambda: store._put("default", {"flavor": "console"}, True, True), "^stack 'default' exists")):
+            (lambda: store._put_alerter("default", {"flavor": "console"}, True, True), "'default' exists")):
         with pytest.raises(ConfigError, match=said):
             call()
     wanted.update(owner="Ann", later={"x": [1, None, "é"]})
@@ -8414,14 +8414,14 @@ def test_what_is_logged_while_posting_is_never_posted(trouble, received, monkeyp
 
 def test_the_handler_is_an_ordinary_name(received, monkeypatch):
     at_end, kept = [], []  # what Celery calls when a worker process ends, which runs nothing of atexit
-    received.before = lambda *_: kept.append(alerters._KEPT.get())
+    received.before = lambda *_: kept.append(alerters._WIRES.get())
     monkeypatch.setitem(sys.modules, "celery.signals", SimpleNamespace(
         worker_process_shutdown=SimpleNamespace(connect=at_end.append)))
     assert "AlertHandler" in dir(alerters) and "from a thread" in alerters.AlertHandler.__doc__
     configuration = logging.config.DictConfigurator({"version": 1})
     handler = configuration.configure_handler({"class": "alerters.AlertHandler", "level": "WARNING"})
     with alerters._one_operation():  # whose context free-threaded Python 3.14 hands on to a new thread
-        kept.append(alerters._KEPT.get())
+        kept.append(alerters._WIRES.get())
         handler._work = functools.partial(alerters.contextvars.copy_context().run, handler._work)
         handler.handle(log_record(level=30))
     at_end[0](pid=1, exitcode=0)
