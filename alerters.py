@@ -563,9 +563,9 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
             raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
         body = f"{message.body or ''}\n\n{_fenced(_trace(error))}"
         level = message.level
-        if level == "info":
+        if level == "info" and not given["level"]:
             level = "error"
-        message = message._with(body=body.lstrip("\n"), level=given["level"] or level)
+        message = message._with(body=body.lstrip("\n"), level=level)
     if above is not None:
         if not isinstance(above, Receipt):
             raise ConfigError(f"reply_to must be the Receipt that send returned, not {_kind_of(above)}")
@@ -799,6 +799,10 @@ _NEVER_RIGHT = (  # what people paste: kinds of fields; a text that never works 
     ("url id host", r"xox[a-z]-.*", "is a token: put it into slack_token"),
     ("tls", r"(?!(ssl|starttls)$).*", 'must be True, False, "ssl" or "starttls"'),
     ("listen", "(?!(thread|channel)?$).*", 'must be "thread" or "channel"'))
+_TIMEOUT_HELP = "how long a question waits: seconds, or 90s, 5m, 1h30m, 2d; default 5m"
+_LISTEN_HELP = "thread, or channel: plain messages in the channel answer the newest question above them, too"
+_CASE_HELP = "whether capitals count in the words that decide"
+_GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check begins with
 
 
 def _field(default: Any, about: str, kind: str) -> Any:
@@ -970,12 +974,12 @@ class BaseAlerter(_Record):
     _answer_by = "Answer"
     _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
     _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
-    _ids = {}  # type: dict[str, str]  # the form of ids without which a ref cannot be followed
+    _ref_forms = {}  # type: dict[str, str]  # the form of ids without which a ref cannot be followed
     _example = {}  # type: dict[str, Any]  # fields that make a valid one, for `preview` and `setup`
-    _asked = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
+    _setup_fields = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
     _calls_people = True  # by mentions
     _most_people = sys.maxsize  # so many can answer one question
-    _needs_names = False  # of emoji, to know them in an answer
+    _needs_emoji_names = False  # of emoji, to know them in an answer
     _api_field = ""  # that holds the service's address
 
     def __init_subclass__(cls, **named: Any) -> None:
@@ -1134,7 +1138,7 @@ class BaseAlerter(_Record):
 
     def _can_follow(self, ref: _Dict) -> bool:
         """False if nothing can be posted here below the message that has this ref."""
-        for name, form in self._ids.items():
+        for name, form in self._ref_forms.items():
             if not re.fullmatch(form, str(ref.get(name))):
                 return False
         return True
@@ -1294,7 +1298,7 @@ class BaseAlerter(_Record):
                     problem = "means the opposite, too"
                 elif _word(word, fold) in seen:
                     problem = "stands in its list twice"
-                elif self._needs_names and _has_unknown_emoji(word):
+                elif self._needs_emoji_names and _has_unknown_emoji(word):
                     problem = "holds an emoji whose name is not known here: write it as :name:"
                 if problem:
                     raise ConfigError(f"{self._who}: the word {word!r} {problem}")
@@ -1379,7 +1383,7 @@ class BaseAlerter(_Record):
         record = found._record
         if record.ref is None and record.posted:
             find = functools.partial(self._find, found)
-            record.ref = _insist(find, self.clock, self._until(_SEND_BUDGET), sure=True)
+            record.ref = _retry(find, self.clock, self._until(_SEND_BUDGET), idempotent=True)
             if record.ref is not None:
                 self._offer_taps(found)
                 found._take_step(ref=record.ref)
@@ -1414,6 +1418,18 @@ def _is_plain(ref: Any) -> bool:
         _json.dumps(ref, allow_nan=False)
         return isinstance(ref, dict)
     return False
+
+
+def _mapping(value: Any) -> _Dict:
+    """Return a part of an answer that should be an object; {} for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def _rows_of(value: Any, kind: type = dict) -> list[Any]:
+    """Return a part of an answer that should be a list, without what should not be in it."""
+    if not isinstance(value, list):
+        return []
+    return [row for row in value if isinstance(row, kind)]
 
 
 @reprlib.recursive_repr()  # a fact may hold itself
@@ -1465,6 +1481,20 @@ def _worked(work: Callable[..., object], *given: Any) -> bool:
         if not error._logged:
             _log("error", "%s", error)
         return False
+
+
+def _report(who: str, points: Iterable[tuple[str, str]]) -> str:
+    lines, failed = [], []
+    for mark, text in points:
+        text = _one_line(text).replace(f"{who}: ", "")
+        lines.append(mark + text)
+        if mark == _BAD:
+            failed.append(text)
+    if failed:
+        error = _failure(who, "; ".join(failed), hint="mend this and run the check again")
+        error._report = lines
+        raise error
+    return "\n".join(lines)
 
 
 # === Asking ===
@@ -2166,11 +2196,11 @@ class Question:
             _log("warning", "%s: could not write under the question: %s", self.alerter._who, _one_line(error))
 
 
-def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool = False,
+def _retry(call: Callable[[], _T], clock: _Clock, until: float, *, idempotent: bool = False,
             find: Callable[[], _T | None] | None = None, doubtful: bool = False) -> _T:
     """Return call(), trying again what was certainly not accepted, within `until` (of clock.monotonic).
 
-    sure: the service knows a repeat, so what may have arrived is sent again, too. Else `find` looks for it
+    idempotent: once more does no harm, so what may have arrived is sent again, too. Else `find` looks for it
     first, and returns it or None; without both, the error is raised. doubtful: it may have arrived before.
     """
     pause = 1.0
@@ -2190,7 +2220,7 @@ def _insist(call: Callable[[], _T], clock: _Clock, until: float, *, sure: bool =
         elif not in_time:
             error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
         may_again = error._cure == "again"  # mail is sent once more where it may have arrived
-        if unheard and (sure or find):
+        if unheard and (idempotent or find):
             may_again = True
         if not (in_time and may_again):
             raise error
@@ -2212,15 +2242,18 @@ _STYLES = {"code": "block", "ping": "mention", "title": "text", "note": "text"} 
 _UNFORMED = ("text", "plain", "code", "title", "facts")  # kinds whose lines stand as they are
 _UNMARKED = r"(?![^a-zA-Z0-9]|\d+\.\s|.*://)[^@&<>`*_~|\\[\]\n]*"  # a line that is the same on each service
 _LEFT_OUT = "… {:,} characters left out …"
+_LOOK_BACK = 3600.0  # s before a question was asked, for a service whose clock is behind ours
+_ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
+_ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"
+_DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _NO_FILES = "a webhook takes no files, only an image's URL"
 # Of all questions that are waited for: by process, server, token, `listen`, channel and thread.
 _VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
-_GOOD, _BAD, _NOTE = "ok    ", "FAIL  ", "note  "  # what a point of a check begins with
 
 
 class _Draft:
     """A message on its way to a chat service, or to a preview, for which the service is asked nothing."""
-    plain = ""  # why it goes without blocks or embeds
+    why_plain = ""  # it goes without blocks or embeds
     in_forum = False  # where a message that is no reply is a thread of its own
     outcome = "not_sent"  # of an error from here on, whatever it says itself
     until = 0.0  # of clock.monotonic
@@ -2255,15 +2288,14 @@ class _Draft:
 class _ChatAlerter(BaseAlerter):
     """What Slack and Discord share: pages, continuing, attaching, falling back to plain text.
 
-    A chat flavor has its fields, `flavor`, `_ids`, `_answer_by`, `_example`, `_asked`, and what is declared
-    here, in the order in which it is called: without a bot's token not `_tap` and what follows it.
+    A chat flavor has its fields, `flavor`, `_ref_forms`, `_answer_by`, `_example`, `_setup_fields`, and what
+    is declared here, in the order in which it is called: without a bot's token not `_tap` and what follows.
     """
     _shows_questions = _has_reactions = True
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
-    _person_id = r"\S+"
     # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).
-    _ids_in: Mapping[str, tuple[str, str, str]] = {}
+    _id_forms: Mapping[str, tuple[str, str, str]] = {}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     # To write
     # Kind of block -> line with {words}, {indent}, {label}, {hashes}; bold, italic, strike: {words}; fence
@@ -2318,19 +2350,19 @@ class _ChatAlerter(BaseAlerter):
             with contextlib.suppress(DeliveryError):
                 for page in _paged(self, [_Block("plain", missing)], self._limit, self._limit):
                     self._post(draft, page)
-        if draft.plain:
-            _log("warning", "%s; it went as plain text", draft.plain)
+        if draft.why_plain:
+            _log("warning", "%s; it went as plain text", draft.why_plain)
         return Receipt(self._label, draft.ref, self._link(draft.ref))
 
     def _post(self, draft: _Draft, page: _Page) -> None:
         """Post a page. Once a form is refused, this page and the later ones go as plain text."""
         try:
-            if not draft.plain:
+            if not draft.why_plain:
                 return self._post_one(draft, page)
         except DeliveryError as error:
             if error.outcome != "not_sent" or error.code not in self._refused_forms:
                 raise
-            draft.plain = error.args[0]
+            draft.why_plain = error.args[0]
         written = [block.source for block in page.blocks]
         parts = _paged(self, written, self._plain_limit, self._plain_limit, 99)
         parts[0].first, parts[0].files = page.first, page.files
@@ -2461,7 +2493,7 @@ class _ChatAlerter(BaseAlerter):
         said = ""
         for kind, blocks in _grouped(page.blocks):
             words = self._said(kind, blocks)
-            if words and (kind != "picture" or draft.plain):
+            if words and (kind != "picture" or draft.why_plain):
                 if kind == "how":  # with room above it
                     said += "\n"
                 said += f"\n{words}"
@@ -2477,13 +2509,13 @@ class _ChatAlerter(BaseAlerter):
         return _marked(_Block("text", []), spans, self._mark, self._forms)
 
     def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
-        """Insist on a post. Our time of a try to ask is noted: the service's stamp then tells its clock."""
+        """Post. Our time of each try to ask is noted: the service's stamp of it then tells its clock."""
         def noted() -> _Dict:
             if draft.message._question and page.first:
                 draft.message._question._record.posted = self.clock.now()
             return post()
 
-        return _insist(noted, self.clock, until, **how)
+        return _retry(noted, self.clock, until, doubtful=page.doubtful, **how)
 
     def _join(self, question: Question) -> None:
         view = _View(question)
@@ -2525,9 +2557,9 @@ class _ChatAlerter(BaseAlerter):
                 raise copy.copy(view.error)
             return view.last
 
-    def _answers(self, question: Question, rows: list[_Dict], plain: str) -> list[_Dict]:
-        """Return what people wrote in reply; plain: what plain messages above the next question count as."""
-        answers, below = [], f"below {plain}"  # names where the next question stands, or stood
+    def _answers(self, question: Question, rows: list[_Dict], counts_as: str) -> list[_Dict]:
+        """Return what people wrote in reply; counts_as: the `via` of plain messages, or ""."""
+        answers, below = [], f"below {counts_as}"  # names where the next question stands, or stood
         for row in sorted(rows, key=self._order):
             order = self._order(row)
             if order <= self._order(question.ref):
@@ -2538,8 +2570,8 @@ class _ChatAlerter(BaseAlerter):
                         question._memo.setdefault(below, order)
                 continue
             if order > question._memo.get(below, order):  # it belongs to that one, also once that is deleted
-                plain = ""
-            answer = self._answer(question, row, plain)
+                counts_as = ""
+            answer = self._answer(question, row, counts_as)
             if answer:
                 answers.append(answer)
         return answers
@@ -2610,7 +2642,7 @@ class _ChatAlerter(BaseAlerter):
         for field, form, advice in self._mistakes:
             if name == field and re.search(form, text):
                 return advice
-        form, link, problem = self._ids_in.get(name, ("(?s:.*)", "", ""))
+        form, link, problem = self._id_forms.get(name, ("(?s:.*)", "", ""))
         if re.fullmatch(form, text):
             return ""
         linked = re.search(link, text)
@@ -2635,18 +2667,6 @@ def _channel_of(ref: _Dict) -> str:
     return str(ref.get("channel", ref.get("channel_id", "")))
 
 
-def _mapping(value: Any) -> _Dict:
-    """Return a part of an answer that should be an object; {} for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def _rows_of(value: Any, kind: type = dict) -> list[Any]:
-    """Return a part of an answer that should be a list, without what should not be in it."""
-    if not isinstance(value, list):
-        return []
-    return [row for row in value if isinstance(row, kind)]
-
-
 class _View:
     """A channel or thread, the questions for which it is read, and what the last reading found."""
     def __init__(self, question: Question) -> None:
@@ -2665,28 +2685,10 @@ def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
     return next((row for row in rows if row.get(key) == ident), None)
 
 
-def _report(who: str, points: Iterable[tuple[str, str]]) -> str:
-    lines, failed = [], []
-    for mark, text in points:
-        text = _one_line(text).replace(f"{who}: ", "")
-        lines.append(mark + text)
-        if mark == _BAD:
-            failed.append(text)
-    if failed:
-        error = _failure(who, "; ".join(failed), hint="mend this and run the check again")
-        error._report = lines
-        raise error
-    return "\n".join(lines)
-
-
 # === Slack ===
-_LOOK_BACK = 3600.0  # s before a question was asked, for a service whose clock is behind ours
 _RATION = 60.0  # s between two readings of an app that Slack rations
 _SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay below _BODY_CAP
 _AS_JSON = {"Content-Type": "application/json; charset=utf-8"}
-_ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
-_ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"
-_DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer one tap"),
            "reactions:read": (_NOTE, "to read all taps"), "files:write": (_NOTE, "for images and long texts")}
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
@@ -2711,9 +2713,6 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     ".*restricted.*|.*access.*|no_permission|action_prohibited|posting_to_general.*|team_disabled":
         "a policy of the workspace forbids it: ask an admin, or choose another channel",
     "invalid_token|no_(service.*|team|active_hooks)": "the webhook was deleted or mistyped: make a new one"}
-_TIMEOUT_HELP = "how long a question waits: seconds, or 90s, 5m, 1h30m, 2d; default 5m"
-_LISTEN_HELP = "thread, or channel: plain messages in the channel answer the newest question above them, too"
-_CASE_HELP = "whether capitals count in the words that decide"
 _SLACK_CHANNEL = "id (C…), at the end of View channel details"
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
@@ -2737,20 +2736,20 @@ class SlackAlerter(_ChatAlerter):
     listen: Literal["thread", "channel"] = _field("thread", _LISTEN_HELP, "listen")
 
     flavor = "slack"
-    _ids = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
+    _ref_forms = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
     _answer_by = "Reply in this thread with"
-    _needs_names = True
+    _needs_emoji_names = True
     _upload_right = "a bot token with the scope files:write"
     _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{indent}{label} {words}",
               "quote": "> {words}", "fence": "```", "gap": "\u200b",  # for a mark within a word is none
               "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
-    _asked = ("slack_token", "slack_channel_id")
+    _setup_fields = ("slack_token", "slack_channel_id")
     _token_field, _webhook_field, _channel_field = "slack_token", "slack_webhook_url", "slack_channel_id"
     _api_field = "slack_api_url"
     _person_id = "(?!U0?X{4})[UW][A-Z0-9]+"
-    _ids_in = {
+    _id_forms = {
         "slack_channel_id": (r"(?!xox|xapp)[^\s@<>/,]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
                              f"that is no channel; its {_SLACK_CHANNEL}"),
         "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b", f"{{!r}} is no Slack id; {_MEMBER_ID}"),
@@ -2920,20 +2919,20 @@ class SlackAlerter(_ChatAlerter):
                 raise
         raise _failure(self._who, "not all reactions can be read", code="unread", cure="again")
 
-    def _answer(self, question: Question, row: _Dict, plain: str) -> _Dict | None:
+    def _answer(self, question: Question, row: _Dict, counts_as: str) -> _Dict | None:
         # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
         if row.get("subtype") not in (None, "thread_broadcast", "file_share", "me_message"):
             return None
-        if not plain or row.get("user") in (None, "USLACKBOT"):  # itself is a bot
+        if not counts_as or row.get("user") in (None, "USLACKBOT"):  # itself is a bot
             return None
-        if plain == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
+        if counts_as == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
             return None
         # Slack's markup as it was typed: links first, entities last.
         text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         at = self._order(row.get("edited") or row)
-        return {"by": row["user"], "text": text, "via": plain, "at": at,
+        return {"by": row["user"], "text": text, "via": counts_as, "at": at,
                 "asked": self._order(question.ref)}
 
     def _order(self, row: _Dict) -> float:
@@ -2946,13 +2945,13 @@ class SlackAlerter(_ChatAlerter):
         return self._find_post(question._record.where, question._record.asked, question.token)
 
     @_documented
-    def _find_post(self, where: _Dict, since: float, mark: str, until: float | None = None) -> _Dict | None:
-        """Return the ref of a message of ours with a mark in it, that may or may not have been posted."""
+    def _find_post(self, where: _Dict, since: float, needle: str, until: float | None = None) -> _Dict | None:
+        """Return the ref of a message of ours with a text in it, that may or may not have been posted."""
         kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
         if where["thread"]:
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
         for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
-            if row.get("user") == self._me() and mark in str(row):
+            if row.get("user") == self._me() and needle in str(row):
                 return _slack_ref(where, row)
         return None
 
@@ -2964,7 +2963,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
-        self._call("reactions.add", args, sure=True)
+        self._call("reactions.add", args, idempotent=True)
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
@@ -2981,7 +2980,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _account(self) -> _Dict:
         if self not in _ACCOUNTS:
-            _ACCOUNTS[self] = self._call("auth.test", {}, sure=True)
+            _ACCOUNTS[self] = self._call("auth.test", {}, idempotent=True)
         return _ACCOUNTS[self]
 
     def _me(self) -> str:
@@ -3000,13 +2999,13 @@ class SlackAlerter(_ChatAlerter):
                 raise
         return self._me()
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # nobody stops being a bot while this runs
     @_documented
     def _is_machine(self, user: str) -> bool:
         if "users:read" not in self._account().get("scopes", ()):
             return False
         try:
-            return bool(self._call("users.info", {"user": user}, sure=True)["user"].get("is_bot"))
+            return bool(self._call("users.info", {"user": user}, idempotent=True)["user"].get("is_bot"))
         except DeliveryError as error:
             if error.code not in ("user_not_found", "user_not_visible"):
                 raise
@@ -3045,7 +3044,7 @@ class SlackAlerter(_ChatAlerter):
                 break
         text = self._in_words(draft, page) or self._named(draft.files)
         payload: _Dict = {"text": text, "unfurl_links": False, "unfurl_media": False}
-        if blocks and not draft.plain:
+        if blocks and not draft.why_plain:
             payload["blocks"] = blocks
         if self.slack_token:
             payload["channel"] = draft.where["channel"]
@@ -3086,7 +3085,7 @@ class SlackAlerter(_ChatAlerter):
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
         payload, started, until = self._payload(draft, page), self.clock.now(), draft.until
         if not self.slack_token:
-            _insist(functools.partial(self._post_webhook, payload, until), self.clock, until)
+            _retry(functools.partial(self._post_webhook, payload, until), self.clock, until)
             return {}
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
         mark, find = f"'{draft.nonce}-{page.number}'", None
@@ -3125,7 +3124,7 @@ class SlackAlerter(_ChatAlerter):
         share = functools.partial(self._call, "files.completeUploadExternal", args, until)
         try:
             if placed:
-                _insist(share, self.clock, until)
+                _retry(share, self.clock, until)
         except DeliveryError as error:
             for file in placed:
                 file.problem = str(error)
@@ -3133,7 +3132,7 @@ class SlackAlerter(_ChatAlerter):
     def _upload_bytes(self, file: _File, until: float) -> str:
         """Upload the bytes of a file, which nobody sees yet; return its id."""
         about = {"filename": file.name, "length": str(len(file.data))}
-        place = self._call("files.getUploadURLExternal", about, until, sure=True)
+        place = self._call("files.getUploadURLExternal", about, until, idempotent=True)
         url = str(place.get("upload_url"))
         if _url_problem(url):
             raise _failure(self._who, "no usable upload address in the answer")
@@ -3144,14 +3143,14 @@ class SlackAlerter(_ChatAlerter):
             if answer.status != 200:
                 raise answer.refusal(self._who, f"HTTP {answer.status} for the upload")
 
-        _insist(send_bytes, self.clock, until, sure=True)
+        _retry(send_bytes, self.clock, until, idempotent=True)
         return str(place.get("file_id"))
 
-    def _call(self, method: str, args: _Dict, until: float | None = None, sure: bool = False) -> _Dict:
-        """Return the answer of a Web API method. sure: once more does no harm."""
+    def _call(self, method: str, args: _Dict, until: float | None = None, idempotent: bool = False) -> _Dict:
+        """Return the answer of a Web API method. idempotent: once more does no harm."""
         end = until or self._until()
-        if sure:
-            return _insist(functools.partial(self._call, method, args, end), self.clock, end, sure=True)
+        if idempotent:
+            return _retry(functools.partial(self._call, method, args, end), self.clock, end, idempotent=True)
         body, kind = _json.dumps(args, allow_nan=False), _AS_JSON
         if not method.startswith("chat."):  # the others are documented with forms first
             body, kind = _parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
@@ -3183,7 +3182,7 @@ def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:
     spans: list[Any] = []
     if re.search(_MISREAD, source):
         spans = list(_spans(source, _PATTERNS.get(kind, _INLINE)))
-    if words and len(spans) != 1:
+    if words and len(spans) != 1:  # one is text alone: Slack would see a mark where there is none
         return {"type": "mrkdwn", "text": words, "verbatim": True}
     safe = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(source))  # who knows what reads it
     return {"type": "plain_text", "text": safe, "emoji": True}
@@ -3218,7 +3217,7 @@ _INTENT = ("the Message Content intent is off: only replies with the ping on, an
            "turn it on under Bot in the developer portal")
 _SNOWFLAKE = "[0-9]{1,20}"  # an id, which goes into addresses
 _PATH = fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE}))+(\?[\w=&]+)?"
-_HAS_THREAD = 1 << 5  # a flag of messages
+_HAS_THREAD, _PLAIN, _REPLY = 1 << 5, 0, 19  # a flag, and two types, of messages
 _CATEGORY, _FORUMS = 4, (15, 16)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
@@ -3263,7 +3262,7 @@ class DiscordAlerter(_ChatAlerter):
     default_discord_channel_id: str = _field("", "the older name of discord_channel_id", "id")
 
     flavor = "discord"
-    _ids = {"channel_id": _SNOWFLAKE, "message_id": _SNOWFLAKE}
+    _ref_forms = {"channel_id": _SNOWFLAKE, "message_id": _SNOWFLAKE}
     _answer_by = "Reply to this message, with the ping on, with"
     _title_limit, _limit, _plain_limit = 257, 3800, 1800
     _most_pictures = 6  # ten embeds in all, and 25 facts take one
@@ -3274,14 +3273,13 @@ class DiscordAlerter(_ChatAlerter):
               "bold": "**{words}**", "italic": "*{words}*", "strike": "~~{words}~~"}
     _bullet = "-"
     _measure = staticmethod(len)  # code points, says Discord's staff
-    _refused_forms = ("50035", "50013", "50006")
+    _refused_forms = ("50035", "50013", "50006")  # a wrong form, no Embed Links, and an empty message
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
-    _asked = ("discord_token", "discord_channel_id")
+    _setup_fields = ("discord_token", "discord_channel_id")
     _token_field, _webhook_field = "discord_token", "discord_webhook_url"
     _channel_field, _api_field = "discord_channel_id", "discord_api_url"
-    _person_id = r"\d+"
     _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)", f"that is no id: {_DISCORD_CHANNEL}")
-    _ids_in = {
+    _id_forms = {
         "discord_channel_id": _channel_ids, "default_discord_channel_id": _channel_ids,
         "approvers": (r"[<@!]*\d+>?", r"/(\d+)\b", f"{{!r}} is no id of a person on Discord; {_USER_ID}"),
         "mention": (r"[<@!]*(&?\d+|here|everyone)>?", r"/(\d+)\b",
@@ -3355,11 +3353,11 @@ class DiscordAlerter(_ChatAlerter):
         message = _row_with(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{place}/messages/{mid}")
-        plain, below = "", []
+        counts_as, below = "", []
         if self.listen == "channel":
-            plain = "channel"
+            counts_as = "channel"
         if place == mid:  # a forum's post: the question begins a thread of its own
-            plain = "reply"
+            counts_as = "reply"
         elif message.get("flags", 0) & _HAS_THREAD:  # that is a channel with the same id
             thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
             below = self._answers(question, thread, "reply")
@@ -3367,7 +3365,7 @@ class DiscordAlerter(_ChatAlerter):
                 question._memo["thread"] = below
                 question._thread_read = self.clock.monotonic()
                 rows = self._share(question)
-        answers = self._answers(question, rows, plain) + below
+        answers = self._answers(question, rows, counts_as) + below
         answers.sort(key=operator.itemgetter("at"))
         return answers + self._tapped(question, message)
 
@@ -3403,16 +3401,16 @@ class DiscordAlerter(_ChatAlerter):
     def _is_mute(self, row: _Dict) -> bool:
         """True for a person's message that comes without its content: the Message Content intent is off."""
         parts = ("content", "attachments", "embeds", "sticker_items", "poll", "message_snapshots")
-        if self._is_bot(row) or row.get("type") not in (0, 19):
+        if self._is_bot(row) or row.get("type") not in (_PLAIN, _REPLY):
             return False
         return not any(map(row.get, parts))
 
-    def _answer(self, question: Question, row: _Dict, plain: str) -> _Dict | None:
-        above, via = _mapping(row.get("message_reference")).get("message_id"), plain
+    def _answer(self, question: Question, row: _Dict, counts_as: str) -> _Dict | None:
+        above, via = _mapping(row.get("message_reference")).get("message_id"), counts_as
         ours = [question.ref["message_id"], *question._record.parts]
-        if row["type"] == 19 and above in ours:
+        if row["type"] == _REPLY and above in ours:
             via = "reply"
-        elif above or not plain or row["type"] != 0:
+        elif above or not counts_as or row["type"] != _PLAIN:
             return None
         if self._is_mute(row) and not question._memo.get("warned"):
             question._memo["warned"] = True
@@ -3482,7 +3480,7 @@ class DiscordAlerter(_ChatAlerter):
             if emoji.strip(":") in names.split():
                 name = character
         path = f"{_reaction_path(ref, name)}/@me"
-        _insist(functools.partial(self._call, "PUT", path), self.clock, self._until(), sure=True)
+        _retry(functools.partial(self._call, "PUT", path), self.clock, self._until(), idempotent=True)
 
     def _ready_to_read(self, where: _Dict) -> str:
         try:
@@ -3507,11 +3505,11 @@ class DiscordAlerter(_ChatAlerter):
                 raise
         return []
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019  # asked for once a process
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # it stays the same while this runs
     @_documented
     def _me(self) -> str:
         ask = functools.partial(self._call, "GET", "/users/@me")
-        return str(_insist(ask, self.clock, self._until(), sure=True)["id"])
+        return str(_retry(ask, self.clock, self._until(), idempotent=True)["id"])
 
     def _mark(self, style: str, text: str, url: str) -> str:
         bare = _defuse(text)
@@ -3536,7 +3534,7 @@ class DiscordAlerter(_ChatAlerter):
             allowed["parse"] = ["everyone"]
         payload: _Dict = {"allowed_mentions": allowed}
         _name_apart(page.files)
-        if draft.plain:
+        if draft.why_plain:
             payload["content"] = self._in_words(draft, page)
         else:  # what an embed mentions calls nobody
             ping = functools.partial(self._mark, "mention", url="")
@@ -3625,7 +3623,7 @@ class DiscordAlerter(_ChatAlerter):
         if page.files:  # what is left is for the text alone
             until -= _SOCKET_TIMEOUT
         post = functools.partial(self._call, "POST", path, [payload, *page.files], until, thread)
-        return self._try(draft, page, post, until, sure="nonce" in payload, doubtful=page.doubtful)
+        return self._try(draft, page, post, until, idempotent="nonce" in payload)
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None,
               thread: str = "") -> Any:
@@ -3724,7 +3722,7 @@ _ABSENT = (r"(?i)out of office|\W?auto(.?reply)?\s*[:\]]|abwesen|automatic reply
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji are
-_QUOTED = (">", "|")  # of a quoted line
+_QUOTED = (">", "|")  # marks before a quoted line; they stand in `_Reader.own` and `_line_kind`, too
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
@@ -3831,8 +3829,8 @@ class SMTPEmailAlerter(BaseAlerter):
     flavor = "smtp_email"
     _sender = ""  # the address in sender_email, without the name that may stand before it
     _answer_by, _shows_questions, _calls_people = "Reply to this mail with", True, False
-    _ids = {"message_id": "<[!-~]{3,75}>"}
-    _asked = ("smtp_server", "sender_email", "password", "recipient_email")
+    _ref_forms = {"message_id": "<[!-~]{3,75}>"}
+    _setup_fields = ("smtp_server", "sender_email", "password", "recipient_email")
     _example = {"smtp_server": "localhost", "sender_email": "a@x.example", "recipient_email": "b@x.example"}
 
     @classmethod
@@ -3863,15 +3861,15 @@ class SMTPEmailAlerter(BaseAlerter):
         login = "connected and logged in"
         if not self.password:
             login = "connected; no password is set, so no log-in"
-        ways: _Dict = {f"SMTP: {login}": self._smtp}
+        ways: list[Any] = [("SMTP", self._smtp, login)]
         if self.imap_server:
-            ways["IMAP: connected and logged in"] = self._imap
-        for done, way in ways.items():
+            ways.append(("IMAP", self._imap, "connected and logged in"))
+        for name, connect, done in ways:
             try:
-                way(self._until(_SEND_BUDGET)).sock.close()
-                yield _GOOD, done
+                connect(self._until(_SEND_BUDGET)).sock.close()
+                yield _GOOD, f"{name}: {done}"
             except DeliveryError as error:
-                yield _BAD, f"{done[:4]}: {error}"
+                yield _BAD, f"{name}: {error}"
         if not self.imap_server:
             yield _NOTE, "IMAP: imap_server is not set, so this alerter posts and cannot ask"
         if not self.recipient_email:
@@ -3969,9 +3967,10 @@ class SMTPEmailAlerter(BaseAlerter):
         """Return two buttons as HTML: each opens the finished answer (RFC 6068)."""
         if question is None:
             return ""
-        html, words = "", (question._record.approve[0], question._record.decline[0])
-        for label, ground, word in zip(("Approve", "Decline"), ("#15803d", "#b91c1c"), words):
-            head = {"subject": f"Re: {subject}", "body": word}
+        html, record = "", question._record
+        for label, ground, words in (("Approve", "#15803d", record.approve),
+                                     ("Decline", "#b91c1c", record.decline)):
+            head = {"subject": f"Re: {subject}", "body": words[0]}
             query = _parse.urlencode(head, quote_via=_parse.quote, safe="")
             address = f"mailto:{_parse.quote(self._sender, safe='@')}?{query}"
             html += _BUTTON.format(_html.escape(address), ground, label)
@@ -3984,7 +3983,7 @@ class SMTPEmailAlerter(BaseAlerter):
             until = self._until(_UPLOAD_BUDGET)
         refused, everybody = mail.refused, len(mail.left)
         try:
-            _insist(functools.partial(self._transact, mail, until), self.clock, until)
+            _retry(functools.partial(self._transact, mail, until), self.clock, until)
             return
         except DeliveryError as caught:
             if not refused:
@@ -4131,7 +4130,7 @@ class SMTPEmailAlerter(BaseAlerter):
         raise error
 
     def _preview(self, message: AlerterMessage, params: _Params = None) -> str:
-        return self._compose(message, None, message._files(self._who)).flat.decode().replace("\r\n", "\n")
+        return self._compose(message, params, message._files(self._who)).flat.decode().replace("\r\n", "\n")
 
     def _where(self, message: AlerterMessage, params: _Params) -> _Dict:
         people = sorted(map(self._person, self._recipients(params)))
@@ -4172,7 +4171,7 @@ class SMTPEmailAlerter(BaseAlerter):
                     box.began, box.since = self.clock.monotonic(), min(since, box.since)
                     box.look()
                 return self._answers(box, question)
-            except Exception as caught:  # as above
+            except Exception as caught:  # of many kinds: see `_session`
                 box.close()
                 raise _mail_failure(self._who, caught) from None
 
@@ -4197,7 +4196,7 @@ class SMTPEmailAlerter(BaseAlerter):
                     self._imap(until).sock.close()
                     box.known_until = self._until()
 
-        _insist(look, self.clock, until)
+        _retry(look, self.clock, until)
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
@@ -4343,7 +4342,7 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
     way, lines = "PLAIN", [f"\0{user}\0{password}"]
     if "AUTH=PLAIN" not in session.capabilities:
         way, lines = "LOGIN", [user, password]
-    _coded(lines[-1])
+    _coded(lines[-1])  # so that it is masked, too
     try:
         if f"AUTH={way}" in session.capabilities:
             session.authenticate(way, lambda _: lines.pop(0).encode())
@@ -5310,8 +5309,8 @@ def _facts(source: Any, **paths: str) -> _Dict:
     return facts
 
 
-# Each framework calls a hook in a way of its own. Of all that it hands over only what is named here goes out.
 def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *more: Any) -> AlerterMessage:
+    """Each framework calls it in a way of its own. Of what it hands over only what is named here goes out."""
     facts: _Dict = {"error": first}
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
@@ -7028,7 +7027,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         headers["Content-Length"] = str(sum(map(len, body)))
     kept, wire, written = _WIRES.get(), None, False
     try:
-        _, host, port = place = _place_of(url)
+        _, host, port = place = _place_of(url)  # not here: parts of the URL may be secret
         wire = _reach(alerter._who, place, _deadline(alerter.clock, until))
         # The scope of an IPv6 address is this machine's affair, and no port 443 stands in the Host header.
         link: Any = _http_client.HTTPConnection(host.partition("%")[0], port)
@@ -7186,10 +7185,10 @@ def _typed_message(options: Any) -> AlerterMessage:
 
 
 def _typed_params(options: Any) -> _Params:
-    params = AlerterParameters()
+    given = {}
     for name in AlerterParameters.__dataclass_fields__:  # by the names of options, or their `dest`
-        setattr(params, name, getattr(options, name, None))
-    return _params(params)
+        given[name] = getattr(options, name, None)
+    return AlerterParameters(**given)
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
@@ -7309,7 +7308,7 @@ def _cmd_register(options: Any) -> None:
         _check_new("stack", name, data["stacks"], "choose another name")
     if _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
         if getattr(cls, "_webhook_field", "") not in fields:  # with a webhook no token is wanted
-            asked = cls._asked
+            asked = cls._setup_fields
             if not setup:
                 asked = _secrets_of(cls)[:1]
             _ask_for(cls, fields, asked)
