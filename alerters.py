@@ -1795,9 +1795,12 @@ class _Reply:
     at: float | None = None  # when it was written or last edited, by the service's clock; None: not known
     asked: float | None = None  # when the question was posted, by that clock
     thread: Any = None  # where to answer it, if not at the question; a flavor's own
+    means: Decision  # what an answer would decide; the look that reads it sets this and the next two
+    late = vetoes = False  # the second: it is a tap that declines
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         vars(self).update(given)
+        self.is_tap = self.via == "reaction"
         self.by, self.text = str(self.by or ""), str(given["text"] or "")
         if self.at is not None:
             self.at = float(self.at)
@@ -1986,13 +1989,13 @@ class Question:
         for reply in replies:
             if person(reply.by) not in may_decide or reply.by == self._record.author:
                 continue
-            tapped, late = reply.via == "reaction", self._is_late(reply, began)
-            answer = self._meaning(reply)
+            answer, reply.late = self._meaning(reply), self._is_late(reply, began)
             if answer is not None:
-                answers.append((tapped, late, tapped and not answer, answer))
-            elif not (tapped or late or reply.via == "channel"):
+                reply.means, reply.vetoes = answer, reply.is_tap and answer.status == "declined"
+                answers.append(reply)
+            elif not (reply.is_tap or reply.late or reply.via == "channel"):
                 others.append(reply)
-        decision = self._count(sorted(answers, key=operator.itemgetter(0, 1, 2)))
+        decision = self._count(answers)
         if decision and self._veto_unread:
             what = "who tapped to decline cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
@@ -2016,10 +2019,9 @@ class Question:
 
     def _meaning(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
-        tapped, reason = reply.via == "reaction", None
         text = reply.text.replace("<@!", "<@").replace(f"<@{self._record.author}>", " ").strip()
-        status = self._verdict(text, tapped)
-        if status is None and not tapped:  # a decline may say why: "decline: too early"
+        status, reason = self._verdict(text, reply.is_tap), None
+        if status is None and not reply.is_tap:  # a decline may say why: "decline: too early"
             found = re.match(_WITH_REASON, text, re.S)
             if found and self._verdict(found[1].strip("*_`"), False) == "declined":
                 status, reason = "declined", found[2]
@@ -2030,29 +2032,28 @@ class Question:
             at = self.alerter.clock.now()
         return Decision(status, reply.by, reply.text, reply.via, at, reason)
 
-    def _count(self, answers: list[tuple[bool, bool, bool, Decision]]) -> Decision | None:
+    def _count(self, answers: list[_Reply]) -> Decision | None:
         """Return the decision: a decline, or the approval that completes them.
 
-        answers: whether it is a tap, late, and a declining tap, and what: first words as they were written,
-        then taps, of which no service tells the time. So a declining one wins; one that may have come too
-        late stops an approval, and else is nothing.
+        First count words as they were written, then taps, of which no service tells the time. So a declining
+        one wins; one that may have come too late stops an approval, and else is nothing.
         """
         record, last = self._record, None
         approvals: dict[str, str] = {}  # person: user id
-        for tapped, late, vetoes, answer in answers:
-            user, complete = str(answer.by), len(approvals) >= record.minimum_approvals
-            is_void = complete or late
-            if vetoes:
-                is_void = late and not complete
-            if is_void or tapped and self.alerter._is_machine(user):
+        for reply in sorted(answers, key=operator.attrgetter("is_tap", "late", "vetoes")):
+            user, complete = reply.by, len(approvals) >= record.minimum_approvals
+            is_void = complete or reply.late
+            if reply.vetoes:
+                is_void = reply.late and not complete
+            if is_void or reply.is_tap and self.alerter._is_machine(user):
                 continue
-            if answer.status == "declined":
+            if reply.means.status == "declined":
                 before = tuple(approvals.values())
                 if record.minimum_approvals == 1:
                     before = ()
-                return dataclasses.replace(answer, approvals=before)
+                return dataclasses.replace(reply.means, approvals=before)
             if self.alerter._person(user) not in approvals:
-                approvals[self.alerter._person(user)], last = user, answer
+                approvals[self.alerter._person(user)], last = user, reply.means
         self._approvals = tuple(approvals.values())
         if last and len(approvals) >= record.minimum_approvals:
             return dataclasses.replace(last, approvals=self._approvals)
@@ -2399,8 +2400,8 @@ class _ChatAlerter(BaseAlerter):
         room = max(self._limit - (huge - frame.room), self._limit // 4)
         pages = _paged(self, text, self._limit, room, most)
         first = pages[0]
-        above = sum(block.kind in ("ping", "title") for block in frame.blocks)
-        first.blocks = frame.blocks[:above] + first.blocks + frame.blocks[above:]
+        above = [block for block in frame.blocks if block.kind in ("ping", "title")]
+        first.blocks = above + first.blocks + frame.blocks[len(above):]
         first.first = True
         first.files = [file for file in draft.files if file.data and file not in draft.later]
         if len(pages) > _MOST_PARTS and self._takes_files():
