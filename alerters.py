@@ -5319,14 +5319,14 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
         facts.update(_facts(named, task="sender.name", task_id="task_id"))
     elif "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
         kind, how, facts = _prefect_facts(failed, *named.values())
-    elif more:
-        kind, how, facts = _prefect_facts(failed, first, more[0], more[-1])
-    elif hasattr(first, "keys"):
-        kind, how, facts = _airflow_facts(first)
     elif first is None or isinstance(first, (BaseException, str)):
         with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
             now = sys.modules["zenml"].get_step_context()
             facts.update(_facts(now, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name"))
+    elif more:
+        kind, how, facts = _prefect_facts(failed, first, more[0], more[-1])
+    elif hasattr(first, "keys"):
+        kind, how, facts = _airflow_facts(first)
     else:  # docs.dagster.io/guides/build/ops/op-hooks
         kind, facts = "op", _facts(first, error="op_exception", op="op.name", job="job_name", run="run_id")
     if not failed:

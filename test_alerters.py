@@ -7983,7 +7983,7 @@ OTTER = {"flow": "nightly", "run": "jolly-otter", "link": "https://prefect.examp
 OP, JOB = {"op": "train", "job": "nightly", "run": "1ca59c4a"}, {"task": "jobs.train", "task id": "07d2"}
 # How a framework calls the hook: arguments, or a dict of keywords; title; exception or text; facts.
 FAILURES = [
-    ((), "Pipeline failed", None, {}), ((GONE,), "Pipeline failed", GONE, {}),
+    ((), "Pipeline failed", None, {}), ((GONE, RUN), "Pipeline failed", GONE, {}),
     ((DAGSTER,), "train failed", GONE, OP), ({**CELERY, "exception": GONE}, "jobs.train failed", GONE, JOB),
     *[((airflow_context(GONE, state=state, try_number=tries),), f"train {how}", GONE,
        {**TRAIN, "try": f"{tries} of 4"}) for state, tries, how in (
