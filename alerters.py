@@ -5110,7 +5110,7 @@ class StackStore:
             if not isinstance(data, dict):
                 raise ValueError("it is no store of alerters")
             if data.get("version", 1) != 1:
-                raise ValueError(f"it was written by a later version, {data['version']}, of alerters.py")
+                raise ValueError("it is of another version: this alerters.py reads version 1 alone")
             parts = {"alerters": dict, "stacks": dict, "flavors": dict, "active_stack": str}
             for part, kind in parts.items():
                 if not isinstance(data.get(part, kind()), kind):
@@ -5197,7 +5197,7 @@ def _locked(path: str) -> Iterator[None]:
                 _hand_over(file, path)
             except FileExistsError:
                 file = _open_plain(lock, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-            at_the_end.callback(os.close, file)
+            at_the_end.callback(os.closerange, file, file + 1)  # without errors: all is written by then
             _when_free(60.0, _lock, file)
             at_the_end.callback(_lock, file, False)  # a child that was forked meanwhile has it open, too
         except OSError as error:

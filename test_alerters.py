@@ -7232,7 +7232,7 @@ def test_reading_does_not_wait_for_a_writer_and_writing_does_not_wait_for_ever(m
         with pytest.raises(StoreError, match="another process holds it"):
             StackStore().set_active_stack("default")
     assert 60 <= clock.monotonic() < 61
-    monkeypatch.setattr(fcntl, "flock", lambda _, how: how == fcntl.LOCK_UN and os.close(-1))  # EBADF
+    monkeypatch.setattr(fcntl, "flock", lambda f, how: how == fcntl.LOCK_UN and (os.close(f) or os.close(f)))
     monkeypatch.setattr(alerters, "_BUSY", TypeError)  # in place of Windows' PermissionError
     turns = [os.replace, len, len]  # len raises one: it takes no two paths
     monkeypatch.setattr(os, "replace", lambda *paths: turns.pop()(*paths))
