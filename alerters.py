@@ -883,7 +883,7 @@ def _url_problem(url: str) -> str:
         problem = problem or "it holds a space or another strange character"
     if problem:
         return f"is not a valid address: {problem}"
-    if parts.scheme == "https" or parts.scheme == "http" and _is_loopback(host):
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
         return ""
     return "must begin with https:// (http:// only for this machine)"
 
@@ -1117,7 +1117,7 @@ class BaseAlerter(_Record):
             self.send(message)
         elif not self.post(message):
             raise DeliveryError(f"{self._who}: its own post returned False")
-        return "ok    posting: a test message was posted"
+        return f"{_GOOD}posting: a test message was posted"
 
     # What a flavor may have besides; here each does nothing, or the usual.
     def _points(self) -> Iterator[tuple[str, str]]:
@@ -1288,7 +1288,7 @@ class BaseAlerter(_Record):
         for given, usual in (approve, _APPROVE), (decline, _DECLINE):
             free = [word for word in usual if _word(word, True) not in taken]
             lists.append(list(given or free or usual))  # where none is free, all mean the opposite, too
-        seen, meaning = set(), dict(zip(map(_tap_name, _TAPS), lists))
+        seen, meaning = set(), {_tap_name(_TAPS[0]): lists[0], _tap_name(_TAPS[1]): lists[1]}
         for words in lists:
             for word in words:
                 plain, problem = _word(word, True), ""
@@ -1634,7 +1634,7 @@ class _QuestionRecord:
     deadline: float = 0.0  # as people were shown it
     # How far it has come.
     helped: bool = False  # a near miss was answered, so no other is; the console, which answers all, sets it
-    acknowledged: list[str] = []  # user ids of first approvals that were answered
+    acknowledged: list[str] = []  # user ids of first approvals that were answered; see `_Key.update`
     claimed_by: str = ""  # who works on it, to post it or to take it up: see `_worker`
     claimed_until: float = 0.0
 
@@ -2045,7 +2045,7 @@ class Question:
             is_void = complete or reply.late
             if reply.vetoes:
                 is_void = reply.late and not complete
-            if is_void or reply.is_tap and self.alerter._is_machine(user):
+            if is_void or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
             if reply.means.status == "declined":
                 before = tuple(approvals.values())
@@ -2313,7 +2313,7 @@ class _ChatAlerter(BaseAlerter):
     _attaches = False  # files stand in the message itself, not below it
     _upload_right = "another flavor"  # what it takes to attach a file
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
-    _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request; the page's lines are by `_write`
+    _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request; the page's lines are by `_markup`
     _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref
     _link: Callable[[_Dict], str | None]  # (ref): a message's address, if what that takes is known already
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
@@ -2433,7 +2433,7 @@ class _ChatAlerter(BaseAlerter):
             if block.kind == "facts" and not self._takes_facts(block):
                 block = _as_lines(block)
             elif block.kind == "title":
-                line, write = _bare(block.lines[0]), functools.partial(self._write, block)
+                line, write = _bare(block.lines[0]), functools.partial(self._markup, block)
                 head, *_ = _fit(line, write, self._cost, self._title_limit)
                 if head != line:  # shortened, and whole as text
                     text.append(_Block("plain", [line]))
@@ -2448,17 +2448,17 @@ class _ChatAlerter(BaseAlerter):
     def _takes_facts(self, facts: _Block) -> bool:
         room = self._limit // 2
         for fact in facts.lines:
-            name, value = self._write(facts, fact)
+            name, value = self._markup(facts, fact)
             room -= self._cost((name, value))
             if self._measure(name) > 200 or self._measure(value) > 1000:
                 return False
         return room >= 0
 
-    def _write(self, block: _Block, line: Any) -> Any:
+    def _markup(self, block: _Block, line: Any) -> Any:
         """Return one line of a block in the service's markup; of facts, name and value."""
         if isinstance(line, tuple):  # name and value of a fact; empty ones would be refused
             name, value = line
-            return self._write(block, name or "\u200b"), self._write(block, value or "\u200b")
+            return self._markup(block, name or "\u200b"), self._markup(block, value or "\u200b")
         if block.kind in _UNFORMED and re.fullmatch(_UNMARKED, line):  # as most lines, and this is soon seen
             return line
         if block.kind in _STYLES:
@@ -2879,7 +2879,7 @@ class SlackAlerter(_ChatAlerter):
         """
         now, rows = self.clock.monotonic(), []
         ends_soon = now < question._ends < now + _RATION
-        if now < view.free_at or ends_soon and view.rationed:
+        if now < view.free_at or (ends_soon and view.rationed):
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
         try:
             for page in itertools.islice(self._pages(kind, args), most):
@@ -3108,7 +3108,7 @@ class SlackAlerter(_ChatAlerter):
         code, what = None, f"HTTP {answer.status} from the webhook"
         if re.fullmatch(r"[a-z_]{3,50}", word):
             code = what = word
-        if must_be_ok and word != "ok" or answer.status // 100 != 2:
+        if answer.status // 100 != 2 or (must_be_ok and word != "ok"):
             raise answer.refusal(self._who, what, code, hints=_SLACK_HINTS)
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
@@ -3525,7 +3525,7 @@ class DiscordAlerter(_ChatAlerter):
         return _DISCORD_MARKS.get(style, "{text}").format(text=safe, bare=bare, url=url)
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
-        """Return the body of a message, but of notes: embeds in the rich form, content in the plain one."""
+        """Return the body of an alert or question: embeds in the rich form, content in the plain one."""
         called = " ".join(dict.fromkeys(draft.called))
         if not page.first:
             called = ""
@@ -3565,7 +3565,7 @@ class DiscordAlerter(_ChatAlerter):
                     yield "fields", fields[at:at + 25]
             elif kind == "picture":
                 for file in [block.file for block in written]:
-                    if file.url or file.image and file in page.files:
+                    if file.url or (file.image and file in page.files):
                         yield "image", {"url": file.url or f"attachment://{file.sent_as}"}
             elif kind == "note":
                 yield "footer", {"text": "\n".join(lines)}
@@ -3957,7 +3957,7 @@ class SMTPEmailAlerter(BaseAlerter):
             part = _PLACEHOLDER % id(file), *file.type.split("/")
             if file in shown:
                 page.add_related(*part, filename=file.name, disposition="inline",
-                                 cid=f"<image{loaded.index(file)}>")
+                                 cid=f"<image{loaded.index(file)}>")  # as labelled by `_lay_out`
             else:
                 mail.add_attachment(*part, filename=file.name)
         if question:  # the recipients are the ones who may decide
@@ -4405,7 +4405,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
     if by.casefold() not in people or _question_of(mail) != question.token:
         return None
     for name, pattern in _AUTOMATIC.items():
-        for value in _values(mail, name):
+        for value in _header_values(mail, name):
             if re.match(pattern, value):
                 return None
     reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
@@ -4431,7 +4431,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
     return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
 
 
-def _values(mail: Any, *names: str) -> Iterator[str]:
+def _header_values(mail: Any, *names: str) -> Iterator[str]:
     """Yield the values of headers, decoded, in a line each; cut, as hostile ones take long."""
     for name in names:
         for value in mail.get_all(name, []):
@@ -4443,7 +4443,7 @@ def _values(mail: Any, *names: str) -> Iterator[str]:
 
 def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail, folded anywhere, answers: the last that it names."""
-    heads = re.sub(r"\s", "", "".join(_values(mail, "References", "In-Reply-To", "Subject")).lower())
+    heads = re.sub(r"\s", "", "".join(_header_values(mail, "References", "In-Reply-To", "Subject")).lower())
     return "".join(re.findall(r"(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)[-1:])
 
 
@@ -4475,10 +4475,10 @@ class _Reader:
         name, address = _name_and_address(asker, "sender_email")
         # The name of our own From, or the one that the writer's address book has for us.
         named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
-        called = re.findall(named, ", ".join(_values(mail, "To", "Cc")))
+        called = re.findall(named, ", ".join(_header_values(mail, "To", "Cc")))
         names = filter(None, [name, address, *called])
         self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
-        writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_values(mail, "From")).casefold())
+        writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
         self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
@@ -5649,7 +5649,7 @@ class _AlertHandler(_Handler):
                     self._under_way = []
                     self._take_due()
                     if not told:
-                        self._write(groups, "see above")
+                        self._not_told(groups, "see above")
 
     def _take_due(self) -> None:
         """Put under way what is new, and the repeats that have waited, unless something is."""
@@ -5681,9 +5681,9 @@ class _AlertHandler(_Handler):
                 if group.repeats or not group.told:
                     untold.append(group)
             self._under_way, self._groups = [], {}
-        self._write(untold, why)
+        self._not_told(untold, why)
 
-    def _write(self, untold: Sequence[_LogGroup], why: str) -> None:
+    def _not_told(self, untold: Sequence[_LogGroup], why: str) -> None:
         for group in untold:
             self._to_stderr(group.logger, group.level, f"alerters: not told ({why}): {group.extract()}")
 
@@ -5738,11 +5738,11 @@ _FORKS = sys.platform != "win32"
 
 
 def _cmd_run(options: Any) -> int:
-    if options.words or not options.command:
+    if options.words or not options.job:
         raise ConfigError(_HOW_TO_RUN)
     least = _seconds(options.longer_than, "--longer-than")
     targets: list[BaseAlerter] = []
-    job = _Job(options.command)  # first of all: what is opened later may get the number of a closed stream
+    job = _Job(options.job)  # first of all: what is opened later may get the number of a closed stream
     try:
         targets = _chosen(options)
         for target in targets:
@@ -5753,7 +5753,7 @@ def _cmd_run(options: Any) -> int:
     def tell() -> None:
         if job.code or job.got or job.seconds >= least:
             with _telling():
-                _post_to(targets, job.message(options.title or _job_name(options.command)), None)
+                _post_to(targets, job.message(options.title or _job_name(options.job)), None)
         for stream in job.copies:
             stream.settle(None)
 
@@ -6476,7 +6476,7 @@ class _Page:
         room = self.room
         if self.last is not block and block.kind == "code":  # its fences, and the head of a table
             room -= 8 + len(block.label) + sum(map(service._cost, block.head))
-        head, written, cost = _fit(line, functools.partial(service._write, block), service._cost, room)
+        head, written, cost = _fit(line, functools.partial(service._markup, block), service._cost, room)
         settled = head == line or len(line) > service._limit  # what no page could hold is cut anywhere
         if self.blocks and (cost > room or not settled):
             return line
@@ -7120,7 +7120,7 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             _add_fields(parser)
         else:
             parser.add_argument(*name.strip("[]").split(), **_OPTIONS[name])
-    parser.set_defaults(called=command, command=job)
+    parser.set_defaults(command=command, job=job)
     found, unknown = parser.parse_known_args(args)
     if unknown:
         if getattr(found, "flavor", None):  # it may be one that cannot be imported
@@ -7229,7 +7229,7 @@ def _passes(target: BaseAlerter, check: Callable[[], object]) -> bool:
             _print(check())
         return True
     except DeliveryError as error:
-        _print("\n".join(error._report or [f"FAIL  {error}"]))
+        _print("\n".join(error._report or [f"{_BAD}{error}"]))
         return False
 
 
@@ -7244,9 +7244,9 @@ def _cmd_check(options: Any) -> int:
             if works and options.post:
                 works = _passes(target, target._try_post)
             elif works and target.flavor != "console":
-                _print("note  posting: not tried; check --post tries it")
+                _print(f"{_NOTE}posting: not tried; check --post tries it")
         except ConfigError as error:  # the others are checked all the same
-            _print(f"FAIL  {error}")
+            _print(f"{_BAD}{error}")
             works, code = False, 2
         if not works:
             failed.append(target._who)
@@ -7298,7 +7298,7 @@ def _cmd_update(options: Any) -> None:
 
 def _cmd_register(options: Any) -> None:
     """Store an alerter; `setup` asks for what is missing, tries it first, and puts it to use."""
-    store, setup = StackStore(), options.called == "setup"
+    store, setup = StackStore(), options.command == "setup"
     use = setup or options.set
     # Nobody is to type a token for nothing, so what can be refused is refused before it is asked for.
     data, name = store._load(), options.name or options.flavor
@@ -7362,7 +7362,7 @@ def _changes(method: str, done: str) -> Callable[[Any], None]:
 
 
 def _cmd_stack_register(options: Any) -> None:
-    store, new = StackStore(), options.called == "stack register"
+    store, new = StackStore(), options.command == "stack register"
     store._put_stack(options.name, ",".join(options.alerters).split(","), new, new and options.set)
     active, done = store.active_stack(), f"stack {options.name} is stored"
     if active != options.name:
@@ -7391,7 +7391,7 @@ def _cmd_stacks(options: Any) -> None:
     store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     stacks, active = store.stacks(), store.active_stack()
     names = list(stacks)
-    if options.called == "stack describe":
+    if options.command == "stack describe":
         names = [options.name or active]
     for name in names:
         members = _entry({"stacks": stacks}, "stacks", name)
@@ -7468,8 +7468,8 @@ _IN_USE = {True: "* ", False: "  "}  # is it in use?
 
 def _usage() -> str:
     text = f"usage: {_program()} COMMAND …     (the word `alerter` may stand before it)\n\n"
-    for name, command in _COMMANDS.items():
-        text += f"  {name:<16} {command[1]}\n"
+    for name, (_, about, _) in _COMMANDS.items():
+        text += f"  {name:<16} {about}\n"
     return (f"{text}\n`{_program()} COMMAND --help` tells the options. Exit codes: 0 done or approved,\n"
             "1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.")
 
