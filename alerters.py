@@ -3723,7 +3723,7 @@ _ABSENT = (r"(?i)out of office|\W?auto(.?reply)?\s*[:\]]|abwesen|automatic reply
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji are
-_QUOTED = (">", "|")  # marks before a quoted line; they stand in `_Reader.own` and `_line_kind`, too
+_QUOTED = ">|"  # marks before a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
@@ -4492,7 +4492,7 @@ class _Reader:
         text = text.replace("[image: ", "[")  # as Gmail shows ours
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
-        lines = list(filter(re.compile(r"[^->|_=*\s]|^--$").search, lines))
+        lines = list(filter(re.compile(rf"[^-_=*\s{_QUOTED}]|^--$").search, lines))
         letters = re.sub(_NO_LETTERS, "", "\n".join(lines).casefold()).split("\n")
         rows, end = "", 0
         for number, line in enumerate(lines):
@@ -4504,11 +4504,11 @@ class _Reader:
     def _run(self, lines: list[str], letters: list[str], first: int) -> tuple[str, int]:
         """Return the kind of a line, and where the run of our lines, by letters, that begins there ends."""
         places, end = self._starts, first
-        marked = lines[first].startswith(_QUOTED)
+        marked = lines[first][0] in _QUOTED
         if not letters[first]:
             places = set()
         for number in range(first, len(lines)):
-            if lines[number].startswith(_QUOTED) != marked:
+            if (lines[number][0] in _QUOTED) != marked:
                 places = places - self._starts  # only the rest of a line that was wrapped may lose its mark
             said = letters[number]
             places = {at + len(said) for at in places if self._ours.startswith(said, at)}
@@ -4537,7 +4537,7 @@ class _Reader:
             return "closing"
         if set() < words <= self._closings:
             return "closing"
-        line = re.sub(self._us, _US, line.strip(">| \t\xa0"))
+        line = re.sub(self._us, _US, line.strip(f"{_QUOTED} \t\xa0"))
         for kind, pattern in _LINE_KINDS.items():
             if kind == "timed" and words & self._readers:
                 continue
