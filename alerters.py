@@ -175,8 +175,6 @@ _HEAD_CAP, _BODY_CAP = 256 * 1024, 8 * 1024 * 1024  # bytes of an answer's heads
 _MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
 _MOST_PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
-_BY_CURE = {"look": "it may have arrived: look before you send it again",  # what to do about a failure
-            "again": "the service has trouble: try again later"}
 _FOLD = 60.0  # s for which repeats of a log record wait, to be told together
 _EMOJI = dict(entry.split(" ", 1) for entry in (  # named as in Slack and iamcal/emoji-data, first the usual
     "👍 +1 thumbsup|👎 -1 thumbsdown|✅ white_check_mark|✔ heavy_check_mark|❌ x|☑ ballot_box_with_check|"
@@ -187,6 +185,7 @@ _EMOJI = dict(entry.split(" ", 1) for entry in (  # named as in Slack and iamcal
     "⏸ double_vertical_bar|▶ arrow_forward|⏩ fast_forward|⏹ black_square_for_stop|⏳ hourglass_flowing_sand|"
     "🔒 lock|🔓 unlock|🔑 key|🔔 bell|📦 package|🚢 ship|🏁 checkered_flag|🔁 repeat|➕ heavy_plus_sign|"
     "➖ heavy_minus_sign").split("|"))
+_CHARACTERS = {name: char for char, names in _EMOJI.items() for name in names.split()}
 _SHORTCODES = {key: names.split()[0] for char, names in _EMOJI.items() for key in [char, *names.split()]}
 
 
@@ -241,7 +240,7 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
     """Return a DeliveryError of one line that holds no secret and always has a hint.
 
     cure: as in DeliveryError; "look" makes the outcome unknown. None: what the status says.
-    hints: what to do about a code, or a status without one, {pattern: hint}; hint: goes before them.
+    hints: what to do about a service's own words, {pattern of codes: hint}; hint: goes before them.
     """
     error = DeliveryError(f"{who}: {what}", status=status, retry_after=retry_after)
     if code:
@@ -250,11 +249,19 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
         error._cure = cure
     if cure == "look":
         error.outcome = "unknown"
-    for codes, text in hints.items():
-        if re.fullmatch(codes, str(code or status)):
-            hint = hint or text
-    error.hint = hint or _BY_CURE.get(error._cure) or f"see what it says, and what `{_program()} check` says"
+    error.hint = hint or _usual_hint(error, hints)
     return error
+
+
+def _usual_hint(error: DeliveryError, hints: Mapping[str, str]) -> str:
+    for codes, text in hints.items():
+        if re.fullmatch(codes, error.code or ""):
+            return text
+    if error._cure == "look":
+        return "it may have arrived: look before you send it again"
+    if error._cure == "again":
+        return "the service has trouble: try again later"
+    return f"see what it says, and what `{_program()} check` says"
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -1390,7 +1397,7 @@ class BaseAlerter(_Record):
             raise _failure(self._who, "its time ended before it was posted", hint="give it a longer timeout")
         record.posted = self.clock.now()
         if question._key:  # where that cannot be recorded, nothing is posted
-            question._key.update({"posted": record.posted})
+            question._key.update({"posted": record.posted, "author": record.author})
         if not self._shows_questions:
             *how, closing = _how_to_answer(question).lines
             how.append(_in_markup(closing, _bare_words, {}))
@@ -2517,13 +2524,13 @@ class _ChatAlerter(BaseAlerter):
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
         key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
         question._shared = shared = _VIEWS.setdefault(key, view)
-        shared.questions.add(question)
+        shared.refs[id(question)] = question.ref
         if shared.error:  # who comes anew tries again
             shared.began = view.began
 
     def _release(self, question: Question) -> None:
         if question._shared:
-            question._shared.questions.discard(question)
+            question._shared.refs.pop(id(question), None)
         question._shared = None
 
     def _view_of(self, question: Question) -> _View:
@@ -2666,7 +2673,7 @@ class _View:
     """A channel or thread, the questions for which it is read, and what the last reading found."""
     def __init__(self, question: Question) -> None:
         self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
-        self.questions = {question}
+        self.refs = {id(question): question.ref}
         self.span = (0.0, float("inf"))  # the oldest and the newest question for which it was read last
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
@@ -2703,7 +2710,7 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     "token_revoked|token_expired|account_inactive": "the app was removed or its token expired: reinstall it",
     "missing_scope": "add the scope under OAuth & Permissions, then reinstall the app",
     "not_in_channel": "invite the bot with /invite in that channel",
-    "channel_not_found": "give the channel's id (C…); a private channel needs the bot invited with /invite",
+    "channel_not_found": "check the channel id; a private channel needs the bot invited with /invite",
     ".*archived|is_inactive": "the channel is archived: choose another one",
     ".*restricted.*|.*access.*|no_permission|action_prohibited|posting_to_general.*|team_disabled":
         "a policy of the workspace forbids it: ask an admin, or choose another channel",
@@ -2745,7 +2752,7 @@ class SlackAlerter(_ChatAlerter):
     _api_field = "slack_api_url"
     _person_id = "(?!U0?X{4})[UW][A-Z0-9]+"
     _id_forms = {
-        "slack_channel_id": (r"(?!xox|xapp)[^\s@<>/,'\"“”‘’]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
+        "slack_channel_id": (r"(?!xox|xapp)[^\s@<>/,]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
                              f"that is no channel; its {_SLACK_CHANNEL}"),
         "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b", f"{{!r}} is no Slack id; {_MEMBER_ID}"),
         "mention": ("[<@!]*([UWS][A-Z0-9]+|here|channel|everyone)>?", rf"/({_person_id})\b",
@@ -2790,9 +2797,6 @@ class SlackAlerter(_ChatAlerter):
         for scope, (mark, use) in _SCOPES.items():
             if scope not in who.get("scopes", _SCOPES):
                 yield mark, f"scope {scope} is missing ({use}): add it, reinstall the app"
-        if channel[0] in "#UW":  # a name or a person, which Slack takes to post alone
-            yield _NOTE, f"channel {channel}: only an id (C…) can be tried without a post"
-            return
         for method, what in (("info", "channel {}"), ("history", "may read replies")):
             try:
                 found = self._call(f"conversations.{method}", {"channel": channel, "limit": "1"})
@@ -2834,7 +2838,7 @@ class SlackAlerter(_ChatAlerter):
         """
         view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
         told, known, at = question._memo.get("thread", (None, [], 0.0))
-        if not view.thread and len(view.questions) > 1:
+        if not view.thread and len(view.refs) > 1:
             row = _row_with(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
@@ -2859,7 +2863,7 @@ class SlackAlerter(_ChatAlerter):
             read = self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
             view.span = (0.0, max(map(self._order, read[0]), default=float("inf")))  # a newer one: read anew
             return read
-        refs = sorted((other.ref for other in list(view.questions)), key=self._order)
+        refs = sorted(view.refs.values(), key=self._order)
         view.span = (self._order(refs[0]), self._order(refs[-1]))
         args = {"channel": view.channel, "oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
@@ -2940,16 +2944,18 @@ class SlackAlerter(_ChatAlerter):
         return bool(row.get("bot_id"))
 
     def _find(self, question: Question) -> _Dict | None:
-        return self._find_post(question._record.where, question._record.asked, question.token)
+        record = question._record
+        return self._find_post(record.where, record.asked, question.token, author=record.author)
 
     @_documented
-    def _find_post(self, where: _Dict, since: float, needle: str, until: float | None = None) -> _Dict | None:
-        """Return the ref of a message of ours with a text in it, that may or may not have been posted."""
+    def _find_post(self, where: _Dict, since: float, needle: str, until: float | None = None,
+                   author: str | None = None) -> _Dict | None:
+        """Return the ref of our, or the author's, message with a text in it, if it was posted."""
         kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
         if where["thread"]:
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
         for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
-            if row.get("user") == self._me() and needle in str(row):
+            if row.get("user") == (author or self._me()) and needle in str(row):
                 return _slack_ref(where, row)
         return None
 
@@ -2977,8 +2983,9 @@ class SlackAlerter(_ChatAlerter):
         return link
 
     def _account(self) -> _Dict:
-        if self not in _ACCOUNTS:
-            _ACCOUNTS[self] = self._call("auth.test", {}, idempotent=True)
+        token = self._secret("slack_token")  # another one may stand where it comes from, even of another app
+        if _ACCOUNTS.get(self, {}).get("token") != token:
+            _ACCOUNTS[self] = {**self._call("auth.test", {}, idempotent=True), "token": token}
         return _ACCOUNTS[self]
 
     def _me(self) -> str:
@@ -3227,7 +3234,7 @@ _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a tim
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
     "10015|50027": "the webhook was deleted or mistyped: make a new one",
-    "401|40001|50014": "bad bot token: reset it under Bot in the developer portal",
+    "40001|50014": "bad bot token: reset it under Bot in the developer portal",
     "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",
     "50001": "the bot cannot see the channel: add it, with View Channel and Read Message History",
     "50013|160002": "allow Send Messages, Embed Links, Attach Files, Add Reactions, Read Message History",
@@ -3368,7 +3375,7 @@ class DiscordAlerter(_ChatAlerter):
         return answers + self._tapped(question, message)
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
-        oldest = min(self._order(question.ref) for question in list(view.questions))
+        oldest = min(map(self._order, list(view.refs.values())))
         view.span = (oldest, float("inf"))
         return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
 
@@ -3426,9 +3433,7 @@ class DiscordAlerter(_ChatAlerter):
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
         for reaction in _rows_of(message.get("reactions")):
-            emoji, others = reaction["emoji"], reaction["count"]
-            if reaction.get("me"):
-                others -= 1
+            emoji, others = reaction["emoji"], reaction["count"] - bool(reaction.get("me"))
             shown = name = str(emoji["name"])
             if emoji.get("id"):
                 name = f"{name}:{emoji['id']}"
@@ -3456,7 +3461,7 @@ class DiscordAlerter(_ChatAlerter):
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
         # A forum, which answers 400, lists no messages of its threads.
         for row in self._rows(f"/channels/{channel}/messages?", int(since * 1000) << 22, absent=400):
-            if row["author"]["id"] == self._me() and question.token in str(row):
+            if row["author"]["id"] == question._record.author and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None
 
@@ -3474,10 +3479,7 @@ class DiscordAlerter(_ChatAlerter):
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         name = re.sub("<a?:(\\w+:[0-9]+)>|\ufe0f", r"\1", emoji)  # a server's own; no variation selectors
-        for character, names in _EMOJI.items():
-            if emoji.strip(":") in names.split():
-                name = character
-        path = f"{_reaction_path(ref, name)}/@me"
+        path = f"{_reaction_path(ref, _CHARACTERS.get(emoji.strip(':'), name))}/@me"
         _retry(functools.partial(self._call, "PUT", path), self.clock, self._until(), idempotent=True)
 
     def _ready_to_read(self, where: _Dict) -> str:
@@ -3503,7 +3505,6 @@ class DiscordAlerter(_ChatAlerter):
                 raise
         return []
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019  # it stays the same while this runs
     @_documented
     def _me(self) -> str:
         ask = functools.partial(self._call, "GET", "/users/@me")
@@ -3720,7 +3721,7 @@ _ABSENT = (r"(?i)out of office|\W?auto(.?reply)?\s*[:\]]|abwesen|automatic reply
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji are
-_QUOTED = ">|"  # marks before a quoted line
+_QUOTED = (">", "|")  # marks before a quoted line; they stand in `_Reader.own` and `_line_kind`, too
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
@@ -4489,7 +4490,7 @@ class _Reader:
         text = text.replace("[image: ", "[")  # as Gmail shows ours
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
-        lines = list(filter(re.compile(rf"[^-_=*\s{_QUOTED}]|^--$").search, lines))
+        lines = list(filter(re.compile(r"[^->|_=*\s]|^--$").search, lines))
         letters = re.sub(_NO_LETTERS, "", "\n".join(lines).casefold()).split("\n")
         rows, end = "", 0
         for number, line in enumerate(lines):
@@ -4501,11 +4502,11 @@ class _Reader:
     def _run(self, lines: list[str], letters: list[str], first: int) -> tuple[str, int]:
         """Return the kind of a line, and where the run of our lines, by letters, that begins there ends."""
         places, end = self._starts, first
-        marked = lines[first][0] in _QUOTED
+        marked = lines[first].startswith(_QUOTED)
         if not letters[first]:
             places = set()
         for number in range(first, len(lines)):
-            if (lines[number][0] in _QUOTED) != marked:
+            if lines[number].startswith(_QUOTED) != marked:
                 places = places - self._starts  # only the rest of a line that was wrapped may lose its mark
             said = letters[number]
             places = {at + len(said) for at in places if self._ours.startswith(said, at)}
@@ -4534,7 +4535,7 @@ class _Reader:
             return "closing"
         if set() < words <= self._closings:
             return "closing"
-        line = re.sub(self._us, _US, line.strip(f"{_QUOTED} \t\xa0"))
+        line = re.sub(self._us, _US, line.strip(">| \t\xa0"))
         for kind, pattern in _LINE_KINDS.items():
             if kind == "timed" and words & self._readers:
                 continue
@@ -6640,8 +6641,8 @@ _TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
 _WIRES: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_WIRES", default=None)
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
-    ("gaierror|UnicodeError", "check the host's name and DNS; a chat may need a proxy (HTTPS_PROXY)"),
-    ("[tT]imeout", "it is slow, or a firewall drops it: check host and port; a chat may need a proxy"),
+    ("gaierror|UnicodeError", "check the host's name, DNS, and whether a proxy is needed (HTTPS_PROXY)"),
+    ("[tT]imeout", "it is slow, or a firewall drops it: check host, port and whether a proxy is needed"),
     ("ConnectionRefused", "nothing listens there: check host and port"),
     ("ConnectionReset|BrokenPipe|RemoteDisconnected|IncompleteRead|ServerDisconnected|abort|SSLEOF|SSLZero",
      "a proxy or firewall in between may have cut it off"),
@@ -7483,12 +7484,11 @@ def _run_command(args: list[str]) -> int | None:
         raise ConfigError(f"no command {word!r}; {_did_you_mean(word, _COMMANDS)}")
     work, *_ = _COMMANDS[name]
     job: list[str] = []
-    if work is _cmd_run:
-        if "--" in args:
-            end = args.index("--")
-            args, job = args[:end], args[end + 1:]
-        elif not _HELP & set(args):
-            raise ConfigError(_HOW_TO_RUN)
+    if work is _cmd_run and "--" in args:
+        end = args.index("--")
+        args, job = args[:end], args[end + 1:]
+    elif work is _cmd_run and not _HELP & set(args):
+        raise ConfigError(_HOW_TO_RUN)
     return work(_options(name, args, job))
 
 

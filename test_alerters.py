@@ -3109,8 +3109,8 @@ class Scene:
 PORT_1 = 1  # nothing listens there
 MAYBE = "; it may have arrived, so look before you send it again"
 OK, LOG_IN = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: %b\r\n\r\n"
-CHECK_NAME = "check the host's name and DNS; a chat may need a proxy (HTTPS_PROXY)"
-SLOW = "it is slow, or a firewall drops it: check host and port; a chat may need a proxy"
+CHECK_NAME = "check the host's name, DNS, and whether a proxy is needed (HTTPS_PROXY)"
+SLOW = "it is slow, or a firewall drops it: check host, port and whether a proxy is needed"
 ODD = "something else than the service seems to answer there: check the address and the port"
 LATE, LARGE = f"no answer in time: {SLOW}{MAYBE}", f"the answer is too large: {ODD}{MAYBE}"
 REFUSED = "TLS with 127.0.0.1:PORT: the certificate is not trusted"
@@ -3442,8 +3442,6 @@ def test_check_says_a_line_a_point(chats):
         "discord": "ok    token: alerts\nok    channel alerts\nok    may read replies",
         "discord webhook": "ok    webhook hook for channel 300"}
     assert ConsoleAlerter().check().startswith("ok    writes to stderr; ")
-    said = slack_alerter(chats["slack"][1], slack_channel_id="#alerts").check()
-    assert said.endswith("\nnote  channel #alerts: only an id (C…) can be tried without a post")
     assert not [row for _, service in chats.values() for row in service.rows]
 
 
@@ -3452,16 +3450,17 @@ def test_check_says_a_line_a_point(chats):
     ("slack", _without("files:write"), "note  scope files:write is missing .for images", False),
     ("slack", _without("channels:read"), "note  channel C0ALERTS: missing_scope", False),
     ("slack", _without("channels:history"), "may read replies: .*missing_scope.*channels:history", True),
-    ("slack", lambda s: s.channels.clear(), "C0ALERTS: channel_not_found: give the channel's id", True),
+    ("slack", lambda s: s.channels.clear(), "channel C0ALERTS: channel_not_found", True),
     ("slack", _now(is_member=False), "may read replies: not_in_channel.*: invite the bot with", True),
     ("slack", lambda s: setattr(s, "token", "xoxb-new"), "invalid_auth", True),
-    ("discord", lambda s: setattr(s, "token", "new"), "401: Unauthorized: bad bot token: reset it", True),
+    ("discord", lambda s: setattr(s, "token", "new"), "Unauthorized|401", True),
     ("discord", lambda s: s.channels.clear(), "Unknown Channel", True),
     ("discord", _without("VIEW_CHANNEL"), "50001 Missing Access: .*View Channel", True),
     ("discord", _now(type=4), "takes no messages", True), ("discord", _now(type=13), "ok +channel", False),
     ("discord", lambda s: s.delete(s.say("7", "hi")), "ok    may read replies", False),
     ("discord", lambda s: [s.say("7", "hi"), _without("READ_MESSAGE_HISTORY")(s)], "Message History", True),
-    ("discord", lambda s: [s.say("7", "hi"), setattr(s, "message_content", False)], "is off", False),
+    ("discord", lambda s: [s.say("7", "hi"), setattr(s, "message_content", False)],
+     "note  the Message Content intent is off", False),
     ("discord webhook", lambda s: setattr(s, "webhook_deleted", True), "10015 Unknown Webhook", True)])
 def test_check_names_what_fails_and_what_to_do(chats, kind, change, words, fails):
     alerter, service = chats[kind]
@@ -4127,10 +4126,14 @@ def test_a_question_deleted_inside_a_thread_approves_nothing(slack_room):
 
 
 @pytest.mark.parametrize("change", [{}, {"author": None}, {"author": "UOLD"}], ids=["known", "-", "stale"])
-def test_the_author_never_decides_whoevers_token_reads(slack_room, change):
+def test_the_author_never_decides_whoevers_token_reads(slack_room, change, monkeypatch):
     room = slack_room
-    question = room.ask()
+    monkeypatch.setenv("BOT_TOKEN", room.service.token)
+    question = room.ask(alerter=room.alerter(slack_token="{{env.BOT_TOKEN}}"))
     room.service.token, room.service.bot_user, room.service.bot_id = "xoxb-2-secret", "UBOT2", "BBOT2"
+    monkeypatch.setenv("BOT_TOKEN", room.service.token)
+    room.service.fail(room.posts, Fault("act_reset"))
+    assert question.alerter.post("x") is True and len(room.service.posted) == 2  # it knows its posts still
     later = Question.from_dict({**question.to_dict(), **change}, room.alerter())
     assert outcome(later) is None  # its ✅ and ❌ are not ours any more
     room.reply(question, "UBOT", "yes")  # with no mark of a bot
@@ -5029,7 +5032,11 @@ def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
         copied = say(room.text(room.posted_questions()[0]["payload"]))
         room.reply(SimpleNamespace(ref={"ts": copied, "message_id": copied}), room.eve, "no")
     room.clock.sleep(150)  # longer than Discord remembers a nonce
-    room.clock.at(room.clock.monotonic() + 2, lambda: room.reply(room.asked(), room.ann, "yes"))
+    said = f"<@{room.bot}> yes"  # its own id is recorded before the post, too
+    if acts and not other:  # the token is another app's by now
+        room.service.token, room.bot = "MTIz.other.discord", "222"
+        room.service.bot_user = room.service.bot_id = room.bot
+    room.clock.at(room.clock.monotonic() + 2, lambda: room.reply(room.asked(), room.ann, said))
     assert _decide(room, text=text).status == YES
     assert len(room.posted_questions()) == 1 + other
     assert room.taps(room.asked()) == ["✅", "❌"]  # one tap decides, also on a question that was found again
@@ -5057,16 +5064,6 @@ def test_a_doubtful_question_in_a_channel_or_thread_of_the_params_is_looked_for_
         room.react(SimpleNamespace(ref=ref), room.ann, "✅")
         assert _decide(room, params=params).status == YES
         assert len(room.service.posted) == before + 2  # the question and the note
-
-
-@pytest.mark.parametrize("channel", ["#alerts", "UANN"])
-def test_a_channel_that_cannot_be_searched_does_not_lock_the_key_for_ever(slack_room, channel):
-    room, alerter = slack_room, slack_room.alerter(slack_channel_id=channel)
-    _lost(room, alerter=alerter, timeout=60)
-    room.clock.sleep(3600)
-    room.clock.at(room.clock.monotonic() + 2, lambda: room.service.say(
-        room.ann, "yes", room.service.posted[-1]["ts"], channel=room.service.posted[-1]["channel"]))
-    assert _decide(room, alerter=alerter, timeout=60).status == YES
 
 
 KNOT = eval("[" * 60 + "]" * 60)
@@ -7487,7 +7484,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "slack_channel_id": {
             **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "app.slack.com/client/T1/C012AB", "<#C012AB|ml>"),
                             ": write C012AB"),
-            **dict.fromkeys(("ml alerts", HOOK, "xapp-1-a", "'C1'", '"C1"', "“C1”"),
+            **dict.fromkeys(("ml alerts", HOOK, "xapp-1-a"),
                             ": that is no channel; its id (C…), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
