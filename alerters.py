@@ -3524,27 +3524,27 @@ class DiscordAlerter(_ChatAlerter):
 
     def _payload(self, draft: _Draft, page: _Page) -> _Dict:
         """Return the body of an alert or question: embeds in the rich form, content in the plain one."""
-        called = " ".join(dict.fromkeys(draft.called))
-        if not page.first:
-            called = ""
-        allowed: _Dict = {"parse": [], "users": re.findall(r"(?<!\S)[0-9]+", called),
-                          "roles": re.findall("&([0-9]+)", called)}  # without it Discord lets everything ping
-        if re.search("here|everyone", called):
-            allowed["parse"] = ["everyone"]
-        payload: _Dict = {"allowed_mentions": allowed}
         _name_apart(page.files)
+        embeds: list[_Dict] = []
+        content, last = "", len(_EMBED)
         if draft.why_plain:
-            payload["content"] = self._in_words(draft, page)
-        else:  # what an embed mentions calls nobody
+            content = self._in_words(draft, page)
+        elif page.first:  # what an embed mentions calls nobody
             ping = functools.partial(self._mark, "mention", url="")
-            payload["content"] = " ".join(map(ping, called.split()))
-            payload["embeds"] = embeds = []
-            last = len(_EMBED)
+            content = " ".join(map(ping, dict.fromkeys(draft.called)))
+        if not draft.why_plain:
             for part, value in self._embed_parts(page):
                 if _EMBED[part] <= last:  # it would stand above what is there already
                     embeds.append({"color": _LEVELS[draft.message.level][1]})
                 last = _EMBED[part]
                 embeds[-1][part] = value
+        shown = re.findall(r"@(&?[0-9]+|here|everyone)\b", content)
+        called = " ".join(sorted(set(shown).intersection(draft.called)))
+        allowed: _Dict = {"parse": [], "users": re.findall(r"(?<!\S)[0-9]+", called),
+                          "roles": re.findall("&([0-9]+)", called)}  # without it Discord lets everything ping
+        if re.search("here|everyone", called):
+            allowed["parse"] = ["everyone"]
+        payload: _Dict = {"content": content, "embeds": embeds, "allowed_mentions": allowed}
         if self.discord_token:
             payload["nonce"], payload["enforce_nonce"] = f"{draft.nonce}-{page.number}", True
             above = (draft.ref or draft.reply_to).get("message_id")
