@@ -4377,7 +4377,7 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
         hint = _SMTP_HINTS.get(status, "its words say why")
         return _failure(who, said, status=status, cure="people", hint=hint)
     if isinstance(error, _imaplib.IMAP4.error):
-        return _failure(who, _server_words(error.args[0]), cure="again")
+        return _failure(who, _server_words(error.args[0]), cure="again", hint="try later, or check imap_port")
     if type(error).__name__ == "SMTPNotSupportedError":
         return _failure(who, _reason(error), cure="people", hint="check smtp_port, use_tls and the log-in")
     if status:  # no code of SMTP
