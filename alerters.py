@@ -828,7 +828,7 @@ def _is_secret(field: _Field) -> bool:
     return not field.repr or bool(re.search(_SECRET_NAME, field.name))
 
 
-def _field_value(where: str, field: _Field, value: Any) -> Any:
+def _field_value(what: str, field: _Field, value: Any) -> Any:
     """Return the value of a flavor's field, checked for what can be told without asking the service."""
     kind, default = _field_kind(field), field.default
     if field.default_factory is not dataclasses.MISSING:
@@ -838,35 +838,35 @@ def _field_value(where: str, field: _Field, value: Any) -> Any:
     if value is None or value == default:  # os.environ.get gives None
         return default
     if kind == "list":
-        return _names(value, where)
+        return _names(value, what)
     if kind == "time":
-        return _seconds(value, where)
+        return _seconds(value, what)
     wanted = _TYPES.get(kind, str)
     if not isinstance(value, wanted):
-        raise ConfigError(f"{where} must be {getattr(wanted, '__name__', kind)}, not {type(value).__name__}")
+        raise ConfigError(f"{what} must be {getattr(wanted, '__name__', kind)}, not {type(value).__name__}")
     if kind == "port" and not 0 < value < 65536:
-        raise ConfigError(f"{where} must be a port from 1 to 65535")
+        raise ConfigError(f"{what} must be a port from 1 to 65535")
     if isinstance(value, str):
         value = value.strip()
         if _is_secret(field):
             if re.fullmatch(_REFERENCE, value):
                 return value
             value = _Secret(value)  # before it can be in the traceback of a refusal
-        _check_text(where, kind, value)
+        _check_text(what, kind, value)
     return value
 
 
-def _check_text(where: str, kind: str, text: str) -> None:
+def _check_text(what: str, kind: str, text: str) -> None:
     if re.search(r"[\x00-\x1f\x7f\u0085\u2028\u2029]", text):
-        raise ConfigError(f"{where} holds a line break or another control character")
+        raise ConfigError(f"{what} holds a line break or another control character")
     for kinds, form, said in _NEVER_RIGHT:
         if kind in kinds.split() and re.fullmatch(form, text):
-            raise ConfigError(f"{where} {said}")
+            raise ConfigError(f"{what} {said}")
     checks = {"url": _url_problem, "host": _server_problem}
     if text and kind in checks:
         problem = checks[kind](text)
         if problem:
-            raise ConfigError(f"{where} {problem}")
+            raise ConfigError(f"{what} {problem}")
 
 
 def _url_problem(url: str) -> str:
@@ -1239,10 +1239,10 @@ class BaseAlerter(_Record):
 
     def _secret(self, name: str) -> str:
         """Return a secret, read anew where it is a reference, and then checked as any other."""
-        given, where = getattr(self, name), f"{self._who}: {name}"
-        value = _reveal(given, where)
+        given, what = getattr(self, name), f"{self._who}: {name}"
+        value = _reveal(given, what)
         if value is not given:
-            _check_text(where, _field_kind(_fields_of(type(self))[name]), value)
+            _check_text(what, _field_kind(_fields_of(type(self))[name]), value)
             self._refuse(name, value)
         return value
 
@@ -3353,15 +3353,15 @@ class DiscordAlerter(_ChatAlerter):
     @_documented
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
-        place, mid = question.ref["channel_id"], question.ref["message_id"]
+        channel, mid = question.ref["channel_id"], question.ref["message_id"]
         rows = self._share(question)
         message = _row_with(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
-            message = self._call("GET", f"/channels/{place}/messages/{mid}")
+            message = self._call("GET", f"/channels/{channel}/messages/{mid}")
         counts_as, below = "", []
         if self.listen == "channel":
             counts_as = "channel"
-        if place == mid:  # a forum's post: the question begins a thread of its own
+        if channel == mid:  # a forum's post: the question begins a thread of its own
             counts_as = "reply"
         elif message.get("flags", 0) & _HAS_THREAD:  # that is a channel with the same id
             thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
@@ -3891,11 +3891,11 @@ class SMTPEmailAlerter(BaseAlerter):
         return Receipt(self._label, {"message_id": mail.ident})
 
     def _recipients(self, params: _Params) -> list[str]:
-        where, found = f"{self._who}: recipient_email", {}
+        what, found = f"{self._who}: recipient_email", {}
         given = getattr(params, "recipient_email", None) or self.recipient_email or None
-        for names in _names(given, where) or ():
+        for names in _names(given, what) or ():
             for name in re.split("[,;]", names):
-                found[_name_and_address(name, where)[1]] = True
+                found[_name_and_address(name, what)[1]] = True
         return list(found)
 
     def _new_mail(self, subject: str, to: Iterable[str], above: _Dict, question: Question | None,
@@ -4274,7 +4274,7 @@ class _Mailbox:
                     yield int(uid), arrived and time.mktime(arrived), row[1]
 
 
-def _name_and_address(text: str, where: str) -> tuple[str, str]:
+def _name_and_address(text: str, what: str) -> tuple[str, str]:
     """Return the name, or "", and the address of `bot@example.org` or `Training Bot <bot@example.org>`."""
     name, address = "", text.strip()
     named = re.fullmatch(r'"?([^"<>@]*[^"<>@\s])"?\s*<([^<>]*)>', address)
@@ -4285,9 +4285,9 @@ def _name_and_address(text: str, where: str) -> tuple[str, str]:
         if re.fullmatch(_ADDRESS, address) and "=?" not in text:  # see `_new_mail`
             ascii_form = domain.encode("idna").decode()
             if ascii_form.lower() != _xn_form(domain):  # the codec knows the rules of 2003 alone
-                raise ConfigError(f"{where}: write {local}@{_xn_form(domain)}")
+                raise ConfigError(f"{what}: write {local}@{_xn_form(domain)}")
             return name, f"{local}@{ascii_form}"
-    raise ConfigError(f"{where}: {_one_line(text, 60)!r} is not a mail address")
+    raise ConfigError(f"{what}: {_one_line(text, 60)!r} is not a mail address")
 
 
 class _Mail:
@@ -4890,7 +4890,7 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: Any = ("",
     return alerter  # type: ignore[no-any-return]
 
 
-def _parsed(field: _Field, text: str, where: str) -> Any:
+def _parsed(field: _Field, text: str, what: str) -> Any:
     """Return the value of a field that was written as text, in the environment or on the command line."""
     kind, word = _field_kind(field), text.strip().lower()
     if not text and field.name != "approvers":  # an empty list of them is not everyone
@@ -4903,7 +4903,7 @@ def _parsed(field: _Field, text: str, where: str) -> Any:
         return _READERS[kind](word)
     except (KeyError, ValueError):
         wanted = {"bool": "true or false"}.get(kind, "a number")
-        raise ConfigError(f"{where} must be {wanted}, not {text!r}") from None
+        raise ConfigError(f"{what} must be {wanted}, not {text!r}") from None
 
 
 def _from_environment() -> BaseAlerter:
@@ -6095,7 +6095,7 @@ class _SecretAway(ConfigError):
     """A file with a secret cannot be read now: it may be there in a moment, when it is just replaced."""
 
 
-def _reveal(value: str, where: str) -> str:
+def _reveal(value: str, what: str) -> str:
     reference = re.fullmatch(_REFERENCE, value)
     if not reference:
         return value
@@ -6112,7 +6112,7 @@ def _reveal(value: str, where: str) -> str:
         if re.fullmatch(r"[^\x00-\x1f\x7f]+", found):
             return _Secret(found)
         found = ""  # in no traceback that shows locals
-    raise raised(f"{where}: {source} {name} {problem}")
+    raise raised(f"{what}: {source} {name} {problem}")
 
 
 # === Text ===
