@@ -175,6 +175,8 @@ _HEAD_CAP, _BODY_CAP = 256 * 1024, 8 * 1024 * 1024  # bytes of an answer's heads
 _MAILBOX_CAP = 64 * 1024 * 1024  # bytes of one answer of a mailbox
 _MOST_PARTS = 10  # messages that one text may become; beyond that it goes as a file
 _TEXT_FILE = "message.txt"
+_BY_CURE = {"look": "it may have arrived: look before you send it again",  # what to do about a failure
+            "again": "the service has trouble: try again later"}
 _FOLD = 60.0  # s for which repeats of a log record wait, to be told together
 _EMOJI = dict(entry.split(" ", 1) for entry in (  # named as in Slack and iamcal/emoji-data, first the usual
     "👍 +1 thumbsup|👎 -1 thumbsdown|✅ white_check_mark|✔ heavy_check_mark|❌ x|☑ ballot_box_with_check|"
@@ -240,7 +242,7 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
     """Return a DeliveryError of one line that holds no secret and always has a hint.
 
     cure: as in DeliveryError; "look" makes the outcome unknown. None: what the status says.
-    hints: what to do about a service's own words, {pattern of codes: hint}; hint: goes before them.
+    hints: what to do about a code, or a status without one, {pattern: hint}; hint: goes before them.
     """
     error = DeliveryError(f"{who}: {what}", status=status, retry_after=retry_after)
     if code:
@@ -249,19 +251,11 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
         error._cure = cure
     if cure == "look":
         error.outcome = "unknown"
-    error.hint = hint or _usual_hint(error, hints)
-    return error
-
-
-def _usual_hint(error: DeliveryError, hints: Mapping[str, str]) -> str:
     for codes, text in hints.items():
-        if re.fullmatch(codes, error.code or ""):
-            return text
-    if error._cure == "look":
-        return "it may have arrived: look before you send it again"
-    if error._cure == "again":
-        return "the service has trouble: try again later"
-    return f"see what it says, and what `{_program()} check` says"
+        if re.fullmatch(codes, str(code or status)):
+            hint = hint or text
+    error.hint = hint or _BY_CURE.get(error._cure) or f"see what it says, and what `{_program()} check` says"
+    return error
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -2710,7 +2704,7 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     "token_revoked|token_expired|account_inactive": "the app was removed or its token expired: reinstall it",
     "missing_scope": "add the scope under OAuth & Permissions, then reinstall the app",
     "not_in_channel": "invite the bot with /invite in that channel",
-    "channel_not_found": "check the channel id; a private channel needs the bot invited with /invite",
+    "channel_not_found": "give the channel's id (C…); a private channel needs the bot invited with /invite",
     ".*archived|is_inactive": "the channel is archived: choose another one",
     ".*restricted.*|.*access.*|no_permission|action_prohibited|posting_to_general.*|team_disabled":
         "a policy of the workspace forbids it: ask an admin, or choose another channel",
@@ -2752,7 +2746,7 @@ class SlackAlerter(_ChatAlerter):
     _api_field = "slack_api_url"
     _person_id = "(?!U0?X{4})[UW][A-Z0-9]+"
     _id_forms = {
-        "slack_channel_id": (r"(?!xox|xapp)[^\s@<>/,]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
+        "slack_channel_id": (r"(?!xox|xapp)[^\s@<>/,'\"“”‘’]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
                              f"that is no channel; its {_SLACK_CHANNEL}"),
         "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b", f"{{!r}} is no Slack id; {_MEMBER_ID}"),
         "mention": ("[<@!]*([UWS][A-Z0-9]+|here|channel|everyone)>?", rf"/({_person_id})\b",
@@ -2797,6 +2791,9 @@ class SlackAlerter(_ChatAlerter):
         for scope, (mark, use) in _SCOPES.items():
             if scope not in who.get("scopes", _SCOPES):
                 yield mark, f"scope {scope} is missing ({use}): add it, reinstall the app"
+        if channel[0] in "#UW":  # a name or a person, which Slack takes to post alone
+            yield _NOTE, f"channel {channel}: only an id (C…) can be tried without a post"
+            return
         for method, what in (("info", "channel {}"), ("history", "may read replies")):
             try:
                 found = self._call(f"conversations.{method}", {"channel": channel, "limit": "1"})
@@ -3234,7 +3231,7 @@ _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a tim
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
     "10015|50027": "the webhook was deleted or mistyped: make a new one",
-    "40001|50014": "bad bot token: reset it under Bot in the developer portal",
+    "401|40001|50014": "bad bot token: reset it under Bot in the developer portal",
     "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",
     "50001": "the bot cannot see the channel: add it, with View Channel and Read Message History",
     "50013|160002": "allow Send Messages, Embed Links, Attach Files, Add Reactions, Read Message History",
@@ -3721,7 +3718,7 @@ _ABSENT = (r"(?i)out of office|\W?auto(.?reply)?\s*[:\]]|abwesen|automatic reply
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji are
-_QUOTED = (">", "|")  # marks before a quoted line; they stand in `_Reader.own` and `_line_kind`, too
+_QUOTED = ">|"  # marks before a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
@@ -4490,7 +4487,7 @@ class _Reader:
         text = text.replace("[image: ", "[")  # as Gmail shows ours
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
-        lines = list(filter(re.compile(r"[^->|_=*\s]|^--$").search, lines))
+        lines = list(filter(re.compile(rf"[^-_=*\s{_QUOTED}]|^--$").search, lines))
         letters = re.sub(_NO_LETTERS, "", "\n".join(lines).casefold()).split("\n")
         rows, end = "", 0
         for number, line in enumerate(lines):
@@ -4502,11 +4499,11 @@ class _Reader:
     def _run(self, lines: list[str], letters: list[str], first: int) -> tuple[str, int]:
         """Return the kind of a line, and where the run of our lines, by letters, that begins there ends."""
         places, end = self._starts, first
-        marked = lines[first].startswith(_QUOTED)
+        marked = lines[first][0] in _QUOTED
         if not letters[first]:
             places = set()
         for number in range(first, len(lines)):
-            if lines[number].startswith(_QUOTED) != marked:
+            if (lines[number][0] in _QUOTED) != marked:
                 places = places - self._starts  # only the rest of a line that was wrapped may lose its mark
             said = letters[number]
             places = {at + len(said) for at in places if self._ours.startswith(said, at)}
@@ -4535,7 +4532,7 @@ class _Reader:
             return "closing"
         if set() < words <= self._closings:
             return "closing"
-        line = re.sub(self._us, _US, line.strip(">| \t\xa0"))
+        line = re.sub(self._us, _US, line.strip(f"{_QUOTED} \t\xa0"))
         for kind, pattern in _LINE_KINDS.items():
             if kind == "timed" and words & self._readers:
                 continue
@@ -6641,8 +6638,8 @@ _TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
 _WIRES: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_WIRES", default=None)
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
-    ("gaierror|UnicodeError", "check the host's name, DNS, and whether a proxy is needed (HTTPS_PROXY)"),
-    ("[tT]imeout", "it is slow, or a firewall drops it: check host, port and whether a proxy is needed"),
+    ("gaierror|UnicodeError", "check the host's name and DNS; a chat may need a proxy (HTTPS_PROXY)"),
+    ("[tT]imeout", "it is slow, or a firewall drops it: check host and port; a chat may need a proxy"),
     ("ConnectionRefused", "nothing listens there: check host and port"),
     ("ConnectionReset|BrokenPipe|RemoteDisconnected|IncompleteRead|ServerDisconnected|abort|SSLEOF|SSLZero",
      "a proxy or firewall in between may have cut it off"),
@@ -7484,11 +7481,12 @@ def _run_command(args: list[str]) -> int | None:
         raise ConfigError(f"no command {word!r}; {_did_you_mean(word, _COMMANDS)}")
     work, *_ = _COMMANDS[name]
     job: list[str] = []
-    if work is _cmd_run and "--" in args:
-        end = args.index("--")
-        args, job = args[:end], args[end + 1:]
-    elif work is _cmd_run and not _HELP & set(args):
-        raise ConfigError(_HOW_TO_RUN)
+    if work is _cmd_run:
+        if "--" in args:
+            end = args.index("--")
+            args, job = args[:end], args[end + 1:]
+        elif not _HELP & set(args):
+            raise ConfigError(_HOW_TO_RUN)
     return work(_options(name, args, job))
 
 

@@ -3110,8 +3110,8 @@ class Scene:
 PORT_1 = 1  # nothing listens there
 MAYBE = "; it may have arrived, so look before you send it again"
 OK, LOG_IN = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: %b\r\n\r\n"
-CHECK_NAME = "check the host's name, DNS, and whether a proxy is needed (HTTPS_PROXY)"
-SLOW = "it is slow, or a firewall drops it: check host, port and whether a proxy is needed"
+CHECK_NAME = "check the host's name and DNS; a chat may need a proxy (HTTPS_PROXY)"
+SLOW = "it is slow, or a firewall drops it: check host and port; a chat may need a proxy"
 ODD = "something else than the service seems to answer there: check the address and the port"
 LATE, LARGE = f"no answer in time: {SLOW}{MAYBE}", f"the answer is too large: {ODD}{MAYBE}"
 REFUSED = "TLS with 127.0.0.1:PORT: the certificate is not trusted"
@@ -3443,6 +3443,8 @@ def test_check_says_a_line_a_point(chats):
         "discord": "ok    token: alerts\nok    channel alerts\nok    may read replies",
         "discord webhook": "ok    webhook hook for channel 300"}
     assert ConsoleAlerter().check().startswith("ok    writes to stderr; ")
+    said = slack_alerter(chats["slack"][1], slack_channel_id="#alerts").check()
+    assert said.endswith("\nnote  channel #alerts: only an id (C…) can be tried without a post")
     assert not [row for _, service in chats.values() for row in service.rows]
 
 
@@ -3451,17 +3453,16 @@ def test_check_says_a_line_a_point(chats):
     ("slack", _without("files:write"), "note  scope files:write is missing .for images", False),
     ("slack", _without("channels:read"), "note  channel C0ALERTS: missing_scope", False),
     ("slack", _without("channels:history"), "may read replies: .*missing_scope.*channels:history", True),
-    ("slack", lambda s: s.channels.clear(), "channel C0ALERTS: channel_not_found", True),
+    ("slack", lambda s: s.channels.clear(), "C0ALERTS: channel_not_found: give the channel's id", True),
     ("slack", _now(is_member=False), "may read replies: not_in_channel.*: invite the bot with", True),
     ("slack", lambda s: setattr(s, "token", "xoxb-new"), "invalid_auth", True),
-    ("discord", lambda s: setattr(s, "token", "new"), "Unauthorized|401", True),
+    ("discord", lambda s: setattr(s, "token", "new"), "401: Unauthorized: bad bot token: reset it", True),
     ("discord", lambda s: s.channels.clear(), "Unknown Channel", True),
     ("discord", _without("VIEW_CHANNEL"), "50001 Missing Access: .*View Channel", True),
     ("discord", _now(type=4), "takes no messages", True), ("discord", _now(type=13), "ok +channel", False),
     ("discord", lambda s: s.delete(s.say("7", "hi")), "ok    may read replies", False),
     ("discord", lambda s: [s.say("7", "hi"), _without("READ_MESSAGE_HISTORY")(s)], "Message History", True),
-    ("discord", lambda s: [s.say("7", "hi"), setattr(s, "message_content", False)],
-     "note  the Message Content intent is off", False),
+    ("discord", lambda s: [s.say("7", "hi"), setattr(s, "message_content", False)], "is off", False),
     ("discord webhook", lambda s: setattr(s, "webhook_deleted", True), "10015 Unknown Webhook", True)])
 def test_check_names_what_fails_and_what_to_do(chats, kind, change, words, fails):
     alerter, service = chats[kind]
@@ -7485,7 +7486,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "slack_channel_id": {
             **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "app.slack.com/client/T1/C012AB", "<#C012AB|ml>"),
                             ": write C012AB"),
-            **dict.fromkeys(("ml alerts", HOOK, "xapp-1-a"),
+            **dict.fromkeys(("ml alerts", HOOK, "xapp-1-a", "'C1'", '"C1"', "“C1”"),
                             ": that is no channel; its id (C…), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
