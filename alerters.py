@@ -2361,7 +2361,7 @@ class _ChatAlerter(BaseAlerter):
             draft.why_plain = error.args[0]
         written = [block.source for block in page.blocks]
         parts = _paged(self, written, self._plain_limit, self._plain_limit, 99)
-        parts[0].first, parts[0].files = page.first, page.files
+        parts[0].is_first, parts[0].files = page.is_first, page.files
         for part in parts:
             self._post_one(draft, part)
 
@@ -2397,7 +2397,7 @@ class _ChatAlerter(BaseAlerter):
         first = pages[0]
         above = [block for block in frame.blocks if block.kind in ("ping", "title")]
         first.blocks = above + first.blocks + frame.blocks[len(above):]
-        first.first = True
+        first.is_first = True
         first.files = [file for file in draft.files if file.data and file not in draft.later]
         if len(pages) > _MOST_PARTS and self._takes_files():
             draft.whole = _File(_TEXT_FILE, _whole_text(draft.message).encode("utf-8"))
@@ -2507,7 +2507,7 @@ class _ChatAlerter(BaseAlerter):
     def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
         """Post. Our time of each try to ask is noted: the service's stamp of it then tells its clock."""
         def noted() -> _Dict:
-            if draft.message._question and page.first:
+            if draft.message._question and page.is_first:
                 draft.message._question._record.posted = self.clock.now()
             return post()
 
@@ -2545,13 +2545,13 @@ class _ChatAlerter(BaseAlerter):
             if view.began < newest or not first <= self._order(question.ref) <= last:
                 began, view.error = self.clock.monotonic(), None
                 try:
-                    view.last = self._read_view(view, question)
+                    view.found = self._read_view(view, question)
                 except DeliveryError as error:
                     view.error = error.with_traceback(None)  # as it would keep the view
                 view.began = began
             if view.error:
                 raise copy.copy(view.error)
-            return view.last
+            return view.found
 
     def _answers(self, question: Question, rows: list[_Dict], counts_as: str) -> list[_Dict]:
         """Return what people wrote in reply; counts_as: the `via` of plain messages, or ""."""
@@ -2671,7 +2671,7 @@ class _View:
         self.span = (0.0, float("inf"))  # the oldest and the newest question for which it was read last
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
-        self.last: Any = None
+        self.found: Any = None
         self.error: DeliveryError | None = None
         self.free_at = 0.0  # Slack, on clock.monotonic: when it lets the app read again
         self.rationed = False  # Slack: whether the app may read once a minute
@@ -3034,7 +3034,7 @@ class SlackAlerter(_ChatAlerter):
         blocks: list[_Dict] = []
         replaced: Sequence[str] = ()
         own = getattr(draft.params, "blocks", None)
-        if own and page.first:
+        if own and page.is_first:
             blocks += _json.loads(_json.dumps(own), object_hook=_masked)
             replaced = ("title", "text", "facts")
         for kind, written in _grouped(page.blocks):
@@ -3526,7 +3526,7 @@ class DiscordAlerter(_ChatAlerter):
         content, last = "", len(_EMBED)
         if draft.why_plain:
             content = self._in_words(draft, page)
-        elif page.first:  # what an embed mentions calls nobody
+        elif page.is_first:  # what an embed mentions calls nobody
             ping = functools.partial(self._mark, "mention", url="")
             content = " ".join(map(ping, dict.fromkeys(draft.called)))
         if not draft.why_plain:
@@ -6454,7 +6454,7 @@ class _Page:
         self.files: list[_File] = []  # to attach
         self.doubtful = False  # it may have arrived, with its files
         self.number = 0  # which message of its draft it is
-        self.first = False  # whether it is the one with title and facts
+        self.is_first = False  # whether it is the one with title and facts
         self.last: _Block | None = None
 
     def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
