@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     import termios as _termios
     import threading as _threading
     import traceback as _traceback
+    import typing as _typing
     import unicodedata as _unicodedata
     import urllib.parse as _parse
     import urllib.request as _urllib
@@ -120,7 +121,7 @@ else:
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
                   "logging mimetypes msvcrt pathlib secrets select shlex shutil signal smtplib socket ssl "
-                  "stat subprocess termios threading traceback unicodedata warnings").split():
+                  "stat subprocess termios threading traceback typing unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
@@ -298,9 +299,9 @@ def _reason(error: BaseException) -> str:
 # === Messages ===
 class _Record:
     """Repr, comparison and hash of all dataclasses (see `_dataclass`)."""
-    def _values(self) -> _Dict:
-        record: Any = self
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(record)}
+    # Messages, parameters, receipts and decisions have annotations that pydantic and Prefect can evaluate.
+    def _values(self: Any) -> _Dict:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __repr__(self) -> str:
         values = [f"{name}={value!r}" for name, value in self._values().items()]
@@ -326,10 +327,10 @@ class AlerterMessage(_Record):
     """
     title: str | None = None
     body: str | None = None
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    images: Iterable[Any] = dataclasses.field(default_factory=list)
-    level: _Level = "info"
-    files: Iterable[Any] = dataclasses.field(default_factory=list)
+    metadata: _typing.Mapping[str, _typing.Any] = dataclasses.field(default_factory=dict)
+    images: _typing.Iterable[_typing.Any] = dataclasses.field(default_factory=list)
+    level: _typing.Literal["info", "success", "warning", "error"] = "info"
+    files: _typing.Iterable[_typing.Any] = dataclasses.field(default_factory=list)
     _question = None  # type: Question | None
     _reply_to = None  # type: Receipt | None
     _loaded = None  # type: Sequence[_File] | None
@@ -406,11 +407,11 @@ class AlerterParameters(_Record):
     `U…`, `S…`, here, channel, everyone; on Discord a user id, & and a role id, here, everyone.
     minimum_approvals: how many different people have to approve.
     """
-    approve_msg_options: Iterable[str] | None = None
-    disapprove_msg_options: Iterable[str] | None = None
-    approvers: Iterable[str] | None = None
-    timeout: _Time | None = None
-    mention: Iterable[str] | None = None
+    approve_msg_options: _typing.Iterable[str] | None = None
+    disapprove_msg_options: _typing.Iterable[str] | None = None
+    approvers: _typing.Iterable[str] | None = None
+    timeout: float | str | _datetime.timedelta | None = None
+    mention: _typing.Iterable[str] | None = None
     minimum_approvals: int | None = 1
 
     def __post_init__(self) -> None:
@@ -434,7 +435,7 @@ class SlackAlerterParameters(AlerterParameters):
     """Choices for one call on Slack. thread_ts: `ts` of a message to post under. blocks: own Block Kit."""
     slack_channel_id: str | None = None
     thread_ts: str | None = None
-    blocks: Sequence[dict[str, Any]] | None = None
+    blocks: _typing.Sequence[dict[str, _typing.Any]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -454,7 +455,7 @@ class DiscordAlerterParameters(AlerterParameters):
 @_dataclass
 class SMTPEmailAlerterParameters(AlerterParameters):
     """Choices for one mail. html_body: own HTML; how to answer a question goes below it."""
-    recipient_email: str | Iterable[str] | None = None
+    recipient_email: str | _typing.Iterable[str] | None = None
     subject: str | None = None
     subject_prefix: str | None = None
     include_html: bool | None = None
@@ -468,7 +469,7 @@ class Receipt(_Record):
     slack {"channel", "ts"}, discord {"channel_id", "message_id"}, smtp_email {"message_id"}.
     """
     alerter: str
-    ref: dict[str, Any]
+    ref: dict[str, _typing.Any]
     url: str | None = None
 
 
@@ -480,7 +481,7 @@ class Decision(_Record):
     channel, email, console. at: UNIX seconds. by, text and via are None when nobody decided. reason: what
     stood behind the word of a decline. approvals: the user ids of all who approved, in order.
     """
-    status: _Status
+    status: _typing.Literal["approved", "declined", "timeout"]
     by: str | None = None
     text: str | None = None
     via: str | None = None
@@ -5481,7 +5482,7 @@ def watch(name: _F) -> _F:
 
 @_overload
 def watch(name: str | None = None, *, on_success: bool = True, longer_than: _Time = 0,  # noqa: F811
-          alerter: _Target = None) -> Watch:
+          alerter: _Target = None) -> _Watch:
     """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
 
 
@@ -5704,9 +5705,6 @@ class _AlertHandler(_Handler):
 
 if TYPE_CHECKING:
     AlertHandler = _AlertHandler
-
-    class Watch(_Watch):
-        """What `watch` returns: it decorates a function, and stands in `with` and `async with`."""
 
 
 def __getattr__(name: str) -> Any:

@@ -4727,9 +4727,8 @@ def test_half_a_question_or_what_is_no_id_is_refused(room):
     state = room.ask(alerter=alerter).to_dict()
     halves = [{name: value for name, value in state.items() if name != part}
               for part in ("token", "asked", "deadline", "approve", "decline")]
-    no_ids = {
-        "slack": [{"channel": "C0\ud800"}, {"channel": "C0/.."}, {"ts": "("}, {"ts": None}],
-        "discord": [{"channel_id": "1/webhooks?x="}, {"message_id": "١٢٣"}, {"message_id": "1" * 21}]}
+    no_ids = {"slack": [{"channel": "C0\ud800"}, {"channel": "C0/.."}, {"ts": "("}, {"ts": None}],
+              "discord": [{"channel_id": "1/webhooks?x="}, {"message_id": "١٢٣"}, {"message_id": "1" * 21}]}
     odd = [{**state, "ref": {**state["ref"], **ref}} for ref in no_ids[room.kind]]
     for given, its, why in (
             *((half, alerter, "to_dict gave") for half in (
@@ -6929,6 +6928,8 @@ def test_the_public_surface_is_exactly_that_of_the_contract_and_documented():
                if key[0] != "_" and callable(getattr(cls, key, None))}
     assert [name for name, value in {**named, **methods}.items()
             if name != "FLAVORS" and not inspect.getdoc(value)] == []
+    kept = (AlerterMessage, SlackAlerterParameters, SMTPEmailAlerterParameters, Receipt, Decision)
+    assert sys.version_info < (3, 10) or all(map(typing.get_type_hints, kept))  # as pydantic and Prefect do
 
 
 FRESH = """
@@ -7330,9 +7331,8 @@ def test_what_is_of_a_second_copy_of_the_module_is_told_so(monkeypatch):
     other = types.ModuleType("second_copy")
     monkeypatch.setitem(sys.modules, "second_copy", other)
     other.__file__ = "/copy.py"
-    alerter, message, params, receipt = (
-        type(name, (), {"__module__": "second_copy"})
-        for name in ("BaseAlerter", "AlerterMessage", "SlackAlerterParameters", "Receipt"))
+    alerter, message, params, receipt = (type(name, (), {"__module__": "second_copy"}) for name in (
+        "BaseAlerter", "AlerterMessage", "SlackAlerterParameters", "Receipt"))
     for call in (lambda: post("x", alerter=alerter()), lambda: post(message()), lambda: post("x", params()),
                  lambda: register_flavor(type("Own", (alerter,), {})), lambda: post("x", reply_to=receipt())):
         with pytest.raises(ConfigError, match=r"of a second copy of this module \(/copy.py\): import one"):
