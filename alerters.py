@@ -5917,8 +5917,8 @@ class _Copy:
                 piece = piece[os.write(self.number, piece):]
             except BlockingIOError:
                 time.sleep(0.01)
-            except OSError as error:
-                self.going_on, piece = False, b""
+            except OSError as error:  # on a full disk the job goes on, as most do without us and all with tee
+                self.going_on, piece = error.errno in (errno.ENOSPC, errno.EDQUOT), b""
                 if not isinstance(error, BrokenPipeError):
                     self.problem = f"what it printed could not be written: {_reason(error)}"
 

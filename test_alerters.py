@@ -9039,8 +9039,8 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
         'cd "$(mktemp -d)"; (echo one; echo two) | { "$@" 2>a; echo $?; cat; } | cksum; cat a',
         "read -r line; echo got $line; echo err >&2; head -c 3000000 /dev/zero; exit 255"),
     "all closed": ('"$@" <&- >&- 2>&-', "echo out || exit 5"),
-    "full, stdin and stderr closed": ('"$@" <&- >/dev/full 2>&-; echo $?',
-                                      "echo err >&2 && exit 6; cat && exit 7; echo out || exit 1"),
+    "full, stdin and stderr closed": ('"$@" <&- >/dev/full 2>&-; echo $?', "echo err >&2 && exit 6; "
+                                      "cat && exit 7; echo out || exit 1; sleep 0.3; echo on"),
     "nobody reads any more": ('set -o pipefail; "$@" | head -1', "echo a; sleep 0.3; echo b; echo c >&2"),
     "on a terminal": (
         'P=$(cut -d" " -f5-8 /proc/$$/stat) "$@"', f"{SURROUNDINGS} stty size; echo err >&2; echo ready; "
