@@ -5956,7 +5956,7 @@ class _Signals:
     def __enter__(self) -> _Signals:
         self.came: list[int] = []
         self._handlers: dict[int, Any] = {}
-        self._witness: _socket.socket | None = None
+        self._witness, self._witness_id = None, 0  # type: Any, int
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
             for number in _signal.Signals:  # what is ignored stays so, for the job as well
                 if number.name in _PASSED_ON and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
@@ -5967,15 +5967,17 @@ class _Signals:
                     self._witness, line = _socket.socketpair()
                     self._witness.settimeout(1)
                     with line:
-                        _fork(functools.partial(self._bear_witness, line), line.fileno())
+                        self._witness_id = _fork(functools.partial(self._bear_witness, line), line.fileno())
         self._ask_witness()  # once it answers it hears; what came before, it forgets: no job has got it
         return self
 
+        if self._witness_id:
+            os.kill(self._witness_id, 9)  # it may be stopped
+            os.waitpid(self._witness_id, 0)  # the first process of a container may never do that
+            self._witness.close()
     def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
-        if self._witness:
-            self._witness.close()  # with which it ends
 
     def _note(self, number: int, frame: object) -> None:
         self.came.append(number)
@@ -6013,12 +6015,13 @@ class _Signals:
         return came
 
 
-def _fork(work: Callable[[], object], *kept: int) -> None:
-    """Do it in a process of its own, which has no other descriptors than `kept`."""
+def _fork(work: Callable[[], object], *kept: int) -> int:
+    """Do it in a process of its own, which has no other descriptors than `kept`; return its id."""
     with _warnings.catch_warnings():
         _warnings.simplefilter("ignore", DeprecationWarning)  # other threads' locks do not concern it
-        if sys.platform == "win32" or os.fork():
-            return
+        child = sys.platform == "win32" or os.fork()
+    if child:
+        return child
     try:
         start = 0
         for number in sorted(kept) + [1024]:  # more than any shell or make opens
