@@ -573,8 +573,7 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
 
 def _known_keywords(function: _F) -> _F:
     """Let a wrong keyword be a ConfigError that says what was meant."""
-    code: Any = function.__code__
-    known = set(code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]) - {"self"}
+    known = set(function.__annotations__) - {"return"}
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
@@ -5715,8 +5714,8 @@ def __getattr__(name: str) -> Any:
     return globals().setdefault(name, type(name, (_AlertHandler, _logging.Handler), about))
 
 
-def __dir__() -> list[str]:
-    return sorted(set(globals()).union(__all__))
+def __dir__() -> set[str]:
+    return set(globals()).union(__all__)
 
 
 # === run ===
@@ -5971,11 +5970,11 @@ class _Signals:
         self._ask_witness()  # once it answers it hears; what came before, it forgets: no job has got it
         return self
 
+    def __exit__(self, *_: object) -> None:
         if self._witness_id:
             os.kill(self._witness_id, 9)  # it may be stopped
             os.waitpid(self._witness_id, 0)  # the first process of a container may never do that
             self._witness.close()
-    def __exit__(self, *_: object) -> None:
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
 
@@ -6763,7 +6762,7 @@ class _Trust:
                 _add_cas(f"{who}: {variable} ({path})", self.context, path)
             self.advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
         if own_folder and not hashed:
-            self.advice = f"SSL_CERT_DIR ({own_folder}) has no hashed names: run openssl rehash {own_folder}"
+            self.advice = f"SSL_CERT_DIR is no folder of hashed names: run openssl rehash {own_folder}"
         elif not hashed and not self.context.cert_store_stats()["x509"]:
             self.advice = "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"
 
