@@ -3751,8 +3751,6 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
     "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:@]+@\S+\.[^\s\d.]+",  # a date has 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "signed": r"-----BEGIN PGP SIGNED MESSAGE-----|Hash: SHA\d+",
-    "armour": "-----(?:BEGIN|END) PGP SIGNATURE-----",
     "rule": r"-{5,} ?[^\Wa-z_][a-z\xaa-\U0010ffff][^\s-]{,20}(?:[ -]\S{2,20})? ?-{5,}",  # Original Message
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
@@ -3762,8 +3760,7 @@ _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
            | subject dated us label | wrote | began colon | stamp? says | timed) (short{,40} quoted | bare+)
   | dashes ((?!quoted|bare|wrote|subject)\w+=(?!>).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
-  | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*
-  | signed | armour (.*\n){,40}? armour)""")
+  | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|"
              r"oppo|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|"
@@ -3784,14 +3781,13 @@ _ADDED = _SENT.union("""PROGRAM from my the via with using for on an a this mess
     auf ista 从我的 来自 мобильной почты""".split())
 _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many and thx sincerely yours mit
     freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
-    vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt
+    vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt kr
     saludos un cordiales atentamente gracias abrazo abraços um abraço atenciosamente att cumprimentos obrigado
     obrigada cordiali saluti distinti grazie met vriendelijke groet groeten groetjes mvg bedankt mvh med
     vänlig vänliga hälsning hälsningar venlig vennlig hilsen vh tack tak takk terveisin ystävällisin kiitos
     pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
-    mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi çalışmalar
-    teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 i̇yi saludo
-    truly kr &""".split())
+    mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi i̇yi çalışmalar truly
+    teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo &""".split())
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
@@ -4420,8 +4416,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
                 own = reader.own(text)  # a signature ends with its part
                 said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
         types = part.get_all("Content-Type", [])
-        damage += part.defects + types[1:] + [part.get_unixfrom()]
-    if any(damage) or room <= 0:
+        damage += part.defects + types[1:] + [part.get_unixfrom(), room <= 0]
+    if any(damage):
         said["damaged"] = "(This mail is damaged or too long.)"
     return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
 
@@ -4558,8 +4554,8 @@ def _html_text(source: str) -> str:
     said.append(page.rawdata)
     depth, lines = 0, []
     for line in re.split("(?:\x1d *)+", "".join(said)):  # not at \n, which is a space even as &#10;
-        depth = max(depth + line.count("\x1e") - line.count("\x1f"), 0)
-        lines.append("> " * min(depth, 1) + " ".join(line.split()))
+        depth += line.count("\x1e") - line.count("\x1f")
+        lines.append("> " * (depth > 0) + " ".join(line.split()))
     return "\n".join(lines)
 
 

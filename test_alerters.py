@@ -6221,8 +6221,7 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     layouts += [f"{{A}}\n____________\n{head}\n\n{{P}}\n" for head in MAIL_HEADS if head[0] not in "-_"]
     layouts += [f"{{A}}\n\n{end}\n" for end in MAIL_ENDS]
     layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS[::2]]
-    pgp = "-----BEGIN PGP SIGNED MESSAGE-----⏎{A}⏎-----BEGIN PGP SIGNATURE-----⏎A⏎-----END PGP SIGNATURE-----"
-    layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f", pgp]
+    layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f"]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
     for number, (message, name, to) in enumerate(NAMED):
@@ -6352,7 +6351,7 @@ approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o 
 approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
 ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.y/no ¦ ok⏎Thanks <https://x⏎not yet⏎>
 ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy? ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎approve⏎⏎decline
-ok⏎-----BEGIN PGP SIGNATURE-----⏎A=⏎-----END PGP SIGNATURE-----⏎not yet ¦ ok⏎-- ⏎Ann⏎> only staging""")
+ok⏎-- ⏎Ann⏎> only staging""")
     question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
     layouts = ["{A}", f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}", f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}",
                f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}", "{A}\n-- \nAnn\nTeam that may approve",
