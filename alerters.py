@@ -4472,9 +4472,12 @@ class _Reader:
         writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
         self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
-        sent = re.sub(_NO_LETTERS, "", "\n\uffff\n".join(question._record.sent).casefold()).split("\n")
-        self._ours = "".join(sent)
-        self._starts = set(itertools.accumulate(map(len, sent), initial=0))  # of its lines, and so their ends
+        sent = "\n\uffff\n".join(question._record.sent).casefold()
+        letters = re.sub(_NO_LETTERS, "", sent).split("\n")
+        self._ours = "".join(letters)
+        starts = list(itertools.accumulate(map(len, letters), initial=0))
+        self._starts = set(starts)  # of its lines, and so their ends
+        self._bare = self._starts.difference(itertools.compress(starts, re.findall("(?m)^[>|]?", sent)))
 
     def own(self, text: str) -> str:
         """Return what is neither quoted, with the block above it, nor a signature."""
@@ -4500,7 +4503,7 @@ class _Reader:
             places = set()
         for number in range(first, len(lines)):
             if (lines[number][0] in _QUOTED) != marked:
-                places = places - self._starts  # only the rest of a line that was wrapped may lose its mark
+                places = places - self._bare  # a quote in ours and the rest of a wrapped line may differ
             said = letters[number]
             places = {at + len(said) for at in places if self._ours.startswith(said, at)}
             if not places:

@@ -6235,7 +6235,7 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
 
 
 def test_a_wrapped_quote_is_one_too(desk):
-    question = desk.open(AlerterMessage(RICH.title, RICH.body, RICH.metadata, [PNG]))
+    question = desk.open(AlerterMessage(RICH.title, RICH.body + "\n\n> Bob: fine", RICH.metadata, [PNG]))
     lines = part_text(desk.asked.get_body(("plain",))).replace("[image", "[image: image").split("\n")  # Gmail
     marks = {"> ": 60, ">": 40, "> > ": 72, "| ": 50, "\t": 66}
     quotes = ["\n".join(mark + piece for line in lines for piece in textwrap.wrap(line, width) or [""])
