@@ -3730,6 +3730,7 @@ _HTML_FIXES = {  # with them, one after the other, the parser sees what a browse
     r"&#\w{9,};?": "\ufffd",  # many digits take long
     r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
     r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
+    r"(?i)(<img\b[^<>]*\balt=[\"']?)((?:&#\w+;|[^\w\s<>\"'&])+)(?=[\"'\s>])": r"\2\1\2",  # an emoji
     r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<",
     "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
 _US = "\1"  # stands in a line for our name or address
@@ -3749,9 +3750,10 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
     "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
-               r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:@]+@\S+\.[^\s\d.]+",  # a date has 8
+               r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "rule": r"-{5,} ?[^\Wa-z_][a-z\xaa-\U0010ffff][^\s-]{,20}(?:[ -]\S{2,20})? ?-{5,}",  # Original Message
+    # Original Message: in Latin letters by its stem, as people underline words so, too
+    "rule": r"-{4,}.{,20}(?i:r[iy][gj]in|rspr|prin[dn]|lkuper|vodn|redet|zvorn|[^\W\0-\u036f]).{,20}-{4,}",
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
@@ -3759,7 +3761,7 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
            | subject dated us label | wrote | began colon | stamp? says | timed) (short{,40} quoted | bare+)
-  | dashes ((?!quoted|bare|wrote|subject)\w+=(?!>).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
+  | dashes ((?!quoted|bare|wrote|subject)\w+=(?![>|]).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
   | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|"
@@ -4400,7 +4402,6 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
             if re.match(pattern, value):
                 return None
     reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
-    damage: list[Any] = []
     attached: set[Any] = set()
     for part in mail.walk():
         kind = part.get_content_type()
@@ -4416,9 +4417,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
                 own = reader.own(text)  # a signature ends with its part
                 said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
         types = part.get_all("Content-Type", [])
-        damage += part.defects + types[1:] + [part.get_unixfrom(), room <= 0]
-    if any(damage):
-        said["damaged"] = "(This mail is damaged or too long.)"
+        if any(part.defects + types[1:] + [part.get_unixfrom(), room <= 0]):
+            said["damaged"] = "(This mail is damaged or too long.)"
     return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
 
 

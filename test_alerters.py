@@ -1457,7 +1457,7 @@ From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 
 From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
 Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S}
 От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому: {T}⏎Тема: {S}
-发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人： {T}⏎主题： {S}""")
+发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人：{T}⏎主题： {S}""")
 MAIL_ENDS = re.split(" ¦ |\n", """\
 -- ⏎{R}⏎Head of Data ¦ Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
@@ -1495,7 +1495,8 @@ not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrot
 until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E} wrote: ¦ {E}: not before Monday:
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
 Only: staging⏎Re: {S} ¦ only staging: {S} ¦ Stop <{E}> please: ¦ On 1.12.2026 10:12, Bob Miller refused:
-PS: ask {E}⏎⏎From: Robot⏎Sent: 24.11.2026 10:12⏎To: {T}⏎{S} ¦ I asked {E} on 24.11.2026⏎⏎Robot says:""")
+PS: ask {E}⏎⏎From: Robot⏎Sent: 24.11.2026 10:12⏎To: {T}⏎{S} ¦ I asked {E} on 24.11.2026⏎⏎Robot says:
+----- Only Staging -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote:""")
 MAIL_PAGES = dict(re.findall("(?m)^([a-z_ ]+): (.*)", """\
 outlook_web: <div>{A}</div><div></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, November\
  24, 2026 10:12 AM<br><b>To:</b> {T}<br><b>Subject:</b> {S}<div>&nbsp;</div></div>{H}
@@ -6351,7 +6352,7 @@ approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o 
 approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
 ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.y/no ¦ ok⏎Thanks <https://x⏎not yet⏎>
 ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy? ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎approve⏎⏎decline
-ok⏎-- ⏎Ann⏎> only staging""")
+ok⏎-- ⏎Ann⏎> only staging ¦ ok⏎-- ⏎| not yet""")
     question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
     layouts = ["{A}", f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}", f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}",
                f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}", "{A}\n-- \nAnn\nTeam that may approve",
@@ -6382,7 +6383,7 @@ ok<a title='> no ¦ ok&#10;--&NewLine;no ¦ ok<style></title> no ¦ ok< ¦ ok<!-
 <div>approve</div><div>if CI is green</div> ¦ <strike>approve</strike> ¦ <script>approve</script> ¦ <p>ok<p>no
 <span style="text-decoration:line-through">approve</span> ¦ <blockquote>approve</blockquote> ¦ <p title='ok'>
 <p>approve</p><blockquote>x</blockquote><p>no</p> ¦ <p>not</p><p>ok</p> ¦ <ul><li>ok</li><li>no</li></ul>
-<del>ok</del> ¦ <title>ok</title> ¦ <p>ok</p><table><tr><td>not</td><td>now</td></tr></table>
+<del>ok</del> ¦ ok<img alt=👎> ¦ <title>ok</title> ¦ <p>ok</p><table><tr><td>not</td><td>now</td></tr></table>
 <div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>""")]}
 
 
