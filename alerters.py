@@ -5469,7 +5469,6 @@ class _Watch:
 
 
 def _duration(seconds: float) -> str:
-    """Return it as hours:minutes:seconds."""
     return f"{int(seconds // 3600)}:{time.strftime('%M:%S', time.gmtime(seconds))}"
 
 
@@ -7325,6 +7324,8 @@ def _cmd_register(options: Any) -> None:
 
 
 def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> None:
+    if cls._example:  # what is given has to be right, or no answer would do
+        _build(cls, {**cls._example, **fields})
     for name in names:
         field = _fields_of(cls)[name]
         read: Callable[[str], str] = input
@@ -7338,7 +7339,8 @@ def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> Non
                 text = read(f"{name} ({field.metadata.get('about', '')}): ").strip()
                 if text or name == "password":  # a relay may want none
                     value = _parsed(field, text, name)
-                    _build(cls, {**cls._example, **fields, name: value})
+                    if cls._example:  # what else a flavor of one's own needs nobody knows
+                        _build(cls, {**cls._example, **fields, name: value})
                     fields[name] = value
             except EOFError:
                 print()  # below the prompt
@@ -7478,7 +7480,7 @@ def _run_command(args: list[str]) -> int | None:
     if name not in _COMMANDS:
         word = name.partition("=")[0]  # what follows may be a secret
         raise ConfigError(f"no command {word!r}; {_did_you_mean(word, _COMMANDS)}")
-    work, *_ = _COMMANDS[name]
+    work = _COMMANDS[name][0]
     job: list[str] = []
     if work is _cmd_run:
         if "--" in args:
