@@ -1808,12 +1808,12 @@ class Question:
         self.token = record.token  # the unguessable word that names it in its message
         self.deadline = record.deadline  # until when it may be answered, as people were shown it
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
-        # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
+        # A flavor's `replies` sets these where it could not read all; the first is reset before each poll.
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
-        self._veto_unread = False  # somebody tapped to decline, but who cannot be read: nothing is approved
+        self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
+        self._veto_unread = self._is_resumed  # till all is read there may be a decline: nothing is approved
         self._thread_read = 0.0  # when its own thread was read: what is read for several may not be older
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
-        self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
         self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
         self._key: Any = None  # a _Key, if it is to survive the process
@@ -1974,9 +1974,11 @@ class Question:
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers, others = [], []
-        self._missing, self._veto_unread = None, False
+        self._missing = None
         with _own_code(self.alerter._who, reached=False):
             replies = [_Reply(reply) for reply in self.alerter.replies(self)]
+        if not self._missing:
+            self._veto_unread = False
         person, approvers = self.alerter._person, self._record.approvers
         if approvers is None:
             approvers = [reply.by for reply in replies]
@@ -1992,7 +1994,7 @@ class Question:
                 others.append(reply)
         decision = self._count(answers)
         if decision and self._veto_unread:
-            what = "who tapped to decline cannot be read"
+            what = "what may decline it cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
         for reply in others:
             if decision is None and reply.by not in self._approvals:
@@ -2930,9 +2932,8 @@ class SlackAlerter(_ChatAlerter):
         text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        at = self._order(row.get("edited") or row)
-        return {"by": row["user"], "text": text, "via": counts_as, "at": at,
-                "asked": self._order(question.ref)}
+        return {"by": row["user"], "text": text, "via": counts_as,
+                "at": self._order(row.get("edited") or row), "asked": self._order(question.ref)}
 
     def _order(self, row: _Dict) -> float:
         return float(row.get("ts") or 0)  # a time; the string itself stays the id
@@ -3428,7 +3429,7 @@ class DiscordAlerter(_ChatAlerter):
 
     def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
-        taps = []
+        taps, question._veto_unread = [], False  # all words were read
         for reaction in _rows_of(message.get("reactions")):
             emoji, others = reaction["emoji"], reaction["count"] - bool(reaction.get("me"))
             shown = name = str(emoji["name"])
@@ -3445,7 +3446,8 @@ class DiscordAlerter(_ChatAlerter):
                     users += self._rows(f"{path}?type=1", 0, absent=400)
             except DeliveryError as error:  # one that stays ends the wait when the messages are read next
                 question._missing = error
-                question._veto_unread = question._veto_unread or status == "declined"
+                if status == "declined":
+                    question._veto_unread = True
                 continue
             for user in users:
                 if not user.get("bot"):
