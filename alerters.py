@@ -982,7 +982,8 @@ class BaseAlerter(_Record):
         for name in ("send", "post", "ask", "replies"):
             if _inspect.iscoroutinefunction(getattr(cls, name)):  # it would do nothing, and count as a yes
                 raise ConfigError(f"flavor {cls.flavor}: {name} is async: write it without, with asyncio.run")
-        cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
+        if cls.send not in [base.send for base in cls.__bases__ if issubclass(base, BaseAlerter)]:
+            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
         if "__post_init__" in vars(cls):
             cls.__post_init__ = functools.partialmethod(  # type: ignore[method-assign, assignment]
                 BaseAlerter._check_first, cls.__post_init__)
@@ -2264,9 +2265,8 @@ class _Draft:
         self.reply_to: _Dict = getattr(message._reply_to, "ref", {})
         self.nonce = _secrets.token_hex(8)
         names = mention = list(_names(getattr(params, "mention", None), "mention") or ())
-        question = message._question
-        if question:
-            names = mention + (question._record.approvers or [])[:_CALLED]
+        if message._question:
+            names = mention + (message._question._record.approvers or [])[:_CALLED]
         self.called = [name.strip("<@!>") for name in names]
         files = message._files(alerter._who)
         for file in files:

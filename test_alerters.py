@@ -7388,12 +7388,12 @@ def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(boards, caplog):
     def fail(self, *given, **named):
         raise KeyError("token-of-buggy")
     said = r"^board: KeyError: '\*\*\*': its traceback is in the log$"
-    begin = "board: an exception in its code\nTraceback (most recent call last):\n"
     for parts, functions, methods in (
             ({"send": fail}, (post, ask, decide), "post ask decide send open_question"),
             ({"replies": fail}, (ask, decide), "ask decide"),
             ({"post": fail, "ask": fail}, (post, ask, decide), "")):
         alerter = type("Buggy", (type("Mixin", (), parts), Board), {})(token="token-of-buggy")
+        assert not hasattr(alerter.send.__wrapped__, "__wrapped__")  # a message is checked once
         calls = [functools.partial(function, alerter=alerter) for function in functions]
         for call in [*calls, *(getattr(alerter, method) for method in methods.split())]:
             caplog.clear()
@@ -7403,7 +7403,7 @@ def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(boards, caplog):
                 with pytest.raises(DeliveryError, match=said):
                     call("x")
             [record] = [record for record in caplog.records if record.levelname == "ERROR"]
-            assert record.getMessage().startswith(begin) and "in fail" in record.getMessage()
+            assert re.match(r"board: an exception in its code\nTrace(?s:.*) in fail", record.getMessage())
             assert "token-of-buggy" not in caplog.text
 
 
