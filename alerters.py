@@ -776,7 +776,7 @@ smtp_email_alerter_post_step = _old_step("smtp_email", alerter_post_step)
 
 
 # === Alerters ===
-_SECRET_NAME = r"(?ai)token|passw|passphrase|pwd|secret|credential|(api|private)_?key|webhook(_url)?$"
+_SECRET_NAME = "token|passw|passphrase|pwd|secret|credential|api_?key|private_?key|webhook(_url)?$"
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
                           "items": object, "": object}  # any other kind is a str
 _UNFILLED = (r"[$'\"]?\{\{.*\}\}['\"]?|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
@@ -819,7 +819,7 @@ def _field_kind(field: _Field) -> str:
 
 
 def _is_secret(field: _Field) -> bool:
-    return not field.repr or bool(re.search(_SECRET_NAME, field.name))
+    return not field.repr or bool(re.search(_SECRET_NAME, field.name.lower()))
 
 
 def _field_value(what: str, field: _Field, value: Any) -> Any:
@@ -2397,8 +2397,8 @@ class _ChatAlerter(BaseAlerter):
         room = max(self._limit - (huge - frame.room), self._limit // 4)
         pages = _paged(self, text, self._limit, room, most)
         first = pages[0]
-        above = [block for block in frame.blocks if block.kind in ("ping", "title")]
-        first.blocks = above + first.blocks + frame.blocks[len(above):]
+        first.blocks += frame.blocks
+        first.blocks.sort(key=lambda block: block.kind not in ("ping", "title"))  # which stand above the text
         first.is_first = True
         first.files = [file for file in draft.files if file.data and file not in draft.later]
         if len(pages) > _MOST_PARTS and self._takes_files():
@@ -5015,7 +5015,7 @@ class StackStore:
         data = self._load()
         found: dict[str, _Dict] = _sound(data, "alerters")
         for entry in found.values():
-            secrets = [name for name in entry if re.search(_SECRET_NAME, name)]
+            secrets = [name for name in entry if re.search(_SECRET_NAME, name.lower())]
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
                 secrets += _secrets_of(_flavor(entry["flavor"], data))
             for name in secrets:
@@ -6123,13 +6123,13 @@ _IN_URL = r"[^\s<>\"'`|\\^{}\[\]()]"  # brackets too, if they are closed
 _HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"
 _URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
 _URLS = fr"(?P<link>{_URL}(?<!\))(?=[.,;:)'\"]*(?:\s|\Z)))|(?P<url>{_URL})"  # url: with more behind
-_INLINE = (r"(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # 500 at most: no text makes the search slow
+_INLINE = (r"(?=[`*_~[h])(?:(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # few letters begin one; 500: else slow
            r"|(?<![0-9A-Za-z_\\@`*)\]])(?P<stars>\*\*\*?)(?=\S)(?!/(?:\S{0,99}/)?\*)"  # not src/**/test/**
            r"(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)(?![0-9A-Za-z_`*])"  # headings drop the stars
            r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\"']?[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
            r"(?P<italic>(?:(?!(?P=slant)).){1,500})(?<=\S)(?P=slant)(?!\w|(?P=slant))"
            r"|(?<![\w~\\])~~(?=[^\s~])(?P<strike>(?:(?!~~).){1,500})(?<=[^\s~])~~(?![\w~])"
-           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|" + _URLS)
+           r"|(?<!\\)\[(?P<label>[^][]{1,500})\]\((?P<href>" + _HREF + r")\)|" + _URLS + ")")
 _TOUCHING = r"[*_~`][0-9A-Za-z\x80-\U0010ffff]|[0-9A-Za-z\x80-\U0010ffff][*_~`]"  # a mark and a letter
 _ADDRESS_LIKE = r"://|\w@\w|[\w-][.。][^\W\d_]{2}|(\d+\.){3}\d"
 _INVISIBLE = "[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]"
@@ -6245,9 +6245,8 @@ class _Block:
         self.group = _GROUPS.get(kind, kind)
 
     def with_lines(self, lines: Iterable[Any]) -> _Block:
-        part = copy.copy(self)
-        part.lines = list(lines)
-        return part
+        return _Block(self.kind, lines, label=self.label, level=self.level, head=self.head, sides=self.sides,
+                      file=self.file)
 
 
 def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
@@ -6459,11 +6458,12 @@ class _Page:
 
     def add(self, block: _Block, line: Any, written: Any, cost: int) -> None:
         if self.last is not block:
-            self.last = block
-            self.blocks.append(block.with_lines([]))
-            self.blocks[-1].source = block.with_lines([])
-        self.blocks[-1].lines.append(written)
-        self.blocks[-1].source.lines.append(line)
+            self.last, part = block, block.with_lines([])
+            part.source = block.with_lines([])
+            self.blocks.append(part)
+        part = self.blocks[-1]
+        part.lines.append(written)
+        part.source.lines.append(line)
         self.room -= cost
 
     def take(self, service: _ChatAlerter, block: _Block, line: Any) -> Any:
