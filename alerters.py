@@ -1809,12 +1809,12 @@ class Question:
         self.token = record.token  # the unguessable word that names it in its message
         self.deadline = record.deadline  # until when it may be answered, as people were shown it
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
-        # A flavor's `replies` sets these where it could not read all; the first is reset before each poll.
+        # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
-        self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
-        self._veto_unread = self._is_resumed  # till all is read there may be a decline: nothing is approved
+        self._veto_unread = False  # who may have declined cannot be read: nothing is approved
         self._thread_read = 0.0  # when its own thread was read: what is read for several may not be older
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
+        self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
         self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
         self._key: Any = None  # a _Key, if it is to survive the process
@@ -1975,11 +1975,9 @@ class Question:
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers, others = [], []
-        self._missing = None
+        self._missing, self._veto_unread = None, False
         with _own_code(self.alerter._who, reached=False):
             replies = [_Reply(reply) for reply in self.alerter.replies(self)]
-        if not self._missing:
-            self._veto_unread = False
         person, approvers = self.alerter._person, self._record.approvers
         if approvers is None:
             approvers = [reply.by for reply in replies]
@@ -2819,14 +2817,15 @@ class SlackAlerter(_ChatAlerter):
         answers = self._answers(question, rows, "reply")
         if self.listen == "channel" and not question.ref.get("thread_ts"):
             rows, missing = self._share(question)
-            question._missing = question._missing or missing
-            if not missing:  # of a part nobody knows which question stands above it
+            if missing:  # of a part nobody knows which question stands above it
+                question._missing = missing
+            else:
                 answers += self._answers(question, rows, "channel")
         answers.sort(key=operator.itemgetter("at"))
         for reaction in _rows_of(row.get("reactions")):
             for user in _rows_of(reaction.get("users"), str):
                 if user not in (self._me(), "USLACKBOT"):
-                    answers.append({"by": user, "text": str(reaction.get("name")), "via": "reaction"})
+                    answers.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
         return answers
 
     def _thread(self, question: Question) -> tuple[_Dict | None, list[_Dict]]:
@@ -2846,25 +2845,26 @@ class SlackAlerter(_ChatAlerter):
         if view.thread:
             rows, question._missing = self._share(question)
         else:
-            args = {"channel": view.channel, "ts": ts}
-            rows, question._missing = self._read(view, question, "replies", args)
-        if question._missing:
+            rows, question._missing = self._read(view, question, "replies", {"ts": ts})
+        if rows:
+            question._thread_read = self.clock.monotonic()
+        if question._missing:  # of one taken up, what was written before may never have been read
+            question._veto_unread = question._is_resumed and not question._thread_read
             return None, rows
         row = _row_with(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
         question._memo["thread"] = _replies_of(row), rows, now
-        question._thread_read = self.clock.monotonic()
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
         if view.thread:
-            read = self._read(view, question, "replies", {"channel": view.channel, "ts": view.thread})
+            read = self._read(view, question, "replies", {"ts": view.thread})
             view.span = (0.0, max(map(self._order, read[0]), default=float("inf")))  # a newer one: read anew
             return read
         refs = sorted(view.refs.values(), key=self._order)
         view.span = (self._order(refs[0]), self._order(refs[-1]))
-        args = {"channel": view.channel, "oldest": refs[0]["ts"], "inclusive": "true"}
+        args = {"oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
             return self._read(view, question, "history", args)
         args["latest"] = refs[-1]["ts"]  # a page for ten: a question that stands in none is read for itself
@@ -2882,7 +2882,7 @@ class SlackAlerter(_ChatAlerter):
         if now < view.free_at or (ends_soon and view.rationed):
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
         try:
-            for page in itertools.islice(self._pages(kind, args), most):
+            for page in itertools.islice(self._pages(kind, {"channel": view.channel, **args}), most):
                 rows += page
         except DeliveryError as error:
             if error.status != 429:  # what its body says is not documented
@@ -3429,7 +3429,7 @@ class DiscordAlerter(_ChatAlerter):
 
     def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
-        taps, question._veto_unread = [], False  # all words were read
+        taps = []
         for reaction in _rows_of(message.get("reactions")):
             emoji, others = reaction["emoji"], reaction["count"] - bool(reaction.get("me"))
             shown = name = str(emoji["name"])
@@ -3446,8 +3446,7 @@ class DiscordAlerter(_ChatAlerter):
                     users += self._rows(f"{path}?type=1", 0, absent=400)
             except DeliveryError as error:  # one that stays ends the wait when the messages are read next
                 question._missing = error
-                if status == "declined":
-                    question._veto_unread = True
+                question._veto_unread = question._veto_unread or status == "declined"
                 continue
             for user in users:
                 if not user.get("bot"):
