@@ -6495,7 +6495,7 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk, monkeypatch):
         return time.process_time() - start
     for kind, unit in [(kind, unit) for kind, units in growing.items() for unit in units]:
         took = cpu(kind, unit * (size // len(unit)))
-        if took > 0.1 and took > 20 * cpu(kind, unit * (size // 8 // len(unit))):
+        if took > size / 3000 or took > 0.1 and took > 20 * cpu(kind, unit * (size // 8 // len(unit))):
             wrong.append((kind, unit, took))
     assert wrong == []
 
@@ -9171,9 +9171,8 @@ def test_what_run_tells(quiet, run_here, monkeypatch):
 
 
 def test_no_argument_but_a_plain_word_or_a_file_is_in_the_title(monkeypatch):
-    titles = {
-        "python data/train.py": "python train.py", "/usr/bin/make deploy": "make deploy", "sh": "sh",
-        "mysql Hunter2Secret": "mysql", "./train.py --key=x": "train.py", "npm a:b": "npm a:b"}
+    titles = {"python data/train.py": "python train.py", "/usr/bin/make deploy": "make deploy", "sh": "sh",
+              "mysql Hunter2Secret": "mysql", "./train.py --key=x": "train.py", "npm a:b": "npm a:b"}
     monkeypatch.setattr(os.path, "isfile", lambda path: path in ("./train.py", "train.py", "data/train.py"))
     assert {line: alerters._job_name(line.split()) for line in titles} == titles
 
