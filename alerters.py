@@ -67,7 +67,6 @@ if TYPE_CHECKING:
     import mimetypes as _mimetypes
     import msvcrt as _msvcrt
     import pathlib as _pathlib
-    import secrets as _secrets
     import select as _select
     import shlex as _shlex
     import shutil as _shutil
@@ -120,7 +119,7 @@ else:
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
-                  "logging mimetypes msvcrt pathlib secrets select shlex shutil signal smtplib socket ssl "
+                  "logging mimetypes msvcrt pathlib select shlex shutil signal smtplib socket ssl "
                   "stat subprocess termios threading traceback typing unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
@@ -1263,7 +1262,7 @@ class BaseAlerter(_Record):
         timeout = _seconds(self._option(params, "timeout", _ASK_TIMEOUT), "timeout")
         text = _one_line(message.title or message.body or "(no text)", 80)
         record = _QuestionRecord({
-            "token": _secrets.token_hex(8), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
+            "token": os.urandom(8).hex(), "key": key, "alerter": self._origin[0], "flavor": self.flavor,
             "text": text, "where": where, "approve": approve, "decline": decline, "approvers": approvers,
             "case_sensitive": not fold, "minimum_approvals": needed, "asked": now, "deadline": now + timeout})
         if key:
@@ -2261,7 +2260,7 @@ class _Draft:
         self.ref: _Dict = {}  # of the first message, once it is posted
         self.numbers = itertools.count()  # of messages handed to the service, by which a repeat is known
         self.reply_to: _Dict = getattr(message._reply_to, "ref", {})
-        self.nonce = _secrets.token_hex(8)
+        self.nonce = os.urandom(8).hex()
         names = mention = list(_names(getattr(params, "mention", None), "mention") or ())
         if message._question:
             names = mention + (message._question._record.approvers or [])[:_CALLED]
@@ -3698,7 +3697,7 @@ def _multipart(payload: _Dict | None = None, *files: _File) -> tuple[list[bytes]
     data = _json.dumps(payload, allow_nan=False).encode()
     if not files:
         return [data], {"Content-Type": "application/json"}
-    boundary, body = f"alerters-{_secrets.token_hex(16)}", []
+    boundary, body = f"alerters-{os.urandom(16).hex()}", []
     parts = [('name="payload_json"', "application/json", data)]
     for number, file in enumerate(files):
         parts.append((f'name="files[{number}]"; filename="{file.sent_as}"', file.type, file.data))
@@ -3898,7 +3897,7 @@ class SMTPEmailAlerter(BaseAlerter):
                   mark: str = "") -> _email_message.EmailMessage:
         """Return a mail without a body, below the one that has the ref `above`. mark: of its id."""
         subject = _one_line(subject.replace("=?", "= ?"), 180)  # it could become a header: CVE-2024-6923
-        ident = _secrets.token_hex(8)
+        ident = os.urandom(8).hex()
         if question:
             subject, ident = f"{subject} [#{question.token}]", question.token + mark
         # The email package encodes ids of more than 77 characters, which breaks threads.
@@ -4141,7 +4140,7 @@ class SMTPEmailAlerter(BaseAlerter):
         if to:
             people = [_name_and_address(to.by, "reply")[1]]
         mail = self._new_mail(f"Re: {_bare(record.text)}", people, question.ref, question,
-                              f".{_secrets.token_hex(4)}")
+                              f".{os.urandom(4).hex()}")
         mail.set_content(_clean(text).replace("`", "") + "\n")
         question._take_step(sent=record.sent + _as_sent(mail))
         self._deliver(_Mail(mail, people))
