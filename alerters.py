@@ -3430,7 +3430,9 @@ class DiscordAlerter(_ChatAlerter):
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
         for reaction in _rows_of(message.get("reactions")):
-            emoji, others = reaction["emoji"], reaction["count"] - bool(reaction.get("me"))
+            emoji, others = reaction["emoji"], reaction["count"]
+            if reaction.get("me"):
+                others -= 1
             shown = name = str(emoji["name"])
             if emoji.get("id"):
                 name = f"{name}:{emoji['id']}"
@@ -4557,8 +4559,8 @@ def _html_text(source: str) -> str:
     said.append(page.rawdata)
     depth, lines = 0, []
     for line in re.split("(?:\x1d *)+", "".join(said)):  # not at \n, which is a space even as &#10;
-        depth += line.count("\x1e") - line.count("\x1f")
-        lines.append("> " * (depth > 0) + " ".join(line.split()))
+        depth = max(depth + line.count("\x1e") - line.count("\x1f"), 0)  # a browser heeds no stray end
+        lines.append("> " * min(depth, 1) + " ".join(line.split()))
     return "\n".join(lines)
 
 

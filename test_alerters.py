@@ -6384,7 +6384,7 @@ ok<a title='>no'> ¦ ok<title></x> no</title> ¦ ok</p no ¦ <!--[if mso]>x<![en
 <p style='text-decoration:line&#45;through'>ok ¦ ok<?a> no ¦ ok<![CDATA[> no]]> ¦ ok\5no\6
 ok<a title='> no ¦ ok&#10;--&NewLine;no ¦ ok<style></title> no ¦ ok< ¦ ok<!-->no--> ¦ ok<!--a--!>no-->
 <div>approve</div><div>if CI is green</div> ¦ <strike>approve</strike> ¦ <script>approve</script> ¦ <p>ok<p>no
-<span style="text-decoration:line-through">approve</span> ¦ <blockquote>approve</blockquote> ¦ <p title='ok'>
+<span style="text-decoration:line-through">approve</span> ¦ </blockquote><blockquote>approve ¦ <p title='ok'>
 <p>approve</p><blockquote>x</blockquote><p>no</p> ¦ <p>not</p><p>ok</p> ¦ <ul><li>ok</li><li>no</li></ul>
 <del>ok</del> ¦ ok<img alt=👎> ¦ <title>ok</title> ¦ <p>ok</p><table><tr><td>not</td><td>now</td></tr></table>
 <div class="moz-cite-prefix">On x, y wrote:</div><blockquote type="cite">approve</blockquote>""")]}
