@@ -3304,9 +3304,9 @@ class DiscordAlerter(_ChatAlerter):
                 f"authorize?client_id={client}&scope=bot&permissions={_PERMISSIONS}")
 
     def _can_follow(self, ref: _Dict) -> bool:
-        if not self._by_bot() and not _forum_thread(ref):
-            return False
-        return super()._can_follow(ref)
+        if self._by_bot() or _forum_thread(ref):
+            return super()._can_follow(ref)
+        return False
 
     def _link(self, ref: _Dict) -> str | None:
         channel = ref.get("channel_id")  # the form is what people copy: discord.js.org/docs, messageLink
@@ -3652,12 +3652,12 @@ class DiscordAlerter(_ChatAlerter):
         code = str(known.get("code") or "")
         if code == "160002" and parts and parts[0].pop("message_reference", None):
             return self._call(method, path, parts, until)  # it takes Read Message History
-        what = f"HTTP {answer.status}, no answer of Discord"
+        what, hints = f"HTTP {answer.status}, no answer of Discord", {"401": _ANOTHER}
         if known.get("message"):
-            what = f"{code} {known['message']}".strip()
+            what, hints = f"{code} {known['message']}".strip(), _DISCORD_HINTS
         if known.get("errors"):  # which field is wrong, and why
             what += f" ({_json.dumps(known['errors'], ensure_ascii=False)})"
-        error = answer.refusal(self._who, what, code, known.get("retry_after"), _DISCORD_HINTS)
+        error = answer.refusal(self._who, what, code, known.get("retry_after"), hints)
         if answer.status == 429 and "retry_after" not in known:  # Cloudflare's ban: more tries make it longer
             error._cure = "later"
         raise error

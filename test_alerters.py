@@ -3466,6 +3466,7 @@ def test_check_says_a_line_a_point(chats):
     ("discord", lambda s: s.delete(s.say("7", "hi")), "ok    may read replies", False),
     ("discord", lambda s: [s.say("7", "hi"), _without("READ_MESSAGE_HISTORY")(s)], "Message History", True),
     ("discord", lambda s: [s.say("7", "hi"), setattr(s, "message_content", False)], "is off", False),
+    ("discord", lambda s: s.fail("GET", Fault("html", status=401)), "no answer of Discord: something", True),
     ("discord webhook", lambda s: setattr(s, "webhook_deleted", True), "10015 Unknown Webhook", True)])
 def test_check_names_what_fails_and_what_to_do(chats, kind, change, words, fails):
     alerter, service = chats[kind]
@@ -7576,11 +7577,9 @@ ODD_BUT_RIGHT = {
         {"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
         *({**TOKEN, "slack_channel_id": place} for place in ("#ml", "U012", "GABC")),
         {**TOKEN, "approvers": ("W01", "<@U02>")}, {"slack_webhook_url": "{{file./run/secrets/hook}}"},
-        {"slack_webhook_url": "https://chat.example.org/hooks/4xp9"},  # Mattermost
-        {"slack_webhook_url": f"{OF_DISCORD}/slack"},
-        {"slack_webhook_url": "https://hooks.slack-gov.com/services/T1/B1/abc"},
-        {**TOKEN, "slack_api_url": "https://slack-gov.com/api/"},
-        {**TOKEN, "slack_api_url": "http://[::1]:9/api"},
+        *({"slack_webhook_url": url} for url in (f"{OF_DISCORD}/slack", "https://chat.example.org/hooks/4xp9",
+                                                 "https://hooks.slack-gov.com/services/T1/B1/abc")),
+        *({**TOKEN, "slack_api_url": url} for url in ("https://slack-gov.com/api/", "http://[::1]:9/api")),
         {"slack_token": "4xp9fdt77", "slack_api_url": "https://chat.example.org/api",
          "slack_channel_id": "k3wq8hbc1", "approvers": ["4xp9fdt77pncbef59f4k1qe83o"]}],
     DiscordAlerter: [
