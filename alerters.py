@@ -968,7 +968,7 @@ class BaseAlerter(_Record):
     _answer_by = "Answer"
     _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
     _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
-    _ref_forms = {}  # type: dict[str, str]  # the form of ids without which a ref cannot be followed
+    _ref_forms = {}  # type: dict[str, str]  # of the ids that it takes to post below a message; {}: it cannot
     _example = {}  # type: dict[str, Any]  # fields that make a valid one, for `preview` and `setup`
     _setup_fields = ()  # type: Sequence[str]  # the fields that `setup` asks for, in this order
     _calls_people = True  # by mentions
@@ -1219,7 +1219,7 @@ class BaseAlerter(_Record):
                 _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
                 choices = dataclasses.replace(choices, mention=None)
         message = _message(message)
-        if message._reply_to and not self._can_reply(message._reply_to, choices):
+        if message._reply_to and not (self._ref_forms and self._can_reply(message._reply_to, choices)):
             _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
             message = message._with(_reply_to=None)
         return message, choices
@@ -1732,7 +1732,7 @@ class _Key:
         return {**dataclasses.asdict(decision), "ended": self.clock.now()}
 
     def claim(self, asked: _QuestionRecord, stack: Iterable[str]) -> _QuestionRecord | None:
-        """Return the record to work on: the key's, of whatever question, or `asked`; None: somebody does."""
+        """Return the record to work on: `asked`, or the key's, of any question; None: another one does."""
         if _is_held(self._found(self.store._load()), self.clock.now()):  # who waits does not write
             return None
         with self._changing() as (questions, ended, found):
@@ -1781,7 +1781,7 @@ class _Key:
     def ending(self) -> Decision | None:
         """Return how the question ended, as somebody has recorded it, or None while it is open."""
         end = _endings(self.store._load()).get(self.token)
-        return None if end is None else _decision_of(end)
+        return end and _decision_of(end)
 
 
 class _Reply:
@@ -2295,7 +2295,7 @@ class _ChatAlerter(BaseAlerter):
     # To write
     # Kind of block -> line with {words}, {indent}, {label}, {hashes}; bold, italic, strike: {words}; fence
     _forms: Mapping[str, str] = {}
-    _bullet = "•"
+    _bullet = "•"  # the label of an item that has no number
     # (style, text, url) -> markup. Styles: those of `_spans`, block (a line of code), and of people and times
     # mention, person (who may answer) and time (url: UNIX seconds). Unknown ones: as text.
     _mark: _Mark
@@ -2309,10 +2309,10 @@ class _ChatAlerter(BaseAlerter):
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request; the page's lines are by `_markup`
     _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref
-    _link: Callable[[_Dict], str | None]  # (ref): a message's address, if what that takes is known already
+    _link: Callable[[_Dict], str | None] = staticmethod(lambda ref: None)  # a message's address, if known
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
     _take_away: Callable[[_Dict], None]  # (ref): deletes a message
-    # To ask, besides `_ready_to_read`, `_me`, `replies`, `_say` and `_find` of the base
+    # To ask, besides `_ready_to_read`, `replies`, `_say` and `_find` of the base
     _read_view: Callable[[_View, Question], Any]  # reads what serves all questions of the view
     _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
     _is_bot: Callable[[_Dict], bool]  # (row)
@@ -2484,7 +2484,7 @@ class _ChatAlerter(BaseAlerter):
         return "\n".join(lines).strip("\n")
 
     def _in_words(self, draft: _Draft, page: _Page) -> str:
-        """Return all that a page says, for what shows no blocks or embeds."""
+        """Return what a page says, for what shows no blocks or embeds; pictures in the plain form alone."""
         said = ""
         for kind, blocks in _grouped(page.blocks):
             words = self._said(kind, blocks)

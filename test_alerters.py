@@ -7529,8 +7529,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             "smtps://smtp.example.org": " must be a host name alone: write smtp.example.org"},
         "imap_server": {"bot@example.org": " must be a host name, such as mail.example.org: "
                                            "'bot@example.org' is no host's name"},
-        "approvers": {"Ann": ": 'Ann' is not a mail address"},
-        "recipient_email": {"ann": ": 'ann' is not a mail address"},
+        **{field: {"Ann": ": 'Ann' is not a mail address"} for field in ("approvers", "recipient_email")},
         "sender_email": {"$SENDER": ": '$SENDER' is not a mail address"},
         "password": {"<app password>": STILL_OPEN, "${SMTP_PASSWORD}": NO_REFERENCE},
         "use_tls": {"tls": NO_TLS, "": NO_TLS}, "smtp_port": {0: NO_PORT, 65536: NO_PORT}})}
@@ -7643,8 +7642,10 @@ def test_a_flavor_that_cannot_ask_or_send_says_so(received):
     class Teams(alerters._ChatAlerter):
         teams_webhook_url: str = ""
         flavor, _webhook_field = "teams", "teams_webhook_url"
+        _put, _measure = staticmethod(lambda draft, page: {}), staticmethod(len)
     with pytest.raises(ConfigError, match=r"^teams: give teams_webhook_url \(posts only\)$"):
         Teams()
+    assert Teams("https://example.org/hook").send("x") == Receipt("teams", {})
     for alerter, why in (
             (SlackAlerter(slack_webhook_url=HOOK), "a webhook"), (received.alerter(), "recorder.*replies"),
             (DiscordAlerter(discord_webhook_url=OF_DISCORD), "a webhook"),
@@ -7798,10 +7799,10 @@ def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, caplog):
         assert alerter.post("x", reply_to=foreign) and alerter.post("x", reply_to=foreign)
         assert not {"thread_ts", "message_reference"} & set(service.posted[-1]["payload"])
     assert mail.post("x", mention=["U01"], reply_to=Receipt("slack", {"channel": "C1", "ts": "1.2"}))
-    assert mail.post("x", reply_to=of_mail)
-    said = [f"{flavor}: {alone}" for flavor in ("slack", "discord", "discord", "smtp_email")]
+    assert mail.post("x", reply_to=of_mail) and ConsoleAlerter().post("x", reply_to=of_mail)
+    said = [f"{flavor}: {alone}" for flavor in ("slack", "discord", "discord", "smtp_email", "console")]
     assert caplog.messages == [*said[:3], "smtp_email: mention: nobody can be called here, so it is left out",
-                               said[3]]
+                               *said[3:]]
     told, own = [], {"send": lambda self, message, params: told.append(params.mention)}
     assert type("Own", (ConsoleAlerter,), own)().post("x", mention=["U01"]) and told == [None]
 
