@@ -7259,11 +7259,10 @@ def _cmd_preview(options: Any) -> None:
     if not options.flavor:
         raise ConfigError("preview: give --flavor, or --html FILE")
     cls = _flavor(options.flavor)
-    # What fields make one of somebody's own flavor nobody knows, and the base's `_preview` needs none.
-    example: Any = ConsoleAlerter()
+    example: Any = ConsoleAlerter()  # what fields make one of somebody's own flavor nobody knows
     if cls._example:
         example = cls(**cls._example)
-    _print(cls._preview(example, *example._checked(message, _typed_params(options))))
+    _print(example._preview(*example._checked(message, _typed_params(options))))
 
 
 def _cmd_pending(options: Any) -> None:

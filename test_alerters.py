@@ -7586,10 +7586,9 @@ ODD_BUT_RIGHT = {
         {"discord_webhook_url": "https://discordapp.com/api/v10/webhooks/1/abc"},
         {**BOT, "discord_api_url": "https://discord.com/api", "approvers": [12345678901]}],
     SMTPEmailAlerter: [
-        {**MAIL, "password": "$ecret…", "smtp_server": "localhost"},
+        {**MAIL, "password": "$ecret…", "smtp_server": "localhost", "subject_prefix": "[${TEAM}] ..."},
         {**MAIL, "password": "abcd efgh ijkl mnop", "smtp_port": 465, "use_tls": "starttls"},
-        {**MAIL, "smtp_server": "::1", "subject_prefix": "[${TEAM}] ..."},
-        {**MAIL, "recipient_email": "a@x.org, Bob Lee <b@y.org>; c@z.org"},
+        {**MAIL, "smtp_server": "::1", "recipient_email": "a@x.org, Bob Lee <b@y.org>; c@z.org"},
         {**MAIL, "sender_email": "Bot, Training <bot@bücher.example>", "timeout": "2d"}]}
 
 
@@ -7645,7 +7644,8 @@ def test_a_flavor_that_cannot_ask_or_send_says_so(received):
         _put, _measure = staticmethod(lambda draft, page: {}), staticmethod(len)
     with pytest.raises(ConfigError, match=r"^teams: give teams_webhook_url \(posts only\)$"):
         Teams()
-    assert Teams("https://example.org/hook").send("x") == Receipt("teams", {})
+    assert register_flavor(Teams)("https://example.org/hook").send("x") == Receipt("teams", {})
+    assert main(["preview", "x", "--flavor=teams"]) == 0
     for alerter, why in (
             (SlackAlerter(slack_webhook_url=HOOK), "a webhook"), (received.alerter(), "recorder.*replies"),
             (DiscordAlerter(discord_webhook_url=OF_DISCORD), "a webhook"),
