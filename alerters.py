@@ -3754,8 +3754,9 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
     "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    # Original Message: in Latin letters by its stem, as people underline words so, too
-    "rule": r"-{4,}.{,20}(?i:r[iy][gj]in|rspr|prin[dn]|lkuper|vodn|redet|zvorn|[^\W\0-\u036f]).{,20}-{4,}",
+    # Original Message, by its stems, as people underline words so, too
+    "rule": r"-{4,}.{,20}(?i:or[iy][gjx]+in[aáe]|[aou]rspr[oüu]n|op?prin[dn]|alkuper|p[ůô]vodn|eredeti|gốc"
+            r"|izv[io]rn|ригиналн|исходное|початкове|αρχικό|原[始件]|元のメ|원본|मूल स|מקורית|أصل).{,20}-{4,}",
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at

@@ -1490,7 +1490,7 @@ OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
 not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
-Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ----- 18 Uhr -----⏎From: {E}⏎Date: 1.1.2026⏎{S} ¦ {S}: wait
+Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ---- 18 時 ----⏎On 24/11/2026 10:12, {E} wrote: ¦ {S}: wait
 not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ {E} must wait:
 until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E} wrote: ¦ {E}: not before Monday:
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
