@@ -3719,7 +3719,7 @@ _ABSENT = (r"(?i)out of office|\W?auto(.?reply)?\s*[:\]]|abwesen|automatic reply
            r"|(réponse|respuesta|risposta|resposta) autom")
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
-_NO_LETTERS = r"(?:[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"  # emoji are
+_NO_LETTERS = r"(?:\[image:|[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"
 _QUOTED = ">|"  # marks before a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
@@ -3793,6 +3793,15 @@ _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many
     pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
     mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi i̇yi çalışmalar truly
     teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo &""".split())
+_NOTICES = r"""(?imx)^[>|*\t\x20\[]*(?:(?:(?:(?:caution|warning|please|external_email)\W{1,4}){,3}(?:
+    this(?:_e-?mail|_message)?_(?:is|came|originated)(?:_from|_an)*_(?:external_(?:e-?mail|sender|source)|
+    outside(?:_of)?_(?:the|your)_organi[sz]ation)|do_not_click_links_or_open_attachments_unless_you_(?:
+    (?:can_confirm|recogni[sz]e)_the_sender_and_)?(?:know|believe)_the_content_(?:is|to_be)_safe|(?:take_care|
+    use(?:_proper)?_caution)(?:,?_(?:when|clicking|on|opening|links|or|attachments|responding)){3,})|
+    (?:[*\[]|caution:_)external_e-?mail|zjqcmqryfpfptbanner\w+|report_suspicious|(?:(?:you|some_people_who
+    _received_this_message)_don.t_often_get_email_from_\S{1,99}_learn_why_this_is_important|sie_erhalten_nicht
+    _(?:oft_eine|häufig)_e-mails?_von_\S{1,99}_(?:erfahren_sie|weitere_informationen),_warum_dies_wichtig_ist)
+    (?:(?:_at|,_finden_sie_unter)?_https?://aka.ms/\w+)?)[\s>|.!*\]<…]*){1,9}$""".replace("_", r"[\s>|]{1,9}")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
@@ -3931,8 +3940,7 @@ class SMTPEmailAlerter(BaseAlerter):
             most = _SENT_MAX - 4000  # with how to answer, all of it is known in a quote
         if len(whole) > most:
             half = most // 4
-            note = _LEFT_OUT.format(len(whole) - 2 * half)
-            short = "\n\n".join([whole[:half], note, whole[-half:]])
+            short = "\n\n".join([whole[:half], _LEFT_OUT.format(len(whole) - 2 * half), whole[-half:]])
             message = message._with(title=None, body=short, metadata={})
             if attach:
                 files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
@@ -3988,10 +3996,7 @@ class SMTPEmailAlerter(BaseAlerter):
             cause = caught
         if cause not in refused.values():
             refused.update(dict.fromkeys(mail.left, cause))
-        why = []
-        for address, error in refused.items():
-            said = error.args[0].partition(": ")[2]
-            why.append(f"{address} ({said})")
+        why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
         error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, hint=cause.hint,
                          cure=cause._cure)
         error.outcome = cause.outcome
@@ -4239,11 +4244,10 @@ class _Mailbox:
         """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
         new = {uid for uid in self._unread if uid > self._searched.get(token, 0)}
         if len(new) > 300:  # the heads of fewer are soon read
-            keys = f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}"
-            found = self._search(keys)
-            if found:
+            hits = self._search(f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}")
+            if hits:
                 self._searched[token] = max(new)
-                new &= found
+                new &= hits
         for uid, _, head in self.fetch(sorted(new), _HEAD_FIELDS, 500):
             self._unread.discard(uid)
             self._named[uid] = _question_of(_email.message_from_bytes(head))
@@ -4257,8 +4261,7 @@ class _Mailbox:
         return list(filter(None, answer))
 
     def _search(self, keys: str) -> set[int]:
-        found = b" ".join(self._ask("SEARCH", keys))
-        return set(map(int, found.split()))
+        return set(map(int, b" ".join(self._ask("SEARCH", keys)).split()))
 
     def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, Any, bytes]]:
         """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time."""
@@ -4393,8 +4396,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = b"".join(re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data))
-    parts = data.count(b"\n--")
-    if parts > 2000 or len(heads) > 40_000:
+    if data.count(b"\n--") > 2000 or len(heads) > 40_000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
@@ -4486,7 +4488,7 @@ class _Reader:
         """Return what is neither quoted, with the block above it, nor a signature."""
         # Programs add the address of a link, and Gmail sets it on a line of its own.
         text = re.sub(r"(?:\r?\n>[> ]*)?<(?:https?:|mailto:|[^<>\s]+\?subject=)[^<>\s]*>", "<…>", text)
-        text = text.replace("[image: ", "[")  # as Gmail shows ours
+        text = re.sub(_NOTICES, "", text)  # by whole sentences: people begin conditions by CAUTION, too
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         lines = list(filter(re.compile(rf"[^-_=*\s{_QUOTED}]|^--$").search, lines))
@@ -4642,9 +4644,9 @@ def _html_block(block: _Block, inline: bool) -> str:
         text = "\n".join(lines).strip("\n").replace("\n", "<br>")
     if kind == "item" and block.label:
         kind = "numbered"
-    form = ""
-    if text:
-        form = _HTML_FORMS.get(kind, _HTML_FORMS["text"])
+    if not text:
+        return ""
+    form = _HTML_FORMS.get(kind, _HTML_FORMS["text"])
     return form.format(text, level=level, head=level + 1, size=20 - 2 * level, start=block.label[:-1])
 
 

@@ -1434,6 +1434,7 @@ On November 24, 2026, {N} <{E}> wrote: ¦ W dniu 24.11.2026 o 10:12, {N} pisze: 
 2026年11月24日(火) 10:12 {N} <{E}>: ¦ Quoting {E} on 24.11.2026 10:12:00: ¦ Am 2026-11-24 10:12, schrieb {N}:
 On 11/24/26 10:12 AM, {N} wrote: ¦ On Nov 24 at 10:12 AM, {E} wrote: ¦ {E} schrieb am 24.11.2026 10:12:
 On 24/11/2026 10:12, {N} wrote: ¦ On 2026/11/24 10:12, {N} wrote: ¦ 24.11.2026, 10:12, "{N}" <{E}>:
+{E} wrote:⏎> ZjQcmQRYFpfptBannerStart⏎> This Message Is From an External Sender⏎> ZjQcmQRYFpfptBannerEnd
 On Tue, 24 Nov 2026, {E} wrote: ¦ -------- Original Message --------⏎On 24/11/2026 10:12, {N} <{E}> wrote:""")
 MAIL_HEADS = re.split(" ¦ |\n", """\
 Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
@@ -1441,7 +1442,8 @@ ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 202
  사람: {T}⏎제목: {S}
 ------------------ 原始邮件 ------------------⏎发件人: "{N}" <{E}>;⏎发送时间: 2026年11月24日(星期二)\
  上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S}
-From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}
+From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}⏎⏎[You don't often get email from {E}.\
+ Learn why this is important at⏎https://aka.ms/L ]⏎External email: use caution⏎opening links or attachments
 -------- मूल संदेश --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff:\
  {S}
 ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
@@ -1465,18 +1467,14 @@ MAIL_ENDS = re.split(" ¦ |\n", """\
 Kind regards,⏎⏎{R}⏎Head of Data | Example⏎T: +49 30 1234567⏎E: {T}⏎[cid:a.png@1.5B] ¦ Enviado desde mi iPhone
 Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T} ¦ Verstuurd vanaf mijn iPad
 Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile device. Please excuse my brevity.
-Sendt fra Outlook til iOS<https://aka.ms/x> ¦ Get Outlook for iOS<https://aka.ms/o0ukef> ¦ Отправлено с iPhone
-Sent from Yahoo Mail on Android ¦ Inviato da Posta per Windows ¦ Mit freundlichen Grüßen⏎{R} ¦ Viele Grüße⏎{F}
+Télécharger Outlook pour Android<https://aka.ms/x> ¦ Get Outlook for iOS<https://a.ms> ¦ Отправлено с iPhone
 Sent from Gmail Mobile ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Lähetetty iPhonesta ¦ Inviato da iPhone
-Met vriendelijke groet,⏎{R} ¦ Merci⏎⏎Envoyé de mon iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
-Saludos,⏎{R} ¦ Abraços,⏎{R} ¦ Спасибо!⏎{F} ¦ Thanks & regards,⏎{R} ¦ Cheers,⏎{F} ¦ Mvh⏎{F} ¦ {F} {R} ¦ {F}
+Vriendelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
+CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ {F}
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
-Odesláno z iPhonu ¦ С уважением,⏎{R} ¦ Bien à vous,⏎{F} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone
-Télécharger Outlook pour Android<https://aka.ms/AAb9ysg> ¦ Hämta Outlook för iOS<https://aka.ms/o0ukef>
-Enviado do meu iPad ¦ LG {F} ¦ Wysłane z iPhone'a ¦ Sent from my Pixel ¦ Cordialement,⏎{R} ¦ 谢谢！⏎{F}
-Sent from my Apple Watch ¦ Skickat från min iPhone ¦ iPhone'umdan gönderildi ¦ -- ⏎Sent from my iPhone""")
+Odesláno z iPhonu ¦ С уважением,⏎{R} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone""")
 CONDITIONS = re.split(" ¦ |\n", """\
-but only after Friday ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only after Friday
+CAUTION: only for staging ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
 Best regards, but wait for Bob ¦ Not before Anna has looked. ¦ Sent too early, please wait ¦ if the tests pass
 Cordialement, mais attendez ¦ I approve of {E} in general ¦ PS: decline the second one ¦ only the iPhone build
@@ -1496,7 +1494,7 @@ until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E}
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
 Only: staging⏎Re: {S} ¦ only staging: {S} ¦ Stop <{E}> please: ¦ On 1.12.2026 10:12, Bob Miller refused:
 PS: ask {E}⏎⏎From: Robot⏎Sent: 24.11.2026 10:12⏎To: {T}⏎{S} ¦ I asked {E} on 24.11.2026⏎⏎Robot says:
------ Only Staging -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote:""")
+----- Only Staging -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote: ¦ {E} wrote:⏎> CAUTION: no""")
 MAIL_PAGES = dict(re.findall("(?m)^([a-z_ ]+): (.*)", """\
 outlook_web: <div>{A}</div><div></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, November\
  24, 2026 10:12 AM<br><b>To:</b> {T}<br><b>Subject:</b> {S}<div>&nbsp;</div></div>{H}
