@@ -3751,12 +3751,13 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
     "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
-    "contact": r"(?:(?:[A-Z]\w{,8}|\w{1,9} ?[.:]+|\w) ?)?(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
+    "contact": r"(?i:(?:t[eé]?l(?!l)|тел|pho|mob|m[oó]v|cel|fax|dir|off|gsm|handy|\w\b)\w*\W*)?"
+               r"(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    # Original Message, by its stems, as people underline words so, too
-    "rule": r"-{4,}.{,20}(?i:or[iy][gjx]+in[aáe]|[aou]rspr[oüu]n|op?prin[dn]|alkuper|p[ůô]vodn|eredeti|gốc"
-            r"|izv[io]rn|ригиналн|исходное|початкове|αρχικό|原[始件]|元のメ|원본|मूल स|מקורית|أصل).{,20}-{4,}",
+    "rule": r"(?i)-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
+            r".{,20}(?:r[iy][gjx]+in|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc|ригинал|исход|почат"
+            r"|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at

@@ -1494,7 +1494,8 @@ until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E}
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
 Only: staging⏎Re: {S} ¦ only staging: {S} ¦ Stop <{E}> please: ¦ On 1.12.2026 10:12, Bob Miller refused:
 PS: ask {E}⏎⏎From: Robot⏎Sent: 24.11.2026 10:12⏎To: {T}⏎{S} ¦ I asked {E} on 24.11.2026⏎⏎Robot says:
------ Only Staging -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote: ¦ {E} wrote:⏎> CAUTION: no""")
+----- Only Staging -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote: ¦ {E} wrote:⏎> CAUTION: no
+----- Original only -----⏎{E} wrote: ¦ ---- Только тест ----⏎{E} wrote: ¦ LG⏎Call 0301234567⏎{E} wrote:""")
 MAIL_PAGES = dict(re.findall("(?m)^([a-z_ ]+): (.*)", """\
 outlook_web: <div>{A}</div><div></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, November\
  24, 2026 10:12 AM<br><b>To:</b> {T}<br><b>Subject:</b> {S}<div>&nbsp;</div></div>{H}
