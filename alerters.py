@@ -1781,7 +1781,7 @@ class _Key:
     def ending(self) -> Decision | None:
         """Return how the question ended, as somebody has recorded it, or None while it is open."""
         end = _endings(self.store._load()).get(self.token)
-        return end and _decision_of(end)
+        return None if end is None else _decision_of(end)
 
 
 class _Reply:
@@ -3794,15 +3794,24 @@ _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many
     pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
     mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi i̇yi çalışmalar truly
     teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo &""".split())
-_NOTICES = r"""(?imx)^[>|*\t\x20\[]*(?:(?:(?:(?:caution|warning|please|external_email)\W{1,4}){,3}(?:
-    this(?:_e-?mail|_message)?_(?:is|came|originated)(?:_from|_an)*_(?:external_(?:e-?mail|sender|source)|
-    outside(?:_of)?_(?:the|your)_organi[sz]ation)|do_not_click_links_or_open_attachments_unless_you_(?:
-    (?:can_confirm|recogni[sz]e)_the_sender_and_)?(?:know|believe)_the_content_(?:is|to_be)_safe|(?:take_care|
-    use(?:_proper)?_caution)(?:,?_(?:when|clicking|on|opening|links|or|attachments|responding)){3,})|
-    (?:[*\[]|caution:_)external_e-?mail|zjqcmqryfpfptbanner\w+|report_suspicious|(?:(?:you|some_people_who
-    _received_this_message)_don.t_often_get_email_from_\S{1,99}_learn_why_this_is_important|sie_erhalten_nicht
-    _(?:oft_eine|häufig)_e-mails?_von_\S{1,99}_(?:erfahren_sie|weitere_informationen),_warum_dies_wichtig_ist)
-    (?:(?:_at|,_finden_sie_unter)?_https?://aka.ms/\w+)?)[\s>|.!*\]<…]*){1,9}$""".replace("_", r"[\s>|]{1,9}")
+# Sentences that gateways and programs set into a mail; a space is any gap, also with marks of a quote in it.
+_WARNINGS = (
+    r"this(?: e-?mail| message)? (?:is|came|originated)(?: from| an)* "
+    r"(?:external (?:e-?mail|sender|source)|outside(?: of)? (?:the|your) organi[sz]ation)",
+    r"do not click links or open attachments unless you (?:(?:can confirm|recogni[sz]e) the sender and )?"
+    r"(?:know|believe) the content (?:is|to be) safe",
+    r"(?:take care|use(?: proper)? caution)"
+    r"(?:,? (?:when|clicking|on|opening|links|or|attachments|responding)){3,}")
+_NOTICES = (
+    rf"(?:(?:caution|warning|please|external email)\W{{1,4}}){{,3}}(?:{'|'.join(_WARNINGS)})",
+    r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
+    r"(?:(?:you|some people who received this message) don.t often get email from \S{1,99}"
+    r" learn why this is important"
+    r"|sie erhalten nicht (?:oft eine|häufig) e-mails? von \S{1,99}"
+    r" (?:erfahren sie|weitere informationen), warum dies wichtig ist)"
+    r"(?:(?: at|, finden sie unter)? https?://aka.ms/\w+)?")
+_NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
+                 + r")[\s>|.!*\]<…]*){1,9}$")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
@@ -3941,7 +3950,8 @@ class SMTPEmailAlerter(BaseAlerter):
             most = _SENT_MAX - 4000  # with how to answer, all of it is known in a quote
         if len(whole) > most:
             half = most // 4
-            short = "\n\n".join([whole[:half], _LEFT_OUT.format(len(whole) - 2 * half), whole[-half:]])
+            note = _LEFT_OUT.format(len(whole) - 2 * half)
+            short = "\n\n".join([whole[:half], note, whole[-half:]])
             message = message._with(title=None, body=short, metadata={})
             if attach:
                 files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
@@ -3997,7 +4007,10 @@ class SMTPEmailAlerter(BaseAlerter):
             cause = caught
         if cause not in refused.values():
             refused.update(dict.fromkeys(mail.left, cause))
-        why = [f"{address} ({error.args[0].partition(': ')[2]})" for address, error in refused.items()]
+        why = []
+        for address, error in refused.items():
+            said = error.args[0].partition(": ")[2]
+            why.append(f"{address} ({said})")
         error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, hint=cause.hint,
                          cure=cause._cure)
         error.outcome = cause.outcome
@@ -4245,10 +4258,11 @@ class _Mailbox:
         """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
         new = {uid for uid in self._unread if uid > self._searched.get(token, 0)}
         if len(new) > 300:  # the heads of fewer are soon read
-            hits = self._search(f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}")
-            if hits:
+            keys = f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}"
+            found = self._search(keys)
+            if found:
                 self._searched[token] = max(new)
-                new &= hits
+                new &= found
         for uid, _, head in self.fetch(sorted(new), _HEAD_FIELDS, 500):
             self._unread.discard(uid)
             self._named[uid] = _question_of(_email.message_from_bytes(head))
@@ -4262,7 +4276,8 @@ class _Mailbox:
         return list(filter(None, answer))
 
     def _search(self, keys: str) -> set[int]:
-        return set(map(int, b" ".join(self._ask("SEARCH", keys)).split()))
+        found = b" ".join(self._ask("SEARCH", keys))
+        return set(map(int, found.split()))
 
     def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, Any, bytes]]:
         """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time."""
@@ -4397,7 +4412,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
     """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = b"".join(re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data))
-    if data.count(b"\n--") > 2000 or len(heads) > 40_000:
+    parts = data.count(b"\n--")
+    if parts > 2000 or len(heads) > 40_000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
@@ -4489,7 +4505,7 @@ class _Reader:
         """Return what is neither quoted, with the block above it, nor a signature."""
         # Programs add the address of a link, and Gmail sets it on a line of its own.
         text = re.sub(r"(?:\r?\n>[> ]*)?<(?:https?:|mailto:|[^<>\s]+\?subject=)[^<>\s]*>", "<…>", text)
-        text = re.sub(_NOTICES, "", text)  # by whole sentences: people begin conditions by CAUTION, too
+        text = re.sub(_NOTICE_LINES, "", text)  # whole sentences: people begin conditions by CAUTION, too
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         lines = list(filter(re.compile(rf"[^-_=*\s{_QUOTED}]|^--$").search, lines))
