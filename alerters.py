@@ -259,11 +259,21 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """Return the name that was meant, or ""; by smtp_password that is password, and not imap_password."""
-    for name in sorted(known, key=len, reverse=True):
-        if word.endswith("_" + name.lstrip("-")):
+    """Return the name that was meant, or "": channel is slack_channel_id, smtp_password is password."""
+    for name in sorted(known, key=len):
+        if _dotted(word) in _dotted(name) or _dotted(name) in _dotted(word):
             return name
-    return "".join(_difflib.get_close_matches(word, known, 1, 0.61))  # files is not title
+    return "".join(_difflib.get_close_matches(word.lower(), known, 1, 0.75))  # task is not stack
+
+
+def _dotted(name: str) -> str:
+    dotted = re.sub(r"[\W_]+", ".", name.strip("-").lower())
+    return f".{dotted}.".replace(".host.", ".server.").replace(".user.", ".username.")  # as others call it
+
+
+def _check_known(what: str, name: Any, known: Iterable[str]) -> None:
+    if name not in list(known):  # a list also takes what has no hash
+        raise ConfigError(f"{what} {name!r}; {_did_you_mean(str(name), known)}")
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -289,6 +299,8 @@ def _log(level: str, what: str, *values: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in {error.encoding}: save it as UTF-8"
     text = ""
     with contextlib.suppress(Exception):  # another's exception may have no text
         text = str(getattr(error, "strerror", None) or error)
@@ -344,8 +356,7 @@ class AlerterMessage(_Record):
             raise ConfigError(f"message: metadata must be a dict, not {type(self.metadata).__name__}")
         self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
-        if self.level not in list(_LEVELS):  # a list also takes what has no hash
-            raise ConfigError(f"message: no level {self.level!r}; {_did_you_mean(str(self.level), _LEVELS)}")
+        _check_known("message: no level", self.level, _LEVELS)
         said = f"{self.title or ''}{self.body or ''}".strip()
         if not (said or self.metadata or self.images or self.files):
             raise ConfigError("message: there is nothing to say: give title, body, metadata, images or files")
@@ -577,8 +588,7 @@ def _known_keywords(function: _F) -> _F:
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
         for name in named:
-            if name not in known:
-                raise ConfigError(f"{function.__name__}: no keyword {name!r}; {_did_you_mean(name, known)}")
+            _check_known(f"{function.__name__}: no keyword", name, known)
         return function(*given, **named)
 
     return call  # type: ignore[return-value]
@@ -597,21 +607,21 @@ def _targets(alerter: _Target = None, stack: str | None = None, warn: bool = Tru
     if not isinstance(alerter, (str, type(None))):
         raise ConfigError(f"alerter must be a name or an alerter, not {_kind_of(alerter)}")
     store = StackStore()
-    if alerter and stack:
+    if alerter is not None and stack is not None:
         raise ConfigError("--alerter and --stack: give one of them")
-    if alerter or stack:
+    if alerter is not None or stack is not None:  # even if empty, by a variable of the shell that is not set
         return store._alerters_of(alerter, stack)
     if os.environ.get("ALERTERS_FLAVOR"):
         return [_from_environment()]
     found, active = store._alerters_of(), store.active_stack()
-    untouched = active == "default" and found == [ConsoleAlerter()]
     stray = _stray_variable(store._load()["alerters"])
-    if stray and untouched:
-        raise ConfigError(stray)
+    if active != "default" or found != [ConsoleAlerter()]:
+        if stray:
+            _warn_once(f"{stray}; the stack {active} is used")
+        return found
     if stray:
-        _warn_once(f"{stray}; the stack {active} is used")
-    seen = _has_input_box() or _is_terminal(sys.stderr)
-    if untouched and warn and not seen:
+        raise ConfigError(stray)
+    if warn and not _has_input_box() and not _is_terminal(sys.stderr):
         _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, smtp_email), "
                    "or set $ALERTERS_FLAVOR")
     return found
@@ -4848,9 +4858,10 @@ _BUILT_IN = dict(FLAVORS)
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}
 _READERS: dict[str, Callable[[str], Any]] = {
-    "bool": _TRUTH.__getitem__, "int": int, "port": int, "float": float,
-    "tls": lambda word: _TRUTH.get(word, word)}
-_CHOOSING = ("FLAVOR", "STACK", "STORE")  # besides the fields of flavors
+    "bool": lambda text: _TRUTH[text.strip().lower()], "int": int, "port": int, "float": float,
+    "tls": lambda text: _TRUTH.get(text.strip().lower(), text.strip().lower()),
+    **dict.fromkeys(("list", "items"), lambda text: text.strip(" ,").split(","))}
+_CHOOSING = ("flavor", "stack", "store")  # besides the fields of flavors
 
 
 def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
@@ -4876,13 +4887,11 @@ def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
 def _flavor(given: object, data: _Dict | None = None) -> type[BaseAlerter]:
     """Return a flavor's class. The store, whose data may be given, knows where one's own are."""
     name = str(given)
-    if name not in FLAVORS:
-        own = _sound(data or StackStore()._load(), "flavors")
-        if name in own:
-            register_flavor(own[name])
-        if name not in FLAVORS:
-            raise ConfigError(f"no flavor {name!r}; {_did_you_mean(name, {*FLAVORS, *own})}")
-    return FLAVORS[name]
+    if name in FLAVORS:
+        return FLAVORS[name]
+    own = _sound(data or StackStore()._load(), "flavors")
+    _check_known("no flavor", name, {*FLAVORS, *own})
+    return register_flavor(own[name])
 
 
 def _fields_of(cls: type[BaseAlerter]) -> dict[str, _Field]:
@@ -4897,8 +4906,7 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: Any = ("",
     alerter._set("_origin", origin)  # first of all: what its constructor says begins with its name
     known, given = _fields_of(cls), _Hidden(fields)
     for name in fields:
-        if name not in known:
-            raise ConfigError(f"{alerter._who}: it has no field {name!r}; {_did_you_mean(name, known)}")
+        _check_known(f"{alerter._who}: it has no field", name, known)
         if isinstance(given[name], str) and _is_secret(known[name]):
             given[name] = _secret_or_reference(given[name])
     for name, field in known.items():
@@ -4910,24 +4918,19 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: Any = ("",
 
 def _parsed(field: _Field, text: str, what: str) -> Any:
     """Return the value of a field that was written as text, in the environment or on the command line."""
-    kind, word = _field_kind(field), text.strip().lower()
+    kind = _field_kind(field)
     if not text and field.name != "approvers":  # an empty list of them is not everyone
         return None  # for the default
-    if kind in ("list", "items"):
-        return text.strip(" ,").split(",")
-    if kind not in _READERS:
-        return text
     try:
-        return _READERS[kind](word)
+        return _READERS.get(kind, str)(text)
     except (KeyError, ValueError):
         wanted = {"bool": "true or false"}.get(kind, "a number")
         raise ConfigError(f"{what} must be {wanted}, not {text!r}") from None
 
 
 def _from_environment() -> BaseAlerter:
-    flavor, given = os.environ["ALERTERS_FLAVOR"], _Hidden()
-    cls = _flavor(flavor)
-    stray = _stray_variable({})
+    given, cls = _Hidden(), _flavor(os.environ["ALERTERS_FLAVOR"])
+    stray = _stray_variable({}, _fields_of(cls))
     if stray:
         raise ConfigError(stray)
     for name, field in _fields_of(cls).items():
@@ -4937,30 +4940,31 @@ def _from_environment() -> BaseAlerter:
     return _build(cls, given)
 
 
-def _stray_variable(alerters: Mapping[str, Any]) -> str:
+def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | None = None) -> str:
     """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or ""."""
     places: dict[str, list[str]] = {}
     for flavor, cls in FLAVORS.items():
         for field in _fields_of(cls):
-            places.setdefault(field.upper(), []).append(flavor)
-    said = []
-    for variable, value in sorted(os.environ.items()):
-        before, ours, name = variable.partition("ALERTERS_")
-        if before or not ours or not value or name in _CHOOSING:
+            places.setdefault(field, []).append(flavor)
+    stray = ""
+    for variable in sorted(os.environ):
+        before, ours, name = variable.lower().partition("alerters_")
+        if before or not ours or not os.environ[variable] or name in _CHOOSING:
             continue
-        if alerters and f"env.{variable}" in _json.dumps(alerters):  # one of them refers to it
+        if f"env.{variable}" in _json.dumps(alerters):  # one of them refers to it
             continue
+        said = ""
         if name not in places:
-            close = _difflib.get_close_matches(name, _CHOOSING, 1, 0.75)  # TEST_MORE is not STORE
-            if close:  # what is used without it is another place than was meant
-                raise ConfigError(f"${variable}: did you mean $ALERTERS_{close[0]}?")
-            meant = _nearest(name, places)
+            meant = _nearest(name, [*(own or places), *_CHOOSING])
             if meant:
-                said.append(f"${variable}: did you mean $ALERTERS_{meant}?")
-        elif not os.environ.get("ALERTERS_FLAVOR"):
-            flavors = " or ".join(places[name])
-            said.append(f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {flavors}")
-    return "".join(said[:1])
+                said = f"${variable}: did you mean $ALERTERS_{meant.upper()}?"
+            if meant in _CHOOSING:  # what is used without it is another place than was meant
+                raise ConfigError(said)
+        elif own is None:
+            chosen = " or ".join(places[name])
+            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {chosen}"
+        stray = stray or said
+    return stray
 
 
 # === The store ===
@@ -5005,7 +5009,7 @@ class StackStore:
             if new:
                 _check_new("alerter", name, data["alerters"], "`update` changes it")
             else:
-                entry.update(_entry(data, "alerters", name))
+                entry.update(self._entry(data, "alerters", name))
             for field, value in fields.items():
                 if hasattr(value, "total_seconds"):
                     value = value.total_seconds()
@@ -5024,7 +5028,7 @@ class StackStore:
     def delete_alerter(self, name: str) -> None:
         """Remove an alerter that no stack names."""
         with self._changing() as data:
-            _entry(data, "alerters", name)
+            self._entry(data, "alerters", name)
             for stack, members in _sound(data, "stacks").items():
                 if name in members:
                     raise ConfigError(f"alerter {name!r} is in the stack {stack}: delete that first")
@@ -5055,9 +5059,9 @@ class StackStore:
             if new:
                 _check_new("stack", name, data["stacks"], "`stack update` changes it")
             else:
-                _entry(data, "stacks", name)
+                self._entry(data, "stacks", name)
             for member in members:
-                _entry(data, "alerters", member)
+                self._entry(data, "alerters", member)
             if activate or list(data["stacks"]) == ["default"]:
                 data["active_stack"] = name
             data["stacks"][name] = list(dict.fromkeys(members))
@@ -5065,7 +5069,7 @@ class StackStore:
     def delete_stack(self, name: str) -> None:
         """Remove a stack that is not the active one."""
         with self._changing() as data:
-            _entry(data, "stacks", name)
+            self._entry(data, "stacks", name)
             if name == data["active_stack"]:
                 raise ConfigError(f"stack {name!r} is active: set another one first")
             del data["stacks"][name]
@@ -5073,7 +5077,7 @@ class StackStore:
     def set_active_stack(self, name: str) -> None:
         """Make a stack the one that is used when none is named."""
         with self._changing() as data:
-            _entry(data, "stacks", name)
+            self._entry(data, "stacks", name)
             data["active_stack"] = name
 
     def stacks(self) -> dict[str, list[str]]:
@@ -5094,12 +5098,14 @@ class StackStore:
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         data = self._load()  # once: another process may make another stack active meanwhile
         listed: list[Any] = [name]
-        if not name:
-            listed = _entry(data, "stacks", stack or os.environ.get("ALERTERS_STACK") or data["active_stack"])
+        if stack is None:
+            stack = os.environ.get("ALERTERS_STACK") or data["active_stack"]
+        if name is None:
+            listed = self._entry(data, "stacks", stack)
         alerters: list[BaseAlerter] = []
         for member in listed:
             try:
-                alerters.append(self._built(data, member, _Hidden(_entry(data, "alerters", member))))
+                alerters.append(self._built(data, member, _Hidden(self._entry(data, "alerters", member))))
             except Exception as error:  # what an own flavor's constructor raises, too
                 if len(listed) == 1:
                     raise
@@ -5109,6 +5115,13 @@ class StackStore:
     def _built(self, data: _Dict, name: str, entry: _Dict) -> BaseAlerter:
         fields = _Hidden(entry)
         return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
+
+    def _entry(self, data: _Dict, kind: str, name: Any) -> Any:
+        one, entries = kind[:-1], data[kind]
+        _check_known(f"no {one}", name, entries)
+        if not _IS_SOUND[kind](entries[name]):
+            raise ConfigError(f"{one} {name!r} has a wrong form in {self.path}: mend or remove it there")
+        return entries[name]
 
     def _questions(self, data: _Dict) -> _Dict:
         """Return the records of the open questions, by key; what they are matters to no post."""
@@ -5247,15 +5260,6 @@ def _when_free(seconds: float, work: Callable[..., _T], *given: Any) -> _T:
 def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
     entries = data.get(kind, {}).items()
     return _Hidden((name, entry) for name, entry in entries if _IS_SOUND[kind](entry))
-
-
-def _entry(data: _Dict, kind: str, name: Any) -> Any:
-    one = kind[:-1]
-    if not isinstance(name, str) or name not in data[kind]:
-        raise ConfigError(f"no {one} {name!r}; {_did_you_mean(str(name), _sound(data, kind))}")
-    if not _IS_SOUND[kind](data[kind][name]):
-        raise ConfigError(f"{one} {name!r} has a wrong form in the store: mend or remove it there")
-    return data[kind][name]
 
 
 def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> None:
@@ -7138,13 +7142,13 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
     parser.set_defaults(command=command, job=job)
     found, unknown = parser.parse_known_args(args)
     if unknown:
-        if getattr(found, "flavor", None):  # it may be one that cannot be imported
-            _flavor(found.flavor)
         word = unknown[0].partition("=")[0]  # what follows may be a secret
         if not word.startswith("-"):  # and so may this
             raise ConfigError(f"{command}: a word too many: quote what holds a space; options begin with --")
-        known = re.findall(r"--[\w-]+", parser.format_usage())
-        raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
+        if "FIELDS" not in names or word[:2] != "--":
+            known = re.findall(r"--[\w-]+", parser.format_usage())
+            raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
+        setattr(found, word, "")  # a field that it has not: `_given_fields` says which there are
     return found
 
 
@@ -7164,9 +7168,8 @@ def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
     for option, text in vars(options).items():
         name = option[2:]
         if option.startswith("--") and text is not None:
-            fields[name] = text
-            if name in known:
-                fields[name] = _parsed(known[name], text, option)
+            _check_known(f"{options.name or cls.flavor} ({cls.flavor}): it has no field", name, known)
+            fields[name] = _parsed(known[name], text, option)
     return fields
 
 
@@ -7297,13 +7300,13 @@ def _cmd_pending(options: Any) -> None:
         state, place = "open until", record.alerter or record.flavor
         if record.deadline < time.time():
             state = "expired"
-        _print(f"{key}  {place}  {state} {until}  {record.text}  {record.url or ''}")
+        _print(f"{_one_line(key)}  {place}  {state} {until}  {record.text}  {record.url or ''}")
 
 
 def _cmd_update(options: Any) -> None:
     store = StackStore()
     data = store._load()
-    fields = _given_fields(options, _flavor(_entry(data, "alerters", options.name)["flavor"], data))
+    fields = _given_fields(options, _flavor(store._entry(data, "alerters", options.name)["flavor"], data))
     if not fields:
         raise ConfigError("update: there is nothing to change; give --FIELD=VALUE")
     store._put_alerter(options.name, fields, new=False)
@@ -7398,7 +7401,8 @@ def _cmd_list(options: Any) -> None:
 
 
 def _cmd_describe(options: Any) -> None:
-    for key, value in _entry({"alerters": StackStore().alerters()}, "alerters", options.name).items():
+    data = {"alerters": StackStore().alerters()}
+    for key, value in StackStore()._entry(data, "alerters", options.name).items():
         if isinstance(value, _Secret):
             value = _MASK
         _print(f"{key}: {value}")
@@ -7411,7 +7415,7 @@ def _cmd_stacks(options: Any) -> None:
     if options.command == "stack describe":
         names = [options.name or active]
     for name in names:
-        members = _entry({"stacks": stacks}, "stacks", name)
+        members = store._entry({"stacks": stacks}, "stacks", name)
         mark = _IN_USE[name == active and not flavor]
         _print(f"{mark}{name}: {', '.join(members)}")
 
