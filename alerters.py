@@ -258,12 +258,12 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
     return error
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
     """Return the name that was meant, or "": channel is slack_channel_id, smtp_password is password."""
     for name in sorted(known, key=len):
         if _dotted(word) in _dotted(name) or _dotted(name) in _dotted(word):
             return name
-    return "".join(_difflib.get_close_matches(word.lower(), known, 1, 0.75))  # task is not stack
+    return "".join(_difflib.get_close_matches(word.lower(), known, 1, likeness))  # --timeout is not --title
 
 
 def _dotted(name: str) -> str:
@@ -4955,7 +4955,7 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
             continue
         said = ""
         if name not in places:
-            meant = _nearest(name, [*(own or places), *_CHOOSING])
+            meant = _nearest(name, [*(own or places), *_CHOOSING], 0.75)  # TASK is not STACK
             if meant:
                 said = f"${variable}: did you mean $ALERTERS_{meant.upper()}?"
             if meant in _CHOOSING:  # what is used without it is another place than was meant

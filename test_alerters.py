@@ -7691,7 +7691,7 @@ CHANGED.level = "huge"
 WRONG_CALLS = [  # a call, and what is said of it
     (lambda: post(" \n\t"), "message: there is nothing to say: give title, body, metadata, images or files"),
     (lambda: post(5), "a message is a str, an exception or an AlerterMessage, not int"),
-    (lambda: post("x", level="eror"), "message: no level 'eror'; did you mean 'error'?"),
+    (lambda: post("x", level="warn"), "message: no level 'warn'; did you mean 'warning'?"),
     (lambda: post("x", level=["info"]), "message: no level ['info']; did you mean 'info'?"),
     (lambda: AlerterMessage(body=["x"]), "message: body must be text, not list"),
     (lambda: post("x", metadata=[1]), "message: metadata must be a dict, not list"),
@@ -8553,7 +8553,7 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
 
 
 MISTAKES = {  # {}: the program, …: anything
-    "preview x": "preview: give --flavor, or --html FILE",
+    "preview x": "preview: give --flavor, or --html FILE", "aks": "no command 'aks'; did you mean 'ask'?",
     "register x --flavor=discord --token hidden": "x (discord): it has no…did you mean 'discord_token'?",
     "post x --alerter=": "no alerter ''; there is: console, team", "ask x --stack=": "no stack ''…prod",
     "register x --flavor=console --slack_token=xoxb-2-hidden":
