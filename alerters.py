@@ -3742,7 +3742,7 @@ _HTML_FIXES = {  # with them, one after the other, the parser sees what a browse
     r"&#\w{9,};?": "\ufffd",  # many digits take long
     r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
     r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
-    r"(?i)(<img\b[^<>]*\balt=[\"']?)((?:&#\w+;|[^\w\s<>\"'&])+)(?=[\"'\s>])": r"\2\1\2",  # an emoji
+    r"(?i)(<img\b[^<>]*\balt=[\"']?)((?:&#\w+;|[^\0-\u200c\w\s])+)(?=[\"'\s>])": r"\2\1\2",  # an emoji
     r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<",
     "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
 _US = "\1"  # stands in a line for our name or address
