@@ -991,7 +991,7 @@ class BaseAlerter(_Record):
         for name in ("send", "post", "ask", "replies"):
             if _inspect.iscoroutinefunction(getattr(cls, name)):  # it would do nothing, and count as a yes
                 raise ConfigError(f"flavor {cls.flavor}: {name} is async: write it without, with asyncio.run")
-        if cls.send not in [base.send for base in cls.__bases__ if issubclass(base, BaseAlerter)]:
+        if not hasattr(cls.send, "_takes_messages"):  # as an inherited one mostly does
             cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
         if "__post_init__" in vars(cls):
             cls.__post_init__ = functools.partialmethod(  # type: ignore[method-assign, assignment]
@@ -1456,6 +1456,7 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
         with _one_operation(), _own_code(self._who):
             return send(self, *self._checked(message, params))
 
+    checked._takes_messages = True  # type: ignore[attr-defined]
     return checked
 
 
@@ -3742,7 +3743,7 @@ _HTML_FIXES = {  # with them, one after the other, the parser sees what a browse
     r"&#\w{9,};?": "\ufffd",  # many digits take long
     r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
     r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
-    r"(?i)(<img\b[^<>]*\balt=[\"']?)((?:&#\w+;|[^\0-\u200c\w\s])+)(?=[\"'\s>])": r"\2\1\2",  # an emoji
+    r"(?i)(<img\b[^<>]*\balt=[\"']?)((?:&#\w+;|\u200d|[^\0-\u203b\w\s])+)(?=[\"'\s>])": r"\2\1\2",  # an emoji
     r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<",
     "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
 _US = "\1"  # stands in a line for our name or address
@@ -3761,11 +3762,12 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
     "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
-    "contact": r"(?i:(?:t[eé]?l(?!l)|тел|pho|mob|m[oó]v|cel|fax|dir|off|gsm|handy|\w\b)\w*\W*)?"
+    "contact": r"(?i:(?:t[eé]?l(?!l)|тел|pho|fon|mob|m[oó]v|cel|fax|dir|off|gsm|handy|\w\b)\w*\W*)?"
                r"(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "rule": r"(?i)-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
+    "rule": r"(?i)(?=-+ ?\S+(?: \S+){,2} ?-+$)"  # of three words at most
+            r"-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
             r".{,20}(?:r[iy][gjx]+in|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc|ригинал|исход|почат"
             r"|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
@@ -3799,10 +3801,10 @@ _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many
     freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
     vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt kr
     saludos un cordiales atentamente gracias abrazo abraços um abraço atenciosamente att cumprimentos obrigado
-    obrigada cordiali saluti distinti grazie met vriendelijke groet groeten groetjes mvg bedankt mvh med
+    obrigada cordiali saluti distinti grazie met vriendelijke groet groeten groetjes mvg bedankt mvh med truly
     vänlig vänliga hälsning hälsningar venlig vennlig hilsen vh tack tak takk terveisin ystävällisin kiitos
     pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
-    mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi i̇yi çalışmalar truly
+    mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi i̇yi çalışmalar
     teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo &""".split())
 # Sentences that gateways and programs set into a mail; a space is any gap, also with marks of a quote in it.
 _WARNINGS = (
@@ -5996,8 +5998,9 @@ class _Signals:
 
     def __exit__(self, *_: object) -> None:
         if self._witness_id:
-            os.kill(self._witness_id, 9)  # it may be stopped
-            os.waitpid(self._witness_id, 0)  # the first process of a container may never do that
+            with contextlib.suppress(OSError):  # somebody else has reaped it
+                os.kill(self._witness_id, 9)  # it may be stopped
+                os.waitpid(self._witness_id, 0)  # the first process of a container may never do that
             self._witness.close()
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)

@@ -1494,7 +1494,7 @@ until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E}
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
 Only: staging⏎Re: {S} ¦ only staging: {S} ¦ Stop <{E}> please: ¦ On 1.12.2026 10:12, Bob Miller refused:
 PS: ask {E}⏎⏎From: Robot⏎Sent: 24.11.2026 10:12⏎To: {T}⏎{S} ¦ I asked {E} on 24.11.2026⏎⏎Robot says:
------ Only Staging -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote: ¦ {E} wrote:⏎> CAUTION: no
+----- Only the Original Mail -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote: ¦ {E} wrote:⏎> CAUTION: no
 ----- Original only -----⏎{E} wrote: ¦ ---- Только тест ----⏎{E} wrote: ¦ LG⏎Call 0301234567⏎{E} wrote:""")
 MAIL_PAGES = dict(re.findall("(?m)^([a-z_ ]+): (.*)", """\
 outlook_web: <div>{A}</div><div></div><hr><div><b>From:</b> {N} &lt;{E}&gt;<br><b>Sent:</b> Tuesday, November\
@@ -4732,8 +4732,7 @@ def test_half_a_question_or_what_is_no_id_is_refused(room):
     no_ids = {"slack": [{"channel": "C0\ud800"}, {"channel": "C0/.."}, {"ts": "("}, {"ts": None}],
               "discord": [{"channel_id": "1/webhooks?x="}, {"message_id": "١٢٣"}, {"message_id": "1" * 21}]}
     odd = [{**state, "ref": {**state["ref"], **ref}} for ref in no_ids[room.kind]]
-    for given, its, why in (
-            *((half, alerter, "to_dict gave") for half in (
+    for given, its, why in (*((half, alerter, "to_dict gave") for half in (
                 *halves, 5, {**state, "approve": []}, {**state, "deadline": math.nan})),
             *((other, alerter, "is no id of") for other in odd), ({**state, "ref": None}, alerter, "no id"),
             (state, None, "no name"), (state, Board(), "asked on")):
@@ -7040,8 +7039,7 @@ def test_what_the_file_looks_like():
     assert read_store().endswith(b"}\n") and read_store().count(b"\n") > 10  # readable by hand
     folder, name = os.path.split(store_file())
     assert {other for other in os.listdir(folder) if other.startswith(name)} == {name, f"{name}.lock"}
-    for call, said in (
-            (lambda: store.register_stack("x", []), "^a stack needs an alerter$"),
+    for call, said in ((lambda: store.register_stack("x", []), "^a stack needs an alerter$"),
             (lambda: store._put_alerter("default", {"flavor": "console"}, True, True), "'default' exists")):
         with pytest.raises(ConfigError, match=said):
             call()
@@ -7372,8 +7370,7 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
     (tmp_path / "my_package" / "my_flavor.py").write_text(PAGER)
     monkeypatch.syspath_prepend(str(tmp_path))
     pages, path, shown = tmp_path / "pages.txt", "my_package.my_flavor.PagerAlerter", ""
-    for line, wanted in (
-            (f"flavor register {path}", 0), ("flavor list", 0),
+    for line, wanted in ((f"flavor register {path}", 0), ("flavor list", 0),
             (f"register p --flavor=pager --pager_pin=pager-hidden --file={pages} --set", 0),
             ("post Hello --title T", 0), ("ask Deploy?", 0), ("describe p", 0), ("register q -f pagr", 2)):
         code, *said = run_cli(capsys, *line.split())
@@ -7396,7 +7393,10 @@ def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(boards, caplog):
             ({"send": fail}, (post, ask, decide), "post ask decide send open_question"),
             ({"replies": fail}, (ask, decide), "ask decide"),
             ({"post": fail, "ask": fail}, (post, ask, decide), "")):
-        alerter = type("Buggy", (type("Mixin", (), parts), Board), {})(token="token-of-buggy")
+        later = type("Later", (Board,), {})
+        for name in parts:  # a class may get its methods only after it was made
+            setattr(later, name, fail)
+        alerter = type("Buggy", (later,), {})(token="token-of-buggy")
         assert not hasattr(alerter.send.__wrapped__, "__wrapped__")  # a message is checked once
         calls = [functools.partial(function, alerter=alerter) for function in functions]
         for call in [*calls, *(getattr(alerter, method) for method in methods.split())]:
