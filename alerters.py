@@ -4886,13 +4886,13 @@ def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
     return flavor  # type: ignore[no-any-return]
 
 
-def _flavor(given: object, data: _Dict | None = None) -> type[BaseAlerter]:
+def _flavor(given: object, data: _Dict | None = None, place: str = "") -> type[BaseAlerter]:
     """Return a flavor's class. The store, whose data may be given, knows where one's own are."""
     name = str(given)
     if name in FLAVORS:
         return FLAVORS[name]
     own = _sound(data or StackStore()._load(), "flavors")
-    _check_known("no flavor", name, {*FLAVORS, *own})
+    _check_known(f"{place}no flavor", name, {*FLAVORS, *own})
     return register_flavor(own[name])
 
 
@@ -5116,7 +5116,8 @@ class StackStore:
 
     def _built(self, data: _Dict, name: str, entry: _Dict) -> BaseAlerter:
         fields = _Hidden(entry)
-        return _build(_flavor(fields.pop("flavor", None), data), fields, (name, self.path))
+        cls = _flavor(fields.pop("flavor", None), data, f"alerter {name} in {self.path}: ")
+        return _build(cls, fields, (name, self.path))
 
     def _entry(self, data: _Dict, kind: str, name: Any) -> Any:
         one, entries = kind[:-1], data[kind]
