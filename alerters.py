@@ -7256,7 +7256,7 @@ def _passes(target: BaseAlerter, check: Callable[[], object]) -> bool:
 
 
 def _cmd_check(options: Any) -> int:
-    if options.name:
+    if options.name is not None:
         options.alerter = [options.name]
     failed, code = [], 4
     for target in _chosen(options):

@@ -7985,8 +7985,7 @@ TRAIN = {**DAG_FACTS, "task": "train", "host": "worker-1", "log": "https://airfl
 OTTER = {"flow": "nightly", "run": "jolly-otter", "link": "https://prefect.example.org/runs/1"}
 OP, JOB = {"op": "train", "job": "nightly", "run": "1ca59c4a"}, {"task": "jobs.train", "task id": "07d2"}
 # How a framework calls the hook: arguments, or a dict of keywords; title; exception or text; facts.
-FAILURES = [
-    ((), "Pipeline failed", None, {}), ((GONE, RUN), "Pipeline failed", GONE, {}),
+FAILURES = [((), "Pipeline failed", None, {}), ((GONE, RUN), "Pipeline failed", GONE, {}),
     ((DAGSTER,), "train failed", GONE, OP), ({**CELERY, "exception": GONE}, "jobs.train failed", GONE, JOB),
     *[((airflow_context(GONE, state=state, try_number=tries),), f"train {how}", GONE,
        {**TRAIN, "try": f"{tries} of 4"}) for state, tries, how in (
@@ -8556,6 +8555,7 @@ MISTAKES = {  # {}: the program, …: anything
     "preview x": "preview: give --flavor, or --html FILE", "aks": "no command 'aks'; did you mean 'ask'?",
     "register x --flavor=discord --token hidden": "x (discord): it has no…did you mean 'discord_token'?",
     "post x --alerter=": "no alerter ''; there is: console, team", "ask x --stack=": "no stack ''…prod",
+    "check ": "no alerter ''; there is: console, team",
     "register x --flavor=console --slack_token=xoxb-2-hidden":
         "x (console): it has no field 'slack_token'; there is: none",
     "register prod --flavor=console --set": "stack 'prod' exists already: choose another name",
@@ -8584,7 +8584,7 @@ def test_a_mistake_is_one_line_that_says_what_was_meant(capsys):
                  "stacks": {"default": ["console"], "prod": ["team"]}, "active_stack": "prod"})
     before = read_store()
     for line, said in MISTAKES.items():
-        code, out, err = run_cli(capsys, *line.split())
+        code, out, err = run_cli(capsys, *line.split(" "))
         want = re.escape(f"alerters: {said}\n".replace("{}", alerters._program())).replace("…", ".*")
         assert (code, out) == (2, "") and re.fullmatch(want, err), (line, err)
         assert "hidden" not in err and read_store() == before and not os.path.exists("made")
