@@ -4130,10 +4130,8 @@ class SMTPEmailAlerter(BaseAlerter):
         def connect(trust: Any) -> Any:
             if deadline <= time.monotonic():  # others have tried that mailbox for so long
                 raise _Unreachable(f"{host}: no time left", "it does not answer, or others took it all")
-            wire = _connect(host, port, deadline)
+            wire = _connect(host, port, deadline, trust if tls == "ssl" else None)
             try:
-                if tls == "ssl":
-                    wire.encrypt(trust, host)
                 return begin(wire, trust)
             except BaseException:  # whatever comes, Ctrl-C too
                 wire.close()
@@ -4258,7 +4256,6 @@ class _Mailbox:
         self.session = None
         self.began = 0.0  # when the last look began
         self._named: dict[int, str] = {}  # which question's token a mail names, by UID
-        self._searched: dict[str, int] = {}  # the last UID among which the server found a token
         self.answers: dict[int, _Dict | None] = {}  # what the mails answer that were read whole, by UID
 
     def look(self) -> None:
@@ -4268,13 +4265,10 @@ class _Mailbox:
 
     def naming(self, token: str) -> set[int]:
         """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
-        new = {uid for uid in self._unread if uid > self._searched.get(token, 0)}
+        new = set(self._unread)
         if len(new) > 300:  # the heads of fewer are soon read
             keys = f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}"
-            found = self._search(keys)
-            if found:
-                self._searched[token] = max(new)
-                new &= found
+            new = self._search(keys) & new or new
         for uid, _, head in self.fetch(sorted(new), _HEAD_FIELDS, 500):
             self._unread.discard(uid)
             self._named[uid] = _question_of(_email.message_from_bytes(head))
@@ -4366,21 +4360,19 @@ def _coded(text: str) -> str:
 
 
 def _imap_login(who: str, session: Any, user: str, password: str) -> None:
-    """Log in by PLAIN or LOGIN of SASL, which take UTF-8, or by IMAP's own LOGIN, which does not."""
-    way, lines = "PLAIN", [f"\0{user}\0{password}"]
-    if "AUTH=PLAIN" not in session.capabilities:
-        way, lines = "LOGIN", [user, password]
-    _coded(lines[-1])  # so that it is masked, too
+    """Log in by PLAIN, which takes UTF-8, or by IMAP's own LOGIN, which does not."""
+    line = f"\0{user}\0{password}"
+    _coded(line)  # so that it is masked, too
     try:
-        if f"AUTH={way}" in session.capabilities:
-            session.authenticate(way, lambda _: lines.pop(0).encode())
+        if "AUTH=PLAIN" in session.capabilities:
+            session.authenticate("PLAIN", lambda _: line.encode())
         else:
             session.login(session._quote(user), password)  # which imaplib quotes itself
         return
     except _imaplib.IMAP4.abort:
         raise
     except UnicodeError:
-        words = "user or password is not ASCII, which the server takes by AUTH=PLAIN or LOGIN alone"
+        words = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
     except _imaplib.IMAP4.error as error:
         words = _server_words(error.args[0])
         if re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I):  # RFC 5530
