@@ -7172,7 +7172,7 @@ def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
 def _print(text: object) -> None:
     """Print what came from elsewhere: no secret, no control character, and no crash on a narrow encoding."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(_clean(text).encode(encoding, "replace").decode(encoding))
+    print(_clean(text).encode(encoding, "replace").decode(encoding), flush=True)  # else it would fail unseen
 
 
 def _complain(text: object, code: int = 2) -> int:
@@ -7220,7 +7220,7 @@ def _cmd_ask(options: Any) -> int:
     message, params = _typed_message(options), _typed_params(options)
     decision = _decide(_chosen(options, warn=False), message, params, options.key, _tell_asked)
     if options.json:
-        print(_json.dumps(dataclasses.asdict(decision)))
+        print(_json.dumps(dataclasses.asdict(decision)), flush=True)
     elif decision.by:
         _print(f"{decision.status} by {decision.by} ({_one_line(decision.text)})")
     else:
@@ -7512,19 +7512,15 @@ def _run_command(args: list[str]) -> int | None:
     return work(_options(name, args, job))
 
 
-def _flushed(code: int, stream: Any) -> int:
-    """Return the exit code, once what was printed is written; if it cannot be, another."""
+def _flush(stream: Any) -> None:
+    """Write what is left. What cannot be is dropped: Python would try again at exit, and end by 120."""
     try:
         stream.flush()
-    except OSError as error:  # nobody reads it, or its disk is full; Python would try at exit, and end by 120
+    except OSError:  # nobody reads it, or its disk is full
         with contextlib.suppress(Exception):  # somebody's own has no descriptor
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 141
-        return code or _complain(f"what it printed could not be written: {_reason(error)}")
     except Exception:  # it is None, closed, or somebody's own
         pass
-    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -7537,10 +7533,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args[:1] == ["alerter"]:
         del args[0]
     try:
-        code = _run_command(args) or 0
-        if args[:1] in (["post"], ["run"]):  # what is posted is posted
-            return code
-        return _flushed(code, sys.stdout)
+        return _run_command(args) or 0
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
@@ -7557,7 +7550,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"{type(error).__name__}: {error}")
     finally:
         for stream in (sys.stdout, sys.stderr):
-            _flushed(2, stream)
+            _flush(stream)
 
 
 if __name__ == "__main__":
