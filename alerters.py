@@ -6769,7 +6769,7 @@ class _Trust:
             raise ConfigError(f"{who}: this Python was built without ssl: it reaches http:// addresses on "
                               "this machine, and mail servers with use_tls=False") from None
         named = list(filter(os.environ.get, _CA_VARIABLES))
-        hashed, own_folder = _is_hashed(folder), os.environ.get("SSL_CERT_DIR")
+        hashed = _is_hashed(folder)
         self.partial = hashed and not (named or whole)
         if not self.partial:
             folder = None
@@ -6781,9 +6781,7 @@ class _Trust:
             if variable != "SSL_CERT_FILE" or not self.context.cert_store_stats()["x509"]:
                 _add_cas(f"{who}: {variable} ({path})", self.context, path)
             self.advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
-        if own_folder and not hashed:
-            self.advice = f"SSL_CERT_DIR is no folder of hashed names: run openssl rehash {own_folder}"
-        elif not hashed and not self.context.cert_store_stats()["x509"]:
+        if not hashed and not self.context.cert_store_stats()["x509"]:
             self.advice = "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> Any:

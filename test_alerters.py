@@ -3166,8 +3166,6 @@ CAUSES = {  # what is done: who fails, and the whole message
         "TMP/ca.pem makes it of DER"),
     "a folder of CAs without hashes": (lambda s: s.ca("REQUESTS_CA_BUNDLE", "folder"),
         "REQUESTS_CA_BUNDLE (TMP/ca.pem) is a folder without hashed names: run openssl rehash TMP/ca.pem"),
-    "an own folder": (lambda s: s.having("SSL_CERT_DIR", str(s.tmp), s.tls("good", trusted=False)),
-        f"{UNKNOWN_CA}: SSL_CERT_DIR is no folder of hashed names: run openssl rehash TMP"),
     "no CA at all": (lambda s: s.no_ca(),
         f"{UNKNOWN_CA}: this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"),
     "a proxy does not take the log-in": (
