@@ -3236,7 +3236,7 @@ _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above
 _SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
 _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a time is in the reader's zone
-    "code": "`{bare}`", "link": "[{text}]({url})", "mention": "<@{bare}>", "person": "<@{bare}>",
+    "code": "`{bare}`", "mention": "<@{bare}>", "person": "<@{bare}>",
     "url": "<{url}>",  # else what stands right behind it would count as part of it
     "time": "<t:{url}:t> (<t:{url}:R>)"}
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
@@ -3526,6 +3526,9 @@ class DiscordAlerter(_ChatAlerter):
             return _unfenced(bare)
         if style == "link" and text == url:
             return url
+        if style == "link":  # in its label a backslash is seen, so it stands only where a mark would act
+            label = re.sub(r"([\\*`<]|[~|](?=[~|])|_(?![0-9A-Za-z]))", r"\\\1", bare)
+            return f"[{label}]({url})"
         if style == "mention" and text in ("here", "everyone"):
             return f"@{text}"
         safe = re.sub(r"([\\*_~|`\[\]<]|(?<=])\(|:(?=//))", r"\\\1", bare)

@@ -1017,7 +1017,8 @@ def discord_text(payload):
     """What people see of a payload: content, then embeds; no backslashes, fences or U+200B."""
     def seen(text):
         parts = CODE.split(text)
-        parts[::2] = [re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", prose) for prose in parts[::2]]
+        marks = r"(\[[^\[\]\n]+\]\(http)|\\([!-/:-@\[-`{-~])"  # in a link's label backslashes are seen
+        parts[::2] = [re.sub(marks, r"\1\2", prose) for prose in parts[::2]]
         parts[1::2] = [re.sub(r"^```(?:\w*\n)?|```$|^`|`$", "", code) for code in parts[1::2]]
         return "".join(parts)
     texts = [payload.get("content")] + [text for _, text in _embed_texts(payload)]
@@ -1889,7 +1890,7 @@ MARKDOWN = [  # source, on Slack, on Discord
     ("run `a_b*c <x>`", "run `a_b*c &lt;x&gt;`", "run `a_b*c <x>`"), ("a\r\nb\rc", *["a\nb\nc"] * 2),
     ("[`docs`](https://x.io/?b=1&c=2)", "<https://x.io/?b=1&amp;c=2|docs>", "[docs](https://x.io/?b=1&c=2)"),
     ("(http://x/(b)_c.) http://y']", "(<http://x/(b)_c>.) <http://y>']", "(http://x/(b)_c.) <http://y>'\\]"),
-    ("[a](https://x.io/(b)_)(c)", "<https://x.io/(b)_|a>(c)", "[a](https://x.io/(b)_)(c)"),
+    ("[#1 a_b_](http://x.io/(b)_)(c)", "<http://x.io/(b)_|#1 a_b_>(c)", "[#1 a_b\\_](http://x.io/(b)_)(c)"),
     ("**a *b* `c` https://x.io/d!**", "*a _b_ `c` <https://x.io/d>!*", "**a *b* `c` <https://x.io/d>!**"),
     ("```python\n```", *["```\npython\n```"] * 2), ("```x = 1```", *["```\nx = 1\n```"] * 2),
     ("http://x.io/@here", "<http://x.io/@here|http://x.io/@\u200bhere>", "http://x.io/@here"),
