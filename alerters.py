@@ -2234,7 +2234,7 @@ def _retry(call: Callable[[], _T], clock: _Clock, until: float, *, idempotent: b
         clock.sleep(wait)
         if unheard and find:
             try:
-                found = find()
+                found = _retry(find, clock, until, idempotent=True)
             except DeliveryError:
                 raise error from None
             if found is not None:

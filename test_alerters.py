@@ -2552,13 +2552,12 @@ def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
     service.clock.start += 300
     alerter = slack_alerter(service)  # whose clock is ahead
     own = SlackAlerterParameters(blocks=[{"type": "divider", "block_id": "mine"}])  # nothing to know it by
-    # At last the level's block tells.
-    for copies, (text, params, more, way, delivered) in enumerate([
+    for copies, (text, params, more, way, delivered) in enumerate([  # third, the level's block tells
             ("x", None, {}, "act_reset", True), ("y", None, {}, "reset", True),
-            ("z", own, {}, "act_reset", False), ("z", own, {"level": "error"}, "act_reset", True)], 1):
-        service.fail("chat.postMessage", Fault(way))
+            ("z", own, {"level": "error"}, "act_reset", True), ("z", own, {}, "act_reset", False)], 1):
+        service.fail("POST", Fault(way), Fault(status=500))  # so is the first look for it
         assert (alerter.post(text, params, **more), len(service.posted)) == (delivered, copies)
-    payload = service.posted[2]["payload"]  # with them in place of the text's
+    payload = service.posted[3]["payload"]  # with them in place of the text's
     assert (payload["text"], payload["blocks"]) == ("z", own.blocks)
 
 
