@@ -2392,8 +2392,11 @@ class _ChatAlerter(BaseAlerter):
             if file.data:
                 page.files = [file]
             page.add(_Block("picture", [], file=file), file.url, "", 0)
+            post = self._post
+            if file.data:  # a plain form would help it in no way
+                post = self._post_one
             try:
-                self._post(draft, page)
+                post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
                 file.problem = str(error)
 
