@@ -3297,8 +3297,9 @@ class DiscordAlerter(_ChatAlerter):
     _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)", f"that is no id: {_DISCORD_CHANNEL}")
     _id_forms = {
         "discord_channel_id": _channel_ids, "default_discord_channel_id": _channel_ids,
-        "approvers": (r"[<@!]*\d+>?", r"/(\d+)\b", f"{{!r}} is no id of a person on Discord; {_USER_ID}"),
-        "mention": (r"[<@!]*(&?\d+|here|everyone)>?", r"/(\d+)\b",
+        "approvers": (rf"[<@!]*{_SNOWFLAKE}>?", r"/([0-9]+)\b",
+                      f"{{!r}} is no id of a person on Discord; {_USER_ID}"),
+        "mention": (rf"[<@!]*(&?{_SNOWFLAKE}|here|everyone)>?", r"/([0-9]+)\b",
                     f"{{!r}} is no id of Discord; {_USER_ID}; & and a role id; or here, everyone")}
     _mistakes = (
         ("discord_token", "^xox[a-z]-|^xapp-", "that is a token of Slack: use flavor slack, slack_token"),

@@ -7504,7 +7504,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "timeout": {-1: f"{NO_TIME}-1", math.nan: f"{NO_TIME}nan", "5 apples": f"{NO_TIME}'5 apples'"}}),
     "discord": (BOT, {
         "approvers": {
-            **{who: f": {who!r} {NOT_DISCORD}" for who in ("ann#1234", "U012", "&12")},
+            **{who: f": {who!r} {NOT_DISCORD}" for who in ("ann#1234", "U012", "&12", "١٢")},
             "https://discord.com/users/123": ": write 123"},
         "discord_channel_id": {
             **dict.fromkeys(("#ml", OF_DISCORD, f"{'a' * 24}.Gabc12.{'b' * 27}"), ": that is no id: "
