@@ -6332,10 +6332,7 @@ def _body(text: str) -> list[_Block]:
     blocks: list[_Block] = []
     if not text.strip("`~ \t\n"):  # a lone fence, say, is shown as it is
         return [_Block("plain", [text])]
-    parts = [(text + "\n", "", "", "", "")]
-    if re.search("```|~~~", text):
-        parts = re.findall(_PARTS_OF_TEXT, text + "\n")
-    for prose, _, _, language, code in parts:
+    for prose, _, _, language, code in re.findall(_PARTS_OF_TEXT, text + "\n"):
         _add_prose(blocks, prose.split("\n"))
         if code.strip():  # an empty one is no block for Discord
             blocks.append(_Block("code", code.rstrip().split("\n"), label=language))
@@ -7108,11 +7105,9 @@ def _head_of(wire: _Wire, method: str) -> _http_client.HTTPResponse:
 
 def _transport_failure(who: str, error: BaseException, reached: bool) -> DeliveryError:
     """Return the DeliveryError for what a socket or a library raised. reached: it may have arrived."""
-    cause, inner = error, getattr(error, "reason", None)  # a URLError's, in a flavor of one's own
+    cause = error
     if type(error).__name__ == "SMTPServerDisconnected":  # in place of what the socket raised
-        inner = error.__context__
-    if isinstance(inner, Exception):
-        cause = inner
+        cause = error.__context__ or error
     if "CERTIFICATE_REQUIRED" in _reason(cause):  # TLS 1.3 says so after the handshake
         cause = _tls_trouble(cause, "the server")
     if isinstance(cause, _Unreachable):

@@ -5475,7 +5475,7 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
 
     def send(self, message, params=None):
         if not refs:
-            raise urllib.error.URLError(ConnectionRefusedError(111, "Connection refused"))
+            raise ConnectionRefusedError(111, "Connection refused")
         if isinstance(refs[-1], Exception):
             raise refs.pop()
         return Receipt("torn", refs.pop())
