@@ -2498,11 +2498,11 @@ class _ChatAlerter(BaseAlerter):
         return "\n".join(lines).strip("\n")
 
     def _in_words(self, draft: _Draft, page: _Page) -> str:
-        """Return what a page says, for what shows no blocks or embeds; pictures in the plain form alone."""
+        """Return all that a page says, pictures by address, for what shows no blocks or embeds."""
         said = ""
         for kind, blocks in _grouped(page.blocks):
             words = self._said(kind, blocks)
-            if words and (kind != "picture" or draft.why_plain):
+            if words:
                 if kind == "how":  # with room above it
                     said += "\n"
                 said += f"\n{words}"
@@ -6181,7 +6181,8 @@ def _one_line(text: object, limit: int = 500) -> str:
 
 
 def _spans(line: str, pattern: str = _INLINE) -> Iterator[tuple[str, str, str]]:
-    """Yield (style, text, url) of one line: text, bold, italic, strike, code, or, with a url, link or url."""
+    """Yield (style, text, url) of one line: text, bold, italic, strike, code; with a url, link (the text of
+    a bare address is itself) or url (an address with more right behind it)."""
     end = 0
     for found in re.finditer(pattern, line):
         style = str(found.lastgroup)

@@ -1830,7 +1830,8 @@ def _mrkdwn(text):
 
 
 SLACK_FULL = {
-    "text": f"*Train &amp; test*\n{SLACK_BODY}\nglobs: *.c, *.*\n# *\nf1_score: <http://a/b_c>\n🔴 error",
+    "text": f"*Train &amp; test*\n{SLACK_BODY}\nglobs: *.c, *.*\n# *\nf1_score: <http://a/b_c>\n"
+            "<https://x.example/a.png>\n🔴 error",  # which Mattermost shows in place of blocks
     "unfurl_links": False, "unfurl_media": False, "blocks": [
         {"type": "header", "text": {"type": "plain_text", "text": "Train & test", "emoji": True}},
         {"type": "section", "expand": True, "text": _mrkdwn(SLACK_BODY)},
@@ -2067,8 +2068,8 @@ def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
     alerter, service = chats["slack"]
     service.broken_images.add("https://x.example/a.png")
     assert alerter.post(AlerterMessage(**FULL)) is True
-    text = SLACK_FULL["text"].replace("\n🔴", "\n<https://x.example/a.png>\n🔴")
-    plain = {"channel": "C0ALERTS", "text": text, "unfurl_links": False, "unfurl_media": False}
+    plain = {"channel": "C0ALERTS", **SLACK_FULL}
+    del plain["blocks"]
     assert _posted(service) == [plain]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
@@ -4234,7 +4235,7 @@ def test_approvers_may_be_given_as_text_or_from_a_generator_but_are_never_none_o
 
 # === Asking: the question, its help and its end ===
 def test_a_question_is_this_payload(room):
-    message = AlerterMessage("Deploy?", "v2 @here", {"accuracy": 0.9}, ["https://x.example/a.png"])
+    message = AlerterMessage("Deploy?", "v2 @here", {"accuracy": 0.9}, ["https://x.io/a.png"])
     question = room.ask(message, timeout=3600, approvers=[f"<@{room.ann}>", room.bob])
     end = int(room.clock.start + 3600)
     [row] = room.service.posted
@@ -4248,11 +4249,12 @@ def test_a_question_is_this_payload(room):
         mrkdwn = functools.partial(dict, type="mrkdwn", verbatim=True)
         assert got == {
             "channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False,
-            "text": f"*Deploy?*\nv2 @\u200bhere\naccuracy: 0.9\n\n{how}\n{note}", "blocks": [
+            "text": f"*Deploy?*\nv2 @\u200bhere\naccuracy: 0.9\n<https://x.io/a.png>\n\n{how}\n{note}",
+            "blocks": [
                 {"type": "header", "text": {"type": "plain_text", "text": "Deploy?", "emoji": True}},
                 {"type": "section", "expand": True, "text": mrkdwn(text="v2 @\u200bhere")},
                 {"type": "section", "fields": [mrkdwn(text="*accuracy*\n0.9")]},
-                {"type": "image", "image_url": "https://x.example/a.png", "alt_text": "image-1"},
+                {"type": "image", "image_url": "https://x.io/a.png", "alt_text": "image-1"},
                 {"type": "section", "expand": True, "text": mrkdwn(text=how)},
                 {"type": "context", "elements": [mrkdwn(text=note)]}]}
     else:
@@ -4262,9 +4264,9 @@ def test_a_question_is_this_payload(room):
             "content": "<@11> <@12>", "allowed_mentions": {"parse": [], "users": ["11", "12"], "roles": []},
             "embeds": [{"color": 0x3B82F6, "title": "Deploy?", "description": "v2 @\u200bhere",
                         "fields": [{"name": "accuracy", "value": "0.9", "inline": True}],
-                        "image": {"url": "https://x.example/a.png"}},
+                        "image": {"url": "https://x.io/a.png"}},
                        {"color": 0x3B82F6, "description": how, "footer": {"text": note}}]}
-    called = {raw for kind, raw in room.pings(row["payload"]) if kind != "date"}
+    called = {raw for kind, raw in room.pings(row["payload"]) if kind not in ("date", "link")}
     assert (called, room.taps(question)) == ({f"<@{room.ann}>", f"<@{room.bob}>"}, ["✅", "❌"])
 
 
