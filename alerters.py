@@ -3833,7 +3833,6 @@ _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ",
                  + r")[\s>|.!*\]<…]*){1,9}$")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
-_TLS_PORTS: dict[int, _TLS] = {465: "ssl"}
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
@@ -4082,7 +4081,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _smtp(self, until: float) -> Any:
         password, tls = self._secret("password"), self.use_tls
         if tls is True:
-            tls = _TLS_PORTS.get(self.smtp_port, "starttls")
+            tls = "ssl" if self.smtp_port == 465 else "starttls"
 
         def begin(wire: _Wire, trust: _Trust | None) -> Any:
             name = _socket.gethostname()  # for EHLO, without DNS; Google refuses localhost and 127.0.0.1
@@ -4746,15 +4745,12 @@ class ConsoleAlerter(BaseAlerter):
     def _typed(self, question: Question) -> str | None:
         """Return the line that was typed, "" if there will be none any more, or None."""
         last, now = self._shown, self.clock.monotonic()
-        left = min(question._ends, question._wait_until) - now
         if last is not question:  # of two at once the older one waits, and is shown again
-            if left <= 0:
-                return None
             if last and last._decision is None and now < last._gives_up:
                 return None
             self._show(question, question._record.text)
         if _has_input_box():
-            return _typed_in_box(left)
+            return _typed_in_box(min(question._ends, question._wait_until) - now)
         if not self._ready():
             return None
         try:

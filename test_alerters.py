@@ -53,7 +53,6 @@ import traceback
 import types
 import typing
 import unicodedata
-import urllib.error
 import urllib.parse
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, unquote
