@@ -34,7 +34,6 @@ import itertools
 import operator
 import os
 import re
-import reprlib
 import sys
 import time
 import weakref
@@ -299,8 +298,6 @@ def _log(level: str, what: str, *values: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"it is no text in {error.encoding}: save it as UTF-8"
     text = ""
     with contextlib.suppress(Exception):  # another's exception may have no text
         text = str(getattr(error, "strerror", None) or error)
@@ -741,7 +738,7 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: _Params
         if target._overrides("ask"):
             return target.decide(message, params, key=key)
         try:
-            question = target._try_to_open(message, _own_mentions(target, targets, params), key, able)
+            question = target._try_to_open(message, _own_mentions(target, targets, params), key)
         except DeliveryError as error:
             if error.outcome != "not_sent" or len(able) == 1:
                 raise
@@ -1316,9 +1313,8 @@ class BaseAlerter(_Record):
             if question:
                 return question
 
-    def _try_to_open(self, message: AlerterMessage, params: _Params, key: str | None,
-                     stack: Iterable[str] = ()) -> Question | None:
-        """Return the question, posted; None: its key is held, has just ended, or is another's of `stack`."""
+    def _try_to_open(self, message: AlerterMessage, params: _Params, key: str | None) -> Question | None:
+        """Return the question, posted; None: its key is held, or has just ended."""
         message, params = self._checked(message, params)
         problem = self._cannot_ask()
         if not problem and not self._overrides("replies"):
@@ -1330,13 +1326,12 @@ class BaseAlerter(_Record):
         asked = self._new_question(message, params, key)  # its time begins now
         with _one_operation():
             if key is not None:
-                return self._claimed(asked, message, params, stack)
+                return self._claimed(asked, message, params)
             self._publish(asked, message, params)
             return asked
 
-    def _claimed(self, asked: Question, message: AlerterMessage, params: _Params,
-                 stack: Iterable[str]) -> Question | None:
-        record = asked._key.claim(asked._record, stack)
+    def _claimed(self, asked: Question, message: AlerterMessage, params: _Params) -> Question | None:
+        record = asked._key.claim(asked._record)
         if record is None:
             self.clock.sleep(_CLAIM_PAUSE)
             return None
@@ -1437,7 +1432,6 @@ def _rows_of(value: Any, kind: type = dict) -> list[Any]:
     return [row for row in value if isinstance(row, kind)]
 
 
-@reprlib.recursive_repr()  # a fact may hold itself
 def _same_form(value: Any) -> Any:
     """Return a fact as JSON that is the same in every process."""
     if isinstance(value, dict):
@@ -1703,8 +1697,7 @@ def _worker(pid: object) -> str:
     started = ""
     with contextlib.suppress(OSError):
         facts = _pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        if facts[0] != "Z":  # dead, if nobody has asked how it ended
-            started = facts[19]
+        started = facts[19]
     return f"{pid} {started} {_socket.gethostname()}"
 
 
@@ -1742,16 +1735,12 @@ class _Key:
             decision = Decision("timeout", at=self.clock.now())
         return {**dataclasses.asdict(decision), "ended": self.clock.now()}
 
-    def claim(self, asked: _QuestionRecord, stack: Iterable[str]) -> _QuestionRecord | None:
+    def claim(self, asked: _QuestionRecord) -> _QuestionRecord | None:
         """Return the record to work on: `asked`, or the key's, of any question; None: another one does."""
-        if _is_held(self._found(self.store._load()), self.clock.now()):  # who waits does not write
-            return None
         with self._changing() as (questions, ended, found):
             if _is_held(found, self.clock.now()):
                 return None
             if found and found.fingerprint != asked.fingerprint:
-                if found.alerter != asked.alerter and found.alerter in stack:
-                    return None
                 ended.setdefault(found.token, self._ending_of())  # from now on no answer to it counts
             record = found or asked
             self._hold(record, questions)
@@ -2530,10 +2519,8 @@ class _ChatAlerter(BaseAlerter):
         view = _View(question)
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
         key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
-        question._shared = shared = _VIEWS.setdefault(key, view)
-        shared.refs[id(question)] = question.ref
-        if shared.error:  # who comes anew tries again
-            shared.began = view.began
+        question._shared = _VIEWS.setdefault(key, view)
+        question._shared.refs[id(question)] = question.ref
 
     def _release(self, question: Question) -> None:
         if question._shared:
@@ -2773,7 +2760,6 @@ class SlackAlerter(_ChatAlerter):
          "Workflow Builder's address takes no alerts: make an incoming webhook, …/services/…"),
         ("slack_webhook_url", f"{_ON_SLACK}(?!.*/services/)",
          "that is no incoming webhook, https://hooks.slack.com/services/…: make one in the app"),
-        ("slack_api_url", r"//hooks\.[\w.-]*slack", "that is a webhook: put it into slack_webhook_url"),
         ("slack_api_url", rf"{_ON_SLACK}(?!.*/api/?$)", "write https://slack.com/api"))
 
     @classmethod
