@@ -1463,7 +1463,7 @@ Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Be
 MAIL_ENDS = re.split(" ¦ |\n", """\
 -- ⏎{R}⏎Head of Data ¦ Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
- are not the one, tell the sender and delete it. Thank you.
+ are not the one, tell the sender and delete it. Thank you. ¦ Sent from my mobile ¦ Trimis de pe iPhone‑ul meu
 Kind regards,⏎⏎{R}⏎Head of Data | Example⏎T: +49 30 1234567⏎E: {T}⏎[cid:a.png@1.5B] ¦ Enviado desde mi iPhone
 Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T} ¦ Verstuurd vanaf mijn iPad
 Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile device. Please excuse my brevity.
@@ -1472,7 +1472,7 @@ Sent from Gmail Mobile ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone �
 Vriendelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
 CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ {F}
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
-Odesláno z iPhonu ¦ С уважением,⏎{R} ¦ Pozdrawiam,⏎{R} ¦ iPhoneから送信 ¦ 发自我的iPhone""")
+Odesláno z iPhonu ¦ С уважением,⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
 CONDITIONS = re.split(" ¦ |\n", """\
 CAUTION: only for staging ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
