@@ -1425,13 +1425,6 @@ def _mapping(value: Any) -> _Dict:
     return value if isinstance(value, dict) else {}
 
 
-def _rows_of(value: Any, kind: type = dict) -> list[Any]:
-    """Return a part of an answer that should be a list, without what should not be in it."""
-    if not isinstance(value, list):
-        return []
-    return [row for row in value if isinstance(row, kind)]
-
-
 def _same_form(value: Any) -> Any:
     """Return a fact as JSON that is the same in every process."""
     if isinstance(value, dict):
@@ -2821,8 +2814,8 @@ class SlackAlerter(_ChatAlerter):
             else:
                 answers += self._answers(question, rows, "channel")
         answers.sort(key=operator.itemgetter("at"))
-        for reaction in _rows_of(row.get("reactions")):
-            for user in _rows_of(reaction.get("users"), str):
+        for reaction in row.get("reactions") or ():
+            for user in reaction.get("users") or ():
                 if user not in (self._me(), "USLACKBOT"):
                     answers.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
         return answers
@@ -2904,8 +2897,8 @@ class SlackAlerter(_ChatAlerter):
 
     def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
         """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
-        for reaction in _rows_of(_mapping(row).get("reactions")):
-            users = _rows_of(reaction.get("users"), str)
+        for reaction in _mapping(row).get("reactions") or ():
+            users = reaction.get("users") or ()
             decides = question._verdict(str(reaction.get("name")), True)
             if decides and len(users) < reaction.get("count", 0):
                 row = None
@@ -2956,7 +2949,6 @@ class SlackAlerter(_ChatAlerter):
                 return _slack_ref(where, row)
         return None
 
-    @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         ref, said = question.ref, self._note(text, calls=not to)
         payload = {"channel": ref["channel"], "thread_ts": _thread_of(ref), "text": said}
@@ -3148,6 +3140,7 @@ class SlackAlerter(_ChatAlerter):
         _retry(send_bytes, self.clock, until, idempotent=True)
         return str(place.get("file_id"))
 
+    @_documented
     def _call(self, method: str, args: _Dict, until: float | None = None, idempotent: bool = False) -> _Dict:
         """Return the answer of a Web API method. idempotent: once more does no harm."""
         end = until or self._until()
@@ -3169,7 +3162,7 @@ class SlackAlerter(_ChatAlerter):
         if answer.status != 200 or not isinstance(code, str):
             what = code or f"HTTP {answer.status}, no answer of Slack"
             raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
-        details = _rows_of(_mapping(data.get("response_metadata")).get("messages"), str)
+        details = list(_mapping(data.get("response_metadata")).get("messages") or ())
         if data.get("needed"):
             details.insert(0, f"needs {data['needed']}, has {data.get('provided')}")
         what = code
@@ -3222,7 +3215,6 @@ _PATH = fr"(/(users|@me|channels|messages|threads|reactions/[^/?]+|{_SNOWFLAKE})
 _HAS_THREAD, _PLAIN, _REPLY = 1 << 5, 0, 19  # a flag, and two types, of messages
 _CATEGORY, _FORUMS = 4, (15, 16)  # types of channels; in forums threads are written
 _DISCORD_EPOCH = 1420070400.0  # s; the zero of snowflakes, which count ms above their lowest 22 bits
-_SERVERS: dict[str, str] = {}  # the server of each channel that told it: ids
 _EMBED = {"title": 0, "description": 1, "fields": 2, "image": 3, "footer": 4}  # as Discord orders its parts
 _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a time is in the reader's zone
     "code": "`{bare}`", "mention": "<@{bare}>", "person": "<@{bare}>",
@@ -3308,13 +3300,6 @@ class DiscordAlerter(_ChatAlerter):
         if self._by_bot() or _forum_thread(ref):
             return super()._can_follow(ref)
         return False
-
-    def _link(self, ref: _Dict) -> str | None:
-        channel = ref.get("channel_id")  # the form is what people copy: discord.js.org/docs, messageLink
-        server = _SERVERS.get(str(channel))
-        if not server:
-            return None
-        return f"https://discord.com/channels/{server}/{channel}/{ref['message_id']}"
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
@@ -3430,7 +3415,7 @@ class DiscordAlerter(_ChatAlerter):
     def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
-        for reaction in _rows_of(message.get("reactions")):
+        for reaction in message.get("reactions") or ():
             emoji, others = reaction["emoji"], reaction["count"]
             if reaction.get("me"):
                 others -= 1
@@ -3650,8 +3635,6 @@ class DiscordAlerter(_ChatAlerter):
         known = _mapping(data)
         listed = method == "GET" and isinstance(data, list)
         if answer.status in (200, 201) and (listed or re.fullmatch(_SNOWFLAKE, str(known.get("id")))):
-            if known.get("guild_id"):
-                _SERVERS[str(known["id"])] = str(known["guild_id"])
             return data
         code = str(known.get("code") or "")
         if code == "160002" and parts and parts[0].pop("message_reference", None):
