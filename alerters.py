@@ -2680,6 +2680,7 @@ _SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay 
 _AS_JSON = {"Content-Type": "application/json; charset=utf-8"}
 _SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer one tap"),
            "reactions:read": (_NOTE, "to read all taps"), "files:write": (_NOTE, "for images and long texts")}
+_SLACK_WRITES = ("chat.", "files.complete", "reactions.add")  # methods that change something begin so
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
 _MISREAD = r"(?<![0-9A-Za-z])([*_~`])(?=\S).{0,500}(?<=\S)\1(?![0-9A-Za-z])"  # marks that nothing escapes
 _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
@@ -3150,8 +3151,8 @@ class SlackAlerter(_ChatAlerter):
         if not method.startswith("chat."):  # the others are documented with forms first
             body, kind = _parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
         token = _Secret("Bearer " + self._secret("slack_token"))
-        url = f"{self.slack_api_url.rstrip('/')}/{method}"
-        answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token})
+        url, reads = f"{self.slack_api_url.rstrip('/')}/{method}", not method.startswith(_SLACK_WRITES)
+        answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token}, reads)
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
         code = data.get("error")
         if scopes is not None:
@@ -3169,6 +3170,8 @@ class SlackAlerter(_ChatAlerter):
         if details:
             what += f" ({'; '.join(details)})"
         cure = _SLACK_CURES.get(code, "people")
+        if cure == "look" and reads:
+            cure = "again"
         raise _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, cure=cure)
 
 
@@ -3628,7 +3631,7 @@ class DiscordAlerter(_ChatAlerter):
             if thread:
                 more += f"&thread_id={thread}"
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/") + more)  # copied: no version
-        answer = _http(self, method, url, until or self._until(), body, headers)
+        answer = _http(self, method, url, until or self._until(), body, headers, method == "GET")
         data = answer.json()
         if answer.status == 204 and method != "GET":
             return {}
@@ -6945,14 +6948,14 @@ def _what_of(error: BaseException) -> str:
 
 class _Answer:
     """What an HTTP service answered, read to its end. stays: the connection does, for the next request."""
-    def __init__(self, wire: _Wire, method: str, now: float) -> None:
+    def __init__(self, wire: _Wire, method: str, now: float, reads: bool) -> None:
         with _head_of(wire, method) as response:
             wire.room = _BODY_CAP
             # In pieces, as `read` takes at once the memory for what a server says is to come.
             self.body = b"".join(iter(functools.partial(response.read1, 65536), b""))
             if response.length:
                 raise _http_client.IncompleteRead(b"")
-        self.status, self.headers, self.now = response.status, response.headers, now
+        self.status, self.headers, self.now, self.reads = response.status, response.headers, now, reads
         self.stays = not response.will_close
         self.text = self.body.decode("utf-8", "replace").lstrip("\ufeff")
 
@@ -6979,7 +6982,7 @@ class _Answer:
         if status in (429, 503):
             cure, wait = "again", self.seconds(retry_after)
         elif not 300 <= status < 500:
-            cure = "look"
+            cure = "again" if self.reads else "look"
         elif not code and status not in (401, 403):  # it may be of something in between
             cure = "later"
         if 300 <= status < 400:
@@ -7005,11 +7008,11 @@ def _one_operation() -> Iterator[None]:
 
 
 def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Sequence[bytes] = (),
-          headers: Mapping[str, str] = {}) -> _Answer:
+          headers: Mapping[str, str] = {}, reads: bool = False) -> _Answer:
     """Return the answer, whatever its status. The one place that speaks HTTP; it follows no redirect.
 
     body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
-    outcome "unknown" once a request was written.
+    outcome "unknown" once a request was written, unless it only reads: then nothing can have arrived.
     """
     headers = {"User-Agent": _AGENT, **headers}
     if body:
@@ -7027,14 +7030,14 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
             # The path may be secret and has no name, as a traceback may show locals.
             link.request(method, re.sub(r"^\w+://[^/?]*/?", "/", url), body or None, headers)
             whole = True
-        answer = _Answer(wire, method, alerter.clock.now())
+        answer = _Answer(wire, method, alerter.clock.now(), reads)
         if kept is not None and answer.stays and whole:
             kept[place], wire = wire, None
         return answer
     except AlerterError:
         raise
     except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
-        error = _transport_failure(alerter._who, caught, written)
+        error = _transport_failure(alerter._who, caught, written and not reads)
     except BaseException as caught:  # Ctrl-C, a time limit: the library's frames know the token
         caught.__context__ = None
         raise caught.with_traceback(None) from None
