@@ -2702,7 +2702,10 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     ".*archived|is_inactive": "the channel is archived: choose another one",
     ".*restricted.*|.*access.*|no_permission|action_prohibited|posting_to_general.*|team_disabled":
         "a policy of the workspace forbids it: ask an admin, or choose another channel",
-    "invalid_token|no_(service.*|team|active_hooks)": "the webhook was deleted or mistyped: make a new one"}
+    "invalid_token|no_(service.*|team|active_hooks)": "the webhook was deleted or mistyped: make a new one",
+    "(thread|message)_not_found|cannot_reply_to_message": "the message above was deleted: begin anew",
+    "messages_tab_disabled": "turn on the Messages Tab under App Home, for direct messages to the app",
+    "message_limit_exceeded": "the workspace's plan takes no more messages"}
 _SLACK_CHANNEL = "id (C…), at the end of View channel details"
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
@@ -2846,7 +2849,8 @@ class SlackAlerter(_ChatAlerter):
             return None, rows
         row = _row_with(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
-            raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people")
+            raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
+                           hint="begin anew")
         question._memo["thread"] = _replies_of(row), rows, now
         return row, rows
 
@@ -3225,6 +3229,7 @@ _DISCORD_MARKS = {  # in {text} marks are escaped, in {bare} they are not; a tim
     "time": "<t:{url}:t> (<t:{url}:R>)"}
 _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-codes
     "160005|50083": "the thread is archived or locked: choose another one",
+    "10008": "the message was deleted: begin anew",
     "10015|50027": "the webhook was deleted or mistyped: make a new one",
     "401|40001|50014": "bad bot token: reset it under Bot in the developer portal",
     "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",

@@ -4381,6 +4381,8 @@ REFUSALS = {  # what happens -> the error's status and code; the first word tell
     "slack: question deleted": (lambda r, q: r.service.delete(r.id(q)), 200, "thread_not_found"),
     "slack: answered, then deleted": (  # docs.slack.dev: something is left of a message with replies
         lambda r, q: [r.reply(q, r.ann, "yes"), r.service.delete(r.id(q))], None, "message_not_found"),
+    "slack: no tab": (lambda r, q: r.service.fail(r.reads, no("messages_tab_disabled")),
+                      200, "messages_tab_disabled"),
     "discord: token reset": (lambda r, q: setattr(r.service, "token", "another"), 401, None),
     "discord: 403": (lambda r, q: r.service.fail(r.reads, Fault("html", status=403), times=None), 403, None),
     "discord: channel gone": (lambda r, q: r.service.channels.clear(), 404, "10003"),
@@ -4398,7 +4400,7 @@ def test_a_permanent_refusal_ends_the_wait_at_once_with_its_reason(request, case
     with pytest.raises(DeliveryError) as caught:
         question.wait()
     assert (caught.value.status, caught.value.code) == (status, code)
-    assert caught.value.hint and token not in str(caught.value)
+    assert ("says" in caught.value.hint) is (case == "discord: 403") and token not in str(caught.value)
     assert room.clock.monotonic() <= 3 and room.notes(question) == []  # whose key was given is not closed
     assert len(_records()) == ("deleted" not in case)  # one that is gone does not hold its key
 
