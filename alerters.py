@@ -4408,12 +4408,16 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
-    if by.casefold() not in people or _question_of(mail) != question.token:
+    writer, writers = by.casefold(), question._memo  # by Message-ID
+    if _question_of(mail) != question.token:
         return None
     for name, pattern in _AUTOMATIC.items():
         for value in _header_values(mail, name):
             if re.match(pattern, value):
                 return None
+    writers[str(mail["Message-ID"]).strip()] = writer
+    if writer not in people:
+        return None
     reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
     attached: set[Any] = set()
     for part in mail.walk():
@@ -4432,7 +4436,11 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         types = part.get_all("Content-Type", [])
         if any(part.defects + types[1:] + [part.get_unixfrom(), room <= 0]):
             said["damaged"] = "(This mail is damaged or too long.)"
-    return {"by": by, "text": "\n".join(said.values()).strip(), "via": "email", "at": at}
+    text = "\n".join(said.values()).strip()
+    asked_by = writers.get(_answered_id(mail), writer)
+    if asked_by != writer and question._verdict(text, False) == "approved":  # "yes" to what another asked
+        text += "\n(To somebody else.)"
+    return {"by": by, "text": text, "via": "email", "at": at}
 
 
 def _header_values(mail: Any, *names: str) -> Iterator[str]:
@@ -4449,6 +4457,12 @@ def _question_of(mail: Any) -> str:
     """Return the token of the question that a mail, folded anywhere, answers: the last that it names."""
     heads = re.sub(r"\s", "", "".join(_header_values(mail, "References", "In-Reply-To", "Subject")).lower())
     return "".join(re.findall(r"(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)[-1:])
+
+
+def _answered_id(mail: Any) -> str:
+    """Return the Message-ID of the mail that a mail answers, or nothing."""
+    ids = re.findall("<[^<>]+>", "".join(_header_values(mail, "References", "In-Reply-To")))
+    return "".join(ids[-1:])
 
 
 def _writer_of(mail: Any) -> str:
