@@ -1403,10 +1403,8 @@ class BaseAlerter(_Record):
             body = "\n".join([body or "", "", *how]).lstrip("\n")
         with question._closed_if_stopped():
             receipt = self.send(message._with(_question=question, body=body), params)
-            if not isinstance(receipt, Receipt):
-                receipt = Receipt("", {})
-            if not _is_plain(receipt.ref):
-                raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
+            if not (isinstance(receipt, Receipt) and _is_plain(receipt.ref)):
+                raise ConfigError(f"{self._who}: send must return a Receipt with a ref, a dict of plain JSON")
             if not self._can_follow(receipt.ref):
                 raise _failure(self._who, "an answer of another form than documented", cure="look")
             record.ref, record.url = receipt.ref, receipt.url
@@ -2828,7 +2826,8 @@ class SlackAlerter(_ChatAlerter):
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
         Of many questions in a channel conversations.history tells which have new replies: one call for all.
-        It does not tell of edited ones: for these a thread is read again now and then, and at the deadline.
+        It tells of none that is edited or deleted: for these a thread is read again now and then, and at
+        the deadline.
         """
         view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
         told, known, at = question._memo.get("thread", (None, [], 0.0))
@@ -2836,7 +2835,7 @@ class SlackAlerter(_ChatAlerter):
             row = _row_with(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
-            if row and told == _replies_of(row) and now < min(at + _POLL_MAX, question._ends):
+            if row and told == row.get("latest_reply") and now < min(at + _POLL_MAX, question._ends):
                 return row, known
         if view.thread:
             rows, question._missing = self._share(question)
@@ -2851,7 +2850,7 @@ class SlackAlerter(_ChatAlerter):
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
                            hint="begin anew")
-        question._memo["thread"] = _replies_of(row), rows, now
+        question._memo["thread"] = row.get("latest_reply"), rows, now
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
@@ -3209,11 +3208,6 @@ def _thread_of(ref: _Dict) -> str | None:
     return ref.get("thread_ts") or ref.get("ts")
 
 
-def _replies_of(row: _Dict) -> tuple[Any, Any]:
-    """Return what changes with each reply to a row."""
-    return row.get("reply_count"), row.get("latest_reply")
-
-
 # === Discord ===
 _INTENT = ("the Message Content intent is off: only replies with the ping on, and reactions, can be read; "
            "turn it on under Bot in the developer portal")
@@ -3458,7 +3452,6 @@ class DiscordAlerter(_ChatAlerter):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None
 
-    @_documented
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         place, named = question.ref, re.findall(r"<@([0-9]+)>", text)[:1]
         if to:

@@ -5481,7 +5481,7 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
             raise ConnectionRefusedError(111, "Connection refused")
         if isinstance(refs[-1], Exception):
             raise refs.pop()
-        return Receipt("torn", refs.pop())
+        return Receipt("torn", refs.pop()) if refs[-1] else refs.pop()
     torn = type("Torn", (Board,), {"flavor": "torn", "send": send})(token="torn-token")
     assert (torn.post("x"), post("x", alerter=torn), torn.ask("x"), ask("x", alerter=torn)) == (False,) * 4
     assert [r.getMessage()[:25] for r in caplog.records] == ["torn: Connection refused:"] * 4
@@ -5491,8 +5491,8 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
         refs[:] = [DeliveryError(said, hint="ask torn-token")]
         with pytest.raises(DeliveryError, match=r"^torn: (torn by \*\*\*|x y): ask \*\*\*$"):
             torn.send("x")
-    refs[:] = 5, {"x": object()}
-    for _ in range(2):
+    refs[:] = None, 5, {"x": object()}
+    for _ in range(3):
         with pytest.raises(ConfigError, match="a dict of plain JSON"):
             torn.decide("Deploy?", key="deploy-42")
 
