@@ -133,8 +133,8 @@ else:
         def __get__(self, instance, owner):
             about = {"__doc__": "-"}  # else dataclasses would write one, by this very __init__
             made = dataclasses.dataclass(repr=False, eq=False)(type(self.cls.__name__, (self.cls,), about))
-            self.cls.__init__ = made.__init__
-            return made.__init__.__get__(instance, owner)
+            self.cls.__init__ = _known_keywords(made.__init__, self.cls.__name__)
+            return self.cls.__init__.__get__(instance, owner)
 
     def _dataclass(cls):
         cls = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
@@ -197,6 +197,10 @@ class AlerterError(Exception):
 
 class ConfigError(AlerterError, ValueError):
     """The set-up or the call is wrong: a bug to see, so it is raised and never logged away."""
+
+
+class _KeywordError(ConfigError, TypeError):
+    """There is no such keyword. Python's own error for that is a TypeError, so it is one, too."""
 
 
 class StoreError(AlerterError):
@@ -578,14 +582,15 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
     return message, params
 
 
-def _known_keywords(function: _F) -> _F:
-    """Let a wrong keyword be a ConfigError that says what was meant."""
-    known = set(function.__annotations__) - {"return"}
+def _known_keywords(function: _F, who: str = "") -> _F:
+    """Let a wrong keyword be an error that says what was meant. who: what it calls itself."""
+    known, who = set(function.__annotations__) - {"return"}, who or function.__name__
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
         for name in named:
-            _check_known(f"{function.__name__}: no keyword", name, known)
+            if name not in known:
+                raise _KeywordError(f"{who}: no keyword {name!r}; {_did_you_mean(name, known)}")
         return function(*given, **named)
 
     return call  # type: ignore[return-value]
@@ -786,7 +791,7 @@ _SECRET_NAME = "token|passw|passphrase|pwd|secret|credential|api_?key|private_?k
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, float), "tls": (bool, str),
                           "items": object, "": object}  # any other kind is a str
 _UNFILLED = (r"[$'\"]?\{\{.*\}\}['\"]?|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
-             r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)")
+             r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)|\{+\s*(?:env|file)\s*[.:].*")  # the last: a brace short
 _NOBODY = "is a reference that nobody filled in: "
 _STILL = "is still a placeholder: put the real one there"
 _NEVER_RIGHT = (  # what people paste: kinds of fields; a text that never works there; what is said of it
@@ -1029,6 +1034,9 @@ class BaseAlerter(_Record):
         if name in self.__dict__ or name not in self.__dataclass_fields__:  # type: ignore[attr-defined]
             raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: use dataclasses.replace")
         self._set(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}: use dataclasses.replace")
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -5496,6 +5504,7 @@ def watch(name: str | None = None, *, on_success: bool = True, longer_than: _Tim
     """Return what decorates a function, `@watch("train")`, or a block, `with watch("nightly"):`."""
 
 
+@_known_keywords
 def watch(name: Any = None, *, on_success: bool = True, longer_than: _Time = 0,  # noqa: F811
           alerter: _Target = None) -> Any:
     """Tell how a piece of work ended, as `@watch`, `@watch("train")` or `with watch("nightly"):`.
@@ -5721,7 +5730,8 @@ def __getattr__(name: str) -> Any:
     """Make AlertHandler when it is first asked for: its base comes from logging, which is slow to import."""
     if name != "AlertHandler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    about = {"__doc__": _AlertHandler.__doc__, "__module__": __name__}
+    about = {"__doc__": _AlertHandler.__doc__, "__module__": __name__,
+             "__init__": _known_keywords(_AlertHandler.__init__, name)}
     return globals().setdefault(name, type(name, (_AlertHandler, _logging.Handler), about))
 
 
