@@ -2519,11 +2519,11 @@ class _ChatAlerter(BaseAlerter):
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
         key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
         question._shared = _VIEWS.setdefault(key, view)
-        question._shared.refs[id(question)] = question.ref
+        question._shared.refs[question.token] = question.ref
 
     def _release(self, question: Question) -> None:
         if question._shared:
-            question._shared.refs.pop(id(question), None)
+            question._shared.refs.pop(question.token, None)
         question._shared = None
 
     def _view_of(self, question: Question) -> _View:
@@ -2540,9 +2540,8 @@ class _ChatAlerter(BaseAlerter):
         if now >= question._ends:  # once more at the deadline
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
-            first, last = view.span
-            if view.began < newest or not first <= self._order(question.ref) <= last:
-                began, view.error = self.clock.monotonic(), None
+            if view.began < newest or question.token not in view.read_for:
+                began, view.error, view.read_for = self.clock.monotonic(), None, set(view.refs)
                 try:
                     view.found = self._read_view(view, question)
                 except DeliveryError as error:
@@ -2666,8 +2665,8 @@ class _View:
     """A channel or thread, the questions for which it is read, and what the last reading found."""
     def __init__(self, question: Question) -> None:
         self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
-        self.refs = {id(question): question.ref}
-        self.span = (0.0, float("inf"))  # the oldest and the newest question for which it was read last
+        self.refs = {question.token: question.ref}
+        self.read_for: set[str] = set()  # tokens of the questions for which it was read last
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
         self.found: Any = None
@@ -2863,11 +2862,8 @@ class SlackAlerter(_ChatAlerter):
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
         if view.thread:
-            read = self._read(view, question, "replies", {"ts": view.thread})
-            view.span = (0.0, max(map(self._order, read[0]), default=float("inf")))  # a newer one: read anew
-            return read
+            return self._read(view, question, "replies", {"ts": view.thread})
         refs = sorted(view.refs.values(), key=self._order)
-        view.span = (self._order(refs[0]), self._order(refs[-1]))
         args = {"oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
             return self._read(view, question, "history", args)
@@ -3369,7 +3365,6 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         oldest = min(map(self._order, list(view.refs.values())))
-        view.span = (oldest, float("inf"))
         return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
 
     def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:

@@ -4861,7 +4861,7 @@ def test_many_questions_in_one_thread_of_slack_are_read_together(crowd):
     clock.at(6, lambda: service.say(crowd.ann, "yes", where.thread_ts))  # to the newest one above it
     before, ends = len(service.calls), clock.run(lambda question: question.wait(10), questions)
     assert [d.status for d in ends] == ["timeout", "timeout", YES, NO, *["timeout"] * (len(ends) - 5), YES]
-    assert sum(call.path.endswith("conversations.replies") for call in service.calls[before:]) <= 13
+    assert sum(call.path.endswith("conversations.replies") for call in service.calls[before:]) <= 18
     alerter._join(questions[0])
     questions[1].wait(0)
     assert alerter.open_question("New?", where).wait(0).status == "timeout"  # what was read does not hold it
