@@ -286,6 +286,20 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"there is: {', '.join(sorted(known)) or 'none'}"
 
 
+def _known_keywords(function: _F, who: str = "") -> _F:
+    """Let a wrong keyword be an error that says what was meant. who: what it calls itself."""
+    known, who = set(function.__annotations__) - {"return"}, who or function.__name__
+
+    @functools.wraps(function)
+    def call(*given: Any, **named: Any) -> Any:
+        for name in named:
+            if name not in known:
+                raise _KeywordError(f"{who}: no keyword {name!r}; {_did_you_mean(name, known)}")
+        return function(*given, **named)
+
+    return call  # type: ignore[return-value]
+
+
 def _program() -> str:
     """Return how this is started, so that the commands in hints can be pasted."""
     python, script = os.path.basename(sys.executable or "python3"), "".join(sys.argv[:1])
@@ -580,20 +594,6 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
     if choices:
         params = dataclasses.replace(params or AlerterParameters(), **choices)
     return message, params
-
-
-def _known_keywords(function: _F, who: str = "") -> _F:
-    """Let a wrong keyword be an error that says what was meant. who: what it calls itself."""
-    known, who = set(function.__annotations__) - {"return"}, who or function.__name__
-
-    @functools.wraps(function)
-    def call(*given: Any, **named: Any) -> Any:
-        for name in named:
-            if name not in known:
-                raise _KeywordError(f"{who}: no keyword {name!r}; {_did_you_mean(name, known)}")
-        return function(*given, **named)
-
-    return call  # type: ignore[return-value]
 
 
 # === Posting and asking from anywhere ===

@@ -8769,7 +8769,7 @@ def test_as_a_file_and_vendored(tmp_path):
                  "stacks": {"plain": ["console"], "default": ["console", "b"]},
                  "alerters": {"b": {"flavor": "bell"}, "console": {"flavor": "console"}}})
     started = [start_program(*args, "post", "-", "--title=Füße", "--metadata=a=1", "--stack", stack, python=[
-        "-S", "-W", "error"], env={"PYTHONPATH": None}, cwd=str(tmp_path), stdin=subprocess.PIPE)
+        "-S", "-OO", "-W", "error"], env={"PYTHONPATH": None}, cwd=str(tmp_path), stdin=subprocess.PIPE)
                for stack, *args in (["plain", "alerters.py"], ["default", "-m", "vendored.alerts"])]
     for process, rings in zip(started, ("", "ding piped ✅\n\n")):
         done = end_of(process, "piped ✅\n")
