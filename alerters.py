@@ -4099,6 +4099,9 @@ class SMTPEmailAlerter(BaseAlerter):
             session.debug = 0  # a program that sets imaplib.Debug would see the password printed
             wire.patience *= 2  # Dovecot lets who mistyped a password wait for 17 s
             _imap_login(self._who, session, user, password)
+            if "ID" in session.capabilities:  # NetEase (163.com, 126.com) opens no mailbox without a name
+                with contextlib.suppress(_imaplib.IMAP4.error):
+                    session.xatom("ID", f'("name" "alerters" "version" "{__version__}")')
             status, answer = session.select("INBOX", readonly=True)
             if status != "OK":
                 raise _imaplib.IMAP4.error(answer[-1])
@@ -4465,7 +4468,8 @@ def _writer_of(mail: Any) -> str:
     """Return the address of the one who wrote it; nobody's if it names another one. Two are an error."""
     [value] = mail.get_all("From", [""])
     head = str(value)[:1000]  # not decoded: a name may hold anything then
-    is_one = re.fullmatch(rf"((?:[^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\")\s*<)?({_ADDRESS})(?(1)>)\s*", head)
+    name = r"(?:[^<>,;:\"]*|\"(?:[^\"\\]|\\.)*\")"  # or behind the address, as old programs write it
+    is_one = re.fullmatch(rf"({name}\s*<)?({_ADDRESS})(?(1)>)\s*(?:\([^()]*\)\s*)?", head)
     named = set(re.findall(_ADDRESS, head.replace("'", " ").casefold()))
     if is_one and len(named) == 1:
         return str(is_one[2])
