@@ -6629,8 +6629,8 @@ def _bytes_of(source: Any) -> bytes:
             data = data.encode("utf-8", "replace")
         return bytes(data)
     mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
-    if mode not in ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
-        source = source.convert("RGBA")
+    if mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
+        source = source.convert({"I": "I;16"}.get(mode, "RGBA"))  # whose greys go beyond 255
     save = getattr(source, "savefig", None) or getattr(source, "save", None)
     if not save:
         raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")

@@ -3251,7 +3251,7 @@ class _Picture:
         self.mode, self.convert = mode, _Picture
 
     def save(self, file, format=None, **_):
-        if self.mode not in ("RGB", "RGBA") or format.lower() != "png":
+        if self.mode not in ("RGB", "RGBA", "I;16") or format.lower() != "png":
             raise OSError(f"cannot write mode {self.mode} as {format}")
         file.write(PNG + self.mode.encode())
 
@@ -3272,11 +3272,11 @@ def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog
     (tmp_path / "plain.gif").write_bytes(GIF)
     images = ["https://x.example/a.png?b=1&c=2", str(tmp_path / "plain.gif"), tmp_path / "löss 1.png",
               tmp_path / "löss 1.png", bytearray(GIF), memoryview(PNG), _Figure(), _Picture(),
-              _Picture("CMYK"), _Picture("La"), PNG]
+              _Picture("CMYK"), _Picture("I"), PNG]
     assert alerter.post(AlerterMessage("Plots", images=images)) is True
     pages = _posted(service)
     names, data = zip(*_files_at(kind, service))
-    assert data == (GIF, PNG, PNG, GIF, PNG, PNG, PNG + b"RGB", *[PNG + b"RGBA"] * 2, PNG)
+    assert data == (GIF, PNG, PNG, GIF, PNG, PNG, PNG + b"RGB", PNG + b"RGBA", PNG + b"I;16", PNG)
     assert json.dumps(pages[0]).count("https://x.example/a.png?b=1&c=2\"") == 1
     if kind == "slack":  # in one reply
         assert names[:6] == ("plain.gif", *["löss 1.png"] * 2, "image-5.gif", "image-6.png", "image-7.png")
