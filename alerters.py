@@ -1754,8 +1754,6 @@ class _Key:
         with self._changing() as (questions, _, found):
             if not found or found.token != self.token:
                 return False
-            for part in ("acknowledged", "parts"):  # another process may have added to them
-                step[part] = list(dict.fromkeys(getattr(found, part) + step.get(part, [])))
             questions[self.name] = _recorded(self.name, {**vars(found), **step}).to_dict()
             return bool(questions[self.name] != vars(found))
 
@@ -3405,9 +3403,8 @@ class DiscordAlerter(_ChatAlerter):
             via = "reply"
         elif above or not counts_as or row["type"] != _PLAIN:
             return None
-        if self._is_mute(row) and not question._memo.get("warned"):
-            question._memo["warned"] = True
-            _log("warning", "%s: a reply came without its text: %s", self._who, _INTENT)
+        if self._is_mute(row):
+            _warn_once(f"{self._who}: a reply came without its text: {_INTENT}")
         at, edited = _snowflake_time(row["id"]), row.get("edited_timestamp")
         if edited:
             at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
