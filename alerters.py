@@ -3351,7 +3351,7 @@ class DiscordAlerter(_ChatAlerter):
         if channel == mid:  # a forum's post: the question begins a thread of its own
             counts_as = "reply"
         elif message.get("flags", 0) & _HAS_THREAD:  # that is a channel with the same id
-            thread = self._rows(f"/channels/{mid}/messages?", int(mid), absent=404)
+            thread = self._rows(f"/channels/{mid}/messages?limit=100", int(mid), absent=404)
             below = self._answers(question, thread, "reply")
             if below != question._memo.get("thread"):
                 question._memo["thread"] = below
@@ -3363,14 +3363,14 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         oldest = min(map(self._order, list(view.refs.values())))
-        return self._rows(f"/channels/{view.channel}/messages?", oldest - 1)
+        return self._rows(f"/channels/{view.channel}/messages?limit=100", oldest - 1)
 
     def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:
         """Return all rows after an id. absent: the status that means that there are none."""
         rows: dict[str, _Dict] = {}  # by id, for one may come twice
         while True:
             try:
-                page = self._call("GET", f"{path}&after={after}&limit=100")
+                page = self._call("GET", f"{path}&after={after}")
             except DeliveryError as error:
                 if error.status != absent:
                     raise
@@ -3410,8 +3410,9 @@ class DiscordAlerter(_ChatAlerter):
             at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
         answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via, "at": at,
                   "asked": _snowflake_time(question.ref["message_id"])}
-        if row["channel_id"] != question.ref["channel_id"]:  # in a thread: there it is answered, too
-            answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
+        place = row.get("channel_id", question.ref["channel_id"])
+        if place != question.ref["channel_id"]:  # in a thread: there it is answered, too
+            answer["thread"] = {"channel_id": place, "message_id": row["id"]}
         return answer
 
     def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
@@ -3430,9 +3431,9 @@ class DiscordAlerter(_ChatAlerter):
                 continue
             path = _reaction_path(question.ref, name)
             try:
-                users = self._rows(f"{path}?type=0", 0, absent=400)  # it was taken back meanwhile
+                users = self._rows(f"{path}?limit=100&type=0", 0, absent=400)  # it was taken back meanwhile
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
-                    users += self._rows(f"{path}?type=1", 0, absent=400)
+                    users += self._rows(f"{path}?limit=100&type=1", 0, absent=400)
             except DeliveryError as error:  # one that stays ends the wait when the messages are read next
                 question._missing = error
                 question._veto_unread = question._veto_unread or status == "declined"
@@ -3447,7 +3448,7 @@ class DiscordAlerter(_ChatAlerter):
         channel = question._record.where["channel"]
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
         # A forum, which answers 400, lists no messages of its threads.
-        for row in self._rows(f"/channels/{channel}/messages?", int(since * 1000) << 22, absent=400):
+        for row in self._rows(f"/channels/{channel}/messages?limit=100", int(since * 1000) << 22, absent=400):
             if row["author"]["id"] == question._record.author and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None

@@ -2581,13 +2581,14 @@ def test_an_odd_answer_is_no_surprise(chats):
                              ("discord", "POST", {"id": "5", "channel_id": "1/x"})):
         alerter, service = chats[kind]
         service.fail(call, Fault(status=200, body=body))
-        with pytest.raises(DeliveryError, match="another form than documented"):
-            alerter.open_question("x")
+        pytest.raises(DeliveryError, alerter.open_question, "x").match("another form than documented")
     service.fail("GET", Fault(""), Fault(status=200, body=[1]))  # while it is tried what can be read
-    assert alerter.open_question("x").ref
+    question = alerter.open_question("x")
+    service.fail("/messages", Fault(status=200, body=[{"id": str(int(question.ref["message_id"]) + 1),
+        "type": 19, "author": {"id": "5"}, "content": "yes", "message_reference": question.ref}]))
+    assert question.check().by == "5"
     service.fail("/users/@me", Fault(status=200, body={"id": "("}))
-    with pytest.raises(DeliveryError, match="no answer of Discord: the service has trouble: try again"):
-        alerter.check()
+    pytest.raises(DeliveryError, alerter.check).match("no answer of Discord: the service has trouble: try")
 
 
 @pytest.mark.parametrize("host", ["hooks.slack.com", "hooks.example.org"])
@@ -3657,8 +3658,7 @@ def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, r
         assert not re.search("xoxb-1|abc.def|hush-hush", told)
     assert alerter != "x" and alerter != FLAVORS["slack"](slack_token="xoxb-2") and "x" != alerter
     for name, change in itertools.product([*fields, "mention"], (delattr, lambda *at: setattr(*at, 1))):
-        with pytest.raises(AttributeError, match="use dataclasses.replace"):
-            change(alerter, name)
+        pytest.raises(AttributeError, change, alerter, name).match("use dataclasses.replace")
     assert alerter == same[0]
 
 
