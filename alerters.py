@@ -2796,8 +2796,10 @@ class SlackAlerter(_ChatAlerter):
         for method, what in (("info", "channel {}"), ("history", "may read replies")):
             try:
                 found = self._call(f"conversations.{method}", {"channel": channel, "limit": "1"})
-                name = _mapping(found.get("channel")).get("name")
-                yield _GOOD, what.format(name or channel)
+                about = _mapping(found.get("channel"))
+                yield _GOOD, what.format(about.get("name") or channel)
+                if about.get("is_archived"):
+                    yield _BAD, f"channel {channel} is archived: choose another one"
             except DeliveryError as error:
                 mark = _BAD
                 if method == "info" and error.code == "missing_scope":  # its name stays unknown, and no more
