@@ -1754,6 +1754,8 @@ class _Key:
         with self._changing() as (questions, _, found):
             if not found or found.token != self.token:
                 return False
+            for part in ("acknowledged", "parts"):  # another process may have added to them
+                step[part] = list(dict.fromkeys(getattr(found, part) + step.get(part, [])))
             questions[self.name] = _recorded(self.name, {**vars(found), **step}).to_dict()
             return bool(questions[self.name] != vars(found))
 
