@@ -4736,7 +4736,10 @@ class ConsoleAlerter(BaseAlerter):
         except (KeyError, OSError, ImportError):  # in a container: no name for this number
             user = str(getattr(os, "getuid", os.getpid)())
         reply = {"by": user, "text": line.rstrip("\r\n"), "via": "console", "at": self.clock.now()}
-        if question._meaning(_Reply(reply)) is None:
+        people = question._record.approvers
+        if people and self._person(user) not in map(self._person, people):
+            self._say(question, f"That does not count: you are {user} here, not {_among(people)}.", None)
+        elif question._meaning(_Reply(reply)) is None:
             self._say(question, f"That is not an answer yet. {question._instructions()[0]}", None)
         return [reply]
 
