@@ -743,7 +743,7 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: _Params
         if target._overrides("ask"):
             return target.decide(message, params, key=key)
         try:
-            question = target._try_to_open(message, _own_mentions(target, targets, params), key)
+            question = target._try_to_open(message, _own_mentions(target, targets, params), key, able)
         except DeliveryError as error:
             if error.outcome != "not_sent" or len(able) == 1:
                 raise
@@ -1321,8 +1321,9 @@ class BaseAlerter(_Record):
             if question:
                 return question
 
-    def _try_to_open(self, message: AlerterMessage, params: _Params, key: str | None) -> Question | None:
-        """Return the question, posted; None: its key is held, or has just ended."""
+    def _try_to_open(self, message: AlerterMessage, params: _Params, key: str | None,
+                     stack: Iterable[str] = ()) -> Question | None:
+        """Return the question, posted; None: its key is held, has just ended, or is another's of `stack`."""
         message, params = self._checked(message, params)
         problem = self._cannot_ask()
         if not problem and not self._overrides("replies"):
@@ -1334,12 +1335,13 @@ class BaseAlerter(_Record):
         asked = self._new_question(message, params, key)  # its time begins now
         with _one_operation():
             if key is not None:
-                return self._claimed(asked, message, params)
+                return self._claimed(asked, message, params, stack)
             self._publish(asked, message, params)
             return asked
 
-    def _claimed(self, asked: Question, message: AlerterMessage, params: _Params) -> Question | None:
-        record = asked._key.claim(asked._record)
+    def _claimed(self, asked: Question, message: AlerterMessage, params: _Params,
+                 stack: Iterable[str]) -> Question | None:
+        record = asked._key.claim(asked._record, stack)
         if record is None:
             self.clock.sleep(_CLAIM_PAUSE)
             return None
@@ -1734,12 +1736,14 @@ class _Key:
             decision = Decision("timeout", at=self.clock.now())
         return {**dataclasses.asdict(decision), "ended": self.clock.now()}
 
-    def claim(self, asked: _QuestionRecord) -> _QuestionRecord | None:
+    def claim(self, asked: _QuestionRecord, stack: Iterable[str]) -> _QuestionRecord | None:
         """Return the record to work on: `asked`, or the key's, of any question; None: another one does."""
         with self._changing() as (questions, ended, found):
             if _is_held(found, self.clock.now()):
                 return None
             if found and found.fingerprint != asked.fingerprint:
+                if found.alerter != asked.alerter and found.alerter in stack:
+                    return None
                 ended.setdefault(found.token, self._ending_of())  # from now on no answer to it counts
             record = found or asked
             self._hold(record, questions)
