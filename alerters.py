@@ -1359,7 +1359,8 @@ class BaseAlerter(_Record):
                 if getattr(error, "outcome", "not_sent") == "not_sent":
                     question._key.drop()
                 raise
-            question._take_step(**{**vars(record), "claimed_until": 0.0})
+            if question._decision is None:  # else it is for the one who settled it, who may still say so
+                question._take_step(**{**vars(record), "claimed_until": 0.0})
         return question
 
     def _take_up(self, found: Question) -> bool:
@@ -1655,7 +1656,7 @@ class _QuestionRecord:
                 return False
         times = (self.asked, self.posted, self.deadline, self.claimed_until)
         return all((self.token, self.deadline, self.approve, self.decline, self.approvers != [],
-                    self.minimum_approvals > 0, min(times) >= 0, sum(times) < 4e10))  # none of them is NaN
+                    self.minimum_approvals > 0, all(0 <= each < 1e10 for each in times)))  # NaN is not
 
 
 _JSON_TYPES = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "list[str]": (list,),
@@ -1680,16 +1681,19 @@ def _endings(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
     """Return how questions ended since a time, by token; what cannot be read is left out."""
     sound = {}
     for token, end in _mapping(data.get("ended")).items():
-        ended = _mapping(end).get("ended")
-        if isinstance(ended, (int, float)) and ended > since and isinstance(end.get("status"), str):
-            sound[token] = end
+        end = _mapping(end)
+        words = [end.get("status"), *(end.get(part) or "" for part in ("by", "text", "via", "reason"))]
+        kinds = {*map(type, words), type(end.get("approvals") or [])}
+        if isinstance(end.get("ended"), (int, float)) and kinds == {str, list}:
+            if end["ended"] > since:
+                sound[token] = end
     return sound
 
 
 def _decision_of(end: _Dict) -> Decision:
     decision = Decision(end["status"])
     vars(decision).update(end)
-    decision.approvals = tuple(decision.approvals)
+    decision.approvals = tuple(map(str, decision.approvals or ()))
     return decision
 
 
@@ -1734,7 +1738,8 @@ class _Key:
     def _ending_of(self, decision: Decision | None = None) -> _Dict:
         if decision is None:
             decision = Decision("timeout", at=self.clock.now())
-        return {**dataclasses.asdict(decision), "ended": self.clock.now()}
+        end = {**dataclasses.asdict(decision), "approvals": list(decision.approvals)}
+        return {**end, "ended": self.clock.now()}
 
     def claim(self, asked: _QuestionRecord, stack: Iterable[str]) -> _QuestionRecord | None:
         """Return the record to work on: `asked`, or the key's, of any question; None: another one does."""
@@ -1917,7 +1922,7 @@ class Question:
         return min(max(now + self._interval(now), self._not_before), self._ends)
 
     def _interval(self, now: float) -> float:
-        age = now - self._ends + self.deadline - self._record.asked  # by a clock that nobody sets
+        age = abs(now - self._ends + self.deadline - self._record.asked)  # below 0: a clock was set back
         return min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
 
     def _poll_once(self, began: float) -> None:
@@ -2512,8 +2517,8 @@ class _ChatAlerter(BaseAlerter):
     def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
         """Post. Our time of each try to ask is noted: the service's stamp of it then tells its clock."""
         def noted() -> _Dict:
-            if draft.message._question and page.is_first:
-                draft.message._question._record.posted = self.clock.now()
+            if draft.message._question and page.is_first:  # also for who comes if this process dies over it
+                draft.message._question._take_step(posted=self.clock.now())
             return post()
 
         return _retry(noted, self.clock, until, doubtful=page.doubtful, **how)
@@ -2839,8 +2844,8 @@ class SlackAlerter(_ChatAlerter):
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
         Of many questions in a channel conversations.history tells which have new replies: one call for all.
-        It tells of none that is edited or deleted: for these a thread is read again now and then, and at
-        the deadline.
+        It tells of none that is edited or deleted: for these a thread is read again now and then, at the
+        deadline, and where anything else came that may decide.
         """
         view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
         told, known, at = question._memo.get("thread", (None, [], 0.0))
@@ -2848,7 +2853,8 @@ class SlackAlerter(_ChatAlerter):
             row = _row_with(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
-            if row and told == row.get("latest_reply") and now < min(at + _POLL_MAX, question._ends):
+            is_known = row and self.listen == "thread" and told == _moves_of(row)
+            if is_known and now < min(at + _POLL_MAX, question._ends):
                 return row, known
         if view.thread:
             rows, question._missing = self._share(question)
@@ -2863,7 +2869,7 @@ class SlackAlerter(_ChatAlerter):
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
                            hint="begin anew")
-        question._memo["thread"] = row.get("latest_reply"), rows, now
+        question._memo["thread"] = _moves_of(row), rows, now
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
@@ -3216,6 +3222,11 @@ def _slack_ref(where: _Dict, row: _Dict) -> _Dict:
 def _thread_of(ref: _Dict) -> str | None:
     """Return the thread of a message of Slack, which begins with it if it is in none."""
     return ref.get("thread_ts") or ref.get("ts")
+
+
+def _moves_of(row: _Dict) -> tuple[Any, Any]:
+    """Return what changes with each reply to a row, and with each reaction on it."""
+    return row.get("latest_reply"), row.get("reactions")
 
 
 # === Discord ===
