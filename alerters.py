@@ -34,6 +34,7 @@ import itertools
 import operator
 import os
 import re
+import reprlib
 import sys
 import time
 import weakref
@@ -316,6 +317,8 @@ def _log(level: str, what: str, *values: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no text in {error.encoding}: save it as UTF-8"
     text = ""
     with contextlib.suppress(Exception):  # another's exception may have no text
         text = str(getattr(error, "strerror", None) or error)
@@ -1434,6 +1437,7 @@ def _mapping(value: Any) -> _Dict:
     return value if isinstance(value, dict) else {}
 
 
+@reprlib.recursive_repr()  # a fact may hold itself
 def _same_form(value: Any) -> Any:
     """Return a fact as JSON that is the same in every process."""
     if isinstance(value, dict):
@@ -1702,7 +1706,8 @@ def _worker(pid: object) -> str:
     started = ""
     with contextlib.suppress(OSError):
         facts = _pathlib.Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        started = facts[19]
+        if facts[0] != "Z":  # dead, if nobody has asked how it ended
+            started = facts[19]
     return f"{pid} {started} {_socket.gethostname()}"
 
 
@@ -1743,6 +1748,8 @@ class _Key:
 
     def claim(self, asked: _QuestionRecord, stack: Iterable[str]) -> _QuestionRecord | None:
         """Return the record to work on: `asked`, or the key's, of any question; None: another one does."""
+        if _is_held(self._found(self.store._load()), self.clock.now()):  # who waits does not write
+            return None
         with self._changing() as (questions, ended, found):
             if _is_held(found, self.clock.now()):
                 return None

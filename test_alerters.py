@@ -2110,9 +2110,7 @@ def _any_text(rng, size):
 
 def _missing(source, seen):
     """Return what stands around the first letter of `source` that `seen` lacks, in order; None if it has all.
-
-    Only the address of a link may stand between two letters that follow each other; x makes them long.
-    """
+    Only the address of a link may stand between two letters that follow each other; x makes them long."""
     want, end = [letter for letter in source if letter in LETTERS], -1
     for at, letter in enumerate(want):
         found = seen.find(letter, end + 1)
@@ -5067,19 +5065,20 @@ def test_a_doubtful_question_in_a_channel_or_thread_of_the_params_is_looked_for_
         assert len(room.service.posted) == before + 2  # the question and the note
 
 
-DEEP = eval("[" * 60 + "]" * 60)
+KNOT = eval("[" * 60 + "]" * 60)
+KNOT.append(KNOT)  # a deep fact that holds itself
 CHANGES = {  # what differs the second time -> whether it is another question
     "title": ({"title": "Now"}, True), "approvers": ({"approvers": ["bob"]}, True),
     "everybody": ({"approvers": None}, True), "words": ({"approve_msg_options": ["go"]}, True),
     "fact": ({"metadata": {"b": {3, 1, 2}, "a": 2}}, True), "number": ({"minimum_approvals": 2}, True),
     "order of approvers": ({"approvers": ["eve", "BOB", "ann", "eve"]}, False),
     "order of words": ({"disapprove_msg_options": ["stop", "no"]}, False), "time": ({"timeout": 9}, False),
-    "order of facts": ({"metadata": {"b": {2, 3, 1}, "a": DEEP}}, False)}
+    "order of facts": ({"metadata": {"b": {2, 3, 1}, "a": KNOT}}, False)}
 
 
 def test_a_key_is_bound_to_what_it_asks_and_whom(boards, clock):
     board = in_time(Board, clock)()
-    given = {"key": "k", "metadata": {"a": DEEP, "b": {1, 2, 3}}, "approvers": ["ann", "bob", "eve"],
+    given = {"key": "k", "metadata": {"a": KNOT, "b": {1, 2, 3}}, "approvers": ["ann", "bob", "eve"],
              "disapprove_msg_options": ["no", "stop"], "timeout": 600}
     for case, (change, differs) in CHANGES.items():
         first = board.open_question("Deploy?", **given)
@@ -5224,14 +5223,16 @@ def test_who_died_over_a_note_is_succeeded_and_who_asks_meanwhile_waits(discord_
 @posix
 def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock, monkeypatch):
     """Another key never waits. Who died is succeeded at once, who is on another machine in time."""
-    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
-    living, us = map(alerters._worker, (child.pid, os.getppid()))
+    child, killed = (subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(2))
+    living, us, zombie = map(alerters._worker, (child.pid, os.getppid(), killed.pid))
+    killed.kill()
+    os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)
     monkeypatch.setattr(alerters, "_CLAIM_PAUSE", 5.0)
     board = in_time(Board, clock)()
     board.open_question("Deploy?", key="k", timeout=3600)
     for by, left, wait in (
             (living, 200, 20), (living, 200, 0), ("0" + us, 200, 0), ("odd", 30, 30), (us, 1e6, 0),
-            (us, 30, 30), (us, -1, 0), ("ahead", 205, 205)):
+            (us, 30, 30), (us, -1, 0), ("ahead", 205, 205), (zombie, 200, 0)):
         began = clock.monotonic()
         with StackStore()._changing() as data:
             data["questions"]["k"].update(claimed_by=by, claimed_until=clock.now() + left)
@@ -5241,6 +5242,7 @@ def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock, monk
             clock.at(began + 20, child.communicate)
         board.open_question("Deploy?", key="k", timeout=3600)
         assert clock.monotonic() - began == pytest.approx(wait, abs=5), (by, left)
+    killed.communicate()
     assert len(BOARDS["kitchen"]) == 2
 
 
@@ -5329,9 +5331,7 @@ for line in sys.stdin:
 
 def _killed_again_and_again(kind, service, chance, kills, forks):
     """Ask under one key, killed on the way, until the answer comes out; return kills, end, how it should be.
-
-    forks: a process that has imported all there is and forks, which takes a fiftieth of starting one.
-    """
+    forks: a process that has imported all there is and forks, which takes a fiftieth of starting one."""
     room, respond, plan = Room(kind, service), service.respond, {"calls": 0}
     who, word = "U9" if kind == "slack" else "99", chance.choice(["yes", "no"])
     answer_after, answered, killed, said = chance.randrange(kills + 1), False, 0, "killed"
@@ -7117,7 +7117,7 @@ def test_a_broken_store_is_named_and_left_as_it_is(capsys):
             assert code in (0, 2) and err.count("\n") == (code == 2), (content, line, err)
         assert read_store() == content
     write_store(b'{\n"x": "\xe9"}')
-    assert "read ('utf-8' codec can't decode byte 0xe9 in position 8: inv" in run_cli(capsys, "list")[2]
+    assert "read (it is no text in utf-8: save it as UTF-8);" in run_cli(capsys, "list")[2]
 
 
 def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monkeypatch):
