@@ -1259,9 +1259,11 @@ class BaseAlerter(_Record):
         return value
 
     def _option(self, params: _Params, name: str, default: Any = None) -> Any:
-        for value in getattr(params, name, None), getattr(self, name, None):
-            if value not in (None, ""):
-                return value
+        given, own = getattr(params, name, None), getattr(self, name, None)
+        if given not in (None, ""):
+            return given
+        if own not in (None, "", (), []):  # an empty one is a default of one's own flavor: others are refused
+            return own
         return default
 
     def _new_question(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:

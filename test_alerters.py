@@ -4492,7 +4492,7 @@ class FrozenBoard(BaseAlerter):
     flavor = "frozen_board"
     name: str  # without a default
     case_sensitive: bool = False
-    approvers: tuple = None
+    approvers: tuple = ()
     timeout: float = None
 
     send, replies = Board.send, Board.replies
