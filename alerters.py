@@ -3688,7 +3688,7 @@ def _name_apart(files: Sequence[_File]) -> None:
         file.sent_as = file.name
         if file.image:  # other letters may be changed
             file.sent_as = re.sub("[^A-Za-z0-9_.-]", "_", os.path.splitext(file.name)[0]) + file.ending
-        if file.sent_as in taken:
+        while file.sent_as in taken:
             file.sent_as = f"{number}-{file.sent_as}"
         taken.add(file.sent_as)
 

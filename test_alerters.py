@@ -3264,21 +3264,21 @@ def _files_at(kind, service):
 @pytest.mark.parametrize("kind", FILE_KINDS)
 def test_images_of_every_sort_arrive_byte_for_byte(chats, tmp_path, kind, caplog):
     alerter, service = chats[kind]
-    (tmp_path / "löss 1.png").write_bytes(PNG)
-    (tmp_path / "plain.gif").write_bytes(GIF)
-    images = ["https://x.example/a.png?b=1&c=2", str(tmp_path / "plain.gif"), tmp_path / "löss 1.png",
+    (tmp_path / "löss 1.png").write_bytes(GIF)
+    (tmp_path / "3-l_ss_1.gif").write_bytes(GIF)
+    images = ["https://x.example/a.png?b=1&c=2", str(tmp_path / "3-l_ss_1.gif"), tmp_path / "löss 1.png",
               tmp_path / "löss 1.png", bytearray(GIF), memoryview(PNG), _Figure(), _Picture(),
               _Picture("CMYK"), _Picture("I"), PNG]
     assert alerter.post(AlerterMessage("Plots", images=images)) is True
     pages = _posted(service)
     names, data = zip(*_files_at(kind, service))
-    assert data == (GIF, PNG, PNG, GIF, PNG, PNG, PNG + b"RGB", PNG + b"RGBA", PNG + b"I;16", PNG)
+    assert data == (GIF, GIF, GIF, GIF, PNG, PNG, PNG + b"RGB", PNG + b"RGBA", PNG + b"I;16", PNG)
     assert json.dumps(pages[0]).count("https://x.example/a.png?b=1&c=2\"") == 1
     if kind == "slack":  # in one reply
-        assert names[:6] == ("plain.gif", *["löss 1.png"] * 2, "image-5.gif", "image-6.png", "image-7.png")
+        assert names[:6] == ("3-l_ss_1.gif", *["löss 1.png"] * 2, "image-5.gif", "image-6.png", "image-7.png")
         assert len([call for call in service.calls if "completeUpload" in call.path]) == 1
     else:  # under names that attachment:// is sure to find, the first one in the embed of the title
-        assert names[:4] == ("plain.gif", "l_ss_1.png", "3-l_ss_1.png", "image-5.gif")
+        assert names[:4] == ("3-l_ss_1.gif", "l_ss_1.gif", "3-3-l_ss_1.gif", "image-5.gif")
         shown = [embed["image"]["url"] for page in pages for embed in page["embeds"]]
         assert shown[1:] == ["attachment://" + name for name in names] and pages[0]["embeds"][0]["title"]
     assert (service.warnings, caplog.records) == ([], [])
