@@ -451,9 +451,9 @@ class AlerterParameters(_Record):
                 setattr(self, name, names)
         if self.timeout is not None:
             _seconds(self.timeout, "timeout")
+        if self.minimum_approvals is None:  # as the keyword of `ask` and the option of the command are
+            self.minimum_approvals = 1
         needed = self.minimum_approvals
-        if needed is None:
-            return
         if type(needed) is not int or needed < 1:  # True is no number of people
             raise ConfigError(f"minimum_approvals must be a whole number, 1 or more, not {needed!r}")
 
@@ -1861,9 +1861,9 @@ class Question:
         return self._record.to_dict()
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any], alerter: _Target = None) -> Question:
+    def from_dict(cls, d: dict[str, Any], alerter: _Target = None) -> Question:
         """Return the question again. alerter: needed unless it was a named one of the store."""
-        record = _QuestionRecord(_mapping(state))
+        record = _QuestionRecord(_mapping(d))
         if not record._is_sound():
             raise ConfigError("question: pass the dict that to_dict gave; a part is missing or not as it was")
         if alerter is None and not record.alerter:

@@ -6881,7 +6881,7 @@ SIGNATURES = {  # each public name: its parameters, None for what has none; {met
                     {"send": "self message params=None"}),
     "ConsoleAlerter": "", "Receipt": "alerter ref url=None",
     "Question": {"check": "self", "wait": "self timeout=None", "to_dict": "self",
-                 "from_dict": "state alerter=None"},
+                 "from_dict": "d alerter=None"},
     "Decision": "status by=None text=None via=None at=0.0 reason=None approvals=()",
     "post": f"message params=None {POST_WORDS} *alerter=None",
     "ask": f"question params=None {ASK_WORDS} *alerter=None *key=None",
@@ -7621,10 +7621,10 @@ def test_a_flavor_that_only_overrides_post_and_ask_works(monkeypatch, clock):
             return self.answer
 
         def ask(self, question, params=None):
-            return self.answer
+            return self.answer and getattr(params, "minimum_approvals", 1) == 1
     register_flavor(in_time(Old, clock))
     monkeypatch.setenv("ALERTERS_FLAVOR", "old")
-    assert (post("x"), ask("y"), decide("z")) == (True, True, Decision(YES, at=clock.start))
+    assert (post("x"), main(["ask", "y"]), decide("z")) == (True, 0, Decision(YES, at=clock.start))
     monkeypatch.setenv("ALERTERS_ANSWER", "no")
     assert (post("x"), ask("y"), decide("z")) == (False, False, Decision(NO, at=clock.start))
     assert main(["post", "x"]) == main(["check", "--post"]) == 4 and main(["ask", "x"]) == 1
