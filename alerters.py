@@ -2537,11 +2537,12 @@ class _ChatAlerter(BaseAlerter):
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
         key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
         question._shared = _VIEWS.setdefault(key, view)
-        question._shared.refs[question.token] = question.ref
+        question._shared.refs[id(question)] = question.ref
 
     def _release(self, question: Question) -> None:
         if question._shared:
-            question._shared.refs.pop(question.token, None)
+            question._shared.refs.pop(id(question), None)
+            question._shared.read_for.discard(id(question))
         question._shared = None
 
     def _view_of(self, question: Question) -> _View:
@@ -2558,7 +2559,7 @@ class _ChatAlerter(BaseAlerter):
         if now >= question._ends:  # once more at the deadline
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
-            if view.began < newest or question.token not in view.read_for:
+            if view.began < newest or id(question) not in view.read_for:
                 began, view.error, view.read_for = self.clock.monotonic(), None, set(view.refs)
                 try:
                     view.found = self._read_view(view, question)
@@ -2683,8 +2684,8 @@ class _View:
     """A channel or thread, the questions for which it is read, and what the last reading found."""
     def __init__(self, question: Question) -> None:
         self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
-        self.refs = {question.token: question.ref}
-        self.read_for: set[str] = set()  # tokens of the questions for which it was read last
+        self.refs = {id(question): question.ref}
+        self.read_for: set[int] = set()  # ids of the questions for which it was read last
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
         self.found: Any = None
