@@ -887,7 +887,7 @@ def _url_problem(url: str) -> str:
             host = _host_of(parts)
     problem = _host_problem(host)
     if not host:
-        problem = "it needs https:// and a host"
+        problem = "write https://HOST/… or https://HOST:PORT/…"
     elif not re.fullmatch(r"[!-~]+", url):
         problem = problem or "it holds a space or another strange character"
     if problem:
