@@ -2067,9 +2067,8 @@ def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
     alerter, service = chats["slack"]
     service.broken_images.add("https://x.example/a.png")
     assert alerter.post(AlerterMessage(**FULL)) is True
-    plain = {"channel": "C0ALERTS", **SLACK_FULL}
-    del plain["blocks"]
-    assert _posted(service) == [plain]
+    plain = {name: part for name, part in SLACK_FULL.items() if name != "blocks"}
+    assert _posted(service) == [{"channel": "C0ALERTS", **plain}]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
@@ -2340,7 +2339,9 @@ def test_a_post_in_a_forum_is_neither_lost_nor_doubled(chats, kind, caplog):
         service.permissions["300"].discard("ATTACH_FILES")
         assert alerter.post(AlerterMessage("three", "text", images=[PNG])) is True
         service.permissions["300"].discard("SEND_MESSAGES")
-        assert alerter.post("four") is False and "50013" in caplog.text and "plain" not in caplog.text
+        service.fail("/threads", Fault(""), Fault(status=400, body={"code": 40067, "message": "A tag"}))
+        assert alerter.post("four") is alerter.post("five") is False and "demands a tag" in caplog.text
+        assert "50013" in caplog.text and "plain" not in caplog.text
 
 
 # === The fault matrix ===
@@ -4223,7 +4224,7 @@ def test_approvers_may_be_given_as_text_or_from_a_generator_but_are_never_none_o
 
 # === Asking: the question, its help and its end ===
 def test_a_question_is_this_payload(room):
-    message = AlerterMessage("Deploy?", "v2 @here", {"accuracy": 0.9}, ["https://x.io/a.png"])
+    message = AlerterMessage("Deploy?", "v2 @here", {"accuracy": 0.9}, ["http://x.io/a"])
     question = room.ask(message, timeout=3600, approvers=[f"<@{room.ann}>", room.bob])
     end = int(room.clock.start + 3600)
     [row] = room.service.posted
@@ -4237,12 +4238,11 @@ def test_a_question_is_this_payload(room):
         mrkdwn = functools.partial(dict, type="mrkdwn", verbatim=True)
         assert got == {
             "channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False,
-            "text": f"*Deploy?*\nv2 @\u200bhere\naccuracy: 0.9\n<https://x.io/a.png>\n\n{how}\n{note}",
-            "blocks": [
+            "text": f"*Deploy?*\nv2 @\u200bhere\naccuracy: 0.9\n<http://x.io/a>\n\n{how}\n{note}", "blocks": [
                 {"type": "header", "text": {"type": "plain_text", "text": "Deploy?", "emoji": True}},
                 {"type": "section", "expand": True, "text": mrkdwn(text="v2 @\u200bhere")},
                 {"type": "section", "fields": [mrkdwn(text="*accuracy*\n0.9")]},
-                {"type": "image", "image_url": "https://x.io/a.png", "alt_text": "image-1"},
+                {"type": "image", "image_url": "http://x.io/a", "alt_text": "image-1"},
                 {"type": "section", "expand": True, "text": mrkdwn(text=how)},
                 {"type": "context", "elements": [mrkdwn(text=note)]}]}
     else:
@@ -4252,7 +4252,7 @@ def test_a_question_is_this_payload(room):
             "content": "<@11> <@12>", "allowed_mentions": {"parse": [], "users": ["11", "12"], "roles": []},
             "embeds": [{"color": 0x3B82F6, "title": "Deploy?", "description": "v2 @\u200bhere",
                         "fields": [{"name": "accuracy", "value": "0.9", "inline": True}],
-                        "image": {"url": "https://x.io/a.png"}},
+                        "image": {"url": "http://x.io/a"}},
                        {"color": 0x3B82F6, "description": how, "footer": {"text": note}}]}
     called = {raw for kind, raw in room.pings(row["payload"]) if kind not in ("date", "link")}
     assert (called, room.taps(question)) == ({f"<@{room.ann}>", f"<@{room.bob}>"}, ["✅", "❌"])
