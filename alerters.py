@@ -2814,7 +2814,7 @@ class SlackAlerter(_ChatAlerter):
         if channel[0] in "#UW":  # a name or a person, which Slack takes to post alone
             yield _NOTE, f"channel {channel}: only an id (C…) can be tried without a post"
             return
-        for method, what in (("info", "channel {}"), ("history", "may read replies")):
+        for method, what, mark in (("info", "channel {}", _NOTE), ("history", "may read replies", _BAD)):
             try:
                 found = self._call(f"conversations.{method}", {"channel": channel, "limit": "1"})
                 about = _mapping(found.get("channel"))
@@ -2822,9 +2822,6 @@ class SlackAlerter(_ChatAlerter):
                 if about.get("is_archived"):
                     yield _BAD, f"channel {channel} is archived: choose another one"
             except DeliveryError as error:
-                mark = _BAD
-                if method == "info" and error.code == "missing_scope":  # its name stays unknown, and no more
-                    mark = _NOTE
                 yield mark, f"{what.format(channel)}: {error}"
 
     @_documented
