@@ -2777,9 +2777,7 @@ class SlackAlerter(_ChatAlerter):
         ("slack_token", f"^{_DISCORD_TOKEN}$", "a token of Discord: use flavor discord, discord_token"),
         ("slack_webhook_url", rf"{_ON_DISCORD}(?!.*/slack/?(\?|$))",
          "that is a webhook of Discord: use flavor discord, discord_webhook_url"),
-        ("slack_webhook_url", r"//hooks\.slack[\w.-]*/(workflows|triggers)/",  # they know no text or blocks
-         "Workflow Builder's address takes no alerts: make an incoming webhook, …/services/…"),
-        ("slack_webhook_url", f"{_ON_SLACK}(?!.*/services/)",
+        ("slack_webhook_url", f"{_ON_SLACK}(?!.*/services/)",  # as Workflow Builder's, which take no text
          "that is no incoming webhook, https://hooks.slack.com/services/…: make one in the app"),
         ("slack_api_url", rf"{_ON_SLACK}(?!.*/api/?$)", "write https://slack.com/api"))
 

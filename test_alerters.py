@@ -3571,7 +3571,7 @@ def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
     ("a\nsecond-secret", "slack_token", "env OF_TEST holds no usable secret: .*"),
     (None, "slack_token", "env OF_TEST is not set"), ("xapp-1", "slack_token", "an app-level token .*"),
     ("https://a.b/c", "slack_token", "is an address.*"), ("xoxb-1", "discord_token", "that is a token of .*"),
-    ("https://hooks.slack.com/triggers/1", "slack_webhook_url", "Workflow Builder.*"),
+    ("https://hooks.slack.com/triggers/1", "slack_webhook_url", "that is no incoming .*"),
     ("http://hooks.example.org/services/T0/B0/aaaaaaaa", "slack_webhook_url", ".*https://.*"),
     ("file:///etc/passwd", "discord_webhook_url", ".*https://.*")])
 def test_a_reference_that_leads_to_no_secret_is_one_clear_line(monkeypatch, given, field, said):
@@ -7465,7 +7465,6 @@ NO_TLS, NO_PORT = ' must be True, False, "ssl" or "starttls"', " must be a port 
 NOT_SLACK = "is no Slack id; member ids (U…): in the profile, ⋮, Copy member ID"
 NOT_DISCORD = ("is no id of a person on Discord; "
                "user ids (digits): Developer Mode on, right-click the person, Copy User ID")
-NO_FLOW = ": Workflow Builder's address takes no alerts: make an incoming webhook, …/services/…"
 AT_SLACK, AT_HOOKS = "https://acme.slack.com", "https://hooks.slack.com"
 NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: what is said after its name}}
     "slack": (TOKEN, {
@@ -7485,9 +7484,9 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "slack_webhook_url": {
             "xoxb-1": " is a token: put it into slack_token",
             OF_DISCORD: ": that is a webhook of Discord: use flavor discord, discord_webhook_url",
-            f"{AT_HOOKS}/workflows/T1/A1/2/abc": NO_FLOW, f"{AT_HOOKS}/triggers/T1/2/abc": NO_FLOW,
-            "https://app.slack.com/client/T1/C1":
-            f": that is no incoming webhook, {AT_HOOKS}/services/…: make one in the app",
+            **dict.fromkeys((f"{AT_HOOKS}/workflows/T1/A1/2/abc", f"{AT_HOOKS}/triggers/T1/2/abc",
+                             "https://app.slack.com/client/T1/C1"),
+                            f": that is no incoming webhook, {AT_HOOKS}/services/…: make one in the app"),
             f"{AT_HOOKS}/services/...": STILL_OPEN},
         "slack_channel_id": {
             **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "app.slack.com/client/T1/C012AB", "<#C012AB|ml>"),
