@@ -5109,7 +5109,9 @@ class StackStore:
         return os.environ.get("ALERTERS_STACK") or self._load()["active_stack"]
 
     def load_alerter(self, name: str | None = None) -> BaseAlerter:
-        """Return an alerter by its name, or the first of the active stack."""
+        """Return an alerter by name, or the one in use: $ALERTERS_FLAVOR, or first of the active stack."""
+        if name is None and os.environ.get("ALERTERS_FLAVOR"):
+            return _from_environment()
         first = self._alerters_of(name)[0]
         if isinstance(first, _Broken):
             raise first.error

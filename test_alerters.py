@@ -7328,7 +7328,7 @@ def test_fields_in_the_environment_do_not_stop_a_stack(slack, monkeypatch, caplo
         set_variables(patch, STACKS="default")  # the people of another stack would be asked
         ask("x", timeout=0)
     set_variables(monkeypatch, FLAVOR="console")
-    assert post("x") and len(slack.posted) == 3
+    assert post("x") and len(slack.posted) == 3 and StackStore().load_alerter() == ConsoleAlerter()
 
 
 def test_what_is_of_a_second_copy_of_the_module_is_told_so(monkeypatch):
