@@ -2060,10 +2060,7 @@ class Question:
             if is_void or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
             if reply.means.status == "declined":
-                before = tuple(approvals.values())
-                if record.minimum_approvals == 1:
-                    before = ()
-                return dataclasses.replace(reply.means, approvals=before)
+                return dataclasses.replace(reply.means, approvals=tuple(approvals.values()))
             if self.alerter._person(user) not in approvals:
                 approvals[self.alerter._person(user)], last = user, reply.means
         self._approvals = tuple(approvals.values())

@@ -3923,9 +3923,9 @@ COUNTED = {  # so many have to approve; what happens, in order -> status, who ap
     "a declining tap after one": (2, "ann ✅, bob ❌", NO, "ann"),
     "own mind changed": (2, "ann yes, ann no", NO, "ann"),
     "a tap taken back": (2, "ann ✅, ann -✅, bob ✅", None, ""),
-    "taps that differ": (1, "ann ✅, bob ❌", NO, ""), "in another order": (1, "bob ❌, ann ✅", NO, ""),
+    "taps that differ": (1, "ann ✅, bob ❌", NO, "ann"), "another order": (1, "bob ❌, ann ✅", NO, "ann"),
     # Read long after the deadline: nobody knows when a tap was given.
-    "perhaps declined in time": (1, "bob ❌, ann yes, wait 5000", NO, ""),
+    "perhaps declined in time": (1, "bob ❌, ann yes, wait 5000", NO, "ann"),
     "perhaps approved in time": (1, "bob ✅, ann yes, wait 5000", YES, "ann"),
     "perhaps declined alone": (1, "bob ❌, wait 5000", "timeout", ""),
     "approved too late": (1, "wait 5000, ann yes, bob ✅", "timeout", "")}
