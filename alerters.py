@@ -3774,7 +3774,7 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
-    rule? ((us (?!label dated label) label* dated label* | dated us label* | label dated label) subject
+    rule? ((us dated label* | us label dated | dated us label* | label dated label) subject
            | subject dated us label | wrote | began colon | stamp? says | timed) (short{,40} quoted | bare+)
   | dashes ((?!quoted|bare|wrote|subject)\w+=(?![>|]).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
   | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*)""")
@@ -3809,22 +3809,13 @@ _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many
     pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
     mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi i̇yi çalışmalar
     teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo &""".split())
-# Sentences that gateways and programs set into a mail; a space is any gap, also with marks of a quote in it.
-_WARNINGS = (
-    r"this(?: e-?mail| message)? (?:is|came|originated)(?: from| an)* "
-    r"(?:external (?:e-?mail|sender|source)|outside(?: of)? (?:the|your) organi[sz]ation)",
-    r"do not click links or open attachments unless you (?:(?:can confirm|recogni[sz]e) the sender and )?"
-    r"(?:know|believe) the content (?:is|to be) safe",
-    r"(?:take care|use(?: proper)? caution)"
-    r"(?:,? (?:when|clicking|on|opening|links|or|attachments|responding)){3,}")
+# Sentences that gateways and Outlook set into a mail; a space is any gap, also with marks of a quote in it.
 _NOTICES = (
-    rf"(?:(?:caution|warning|please|external email)\W{{1,4}}){{,3}}(?:{'|'.join(_WARNINGS)})",
-    r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
-    r"(?:(?:you|some people who received this message) don.t often get email from \S{1,99}"
-    r" learn why this is important"
-    r"|sie erhalten nicht (?:oft eine|häufig) e-mails? von \S{1,99}"
-    r" (?:erfahren sie|weitere informationen), warum dies wichtig ist)"
-    r"(?:(?: at|, finden sie unter)? https?://aka.ms/\w+)?")
+    r"(?:(?:caution|warning|external email)\W{1,4})?this(?: e-?mail| message)? (?:is|came|originated)"
+    r"(?: from| an)* (?:external (?:e-?mail|sender|source)|outside(?: of)? (?:the|your) organi[sz]ation)",
+    r"do not click links or open attachments unless you recogni[sz]e the sender and know the content is safe",
+    r"you don.t often get email from \S{1,99} learn why this is important(?:(?: at)? https?://aka.ms/\w+)?",
+    r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious")
 _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
                  + r")[\s>|.!*\]<…]*){1,9}$")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
@@ -4554,10 +4545,8 @@ class _Reader:
             places = {at + len(said) for at in places if self._ours.startswith(said, at)}
             if not places:
                 break
-            if places & self._starts:
-                end = number  # one without letters is ours only if another one follows
-                if said:
-                    end = number + 1
+            if said and places & self._starts:
+                end = number + 1
         kind, short, most = "bare", "said", 40
         if marked:
             kind, short, most = "quoted", "short", 0

@@ -1444,7 +1444,7 @@ ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 202
 ------------------ 原始邮件 ------------------⏎发件人: "{N}" <{E}>;⏎发送时间: 2026年11月24日(星期二)\
  上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S}
 From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}⏎⏎[You don't often get email from {E}.\
- Learn why this is important at⏎https://aka.ms/L ]⏎External email: use caution⏎opening links or attachments
+ Learn why this is important at⏎https://aka.ms/L ]⏎Report Suspicious⏎CAUTION: This is from an⏎external sender.
 -------- मूल संदेश --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff:\
  {S}
 ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
