@@ -1827,6 +1827,7 @@ class Question:
         # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
         self._veto_unread = False  # who may have declined cannot be read: nothing is approved
+        self._may_change = False  # one who may decide has written something, which may be edited
         self._thread_read = 0.0  # when its own thread was read: what is read for several may not be older
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
@@ -1993,6 +1994,7 @@ class Question:
         self._missing, self._veto_unread = None, False
         with _own_code(self.alerter._who, reached=False):
             replies = [_Reply(reply) for reply in self.alerter.replies(self)]
+        self._may_change = False
         person, approvers = self.alerter._person, self._record.approvers
         if approvers is None:
             approvers = [reply.by for reply in replies]
@@ -2000,6 +2002,7 @@ class Question:
         for reply in replies:
             if person(reply.by) not in may_decide or reply.by == self._record.author:
                 continue
+            self._may_change = self._may_change or not reply.is_tap
             answer, reply.late = self._meaning(reply), self._is_late(reply, began)
             if answer is not None:
                 reply.means, reply.vetoes = answer, reply.is_tap and answer.status == "declined"
@@ -2845,17 +2848,15 @@ class SlackAlerter(_ChatAlerter):
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
         Of many questions in a channel conversations.history tells which have new replies: one call for all.
-        It tells of none that is edited or deleted: for these a thread is read again now and then, at the
-        deadline, and where anything else came that may decide.
+        It tells of none that is edited or deleted, which matters where somebody wrote who may decide.
         """
-        view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
-        told, known, at = question._memo.get("thread", (None, [], 0.0))
+        view, ts = self._view_of(question), question.ref["ts"]
+        told, known = question._memo.get("thread", (None, []))
         if not view.thread and len(view.refs) > 1:
             row = _row_with(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
-            is_known = row and self.listen == "thread" and told == _moves_of(row)
-            if is_known and now < min(at + _POLL_MAX, question._ends):
+            if row and told == row.get("latest_reply") and not question._may_change:
                 return row, known
         if view.thread:
             rows, question._missing = self._share(question)
@@ -2870,7 +2871,7 @@ class SlackAlerter(_ChatAlerter):
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
                            hint="begin anew")
-        question._memo["thread"] = _moves_of(row), rows, now
+        question._memo["thread"] = row.get("latest_reply"), rows
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
@@ -2995,11 +2996,14 @@ class SlackAlerter(_ChatAlerter):
     def _account(self) -> _Dict:
         token = self._secret("slack_token")  # another one may stand where it comes from, even of another app
         if _ACCOUNTS.get(self, {}).get("token") != token:
-            _ACCOUNTS[self] = {**self._call("auth.test", {}, idempotent=True), "token": token}
+            who = self._call("auth.test", {}, idempotent=True)
+            if not who.get("user_id"):  # by which it knows its own messages and taps
+                raise _failure(self._who, "no user id in the answer (auth.test)")
+            _ACCOUNTS[self] = {**who, "token": token}
         return _ACCOUNTS[self]
 
     def _me(self) -> str:
-        return str(self._account().get("user_id"))
+        return str(self._account()["user_id"])
 
     def _ready_to_read(self, where: _Dict) -> str:
         wanted = {"channels:history", "groups:history"}
@@ -3224,11 +3228,6 @@ def _slack_ref(where: _Dict, row: _Dict) -> _Dict:
 def _thread_of(ref: _Dict) -> str | None:
     """Return the thread of a message of Slack, which begins with it if it is in none."""
     return ref.get("thread_ts") or ref.get("ts")
-
-
-def _moves_of(row: _Dict) -> tuple[Any, Any]:
-    """Return what changes with each reply to a row, and with each reaction on it."""
-    return row.get("latest_reply"), row.get("reactions")
 
 
 # === Discord ===

@@ -1828,8 +1828,7 @@ def _mrkdwn(text):
     return {"type": "mrkdwn", "verbatim": True, "text": text}
 
 
-SLACK_FULL = {
-    "text": f"*Train &amp; test*\n{SLACK_BODY}\nglobs: *.c, *.*\n# *\nf1_score: <http://a/b_c>\n"
+SLACK_FULL = {"text": f"*Train &amp; test*\n{SLACK_BODY}\nglobs: *.c, *.*\n# *\nf1_score: <http://a/b_c>\n"
             "<https://x.example/a.png>\n🔴 error",  # which Mattermost shows in place of blocks
     "unfurl_links": False, "unfurl_media": False, "blocks": [
         {"type": "header", "text": {"type": "plain_text", "text": "Train & test", "emoji": True}},
@@ -1932,8 +1931,7 @@ def test_light_markdown_becomes_each_services_markup(chats):
 
 @pytest.mark.parametrize("kind", RENDERED)
 def test_metadata_keeps_its_order_and_takes_any_value_of_any_size(chats, kind):
-    odd_values = {
-        "z": 1, "a": 0.1, "none": None, "list": [1, "x"], "dict": {"k": 2}, "bytes": b"\xff",
+    odd_values = {"z": 1, "a": 0.1, "none": None, "list": [1, "x"], "dict": {"k": 2}, "bytes": b"\xff",
         "money": type("Money", (), {"__str__": lambda self: "12 <€>"})(), "nan": math.nan, "true": True,
         "empty": "", 7: "a number as name", "long": 10 ** 5000,
         "mute": type("Mute", (), {"__repr__": lambda self: 1 / 0})()}
@@ -4808,7 +4806,7 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd, m
     def rate(start, end):
         return sum(start <= moment < end for moment in reads) / (end - start)
     assert rate(0, 10) <= (12 if MORE else 5.7) and rate(50, 100) <= (3 if MORE else 0.8)
-    latest = {1: 8.1, 3: 9.1, 4: 44.1, 5: 77.1, 6: 51.1}
+    latest = {1: 8.1, 3: 9.1, 4: 44.1, 5: 77.1, 6: 22.1}
     assert [n for n in latest if ends[n][1] > latest[n]] == []
 
 
@@ -5500,13 +5498,16 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
 
 @pytest.mark.parametrize("channel, scopes, asks", [
     ("C0ALERTS", "", False), ("C0ALERTS", "im:history", False), ("C0ALERTS", "groups:history", False),
-    ("G0MPIM", "mpim:history", True),
-    ("D0ANN", "channels:history", False), ("D0ANN", "im:history", True), ("alerts", "im:history", False)])
+    ("G0MPIM", "mpim:history", True), ("D0ANN", "channels:history", False), ("D0ANN", "im:history", True),
+    ("alerts", "im:history", False)])
 def test_what_slack_would_not_let_read_is_not_asked(slack, channel, scopes, asks):
     slack.add_channel("D0ANN", None, is_channel=False, is_im=True)
     slack.add_channel("G0MPIM", None, is_mpim=True)
     slack.scopes = {"chat:write", "reactions:read", *scopes.split()}
     alerter = slack_alerter(slack, slack_channel_id=channel)
+    slack.fail("auth.test", Fault(status=200, body={"ok": True}))
+    with pytest.raises(DeliveryError, match="no user id"):  # nor would it know its own taps
+        alerter.open_question("Deploy?")
     if not asks:
         with pytest.raises(DeliveryError, match=":history.*reinstall the app"):
             alerter.decide("Deploy?", key="deploy-42")
@@ -5755,8 +5756,7 @@ def test_domains_go_out_in_ascii_and_a_long_one_keeps_ids_short_enough_to_thread
     assert mail.message["To"] == "ann@xn--bcher-kva.example" and len(long.message_id) <= 68
 
 
-MAIL_EVIL = [
-    "a\r\nBcc: eve@evil.test", "a\nX-Evil: 1", "a\rX-Evil: 1", "a\r\n\r\n<html>", "a\x0bX-Evil: 1",
+MAIL_EVIL = ["a\r\nBcc: eve@evil.test", "a\nX-Evil: 1", "a\rX-Evil: 1", "a\r\n\r\n<html>", "a\x0bX-Evil: 1",
     "a\x0cX-Evil: 1", "a\x85X-Evil: 1", "a\u2028X-Evil: 1", "a\u2029X-Evil: 1", "a\x1c\x1d\x1eX-Evil: 1",
     "a\0b\x08\x1b[31mc", "=?utf-8?q?a=0AX-Evil:_1?=", "=?utf-8?q?a=0D=0ABcc:_eve=40evil.test?=",
     "=?utf-8?b?YQpYLUV2aWw6IDE=?=", "=?us-ascii?Q?=0D=0A=0D=0A<script>?=", "=\n?utf-8?q?a=0AX-Evil:_1?=",
