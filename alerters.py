@@ -5630,7 +5630,8 @@ class _AlertHandler(_Handler):
                     known.repeats += 1
                     if known.text != group.text:
                         known.others[group.text] = None
-                self._take_due()  # here, so that no other record gets into the first message
+                if known.due < time.monotonic():  # else all the others are looked through for nothing
+                    self._take_due()  # here, so that no other record gets into the first message
                 self._start()
                 self._changed.notify_all()
         except Exception as error:  # no thread starts, say; the program that logs must not notice
