@@ -3612,13 +3612,12 @@ class DiscordAlerter(_ChatAlerter):
         path = f"{channel}/messages"
         if not self.discord_token:
             path = ""
-        if draft.ref or not draft.in_forum:
-            try:
-                return self._send_page(draft, page, path, payload)
-            except DeliveryError as error:
-                if draft.ref or error.code not in ("50008", "40058", "220001"):
-                    raise
-            draft.in_forum = True
+        try:
+            return self._send_page(draft, page, path, payload)
+        except DeliveryError as error:
+            if draft.ref or error.code not in ("50008", "40058", "220001"):
+                raise
+        draft.in_forum = True
         name = _one_line(_defuse(draft.message._name()), 100) or "Alert"
         if not self.discord_token:
             return self._send_page(draft, page, path, {**payload, "thread_name": name})
