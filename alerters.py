@@ -263,6 +263,9 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
     """Return the name that was meant, or "": channel is slack_channel_id, smtp_password is password."""
+    close = _difflib.get_close_matches(word.lower(), known, 1, 0.9)
+    if close:  # imp_password is not password
+        return close[0]
     for name in sorted(known, key=len):
         if _dotted(word) in _dotted(name) or _dotted(name) in _dotted(word):
             return name
