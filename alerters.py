@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     import getpass as _getpass
     import hashlib as _hashlib
     import html as _html
+    import html.parser as _html_parser
     import http.client as _http_client
     import imaplib as _imaplib
     import inspect as _inspect
@@ -117,7 +118,7 @@ else:
             return getattr(self._module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "fcntl getpass hashlib html http.client imaplib inspect ipaddress json locale "
+                  "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
                   "logging mimetypes msvcrt pathlib select shlex shutil signal smtplib socket ssl "
                   "stat subprocess termios threading traceback typing unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
@@ -3736,16 +3737,17 @@ _QUOTED = ">|"  # marks before a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
               "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
-_HTML_FIXES = {  # one after the other they leave what a browser shows, with \x1d where a line of it ends
+_HTML_FIXES = {  # with them, one after the other, the parser sees what a browser shows
     r"(?i)(<pre\b[^<>]*>)-- ?\r?\n": r"\1--<br>", r"[\0-\x20]+": " ",  # a signature in <pre>; all other ends
+    # Not all Pythons know all ends of a comment that browsers do, or take Outlook's <![if]> for one.
+    "--!>": "-->", r"<!\[": "<!", "<!---?>": "<!---->",
+    r"(?i)(</?)title\b": r"\1style",  # nor that it holds no tags
     r"&#\w{9,};?": "\ufffd",  # many digits take long
     r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
     r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
     r"(?i)(<img\b[^<>]*\balt=[\"']?)((?:&#\w+;|\u200d|[^\0-\u203b\w\s])+)(?=[\"'\s>])": r"\2\1\2",  # an emoji
     r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<",
-    # What no browser shows, and tags; what does not end, or has < or > in quotes, counts as text.
-    r"(?i)<!--(?:-?>|.*?--!?>)|<(style|script|title)[ />].*?</\1[^<>]*>"
-    r"|(<(?:!--|(?:style|script|title)[ />]).*)|<[a-z/!?][^<>]*>": r"\2"}
+    "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
 _US = "\1"  # stands in a line for our name or address
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
@@ -4579,10 +4581,21 @@ class _Reader:
 
 def _html_text(source: str) -> str:
     """Return an HTML mail as text: `> ` before what is in a blockquote, `✂` before what is struck out."""
+    said: list[str] = []
+
+    class Page(_html_parser.HTMLParser):
+        def handle_data(self, data: str) -> None:
+            if self.cdata_elem not in ("style", "script"):
+                said.append(data)
+
     for pattern, shown in _HTML_FIXES.items():
         source = re.sub(pattern, shown, source)
+    page = Page()
+    page.feed(source)
+    # What it could not parse to the end counts as text; its close() would take quadratic time for that.
+    said.append(page.rawdata)
     depth, lines = 0, []
-    for line in re.split("(?:\x1d *)+", _html.unescape(source)):  # not at \n, which is a space even as &#10;
+    for line in re.split("(?:\x1d *)+", "".join(said)):  # not at \n, which is a space even as &#10;
         depth = max(depth + line.count("\x1e") - line.count("\x1f"), 0)  # a browser heeds no stray end
         lines.append("> " * min(depth, 1) + " ".join(line.split()))
     return "\n".join(lines)

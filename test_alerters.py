@@ -6371,12 +6371,12 @@ HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: H
     "Approve": ["<div>Approve<br></div>"], "no": ["<table><tr><td>no</td></tr></table>"],
     "ok": re.split(" ¦ |\n", """\
 <p>&nbsp;</p><p>ok&nbsp;</p> ¦ <style>p{}</style><p>ok</p> ¦ <!-- no --><p>ok</p> ¦ <p>ok<!-- no -->
-ok<title></x> no</title> ¦ <style></title>no</STYLE >ok ¦ <!--[if mso]>x<![endif]--><p>ok ¦ ok<img alt=->"""),
+ok<a title='>no'> ¦ ok<title></x> no</title> ¦ ok</p no ¦ <!--[if mso]>x<![endif]--><p>ok ¦ ok<img alt=->"""),
     None: ["<pre>ok\nno</pre>", "ok<br>-- \nno", *re.split(" ¦ |\n", """\
 <p>LGTM</p><blockquote>no</blockquote> ¦ ok<!--> no ¦ ok<textarea><!-- no --></textarea> ¦ <DEL>ok</DEL>
 <s >ok ¦ <P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P> ¦ <!--[if mso]>x<![endif]-->no<!-- a --> ok
-<p style='text-decoration:line&#45;through'>ok ¦ ok<?a> no ¦ ok<![CDATA[> no]]> ¦ ok\5no\6 ¦ ok<
-ok<a title='>no'> ¦ ok</p no ¦ ok&#10;--&NewLine;no ¦ ok<style></title> no ¦ ok<!-->no--> ¦ ok<!--a--!>no-->
+<p style='text-decoration:line&#45;through'>ok ¦ ok<?a> no ¦ ok<![CDATA[> no]]> ¦ ok\5no\6
+ok<a title='> no ¦ ok&#10;--&NewLine;no ¦ ok<style></title> no ¦ ok< ¦ ok<!-->no--> ¦ ok<!--a--!>no-->
 <div>approve</div><div>if CI is green</div> ¦ <strike>approve</strike> ¦ <script>approve</script> ¦ <p>ok<p>no
 <span style="text-decoration:line-through">approve</span> ¦ </blockquote><blockquote>approve ¦ <p title='ok'>
 <p>approve</p><blockquote>x</blockquote><p>no</p> ¦ <p>not</p><p>ok</p> ¦ <ul><li>ok</li><li>no</li></ul>
