@@ -7987,7 +7987,7 @@ FAILURES = [((), "Pipeline failed", None, {}), ((GONE, RUN), "Pipeline failed", 
        {**TRAIN, "try": f"{tries} of 4"}) for state, tries, how in (
         ("failed", 4, "failed"), ("failed", 2, "failed"), ("up_for_retry", 4, "failed, will retry"),
         (None, 3, "failed, will retry"))],
-    ((AirflowContext(airflow_context(GONE)),), "train failed", GONE, TRAIN),
+    ({"context": AirflowContext(airflow_context(GONE))}, "train failed", GONE, TRAIN),
     ((airflow_context("killed <SIGKILL>"),), "train failed", "killed <SIGKILL>", TRAIN),
     (({**DAG, "reason": "task_failure"},), "nightly failed", None, {**DAG_FACTS, "reason": "task_failure"}),
     *[((Flow(), RUN, given), f"nightly {how}", error, {**OTTER, "state": given.name})
