@@ -1691,18 +1691,17 @@ def _endings(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
     sound = {}
     for token, end in _mapping(data.get("ended")).items():
         end = _mapping(end)
-        words = [end.get("status"), *(end.get(part) or "" for part in ("by", "text", "via", "reason"))]
-        kinds = {*map(type, words), type(end.get("approvals") or [])}
-        if isinstance(end.get("ended"), (int, float)) and kinds == {str, list}:
-            if end["ended"] > since:
-                sound[token] = end
+        ended, approvals = end.get("ended"), end.get("approvals", [])
+        is_sound = isinstance(end.get("status"), str) and isinstance(approvals, list)
+        if is_sound and isinstance(ended, (int, float)) and ended > since:
+            sound[token] = end
     return sound
 
 
 def _decision_of(end: _Dict) -> Decision:
     decision = Decision(end["status"])
     vars(decision).update(end)
-    decision.approvals = tuple(map(str, decision.approvals or ()))
+    decision.approvals = tuple(decision.approvals)
     return decision
 
 
