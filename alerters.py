@@ -2396,13 +2396,10 @@ class _ChatAlerter(BaseAlerter):
             refused = file.problem and len(together) > 1
             if file in draft.pictures and not refused:
                 continue
-            page = _Page(0)
-            if file.data:
-                page.files = [file]
+            page, post = _Page(0), self._post
+            if file.data:  # which a plain form would not help
+                page.files, post = [file], self._post_one
             page.add(_Block("picture", [], file=file), file.url, "", 0)
-            post = self._post
-            if file.data:  # a plain form would help it in no way
-                post = self._post_one
             try:
                 post(draft, page)
             except DeliveryError as error:  # the text has arrived, which counts
@@ -6482,6 +6479,11 @@ def _whole_text(message: AlerterMessage) -> str:
 
 
 # === Splitting ===
+# What goes over where a line is cut in front of the last character: a word, or a sign with all its parts.
+_CUT = (r"(?s)(?<=\s)\S{1,500}\s?\Z"
+        r"|.(?:[\u0300-\u036f\u200d\u20e3\ufe0f\U0001f3fb-\U0001f3ff]|(?<=\u200d).){0,20}\Z")
+
+
 class _Page:
     """One message of a chat service: blocks with their lines in the service's markup."""
     def __init__(self, room: int) -> None:
@@ -6533,8 +6535,8 @@ def _fit(line: Any, write: Callable[..., Any], size: Callable[..., int], room: i
     count = max(room, 1)  # with none the cutting would never end
     while True:
         head = line[:count]
-        if head != line:  # no word and no address is cut, unless it is long
-            head = re.sub(r"(?<=\s)\S{1,500}\Z", "", head)
+        if head != line:  # no word, no address and no emoji is cut, unless it is long
+            head = re.sub(_CUT, "", line[:count + 1]) or head
         written = write(head)
         taken = size(written)
         if taken <= room or count == 1:
