@@ -1278,7 +1278,7 @@ class BaseAlerter(_Record):
             approvers = list(named)
         where = self._where(message, params)
         people = set(map(self._person, approvers or where.get("people", ())))
-        needed = getattr(params, "minimum_approvals", None) or 1
+        needed = getattr(params, "minimum_approvals", 1)
         may = min(len(people) or needed, self._most_people)
         if needed > may:
             raise ConfigError(f"{self._who}: minimum_approvals: {needed} have to approve, {may} may")
