@@ -1657,12 +1657,8 @@ class _QuestionRecord:
 
     def _is_sound(self) -> bool:
         """True if all parts have the form that the rest relies on, which stands above."""
-        for name, kinds in _PART_TYPES.items():
-            value = getattr(self, name)
-            if not isinstance(value, kinds):
-                return False
-            if isinstance(value, list) and set(map(type, value)) - {str}:
-                return False
+        if not _has_types(vars(self), _PART_TYPES):
+            return False
         times = (self.asked, self.posted, self.deadline, self.claimed_until)
         return all((self.token, self.deadline, self.approve, self.decline, self.approvers != [],
                     self.minimum_approvals > 0, all(0 <= each < 1e10 for each in times)))  # NaN is not
@@ -1675,6 +1671,22 @@ _PART_TYPES: dict[str, tuple[type, ...]] = {}  # that their annotations allow
 for _name, _form in _QuestionRecord.__annotations__.items():
     _DEFAULTS[_name] = getattr(_QuestionRecord, _name)
     _PART_TYPES[_name] = tuple(kind for part in _form.split(" | ") for kind in _JSON_TYPES[part])
+
+
+_END_TYPES: dict[str, tuple[type, ...]] = {  # of how a question ended, and when, in the store
+    "status": (str,), "by": (str, type(None)), "text": (str, type(None)), "via": (str, type(None)),
+    "reason": (str, type(None)), "approvals": (list,), "ended": (int, float)}
+
+
+def _has_types(given: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> bool:
+    """True if each part has one of its types; lists hold texts."""
+    for name, kinds in types.items():
+        value = given.get(name)
+        if not isinstance(value, kinds):
+            return False
+        if isinstance(value, list) and set(map(type, value)) - {str}:
+            return False
+    return True
 
 
 def _recorded(key: str, given: Any) -> _QuestionRecord:
@@ -1690,10 +1702,7 @@ def _endings(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
     """Return how questions ended since a time, by token; what cannot be read is left out."""
     sound = {}
     for token, end in _mapping(data.get("ended")).items():
-        end = _mapping(end)
-        ended, approvals = end.get("ended"), end.get("approvals", [])
-        is_sound = isinstance(end.get("status"), str) and isinstance(approvals, list)
-        if is_sound and isinstance(ended, (int, float)) and ended > since:
+        if _has_types(_mapping(end), _END_TYPES) and end["ended"] > since:
             sound[token] = end
     return sound
 
@@ -1830,7 +1839,7 @@ class Question:
         # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
         self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
         self._veto_unread = False  # who may have declined cannot be read: nothing is approved
-        self._may_change = False  # one who may decide has written something, which may be edited
+        self._reuses = False  # what was read for an earlier look serves this one, too
         self._thread_read = 0.0  # when its own thread was read: what is read for several may not be older
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
@@ -1994,10 +2003,9 @@ class Question:
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers, others = [], []
-        self._missing, self._veto_unread = None, False
+        self._missing, self._veto_unread, self._reuses = None, False, False
         with _own_code(self.alerter._who, reached=False):
             replies = [_Reply(reply) for reply in self.alerter.replies(self)]
-        self._may_change = False
         person, approvers = self.alerter._person, self._record.approvers
         if approvers is None:
             approvers = [reply.by for reply in replies]
@@ -2005,7 +2013,6 @@ class Question:
         for reply in replies:
             if person(reply.by) not in may_decide or reply.by == self._record.author:
                 continue
-            self._may_change = self._may_change or not reply.is_tap
             answer, reply.late = self._meaning(reply), self._is_late(reply, began)
             if answer is not None:
                 reply.means, reply.vetoes = answer, reply.is_tap and answer.status == "declined"
@@ -2013,6 +2020,9 @@ class Question:
             elif not (reply.is_tap or reply.late or reply.via == "channel"):
                 others.append(reply)
         decision = self._count(answers)
+        if decision is not None and self._reuses:  # what was read before may have been edited
+            del self._memo["thread"]
+            return self._look(began)
         if decision and self._veto_unread:
             what = "what may decline it cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
@@ -2848,15 +2858,18 @@ class SlackAlerter(_ChatAlerter):
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
         Of many questions in a channel conversations.history tells which have new replies: one call for all.
-        It tells of none that is edited or deleted, which matters where somebody wrote who may decide.
+        It tells of none that is edited or deleted: for these such a thread is read again, of many one a
+        second, as well as at the deadline, and where something decides.
         """
-        view, ts = self._view_of(question), question.ref["ts"]
-        told, known = question._memo.get("thread", (None, []))
+        view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
+        told, known, at = question._memo.get("thread", (None, [], 0.0))
         if not view.thread and len(view.refs) > 1:
             row = _row_with(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
-            if row and told == row.get("latest_reply") and not question._may_change:
+            pause = min(max(question._interval(now), len(view.refs)), _POLL_MAX)
+            if row and told == row.get("latest_reply") and now < min(at + pause, question._ends):
+                question._reuses = True
                 return row, known
         if view.thread:
             rows, question._missing = self._share(question)
@@ -2871,7 +2884,7 @@ class SlackAlerter(_ChatAlerter):
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
                            hint="begin anew")
-        question._memo["thread"] = row.get("latest_reply"), rows
+        question._memo["thread"] = row.get("latest_reply"), rows, now
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
