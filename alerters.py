@@ -7342,7 +7342,9 @@ def _cmd_register(options: Any) -> None:
     store, setup = StackStore(), options.command == "setup"
     use = setup or options.set
     # Nobody is to type a token for nothing, so what can be refused is refused before it is asked for.
-    data, name = store._load(), options.name or options.flavor
+    data, name = store._load(), options.name
+    if name is None:  # of `setup` alone
+        name = options.flavor
     cls = _flavor(options.flavor, data)
     fields = _given_fields(options, cls)
     _check_new("alerter", name, data["alerters"], "`update` changes it")
@@ -7437,7 +7439,7 @@ def _cmd_stacks(options: Any) -> None:
     stacks, active = store.stacks(), store.active_stack()
     names = list(stacks)
     if options.command == "stack describe":
-        names = [options.name or active]
+        names = [active if options.name is None else options.name]
     for name in names:
         members = store._entry({"stacks": stacks}, "stacks", name)
         mark = _IN_USE[name == active and not flavor]
