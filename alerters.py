@@ -4429,14 +4429,16 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
-    writer, writers = by.casefold(), question._memo  # by Message-ID
+    writer, own_id = by.casefold(), str(mail["Message-ID"]).strip()
+    writers = question._memo  # of mails that are neither ours nor a decision, by Message-ID
     if _question_of(mail) != question.token:
         return None
     for name, pattern in _AUTOMATIC.items():
         for value in _header_values(mail, name):
             if re.match(pattern, value):
                 return None
-    writers[str(mail["Message-ID"]).strip()] = writer
+    if writer not in asker.casefold():
+        writers[own_id] = writer
     if writer not in people:
         return None
     reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
@@ -4458,9 +4460,11 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         if any(part.defects + types[1:] + [part.get_unixfrom(), room <= 0]):
             said["damaged"] = "(This mail is damaged or too long.)"
     text = "\n".join(said.values()).strip()
-    asked_by = writers.get(_answered_id(mail), writer)
-    if asked_by != writer and question._verdict(text, False) == "approved":  # "yes" to what another asked
+    status, asked_by = question._verdict(text, False), writers.get(_answered_id(mail), writer)
+    if status == "approved" and asked_by != writer:  # a "yes" to what another one asked
         text += "\n(To somebody else.)"
+    elif status:  # who answers that with a decision of his own asks and answers nothing else
+        writers.pop(own_id, None)
     return {"by": by, "text": text, "via": "email", "at": at}
 
 

@@ -6730,10 +6730,11 @@ def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
     second = desk.open(AlerterMessage("Deploy 2?")._with(_reply_to=Receipt("x", first.ref)))
     desk.imap.deliver(mail_reply(desk.relay.mails[-1].message, ANN, "approve", "gmail"))
     assert (outcome(first), outcome(second)) == (None, YES)
-    thread = [(EVE, 1, 0, "?"), (ANN, 2, 1, "ok"), (BOB, 3, 1, "no"), (ANN, 4, 2, "yes"), (BOB, 5, 2, "ok")]
-    mails = [f"From: {who}\nMessage-ID:\n <{n}@x>\nReferences: {first.ref['message_id']} <{to}@x>\n\n{said}"
-             .encode() for who, n, to, said in thread]  # its id, the one it answers
-    assert read_at_once(first, mails) == [None, None, "declined", YES, None]
+    thread = [(EVE, 1, 0, "?"), (ANN, 2, 1, "ok"), (BOB, 3, 1, "no"), (ANN, 4, 2, "yes"), (BOB, 5, 2, "ok"),
+              (BOB, 6, 4, "ok"), ("bot@example.org", 7, 0, "Deploy?"), (ANN, 8, 7, "ok")]  # the same
+    head = f"From: {{}}\nMessage-ID:\n <{{}}@x>\nReferences: {first.ref['message_id']} <{{}}@x>\n\n{{}}"
+    mails = [head.format(*mail).encode() for mail in thread]  # writer, id, the one it answers, text
+    assert read_at_once(first, mails) == [None, None, "declined", YES, None, YES, None, YES]
 
 
 def test_a_key_adopts_the_question_and_its_answer(desk):
@@ -6759,8 +6760,7 @@ def run_cli(capsys, *args):
     """Run a command in this process; return (exit code, stdout, stderr)."""
     capsys.readouterr()
     code = main([str(arg) for arg in args])
-    out, err = capsys.readouterr()
-    return code, out, err
+    return (code, *capsys.readouterr())
 
 
 def environment_with(**changes):
