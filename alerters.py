@@ -4154,9 +4154,7 @@ class SMTPEmailAlerter(BaseAlerter):
         except Exception as caught:  # sockets, ssl, smtplib and imaplib raise many kinds
             error = _mail_failure(self._who, caught)
             proxies = {"HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"}.intersection(os.environ)
-            if tls == "ssl" and "TLS at once" in str(caught):
-                error.hint = 'SMTP does on port 465, IMAP on 993; SMTP on 587 or 25 wants use_tls="starttls"'
-            elif proxies and isinstance(caught, _Unreachable) and not caught.code:
+            if proxies and isinstance(caught, _Unreachable) and not caught.code:
                 error.hint = f"{error.hint}; mail does not go through the proxy of {max(proxies)}"
         except BaseException as caught:  # Ctrl-C: the libraries' frames know the password
             caught.__context__ = None
@@ -6703,7 +6701,8 @@ _NETWORK_HINTS = (  # by the name of an exception, or of its errno
     ("EACCES|EPERM", "a sandbox or firewall of this machine forbids it"), ("EMSGSIZE", _ANOTHER))
 _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what it means, and what to do
     ("WRONG_VERSION_NUMBER|HTTP_REQUEST|UNKNOWN_PROTOCOL|PACKET_LENGTH|RECORD_LAYER|RECORD_TYPE",
-     "it does not speak TLS at once on that port", "check host and port"),
+     "it does not speak TLS at once on that port",
+     'check host and port; mail does on 465 (SMTP) and 993 (IMAP), and on 587 or 25 by use_tls="starttls"'),
     ("CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA", "it demands a certificate of its clients",
      "that is not supported: ask its admin for an address that needs none"),
     ("PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT",

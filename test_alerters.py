@@ -3115,7 +3115,8 @@ UNKNOWN_CA = f"{REFUSED} (unable to get local issuer certificate)"
 RENEW = "its owner has to renew it, unless this machine's date is wrong: DATE"
 BROKE_OFF = ("TLS with 127.0.0.1:PORT: the handshake broke off (REASON): a firewall in between may forbid "
              "it, or that port does not speak TLS at once: check host, port and network")
-NO_TLS = "TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): "
+NO_TLS = ("TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): check host and "
+          'port; mail does on 465 (SMTP) and 993 (IMAP), and on 587 or 25 by use_tls="starttls"')
 CUT = "a proxy or firewall in between may have cut it off"
 NOBODY = "nothing listens there: check host and port"
 PROXY = "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
@@ -3132,7 +3133,7 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"{NO_CONNECTION} (No way): there is no way to it from here: check the network"),
     "a sandbox": (lambda s: s.connecting(OSError(errno.EACCES, "Permission denied")),
         f"{NO_CONNECTION} (Permission denied): a sandbox or firewall of this machine forbids it"),
-    "no TLS": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400\r\n\r\n"))), f"{NO_TLS}check host and port"),
+    "no TLS": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400\r\n\r\n"))), NO_TLS),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
     "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
     "TLS 1.1": (lambda s: slack_at(s.peer(said(b"\x15\x03\x01\x00\x02\x02\x46"))),  # protocol_version
@@ -3195,8 +3196,7 @@ CAUSES = {  # what is done: who fails, and the whole message
     "SMTP that ends in too long a line": (
         lambda s: s.mail(b"220 x\r\n250 x\r\n250 m\r\n250 r\r\n354 d\r\n" + b"2" * 9000),
         f"no sensible answer (ValueError): {ODD}{MAYBE}"),
-    "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"),
-        f"{NO_TLS}SMTP does on port 465, IMAP on 993; SMTP on 587 or 25 wants use_tls=\"starttls\""),
+    "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"), NO_TLS),
 }
 if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (
