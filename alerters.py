@@ -3642,8 +3642,8 @@ class DiscordAlerter(_ChatAlerter):
 
     def _send_page(self, draft: _Draft, page: _Page, path: str, payload: _Dict) -> _Dict:
         thread, until = _forum_thread(draft.ref or draft.reply_to), draft.until
-        if page.files:  # what is left is for the text alone
-            until -= _SOCKET_TIMEOUT
+        if page.files:  # what is left is for the text alone; a question may have less time than that in all
+            until -= min(_SOCKET_TIMEOUT, (until - self.clock.monotonic()) / 2)
         post = functools.partial(self._call, "POST", path, [payload, *page.files], until, thread)
         return self._try(draft, page, post, until, idempotent="nonce" in payload)
 

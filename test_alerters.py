@@ -4630,7 +4630,7 @@ def test_a_question_that_would_be_born_dead_is_not_posted(room, boards):
 def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
     room.service.now = lambda: 1_700_000_000 + room.clock.monotonic()
     for second, status in ((4.5, YES), (500, "timeout")):
-        start, question = room.clock.monotonic(), room.ask(timeout=6)
+        start, question = room.clock.monotonic(), room.ask(AlerterMessage("Deploy?", images=[PNG]), timeout=6)
         room.clock.at(start + 2, lambda: setattr(room.clock, "start", room.clock.start + step))
         room.clock.at(start + second, lambda q=question: room.reply(q, room.ann, "yes"))
         assert question.wait().status == status
