@@ -7044,6 +7044,7 @@ class _Answer:
             cure = "later"
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
+        hints = {**hints, "4(?!29)..": _ANOTHER}  # a status that no word of the service explains
         return _failure(who, what, status=status, code=code, hint=hint, hints=hints, cure=cure,
                         retry_after=wait)
 
