@@ -1659,9 +1659,11 @@ class _QuestionRecord:
         """True if all parts have the form that the rest relies on, which stands above."""
         if not _has_types(vars(self), _PART_TYPES):
             return False
-        times = (self.asked, self.posted, self.deadline, self.claimed_until)
+        for moment in (self.asked, self.posted, self.deadline, self.claimed_until):
+            if not 0 <= moment < 1e10:  # nor is NaN
+                return False
         return all((self.token, self.deadline, self.approve, self.decline, self.approvers != [],
-                    self.minimum_approvals > 0, all(0 <= each < 1e10 for each in times)))  # NaN is not
+                    self.minimum_approvals > 0))
 
 
 _JSON_TYPES = {"str": (str,), "int": (int,), "bool": (bool,), "float": (int, float), "list[str]": (list,),
@@ -2701,6 +2703,7 @@ class _View:
         self.error: DeliveryError | None = None
         self.free_at = 0.0  # Slack, on clock.monotonic: when it lets the app read again
         self.rationed = False  # Slack: whether the app may read once a minute
+        self.begun: dict[Any, Any] = {}  # Slack: by what is read, the rows so far of what was refused then
 
 
 def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
@@ -2862,13 +2865,13 @@ class SlackAlerter(_ChatAlerter):
         second, as well as at the deadline, and where something decides.
         """
         view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
-        told, known, at = question._memo.get("thread", (None, [], 0.0))
+        told, known, at = question._memo.get("thread", (None, [], -_POLL_MAX))
         if not view.thread and len(view.refs) > 1:
             row = _row_with(self._share(question)[0], "ts", ts)
             if row and not row.get("reply_count"):
                 return row, []
-            pause = min(max(question._interval(now), len(view.refs)), _POLL_MAX)
-            if row and told == row.get("latest_reply") and now < min(at + pause, question._ends):
+            anew = at + min(len(view.refs), _POLL_MAX)
+            if row and told == row.get("latest_reply") and now < min(anew, question._ends):
                 question._reuses = True
                 return row, known
         if view.thread:
@@ -2878,7 +2881,7 @@ class SlackAlerter(_ChatAlerter):
         if rows:
             question._thread_read = self.clock.monotonic()
         if question._missing:  # of one taken up, what was written before may never have been read
-            question._veto_unread = question._is_resumed and not question._thread_read
+            question._veto_unread = question._is_resumed and "thread" not in question._memo
             return None, rows
         row = _row_with(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
@@ -2902,18 +2905,27 @@ class SlackAlerter(_ChatAlerter):
         """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
 
         Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
+        What was refused in the middle is read on from there, or nobody would ever see the other pages.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
-        now, rows = self.clock.monotonic(), []
+        now = self.clock.monotonic()
         ends_soon = now < question._ends < now + _RATION
         if now < view.free_at or (ends_soon and view.rationed):
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
+        until = view.free_at + _RATION  # later what was begun may have changed
+        if kind == "history":  # its newest rows, which are wanted at the deadline, come first
+            until = min(until, question._ends)
+        if now >= until:
+            view.begun.clear()
+        place = f"{kind} {args}"
+        rows, asked = view.begun.pop(place, ([], {"channel": view.channel, **args}))
         try:
-            for page in itertools.islice(self._pages(kind, {"channel": view.channel, **args}), most):
-                rows += page
+            for page in itertools.islice(self._pages(kind, asked), most):
+                rows = rows + page
         except DeliveryError as error:
             if error.status != 429:  # what its body says is not documented
                 raise
+            view.begun[place] = rows, asked
             view.free_at = now + (error.retry_after or _POLL_MIN)
             if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
                 view.rationed = True
@@ -2921,12 +2933,13 @@ class SlackAlerter(_ChatAlerter):
         return rows, None
 
     def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
-        asked = {**args, "limit": _SLACK_PAGE}
+        """Yield the rows of each page. Where it ends, args hold the cursor of the next one."""
+        args["limit"] = _SLACK_PAGE
         for _ in range(50):
-            page = self._call(f"conversations.{kind}", asked, until)
+            page = self._call(f"conversations.{kind}", args, until)
+            args["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
             yield page["messages"]
-            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
-            if not asked["cursor"]:
+            if not args["cursor"]:
                 return
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
 

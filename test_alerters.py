@@ -3196,8 +3196,7 @@ CAUSES = {  # what is done: who fails, and the whole message
     "SMTP that ends in too long a line": (
         lambda s: s.mail(b"220 x\r\n250 x\r\n250 m\r\n250 r\r\n354 d\r\n" + b"2" * 9000),
         f"no sensible answer (ValueError): {ODD}{MAYBE}"),
-    "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"), NO_TLS),
-}
+    "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"), NO_TLS)}
 if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (
         lambda s: s.having("CURL_CA_BUNDLE", s.shop.lax_ca, s.tls("lax", trusted=False)),
@@ -4235,8 +4234,7 @@ def test_a_question_is_this_payload(room):
         how = (f"Reply in this thread with {words}, and nothing else. Or tap ✅ or ❌.\n{why}\nOpen until "
                f"<!date^{end}^{{date_short_pretty}} {{time}}|2023-11-14 23:13:20 UTC> for <@UANN>, <@UBOB>.")
         mrkdwn = functools.partial(dict, type="mrkdwn", verbatim=True)
-        assert got == {
-            "channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False,
+        assert got == {"channel": "C0ALERTS", "unfurl_links": False, "unfurl_media": False,
             "text": f"*Deploy?*\nv2 @\u200bhere\naccuracy: 0.9\n<http://x.io/a>\n\n{how}\n{note}", "blocks": [
                 {"type": "header", "text": {"type": "plain_text", "text": "Deploy?", "emoji": True}},
                 {"type": "section", "expand": True, "text": mrkdwn(text="v2 @\u200bhere")},
@@ -4465,6 +4463,12 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
         room.clock.at(began + second, functools.partial(room.reply, question, room.ann, "yes"))
         assert question.wait().status == YES
         assert room.clock.monotonic() - began <= latest
+    room.service.ration("conversations.replies")  # what one page does not hold is read the next time
+    question, began = room.ask(timeout=900), room.clock.monotonic()
+    room.clock.at(began + 100, lambda: [room.reply(question, room.eve, "hm") for _ in range(20)])
+    room.clock.at(began + 130, lambda: room.reply(question, room.bob, "no"))
+    room.clock.at(began + 500, lambda: room.react(question, room.ann, "✅"))
+    assert question.wait().by == room.bob
 
 
 # Flavors of one's own, as short as they can be; with them the base's polling is watched without a network.
@@ -7479,8 +7483,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             HOOK: AN_ADDRESS, 5: " must be str, not int",
             f"{'a' * 24}.Gabc12.{'b' * 27}":
             ": a token of Discord: use flavor discord, discord_token", "xoxb-1\nX: y": NO_LINE},
-        "slack_webhook_url": {
-            "xoxb-1": " is a token: put it into slack_token",
+        "slack_webhook_url": {"xoxb-1": " is a token: put it into slack_token",
             OF_DISCORD: ": that is a webhook of Discord: use flavor discord, discord_webhook_url",
             **dict.fromkeys((f"{AT_HOOKS}/workflows/T1/A1/2/abc", f"{AT_HOOKS}/triggers/T1/2/abc",
                              "https://app.slack.com/client/T1/C1"),
@@ -7493,8 +7496,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
                             ": that is no channel; its id (C…), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
-        "slack_api_url": {
-            "https://slack.com": ": write https://slack.com/api",
+        "slack_api_url": {"https://slack.com": ": write https://slack.com/api",
             HOOK: ": write https://slack.com/api",
             "http://slack.com/api": " must begin with https:// (http:// only for this machine)",
             "slack.com/api": f"{NO_URL}write https://HOST/… or https://HOST:PORT/…",
@@ -7999,8 +8001,7 @@ FAILURES = [((), "Pipeline failed", None, {}), ((GONE, RUN), "Pipeline failed", 
         (state(result=GONE, later=True), "failed", GONE))],
     ({"task": Task(), "task_run": RUN, "state": state(data=RECORD)}, "train failed", GONE,  # by its runner
      {"task": "train", "run": "jolly-otter", "link": OTTER["link"], "state": "Failed"})]
-SUCCESSES = [
-    ((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
+SUCCESSES = [((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
     ((airflow_context(state="success", try_number=4),), "train succeeded", None, {**TRAIN, "try": "4 of 4"}),
     (({"ti": SimpleNamespace(map_index=0, dag_id="d", run_id="r")},), "Pipeline succeeded", None,
      {"dag": "d", "run": "r", "map index": 0}),
@@ -8510,8 +8511,7 @@ def test_how_programs_with_the_handler_end(tmp_path):
 def test_the_documented_commands_of_the_model(slack, capsys, clock):
     FLAVORS["slack"] = in_time(SlackAlerter, clock)
     program, address = alerters._program(), f"slack_api_url: {slack.api_url}\n"
-    table = {
-        f"alerter register my_slack_alerter --flavor=slack --slack_token={slack.token} "
+    table = {f"alerter register my_slack_alerter --flavor=slack --slack_token={slack.token} "
         f"--slack_channel_id={slack.channel} --slack_api_url={slack.api_url}":
             f"alerter my_slack_alerter is registered; put it to use by: {program} stack register "
             "my_slack_alerter -al my_slack_alerter --set\n",
