@@ -3400,13 +3400,15 @@ class DiscordAlerter(_ChatAlerter):
         elif message.get("flags", 0) & _HAS_THREAD:  # that is a channel with the same id
             thread = self._rows(f"/channels/{mid}/messages?limit=100", int(mid), absent=404)
             below = self._answers(question, thread, "reply")
-            if below != question._memo.get("thread"):
-                question._memo["thread"] = below
-                question._thread_read = self.clock.monotonic()
-                rows = self._share(question)
+        taps = self._tapped(question, message)
+        apart = below + taps  # read for it alone: what is read for several may not be older
+        if apart != question._memo.get("apart", []):
+            question._memo["apart"] = apart
+            question._thread_read = self.clock.monotonic()
+            rows = self._share(question)
         answers = self._answers(question, rows, counts_as) + below
         answers.sort(key=operator.itemgetter("at"))
-        return answers + self._tapped(question, message)
+        return answers + taps
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         oldest = min(map(self._order, list(view.refs.values())))
