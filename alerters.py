@@ -2880,7 +2880,8 @@ class SlackAlerter(_ChatAlerter):
             rows, question._missing = self._read(view, question, "replies", {"ts": ts})
         if rows:
             question._thread_read = self.clock.monotonic()
-        if question._missing:  # of one taken up, what was written before may never have been read
+        if question._missing and question._missing.code != "begun":
+            # Of one taken up, what was written before may never have been read.
             question._veto_unread = question._is_resumed and "thread" not in question._memo
             return None, rows
         row = _row_with(rows, "ts", ts)
@@ -2888,6 +2889,8 @@ class SlackAlerter(_ChatAlerter):
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
                            hint="begin anew")
         question._memo["thread"] = row.get("latest_reply"), rows, now
+        if question._missing:  # its reactions are of an earlier look
+            row = None
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
@@ -2917,8 +2920,10 @@ class SlackAlerter(_ChatAlerter):
             until = min(until, question._ends)
         if now >= until:
             view.begun.clear()
-        place = f"{kind} {args}"
+        place, missing = f"{kind} {args}", None
         rows, asked = view.begun.pop(place, ([], {"channel": view.channel, **args}))
+        if rows and kind == "replies":  # taps and edits there may be newer
+            missing = _failure(self._who, "Slack rations the reading of answers", code="begun", cure="again")
         try:
             for page in itertools.islice(self._pages(kind, asked), most):
                 rows = rows + page
@@ -2930,7 +2935,7 @@ class SlackAlerter(_ChatAlerter):
             if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
                 view.rationed = True
             return rows, error.with_traceback(None)  # which would keep the view
-        return rows, None
+        return rows, missing
 
     def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
         """Yield the rows of each page. Where it ends, args hold the cursor of the next one."""
@@ -4404,7 +4409,9 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
 
 def _server_words(said: Any) -> str:
     """Return what a server said; what the library says in its place is text already."""
-    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)
+    if isinstance(said, bytes):
+        return said.decode("utf-8", "replace")
+    return str(said)
 
 
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
@@ -4442,7 +4449,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
     by = _writer_of(mail)
-    writer, own_id = by.casefold(), str(mail["Message-ID"]).strip()
+    writer, own_id = by.casefold(), _last_id(mail, "Message-ID")
     writers = question._memo  # of mails that are neither ours nor a decision, by Message-ID
     if _question_of(mail) != question.token:
         return None
@@ -4450,7 +4457,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         for value in _header_values(mail, name):
             if re.match(pattern, value):
                 return None
-    if writer not in asker.casefold():
+    if f"<{writer}>" not in f"<{asker.casefold()}>":
         writers[own_id] = writer
     if writer not in people:
         return None
@@ -4473,7 +4480,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         if any(part.defects + types[1:] + [part.get_unixfrom(), room <= 0]):
             said["damaged"] = "(This mail is damaged or too long.)"
     text = "\n".join(said.values()).strip()
-    status, asked_by = question._verdict(text, False), writers.get(_answered_id(mail), writer)
+    answered = _last_id(mail, "Message-ID", "References", "In-Reply-To")  # itself, if it answers none
+    status, asked_by = question._verdict(text, False), writers.get(answered, writer)
     if status == "approved" and asked_by != writer:  # a "yes" to what another one asked
         text += "\n(To somebody else.)"
     elif status:  # who answers that with a decision of his own asks and answers nothing else
@@ -4497,9 +4505,9 @@ def _question_of(mail: Any) -> str:
     return "".join(re.findall(r"(?:\[#|<alerters\.)([0-9a-f]{16})[\].@]", heads)[-1:])
 
 
-def _answered_id(mail: Any) -> str:
-    """Return the Message-ID of the mail that a mail answers, or nothing."""
-    ids = re.findall("<[^<>]+>", "".join(_header_values(mail, "References", "In-Reply-To")))
+def _last_id(mail: Any, *names: str) -> str:
+    """Return the last id of a mail that headers name, or nothing."""
+    ids = re.findall("<[^<>]+>", "".join(_header_values(mail, *names)))
     return "".join(ids[-1:])
 
 

@@ -1837,8 +1837,7 @@ SLACK_FULL = {"text": f"*Train &amp; test*\n{SLACK_BODY}\nglobs: *.c, *.*\n# *\n
                                        _mrkdwn("*f1_score*\n<http://a/b_c>")]},
         {"type": "image", "image_url": "https://x.example/a.png", "alt_text": "image-1"},
         {"type": "context", "elements": [_mrkdwn("🔴 error")]}]}
-DISCORD_FULL = {
-    "allowed_mentions": {"parse": [], "users": [], "roles": []}, "embeds": [
+DISCORD_FULL = {"allowed_mentions": {"parse": [], "users": [], "roles": []}, "embeds": [
         {"color": 0xDC2626, "title": "Train & test", "description":
             "# Results of *run* 7\nLoss is **low**, see `loss.csv`, [the log](https://e.example/l) & "
             "~~old~~; \\*.py, a \\| b, -1, #42, my\\_var\n\n- first\n  - **nested**\n3. three\n> quoted"
@@ -4464,11 +4463,12 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
         assert question.wait().status == YES
         assert room.clock.monotonic() - began <= latest
     room.service.ration("conversations.replies")  # what one page does not hold is read the next time
-    question, began = room.ask(timeout=900), room.clock.monotonic()
-    room.clock.at(began + 100, lambda: [room.reply(question, room.eve, "hm") for _ in range(20)])
-    room.clock.at(began + 130, lambda: room.reply(question, room.bob, "no"))
-    room.clock.at(began + 500, lambda: room.react(question, room.ann, "✅"))
-    assert question.wait().by == room.bob
+    for timeout, said_no, tapped, who in ((900, 130, 500, room.bob), (180, 999, 177, room.ann)):
+        question, began = room.ask(timeout=timeout), room.clock.monotonic()
+        room.clock.at(began + 20, lambda q=question: [room.reply(q, room.eve, "hm") for _ in range(20)])
+        room.clock.at(began + said_no, functools.partial(room.reply, question, room.bob, "no"))
+        room.clock.at(began + tapped, functools.partial(room.react, question, room.ann, "✅"))
+        assert question.wait().by == who
 
 
 # Flavors of one's own, as short as they can be; with them the base's polling is watched without a network.
@@ -6739,10 +6739,11 @@ def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
     desk.imap.deliver(mail_reply(desk.relay.mails[-1].message, ANN, "approve", "gmail"))
     assert (outcome(first), outcome(second)) == (None, YES)
     thread = [(EVE, 1, 0, "?"), (ANN, 2, 1, "ok"), (BOB, 3, 1, "no"), (ANN, 4, 2, "yes"), (BOB, 5, 2, "ok"),
-              (BOB, 6, 4, "ok"), ("bot@example.org", 7, 0, "Deploy?"), (ANN, 8, 7, "ok")]  # the same
-    head = f"From: {{}}\nMessage-ID:\n <{{}}@x>\nReferences: {first.ref['message_id']} <{{}}@x>\n\n{{}}"
+              (BOB, 6, 4, "ok"), ("bot@example.org", 7, 0, "Deploy?"), (ANN, 8, 7, "ok"),
+              (f"{BOB}, x", 9, 0, ""), (ANN, 10, 9, "ok"), ("t@example.org", 11, 0, "?"), (ANN, 12, 11, "ok")]
+    head = f"From: {{}}\nMessage-ID:\n <{{}}@x>y\nReferences: {first.ref['message_id']} <{{}}@x>\n\n{{}}"
     mails = [head.format(*mail).encode() for mail in thread]  # writer, id, the one it answers, text
-    assert read_at_once(first, mails) == [None, None, "declined", YES, None, YES, None, YES]
+    assert read_at_once(first, mails) == [None, None, "declined", YES, None, YES, None, YES, *[None] * 4]
 
 
 def test_a_key_adopts_the_question_and_its_answer(desk):
@@ -7582,8 +7583,7 @@ ODD_BUT_RIGHT = {SlackAlerter: [
         *({**TOKEN, "slack_api_url": url} for url in ("https://slack-gov.com/api/", "http://[::1]:9/api")),
         {"slack_token": "4xp9fdt77", "slack_api_url": "https://chat.example.org/api",
          "slack_channel_id": "k3wq8hbc1", "approvers": ["4xp9fdt77pncbef59f4k1qe83o"]}],
-    DiscordAlerter: [
-        {"discord_webhook_url": "https://ptb.discord.com/api/webhooks/1/a-b_c?thread_id=5"},
+    DiscordAlerter: [{"discord_webhook_url": "https://ptb.discord.com/api/webhooks/1/a-b_c?thread_id=5"},
         {"discord_webhook_url": "https://discordapp.com/api/v10/webhooks/1/abc"},
         {**BOT, "discord_api_url": "https://discord.com/api", "approvers": [12345678901]}],
     SMTPEmailAlerter: [
