@@ -268,7 +268,8 @@ def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
     if close:  # imp_password is not password
         return close[0]
     for name in sorted(known, key=len):
-        if _dotted(word) in _dotted(name) or _dotted(name) in _dotted(word):
+        part, whole = sorted([_dotted(word), _dotted(name)], key=len)
+        if part in whole:
             return name
     return "".join(_difflib.get_close_matches(word.lower(), known, 1, likeness))  # --timeout is not --title
 
@@ -278,9 +279,9 @@ def _dotted(name: str) -> str:
     return f".{dotted}.".replace(".host.", ".server.").replace(".user.", ".username.")  # as others call it
 
 
-def _check_known(what: str, name: Any, known: Iterable[str]) -> None:
+def _check_known(what: str, name: Any, known: Iterable[str], error: type[Exception] = ConfigError) -> None:
     if name not in list(known):  # a list also takes what has no hash
-        raise ConfigError(f"{what} {name!r}; {_did_you_mean(str(name), known)}")
+        raise error(f"{what} {name!r}; {_did_you_mean(str(name), known)}")
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -297,8 +298,7 @@ def _known_keywords(function: _F, who: str = "") -> _F:
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
         for name in named:
-            if name not in known:
-                raise _KeywordError(f"{who}: no keyword {name!r}; {_did_you_mean(name, known)}")
+            _check_known(f"{who}: no keyword", name, known, _KeywordError)
         return function(*given, **named)
 
     return call  # type: ignore[return-value]
