@@ -7574,13 +7574,11 @@ def _run_command(args: list[str]) -> int | None:
 
 def _flush(stream: Any) -> None:
     """Write what is left. What cannot be is dropped: Python would try again at exit, and end by 120."""
-    try:
-        stream.flush()
-    except OSError:  # nobody reads it, or its disk is full
-        with contextlib.suppress(Exception):  # somebody's own has no descriptor
+    with contextlib.suppress(Exception):  # it is None, closed, or somebody's own
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it, or its disk is full
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except Exception:  # it is None, closed, or somebody's own
-        pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
