@@ -1657,8 +1657,12 @@ class _QuestionRecord:
 
     def _is_sound(self) -> bool:
         """True if all parts have the form that the rest relies on, which stands above."""
-        if not _has_types(vars(self), _PART_TYPES):
-            return False
+        for name, kinds in _PART_TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kinds):
+                return False
+            if isinstance(value, list) and set(map(type, value)) - {str}:
+                return False
         for moment in (self.asked, self.posted, self.deadline, self.claimed_until):
             if not 0 <= moment < 1e10:  # nor is NaN
                 return False
@@ -1675,22 +1679,6 @@ for _name, _form in _QuestionRecord.__annotations__.items():
     _PART_TYPES[_name] = tuple(kind for part in _form.split(" | ") for kind in _JSON_TYPES[part])
 
 
-_END_TYPES: dict[str, tuple[type, ...]] = {  # of how a question ended, and when, in the store
-    "status": (str,), "by": (str, type(None)), "text": (str, type(None)), "via": (str, type(None)),
-    "reason": (str, type(None)), "approvals": (list,), "ended": (int, float)}
-
-
-def _has_types(given: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> bool:
-    """True if each part has one of its types; lists hold texts."""
-    for name, kinds in types.items():
-        value = given.get(name)
-        if not isinstance(value, kinds):
-            return False
-        if isinstance(value, list) and set(map(type, value)) - {str}:
-            return False
-    return True
-
-
 def _recorded(key: str, given: Any) -> _QuestionRecord:
     """Return what the store holds of a key; one that cannot be read stops this key and nothing else."""
     record = _QuestionRecord({**_mapping(given), "key": key})
@@ -1704,7 +1692,8 @@ def _endings(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
     """Return how questions ended since a time, by token; what cannot be read is left out."""
     sound = {}
     for token, end in _mapping(data.get("ended")).items():
-        if _has_types(_mapping(end), _END_TYPES) and end["ended"] > since:
+        ended = _mapping(end).get("ended")
+        if isinstance(ended, (int, float)) and ended > since and isinstance(end.get("status"), str):
             sound[token] = end
     return sound
 
@@ -1758,8 +1747,7 @@ class _Key:
     def _ending_of(self, decision: Decision | None = None) -> _Dict:
         if decision is None:
             decision = Decision("timeout", at=self.clock.now())
-        end = {**dataclasses.asdict(decision), "approvals": list(decision.approvals)}
-        return {**end, "ended": self.clock.now()}
+        return {**dataclasses.asdict(decision), "ended": self.clock.now()}
 
     def claim(self, asked: _QuestionRecord, stack: Iterable[str]) -> _QuestionRecord | None:
         """Return the record to work on: `asked`, or the key's, of any question; None: another one does."""

@@ -5271,7 +5271,7 @@ def test_records_of_a_later_version_stay_as_they_are_and_those_of_1_0_0_are_aske
     with StackStore()._changing() as data:
         data["questions"]["deploy-42"].update(odd=[1], key=None)  # the key, which it stands under, may lack
         data["ended"] = {"1": 5, "2": {"at": "x"}, question.token: {  # nobody can read these
-            "ended": room.clock.now(), "status": YES, "approvals": [], "by": 5}}
+            "ended": room.clock.now(), "status": 5}}
     assert _open(room, "yes").token == question.token and _records()["deploy-42"]["odd"] == [1]
     assert _decide(room).status == YES
     old = _open(room, "yes")
