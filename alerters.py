@@ -6505,11 +6505,6 @@ def _whole_text(message: AlerterMessage) -> str:
 
 
 # === Splitting ===
-# What goes over where a line is cut in front of the last character: a word, or a sign with all its parts.
-_CUT = (r"(?s)(?<=\s)\S{1,500}\s?\Z"
-        r"|.(?:[\u0300-\u036f\u200d\u20e3\ufe0f\U0001f3fb-\U0001f3ff]|(?<=\u200d).){0,20}\Z")
-
-
 class _Page:
     """One message of a chat service: blocks with their lines in the service's markup."""
     def __init__(self, room: int) -> None:
@@ -6561,8 +6556,8 @@ def _fit(line: Any, write: Callable[..., Any], size: Callable[..., int], room: i
     count = max(room, 1)  # with none the cutting would never end
     while True:
         head = line[:count]
-        if head != line:  # no word, no address and no emoji is cut, unless it is long
-            head = re.sub(_CUT, "", line[:count + 1]) or head
+        if head != line:  # no word and no address is cut, unless it is long
+            head = re.sub(r"(?<=\s)\S{1,500}\Z", "", head)
         written = write(head)
         taken = size(written)
         if taken <= room or count == 1:
