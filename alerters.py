@@ -2502,7 +2502,7 @@ class _ChatAlerter(BaseAlerter):
                 lines += block.lines
         return "\n".join(lines).strip("\n")
 
-    def _in_words(self, draft: _Draft, page: _Page) -> str:
+    def _in_words(self, page: _Page) -> str:
         """Return all that a page says, pictures by address, for what shows no blocks or embeds."""
         said = ""
         for kind, blocks in _grouped(page.blocks):
@@ -3080,7 +3080,7 @@ class SlackAlerter(_ChatAlerter):
             if "block_id" not in block:  # a doubtful post is looked for by it
                 block["block_id"] = f"{draft.nonce}-{page.number}"
                 break
-        text = self._in_words(draft, page) or self._named(draft.files)
+        text = self._in_words(page) or self._named(draft.files)
         payload: _Dict = {"text": text, "unfurl_links": False, "unfurl_media": False}
         if blocks and not draft.why_plain:
             payload["blocks"] = blocks
@@ -3391,7 +3391,7 @@ class DiscordAlerter(_ChatAlerter):
         if channel == mid:  # a forum's post: the question begins a thread of its own
             counts_as = "reply"
         elif message.get("flags", 0) & _HAS_THREAD:  # that is a channel with the same id
-            thread = self._rows(f"/channels/{mid}/messages?limit=100", int(mid), absent=404)
+            thread = self._rows(f"/channels/{mid}/messages", int(mid), absent=404)
             below = self._answers(question, thread, "reply")
         taps = self._tapped(question, message)
         apart = below + taps  # read for it alone: what is read for several may not be older
@@ -3405,14 +3405,14 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         oldest = min(map(self._order, list(view.refs.values())))
-        return self._rows(f"/channels/{view.channel}/messages?limit=100", oldest - 1)
+        return self._rows(f"/channels/{view.channel}/messages", oldest - 1)
 
-    def _rows(self, path: str, after: int, absent: int = 0) -> list[_Dict]:
+    def _rows(self, path: str, after: int, absent: int = 0, more: str = "") -> list[_Dict]:
         """Return all rows after an id. absent: the status that means that there are none."""
         rows: dict[str, _Dict] = {}  # by id, for one may come twice
         while True:
             try:
-                page = self._call("GET", f"{path}&after={after}")
+                page = self._call("GET", f"{path}?limit=100&after={after}{more}")
             except DeliveryError as error:
                 if error.status != absent:
                     raise
@@ -3452,9 +3452,8 @@ class DiscordAlerter(_ChatAlerter):
             at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
         answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via, "at": at,
                   "asked": _snowflake_time(question.ref["message_id"])}
-        place = row.get("channel_id", question.ref["channel_id"])
-        if place != question.ref["channel_id"]:  # in a thread: there it is answered, too
-            answer["thread"] = {"channel_id": place, "message_id": row["id"]}
+        if row.get("channel_id") not in (None, question.ref["channel_id"]):  # a thread: there it is answered
+            answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer
 
     def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
@@ -3473,9 +3472,9 @@ class DiscordAlerter(_ChatAlerter):
                 continue
             path = _reaction_path(question.ref, name)
             try:
-                users = self._rows(f"{path}?limit=100&type=0", 0, absent=400)  # it was taken back meanwhile
+                users = self._rows(path, 0, absent=400)  # it was taken back meanwhile
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
-                    users += self._rows(f"{path}?limit=100&type=1", 0, absent=400)
+                    users += self._rows(path, 0, absent=400, more="&type=1")
             except DeliveryError as error:  # one that stays ends the wait when the messages are read next
                 question._missing = error
                 question._veto_unread = question._veto_unread or status == "declined"
@@ -3490,7 +3489,7 @@ class DiscordAlerter(_ChatAlerter):
         channel = question._record.where["channel"]
         since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
         # A forum, which answers 400, lists no messages of its threads.
-        for row in self._rows(f"/channels/{channel}/messages?limit=100", int(since * 1000) << 22, absent=400):
+        for row in self._rows(f"/channels/{channel}/messages", int(since * 1000) << 22, absent=400):
             if row["author"]["id"] == question._record.author and question.token in str(row):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None
@@ -3560,7 +3559,7 @@ class DiscordAlerter(_ChatAlerter):
         embeds: list[_Dict] = []
         content, last = "", len(_EMBED)
         if draft.why_plain:
-            content = self._in_words(draft, page)
+            content = self._in_words(page)
         elif page.is_first:  # what an embed mentions calls nobody
             ping = functools.partial(self._mark, "mention", url="")
             content = " ".join(map(ping, dict.fromkeys(draft.called)))
@@ -3682,9 +3681,9 @@ class DiscordAlerter(_ChatAlerter):
         code = str(known.get("code") or "")
         if code == "160002" and parts and parts[0].pop("message_reference", None):
             return self._call(method, path, parts, until)  # it takes Read Message History
-        what, hints = f"HTTP {answer.status}, no answer of Discord", {"401": _ANOTHER}
-        if known.get("message"):
-            what, hints = f"{code} {known['message']}".strip(), _DISCORD_HINTS
+        what, hints = f"{code} {known.get('message')}".strip(), _DISCORD_HINTS
+        if not known.get("message"):
+            what, hints = f"HTTP {answer.status}, no answer of Discord", {}
         if known.get("errors"):  # which field is wrong, and why
             what += f" ({_json.dumps(known['errors'], ensure_ascii=False)})"
         error = answer.refusal(self._who, what, code, known.get("retry_after"), hints)
