@@ -1402,7 +1402,7 @@ class BaseAlerter(_Record):
         record = found._record
         if record.ref is None and record.posted:
             find = functools.partial(self._find, found)
-            record.ref = _retry(find, self.clock, self._until(_SEND_BUDGET), idempotent=True)
+            record.ref = _retry(find, self.clock, self._until(_SEND_BUDGET))
             if record.ref is not None:
                 self._offer_taps(found)
                 found._take_step(ref=record.ref)
@@ -2242,7 +2242,7 @@ def _retry(call: Callable[[], _T], clock: _Clock, until: float, *, idempotent: b
         clock.sleep(wait)
         if unheard and find:
             try:
-                found = _retry(find, clock, until, idempotent=True)
+                found = _retry(find, clock, until)
             except DeliveryError:
                 raise error from None
             if found is not None:
@@ -2536,12 +2536,11 @@ class _ChatAlerter(BaseAlerter):
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
         key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
         question._shared = _VIEWS.setdefault(key, view)
-        question._shared.refs[id(question)] = question.ref
+        question._shared.refs[question] = question.ref
 
     def _release(self, question: Question) -> None:
         if question._shared:
-            question._shared.refs.pop(id(question), None)
-            question._shared.read_for.discard(id(question))
+            question._shared.refs.pop(question, None)
         question._shared = None
 
     def _view_of(self, question: Question) -> _View:
@@ -2558,7 +2557,7 @@ class _ChatAlerter(BaseAlerter):
         if now >= question._ends:  # once more at the deadline
             newest = max(now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
-            if view.began < newest or id(question) not in view.read_for:
+            if view.began < newest or question not in view.read_for:
                 began, view.error, view.read_for = self.clock.monotonic(), None, set(view.refs)
                 try:
                     view.found = self._read_view(view, question)
@@ -2683,8 +2682,8 @@ class _View:
     """A channel or thread, the questions for which it is read, and what the last reading found."""
     def __init__(self, question: Question) -> None:
         self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
-        self.refs = {id(question): question.ref}
-        self.read_for: set[int] = set()  # ids of the questions for which it was read last
+        self.refs = {question: question.ref}
+        self.read_for: set[Question] = set()  # when it was read last
         self.lock = _threading.Lock()
         self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
         self.found: Any = None
@@ -3119,7 +3118,6 @@ class SlackAlerter(_ChatAlerter):
                 blocks.append({"type": "section", "text": _text_object(words, plain), "expand": True})
         return blocks
 
-    @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
         payload, started, until = self._payload(draft, page), self.clock.now(), draft.until
         if not self.slack_token:
@@ -3601,7 +3599,6 @@ class DiscordAlerter(_ChatAlerter):
             elif kind != "ping" and self._said(kind, written).strip():
                 yield "description", self._said(kind, written)
 
-    @_documented
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
         problem = ""
         try:

@@ -2587,7 +2587,7 @@ def test_an_odd_answer_is_no_surprise(chats):
 def test_a_webhook_that_answers_as_slacks_own_has_taken_what_it_says_ok_to(host, monkeypatch):
     alerter = SlackAlerter(slack_webhook_url=f"https://{host}/services/T000/B000/hooksecret")
     answer = object.__new__(alerters._Answer)
-    answer.status, answer.headers = 200, {"Content-Type": "text/html"}
+    answer.status, answer.headers, answer.reads = 200, {"Content-Type": "text/html"}, False
     monkeypatch.setattr(alerters, "_http", lambda *_: answer)
     for answer.text, outcome in (("ok", "sent"), ("", "unknown"), ('{"ok": true}', "unknown")):
         assert _outcome(alerter, "x")[0] == outcome
