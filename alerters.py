@@ -4432,44 +4432,25 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
     if parts > 2000 or len(heads) > 40_000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
-    by = _writer_of(mail)
-    writer, own_id = by.casefold(), _last_id(mail, "Message-ID")
-    writers = question._memo  # of mails that are neither ours nor a decision, by Message-ID
     if _question_of(mail) != question.token:
         return None
     for name, pattern in _AUTOMATIC.items():
         for value in _header_values(mail, name):
             if re.match(pattern, value):
                 return None
-    if f"<{writer}>" not in f"<{asker.casefold()}>":
-        writers[own_id] = writer
+    by, ident = _writer_of(mail), _last_id(mail, "Message-ID")
+    askers, writer = question._memo, by.casefold()  # the writers of mails that decide nothing, by their ids
+    askers[ident] = writer
     if writer not in people:
         return None
-    reader, said, room = _Reader(question, asker, mail), {}, _TEXT_MAX
-    attached: set[Any] = set()
-    for part in mail.walk():
-        kind = part.get_content_type()
-        is_file = part.get_content_disposition() == "attachment"
-        if any([is_file, part.get_filename(), kind.startswith("message/")]):
-            attached.update(part.walk())  # it may be the word of somebody else
-        if re.match("text/(?!.*vcard)", kind):
-            room -= len(part.get_payload())
-            if room > 0:
-                text = _part_text(part)
-                if part in attached:
-                    text = re.sub(r"(?m)^(?=.*\S)", "> ", text)
-                own = reader.own(text)  # a signature ends with its part
-                said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
-        types = part.get_all("Content-Type", [])
-        if any(part.defects + types[1:] + [part.get_unixfrom(), room <= 0]):
-            said["damaged"] = "(This mail is damaged or too long.)"
-    text = "\n".join(said.values()).strip()
+    reader = _Reader(question, asker, mail)
+    text = reader.said_in(mail)
     answered = _last_id(mail, "Message-ID", "References", "In-Reply-To")  # itself, if it answers none
-    status, asked_by = question._verdict(text, False), writers.get(answered, writer)
-    if status == "approved" and asked_by != writer:  # a "yes" to what another one asked
+    status, asked_by = question._verdict(text, False), askers.get(answered, writer)
+    if status == "approved" and asked_by not in (writer, reader.asker):  # a "yes" to what another one asked
         text += "\n(To somebody else.)"
-    elif status:  # who answers that with a decision of his own asks and answers nothing else
-        writers.pop(own_id, None)
+    elif status:
+        del askers[ident]
     return {"by": by, "text": text, "via": "email", "at": at}
 
 
@@ -4522,6 +4503,7 @@ class _Reader:
     def __init__(self, question: Question, asker: str, mail: Any) -> None:
         self._decides = question._verdict
         name, address = _name_and_address(asker, "sender_email")
+        self.asker = address.casefold()
         # The name of our own From, or the one that the writer's address book has for us.
         named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
         called = re.findall(named, ", ".join(_header_values(mail, "To", "Cc")))
@@ -4537,7 +4519,29 @@ class _Reader:
         self._starts = set(starts)  # of its lines, and so their ends
         self._bare = self._starts.difference(itertools.compress(starts, re.findall("(?m)^[>|]?", sent)))
 
-    def own(self, text: str) -> str:
+    def said_in(self, mail: Any) -> str:
+        """Return what the writer of a mail newly wrote."""
+        said, room = {}, _TEXT_MAX
+        attached: set[Any] = set()
+        for part in mail.walk():
+            kind = part.get_content_type()
+            is_file = part.get_content_disposition() == "attachment"
+            if any([is_file, part.get_filename(), kind.startswith("message/")]):
+                attached.update(part.walk())  # it may be the word of somebody else
+            if re.match("text/(?!.*vcard)", kind):
+                room -= len(part.get_payload())
+                if room > 0:
+                    text = _part_text(part)
+                    if part in attached:
+                        text = re.sub(r"(?m)^(?=.*\S)", "> ", text)
+                    own = self._own(text)  # a signature ends with its part
+                    said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
+            types = part.get_all("Content-Type", [])
+            if any(part.defects + types[1:] + [part.get_unixfrom(), room <= 0]):
+                said["damaged"] = "(This mail is damaged or too long.)"
+        return "\n".join(said.values()).strip()
+
+    def _own(self, text: str) -> str:
         """Return what is neither quoted, with the block above it, nor a signature."""
         # Programs add the address of a link, and Gmail sets it on a line of its own.
         text = re.sub(r"(?:\r?\n>[> ]*)?<(?:https?:|mailto:|[^<>\s]+\?subject=)[^<>\s]*>", "<…>", text)
