@@ -2690,7 +2690,6 @@ class _View:
         self.error: DeliveryError | None = None
         self.free_at = 0.0  # Slack, on clock.monotonic: when it lets the app read again
         self.rationed = False  # Slack: whether the app may read once a minute
-        self.begun: dict[Any, Any] = {}  # Slack: by what is read, the rows so far of what was refused then
 
 
 def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
@@ -2867,17 +2866,16 @@ class SlackAlerter(_ChatAlerter):
             rows, question._missing = self._read(view, question, "replies", {"ts": ts})
         if rows:
             question._thread_read = self.clock.monotonic()
-        if question._missing and question._missing.code != "begun":
-            # Of one taken up, what was written before may never have been read.
-            question._veto_unread = question._is_resumed and "thread" not in question._memo
+        if question._missing:
+            if rows:  # of the others nobody has read what they decide
+                question._memo["unread"] = True
+            question._veto_unread = question._memo.get("unread", question._is_resumed)
             return None, rows
         row = _row_with(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
                            hint="begin anew")
-        question._memo["thread"] = row.get("latest_reply"), rows, now
-        if question._missing:  # its reactions are of an earlier look
-            row = None
+        question._memo.update(thread=(row.get("latest_reply"), rows, now), unread=False)
         return row, rows
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
@@ -2895,43 +2893,31 @@ class SlackAlerter(_ChatAlerter):
         """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
 
         Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
-        What was refused in the middle is read on from there, or nobody would ever see the other pages.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
-        now = self.clock.monotonic()
+        now, rows = self.clock.monotonic(), []
         ends_soon = now < question._ends < now + _RATION
         if now < view.free_at or (ends_soon and view.rationed):
             return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
-        until = view.free_at + _RATION  # later what was begun may have changed
-        if kind == "history":  # its newest rows, which are wanted at the deadline, come first
-            until = min(until, question._ends)
-        if now >= until:
-            view.begun.clear()
-        place, missing = f"{kind} {args}", None
-        rows, asked = view.begun.pop(place, ([], {"channel": view.channel, **args}))
-        if rows and kind == "replies":  # taps and edits there may be newer
-            missing = _failure(self._who, "Slack rations the reading of answers", code="begun", cure="again")
         try:
-            for page in itertools.islice(self._pages(kind, asked), most):
-                rows = rows + page
+            for page in itertools.islice(self._pages(kind, {"channel": view.channel, **args}), most):
+                rows += page
         except DeliveryError as error:
             if error.status != 429:  # what its body says is not documented
                 raise
-            view.begun[place] = rows, asked
             view.free_at = now + (error.retry_after or _POLL_MIN)
             if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
                 view.rationed = True
             return rows, error.with_traceback(None)  # which would keep the view
-        return rows, missing
+        return rows, None
 
     def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
-        """Yield the rows of each page. Where it ends, args hold the cursor of the next one."""
-        args["limit"] = _SLACK_PAGE
+        asked = {**args, "limit": _SLACK_PAGE}
         for _ in range(50):
-            page = self._call(f"conversations.{kind}", args, until)
-            args["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
+            page = self._call(f"conversations.{kind}", asked, until)
             yield page["messages"]
-            if not args["cursor"]:
+            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
+            if not asked["cursor"]:
                 return
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
 
