@@ -3378,11 +3378,11 @@ class DiscordAlerter(_ChatAlerter):
             thread = self._rows(f"/channels/{mid}/messages", int(mid), absent=404)
             below = self._answers(question, thread, "reply")
         taps = self._tapped(question, message)
-        apart = below + taps  # read for it alone: what is read for several may not be older
-        if apart != question._memo.get("apart", []):
-            question._memo["apart"] = apart
+        if below + taps != question._memo.get("apart", []):  # what is read for several may not be older
             question._thread_read = self.clock.monotonic()
             rows = self._share(question)
+            taps = self._tapped(question, _row_with(rows, "id", mid) or message)
+            question._memo["apart"] = below + taps
         answers = self._answers(question, rows, counts_as) + below
         answers.sort(key=operator.itemgetter("at"))
         return answers + taps
