@@ -1042,6 +1042,8 @@ class BaseAlerter(_Record):
         self._set(name, value)
 
     def __delattr__(self, name: str) -> None:
+        if name in self.__dict__.keys() - self.__dataclass_fields__.keys():  # type: ignore[attr-defined]
+            return object.__delattr__(self, name)  # a flavor's cached_property, which is made anew
         raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}: use dataclasses.replace")
 
     def _set(self, name: str, value: object) -> None:
