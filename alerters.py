@@ -2862,6 +2862,8 @@ class SlackAlerter(_ChatAlerter):
             if row and told == row.get("latest_reply") and now < min(anew, question._ends):
                 question._reuses = True
                 return row, known
+            if row and not view.rationed:  # else taps decide meanwhile, as for a question alone
+                question._memo["unread"] = True
         if view.thread:
             rows, question._missing = self._share(question)
         else:

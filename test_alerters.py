@@ -2757,8 +2757,7 @@ def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatc
 def test_one_operation_takes_one_connection(chats, kind):
     alerter, service = chats[kind]
     questions, long = [], "\n".join(f"line {n} " + "x" * 90 for n in range(230))
-    operations = {
-        "ten parts": lambda: alerter.send(long), "a question": lambda: questions.append(
+    operations = {"ten parts": lambda: alerter.send(long), "a question": lambda: questions.append(
             alerter.open_question("Deploy?")), "one poll": lambda: questions[0].check(),
         "a file": lambda: alerter.send(AlerterMessage("t", files=[("log.txt", b"x" * 99)]))}
     for name, operation in operations.items():
@@ -4463,6 +4462,11 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
         room.clock.at(began + second, functools.partial(room.reply, question, room.ann, "yes"))
         assert question.wait().status == YES
         assert room.clock.monotonic() - began <= latest
+    question, _ = room.ask(), room.usual._join(room.ask("Another?"))  # of two it is known which has an answer
+    room.reply(question, room.ann, "no")
+    room.react(question, room.bob, "✅")
+    room.service.fail("conversations.replies", room.limited(2))
+    assert question.wait().by == room.ann
     room.service.ration("conversations.replies")
     question, began = room.ask(timeout=900), room.clock.monotonic()
     room.clock.at(began + 20, lambda: [room.reply(question, room.eve, "hm") for _ in range(20)])
@@ -7521,8 +7525,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "discord_token": {
             "xoxb-1": ": that is a token of Slack: use flavor slack, slack_token", OF_DISCORD: AN_ADDRESS,
             "123456789012345678": ": that is an id, no token: Bot, Reset Token, in the developer portal"},
-        "discord_webhook_url": {
-            HOOK: ": that is a webhook of Slack: use flavor slack, slack_webhook_url",
+        "discord_webhook_url": {HOOK: ": that is a webhook of Slack: use flavor slack, slack_webhook_url",
             f"{OF_DISCORD}/slack":
             ": a webhook is …/webhooks/ID/TOKEN and nothing more: copy it under Integrations"},
         "discord_api_url": {"https://discord.com": ": write https://discord.com/api/v10"},
@@ -7574,8 +7577,7 @@ def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(c
     assert service.calls == []
 
 
-ODD_BUT_RIGHT = {SlackAlerter: [
-        {"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
+ODD_BUT_RIGHT = {SlackAlerter: [{"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
         *({**TOKEN, "slack_channel_id": place} for place in ("#ml", "U012", "GABC")),
         {**TOKEN, "approvers": ("W01", "<@U02>")}, {"slack_webhook_url": "{{file./run/secrets/hook}}"},
         *({"slack_webhook_url": url} for url in (f"{OF_DISCORD}/slack", "https://chat.example.org/hooks/4xp9",
@@ -9027,8 +9029,7 @@ SURROUNDINGS = ('test "$P" = "$(cut -d" " -f5-8 /proc/$$/stat)" && echo same gro
                 'env | grep -v "^[P_]=" | sort; umask; pwd; ')
 ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the job;
     # on a terminal, what is typed once it says that it is ready
-    "words, bytes, killed": (
-        '"$@" "a  b" "" "--" "$(printf "x\\ny")" $\'\\xff\' ✅', 'printf "<%s>" "$@"; '
+    "words, bytes, killed": ('"$@" "a  b" "" "--" "$(printf "x\\ny")" $\'\\xff\' ✅', 'printf "<%s>" "$@"; '
         "printf '\\377\\0\\33[31mred\\r\\n'; printf '\\376' >&2; kill -9 $$"),
     "surroundings, signals ignored, lock held, more input and output": (
         'P=$(cut -d" " -f5-8 /proc/$$/stat); export P; exec 9>"$(mktemp)"; flock 9; '
@@ -9047,8 +9048,7 @@ ALIKE = {  # a shell's line, in which "$@" is the job with or without `run`; the
     "on a terminal": (
         'P=$(cut -d" " -f5-8 /proc/$$/stat) "$@"', f"{SURROUNDINGS} stty size; echo err >&2; echo ready; "
         "read -r line; echo got $line; cat; exit 7", "hello\n\x04"),
-    "Ctrl-C, input from a pipe": (
-        'trap : INT; sleep 9 | "$@"; exit $?',  # or bash itself may end by it
+    "Ctrl-C, input from a pipe": ('trap : INT; sleep 9 | "$@"; exit $?',  # or bash itself may end by it
         "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.05; done", "\x03"),
     "Ctrl-C ignored, output to a pipe": (
         'trap "" INT; "$@" | cat', "echo ready; read -r line; echo $line >&2", "\x03on\n"),
