@@ -1264,11 +1264,9 @@ class BaseAlerter(_Record):
         return value
 
     def _option(self, params: _Params, name: str, default: Any = None) -> Any:
-        given, own = getattr(params, name, None), getattr(self, name, None)
-        if given not in (None, ""):
-            return given
-        if own not in (None, "", (), []):  # an empty one is a default of one's own flavor: others are refused
-            return own
+        for value in getattr(params, name, None), getattr(self, name, None):
+            if value not in (None, "", (), []):  # an empty one is a default of one's own flavor
+                return value
         return default
 
     def _new_question(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:
