@@ -1041,11 +1041,6 @@ class BaseAlerter(_Record):
             raise dataclasses.FrozenInstanceError(f"cannot assign to {name!r}: use dataclasses.replace")
         self._set(name, value)
 
-    def __delattr__(self, name: str) -> None:
-        if name in self.__dict__.keys() - self.__dataclass_fields__.keys():  # type: ignore[attr-defined]
-            return object.__delattr__(self, name)  # a flavor's cached_property, which is made anew
-        raise dataclasses.FrozenInstanceError(f"cannot delete {name!r}: use dataclasses.replace")
-
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 

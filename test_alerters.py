@@ -3647,11 +3647,10 @@ def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, r
         told = repr(other) + str(other) + repr([dataclasses.asdict(other), vars(other)])
         assert not re.search("xoxb-1|abc.def|hush-hush", told)
     assert alerter != "x" and alerter != FLAVORS["slack"](slack_token="xoxb-2") and "x" != alerter
-    for name, change in itertools.product([*fields, "mention"], (delattr, lambda *at: setattr(*at, 1))):
-        pytest.raises(AttributeError, change, alerter, name).match("use dataclasses.replace")
-    vars(alerter)["client"] = 1  # as functools.cached_property keeps it
-    del alerter.client
-    assert alerter == same[0] and vars(alerter) == vars(same[0])
+    for name in [*fields, "slack_chanel_id"]:
+        with pytest.raises(AttributeError, match="use dataclasses.replace"):
+            setattr(alerter, name, "other")
+    assert alerter == same[0]
 
 
 def test_it_posts_in_a_running_loop_and_depends_on_no_name_and_on_no_assert(slack):
