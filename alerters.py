@@ -7523,9 +7523,6 @@ def _run_command(args: list[str]) -> int | None:
         return 0 if name else 2
     if name not in _COMMANDS:
         word = name.partition("=")[0]  # what follows may be a secret
-        meant = " ".join([_nearest(word, ("flavor", "stack")), *args[:1]])
-        if meant in _COMMANDS:
-            raise ConfigError(f"no command {word!r}; did you mean {meant!r}?")
         raise ConfigError(f"no command {word!r}; {_did_you_mean(word, _COMMANDS)}")
     work = _COMMANDS[name][0]
     job: list[str] = []

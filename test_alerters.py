@@ -8556,7 +8556,7 @@ MISTAKES = {  # {}: the program, …: anything
     "preview x": "preview: give --flavor, or --html FILE", "aks": "no command 'aks'; did you mean 'ask'?",
     "register x --flavor=discord --token hidden": "x (discord): it has no…did you mean 'discord_token'?",
     "post x --alerter=": "no alerter ''; there is: console, team", "ask x --stack=": "no stack ''…prod",
-    "check ": "no alerter ''; there is: console, team", "stak list": "no command 'stak'; did…'stack list'?",
+    "check ": "no alerter ''; there is: console, team",
     "register x --flavor=console --slack_token=xoxb-2-hidden":
         "x (console): it has no field 'slack_token'; there is: none",
     "register prod --flavor=console --set": "stack 'prod' exists already: choose another name",
