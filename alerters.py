@@ -1658,8 +1658,7 @@ class _QuestionRecord:
                 return False
             if isinstance(value, list) and set(map(type, value)) - {str}:
                 return False
-        for moment in (self.asked, self.posted, self.deadline, self.claimed_until):
-            if not 0 <= moment < 1e10:  # nor is NaN
+            if float in kinds and not 0 <= getattr(self, name) < 1e10:  # a time, which NaN is not
                 return False
         return all((self.token, self.deadline, self.approve, self.decline, self.approvers != [],
                     self.minimum_approvals > 0))
@@ -4109,8 +4108,7 @@ class SMTPEmailAlerter(BaseAlerter):
             wire.patience *= 2  # Dovecot lets who mistyped a password wait for 17 s
             _imap_login(self._who, session, user, password)
             if "ID" in session.capabilities:  # NetEase (163.com, 126.com) opens no mailbox without a name
-                with contextlib.suppress(_imaplib.IMAP4.error):
-                    session.xatom("ID", f'("name" "alerters" "version" "{__version__}")')
+                session.xatom("ID", f'("name" "alerters" "version" "{__version__}")')
             status, answer = session.select("INBOX", readonly=True)
             if status != "OK":
                 raise _imaplib.IMAP4.error(answer[-1])
@@ -7241,7 +7239,7 @@ def _cmd_ask(options: Any) -> int:
     message, params = _typed_message(options), _typed_params(options)
     decision = _decide(_chosen(options, warn=False), message, params, options.key, _tell_asked)
     if options.json:
-        print(_json.dumps(dataclasses.asdict(decision)), flush=True)
+        _print(_json.dumps(dataclasses.asdict(decision)))
     elif decision.by:
         _print(f"{decision.status} by {decision.by} ({_one_line(decision.text)})")
     else:
