@@ -2854,8 +2854,6 @@ class SlackAlerter(_ChatAlerter):
             if row and told == row.get("latest_reply") and now < min(anew, question._ends):
                 question._reuses = True
                 return row, known
-            if row and not view.rationed:  # else taps decide meanwhile, as for a question alone
-                question._memo["unread"] = True
         if view.thread:
             rows, question._missing = self._share(question)
         else:
@@ -2865,7 +2863,8 @@ class SlackAlerter(_ChatAlerter):
         if question._missing:
             if rows:  # of the others nobody has read what they decide
                 question._memo["unread"] = True
-            question._veto_unread = question._memo.get("unread", question._is_resumed)
+            # It is soon read, or else taps decide meanwhile.
+            question._veto_unread = not view.rationed or question._memo.get("unread", question._is_resumed)
             return None, rows
         row = _row_with(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
