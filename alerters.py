@@ -2848,12 +2848,13 @@ class SlackAlerter(_ChatAlerter):
         told, known, at = question._memo.get("thread", (None, [], -_POLL_MAX))
         if not view.thread and len(view.refs) > 1:
             row = _row_with(self._share(question)[0], "ts", ts)
-            if row and not row.get("reply_count"):
-                return row, []
-            anew = at + min(len(view.refs), _POLL_MAX)
-            if row and told == row.get("latest_reply") and now < min(anew, question._ends):
-                question._reuses = True
-                return row, known
+            if row:
+                if not row.get("reply_count"):
+                    return row, []
+                anew = at + min(len(view.refs), _POLL_MAX)
+                if told == row.get("latest_reply") and now < min(anew, question._ends):
+                    question._reuses = True
+                    return row, known
         if view.thread:
             rows, question._missing = self._share(question)
         else:
@@ -2973,7 +2974,7 @@ class SlackAlerter(_ChatAlerter):
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         ref, said = question.ref, self._note(text, calls=not to)
         payload = {"channel": ref["channel"], "thread_ts": _thread_of(ref), "text": said}
-        self._call("chat.postMessage", {**payload, "unfurl_links": False})
+        self._call("chat.postMessage", payload)
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
