@@ -4075,7 +4075,14 @@ class SMTPEmailAlerter(BaseAlerter):
             session: Any = _smtplib.SMTP(local_hostname=name)
             session.sock, session._host = wire, self.smtp_server
             session.debuglevel = 0  # a program that sets it on smtplib's class would see the password printed
-            _expect(session.getreply(), 220)
+            try:
+                greeting = session.getreply()
+            except _smtplib.SMTPServerDisconnected as error:
+                if tls == "ssl" or not isinstance(error.__context__, _socket.timeout):
+                    raise
+                hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
+                raise _Unreachable(f"{wire.place}: no greeting in time", hint, cure="later") from None
+            _expect(greeting, 220)
             wire.patience *= 2  # it may scan each mail, or slow down a log-in
             _expect(session.ehlo(), 250)  # smtplib's own EHLO does not tell a server's words against it
             if tls == "starttls":  # never without it where it is wanted: somebody can strip the offer
@@ -6673,8 +6680,7 @@ _WIRES: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.Context
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
 _NETWORK_HINTS = (  # by the name of an exception, or of its errno
     ("gaierror|UnicodeError", "check the host's name and DNS; a chat may need a proxy (HTTPS_PROXY)"),
-    ("[tT]imeout", "it is slow, or a firewall drops it: check host and port; a chat may need a proxy, "
-     'mail use_tls="ssl"'),
+    ("[tT]imeout", "it is slow, or a firewall drops it: check host and port; a chat may need a proxy"),
     ("ConnectionRefused", "nothing listens there: check host and port"),
     ("ConnectionReset|BrokenPipe|RemoteDisconnected|IncompleteRead|ServerDisconnected|abort|SSLEOF|SSLZero",
      "a proxy or firewall in between may have cut it off"),
