@@ -7487,9 +7487,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             **dict.fromkeys(("$SLACK_TOKEN", "${SLACK}", "{{ secrets.SLACK_TOKEN }}",
                              "'{{env.SLACK_TOKEN}}'", "{{env:SLACK_TOKEN}}", "{env.TOKEN}"), NO_REFERENCE),
             **dict.fromkeys(("Bearer xoxb-1", "xoxb-é", "'xoxb-1'"), NO_TOKEN),
-            HOOK: AN_ADDRESS, 5: " must be str, not int",
-            f"{'a' * 24}.Gabc12.{'b' * 27}":
-            ": a token of Discord: use flavor discord, discord_token", "xoxb-1\nX: y": NO_LINE},
+            HOOK: AN_ADDRESS, 5: " must be str, not int", "xoxb-1\nX: y": NO_LINE,
+            f"{'a' * 24}.Gabc12.{'b' * 27}": ": a token of Discord: use flavor discord, discord_token"},
         "slack_webhook_url": {"xoxb-1": " is a token: put it into slack_token",
             OF_DISCORD: ": that is a webhook of Discord: use flavor discord, discord_webhook_url",
             **dict.fromkeys((f"{AT_HOOKS}/workflows/T1/A1/2/abc", f"{AT_HOOKS}/triggers/T1/2/abc",
@@ -7503,12 +7502,12 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
                             ": that is no channel; its id (C…), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
-        "slack_api_url": {"https://slack.com": ": write https://slack.com/api",
-            HOOK: ": write https://slack.com/api",
+        "slack_api_url": {
+            **dict.fromkeys(("https://slack.com", HOOK), ": write https://slack.com/api"),
+            **dict.fromkeys(("slack.com/api", "https://a:b@slack.com/api"),
+                            f"{NO_URL}write https://HOST/… or https://HOST:PORT/…"),
             "http://slack.com/api": " must begin with https:// (http:// only for this machine)",
-            "slack.com/api": f"{NO_URL}write https://HOST/… or https://HOST:PORT/…",
             "https://slack..com/api": f"{NO_URL}'slack..com' is no host's name",
-            "https://a:b@slack.com/api": f"{NO_URL}write https://HOST/… or https://HOST:PORT/…",
             "https://slack.com/a b": f"{NO_URL}it holds a space or another strange character",
             "https://stra\u00dfe.de/api": f"{NO_URL}write its host as xn--strae-oqa.de"},
         "listen": {"thraed": ' must be "thread" or "channel"'},
@@ -7576,7 +7575,9 @@ def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(c
     assert service.calls == []
 
 
-ODD_BUT_RIGHT = {SlackAlerter: [{"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
+ODD_BUT_RIGHT = {
+    SlackAlerter: [
+        {"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
         *({**TOKEN, "slack_channel_id": place} for place in ("#ml", "U012", "GABC")),
         {**TOKEN, "approvers": ("W01", "<@U02>")}, {"slack_webhook_url": "{{file./run/secrets/hook}}"},
         *({"slack_webhook_url": url} for url in (f"{OF_DISCORD}/slack", "https://chat.example.org/hooks/4xp9",
