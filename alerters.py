@@ -2828,6 +2828,8 @@ class SlackAlerter(_ChatAlerter):
             rows, missing = self._share(question)
             if missing:  # of a part nobody knows which question stands above it
                 question._missing = missing
+                if not self._view_of(question).rationed:  # see `_thread`
+                    question._veto_unread = True
             else:
                 answers += self._answers(question, rows, "channel")
         answers.sort(key=operator.itemgetter("at"))

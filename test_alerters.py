@@ -4461,11 +4461,12 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
         room.clock.at(began + second, functools.partial(room.reply, question, room.ann, "yes"))
         assert question.wait().status == YES
         assert room.clock.monotonic() - began <= latest
-    question = room.ask()  # what cannot be read for some seconds may decline
-    room.reply(question, room.ann, "no")
-    room.react(question, room.bob, "✅")
-    room.service.fail("conversations.replies", room.limited(2))
-    assert question.wait().by == room.ann
+    for read, say_no in (("replies", room.reply), ("history", lambda _, *said: room.plain(*said))):
+        question = room.ask("Deploy?", room.alerter(listen={"replies": "thread"}.get(read, "channel")))
+        say_no(question, room.ann, "no")  # what cannot be read for some seconds may decline
+        room.react(question, room.bob, "✅")
+        room.service.fail(f"conversations.{read}", room.limited(2))
+        assert question.wait().by == room.ann
     room.service.ration("conversations.replies")
     question, began = room.ask(timeout=900), room.clock.monotonic()
     room.clock.at(began + 20, lambda: [room.reply(question, room.eve, "hm") for _ in range(20)])
@@ -7502,8 +7503,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
                             ": that is no channel; its id (C…), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
-        "slack_api_url": {
-            **dict.fromkeys(("https://slack.com", HOOK), ": write https://slack.com/api"),
+        "slack_api_url": {**dict.fromkeys(("https://slack.com", HOOK), ": write https://slack.com/api"),
             **dict.fromkeys(("slack.com/api", "https://a:b@slack.com/api"),
                             f"{NO_URL}write https://HOST/… or https://HOST:PORT/…"),
             "http://slack.com/api": " must begin with https:// (http:// only for this machine)",
@@ -7575,8 +7575,7 @@ def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(c
     assert service.calls == []
 
 
-ODD_BUT_RIGHT = {
-    SlackAlerter: [
+ODD_BUT_RIGHT = {SlackAlerter: [
         {"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
         *({**TOKEN, "slack_channel_id": place} for place in ("#ml", "U012", "GABC")),
         {**TOKEN, "approvers": ("W01", "<@U02>")}, {"slack_webhook_url": "{{file./run/secrets/hook}}"},
