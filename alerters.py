@@ -2998,14 +2998,11 @@ class SlackAlerter(_ChatAlerter):
     def _account(self) -> _Dict:
         token = self._secret("slack_token")  # another one may stand where it comes from, even of another app
         if _ACCOUNTS.get(self, {}).get("token") != token:
-            who = self._call("auth.test", {}, idempotent=True)
-            if not who.get("user_id"):  # by which it knows its own messages and taps
-                raise _failure(self._who, "no user id in the answer (auth.test)")
-            _ACCOUNTS[self] = {**who, "token": token}
+            _ACCOUNTS[self] = {**self._call("auth.test", {}, idempotent=True), "token": token}
         return _ACCOUNTS[self]
 
     def _me(self) -> str:
-        return str(self._account()["user_id"])
+        return str(self._account().get("user_id"))
 
     def _ready_to_read(self, where: _Dict) -> str:
         wanted = {"channels:history", "groups:history"}
