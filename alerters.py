@@ -3211,8 +3211,7 @@ def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:
 def _masked(part: _Dict) -> _Dict:
     for name, text in part.items():
         if isinstance(text, str):
-            whole = text.encode("utf-8", "replace").decode()  # a lone surrogate would be refused
-            part[name] = _hide(whole)
+            part[name] = _hide(text)
     return part
 
 

@@ -3532,7 +3532,7 @@ def test_no_secret_goes_out_in_a_message_that_holds_it(chats, tmp_path, kind, re
         secret = service.token = re.sub("(hook-?|1-|MTIz.)secret", r"\1fresh", secret)
         (tmp_path / "secret").write_text(secret + "\n")
         alerter = dataclasses.replace(alerter, **{name: "{{file.%s}}" % (tmp_path / "secret")})
-    text, ending = f"curl -H 'Authorization: Bearer {secret}' \ud800", secret.rpartition("/")[2]
+    text, ending = f"curl -H 'Authorization: Bearer {secret}' failed", secret.rpartition("/")[2]
     with contextlib.suppress(DeliveryError):  # the webhook's fresh secret is not the fake's
         images, files = ["/nowhere/" + ending, "https://x.example/" + ending], [(ending, b"x")]
         own = SlackAlerterParameters(blocks=[{"type": "section", "text": {"type": "mrkdwn", "text": text}}])
