@@ -2828,10 +2828,10 @@ class SlackAlerter(_ChatAlerter):
             rows, missing = self._share(question)
             if missing:  # of a part nobody knows which question stands above it
                 question._missing = missing
-                if not self._view_of(question).rationed:  # see `_thread`
-                    question._veto_unread = True
             else:
                 answers += self._answers(question, rows, "channel")
+        if question._missing and not self._view_of(question).rationed:  # else taps decide meanwhile
+            question._veto_unread = True
         answers.sort(key=operator.itemgetter("at"))
         for reaction in row.get("reactions") or ():
             for user in reaction.get("users") or ():
@@ -2866,8 +2866,7 @@ class SlackAlerter(_ChatAlerter):
         if question._missing:
             if rows:  # of the others nobody has read what they decide
                 question._memo["unread"] = True
-            # It is soon read, or else taps decide meanwhile.
-            question._veto_unread = not view.rationed or question._memo.get("unread", question._is_resumed)
+            question._veto_unread = question._memo.get("unread", question._is_resumed)
             return None, rows
         row = _row_with(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
