@@ -7188,7 +7188,9 @@ def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
 def _print(text: object) -> None:
     """Print what came from elsewhere: no secret, no control character, and no crash on a narrow encoding."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(_clean(text).encode(encoding, "replace").decode(encoding), flush=True)  # else it would fail unseen
+    print(_clean(text).encode(encoding, "replace").decode(encoding))
+    if hasattr(sys.stdout, "flush"):  # a program's own may not have it
+        sys.stdout.flush()  # at once: at its end it would fail unseen
 
 
 def _complain(text: object, code: int = 2) -> int:
