@@ -1396,8 +1396,7 @@ class BaseAlerter(_Record):
         """True if it is known where a recorded question stands; else it is looked for."""
         record = found._record
         if record.ref is None and record.posted:
-            find = functools.partial(self._find, found)
-            record.ref = _retry(find, self.clock, self._until(_SEND_BUDGET))
+            record.ref = _retry(functools.partial(self._find, found), self.clock, self._until(_SEND_BUDGET))
             if record.ref is not None:
                 self._offer_taps(found)
                 found._take_step(ref=record.ref)
@@ -5342,8 +5341,7 @@ def _facts(source: Any, **paths: str) -> _Dict:
 
 def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *more: Any) -> AlerterMessage:
     """Each framework calls it in a way of its own. Of what it hands over only what is named here goes out."""
-    if first is None:
-        first = named.get("context")  # so one's own callback may hand it on
+    first = named.get("context", first)  # so one's own callback may hand it on
     facts: _Dict = {"error": first}
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html

@@ -7475,7 +7475,8 @@ NOT_DISCORD = ("is no id of a person on Discord; "
                "user ids (digits): Developer Mode on, right-click the person, Copy User ID")
 AT_SLACK, AT_HOOKS = "https://acme.slack.com", "https://hooks.slack.com"
 NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: what is said after its name}}
-    "slack": (TOKEN, {"approvers": {
+    "slack": (TOKEN, {
+        "approvers": {
             **{who: f": {who!r} {NOT_SLACK}" for who in ("@ann", "Ann Lee", "here", "U0XXXXXXX")},
             ("U1", "S012"): f": 'S012' {NOT_SLACK}", f"{AT_SLACK}/team/U012AB": ": write U012AB",
             5.5: " must be a list of words, none of them empty; leave it out for the default"},
@@ -7509,7 +7510,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             "https://stra\u00dfe.de/api": f"{NO_URL}write its host as xn--strae-oqa.de"},
         "listen": {"thraed": ' must be "thread" or "channel"'},
         "timeout": {-1: f"{NO_TIME}-1", math.nan: f"{NO_TIME}nan", "5 apples": f"{NO_TIME}'5 apples'"}}),
-    "discord": (BOT, {"approvers": {
+    "discord": (BOT, {
+        "approvers": {
             **{who: f": {who!r} {NOT_DISCORD}" for who in ("ann#1234", "U012", "&12", "١٢")},
             "https://discord.com/users/123": ": write 123"},
         "discord_channel_id": {
@@ -7525,7 +7527,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             ": a webhook is …/webhooks/ID/TOKEN and nothing more: copy it under Integrations"},
         "discord_api_url": {"https://discord.com": ": write https://discord.com/api/v10"},
         "case_sensitive": {"maybe": " must be bool, not str", "": " must be bool, not str"}}),
-    "smtp_email": (MAIL, {"smtp_server": {
+    "smtp_email": (MAIL, {
+        "smtp_server": {
             "mx.test:587": " must be a host name alone: write mx.test, and 587 into the field …_port",
             "smtps://smtp.example.org": " must be a host name alone: write smtp.example.org"},
         "imap_server": {"bot@example.org": " must be a host name, such as mail.example.org: "
