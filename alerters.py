@@ -1267,10 +1267,9 @@ class BaseAlerter(_Record):
     def _new_question(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
-        named = _names(self._option(params, "approvers"), "approvers")
-        approvers = None
-        if named:
-            approvers = list(named)
+        approvers: Any = _names(self._option(params, "approvers"), "approvers")
+        if approvers:
+            approvers = list(approvers)
         where = self._where(message, params)
         people = set(map(self._person, approvers or where.get("people", ())))
         needed = getattr(params, "minimum_approvals", 1)
@@ -4967,8 +4966,7 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
             if meant in _CHOOSING:  # what is used without it is another place than was meant
                 raise ConfigError(said)
         elif own is None:
-            chosen = " or ".join(places[name])
-            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {chosen}"
+            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(places[name])}"
         stray = stray or said
     return stray
 
