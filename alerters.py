@@ -5339,7 +5339,8 @@ def _facts(source: Any, **paths: str) -> _Dict:
 
 def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *more: Any) -> AlerterMessage:
     """Each framework calls it in a way of its own. Of what it hands over only what is named here goes out."""
-    first = named.get("context", first)  # so one's own callback may hand it on
+    if first is None:
+        first = named.get("context")  # so one's own callback may hand it on
     facts: _Dict = {"error": first}
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html

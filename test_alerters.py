@@ -7979,18 +7979,18 @@ DAGSTER = SimpleNamespace(op_exception=GONE, op=SimpleNamespace(name="train"), j
                           run_id="1ca59c4a", op_config={"password": "private"}, resources="private")
 CELERY = {**PRIVATE, "sender": SimpleNamespace(name="jobs.train", request="private"), "task_id": "07d2",
           "signal": "private", "traceback": "private", "einfo": "private"}
-DAG, DAG_FACTS = {**airflow_context(), "ti": SimpleNamespace(task_id="good_task")}, {
-    "dag": "nightly", "run": "scheduled__1"}
+DAG_FACTS = {"dag": "nightly", "run": "scheduled__1"}
+DAG = {**airflow_context(), "ti": SimpleNamespace(task_id="good_task")}
 TRAIN = {**DAG_FACTS, "task": "train", "host": "worker-1", "log": "https://airflow.example.org/log"}
 OTTER = {"flow": "nightly", "run": "jolly-otter", "link": "https://prefect.example.org/runs/1"}
 OP, JOB = {"op": "train", "job": "nightly", "run": "1ca59c4a"}, {"task": "jobs.train", "task id": "07d2"}
 # How a framework calls the hook: arguments, or a dict of keywords; title; exception or text; facts.
 FAILURES = [((), "Pipeline failed", None, {}), ((GONE, RUN), "Pipeline failed", GONE, {}),
+    ({"exception": GONE, "context": {}}, "Pipeline failed", GONE, {}),
     ((DAGSTER,), "train failed", GONE, OP), ({**CELERY, "exception": GONE}, "jobs.train failed", GONE, JOB),
-    *[((airflow_context(GONE, state=state, try_number=tries),), f"train {how}", GONE,
-       {**TRAIN, "try": f"{tries} of 4"}) for state, tries, how in (
-        ("failed", 4, "failed"), ("failed", 2, "failed"), ("up_for_retry", 4, "failed, will retry"),
-        (None, 3, "failed, will retry"))],
+    *[((airflow_context(GONE, state=state, try_number=tries),), f"train failed{more}", GONE,
+       {**TRAIN, "try": f"{tries} of 4"}) for state, tries, more in (
+       ("failed", 4, ""), ("failed", 2, ""), ("up_for_retry", 4, ", will retry"), (None, 3, ", will retry"))],
     ({"context": AirflowContext(airflow_context(GONE))}, "train failed", GONE, TRAIN),
     ((airflow_context("killed <SIGKILL>"),), "train failed", "killed <SIGKILL>", TRAIN),
     (({**DAG, "reason": "task_failure"},), "nightly failed", None, {**DAG_FACTS, "reason": "task_failure"}),
