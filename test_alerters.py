@@ -1663,6 +1663,7 @@ def _alone(monkeypatch, _far_from_home):
     """Give every test a store of its own, and keep other tests' leftovers off it."""
     monkeypatch.setenv("ALERTERS_STORE", os.path.join(_far_from_home, f"stacks-{next(NUMBERS)}.json"))
     alerters._KNOWN_SECRETS.clear()  # else what one test calls a secret would be hidden in all later ones
+    alerters._warn_once.cache_clear()
     flavors = dict(FLAVORS)
     yield
     FLAVORS.clear()
@@ -7895,7 +7896,6 @@ def test_a_question_goes_to_the_first_that_can_ask_and_takes_it(refused, slack, 
 
 
 def test_one_warning_says_that_alerts_only_reach_the_console(capsys, caplog, monkeypatch):
-    alerters._warn_once.cache_clear()
     assert post("a") and post("b") and capsys.readouterr().err == "[i] a\n[i] b\n"
     assert [text.partition(":")[0] for text in caplog.messages] == ["alerts only reach the console"]
     alerters._warn_once.cache_clear()
@@ -9357,7 +9357,6 @@ def test_a_question_in_a_notebook_ends_at_its_deadline(monkeypatch, capsys):
 
 
 def test_a_notebook_without_an_input_box_is_warned_and_not_asked(monkeypatch, caplog):
-    alerters._warn_once.cache_clear()
     box = InputBox(monkeypatch, box=False)
     assert post("Hello") and "alerts only reach the console" in caplog.text
     with pytest.raises(AskNotSupported, match="no input box"):
