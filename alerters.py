@@ -1818,10 +1818,11 @@ class Question:
         self.token = record.token  # the unguessable word that names it in its message
         self.deadline = record.deadline  # until when it may be answered, as people were shown it
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
-        # A flavor's `replies` sets these two where it could not read all; before each poll they are reset.
-        self._missing: DeliveryError | None = None  # why; what was read counts, but it is no time-out yet
+        # A flavor's `replies` sets these three; before each look they are reset.
+        self._missing: DeliveryError | None = None  # why not all was read; what was counts, but no time-out
         self._veto_unread = False  # who may have declined cannot be read: nothing is approved
-        self._reuses = False  # what was read for an earlier look serves this one, too
+        self._reuses = False  # it took what it had read for an earlier look; before a decision it may not:
+        self._reads_anew = False  # then this is set, for one look more
         self._thread_read = 0.0  # when its own thread was read: what is read for several may not be older
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
@@ -1982,10 +1983,11 @@ class Question:
             self._warn_from = now + _WARN_AGAIN
             _log("warning", "%s", _one_line(what))
 
-    def _look(self, began: float) -> Decision | None:
+    def _look(self, began: float, reads_anew: bool = False) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers, others = [], []
         self._missing, self._veto_unread, self._reuses = None, False, False
+        self._reads_anew = reads_anew
         with _own_code(self.alerter._who, reached=False):
             replies = [_Reply(reply) for reply in self.alerter.replies(self)]
         person, approvers = self.alerter._person, self._record.approvers
@@ -2003,8 +2005,7 @@ class Question:
                 others.append(reply)
         decision = self._count(answers)
         if decision is not None and self._reuses:  # what was read before may have been edited
-            del self._memo["thread"]
-            return self._look(began)
+            return self._look(began, reads_anew=True)
         if decision and self._veto_unread:
             what = "what may decline it cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
@@ -2851,8 +2852,8 @@ class SlackAlerter(_ChatAlerter):
             if row:
                 if not row.get("reply_count"):
                     return row, []
-                anew = at + min(len(view.refs), _POLL_MAX)
-                if told == row.get("latest_reply") and now < min(anew, question._ends):
+                until = min(at + min(len(view.refs), _POLL_MAX), question._ends)
+                if told == row.get("latest_reply") and now < until and not question._reads_anew:
                     question._reuses = True
                     return row, known
         if view.thread:
