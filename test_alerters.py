@@ -4659,6 +4659,7 @@ def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room
     assert len(_records()) == keyed
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a half-made HTTPResponse
 def test_stopped_over_the_end_note_the_decision_stands_and_while_it_is_posted_it_is_closed(room):
     def stops(*_):
         question._say = say
