@@ -4870,6 +4870,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "tls": lambda text: _TRUTH.get(text.strip().lower(), text.strip().lower()),
     **dict.fromkeys(("list", "items"), lambda text: text.strip(" ,").split(","))}
 _CHOOSING = ("flavor", "stack", "store")  # besides the fields of flavors
+_OWN_PLACES: set[str] = set()  # where commands look for flavors alone: a `winreg.py` there may be anyone's
 
 
 def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
@@ -4877,6 +4878,7 @@ def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
     flavor: Any = cls_or_dotted_path
     if isinstance(flavor, str):
         module, _, name = flavor.rpartition(".")
+        sys.path += _OWN_PLACES.difference(sys.path)
         try:
             flavor = getattr(importlib.import_module(module), name)
         except (Exception, SystemExit) as error:  # what is imported is another's code, and may raise anything
@@ -7543,11 +7545,8 @@ def _flush(stream: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code, which `--help` explains. Errors are one line on stderr."""
-    if argv is None:
-        argv = sys.argv[1:]
-    args = list(argv)
-    if "" not in sys.path:
-        sys.path.append("")  # the current folder, which may be gone: where flavors of one's own are
+    args = list(sys.argv[1:] if argv is None else argv)
+    _OWN_PLACES.add("")  # the current folder, which may be gone
     if args[:1] == ["alerter"]:
         del args[0]
     try:

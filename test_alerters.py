@@ -6783,7 +6783,7 @@ def environment_with(**changes):
 
 def start_program(*args, env=None, python=("-S",), **more):  # -S: none of site's .pth files
     """Start `python -m alerters …`, or python itself with -c, -m or a file, and do not wait for it."""
-    itself = args[0] in ("-c", "-m", "alerters.py")
+    itself = args[0] in ("-c", "-m", "tool/alerters.py")
     command = [sys.executable, *python, *([] if itself else ["-m", "alerters"]), *map(str, args)]
     more = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
     return subprocess.Popen(command, env=environment_with(**(env or {})), encoding="utf-8", **more)
@@ -7377,9 +7377,8 @@ class PagerAlerter(BaseAlerter):
 
 def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsys):
     (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "__init__.py").write_text("")
     (tmp_path / "my_package" / "my_flavor.py").write_text(PAGER)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path), monkeypatch.setattr(sys, "path", sys.path[:])
     pages, path, shown = tmp_path / "pages.txt", "my_package.my_flavor.PagerAlerter", ""
     for line, wanted in ((f"flavor register {path}", 0), ("flavor list", 0),
             (f"register p --flavor=pager --pager_pin=pager-hidden --file={pages} --set", 0),
@@ -8753,7 +8752,6 @@ def test_secrets_are_masked_wherever_they_could_be_shown(capsys):
 BELL = """
 import dataclasses
 from vendored.alerts import BaseAlerter, Receipt
-
 @dataclasses.dataclass
 class Bell(BaseAlerter):
     flavor = "bell"
@@ -8765,19 +8763,21 @@ class Bell(BaseAlerter):
 
 def test_as_a_file_and_vendored(tmp_path):
     """Through a pipe; and a flavor of one's own finds the module, whatever it is called."""
-    (tmp_path / "vendored").mkdir()
-    for name in ("alerters.py", "vendored/alerts.py"):
+    for name in ("tool/alerters.py", "vendored/alerts.py"):
+        (tmp_path / name).parent.mkdir()
         shutil.copy(MODULE, str(tmp_path / name))
+    (tmp_path / "winreg.py").write_text("raise SystemExit('of the folder')")  # what mimetypes looks for
     (tmp_path / "bell.py").write_text(BELL)
     write_store({"version": 1, "flavors": {"bell": "bell.Bell"},
                  "stacks": {"plain": ["console"], "default": ["console", "b"]},
                  "alerters": {"b": {"flavor": "bell"}, "console": {"flavor": "console"}}})
-    started = [start_program(*args, "post", "-", "--title=Füße", "--metadata=a=1", "--stack", stack, python=[
+    started = [start_program(*args, "post", "-", "--title=Füße", "--metadata=a=1", *more, python=[
         "-S", "-OO", "-W", "error"], env={"PYTHONPATH": None}, cwd=str(tmp_path), stdin=subprocess.PIPE)
-               for stack, *args in (["plain", "alerters.py"], ["default", "-m", "vendored.alerts"])]
-    for process, rings in zip(started, ("", "ding piped ✅\n\n")):
+               for args, *more in ((["tool/alerters.py"], "--stack=plain", "--file=bell.py"),
+                                   (["-m", "vendored.alerts"], "--stack=default"))]
+    for process, rings, file in zip(started, ("", "ding piped ✅\n\n"), ("    [bell.py]\n", "")):
         done = end_of(process, "piped ✅\n")
-        assert (done.returncode, done.stdout, done.stderr) == (0, rings, "[i] Füße\n    piped ✅\n    a: 1\n")
+        assert tuple(vars(done).values()) == (0, rings, f"[i] Füße\n    piped ✅\n    a: 1\n{file}")
     alone = types.FunctionType(alerters._program.__code__, {**vars(alerters), "__spec__": None})  # as a file
     assert alone() == f"{os.path.basename(sys.executable)} {shlex.quote(sys.argv[0])}"
 
