@@ -120,7 +120,7 @@ else:
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
                   "logging mimetypes msvcrt pathlib select shlex shutil signal smtplib socket ssl "
-                  "stat subprocess termios threading traceback typing unicodedata warnings").split():
+                  "stat subprocess termios threading traceback unicodedata warnings").split():
         globals()["_" + _name.replace(".", "_")] = _Module(_name)
     _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
     _overload = staticmethod  # any decorator would do: the last definition counts
@@ -5744,6 +5744,8 @@ class _AlertHandler(_Handler):
 
 if TYPE_CHECKING:
     AlertHandler = _AlertHandler
+else:  # not before the dataclasses are made: Python 3.15 looks for the type that an annotation names
+    globals()["_typing"] = _Module("typing")
 
 
 def __getattr__(name: str) -> Any:
