@@ -653,18 +653,20 @@ def post(message: _Text, params: _Params = None, *, title: str | None = None, me
 def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Params) -> bool:
     """Post to all at the same time; whatever one of them raises, the others have it."""
     def post_to(target: BaseAlerter) -> bool:
-        with _own_code(target._who):  # it may have a `post` of its own
-            return target.post(message, _own_mentions(target, targets, params))
+        return target.post(message, _own_mentions(target, targets, params))
+
+    def posted(target: BaseAlerter) -> bool:
+        return _worked(_own_code, target._who, post_to, target)  # it may have a `post` of its own
 
     if len(targets) == 1:
-        return _worked(post_to, targets[0])
+        return posted(targets[0])
     message = message._load()
     results: list[bool] = []
     errors: list[BaseException] = []
 
     def work(target: BaseAlerter) -> None:
         try:
-            results.append(_worked(post_to, target))
+            results.append(posted(target))
         except (Exception, KeyboardInterrupt) as error:  # raised below, once the others are done
             errors.append(error)
         except BaseException as error:  # in a thread it ends nothing, so it is a failure like any other
@@ -1089,15 +1091,17 @@ class BaseAlerter(_Record):
         """
         message, params = _arguments(locals())
         if self._overrides("ask"):
-            status: _Status = "declined"
-            with _own_code(self._who):
-                answer = self.ask(message, params)
-                if answer not in (True, False, None):  # "no" would count as a yes
-                    raise TypeError(f"its ask returned {_kind_of(answer)}, and not True or False")
-            if answer:
-                status = "approved"
-            return Decision(status, at=self.clock.now())
+            return _own_code(self._who, self._ask_own, message, params)
         return self._open(message, params, key).wait()
+
+    def _ask_own(self, message: AlerterMessage, params: _Params) -> Decision:
+        status: _Status = "declined"
+        answer = self.ask(message, params)
+        if answer not in (True, False, None):  # "no" would count as a yes
+            raise TypeError(f"its ask returned {_kind_of(answer)}, and not True or False")
+        if answer:
+            status = "approved"
+        return Decision(status, at=self.clock.now())
 
     @_known_keywords
     def open_question(self, question: _Text, params: _Params = None, *, title: str | None = None,
@@ -1453,19 +1457,17 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
     """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
     @functools.wraps(send)
     def checked(self: BaseAlerter, message: _Text, params: _Params = None) -> Receipt:
-        with _one_operation(), _own_code(self._who):
-            return send(self, *self._checked(message, params))
+        with _one_operation():
+            return _own_code(self._who, lambda: send(self, *self._checked(message, params)))
 
     checked._takes_messages = True  # type: ignore[attr-defined]
     return checked
 
 
-@contextlib.contextmanager
-def _own_code(who: str, reached: bool = True) -> Iterator[None]:
-    """Let what a flavor's code raises be a DeliveryError. reached: a message may have arrived."""
+def _own_code(who: str, work: Callable[..., _T], *given: Any, reached: bool = True) -> _T:
+    """Return work(…), where what a flavor's code raises is a DeliveryError. reached: it may have arrived."""
     try:
-        yield
-        return
+        return work(*given)
     except AlerterError as caught:
         if isinstance(caught, DeliveryError) and not str(caught).startswith(f"{who}: "):
             caught.args = (f"{who}: {caught.args[0]}",)
@@ -1990,8 +1992,7 @@ class Question:
         answers, others = [], []
         self._missing, self._veto_unread, self._reuses = None, False, False
         self._reads_anew = reads_anew
-        with _own_code(self.alerter._who, reached=False):
-            replies = [_Reply(reply) for reply in self.alerter.replies(self)]
+        replies = _own_code(self.alerter._who, self._read_replies, reached=False)
         person, approvers = self.alerter._person, self._record.approvers
         if approvers is None:
             approvers = [reply.by for reply in replies]
@@ -2015,6 +2016,9 @@ class Question:
             if decision is None and reply.by not in self._approvals:
                 self._help(reply)
         return decision
+
+    def _read_replies(self) -> list[_Reply]:
+        return [_Reply(reply) for reply in self.alerter.replies(self)]
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
@@ -7261,8 +7265,7 @@ def _tell_asked(question: Question) -> None:
 
 def _passes(target: BaseAlerter, check: Callable[[], object]) -> bool:
     try:
-        with _own_code(target._who, reached=False):
-            _print(check())
+        _print(_own_code(target._who, check, reached=False))
         return True
     except DeliveryError as error:
         _print("\n".join(error._report or [f"{_BAD}{error}"]))
