@@ -4028,8 +4028,12 @@ class SMTPEmailAlerter(BaseAlerter):
         session, in_data = self._smtp(until), False
         taken, size = [], []
         try:
-            if session.has_extn("size"):  # RFC 1870
+            most = session.esmtp_features.get("size")  # RFC 1870
+            if most is not None:
                 size = [f"size={mail.size}"]
+                if most.isdecimal() and 0 < int(most) < mail.size:  # OpenSMTPD reads it all, and says 554
+                    words = f"a mail of {mail.size} bytes, where the server takes {most}"
+                    raise _smtplib.SMTPResponseException(552, words.encode())
             _expect(session.mail(self._sender, size), 250)
             for address in list(mail.left):
                 code, words = session.rcpt(address)
