@@ -3754,7 +3754,7 @@ _COLON, _LABEL = r"[:\uff1a-]\W*", r"[^\1:\uff1a]{1,24}(?:[:\uff1a]| (?=\"|\S+@)
 _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "dashes": "--",
     "subject": r".*\[#[0-9a-f]{16}\].*",  # Subject: Re: Deploy? [#…]
-    "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} [+-]\d{4}",  # On Tue, 24 Nov 2026 10:12:00 +0000
+    "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} (?:GMT|[+-]\d{4})",  # On Tue, 24 Nov 2026 10:12:00 GMT
     "says": rf"\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes:
     "wrote": rf"(?=.*{_US}){_DATE}{_COLON}",  # On 24.11.2026, Bot wrote:
     "began": rf"(?=.*{_US}){_DATE}",  # On 24.11.2026, Bot has
@@ -3809,13 +3809,15 @@ _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many
     pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
     mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi i̇yi çalışmalar
     teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo &""".split())
-# Sentences that gateways and Outlook set into a mail; a space is any gap, also with marks of a quote in it.
+# What gateways and programs set into a mail; a space is any gap, also with marks of a quote in it.
 _NOTICES = (
     r"(?:(?:caution|warning|external email)\W{1,4})?this(?: e-?mail| message)? (?:is|came|originated)"
     r"(?: from| an)* (?:external (?:e-?mail|sender|source)|outside(?: of)? (?:the|your) organi[sz]ation)",
     r"do not click links or open attachments unless you recogni[sz]e the sender and know the content is safe",
     r"you don.t often get email from \S{1,99} learn why this is important(?:(?: at)? https?://aka.ms/\w+)?",
-    r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious")
+    r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
+    r"(?:non-text part: |attachment: \S{1,99} \(|\d:)(?:text|multipart|image)/[\w.-]+"  # of notmuch and Rmail
+    r"(?:\)| (?:show|hide)(?: save:\S{1,99} \(\w+\))?)?")
 _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
                  + r")[\s>|.!*\]<…]*){1,9}$")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()

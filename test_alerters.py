@@ -1427,13 +1427,14 @@ Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>: ¦ في الثلاثاء، 
 On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า:
 於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道： ¦ On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote:
 > On Nov 24, 2026, 10:12 AM, {N}⏎> <{E}> wrote: ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote: ¦ {N} writes:
-On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote: ¦ 在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ {N} <{E}> writes:
+On Tue, 24 Nov 2026 10:12:00 GMT⏎{E} wrote: ¦ 在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ {N} <{E}> writes:
 On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ >>>>> {N} <{E}> writes:
 On November 24, 2026, {N} <{E}> wrote: ¦ W dniu 24.11.2026 o 10:12, {N} pisze: ¦ 24. Nov. 2026, 10:12 von {E}:
 2026年11月24日(火) 10:12 {N} <{E}>: ¦ Quoting {E} on 24.11.2026 10:12:00: ¦ Am 2026-11-24 10:12, schrieb {N}:
 On 11/24/26 10:12 AM, {N} wrote: ¦ On Nov 24 at 10:12 AM, {E} wrote: ¦ {E} schrieb am 24.11.2026 10:12:
 On 24/11/2026 10:12, {N} wrote: ¦ On 2026/11/24 10:12, {N} wrote: ¦ 24.11.2026, 10:12, "{N}" <{E}>:
 {E} wrote:⏎> ZjQcmQRYFpfptBannerStart⏎> This Message Is From an External Sender⏎> ZjQcmQRYFpfptBannerEnd
+{E} wrote:⏎> [2:text/html Hide Save:a.b (3kB)] ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:
 On Tue, 24 Nov 2026, {E} wrote: ¦ -------- Original Message --------⏎On 24/11/2026 10:12, {N} <{E}> wrote:""")
 MAIL_HEADS = re.split(" ¦ |\n", """\
 Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
@@ -1470,6 +1471,7 @@ Télécharger Outlook pour Android<https://aka.ms/x> ¦ Get Outlook for iOS<http
 Sent from Gmail Mobile ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Lähetetty iPhonesta ¦ Inviato da iPhone
 Vriendelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
 CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ {F}
+Non-text part: text/html⏎Non-text part: image/png ¦ Attachment: a.png (image/png)
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
 Odesláno z iPhonu ¦ С уважением,⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
 CONDITIONS = re.split(" ¦ |\n", """\
@@ -1478,7 +1480,7 @@ Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPho
 Best regards, but wait for Bob ¦ Not before Anna has looked. ¦ Sent too early, please wait ¦ if the tests pass
 Cordialement, mais attendez ¦ I approve of {E} in general ¦ PS: decline the second one ¦ only the iPhone build
 erst nach 24.11.2026 10:12 ¦ {E}: not before 01.12.2026 ¦ Thanks⏎Hold until Monday ¦ 5:00 pm at the earliest
-24.11.2026 not earlier: ¦ Cheers when Bob agrees ¦ Sent from my heart: no ¦ Thanks, but not today ¦ Deploy?
+24.11.2026 not earlier: ¦ Cheers when Bob agrees ¦ [1:text/a Show] not yet ¦ Thanks, but not today ¦ Deploy?
 On Monday, not today: ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ not before 24.11.2026 ¦ sauf vendredi
 From: Monday on only ¦ aber erst am Montag ¦ Alice: only staging ¦ wait for {N} <{E}>: ¦ before: 01.12.2026
 > if the tests pass ¦ Best wait for Bob ¦ Not Before Friday ¦ ask {E} first ¦ Anna said no ¦ {E}: not yet ¦ no
