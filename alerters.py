@@ -5154,6 +5154,7 @@ class StackStore:
 
     def _load(self) -> _Dict:
         data: Any = {}
+        why = ""
         try:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 with open(_when_free(2.0, _open_plain, self.path, os.O_RDONLY), "rb") as file:
@@ -5167,10 +5168,10 @@ class StackStore:
                 if not isinstance(data.get(part, kind()), kind):
                     raise ValueError(f"{part} has a wrong form")
         except (OSError, ValueError, RecursionError) as error:
-            data = {}  # it may hold secrets, and a traceback may show locals
-            why = _one_line(_reason(error), 120)
+            data, why = {}, _one_line(_reason(error), 120)
+        if why:  # out here, as in `_http`: the text may hold secrets
             raise StoreError(f"{self.path}: cannot be read ({why}); it was left as it is: mend it, or choose "
-                             "another with $ALERTERS_STORE") from None
+                             "another with $ALERTERS_STORE")
         store = _Hidden({"version": 1, "alerters": {"console": {"flavor": "console"}},
                          "stacks": {"default": ["console"]}, "active_stack": "default", **data})
         store["alerters"] = _Hidden(store["alerters"])
@@ -5182,7 +5183,7 @@ class StackStore:
         with _locked(self.path):
             data = self._load()
             yield data
-            draft = f"{self.path}.tmp"
+            draft, why = f"{self.path}.tmp", ""
             try:
                 text = _json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
                 with contextlib.suppress(FileNotFoundError):
@@ -5196,8 +5197,9 @@ class StackStore:
             except (OSError, TypeError, ValueError, RecursionError) as error:
                 with contextlib.suppress(OSError):
                     os.unlink(draft)
-                why = f"cannot be written ({_reason(error)}); nothing was changed"
-                raise StoreError(f"{self.path}: {why}") from None
+                text, why = "", _reason(error)
+            if why:  # out here, as above
+                raise StoreError(f"{self.path}: cannot be written ({why}); nothing was changed")
 
 
 @_dataclass

@@ -3602,18 +3602,24 @@ def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch
         write_store({"version": version, "alerters": {"team": {"flavor": "slack", "slack_token": secret}},
                      "stacks": {"default": ["team"]}, "active_stack": "default"})
 
+    def unwritable():
+        with StackStore()._changing() as data:
+            data["alerters"]["other"] = {"slack_token": "xoxb-hidden-6", "no JSON": object()}
+
     def environment():
         for name, value in ("FLAVOR", "slack"), ("SLACK_TOKEN", "xoxb-hidden-5"), ("TIMEOUT", "-1"):
             monkeypatch.setenv(f"ALERTERS_{name}", value)
         post("x")
-    store(1, "xoxb-hidden-1")
-    (tmp_path / "blank").write_text("hidden 2 of a file")
+    store(1, "xoxb-hidden-1"), (tmp_path / "blank").write_text("hidden 2 of a file")
     monkeypatch.setenv("HOOK", "https://example.org/hidden-3 x")
     reference = "{{file.%s}}" % (tmp_path / "blank")
     for mistake in (lambda: post("x", alerter="nope"), lambda: StackStore().register_alerter("team", "slack"),
                     lambda: SlackAlerter(slack_token=reference, slack_channel_id="C1").send("x"),
                     lambda: SlackAlerter(slack_webhook_url="{{env.HOOK}}").send("x"),
-                    lambda: post("x"), lambda: [store(2, "xoxb-hidden-4"), post("x")], environment):
+                    lambda: post("x"), unwritable, lambda: [store(2, "xoxb-hidden-4"), post("x")],
+                    lambda: [write_store('{"alerters": "xoxb-hidden-7"'), post("x")], environment,
+                    lambda: [store(1, "hidden-8"), os.mkdir(store_file() + ".tmp"),
+                             StackStore().set_active_stack("default")]):
         with pytest.raises(AlerterError) as caught:
             mistake()
         assert "hidden" not in _all_of(caught.value, with_locals=True)
@@ -7011,8 +7017,7 @@ def test_a_new_store_posts_to_the_console_and_reading_writes_nothing(tmp_path, m
 
 @posix
 def test_where_the_store_is(tmp_path, monkeypatch, capsys):
-    for name in ("ALERTERS_STORE", "XDG_CONFIG_HOME"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("ALERTERS_STORE"), monkeypatch.delenv("XDG_CONFIG_HOME", False)
     monkeypatch.chdir(tmp_path)
     for name, value, place in (("HOME", "{}/other", "other/.config/alerters/stacks.json"),
                                ("XDG_CONFIG_HOME", "{}/xdg", "xdg/alerters/stacks.json"),
@@ -7023,11 +7028,9 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
         StackStore().register_alerter("me", "console")
         assert (tmp_path / place).is_file()
         assert StackStore(tmp_path / place).load_alerter("me") == ConsoleAlerter()  # a path given wins
-    monkeypatch.chdir(tmp_path / "xdg")
-    assert "me" in StackStore().alerters()  # where it was when first used
-    assert "me" not in StackStore("mine.json").alerters()
-    for name in ("ALERTERS_STORE", "XDG_CONFIG_HOME"):
-        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path / "xdg")  # it is where it was when first used
+    assert "me" in StackStore().alerters() and "me" not in StackStore("mine.json").alerters()
+    monkeypatch.delenv("ALERTERS_STORE"), monkeypatch.delenv("XDG_CONFIG_HOME")
     for home, why in ((os.devnull, "Not a directory"), ("", "no home folder is known")):
         monkeypatch.setenv("HOME", home)
         place = f"{home or '~'}/.config/alerters/stacks.json.lock"
@@ -7086,14 +7089,11 @@ def test_folders_and_files_are_the_owners_alone_from_their_first_byte(mask, monk
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may give files away")
 def test_what_root_changes_stays_its_owners(tmp_path):
     home, old = tmp_path / "home", tmp_path / "stacks.json"
-    home.mkdir()
-    old.write_text("{}")
+    home.mkdir(), old.write_text("{}")
     for path, store in ((home, home / ".config" / "alerters" / "stacks.json"), (old, old)):
         os.chown(str(path), 12345, 12346)
-        StackStore(store).register_alerter("a", "console")
-        StackStore(store).update_alerter("a")
-    made = [(path.stat().st_uid, path.stat().st_gid) for path in tmp_path.rglob("*")]
-    assert made == [(12345, 12346)] * 7
+        StackStore(store).register_alerter("a", "console"), StackStore(store).update_alerter("a")
+    assert [(path.stat().st_uid, path.stat().st_gid) for path in tmp_path.rglob("*")] == [(12345, 12346)] * 7
 
 
 def two_alerters():
