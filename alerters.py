@@ -4273,7 +4273,7 @@ class _Mailbox:
             self._named[uid] = _question_of(_email.message_from_bytes(head))
         return {uid for uid, named in self._named.items() if named == token}
 
-    def _ask(self, *command: str) -> list[Any]:
+    def _command(self, *command: str) -> list[Any]:
         self.session.sock.room = _MAILBOX_CAP
         status, answer = self.session.uid(*command)
         if status != "OK":
@@ -4281,14 +4281,14 @@ class _Mailbox:
         return list(filter(None, answer))
 
     def _search(self, keys: str) -> set[int]:
-        found = b" ".join(self._ask("SEARCH", keys))
+        found = b" ".join(self._command("SEARCH", keys))
         return set(map(int, found.split()))
 
     def fetch(self, uids: list[int], what: str, step: int) -> Iterator[tuple[int, Any, bytes]]:
         """Yield (UID, time of arrival, bytes) of mails, `step` of them at a time."""
         for start in range(0, len(uids), step):
             some = ",".join(map(str, uids[start:start + step]))
-            rows = self._ask("FETCH", some, f"(UID INTERNALDATE {what})")
+            rows = self._command("FETCH", some, f"(UID INTERNALDATE {what})")
             for row, after in zip(rows, rows[1:]):
                 if isinstance(row, tuple):  # (facts, the mail); facts may follow it, too
                     facts = row[0] + after
@@ -4428,8 +4428,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
             if re.match(pattern, value):
                 return None
     by, ident = _writer_of(mail), _last_id(mail, "Message-ID")
-    askers, writer = question._memo, by.casefold()  # the writers of mails that decide nothing, by their ids
-    askers[ident] = writer
+    writer, askers = by.casefold(), question._memo.setdefault("askers", {})
+    askers[ident] = writer  # of a mail that decides nothing, and so may ask something of its own
     if writer not in people:
         return None
     reader = _Reader(question, asker, mail)
@@ -6272,7 +6272,7 @@ _PATTERNS = dict.fromkeys(("plain", "facts", "code"), _URLS)  # no marks, but ad
 _GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
 _COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
 _FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # programs close it behind their last line
-# Lines before a block of code, its fence, its language if it has one and more, and the code.
+# Lines before a block of code, its fence (\3; \2 is the look-ahead's), its language if it has one, the code.
 _PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
                   fr"(?:{_FENCE}(?: ?([\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\3[ \t]*$|\Z)))?"
                   r"((?s:.*?))(?:\3[ \t]*$\n?|\Z))?")
