@@ -987,6 +987,7 @@ class BaseAlerter(_Record):
     clock = _Clock()
     _answer_by = "Answer"
     _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
+    _reads_in_steps = False  # not all that `replies` returns was read at the same moment
     _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
     _ref_forms = {}  # type: dict[str, str]  # of the ids that it takes to post below a message; {}: it cannot
     _example = {}  # type: dict[str, Any]  # fields that make a valid one, for `preview` and `setup`
@@ -1822,12 +1823,11 @@ class Question:
         self.token = record.token  # the unguessable word that names it in its message
         self.deadline = record.deadline  # until when it may be answered, as people were shown it
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
-        # A flavor's `replies` sets these three; before each look they are reset.
+        # A flavor's `replies` sets these three; before each look the first two are reset.
         self._missing: DeliveryError | None = None  # why not all was read; what was counts, but no time-out
         self._veto_unread = False  # who may have declined cannot be read: nothing is approved
-        self._reuses = False  # it took what it had read for an earlier look; before a decision it may not:
-        self._reads_anew = False  # then this is set, for one look more
-        self._thread_read = 0.0  # when its own thread was read: what is read for several may not be older
+        self._is_rationed = False  # what was just read can be read no second time
+        self._fresh_from = 0.0  # what was read before may not serve any more, on clock.monotonic
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
         self._decision: Decision | None = None
@@ -1987,11 +1987,10 @@ class Question:
             self._warn_from = now + _WARN_AGAIN
             _log("warning", "%s", _one_line(what))
 
-    def _look(self, began: float, reads_anew: bool = False) -> Decision | None:
+    def _look(self, began: float, is_second: bool = False) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers, others = [], []
-        self._missing, self._veto_unread, self._reuses = None, False, False
-        self._reads_anew = reads_anew
+        self._missing, self._veto_unread = None, False
         replies = _own_code(self.alerter._who, self._read_replies, reached=False)
         person, approvers = self.alerter._person, self._record.approvers
         if approvers is None:
@@ -2007,11 +2006,14 @@ class Question:
             elif not (reply.is_tap or reply.late or reply.via == "channel"):
                 others.append(reply)
         decision = self._count(answers)
-        if decision is not None and self._reuses:  # what was read before may have been edited
-            return self._look(began, reads_anew=True)
         if decision and self._veto_unread:
             what = "what may decline it cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
+        if decision is not None and self.alerter._reads_in_steps and not (is_second or self._is_rationed):
+            self._fresh_from = self.alerter.clock.monotonic()
+            again = self._look(began, is_second=True)  # which sees all that stood before what decides
+            if not self._is_rationed:
+                return again
         for reply in others:
             if decision is None and reply.by not in self._approvals:
                 self._help(reply)
@@ -2304,7 +2306,7 @@ class _ChatAlerter(BaseAlerter):
     A chat flavor has its fields, `flavor`, `_ref_forms`, `_answer_by`, `_example`, `_setup_fields`, and what
     is declared here, in the order in which it is called: without a bot's token not `_tap` and what follows.
     """
-    _shows_questions = _has_reactions = True
+    _shows_questions = _has_reactions = _reads_in_steps = True
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
     # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).
@@ -2552,9 +2554,9 @@ class _ChatAlerter(BaseAlerter):
         if question._shared is None:  # it is not waited for, only looked at
             return self._read_view(view, question)
         now = self.clock.monotonic()
-        newest = max(now - question._interval(now) / 4, question._thread_read)
+        newest = max(now - question._interval(now) / 4, question._fresh_from)
         if now >= question._ends:  # once more at the deadline
-            newest = max(now - _POLL_MIN / 4, question._ends)
+            newest = max(newest, now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
             if view.began < newest or question not in view.read_for:
                 began, view.error, view.read_for = self.clock.monotonic(), None, set(view.refs)
@@ -2823,20 +2825,23 @@ class SlackAlerter(_ChatAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and its reactions. One request when nothing has changed."""
         is_over = self.clock.monotonic() >= question._ends
-        found, rows = self._thread(question)
+        view, shared = self._view_of(question), ([], None)  # type: _View, Any
+        listens = self.listen == "channel" and not view.thread
+        if view.thread or listens or len(view.refs) > 1:
+            shared = self._share(question)
+        found, rows = self._thread(question, view, shared)
         row = self._with_all_taps(question, found)
         if is_over:  # no tap tells its time: one that was not there at the first look came too late
             row = question._memo.setdefault("taps", row)
         question._record.author = row.get("user") or question._record.author
         answers = self._answers(question, rows, "reply")
-        if self.listen == "channel" and not question.ref.get("thread_ts"):
-            rows, missing = self._share(question)
-            if missing:  # of a part nobody knows which question stands above it
-                question._missing = missing
-            else:
-                answers += self._answers(question, rows, "channel")
-        if question._missing and not self._view_of(question).rationed:  # else taps decide meanwhile
-            question._veto_unread = True
+        if listens and self._is_whole(question, shared):  # of a part nobody knows what stands above it
+            answers += self._answers(question, shared[0], "channel")
+        question._is_rationed = view.rationed
+        if not question._missing:
+            question._memo["unread"] = False
+        elif question._memo.get("unread", question._is_resumed) or not view.rationed:
+            question._veto_unread = True  # else taps decide meanwhile
         answers.sort(key=operator.itemgetter("at"))
         for reaction in row.get("reactions") or ():
             for user in reaction.get("users") or ():
@@ -2844,41 +2849,42 @@ class SlackAlerter(_ChatAlerter):
                     answers.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
         return answers
 
-    def _thread(self, question: Question) -> tuple[_Dict | None, list[_Dict]]:
+    def _thread(self, question: Question, view: _View, found: Any) -> tuple[_Dict | None, list[_Dict]]:
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
-        Of many questions in a channel conversations.history tells which have new replies: one call for all.
-        It tells of none that is edited or deleted: for these such a thread is read again, of many one a
-        second, as well as at the deadline, and where something decides.
+        found: what conversations.history tells of all, one call for many: which have new replies. It tells of
+        none that is edited or deleted: for these such a thread is read again, of many one a second, as well
+        as at the deadline, and where something decides.
         """
-        view, ts, now = self._view_of(question), question.ref["ts"], self.clock.monotonic()
+        ts, now = question.ref["ts"], self.clock.monotonic()
         told, known, at = question._memo.get("thread", (None, [], -_POLL_MAX))
-        if not view.thread and len(view.refs) > 1:
-            row = _row_with(self._share(question)[0], "ts", ts)
-            if row:
-                if not row.get("reply_count"):
-                    return row, []
-                until = min(at + min(len(view.refs), _POLL_MAX), question._ends)
-                if told == row.get("latest_reply") and now < until and not question._reads_anew:
-                    question._reuses = True
-                    return row, known
-        if view.thread:
-            rows, question._missing = self._share(question)
-        else:
-            rows, question._missing = self._read(view, question, "replies", {"ts": ts})
-        if rows:
-            question._thread_read = self.clock.monotonic()
-        if question._missing:
-            if rows:  # of the others nobody has read what they decide
-                question._memo["unread"] = True
-            question._veto_unread = question._memo.get("unread", question._is_resumed)
+        row = _row_with(found[0], "ts", ts)
+        if row and not view.thread:
+            if not row.get("reply_count"):
+                return row, []
+            until = min(at + min(len(view.refs), _POLL_MAX), question._ends)
+            if told == row.get("latest_reply") and question._fresh_from <= at and now < until:
+                return row, known
+        if not view.thread:
+            found = self._read(view, question, "replies", {"ts": ts})
+        rows = found[0]
+        if not self._is_whole(question, found):
             return None, rows
         row = _row_with(rows, "ts", ts)
         if row is None or row.get("subtype") == "tombstone":
             raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
                            hint="begin anew")
-        question._memo.update(thread=(row.get("latest_reply"), rows, now), unread=False)
+        question._memo["thread"] = row.get("latest_reply"), rows, now
         return row, rows
+
+    def _is_whole(self, question: Question, found: Any) -> bool:
+        """True if all was read. found: as `_read` returns it."""
+        rows, missing = found
+        if missing:
+            question._missing = missing
+            if rows:  # of the others nobody has read what they decide
+                question._memo["unread"] = True
+        return not missing
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
         if view.thread:
@@ -3375,15 +3381,9 @@ class DiscordAlerter(_ChatAlerter):
         elif message.get("flags", 0) & _HAS_THREAD:  # that is a channel with the same id
             thread = self._rows(f"/channels/{mid}/messages", int(mid), absent=404)
             below = self._answers(question, thread, "reply")
-        taps = self._tapped(question, message)
-        if below + taps != question._memo.get("apart", []):  # what is read for several may not be older
-            question._thread_read = self.clock.monotonic()
-            rows = self._share(question)
-            taps = self._tapped(question, _row_with(rows, "id", mid) or message)
-            question._memo["apart"] = below + taps
         answers = self._answers(question, rows, counts_as) + below
         answers.sort(key=operator.itemgetter("at"))
-        return answers + taps
+        return answers + self._tapped(question, message)
 
     def _read_view(self, view: _View, _: Question) -> list[_Dict]:
         oldest = min(map(self._order, list(view.refs.values())))
