@@ -1804,9 +1804,10 @@ class _Reply:
     by, text, via = "", "", "reply"  # the user id; as written, or the emoji; as in a Decision
     at: float | None = None  # when it was written or last edited, by the service's clock; None: not known
     asked: float | None = None  # when the question was posted, by that clock
+    edited: Any = False  # it was, so that nobody knows since when it says what it says
     thread: Any = None  # where to answer it, if not at the question; a flavor's own
     means: Decision  # what an answer would decide; the look that reads it sets this and the next two
-    late = vetoes = False  # the second: it is a tap that declines
+    late = vetoes = False  # the second: it declines, since nobody knows when
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         vars(self).update(given)
@@ -2001,7 +2002,8 @@ class Question:
                 continue
             answer, reply.late = self._meaning(reply), self._is_late(reply, began)
             if answer is not None:
-                reply.means, reply.vetoes = answer, reply.is_tap and answer.status == "declined"
+                reply.means = answer
+                reply.vetoes = answer.status == "declined" and bool(reply.is_tap or reply.edited)
                 answers.append(reply)
             elif not (reply.is_tap or reply.late or reply.via == "channel"):
                 others.append(reply)
@@ -2054,7 +2056,7 @@ class Question:
         """Return the decision: a decline, or the approval that completes them.
 
         First count words as they were written, then taps, of which no service tells the time. So a declining
-        one wins; one that may have come too late stops an approval, and else is nothing.
+        one wins, as does an edit; one that may have come too late stops an approval, and else is nothing.
         """
         record, last = self._record, None
         approvals: dict[str, str] = {}  # person: user id
@@ -2959,7 +2961,8 @@ class SlackAlerter(_ChatAlerter):
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         return {"by": row["user"], "text": text, "via": counts_as,
-                "at": self._order(row.get("edited") or row), "asked": self._order(question.ref)}
+                "at": self._order(row.get("edited") or row), "edited": row.get("edited"),
+                "asked": self._order(question.ref)}
 
     def _order(self, row: _Dict) -> float:
         return float(row.get("ts") or 0)  # a time; the string itself stays the id
@@ -3433,7 +3436,7 @@ class DiscordAlerter(_ChatAlerter):
         if edited:
             at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
         answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via, "at": at,
-                  "asked": _snowflake_time(question.ref["message_id"])}
+                  "edited": edited, "asked": _snowflake_time(question.ref["message_id"])}
         if row.get("channel_id") not in (None, question.ref["channel_id"]):  # a thread: there it is answered
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer

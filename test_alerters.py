@@ -4948,6 +4948,8 @@ ADOPTED = {  # what happens to a question of 60 s whose process died -> its end,
     "a tap too late": (lambda r, q: (r.clock.sleep(63), r.react(q, r.ann, "✅")), "timeout", True),
     "an edit too late": (lambda r, q: r.service.edit(
         (r.reply(q, r.ann, "hm"), r.clock.sleep(5000))[0], "yes"), "timeout", True),
+    "a decline before a yes, edited later": (lambda r, q: [r.service.edit(edited, "no: not yet") for edited in
+        [r.reply(q, r.ann, "no")] if r.reply(q, r.bob, "yes") and not r.clock.sleep(9)], NO, False),
     "a tap that can never be read": (lambda r, q: (
         r.react(q, r.bob, "❌"), r.reply(q, r.ann, "yes"), setattr(r.service, "reaction_users_max", 0),
         r.service.scopes.discard("reactions:read"), r.clock.sleep(5000)), "timeout", True),
