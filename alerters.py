@@ -683,8 +683,9 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Param
 
 def _in_thread(name: str, work: Callable[..., object], *given: Any) -> _threading.Thread:
     """Do it in a thread; right here where none can be had, as while the interpreter ends."""
-    thread = _threading.Thread(target=work, args=given, name=f"alerters-{name}", daemon=True)
+    thread = _threading.Thread(target=work, args=given, name=f"alerters-{name}")
     try:
+        thread.daemon = True  # an isolated subinterpreter has none
         thread.start()
     except RuntimeError:
         work(*given)
@@ -969,8 +970,7 @@ class _Clock:
 
     @staticmethod
     def monotonic() -> float:
-        # While the machine sleeps time.monotonic may stand still, and a shown deadline would move. These go
-        # on; macOS has the second one alone (man 3 clock_gettime).
+        # These go on while the machine sleeps, as a shown deadline does; macOS has the second one alone.
         if sys.platform != "win32":
             with contextlib.suppress(OSError):  # a sandbox may not have it
                 return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
@@ -2201,8 +2201,8 @@ class Question:
             self._say("Nobody waits for an answer any more. This question is closed.")
 
         self._decision = Decision("timeout", at=self.alerter.clock.now())
-        thread = _threading.Thread(target=close, name="alerters-close", daemon=True)
         with contextlib.suppress(RuntimeError):  # no new threads while the interpreter ends
+            thread = _threading.Thread(target=close, name="alerters-close", daemon=True)
             thread.start()
             thread.join(_CLOSING)
 
