@@ -135,6 +135,8 @@ else:
             about = {"__doc__": "-"}  # else dataclasses would write one, by this very __init__
             made = dataclasses.dataclass(repr=False, eq=False)(type(self.cls.__name__, (self.cls,), about))
             self.cls.__init__ = _known_keywords(made.__init__, self.cls.__name__)
+            if instance is self.cls:  # as inspect.signature binds it, which in Python 3.13.5 then unwraps it
+                return made.__init__.__get__(instance)
             return self.cls.__init__.__get__(instance, owner)
 
     def _dataclass(cls):
@@ -4898,8 +4900,7 @@ def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
             raise ConfigError(f"flavor {flavor}: cannot import it ({_one_line(error)}): write "
                               "package.module.Class, and run where it can be imported") from None
     own = isinstance(flavor, type) and issubclass(flavor, BaseAlerter) and dataclasses.is_dataclass(flavor)
-    name = getattr(flavor, "flavor", "")
-    if not (own and name and isinstance(name, str)):
+    if not (own and flavor.flavor and isinstance(flavor.flavor, str)):
         raise ConfigError(f"a flavor is a dataclass on BaseAlerter with a `flavor`, not {_kind_of(flavor)}")
     if _BUILT_IN.get(flavor.flavor, flavor) is not flavor:
         raise ConfigError(f"flavor {flavor.flavor!r} is built in: choose another name for {flavor.__name__}")
@@ -5616,9 +5617,7 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     elif worst >= _logging.WARNING:
         level = "warning"
     facts["host"] = _socket.gethostname()
-    body = None
-    if news:
-        body = _fenced(news)
+    body = _fenced(news) if news else None
     return AlerterMessage(title, body, facts, level=level)
 
 
