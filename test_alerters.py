@@ -1724,8 +1724,7 @@ def discord_alerter(service, **fields):
 
 def mail_alerter(smtp, imap=None, clock=None, **fields):
     fields = {"smtp_server": smtp.host, "smtp_port": smtp.port, "sender_email": "bot@example.org",
-              "password": "smtp-password-1", "recipient_email": ["ann@example.org", "bob@example.org"],
-              **fields}
+              "password": "smtp-password-1", "recipient_email": [ANN, BOB], **fields}
     if imap:
         fields = {"imap_server": imap.host, "imap_port": imap.port, **fields}
     return (in_time(SMTPEmailAlerter, clock) if clock else SMTPEmailAlerter)(**fields)
@@ -1936,9 +1935,8 @@ def test_metadata_keeps_its_order_and_takes_any_value_of_any_size(chats, kind):
         "empty": "", 7: "a number as name", "long": 10 ** 5000,
         "mute": type("Mute", (), {"__repr__": lambda self: 1 / 0})()}
     odd_values_seen = "1;0.1;None;[1, 'x'];{'k': 2};b'\\xff';12 <€>;nan;True;;a number as name".split(";")
-    big_fields = [
-        {"n" * 300: 1}, {"n" * 780: "v"}, {"k": "v" * 1100}, {"k": "v\n" * 900}, {"": "", " ": "\t"},
-        {"<&>_*" * 40: "[" * 300}, {f"k{i}": i for i in range(600)}]
+    big_fields = [{"n" * 300: 1}, {"n" * 780: "v"}, {"k": "v" * 1100}, {"k": "v\n" * 900},
+                  {"": "", " ": "\t"}, {"<&>_*" * 40: "[" * 300}, {f"k{i}": i for i in range(600)}]
     alerter, service = chats[kind]
     alerter.send(AlerterMessage("t", metadata=odd_values))
     payload = service.posted[0]["payload"]
@@ -2067,7 +2065,7 @@ def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
     assert alerter.post(AlerterMessage(**FULL)) is True
     plain = {name: part for name, part in SLACK_FULL.items() if name != "blocks"}
     assert _posted(service) == [{"channel": "C0ALERTS", **plain}]
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert ["json-pointer:/blocks" in message for message in errors_of(caplog, logging.WARNING)] == [True]
 
 
 # === Any text, a thousand times ===
@@ -3197,10 +3195,9 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"no sensible answer (ValueError): {ODD}{MAYBE}"),
     "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"), NO_TLS)}
 if sys.version_info >= (3, 13):
-    CAUSES["an own CA that Python 3.13 refuses"] = (
-        lambda s: s.having("CURL_CA_BUNDLE", s.shop.lax_ca, s.tls("lax", trusted=False)),
-        f"{REFUSED} (REASON): Python 3.13 and later are strict (RFC 5280): its owner has to make certificate "
-        "or CA anew")
+    CAUSES["an own CA that Python 3.13 refuses"] = (lambda s: s.having(
+        "CURL_CA_BUNDLE", s.shop.lax_ca, s.tls("lax", trusted=False)), f"{REFUSED} (REASON): Python 3.13 and "
+        "later are strict (RFC 5280): its owner has to make certificate or CA anew")
 
 
 @pytest.mark.parametrize("cause", CAUSES)
@@ -3390,8 +3387,7 @@ SMALL_FILES = [(f"part {number}.log", b"x%d" % number) for number in range(10)]
 URLS = [f"https://x.example/{number}.png" for number in range(40)]
 MANY_FILES = {
     "pictures and files": {"images": [PNG] * 7, "files": SMALL_FILES[:4]}, "addresses": {"images": URLS},
-    "a long text, facts and files": {"body": LONG_TRACE, "metadata": {n: n for n in range(60)},
-                                     "files": SMALL_FILES}}
+    "all": {"body": LONG_TRACE, "metadata": {n: n for n in range(60)}, "files": SMALL_FILES}}
 
 
 @pytest.mark.parametrize("kind, case", [*itertools.product(FILE_KINDS, MANY_FILES)])
@@ -4241,9 +4237,8 @@ def test_a_question_is_this_payload(room):
                f"else. Or tap ✅ or ❌.\n{why}\nOpen until <t:{end}:t> (<t:{end}:R>) for <@11>, <@12>.")
         assert got == {
             "content": "<@11> <@12>", "allowed_mentions": {"parse": [], "users": ["11", "12"], "roles": []},
-            "embeds": [{"color": 0x3B82F6, "title": "Deploy?", "description": "v2 @\u200bhere",
-                        "fields": [{"name": "accuracy", "value": "0.9", "inline": True}],
-                        "image": {"url": "http://x.io/a"}},
+            "embeds": [{"color": 0x3B82F6, "title": "Deploy?", "description": "v2 @\u200bhere", "fields": [
+                {"name": "accuracy", "value": "0.9", "inline": True}], "image": {"url": "http://x.io/a"}},
                        {"color": 0x3B82F6, "description": how, "footer": {"text": note}}]}
     called = {raw for kind, raw in room.pings(row["payload"]) if kind not in ("date", "link")}
     assert (called, room.taps(question)) == ({f"<@{room.ann}>", f"<@{room.bob}>"}, ["✅", "❌"])
@@ -4618,7 +4613,8 @@ def test_a_refusal_is_noted_under_the_question_and_who_waits_again_reads_anew(ro
 
 def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(room):
     room.clock.at(7, lambda: room.service.fail("/api", Fault(status=500), times=None))
-    pytest.raises(DeliveryError, _decide, room, timeout=10).match("ask again with the same key")
+    for _ in range(2):
+        pytest.raises(DeliveryError, _decide, room, timeout=10).match("ask again with the same key")
     room.service.heal()
     room.service.now = lambda: room.clock.now() - 6  # as if it had been written in time
     answer = room.reply(room.asked(), room.ann, "yes")
@@ -4783,7 +4779,7 @@ def crowd(request):
         yield Room(request.param, service)
 
 
-def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd, monkeypatch):
+def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd, monkeypatch, caplog):
     monkeypatch.setattr(alerters, "_SLACK_PAGE", "50" if MORE else "5")  # they fill several
     room, clock, edited, slow, answer = crowd, crowd.clock, [], [], crowd.service.answer
     alerter = room.alerter(approvers=[room.ann, room.bob], timeout=120)
@@ -4818,7 +4814,7 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd, m
         return sum(start <= moment < end for moment in reads) / (end - start)
     assert rate(0, 10) <= (12 if MORE else 5.7) and rate(50, 100) <= (3 if MORE else 0.8)
     latest = {1: 8.1, 3: 9.1, 4: 44.1, 5: 77.1, 6: 51.1 if MORE else 33.1}
-    assert [n for n in latest if ends[n][1] > latest[n]] == []
+    assert [n for n in latest if ends[n][1] > latest[n]] + caplog.messages == []
 
 
 def test_a_no_stands_before_a_later_yes_whatever_had_been_read_by_then(room):
@@ -5590,8 +5586,7 @@ def refusal_of(alerter, message="the alert"):
 
 
 def errors_of(caplog, level=logging.ERROR):
-    return [record.getMessage() for record in caplog.records if record.name == "alerters"
-            and record.levelno == level]
+    return [r.getMessage() for r in caplog.records if (r.name, r.levelno) == ("alerters", level)]
 
 
 def part_text(part):
@@ -5674,12 +5669,11 @@ BAD_ADDRESSES = [
 def test_what_cannot_be_right_is_a_config_error_before_anything_is_sent(relay):
     mistakes = [
         {"smtp_server": "mail.example.org", "use_tls": False}, {"use_tls": "banana"}, {"smtp_server": ""},
-        {"smtp_server": "smtp://mail.example.org"}, {"smtp_server": "mail.example.org\r\nRSET"},
+        {"smtp_server": "smtp://x.example"}, {"smtp_server": "x.example\r\nRSET"}, {"timeout": "soon"},
         {"sender_email": ""}, {"sender_email": "bot@example.org\r\nBcc: eve@evil.test"}, {"smtp_port": 0},
-        {"sender_email": "=?utf-8?q?a=0AX:_1?= <bot@example.org>"}, {"imap_port": 70000},
+        {"sender_email": "=?utf-8?q?a=0AX:_1?= <b@x.org>"}, {"imap_port": 70000}, {"approvers": ["Ann"]},
         {"password": "abc\r\ndefgh"}, {"imap_password": "abc\ndefgh"}, {"username": "bot\r\nA1 DELETE INBOX"},
-        {"subject_prefix": "[x]\r\nBcc: eve@evil.test"}, {"imap_server": "imap.example.org/inbox"},
-        {"timeout": "soon"}, {"approvers": ["Ann"]}, {"smtp_port": "587"}]
+        {"subject_prefix": "[x]\r\nBcc: eve@evil.test"}, {"imap_server": "x.org/in"}, {"smtp_port": "587"}]
     for mistake in mistakes:
         with pytest.raises(ConfigError) as caught:
             relay_alerter(relay, **{"password": "geheim-123", **mistake})
@@ -5704,8 +5698,7 @@ def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
     headers = {name: str(value) for name, value in mail.message.items()}
     assert re.fullmatch(r"<alerters\.[0-9a-f]{16}@example\.org>", headers.pop("Message-ID"))
     assert headers.pop("Content-Type").startswith("multipart/alternative")
-    assert headers == {
-        "Subject": "Training done", "From": "bot@example.org", "To": "ann@example.org, bob@example.org",
+    assert headers == {"Subject": "Training done", "From": "bot@example.org", "To": f"{ANN}, {BOB}",
         "Date": "Tue, 14 Nov 2023 22:13:20 +0000", "Auto-Submitted": "auto-generated", "MIME-Version": "1.0",
         "X-Auto-Response-Suppress": "OOF, AutoReply"}
     assert mail_text(mail) == "Training done\n\nAll good.\n\nb < c: None\n" and not page.images
@@ -6748,12 +6741,13 @@ def test_answers_go_to_their_own_question_by_subject_or_by_id(desk):
     second = desk.open(AlerterMessage("Deploy 2?")._with(_reply_to=Receipt("x", first.ref)))
     desk.imap.deliver(mail_reply(desk.relay.mails[-1].message, ANN, "approve", "gmail"))
     assert (outcome(first), outcome(second)) == (None, YES)
-    thread = [(EVE, 1, 0, "?"), (ANN, 2, 1, "ok"), (BOB, 3, 1, "no"), (ANN, 4, 2, "yes"), (BOB, 5, 2, "ok"),
+    thread = [(BOB, 1, 0, "?"), (ANN, 2, 1, "ok"), (ANN, 3, 1, "no"), (ANN, 4, 2, "yes"), (BOB, 5, 2, "ok"),
               (BOB, 6, 4, "ok"), ("bot@example.org", 7, 0, "Deploy?"), (ANN, 8, 7, "ok"),
               (f"{BOB}, x", 9, 0, ""), (ANN, 10, 9, "ok"), ("t@example.org", 11, 0, "?"), (ANN, 12, 11, "ok")]
-    head = f"From: {{}}\nMessage-ID:\n <{{}}@x>y\nReferences: {first.ref['message_id']} <{{}}@x>\n\n{{}}"
-    mails = [head.format(*mail).encode() for mail in thread]  # writer, id, the one it answers, text
-    assert read_at_once(first, mails) == [None, None, "declined", YES, None, YES, None, YES, *[None] * 4]
+    for named in ("References", "In-Reply-To"):  # some programs write one of them alone
+        head = f"From: {{}}\nMessage-ID:\n <{{}}@x>y\n{named}: {first.ref['message_id']} <{{}}@x>\n\n{{}}"
+        mails = [head.format(*mail).encode() for mail in thread]  # writer, id, the one it answers, text
+        assert read_at_once(first, mails) == [None, None, NO, YES, None, YES, None, YES, *[None] * 4]
 
 
 def test_a_key_adopts_the_question_and_its_answer(desk):
@@ -6783,7 +6777,7 @@ def run_cli(capsys, *args):
 
 
 def environment_with(**changes):
-    env = {**os.environ, "PYTHONIOENCODING": "utf-8", **changes}
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "", **changes}
     return {name: value for name, value in env.items() if value is not None}
 
 
@@ -7314,7 +7308,7 @@ WRONG_VARIABLES = [  # what is set, what is said
       for more, name, meant in (
         ({"SLACK_TOKEN": "xoxb-1"}, "FLAVOUR", "FLAVOR"), (SLACK_SET, "SLACK_CHANEL_ID", "SLACK_CHANNEL_ID"),
         ({"FLAVOR": "discord"}, "TOKEN", "DISCORD_TOKEN"), (MAIL_SET, "SMTP_HOST", "SMTP_SERVER"),
-        ({}, "STACKS", "STACK"), ({}, "SMTP_PASSWORD", "PASSWORD"))]]
+        ({}, "STACKS", "STACK"), ({}, "SMTP_PASSWORD", "PASSWORD"), (MAIL_SET, "USER", "USERNAME"))]]
 
 
 def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
@@ -8970,7 +8964,8 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
             nobody.delenv(name, raising=False)
         nobody.setattr("pwd.getpwuid", {}.__getitem__)
         assert said("yes\n")[0].by == str(os.getuid())
-    assert said("deploy\n", approve_msg_options=["deploy"])[0].status == "approved"
+    decision, err = said("deploy\n", approve_msg_options=["deploy"], approvers=[decision.by])
+    assert decision and "does not count" not in err
     for line, given in (("", {"timeout": 0.02}), ("\x04", {}),  # Ctrl-D: nobody
                         ("yes\n", {"approvers": ["nobody-of-that-name"], "timeout": 0.02})):
         began = time.monotonic()
