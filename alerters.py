@@ -5996,7 +5996,8 @@ class _Copy:
             tail = tail[4096:]
         text = tail.decode("utf-8", "replace")
         if "\ufffd" in text[3:]:  # not of a letter that was cut: many programs of Windows write no UTF-8
-            text = tail.decode(_locale.getpreferredencoding(False), "replace")
+            local = getattr(_locale, "getencoding", functools.partial(_locale.getpreferredencoding, False))
+            text = tail.decode(local(), "replace")  # by Python 3.15 the other one is always UTF-8
         text = re.sub(_TERMINAL, "", text)
         text = re.sub(r"(?m)^[^\n]*\r(?=[^\r\n])", "", text).replace("\r", "")  # progress bars as they ended
         return _hide(text).rstrip().splitlines()[-_SHOWN:]

@@ -9157,7 +9157,8 @@ TOLD = {  # the job's script: title, body and level of what is told
 
 @posix
 def test_what_run_tells(quiet, run_here, monkeypatch):
-    monkeypatch.setattr("locale.getpreferredencoding", lambda _: "cp1252")
+    monkeypatch.setattr("locale.getencoding", lambda: "cp1252", raising=False)
+    monkeypatch.setattr("locale.getpreferredencoding", lambda _: "utf-8")  # as Python 3.15 has it
     for case, (script, *want) in TOLD.items():
         code = 178 if "178" in script else "exit 1" in script
         assert run_here("--", "sh", "-c", script)[0] == code, case
