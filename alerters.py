@@ -3755,13 +3755,14 @@ _US = "\1"  # stands in a line for our name or address
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
+_CITES = r"(?i:quoting|[zc][iy]t\w+|цит\w+|siterer|lainaus|alıntı|引[用述])(?: \w{2,3})? "
 _COLON, _LABEL = r"[:\uff1a-]\W*", r"[^\1:\uff1a]{1,24}(?:[:\uff1a]| (?=\"|\S+@))"
 _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "dashes": "--",
     "subject": r".*\[#[0-9a-f]{16}\].*",  # Subject: Re: Deploy? [#…]
-    "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} (?:GMT|[+-]\d{4})",  # On Tue, 24 Nov 2026 10:12:00 GMT
-    "says": rf"\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes:
-    "wrote": rf"(?=.*{_US}){_DATE}{_COLON}",  # On 24.11.2026, Bot wrote:
+    "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} (?:GMT|[+-]\d{4}),?",  # On Tue, 24 Nov 2026 10:12:00 GMT
+    "says": rf"(?:{_CITES})?\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes: or, of Horde, Quoting Bot:
+    "wrote": rf"(?=.*{_US}){_DATE}{_COLON}|{_CITES}{_US} \([\d :-]+\)",  # On 24.11.2026, Bot wrote:
     "began": rf"(?=.*{_US}){_DATE}",  # On 24.11.2026, Bot has
     "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
@@ -3770,9 +3771,9 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
                r"(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "rule": r"(?i)(?=-+ ?\S+(?: \S+){,2} ?-+$)"  # of three words at most
+    "rule": r"(?i)(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
             r"-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
-            r".{,20}(?:r[iy][gjx]+in|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc|ригинал|исход|почат"
+            r".{,20}(?:r[iy]?[gjx]+in|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc|ригинал|исход|почат"
             r"|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
@@ -3780,7 +3781,8 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label dated | dated us label* | label dated label) subject
-           | subject dated us label | wrote | began colon | stamp? says | timed) (short{,40} quoted | bare+)
+           | subject dated us label | us subject dated | wrote | began colon | stamp? says | timed)
+           (short{,40} quoted | bare+)
   | dashes ((?!quoted|bare|wrote|subject)\w+=(?![>|]).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
   | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
@@ -3822,7 +3824,8 @@ _NOTICES = (
     r"you don.t often get email from \S{1,99} learn why this is important(?:(?: at)? https?://aka.ms/\w+)?",
     r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
     r"(?:non-text part: |attachment: \S{1,99} \(|\d:)(?:text|multipart|image)/[\w.-]+"  # of notmuch and Rmail
-    r"(?:\)| (?:show|hide)(?: save:\S{1,99} \(\w+\))?)?")
+    r"(?:\)| (?:show|hide)(?: save:\S{1,99} \(\w+\))?)?",
+    r"-----begin pgp (?:signed message-----(?: hash: \S+)?|signature-----[^-]{1,3000}-----end pgp \w+-----)")
 _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
                  + r")[\s>|.!*\]<…]*){1,9}$")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
@@ -4502,7 +4505,7 @@ class _Reader:
         named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
         called = re.findall(named, ", ".join(_header_values(mail, "To", "Cc")))
         names = filter(None, [name, address, *called])
-        self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![\w-])"
+        self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![^\W이님]|-)"
         writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
         self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names

@@ -1420,7 +1420,7 @@ On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Vào Th 3, 24 thg 11, 2026 
 {N} <{E}> 于2026年11月24日周二 10:12写道： ¦ On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote:
 wt., 24 lis 2026 o 10:12 {N} <{E}> napisał(a): ¦ ---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ----
 Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>: ¦ {N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12):
-On Tue, Nov 24, 2026 at 10:12 AM, {N}⏎<{E}> wrote: ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
+From: {E}⏎Subject: {S}⏎Date: 24 Nov 2026 10:12 GMT ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
 út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal: ¦ El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió:
 On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
 Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
@@ -1430,11 +1430,11 @@ On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ เมื่อ อ. 24 
 On Tue, 24 Nov 2026 10:12:00 GMT⏎{E} wrote: ¦ 在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ {N} <{E}> writes:
 On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ >>>>> {N} <{E}> writes:
 On November 24, 2026, {N} <{E}> wrote: ¦ W dniu 24.11.2026 o 10:12, {N} pisze: ¦ 24. Nov. 2026, 10:12 von {E}:
-2026年11月24日(火) 10:12 {N} <{E}>: ¦ Quoting {E} on 24.11.2026 10:12:00: ¦ Am 2026-11-24 10:12, schrieb {N}:
+2026年11月24日(火) 10:12 {N} <{E}>: ¦ Quoting {E} (2026-11-24 10:12:00) ¦ Am 2026-11-24 10:12, schrieb {N}:
 On 11/24/26 10:12 AM, {N} wrote: ¦ On Nov 24 at 10:12 AM, {E} wrote: ¦ {E} schrieb am 24.11.2026 10:12:
-On 24/11/2026 10:12, {N} wrote: ¦ On 2026/11/24 10:12, {N} wrote: ¦ 24.11.2026, 10:12, "{N}" <{E}>:
+Zitat von {E}: ¦ 2026-11-24 10:12에 {E}이(가) 쓴 내용: ¦ 24.11.2026, 10:12, "{N}" <{E}>:
 {E} wrote:⏎> ZjQcmQRYFpfptBannerStart⏎> This Message Is From an External Sender⏎> ZjQcmQRYFpfptBannerEnd
-{E} wrote:⏎> [2:text/html Hide Save:a.b (3kB)] ¦ On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:
+{E} wrote:⏎> [2:text/html Hide Save:a.b (3kB)] ¦ On Tue, 24 Nov 2026 10:12:00 +0000,⏎{E} wrote:
 On Tue, 24 Nov 2026, {E} wrote: ¦ -------- Original Message --------⏎On 24/11/2026 10:12, {N} <{E}> wrote:""")
 MAIL_HEADS = re.split(" ¦ |\n", """\
 Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
@@ -1452,6 +1452,7 @@ ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年1
 Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
 ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November 2026\
  10:12⏎To: {T}⏎Subject: {S}
+-------- Orginalmeddelande \t--------⏎Ämne: {S}⏎Datum: 24.11.2026 10:12⏎Från: {N} <{E}>⏎Till: {T}
 -----Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
 From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
 ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
@@ -6233,6 +6234,8 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS[::2]]
     layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f"]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
+    layouts += ["-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{A}\n\n" + ATTRIBUTIONS[0] + "\n{Q}\n\n"
+                "-----BEGIN PGP SIGNATURE-----\n\niQEz+/8\n=hgf2\n-----END PGP SIGNATURE-----"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
     for number, (message, name, to) in enumerate(NAMED):
         question = desk.open(message, recipient_email=[ANN, BOB, "carl@wrote.at"])  # a domain is no name
