@@ -548,9 +548,7 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
 
 def _kind_of(value: object) -> str:
     """Return what to call a value that is of no use here; two copies of this module are easily mixed up."""
-    kind: type[Any] = type(value)
-    if isinstance(value, type):
-        kind = value
+    kind: type[Any] = value if isinstance(value, type) else type(value)
     for cls in kind.__mro__:
         if cls.__name__ in __all__ and globals().get(cls.__name__) is not cls:
             place = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
@@ -5223,6 +5221,8 @@ class _Broken(BaseAlerter):
 
 def _open_plain(path: str, flags: int) -> int:
     """Open a file; a pipe or a device, which may never answer, is none."""
+    if path[:1] == "~":  # no home is known, and a folder of this name may be anyone's
+        raise FileNotFoundError(path)
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     if not _stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -7240,10 +7240,8 @@ def _typed_message(options: Any) -> AlerterMessage:
 
 
 def _typed_params(options: Any) -> _Params:
-    given = {}
-    for name in AlerterParameters.__dataclass_fields__:  # by the names of options, or their `dest`
-        given[name] = getattr(options, name, None)
-    return AlerterParameters(**given)
+    names = AlerterParameters.__dataclass_fields__  # those of options, or their `dest`
+    return AlerterParameters(**{name: getattr(options, name, None) for name in names})
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:

@@ -7032,13 +7032,14 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "xdg")  # it is where it was when first used
     assert "me" in StackStore().alerters() and "me" not in StackStore("mine.json").alerters()
     monkeypatch.delenv("ALERTERS_STORE"), monkeypatch.delenv("XDG_CONFIG_HOME")
+    shutil.copytree("alerters", "~/.config/alerters")  # in a folder of anyone's
     for home, why in ((os.devnull, "Not a directory"), ("", "no home folder is known")):
         monkeypatch.setenv("HOME", home)
         place = f"{home or '~'}/.config/alerters/stacks.json.lock"
         assert run_cli(capsys, "register", "a", "--flavor=console") == (2, "", (
             f"alerters: {place}: cannot be locked ({why}): choose another store with $ALERTERS_STORE; "
             "$ALERTERS_FLAVOR needs none, but a key does\n"))
-        assert post("still told") is True
+        assert post("still told") is True and "me" not in StackStore().alerters()
 
 
 def test_what_the_file_looks_like():
@@ -8232,7 +8233,6 @@ def test_watch_leaves_coroutines_as_they_are(received):
 def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, received, monkeypatch):
     let_go = threading.Event()
     received.before = lambda *_: let_go.wait(5) or pytest.fail("the loop was held up")
-
     async def job():
         asyncio.get_running_loop().call_soon(let_go.set)
         async with watch("job"):
