@@ -2692,7 +2692,8 @@ class _View:
         self.found: Any = None
         self.error: DeliveryError | None = None
         self.free_at = 0.0  # Slack, on clock.monotonic: when it lets the app read again
-        self.rationed = False  # Slack: whether the app may read once a minute
+        self.rationed = False  # Slack: whether the app may read once a minute, as far as it is known
+        self.read_at: dict[str, float] = {}  # Slack, on clock.monotonic: when it let the app read, by what
 
 
 def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
@@ -2919,6 +2920,9 @@ class SlackAlerter(_ChatAlerter):
             if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
                 view.rationed = True
             return rows, error.with_traceback(None)  # which would keep the view
+        if now < view.read_at.get(kind, -_RATION) + 0.8 * _RATION:
+            view.rationed = False  # it only had to wait for once
+        view.read_at[kind] = now
         return rows, None
 
     def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
