@@ -2003,7 +2003,8 @@ class Question:
             answer, reply.late = self._meaning(reply), self._is_late(reply, began)
             if answer is not None:
                 reply.means = answer
-                reply.vetoes = answer.status == "declined" and bool(reply.is_tap or reply.edited)
+                if reply.is_tap or reply.edited:
+                    reply.vetoes = answer.status == "declined"
                 answers.append(reply)
             elif not (reply.is_tap or reply.late or reply.via == "channel"):
                 others.append(reply)
@@ -2920,7 +2921,7 @@ class SlackAlerter(_ChatAlerter):
             if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
                 view.rationed = True
             return rows, error.with_traceback(None)  # which would keep the view
-        if now < view.read_at.get(kind, -_RATION) + 0.8 * _RATION:
+        if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:
             view.rationed = False  # it only had to wait for once
         view.read_at[kind] = now
         return rows, None
@@ -2964,9 +2965,9 @@ class SlackAlerter(_ChatAlerter):
         text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        return {"by": row["user"], "text": text, "via": counts_as,
-                "at": self._order(row.get("edited") or row), "edited": row.get("edited"),
-                "asked": self._order(question.ref)}
+        edited = row.get("edited")
+        return {"by": row["user"], "text": text, "via": counts_as, "edited": edited,
+                "at": self._order(edited or row), "asked": self._order(question.ref)}
 
     def _order(self, row: _Dict) -> float:
         return float(row.get("ts") or 0)  # a time; the string itself stays the id
