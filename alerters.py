@@ -5237,7 +5237,7 @@ def _open_plain(path: str, flags: int) -> int:
 
 def _hand_over(made: int | _pathlib.Path, model: str) -> None:
     """Give what root made to the owner of `model`, or of its folder: a user's store stays the user's."""
-    if sys.platform != "win32" and os.geteuid() == 0:
+    if sys.platform != "win32" and hasattr(os, "geteuid") and os.geteuid() == 0:  # a browser's lacks it
         if not os.path.exists(model):
             model = os.path.dirname(model)
         owner = os.stat(model)
