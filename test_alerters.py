@@ -3123,18 +3123,18 @@ CUT = "a proxy or firewall in between may have cut it off"
 NOBODY = "nothing listens there: check host and port"
 PROXY = "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
 NO_PROXY = "has to be http://HOST:PORT, of a proxy without TLS or SOCKS; odd letters of a log-in as %XX"
-NO_CONNECTION = "127.0.0.1:PORT: no connection"
+NO_LINK = "127.0.0.1:PORT: no connection"
 CAUSES = {  # what is done: who fails, and the whole message
     "no such host": (lambda s: s.looking_up(socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
         f"alerts.test:443: name look-up failed (Name or service not known): {CHECK_NAME}"),
     "a slow resolver": (lambda s: s.looking_up([], _Hurried()),
         "alerts.test:443: name look-up took too long: check this machine's DNS"),
-    "nobody listens": (lambda s: slack_at(PORT_1), f"{NO_CONNECTION} (Connection refused): {NOBODY}"),
-    "unheard": (lambda s: s.connecting(socket.timeout("timed out")), f"{NO_CONNECTION} (timed out): {SLOW}"),
+    "nobody listens": (lambda s: slack_at(PORT_1), f"{NO_LINK} (Connection refused): {NOBODY}"),
+    "unheard": (lambda s: s.connecting(socket.timeout("timed out")), f"{NO_LINK} (timed out): {SLOW}"),
     "no way": (lambda s: s.connecting(OSError(errno.ENETUNREACH, "No way")),
-        f"{NO_CONNECTION} (No way): there is no way to it from here: check the network"),
+        f"{NO_LINK} (No way): there is no way to it from here: check the network"),
     "a sandbox": (lambda s: s.connecting(OSError(errno.EACCES, "Permission denied")),
-        f"{NO_CONNECTION} (Permission denied): a sandbox or firewall of this machine forbids it"),
+        f"{NO_LINK} (Permission denied): a sandbox or firewall of this machine forbids it"),
     "no TLS": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400\r\n\r\n"))), NO_TLS),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
     "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
@@ -3191,8 +3191,8 @@ CAUSES = {  # what is done: who fails, and the whole message
     "an answer longer than any memory": (lambda s: s.http(OK + b"Content-Length: 99999999999999\r\n\r\n{"),
         f"no sensible answer (IncompleteRead): {CUT}{MAYBE}"),
     "mail behind a proxy": (lambda s: s.having("HTTPS_PROXY", "http://127.0.0.1:1", s.mail(port=PORT_1)),
-        f"{NO_CONNECTION} (Connection refused): {NOBODY}; mail does not go through the proxy of "
-        "HTTPS_PROXY"),
+        f"{NO_LINK} (Connection refused): {NOBODY}; mail does not go through the proxy of HTTPS_PROXY"),
+    "SMTP that closes": (lambda s: s.mail(port=s.peer(repr)), f"Connection unexpectedly closed: {CUT}"),
     "SMTP that never ends its answer": (lambda s: s.mail(b"220-", (b"x" * 8000 + b"\r\n220-") * 99, 99),
         f"the answer is too large: {ODD}"),
     "SMTP that ends in too long a line": (
@@ -6965,7 +6965,7 @@ loaded = {"typing", "logging", "urllib.request", "ssl", "email", "argparse", "su
     set(sys.modules) - before)
 import concurrent.futures, inspect
 made = [cls for cls in map(vars(alerters).get, alerters.__all__) if dataclasses.is_dataclass(cls)]
-late = [cls for cls in made if not inspect.isfunction(vars(cls)["__init__"])]
+late = [c for c in made if not (inspect.isfunction(vars(c)["__init__"]) or c.__dataclass_params__.init)]
 class Own(alerters.SlackAlerter):
     def __init__(self, channel):
         super().__init__("xoxb-1", slack_channel_id=channel)
