@@ -1630,7 +1630,7 @@ class _QuestionRecord:
     author: str | None = None  # the user id it was posted with, which never decides; None: not known
     parts: list[str] = []  # Discord: ids of further messages, a reply to which is one to the question
     recipients: list[str] = []  # mail: the addresses it was sent to
-    sent: list[str] = []  # mail: what was mailed of it, by which a quote is known: texts, and HTML as text
+    sent: list[str] = []  # mail: what was mailed of it, by which a quote is known: date, text, HTML as text
     # Who may answer, and how.
     approve: list[str] = []
     decline: list[str] = []
@@ -3754,6 +3754,8 @@ _HTML_FIXES = {  # with them, one after the other, the parser sees what a browse
     r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<",
     "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
 _US = "\1"  # stands in a line for our name or address
+# Minute and second of a mail of ours, which are the same in most time zones.
+_SENT_AT = r"(?m)^\w{3}, \d\d \w{3} \d{4} \d\d(:\d\d:\d\d) \S+$"
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
@@ -3784,7 +3786,7 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label dated | dated us label* | label dated label) subject
-           | subject dated us label | us subject dated | wrote | began colon | stamp? says | timed)
+           | subject dated us label | us label* subject dated | wrote | began colon | stamp? says | timed)
            (short{,40} quoted | bare+)
   | dashes ((?!quoted|bare|wrote|subject)\w+=(?![>|]).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
   | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*)""")
@@ -4046,7 +4048,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 size = [f"size={mail.size}"]
                 if most.isdecimal() and 0 < int(most) < mail.size:  # OpenSMTPD reads it all, and says 554
                     words = f"a mail of {mail.size} bytes, where the server takes {most}"
-                    raise _smtplib.SMTPResponseException(552, words.encode())
+                    _expect((552, words.encode()), 250)
             _expect(session.mail(self._sender, size), 250)
             for address in list(mail.left):
                 code, words = session.rcpt(address)
@@ -4085,7 +4087,9 @@ class SMTPEmailAlerter(BaseAlerter):
     def _smtp(self, until: float) -> Any:
         password, tls = self._secret("password"), self.use_tls
         if tls is True:
-            tls = "ssl" if self.smtp_port == 465 else "starttls"
+            tls = "starttls"
+            if self.smtp_port == 465:
+                tls = "ssl"
 
         def begin(wire: _Wire, trust: _Trust | None) -> Any:
             name = _socket.gethostname()  # for EHLO, without DNS; Google refuses localhost and 127.0.0.1
@@ -4174,7 +4178,9 @@ class SMTPEmailAlerter(BaseAlerter):
         return {"mailbox": mailbox, "sender": self.sender_email, "people": people}
 
     def _cannot_ask(self) -> str:
-        return "" if self.imap_server else "an e-mail alerter needs imap_server to read the answers"
+        if self.imap_server:
+            return ""
+        return "an e-mail alerter needs imap_server to read the answers"
 
     def _say(self, question: Question, text: str, to: _Reply | None) -> None:
         record = question._record
@@ -4419,9 +4425,12 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
 
 
 def _as_sent(mail: Any) -> list[str]:
-    """Return the text of a mail of ours, and its HTML as text, by which their quotes are known."""
+    """Return date and text of a mail of ours, and its HTML as text, by which their quotes are known."""
     parts = map(mail.get_body, [("plain",), ("html",)])
-    return [_part_text(part)[:_SENT_MAX] for part in parts if part]
+    sent = [str(mail["Date"])]
+    for part in filter(None, parts):
+        sent.append(_part_text(part)[:_SENT_MAX])
+    return sent
 
 
 def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], at: Any) -> _Dict | None:
@@ -4513,6 +4522,8 @@ class _Reader:
         self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = "\n\uffff\n".join(question._record.sent).casefold()
+        clocks = "|".join(["(?!)", *re.findall(_SENT_AT, sent)])
+        self._wrote = rf"(?=.*(?:{clocks})).*\d{{4}}.*{_COLON}"
         letters = re.sub(_NO_LETTERS, "", sent).split("\n")
         self._ours = "".join(letters)
         starts = list(itertools.accumulate(map(len, letters), initial=0))
@@ -4593,6 +4604,8 @@ class _Reader:
         if set() < words <= self._closings:
             return "closing"
         line = re.sub(self._us, _US, line.strip(f"{_QUOTED} \t\xa0"))
+        if re.fullmatch(self._wrote, line):
+            return "wrote"  # KMail names nobody: On 24.11.2026 10:12:00 you wrote:
         for kind, pattern in _LINE_KINDS.items():
             if kind == "timed" and words & self._readers:
                 continue

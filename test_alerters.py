@@ -1420,7 +1420,7 @@ On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Vào Th 3, 24 thg 11, 2026 
 {N} <{E}> 于2026年11月24日周二 10:12写道： ¦ On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote:
 wt., 24 lis 2026 o 10:12 {N} <{E}> napisał(a): ¦ ---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ----
 Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>: ¦ {N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12):
-From: {E}⏎Subject: {S}⏎Date: 24 Nov 2026 10:12 GMT ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
+On Tuesday, 14 November 2023 23:13:20 CET you wrote: ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
 út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal: ¦ El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió:
 On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
 Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
@@ -1452,7 +1452,7 @@ ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年1
 Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
 ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November 2026\
  10:12⏎To: {T}⏎Subject: {S}
--------- Orginalmeddelande \t--------⏎Ämne: {S}⏎Datum: 24.11.2026 10:12⏎Från: {N} <{E}>⏎Till: {T}
+-------- Orginalmeddelande \t--------⏎Från: {N} <{E}>⏎Till: {T}⏎Ämne: {S}⏎Datum: 24.11.2026 10:12
 -----Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
 From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
 ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
@@ -1490,7 +1490,7 @@ OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
 not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
-Not before 1.12.2026 10:00, says Anna Schmidt: ¦ ---- 18 時 ----⏎On 24/11/2026 10:12, {E} wrote: ¦ {S}: wait
+Not before 1.12.2026 1:00:00, says Anna Schmidt: ¦ ---- 18 時 ----⏎On 24/11/2026 10:12, {E} wrote: ¦ {S}: wait
 not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ {E} must wait:
 until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E} wrote: ¦ {E}: not before Monday:
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
