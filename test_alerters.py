@@ -4792,11 +4792,11 @@ def crowd(request):
 def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd, monkeypatch, caplog):
     monkeypatch.setattr(alerters, "_SLACK_PAGE", "50" if MORE else "5")  # they fill several
     room, clock, edited, slow, answer = crowd, crowd.clock, [], [], crowd.service.answer
-    alerter = room.alerter(approvers=[room.ann, room.bob], timeout=120)
-    questions = [room.ask(f"Deploy {n}?", alerter) for n in range(100 if MORE else 11)]
+    ann, bob, alerter = room.ann, room.bob, room.alerter(approvers=[room.ann, room.bob], timeout=120)
+    questions = [room.ask(f"Deploy {n}?", alerter) for n in range(99 if MORE else 9)]
+    questions += [room.plain(ann, "yes") and room.ask("Deploy?", alerter)]  # a word to which none listens
     for question in questions[::8]:  # somebody who may not decide
         room.reply(question, room.eve, "yes")
-    ann, bob = room.ann, room.bob
     for n, second, act, who, said in (
             (1, 7, room.reply, ann, "yes"), (2, 7, room.reply, ann, "no"), (3, 8, room.react, bob, "✅"),
             (4, 40, room.in_thread, ann, "yes"), (5, 70, room.react, ann, "❌"),
@@ -7712,8 +7712,8 @@ WRONG_CALLS = [  # a call, and what is said of it
     (lambda: post("x", alerter=Decision), "alerter must be a name or an alerter, not the class Decision"),
     (lambda: post("x", reply_to="1"), "reply_to must be the Receipt that send returned, not str"),
     (lambda: post("x", exception="E"), "exception must be an exception, not str"),
-    (lambda: SlackAlerterParameters(blocks={"type": "x"}),
-     "params: blocks must be a list of dicts for JSON, as Block Kit has them"),
+    *((lambda wrong=wrong: SlackAlerterParameters(blocks=wrong), "params: blocks must be a list of dicts for "
+       "JSON, as Block Kit has them") for wrong in (5, {"type": "x"}, [{"type": {1}}])),
     (lambda: SlackAlerterParameters(thread_ts=1), "params: thread_ts must be the `ts` of a message, as text"),
     (lambda: ask("x", minimum_approvals=True),
      "minimum_approvals must be a whole number, 1 or more, not True"),
@@ -7905,8 +7905,8 @@ def test_one_warning_says_that_alerts_only_reach_the_console(capsys, caplog, mon
     assert post("a") and post("b") and capsys.readouterr().err == "[i] a\n[i] b\n"
     assert [text.partition(":")[0] for text in caplog.messages] == ["alerts only reach the console"]
     alerters._warn_once.cache_clear()
-    StackStore().register_alerter("mine", "console")
-    StackStore().register_stack("chosen", ["mine"])  # a choice, not the untouched default
+    pytest.raises(AskNotSupported, ask, "c")  # which says it by itself
+    write_store({"alerters": {"m": {"flavor": "console"}}, "stacks": {"mine": ["m"]}, "active_stack": "mine"})
     assert post("a") and len(caplog.messages) == 1
 
 
