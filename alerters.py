@@ -3771,7 +3771,8 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
     "says": rf"(?:{_CITES})?\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes: or, of Horde, Quoting Bot:
     "wrote": rf"(?=.*{_US}){_DATE}{_COLON}|{_CITES}{_US} \([\d :-]+\)",  # On 24.11.2026, Bot wrote:
     "began": rf"(?=.*{_US}){_DATE}",  # On 24.11.2026, Bot has
-    "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
+    # On 24.11.2026 10:12, Whoever This Is wrote: or, of aerc where we have no name, 10:12,  wrote:
+    "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}|  wrote) ?:",
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
     "contact": r"(?i:(?:t[eé]?l(?!l)|тел|pho|fon|mob|m[oó]v|cel|fax|dir|off|gsm|handy|\w\b)\w*\W*)?"
