@@ -4149,7 +4149,10 @@ class SMTPEmailAlerter(BaseAlerter):
         def connect(trust: Any) -> Any:
             if deadline <= time.monotonic():  # others have tried that mailbox for so long
                 raise _Unreachable(f"{host}: no time left", "it does not answer, or others took it all")
-            wire = _connect(host, port, deadline, trust if tls == "ssl" else None)
+            at_once = None
+            if tls == "ssl":
+                at_once = trust
+            wire = _connect(host, port, deadline, at_once)
             try:
                 return begin(wire, trust)
             except BaseException:  # whatever comes, Ctrl-C too
