@@ -9222,26 +9222,26 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
 
 POOR = {  # what a machine lacks: how it is taken away
     "forks, as Windows": ("alerters._FORKS", False), "threads": ("threading.Thread.start", RuntimeError),
-    "processes": ("os.fork", BlockingIOError), "descriptors": ("socket.socketpair", BlockingIOError)}
+    "processes": ("os.fork", BlockingIOError), "descriptors": ("socket.socketpair", BlockingIOError),
+    "time": ("os.read", lambda *given, read=os.read: time.sleep(0.03) or read(*given))}
 
 
 @posix
 def test_run_keeps_what_the_job_prints_and_returns_where_something_lacks(received, run_here, monkeypatch):
-    script = "sleep 0.1 & seq 30000; echo err >&2; exit 3"
-    printed = "".join(f"{n}\n" for n in range(1, 30001))
     body = f"{fenced('err')}\n\nStandard output:\n{fenced(*range(29961, 30001))}"
     for lacks, (name, way) in POOR.items():
         def refuse(*_, way=way, **__):
             raise way
         with monkeypatch.context() as patch:
             patch.setattr(name, refuse if isinstance(way, type) else way)
-            code, out, err = run_here("--", "sh", "-c", script)
-        assert (code, out == printed, err) == (3, True, "err\n"), lacks
+            code, out, err = run_here("--", "sh", "-c", "sleep 0.1 & seq 30000; echo err >&2; exit 3")
+        assert (code, out == "".join(f"{n}\n" for n in range(1, 30001)), err) == (3, True, "err\n"), lacks
         told = received.pop()[1]  # no copy without a thread
         assert (told.body, told.metadata["exit code"]) == (None if lacks == "threads" else body, 3), lacks
     monkeypatch.setattr(alerters, "_FORKS", False)  # Windows runs no npm.cmd by the word npm
-    monkeypatch.setattr(shutil, "which", {"a-cmd-of-windows": "/bin/sh"}.get)
-    assert run_here("--", "a-cmd-of-windows", "-c", "exit 5")[0] == 5
+    monkeypatch.setattr(shutil, "which", {"a-cmd": "/bin/sh"}.get)
+    began = time.thread_time()  # it waits without work
+    assert run_here("--", "a-cmd", "-c", "sleep 0.3; exit 5")[0] == 5 and time.thread_time() - began < 0.08
 
 
 JOBS = [  # a command, or a script's bytes; exit code, stdout, and what stderr says
