@@ -3657,8 +3657,7 @@ def test_alerters_are_values_that_nobody_changes_and_none_is_a_default(flavor, r
         assert not re.search("xoxb-1|abc.def|hush-hush", told)
     assert alerter != "x" and alerter != FLAVORS["slack"](slack_token="xoxb-2") and "x" != alerter
     for name in [*fields, "slack_chanel_id"]:
-        with pytest.raises(AttributeError, match="use dataclasses.replace"):
-            setattr(alerter, name, "other")
+        pytest.raises(AttributeError, setattr, alerter, name, "other").match("use dataclasses.replace")
     assert alerter == same[0]
 
 
@@ -4207,8 +4206,7 @@ def test_approvers_may_be_given_as_text_or_from_a_generator_but_are_never_none_o
         asked = [room.alerter()._new_question(AlerterMessage("?"), params, None).to_dict() for _ in "12"]
         assert [state["approvers"] for state in asked] == [[room.ann, room.bob]] * 2
     for set_so, given in itertools.product((room.ask, room.alerter), ({"@ann"}, "", [""], [], "  ")):
-        with pytest.raises(ConfigError, match="@ann" if "@ann" in given else "approvers"):
-            set_so(approvers=given)
+        pytest.raises(ConfigError, set_so, approvers=given).match("@ann" if "@ann" in given else "approvers")
     two = room.alerter(approvers=[room.ann, room.bob])
     for alerter, given in [(desk.alerter, 3), (ConsoleAlerter(), 2), *((two, n) for n in (0, True, "2", 3))]:
         with pytest.raises(ConfigError, match="minimum_approvals"):
@@ -4458,24 +4456,31 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
         room.clock.at(began + second, functools.partial(room.reply, question, room.ann, "yes"))
         assert question.wait().status == YES
         assert room.clock.monotonic() - began <= latest
-    for read, say_no in (("replies", room.reply), ("history", lambda _, *said: room.plain(*said))):
-        question = room.ask("Deploy?", room.alerter(listen={"replies": "thread"}.get(read, "channel")))
-        say_no(question, room.ann, "no")  # what cannot be read for some seconds may decline
-        room.react(question, room.bob, "✅")
-        room.service.fail(f"conversations.{read}", room.limited(2))
-        assert question.wait().by == room.ann
     question, began = room.ask(timeout=300), room.clock.monotonic()
     room.service.fail("conversations.replies", room.limited(40))  # whoever may then read on is not rationed
     room.clock.at(began + 245, lambda: room.reply(question, room.ann, "no"))
     room.clock.at(began + 246, lambda: room.react(question, room.bob, "✅"))
     assert question.wait().by == room.ann
-    room.service.ration("conversations.replies")
-    question, began = room.ask(timeout=900), room.clock.monotonic()
-    room.clock.at(began + 20, lambda: [room.reply(question, room.eve, "hm") for _ in range(20)])
-    room.clock.at(began + 130, lambda: room.reply(question, room.bob, "no"))  # which is on no first page
-    room.clock.at(began + 500, lambda: room.react(question, room.ann, "✅"))
-    pytest.raises(DeliveryError, question.wait).match(UNREAD)
-    room.service.ration("conversations.history")
+    for read, say in (("replies", room.reply), ("history", lambda _, *said: room.plain(*said))):
+        alerter = room.alerter(listen={"replies": "thread"}.get(read, "channel"))
+        question = room.ask("Deploy?", alerter)
+        say(question, room.ann, "no")  # what cannot be read for some seconds may decline
+        room.react(question, room.bob, "✅")
+        room.service.fail(f"conversations.{read}", room.limited(2))
+        assert question.wait().by == room.ann
+        room.service.ration(f"conversations.{read}")
+        question, began = room.ask("Deploy?", alerter, timeout=900), room.clock.monotonic()
+        for second, who, said in [(20, room.eve, "hm")] * 20 + [(130, room.bob, "no")]:
+            room.clock.at(began + second, functools.partial(say, question, who, said))
+        room.clock.at(began + 500, functools.partial(room.react, question, room.ann, "✅"))
+        pytest.raises(DeliveryError, question.wait).match(UNREAD)  # no one page holds all
+    question, other = room.ask(), room.ask()
+    room.reply(question, room.ann, "no")
+    room.react(question, room.bob, "✅")
+    room.reply(other, room.ann, "yes")
+    room.clock.sleep(60)
+    assert other.check().status == YES  # after which nothing may be read for a minute
+    assert Question.from_dict(question.to_dict(), question.alerter).wait().by == room.ann
     room.slow_down(1)
     other, question = [room.ask(text, room.alerter(listen="channel")) for text in ("A?", "B?")]
     other.alerter._join(other)
@@ -6594,8 +6599,7 @@ def test_an_outage_of_the_mailbox_over_the_deadline_loses_no_answer(stage, fault
 def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_not(desk, trusted):
     def refused(words, text, timeout=3600, imap=desk.imap, **fields):
         desk.alerter = mail_asker(desk.relay, imap, desk.clock, **fields)
-        with pytest.raises(DeliveryError, match=words):
-            desk.decide(text, timeout)
+        pytest.raises(DeliveryError, desk.decide, text, timeout).match(words)
     desk.imap.fail("login", "NO [UNAVAILABLE] backend down", "NO [LIMIT] too many connections", None,
                    "NO [INUSE] locked", "NO [serverbug] oops", None)  # which RFC 5530 calls passing
     desk.later(20, ANN)
@@ -7062,8 +7066,7 @@ def test_what_the_file_looks_like():
     assert {other for other in os.listdir(folder) if other.startswith(name)} == {name, f"{name}.lock"}
     for call, said in ((lambda: store.register_stack("x", []), "^a stack needs an alerter$"),
             (lambda: store._put_alerter("default", {"flavor": "console"}, True, True), "'default' exists")):
-        with pytest.raises(ConfigError, match=said):
-            call()
+        pytest.raises(ConfigError, call).match(said)
     wanted.update(owner="Ann", later={"x": [1, None, "é"]})
     write_store(json.dumps(wanted).encode("utf-16"))  # as PowerShell saves it
     store.update_alerter("team", slack_channel_id="C2", timeout=datetime.timedelta(seconds=5))
@@ -7153,8 +7156,7 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monke
             (lambda: post("x", alerter="number"), f"'number' has a wrong form in {re.escape(store_file())}"),
             (lambda: post("x", alerter="old"), "^alerter old in .+: no flavor 'recordr'; did you mean 'reco"),
             (lambda: post("x", alerter="token"), r"token \(slack\): slack_token must be str, not dict")):
-        with pytest.raises(ConfigError, match=said):
-            call()
+        pytest.raises(ConfigError, call).match(said)
     with monkeypatch.context() as here, pytest.raises(ConfigError, match="alerter 'none' has a wrong form"):
         here.setenv("ALERTERS_STACK", "both")
         post("the others have it")
@@ -7328,8 +7330,7 @@ def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
         with monkeypatch.context() as patch:
             set_variables(patch, **variables)
             assert run_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
-            with pytest.raises(ConfigError, match=f"^{re.escape(said)}$"):
-                ask("x")
+            pytest.raises(ConfigError, ask, "x").match(f"^{re.escape(said)}$")
 
 
 def test_fields_in_the_environment_do_not_stop_a_stack(slack, monkeypatch, caplog):
@@ -7355,8 +7356,7 @@ def test_what_is_of_a_second_copy_of_the_module_is_told_so(monkeypatch):
         "BaseAlerter", "AlerterMessage", "SlackAlerterParameters", "Receipt"))
     for call in (lambda: post("x", alerter=alerter()), lambda: post(message()), lambda: post("x", params()),
                  lambda: register_flavor(type("Own", (alerter,), {})), lambda: post("x", reply_to=receipt())):
-        with pytest.raises(ConfigError, match=r"of a second copy of this module \(/copy.py\): import one"):
-            call()
+        pytest.raises(ConfigError, call).match(r"of a second copy of this module \(/copy.py\): import one")
 
 
 # === Flavors of one's own ===
