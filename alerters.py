@@ -3663,7 +3663,7 @@ class DiscordAlerter(_ChatAlerter):
             url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/") + more)  # copied: no version
         answer = _http(self, method, url, until or self._until(), body, headers, method == "GET")
         data = answer.json()
-        if answer.status == 204 and method != "GET":
+        if answer.status == 204 and method in ("PUT", "DELETE"):
             return {}
         known = _mapping(data)
         listed = method == "GET" and isinstance(data, list)
@@ -6717,6 +6717,7 @@ _HAS_SETTINGS = sys.platform in ("win32", "darwin")  # for a proxy; elsewhere it
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _AGENT = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"  # as Discord wants it
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
+_SLOW_LINK = 32 * 1024  # bytes a second
 # By the variables that choose. Kept is what has worked: a process with too many files open reads no CAs.
 _TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
 _WIRES: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_WIRES", default=None)
@@ -6737,6 +6738,7 @@ _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what i
      "that is not supported: ask its admin for an address that needs none"),
     ("PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT",
      "its TLS is too old or too weak", "it has to speak TLS 1.2 or later, with today's ciphers"),
+    ("UNRECOGNIZED_NAME", "it knows no host of that name", "check the host's name"),
     ("HANDSHAKE_FAILURE", "it refused the handshake",
      "its TLS is too old, or it demands a certificate of its clients, which is not supported: ask its admin"))
 _CERTIFICATE_HINTS = (  # by OpenSSL's words as well
@@ -6975,11 +6977,15 @@ def _netloc(host: str, port: int) -> str:
 
 def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     """Return a connection to what errors call `place`. All addresses of a name share the time."""
+    began = time.monotonic()
     try:
         # In bytes: text takes a codec, and one that once could not be loaded is never tried again.
         found: Any = _socket.getaddrinfo(host.encode("ascii"), port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error)) from None
+        trouble = _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error))
+        if 2 * time.monotonic() - began > deadline:  # there is no time for one more, which nothing cuts short
+            trouble.cure = "later"
+        raise trouble from None
     left = min(deadline - time.monotonic(), _SOCKET_TIMEOUT)
     if left <= 0:
         raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
@@ -7074,7 +7080,8 @@ class _Answer:
             cure = "later"
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
-        hints = {**hints, "4(?!29)..": _ANOTHER}  # a status that no word of the service explains
+        odd = "[24](?!29).." if self.reads else "4(?!29).."  # statuses that no word of the service explains
+        hints = {**hints, "413": "it is too large for it, or for a proxy in between", odd: _ANOTHER}
         return _failure(who, what, status=status, code=code, hint=hint, hints=hints, cure=cure,
                         retry_after=wait)
 
@@ -7102,13 +7109,15 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
     outcome "unknown" once a request was written, unless it only reads: then nothing can have arrived.
     """
-    headers = {"User-Agent": _AGENT, **headers}
+    headers, size = {"User-Agent": _AGENT, **headers}, sum(map(len, body))
     if body:
-        headers["Content-Length"] = str(sum(map(len, body)))
+        headers["Content-Length"] = str(size)
     kept, wire, written = _WIRES.get(), None, False
     try:
         _, host, port = place = _place_of(url)  # not here: parts of the URL may be secret
         wire = _reach(alerter._who, place, _deadline(alerter.clock, until))
+        # What was sent may still be on its way for long, in the buffers of this machine or of a proxy.
+        wire.patience = _SOCKET_TIMEOUT + size / _SLOW_LINK
         # The scope of an IPv6 address is this machine's affair, and no port 443 stands in the Host header.
         link: Any = _http_client.HTTPConnection(host.partition("%")[0], port)
         link.default_port = 443

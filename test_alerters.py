@@ -2556,7 +2556,7 @@ def test_a_doubtful_post_is_found_whatever_the_clocks(chats, clock):
     assert (payload["text"], payload["blocks"]) == ("z", own.blocks)
 
 
-def test_an_odd_answer_is_no_surprise(chats):
+def test_an_odd_answer_is_no_surprise(chats, caplog):
     odd_answers = [  # what answers which call -> what becomes of the post
         ("discord", "/messages", Fault(status=200, body={"id": "5"}), True),  # no channel
         ("discord", "/messages", Fault(status=204), False),
@@ -2570,7 +2570,7 @@ def test_an_odd_answer_is_no_surprise(chats):
         alerter, service = chats[kind]
         service.fail(call, fault, times=None)
         service.fail("chat.postMessage", Fault("act_reset"))
-        assert alerter.post("x") is delivered, fault.answer
+        assert alerter.post("x") is delivered and (kind == "slack" or "its code" not in caplog.text)
         service.heal()
     for kind, call, body in (("slack", "chat.postMessage", {"ok": True, "channel": "\ud800", "ts": "1.2"}),
                              ("slack", "chat.postMessage", {"ok": True}),
@@ -2585,7 +2585,7 @@ def test_an_odd_answer_is_no_surprise(chats):
         "author": {"id": "5"}, "content": "yes", "message_reference": question.ref}]), times=2)
     assert question.check().by == "5"
     service.fail("/users/@me", Fault(status=200, body={"id": "("}))
-    pytest.raises(DeliveryError, alerter.check).match("no answer of Discord: the service has trouble: try")
+    pytest.raises(DeliveryError, alerter.check).match(f"no answer of Discord: {ODD}")
 
 
 @pytest.mark.parametrize("host", ["hooks.slack.com", "hooks.example.org"])
@@ -2714,7 +2714,7 @@ def slack_at(port, scheme="https", host="127.0.0.1", clock=None):
 
 
 def test_a_large_file_on_a_slow_line_takes_its_time(peer, monkeypatch):
-    """A socket's timeout, here 10 s, is for one piece of the file and not for all of it."""
+    """A socket's timeout is for one piece of the file, not for all of it, and longer for a large one."""
     took, send = [], socket.socket.sendall
 
     def slowly(self, data):  # as a system does it on a line that takes 20 KB in a second
@@ -2723,6 +2723,7 @@ def test_a_large_file_on_a_slow_line_takes_its_time(peer, monkeypatch):
             raise socket.timeout("timed out")
         send(self, data)
     monkeypatch.setattr(socket.socket, "sendall", slowly)
+    monkeypatch.setattr(alerters, "_SOCKET_TIMEOUT", 0.05)  # and what waits in buffers counts as well
     port = peer(said(answered({"id": "5", "channel_id": "1", "attachments": [{}]})))
     alerter = DiscordAlerter(discord_token="t" * 30, discord_channel_id="1",
                              discord_api_url=f"http://127.0.0.1:{port}")
@@ -2737,25 +2738,25 @@ def test_a_file_refused_before_it_is_read_costs_no_text(peer, way, monkeypatch, 
     """Where the peer has closed, a write over TLS fails otherwise than without TLS."""
     def early(link):
         link.recv(65536)
-        link.sendall(answered({"code": 40005, "message": "Request entity too large"}, 413))
+        link.sendall(answered("<html>", 413))  # as a proxy says it
         time.sleep(0.05)  # what is still sent meets a closed door
     monkeypatch.setenv("CURL_CA_BUNDLE", ca_file(tmp_path))
-    taken = said(answered({"id": "5", "channel_id": "1"}))
-    port = peer(early, taken, tls=tls_server_context() if way == "TLS" else None)
+    port = peer(early, said(answered({"id": "5"})), tls=way == "TLS" and tls_server_context())
     url = f"http{'s' * (way == 'TLS')}://127.0.0.1:{port}"
     fields = {"discord_token": "t" * 30, "discord_channel_id": "1", "discord_api_url": url}
     if way == "webhook":
         fields = {"discord_webhook_url": f"{url}/api/webhooks/1/" + "t" * 30}
     alerter = in_time(DiscordAlerter, FakeClock())(**fields)
     assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 8_000_000])) is True
-    assert "image-1.png could not be shown" in caplog.text
+    assert re.search("image-1.png could not be shown.*it is too large for it", caplog.text)
 
 
 def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatch):
-    found = socket.getaddrinfo
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: (
-        found("127.0.0.1", PORT_1, *given[2:], **named) + found(*given, **named)))
+    look = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *a: look("127.0.0.1", PORT_1, *a[2:]) + look(*a))
     assert chats["slack"][0].post("x") is True
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(0.1) or look("x", None, 99))
+    assert pytest.raises(OSError, alerters._dial, "x", 1, time.monotonic() + 0.15, "").value.cure == "later"
 
 
 @pytest.mark.parametrize("kind", ["slack", "discord"])
@@ -3105,7 +3106,6 @@ class Scene:
             "smtp_server": "127.0.0.1", "smtp_port": port or self.peer(said(*said_so)),
             "sender_email": "bot@example.org", "recipient_email": ANN, "use_tls": False, **fields})
 
-PORT_1 = 1  # nothing listens there
 MAYBE = "; it may have arrived, so look before you send it again"
 OK, LOG_IN = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 407 Log in\r\nProxy-Authenticate: %b\r\n\r\n"
 CHECK_NAME = "check the host's name and DNS; a chat may need a proxy (HTTPS_PROXY)"
@@ -3119,9 +3119,8 @@ BROKE_OFF = ("TLS with 127.0.0.1:PORT: the handshake broke off (REASON): a firew
              "it, or that port does not speak TLS at once: check host, port and network")
 NO_TLS = ("TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): check host and "
           'port; mail does on 465 (SMTP) and 993 (IMAP), and on 587 or 25 by use_tls="starttls"')
-CUT = "a proxy or firewall in between may have cut it off"
-NOBODY = "nothing listens there: check host and port"
-PROXY = "the proxy 127.0.0.1:PORT of HTTPS_PROXY: "
+PORT_1, NOBODY = 1, "nothing listens there: check host and port"
+PROXY, CUT = "the proxy 127.0.0.1:PORT of HTTPS_PROXY: ", "a proxy or firewall in between may have cut it off"
 NO_PROXY = "has to be http://HOST:PORT, of a proxy without TLS or SOCKS; odd letters of a log-in as %XX"
 NO_LINK = "127.0.0.1:PORT: no connection"
 CAUSES = {  # what is done: who fails, and the whole message
@@ -3138,6 +3137,8 @@ CAUSES = {  # what is done: who fails, and the whole message
     "no TLS": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400\r\n\r\n"))), NO_TLS),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
     "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
+    "another name": (lambda s: slack_at(s.peer(said(b"\x15\x03\x03\x00\x02\x02\x70"))),
+        "TLS with 127.0.0.1:PORT: it knows no host of that name (REASON): check the host's name"),
     "TLS 1.1": (lambda s: slack_at(s.peer(said(b"\x15\x03\x01\x00\x02\x02\x46"))),  # protocol_version
         "TLS with 127.0.0.1:PORT: its TLS is too old or too weak (REASON): it has to speak TLS 1.2 or later, "
         "with today's ciphers"),
@@ -3165,8 +3166,7 @@ CAUSES = {  # what is done: who fails, and the whole message
         "REQUESTS_CA_BUNDLE (TMP/ca.pem) is a folder without hashed names: run openssl rehash TMP/ca.pem"),
     "no CA at all": (lambda s: s.no_ca(),
         f"{UNKNOWN_CA}: this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"),
-    "a proxy does not take the log-in": (
-        lambda s: s.proxy(b"HTTP/1.1 401 Who?\r\n\r\n", "ann:geheim-123@", "https_proxy"),  # as tinyproxy
+    "a refused log-in": (lambda s: s.proxy(b"HTTP/1.1 401 Who?\r\n\r\n", "ann:geheim-123@", "https_proxy"),
         "the proxy 127.0.0.1:PORT of https_proxy: HTTP 401 Who?: write the right log-in into https_proxy: "
         "http://USER:PASSWORD@HOST:PORT"),
     "NTLM alone": (lambda s: s.proxy(LOG_IN % b"NTLM\r\nProxy-Authenticate: Negotiate", "ann:geheim-123@"),
