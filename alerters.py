@@ -113,7 +113,7 @@ else:
             self.__name__ = name
 
         def __getattr__(self, attribute):
-            if attribute[:2] == "__":  # doctest looks at all that a module has; and not each is there
+            if attribute[:1] == "_":  # doctest and mock look at all that a module has; not each is there
                 raise AttributeError(attribute)
             if "_module" not in self.__dict__:
                 self._module = importlib.import_module(self.__name__)
