@@ -5738,8 +5738,7 @@ def test_the_structure_of_a_mail(relay):
     for fields, images, shape in shapes:
         relay_alerter(relay, **fields).send(AlerterMessage(body="see", images=images))
         parts = list(relay.mails[-1].message.walk())
-        files = [part.get_content() for part in parts
-                 if part.get_content_maintype() in ("image", "application")]
+        files = [p.get_content() for p in parts if p.get_content_maintype() in ("image", "application")]
         assert mail_shape(parts[0]) == shape
         assert sorted(files) == sorted(image for image in images if isinstance(image, bytes))
 
@@ -7180,11 +7179,10 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monke
 def test_a_place_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys):
     victim, gone = tmp_path / "victim", tmp_path / "gone" / "x"
     places = {  # what is made there; the store; the exit code
-        "folder": (os.mkdir, "folder", 2), "pipe": (os.mkfifo, "pipe", 2), "a.lock": (os.mkfifo, "a", 2),
         "file": (lambda path: victim.with_name("file").write_text("mine"), "file/stacks.json", 2),
-        "b.lock": (functools.partial(os.symlink, str(victim)), "b", 2),
-        "c.tmp": (functools.partial(os.symlink, str(victim)), "c", 0),
-        "link": (functools.partial(os.symlink, str(gone)), "link", 0)}
+        "a.lock": (os.mkfifo, "a", 2), "b.lock": (functools.partial(os.symlink, str(victim)), "b", 2),
+        "pipe": (os.mkfifo, "pipe", 2), "c.tmp": (functools.partial(os.symlink, str(victim)), "c", 0),
+        "folder": (os.mkdir, "folder", 2), "link": (functools.partial(os.symlink, str(gone)), "link", 0)}
     for name, (make, store, want) in places.items():
         make(str(tmp_path / name))
         path = tmp_path / store
@@ -8454,8 +8452,7 @@ LOGGING = """
     log = logging.getLogger()
     log.addHandler(handler)
     """
-MANY = ("file: Too many open files: this process has too many files open: close some, or raise "
-        "`ulimit -n`\n")
+MANY = f"file: Too many open files: {TOO_MANY}\n"
 ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
     # The end holds the handler's lock while the post fails and logs, and root has this very handler.
     "stderr is logged": ("open('busy', 'w'); sys.stderr = type('Log', (), {'flush': str, 'write': lambda "
@@ -9127,8 +9124,7 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
                 os.kill(pid, getattr(signal, name))
     ends = [(done.stdout, done.returncode) for done in map(end_of, started)]
     assert ends == [(" ".join(sorted(SIGNALS)) + "\n", 9), ("", 129), ("", 128 + signal.SIGUSR1)]
-    told = [(sorted(message.metadata["signal"].split(", ")), message.metadata["exit code"])
-            for message in quiet()]
+    told = [(sorted(m.metadata["signal"].split(", ")), m.metadata["exit code"]) for m in quiet()]
     assert sorted(told) == [(["SIGHUP"], 129), (["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"], 9),
                             (["SIGUSR1"], 128 + signal.SIGUSR1)]
 
@@ -9218,6 +9214,10 @@ def test_a_full_stderr_does_not_hold_the_alert_and_gets_every_byte(quiet):
         wait_until(quiet, "the alert")
         assert quiet()[0].title == "sh failed" and process.poll() is None  # the job, too, would wait
         assert stream.read().split() == [str(n) for n in range(1, 15001)] and process.wait(20) == 3
+    with start_program("-c", program) as process:  # nobody reads: a signal ends it all the same
+        wait_until(lambda: len(quiet()) == 2, "another alert")
+        process.terminate()
+        assert process.wait(20) == 3
 
 
 POOR = {  # what a machine lacks: how it is taken away
