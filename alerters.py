@@ -1734,7 +1734,9 @@ class _Key:
 
     def _found(self, data: _Dict) -> _QuestionRecord | None:
         given = self.store._questions(data).get(self.name)
-        return None if given is None else _recorded(self.name, given)
+        if given is None:
+            return None
+        return _recorded(self.name, given)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[tuple[_Dict, _Dict, _QuestionRecord | None]]:
@@ -1798,7 +1800,9 @@ class _Key:
     def ending(self) -> Decision | None:
         """Return how the question ended, as somebody has recorded it, or None while it is open."""
         end = _endings(self.store._load()).get(self.token)
-        return None if end is None else _decision_of(end)
+        if end is None:
+            return None
+        return _decision_of(end)
 
 
 class _Reply:
@@ -1806,7 +1810,7 @@ class _Reply:
     by, text, via = "", "", "reply"  # the user id; as written, or the emoji; as in a Decision
     at: float | None = None  # when it was written or last edited, by the service's clock; None: not known
     asked: float | None = None  # when the question was posted, by that clock
-    edited: Any = False  # it was, so that nobody knows since when it says what it says
+    edited: Any = False  # when it was written, if it was edited: it may have said so since then
     thread: Any = None  # where to answer it, if not at the question; a flavor's own
     means: Decision  # what an answer would decide; the look that reads it sets this and the next two
     late = vetoes = False  # the second: it declines, since nobody knows when
@@ -2066,8 +2070,8 @@ class Question:
         for reply in sorted(answers, key=operator.attrgetter("is_tap", "late", "vetoes")):
             user, complete = reply.by, len(approvals) >= record.minimum_approvals
             is_void = complete or reply.late
-            if reply.vetoes:
-                is_void = reply.late and not complete
+            if last and complete and reply.vetoes:
+                is_void = reply.edited > last.at
             if is_void or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
             if reply.means.status == "declined":
@@ -2700,7 +2704,10 @@ class _View:
 
 
 def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
-    return next((row for row in rows if row.get(key) == ident), None)
+    for row in rows:
+        if row.get(key) == ident:
+            return row
+    return None
 
 
 # === Slack ===
@@ -2967,9 +2974,11 @@ class SlackAlerter(_ChatAlerter):
         text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        edited = row.get("edited")
-        return {"by": row["user"], "text": text, "via": counts_as, "edited": edited,
-                "at": self._order(edited or row), "asked": self._order(question.ref)}
+        answer = {"by": row["user"], "text": text, "via": counts_as, "at": self._order(row),
+                  "asked": self._order(question.ref)}
+        if row.get("edited"):
+            answer.update(edited=answer["at"], at=self._order(row["edited"]))
+        return answer
 
     def _order(self, row: _Dict) -> float:
         return float(row.get("ts") or 0)  # a time; the string itself stays the id
@@ -3439,11 +3448,12 @@ class DiscordAlerter(_ChatAlerter):
             return None
         if self._is_mute(row):
             _warn_once(f"{self._who}: a reply came without its text: {_INTENT}")
-        at, edited = _snowflake_time(row["id"]), row.get("edited_timestamp")
+        answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via,
+                  "at": _snowflake_time(row["id"]), "asked": _snowflake_time(question.ref["message_id"])}
+        edited = row.get("edited_timestamp")
         if edited:
-            at = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
-        answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via, "at": at,
-                  "edited": edited, "asked": _snowflake_time(question.ref["message_id"])}
+            edited = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
+            answer.update(edited=answer["at"], at=edited)
         if row.get("channel_id") not in (None, question.ref["channel_id"]):  # a thread: there it is answered
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer

@@ -4961,6 +4961,8 @@ ADOPTED = {  # what happens to a question of 60 s whose process died -> its end,
         (r.reply(q, r.ann, "hm"), r.clock.sleep(5000))[0], "yes"), "timeout", True),
     "a decline before a yes, edited later": (lambda r, q: [r.service.edit(edited, "no: not yet") for edited in
         [r.reply(q, r.ann, "no")] if r.reply(q, r.bob, "yes") and not r.clock.sleep(9)], NO, False),
+    "a decline after a yes, edited later": (lambda r, q: [r.service.edit(edited, "no: not yet") for _ in [
+        r.reply(q, r.bob, "yes")] for edited in [r.clock.sleep(1) or r.reply(q, r.ann, "no")]], YES, False),
     "a tap that can never be read": (lambda r, q: (
         r.react(q, r.bob, "❌"), r.reply(q, r.ann, "yes"), setattr(r.service, "reaction_users_max", 0),
         r.service.scopes.discard("reactions:read"), r.clock.sleep(5000)), "timeout", True),
@@ -7457,8 +7459,7 @@ def test_an_own_flavor_has_fields_of_any_type():
     assert wide._where(None, None)["groups"] == ["a", "b"]  # in every process
     for wrong in ({"names": ["x", ""]}, {"level": "5"}, {"names": [None]}, {"name": 5}, {"name": "a\nb"},
                   {"ratio": "1"}):
-        with pytest.raises(ConfigError, match="^wide: "):
-            Wide(**wrong)
+        pytest.raises(ConfigError, Wide, **wrong).match("^wide: ")
     line = "register n --flavor=wide --name=Ann --names=a,b --level=5 --ratio=.5 --groups=c,d"
     assert main(line.split()) == main(["update", "n", "--name=Bob"]) == 0
     assert StackStore().load_alerter("n") == Wide(
@@ -7576,8 +7577,7 @@ def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(c
     for value in values:
         params = (SlackAlerterParameters if kind == "slack" else DiscordAlerterParameters)(**{field: value})
         for call in (alerter.post, alerter.ask, alerter.send, alerter.open_question):
-            with pytest.raises(ConfigError, match=f"^{kind}: {field}"):
-                call("x", params)
+            pytest.raises(ConfigError, call, "x", params).match(f"^{kind}: {field}")
     assert service.calls == []
 
 
