@@ -8455,8 +8455,8 @@ LOGGING = """
 MANY = f"file: Too many open files: {TOO_MANY}\n"
 ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
     # The end holds the handler's lock while the post fails and logs, and root has this very handler.
-    "stderr is logged": ("open('busy', 'w'); sys.stderr = type('Log', (), {'flush': str, 'write': lambda "
-                         "self, text: (sys.__stderr__.write(text), log.error(text))})(); log.error('x')", [],
+    "stderr is logged": ("open('busy', 'w'); sys.stderr = type('L', (), {'flush': sys.stderr.flush, 'write':"
+                         "lambda _, t: (sys.__stderr__.write(t), log.error(t))})(); log.error('x')", [],
                          "file: the line is busy\nalerters: not told (see above): ERROR root: x\n"),
     "forks": ("""
         import logging.config, multiprocessing, warnings
