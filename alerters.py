@@ -4218,8 +4218,8 @@ class SMTPEmailAlerter(BaseAlerter):
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
         began = self.clock.monotonic()
         box = question._shared = question._shared or self._box()
+        box.questions.add(question)  # at once: else the one that ends meanwhile would close the session
         with box.lock:
-            box.questions.add(question)
             since = question._record.asked - 2 * 86400
             if box.session is None:
                 box.session = self._imap(self._until(_SEND_BUDGET))
