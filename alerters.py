@@ -2925,6 +2925,7 @@ class SlackAlerter(_ChatAlerter):
                 rows += page
         except DeliveryError as error:
             if error.status != 429:  # what its body says is not documented
+                question._memo["unread"] = True  # until it can be read no tap decides
                 raise
             view.free_at = now + (error.retry_after or _POLL_MIN)
             if view.free_at > now + _POLL_MAX:  # no other app has to wait so long

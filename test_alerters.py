@@ -4454,8 +4454,7 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
         question, began = room.ask(timeout=timeout), room.clock.monotonic()
         room.service.fail("conversations.replies", fault)
         room.clock.at(began + second, functools.partial(room.reply, question, room.ann, "yes"))
-        assert question.wait().status == YES
-        assert room.clock.monotonic() - began <= latest
+        assert question.wait().status == YES and room.clock.monotonic() - began <= latest
     question, began = room.ask(timeout=300), room.clock.monotonic()
     room.service.fail("conversations.replies", room.limited(40))  # whoever may then read on is not rationed
     room.clock.at(began + 245, lambda: room.reply(question, room.ann, "no"))
@@ -4474,6 +4473,12 @@ def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
             room.clock.at(began + second, functools.partial(say, question, who, said))
         room.clock.at(began + 500, functools.partial(room.react, question, room.ann, "✅"))
         pytest.raises(DeliveryError, question.wait).match(UNREAD)  # no one page holds all
+        question, began = room.ask("Deploy?", alerter, timeout=900), room.clock.monotonic()
+        fail = functools.partial(room.service.fail, f"conversations.{read}", *[Fault(status=500)] * 7)
+        room.clock.at(began + 640, fail)  # until the last minute, in which such an app does not read
+        room.clock.at(began + 650, functools.partial(say, question, room.bob, "no"))
+        room.clock.at(began + 780, functools.partial(room.react, question, room.ann, "✅"))
+        assert question.wait().by == room.bob
     question, other = room.ask(), room.ask()
     room.reply(question, room.ann, "no")
     room.react(question, room.bob, "✅")
@@ -6165,8 +6170,7 @@ def test_a_reply_by_mail_decides(desk):
 def test_the_question_says_how_who_and_until_when(desk):
     with pytest.raises(ConfigError, match="approvers: 'Boss <boss@example.com>'"):
         desk.open(approvers=["Boss <boss@example.com>"])
-    with pytest.raises(AskNotSupported, match="imap_server"):
-        relay_alerter(desk.relay).ask("Deploy?")
+    pytest.raises(AskNotSupported, relay_alerter(desk.relay).ask, "Deploy?").match("imap_server")
     assert desk.relay.commands == []
     desk.open(timeout=3600, approvers=[BOB], approve_msg_options=["ship it"])
     for shown in (mail_text(desk.relay.mails[0]), " ".join(MailPage(desk.relay.mails[0]).words)):
@@ -7251,8 +7255,7 @@ def test_reading_does_not_wait_for_a_writer_and_writing_does_not_wait_for_ever(m
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert StackStore().active_stack() == "prod" and StackStore().load_alerter().flavor == "slack"
         monkeypatch.setattr(alerters, "time", clock)
-        with pytest.raises(StoreError, match="another process holds it"):
-            StackStore().set_active_stack("default")
+        pytest.raises(StoreError, StackStore().set_active_stack, "default").match("another process holds it")
     assert 60 <= clock.monotonic() < 61
     monkeypatch.setattr(fcntl, "flock", lambda f, how: how == fcntl.LOCK_UN and (os.close(f) or os.close(f)))
     monkeypatch.setattr(alerters, "_BUSY", TypeError)  # in place of Windows' PermissionError
@@ -7658,8 +7661,7 @@ def test_a_flavor_that_cannot_ask_or_send_says_so(received):
             (DiscordAlerter(discord_webhook_url=OF_DISCORD), "a webhook"),
             (Teams("https://example.org/hook"), "a webhook can only post; asking needs another flavor")):
         for way in (alerter.ask, alerter.decide, alerter.open_question):
-            with pytest.raises(AskNotSupported, match=why):
-                way("Deploy?", key="k")
+            pytest.raises(AskNotSupported, way, "Deploy?", key="k").match(why)
     assert (received, _records()) == ([], {})  # refused before anything was posted
     with pytest.raises(ConfigError, match="flavor nothing has no send"):
         dataclasses.dataclass(type("Nothing", (BaseAlerter,), {"flavor": "nothing"}))().post("x")
@@ -8133,8 +8135,7 @@ def test_watch_tells_how_a_function_or_a_block_ended(received):
         return n if n < 2 else fib(n - 1) + fib(n - 2)
     model, train = Model(), Model.train
     assert (model.train(1, b=3), train.__name__, train.__doc__) == ((model, 4), "train", "Train.")
-    with pytest.raises(KeyError, match="gone"):
-        model.fail()
+    pytest.raises(KeyError, model.fail).match("gone")
     with watch("block") as block, block:
         assert fib(4) == 3
     first, failure = received[0][1], received[1][1]
@@ -8189,8 +8190,7 @@ def test_watch_leaves_generators_as_they_are(received):
     assert inspect.isgeneratorfunction(numbers)
     gen = numbers()
     assert received == [] and [next(gen), gen.send("a")] == [1, "a"]
-    with pytest.raises(StopIteration, match="returned"):
-        gen.throw(KeyError("k"))
+    pytest.raises(StopIteration, gen.throw, KeyError("k")).match("returned")
     assert received.titles == ["gen succeeded"] and closed == [True]
     for error in (GeneratorExit(), ZeroDivisionError()):
         gen = numbers()
