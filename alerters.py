@@ -1833,7 +1833,8 @@ class Question:
         # A flavor's `replies` sets these three; before each look the first two are reset.
         self._missing: DeliveryError | None = None  # why not all was read; what was counts, but no time-out
         self._veto_unread = False  # who may have declined cannot be read: nothing is approved
-        self._is_rationed = False  # what was just read can be read no second time
+        self._looks_once = not alerter._reads_in_steps  # before it decides; also where no more is allowed
+        self._was_decided = False  # by a look before, which the next one that reads all has to confirm
         self._fresh_from = 0.0  # what was read before may not serve any more, on clock.monotonic
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
@@ -1977,6 +1978,7 @@ class Question:
         if not isinstance(error, DeliveryError):
             error = DeliveryError(str(error))
         before, self._failing = self._failing, error
+        self._memo["unread"] = True  # Slack: until all can be read no tap decides
         if error._cure != "people":
             self._not_before = began + (error.retry_after or 0)
             self._warn(f"{error}; waiting for the answers goes on")
@@ -1994,7 +1996,7 @@ class Question:
             self._warn_from = now + _WARN_AGAIN
             _log("warning", "%s", _one_line(what))
 
-    def _look(self, began: float, is_second: bool = False) -> Decision | None:
+    def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers, others = [], []
         self._missing, self._veto_unread = None, False
@@ -2018,11 +2020,13 @@ class Question:
         if decision and self._veto_unread:
             what = "what may decline it cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
-        if decision is not None and self.alerter._reads_in_steps and not (is_second or self._is_rationed):
-            self._fresh_from = self.alerter.clock.monotonic()
-            again = self._look(began, is_second=True)  # which sees all that stood before what decides
-            if not self._is_rationed:
+        if not (decision is None or self._was_decided or self._looks_once):
+            self._was_decided, self._fresh_from = True, self.alerter.clock.monotonic()
+            again = self._look(began)  # which sees all that stood before what decides
+            if not self._looks_once:
                 return again
+        elif not self._missing:
+            self._was_decided = False
         for reply in others:
             if decision is None and reply.by not in self._approvals:
                 self._help(reply)
@@ -2850,7 +2854,7 @@ class SlackAlerter(_ChatAlerter):
         answers = self._answers(question, rows, "reply")
         if listens and self._is_whole(question, shared):  # of a part nobody knows what stands above it
             answers += self._answers(question, shared[0], "channel")
-        question._is_rationed = view.rationed
+        question._looks_once = view.rationed
         if not question._missing:
             question._memo["unread"] = False
         elif question._memo.get("unread", question._is_resumed) or not view.rationed:
@@ -2925,7 +2929,6 @@ class SlackAlerter(_ChatAlerter):
                 rows += page
         except DeliveryError as error:
             if error.status != 429:  # what its body says is not documented
-                question._memo["unread"] = True  # until it can be read no tap decides
                 raise
             view.free_at = now + (error.retry_after or _POLL_MIN)
             if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
