@@ -3771,12 +3771,12 @@ _HTML_FIXES = {  # with them, one after the other, the parser sees what a browse
     "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
 _US = "\1"  # stands in a line for our name or address
 # Minute and second of a mail of ours, which are the same in most time zones.
-_SENT_AT = r"(?m)^\w{3}, \d\d \w{3} \d{4} \d\d(:\d\d:\d\d) \S+$"
+_SENT_AT = r"(?m)^\w{3}, \d\d \w{3} \d{4} \d\d(:(?!\d[05]:00)\d\d:\d\d) \S+$"
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
 _NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
-_CITES = r"(?i:quoting|[zc][iy]t\w+|цит\w+|siterer|lainaus|alıntı|引[用述])(?: \w{2,3})? "
+_CITES = r"(?i:quoting|[zc][iy]t\w{2,}|цит\w+|siterer|lainaus|alıntı|引[用述])(?: \w{2,3})? "
 _COLON, _LABEL = r"[:\uff1a-]\W*", r"[^\1:\uff1a]{1,24}(?:[:\uff1a]| (?=\"|\S+@))"
 _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "dashes": "--",
@@ -3795,16 +3795,16 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
     "rule": r"(?i)(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
             r"-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
-            r".{,20}(?:r[iy]?[gjx]+in|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc|ригинал|исход|почат"
-            r"|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
+            r".{,20}(?:(?:\bor|r[iy])[gjx]+in|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
+            r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
     "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
 # least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label dated | dated us label* | label dated label) subject
-           | subject dated us label | us label* subject dated | wrote | began colon | stamp? says | timed)
-           (short{,40} quoted | bare+)
+           | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
+           | stamp? says | timed) (short{,40} quoted | bare+)
   | dashes ((?!quoted|bare|wrote|subject)\w+=(?![>|]).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
   | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
@@ -3845,9 +3845,11 @@ _NOTICES = (
     r"do not click links or open attachments unless you recogni[sz]e the sender and know the content is safe",
     r"you don.t often get email from \S{1,99} learn why this is important(?:(?: at)? https?://aka.ms/\w+)?",
     r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
-    r"(?:non-text part: |attachment: \S{1,99} \(|\d:)(?:text|multipart|image)/[\w.-]+"  # of notmuch and Rmail
-    r"(?:\)| (?:show|hide)(?: save:\S{1,99} \(\w+\))?)?",
-    r"-----begin pgp (?:signed message-----(?: hash: \S+)?|signature-----[^-]{1,3000}-----end pgp \w+-----)")
+    r"(?:non-text part: |attachment: \S{1,99}\.(?:txt|log|png|jpg) \(|\d:)(?:text/plain|text/html|image/png"
+    r"|image/jpeg|multipart/(?:alternative|mixed|related))"  # of notmuch and Rmail
+    r"(?:\)| (?:show|hide)(?: save:(?:noname|\S{1,99}\.(?:txt|log|png|jpg)) \(\d\w*\))?)?",
+    r"-----begin pgp (?:signed message-----(?: hash: sha\d+)?|signature-----(?: version: gnupg v[\d.]+)?"
+    r"(?: [a-z\d+/=]{60,76}){1,99}(?: (?![a-z]+\s)[a-z\d+/=]{1,76}){,2} -----end pgp \w+-----)")
 _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
                  + r")[\s>|.!*\]<…]*){1,9}$")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
@@ -4242,6 +4244,8 @@ class SMTPEmailAlerter(BaseAlerter):
         people = set(map(self._person, record.approvers or record.recipients or self.recipient_email))
         new = sorted(uids.difference(box.answers))
         for uid, arrived, data in box.fetch(new, f"BODY.PEEK[]<0.{_READ_MAX}>", 1):
+            if box.named[uid] != question.token:
+                continue  # under load Courier gives the head of another one before
             box.answers[uid] = None
             try:
                 box.answers[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
@@ -4291,13 +4295,13 @@ class _Mailbox:
             self.session.sock.close()
         self.session = None
         self.began = 0.0  # when the last look began
-        self._named: dict[int, str] = {}  # which question's token a mail names, by UID
+        self.named: dict[int, str] = {}  # which question's token a mail names, by UID
         self.answers: dict[int, _Dict | None] = {}  # what the mails answer that were read whole, by UID
 
     def look(self) -> None:
         self.session.noop()  # after which the server tells what is new (RFC 3501, 6.1.2)
         day = _imaplib.Time2Internaldate(self.since)[1:12]
-        self._unread = self._search(f"SINCE {day}").difference(self._named)  # UIDs
+        self._unread = self._search(f"SINCE {day}").difference(self.named)  # UIDs
 
     def naming(self, token: str) -> set[int]:
         """Return the UIDs of mails that name a question. Of many new ones, the server finds them first."""
@@ -4305,10 +4309,9 @@ class _Mailbox:
         if len(new) > 300:  # the heads of fewer are soon read
             keys = f"OR SUBJECT {token} OR HEADER In-Reply-To {token} HEADER References {token}"
             new = self._search(keys) & new or new
-        for uid, _, head in self.fetch(sorted(new), _HEAD_FIELDS, 500):
+        for uid, _, _ in self.fetch(sorted(new), _HEAD_FIELDS, 500):
             self._unread.discard(uid)
-            self._named[uid] = _question_of(_email.message_from_bytes(head))
-        return {uid for uid, named in self._named.items() if named == token}
+        return {uid for uid, named in self.named.items() if named == token}
 
     def _command(self, *command: str) -> list[Any]:
         self.session.sock.room = _MAILBOX_CAP
@@ -4330,6 +4333,8 @@ class _Mailbox:
                 if isinstance(row, tuple):  # (facts, the mail); facts may follow it, too
                     facts = row[0] + after
                     [uid], arrived = re.findall(rb"UID (\d+)", facts), _imaplib.Internaldate2tuple(facts)
+                    head = row[1].partition(b"\r\n\r\n")[0]
+                    self.named[int(uid)] = _question_of(_email.message_from_bytes(head))
                     yield int(uid), arrived and time.mktime(arrived), row[1]
 
 
@@ -4537,13 +4542,13 @@ class _Reader:
         named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
         called = re.findall(named, ", ".join(_header_values(mail, "To", "Cc")))
         names = filter(None, [name, address, *called])
-        self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?![^\W이님]|-)"
+        self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?!(?!이\(|님)[\w-])"
         writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
         self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = "\n\uffff\n".join(question._record.sent).casefold()
         clocks = "|".join(["(?!)", *re.findall(_SENT_AT, sent)])
-        self._wrote = rf"(?=.*(?:{clocks})).*\d{{4}}.*{_COLON}"
+        self._wrote = rf"(?:[^\W\d]+\W+){{,3}}(?=.*\d{{4}})\d.*(?:{clocks}).*[^\W\d]{{2}}.*[:\uff1a]"
         letters = re.sub(_NO_LETTERS, "", sent).split("\n")
         self._ours = "".join(letters)
         starts = list(itertools.accumulate(map(len, letters), initial=0))
@@ -4624,9 +4629,8 @@ class _Reader:
         if set() < words <= self._closings:
             return "closing"
         line = re.sub(self._us, _US, line.strip(f"{_QUOTED} \t\xa0"))
-        if re.fullmatch(self._wrote, line):
-            return "wrote"  # KMail names nobody: On 24.11.2026 10:12:00 you wrote:
-        for kind, pattern in _LINE_KINDS.items():
+        # KMail names nobody: On 24.11.2026 10:12:00 you wrote:
+        for kind, pattern in [("wrote", self._wrote), *_LINE_KINDS.items()]:
             if kind == "timed" and words & self._readers:
                 continue
             if re.fullmatch(pattern, line):

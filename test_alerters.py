@@ -1381,6 +1381,7 @@ class _IMAPTalk(_Talk):
         form = r"BODY\.PEEK\[((?:HEADER\.FIELDS \(([^)]+)\))?)\]<0\.([1-9]\d*)>"
         (section, names, size), data = re.fullmatch(form, item).groups(), mail.raw
         if names:
+            data = self.server.mixed_up.pop(mail.uid, data)  # once another one's, as of Courier under load
             lines, names = re.split(rb"\r\n(?![ \t])", data.partition(b"\r\n\r\n")[0]), names.encode().split()
             data = b"".join(x + b"\r\n" for x in lines if x.split(b":")[0].upper() in names) + b"\r\n"
         data = data[:int(size)]
@@ -1390,7 +1391,7 @@ class _IMAPTalk(_Talk):
 class FakeIMAP(FakeServer):
     """TLS at once, and only read. ``clock`` dates what comes in; SINCE counts days in ``zone``."""
 
-    protocol, stages = _IMAPTalk, "greeting login select search fetch noop".split()
+    protocol, stages, mixed_up = _IMAPTalk, "greeting login select search fetch noop".split(), {}
     capabilities, zone = "IMAP4rev1 AUTH=PLAIN", datetime.timezone(datetime.timedelta(hours=-8))
 
     def __init__(self, user="bot@example.org", password="secret", trusted=True, clock=None):
@@ -1434,7 +1435,7 @@ On November 24, 2026, {N} <{E}> wrote: ¦ W dniu 24.11.2026 o 10:12, {N} pisze: 
 On 11/24/26 10:12 AM, {N} wrote: ¦ On Tue Nov 24, 2026 at 10:12,  wrote: ¦ {E} schrieb am 24.11.2026 10:12:
 Zitat von {E}: ¦ 2026-11-24 10:12에 {E}이(가) 쓴 내용: ¦ 24.11.2026, 10:12, "{N}" <{E}>:
 {E} wrote:⏎> ZjQcmQRYFpfptBannerStart⏎> This Message Is From an External Sender⏎> ZjQcmQRYFpfptBannerEnd
-{E} wrote:⏎> [2:text/html Hide Save:a.b (3kB)] ¦ On Tue, 24 Nov 2026 10:12:00 +0000,⏎{E} wrote:
+{E} wrote:⏎> [2:text/html Hide Save:a.log (3kB)] ¦ On Tue, 24 Nov 2026 10:12:00 +0000,⏎{E} wrote:
 On Tue, 24 Nov 2026, {E} wrote: ¦ -------- Original Message --------⏎On 24/11/2026 10:12, {N} <{E}> wrote:""")
 MAIL_HEADS = re.split(" ¦ |\n", """\
 Von: {N} <{E}>⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
@@ -1483,18 +1484,18 @@ Cordialement, mais attendez ¦ I approve of {E} in general ¦ PS: decline the se
 erst nach 24.11.2026 10:12 ¦ {E}: not before 01.12.2026 ¦ Thanks⏎Hold until Monday ¦ 5:00 pm at the earliest
 24.11.2026 not earlier: ¦ Cheers when Bob agrees ¦ [1:text/a Show] not yet ¦ Thanks, but not today ¦ Deploy?
 On Monday, not today: ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ not before 24.11.2026 ¦ sauf vendredi
-From: Monday on only ¦ aber erst am Montag ¦ Alice: only staging ¦ wait for {N} <{E}>: ¦ before: 01.12.2026
+-----BEGIN PGP SIGNATURE-----⏎not yet⏎-----END PGP SIGNATURE----- ¦ not before 1.12.2026 22:13:20:
 > if the tests pass ¦ Best wait for Bob ¦ Not Before Friday ¦ ask {E} first ¦ Anna said no ¦ {E}: not yet ¦ no
-forget iOS ¦ pero no hoy ¦ for Android ¦ > no ¦ 👎 ¦ Monday@18:00 ¦ after 01 12 2026 08 00 ¦ approve""")
+forget iOS ¦ pero no hoy ¦ 1:text/no ¦ > no ¦ 👎 ¦ Monday@18:00 ¦ after 01 12 2026 08 00 ¦ approve""")
 OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
 not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
 Not before 1.12.2026 1:00:00, says Anna Schmidt: ¦ ---- 18 時 ----⏎On 24/11/2026 10:12, {E} wrote: ¦ {S}: wait
 not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ {E} must wait:
-until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ until 24.11.2026⏎no⏎{E} wrote: ¦ {E}: not before Monday:
+until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ ---- let merging ----⏎{E} wrote: ¦ {E}: not before Monday:
 Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
-Only: staging⏎Re: {S} ¦ only staging: {S} ¦ Stop <{E}> please: ¦ On 1.12.2026 10:12, Bob Miller refused:
+Only: staging⏎Re: {S} ¦ only staging: {S} ¦ Stop <{E}> please: ¦ From: {E}⏎Subject: {S}⏎on 1.12.2026 10:12
 PS: ask {E}⏎⏎From: Robot⏎Sent: 24.11.2026 10:12⏎To: {T}⏎{S} ¦ I asked {E} on 24.11.2026⏎⏎Robot says:
 ----- Only the Original Mail -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote: ¦ {E} wrote:⏎> CAUTION: no
 ----- Original only -----⏎{E} wrote: ¦ ---- Только тест ----⏎{E} wrote: ¦ LG⏎Call 0301234567⏎{E} wrote:""")
@@ -4414,8 +4415,7 @@ def test_retry_after_is_obeyed_and_the_wait_ends_with_the_grace(room):
     paths = [call.path for call in room.service.calls[before:]]
     assert len(paths) == len(set(paths))  # what was refused is not asked again
     room.reply(question, room.ann, "yes")
-    assert question.wait().status == YES
-    assert room.clock.monotonic() <= 55
+    assert question.wait().status == YES and room.clock.monotonic() <= 55
     began, question = room.clock.monotonic(), room.ask(timeout=100)  # now past the deadline
     for path in (room.reads, "reactions.get"):
         room.service.fail(path, room.limited(500), times=None)
@@ -5330,8 +5330,7 @@ def test_a_secret_file_that_is_away_for_a_moment_costs_no_answer(slack_room, tmp
             _decide(room, alerter=alerter)
     secret.write_text(room.service.token)
     room.reply(room.asked(), room.ann, "yes")
-    assert _decide(room, alerter=alerter).status == YES
-    assert len(room.posted_questions()) == 1
+    assert _decide(room, alerter=alerter).status == YES and len(room.posted_questions()) == 1
     assert caplog.messages[0].startswith(f"slack: slack_token: file {secret} holds no usable secret")
 
 
@@ -6254,7 +6253,7 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f"]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
     layouts += ["-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{A}\n\n" + ATTRIBUTIONS[0] + "\n{Q}\n\n"
-                "-----BEGIN PGP SIGNATURE-----\n\niQEz+/8\n=hgf2\n-----END PGP SIGNATURE-----"]
+                f"-----BEGIN PGP SIGNATURE-----\n\n{'iQEz+/8A' * 8}\nbQ==\n=h2\n-----END PGP SIGNATURE-----"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
     for number, (message, name, to) in enumerate(NAMED):
         question = desk.open(message, recipient_email=[ANN, BOB, "carl@wrote.at"])  # a domain is no name
@@ -6628,6 +6627,7 @@ def test_all_questions_of_a_process_share_one_connection_to_a_mailbox(desk):
     for number, status in enumerate(wanted):
         questions.append(desk.open(f"Deploy {number}?", timeout=900))
         desk.deliver(ANN, "approve" if status == YES else "no")
+    desk.imap.mixed_up[102] = b"Subject: [#%s]\r\n\r\n" % questions[0].token.encode()
     wait_until(lambda: not desk.imap._open)  # each has tried whether it can be read
     desk.imap.fail("login", "stall")  # until all of them wait
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
