@@ -2549,8 +2549,8 @@ class _ChatAlerter(BaseAlerter):
         view = _View(question)
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
         key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
-        question._shared = _VIEWS.setdefault(key, view)
-        question._shared.refs[question] = question.ref
+        view = question._shared = _VIEWS.setdefault(key, view)
+        view.refs[question] = question.ref  # of which another thread may take leave meanwhile
 
     def _release(self, question: Question) -> None:
         if question._shared:
