@@ -4459,15 +4459,13 @@ def _as_sent(mail: Any) -> list[str]:
 
 
 def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], at: Any) -> _Dict | None:
-    """Return a mail as an answer, or None: an automatic mail, of somebody else, or of another question."""
+    """Return a mail as an answer, or None: an automatic mail, or of somebody else."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = b"".join(re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data))
     parts = data.count(b"\n--")
     if parts > 2000 or len(heads) > 40_000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
-    if _question_of(mail) != question.token:
-        return None
     for name, pattern in _AUTOMATIC.items():
         for value in _header_values(mail, name):
             if re.match(pattern, value):
