@@ -1810,7 +1810,7 @@ class _Reply:
     by, text, via = "", "", "reply"  # the user id; as written, or the emoji; as in a Decision
     at: float | None = None  # when it was written or last edited, by the service's clock; None: not known
     asked: float | None = None  # when the question was posted, by that clock
-    edited: Any = False  # when it was written, if it was edited: it may have said so since then
+    first_written: float = 0.0  # when, if it was edited: it may have said so since then
     thread: Any = None  # where to answer it, if not at the question; a flavor's own
     means: Decision  # what an answer would decide; the look that reads it sets this and the next two
     late = vetoes = False  # the second: it declines, since nobody knows when
@@ -2011,7 +2011,7 @@ class Question:
             answer, reply.late = self._meaning(reply), self._is_late(reply, began)
             if answer is not None:
                 reply.means = answer
-                if reply.is_tap or reply.edited:
+                if reply.is_tap or reply.first_written:
                     reply.vetoes = answer.status == "declined"
                 answers.append(reply)
             elif not (reply.is_tap or reply.late or reply.via == "channel"):
@@ -2075,7 +2075,7 @@ class Question:
             user, complete = reply.by, len(approvals) >= record.minimum_approvals
             is_void = complete or reply.late
             if last and complete and reply.vetoes:
-                is_void = reply.edited > last.at
+                is_void = reply.first_written > last.at
             if is_void or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
             if reply.means.status == "declined":
@@ -2981,7 +2981,7 @@ class SlackAlerter(_ChatAlerter):
         answer = {"by": row["user"], "text": text, "via": counts_as, "at": self._order(row),
                   "asked": self._order(question.ref)}
         if row.get("edited"):
-            answer.update(edited=answer["at"], at=self._order(row["edited"]))
+            answer.update(first_written=answer["at"], at=self._order(row["edited"]))
         return answer
 
     def _order(self, row: _Dict) -> float:
@@ -3457,7 +3457,7 @@ class DiscordAlerter(_ChatAlerter):
         edited = row.get("edited_timestamp")
         if edited:
             edited = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
-            answer.update(edited=answer["at"], at=edited)
+            answer.update(first_written=answer["at"], at=edited)
         if row.get("channel_id") not in (None, question.ref["channel_id"]):  # a thread: there it is answered
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer

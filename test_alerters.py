@@ -5501,7 +5501,7 @@ def test_trouble_of_an_own_flavor_costs_time_and_never_the_answer(boards, clock,
     def replies(self, question):
         if troubles:
             raise troubles.pop()
-        return [{"by": "ann", "text": "yes"}]
+        return [{"by": "ann", "text": "yes"}, {"by": "bob", "text": "no", "edited": "10:12"}]  # of its own
     board = in_time(type("Shaky", (Board,), {"replies": replies}), clock)()
     if wait:
         assert board.decide("Deploy?").status == YES
