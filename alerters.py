@@ -7611,7 +7611,9 @@ def _flush(stream: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code, which `--help` explains. Errors are one line on stderr."""
-    args = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        argv = sys.argv[1:]
+    args = list(argv)
     _OWN_PLACES.add("")  # the current folder, which may be gone
     if args[:1] == ["alerter"]:
         del args[0]
