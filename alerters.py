@@ -550,7 +550,9 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
 
 def _kind_of(value: object) -> str:
     """Return what to call a value that is of no use here; two copies of this module are easily mixed up."""
-    kind: type[Any] = value if isinstance(value, type) else type(value)
+    kind: type[Any] = type(value)
+    if isinstance(value, type):
+        kind = value
     for cls in kind.__mro__:
         if cls.__name__ in __all__ and globals().get(cls.__name__) is not cls:
             place = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
@@ -1460,8 +1462,11 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
     """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
     @functools.wraps(send)
     def checked(self: BaseAlerter, message: _Text, params: _Params = None) -> Receipt:
+        def work() -> Receipt:
+            return send(self, *self._checked(message, params))
+
         with _one_operation():
-            return _own_code(self._who, lambda: send(self, *self._checked(message, params)))
+            return _own_code(self._who, work)
 
     checked._takes_messages = True  # type: ignore[attr-defined]
     return checked
@@ -4487,9 +4492,9 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
 
 
 def _header_values(mail: Any, *names: str) -> Iterator[str]:
-    """Yield the values of headers, decoded, in a line each; cut, as hostile ones take long."""
+    """Yield the values of headers, of many the last, decoded, in a line each; cut: hostile ones take long."""
     for name in names:
-        for value in mail.get_all(name, []):
+        for value in mail.get_all(name, [])[-99:]:
             text = re.sub(r"\s+", " ", str(value)[-5000:])
             with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
                 text = str(_email_policy.default.header_factory("Subject", text))
@@ -7289,8 +7294,10 @@ def _typed_message(options: Any) -> AlerterMessage:
 
 
 def _typed_params(options: Any) -> _Params:
-    names = AlerterParameters.__dataclass_fields__  # those of options, or their `dest`
-    return AlerterParameters(**{name: getattr(options, name, None) for name in names})
+    given = {}
+    for name in AlerterParameters.__dataclass_fields__:  # by the names of options, or their `dest`
+        given[name] = getattr(options, name, None)
+    return AlerterParameters(**given)
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
