@@ -4327,12 +4327,13 @@ def test_a_missing_message_content_intent_is_told_once(discord_room, caplog):
 
 
 # === Asking: staying alive ===
+DEEP = b"[" * (200_000 if sys.version_info >= (3, 10) else 200)  # collecting in there, older ones may abort
 HICCUPS = {  # by default the first two of each line
     "status": lambda r: [Fault(status=code) for code in (500, 503, 504, 408, 429)],
     "wait": lambda r: [r.limited(3), Fault(status=429, headers={"Retry-After": "nan"})],
     "page": lambda r: [Fault("html"), Fault("html", status=404), Fault("redirect")],
     "wire": lambda r: [Fault(kind) for kind in ("reset", "close", "truncate", "garbage")],
-    "body": lambda r: [Fault(status=200, body=body) for body in (b"{", None, b"[" * 200_000)],
+    "body": lambda r: [Fault(status=200, body=body) for body in (b"{", None, DEEP)],
     "JSON": lambda r: [Fault(status=200, body=body) for body in ([None], {"x": 1}, 7, ["x"], {"ok": False})],
     "rows": lambda r: [Fault(status=200, body={"ok": True, "messages": rows, "reactions": rows, "id": 1})
                        for rows in ([None], "odd", [[]])],
@@ -7120,7 +7121,7 @@ def two_alerters():
 
 NO_TIME = " must be a number of seconds, 0 or more, or a time such as 90s, 5m, 1h30m or 2d, not "
 NO_STORES = [  # empty, cut off, of another shape, of bytes, deep, of a later version
-    b"", b'{"version": 1, "alerters": {"console": {"fl', b"[]", bytes(range(256)), b"[" * 100_000,
+    b"", b'{"version": 1, "alerters": {"console": {"fl', b"[]", bytes(range(256)), DEEP,
     b'{"version": 2, "stacks": {}}', b'{"version": "1.0"}', b'{"alerters": []}', b'{"active_stack": null}']
 ODD_STORES = [  # of an unknown flavor, field, alerter or stack
     b'{"alerters": {"console": {"flavor": "x"}}}', b'{"stacks": {"default": []}}', b'{"active_stack": "a"}',
@@ -7201,8 +7202,7 @@ def test_a_place_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, capsys):
         assert want == 2 or "a" in StackStore().alerters(), name
     assert gone.is_file() and (tmp_path / "link").is_symlink()  # what it points to is made, and it stays
     for path in (str(tmp_path / "folder"), str(tmp_path / "pipe"), "/dev/zero"):
-        with pytest.raises(StoreError, match=path):
-            StackStore(path).alerters()
+        pytest.raises(StoreError, StackStore(path).alerters).match(path)
 
 
 def test_a_failure_in_mid_write_keeps_the_old_file(monkeypatch, received):
