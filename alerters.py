@@ -1843,6 +1843,7 @@ class Question:
         self._fresh_from = 0.0  # what was read before may not serve any more, on clock.monotonic
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
+        self._part_unread = self._is_resumed  # which may hold a "no"; a flavor tells once all was read
         self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
         self._key: Any = None  # a _Key, if it is to survive the process
@@ -1983,7 +1984,7 @@ class Question:
         if not isinstance(error, DeliveryError):
             error = DeliveryError(str(error))
         before, self._failing = self._failing, error
-        self._memo["unread"] = True  # Slack: until all can be read no tap decides
+        self._part_unread = True
         if error._cure != "people":
             self._not_before = began + (error.retry_after or 0)
             self._warn(f"{error}; waiting for the answers goes on")
@@ -2861,8 +2862,8 @@ class SlackAlerter(_ChatAlerter):
             answers += self._answers(question, shared[0], "channel")
         question._looks_once = view.rationed
         if not question._missing:
-            question._memo["unread"] = False
-        elif question._memo.get("unread", question._is_resumed) or not view.rationed:
+            question._part_unread = False
+        elif question._part_unread or not view.rationed:
             question._veto_unread = True  # else taps decide meanwhile
         answers.sort(key=operator.itemgetter("at"))
         for reaction in row.get("reactions") or ():
@@ -2905,7 +2906,7 @@ class SlackAlerter(_ChatAlerter):
         if missing:
             question._missing = missing
             if rows:  # of the others nobody has read what they decide
-                question._memo["unread"] = True
+                question._part_unread = True
         return not missing
 
     def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
