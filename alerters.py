@@ -3422,8 +3422,12 @@ class DiscordAlerter(_ChatAlerter):
         """Return all rows after an id. absent: the status that means that there are none."""
         rows: dict[str, _Dict] = {}  # by id, for one may come twice
         while True:
+            read = functools.partial(self._call, "GET", f"{path}?limit=100&after={after}{more}")
             try:
-                page = self._call("GET", f"{path}?limit=100&after={after}{more}")
+                if rows:  # of many pages Discord gives a few, and asks to wait for the next
+                    page = _retry(read, self.clock, self._until())
+                else:
+                    page = read()
             except DeliveryError as error:
                 if error.status != absent:
                     raise
