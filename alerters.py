@@ -269,13 +269,13 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
     """Return the name that was meant, or "": channel is slack_channel_id, smtp_password is password."""
     close = _difflib.get_close_matches(word.lower(), known, 1, 0.9)
-    if close:  # imp_password is not password
+    if close:  # before a part of a name: imp_password is imap_password, not password
         return close[0]
     for name in sorted(known, key=len):
         part, whole = sorted([_dotted(word), _dotted(name)], key=len)
         if part in whole:
             return name
-    return "".join(_difflib.get_close_matches(word.lower(), known, 1, likeness))  # --timeout is not --title
+    return "".join(_difflib.get_close_matches(word.lower(), known, 1, likeness))  # 0.6: --timeout is --title
 
 
 def _dotted(name: str) -> str:
@@ -987,6 +987,7 @@ class BaseAlerter(_Record):
     Give it `send(message, params)` that returns a Receipt or raises DeliveryError, and, if it can ask,
     `replies(question)`; or override `post` and `ask` alone. Alerters are immutable and hashable.
     """
+    # It has no fields: without a default none could follow them (kw_only came with Python 3.10).
     flavor = ""
     clock = _Clock()
     _answer_by = "Answer"
@@ -1268,6 +1269,7 @@ class BaseAlerter(_Record):
         return value
 
     def _option(self, params: _Params, name: str, default: Any = None) -> Any:
+        """Return the choice of this call, else the alerter's own field, else the default."""
         for value in getattr(params, name, None), getattr(self, name, None):
             if value not in (None, "", (), []):  # an empty one is a default of one's own flavor
                 return value
@@ -1308,7 +1310,7 @@ class BaseAlerter(_Record):
         taken = {_word(word, True) for word in approve + decline}
         for given, usual in (approve, _APPROVE), (decline, _DECLINE):
             free = [word for word in usual if _word(word, True) not in taken]
-            lists.append(list(given or free or usual))  # where none is free, all mean the opposite, too
+            lists.append(list(given or free or usual))  # of those not free the check below tells
         seen, meaning = set(), {_tap_name(_TAPS[0]): lists[0], _tap_name(_TAPS[1]): lists[1]}
         for words in lists:
             for word in words:
@@ -1370,7 +1372,7 @@ class BaseAlerter(_Record):
                 if getattr(error, "outcome", "not_sent") == "not_sent":
                     question._key.drop()
                 raise
-            if question._decision is None:  # else it is for the one who settled it, who may still say so
+            if question._decision is None:  # else who settled it holds the claim, until the end is told
                 question._take_step(**{**vars(record), "claimed_until": 0.0})
         return question
 
@@ -1378,19 +1380,19 @@ class BaseAlerter(_Record):
         """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
         decision, expired = found._key.ending(), self.clock.now() >= found.deadline
         try:
-            if decision is not None:  # whoever settled it died over it
+            if decision is not None:  # who settled it died before the end was told
                 found._finish(decision)
             elif self._locate(found) and expired:  # nobody has read the answers since its time was over
                 found.wait()
         except DeliveryError as error:
-            forever = error._cure == "people" or error.code == "unread"  # which a missing scope is
+            forever = error._cure == "people" or error.code == "unread"  # as by a missing scope
             if not (expired and forever):
                 error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
                 raise
         if expired and found._decision is None:  # it was never found, or nobody can read the answers any more
             self._close_replaced(found)
             return False
-        return getattr(found._decision, "status", "") != "timeout"
+        return getattr(found._decision, "status", "") != "timeout"  # None: it is open, or to be posted
 
     def _close_replaced(self, found: Question) -> None:
         with contextlib.suppress(AlerterError):
@@ -1398,7 +1400,7 @@ class BaseAlerter(_Record):
                 found.alerter = StackStore(self._origin[1]).load_alerter(found._record.alerter)
             if found._record.flavor in ("", found.alerter.flavor) and found.alerter._locate(found):
                 found._say("This question was replaced by another one and is closed.")
-        found._key.drop()  # last, so that who is killed before can be succeeded
+        found._key.drop()  # last: if this process is killed before, another one goes on
 
     def _locate(self, found: Question) -> bool:
         """True if it is known where a recorded question stands; else it is looked for."""
@@ -1622,6 +1624,7 @@ class _QuestionRecord:
     It is claimed (about to be posted), open (posted) or settled (with its decision); then it goes. Times are
     UNIX seconds by this machine's clock. What a record of an earlier version lacks has the value given here;
     what a later version adds is kept as it is. So a part keeps its type: what differs has a name of its own.
+    A list that grows has to stand in `_Key.update`, or processes that share a key undo each other's steps.
     """
     # Which question it is.
     token: str = ""  # 16 hex digits in the message, in the ids of mails: by these it is found again
@@ -1639,7 +1642,7 @@ class _QuestionRecord:
     recipients: list[str] = []  # mail: the addresses it was sent to
     sent: list[str] = []  # mail: what was mailed of it, by which a quote is known: date, text, HTML as text
     # Who may answer, and how.
-    approve: list[str] = []
+    approve: list[str] = []  # words: see `_word_lists`, `_verdict`, `_instructions` and `_help`
     decline: list[str] = []
     approvers: list[str] | None = None  # user ids; None: everybody
     case_sensitive: bool = False
@@ -1647,7 +1650,7 @@ class _QuestionRecord:
     # Its times.
     asked: float = -1.0  # when the process began to ask; without it nobody knows what came too late
     posted: float = 0.0  # when it was given to the service; 0: it was not
-    deadline: float = 0.0  # as people were shown it
+    deadline: float = 0.0  # as people were shown it; never moved, as other processes have it, too
     # How far it has come.
     helped: bool = False  # a near miss was answered, so no other is; the console, which answers all, sets it
     acknowledged: list[str] = []  # user ids of first approvals that were answered; see `_Key.update`
@@ -1838,7 +1841,7 @@ class Question:
         # A flavor's `replies` sets these three; before each look the first two are reset.
         self._missing: DeliveryError | None = None  # why not all was read; what was counts, but no time-out
         self._veto_unread = False  # who may have declined cannot be read: nothing is approved
-        self._looks_once = not alerter._reads_in_steps  # before it decides; also where no more is allowed
+        self._looks_once = not alerter._reads_in_steps  # else it looks again before it decides, if it may
         self._was_decided = False  # by a look before, which the next one that reads all has to confirm
         self._fresh_from = 0.0  # what was read before may not serve any more, on clock.monotonic
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
@@ -1853,7 +1856,7 @@ class Question:
         self._ends = now + record.deadline - alerter.clock.now()
         self._began_late = now > self._ends + _LATE  # when no look tells whether a tap was given in time
         grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
-        self._gives_up = max(now, self._ends) + grace  # where it cannot be read
+        self._gives_up = max(now, self._ends) + grace  # if it cannot be read: how long that is tried
         self._wait_until = float("inf")  # when a wait that is shorter than the question ends
         self._next = 0.0  # when the next poll is due
         self._not_before = 0.0  # when the service allows one
@@ -1992,7 +1995,7 @@ class Question:
         if self._key:
             if error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
                 self._key.drop()
-        elif getattr(before, "_cure", "") != "people":  # else it stands there
+        elif getattr(before, "_cure", "") != "people":  # else it was said before
             self._say("The answers cannot be read. This question is closed.")
         raise error
 
@@ -2028,8 +2031,8 @@ class Question:
             raise _failure(self.alerter._who, what, code="unread", cure="again")
         if not (decision is None or self._was_decided or self._looks_once):
             self._was_decided, self._fresh_from = True, self.alerter.clock.monotonic()
-            again = self._look(began)  # which sees all that stood before what decides
-            if not self._looks_once:
+            again = self._look(began)  # one step may have missed what stood before that which decides
+            if not self._looks_once:  # else the service refused just now to be read twice
                 return again
         elif not self._missing:
             self._was_decided = False
@@ -2043,16 +2046,17 @@ class Question:
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
-        if reply.at is None:  # a tap: where we could not look in time, it counts as in time
+        if reply.at is None:  # a tap, of which only the look that finds it has a time
             until = max(self._ends, self._next) + _LATE  # the look before may have taken until `_next`
-            if self._failing:
+            if self._failing:  # nobody could look in time
                 until = max(self._gives_up, until)
             return self._began_late or began > until
+        # The deadline by the service's clock: ours and the service's time of the post tell how they differ.
         posted = self._record.posted or self._record.asked
-        until = self.deadline + (reply.asked or posted) - posted  # by the service's clock
-        if reply.asked and self._is_resumed:  # by a clock that may go otherwise than the one it was posted by
-            return reply.at > until
-        return self.alerter.clock.monotonic() > self._ends and reply.at > until
+        deadline = self.deadline + (reply.asked or posted) - posted
+        if reply.asked and self._is_resumed:  # our clock of now may not be the one that it was posted by
+            return reply.at > deadline
+        return self.alerter.clock.monotonic() > self._ends and reply.at > deadline
 
     def _meaning(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
@@ -2158,7 +2162,7 @@ class Question:
         return lines
 
     def _finish(self, decision: Decision) -> None:
-        """Say how it ended, and drop its record: last, so that who is killed before can be succeeded."""
+        """Say how it ended, and drop its record last: if we are killed before, another process goes on."""
         self._decision = decision
         how, said = "timeout, nobody decided", "Nobody decided in time. This question is closed."
         if decision.by:
@@ -2332,7 +2336,8 @@ class _ChatAlerter(BaseAlerter):
     _id_forms: Mapping[str, tuple[str, str, str]] = {}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     # To write
-    # Kind of block -> line with {words}, {indent}, {label}, {hashes}; bold, italic, strike: {words}; fence
+    # Kind of block -> line with {words}, {indent}, {label}, {hashes}; bold, italic, strike: with {words}.
+    # There must be: title, and fence (with {label}, the language). gap: to part a mark and a letter
     _forms: Mapping[str, str] = {}
     _bullet = "•"  # the label of an item that has no number
     # (style, text, url) -> markup. Styles: those of `_spans`, block (a line of code), and of people and times
@@ -2347,7 +2352,7 @@ class _ChatAlerter(BaseAlerter):
     _upload_right = "another flavor"  # what it takes to attach a file
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request; the page's lines are by `_markup`
-    _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref
+    _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref, {} if not told
     _link: Callable[[_Dict], str | None] = staticmethod(lambda ref: None)  # a message's address, if known
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
     _take_away: Callable[[_Dict], None]  # (ref): deletes a message
@@ -2556,7 +2561,7 @@ class _ChatAlerter(BaseAlerter):
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
         key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
         view = question._shared = _VIEWS.setdefault(key, view)
-        view.refs[question] = question.ref  # of which another thread may take leave meanwhile
+        view.refs[question] = question.ref  # another thread may have set `_shared` to None by now
 
     def _release(self, question: Question) -> None:
         if question._shared:
@@ -2568,21 +2573,24 @@ class _ChatAlerter(BaseAlerter):
         return question._shared or own
 
     def _share(self, question: Question) -> Any:
-        """Return what `_read_view` finds, or found for it and others in the last quarter of a pause."""
+        """Return what `_read_view` finds now, or found for this question and others a short time ago.
+
+        That is a quarter of a pause between two polls: what began to be read before is read anew.
+        """
         view = self._view_of(question)
         if question._shared is None:  # it is not waited for, only looked at
             return self._read_view(view, question)
         now = self.clock.monotonic()
-        newest = max(now - question._interval(now) / 4, question._fresh_from)
+        fresh_from = max(now - question._interval(now) / 4, question._fresh_from)
         if now >= question._ends:  # once more at the deadline
-            newest = max(newest, now - _POLL_MIN / 4, question._ends)
+            fresh_from = max(fresh_from, now - _POLL_MIN / 4, question._ends)
         with view.lock:  # one reads, and the others take what it finds
-            if view.began < newest or question not in view.read_for:
+            if view.began < fresh_from or question not in view.read_for:
                 began, view.error, view.read_for = self.clock.monotonic(), None, set(view.refs)
                 try:
                     view.found = self._read_view(view, question)
                 except DeliveryError as error:
-                    view.error = error.with_traceback(None)  # as it would keep the view
+                    view.error = error.with_traceback(None)  # its frames would keep the view
                 view.began = began
             if view.error:
                 raise copy.copy(view.error)
@@ -2734,7 +2742,7 @@ _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
     "time": "<!date^{url}^{{date_short_pretty}} {{time}}|{text}>",  # in the reader's zone
     "mention": "<@{text}>", "person": "<@{text}>", "group": "<!subteam^{text}>", "all": "<!{text}>"}
 _SLACK_CALLS = {"S": "group", **dict.fromkeys(("here", "channel", "everyone"), "all")}  # who are no person
-_SLACK_CURES: dict[str, _Cure] = {  # of all others people
+_SLACK_CURES: dict[str, _Cure] = {  # by the code of an error; of all others it is "people"
     "ratelimited": "again", "rate_limited": "again", "org_login_required": "again",
     "team_added_to_org": "again", "invalid_cursor": "again", "fatal_error": "look", "internal_error": "look",
     "request_timeout": "look", "service_unavailable": "look"}
@@ -2939,7 +2947,7 @@ class SlackAlerter(_ChatAlerter):
             view.free_at = now + (error.retry_after or _POLL_MIN)
             if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
                 view.rationed = True
-            return rows, error.with_traceback(None)  # which would keep the view
+            return rows, error.with_traceback(None)  # its frames would keep the view
         if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:
             view.rationed = False  # it only had to wait for once
         view.read_at[kind] = now
@@ -2976,7 +2984,7 @@ class SlackAlerter(_ChatAlerter):
         # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
         if row.get("subtype") not in (None, "thread_broadcast", "file_share", "me_message"):
             return None
-        if not counts_as or row.get("user") in (None, "USLACKBOT"):  # itself is a bot
+        if not counts_as or row.get("user") in (None, "USLACKBOT"):  # no person
             return None
         if counts_as == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
             return None
@@ -3491,7 +3499,7 @@ class DiscordAlerter(_ChatAlerter):
                 users = self._rows(path, 0, absent=400)  # it was taken back meanwhile
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
                     users += self._rows(path, 0, absent=400, more="&type=1")
-            except DeliveryError as error:  # one that stays ends the wait when the messages are read next
+            except DeliveryError as error:  # if it is for good, the next reading of messages ends the wait
                 question._missing = error
                 question._veto_unread = question._veto_unread or status == "declined"
                 continue
@@ -3684,7 +3692,7 @@ class DiscordAlerter(_ChatAlerter):
                 more = "&wait=true"
             if thread:
                 more += f"&thread_id={thread}"
-            url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/") + more)  # copied: no version
+            url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/") + more)  # pasted: no version
         answer = _http(self, method, url, until or self._until(), body, headers, method == "GET")
         data = answer.json()
         if answer.status == 204 and method in ("PUT", "DELETE"):
@@ -3695,7 +3703,7 @@ class DiscordAlerter(_ChatAlerter):
             return data
         code = str(known.get("code") or "")
         if code == "160002" and parts and parts[0].pop("message_reference", None):
-            return self._call(method, path, parts, until)  # it takes Read Message History
+            return self._call(method, path, parts, until)  # a reply takes Read Message History
         what, hints = f"{code} {known.get('message')}".strip(), _DISCORD_HINTS
         if not known.get("message"):
             what, hints = f"HTTP {answer.status}, no answer of Discord", {}
@@ -4296,7 +4304,7 @@ class _Mailbox:
         self.lock, self.session = _threading.Lock(), None  # type: Any, Any
         self.questions: set[Question] = set()  # that wait in it
         self.known_until = float("-inf")  # that it can be read: many may ask at once
-        self.since = float("inf")  # when the first of them was asked; SINCE knows days, and not whose
+        self.since = float("inf")  # two days before the first was asked: SINCE knows days, of any zone
         self.close()
 
     def close(self) -> None:
@@ -5030,7 +5038,7 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
             continue
         said = ""
         if name not in places:
-            meant = _nearest(name, [*(own or places), *_CHOOSING], 0.75)  # TASK is not STACK
+            meant = _nearest(name, [*(own or places), *_CHOOSING], 0.75)  # 0.65: TASK is STACK
             if meant:
                 said = f"${variable}: did you mean $ALERTERS_{meant.upper()}?"
             if meant in _CHOOSING:  # what is used without it is another place than was meant
@@ -5060,7 +5068,7 @@ class StackStore:
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         usual = os.path.join(os.environ.get(_CONFIG_FOLDER) or "~/.config", "alerters", "stacks.json")
         full = os.fsdecode(path or os.environ.get("ALERTERS_STORE") or usual)
-        if os.environ.get("HOME") != "":  # which is no home
+        if os.environ.get("HOME") != "":  # an empty one is no home
             full = os.path.expanduser(full)
         self.path = full
         with contextlib.suppress(OSError):  # the current folder may be gone
@@ -5119,7 +5127,7 @@ class StackStore:
             for name in secrets:
                 if entry.get(name) is not None:  # a number, too, which somebody wrote there by hand
                     entry[name] = _secret_or_reference(str(entry[name]))
-        return dict(found)  # which shows what it holds
+        return dict(found)  # whose repr may be seen
 
     def register_stack(self, name: str, alerters: str | Iterable[str], activate: bool = False) -> None:
         """Add a stack of one or several alerters; the first one registered becomes active."""
@@ -7299,6 +7307,7 @@ def _typed_message(options: Any) -> AlerterMessage:
 
 
 def _typed_params(options: Any) -> _Params:
+    """Return what the options choose for any flavor; parameters of one flavor alone have no options."""
     given = {}
     for name in AlerterParameters.__dataclass_fields__:  # by the names of options, or their `dest`
         given[name] = getattr(options, name, None)
@@ -7580,7 +7589,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what i
     "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path"),
     "--version": (lambda _: _print(__version__), "tell the version", "")}
 _HELP = {"-h", "--help"}
-_IN_USE = {True: "* ", False: "  "}  # is it in use?
+_IN_USE = {True: "* ", False: "  "}
 
 
 def _usage() -> str:
