@@ -1385,8 +1385,8 @@ class BaseAlerter(_Record):
             elif self._locate(found) and expired:  # nobody has read the answers since its time was over
                 found.wait()
         except DeliveryError as error:
-            forever = error._cure == "people" or error.code == "unread"  # as by a missing scope
-            if not (expired and forever):
+            unreadable = error._cure == "people" or error.code == "unread"  # as by a missing scope
+            if not (expired and unreadable):
                 error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
                 raise
         if expired and found._decision is None:  # it was never found, or nobody can read the answers any more
@@ -2435,7 +2435,8 @@ class _ChatAlerter(BaseAlerter):
         text, beside = self._shaped(draft)  # the latter stands in the first, whatever the length of the text
         huge = 10 * self._limit  # what many people and long words take may be more than one limit
         frame = _paged(self, beside, huge, huge)[0]
-        room = max(self._limit - (huge - frame.room), self._limit // 4)
+        taken = huge - frame.room
+        room = max(self._limit - taken, self._limit // 4)
         pages = _paged(self, text, self._limit, room, most)
         first = pages[0]
         first.blocks += frame.blocks
@@ -2888,13 +2889,13 @@ class SlackAlerter(_ChatAlerter):
         as at the deadline, and where something decides.
         """
         ts, now = question.ref["ts"], self.clock.monotonic()
-        told, known, at = question._memo.get("thread", (None, [], -_POLL_MAX))
+        latest, known, read_at = question._memo.get("thread", (None, [], -_POLL_MAX))
         row = _row_with(found[0], "ts", ts)
         if row and not view.thread:
             if not row.get("reply_count"):
                 return row, []
-            until = min(at + min(len(view.refs), _POLL_MAX), question._ends)
-            if told == row.get("latest_reply") and question._fresh_from <= at and now < until:
+            due = min(read_at + min(len(view.refs), _POLL_MAX), question._ends)
+            if latest == row.get("latest_reply") and question._fresh_from <= read_at and now < due:
                 return row, known
         if not view.thread:
             found = self._read(view, question, "replies", {"ts": ts})
@@ -3246,10 +3247,11 @@ class SlackAlerter(_ChatAlerter):
 
 def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:
     """Return a text object: of words in markup, or of their bare source where Slack would see more in it."""
-    spans: list[Any] = []
-    if re.search(_MISREAD, source):
+    misread = False
+    if re.search(_MISREAD, source):  # it has what Slack takes for marks; as one span alone it has none
         spans = list(_spans(source, _PATTERNS.get(kind, _INLINE)))
-    if words and len(spans) != 1:  # one is text alone: Slack would see a mark where there is none
+        misread = len(spans) == 1
+    if words and not misread:
         return {"type": "mrkdwn", "text": words, "verbatim": True}
     safe = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(source))  # who knows what reads it
     return {"type": "plain_text", "text": safe, "emoji": True}
@@ -3581,7 +3583,7 @@ class DiscordAlerter(_ChatAlerter):
         """Return the body of an alert or question: embeds in the rich form, content in the plain one."""
         _name_apart(page.files)
         embeds: list[_Dict] = []
-        content, last = "", len(_EMBED)
+        content, last = "", len(_EMBED)  # so the first part begins an embed
         if draft.why_plain:
             content = self._in_words(page)
         elif page.is_first:  # what an embed mentions calls nobody
@@ -3589,7 +3591,7 @@ class DiscordAlerter(_ChatAlerter):
             content = " ".join(map(ping, dict.fromkeys(draft.called)))
         if not draft.why_plain:
             for part, value in self._embed_parts(page):
-                if _EMBED[part] <= last:  # it would stand above what is there already
+                if _EMBED[part] <= last:  # in this embed it would stand above the part before
                     embeds.append({"color": _LEVELS[draft.message.level][1]})
                 last = _EMBED[part]
                 embeds[-1][part] = value
@@ -4062,7 +4064,7 @@ class SMTPEmailAlerter(BaseAlerter):
             if not refused:
                 raise  # it is about the mail, not about one of them
             cause = caught
-        if cause not in refused.values():
+        if cause not in refused.values():  # it met those who might still get it, and not one of them alone
             refused.update(dict.fromkeys(mail.left, cause))
         why = []
         for address, error in refused.items():
@@ -4078,24 +4080,24 @@ class SMTPEmailAlerter(BaseAlerter):
     def _transact(self, mail: _Mail, until: float) -> None:
         """Send the mail to those who may still get it; note who has it, and why the others do not."""
         session, in_data = self._smtp(until), False
-        taken, size = [], []
+        taken, options = [], []
         try:
             most = session.esmtp_features.get("size")  # RFC 1870
             if most is not None:
-                size = [f"size={mail.size}"]
+                options = [f"size={mail.size}"]
                 if most.isdecimal() and 0 < int(most) < mail.size:  # OpenSMTPD reads it all, and says 554
                     words = f"a mail of {mail.size} bytes, where the server takes {most}"
                     _expect((552, words.encode()), 250)
-            _expect(session.mail(self._sender, size), 250)
+            _expect(session.mail(self._sender, options), 250)
             for address in list(mail.left):
                 code, words = session.rcpt(address)
                 if code in (250, 251):
                     taken.append(address)
                     continue
-                refused = _smtplib.SMTPResponseException(code, words)
+                answer = _smtplib.SMTPResponseException(code, words)
                 if code == 421:  # the server leaves
-                    raise refused
-                mail.refused[address] = refusal = _mail_failure(self._who, refused)
+                    raise answer
+                mail.refused[address] = refusal = _mail_failure(self._who, answer)
                 if refusal._cure != "again":
                     mail.left.remove(address)
             if taken:
@@ -4118,7 +4120,7 @@ class SMTPEmailAlerter(BaseAlerter):
         finally:
             session.close()
         if mail.refused:
-            first = next(iter(mail.left or mail.refused))  # one whom it can be sent to later, if there is any
+            first = next(iter(mail.left or mail.refused))  # one to be tried again, if there is any
             raise mail.refused[first]
 
     def _smtp(self, until: float) -> Any:
@@ -4373,7 +4375,10 @@ def _name_and_address(text: str, what: str) -> tuple[str, str]:
 
 
 class _Mail:
-    """A mail as it is sent after DATA, and what became of it."""
+    """A mail as it is sent after DATA, and what became of it.
+
+    Whom the server refuses for now stands in both `left` and `refused`; for good, in `refused` alone.
+    """
     # The email package would hold a picture seven times; here it stays as it is until it is sent.
     def __init__(self, mail: _email_message.EmailMessage, people: Iterable[str],
                  files: Sequence[_File] = ()) -> None:
@@ -5621,28 +5626,23 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: _Time = 0, 
 class _LogGroup:
     """Log records that repeat each other: the first one, and of the others the texts that differ."""
     def __init__(self, record: _logging.LogRecord) -> None:
-        try:
-            text = record.getMessage()
-        except Exception as wrong:  # arguments that do not fit are the caller's mistake, and still an alert
-            text = f"{_clean(record.msg)} {_clean(record.args)} ({_one_line(wrong)})"
-        if record.stack_info:
-            text += f"\n{record.stack_info}"
-        text = _clean(text).strip() or record.levelname
-        self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
-        self.title = _one_line(text.split("\n")[0], 140)
-        self.more = ""  # what to tell of the first besides its title
-        if " ".join(text.split()) != self.title:
-            self.more = text
+        text = _record_text(record)
         error, line, trace = None, "", record.exc_text or ""
         if isinstance(record.exc_info, tuple):
             error = record.exc_info[1]
         if isinstance(error, BaseException):
             line, trace = _exception_text(error), _trace(error)
-        if "Traceback (most recent call last)" not in text or line not in text:  # as Loguru has it
+        self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
+        self.title = _one_line(text.split("\n")[0], 140)
+        self.more = ""  # what to tell of the first besides its title
+        if " ".join(text.split()) != self.title:
+            self.more = text
+        if "Traceback (most recent call last)" not in text or line not in text:  # Loguru writes it there
             self.more = f"{self.more}\n{trace}".strip()
-        self.text = f"{text}\n{line}".strip()
+        # Records of one key repeat each other; those with another text, say in a number, are told as well.
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
+        self.text = f"{text}\n{line}".strip()
         self.told, self.repeats = False, 0
         self.others: dict[str, None] = {}  # the texts of repeats that differ from the first
         self.due = 0.0  # when its news are to be told, on time.monotonic
@@ -5663,6 +5663,16 @@ class _LogGroup:
 
     def extract(self) -> str:
         return f"{self.level_name} {self.logger}: {self.title}\n{self.news()}".rstrip()
+
+
+def _record_text(record: _logging.LogRecord) -> str:
+    try:
+        text = record.getMessage()
+    except Exception as wrong:  # arguments that do not fit are the caller's mistake, and still an alert
+        text = f"{_clean(record.msg)} {_clean(record.args)} ({_one_line(wrong)})"
+    if record.stack_info:
+        text += f"\n{record.stack_info}"
+    return _clean(text).strip() or record.levelname
 
 
 def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
@@ -5994,39 +6004,44 @@ class _Job:
 
 
 class _Copy:
-    """A thread that copies a stream of a job to our own, and keeps its end."""
+    """Copies a stream of a job to our own, through a pipe, and keeps its end.
+
+    A thread does while the job runs. What the job has left in the background may print for longer than `run`
+    lasts, so from then on a process of its own copies; Windows has no fork, and there the copying ends.
+    """
     def __init__(self, numbers: list[int]) -> None:
         self.numbers, self.number = numbers, numbers[-1]  # both, where output and errors go to one place
         self.tail, self.problem = b"", ""
-        self.source, self.inlet = os.pipe()
-        self.going_on, self.job_ended = True, False
+        self.outlet, self.inlet = os.pipe()  # the job writes into the inlet
+        self.going_on, self.job_ended = True, False  # the first: more may come, and be copied
         work = self._copy_job if _FORKS else self._copy_all
         self.thread = _threading.Thread(target=work, name="alerters-copy", daemon=True)
         self.thread.start()
 
     def _copy_job(self) -> None:
         poll: Any = _select.poll()  # type: ignore[attr-defined, unused-ignore]
-        poll.register(self.source, 1)  # POLLIN
+        poll.register(self.outlet, 1)  # POLLIN
         kind = _stat.S_IFMT(os.fstat(self.number).st_mode)
         if kind in (_stat.S_IFIFO, _stat.S_IFSOCK):
             poll.register(self.number, 0)  # where nobody reads any more, the job is to hear of it at once
         last_look = False
         while self.going_on and not last_look:
-            last_look, ready = self.job_ended, dict(poll.poll(_STEP * 1000))
-            if self.source in ready:
+            last_look = self.job_ended  # before the look, which so finds all that it has printed
+            ready = dict(poll.poll(_STEP * 1000))
+            if self.outlet in ready:
                 self._copy()
             elif ready:
                 self.going_on = False
         if not self.going_on:
-            os.close(self.source)
+            os.close(self.outlet)
 
     def _copy_all(self) -> None:
         while self.going_on:
             self._copy()
-        os.close(self.source)  # a job that writes more hears of it
+        os.close(self.outlet)  # a job that writes more hears of it
 
     def _copy(self) -> None:
-        piece = os.read(self.source, 65536)  # all that a pipe holds
+        piece = os.read(self.outlet, 65536)  # all that a pipe holds
         self.tail = (self.tail + piece)[-_TAIL:]
         self.going_on = bool(piece)
         while piece:
@@ -6040,16 +6055,16 @@ class _Copy:
                     self.problem = f"what it printed could not be written: {_reason(error)}"
 
     def settle(self, seconds: float | None) -> None:
-        """Wait so long until all is copied. What the job has left in the background prints on without us."""
+        """Wait so long (None: as long as it takes) until all is copied that the job itself has printed."""
         self.job_ended = True
         if not _FORKS:
             seconds = _LAST_WORDS
         self.thread.join(seconds)
         if self.going_on and not self.thread.is_alive():
             with contextlib.suppress(OSError):  # no more processes
-                _fork(self._copy_all, self.source, self.number)
+                _fork(self._copy_all, self.outlet, self.number)
             self.going_on = False
-            os.close(self.source)
+            os.close(self.outlet)
 
     def end(self) -> list[str]:
         tail = self.tail
@@ -6190,8 +6205,9 @@ def _secret_or_reference(value: str) -> str:
 
 def _remember_secret(value: str) -> None:
     parts = [value]
-    if re.match("https?://", value):  # of a webhook, where the path alone is enough to post, and so is the
-        path = re.sub(r"^\w+://[^/?#]*|[?#].*", "", value).rstrip("/")  # token in it, or a signature
+    if re.match("https?://", value):
+        # Of a webhook the path alone is enough to post, and so may be a part of it, or a signature.
+        path = re.sub(r"^\w+://[^/?#]*|[?#].*", "", value).rstrip("/")
         if len(path) > 5:
             parts = [path]
         parts += re.findall("[^/]{16,}|[^/]+$", path)  # the long parts, and the last
@@ -6586,14 +6602,15 @@ class _Page:
 
     def take(self, service: _ChatAlerter, block: _Block, line: Any) -> Any:
         """Add a line; return what had no room, or None. A part is added if no page would hold it all."""
-        room = self.room
-        if self.last is not block and block.kind == "code":  # its fences, and the head of a table
-            room -= 8 + len(block.label) + sum(map(service._cost, block.head))
+        fences = 0
+        if self.last is not block and block.kind == "code":  # with the head of a table
+            fences = 8 + len(block.label) + sum(map(service._cost, block.head))
+        room = self.room - fences
         head, written, cost = _fit(line, functools.partial(service._markup, block), service._cost, room)
         settled = head == line or len(line) > service._limit  # what no page could hold is cut anywhere
         if self.blocks and (cost > room or not settled):
             return line
-        self.add(block, head, written, self.room - room + cost)
+        self.add(block, head, written, fences + cost)
         if head == line:
             return None
         return line[len(head):]
