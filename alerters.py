@@ -280,7 +280,7 @@ def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
 
 def _dotted(name: str) -> str:
     dotted = re.sub(r"[\W_]+", ".", name.strip("-").lower())
-    return f".{dotted}.".replace(".host.", ".server.").replace(".user.", ".username.")  # as others call it
+    return f".{dotted}.".replace(".host.", ".server.").replace(".user.", ".username.")  # our words for it
 
 
 def _check_known(what: str, name: Any, known: Iterable[str], error: type[Exception] = ConfigError) -> None:
@@ -1940,7 +1940,7 @@ class Question:
     def _next_poll(self) -> float:
         """Return when the next poll is due: after a share of the question's age, and at the deadline."""
         now = due = self.alerter.clock.monotonic()
-        if now >= self._ends:  # it could not be read there, or that read began before
+        if now >= self._ends:  # the look at the deadline failed, or it began before
             if self._failing:
                 due = max(now + _POLL_MIN, self._not_before)
             return min(due, max(now, self._gives_up))
@@ -2432,7 +2432,7 @@ class _ChatAlerter(BaseAlerter):
 
     def _cut(self, draft: _Draft, most: int = _MOST_PARTS) -> list[_Page]:
         """Return the messages of a draft; of too many `most` and one more; the first has a file of all."""
-        text, beside = self._shaped(draft)  # the latter stands in the first, whatever the length of the text
+        text, beside = self._shaped(draft)  # what is beside it stands in the first, however long it is
         huge = 10 * self._limit  # what many people and long words take may be more than one limit
         frame = _paged(self, beside, huge, huge)[0]
         taken = huge - frame.room
@@ -2498,7 +2498,7 @@ class _ChatAlerter(BaseAlerter):
         if isinstance(line, tuple):  # name and value of a fact; empty ones would be refused
             name, value = line
             return self._markup(block, name or "\u200b"), self._markup(block, value or "\u200b")
-        if block.kind in _UNFORMED and re.fullmatch(_UNMARKED, line):  # as most lines, and this is soon seen
+        if block.kind in _UNFORMED and re.fullmatch(_UNMARKED, line):  # for speed: most lines are so
             return line
         if block.kind in _STYLES:
             return self._mark(_STYLES[block.kind], line, "")
@@ -2551,7 +2551,7 @@ class _ChatAlerter(BaseAlerter):
     def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
         """Post. Our time of each try to ask is noted: the service's stamp of it then tells its clock."""
         def noted() -> _Dict:
-            if draft.message._question and page.is_first:  # also for who comes if this process dies over it
+            if draft.message._question and page.is_first:  # recorded: another process may have to take over
                 draft.message._question._take_step(posted=self.clock.now())
             return post()
 
@@ -2574,10 +2574,7 @@ class _ChatAlerter(BaseAlerter):
         return question._shared or own
 
     def _share(self, question: Question) -> Any:
-        """Return what `_read_view` finds now, or found for this question and others a short time ago.
-
-        That is a quarter of a pause between two polls: what began to be read before is read anew.
-        """
+        """Return what `_read_view` finds, or has found for all of the view in the last quarter of a pause."""
         view = self._view_of(question)
         if question._shared is None:  # it is not waited for, only looked at
             return self._read_view(view, question)
@@ -3044,7 +3041,7 @@ class SlackAlerter(_ChatAlerter):
         return link
 
     def _account(self) -> _Dict:
-        token = self._secret("slack_token")  # another one may stand where it comes from, even of another app
+        token = self._secret("slack_token")  # a reference may hold another one by now, even of another app
         if _ACCOUNTS.get(self, {}).get("token") != token:
             _ACCOUNTS[self] = {**self._call("auth.test", {}, idempotent=True), "token": token}
         return _ACCOUNTS[self]
@@ -3061,7 +3058,7 @@ class SlackAlerter(_ChatAlerter):
             if missing:  # what kind of channel it is, and which scope that takes, Slack alone knows
                 self._call("conversations.history", {"channel": where["channel"], "limit": "1"})
         except DeliveryError as error:
-            if error._cure == "people" and error.code != "channel_not_found":  # a name's id is not known yet
+            if error._cure == "people" and error.code != "channel_not_found":  # of a name the id is not known
                 raise
         return self._me()
 
@@ -3253,7 +3250,7 @@ def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:
         misread = len(spans) == 1
     if words and not misread:
         return {"type": "mrkdwn", "text": words, "verbatim": True}
-    safe = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(source))  # who knows what reads it
+    safe = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(source))  # another server may obey it even here
     return {"type": "plain_text", "text": safe, "emoji": True}
 
 
@@ -3417,7 +3414,7 @@ class DiscordAlerter(_ChatAlerter):
             counts_as = "channel"
         if channel == mid:  # a forum's post: the question begins a thread of its own
             counts_as = "reply"
-        elif message.get("flags", 0) & _HAS_THREAD:  # that is a channel with the same id
+        elif message.get("flags", 0) & _HAS_THREAD:  # which is a channel with the id of the message
             thread = self._rows(f"/channels/{mid}/messages", int(mid), absent=404)
             below = self._answers(question, thread, "reply")
         answers = self._answers(question, rows, counts_as) + below
@@ -3498,7 +3495,7 @@ class DiscordAlerter(_ChatAlerter):
                 continue
             path = _reaction_path(question.ref, name)
             try:
-                users = self._rows(path, 0, absent=400)  # it was taken back meanwhile
+                users = self._rows(path, 0, absent=400)  # 400: it was taken back meanwhile
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
                     users += self._rows(path, 0, absent=400, more="&type=1")
             except DeliveryError as error:  # if it is for good, the next reading of messages ends the wait
@@ -3682,7 +3679,7 @@ class DiscordAlerter(_ChatAlerter):
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None,
               thread: str = "") -> Any:
         """Return the decoded answer. path: empty for the webhook, which may write in a thread of a forum."""
-        if path and not re.fullmatch(_PATH, path):  # an id of a record or of the service itself
+        if path and not re.fullmatch(_PATH, path):  # by an id of a record, or of the service itself
             raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
         body, headers = _multipart(*parts)
         if path:
@@ -3722,7 +3719,7 @@ def _name_apart(files: Sequence[_File]) -> None:
     taken: set[str] = set()
     for number, file in enumerate(files, 1):
         file.sent_as = file.name
-        if file.image:  # other letters may be changed
+        if file.image:  # Discord may change other letters
             file.sent_as = re.sub("[^A-Za-z0-9_.-]", "_", os.path.splitext(file.name)[0]) + file.ending
         while file.sent_as in taken:
             file.sent_as = f"{number}-{file.sent_as}"
@@ -4068,7 +4065,7 @@ class SMTPEmailAlerter(BaseAlerter):
             refused.update(dict.fromkeys(mail.left, cause))
         why = []
         for address, error in refused.items():
-            said = error.args[0].partition(": ")[2]
+            said = error.args[0].partition(": ")[2]  # behind our own name
             why.append(f"{address} ({said})")
         error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, hint=cause.hint,
                          cure=cause._cure)
@@ -4305,7 +4302,7 @@ class _Mailbox:
     def __init__(self) -> None:
         self.lock, self.session = _threading.Lock(), None  # type: Any, Any
         self.questions: set[Question] = set()  # that wait in it
-        self.known_until = float("-inf")  # that it can be read: many may ask at once
+        self.known_until = float("-inf")  # till when nobody has to try once more whether it can be read
         self.since = float("inf")  # two days before the first was asked: SINCE knows days, of any zone
         self.close()
 
@@ -4375,16 +4372,13 @@ def _name_and_address(text: str, what: str) -> tuple[str, str]:
 
 
 class _Mail:
-    """A mail as it is sent after DATA, and what became of it.
-
-    Whom the server refuses for now stands in both `left` and `refused`; for good, in `refused` alone.
-    """
+    """A mail as it is sent after DATA, and what became of it."""
     # The email package would hold a picture seven times; here it stays as it is until it is sent.
     def __init__(self, mail: _email_message.EmailMessage, people: Iterable[str],
                  files: Sequence[_File] = ()) -> None:
         self.ident, self.flat, self.files = str(mail["Message-ID"]), mail.as_bytes(), files
         self.left = list(people)  # who may still get it
-        self.refused: dict[str, DeliveryError] = {}  # who does not have it, and why
+        self.refused: dict[str, DeliveryError] = {}  # who does not have it, and why; for now: in `left`, too
         self.unheard = False  # a try after which nobody knows whether it arrived
         self.size = len(self.flat)
         for file in files:
@@ -4948,8 +4942,8 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "bool": lambda text: _TRUTH[text.strip().lower()], "int": int, "port": int, "float": float,
     "tls": lambda text: _TRUTH.get(text.strip().lower(), text.strip().lower()),
     **dict.fromkeys(("list", "items"), lambda text: text.strip(" ,").split(","))}
-_CHOOSING = ("flavor", "stack", "store")  # besides the fields of flavors
-_OWN_PLACES: set[str] = set()  # where commands look for flavors alone: a `winreg.py` there may be anyone's
+_CHOOSING = ("flavor", "stack", "store")  # what $ALERTERS_… may name besides the fields of flavors
+_OWN_PLACES: set[str] = set()  # searched for flavors alone: another module there may be anyone's
 
 
 def register_flavor(cls_or_dotted_path: str | type[_A]) -> type[_A]:
@@ -5046,7 +5040,7 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
             meant = _nearest(name, [*(own or places), *_CHOOSING], 0.75)  # 0.65: TASK is STACK
             if meant:
                 said = f"${variable}: did you mean $ALERTERS_{meant.upper()}?"
-            if meant in _CHOOSING:  # what is used without it is another place than was meant
+            if meant in _CHOOSING:  # without it another place than was meant would be used
                 raise ConfigError(said)
         elif own is None:
             said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(places[name])}"
@@ -5295,7 +5289,7 @@ def _open_plain(path: str, flags: int) -> int:
 
 def _hand_over(made: int | _pathlib.Path, model: str) -> None:
     """Give what root made to the owner of `model`, or of its folder: a user's store stays the user's."""
-    if sys.platform != "win32" and hasattr(os, "geteuid") and os.geteuid() == 0:  # a browser's lacks it
+    if sys.platform != "win32" and hasattr(os, "geteuid") and os.geteuid() == 0:  # in a browser it lacks
         if not os.path.exists(model):
             model = os.path.dirname(model)
         owner = os.stat(model)
@@ -6004,11 +5998,7 @@ class _Job:
 
 
 class _Copy:
-    """Copies a stream of a job to our own, through a pipe, and keeps its end.
-
-    A thread does while the job runs. What the job has left in the background may print for longer than `run`
-    lasts, so from then on a process of its own copies; Windows has no fork, and there the copying ends.
-    """
+    """Copies a stream of a job to our own, in a thread, and keeps its end."""
     def __init__(self, numbers: list[int]) -> None:
         self.numbers, self.number = numbers, numbers[-1]  # both, where output and errors go to one place
         self.tail, self.problem = b"", ""
@@ -6060,7 +6050,7 @@ class _Copy:
         if not _FORKS:
             seconds = _LAST_WORDS
         self.thread.join(seconds)
-        if self.going_on and not self.thread.is_alive():
+        if self.going_on and not self.thread.is_alive():  # the job has left something that may print on
             with contextlib.suppress(OSError):  # no more processes
                 _fork(self._copy_all, self.outlet, self.number)
             self.going_on = False
@@ -6255,11 +6245,11 @@ _HARMLESS = {**{c: chr(0x2400 + c) for c in range(32) if c not in (9, 10)}, 0x7F
 # What terminals take for orders (ECMA-48): colours and cursor; links and titles; and the short ones.
 _TERMINAL = ("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\\\)"
              "|\x1b[ -/][0-~]|\x1b[78=>DEHMNOZc\\\\]")
-_IN_URL = r"[^\s<>\"'`|\\^{}\[\]()]"  # brackets too, if they are closed
-_HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"
+_IN_URL = r"[^\s<>\"'`|\\^{}\[\]()]"
+_HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"  # with brackets if they are closed
 _URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
 _URLS = fr"(?P<link>{_URL}(?<!\))(?=[.,;:)'\"]*(?:\s|\Z)))|(?P<url>{_URL})"  # url: with more behind
-_INLINE = (r"(?=[`*_~[h])(?:(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # few letters begin one; 500: else slow
+_INLINE = (r"(?=[`*_~[h])(?:(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # for speed: few letters begin one; 500
            r"|(?<![0-9A-Za-z_\\@`*)\]])(?P<stars>\*\*\*?)(?=\S)(?!/(?:\S{0,99}/)?\*)"  # not src/**/test/**
            r"(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)(?![0-9A-Za-z_`*])"  # headings drop the stars
            r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\"']?[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
@@ -6351,7 +6341,7 @@ def _defuse(text: str) -> str:
 _PATTERNS = dict.fromkeys(("plain", "facts", "code"), _URLS)  # no marks, but addresses
 _GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
 _COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
-_FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # programs close it behind their last line
+_FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # some close it right behind the last line
 # Lines before a block of code, its fence (\3; \2 is the look-ahead's), its language if it has one, the code.
 _PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
                   fr"(?:{_FENCE}(?: ?([\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\3[ \t]*$|\Z)))?"
@@ -6456,7 +6446,7 @@ def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
     while at < len(lines) - 1:
         block = _table_at(lines, at) or _line_block(lines[at])
         at += len(block.lines)
-        if block.kind == "item":  # its level is its column yet
+        if block.kind == "item":  # till now its level is its column
             columns = [column for column in columns if column < block.level] + [block.level]
             block.level = len(columns) - 1
         if block.kind == "table":  # its head and rule
@@ -6567,7 +6557,7 @@ def _marked(block: _Block, line: Any, mark: _Mark, forms: Mapping[str, str], bul
         forms = {**forms, "bold": "{words}"}
     words = _in_markup(line, mark, forms)
     form = forms.get(block.kind, "{words}")
-    return form.format(words=words, hashes="#" * block.level, indent="  " * block.level,  # two, for Discord
+    return form.format(words=words, hashes="#" * block.level, indent="  " * block.level,  # as Discord
                        label=block.label or bullet)
 
 
@@ -6678,7 +6668,7 @@ class _File:
             self.type, self.ending = f"image/{found.lastgroup}", f".{found.lastgroup}"
         elif data:  # else not asked for: the system's list of types is read for it
             kind, packed = _mimetypes.guess_type(name)
-            if kind and not packed and not kind.startswith(("message/", "multipart/")):  # never in base64
+            if kind and not packed and not kind.startswith(("message/", "multipart/")):  # not in base64
                 self.type = kind
             if self.type.startswith("text/"):
                 self.type += "; charset=utf-8"
@@ -6708,7 +6698,7 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
                 path = _urllib.url2pathname(re.sub("^.{7}[^/]*", "", path))
             source = _pathlib.Path(path).expanduser()
             given = source.name
-        elif hasattr(item, "read"):  # an open file; a chart's names no file
+        elif hasattr(item, "read"):  # an open file; the `name` of a chart is no file's
             given = getattr(item, "name", "")
         if isinstance(given, (str, os.PathLike)):  # an open file may have a number
             last = re.sub(r".*[/\\]", "", _one_line(os.fsdecode(given), 10_000))[-100:]
@@ -6746,7 +6736,7 @@ def _bytes_of(source: Any) -> bytes:
         return bytes(data)
     mode = str(getattr(source, "mode", "RGB"))  # of PIL, which has some that PNG lacks
     if mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA") and hasattr(source, "convert"):
-        source = source.convert({"I": "I;16"}.get(mode, "RGBA"))  # whose greys go beyond 255
+        source = source.convert({"I": "I;16"}.get(mode, "RGBA"))  # I: greys beyond 255
     save = getattr(source, "savefig", None) or getattr(source, "save", None)
     if not save:
         raise TypeError(f"{type(source).__name__} is no URL, path, bytes, open file, figure or image")
@@ -7338,7 +7328,9 @@ def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
 
 def _cmd_post(options: Any) -> int:
     message = _typed_message(options)
-    return 0 if _post_to(_chosen(options), message, _typed_params(options)) else 4
+    if _post_to(_chosen(options), message, _typed_params(options)):
+        return 0
+    return 4
 
 
 def _cmd_ask(options: Any) -> int:
