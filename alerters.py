@@ -442,6 +442,7 @@ class AlerterParameters(_Record):
     `U…`, `S…`, here, channel, everyone; on Discord a user id, & and a role id, here, everyone.
     minimum_approvals: how many different people have to approve.
     """
+    # A new one is also a keyword of all that asks, or posts, and maybe an option: see `_OPTIONS`.
     approve_msg_options: _typing.Iterable[str] | None = None
     disapprove_msg_options: _typing.Iterable[str] | None = None
     approvers: _typing.Iterable[str] | None = None
@@ -2573,7 +2574,7 @@ class _ChatAlerter(BaseAlerter):
         own: _View = question._memo.setdefault("view", _View(question))
         return question._shared or own
 
-    def _share(self, question: Question) -> Any:
+    def _read_shared(self, question: Question) -> Any:
         """Return what `_read_view` finds, or has found for all of the view in the last quarter of a pause."""
         view = self._view_of(question)
         if question._shared is None:  # it is not waited for, only looked at
@@ -2857,7 +2858,7 @@ class SlackAlerter(_ChatAlerter):
         view, shared = self._view_of(question), ([], None)  # type: _View, Any
         listens = self.listen == "channel" and not view.thread
         if view.thread or listens or len(view.refs) > 1:
-            shared = self._share(question)
+            shared = self._read_shared(question)
         found, rows = self._thread(question, view, shared)
         row = self._with_all_taps(question, found)
         if is_over:  # no tap tells its time: one that was not there at the first look came too late
@@ -3405,7 +3406,7 @@ class DiscordAlerter(_ChatAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
         channel, mid = question.ref["channel_id"], question.ref["message_id"]
-        rows = self._share(question)
+        rows = self._read_shared(question)
         message = _row_with(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{channel}/messages/{mid}")
@@ -6004,11 +6005,11 @@ class _Copy:
         self.tail, self.problem = b"", ""
         self.outlet, self.inlet = os.pipe()  # the job writes into the inlet
         self.going_on, self.job_ended = True, False  # the first: more may come, and be copied
-        work = self._copy_job if _FORKS else self._copy_all
+        work = self._copy_while_it_runs if _FORKS else self._copy_to_the_end
         self.thread = _threading.Thread(target=work, name="alerters-copy", daemon=True)
         self.thread.start()
 
-    def _copy_job(self) -> None:
+    def _copy_while_it_runs(self) -> None:
         poll: Any = _select.poll()  # type: ignore[attr-defined, unused-ignore]
         poll.register(self.outlet, 1)  # POLLIN
         kind = _stat.S_IFMT(os.fstat(self.number).st_mode)
@@ -6019,18 +6020,18 @@ class _Copy:
             last_look = self.job_ended  # before the look, which so finds all that it has printed
             ready = dict(poll.poll(_STEP * 1000))
             if self.outlet in ready:
-                self._copy()
+                self._copy_piece()
             elif ready:
                 self.going_on = False
         if not self.going_on:
             os.close(self.outlet)
 
-    def _copy_all(self) -> None:
+    def _copy_to_the_end(self) -> None:
         while self.going_on:
-            self._copy()
+            self._copy_piece()
         os.close(self.outlet)  # a job that writes more hears of it
 
-    def _copy(self) -> None:
+    def _copy_piece(self) -> None:
         piece = os.read(self.outlet, 65536)  # all that a pipe holds
         self.tail = (self.tail + piece)[-_TAIL:]
         self.going_on = bool(piece)
@@ -6052,7 +6053,7 @@ class _Copy:
         self.thread.join(seconds)
         if self.going_on and not self.thread.is_alive():  # the job has left something that may print on
             with contextlib.suppress(OSError):  # no more processes
-                _fork(self._copy_all, self.outlet, self.number)
+                _fork(self._copy_to_the_end, self.outlet, self.number)
             self.going_on = False
             os.close(self.outlet)
 
