@@ -988,7 +988,7 @@ class BaseAlerter(_Record):
     Give it `send(message, params)` that returns a Receipt or raises DeliveryError, and, if it can ask,
     `replies(question)`; or override `post` and `ask` alone. Alerters are immutable and hashable.
     """
-    # It has no fields: without a default none could follow them (kw_only came with Python 3.10).
+    # It has no fields: those that a flavor needs could not follow them (kw_only came with Python 3.10).
     flavor = ""
     clock = _Clock()
     _answer_by = "Answer"
@@ -1625,7 +1625,7 @@ class _QuestionRecord:
     It is claimed (about to be posted), open (posted) or settled (with its decision); then it goes. Times are
     UNIX seconds by this machine's clock. What a record of an earlier version lacks has the value given here;
     what a later version adds is kept as it is. So a part keeps its type: what differs has a name of its own.
-    A list that grows has to stand in `_Key.update`, or processes that share a key undo each other's steps.
+    A list in which no entry may be lost, though several processes add to it, is named in `_Key.update`.
     """
     # Which question it is.
     token: str = ""  # 16 hex digits in the message, in the ids of mails: by these it is found again
