@@ -3793,16 +3793,20 @@ _SENT_AT = r"(?m)^\w{3}, \d\d \w{3} \d{4} \d\d(:(?!\d[05]:00)\d\d:\d\d) \S+$"
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
-_NAME, _VERB = r"(?: [A-ZÀ-ÞА-Я][\w.-]+){1,4}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
+_UPPER, _END = "[A-ZÀ-ÞА-Я]", r"[^\w?!\u203c-\U0010ffff]*"  # no emoji
+_NAME, _VERB = rf"(?: {_UPPER}[\w.-]+){{1,4}}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
 _CITES = r"(?i:quoting|[zc][iy]t\w{2,}|цит\w+|siterer|lainaus|alıntı|引[用述])(?: \w{2,3})? "
-_COLON, _LABEL = r"[:\uff1a-]\W*", r"[^\1:\uff1a]{1,24}(?:[:\uff1a]| (?=\"|\S+@))"
+_COLON, _LABEL = rf"[:\uff1a-]{_END}", r"[^\s\1:\uff1a]+(?: [^\s\1:\uff1a]+)?\s?(?:[:\uff1a]| (?=\"|\S+@))"
+# No line that goes on is one, nor has it more than three words before our name or a digit.
+_HEADED = (rf"(?=.*{_US})(?![a-zß-ÿа-я][^\d{_US}]* {_UPPER}){_END}(?:[^\W\d]+(?![^\W\d])[^\w{_US}]*){{,3}}"
+           rf"(?=[\d{_US}]|{_NAME} <{_US}){_DATE}")
 _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "dashes": "--",
-    "subject": r".*\[#[0-9a-f]{16}\].*",  # Subject: Re: Deploy? [#…]
+    "subject": rf".*\[#[0-9a-f]{{16}}\]{_END}",  # Subject: Re: Deploy? [#…]
     "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} (?:GMT|[+-]\d{4}),?",  # On Tue, 24 Nov 2026 10:12:00 GMT
     "says": rf"(?:{_CITES})?\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes: or, of Horde, Quoting Bot:
-    "wrote": rf"(?=.*{_US}){_DATE}{_COLON}|{_CITES}{_US} \([\d :-]+\)",  # On 24.11.2026, Bot wrote:
-    "began": rf"(?=.*{_US}){_DATE}",  # On 24.11.2026, Bot has
+    "wrote": rf"{_HEADED}{_COLON}|{_CITES}{_US} \([\d :-]+\)",  # On 24.11.2026, Bot wrote:
+    "began": _HEADED,  # On 24.11.2026, Bot has
     # On 24.11.2026 10:12, Whoever This Is wrote: or, of aerc where we have no name, 10:12,  wrote:
     "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}|  wrote) ?:",
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
@@ -3815,16 +3819,16 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
             r"-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
             r".{,20}(?:(?:\bor|r[iy])[gjx]+in|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
             r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
-    "colon": rf"(?![A-ZÀ-ÞА-Я]\w)[^{_US}]{{,15}}{_COLON}",  # written:
+    "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
-# What the writer did not write: a quote of what was mailed, below a heading, behind `>` or of three lines at
-# least; what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
+# What the writer did not write: a quote of what was mailed, below a heading, behind `>` or as a whole;
+# what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label dated | dated us label* | label dated label) subject
            | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
            | stamp? says | timed) (short{,40} quoted | bare+)
   | dashes ((?!quoted|bare|wrote|subject)\w+=(?![>|]).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
-  | (short{,40} quoted)+ short{,40} | bare{3,} | closing (closing | role? contact)*)""")
+  | (short{,40} quoted)+ short{,40} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|"
              r"oppo|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|"
@@ -4627,7 +4631,10 @@ class _Reader:
         kind, short, most = "bare", "said", 40
         if marked:
             kind, short, most = "quoted", "short", 0
-        if re.search(r"\S{12}", " ".join(letters[first:end])):
+        run = " ".join(letters[first:end])
+        if re.search("reply ?to ?this ?mail", run) and end - first > 2:
+            kind = "quoted"  # as a whole: a part may be what an approval is for
+        if re.search(r"\S{12}", run):
             return kind, end
         if end - first > most:  # at once, as each look takes long
             return short, end  # alike by chance, unless there is more

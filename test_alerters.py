@@ -1492,10 +1492,10 @@ On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12�
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
 not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
 Not before 1.12.2026 1:00:00, says Anna Schmidt: ¦ ---- 18 時 ----⏎On 24/11/2026 10:12, {E} wrote: ¦ {S}: wait
-not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ On Tue, Nov 24, 2026 {E} wrote:⏎Bob said no: ¦ {E} must wait:
+not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ {E} wrote: 👎 ¦ nein On 24/11/2026, {E} wrote: ¦ ask {E}⏎{S}
 until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ ---- let merging ----⏎{E} wrote: ¦ {E}: not before Monday:
-Note: only staging⏎Subject: {S} ¦ Ask Deploy Bot <{E}> first: ¦ until 24.11.2026⏎{E} wrote: ¦ ask {E}⏎{S}
-Only: staging⏎Re: {S} ¦ only staging: {S} ¦ Stop <{E}> please: ¦ From: {E}⏎Subject: {S}⏎on 1.12.2026 10:12
+only EU From: {E}⏎Date: 24.11.2026⏎Subject: {S} ¦ Not now On Tue, 24 Nov 2026, {E} wrote: ¦ Stop <{E}> now:
+From: {E}⏎Date: 24.11.2026⏎Subject: {S} wait ¦ only staging: {S} ¦ From: {E}⏎Subject: {S}⏎on 1.12.2026 10:12
 PS: ask {E}⏎⏎From: Robot⏎Sent: 24.11.2026 10:12⏎To: {T}⏎{S} ¦ I asked {E} on 24.11.2026⏎⏎Robot says:
 ----- Only the Original Mail -----⏎On Tue, 24 Nov 2026 10:12, {E} wrote: ¦ {E} wrote:⏎> CAUTION: no
 ----- Original only -----⏎{E} wrote: ¦ ---- Только тест ----⏎{E} wrote: ¦ LG⏎Call 0301234567⏎{E} wrote:""")
@@ -6277,7 +6277,7 @@ def test_a_wrapped_quote_is_one_too(desk):
     mails = [f"approve\n\nbot@example.org wrote:\n\n{quote}\n" for quote in quotes]
     mails += [f"bot@example.org wrote:\n\n{quote}\n\napprove\n" for quote in quotes[:3]]
     cut = [f"> {lines[0]}\n{mark}\n> {lines[2]}" for mark in (">", "???", ":-(", "\u061f", "×")]
-    cut += [lines[2], f"{lines[0]}\n{lines[2]}", f"> {lines[0]}\n> {lines[2]}\n{lines[4]}"]  # bare: whose?
+    cut += [lines[2], "\n".join(lines[:9]), f"> {lines[0]}\n> {lines[2]}\n{lines[4]}"]  # bare: whose?
     mails += [*(f"approve\n\n{quote}" for quote in cut), f"<p>approve<blockquote><s>{lines[2]}</s>"]
     assert read_at_once(question, mails) == [YES] * 10 + [None] * 8
 
@@ -6289,7 +6289,7 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
 {A}⏎-- ⏎{R}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎{O}⏎%s⏎⏎{Q} ¦ {A}⏎-- ⏎{F}⏎{W}⏎%s⏎⏎{P} ¦ {A}⏎⏎%s⏎⏎{P} ¦ {A}⏎%s⏎{O}⏎{Q}
 {A}⏎%s⏎{W}⏎⏎{P} ¦ {A}⏎⏎%s⏎{E} wrote:⏎⏎{Q} ¦ {A}⏎⏎%s⏎On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:⏎⏎{Q}
 """.replace("{O}", ATTRIBUTIONS[0]).replace("{W}", MAIL_HEADS[0]).strip())
-    places += ["<p>{A}</p><blockquote>%s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>",
+    places += ["<p>{A}</p><blockquote>I: %s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>",
                *(page.replace("{A}", f) for page in MAIL_PAGES.values() for f in ("{A}<br>%s", "%s<p>{A}"))]
     layouts = []
     for row, place in enumerate(places):
