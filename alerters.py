@@ -2057,7 +2057,10 @@ class Question:
         deadline = self.deadline + (reply.asked or posted) - posted
         if reply.asked and self._is_resumed:  # our clock of now may not be the one that it was posted by
             return reply.at > deadline
-        return self.alerter.clock.monotonic() > self._ends and reply.at > deadline
+        if self.alerter.clock.monotonic() > self._ends:
+            return reply.at > deadline
+        # It is in time, unless this machine was suspended; which try to post arrived may not be known.
+        return bool(reply.asked) and reply.at > deadline + _SEND_BUDGET
 
     def _meaning(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
@@ -2552,8 +2555,9 @@ class _ChatAlerter(BaseAlerter):
     def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
         """Post. Our time of each try to ask is noted: the service's stamp of it then tells its clock."""
         def noted() -> _Dict:
-            if draft.message._question and page.is_first:  # recorded: another process may have to take over
-                draft.message._question._take_step(posted=self.clock.now())
+            question = draft.message._question
+            if question and page.is_first:  # recorded: another process may have to take over
+                question._take_step(posted=question.deadline - question._ends + self.clock.monotonic())
             return post()
 
         return _retry(noted, self.clock, until, doubtful=page.doubtful, **how)
