@@ -2865,8 +2865,6 @@ class SlackAlerter(_ChatAlerter):
             shared = self._read_shared(question)
         found, rows = self._thread(question, view, shared)
         row = self._with_all_taps(question, found)
-        if is_over:  # no tap tells its time: one that was not there at the first look came too late
-            row = question._memo.setdefault("taps", row)
         question._record.author = row.get("user") or question._record.author
         answers = self._answers(question, rows, "reply")
         if listens and self._is_whole(question, shared):  # of a part nobody knows what stands above it
@@ -2877,11 +2875,14 @@ class SlackAlerter(_ChatAlerter):
         elif question._part_unread or not view.rationed:
             question._veto_unread = True  # else taps decide meanwhile
         answers.sort(key=operator.itemgetter("at"))
+        taps = []
         for reaction in row.get("reactions") or ():
             for user in reaction.get("users") or ():
                 if user not in (self._me(), "USLACKBOT"):
-                    answers.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
-        return answers
+                    taps.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
+        if is_over:  # no tap tells its time: one that was not there at the first look came too late
+            taps = list(filter(question._memo.setdefault("taps", taps).__contains__, taps))
+        return answers + taps
 
     def _thread(self, question: Question, view: _View, found: Any) -> tuple[_Dict | None, list[_Dict]]:
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
