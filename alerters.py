@@ -4178,9 +4178,7 @@ class SMTPEmailAlerter(BaseAlerter):
             _imap_login(self._who, session, user, password)
             if "ID" in session.capabilities:  # NetEase (163.com, 126.com) opens no mailbox without a name
                 session.xatom("ID", f'("name" "alerters" "version" "{__version__}")')
-            status, answer = session.select("INBOX", readonly=True)
-            if status != "OK":
-                raise _imaplib.IMAP4.error(answer[-1])
+            _imap_said(session.select("INBOX", readonly=True))
             return session
 
         return self._session(self.imap_server, self.imap_port, "ssl", until, begin)
@@ -4326,7 +4324,7 @@ class _Mailbox:
         self.answers: dict[int, _Dict | None] = {}  # what the mails answer that were read whole, by UID
 
     def look(self) -> None:
-        self.session.noop()  # after which the server tells what is new (RFC 3501, 6.1.2)
+        _imap_said(self.session.noop())  # after which the server tells what is new (RFC 3501, 6.1.2)
         day = _imaplib.Time2Internaldate(self.since)[1:12]
         self._unread = self._search(f"SINCE {day}").difference(self.named)  # UIDs
 
@@ -4342,10 +4340,7 @@ class _Mailbox:
 
     def _command(self, *command: str) -> list[Any]:
         self.session.sock.room = _MAILBOX_CAP
-        status, answer = self.session.uid(*command)
-        if status != "OK":
-            raise _imaplib.IMAP4.error(answer[-1])
-        return list(filter(None, answer))
+        return list(filter(None, _imap_said(self.session.uid(*command))))
 
     def _search(self, keys: str) -> set[int]:
         found = b" ".join(self._command("SEARCH", keys))
@@ -4447,6 +4442,13 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
             raise
     raise _failure(who, f"IMAP log-in refused: {words}", cure="people",
                    hint="check imap_username and imap_password; Gmail and others want an app password")
+
+
+def _imap_said(answer: tuple[str, list[Any]]) -> list[Any]:
+    status, said = answer
+    if status != "OK":
+        raise _imaplib.IMAP4.error(said[-1])
+    return said
 
 
 def _server_words(said: Any) -> str:
