@@ -4276,7 +4276,8 @@ class SMTPEmailAlerter(BaseAlerter):
                 box.answers[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 _log("debug", "%s: a mail that cannot be read: %s", self._who, _one_line(error))
-        return list(filter(None, map(box.answers.get, sorted(uids))))
+        answers = filter(None, map(box.answers.get, sorted(uids)))
+        return sorted(answers, key=lambda answer: answer["at"] or 0.0)  # what was moved has a later UID
 
     def _ready_to_read(self, where: _Dict) -> None:
         until, box = self._until(_SEND_BUDGET), self._box()

@@ -6708,8 +6708,8 @@ def test_the_first_valid_answer_in_time_decides(desk):
         decision = question.check()
         assert (decision.status, decision.by, decision.reason) == wanted and question.check() == decision
     desk.alerter = mail_asker(desk.relay, desk.imap, desk.clock, case_sensitive=True)
-    question = desk.open(minimum_approvals=2)  # all are read together
-    for second, (who, text) in enumerate([(ANN, "APPROVE"), (BOB, "approve"), (ANN, "approve"), (BOB, "no")]):
+    question = desk.open(minimum_approvals=2)  # all are read together, and came there in another order
+    for second, who, text in (2, ANN, "approve"), (0, ANN, "APPROVE"), (3, BOB, "no"), (1, BOB, "approve"):
         desk.deliver(who, text, desk.clock.start + second)
     assert question.check().approvals == (BOB, ANN)
     for late, status in ((-1, YES), (5, "timeout")):
