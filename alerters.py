@@ -2055,12 +2055,13 @@ class Question:
         # The deadline by the service's clock: ours and the service's time of the post tell how they differ.
         posted = self._record.posted or self._record.asked
         deadline = self.deadline + (reply.asked or posted) - posted
-        if reply.asked and self._is_resumed:  # our clock of now may not be the one that it was posted by
-            return reply.at > deadline
         if self.alerter.clock.monotonic() > self._ends:
             return reply.at > deadline
-        # It is in time, unless this machine was suspended; which try to post arrived may not be known.
-        return bool(reply.asked) and reply.at > deadline + _SEND_BUDGET
+        if not reply.asked:
+            return False
+        if not self._is_resumed:  # else our clock of now may not be the one that it was posted by
+            deadline += _SEND_BUDGET  # it is in time, unless this machine was suspended
+        return reply.at > deadline
 
     def _meaning(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
