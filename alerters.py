@@ -109,22 +109,22 @@ if TYPE_CHECKING:
 else:
     class _Module:
         """A module that is imported when it is first used."""
-        def __init__(self, name):
-            self.__name__ = name
+        def __init__(self, name, alias):
+            self.__name__, self._alias = name, alias
 
         def __getattr__(self, attribute):
             if attribute[:1] == "_":  # doctest and mock look at all that a module has; not each is there
                 raise AttributeError(attribute)
-            if "_module" not in self.__dict__:
-                self._module = importlib.import_module(self.__name__)
-            return getattr(self._module, attribute)
+            module = globals()[self._alias] = importlib.import_module(self.__name__)  # in place of this
+            return getattr(module, attribute)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
                   "logging mimetypes msvcrt pathlib select shlex shutil signal smtplib socket ssl "
                   "stat subprocess termios threading traceback unicodedata warnings").split():
-        globals()["_" + _name.replace(".", "_")] = _Module(_name)
-    _parse, _urllib = _Module("urllib.parse"), _Module("urllib.request")
+        _alias = "_" + _name.replace(".", "_")
+        globals()[_alias] = _Module(_name, _alias)
+    _parse, _urllib = _Module("urllib.parse", "_parse"), _Module("urllib.request", "_urllib")
     _overload = staticmethod  # any decorator would do: the last definition counts
     _Handler = object  # `__getattr__` below adds the real base: importing this module imports no logging
 
@@ -5841,7 +5841,7 @@ class _AlertHandler(_Handler):
 if TYPE_CHECKING:
     AlertHandler = _AlertHandler
 else:  # not before the dataclasses are made: Python 3.15 looks for the type that an annotation names
-    globals()["_typing"] = _Module("typing")
+    globals()["_typing"] = _Module("typing", "_typing")
 
 
 def __getattr__(name: str) -> Any:
