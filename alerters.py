@@ -6284,8 +6284,9 @@ def _clean(text: object) -> str:
         clean = str(text).replace("\r\n", "\n").replace("\r", "\n")
     except Exception as error:  # a value that cannot be shown must not cost the alert
         clean = f"<{type(text).__name__}: {type(error).__name__}>"
-    clean = re.sub(_TERMINAL, "", clean)
-    clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace").translate(_HARMLESS)
+    if not clean.isprintable():  # else it holds nothing of that, as most short texts
+        clean = re.sub(_TERMINAL, "", clean)
+        clean = clean.encode("utf-16", "surrogatepass").decode("utf-16", "replace").translate(_HARMLESS)
     return _hide(clean)
 
 
