@@ -843,6 +843,7 @@ def _field_kind(field: _Field) -> str:
     return named.get(field.name, kinds.get(letters, ""))
 
 
+@functools.lru_cache(maxsize=None)  # it is asked at every call
 def _is_secret(field: _Field) -> bool:
     return not field.repr or bool(re.search(_SECRET_NAME, field.name.lower()))
 
