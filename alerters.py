@@ -3803,10 +3803,10 @@ _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? 
 _UPPER, _END = "[A-ZÀ-ÞА-Я]", r"[^\w?!\u203c-\U0010ffff]*"  # no emoji
 _NAME, _VERB = rf"(?: {_UPPER}[\w.-]+){{1,4}}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
 _CITES = r"(?i:quoting|[zc][iy]t\w{2,}|цит\w+|siterer|lainaus|alıntı|引[用述])(?: \w{2,3})? "
-_COLON, _LABEL = rf"[:\uff1a-]{_END}", r"[^\s\1:\uff1a]+(?: [^\s\1:\uff1a]+)?\s?(?:[:\uff1a]| (?=\"|\S+@))"
+_COLON, _LABEL = rf"[:\uff1a-]{_END}", r"[^\s\1:\uff1a]+(?: [^\s\1:\uff1a]+)? ?(?:[:\uff1a]| (?=[\"\1]|.+@))"
 # No line that goes on is one, nor has it more than three words before our name or a digit.
-_HEADED = (rf"(?=.*{_US})(?![a-zß-ÿа-я][^\d{_US}]* {_UPPER}){_END}(?:[^\W\d]+(?![^\W\d])[^\w{_US}]*){{,3}}"
-           rf"(?=[\d{_US}]|{_NAME} <{_US}){_DATE}")
+_HEADED = (rf"(?=.*{_US})(?![a-zß-ÿа-я][^\d{_US}]* {_UPPER}){_END}"
+           rf"(?:[^\W\d]+(?:\u200c[^\W\d]+)?(?![^\W\d])[^\w{_US}]*){{,3}}(?=[\d{_US}]|{_NAME} <{_US}){_DATE}")
 _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "dashes": "--",
     "subject": rf".*\[#[0-9a-f]{{16}}\]{_END}",  # Subject: Re: Deploy? [#…]
@@ -3822,16 +3822,16 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
                r"(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "rule": r"(?i)(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
+    "rule": r"(?i)-+ Original -+|(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
             r"-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
-            r".{,20}(?:(?:\bor|r[iy])[gjx]+in|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
+            r".{,20}(?:(?:\bor|r[iy])[gjx]+in|repli|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
             r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
     "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write: a quote of what was mailed, below a heading, behind `>` or as a whole;
 # what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
-    rule? ((us dated label* | us label dated | dated us label* | label dated label) subject
+    rule? ((us dated label* | us label{1,2} dated | dated us label* | label dated label) subject
            | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
            | stamp? says | timed) (short{,40} quoted | bare+)
   | dashes ((?!quoted|bare|wrote|subject)\w+=(?![>|]).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
@@ -3841,8 +3841,8 @@ _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|gal
              r"oppo|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|"
              r"t-online|aol|mail\.ru|yandex|яндекс|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|"
              r"windows|zoho|mailbird|em client|at&t|verizon|t-mobile|mobile device|mobiltelefon|smartphone|"
-             r"handy|my (?:phone|mobile)|mac(?:book)?|my watch|superhuman|edison|aqua|typeapp|missive|"
-             r"telekom|mobilen mail app|почты mail|手机|华为|小米|网易邮箱大师)(?: \w?\d+\w?)?")
+             r"handy|my (?:phone|mobile)|mac(?:book)?|my watch|superhuman|edison|aqua|missive|orange|libero|"
+             r"telekom|tuta|mobilen mail app|почты mail|手机|华为|小米|网易邮箱大师)(?: \w?\d+\w?)?")
 _SENT = set("""télécharger downloaden отправлено gönderildi geschickt descargar verzonden skickades lähetetty
     надіслано download gesendet beziehen odesláno odoslané stáhnout скачайте στάλθηκε obtenir enviado enviada
     obtener inviato scarica ottieni skickat wysłane wysłano pobierz скачать envoyé baixar küldve edinin trimis
@@ -4611,6 +4611,7 @@ class _Reader:
         """Return what is neither quoted, with the block above it, nor a signature."""
         # Programs add the address of a link, and Gmail sets it on a line of its own.
         text = re.sub(r"(?:\r?\n>[> ]*)?<(?:https?:|mailto:|[^<>\s]+\?subject=)[^<>\s]*>", "<…>", text)
+        text = re.sub(r"(?m)^\| (\S+) \| (.*) \|\r?$", r"\1: \2", text)  # NetEase's heading
         text = re.sub(_NOTICE_LINES, "", text)  # whole sentences: people begin conditions by CAUTION, too
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]

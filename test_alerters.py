@@ -1424,7 +1424,7 @@ Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>: ¦ {N} <{E}> ezt írta (időp
 On Tuesday, 14 November 2023 23:13:20 CET you wrote: ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
 út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal: ¦ El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió:
 On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
-Am 24. November 2026 10:12:00 MEZ schrieb {N} <{E}>: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
+در تاریخ سه\u200cشنبه ۲۴ نوامبر ۲۰۲۶ {N} <{E}> نوشت: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
 On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า:
 於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道： ¦ On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote:
 > On Nov 24, 2026, 10:12 AM, {N}⏎> <{E}> wrote: ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote: ¦ {N} writes:
@@ -1454,23 +1454,23 @@ Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
 ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November 2026\
  10:12⏎To: {T}⏎Subject: {S}
 -------- Orginalmeddelande \t--------⏎Från: {N} <{E}>⏎Till: {T}⏎Ämne: {S}⏎Datum: 24.11.2026 10:12
------Original Message-----⏎From: {N} <{E}>⏎To: {T}⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
+------ Original ------⏎From: {N} <{E}>⏎To: {T}⏎Cc: ⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
 From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
 ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
 -----Original-Nachricht-----⏎Betreff: {S}⏎Datum: 2026-11-24T10:12:00+0100⏎Von: "{N}" <{E}>⏎An: "{T}" <{T}>
 From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
 Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S}
-От: {N} <{E}>⏎Отправлено: 24 ноября 2026 г. 10:12⏎Кому: {T}⏎Тема: {S}
+---- 回复的原邮件 ----⏎| 发件人 | {N}<{E}> |⏎| 日期 | 2026年11月24日 10:12 |⏎| 收件人 | <{T}> |⏎| 主题 | {S} |
 发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人：{T}⏎主题： {S}""")
 MAIL_ENDS = re.split(" ¦ |\n", """\
 -- ⏎{R}⏎Head of Data ¦ Sent from Yahoo Mail for iPhone<https://mail.onelink.me/107872968?pid=nativeplacement>
 -- ⏎{F}⏎⏎Example GmbH⏎Musterstraße 5⏎⏎This e-mail is confidential and meant for its addressee alone. If you\
- are not the one, tell the sender and delete it. Thank you. ¦ Sent from my mobile ¦ Trimis de pe iPhone‑ul meu
+ are not the one, tell the sender and delete it. Thank you. ¦ Gesendet mit Tuta ¦ Trimis de pe iPhone‑ul meu
 Kind regards,⏎⏎{R}⏎Head of Data | Example⏎T: +49 30 1234567⏎E: {T}⏎[cid:a.png@1.5B] ¦ Enviado desde mi iPhone
 Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T} ¦ Verstuurd vanaf mijn iPad
 Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile device. Please excuse my brevity.
 Télécharger Outlook pour Android<https://aka.ms/x> ¦ Get Outlook for iOS<https://a.ms> ¦ Отправлено с iPhone
-Sent from Gmail Mobile ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Lähetetty iPhonesta ¦ Inviato da iPhone
+Sent from Gmail Mobile ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Libero Mail
 Vriendelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
 CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ {F}
 Non-text part: text/html⏎Non-text part: image/png ¦ Attachment: a.png (image/png)
