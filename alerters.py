@@ -2053,9 +2053,9 @@ class Question:
             if self._failing:  # nobody could look in time
                 until = max(self._gives_up, until)
             return self._began_late or began > until
-        # The deadline by the service's clock: ours and the service's time of the post tell how they differ.
-        posted = self._record.posted or self._record.asked
-        deadline = self.deadline + (reply.asked or posted) - posted
+        deadline = self.deadline
+        if reply.asked:  # by the service's clock; its time of the post and ours tell how they differ
+            deadline += reply.asked - (self._record.posted or self._record.asked)
         if self.alerter.clock.monotonic() > self._ends:
             return reply.at > deadline
         if not reply.asked:
@@ -4278,8 +4278,12 @@ class SMTPEmailAlerter(BaseAlerter):
                 box.answers[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 _log("debug", "%s: a mail that cannot be read: %s", self._who, _one_line(error))
-        answers = filter(None, map(box.answers.get, sorted(uids)))
-        return sorted(answers, key=lambda answer: answer["at"] or 0.0)  # what was moved has a later UID
+        answers, latest = list(filter(None, map(box.answers.get, sorted(uids)))), 0.0
+        for answer in answers:
+            latest = max(latest, answer["at"] or latest)
+            if answer["at"] != latest:  # it was moved there later, and may be the first one
+                answer["first_written"] = answer["at"]
+        return answers
 
     def _ready_to_read(self, where: _Dict) -> None:
         until, box = self._until(_SEND_BUDGET), self._box()
