@@ -4647,7 +4647,7 @@ class _Reader:
         if marked:
             kind, short, most = "quoted", "short", 0
         run = " ".join(letters[first:end])
-        if re.search("reply ?to ?this ?mail", run) and end - first > 2:
+        if re.search("reply ?to ?this ?mail", run):
             kind = "quoted"  # as a whole: a part may be what an approval is for
         if re.search(r"\S{12}", run):
             return kind, end
