@@ -5781,12 +5781,12 @@ class _AlertHandler(_Handler):
             told = False
             with contextlib.suppress(BaseException), _telling():  # it survives whatever a flavor raises
                 told = post(_log_message(groups), alerter=self.alerter)
+            if not told and self._under_way is groups:  # else a flush has given it up
+                self._not_told(groups, "see above")  # may wait for logging's lock, so it must hold no other
             with self._changed:
-                if self._under_way is groups:  # else a flush has given it up
+                if self._under_way is groups:
                     self._under_way = []
                     self._take_due()
-                    if not told:
-                        self._not_told(groups, "see above")
 
     def _take_due(self) -> None:
         """Put under way what is new, and the repeats that have waited, unless something is."""
@@ -5807,6 +5807,8 @@ class _AlertHandler(_Handler):
                 group.due = 0.0
             self._take_due()
             self._changed.notify_all()
+            if getattr(getattr(_logging, "_lock", None), "_is_owned", bool)():
+                return  # logging is configured anew, and lets the worker log nothing before that is done
             told = self._changed.wait_for(lambda: not self._under_way, _SEND_BUDGET)
         if not told:
             self._give_up(f"it took more than {_SEND_BUDGET:g} s")
