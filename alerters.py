@@ -7579,23 +7579,23 @@ _FLAG = {"action": "store_true", "default": None}  # where it is not given, an a
 _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "name": {}, "[name]": {"nargs": "?"}, "flavor": {}, "path": {"metavar": "package.module.Class"},
     "text": {"help": "in light Markdown; - reads standard input"}, "--title": {},
-    "--metadata": {"help": "K=V, a fact", **_LIST}, "--image": {"help": "a path or URL", **_LIST},
-    "--file": {"help": "a path; attached as it is", **_LIST},
+    "--metadata": {"help": "K=V, a fact (repeatable)", **_LIST},
+    "--image": {"help": "a path or URL (repeatable)", **_LIST},
+    "--file": {"help": "a path; attached as it is (repeatable)", **_LIST},
     "--level": {"help": "info, success, warning or error", "default": "info"},
-    "--mention": {"help": "id of whom to ping", **_MANY},
-    "--alerter": {"help": "in place of the active stack", **_MANY}, "--stack": {},
+    "--mention": {"help": "id of whom to ping, or here, everyone (repeatable)", **_MANY},
+    "--alerter": {"help": "in place of the active stack (repeatable)", **_MANY}, "--stack": {},
     "--timeout": {"help": "such as 90s or 1h30m; default 5m"},
-    "--approve": {"help": "a word in place of the usual ones", "dest": "approve_msg_options", **_MANY},
-    "--decline": {"dest": "disapprove_msg_options", **_MANY},
-    "--approver": {"help": "id of one who may decide", "dest": "approvers", **_MANY},
+    "--approve": {"help": "a word in place of yes … (repeatable)", "dest": "approve_msg_options", **_MANY},
+    "--decline": {"help": "a word in place of no … (repeatable)", "dest": "disapprove_msg_options", **_MANY},
+    "--approver": {"help": "id of one who may decide (repeatable)", "dest": "approvers", **_MANY},
     "--approvals": {"help": "so many have to approve", "dest": "minimum_approvals", "type": int},
     "--key": {"help": "under which the question outlives this process"},
     "--json": {"help": "print the decision as JSON", **_FLAG},
-    "--post": {"help": "post a test message, too", **_FLAG},
     "--flavor": {}, "--flavor -f": {"required": True}, "--html": {"help": "write the mail's HTML to it"},
     "--name": {"help": "of the alerter; default the flavor's"}, "--set": {"help": "use it now", **_FLAG},
     "-al --alerter": {"dest": "alerters", "nargs": "+", "action": "extend", "required": True},
-    "words": {"metavar": "-- COMMAND", "nargs": "*"},
+    "words": {"metavar": "-- COMMAND", "nargs": "*"}, "--post": {"help": "post a test message, too", **_FLAG},
     "--longer-than": {"help": "the time from which on success is told", "default": 0}}
 _MESSAGE = "text, --title, --metadata, --image, --file, --level, --mention"
 _WHERE = "--alerter, --stack"
@@ -7632,7 +7632,7 @@ def _usage() -> str:
     for name, (_, about, _) in _COMMANDS.items():
         text += f"  {name:<16} {about}\n"
     return (f"{text}\n`{_program()} COMMAND --help` tells the options. Exit codes: 0 done or approved,\n"
-            "1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered.")
+            "1 declined, 2 usage or set-up, 3 nobody answered, 4 not delivered, 130 Ctrl-C.")
 
 
 def _run_command(args: list[str]) -> int | None:

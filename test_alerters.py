@@ -9481,16 +9481,16 @@ def test_the_tables_of_the_readme_name_every_field_and_option():
         assert set(alerters._COMMANDS[name][2].split(", ")) - {"text", "--json"} < options
 
 
-def test_the_lines_of_the_readme_for_pipelines_run():
+def test_the_lines_of_the_readme_for_pipelines_run(monkeypatch):
     told, failed, succeeded = [], alerters.alerter_failure_hook, alerters.alerter_success_hook
 
     def framework(*given, **named):
         told.append((given, named))
         return lambda function: function
     signals = SimpleNamespace(task_failure=SimpleNamespace(connect=framework))
+    monkeypatch.setitem(sys.modules, "celery.signals", signals)  # `import celery` alone does not have it
     names = {"alerter_failure_hook": failed, "alerter_success_hook": succeeded, "step": framework,
-             "flow": framework, "DAG": framework, "failure_hook": lambda function: function,
-             "celery": SimpleNamespace(signals=signals)}
+             "flow": framework, "DAG": framework, "failure_hook": lambda function: function}
     for _, cell in readme_rows("Pipelines"):
         code = "\n".join(re.findall("`(.*?)`", cell.partition(";")[0]))
         exec(code if "def" in code or code[0] != "@" else f"{code}\ndef job(): pass", names)
