@@ -3804,8 +3804,8 @@ _UPPER, _END = "[A-ZÀ-ÞА-Я]", r"[^\w?!\u203c-\U0010ffff]*"  # no emoji
 _NAME, _VERB = rf"(?: {_UPPER}[\w.-]+){{1,4}}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
 _CITES = r"(?i:quoting|[zc][iy]t\w{2,}|цит\w+|siterer|lainaus|alıntı|引[用述])(?: \w{2,3})? "
 _COLON, _LABEL = rf"[:\uff1a-]{_END}", r"[^\s\1:\uff1a]+(?: [^\s\1:\uff1a]+)? ?(?:[:\uff1a]| (?=[\"\1]|.+@))"
-# No line that goes on is one, nor has it more than three words before our name or a digit.
-_HEADED = (rf"(?=.*{_US})(?![a-zß-ÿа-я][^\d{_US}]* {_UPPER}){_END}"
+# It has at most three words before our name or a digit; if it begins in small letters, a day's name alone.
+_HEADED = (rf"(?=.*{_US})(?![a-zß-ÿа-я]+\W+[^\W\d]{{2}}|.*: [^\W\d]){_END}"
            rf"(?:[^\W\d]+(?:\u200c[^\W\d]+)?(?![^\W\d])[^\w{_US}]*){{,3}}(?=[\d{_US}]|{_NAME} <{_US}){_DATE}")
 _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
     "dashes": "--",
@@ -3834,7 +3834,7 @@ _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label{1,2} dated | dated us label* | label dated label) subject
            | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
            | stamp? says | timed) (short{,40} quoted | bare+)
-  | dashes ((?!quoted|bare|wrote|subject)\w+=(?![>|]).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
+  | dashes ((?!quoted|bare|wrote)\w+=(?![>|]|.*\[\#).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
   | (short{,40} quoted)+ short{,40} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|"
@@ -4591,7 +4591,8 @@ class _Reader:
 
     def said_in(self, mail: Any) -> str:
         """Return what the writer of a mail newly wrote."""
-        said, room = {}, _TEXT_MAX
+        behind = re.findall(r"\[#\w{16}\][^\w(\[]*(\w.*)", "".join(_header_values(mail, "Subject")))
+        said, room = {"behind the subject": "".join(behind)}, _TEXT_MAX
         attached: set[Any] = set()
         for part in mail.walk():
             kind = part.get_content_type()

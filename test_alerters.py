@@ -1492,8 +1492,8 @@ On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12�
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
 not before 24.11.2026⏎From: {E}⏎To: {T}⏎Subject: {S} ¦ Only between 10:00 and 12:00, ask Anna Schmidt: ¦ ?
 Not before 1.12.2026 1:00:00, says Anna Schmidt: ¦ ---- 18 時 ----⏎On 24/11/2026 10:12, {E} wrote: ¦ {S}: wait
-not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ {E} wrote: 👎 ¦ nein On 24/11/2026, {E} wrote: ¦ ask {E}⏎{S}
-until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ ---- let merging ----⏎{E} wrote: ¦ {E}: not before Monday:
+not before 24.11.2026 10:12⏎Bot <{E}> writes: ¦ {E} wrote: 👎 ¦ after the 24.11.2026 run of {E}: ¦ ask {E}⏎{S}
+until Tue, 1 Dec 2026 10:12:00 +0000⏎{E} wrote: ¦ ---- let merging ----⏎{E} wrote: ¦ On 24.11.2026 {E}: ask A:
 only EU From: {E}⏎Date: 24.11.2026⏎Subject: {S} ¦ Not now On Tue, 24 Nov 2026, {E} wrote: ¦ Stop <{E}> now:
 From: {E}⏎Date: 24.11.2026⏎Subject: {S} wait ¦ only staging: {S} ¦ From: {E}⏎Subject: {S}⏎on 1.12.2026 10:12
 PS: ask {E}⏎⏎From: Robot⏎Sent: 24.11.2026 10:12⏎To: {T}⏎{S} ¦ I asked {E} on 24.11.2026⏎⏎Robot says:
@@ -6393,9 +6393,9 @@ ok⏎-- ⏎Ann⏎> only staging ¦ ok⏎-- ⏎| not yet""")
             mail = laid_out(layout, desk.asked, text.replace("⏎", "\n"))
             mails.append(mail.replace("\n", "<br>") if layout[0] == "<" else mail)
     assert [mail for mail, got in zip(mails, read_at_once(question, mails)) if got == YES] == []
-    mails = [f"From: No Doe{mark}Ops (Test) <{ANN}>\nSubject: [#{question.token}]\n\nok\n{end}".encode()
-             for mark in ("|", " - ") for end in ("Doe", "no", "ops")]  # "No" is a name
-    assert read_at_once(question, mails) == [YES, None, None] * 2
+    mails = [f"From: No Doe{mark} (Test) <{ANN}>\nSubject: [#{question.token}]{more}\n\nok\n{end}".encode()
+             for mark, more in (("|X", " [x]"), (" - X", ""), ("", ": wait")) for end in ("Doe", "no", "ops")]
+    assert read_at_once(question, mails) == [YES, None, None] * 2 + [None] * 3  # "No" is a name
 
 
 HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: HTML of replies
