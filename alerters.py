@@ -3828,8 +3828,8 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
             r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
     "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,15}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
-# What the writer did not write: a quote of what was mailed, below a heading, behind `>` or as a whole;
-# what follows `--`; an ending. It is a pattern over lines, each behind its kind and `=`.
+# What the writer did not write, as a pattern over lines that stand as kind=line; a word is a line of a kind.
+# In turn: a quote with its heading; what follows `--`, up to the next one; a quote behind marks; an ending.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label{1,2} dated | dated us label* | label dated label) subject
            | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
@@ -4567,7 +4567,7 @@ def _part_text(part: Any) -> str:
 
 
 class _Reader:
-    """Finds what the writer of a mail wrote: each line is of a kind, and runs of kinds come off."""
+    """Finds what the writer of a mail wrote: each line is of a kind, and `_NOT_OWN` tells which come off."""
     def __init__(self, question: Question, asker: str, mail: Any) -> None:
         self._decides = question._verdict
         name, address = _name_and_address(asker, "sender_email")
@@ -4576,15 +4576,15 @@ class _Reader:
         named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
         called = re.findall(named, ", ".join(_header_values(mail, "To", "Cc")))
         names = filter(None, [name, address, *called])
-        self._us = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?!(?!이\(|님)[\w-])"
+        self._our_names = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?!(?!이\(|님)[\w-])"
         writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
-        self._readers = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
+        self._addressed = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = "\n\uffff\n".join(question._record.sent).casefold()
         clocks = "|".join(["(?!)", *re.findall(_SENT_AT, sent)])
         self._wrote = rf"(?:[^\W\d]+\W+){{,3}}(?=.*\d{{4}})\d.*(?:{clocks}).*[^\W\d]{{2}}.*[:\uff1a]"
         letters = re.sub(_NO_LETTERS, "", sent).split("\n")
-        self._ours = "".join(letters)
+        self._mailed = "".join(letters)
         starts = list(itertools.accumulate(map(len, letters), initial=0))
         self._starts = set(starts)  # of its lines, and so their ends
         self._bare = self._starts.difference(itertools.compress(starts, re.findall("(?m)^[>|]?", sent)))
@@ -4630,19 +4630,19 @@ class _Reader:
         return re.sub("(?m)^[a-z]+=", "", re.sub(_NOT_OWN, "", rows)).strip()
 
     def _run(self, lines: list[str], letters: list[str], first: int) -> tuple[str, int]:
-        """Return the kind of a line, and where the run of our lines, by letters, that begins there ends."""
-        places, end = self._starts, first
+        """Return the kind of a line, and the number of the next: behind all of ours that begin there."""
+        reached, end = self._starts, first  # the places in our mail where the lines so far may end
         marked = lines[first][0] in _QUOTED
         if not letters[first]:
-            places = set()
+            reached = set()
         for number in range(first, len(lines)):
             if (lines[number][0] in _QUOTED) != marked:
-                places = places - self._bare  # a quote in ours and the rest of a wrapped line may differ
+                reached = reached - self._bare  # but a quote in ours, or the rest of a line, may differ
             said = letters[number]
-            places = {at + len(said) for at in places if self._ours.startswith(said, at)}
-            if not places:
+            reached = {at + len(said) for at in reached if self._mailed.startswith(said, at)}
+            if not reached:
                 break
-            if said and places & self._starts:
+            if said and reached & self._starts:
                 end = number + 1
         kind, short, most = "bare", "said", 40
         if marked:
@@ -4652,8 +4652,8 @@ class _Reader:
             kind = "quoted"  # as a whole: a part may be what an approval is for
         if re.search(r"\S{12}", run):
             return kind, end
-        if end - first > most:  # at once, as each look takes long
-            return short, end  # alike by chance, unless there is more
+        if end - first > most:  # one by one they would take long
+            return short, end  # by chance, unless more is around
         return self._line_kind(lines[first]), first + 1
 
     def _line_kind(self, line: str) -> str:
@@ -4667,10 +4667,10 @@ class _Reader:
             return "closing"
         if set() < words <= self._closings:
             return "closing"
-        line = re.sub(self._us, _US, line.strip(f"{_QUOTED} \t\xa0"))
+        line = re.sub(self._our_names, _US, line.strip(f"{_QUOTED} \t\xa0"))
         # KMail names nobody: On 24.11.2026 10:12:00 you wrote:
         for kind, pattern in [("wrote", self._wrote), *_LINE_KINDS.items()]:
-            if kind == "timed" and words & self._readers:
+            if kind == "timed" and words & self._addressed:
                 continue
             if re.fullmatch(pattern, line):
                 return kind
