@@ -4575,13 +4575,13 @@ class _Reader:
         # The name of our own From, or the one that the writer's address book has for us.
         named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
         called = re.findall(named, ", ".join(_header_values(mail, "To", "Cc")))
-        names = filter(None, [name, address, *called])
-        self._our_names = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, names))})(?!(?!이\(|님)[\w-])"
+        called += filter(None, [name, address])
+        self._our_names = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, called))})(?!(?!이\(|님)[\w-])"
         writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
         self._addressed = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = "\n\uffff\n".join(question._record.sent).casefold()
-        clocks = "|".join(["(?!)", *re.findall(_SENT_AT, sent)])
+        clocks = "|".join(["(?!)"] + re.findall(_SENT_AT, sent))
         self._wrote = rf"(?:[^\W\d]+\W+){{,3}}(?=.*\d{{4}})\d.*(?:{clocks}).*[^\W\d]{{2}}.*[:\uff1a]"
         letters = re.sub(_NO_LETTERS, "", sent).split("\n")
         self._mailed = "".join(letters)
@@ -4593,7 +4593,7 @@ class _Reader:
         """Return what the writer of a mail newly wrote."""
         behind = re.findall(r"\[#\w{16}\][^\w(\[]*(\w.*)", "".join(_header_values(mail, "Subject")))
         said, room = {"behind the subject": "".join(behind)}, _TEXT_MAX
-        attached: set[Any] = set()
+        attached = set()  # type: set[Any]
         for part in mail.walk():
             kind = part.get_content_type()
             is_file = part.get_content_disposition() == "attachment"
@@ -4627,7 +4627,7 @@ class _Reader:
             if number >= end:
                 kind, end = self._run(lines, letters, number)
             rows += f"{kind}={line}\n"
-        return re.sub("(?m)^[a-z]+=", "", re.sub(_NOT_OWN, "", rows)).strip()
+        return re.sub("(?m)^[a-z]+=", "", re.sub(_NOT_OWN, "", rows))
 
     def _run(self, lines: list[str], letters: list[str], first: int) -> tuple[str, int]:
         """Return the kind of a line, and the number of the next: behind all of ours that begin there."""
