@@ -2342,8 +2342,7 @@ class _ChatAlerter(BaseAlerter):
     _id_forms: Mapping[str, tuple[str, str, str]] = {}
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     # To write
-    # Kind of block -> line with {words}, {indent}, {label}, {hashes}; bold, italic, strike: with {words}.
-    # There must be: title, and fence (with {label}, the language). gap: to part a mark and a letter
+    # Kind of block (needed: title, fence) or style (bold, …) -> form of {words}, {indent}, {label}, {hashes}
     _forms: Mapping[str, str] = {}
     _bullet = "•"  # the label of an item that has no number
     # (style, text, url) -> markup. Styles: those of `_spans`, block (a line of code), and of people and times
@@ -7681,7 +7680,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
         if stop.code == 143:  # SIGTERM, while an answer was waited for
             return 143
-        return 0 if _HELP & set(args) else 2
+        if _HELP & set(args):
+            return 0
+        return 2
     except BrokenPipeError:
         return 141
     except DeliveryError as error:
