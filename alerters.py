@@ -3836,18 +3836,18 @@ _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
   | dashes ((?!quoted|bare|wrote)\w+=(?![>|]|.*\[\#).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
   | (short{,40} quoted)+ short{,40} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
-_PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|"
+_PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|tuta|"
              r"oppo|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|"
              r"t-online|aol|mail\.ru|yandex|яндекс|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|"
              r"windows|zoho|mailbird|em client|at&t|verizon|t-mobile|mobile device|mobiltelefon|smartphone|"
              r"handy|my (?:phone|mobile)|mac(?:book)?|my watch|superhuman|edison|aqua|missive|orange|libero|"
-             r"telekom|tuta|mobilen mail app|почты mail|手机|华为|小米|网易邮箱大师)(?: \w?\d+\w?)?")
+             r"telekom|mailspring|mobilen mail app|почты mail|手机|华为|小米|网易邮箱大师)(?: \w?\d+\w?)?")
 _SENT = set("""télécharger downloaden отправлено gönderildi geschickt descargar verzonden skickades lähetetty
     надіслано download gesendet beziehen odesláno odoslané stáhnout скачайте στάλθηκε obtenir enviado enviada
     obtener inviato scarica ottieni skickat wysłane wysłano pobierz скачать envoyé baixar küldve edinin trimis
     obter verstuurd hämta sendt hanki sent hent から送信 より送信 发自我的 發自我的 來自我的 נשלח get 送信
     发自 에서 보냄 보낸 holen 发送 傳送 ส่งจาก gửi elküldve dikirim dihantar enviat poslano أُرسلت भेजा получить
-    získat skaffa obtenga herunterladen を入手 を取得 获取 取得 下载 다운로드""".split())
+    získat skaffa obtenga herunterladen を入手 を取得 获取 取得 下载 다운로드 conquer få""".split())
 _ADDED = _SENT.union("""PROGRAM from my the via with using for on an a this message was mail email app client
     secure mobile tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus
     diese nachricht wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio
@@ -3856,7 +3856,7 @@ _ADDED = _SENT.union("""PROGRAM from my the via with using for on an a this mess
     μου sie sich watch mac ultra nord max plus posta aplikację dla systemu 從我的 của tôi từ đã ของฉัน מה שלי
     auf ista 从我的 来自 мобильной почты az omról môjho من الـ मेरे से गया dari daripada saya
     des del s mog vanuit courrier correo con su avec messagerie sécurisée program programu telefonu cihazımdan
-    device мобильного приложения""".split())
+    device мобильного приложения google mail: search organize""".split())
 _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many and thx sincerely yours mit
     freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
     vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt kr
