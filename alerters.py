@@ -2801,8 +2801,8 @@ class SlackAlerter(_ChatAlerter):
     _api_field = "slack_api_url"
     _person_id = "(?!U0?X{4})[UW][A-Z0-9]+"
     _id_forms = {
-        "slack_channel_id": (r"(?!xox|xapp)[^\s@<>/,'\"“”‘’]+", r"(?:^<#|/)([CDG][A-Z0-9]+)\b",
-                             f"that is no channel; its {_SLACK_CHANNEL}"),
+        "slack_channel_id": (rf"(?!xox|xapp|{_DISCORD_TOKEN})[^\s@<>/,'\"“”‘’]+",
+                             r"(?:^<#|/)([CDG][A-Z0-9]+)\b", f"that is no channel; its {_SLACK_CHANNEL}"),
         "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b", f"{{!r}} is no Slack id; {_MEMBER_ID}"),
         "mention": ("[<@!]*([UWS][A-Z0-9]+|here|channel|everyone)>?", rf"/({_person_id})\b",
                     f"{{!r}} is no Slack id; {_MEMBER_ID}; groups S…; or here, channel, everyone")}

@@ -7500,7 +7500,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "slack_channel_id": {
             **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "app.slack.com/client/T1/C012AB", "<#C012AB|ml>"),
                             ": write C012AB"),
-            **dict.fromkeys(("ml alerts", HOOK, "xapp-1-a", "'C1'", '"C1"', "“C1”"),
+            **dict.fromkeys(("ml alerts", HOOK, "xapp-1-a", "'C1'", '"C1"', "“C1”", ".".join(["a" * 20] * 3)),
                             ": that is no channel; its id (C…), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
