@@ -1956,6 +1956,8 @@ class Question:
         try:
             if self._key:  # a thread or process may have settled or replaced it; nothing is written then
                 self._decision = self._key.ending()
+            if self._decision is not None:
+                self._key.drop()  # else it would be used again, if who settled it died before it did this
         except StoreError as error:
             self._warn(error)
         if self._decision is not None:
@@ -1976,6 +1978,8 @@ class Question:
             self._decision = decision  # Ctrl-C from here on does not close it once more
             if is_new:
                 self._finish(decision)
+            else:
+                self._key.drop()  # as above
         elif self._failing and began >= self._gives_up:  # a look that hung till then is not the last one
             what, hint = "the answers could not be read when the time was over", "look there for the answer"
             if self._key:
