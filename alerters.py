@@ -2886,7 +2886,8 @@ class SlackAlerter(_ChatAlerter):
                 if user not in (self._me(), "USLACKBOT"):
                     taps.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
         if is_over:  # no tap tells its time: one that was not there at the first look came too late
-            taps = list(filter(question._memo.setdefault("taps", taps).__contains__, taps))
+            before = question._memo.setdefault("taps", taps)
+            taps = [tap for tap in taps if tap in before]
         return answers + taps
 
     def _thread(self, question: Question, view: _View, found: Any) -> tuple[_Dict | None, list[_Dict]]:
@@ -3439,7 +3440,7 @@ class DiscordAlerter(_ChatAlerter):
     def _rows(self, path: str, after: int, absent: int = 0, more: str = "") -> list[_Dict]:
         """Return all rows after an id. absent: the status that means that there are none."""
         rows: dict[str, _Dict] = {}  # by id, for one may come twice
-        while True:
+        for _ in range(1000):
             read = functools.partial(self._call, "GET", f"{path}?limit=100&after={after}{more}")
             try:
                 if rows:  # of many pages Discord gives a few, and asks to wait for the next
@@ -3456,6 +3457,7 @@ class DiscordAlerter(_ChatAlerter):
                 after = max(after, int(row["id"]))
             if len(page) < 100 or after == last:  # the same page again and again would have no end
                 return list(rows.values())
+        raise _failure(self._who, "more rows than one poll reads", code="too_many")
 
     def _order(self, row: _Dict) -> int:
         return int(row.get("id") or row["message_id"])
@@ -4281,11 +4283,12 @@ class SMTPEmailAlerter(BaseAlerter):
                 box.answers[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 _log("debug", "%s: a mail that cannot be read: %s", self._who, _one_line(error))
-        answers, latest = list(filter(None, map(box.answers.get, sorted(uids)))), 0.0
-        for answer in answers:
+        answers, latest = [], 0.0
+        for answer in filter(None, map(box.answers.get, sorted(uids))):
             latest = max(latest, answer["at"] or latest)
             if answer["at"] != latest:  # it was moved there later, and may be the first one
                 answer["first_written"] = answer["at"]
+            answers.append(answer)
         return answers
 
     def _ready_to_read(self, where: _Dict) -> None:
@@ -4651,7 +4654,7 @@ class _Reader:
         if marked:
             kind, short, most = "quoted", "short", 0
         run = " ".join(letters[first:end])
-        if re.search("reply ?to ?this ?mail", run):
+        if re.search("reply ?to ?this ?mail", run):  # our how to answer
             kind = "quoted"  # as a whole: a part may be what an approval is for
         if re.search(r"\S{12}", run):
             return kind, end
@@ -4896,11 +4899,8 @@ class ConsoleAlerter(BaseAlerter):
         self._write("    " + _clean(text).replace("`", ""))
 
     def _write(self, text: str) -> None:
-        encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
         try:
-            sys.stderr.write(text.encode(encoding, "replace").decode(encoding) + "\n")
-            if hasattr(sys.stderr, "flush"):
-                sys.stderr.flush()
+            _write_line(sys.stderr, text)
         except Exception as error:  # it may be closed, or anything that somebody put there
             raise _failure(self._who, _reason(error), hint="stderr is closed") from None
 
@@ -5811,7 +5811,8 @@ class _AlertHandler(_Handler):
                 group.due = 0.0
             self._take_due()
             self._changed.notify_all()
-            if getattr(getattr(_logging, "_lock", None), "_is_owned", bool)():
+            lock: Any = getattr(_logging, "_lock", None)
+            if hasattr(lock, "_is_owned") and lock._is_owned():
                 return  # logging is configured anew, and lets the worker log nothing before that is done
             told = self._changed.wait_for(lambda: not self._under_way, _SEND_BUDGET)
         if not told:
@@ -7198,6 +7199,8 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
             # The path may be secret and has no name, as a traceback may show locals.
             link.request(method, re.sub(r"^\w+://[^/?]*/?", "/", url), body or None, headers)
             whole = True
+            if hasattr(_socket, "TCP_QUICKACK"):  # Linux; else a server with Nagle's algorithm waits 40 ms
+                wire.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 1)
         answer = _Answer(wire, method, alerter.clock.now(), reads)
         if kept is not None and answer.stays and whole:
             kept[place], wire = wire, None
@@ -7311,19 +7314,23 @@ def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
     return fields
 
 
+def _write_line(stream: Any, text: str) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    if hasattr(stream, "flush"):  # a program's own may not have it
+        stream.flush()  # at once: at its end it would fail unseen
+
+
 def _print(text: object) -> None:
-    """Print what came from elsewhere: no secret, no control character, and no crash on a narrow encoding."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(_clean(text).encode(encoding, "replace").decode(encoding))
-    if hasattr(sys.stdout, "flush"):  # a program's own may not have it
-        sys.stdout.flush()  # at once: at its end it would fail unseen
+    """Print what came from elsewhere, without secrets and control characters."""
+    if sys.stdout is not None:
+        _write_line(sys.stdout, _clean(text))
 
 
 def _complain(text: object, code: int = 2) -> int:
     """Print one line on stderr, if there is one that takes it, and return the exit code."""
     with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
-        sys.stderr.write(f"alerters: {_one_line(text, 2000)}\n")
-        sys.stderr.flush()
+        _write_line(sys.stderr, f"alerters: {_one_line(text, 2000)}")
     return code
 
 
