@@ -2060,12 +2060,11 @@ class Question:
         deadline = self.deadline
         if reply.asked:  # by the service's clock; its time of the post and ours tell how they differ
             deadline += reply.asked - (self._record.posted or self._record.asked)
-        if self.alerter.clock.monotonic() > self._ends:
-            return reply.at > deadline
-        if not reply.asked:
-            return False
-        if not self._is_resumed:  # else our clock of now may not be the one that it was posted by
-            deadline += _SEND_BUDGET  # it is in time, unless this machine was suspended
+        if self.alerter.clock.monotonic() <= self._ends:
+            if not reply.asked:
+                return False
+            if not self._is_resumed:  # else our clock of now may not be the one that it was posted by
+                deadline += _SEND_BUDGET  # it is in time, unless this machine was suspended
         return reply.at > deadline
 
     def _meaning(self, reply: _Reply) -> Decision | None:
@@ -2089,19 +2088,20 @@ class Question:
         First count words as they were written, then taps, of which no service tells the time. So a declining
         one wins, as does an edit; one that may have come too late stops an approval, and else is nothing.
         """
-        record, last = self._record, None
+        record, last, latest = self._record, None, 0.0
         approvals: dict[str, str] = {}  # person: user id
         for reply in sorted(answers, key=operator.attrgetter("is_tap", "late", "vetoes")):
             user, complete = reply.by, len(approvals) >= record.minimum_approvals
             is_void = complete or reply.late
-            if last and complete and reply.vetoes:
-                is_void = reply.first_written > last.at
+            if complete and reply.vetoes:
+                is_void = reply.first_written > latest
             if is_void or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
             if reply.means.status == "declined":
                 return dataclasses.replace(reply.means, approvals=tuple(approvals.values()))
             if self.alerter._person(user) not in approvals:
                 approvals[self.alerter._person(user)], last = user, reply.means
+                latest = max(latest, last.at)
         self._approvals = tuple(approvals.values())
         if last and len(approvals) >= record.minimum_approvals:
             return dataclasses.replace(last, approvals=self._approvals)
