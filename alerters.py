@@ -1968,7 +1968,7 @@ class Question:
                 decision = self._look(began)
                 self._failing = self._missing
             except (DeliveryError, _SecretAway) as error:
-                self._failed(error, began)
+                self._failed(error)
         if decision is None and began >= self._ends and not self._failing:
             decision = Decision("timeout", at=self.alerter.clock.now(), approvals=self._approvals)
         if decision is not None:
@@ -1988,14 +1988,15 @@ class Question:
             raise _failure(self.alerter._who, f"{what}: {reason}", hint=hint, cure="look",
                            status=self._failing.status, code=self._failing.code)
 
-    def _failed(self, error: Exception, began: float) -> None:
+    def _failed(self, error: Exception) -> None:
         """Note why it could not be read. What waiting cannot mend is raised, and closes the question."""
         if not isinstance(error, DeliveryError):
             error = DeliveryError(str(error))
         before, self._failing = self._failing, error
         self._part_unread = True
         if error._cure != "people":
-            self._not_before = began + (error.retry_after or 0)
+            if error.retry_after:
+                self._not_before = self.alerter.clock.monotonic() + error.retry_after
             self._warn(f"{error}; waiting for the answers goes on")
             return
         if self._key:
