@@ -2091,7 +2091,7 @@ class Question:
         """
         record, last, latest = self._record, None, 0.0
         approvals: dict[str, str] = {}  # person: user id
-        for reply in sorted(answers, key=operator.attrgetter("is_tap", "late", "vetoes")):
+        for reply in sorted(answers, key=operator.attrgetter("is_tap", "late")):
             user, complete = reply.by, len(approvals) >= record.minimum_approvals
             is_void = complete or reply.late
             if complete and reply.vetoes:
