@@ -2241,7 +2241,8 @@ class Question:
     def _say(self, text: str, to: _Reply | None = None) -> None:
         try:
             if self._record.ref is not None:  # else it was never found
-                self.alerter._say(self, text, to)
+                say = functools.partial(self.alerter._say, self, text, to)
+                _retry(say, self.alerter.clock, self.alerter._until())  # a service takes few notes at once
         except (AlerterError, OSError) as error:
             _log("warning", "%s: could not write under the question: %s", self.alerter._who, _one_line(error))
 
@@ -3657,10 +3658,11 @@ class DiscordAlerter(_ChatAlerter):
                 problem = str(error)
         for file in page.files:
             file.problem = problem
+        ident = str(sent["id"])
         if draft.message._question:  # a reply to any part of it counts
-            draft.message._question._record.parts.append(str(sent["id"]))
+            draft.message._question._record.parts.append(ident)
         channel = sent.get("channel_id", draft.where["channel"])
-        return {"channel_id": str(channel), "message_id": str(sent["id"])}
+        return {"channel_id": str(channel), "message_id": ident}
 
     def _post_message(self, draft: _Draft, page: _Page) -> _Dict:
         """Post a page with its files, in a forum as a thread of its own; return the message."""

@@ -3736,7 +3736,6 @@ class Room:
         return self.service.react(user, emoji, self.id(question), **more)
 
     def slow_down(self, seconds):
-        """Let each call take so long from now on."""
         def answer(call):
             result = type(self.service).answer(self.service, call)
             self.clock.sleep(seconds)
@@ -3750,7 +3749,6 @@ class Room:
         return [(kind, raw) for kind, raw, _ in _found(self.kind, payload)]
 
     def under(self, question):
-        """Payloads that the alerter wrote under the question."""
         def parent(payload):
             return payload.get("thread_ts") or payload.get("message_reference", {}).get("message_id")
         return [payload for payload in _posted(self.service) if parent(payload) == self.id(question)]
@@ -3952,10 +3950,10 @@ def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
     first, second = [room.alerter().open_question("?", minimum_approvals=3, key="deploy-42") for _ in "12"]
     for who, text in ((room.ann, "yes"), (room.bob, "yes please"), (room.bob, "yes")):
         room.reply(first, who, text)
+        room.service.fail(room.posts, room.limited(3))  # of many notes at once it takes few
         assert (first.check(), second.check()) == (None, None)
-    one, help_, two = room.notes(first)
-    assert [one.partition(": ")[2], two.partition(": ")[2]] == ["1 of 3 approvals.", "2 of 3 approvals."]
-    assert help_.startswith("That is not an answer yet.")
+    said = [re.sub(r"^.*: (?=\d)|(?<=yet\.).*", "", note) for note in room.notes(first)]
+    assert said == ["1 of 3 approvals.", "That is not an answer yet.", "2 of 3 approvals."]
     room.service.say(room.eve, "ok", room.id(first) if room.is_slack else room.service.posted[-1]["id"])
     assert first.check().approvals == second.check().approvals == (room.ann, room.bob, room.eve)
     assert room.notes(first)[-1].endswith(f", {room.ann}, {room.bob}.") and _records() == {}
@@ -4271,7 +4269,6 @@ def test_the_taps_and_the_notes_are_best_effort(room):
         assert question.wait() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
         assert (room.taps(question), room.notes(question)) == ([], [])
         room.service.heal()
-    assert len(room.posted_questions()) == 4
 
 
 NEAR = {"lgtm": "discord", "OK": "discord", "yes please": "", "Approve it": "", "not ok": "", "~yes~": "",
