@@ -4454,7 +4454,8 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
         words = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
     except _imaplib.IMAP4.error as error:
         words = _server_words(error.args[0])
-        if re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]", words, re.I):  # RFC 5530
+        # RFC 5530, and Gmail's words, which allows 15 sessions
+        if re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]|too many simultaneous", words, re.I):
             raise
     raise _failure(who, f"IMAP log-in refused: {words}", cure="people",
                    hint="check imap_username and imap_password; Gmail and others want an app password")

@@ -6603,8 +6603,8 @@ def test_a_log_in_that_is_refused_ends_it_and_one_that_is_not_possible_now_does_
     def refused(words, text, timeout=3600, imap=desk.imap, **fields):
         desk.alerter = mail_asker(desk.relay, imap, desk.clock, **fields)
         pytest.raises(DeliveryError, desk.decide, text, timeout).match(words)
-    desk.imap.fail("login", "NO [UNAVAILABLE] backend down", "NO [LIMIT] too many connections", None,
-                   "NO [INUSE] locked", "NO [serverbug] oops", None)  # which RFC 5530 calls passing
+    desk.imap.fail("login", "NO [UNAVAILABLE] backend down", "NO [LIMIT] full", None, "NO [INUSE] locked",
+                   "NO [serverbug] oops", "NO [ALERT] Too many simultaneous connections. (Failure)", None)
     desk.later(20, ANN)
     assert desk.decide().status == YES and desk.clock.monotonic() < 40
     desk.imap.fail("login", None, None, "NO [AUTHENTICATIONFAILED] password changed")
