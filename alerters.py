@@ -2973,7 +2973,8 @@ class SlackAlerter(_ChatAlerter):
             asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
             if not asked["cursor"]:
                 return
-        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many")
+        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many",
+                       retry_after=_RATION, hint="ask anew, where less is written")
 
     def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
         """Return the question's row with all who reacted, whom only reactions.get is sure to list."""

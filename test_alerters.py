@@ -4436,6 +4436,9 @@ def test_slack_reads_a_rationed_thread_when_it_may(slack_room, way, second, time
         assert caught.match(UNREAD) and caught.value.outcome == "unknown"
     now, reads = room.clock.monotonic(), ["replies" in call.path for call in room.service.calls]
     assert now <= latest and sum(reads) <= 1 + (60 + now) / every
+    endless = Fault(status=200, body={"ok": True, "messages": [], "response_metadata": {"next_cursor": "x"}})
+    room.service.fail("conversations.replies", *[endless] * 50, *[room.limited(30)] * 9)
+    pytest.raises(DeliveryError, room.ask(timeout=40).wait).match(f"{UNREAD}: more rows than one poll reads")
 
 
 def test_one_429_does_not_slow_the_rest_of_the_wait(slack_room):
