@@ -7278,6 +7278,9 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
                 message += "; one that begins with - stands behind --"
             raise ConfigError(f"{message} (see: {self.prog} --help)")
 
+        def _print_message(self, message: str, file: Any = None) -> None:  # of the library, for any encoding
+            _write_line(file or sys.stderr, message.rstrip())
+
     _, about, names = _COMMANDS[command]
     parser = Parser(prog=f"{_program()} {command}", description=about, allow_abbrev=False)
     for name in filter(None, names.split(", ")):
@@ -7657,7 +7660,9 @@ def _run_command(args: list[str]) -> int | None:
         name = f"{name} {args.pop(0)}"
     if not name or name.endswith(("help", "-h")):
         _print(_usage())
-        return 0 if name else 2
+        if name:
+            return 0
+        return 2
     if name not in _COMMANDS:
         word = name.partition("=")[0]  # what follows may be a secret
         raise ConfigError(f"no command {word!r}; {_did_you_mean(word, _COMMANDS)}")
