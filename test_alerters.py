@@ -1420,14 +1420,14 @@ On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Vào Th 3, 24 thg 11, 2026 
 > 2026/11/24 10:12、{N} <{E}>のメール: ¦ Στις Τρί 24 Νοε 2026 στις 10:12 π.μ., ο χρήστης {N} <{E}>⏎έγραψε:
 {N} <{E}> 于2026年11月24日周二 10:12写道： ¦ On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote:
 wt., 24 lis 2026 o 10:12 {N} <{E}> napisał(a): ¦ ---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ----
-Den tirs. 24. nov. 2026 kl. 10.12 skrev {N} <{E}>: ¦ {N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12):
+tirsdag den 24. november 2026 10.12.00 skrev {E}: ¦ {N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12):
 On Tuesday, 14 November 2023 23:13:20 CET you wrote: ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
 út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal: ¦ El mar, 24 nov 2026 a las 10:12, {N} (<{E}>) escribió:
 On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
 در تاریخ سه\u200cشنبه ۲۴ نوامبر ۲۰۲۶ {N} <{E}> نوشت: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
-On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ เมื่อ อ. 24 พ.ย. 2569 เวลา 10:12 {N} <{E}> เขียนว่า:
-於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道： ¦ On 24 Nov 2026 at 10:12 +0100, {N} <{E}>, wrote:
-> On Nov 24, 2026, 10:12 AM, {N}⏎> <{E}> wrote: ¦ On Tue, 2026-11-24 at 10:12 +0000, {N} wrote: ¦ {N} writes:
+On Tue, Nov 24, 2026 at 10:12 AM, {N} < {E} > wrote: ¦ เมื่อวันที่ อ. 24 พ.ย. 2569 เวลา 10:12 {E} เขียนว่า:
+於 2026年11月24日 週二 上午10:12 {N} <{E}>⏎寫道： ¦ В письме от вторник, 24 ноября 2026 г. {E} написал:
+> On Nov 24, 2026, 10:12 AM, {N}⏎> <{E}> wrote: ¦ În data de mar., 24-11-2026 la 10:12, {E} a scris:
 On Tue, 24 Nov 2026 10:12:00 GMT⏎{E} wrote: ¦ 在 2026-11-24 10:12:00，"{N}" <{E}> 写道： ¦ {N} <{E}> writes:
 On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ >>>>> {N} <{E}> writes:
 On November 24, 2026, {N} <{E}> wrote: ¦ W dniu 24.11.2026 o 10:12, {N} pisze: ¦ 24. Nov. 2026, 10:12 von {E}:
