@@ -2770,7 +2770,7 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     "(thread|message)_not_found|cannot_reply_to_message": "the message above was deleted: begin anew",
     "messages_tab_disabled": "turn on the Messages Tab under App Home, for direct messages to the app",
     "message_limit_exceeded": "the workspace's plan takes no more messages"}
-_SLACK_CHANNEL = "id (C…), at the end of View channel details"
+_SLACK_CHANNEL = "id (C...), at the end of View channel details"  # input() fails if a terminal lacks a letter
 _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
 

@@ -7501,7 +7501,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "app.slack.com/client/T1/C012AB", "<#C012AB|ml>"),
                             ": write C012AB"),
             **dict.fromkeys(("ml alerts", HOOK, "xapp-1-a", "'C1'", '"C1"', "“C1”", ".".join(["a" * 20] * 3)),
-                            ": that is no channel; its id (C…), at the end of View channel details"),
+                            ": that is no channel; its id (C...), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
         "slack_api_url": {**dict.fromkeys(("https://slack.com", HOOK), ": write https://slack.com/api"),
@@ -8874,7 +8874,7 @@ def terminal_here(monkeypatch, capsys):
         output = io.StringIO()
         output.fileno, output.write = terminal.fileno, shown.append
         with monkeypatch.context() as patch:
-            patch.setattr("builtins.input", read)
+            patch.setattr("builtins.input", lambda prompt: read(prompt.encode("ascii").decode()))
             patch.setattr("getpass.getpass", lambda prompt: read(prompt, "secret "))
             patch.setattr(sys, "stdin", terminal)
             patch.setattr(sys, "stdout", output)
