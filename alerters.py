@@ -3456,8 +3456,9 @@ class DiscordAlerter(_ChatAlerter):
                 return []
             last = after
             for row in page:
-                rows[row["id"]] = row
-                after = max(after, int(row["id"]))
+                ident = row["id"]
+                rows[ident] = row
+                after = max(after, int(ident))
             if len(page) < 100 or after == last:  # the same page again and again would have no end
                 return list(rows.values())
         raise _failure(self._who, "more rows than one poll reads", code="too_many")
@@ -3893,6 +3894,7 @@ _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ",
                  + r")[\s>|.!*\]<…]*){1,9}$")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
+_TWO_DAYS = 2 * 86400.0  # s from which on before a question mails are read: SINCE knows days, of any zone
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
@@ -4263,7 +4265,7 @@ class SMTPEmailAlerter(BaseAlerter):
         box = question._shared = question._shared or self._box()
         box.questions.add(question)  # at once: else the one that ends meanwhile would close the session
         with box.lock:
-            since = question._record.asked - 2 * 86400
+            since = question._record.asked - _TWO_DAYS
             if box.session is None:
                 box.session = self._imap(self._until(_SEND_BUDGET))
             box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
@@ -4329,7 +4331,7 @@ class _Mailbox:
         self.lock, self.session = _threading.Lock(), None  # type: Any, Any
         self.questions: set[Question] = set()  # that wait in it
         self.known_until = float("-inf")  # till when nobody has to try once more whether it can be read
-        self.since = float("inf")  # two days before the first was asked: SINCE knows days, of any zone
+        self.since = float("inf")  # two days before the first was asked
         self.close()
 
     def close(self) -> None:
@@ -4357,7 +4359,9 @@ class _Mailbox:
         return {uid for uid, named in self.named.items() if named == token}
 
     def _command(self, *command: str) -> list[Any]:
-        self.session.sock.room = _MAILBOX_CAP
+        sock = self.session.sock
+        sock.room = _MAILBOX_CAP
+        sock.deadline = max(sock.deadline, time.monotonic() + sock.patience)  # of many heads each piece anew
         return list(filter(None, _imap_said(self.session.uid(*command))))
 
     def _search(self, keys: str) -> set[int]:

@@ -476,7 +476,6 @@ class FakeSlack(FakeService):
             row.update(text=stored_text(text), edited={"user": row.get("user"), "ts": self._new_ts()})
 
     def delete(self, ts):
-        """Take the row away; one with replies leaves a tombstone."""
         with self.lock:
             row = self._find(ts)
             at = self.rows.index(row)
@@ -2362,7 +2361,6 @@ def _fault(kind, name):
 
 
 def _outcome(alerter, message):
-    """Send; return what came of it, and the error if there is one."""
     try:
         alerter.send(message)
         return "sent", None
@@ -3757,7 +3755,6 @@ class Room:
         return [self.text(payload) for payload in self.under(question)]
 
     def taps(self, question):
-        """The reactions that the alerter itself has put on the question, as characters."""
         chars = {name: char for char, name in EMOJI.items()}
         reactions = self.row(self.id(question))["reactions"]
         return [chars.get(name, name) for name, users in reactions.items() if self.bot in users]
@@ -5582,7 +5579,6 @@ MAIL_JPG, MAIL_GIF = b"\xff\xd8\xff\xe0" + b"\r\n.\r\n" * 99, b"GIF89a" + b"\0" 
 
 @pytest.fixture
 def relay():
-    """A mail server of this machine that wants neither TLS nor a log-in."""
     with FakeSMTP(tls=None) as service:
         yield service
 
@@ -6664,6 +6660,11 @@ def test_who_waits_while_another_looks_reads_what_is_his(broken, desk):
 
 def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
     """And where it finds none, as subject and ids are of no help, all heads are read: once a session."""
+    class Slow(_IMAPTalk):
+        def do_uid_fetch(self, tokens):  # as if each piece took so long
+            desk.alerter._box().session.sock.deadline -= 16
+            return super().do_uid_fetch(tokens)
+    desk.imap.protocol = Slow
     desk.fill(30, at=desk.clock.now() - 86400 * 5)
     desk.fill(610)
     first = desk.open(timeout=3000)
@@ -6813,7 +6814,6 @@ def start_program(*args, env=None, python=("-S",), **more):  # -S: none of site'
 
 
 def end_of(process, input=None):
-    """Wait for a started process and return it finished."""
     with process:
         try:
             out, err = process.communicate(input, timeout=30)
