@@ -5857,7 +5857,7 @@ class _AlertHandler(_Handler):
             return
         self._speaker = _threading.get_ident()
         with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
-            sys.stderr.write(f"{text}\n")
+            _write_line(sys.stderr, text)
         self._speaker = 0
 
 
@@ -7329,7 +7329,7 @@ def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
 
 def _write_line(stream: Any, text: str) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     if hasattr(stream, "flush"):  # a program's own may not have it
         stream.flush()  # at once: at its end it would fail unseen
 
