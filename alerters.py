@@ -3311,6 +3311,7 @@ _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-code
     "50013|160002": "allow Send Messages, Embed Links, Attach Files, Add Reactions, Read Message History",
     "50008|50024|40058|22000[123]": "not a text channel: choose a text channel or a thread",
     "40067": "the forum demands a tag on each post: switch that off there, or choose another channel",
+    "40005|50045": "it is too large for it: make it smaller, or post where it can be fetched",
     "200000|240000|20009": "a moderation rule of the server blocked the text"}
 # Add Reactions, View Channels, Send Messages, Embed Links, Attach Files, Read Message History, and Send
 # Messages in Threads: docs.discord.com/developers/topics/permissions
