@@ -2728,6 +2728,7 @@ class _View:
         self.error: DeliveryError | None = None
         self.free_at = 0.0  # Slack, on clock.monotonic: when it lets the app read again
         self.rationed = False  # Slack: whether the app may read once a minute, as far as it is known
+        self.widest = 0  # Slack: rows of the largest page that was read
         self.read_at: dict[str, float] = {}  # Slack, on clock.monotonic: when it let the app read, by what
 
 
@@ -2739,7 +2740,7 @@ def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
 
 
 # === Slack ===
-_RATION = 60.0  # s between two readings of an app that Slack rations
+_RATION, _RATIONED_ROWS = 60.0, 15  # of an app that Slack rations: s between two readings; rows of one
 _SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay below _BODY_CAP
 _AS_JSON = {"Content-Type": "application/json; charset=utf-8"}
 _SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer one tap"),
@@ -2953,11 +2954,13 @@ class SlackAlerter(_ChatAlerter):
         try:
             for page in itertools.islice(self._pages(kind, {"channel": view.channel, **args}), most):
                 rows += page
+                view.widest = max(view.widest, len(page))
         except DeliveryError as error:
             if error.status != 429:  # what its body says is not documented
                 raise
             view.free_at = now + (error.retry_after or _POLL_MIN)
-            if view.free_at > now + _POLL_MAX:  # no other app has to wait so long
+            # Another app has to wait so long only after many pages.
+            if view.free_at > now + _POLL_MAX and view.widest <= _RATIONED_ROWS:
                 view.rationed = True
             return rows, error.with_traceback(None)  # its frames would keep the view
         if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:
@@ -5689,7 +5692,9 @@ class _LogGroup:
     def news(self) -> str:
         lines = [self.more, *self.others]
         if self.repeats:
-            times = "time" if self.repeats == 1 else "times"
+            times = "times"
+            if self.repeats == 1:
+                times = "time"
             lines.insert(1, f"… {self.repeats:,} more {times}")
         return "\n".join(lines).strip("\n")
 
@@ -5720,7 +5725,9 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     elif worst >= _logging.WARNING:
         level = "warning"
     facts["host"] = _socket.gethostname()
-    body = _fenced(news) if news else None
+    body = None
+    if news:
+        body = _fenced(news)
     return AlerterMessage(title, body, facts, level=level)
 
 
