@@ -2740,7 +2740,8 @@ def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
 
 
 # === Slack ===
-_RATION, _RATIONED_ROWS = 60.0, 15  # of an app that Slack rations: s between two readings; rows of one
+_RATION = 60.0  # s between two readings of an app that Slack rations
+_RATIONED_ROWS = 16  # that one of them gives at most: 15, and maybe the first of the thread
 _SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay below _BODY_CAP
 _AS_JSON = {"Content-Type": "application/json; charset=utf-8"}
 _SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer one tap"),
