@@ -2335,6 +2335,18 @@ class _Draft:
             self.blocks.insert(0, _Block("ping", self.called[:len(mention)]))
 
 
+class _View:
+    """A channel or thread, the questions for which it is read, and what the last reading found."""
+    def __init__(self, question: Question) -> None:
+        self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
+        self.refs = {question: question.ref}
+        self.read_for: set[Question] = set()  # when it was read last
+        self.lock = _threading.Lock()
+        self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
+        self.found: Any = None
+        self.error: DeliveryError | None = None
+
+
 class _ChatAlerter(BaseAlerter):
     """What Slack and Discord share: pages, continuing, attaching, falling back to plain text.
 
@@ -2368,7 +2380,8 @@ class _ChatAlerter(BaseAlerter):
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
     _take_away: Callable[[_Dict], None]  # (ref): deletes a message
     # To ask, besides `_ready_to_read`, `replies`, `_say` and `_find` of the base
-    _read_view: Callable[[_View, Question], Any]  # reads what serves all questions of the view
+    _view_type: type[_View] = _View
+    _read_view: Callable[[Any, Question], Any]  # (view): reads what serves all questions of the view
     _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
     _is_bot: Callable[[_Dict], bool]  # (row)
     _answer: Callable[[Question, _Dict, str], _Dict | None]  # what a person's row answers, as in `_answers`
@@ -2570,7 +2583,7 @@ class _ChatAlerter(BaseAlerter):
         return _retry(noted, self.clock, until, doubtful=page.doubtful, **how)
 
     def _join(self, question: Question) -> None:
-        view = _View(question)
+        view = self._view_type(question)
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
         key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
         view = question._shared = _VIEWS.setdefault(key, view)
@@ -2581,8 +2594,8 @@ class _ChatAlerter(BaseAlerter):
             question._shared.refs.pop(question, None)
         question._shared = None
 
-    def _view_of(self, question: Question) -> _View:
-        own: _View = question._memo.setdefault("view", _View(question))
+    def _view_of(self, question: Question) -> Any:
+        own = question._memo.setdefault("view", self._view_type(question))
         return question._shared or own
 
     def _read_shared(self, question: Question) -> Any:
@@ -2716,22 +2729,6 @@ def _channel_of(ref: _Dict) -> str:
     return str(ref.get("channel", ref.get("channel_id", "")))
 
 
-class _View:
-    """A channel or thread, the questions for which it is read, and what the last reading found."""
-    def __init__(self, question: Question) -> None:
-        self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
-        self.refs = {question: question.ref}
-        self.read_for: set[Question] = set()  # when it was read last
-        self.lock = _threading.Lock()
-        self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
-        self.found: Any = None
-        self.error: DeliveryError | None = None
-        self.free_at = 0.0  # Slack, on clock.monotonic: when it lets the app read again
-        self.rationed = False  # Slack: whether the app may read once a minute, as far as it is known
-        self.widest = 0  # Slack: rows of the largest page that was read
-        self.read_at: dict[str, float] = {}  # Slack, on clock.monotonic: when it let the app read, by what
-
-
 def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
     for row in rows:
         if row.get(key) == ident:
@@ -2777,6 +2774,16 @@ _MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
 
 
+class _SlackView(_View):
+    """A view, with what is known of how much Slack lets the app read."""
+    def __init__(self, question: Question) -> None:
+        super().__init__(question)
+        self.free_at = 0.0  # on clock.monotonic: when it may read again
+        self.rationed = False  # whether it may read once a minute, as far as it is known
+        self.widest = 0  # rows of the largest page that was read
+        self.read_at: dict[str, float] = {}  # on clock.monotonic: when it was let read, by what
+
+
 @_dataclass
 class SlackAlerter(_ChatAlerter):
     """Slack, by a bot token (posts and asks) or by an incoming webhook (posts only).
@@ -2797,6 +2804,7 @@ class SlackAlerter(_ChatAlerter):
     flavor = "slack"
     _ref_forms = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
     _answer_by = "Reply in this thread with"
+    _view_type = _SlackView
     _needs_emoji_names = True
     _upload_right = "a bot token with the scope files:write"
     _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{indent}{label} {words}",
@@ -2868,7 +2876,7 @@ class SlackAlerter(_ChatAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return answers in the question's thread and its reactions. One request when nothing has changed."""
         is_over = self.clock.monotonic() >= question._ends
-        view, shared = self._view_of(question), ([], None)  # type: _View, Any
+        view, shared = self._view_of(question), ([], None)  # type: _SlackView, Any
         listens = self.listen == "channel" and not view.thread
         if view.thread or listens or len(view.refs) > 1:
             shared = self._read_shared(question)
@@ -2894,7 +2902,7 @@ class SlackAlerter(_ChatAlerter):
             taps = [tap for tap in taps if tap in before]
         return answers + taps
 
-    def _thread(self, question: Question, view: _View, found: Any) -> tuple[_Dict | None, list[_Dict]]:
+    def _thread(self, question: Question, view: _SlackView, found: Any) -> tuple[_Dict | None, list[_Dict]]:
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
         found: what conversations.history tells of all, one call for many: which have new replies. It tells of
@@ -2931,7 +2939,7 @@ class SlackAlerter(_ChatAlerter):
                 question._part_unread = True
         return not missing
 
-    def _read_view(self, view: _View, question: Question) -> tuple[Any, DeliveryError | None]:
+    def _read_view(self, view: _SlackView, question: Question) -> tuple[Any, DeliveryError | None]:
         if view.thread:
             return self._read(view, question, "replies", {"ts": view.thread})
         refs = sorted(view.refs.values(), key=self._order)
@@ -2941,7 +2949,7 @@ class SlackAlerter(_ChatAlerter):
         args["latest"] = refs[-1]["ts"]  # a page for ten: a question that stands in none is read for itself
         return self._read(view, question, "history", args, 1 + len(refs) // 10)
 
-    def _read(self, view: _View, question: Question, kind: str, args: _Dict,
+    def _read(self, view: _SlackView, question: Question, kind: str, args: _Dict,
               most: int | None = None) -> tuple[Any, DeliveryError | None]:
         """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
 
