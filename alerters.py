@@ -1312,7 +1312,7 @@ class BaseAlerter(_Record):
         taken = {_word(word, True) for word in approve + decline}
         for given, usual in (approve, _APPROVE), (decline, _DECLINE):
             free = [word for word in usual if _word(word, True) not in taken]
-            lists.append(list(given or free or usual))  # of those not free the check below tells
+            lists.append(list(given or free or usual))  # the check below names those that are not free
         seen, meaning = set(), {_tap_name(_TAPS[0]): lists[0], _tap_name(_TAPS[1]): lists[1]}
         for words in lists:
             for word in words:
@@ -3907,7 +3907,7 @@ _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ",
                  + r")[\s>|.!*\]<…]*){1,9}$")
 _MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
-_TWO_DAYS = 2 * 86400.0  # s from which on before a question mails are read: SINCE knows days, of any zone
+_TWO_DAYS = 2 * 86400.0  # s before a question from which mails are read: SINCE knows days, of any zone
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
@@ -4473,7 +4473,7 @@ def _imap_login(who: str, session: Any, user: str, password: str) -> None:
         words = "user or password is not ASCII, which the server takes by AUTH=PLAIN alone"
     except _imaplib.IMAP4.error as error:
         words = _server_words(error.args[0])
-        # RFC 5530, and Gmail's words, which allows 15 sessions
+        # RFC 5530, and the words of Gmail, which allows 15 sessions
         if re.search(r"\[(?:UNAVAILABLE|LIMIT|INUSE|SERVERBUG)\]|too many simultaneous", words, re.I):
             raise
     raise _failure(who, f"IMAP log-in refused: {words}", cure="people",
@@ -4677,7 +4677,7 @@ class _Reader:
         if marked:
             kind, short, most = "quoted", "short", 0
         run = " ".join(letters[first:end])
-        if re.search("reply ?to ?this ?mail", run):  # our how to answer
+        if re.search("reply ?to ?this ?mail", run):  # our `_answer_by`
             kind = "quoted"  # as a whole: a part may be what an approval is for
         if re.search(r"\S{12}", run):
             return kind, end
@@ -5339,7 +5339,7 @@ def _open_plain(path: str, flags: int) -> int:
 
 def _hand_over(made: int | _pathlib.Path, model: str) -> None:
     """Give what root made to the owner of `model`, or of its folder: a user's store stays the user's."""
-    if sys.platform != "win32" and hasattr(os, "geteuid") and os.geteuid() == 0:  # in a browser it lacks
+    if sys.platform != "win32" and hasattr(os, "geteuid") and os.geteuid() == 0:  # a browser's lacks it
         if not os.path.exists(model):
             model = os.path.dirname(model)
         owner = os.stat(model)
@@ -6306,7 +6306,7 @@ _IN_URL = r"[^\s<>\"'`|\\^{}\[\]()]"
 _HREF = fr"https?://{_IN_URL}+(?:\({_IN_URL}*\){_IN_URL}*)*"  # with brackets if they are closed
 _URL = _HREF + "(?<![.,;:!?*_~])"  # in running text, where these follow it
 _URLS = fr"(?P<link>{_URL}(?<!\))(?=[.,;:)'\"]*(?:\s|\Z)))|(?P<url>{_URL})"  # url: with more behind
-_INLINE = (r"(?=[`*_~[h])(?:(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # for speed: few letters begin one; 500
+_INLINE = (r"(?=[`*_~[h])(?:(?<![`\\])`(?P<code>[^`]{1,500})`(?!`)"  # few letters begin one; 500 for speed
            r"|(?<![0-9A-Za-z_\\@`*)\]])(?P<stars>\*\*\*?)(?=\S)(?!/(?:\S{0,99}/)?\*)"  # not src/**/test/**
            r"(?P<bold>(?:(?!\*\*).){1,500})(?<=\S)(?P=stars)(?![0-9A-Za-z_`*])"  # headings drop the stars
            r"|(?<![\w\\.)\]}])(?P<slant>(?<!\*)\*|_)(?=[\"']?[\w(\[`]|[^\0-\xa0])"  # not count(*), ^.*x.*$
@@ -6615,7 +6615,7 @@ def _marked(block: _Block, line: Any, mark: _Mark, forms: Mapping[str, str], bul
         forms = {**forms, "bold": "{words}"}
     words = _in_markup(line, mark, forms)
     form = forms.get(block.kind, "{words}")
-    return form.format(words=words, hashes="#" * block.level, indent="  " * block.level,  # as Discord
+    return form.format(words=words, hashes="#" * block.level, indent="  " * block.level,  # Discord's
                        label=block.label or bullet)
 
 

@@ -2180,7 +2180,6 @@ def in_markdown(text):
 
 @pytest.mark.parametrize("text", list(HOSTILE_TEXTS.values()), ids=list(HOSTILE_TEXTS))
 def test_hostile_text_goes_out_and_does_nothing(chats, capsys, text):
-    """Wherever it stands: body, title, name or value of metadata, or the name of an image or a file."""
     facts, gone = {f"{i} {text}": text for i in range(2)}, "/nowhere/" + text.replace("\x00", "") + ".png"
     messages = AlerterMessage(None, text, facts, [gone]), AlerterMessage(text, in_markdown(text))
     for kind in RENDERED:
@@ -2605,6 +2604,8 @@ def test_check_and_replies_survive_odd_rows_and_pages_in_circles(chats):
             alerter.check()
         assert question.check() is None and len(service.calls) < 50
         service.heal()
+    alerter._set("_call", lambda _, path: [{"id": f"{path.rpartition('=')[2]}1"}] * 100)  # without an end
+    pytest.raises(DeliveryError, alerter._rows, "/x", 1).match("more rows than one poll reads")
 
 
 def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats, caplog):
@@ -4652,7 +4653,7 @@ def test_a_question_that_would_be_born_dead_is_not_posted(room, boards):
 
 
 @pytest.mark.parametrize("step", [-7200, 7200])
-def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
+def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step, monkeypatch):
     for second, status, asleep in ((4.5, YES, 0), (500, "timeout", 0), (4.5, "timeout", 60)):
         start, question = room.clock.monotonic(), room.ask(AlerterMessage("Deploy?", images=[PNG]), timeout=6)
         room.service.now = lambda s=asleep: 1_700_000_000 + s + room.clock.monotonic()  # s: suspended so long
@@ -4661,6 +4662,9 @@ def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step):
         assert question.wait().status == status
         assert room.clock.monotonic() - start == pytest.approx({YES: 4.5}.get(status, 6), abs=0.6)
         room.clock.start -= step
+    monkeypatch.setattr(time, "clock_gettime", "clock {}".format, raising=False)
+    if sys.platform == "linux":  # one that goes on while the machine is suspended
+        assert alerters._Clock.monotonic() == f"clock {time.CLOCK_BOOTTIME}"
 
 
 @pytest.mark.parametrize("stop, keyed", [(KeyboardInterrupt, False), (SystemExit, False), (Gone, True)])
@@ -4836,7 +4840,6 @@ def test_a_hundred_questions_cost_what_one_costs_and_keep_their_answers(crowd, m
 
 
 def test_a_no_stands_before_a_later_yes_whatever_had_been_read_by_then(room):
-    """Both come after any one answer of the service, to another question whose reading serves it or to it."""
     alerter, answer = room.alerter(listen="channel", approvers=[room.ann, room.bob]), room.service.answer
     ways = {"channel": lambda _, *said: room.plain(*said), "thread": room.in_thread,
             "tap": lambda q, who, said: room.react(q, who, {"no": "❌", "yes": "✅"}[said])}
@@ -4991,7 +4994,6 @@ def test_a_question_of_the_same_key_is_adopted_with_its_answers_and_time(request
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_key_that_moves_to_another_alerter_closes_the_old_question(slack_room, known, boards):
-    """Another flavor, or another workspace: its ids mean nothing to the new alerter."""
     room, store = slack_room, StackStore()
     store_alerter(room.service, "old", clock=room.clock)
     old = _ask_and_die(room, alerter=store.load_alerter("old"))
@@ -5151,7 +5153,6 @@ def test_a_key_means_the_same_in_every_process(capsys):
 
 
 def test_with_a_stack_the_alerter_that_holds_the_question_is_asked_first(slack_room, boards, monkeypatch):
-    """The first alerter refused at first; it is well again, but somebody has answered the second one."""
     room, service, store = slack_room, slack_room.service, StackStore()
     store_alerter(service, "chat", clock=room.clock)
     register_flavor(in_time(Board, room.clock))
@@ -5259,7 +5260,6 @@ def test_who_died_over_a_note_is_succeeded_and_who_asks_meanwhile_waits(discord_
 
 @posix
 def test_a_claim_holds_while_its_process_lives_and_no_longer(boards, clock, monkeypatch):
-    """Another key never waits. Who died is succeeded at once, who is on another machine in time."""
     child, killed = (subprocess.Popen(["cat"], stdin=subprocess.PIPE) for _ in range(2))
     living, us, zombie = map(alerters._worker, (child.pid, os.getppid(), killed.pid))
     killed.kill()
