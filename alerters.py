@@ -81,8 +81,8 @@ if TYPE_CHECKING:
     import traceback as _traceback
     import typing as _typing
     import unicodedata as _unicodedata
-    import urllib.parse as _parse
-    import urllib.request as _urllib
+    import urllib.parse as _urllib_parse
+    import urllib.request as _urllib_request
     import warnings as _warnings
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from dataclasses import dataclass as _dataclass
@@ -121,10 +121,10 @@ else:
     for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
                   "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
                   "logging mimetypes msvcrt pathlib select shlex shutil signal smtplib socket ssl "
-                  "stat subprocess termios threading traceback unicodedata warnings").split():
+                  "stat subprocess termios threading traceback unicodedata urllib.parse urllib.request "
+                  "warnings").split():
         _alias = "_" + _name.replace(".", "_")
         globals()[_alias] = _Module(_name, _alias)
-    _parse, _urllib = _Module("urllib.parse", "_parse"), _Module("urllib.request", "_urllib")
     _overload = staticmethod  # any decorator would do: the last definition counts
     _Handler = object  # `__getattr__` below adds the real base: importing this module imports no logging
 
@@ -657,11 +657,9 @@ def post(message: _Text, params: _Params = None, *, title: str | None = None, me
 
 def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Params) -> bool:
     """Post to all at the same time; whatever one of them raises, the others have it."""
-    def post_to(target: BaseAlerter) -> bool:
-        return target.post(message, _own_mentions(target, targets, params))
-
     def posted(target: BaseAlerter) -> bool:
-        return _worked(_own_code, target._who, post_to, target)  # it may have a `post` of its own
+        own = _own_mentions(target, targets, params)
+        return _worked(_own_code, target._who, target.post, message, own)  # it may be a flavor's own `post`
 
     if len(targets) == 1:
         return posted(targets[0])
@@ -893,7 +891,7 @@ def _url_problem(url: str) -> str:
     """Return what is wrong with an address, or "". It names the host alone: the rest may be secret."""
     host = ""
     with contextlib.suppress(ValueError):
-        parts = _parse.urlsplit(url)
+        parts = _urllib_parse.urlsplit(url)
         # In http://[::1]evil.org older Pythons take ::1 for the host; a user or password belongs nowhere.
         if re.fullmatch(r"(\[[^\[\]@]+\]|[^\[\]@:]+)(:\d*)?", parts.netloc) and parts.port != 0:
             host = _host_of(parts)
@@ -909,7 +907,7 @@ def _url_problem(url: str) -> str:
     return "must begin with https:// (http:// only for this machine)"
 
 
-def _host_of(parts: _parse.SplitResult) -> str:
+def _host_of(parts: _urllib_parse.SplitResult) -> str:
     """Return the host of an address; the scope of an IPv6 one is written %25 there (RFC 6874)."""
     return (parts.hostname or "").replace("%25", "%")
 
@@ -1466,11 +1464,8 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
     """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
     @functools.wraps(send)
     def checked(self: BaseAlerter, message: _Text, params: _Params = None) -> Receipt:
-        def work() -> Receipt:
-            return send(self, *self._checked(message, params))
-
         with _one_operation():
-            return _own_code(self._who, work)
+            return _own_code(self._who, send, self, *self._checked(message, params))
 
     checked._takes_messages = True  # type: ignore[attr-defined]
     return checked
@@ -1822,8 +1817,8 @@ class _Reply:
     asked: float | None = None  # when the question was posted, by that clock
     first_written: float = 0.0  # when, if it was edited: it may have said so since then
     thread: Any = None  # where to answer it, if not at the question; a flavor's own
-    means: Decision  # what an answer would decide; the look that reads it sets this and the next two
-    late = vetoes = False  # the second: it declines, since nobody knows when
+    means: Decision  # what an answer would decide; the look that reads it sets this and the next
+    late = False
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         vars(self).update(given)
@@ -2027,8 +2022,6 @@ class Question:
             answer, reply.late = self._meaning(reply), self._is_late(reply, began)
             if answer is not None:
                 reply.means = answer
-                if reply.is_tap or reply.first_written:
-                    reply.vetoes = answer.status == "declined"
                 answers.append(reply)
             elif not (reply.is_tap or reply.late or reply.via == "channel"):
                 others.append(reply)
@@ -2093,12 +2086,12 @@ class Question:
         approvals: dict[str, str] = {}  # person: user id
         for reply in sorted(answers, key=operator.attrgetter("is_tap", "late")):
             user, complete = reply.by, len(approvals) >= record.minimum_approvals
-            is_void = complete or reply.late
-            if complete and reply.vetoes:
+            declines, is_void = reply.means.status == "declined", complete or reply.late
+            if complete and declines and (reply.is_tap or reply.first_written):  # nobody knows since when
                 is_void = reply.first_written > latest
             if is_void or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
-            if reply.means.status == "declined":
+            if declines:
                 return dataclasses.replace(reply.means, approvals=tuple(approvals.values()))
             if self.alerter._person(user) not in approvals:
                 approvals[self.alerter._person(user)], last = user, reply.means
@@ -2838,7 +2831,7 @@ class SlackAlerter(_ChatAlerter):
         app = {"display_information": {"name": "alerters"},
                "features": {"bot_user": {"display_name": "alerters"}},
                "oauth_config": {"scopes": {"bot": [*_SCOPES, *_MORE_SCOPES]}}}
-        manifest = _parse.quote(_json.dumps(app, separators=(",", ":")))
+        manifest = _urllib_parse.quote(_json.dumps(app, separators=(",", ":")))
         link = f"https://api.slack.com/apps?new_app=1&manifest_json={manifest}"
         return ("Open this link, choose the workspace and create the app; it has every scope:\n"
                 f"{link}\nThen install it to the workspace, and copy the Bot User OAuth Token.")
@@ -3201,21 +3194,20 @@ class SlackAlerter(_ChatAlerter):
 
     def _upload(self, files: list[_File], ref: _Dict, until: float) -> None:
         """Share files in one reply, in three steps: docs.slack.dev/messaging/working-with-files"""
-        placed, shared = [], []
+        shared: dict[_File, _Dict] = {}
         for file in files:
             try:
-                shared.append({"id": self._upload_bytes(file, until), "title": file.name})
-                placed.append(file)
+                shared[file] = {"id": self._upload_bytes(file, until), "title": file.name}
             except DeliveryError as error:
                 file.problem = str(error)
         args = {"channel_id": ref["channel"], "thread_ts": _thread_of(ref),
-                "initial_comment": self._named(placed), "files": _json.dumps(shared)}
+                "initial_comment": self._named(shared), "files": _json.dumps(list(shared.values()))}
         share = functools.partial(self._call, "files.completeUploadExternal", args, until)
         try:
-            if placed:
+            if shared:
                 _retry(share, self.clock, until)
         except DeliveryError as error:
-            for file in placed:
+            for file in shared:
                 file.problem = str(error)
 
     def _upload_bytes(self, file: _File, until: float) -> str:
@@ -3243,7 +3235,7 @@ class SlackAlerter(_ChatAlerter):
             return _retry(functools.partial(self._call, method, args, end), self.clock, end, idempotent=True)
         body, kind = _json.dumps(args, allow_nan=False), _AS_JSON
         if not method.startswith("chat."):  # the others are documented with forms first
-            body, kind = _parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
+            body, kind = _urllib_parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
         token = _Secret("Bearer " + self._secret("slack_token"))
         url, reads = f"{self.slack_api_url.rstrip('/')}/{method}", not method.startswith(_SLACK_WRITES)
         answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token}, reads)
@@ -3766,7 +3758,7 @@ def _forum_thread(ref: _Dict) -> str:
 
 def _reaction_path(ref: _Dict, name: str) -> str:
     """Return the address of a reaction; of an emoji of the server the name is name:id."""
-    emoji = _parse.quote(name, safe="")
+    emoji = _urllib_parse.quote(name, safe="")
     return f"/channels/{ref['channel_id']}/messages/{ref['message_id']}/reactions/{emoji}"
 
 
@@ -4080,8 +4072,8 @@ class SMTPEmailAlerter(BaseAlerter):
         for label, ground, words in (("Approve", "#15803d", record.approve),
                                      ("Decline", "#b91c1c", record.decline)):
             head = {"subject": f"Re: {subject}", "body": words[0]}
-            query = _parse.urlencode(head, quote_via=_parse.quote, safe="")
-            address = f"mailto:{_parse.quote(self._sender, safe='@')}?{query}"
+            query = _urllib_parse.urlencode(head, quote_via=_urllib_parse.quote, safe="")
+            address = f"mailto:{_urllib_parse.quote(self._sender, safe='@')}?{query}"
             html += _BUTTON.format(_html.escape(address), ground, label)
         return html
 
@@ -6753,7 +6745,7 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
         elif isinstance(item, (str, os.PathLike)):
             path = os.fsdecode(item)
             if re.match("(?i)file://", path):
-                path = _urllib.url2pathname(re.sub("^.{7}[^/]*", "", path))
+                path = _urllib_request.url2pathname(re.sub("^.{7}[^/]*", "", path))
             source = _pathlib.Path(path).expanduser()
             given = source.name
         elif hasattr(item, "read"):  # an open file; the `name` of a chart is no file's
@@ -7015,7 +7007,7 @@ class _Proxy:
     def __init__(self, variable: str, address: str) -> None:
         if "://" not in address:
             address = f"http://{address}"
-        parts = _parse.urlsplit(address)
+        parts = _urllib_parse.urlsplit(address)
         self.host, self.port = _host_of(parts), parts.port or 80
         rest = f"{parts.path}{parts.query}{parts.fragment}"  # half of a password, if that has a / in it
         if parts.scheme != "http" or _host_problem(self.host) or re.search("[@:]", rest):
@@ -7023,7 +7015,7 @@ class _Proxy:
         self.variable, self.login = variable, ""
         self.place = f"the proxy {_netloc(self.host, self.port)} of {variable}"
         if parts.username is not None:
-            user, password = _parse.unquote(parts.username), _parse.unquote(parts.password or "")
+            user, password = map(_urllib_parse.unquote, (parts.username, parts.password or ""))
             _remember_secret(password)
             self.login = f"Proxy-Authorization: Basic {_coded(f'{user}:{password}')}\r\n"
 
@@ -7053,9 +7045,9 @@ class _Proxy:
 
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
     asked = _HAS_SETTINGS or "_proxy" in " ".join(os.environ).lower()
-    if not asked or _is_loopback(host) or _urllib.proxy_bypass(_netloc(host, port)):
+    if not asked or _is_loopback(host) or _urllib_request.proxy_bypass(_netloc(host, port)):
         return None
-    found = _Hidden(_urllib.getproxies())
+    found = _Hidden(_urllib_request.getproxies())
     for kind in ("https", "all"):
         variable = f"{kind}_proxy"
         if not os.environ.get(variable):  # the system's settings name none: the one that would win is named
@@ -7246,7 +7238,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
 
 
 def _place_of(url: str) -> tuple[str, str, int]:
-    parts = _parse.urlsplit(url)
+    parts = _urllib_parse.urlsplit(url)
     return parts.scheme, _host_of(parts), parts.port or {"http": 80}.get(parts.scheme, 443)
 
 
