@@ -992,7 +992,6 @@ class BaseAlerter(_Record):
     clock = _Clock()
     _answer_by = "Answer"
     _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
-    _reads_in_steps = False  # not all that `replies` returns was read at the same moment
     _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
     _ref_forms = {}  # type: dict[str, str]  # of the ids that it takes to post below a message; {}: it cannot
     _example = {}  # type: dict[str, Any]  # fields that make a valid one, for `preview` and `setup`
@@ -1838,7 +1837,7 @@ class Question:
         # A flavor's `replies` sets these three; before each look the first two are reset.
         self._missing: DeliveryError | None = None  # why not all was read; what was counts, but no time-out
         self._veto_unread = False  # who may have declined cannot be read: nothing is approved
-        self._looks_once = not alerter._reads_in_steps  # else it looks again before it decides, if it may
+        self._looks_once = True  # else once more before it decides: not all was read at the same moment
         self._was_decided = False  # by a look before, which the next one that reads all has to confirm
         self._fresh_from = 0.0  # what was read before may not serve any more, on clock.monotonic
         self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
@@ -2346,7 +2345,7 @@ class _ChatAlerter(BaseAlerter):
     A chat flavor has its fields, `flavor`, `_ref_forms`, `_answer_by`, `_example`, `_setup_fields`, and what
     is declared here, in the order in which it is called: without a bot's token not `_tap` and what follows.
     """
-    _shows_questions = _has_reactions = _reads_in_steps = True
+    _shows_questions = _has_reactions = True
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
     # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).
@@ -2522,7 +2521,7 @@ class _ChatAlerter(BaseAlerter):
         return _marked(block, line, self._mark, self._forms, self._bullet)
 
     def _cost(self, written: Any) -> int:
-        if isinstance(written, tuple):  # a fact: Discord allows 25 of them in each of ten embeds
+        if isinstance(written, tuple):  # a fact, a field of its own: services take only so many
             return max(sum(map(self._measure, written)) + 8, 20)
         return self._measure(written) + 1
 
@@ -3347,7 +3346,7 @@ class DiscordAlerter(_ChatAlerter):
     _ref_forms = {"channel_id": _SNOWFLAKE, "message_id": _SNOWFLAKE}
     _answer_by = "Reply to this message, with the ping on, with"
     _title_limit, _limit, _plain_limit = 257, 3800, 1800
-    _most_pictures = 6  # ten embeds in all, and 25 facts take one
+    _most_pictures = 6  # of ten embeds; what `_takes_facts` lets through takes four, 25 facts each
     _attaches = True
     _upload_right = "the permission Attach Files"
     _forms = {"title": "**{words}**", "heading": "{hashes} {words}", "item": "{indent}{label} {words}",
@@ -3425,6 +3424,7 @@ class DiscordAlerter(_ChatAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
         channel, mid = question.ref["channel_id"], question.ref["message_id"]
+        question._looks_once = False
         rows = self._read_shared(question)
         message = _row_with(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
@@ -4112,20 +4112,20 @@ class SMTPEmailAlerter(BaseAlerter):
             if most is not None:
                 options = [f"size={mail.size}"]
                 if most.isdecimal() and 0 < int(most) < mail.size:  # OpenSMTPD reads it all, and says 554
-                    words = f"a mail of {mail.size} bytes, where the server takes {most}"
-                    _expect((552, words.encode()), 250)
+                    why = f"a mail of {mail.size} bytes, where the server takes {most}"
+                    raise _smtplib.SMTPResponseException(552, why.encode())
             _expect(session.mail(self._sender, options), 250)
             for address in list(mail.left):
                 code, words = session.rcpt(address)
+                answer = _smtplib.SMTPResponseException(code, words)
                 if code in (250, 251):
                     taken.append(address)
-                    continue
-                answer = _smtplib.SMTPResponseException(code, words)
-                if code == 421:  # the server leaves
+                elif code == 421:  # the server leaves
                     raise answer
-                mail.refused[address] = refusal = _mail_failure(self._who, answer)
-                if refusal._cure != "again":
-                    mail.left.remove(address)
+                else:
+                    mail.refused[address] = refusal = _mail_failure(self._who, answer)
+                    if refusal._cure != "again":
+                        mail.left.remove(address)
             if taken:
                 _expect(session.docmd("DATA"), 354)
                 in_data = True  # from now on nobody knows whether it arrived
