@@ -1191,8 +1191,8 @@ class BaseAlerter(_Record):
         """True if a user id whose reaction would decide is a bot's; asked only where the service can tell."""
         return False
 
-    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        """Write under the question. to: the reply that it answers; None: it is for everybody."""
+    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
+        """Write under the question. to: the reply that it answers; person: whom to mention, of its text."""
 
     def _join(self, question: Question) -> None:
         """Begin to wait for a question: it may be read together with others from now on."""
@@ -1205,9 +1205,6 @@ class BaseAlerter(_Record):
         if self._overrides("replies") or self._overrides("ask"):
             return ""
         return "it has no replies(question)"
-
-    def _mention_of(self, user: str) -> str:
-        return user
 
     def _person(self, name: str) -> str:
         """Return a user id in the form in which two are compared."""
@@ -2100,8 +2097,8 @@ class Question:
             return dataclasses.replace(last, approvals=self._approvals)
         for number, user in enumerate(self._approvals, 1):
             if user not in record.acknowledged and self._take_step(acknowledged=[*record.acknowledged, user]):
-                who = self.alerter._mention_of(user)
-                self._say(f"Approved by {who}: {number} of {record.minimum_approvals} approvals.")
+                said = f"Approved by {user}: {number} of {record.minimum_approvals} approvals."
+                self._say(said, user)
         return None
 
     def _take_step(self, **step: Any) -> bool:
@@ -2147,7 +2144,7 @@ class Question:
         words = [re.escape(_word(option, True)) for option in options]
         near = re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(reply.text).casefold())
         if near and self._take_step(helped=True):
-            self._say(f"That is not an answer yet. {self._instructions()[0]}", reply)
+            self._say(f"That is not an answer yet. {self._instructions()[0]}", to=reply)
 
     def _instructions(self) -> list[str]:
         record = self._record
@@ -2170,13 +2167,13 @@ class Question:
         how, said = "timeout, nobody decided", "Nobody decided in time. This question is closed."
         if decision.by:
             how = f"{decision.status} by {decision.by} ({decision.via})"
-            people = [self.alerter._mention_of(decision.by)]
+            people = [decision.by]
             if decision:
                 people += decision.approvals[:-1]  # the last one is who decided
             said = f"{decision.status.capitalize()} by {', '.join(people)}."
         _log("info", "%s: %r: %s", self.alerter._who, self._record.text, _one_line(how))
         with self._working():
-            self._say(said)
+            self._say(said, decision.by or "")
             if self._key:
                 self._key.drop()
 
@@ -2230,10 +2227,10 @@ class Question:
             thread.start()
             thread.join(_CLOSING)
 
-    def _say(self, text: str, to: _Reply | None = None) -> None:
+    def _say(self, text: str, person: str = "", to: _Reply | None = None) -> None:
         try:
             if self._record.ref is not None:  # else it was never found
-                say = functools.partial(self.alerter._say, self, text, to)
+                say = functools.partial(self.alerter._say, self, text, to, person)
                 _retry(say, self.alerter.clock, self.alerter._until())  # a service takes few notes at once
         except (AlerterError, OSError) as error:
             _log("warning", "%s: could not write under the question: %s", self.alerter._who, _one_line(error))
@@ -2555,14 +2552,13 @@ class _ChatAlerter(BaseAlerter):
                 said += f"\n{words}"
         return said.lstrip("\n")
 
-    def _note(self, text: str, calls: bool) -> str:
-        """Return a note in markup. calls: the first person whom it names is mentioned; nobody else can be."""
+    def _note(self, text: str, person: str) -> str:
+        """Return a note in markup, with a mention of this person of its text; nobody else can be."""
         spans = list(_spans(text))
-        named = re.fullmatch(r"(?s)(.*?)<@(\w+)>(.*)", text)
-        if calls and named:
-            before, person, after = named.groups()
+        if re.fullmatch(r"[UW]\w+|\d+", person):
+            before, _, after = text.partition(person)
             spans = [*_spans(before), ("mention", person, ""), *_spans(after)]
-        return _marked(_Block("text", []), spans, self._mark, self._forms)
+        return _in_markup(spans, self._mark, self._forms)
 
     def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
         """Post. Our time of each try to ask is noted: the service's stamp of it then tells its clock."""
@@ -2649,9 +2645,6 @@ class _ChatAlerter(BaseAlerter):
                 self._tap(question.ref, emoji)
             except DeliveryError as error:  # a missing permission for it is no error: words still decide
                 _log("info", "%s: no %s on the question: %s", self._who, emoji, error)
-
-    def _mention_of(self, user: str) -> str:
-        return re.sub(r"\A([UW]\w+|\d+)\Z", r"<@\1>", user)
 
     def _try_post(self) -> str:
         if not self._by_bot():
@@ -3037,8 +3030,8 @@ class SlackAlerter(_ChatAlerter):
                 return _slack_ref(where, row)
         return None
 
-    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        ref, said = question.ref, self._note(text, calls=not to)
+    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
+        ref, said = question.ref, self._note(text, person)
         payload = {"channel": ref["channel"], "thread_ts": _thread_of(ref), "text": said}
         self._call("chat.postMessage", payload)
 
@@ -3539,12 +3532,12 @@ class DiscordAlerter(_ChatAlerter):
                 return {"channel_id": channel, "message_id": row["id"]}
         return None
 
-    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
-        place, named = question.ref, re.findall(r"<@([0-9]+)>", text)[:1]
+    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
+        place, said = question.ref, self._note(text, person)
         if to:
-            place, named = to.thread or place, []
-        said = self._note(text, calls=not to)
-        payload = {"content": said[:2000], "allowed_mentions": {"parse": [], "users": named},
+            place = to.thread or place
+        called = re.findall("^[0-9]+$", person)
+        payload = {"content": said[:2000], "allowed_mentions": {"parse": [], "users": called},
                    "message_reference": {"message_id": place["message_id"], "fail_if_not_exists": False}}
         sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
         if question._decision is None:  # people answer this, too, also after a restart
@@ -4248,7 +4241,7 @@ class SMTPEmailAlerter(BaseAlerter):
             return ""
         return "an e-mail alerter needs imap_server to read the answers"
 
-    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
+    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
         record = question._record
         people: Any = record.recipients or self.recipient_email
         if to:
@@ -4910,7 +4903,7 @@ class ConsoleAlerter(BaseAlerter):
             return _msvcrt.kbhit()
         return bool(_select.select([sys.stdin], [], [], 0)[0])
 
-    def _say(self, question: Question, text: str, to: _Reply | None) -> None:
+    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
         self._write("    " + _clean(text).replace("`", ""))
 
     def _write(self, text: str) -> None:
