@@ -2032,9 +2032,11 @@ class Question:
                 return again
         elif not self._missing:
             self._was_decided = False
-        for reply in others:
-            if decision is None and reply.by not in self._approvals:
-                self._help(reply)
+        if decision is None:
+            self._acknowledge()
+            for reply in others:
+                if reply.by not in self._approvals:
+                    self._help(reply)
         return decision
 
     def _read_replies(self) -> list[_Reply]:
@@ -2095,11 +2097,15 @@ class Question:
         self._approvals = tuple(approvals.values())
         if last and len(approvals) >= record.minimum_approvals:
             return dataclasses.replace(last, approvals=self._approvals)
+        return None
+
+    def _acknowledge(self) -> None:
+        """Answer each approval that did not decide, once."""
+        record = self._record
         for number, user in enumerate(self._approvals, 1):
             if user not in record.acknowledged and self._take_step(acknowledged=[*record.acknowledged, user]):
                 said = f"Approved by {user}: {number} of {record.minimum_approvals} approvals."
                 self._say(said, user)
-        return None
 
     def _take_step(self, **step: Any) -> bool:
         """Record parts; False if another process has done the same before, or the question has ended."""
@@ -2302,9 +2308,7 @@ class _Draft:
         self.message, self.params = message, params
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
-        self.numbers = itertools.count()  # of messages handed to the service, by which a repeat is known
         self.reply_to: _Dict = getattr(message._reply_to, "ref", {})
-        self.nonce = os.urandom(8).hex()
         names = mention = list(_names(getattr(params, "mention", None), "mention") or ())
         if message._question:
             names = mention + (message._question._record.approvers or [])[:_CALLED]
@@ -2422,7 +2426,6 @@ class _ChatAlerter(BaseAlerter):
             self._post_one(draft, part)
 
     def _post_one(self, draft: _Draft, page: _Page) -> None:
-        page.number = next(draft.numbers)
         ref = self._put(draft, page)
         draft.outcome = "partial"
         if not draft.ref:
@@ -2630,7 +2633,6 @@ class _ChatAlerter(BaseAlerter):
         draft = _Draft(self, message, params)
         shown: list[Any] = []
         for page in self._fewer(draft, self._cut(draft)):
-            page.number = len(shown)
             shown.append(self._payload(draft, page))
         for file in [*draft.files, draft.whole]:
             if file.data and not file.problem:
@@ -2761,12 +2763,10 @@ _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scop
 
 class _SlackView(_View):
     """A view, with what is known of how much Slack lets the app read."""
-    def __init__(self, question: Question) -> None:
-        super().__init__(question)
-        self.free_at = 0.0  # on clock.monotonic: when it may read again
-        self.rationed = False  # whether it may read once a minute, as far as it is known
-        self.widest = 0  # rows of the largest page that was read
-        self.read_at: dict[str, float] = {}  # on clock.monotonic: when it was let read, by what
+    free_at = 0.0  # on clock.monotonic: when it may read again
+    rationed = False  # whether it may read once a minute, as far as it is known
+    widest = 0  # rows of the largest page that was read
+    read_at: Mapping[str, float] = {}  # on clock.monotonic: when it was let read, by what
 
 
 @_dataclass
@@ -2959,7 +2959,7 @@ class SlackAlerter(_ChatAlerter):
             return rows, error.with_traceback(None)  # its frames would keep the view
         if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:
             view.rationed = False  # it only had to wait for once
-        view.read_at[kind] = now
+        view.read_at = {**view.read_at, kind: now}
         return rows, None
 
     def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
@@ -3115,7 +3115,7 @@ class SlackAlerter(_ChatAlerter):
                 blocks += self._blocks(kind, written)
         for block in blocks:
             if "block_id" not in block:  # a doubtful post is looked for by it
-                block["block_id"] = f"{draft.nonce}-{page.number}"
+                block["block_id"] = page.nonce
                 break
         text = self._in_words(page) or self._named(draft.files)
         payload: _Dict = {"text": text, "unfurl_links": False, "unfurl_media": False}
@@ -3162,7 +3162,7 @@ class SlackAlerter(_ChatAlerter):
             _retry(functools.partial(self._post_webhook, payload, until), self.clock, until)
             return {}
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
-        mark, find = f"'{draft.nonce}-{page.number}'", None
+        mark, find = f"'{page.nonce}'", None
         # Slack knows no repeats: without a block to know it by, nobody can tell whether it was posted.
         if mark in str(payload):
             find = functools.partial(self._find_post, where, started, mark, until)
@@ -3615,7 +3615,7 @@ class DiscordAlerter(_ChatAlerter):
             allowed["parse"] = ["everyone"]
         payload: _Dict = {"content": content, "embeds": embeds, "allowed_mentions": allowed}
         if self.discord_token:
-            payload["nonce"], payload["enforce_nonce"] = f"{draft.nonce}-{page.number}", True
+            payload["nonce"], payload["enforce_nonce"] = page.nonce, True
             above = (draft.ref or draft.reply_to).get("message_id")
             if above:
                 payload["message_reference"] = {"message_id": above, "fail_if_not_exists": False}
@@ -6619,7 +6619,7 @@ class _Page:
         self.blocks: list[_Block] = []  # the `source` of each has its lines as they were written
         self.files: list[_File] = []  # to attach
         self.doubtful = False  # it may have arrived, with its files
-        self.number = 0  # which message of its draft it is
+        self.nonce = os.urandom(8).hex()  # by which a repeat of it is known
         self.is_first = False  # whether it is the one with title and facts
         self.last: _Block | None = None
 
@@ -7351,7 +7351,7 @@ def _complain(text: object, code: int = 2) -> int:
 
 def _typed_message(options: Any) -> AlerterMessage:
     text, facts = options.text, {}
-    for pair in options.metadata:
+    for pair in options.metadata or ():
         key, sign, value = pair.partition("=")
         if not sign:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
@@ -7600,14 +7600,14 @@ def _cmd_flavor_register(options: Any) -> None:
     _print(f"flavor {cls.flavor} is registered")
 
 
-_MANY, _LIST = {"action": "append"}, {"action": "append", "default": []}
+_MANY = {"action": "append"}
 _FLAG = {"action": "store_true", "default": None}  # where it is not given, an alerter's field may say so
 _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "name": {}, "[name]": {"nargs": "?"}, "flavor": {}, "path": {"metavar": "package.module.Class"},
     "text": {"help": "in light Markdown; - reads standard input"}, "--title": {},
-    "--metadata": {"help": "K=V, a fact (repeatable)", **_LIST},
-    "--image": {"help": "a path or URL (repeatable)", **_LIST},
-    "--file": {"help": "a path; attached as it is (repeatable)", **_LIST},
+    "--metadata": {"help": "K=V, a fact (repeatable)", **_MANY},
+    "--image": {"help": "a path or URL (repeatable)", **_MANY},
+    "--file": {"help": "a path; attached as it is (repeatable)", **_MANY},
     "--level": {"help": "info, success, warning or error", "default": "info"},
     "--mention": {"help": "id of whom to ping, or here, everyone (repeatable)", **_MANY},
     "--alerter": {"help": "in place of the active stack (repeatable)", **_MANY}, "--stack": {},
