@@ -3454,9 +3454,9 @@ class DiscordAlerter(_ChatAlerter):
                 return []
             last = after
             for row in page:
-                ident = row["id"]
-                rows[ident] = row
-                after = max(after, int(ident))
+                row.pop("referenced_message", None)  # a whole message, whose words are not this one's
+                rows[row["id"]] = row
+                after = max(after, int(row["id"]))
             if len(page) < 100 or after == last:  # the same page again and again would have no end
                 return list(rows.values())
         raise _failure(self._who, "more rows than one poll reads", code="too_many")

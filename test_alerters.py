@@ -761,7 +761,7 @@ class FakeDiscord(FakeService):
             if reply_to:
                 target = self._find(reply_to)
                 mentions |= {target["author"]["id"]} if ping else set()
-                fields.update(type=19, message_reference=self._reference(target))
+                fields.update(type=19, **self._below(target))
             fields.update({} if type is None else {"type": type}, author=self._user(user, bot), content=text,
                           mentions=[{"id": user_id} for user_id in sorted(mentions)])
             return self._add(channel or self.channel, fields)["id"]
@@ -778,7 +778,7 @@ class FakeDiscord(FakeService):
             row = self._find(mid)
             row["flags"] |= 1 << 5
             self.add_channel(mid, "thread", 11, parent_id=row["channel_id"])
-            self._add(mid, {"author": row["author"], "type": 21, "message_reference": self._reference(row)})
+            self._add(mid, {"author": row["author"], "type": 21, **self._below(row)})
             return mid
 
     def say_in_thread(self, user, text, mid, **more):
@@ -802,8 +802,9 @@ class FakeDiscord(FakeService):
     def _iso(self):
         return time.strftime("%Y-%m-%dT%H:%M:%S.000000+00:00", time.gmtime(self.now()))
 
-    def _reference(self, row):
-        return {"type": 0, "message_id": row["id"], "channel_id": row["channel_id"], "guild_id": self.guild}
+    def _below(self, row):
+        return {"message_reference": {"type": 0, "message_id": row["id"], "channel_id": row["channel_id"],
+                                      "guild_id": self.guild}, "referenced_message": self._show(row)}
 
     def _next_id(self):
         return max(int(self.now() * 1000 - 1420070400000) << 22, self._last_id + 1)
@@ -958,7 +959,7 @@ class FakeDiscord(FakeService):
             wanted = reference.get("message_id"), channel["id"]
             target = [row for row in self.rows if (row["id"], row["channel_id"]) == wanted]
             if target and target[0]["type"] in (0, 19, 20, 23):
-                fields.update(type=19, message_reference=self._reference(target[0]))
+                fields.update(type=19, **self._below(target[0]))
             elif target or reference.get("fail_if_not_exists", True):
                 raise self._no(400, 50035, "Invalid Form Body: message_reference")
         row = self._add(channel["id"], fields)
@@ -979,7 +980,6 @@ class FakeDiscord(FakeService):
             where, name = self._new_thread(where, name), None
         assert not name  # else refused with 220003
         author = {"id": self.webhook_id, "username": "hook"}  # assumed: no `bot`, webhook_id must do
-        # message_reference and nonce mean nothing here.
         row = self._add(where["id"], dict(fields, author=author, webhook_id=self.webhook_id))
         waits = call.query.get("wait", "").lower() in ("true", "1")
         return (200, self._show(row), {}) if waits else (204, None, {})
@@ -3711,7 +3711,6 @@ class Room:
         return float(row_id) if self.is_slack else ((int(row_id) >> 22) + 1420070400000) / 1000
 
     def posted_questions(self):
-        """The posted messages that are questions: neither replies nor notes."""
         reply = "thread_ts" if self.is_slack else "message_reference"
         return [row for row in self.service.posted if reply not in row["payload"]]
 
@@ -3960,7 +3959,8 @@ def test_a_plain_message_answers_the_newest_question_of_those_that_listen_to_the
     deaf, listening = room.ask(), room.alerter(listen="channel")
     room.plain(room.ann, "yes")
     first, second = room.ask("Deploy A?", listening), room.ask("Deploy B?", listening)
-    assert (deaf.check(), second.check()) == (None, None)  # what stands above it is older
+    room.reply(first, room.bob, "ok?")  # the help names only the question that it is below
+    assert (deaf.check(), first.check(), second.check()) == (None,) * 3  # what stands above it is older
     answer = room.plain(room.ann, "ok")
     assert (deaf.check(), first.check()) == (None, None)
     assert second.check() == Decision(YES, room.ann, "ok", "channel", room.time(answer))
@@ -3986,13 +3986,12 @@ def test_neither_replies_nor_bots_nor_what_is_below_another_question_count_as_pl
 
 
 def test_a_newer_question_keeps_its_plain_answers_in_a_busy_channel(room):
-    """The page that holds the newer question cannot be read: its "yes" must not go to the older one."""
     alerter = room.alerter(listen="channel")
     first, second = room.ask("Deploy A?", alerter), room.ask("Deploy B?", alerter)
     for i in range(205):
         room.plain(room.bob, f"remark {i}")
     room.plain(room.ann, "yes")
-    room.service.fail("conversations.history", Fault(""), Fault(status=500))  # the second page
+    room.service.fail("conversations.history", Fault(""), Fault(status=500))  # the page with the newer one
     room.service.fail("/channels/300/messages", *[Fault(""), room.limited(5), Fault(""), Fault("")] * 9)
     assert (outcome(first), outcome(first), outcome(second)) == (None, None, YES)
 
@@ -4088,9 +4087,8 @@ def test_an_answer_to_the_help_counts_after_a_restart_too(discord_room, in_threa
     row = discord.posted[-1]
     where = (room.id(question), near_miss) if in_thread else (discord.channel, room.id(question))
     assert (row["channel_id"], row["message_reference"]["message_id"]) == where
-    later = Question.from_dict(question.to_dict(), room.alerter())
     discord.say(room.ann, "yes", row["id"], channel=row["channel_id"])
-    assert outcome(later) == YES
+    assert outcome(Question.from_dict(question.to_dict(), room.alerter())) == YES
 
 
 def test_a_question_deleted_inside_a_thread_approves_nothing(slack_room):
@@ -5070,6 +5068,7 @@ def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
         say = room.service.bot_says if room.is_slack else functools.partial(room.service.say, "777", bot=True)
         copied = say(room.text(room.posted_questions()[0]["payload"]))
         room.reply(SimpleNamespace(ref={"ts": copied, "message_id": copied}), room.eve, "no")
+        room.reply(old, room.bot, "its second part")  # which on Discord comes with the whole first one
     room.clock.sleep(150)  # longer than Discord remembers a nonce
     said = f"<@{room.bot}> yes"  # its own id is recorded before the post, too
     if acts and not other:  # the token is another app's by now
