@@ -1991,7 +1991,7 @@ class Question:
             self._warn(f"{error}; waiting for the answers goes on")
             return
         if self._key:
-            if error.code in ("10008", "message_not_found", "thread_not_found"):  # it was deleted
+            if error.code in ("10003", "10008", "message_not_found", "thread_not_found"):  # it was deleted
                 self._key.drop()
         elif getattr(before, "_cure", "") != "people":  # else it was said before
             self._say("The answers cannot be read. This question is closed.")
@@ -2146,8 +2146,7 @@ class Question:
         """Answer a near miss, once per question."""
         if self._record.helped or len(reply.text.strip()) > _NEAR_MISS:
             return
-        options = self._record.approve + self._record.decline
-        words = [re.escape(_word(option, True)) for option in options]
+        words = [re.escape(_word(word, True)) for word in self._record.approve + self._record.decline]
         near = re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(reply.text).casefold())
         if near and self._take_step(helped=True):
             self._say(f"That is not an answer yet. {self._instructions()[0]}", to=reply)
@@ -2586,8 +2585,7 @@ class _ChatAlerter(BaseAlerter):
         question._shared = None
 
     def _view_of(self, question: Question) -> Any:
-        own = question._memo.setdefault("view", self._view_type(question))
-        return question._shared or own
+        return question._shared or question._memo.setdefault("view", self._view_type(question))
 
     def _read_shared(self, question: Question) -> Any:
         """Return what `_read_view` finds, or has found for all of the view in the last quarter of a pause."""
@@ -3302,7 +3300,7 @@ _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-code
     "10008": "the message was deleted: begin anew",
     "10015|50027": "the webhook was deleted or mistyped: make a new one",
     "401|40001|50014": "bad bot token: reset it under Bot in the developer portal",
-    "10003|10013": "check the channel's id (Developer Mode, Copy Channel ID), and that the bot is there",
+    "10003|10013": "check that it still exists, its id (Developer Mode, Copy Channel ID), and the bot in it",
     "50001": "the bot cannot see the channel: add it, with View Channel and Read Message History",
     "50013|160002": "allow Send Messages, Embed Links, Attach Files, Add Reactions, Read Message History",
     "50008|50024|40058|22000[123]": "not a text channel: choose a text channel or a thread",
@@ -3498,24 +3496,26 @@ class DiscordAlerter(_ChatAlerter):
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
         for reaction in message.get("reactions") or ():
-            emoji, others = reaction["emoji"], reaction["count"]
-            if reaction.get("me"):
-                others -= 1
+            if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
+                continue
+            emoji = reaction["emoji"]
             shown = name = str(emoji["name"])
             if emoji.get("id"):
                 name = f"{name}:{emoji['id']}"
                 shown = f"<:{name}>"
             status = question._verdict(shown, True)
-            if not status or others < 1:
+            if not status:
                 continue
             path = _reaction_path(question.ref, name)
             try:
                 users = self._rows(path, 0, absent=400)  # 400: it was taken back meanwhile
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
                     users += self._rows(path, 0, absent=400, more="&type=1")
-            except DeliveryError as error:  # if it is for good, the next reading of messages ends the wait
+            except DeliveryError as error:
+                question._failed(error)  # which raises it, if it is for good; else words may decide meanwhile
                 question._missing = error
-                question._veto_unread = question._veto_unread or status == "declined"
+                if status == "declined":
+                    question._veto_unread = True
                 continue
             for user in users:
                 if not user.get("bot"):

@@ -4137,7 +4137,7 @@ def test_a_bots_tap_on_slack_is_none_where_the_app_may_look_users_up(slack_room)
     assert blind.check().by == "UOTHERBOT"  # nobody can tell
 
 
-def test_replies_count_where_reactions_cannot_be_read(room):
+def test_replies_count_where_reactions_cannot_be_read(room, caplog):
     """But not on Slack, nor for an approval while somebody, nobody knows who, has tapped to decline."""
     asked, room.service.reaction_users_max = room.ask(), 0
     for tap, unread, read in (("✅", YES, YES), ("❌", None, NO)):
@@ -4148,10 +4148,11 @@ def test_replies_count_where_reactions_cannot_be_read(room):
             room.service.scopes.discard("reactions:read")
             assert outcome(question) is None
         else:
-            room.service.fail("/reactions/", Fault(status=500), times=None)
+            room.service.fail("/reactions/", room.limited(9), times=None)
             assert outcome(question) == unread
             room.service.heal()
-            assert outcome(question) == read
+            waited = outcome(question), room.clock.sleep(9)  # it is not asked again before it allows that
+            assert (*waited, outcome(question), "limited" in caplog.text) == (unread, None, read, True)
 
 
 TYPED = [("ship it", "ship  it"), ("ship it", "ship\u00a0it."), ("ship\u2003it", "Ship it"),
@@ -4352,7 +4353,7 @@ REFUSALS = {  # what happens -> the error's status and code; the first word tell
                       200, "messages_tab_disabled"),
     "discord: token reset": (lambda r, q: setattr(r.service, "token", "another"), 401, None),
     "discord: 403": (lambda r, q: r.service.fail(r.reads, Fault("html", status=403), times=None), 403, None),
-    "discord: channel gone": (lambda r, q: r.service.channels.clear(), 404, "10003"),
+    "discord: channel deleted": (lambda r, q: r.service.channels.clear(), 404, "10003"),
     "discord: question deleted": (lambda r, q: r.service.delete(r.id(q)), 404, "10008")}
 
 
