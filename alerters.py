@@ -1006,8 +1006,7 @@ class BaseAlerter(_Record):
         for name in ("send", "post", "ask", "replies"):
             if _inspect.iscoroutinefunction(getattr(cls, name)):  # it would do nothing, and count as a yes
                 raise ConfigError(f"flavor {cls.flavor}: {name} is async: write it without, with asyncio.run")
-        if not hasattr(cls.send, "_takes_messages"):  # as an inherited one mostly does
-            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
+        cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
         if "__post_init__" in vars(cls):
             cls.__post_init__ = functools.partialmethod(  # type: ignore[method-assign, assignment]
                 BaseAlerter._check_first, cls.__post_init__)
@@ -1463,7 +1462,6 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
         with _one_operation():
             return _own_code(self._who, send, self, *self._checked(message, params))
 
-    checked._takes_messages = True  # type: ignore[attr-defined]
     return checked
 
 
@@ -4260,7 +4258,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
         began = self.clock.monotonic()
-        box = question._shared = question._shared or self._box()
+        box = question._shared = self._box()  # after a fork another one
         box.questions.add(question)  # at once: else the one that ends meanwhile would close the session
         with box.lock:
             since = question._record.asked - _TWO_DAYS
@@ -4783,11 +4781,8 @@ def _html_block(block: _Block, inline: bool) -> str:
         if file.url or file.image:
             return _PICTURE.format(_html.escape(source), _html.escape(file.name))
         return _html.escape(f"[{file.label}]")
-    if kind == "code":
-        text = _html.escape("\n".join(block.lines))
-    else:
-        lines = [_marked(block, line, _html_span, _HTML_MARKS) for line in block.lines]
-        text = "\n".join(lines).strip("\n").replace("\n", "<br>")
+    lines = [_marked(block, line, _html_span, _HTML_MARKS) for line in block.lines]
+    text = "\n".join(lines).strip("\n").replace("\n", "<br>")
     if kind == "item" and block.label:
         kind = "numbered"
     if not text:
@@ -5208,10 +5203,7 @@ class StackStore:
         """Return an alerter by name, or the one in use: $ALERTERS_FLAVOR, or first of the active stack."""
         if name is None and os.environ.get("ALERTERS_FLAVOR"):
             return _from_environment()
-        first = self._alerters_of(name)[0]
-        if isinstance(first, _Broken):
-            raise first.error
-        return first
+        return self._alerters_of(name)[0]
 
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         data = self._load()  # once: another process may make another stack active meanwhile
@@ -5308,7 +5300,7 @@ class _Broken(BaseAlerter):
     def _raise(self, *given: Any, **named: Any) -> Any:
         raise self.error
 
-    post = check = _cannot_ask = _raise
+    post = send = check = _cannot_ask = _raise
 
 
 def _open_plain(path: str, flags: int) -> int:
