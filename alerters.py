@@ -2631,7 +2631,7 @@ class _ChatAlerter(BaseAlerter):
         for page in self._fewer(draft, self._cut(draft)):
             shown.append(self._payload(draft, page))
         for file in [*draft.files, draft.whole]:
-            if file.data and not file.problem:
+            if file.data:
                 shown.append({"file": file.name, "bytes": len(file.data)})
         if len(shown) == 1:
             shown = shown[0]

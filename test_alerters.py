@@ -585,9 +585,6 @@ class FakeSlack(FakeService):
     def _chat_postMessage(self, args):
         given = args["channel"]
         named = [c["id"] for c in self.channels.values() if not c["is_im"] and c["name"] == given.lstrip("#")]
-        if re.match(r"[UW][A-Z0-9]+$", given) and given not in self.channels:
-            named = ["D" + given[1:]]  # a user's id opens a direct channel; the answer tells its own id
-            self.add_channel(named[0], None, is_im=True)
         channel = self._channel({"channel": (named or [given])[0]}, writes=True)
         fields = dict(self._checked(args), user=self.bot_user, bot_id=self.bot_id)
         row = self._add(channel, fields, args.get("thread_ts"))
@@ -2151,6 +2148,8 @@ def test_no_text_is_refused_cut_or_lets_anything_act(chats):
         seen = "\n".join(data.decode() for data in files) or _seen(kind, service)
         if "characters left out" not in seen:
             assert _missing(_written(body), seen.partition("Ω")[2]) is None, number
+            whole = seen[seen.find("…\n", 0, 300) + 1:]  # behind a title that was cut
+            assert _missing(_written(title or ""), whole) is None, number
 
 
 # === Hostile text ===
@@ -8710,6 +8709,7 @@ def test_preview_shows_what_would_be_sent_and_sends_nothing(capsys, received, tm
         code, out, err = run_cli(capsys, *line.split())
         assert (code, err, received) == (0, "", []) and re.search("(?s)T.*good.*a.*9", out), flavor
     assert "<!here>" in run_cli(capsys, "preview", "x", "--flavor", "slack", "--mention", "here")[1]
+    assert '"file": "test' in run_cli(capsys, "preview", "x", "--flavor", "slack", "--file", __file__)[1]
     page = tmp_path / "page.html"
     assert run_cli(capsys, "preview", "**x** <script>", "--html", page) == (0, "", "")
     html = page.read_text(encoding="utf-8")
