@@ -2047,14 +2047,13 @@ class Question:
             if self._failing:  # nobody could look in time
                 until = max(self._gives_up, until)
             return self._began_late or began > until
-        deadline = self.deadline
-        if reply.asked:  # by the service's clock; its time of the post and ours tell how they differ
-            deadline += reply.asked - (self._record.posted or self._record.asked)
-        if self.alerter.clock.monotonic() <= self._ends:
-            if not reply.asked:
-                return False
-            if not self._is_resumed:  # else our clock of now may not be the one that it was posted by
-                deadline += _SEND_BUDGET  # it is in time, unless this machine was suspended
+        is_over = self.alerter.clock.monotonic() > self._ends
+        if not reply.asked:
+            return is_over and reply.at > self.deadline
+        # By the service's clock; its time of the post and ours tell how they differ.
+        deadline = self.deadline + reply.asked - (self._record.posted or self._record.asked)
+        if not (is_over or self._is_resumed):  # else our clock of now may not be the one it was posted by
+            deadline += _SEND_BUDGET  # it is in time, unless this machine was suspended
         return reply.at > deadline
 
     def _meaning(self, reply: _Reply) -> Decision | None:
