@@ -5900,7 +5900,7 @@ def _cmd_run(options: Any) -> int:
     def tell() -> None:
         if job.code or job.got or job.seconds >= least:
             with _telling():
-                _post_to(targets, job.message(options.title or _job_name(options.job)), None)
+                _post_to(targets, job.message(options.title or _job_name(job.command)), None)
         for stream in job.copies:
             stream.settle(None)
 
@@ -5947,6 +5947,8 @@ class _Job:
             self.code = 126  # as shells have it
             if isinstance(error, FileNotFoundError):
                 self.code = 127
+            # A variable, or all of it in quotes: what is behind may be a secret.
+            self.command[0] = re.sub(r"(?s)(?:^(\w+)=|\s-).*", r"\1", self.command[0])
             self.problem = f"{self.command[0]}: {_reason(error)}"
         self.seconds = time.monotonic() - began
         for stream in self.copies:

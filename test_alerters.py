@@ -9153,8 +9153,7 @@ TOLD = {  # the job's script: title, body and level of what is told
     "a secret over the cut": ("head -c 4000 /dev/zero | tr '\\0' x >&2; echo hidden-secret-1 >&2; "
                               "yes é | tr -d '\\n' | head -c 65520 >&2; echo ends >&2; exit 1",
                               "sh failed", fenced("\ufffd" + "é" * 30717 + "ends"), "error"),
-    "went on": ("trap 'exit' USR1; kill -USR1 $PPID; while :; do sleep .01; done", "sh succeeded", None,
-                "success"),
+    "usr1": ("trap exit USR1; kill -USR1 $PPID; while sleep .1; do :; done", "sh succeeded", None, "success"),
     "stopped": ("trap 'exit 0' TERM; kill -TERM $PPID; while :; do sleep 0.01; done",
                 "sh ended after SIGTERM", None, "error")}
 
@@ -9249,7 +9248,8 @@ JOBS = [  # a command, or a script's bytes; exit code, stdout, and what stderr s
     (b"#!/no/such/python -u\nprint()", 127, "", "{}: its interpreter '/no/such/python -u' is missing"),
     (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"), (b"", 0, "", ""),
     (b"MZ\0\1", 126, "", "{}: Exec format error"), ("a\0b", 126, "", "{}: embedded null byte"),
-    ("/nowhere/command", 127, "", "{}: No such file or directory"), (None, 126, "", "{}: Permission denied")]
+    ("/nowhere/command", 127, "", "{}: No such file or directory"), (None, 126, "", "{}: Permission denied"),
+    ("A=pw x", 127, "", "A: No such file or directory"), ("a -p pw", 127, "", "a: No such file or directory")]
 
 
 @posix
@@ -9265,7 +9265,7 @@ def test_run_runs_words_and_scripts_as_a_shell_does_and_in_a_thread_too(received
         said = f"alerters: {err}\n".replace("\0", "␀") if err else ""
         run = [run_here, lambda *words: pool.submit(run_here, *words).result(20)][number % 2]
         assert run("--", command, "A1") == (code, out.format(command), said)
-        assert received.last.title == f"{os.path.basename(command)} {how}"
+        assert received.last.title == f"{os.path.basename(err.partition(': ')[0] or command)} {how}"
         assert received.last.metadata["exit code"] == code
         assert received.last.body == (fenced((err or out.strip()).format(command)) if err or out else None)
     pool.shutdown()
