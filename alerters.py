@@ -1896,7 +1896,7 @@ class Question:
     def wait(self, timeout: _Time | None = None) -> Decision:
         """Wait for the decision. A `timeout` that ends before the deadline leaves the question open.
 
-        Raises DeliveryError as `check` does. Stopped by Ctrl-C or SIGTERM it closes a question without a key.
+        Raises DeliveryError as `check` does. Ctrl-C, SIGTERM and SIGHUP close a question without a key.
         """
         clock, until = self.alerter.clock, float("inf")
         if timeout is not None:
@@ -2190,18 +2190,24 @@ class Question:
 
     @contextlib.contextmanager
     def _closed_if_stopped(self) -> Iterator[None]:
-        """Close a question without a key when Ctrl-C, SIGTERM or SystemExit ends what runs here."""
+        """Close a question without a key when Ctrl-C, a signal or SystemExit ends what runs here."""
+        taken = []
+        came: list[int] = []
+
         def stop(number: int, frame: object) -> None:
-            raise SystemExit(128 + number)
+            came.append(number)
+            if len(came) == 1:  # a terminal that goes, or a session that ends, sends several
+                raise SystemExit(128 + number)
 
         if self._key:
             yield
             return
-        before: Any = None
-        if _signal.getsignal(_signal.SIGTERM) is _signal.SIG_DFL:
-            with contextlib.suppress(ValueError):  # only the first thread of a program may take signals
-                before = _signal.signal(_signal.SIGTERM, stop)
         try:
+            with contextlib.suppress(ValueError):  # only the first thread of a program may take signals
+                for number in _signal.Signals:
+                    if number.name in ("SIGTERM", "SIGHUP") and _signal.getsignal(number) is _signal.SIG_DFL:
+                        _signal.signal(number, stop)
+                        taken.append(number)
             yield
         except Exception as error:  # no stop: it stays open and may be waited for again, if it stands whole
             if getattr(error, "outcome", "") == "partial":
@@ -2212,8 +2218,8 @@ class Question:
                 self._withdraw()
             raise
         finally:
-            if before is not None:
-                _signal.signal(_signal.SIGTERM, before)
+            for number in taken:
+                _signal.signal(number, _signal.SIG_DFL)
 
     def _withdraw(self) -> None:
         """End it without a decision, within a few seconds even where the service does not answer."""
@@ -7699,8 +7705,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
-        if stop.code == 143:  # SIGTERM, while an answer was waited for
-            return 143
+        if stop.code in (129, 143):  # SIGHUP or SIGTERM, while an answer was waited for
+            return int(stop.code)
         if _HELP & set(args):
             return 0
         return 2

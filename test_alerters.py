@@ -4702,15 +4702,17 @@ def test_stopped_over_the_end_note_the_decision_stands_and_while_it_is_posted_it
 
 
 @posix
-def test_a_terminated_process_closes_its_question_and_ends_as_it_would_have():
+@pytest.mark.parametrize("first", ["SIGHUP", "SIGTERM"])  # a session that ends sends both
+def test_a_terminated_process_closes_its_question_and_ends_as_it_would_have(first):
     with FakeSlack() as slack:
         room = Room("slack", slack)
         store_alerter(slack)
         process = start_program("ask", "Deploy?")
         wait_until(lambda: any("replies" in call.path for call in slack.calls), "the first poll")
+        process.send_signal(signal.Signals[first])
         process.terminate()
-        assert end_of(process).returncode == 128 + signal.SIGTERM
-        assert room.notes(room.asked()) == [STOPPED]
+        end = vars(end_of(process))
+        assert (end["returncode"], room.notes(room.asked())) == (128 + signal.Signals[first], [STOPPED])
 
 
 # === Asking: elsewhere and later ===
@@ -8598,8 +8600,7 @@ def test_help_version_and_flavors(capsys):
     assert run_cli(capsys, "--version") == (0, alerters.__version__ + "\n", "")
     assert [command for command in alerters._COMMANDS if f"  {command} " not in out] == []
     helps = {command: f"usage: {alerters._program()} {command}" for command in alerters._COMMANDS}
-    for line, wanted in {**helps, "register x --flavor=slack": "--slack_channel_id",  # the flavor's fields
-                         "run touch made": "--longer-than"}.items():
+    for line, wanted in {**helps, "register x": "--listen", "run touch made": "--longer-than"}.items():
         with open("help", "w+", encoding="ascii") as narrow, contextlib.redirect_stdout(narrow):
             assert run_cli(capsys, *line.split(), "--help") == (0, "", "") and narrow.seek(0) == 0
             assert wanted in narrow.read() and not os.path.exists("made")
@@ -8628,8 +8629,7 @@ ANSWERED = [  # what is said under the question; options; exit code, what is pri
     ("ship it", "--approve 'ship it' --approve go --decline stop --mention S01", 0,
      "approved by U1 (ship it)\n"), ("yes", "--approvals 2 --timeout=2", 3, "timeout\n"),
     ("yes", "--json", 0, Decision("approved", "U1", "yes", "reply", approvals=["U1"])),
-    ("no: later", "--json", 1,
-     Decision("declined", "U1", "no: later", "reply", reason="later", approvals=[])),
+    ("no: so", "--json", 1, Decision("declined", "U1", "no: so", "reply", reason="so", approvals=[])),
     (None, "--json --timeout=2", 3, Decision("timeout", approvals=[]))]
 
 
