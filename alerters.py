@@ -310,7 +310,7 @@ def _known_keywords(function: _F, who: str = "") -> _F:
 
 def _program() -> str:
     """Return how this is started, so that the commands in hints can be pasted."""
-    python, script = os.path.basename(sys.executable or "python3"), "".join(sys.argv[:1])
+    python, script = os.path.basename(sys.executable or "python3"), (getattr(sys, "argv", None) or [""])[0]
     if __spec__ is None:
         return f"{python} {_shlex.quote(script)}"
     if __name__ == "alerters" and os.path.basename(script) in ("alerters", "alerters.exe"):
@@ -934,9 +934,9 @@ def _xn_form(host: str) -> str:
 
 
 def _server_problem(text: str) -> str:
-    pasted, problem = re.fullmatch(r"(?:\w+://)?([\w.-]+)(?::(\d+))?/?", text), _host_problem(text)
+    pasted, problem = re.fullmatch(r"(?:\w+://|.*:.*@)?([\w.-]+)(?::(\d+))?(/.*)?", text), _host_problem(text)
     if pasted and pasted[1] != text:
-        problem = f"must be a host name alone: write {pasted[1]}"
+        problem = f"must be a host name alone: write {pasted[1]}"  # and not a password before it
         if pasted[2]:
             problem += f", and {pasted[2]} into the field …_port"
     elif problem:
@@ -4101,7 +4101,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _transact(self, mail: _Mail, until: float) -> None:
         """Send the mail to those who may still get it; note who has it, and why the others do not."""
-        session, in_data = self._smtp(until), False
+        session, in_data, failure = self._smtp(until), False, None
         taken, options = [], []
         try:
             most = session.esmtp_features.get("size")  # RFC 1870
@@ -4138,9 +4138,10 @@ class SMTPEmailAlerter(BaseAlerter):
             if failure.outcome == "unknown" and not mail.unheard:
                 # Once more and no more, as not all servers drop a second mail with the same Message-ID.
                 mail.unheard, failure._cure = True, "again"
-            raise failure from None
         finally:
             session.close()
+        if failure:
+            raise failure  # out here, as in `_own_code`
         if mail.refused:
             first = next(iter(mail.left or mail.refused))  # one to be tried again, if there is any
             raise mail.refused[first]
@@ -4277,7 +4278,8 @@ class SMTPEmailAlerter(BaseAlerter):
                 return self._answers(box, question)
             except Exception as caught:  # of many kinds: see `_session`
                 box.close()
-                raise _mail_failure(self._who, caught) from None
+                error = _mail_failure(self._who, caught)
+            raise error  # out here, as in `_own_code`
 
     def _answers(self, box: _Mailbox, question: Question) -> list[_Dict]:
         record, uids = question._record, box.naming(question.token)
@@ -4447,7 +4449,7 @@ def _coded(text: str) -> str:
 
 def _imap_login(who: str, session: Any, user: str, password: str) -> None:
     """Log in by PLAIN, which takes UTF-8, or by IMAP's own LOGIN, which does not."""
-    line = f"\0{user}\0{password}"
+    line = _Secret(f"\0{user}\0{password}")
     _coded(line)  # so that it is masked, too
     try:
         if "AUTH=PLAIN" in session.capabilities:
@@ -4476,10 +4478,9 @@ def _imap_said(answer: tuple[str, list[Any]]) -> list[Any]:
 
 
 def _server_words(said: Any) -> str:
-    """Return what a server said; what the library says in its place is text already."""
-    if isinstance(said, bytes):
-        return said.decode("utf-8", "replace")
-    return str(said)
+    if isinstance(said, bytes):  # else it is what the library says in the server's place
+        said = said.decode("utf-8", "replace")
+    return _clean(said)  # it may repeat a password, which no frame of a traceback is to hold
 
 
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
@@ -6728,7 +6729,7 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
         if shown and re.fullmatch("(?i)https?://(?![^/]*@)[!-~]{1,2040}", item):  # Discord's limit
             return _File(usual, url=item)
         address = re.sub("(?s)(?<=://).*@|[?#].*", "", item)  # a password or a signature is told nobody
-        return _File(usual, url=address, problem="it is no file, and no address of a picture")
+        return _File(usual, url=_one_line(address), problem="it is no file, and no address of a picture")
     name = ""
     try:
         given, source = "", item
