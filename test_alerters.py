@@ -575,8 +575,7 @@ class FakeSlack(FakeService):
                 "user_id": self.bot_user, "bot_id": self.bot_id}
 
     def _users_info(self, args):
-        if not re.match(r"[UW][A-Z0-9]+$", args["user"]) or args["user"] == "UNOBODY":
-            raise self._no("user_not_found")
+        self._refuse_if(not re.match(r"(?!UNOBODY)[UW][A-Z0-9]+$", args["user"]), "user_not_found")
         return {"user": {"id": args["user"], "is_bot": args["user"] in self.bots}}
 
     def _conversations_info(self, args):
@@ -655,8 +654,7 @@ class FakeSlack(FakeService):
 
     def _files_completeUploadExternal(self, args):
         files = [self.files.get(file.get("id")) for file in args["files"]]
-        if any(file is None or file["bytes"] is None or file["shared_in"] for file in files):
-            raise self._no("file_not_found")
+        self._refuse_if(any(not f or not f["bytes"] or f["shared_in"] for f in files), "file_not_found")
         where = self._channel(args, "channel_id", writes=True)
         shown = [dict(given, name=file["name"]) for given, file in zip(args["files"], files)]
         # Assumed: a bot's file row has no bot_id, its user must be enough. No ts is answered.
@@ -887,8 +885,7 @@ class FakeDiscord(FakeService):
         return {str(limit): limit for limit in range(1, 101)}[call.query.get("limit", str(default))]
 
     def _list(self, call, channel):
-        if channel["type"] in (15, 16):  # assumed: its messages stand in threads
-            raise self._no(400, 50008, "Cannot list messages in a non-text channel")
+        self._refuse_if(channel["type"] in (15, 16), 400, 50008, "Not here")  # assumed: they stand in threads
         limit, after = self._limit(call, 50), call.query.get("after")
         if "READ_MESSAGE_HISTORY" not in self.permissions[channel["id"]]:
             return []  # no error
@@ -901,8 +898,7 @@ class FakeDiscord(FakeService):
         """The fields of a message of a request, or the refusal."""
         files = call.files
         self._refuse_if(len(call.body) > 25 * MIB, 413, 40005, "Request entity too large")
-        if any(len(data) > 10 * MIB for data in files.values()):
-            raise self._no(400, 50045, "File uploaded exceeds the maximum size")
+        self._refuse_if(any(len(data) > 10 * MIB for data in files.values()), 400, 50045, "Too large a file")
         assert call.ctype in ("application/json", "multipart/form-data")
         content, embeds = args.get("content") or "", args.get("embeds") or []
         allowed = args.get("allowed_mentions") or {}
@@ -924,8 +920,7 @@ class FakeDiscord(FakeService):
 
     def _new_thread(self, channel, name):
         """A thread of a forum; it has the id of its first message, which is added next."""
-        if channel["type"] not in (15, 16):
-            raise self._no(400, 50024, "Cannot execute action on this channel type")  # code: assumed
+        self._refuse_if(channel["type"] not in (15, 16), 400, 50024, "Not on this type")  # code: assumed
         assert isinstance(name, str) and 1 <= len(name.strip()) <= 100
         self._need(channel, "SEND_MESSAGES")
         thread = str(self._next_id())
@@ -934,8 +929,7 @@ class FakeDiscord(FakeService):
 
     def _post(self, call, channel, args=None):
         kind = channel["type"]
-        if kind not in (0, 1, 2, 5, 10, 11, 12):
-            raise self._no(400, 50008, "Cannot send messages in a non-text channel")
+        self._refuse_if(kind not in (0, 1, 2, 5, 10, 11, 12), 400, 50008, "Cannot send in a non-text channel")
         self._need(channel, "SEND_MESSAGES_IN_THREADS" if kind in (10, 11, 12) else "SEND_MESSAGES")
         args = call.args if args is None else args
         fields = self._checked(call, args)
@@ -972,8 +966,7 @@ class FakeDiscord(FakeService):
         assert call.method == "POST" and self.channel in (where["id"], where.get("parent_id"))
         fields, name = self._checked(call, call.args), call.args.get("thread_name")
         if where["type"] in (15, 16):
-            if not name:
-                raise self._no(400, 220001, "Webhooks of forum channels must have a thread_name or thread_id")
+            self._refuse_if(not name, 400, 220001, "Webhooks of forum channels must have a thread_name")
             where, name = self._new_thread(where, name), None
         assert not name  # else refused with 220003
         author = {"id": self.webhook_id, "username": "hook"}  # assumed: no `bot`, webhook_id must do
@@ -2488,6 +2481,13 @@ def test_every_fault_of_an_upload_leaves_the_text_and_names_the_lost_image(
             if not good or clock.monotonic() - began > 120:
                 problems.append((name, times, sent, len(rows), named, warned))
     assert problems == []
+
+
+def test_pictures_that_are_refused_together_are_posted_one_by_one(chats):
+    alerter, discord = chats["discord"]
+    discord.fail("POST", Fault(status=413))
+    assert alerter.post(AlerterMessage("plot", images=[PNG, PNG]))
+    assert [len(row["files"]) for row in discord.posted] == [0, 1, 1]
 
 
 def test_an_upload_address_that_cannot_be_trusted_costs_the_image_only(chats, caplog):
