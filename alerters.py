@@ -7600,29 +7600,29 @@ def _cmd_flavor_register(options: Any) -> None:
     _print(f"flavor {cls.flavor} is registered")
 
 
-_MANY = {"action": "append"}
+_MANY = {"action": "append", "metavar": "VALUE"}
 _FLAG = {"action": "store_true", "default": None}  # where it is not given, an alerter's field may say so
 _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "name": {}, "[name]": {"nargs": "?"}, "flavor": {}, "path": {"metavar": "package.module.Class"},
-    "text": {"help": "in light Markdown; - reads standard input"}, "--title": {},
+    "text": {"help": "in light Markdown; - reads standard input"}, "--title": {"help": "the heading"},
     "--metadata": {"help": "K=V, a fact (repeatable)", **_MANY},
     "--image": {"help": "a path or URL (repeatable)", **_MANY},
     "--file": {"help": "a path; attached as it is (repeatable)", **_MANY},
-    "--level": {"help": "info, success, warning or error", "default": "info"},
+    "--level": {"help": "info, success, warning or error; default info", "default": "info"},
     "--mention": {"help": "id of whom to ping, or here, everyone (repeatable)", **_MANY},
-    "--alerter": {"help": "in place of the active stack (repeatable)", **_MANY}, "--stack": {},
+    "--alerter": {"help": "in place of those in use (repeatable)", **_MANY}, "--stack": {"help": "likewise"},
     "--timeout": {"help": "such as 90s or 1h30m; default 5m"},
     "--approve": {"help": "a word in place of yes … (repeatable)", "dest": "approve_msg_options", **_MANY},
     "--decline": {"help": "a word in place of no … (repeatable)", "dest": "disapprove_msg_options", **_MANY},
     "--approver": {"help": "id of one who may decide (repeatable)", "dest": "approvers", **_MANY},
-    "--approvals": {"help": "so many have to approve", "dest": "minimum_approvals", "type": int},
+    "--approvals": {"help": "so many must approve", "dest": "minimum_approvals", "type": int, "metavar": "N"},
     "--key": {"help": "under which the question outlives this process"},
-    "--json": {"help": "print the decision as JSON", **_FLAG},
-    "--flavor": {}, "--flavor -f": {"required": True}, "--html": {"help": "write the mail's HTML to it"},
+    "--json": {"help": "print the decision as JSON", **_FLAG}, "--flavor": {"help": "see: flavor list"},
+    "--flavor -f": {"required": True}, "--html": {"help": "write the mail's HTML to it", "metavar": "FILE"},
     "--name": {"help": "of the alerter; default the flavor's"}, "--set": {"help": "use it now", **_FLAG},
-    "-al --alerter": {"dest": "alerters", "nargs": "+", "action": "extend", "required": True},
+    "-al --alerter": {"dest": "alerters", "nargs": "+", **_MANY, "action": "extend", "required": True},
     "words": {"metavar": "-- COMMAND", "nargs": "*"}, "--post": {"help": "post a test message, too", **_FLAG},
-    "--longer-than": {"help": "the time from which on success is told", "default": 0}}
+    "--longer-than": {"help": "least time of a success that is told", "default": 0, "metavar": "TIME"}}
 _MESSAGE = "text, --title, --metadata, --image, --file, --level, --mention"
 _WHERE = "--alerter, --stack"
 _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what it does, in code and words
@@ -7640,7 +7640,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what i
     "list": (_cmd_list, "list the alerters, those in use with *", ""),
     "describe": (_cmd_describe, "show an alerter, secrets masked", "name"),
     "delete": (_changes("delete_alerter", "alerter {} is deleted"), "remove an unused alerter", "name"),
-    "stack register": (_cmd_stack_register, "choose the alerters in use", "name, -al --alerter, --set"),
+    "stack register": (_cmd_stack_register, "choose alerters: NAME -al A,B", "name, -al --alerter, --set"),
     "stack update": (_cmd_stack_register, "change the alerters of a stack", "name, -al --alerter"),
     "stack list": (_cmd_stacks, "list the stacks, the active one with *", ""),
     "stack describe": (_cmd_stacks, "show a stack, or the active one", "[name]"),
