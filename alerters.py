@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     import datetime as _datetime
     import difflib as _difflib
     import email as _email
+    import email.header as _email_header
     import email.message as _email_message
     import email.policy as _email_policy
     import email.utils as _email_utils
@@ -118,10 +119,10 @@ else:
             module = globals()[self._alias] = importlib.import_module(self.__name__)  # in place of this
             return getattr(module, attribute)
 
-    for _name in ("argparse asyncio base64 datetime difflib email email.message email.policy email.utils "
-                  "fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress json locale "
-                  "logging mimetypes msvcrt pathlib select shlex shutil signal smtplib socket ssl "
-                  "stat subprocess termios threading traceback unicodedata urllib.parse urllib.request "
+    for _name in ("argparse asyncio base64 datetime difflib email email.header email.message email.policy "
+                  "email.utils fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress "
+                  "json locale logging mimetypes msvcrt pathlib select shlex shutil signal smtplib socket "
+                  "ssl stat subprocess termios threading traceback unicodedata urllib.parse urllib.request "
                   "warnings").split():
         _alias = "_" + _name.replace(".", "_")
         globals()[_alias] = _Module(_name, _alias)
@@ -382,8 +383,8 @@ class AlerterMessage(_Record):
         self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
         _check_known("message: no level", self.level, _LEVELS)
-        said = f"{self.title or ''}{self.body or ''}".strip()
-        if not (said or self.metadata or self.images or self.files):
+        silent = re.fullmatch(fr"(?:{_TERMINAL}|\s)*", f"{self.title or ''}{self.body or ''}")
+        if silent and not (self.metadata or self.images or self.files):
             raise ConfigError("message: there is nothing to say: give title, body, metadata, images or files")
 
     def _with(self, **changes: Any) -> AlerterMessage:
@@ -3926,7 +3927,7 @@ class SMTPEmailAlerter(BaseAlerter):
     flavor = "smtp_email"
     _sender = ""  # the address in sender_email, without the name that may stand before it
     _answer_by, _shows_questions, _calls_people = "Reply to this mail with", True, False
-    _ref_forms = {"message_id": "<[!-~]{3,75}>"}
+    _ref_forms = {"message_id": "<[!-~]{3,73}>"}
     _setup_fields = ("smtp_server", "sender_email", "password", "recipient_email")
     _example = {"smtp_server": "localhost", "sender_email": "a@x.example", "recipient_email": "b@x.example"}
 
@@ -4003,12 +4004,14 @@ class SMTPEmailAlerter(BaseAlerter):
         ident = os.urandom(8).hex()
         if question:
             subject, ident = f"{subject} [#{question.token}]", question.token + mark
-        # The email package encodes ids of more than 77 characters, which breaks threads.
+        # The email package encodes ids of more than 75 characters, which breaks threads.
         domain = self._sender.rpartition("@")[2][-40:].strip(".-")
-        # By itself it writes short text in 8 bits, which smtplib does not announce.
-        mail = _email_message.EmailMessage(policy=_email_policy.SMTP.clone(cte_type="7bit"))
-        mail["Subject"], mail["From"], mail["To"] = subject, self.sender_email, ", ".join(to)
-        fixed = {"Date": _email_utils.formatdate(self.clock.now(), usegmt=True),
+        # By itself it writes short text in 8 bits, which smtplib does not announce, encodes in lines of 78,
+        # for which RFC 2045 and 2047 have no room, and loses blanks where it folds encoded words.
+        mail = _email_message.EmailMessage(_email_policy.SMTP.clone(cte_type="7bit", max_line_length=76))
+        folded = _email_header.Header(subject, maxlinelen=76, header_name="Subject").encode()
+        mail["From"], mail["To"] = self.sender_email, ", ".join(to)
+        fixed = {"Subject": folded, "Date": _email_utils.formatdate(self.clock.now(), usegmt=True),
                  "Message-ID": f"<alerters.{ident}@{domain}>",
                  "Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "OOF, AutoReply"}
         if self._can_follow(above):
@@ -6427,8 +6430,7 @@ def _grouped(blocks: Iterable[_Block]) -> Iterator[tuple[str, list[_Block]]]:
 
 def _lay_out(message: AlerterMessage, files: Sequence[_File]) -> list[_Block]:
     text = re.sub(r"\A\s*\n", "", _clean(message.body or "").rstrip())
-    title, notes = message._title_line(), []
-    blocks = []
+    title, blocks, notes = message._title_line(), [], []
     if title:
         blocks.append(_Block("title", [title]))
     blocks += _body(text)
@@ -6552,9 +6554,7 @@ def _aligned(block: _Block) -> _Block:
     """Return a table as a block of code in which its columns stand below each other; else the block."""
     if block.kind != "table":
         return block
-    rows, widths = [], []
-    for row in (block.head, *block.lines):
-        rows.append(list(map(_bare, row)))
+    widths, rows = [], [list(map(_bare, row)) for row in (block.head, *block.lines)]
     for column in zip(*rows):
         widths.append(min(max(map(_width, column)), _COLUMN_WIDTH))
     rows.insert(1, ["-" * width for width in widths])
@@ -6606,8 +6606,8 @@ def _marked(block: _Block, line: Any, mark: _Mark, forms: Mapping[str, str], bul
 
 def _whole_text(message: AlerterMessage) -> str:
     """Return all words of a message as they were written: what goes into a file."""
-    body = _clean(message.body or "").rstrip()
-    parts = [message._title_line(), body, *_as_lines(_facts_of(message)).lines]
+    facts = _as_lines(_facts_of(message)).lines
+    parts = [message._title_line(), _clean(message.body or "").rstrip(), *facts]
     return "\n".join(filter(str.strip, parts))
 
 
