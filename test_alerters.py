@@ -5065,13 +5065,13 @@ def _lost(room, acts=True, **given):
 
 @pytest.mark.parametrize("acts, text", [(True, "Deploy?"), (True, "Deploy 2?"), (False, "Deploy?")])
 def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
-    assert room.alerter().post("No question") is True
     _lost(room, acts)
-    assert len(room.posted_questions()) == 1 + acts
+    room.plain(room.bot, "No question")  # which Discord lists before it
+    assert len(room.posted_questions()) == acts
     old, other = room.asked() if acts else None, text != "Deploy?"
     if acts:  # an archive bot copies it; what is under the copy counts nothing
         say = room.service.bot_says if room.is_slack else functools.partial(room.service.say, "777", bot=True)
-        copied = say(room.text(room.posted_questions()[1]["payload"]))
+        copied = say(room.text(room.posted_questions()[0]["payload"]))
         room.reply(SimpleNamespace(ref={"ts": copied, "message_id": copied}), room.eve, "no")
         room.reply(old, room.bot, "its second part")  # which on Discord comes with the whole first one
     said = f"<@{room.bot}> yes"  # its own id is recorded before the post, too
@@ -5079,7 +5079,7 @@ def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
         room.service.token, room.bot = "MTIz.other.discord", "222"
         room.service.bot_user = room.service.bot_id = room.bot
     room.clock.at(room.clock.monotonic() + 2, lambda: room.reply(room.asked(), room.ann, said))
-    assert (_decide(room, text=text).status, len(room.posted_questions())) == (YES, 2 + other)
+    assert (_decide(room, text=text).status, len(room.posted_questions())) == (YES, 1 + other)
     assert room.taps(room.asked()) == ["✅", "❌"]  # one tap decides, also on a question that was found again
     assert not other or room.notes(old) == REPLACED
 
