@@ -1810,7 +1810,7 @@ class _Reply:
     by, text, via = "", "", "reply"  # the user id; as written, or the emoji; as in a Decision
     at: float | None = None  # when it was written or last edited, by the service's clock; None: not known
     asked: float | None = None  # when the question was posted, by that clock
-    first_written: float = 0.0  # when, if it was edited: it may have said so since then
+    first_written: float = 0.0  # when, if it was edited or may have been moved since: it may have come first
     thread: Any = None  # where to answer it, if not at the question; a flavor's own
     means: Decision  # what an answer would decide; the look that reads it sets this and the next
     late = False
@@ -4296,13 +4296,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 box.answers[uid] = _mail_answer(data, question, self.sender_email, people, arrived)
             except Exception as error:  # what a hostile mail makes the parsers raise costs that mail alone
                 _log("debug", "%s: a mail that cannot be read: %s", self._who, _one_line(error))
-        answers, latest = [], 0.0
-        for answer in filter(None, map(box.answers.get, sorted(uids))):
-            latest = max(latest, answer["at"] or latest)
-            if answer["at"] != latest:  # it was moved there later, and may be the first one
-                answer["first_written"] = answer["at"]
-            answers.append(answer)
-        return answers
+        return list(filter(None, map(box.answers.get, sorted(uids))))
 
     def _ready_to_read(self, where: _Dict) -> None:
         until, box = self._until(_SEND_BUDGET), self._box()
@@ -4540,7 +4534,8 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         text += "\n(To somebody else.)"
     elif status:
         del askers[ident]
-    return {"by": by, "text": text, "via": "email", "at": at}
+    # It may have come before those that stand above it, if somebody has moved it.
+    return {"by": by, "text": text, "via": "email", "at": at, "first_written": at or 0.0}
 
 
 def _header_values(mail: Any, *names: str) -> Iterator[str]:
