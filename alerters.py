@@ -855,6 +855,8 @@ def _field_value(what: str, field: _Field, value: Any) -> Any:
     if default is dataclasses.MISSING:
         default = None
     if value is None or value == default:  # os.environ.get gives None
+        if default and isinstance(default, str) and _is_secret(field):
+            return _secret_or_reference(default)
         return default
     if kind == "list":
         return _names(value, what)

@@ -7445,7 +7445,7 @@ def test_an_own_flavor_has_fields_of_any_type():
         mention: str = ""
         approvers: typing.List[str] = dataclasses.field(default_factory=list)
         groups: set = frozenset()
-        passwd: str = ""
+        passwd: str = "usual-hidden"
         shout: str = dataclasses.field(init=False)
 
         def __post_init__(self):
@@ -7455,7 +7455,7 @@ def test_an_own_flavor_has_fields_of_any_type():
     assert dataclasses.asdict(wide) == {
         **given, "names": ("x", "y"), "level": None, "name": "x", "ratio": None, "mention": "",
         "approvers": [], "groups": {"a", "b"}, "passwd": "wide-hidden", "shout": "x!"}
-    assert {wide} == {copy.copy(wide)} and "hidden" not in repr(wide)
+    assert {wide} == {copy.copy(wide)} and "hidden" not in repr([wide, Wide(["x"])])
     assert "passwd" not in wide._where(None, None) and wide._where(None, None)["groups"] == ["a", "b"]
     for wrong in ({"names": ["x", ""]}, {"level": "5"}, {"names": [None]}, {"name": 5}, {"name": "a\nb"},
                   {"ratio": "1"}):
