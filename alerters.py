@@ -546,7 +546,7 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
         return AlerterMessage(body=message, **fields)
     if isinstance(message, BaseException):
         told = {"title": _one_line(_exception_text(message), 300), "level": "error", **fields}
-        return AlerterMessage(body=_fenced(_trace(message, line_first=False)), **told)
+        return AlerterMessage(body=_fenced(_trace(message, line_first=False)[0]), **told)
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {_kind_of(message)}")
 
 
@@ -594,7 +594,7 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
     if error is not None:
         if not isinstance(error, BaseException):
             raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
-        body = f"{message.body or ''}\n\n{_fenced(_trace(error))}"
+        body = f"{message.body or ''}\n\n{_fenced(_trace(error)[0])}"
         level = message.level
         if level == "info" and not given["level"]:
             level = "error"
@@ -1480,7 +1480,7 @@ def _own_code(who: str, work: Callable[..., _T], *given: Any, reached: bool = Tr
         error = _transport_failure(who, caught, reached)
     except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
         error = _failure(who, _exception_text(caught), hint="its traceback is in the log", cure="people")
-        _log("error", "%s: an exception in its code\n%s", who, _clean(_trace(caught, line_first=False)))
+        _log("error", "%s: an exception in its code\n%s", who, _trace(caught, line_first=False)[0])
         error._logged = True
     raise error  # out here, so that what was raised does not travel with it: it may show secrets
 
@@ -5407,29 +5407,32 @@ def _telling() -> Iterator[None]:
         _log("error", "the alert did not reach everybody: %s", _one_line(error))
 
 
-def _trace(error: BaseException, line_first: bool = True) -> str:
-    """Return an exception's own line, then its traceback as Python prints it, with the frames of the job."""
+def _trace(error: BaseException, line_first: bool = True) -> tuple[str, str]:
+    """Return an exception's traceback, without frames of others; and what it, its causes and members say."""
     others = f"{re.escape(_trace.__code__.co_filename)}|{_FRAMEWORKS}"
-    line = text = _exception_text(error)
+    line = text = said = _exception_text(error)
+    lines: list[str] = []  # of all of them
     with contextlib.suppress(Exception):  # it has odd attributes, or hundreds of causes before Python 3.11
         whole = _traceback.TracebackException(type(error), error, error.__traceback__)
-        parts = [whole]
-        while parts:
-            part = parts.pop()
+        parts: list[Any] = [whole]
+        for part in filter(None, parts):  # which grow
             kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
             part.stack[:] = kept or part.stack
-            parts += filter(None, (part.__cause__, part.__context__))
+            lines += part.format_exception_only()
             parts += getattr(part, "exceptions", None) or ()  # of a group
-        line, text = "".join(whole.format_exception_only()), "".join(whole.format())
+            if part.__suppress_context__:  # by `from None`, or by a cause
+                part.__context__ = None
+            parts += part.__cause__, part.__context__
+        line, text, said = "".join(whole.format_exception_only()), "".join(whole.format()), "".join(lines)
     if line_first and text != line:
-        return f"{line}\n{text}"
-    return text
+        text = f"{line}\n{text}"
+    return _clean(text), _clean(said)
 
 
 def _ended(name: str, how: str, facts: _Dict) -> AlerterMessage:
     error, body = facts.pop("error", None), None
     if isinstance(error, BaseException):
-        error = _trace(error)
+        error, _ = _trace(error)
     if isinstance(error, str) and error and how != "succeeded":
         body = _fenced(error)
     return AlerterMessage(f"{name} {how}", body, facts, level=_ENDS.get(how, "error"))
@@ -5462,7 +5465,7 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
         facts.update(_facts(named, task="sender.name", task_id="task_id"))
     elif "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
         kind, how, facts = _prefect_facts(failed, *named.values())
-    elif first is None or isinstance(first, (BaseException, str)):
+    elif isinstance(first, (BaseException, str, type(None))):
         with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
             now = sys.modules["zenml"].get_step_context()
             facts.update(_facts(now, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name"))
@@ -5535,10 +5538,7 @@ def alerter_success_hook(*context: Any, **named: Any) -> None:
 
 
 def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> None:
-    """Post that a step, task, flow or DAG failed, called as ZenML, Airflow, Prefect, Dagster, Celery do.
-
-    It has the exception, names what failed and its run, and holds nothing else of the context. Never raises.
-    """
+    """Post that a step, task, flow or DAG failed, as ZenML, Airflow, Prefect, Dagster, Celery call it."""
     with _telling():
         post(_hook_message(True, named, exception, *context))
 
@@ -5654,22 +5654,22 @@ class _LogGroup:
     """Log records that repeat each other: the first one, and of the others the texts that differ."""
     def __init__(self, record: _logging.LogRecord) -> None:
         text = _record_text(record)
-        error, line, trace = None, "", record.exc_text or ""
+        error, trace = None, _clean(record.exc_text or "")
+        said = trace
         if isinstance(record.exc_info, tuple):
             error = record.exc_info[1]
         if isinstance(error, BaseException):
-            line, trace = _exception_text(error), _trace(error)
+            trace, said = _trace(error)
         self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
         self.title = _one_line(text.split("\n")[0], 140)
         self.more = ""  # what to tell of the first besides its title
         if " ".join(text.split()) != self.title:
             self.more = text
-        if "Traceback (most recent call last)" not in text or line not in text:  # Loguru writes it there
+        if "Traceback (most recent call last)" not in text or said.split("\n")[0] not in text:  # as Loguru's
             self.more = f"{self.more}\n{trace}".strip()
-        # Records of one key repeat each other; those with another text, say in a number, are told as well.
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
-        self.text = f"{text}\n{line}".strip()
+        self.text = f"{text}\n{said}".strip()
         self.told, self.repeats = False, 0
         self.others: dict[str, None] = {}  # the texts of repeats that differ from the first
         self.due = 0.0  # when its news are to be told, on time.monotonic
@@ -5710,7 +5710,7 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     if len(groups) > 1:
         title = f"{title} (and {len(groups) - 1:,} more)"
         news, facts = "\n".join(map(_LogGroup.extract, groups)), {}
-    worst = max([group.level for group in groups])
+    worst = max(map(operator.attrgetter("level"), groups))
     level: _Level = "info"
     if worst >= _logging.ERROR:
         level = "error"
@@ -5728,9 +5728,8 @@ class _AlertHandler(_Handler):
 
     The first record goes at once; what comes while a message is under way goes together as the next one.
     Repeats (logger, level, place, type of exception and text, numbers set aside, agree) are counted and told
-    after a minute, with the texts that differ. What is logged while it posts, and what this module logs, is
-    never posted. `flush()` and the end of the program post what is left, within 30 s. What could not be
-    posted is written to stderr, unless another handler wrote it.
+    after a minute, with the texts that differ. What it or this module logs is never posted. `flush()` and the
+    program's end post what is left, within 30 s; what cannot be goes to stderr, if no other handler wrote it.
     """
     def __init__(self, level: int | str = 40, alerter: _Target = None) -> None:
         import socket  # noqa: F401  # when something fails there may be no descriptor left to read it
@@ -5852,7 +5851,7 @@ class _AlertHandler(_Handler):
                     continue  # it may have written nothing, or passed it on to us alone
                 if level >= handler.level:
                     return
-            logger = logger.parent if logger.propagate else None
+            logger = logger.propagate and logger.parent
         if self._speaker == _threading.get_ident():  # stderr itself is logged
             return
         self._speaker = _threading.get_ident()

@@ -72,7 +72,6 @@ from alerters import (  # isort: skip
 # === The clock and the server ===
 class FakeClock:
     """Virtual time: `sleep` advances it at once, notes the nap, and runs what `at` has planned on the way."""
-
     def __init__(self, start=1_700_000_000.0):
         self.start, self._passed, self.naps, self._plan = start, 0.0, [], []
 
@@ -100,7 +99,6 @@ class FakeClock:
 class Fault:
     """What goes wrong with a call. Kinds: status, reset, close, each also as act_… (the service acts first);
     acting: truncate; not acting: garbage, html, redirect."""
-
     def __init__(self, kind="status", status=None, headers=None, body=b"", ctype="application/json", to="/"):
         self.kind = kind.replace("act_", "")
         self.acts = self.kind != kind or kind in ("", "truncate")
@@ -123,10 +121,8 @@ class Fault:
 class Refusal(Exception):
     """Raised anywhere in a fake to answer its status and body."""
 
-
 class _Listener:
     """A port of this machine. Each of its threads serves one connection, then waits for another."""
-
     def __init__(self):
         self.socket, self.resting = socket.create_server((Fake.host, 0), backlog=128), 0
         self.port, self.lock, self.service = self.socket.getsockname()[1], threading.Lock(), None
@@ -153,7 +149,6 @@ class _Listener:
 
 class Fake(contextlib.AbstractContextManager):
     """A server on a free port: `with FakeSlack() as slack`. A crash in the fake fails the test."""
-
     idle = []  # listeners with their threads, which stay for the next service: to start them takes its time
     host = "127.0.0.1"
 
@@ -216,7 +211,6 @@ class Fake(contextlib.AbstractContextManager):
 
 class FakeService(Fake):
     """What Slack and Discord have in common: HTTP, or HTTPS."""
-
     def __init__(self, clock=None, ssl_context=None):
         super().__init__(clock)
         self.ssl_context, self.forgetful = ssl_context, False  # True: it closes each without saying so
@@ -430,7 +424,6 @@ def _slack_nodes(node, where=""):
 
 class FakeSlack(FakeService):
     """A workspace with the channel C0ALERTS, the bot UBOT in it, and one incoming webhook."""
-
     token, bot_user, bot_id, channel = "xoxb-1-secret", "UBOT", "BBOT", "C0ALERTS"
     row_keys, no_message = ("ts", "channel"), ("message_not_found",)
 
@@ -728,7 +721,6 @@ def embed_errors(embeds):
 
 class FakeDiscord(FakeService):
     """A server with one text channel, the bot in it with every permission, and a webhook of that channel."""
-
     token, bot_id, channel, guild = "MTIz.secret.discord", "200", "300", "100"
     webhook_id, webhook_token = "400", "hook-secret"
     row_keys, no_message = ("id", "channel_id"), (404, 10008, "Unknown Message")
@@ -1028,14 +1020,11 @@ class Mail(collections.namedtuple("Mail", "envelope_from rcpts data message_id t
 class _Hangup(Exception):
     """The connection ends, after these last words if there are any."""
 
-
 class _Instead(Exception):
     """What a planned fault answers in place of the right thing."""
 
-
 class _Talk:
     """One connection, served by a thread of its own."""
-
     words = {"garbage": "\x15\x03\x01 <html>\xff\xfe", "BYE": "BYE system going down"}
 
     def __init__(self, server, sock):
@@ -1091,7 +1080,6 @@ class _Talk:
 
 class FakeServer(Fake):
     """SMTP or IMAP; ``commands`` has every line as it came. What no client may do is a crash."""
-
     drip = 0.01  # s between two bytes
 
     def __init__(self, trusted, clock=None):
@@ -1379,7 +1367,6 @@ class _IMAPTalk(_Talk):
 
 class FakeIMAP(FakeServer):
     """TLS at once, and only read. ``clock`` dates what comes in; SINCE counts days in ``zone``."""
-
     protocol, stages, mixed_up = _IMAPTalk, "greeting login select search fetch noop".split(), {}
     capabilities, zone = "IMAP4rev1 AUTH=PLAIN", datetime.timezone(datetime.timedelta(hours=-8))
 
@@ -3670,7 +3657,6 @@ def test_it_posts_in_a_running_loop_and_depends_on_no_name_and_on_no_assert(slac
 # === Asking: a room on Slack or Discord ===
 class Room:
     """One channel, in which people do the same things whatever the service is."""
-
     def __init__(self, kind, service):
         self.kind, self.service, self.clock, self.usual = kind, service, service.clock, None
         self.is_slack, self.opened, self.plain = kind == "slack", {}, service.say
@@ -4374,7 +4360,6 @@ def test_a_permanent_refusal_ends_the_wait_at_once_with_its_reason(request, case
 class Gone(BaseException):
     """Stands for the end of a process: nothing of the module may catch it."""
 
-
 # === Asking: when it polls ===
 @pytest.mark.parametrize("skew, delay", [(-3000, 0), (20, 0), (0, 25)])
 def test_an_answer_before_the_deadline_that_people_were_shown_counts_though_read_later(room, skew, delay):
@@ -4762,7 +4747,6 @@ def test_half_a_question_or_what_is_no_id_is_refused(room):
 # === Asking: many at once ===
 class CrowdClock(FakeClock):
     """Virtual time for many threads: when all of them sleep, it goes on to where the first one wakes."""
-
     def __init__(self):
         super().__init__()
         self.turn, self.awake, self.sleepers = threading.Condition(), 0, {}
@@ -5065,13 +5049,13 @@ def _lost(room, acts=True, **given):
 
 @pytest.mark.parametrize("acts, text", [(True, "Deploy?"), (True, "Deploy 2?"), (False, "Deploy?")])
 def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
+    assert room.alerter().post("No question") is True
     _lost(room, acts)
-    room.plain(room.bot, "No question")  # which Discord lists before it
-    assert len(room.posted_questions()) == acts
+    assert len(room.posted_questions()) == 1 + acts
     old, other = room.asked() if acts else None, text != "Deploy?"
     if acts:  # an archive bot copies it; what is under the copy counts nothing
         say = room.service.bot_says if room.is_slack else functools.partial(room.service.say, "777", bot=True)
-        copied = say(room.text(room.posted_questions()[0]["payload"]))
+        copied = say(room.text(room.posted_questions()[1]["payload"]))
         room.reply(SimpleNamespace(ref={"ts": copied, "message_id": copied}), room.eve, "no")
         room.reply(old, room.bot, "its second part")  # which on Discord comes with the whole first one
     said = f"<@{room.bot}> yes"  # its own id is recorded before the post, too
@@ -5079,7 +5063,7 @@ def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
         room.service.token, room.bot = "MTIz.other.discord", "222"
         room.service.bot_user = room.service.bot_id = room.bot
     room.clock.at(room.clock.monotonic() + 2, lambda: room.reply(room.asked(), room.ann, said))
-    assert (_decide(room, text=text).status, len(room.posted_questions())) == (YES, 1 + other)
+    assert (_decide(room, text=text).status, len(room.posted_questions())) == (YES, 2 + other)
     assert room.taps(room.asked()) == ["✅", "❌"]  # one tap decides, also on a question that was found again
     assert not other or room.notes(old) == REPLACED
 
@@ -5626,7 +5610,6 @@ def mail_shape(part):
 
 class MailPage(html.parser.HTMLParser):
     """What a reader of the HTML sees (`words`), and what could act."""
-
     def __init__(self, mail):
         super().__init__()
         self.tags, self.attributes, self.links, self.images, self.words = set(), set(), [], [], []
@@ -6864,7 +6847,6 @@ def store_alerter(service, name="my_slack_alerter", flavor="slack", clock=None, 
 
 class Received(list):
     """What recorder alerters were told: (alerter's tag, message), in order."""
-
     titles = property(lambda self: [message.title for _, message in self])
     last = property(lambda self: self[-1][1])
     before = staticmethod(lambda alerter, message: None)  # what a recorder calls before it tells
@@ -7956,7 +7938,6 @@ def airflow_context(error=None, **ti):
 
 class AirflowContext(collections.UserDict):
     """Airflow 2 gives a mapping that is no dict, and may ask its database."""
-
     def __getitem__(self, key):
         if key == "reason":
             raise RuntimeError("the database is gone")
@@ -8068,7 +8049,6 @@ def test_a_traceback_shows_the_job_and_not_who_called_it(received, monkeypatch):
 
 class Hostile:
     """Raises whatever is read of it."""
-
     def __str__(self, *name):
         raise RuntimeError("hostile")
 
@@ -8300,13 +8280,15 @@ RECORDS = [  # text, arguments, exception, exc_text, stack: title, body
      "12:00 | job failed", f"12:00 | job failed\n{TRACE}"),
     (f"job failed\n{TRACE}", (), KeyError("a"), None, None, "job failed",
      f"job failed\n{TRACE}\nKeyError: 'a'"),
-    ("job failed", (), None, TRACE, None, "job failed", TRACE),  # from another process
+    ("job failed", (), None, f"{TRACE} hidden-record-1", None, "job failed", f"{TRACE} ***"),  # of a process
+    ("x", (), KeyError("hidden-record-1"), None, None, "x", "KeyError: '***'"),
     ("%s rows", (BadError(),), None, None, None, "%s rows (BadError(),) (hostile)", None),
     ("x", (), type("E", (OSError,), {"__cause__": property(len)})(1), None, None, "x", f"{__name__}.E: 1"),
     (Hostile(), (), None, None, None, "<Hostile: RuntimeError> () (hostile)", None)]
 
 
 def test_a_record_is_told_whole_and_once(logger, received):
+    alerters._Secret("hidden-record-1")
     for text, args, error, formatted, stack, title, body in RECORDS:
         record = log_record(text, args=args, error=error)
         record.exc_text, record.stack_info = formatted, stack
@@ -8319,9 +8301,11 @@ def test_a_record_is_told_whole_and_once(logger, received):
 
 
 def test_repeats_are_of_one_logger_level_place_exception_and_text(logger, received, gate):
-    repeats = [{"text": "row 27 at 0x1c"}] * 3
+    repeats, by_cause = [{"text": "row 27 at 0x1c"}] * 3, [KeyError("a") for _ in range(3)]
+    by_cause[0].__cause__ = by_cause[1].__context__ = OSError("gone")
+    by_cause[2].__context__, by_cause[2].__suppress_context__ = OSError("unseen"), True
     others = [{"logger": "home.other"}, {"level": 50}, {"line": 2}, {"text": "column 1 at 0xff"},
-              {"error": KeyError("a")}, {"error": KeyError("b")}]
+              *[{"error": error} for error in (KeyError("a"), KeyError("b"), *by_cause)]]
     for given in ({"text": "first"}, {}, *repeats, *others):
         logger.handler.handle(log_record(**{"text": "row 1 at 0xff", **given}))
     gate.set()
@@ -8330,7 +8314,8 @@ def test_repeats_are_of_one_logger_level_place_exception_and_text(logger, receiv
         "ERROR home.app: row 1 at 0xff", "… 3 more times", "row 27 at 0x1c",
         "ERROR home.other: row 1 at 0xff", "CRITICAL home.app: row 1 at 0xff",
         "ERROR home.app: row 1 at 0xff", "ERROR home.app: column 1 at 0xff",
-        "ERROR home.app: row 1 at 0xff", "KeyError: 'a'", "… 1 more time", "row 1 at 0xff", "KeyError: 'b'"]
+        "ERROR home.app: row 1 at 0xff", "KeyError: 'a'", "… 4 more times", "row 1 at 0xff", "KeyError: 'b'",
+        "row 1 at 0xff", "KeyError: 'a'", "OSError: gone"]
 
 
 def test_repeats_are_told_after_a_while(logger, received, monkeypatch):
@@ -8801,7 +8786,6 @@ def test_odd_streams_in_a_folder_that_is_gone_give_no_traceback_and_the_right_co
 # === The console ===
 class Terminal:
     """A command whose controlling terminal is a pty; what it shows is in `seen`."""
-
     ALERTERS = ("import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
                 "import alerters; sys.exit(alerters.main())")
 
@@ -9322,7 +9306,6 @@ def test_a_signal_that_may_not_be_sent_to_the_job_does_not_end_run(received, run
 # === The notebook ===
 class InputBox:
     """ipykernel's: it waits for an answer, and nothing but an interrupt ends that."""
-
     def __init__(self, monkeypatch, *answers, box=True):
         self._allow_stdin, self.answers, self.shown = box, list(answers), 0
         monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
@@ -9371,7 +9354,6 @@ README = os.path.join(os.path.dirname(MODULE), "README.md")
 
 class AnsweringClock(FakeClock):
     """A clock in whose sleep somebody says yes to every question that is open on `service`, a fake Slack."""
-
     def sleep(self, seconds):
         super().sleep(seconds)
         for row in list(self.service.posted):
