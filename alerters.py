@@ -686,10 +686,10 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Param
 
 
 def _in_thread(name: str, work: Callable[..., object], *given: Any) -> _threading.Thread:
-    """Do it in a thread; right here where none can be had, as while the interpreter ends."""
+    """Do it in a thread; right here where none can be had, as in a subinterpreter, or while Python ends."""
     thread = _threading.Thread(target=work, args=given, name=f"alerters-{name}")
     try:
-        thread.daemon = True  # an isolated subinterpreter has none
+        thread.daemon = name != "watch"  # its task may be cancelled, and the program end, before all is told
         thread.start()
     except RuntimeError:
         work(*given)
@@ -5573,8 +5573,7 @@ class _Watch:
         return self.__enter__()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Tell from a thread, so that the event loop goes on."""
-        worker = _in_thread("watch", self.__exit__, kind, error, trace)
+        worker = _in_thread("watch", self.__exit__, kind, error, trace)  # so that the event loop goes on
         with contextlib.suppress(RuntimeError):  # this is no loop of asyncio
             while worker.is_alive() and not isinstance(error, GeneratorExit):  # which forbids to await
                 await _asyncio.sleep(0.01)
@@ -5786,6 +5785,8 @@ class _AlertHandler(_Handler):
         _WIRES.set(None)  # some Pythons give a thread the context of who starts it, with its connections
         while True:
             with self._changed:
+                if self._worker is not _threading.current_thread():
+                    return  # a signal came while this one started, and its handler logged
                 while not self._under_way:
                     self._changed.notify_all()  # a flush may wait for this
                     self._changed.wait(_FOLD / 10)  # repeats may be due then

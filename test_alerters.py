@@ -8412,7 +8412,7 @@ def test_the_handler_is_an_ordinary_name(received, monkeypatch):
 
 
 LOGGING = """
-    import dataclasses, logging, os, sys, time, alerters
+    import asyncio, dataclasses, logging, os, sys, threading, time, alerters
 
     @dataclasses.dataclass
     class File(alerters.BaseAlerter):
@@ -8453,6 +8453,23 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         handler.flush()
         log.error("of the parent")
         """, ["of the child", "of the parent", "taken by the thread", "waits"], ""),
+    "a signal comes while the thread starts": ("""
+        def start(thread, start=threading.Thread.start):
+            threading.Thread.start = start
+            log.error("of the signal's handler")
+            start(thread)
+        threading.Thread.start = start
+        os.system("touch wait; (sleep 0.3; rm wait) &")
+        log.error("x")
+        """, ["of the signal's handler", "x"], ""),
+    "a task is cancelled while its end is told": ("""
+        async def main():
+            task = asyncio.ensure_future(alerters.watch("job", alerter=File())(asyncio.sleep)(0))
+            await asyncio.sleep(0.1)
+            task.cancel()
+        os.system("touch wait; (sleep 0.3; rm wait) &")
+        asyncio.run(main())
+        """, ["job succeeded"], ""),
     # Whoever configures logging has its lock, then those of the handlers; while one writes it needs that.
     "is configured anew": ("from concurrent.futures import *; from logging.config import *;"
                            "pool, real, anew = ThreadPoolExecutor(), sys.stderr, {'version': 1}; sys.stderr ="
