@@ -1720,7 +1720,7 @@ SECRETS = ("xoxb-1-secret", "hooksecret", "MTIz.secret.discord", "hook-secret")
 def chats(slack, discord, clock):
     """Return {kind: (alerter, its service)} for the four ways to a chat."""
     slack_hook = in_time(SlackAlerter, clock)(slack_webhook_url=slack.webhook_url)
-    discord_hook = in_time(DiscordAlerter, clock)(discord_webhook_url=discord.webhook_url)
+    discord_hook = in_time(DiscordAlerter, clock)(discord_webhook_url=discord.webhook_url + "?thread_id=300")
     return {"slack": (slack_alerter(slack), slack), "slack webhook": (slack_hook, slack),
             "discord": (discord_alerter(discord), discord), "discord webhook": (discord_hook, discord)}
 
