@@ -4729,7 +4729,7 @@ _HTML_FORMS = {  # h1 is the title
     "numbered": '<ol start="{start}" style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ol>',
     "quote": '<blockquote style="margin:8px 0;padding-left:12px;border-left:3px solid #ddd">{}</blockquote>',
     "text": '<div style="margin:8px 0;white-space:pre-wrap">{}</div>',
-    "code": f'<pre style="{_MONO};padding:12px;border-radius:6px;white-space:pre-wrap">{{}}</pre>'}
+    "code": f'<pre dir="ltr" style="{_MONO};padding:12px;border-radius:6px;white-space:pre-wrap">{{}}</pre>'}
 _PICTURE = '<img src="{}" alt="{}" width="552" style="display:block;width:100%;max-width:552px;margin:8px 0">'
 _BUTTON = ('<a class="al-button" href="{}" style="display:inline-block;margin:12px 12px 4px 0;padding:10px'
            ' 24px;border-radius:6px;background:{};color:#ffffff;font-weight:600;text-decoration:none">{}</a>')
@@ -4741,8 +4741,8 @@ _CELLS = {"name": f'<th style="{_CELL}:{{}};color:#6b7280;font-weight:600;word-b
           "cell": f'<td style="{_CELL}:{{}};word-break:normal">{{}}</td>',
           "fact": f'<td style="{_CELL}:{{}};white-space:pre-wrap">{{}}</td>'}
 _CELL_SIDES = {"<": "left", ">": "right;white-space:nowrap"}
-_ROW = ('<tr><td class="al-row" style="padding:8px 24px;color:#1f2937;word-break:break-word;font-size:15px;'
-        f'line-height:1.55;{_FONT};{{}}">{{}}</td></tr>')
+_ROW = ('<tr><td class="al-row" dir="auto" style="padding:8px 24px;color:#1f2937;word-break:break-word;'
+        f'font-size:15px;line-height:1.55;{_FONT};{{}}">{{}}</td></tr>')
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
 _MAIL_CARD = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
          'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
