@@ -680,6 +680,8 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Param
     for thread in [_in_thread(target._label, work, target) for target in targets]:
         if thread.is_alive():
             thread.join()
+    for error in errors[1:]:
+        _log("error", "%s", error)
     if errors:
         raise errors[0]
     return all(results)
