@@ -5419,7 +5419,8 @@ def _trace(error: BaseException, line_first: bool = True) -> tuple[str, str]:
         parts: list[Any] = [whole]
         for part in filter(None, parts):  # which grow
             kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
-            part.stack[:] = kept or part.stack
+            if kept:
+                part.stack[:] = kept
             lines += part.format_exception_only()
             parts += getattr(part, "exceptions", None) or ()  # of a group
             if part.__suppress_context__:  # by `from None`, or by a cause
