@@ -3599,7 +3599,7 @@ def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch
     store(1, "xoxb-hidden-1"), (tmp_path / "blank").write_text("hidden 2 of a file")
     monkeypatch.setenv("HOOK", "https://example.org/hidden-3 x")
     reference = "{{file.%s}}" % (tmp_path / "blank")
-    for mistake in (lambda: post("x", alerter="nope"), lambda: StackStore().register_alerter("team", "slack"),
+    for mistake in (lambda: post("x", alerter="no"), lambda: StackStore().register_alerter("team", "console"),
                     lambda: SlackAlerter(slack_token=reference, slack_channel_id="C1").send("x"),
                     lambda: SlackAlerter(slack_webhook_url="{{env.HOOK}}").send("x"),
                     lambda: post("x"), unwritable, lambda: [store(2, "xoxb-hidden-4"), post("x")],
