@@ -3002,8 +3002,9 @@ class SlackAlerter(_ChatAlerter):
             return None
         if not counts_as or row.get("user") in (None, "USLACKBOT"):  # no person
             return None
-        if counts_as == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
-            return None
+        if counts_as == "channel":  # what is in a thread is not, nor a comment on what somebody forwards
+            if _thread_of(row) != row["ts"] or "'is_share': True" in str(row):
+                return None
         # Slack's markup as it was typed: links first, entities last.
         text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
@@ -3492,10 +3493,9 @@ class DiscordAlerter(_ChatAlerter):
             _warn_once(f"{self._who}: a reply came without its text: {_INTENT}")
         answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via,
                   "at": _snowflake_time(row["id"]), "asked": _snowflake_time(question.ref["message_id"])}
-        edited = row.get("edited_timestamp")
-        if edited:
-            edited = _datetime.datetime.fromisoformat(edited.replace("Z", "+00:00")).timestamp()
-            answer.update(first_written=answer["at"], at=edited)
+        if row.get("edited_timestamp"):
+            edited = _datetime.datetime.fromisoformat(row["edited_timestamp"].replace("Z", "+00:00"))
+            answer.update(first_written=answer["at"], at=edited.timestamp())
         if row.get("channel_id") not in (None, question.ref["channel_id"]):  # a thread: there it is answered
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer

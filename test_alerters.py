@@ -3963,6 +3963,7 @@ def test_neither_replies_nor_bots_nor_what_is_below_another_question_count_as_pl
         room.service.say(room.ann, "yes", parent, **fields)
     bot_says = room.service.bot_says if room.is_slack else functools.partial(room.plain, "777", bot=True)
     bot_says("yes")
+    room.is_slack and room.plain(room.ann, "yes", attachments=[{"is_share": True}])  # she forwards something
     assert asked.check() is None
     text = "Drop it?\nQuestion 0123456789abcdef"  # as of another app with this module in the same channel
     for says, status in ((bot_says, None), (functools.partial(room.plain, room.eve), YES)):
@@ -4104,7 +4105,6 @@ def test_the_author_never_decides_whoevers_token_reads(slack_room, change, monke
 
 
 def test_a_bots_tap_on_slack_is_none_where_the_app_may_look_users_up(slack_room):
-    """Slack's reactions do not say it: the one who would decide is looked up, once."""
     question = slack_room.ask(approve_msg_options=["yes", "🚀"])
     for user, emoji in (("UOTHERBOT", "🚀"), ("UOTHERBOT", "❌"), ("UNOBODY", "🚀")):
         slack_room.react(question, user, emoji)
