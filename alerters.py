@@ -2146,7 +2146,7 @@ class Question:
 
     def _help(self, reply: _Reply) -> None:
         """Answer a near miss, once per question."""
-        if self._record.helped or len(reply.text.strip()) > _NEAR_MISS:
+        if self._record.helped or len(reply.text) > _NEAR_MISS:
             return
         words = [re.escape(_word(word, True)) for word in self._record.approve + self._record.decline]
         near = re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(reply.text).casefold())
@@ -4539,7 +4539,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
     elif status:
         del askers[ident]
     # It may have come before those that stand above it, if somebody has moved it.
-    return {"by": by, "text": text, "via": "email", "at": at, "first_written": at or 0.0}
+    return {"by": by, "text": text, "via": "email", "at": at, "first_written": at}
 
 
 def _header_values(mail: Any, *names: str) -> Iterator[str]:
