@@ -1833,21 +1833,23 @@ class Question:
         self.alerter, self._record = alerter, record
         self.token = record.token  # the unguessable word that names it in its message
         self.deadline = record.deadline  # until when it may be answered, as people were shown it
-        self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
-        # A flavor's `replies` sets these three; before each look the first two are reset.
-        self._missing: DeliveryError | None = None  # why not all was read; what was counts, but no time-out
-        self._veto_unread = False  # who may have declined cannot be read: nothing is approved
-        self._looks_once = True  # else once more before it decides: not all was read at the same moment
-        self._was_decided = False  # by a look before, which the next one that reads all has to confirm
-        self._fresh_from = 0.0  # what was read before may not serve any more, on clock.monotonic
-        self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
         self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
-        self._part_unread = self._is_resumed  # which may hold a "no"; a flavor tells once all was read
-        self._decision: Decision | None = None
         self._lock = _threading.Lock()  # one thread at a time works on it
         self._key: Any = None  # a _Key, if it is to survive the process
         if record.key:
             self._key = _Key(StackStore(alerter._origin[1]), record.key, self.token, alerter.clock)
+        self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
+        self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
+        # A flavor's `replies` sets these four; before each look the first two are reset.
+        self._missing: DeliveryError | None = None  # why not all was read; what was counts, but no time-out
+        self._veto_unread = False  # who may have declined cannot be read: nothing is approved
+        self._part_unread = self._is_resumed  # a part that may hold a "no": a flavor tells once all was read
+        self._looks_once = True  # else once more before it decides: not all was read at the same moment
+        self._decision: Decision | None = None
+        self._approvals: tuple[str, ...] = ()  # the user ids of who has approved by now
+        self._was_decided = False  # by a look before, which the next one that reads all has to confirm
+        self._fresh_from = 0.0  # what was read before may not serve any more, on clock.monotonic
+        self._failing: DeliveryError | None = None  # why the last poll could not read everything
         now = alerter.clock.monotonic()  # by which the wait goes: the other clock may be set, or stand still
         self._ends = now + record.deadline - alerter.clock.now()
         self._began_late = now > self._ends + _LATE  # when no look tells whether a tap was given in time
@@ -1856,9 +1858,7 @@ class Question:
         self._wait_until = float("inf")  # when a wait that is shorter than the question ends
         self._next = 0.0  # when the next poll is due
         self._not_before = 0.0  # when the service allows one
-        self._failing: DeliveryError | None = None  # why the last poll could not read everything
-        self._warn_from = 0.0  # when such a failure is worth a warning again
-        self._approvals: tuple[str, ...] = ()  # the user ids of who has approved by now
+        self._warn_from = 0.0  # when a failure to read is worth a warning again
 
     @property
     def ref(self) -> dict[str, Any]:
@@ -2106,8 +2106,7 @@ class Question:
         record = self._record
         for number, user in enumerate(self._approvals, 1):
             if user not in record.acknowledged and self._take_step(acknowledged=[*record.acknowledged, user]):
-                said = f"Approved by {user}: {number} of {record.minimum_approvals} approvals."
-                self._say(said, user)
+                self._say(f"Approved by {user}: {number} of {record.minimum_approvals} approvals.", user)
 
     def _take_step(self, **step: Any) -> bool:
         """Record parts; False if another process has done the same before, or the question has ended."""
@@ -3032,8 +3031,9 @@ class SlackAlerter(_ChatAlerter):
         kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
         if where["thread"]:
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
+        author = author or self._me()
         for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
-            if row.get("user") == (author or self._me()) and needle in str(row):
+            if row.get("user") == author and needle in str(row):
                 return _slack_ref(where, row)
         return None
 
