@@ -691,7 +691,7 @@ def _in_thread(name: str, work: Callable[..., object], *given: Any) -> _threadin
     """Do it in a thread; right here where none can be had, as in a subinterpreter, or while Python ends."""
     thread = _threading.Thread(target=work, args=given, name=f"alerters-{name}")
     try:
-        thread.daemon = name != "watch"  # its task may be cancelled, and the program end, before all is told
+        thread.daemon = True
         thread.start()
     except RuntimeError:
         work(*given)
@@ -5494,14 +5494,15 @@ def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:
     if facts.get("map index") == -1:
         del facts["map index"]  # the task is not mapped
     tries = _facts(context, state="ti.state", number="ti.try_number", retries="ti.max_tries")
-    state, more = tries.get("state"), False
+    state, how = tries.get("state"), "failed"
     with contextlib.suppress(KeyError, TypeError):  # a context that tells no tries
         number, last = tries["number"], tries["retries"] + 1
         facts["try"] = f"{number} of {last}"
-        more = number < last and state != "failed"  # it is that early where a task wants no more
-    if more or state == "up_for_retry":
-        return "task", _WILL_RETRY, facts
-    return "task", "failed", facts
+        if number < last and state != "failed":  # it is that early where a task wants no more
+            how = _WILL_RETRY
+    if state == "up_for_retry":
+        how = _WILL_RETRY
+    return "task", how, facts
 
 
 def _prefect_facts(failed: bool, work: Any, run: Any, state: Any) -> tuple[str, str, _Dict]:
@@ -5578,8 +5579,12 @@ class _Watch:
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         worker = _in_thread("watch", self.__exit__, kind, error, trace)  # so that the event loop goes on
         with contextlib.suppress(RuntimeError):  # this is no loop of asyncio
-            while worker.is_alive() and not isinstance(error, GeneratorExit):  # which forbids to await
-                await _asyncio.sleep(0.01)
+            try:
+                while worker.is_alive() and not isinstance(error, GeneratorExit):  # which forbids to await
+                    await _asyncio.sleep(0.01)
+            except _asyncio.CancelledError:  # the program may end before all is told
+                atexit.register(worker.join, _SEND_BUDGET)
+                raise
         if worker.is_alive():
             worker.join()
 
