@@ -2018,7 +2018,7 @@ def test_blank_stretches_cost_no_part_of_the_message(chats, kind):
     for text in ("\n" * 4500 + "a z", "a" + "\n" * 4500 + "z", "a" + " " * 9_000 + "z",
                  "a\n```\n" + "\n" * 4500 + "\n```\nz", "http://x/abc " * 400 + "a z", "```\nx\n```\n" * 600):
         _forget(service)
-        assert alerter.post(AlerterMessage("t", text)) is True
+        assert alerter.post(AlerterMessage("t", text, None, None)) is True
         seen = [word for word in re.sub("[`<>]", " ", _seen(kind, service)).split() if word != "t"]
         assert (seen, _trouble(service)) == (text.replace("`", "").split(), []), text
 
@@ -6532,7 +6532,7 @@ def test_no_mail_however_odd_stops_the_wait_or_holds_it_up(desk, monkeypatch):
         (b"\n".join(b"X-%d: y" % n for n in range(1000)), b"maybe"), (b"Cc: " + b"a@b.c, " * 1000, b"maybe"),
         (b"Date: " + b"(" * 3000 + b"\nMessage-ID: <" + b"(" * 3000, b"maybe"),
         (b"References: " + b"<" * 3000, b"maybe"), (b"X: y", b"On " + b"wrote: " * 2000 + b"\n\n\n"),
-        (b"X: y", b"-" * 9000 + b"\n" + b"- - " * 2000),
+        (b"X: y", b"-" * 9000 + b"\n" + b"- - " * 2000), (b"X: y", b"\n--b" * 2001),
         (b"Content-Type: text/html", b"<div>" * 2000 + b"<![CDATA[ <!-- <a href='" + b"<" * 2000),
         (b"Content-Type: text/html",
          b"<!DOCTYPE [<!ENTITY x><![if x]><?php <![ &#xffffffff; &#99999999999; <a b=c")]
