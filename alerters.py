@@ -5963,7 +5963,7 @@ class _Job:
             if isinstance(error, FileNotFoundError):
                 self.code = 127
             # A variable, or all of it in quotes: what is behind may be a secret.
-            self.command[0] = re.sub(r"(?s)(?:^(\w+)=|\s-).*", r"\1", self.command[0])
+            self.command[0] = re.sub(r"(?s)(^\w+=|\s-).*", r"\1…", self.command[0])
             self.problem = f"{self.command[0]}: {_reason(error)}"
         self.seconds = time.monotonic() - began
         for stream in self.copies:

@@ -9250,7 +9250,7 @@ JOBS = [  # a command, or a script's bytes; exit code, stdout, and what stderr s
     (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"), (b"", 0, "", ""),
     (b"MZ\0\1", 126, "", "{}: Exec format error"), ("a\0b", 126, "", "{}: embedded null byte"),
     ("/nowhere/command", 127, "", "{}: No such file or directory"), (None, 126, "", "{}: Permission denied"),
-    ("A=pw x", 127, "", "A: No such file or directory"), ("a -p pw", 127, "", "a: No such file or directory")]
+    ("A=p", 127, "", "A=…: No such file or directory"), ("a -p", 127, "", "a -…: No such file or directory")]
 
 
 @posix
