@@ -2382,7 +2382,7 @@ class _ChatAlerter(BaseAlerter):
     _view_type: type[_View] = _View
     _read_view: Callable[[Any, Question], Any]  # (view): reads what serves all questions of the view
     _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
-    _is_bot: Callable[[_Dict], bool]  # (row)
+    _is_bot: Callable[[_Dict], bool]  # (row): or it forwards a message; what it says is no person's answer
     _answer: Callable[[Question, _Dict, str], _Dict | None]  # what a person's row answers, as in `_answers`
 
     def send(self, message: Any, params: Any = None) -> Receipt:
@@ -2883,8 +2883,8 @@ class SlackAlerter(_ChatAlerter):
             question._veto_unread = True  # else taps decide meanwhile
         answers.sort(key=operator.itemgetter("at"))
         taps = []
-        for reaction in row.get("reactions") or ():
-            for user in reaction.get("users") or ():
+        for reaction in row.get("reactions", ()):
+            for user in reaction.get("users", ()):
                 if user not in (self._me(), "USLACKBOT"):
                     taps.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
         if is_over:  # no tap tells its time: one that was not there at the first look came too late
@@ -3001,9 +3001,8 @@ class SlackAlerter(_ChatAlerter):
             return None
         if not counts_as or row.get("user") in (None, "USLACKBOT"):  # no person
             return None
-        if counts_as == "channel":  # what is in a thread is not, nor a comment on what somebody forwards
-            if _thread_of(row) != row["ts"] or "'is_share': True" in str(row):
-                return None
+        if counts_as == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
+            return None
         # Slack's markup as it was typed: links first, entities last.
         text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
@@ -3018,7 +3017,7 @@ class SlackAlerter(_ChatAlerter):
         return float(row.get("ts") or 0)  # a time; the string itself stays the id
 
     def _is_bot(self, row: _Dict) -> bool:
-        return bool(row.get("bot_id"))
+        return any((row.get("bot_id"), "'is_share': True" in str(row.get("attachments"))))
 
     def _find(self, question: Question) -> _Dict | None:
         record = question._record
@@ -3472,12 +3471,13 @@ class DiscordAlerter(_ChatAlerter):
         return int(row.get("id") or row["message_id"])
 
     def _is_bot(self, row: _Dict) -> bool:
-        author = _mapping(row.get("author"))
-        return any((author.get("bot"), author.get("system"), row.get("webhook_id")))
+        author = row["author"]
+        marks = author.get("bot"), author.get("system"), row.get("webhook_id"), row.get("message_snapshots")
+        return any(marks)
 
     def _is_mute(self, row: _Dict) -> bool:
         """True for a person's message that comes without its content: the Message Content intent is off."""
-        parts = ("content", "attachments", "embeds", "sticker_items", "poll", "message_snapshots")
+        parts = ("content", "attachments", "embeds", "sticker_items", "poll")
         if self._is_bot(row) or row.get("type") not in (_PLAIN, _REPLY):
             return False
         return not any(map(row.get, parts))
@@ -3503,7 +3503,7 @@ class DiscordAlerter(_ChatAlerter):
     def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
-        for reaction in message.get("reactions") or ():
+        for reaction in message.get("reactions", ()):
             if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
                 continue
             emoji = reaction["emoji"]

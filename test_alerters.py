@@ -3963,10 +3963,12 @@ def test_neither_replies_nor_bots_nor_what_is_below_another_question_count_as_pl
         room.service.say(room.ann, "yes", parent, **fields)
     bot_says = room.service.bot_says if room.is_slack else functools.partial(room.plain, "777", bot=True)
     bot_says("yes")
-    room.is_slack and room.plain(room.ann, "yes", attachments=[{"is_share": True}])  # she forwards something
     assert asked.check() is None
     text = "Drop it?\nQuestion 0123456789abcdef"  # as of another app with this module in the same channel
-    for says, status in ((bot_says, None), (functools.partial(room.plain, room.eve), YES)):
+    def forwards(it):  # with a comment, which is about that
+        room.row(room.plain(room.eve, "yes")).update(
+            message_snapshots=[{"message": {"content": it}}], attachments=[{"is_share": True, "text": it}])
+    for says, status in ((bot_says, None), (functools.partial(room.plain, room.eve), YES), (forwards, None)):
         question = room.again(asked)
         says(text)
         room.plain(room.ann, "yes")
@@ -4290,10 +4292,9 @@ def test_the_end_is_written_under_the_question_and_mentions_only_who_decided(roo
 
 
 def test_a_missing_message_content_intent_is_told_once(discord_room, caplog):
-    """Discord gives the text of replies that ping the bot all the same."""
     discord_room.service.message_content = False
     question = discord_room.ask()
-    discord_room.reply(question, discord_room.ann, "yes")
+    discord_room.reply(question, discord_room.ann, "yes")  # it pings the bot, so that Discord gives its text
     assert (outcome(question), caplog.records) == (YES, [])
     question = discord_room.again(question)
     for _ in "12":
