@@ -6559,7 +6559,9 @@ def _aligned(block: _Block) -> _Block:
     """Return a table as a block of code in which its columns stand below each other; else the block."""
     if block.kind != "table":
         return block
-    widths, rows = [], [list(map(_bare, row)) for row in (block.head, *block.lines)]
+    rows, widths = [], []
+    for row in (block.head, *block.lines):
+        rows.append(list(map(_bare, row)))
     for column in zip(*rows):
         widths.append(min(max(map(_width, column)), _COLUMN_WIDTH))
     rows.insert(1, ["-" * width for width in widths])
