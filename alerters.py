@@ -2105,7 +2105,7 @@ class Question:
         """Answer each approval that did not decide, once."""
         record = self._record
         for number, user in enumerate(self._approvals, 1):
-            if user not in record.acknowledged and self._take_step(acknowledged=[*record.acknowledged, user]):
+            if user not in record.acknowledged and self._take_step(acknowledged=record.acknowledged + [user]):
                 self._say(f"Approved by {user}: {number} of {record.minimum_approvals} approvals.", user)
 
     def _take_step(self, **step: Any) -> bool:
@@ -2566,7 +2566,7 @@ class _ChatAlerter(BaseAlerter):
         spans = list(_spans(text))
         if re.fullmatch(r"[UW]\w+|\d+", person):
             before, _, after = text.partition(person)
-            spans = [*_spans(before), ("mention", person, ""), *_spans(after)]
+            spans = [("text", before, ""), ("mention", person, ""), ("text", after, "")]
         return _in_markup(spans, self._mark, self._forms)
 
     def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
@@ -2639,7 +2639,7 @@ class _ChatAlerter(BaseAlerter):
         shown: list[Any] = []
         for page in self._fewer(draft, self._cut(draft)):
             shown.append(self._payload(draft, page))
-        for file in [*draft.files, draft.whole]:
+        for file in draft.files + [draft.whole]:
             if file.data:
                 shown.append({"file": file.name, "bytes": len(file.data)})
         if len(shown) == 1:
@@ -3484,7 +3484,7 @@ class DiscordAlerter(_ChatAlerter):
 
     def _answer(self, question: Question, row: _Dict, counts_as: str) -> _Dict | None:
         above, via = _mapping(row.get("message_reference")).get("message_id"), counts_as
-        ours = [question.ref["message_id"], *question._record.parts]
+        ours = question._record.parts + [question.ref["message_id"]]
         if row["type"] == _REPLY and above in ours:
             via = "reply"
         elif above or not counts_as or row["type"] != _PLAIN:
@@ -3549,7 +3549,7 @@ class DiscordAlerter(_ChatAlerter):
                    "message_reference": {"message_id": place["message_id"], "fail_if_not_exists": False}}
         sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
         if question._decision is None:  # people answer this, too, also after a restart
-            question._take_step(parts=[*question._record.parts, str(sent.get("id"))])
+            question._take_step(parts=question._record.parts + [str(sent.get("id"))])
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         name = re.sub("<a?:(\\w+:[0-9]+)>|\ufe0f", r"\1", emoji)  # a server's own; no variation selectors
