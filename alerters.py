@@ -6895,7 +6895,7 @@ class _Wire:
         """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
         self._hurry()
         try:
-            name = host.partition("%")[0].encode("ascii")
+            name = host.partition("%")[0]
             self.sock = trust.context.wrap_socket(self.sock, False, False, server_hostname=name)
             self.sock.do_handshake()
         except (OSError, ValueError) as error:
@@ -6932,6 +6932,8 @@ class _Trust:
         if not self.partial:
             folder = None
         self.context = _ssl.create_default_context(capath=folder)
+        # A name is sent as it is, without a codec, as in `_dial`; gevent takes no bytes there.
+        self.context._encode_hostname = str  # type: ignore[attr-defined]
         self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
         for variable in named:
             path = os.environ[variable]

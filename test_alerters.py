@@ -2841,6 +2841,7 @@ def test_a_context_without_cas_is_not_kept(monkeypatch, peer):
     paths = ssl.get_default_verify_paths()._replace(capath=None)
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
     monkeypatch.setattr(alerters, "_TRUSTS", {})
+    monkeypatch.setattr(ssl.SSLContext, "_encode_hostname", lambda _, name: name and name + "")  # as gevent
     whole, alerter = ssl.create_default_context, slack_at(peer(said(SLACK_OK), tls=tls_server_context()))
     for context, done in ((ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), False), (whole(cadata=CA_PEM), True)):
         monkeypatch.setattr(ssl, "create_default_context", lambda context=context, **_: context)
@@ -6052,14 +6053,13 @@ def test_any_user_and_password_log_in_where_the_server_takes_utf_8(user, passwor
 def test_a_password_that_is_repeated_is_in_no_mail_error_or_log(coded, smtp, imap, clock, caplog):
     caplog.set_level(logging.DEBUG)
     word = base64.b64encode(coded.encode()).decode() if "\0" in coded else coded
-    alerter = mail_alerter(smtp, imap, clock)
-    alerter.send(AlerterMessage(f"t {MAIL_PASSWORD}", f"b {MAIL_PASSWORD}", {MAIL_PASSWORD: MAIL_PASSWORD}))
-    told, question = [repr(alerter), *map(mail_text, smtp.mails)], alerter.open_question("Go?")
+    bot = mail_alerter(smtp, imap, clock)
+    bot.send(AlerterMessage(f"t {MAIL_PASSWORD}", f"b {MAIL_PASSWORD}", {MAIL_PASSWORD: MAIL_PASSWORD}))
+    told, asks = [repr(bot), *map(mail_text, smtp.mails)], bot.open_question("Go?")
     for server, failing, said, work in (
-            (smtp, "data", "550 no ", lambda: alerter.send("x")),
-            (imap, "search", "NO ", lambda: alerter.replies(question)),
-            (imap, "login", "NO bad credentials: AUTH PLAIN ", lambda: alerter.decide("Deploy?")),
-            (smtp, "auth", "535 5.7.8 bad credentials: AUTH PLAIN ", alerter.check)):
+            (smtp, "data", "550 ", lambda: bot.send("x")), (imap, "search", "NO ", lambda: bot.replies(asks)),
+            (imap, "login", "NO bad credentials: AUTH PLAIN ", lambda: bot.decide("Deploy?")),
+            (smtp, "auth", "535 5.7.8 bad credentials: AUTH PLAIN ", bot.check)):
         server.fail(failing, said + word, times=None)
         caught = pytest.raises(DeliveryError, work)
         told += _all_of(caught.value, with_locals=True), caplog.text
