@@ -3808,8 +3808,7 @@ _HTML_FIXES = {  # with them, one after the other, the parser sees what a browse
     r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
     r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
     r"(?i)(<img\b[^<>]*\balt=[\"']?)((?:&#\w+;|\u200d|[^\0-\u203b\w\s])+)(?=[\"'\s>])": r"\2\1\2",  # an emoji
-    r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<",
-    "<(?![a-zA-Z/!?])": "&lt;"}  # a lone < stops it
+    r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<"}
 _US = "\1"  # stands in a line for our name or address
 # Minute and second of a mail of ours, which are the same in most time zones.
 _SENT_AT = r"(?m)^\w{3}, \d\d \w{3} \d{4} \d\d(:(?!\d[05]:00)\d\d:\d\d) \S+$"
@@ -3851,7 +3850,7 @@ _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label{1,2} dated | dated us label* | label dated label) subject
            | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
            | stamp? says | timed) (short{,40} quoted | bare+)
-  | dashes ((?!quoted|bare|wrote)\w+=(?![>|]|.*\[\#).*\n)* ((wrote | subject) (?=short{,40} quoted | bare))?
+  | dashes ((?!quoted|bare|wrote|began)\w+=(?![>|]|.*\[\#).*\n)* (subject (short{,40} quoted | bare+))?
   | (short{,40} quoted)+ short{,40} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|tuta|"
@@ -3866,7 +3865,7 @@ _SENT = set("""télécharger downloaden отправлено gönderildi geschic
     obter verstuurd hämta sendt hanki sent hent から送信 より送信 发自我的 發自我的 來自我的 נשלח get 送信
     发自 에서 보냄 보낸 holen 发送 傳送 ส่งจาก gửi elküldve dikirim dihantar enviat poslano أُرسلت भेजा получить
     získat skaffa obtenga herunterladen を入手 を取得 获取 取得 下载 다운로드 conquer få""".split())
-_ADDED = _SENT.union("""PROGRAM from my the via with using for on an a this message was mail email app client
+_ADDED = _SENT.union("""PROGRAM from my the via with using for on an a message mail email app client
     secure mobile tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus
     diese nachricht wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio
     dispositivo van vanaf mijn met voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со
@@ -3891,9 +3890,8 @@ _NOTICES = (
     r"do not click links or open attachments unless you recogni[sz]e the sender and know the content is safe",
     r"you don.t often get email from \S{1,99} learn why this is important(?:(?: at)? https?://aka.ms/\w+)?",
     r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
-    r"(?:non-text part: |attachment: \S{1,99}\.(?:txt|log|png|jpg) \(|\d:)(?:text/plain|text/html|image/png"
-    r"|image/jpeg|multipart/(?:alternative|mixed|related))"  # of notmuch and Rmail
-    r"(?:\)| (?:show|hide)(?: save:(?:noname|\S{1,99}\.(?:txt|log|png|jpg)) \(\d\w*\))?)?",
+    r"(?:non-text part: |attachment: \S{1,99} \(|\d:)(?:text/(?:plain|html)|image/(?:png|jpeg)"
+    r"|multipart/\w{5,11})(?:\)| (?:show|hide)(?: save:\S{1,99} \(\d\w*\))?)?",  # of notmuch and Rmail
     r"-----begin pgp (?:signed message-----(?: hash: sha\d+)?|signature-----(?: version: gnupg v[\d.]+)?"
     r"(?: [a-z\d+/=]{60,76}){1,99}(?: (?![a-z]+\s)[a-z\d+/=]{1,76}){,2} -----end pgp \w+-----)")
 _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
@@ -4611,7 +4609,8 @@ class _Reader:
 
     def said_in(self, mail: Any) -> str:
         """Return what the writer of a mail newly wrote."""
-        behind = re.findall(r"\[#\w{16}\][^\w(\[]*(\w.*)", "".join(_header_values(mail, "Subject")))
+        behind = re.findall(rf"\[#\w{{16}}\](?: ?\[[^]]*\])*{_END}(.*)",  # [x] is set in by gateways
+                            "".join(_header_values(mail, "Subject")))
         said, room = {"behind the subject": "".join(behind)}, _TEXT_MAX
         attached = set()  # type: set[Any]
         for part in mail.walk():

@@ -6255,17 +6255,17 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
 def test_a_wrapped_quote_is_one_too(desk):
     question = desk.open(AlerterMessage(RICH.title, RICH.body + "\n\n> Bob: fine", RICH.metadata, [PNG]))
     lines = part_text(desk.asked.get_body(("plain",))).replace("[image", "[image: image").split("\n")  # Gmail
-    marks = {"> ": 60, ">": 40, "> > ": 72, "| ": 50, "\t": 66}
+    bare, marks = f"--\n[#{question.token}]\n{lines[2]}", {"> ": 60, ">": 40, "> > ": 72, "| ": 50, "\t": 66}
     quotes = ["\n".join(mark + piece for line in lines for piece in textwrap.wrap(line, width) or [""])
               for mark, width in marks.items()]
     lines += ["Approve", "<mailto:bot@example.org?body=y>", "Decline", "<bot@example.org?subject=x>"]  # Gmail
     quotes += ["\n".join("> " + "\n".join(textwrap.wrap(line, 60)) for line in lines)]  # marks lost
     mails = [f"approve\n\nbot@example.org wrote:\n\n{quote}\n" for quote in quotes]
-    mails += [f"bot@example.org wrote:\n\n{quote}\n\napprove\n" for quote in quotes[:3]]
+    mails += [*(f"bot@example.org wrote:\n{quote}\nok" for quote in quotes[:3]), f"ok\n{bare}"]
     cut = [f"> {lines[0]}\n{mark}\n> {lines[2]}" for mark in (">", "???", ":-(", "\u061f", "×")]
     cut += [lines[2], "\n".join(lines[:9]), f"> {lines[0]}\n> {lines[2]}\n{lines[4]}"]  # bare: whose?
     mails += [*(f"approve\n\n{quote}" for quote in cut), f"<p>approve<blockquote><s>{lines[2]}</s>"]
-    assert read_at_once(question, mails) == [YES] * 10 + [None] * 8
+    assert read_at_once(question, mails) == [YES] * 11 + [None] * 8
 
 
 def test_a_condition_never_approves_wherever_it_stands(desk):
@@ -6368,8 +6368,8 @@ approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o 
 -- ⏎approve ¦ approve\0d ¦ =?utf-8?q?approve?= ¦ ok <https://x/no> ¦ ok⏎<mailto:b@x.org> ¦ ok⏎Program sent
 approve⏎> --⏎> Carl⏎not yet ¦ approve⏎!!! ¦ approve⏎17:00 ¦ approve⏎prod, best ¦ ok⏎Best,⏎(24 11 2026)
 ok⏎Thanks,⏎Only Staging | Not Production ¦ ok⏎Best,⏎Note: https://x.y/no ¦ ok⏎Thanks <https://x⏎not yet⏎>
-ok⏎Best,⏎01 12 2026 ¦ ok⏎> Deploy? ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎approve⏎⏎decline
-ok⏎-- ⏎Ann⏎> only staging ¦ ok⏎-- ⏎| not yet""")
+ok⏎Best,⏎01 12 2026 ¦ ok⏎Best,⏎not 0800-1200 ¦ ok⏎-- ⏎Ann⏎> only staging ¦ ok⏎-- ⏎| no ¦ ok⏎Get this on Spark
+ok⏎-- ⏎24.11.2026, bot@example.org⏎wrote:⏎no⏎> A decline may say why: decline: the reason.""")
     question = desk.open("Deploy?\n\nReply\napprove\nor\nreject")
     layouts = ["{A}", f"{{A}}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}", f"{ATTRIBUTIONS[0]}\n{{Q}}\n\n{{A}}",
                f"{{A}}\n{'_' * 32}\n{MAIL_HEADS[0]}\n\n{{P}}", "{A}\n-- \nAnn\nTeam that may approve",
@@ -6381,7 +6381,7 @@ ok⏎-- ⏎Ann⏎> only staging ¦ ok⏎-- ⏎| not yet""")
             mails.append(mail.replace("\n", "<br>") if layout[0] == "<" else mail)
     assert [mail for mail, got in zip(mails, read_at_once(question, mails)) if got == YES] == []
     mails = [f"From: No Doe{mark} (Test) <{ANN}>\nSubject: [#{question.token}]{more}\n\nok\n{end}".encode()
-             for mark, more in (("|X", " [x]"), (" - X", ""), ("", ": wait")) for end in ("Doe", "no", "ops")]
+             for mark, more in (("|X", " [x]"), (" - X", ""), ("", " (no)")) for end in ("Doe", "no", "ops")]
     assert read_at_once(question, mails) == [YES, None, None] * 2 + [None] * 3  # "No" is a name
 
 
