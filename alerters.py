@@ -6907,7 +6907,7 @@ class _Wire:
             _socket.socket.recv(self.sock, 1, _socket.MSG_PEEK)  # below TLS, which has no peeking
         except BlockingIOError:
             return True
-        except OSError:
+        except Exception:  # it is broken, or eventlet's, which cannot look there
             pass
         self.close()
         return False
@@ -6931,8 +6931,7 @@ class _Trust:
         if not self.partial:
             folder = None
         self.context = _ssl.create_default_context(capath=folder)
-        # A name is sent as it is, without a codec, as in `_dial`; gevent takes no bytes there.
-        self.context._encode_hostname = str  # type: ignore[attr-defined]
+        self.context._encode_hostname = str  # type: ignore[attr-defined]  # no codec; gevent takes no bytes
         self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
         for variable in named:
             path = os.environ[variable]

@@ -2735,10 +2735,11 @@ def test_a_file_refused_before_it_is_read_costs_no_text(peer, way, monkeypatch, 
     assert re.search("image-1.png could not be shown.*it is too large for it", caplog.text)
 
 
-def test_a_dead_address_of_a_host_does_not_cost_its_living_one(chats, monkeypatch):
+def test_neither_a_dead_address_nor_a_socket_that_cannot_peek_costs_an_alert(chats, monkeypatch):
     look = socket.getaddrinfo
+    monkeypatch.setattr(socket, "MSG_PEEK", None)  # as eventlet's sockets cannot
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a: look("127.0.0.1", PORT_1, *a[2:]) + look(*a))
-    assert chats["slack"][0].post("x") is True
+    assert chats["slack"][0].post("long\n" * 4000) is True
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(0.1) or look("x", None, 99))
     assert pytest.raises(OSError, alerters._dial, "x", 1, time.monotonic() + 0.15, "").value.cure == "later"
 
@@ -6063,8 +6064,7 @@ def test_a_password_that_is_repeated_is_in_no_mail_error_or_log(coded, smtp, ima
         server.fail(failing, said + word, times=None)
         caught = pytest.raises(DeliveryError, work)
         told += _all_of(caught.value, with_locals=True), caplog.text
-    assert caught.match("SMTP: 535 5.7.8 bad .* IMAP log-in refused: bad ")
-    assert _secrets_in("".join(told)) == []
+    assert caught.match("SMTP: 535 5.7.8 bad .* IMAP log-in refused: bad ") and not _secrets_in("".join(told))
 
 
 def test_many_that_ask_at_once_try_the_mailbox_once(relay, imap, clock):
