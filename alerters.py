@@ -7424,7 +7424,7 @@ def _passes(target: BaseAlerter, check: Callable[[], object]) -> bool:
 
 def _cmd_check(options: Any) -> int:
     if options.name is not None:
-        options.alerter = [options.name]
+        options.alerter = [options.name, *(options.alerter or [])]
     failed, code = [], 4
     for target in _chosen(options):
         _print(target._who)
