@@ -6515,7 +6515,7 @@ def _line_block(line: str) -> _Block:
 
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
-    """Return the pipe table that begins at a line; its rows are followed by what does not fit its head."""
+    """Return the pipe table that begins at a line. A bar that nothing escapes is left to the last cell."""
     if "|" not in lines[start] or not re.fullmatch(_RULE, lines[start + 1].strip()):
         return None
     head, rules = _cells(lines[start]), _cells(lines[start + 1])
@@ -6523,11 +6523,11 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
         return None
     table = _Block("table", [], head=head)
     for line in itertools.islice(lines, start + 2, None):
-        row = _cells(line)
-        missing = len(head) - len(row)
-        if "|" not in line or missing < 0:
+        if "|" not in line:
             break
-        table.lines.append(row + [""] * missing)
+        row, last = _cells(line), len(head) - 1
+        row[last:] = [" | ".join(filter(None, row[last:]))]  # such as int | None
+        table.lines.append(row + [""] * (len(head) - len(row)))
     if not table.lines:  # a head alone is text
         return None
     for column in zip(rules, *table.lines):
