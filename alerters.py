@@ -5210,7 +5210,10 @@ class StackStore:
         """Return an alerter by name, or the one in use: $ALERTERS_FLAVOR, or first of the active stack."""
         if name is None and os.environ.get("ALERTERS_FLAVOR"):
             return _from_environment()
-        return self._alerters_of(name)[0]
+        first = self._alerters_of(name)[0]
+        if isinstance(first, _Broken):
+            raise first.error
+        return first
 
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         data = self._load()  # once: another process may make another stack active meanwhile
@@ -5859,7 +5862,7 @@ class _AlertHandler(_Handler):
                     continue  # it may have written nothing, or passed it on to us alone
                 if level >= handler.level:
                     return
-            logger = logger.propagate and logger.parent
+            logger = logger.parent if logger.propagate else None
         if self._speaker == _threading.get_ident():  # stderr itself is logged
             return
         self._speaker = _threading.get_ident()

@@ -7144,7 +7144,7 @@ def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monke
     for call, said in (
             (lambda: post("x", alerter="number"), f"'number' has a wrong form in {re.escape(store_file())}"),
             (lambda: post("x", alerter="old"), "^alerter old in .+: no flavor 'recordr'; did you mean 'reco"),
-            (lambda: post("x", alerter="token"), r"token \(slack\): slack_token must be str, not dict")):
+            (lambda: StackStore().load_alerter("token"), r"token \(slack\): slack_token must be str, not")):
         pytest.raises(ConfigError, call).match(said)
     with monkeypatch.context() as here, pytest.raises(ConfigError, match="alerter 'no(ne)?' has a wrong f"):
         here.setenv("ALERTERS_STACK", "both")
