@@ -6936,14 +6936,17 @@ class _Trust:
         self.context = _ssl.create_default_context(capath=folder)
         self.context._encode_hostname = str  # type: ignore[attr-defined]  # no codec; gevent takes no bytes
         self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
+        known = 1
+        with contextlib.suppress(NotImplementedError):  # truststore asks the system, and cannot tell
+            known = self.context.cert_store_stats()["x509"]
+        if not (hashed or known):
+            self.advice = "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"
         for variable in named:
             path = os.environ[variable]
             # OpenSSL itself reads SSL_CERT_FILE, but passes over it in silence where it cannot.
-            if variable != "SSL_CERT_FILE" or not self.context.cert_store_stats()["x509"]:
+            if variable != "SSL_CERT_FILE" or not known:
                 _add_cas(f"{who}: {variable} ({path})", self.context, path)
             self.advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
-        if not hashed and not self.context.cert_store_stats()["x509"]:
-            self.advice = "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"
 
     def wrap_socket(self, sock: Any, server_hostname: str) -> Any:
         sock.encrypt(self, server_hostname)

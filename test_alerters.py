@@ -2822,8 +2822,7 @@ def test_the_librarys_debug_output_shows_no_secret(chats, monkeypatch, capfd, cl
 
 
 def test_a_folder_of_cas_that_lacks_one_costs_nobody_an_alert(monkeypatch, tmp_path):
-    """As where one own CA was rehashed alone: four at once, and mail, and each new process."""
-    (tmp_path / "0123abcd.0").write_text(CA_PEM)  # no name under which OpenSSL looks for it
+    (tmp_path / "0123abcd.0").write_text(CA_PEM)  # no name of it for OpenSSL, as where one's own CA is alone
     whole, paths = ssl.create_default_context, ssl.get_default_verify_paths()._replace(capath=str(tmp_path))
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
     monkeypatch.setattr(ssl, "create_default_context",
@@ -2843,6 +2842,7 @@ def test_a_context_without_cas_is_not_kept(monkeypatch, peer):
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
     monkeypatch.setattr(alerters, "_TRUSTS", {})
     monkeypatch.setattr(ssl.SSLContext, "_encode_hostname", lambda _, name: name and name + "")  # as gevent
+    monkeypatch.setattr(ssl.SSLContext, "cert_store_stats", asyncio.AbstractEventLoop.stop)  # as truststore
     whole, alerter = ssl.create_default_context, slack_at(peer(said(SLACK_OK), tls=tls_server_context()))
     for context, done in ((ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), False), (whole(cadata=CA_PEM), True)):
         monkeypatch.setattr(ssl, "create_default_context", lambda context=context, **_: context)
