@@ -3865,15 +3865,14 @@ _SENT = set("""télécharger downloaden отправлено gönderildi geschic
     obter verstuurd hämta sendt hanki sent hent から送信 より送信 发自我的 發自我的 來自我的 נשלח get 送信
     发自 에서 보냄 보낸 holen 发送 傳送 ส่งจาก gửi elküldve dikirim dihantar enviat poslano أُرسلت भेजा получить
     získat skaffa obtenga herunterladen を入手 を取得 获取 取得 下载 다운로드 conquer få""".split())
-_ADDED = _SENT.union("""PROGRAM from my the via with using for on an a message mail email app client
-    secure mobile tablet phone smartphone please excuse brevity any typos and von vom meinem meiner mit aus
-    diese nachricht wurde gerät für de du pour mon depuis mi desde do meu para el la dal da per o mio
-    dispositivo van vanaf mijn met voor från fra min med för til z ze mojego i'a umdan dan den sta iz из с со
-    для моего на з мого 나의 내 我的 的 手机 メール der l application à partir mobilen pe ul u pro için από το
-    μου sie sich watch mac ultra nord max plus posta aplikację dla systemu 從我的 của tôi từ đã ของฉัน מה שלי
-    auf ista 从我的 来自 мобильной почты az omról môjho من الـ मेरे से गया dari daripada saya
-    des del s mog vanuit courrier correo con su avec messagerie sécurisée program programu telefonu cihazımdan
-    device мобильного приложения google mail: search organize""".split())
+_ADDED = _SENT.union("""PROGRAM from my the via with using for on an a message mail email app secure mobile de
+    tablet phone please excuse brevity any typos and von vom meinem meiner mit aus diese nachricht wurde gerät
+    für du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo van vanaf mijn met voor fra
+    från min med för til z ze mojego umdan dan den sta iz из с со для моего на з мого 나의 내 我的 的 メール l
+    der application à partir pe ul u pro için από το μου sie sich watch ultra max plus posta aplikację dla của
+    systemu 從我的 tôi từ đã ของฉัน מה שלי auf ista 从我的 来自 мобильной почты az omról môjho من الـ मेरे से
+    गया dari daripada saya des del s mog vanuit courrier correo con su avec messagerie sécurisée program mail:
+    programu telefonu cihazımdan device мобильного приложения google search organize nord mobilen""".split())
 _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many and thx sincerely yours mit
     freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
     vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt kr
