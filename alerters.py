@@ -996,6 +996,7 @@ class BaseAlerter(_Record):
     flavor = ""
     clock = _Clock()
     _answer_by = "Answer"
+    _gone = ()  # type: tuple[str, ...]  # codes of errors by which a question was deleted
     _has_reactions = _shows_questions = False  # the second: `send` itself writes how to answer
     _origin = ("", None)  # type: tuple[str, str | None]  # its name, and the store it came from
     _ref_forms = {}  # type: dict[str, str]  # of the ids that it takes to post below a message; {}: it cannot
@@ -1993,10 +1994,10 @@ class Question:
                 self._not_before = self.alerter.clock.monotonic() + error.retry_after
             self._warn(f"{error}; waiting for the answers goes on")
             return
-        if self._key:
-            if error.code in ("10003", "10008", "message_not_found", "thread_not_found"):  # it was deleted
+        if error.code in self.alerter._gone:  # a note would stand alone
+            if self._key:
                 self._key.drop()
-        elif getattr(before, "_cure", "") != "people":  # else it was said before
+        elif not self._key and getattr(before, "_cure", "") != "people":  # else it was said before
             self._say("The answers cannot be read. This question is closed.")
         raise error
 
@@ -2800,6 +2801,7 @@ class SlackAlerter(_ChatAlerter):
     _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{indent}{label} {words}",
               "quote": "> {words}", "fence": "```", "gap": "\u200b",  # for a mark within a word is none
               "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
+    _gone = ("message_not_found", "thread_not_found")
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _setup_fields = ("slack_token", "slack_channel_id")
@@ -3353,6 +3355,7 @@ class DiscordAlerter(_ChatAlerter):
               "bold": "**{words}**", "italic": "*{words}*", "strike": "~~{words}~~"}
     _bullet = "-"
     _measure = staticmethod(len)  # code points, says Discord's staff
+    _gone = ("10003", "10008")  # it, or its channel or post of a forum
     _refused_forms = ("50035", "50013", "50006")  # a wrong form, no Embed Links, and an empty message
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
     _setup_fields = ("discord_token", "discord_channel_id")
