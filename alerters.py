@@ -241,7 +241,7 @@ class DeliveryError(AlerterError):
 
     def __str__(self) -> str:
         if self.hint:
-            return f"{self.args[0]}: {_hide(self.hint)}"
+            return f"{self.args[0]}: {_one_line(self.hint, 1000)}"
         return str(self.args[0])
 
 

@@ -5513,7 +5513,7 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
     assert [r.getMessage()[:25] for r in caplog.records] == ["torn: Connection refused:"] * 4
     pytest.raises(DeliveryError, torn.decide, "x").match("it may have arrived")
     for said in ("torn by torn-token", "x\ny"):
-        refs[:] = [DeliveryError(said, hint="ask torn-token")]
+        refs[:] = [DeliveryError(said, hint="ask\n\x1b[1mtorn-token")]
         pytest.raises(DeliveryError, torn.send, "x").match(r"^torn: (torn by \*\*\*|x y): ask \*\*\*$")
     refs[:] = None, 5, {"x": object()}
     for _ in range(2):
