@@ -3822,7 +3822,7 @@ _UPPER, _END = "[A-ZÀ-ÞА-Я]", r"[^\w?!\u203c-\U0010ffff]*"  # no emoji
 _NAME, _VERB = rf"(?: {_UPPER}[\w.-]+){{1,4}}", r"(?: \w)? [^\WA-ZÀ-ÞА-Я\d][^\W\d]{4,}"
 _CITES = r"(?i:quoting|[zc][iy]t\w{2,}|цит\w+|siterer|lainaus|alıntı|引[用述])(?: \w{2,3})? "
 _COLON, _LABEL = rf"[:\uff1a-]{_END}", r"[^\s\1:\uff1a]+(?: [^\s\1:\uff1a]+)? ?(?:[:\uff1a]| (?=[\"\1]|.+@))"
-# It has at most three words before our name or a digit; in small letters, a day, in Danish with "den".
+# A heading: our name and a date, behind three words at most; in small letters a day, in Danish with "den".
 _HEADED = (rf"(?=.*{_US})(?!(?!\S+(?:dag|\.) den \d)[a-zß-ÿа-я]+\W+[^\W\d]{{2}}|.*(?<!W dniu): [^\W\d])"
            rf"{_END}(?:(?:В письме от|În \w+ de|Pada \w+|Ühel kenal päeval,?|Il giorno|W dniu:"
            rf"|[^\W\d][^\s\d{_US}]*)(?![^\s\d{_US}])[^\w{_US}]*){{,3}}(?=[\d{_US}]|{_NAME} ?<{_US}){_DATE}")
