@@ -4004,7 +4004,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _new_mail(self, subject: str, to: Iterable[str], above: _Dict, question: Question | None,
                   mark: str = "") -> _email_message.EmailMessage:
         """Return a mail without a body, below the one that has the ref `above`. mark: of its id."""
-        subject = _one_line(subject.replace("=?", "= ?"), 180)  # it could become a header: CVE-2024-6923
+        subject = _one_line(subject, 180).replace("=?", "= ?")  # it could become a header: CVE-2024-6923
         ident = os.urandom(8).hex()
         if question:
             subject, ident = f"{subject} [#{question.token}]", question.token + mark

@@ -5776,7 +5776,7 @@ MAIL_EVIL = ["a\r\nBcc: eve@evil.test", "a\nX-Evil: 1", "a\rX-Evil: 1", "a\r\n\r
     "a\x0cX-Evil: 1", "a\x85X-Evil: 1", "a\u2028X-Evil: 1", "a\u2029X-Evil: 1", "a\x1c\x1d\x1eX-Evil: 1",
     "a\0b\x08\x1b[31mc", "=?utf-8?q?a=0AX-Evil:_1?=", "=?utf-8?q?a=0D=0ABcc:_eve=40evil.test?=",
     "=?utf-8?b?YQpYLUV2aWw6IDE=?=", "=?us-ascii?Q?=0D=0A=0D=0A<script>?=", "=\n?utf-8?q?a=0AX-Evil:_1?=",
-    "=\u200b?utf-8?q?a=0AX-Evil:_1?=", "= ?utf-8?q?a=0AX-Evil:_1?=", "=\0?utf-8?q?a=0AX-Evil:_1?=",
+    "=\u200b?utf-8?q?a=0AX-Evil:_1?=", "= ?utf-8?q?a=0A?=", "=\x1b[m?utf-8?q?a=0AX-Evil:_1?= " + "y" * 77,
     "==??utf-8?q?a=0AX-Evil:_1?=?=", "x" * 70 + " =?utf-8?q?a=0AX-Evil:_1?= " + "y" * 70,
     "<script>alert(1)</script>", "</td></table><img src=x onerror=alert(1)>", "\"'><svg/onload=alert(1)>",
     "[click](javascript:alert(1))", "[a](JaVaScRiPt:alert(1)) [b](data:text/html,<script>)",
