@@ -5786,8 +5786,8 @@ class _AlertHandler(_Handler):
         """Have a worker, and all told when this process ends. RuntimeError where no thread can be had."""
         if self._worker.is_alive():
             return
-        self._worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
-        self._worker.start()
+        worker = self._worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
+        worker.start()
         if "multiprocessing.util" in sys.modules:  # its child processes end without what atexit has
             sys.modules["multiprocessing.util"].Finalize(None, self.flush, exitpriority=0)
         if "celery.signals" in sys.modules:  # and so do its workers
@@ -5966,8 +5966,8 @@ class _Job:
             self.code = 126  # as shells have it
             if isinstance(error, FileNotFoundError):
                 self.code = 127
-            # A variable, or all of it in quotes: what is behind may be a secret.
-            self.command[0] = re.sub(r"(?s)(^\w+=|\s-).*", r"\1…", self.command[0])
+            if not os.path.exists(self.command[0]):  # a variable, or all of it in quotes, with secrets
+                self.command[0] = re.sub(r"(?s)(^\w+=|\s).*", r"\1…", self.command[0])
             self.problem = f"{self.command[0]}: {_reason(error)}"
         self.seconds = time.monotonic() - began
         for stream in self.copies:

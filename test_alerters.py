@@ -9251,7 +9251,7 @@ JOBS = [  # a command, or a script's bytes; exit code, stdout, and what stderr s
     (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"), (b"", 0, "", ""),
     (b"MZ\0\1", 126, "", "{}: Exec format error"), ("a\0b", 126, "", "{}: embedded null byte"),
     ("/nowhere/command", 127, "", "{}: No such file or directory"), (None, 126, "", "{}: Permission denied"),
-    ("A=p", 127, "", "A=…: No such file or directory"), ("a -p", 127, "", "a -…: No such file or directory")]
+    ("A=p", 127, "", "A=…: No such file or directory"), ("a p", 127, "", "a …: No such file or directory")]
 
 
 @posix
@@ -9259,7 +9259,7 @@ def test_run_runs_words_and_scripts_as_a_shell_does_and_in_a_thread_too(received
     pool = concurrent.futures.ThreadPoolExecutor()
     for number, (command, code, out, err) in enumerate(JOBS):
         if not isinstance(command, str):
-            script = tmp_path / f"job{number}"
+            script = tmp_path / f"job {number}"
             script.write_bytes(command or b"")
             script.chmod(0o600 if command is None else 0o700)
             command = str(script)
