@@ -2265,7 +2265,7 @@ def test_a_receipt_has_the_address_of_its_message_where_it_costs_no_request(chat
     first = alerter.send("x")
     assert first.url is None and len(service.calls) == 1
     alerter.check(), service.calls.clear()
-    later = [alerter.send("x"), alerter.send(AlerterMessage("x")._with(_reply_to=first))]
+    later = [alerter.send("x"), alerter.send(AlerterMessage("x")._with(_reply_to=Receipt("x", first.ref)))]
     assert len(service.calls) == 2
     urls = [receipt.url for receipt in later]
     if kind != "slack":
@@ -3796,7 +3796,8 @@ NEVER = {  # what nobody may decide with (and see below, "at random")
     "Slackbot's tap": (lambda r, q: r.react(q, "USLACKBOT", "✅"), "slack"),
     "a topic": (lambda r, q: r.reply(q, r.ann, "ok", subtype="channel_topic"), "slack"),
     "Discord's bot": (lambda r, q: r.reply(q, "777", "ok", bot=True), "discord"),
-    "a pin": (lambda r, q: r.reply(q, r.ann, "ok", type=6), "discord"),
+    "a pin and a thread's name": (lambda r, q: [r.reply(q, r.ann, "ok", type=6),
+                                                r.in_thread(q, r.ann, "ok", type=18)], "discord"),
     "a webhook": (lambda r, q: r.service.say("400", "ok", reply_to=r.id(q), webhook=True), "discord"),
     "a bot's tap": (lambda r, q: r.react(q, "777", "✅", bot=True), "discord"),
     "to Bob": (lambda r, q: r.in_thread(q, r.ann, "yes", reply_to=r.in_thread(q, r.bob, "hm")), "discord")}
@@ -4596,6 +4597,8 @@ def test_an_outage_over_the_deadline_loses_no_answer_and_is_no_timeout(room, kin
         room.clock.sleep(34)
         caplog.clear()
         if status:
+            if kind == "5xx" and act == room.react:  # polled, as by a job of its own
+                room.clock.sleep(4), question.check(), room.clock.sleep(5)
             assert question.wait().status == status, what
             assert 42.5 <= room.clock.monotonic() - start <= 44 + hangs
             continue
@@ -4642,7 +4645,7 @@ def test_a_question_that_would_be_born_dead_is_not_posted(room, boards):
 
 @pytest.mark.parametrize("step", [-7200, 7200])
 def test_a_clock_that_is_set_neither_ends_nor_prolongs_a_wait(room, step, monkeypatch):
-    for second, status, asleep in ((4.5, YES, 0), (500, "timeout", 0), (4.5, "timeout", 60)):
+    for second, status, asleep in ((4.5, YES, 20), (500, "timeout", 0), (4.5, "timeout", 60)):
         start, question = room.clock.monotonic(), room.ask(AlerterMessage("Deploy?", images=[PNG]), timeout=6)
         room.service.now = lambda s=asleep: 1_700_000_000 + s + room.clock.monotonic()  # s: suspended so long
         room.clock.at(start + 2, lambda: setattr(room.clock, "start", room.clock.start + step))
@@ -4662,8 +4665,7 @@ def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room
     monkeypatch.setattr(signal, "signal", lambda *_: int(""))  # a ValueError, as in a subinterpreter
     room.clock.at(1.5, stopped)
     pytest.raises(stop, room.alerter().decide, "Deploy?", timeout=100, key="deploy-42" if keyed else None)
-    assert room.notes(room.asked()) == ([] if keyed else [STOPPED])
-    assert len(_records()) == keyed
+    assert (room.notes(room.asked()), len(_records())) == ([] if keyed else [STOPPED], keyed)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a half-made HTTPResponse
@@ -4722,7 +4724,6 @@ def test_a_question_is_plain_json_without_secrets(room):
     question = room.ask("Deploy? \U0001f600 \u00e9", alerter, timeout=60)
     state = question.to_dict()
     text = json.dumps(state, allow_nan=False)
-    assert json.loads(text) == state
     assert room.service.token not in text and room.service.url not in text
     state["approve"].clear()
     again = Question.from_dict(json.loads(text), alerter)
@@ -5046,8 +5047,7 @@ def _lost(room, acts=True, **given):
     with pytest.raises(DeliveryError) as caught:
         _decide(room, **given)
     room.service.heal()
-    assert caught.value.outcome == "unknown"
-    assert [record["ref"] for record in _records().values()] == [None]
+    assert (caught.value.outcome, [record["ref"] for record in _records().values()]) == ("unknown", [None])
     room.clock.sleep(150)  # longer than Discord remembers a nonce
 
 
@@ -5244,7 +5244,7 @@ def test_who_died_over_a_note_is_succeeded_and_who_asks_meanwhile_waits(discord_
     with monkeypatch.context() as patch, pytest.raises(Gone):  # over the note that it is replaced
         patch.setattr(Question, "_say", _gone)
         _open(room, text="Deploy 2?")
-    _open(room, text="Deploy 2?")
+    assert third._key.ending().status == "timeout" and _open(room, text="Deploy 2?").ref
     assert room.notes(third) == REPLACED
 
 
@@ -5523,8 +5523,8 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
 
 @pytest.mark.parametrize("channel, scopes, asks", [
     ("C0ALERTS", "", False), ("C0ALERTS", "im:history", False), ("C0ALERTS", "groups:history", False),
-    ("G0MPIM", "mpim:history", True), ("D0ANN", "channels:history", False), ("D0ANN", "im:history", True),
-    ("alerts", "im:history", False)])
+    ("G0MPIM", "mpim:history", True), ("D0ANN", "im:history", True), ("alerts", "im:history", False),
+    ("D0ANN", "channels:history groups:history", False)])
 def test_what_slack_would_not_let_read_is_not_asked(slack, channel, scopes, asks):
     slack.add_channel("D0ANN", None, is_channel=False, is_im=True)
     slack.add_channel("G0MPIM", None, is_mpim=True)
