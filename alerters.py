@@ -1012,7 +1012,8 @@ class BaseAlerter(_Record):
         for name in ("send", "post", "ask", "replies"):
             if _inspect.iscoroutinefunction(getattr(cls, name)):  # it would do nothing, and count as a yes
                 raise ConfigError(f"flavor {cls.flavor}: {name} is async: write it without, with asyncio.run")
-        cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
+        if not hasattr(cls.send, "_takes_messages"):  # as an inherited one mostly does
+            cls.send = _taking_messages(cls.send)  # type: ignore[method-assign]
         if "__post_init__" in vars(cls):
             cls.__post_init__ = functools.partialmethod(  # type: ignore[method-assign, assignment]
                 BaseAlerter._check_first, cls.__post_init__)
@@ -1468,6 +1469,7 @@ def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
         with _one_operation():
             return _own_code(self._who, send, self, *self._checked(message, params))
 
+    checked._takes_messages = True  # type: ignore[attr-defined]
     return checked
 
 
@@ -2196,8 +2198,7 @@ class Question:
     @contextlib.contextmanager
     def _closed_if_stopped(self) -> Iterator[None]:
         """Close a question without a key when Ctrl-C, a signal or SystemExit ends what runs here."""
-        taken = []
-        came: list[int] = []
+        taken, came = [], []  # type: list[Any], list[int]
 
         def stop(number: int, frame: object) -> None:
             came.append(number)
@@ -2383,7 +2384,8 @@ class _ChatAlerter(BaseAlerter):
     _view_type: type[_View] = _View
     _read_view: Callable[[Any, Question], Any]  # (view): reads what serves all questions of the view
     _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
-    _is_bot: Callable[[_Dict], bool]  # (row): or it forwards a message; what it says is no person's answer
+    _is_bot: Callable[[_Dict], bool]  # (row)
+    _forwards: Callable[[_Dict], bool]  # (row): it shows another message, which those below may be about
     _answer: Callable[[Question, _Dict, str], _Dict | None]  # what a person's row answers, as in `_answers`
 
     def send(self, message: Any, params: Any = None) -> Receipt:
@@ -2623,10 +2625,9 @@ class _ChatAlerter(BaseAlerter):
             order = self._order(row)
             if order <= self._order(question.ref):
                 continue
-            if self._is_bot(row):
-                for token in re.findall(_MARKER, _json.dumps(row)):
-                    if token != question.token:
-                        question._memo.setdefault(below, order)
+            if self._is_bot(row) or (counts_as == "channel" and self._forwards(row)):
+                if set(re.findall(_MARKER, _json.dumps(row))) - {question.token}:
+                    question._memo.setdefault(below, order)
                 continue
             if order > question._memo.get(below, order):  # it belongs to that one, also once that is deleted
                 counts_as = ""
@@ -2982,10 +2983,9 @@ class SlackAlerter(_ChatAlerter):
 
     def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
         """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
-        for reaction in _mapping(row).get("reactions") or ():
-            users = reaction.get("users") or ()
+        for reaction in _mapping(row).get("reactions", ()):
             decides = question._verdict(str(reaction.get("name")), True)
-            if decides and len(users) < reaction.get("count", 0):
+            if decides and len(reaction.get("users", ())) < reaction.get("count", 0):
                 row = None
         if row:
             return row
@@ -3019,7 +3019,10 @@ class SlackAlerter(_ChatAlerter):
         return float(row.get("ts") or 0)  # a time; the string itself stays the id
 
     def _is_bot(self, row: _Dict) -> bool:
-        return any((row.get("bot_id"), "'is_share': True" in str(row.get("attachments"))))
+        return bool(row.get("bot_id"))
+
+    def _forwards(self, row: _Dict) -> bool:
+        return "'is_share': True" in str(row.get("attachments"))
 
     def _find(self, question: Question) -> _Dict | None:
         record = question._record
@@ -3249,7 +3252,7 @@ class SlackAlerter(_ChatAlerter):
         if answer.status != 200 or not isinstance(code, str):
             what = code or f"HTTP {answer.status}, no answer of Slack"
             raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
-        details = list(_mapping(data.get("response_metadata")).get("messages") or ())
+        details = list(_mapping(data.get("response_metadata")).get("messages", ()))
         if data.get("needed"):
             details.insert(0, f"needs {data['needed']}, has {data.get('provided')}")
         what = code
@@ -3330,8 +3333,7 @@ class DiscordAlerter(_ChatAlerter):
 
     Permissions: View Channel, Send Messages, Embed Links, Attach Files; to ask also Read Message History and
     Add Reactions; in a forum, where each alert becomes a post, Send Messages in Threads. Without the Message
-    Content intent answers are read only from replies with the ping left on.
-    Source: docs.discord.com/developers/resources/message
+    Content intent only replies that ping are read. Source: docs.discord.com/developers/resources/message
     """
     discord_token: str = _field("", "bot token: Bot, Reset Token, in the developer portal", "token")
     discord_channel_id: str = _field("", _DISCORD_CHANNEL, "id")
@@ -3474,13 +3476,14 @@ class DiscordAlerter(_ChatAlerter):
         return int(row.get("id") or row["message_id"])
 
     def _is_bot(self, row: _Dict) -> bool:
-        author = row["author"]
-        marks = author.get("bot"), author.get("system"), row.get("webhook_id"), row.get("message_snapshots")
-        return any(marks)
+        return any((row["author"].get("bot"), row["author"].get("system"), row.get("webhook_id")))
+
+    def _forwards(self, row: _Dict) -> bool:
+        return "message_snapshots" in row
 
     def _is_mute(self, row: _Dict) -> bool:
         """True for a person's message that comes without its content: the Message Content intent is off."""
-        parts = ("content", "attachments", "embeds", "sticker_items", "poll")
+        parts = ("content", "attachments", "embeds", "sticker_items", "poll", "message_snapshots")
         if self._is_bot(row) or row.get("type") not in (_PLAIN, _REPLY):
             return False
         return not any(map(row.get, parts))
@@ -4538,8 +4541,7 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
         text += "\n(To somebody else.)"
     elif status:
         del askers[ident]
-    # It may have come before those that stand above it, if somebody has moved it.
-    return {"by": by, "text": text, "via": "email", "at": at, "first_written": at}
+    return {"by": by, "text": text, "via": "email", "at": at, "first_written": at}  # it may have been moved
 
 
 def _header_values(mail: Any, *names: str) -> Iterator[str]:

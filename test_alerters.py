@@ -2106,7 +2106,6 @@ def _acts(kind, payload):
 
 
 def test_no_text_is_refused_cut_or_lets_anything_act(chats):
-    """Messages of all sizes over the four ways; 15,000 of them with ALERTERS_TEST_MORE=1."""
     rng, slack = random.Random(20240601), chats["slack"][1]
     for number in range(15_000 if MORE else 72):
         kind = CHAT_KINDS[number % 4]
@@ -3720,6 +3719,10 @@ class Room:
             emoji = EMOJI.get(base, base) + (f"::skin-tone-{ord(tone) - 0x1F3F9}" if tone else "")
         return self.service.react(user, emoji, self.id(question), **more)
 
+    def forward(self, it, comment):
+        self.row(comment).update({"attachments": [{"is_share": True, "text": it}]} if self.is_slack else
+                                 {"message_snapshots": [{"message": {"content": it}}]})
+
     def slow_down(self, seconds):
         def answer(call):
             result = type(self.service).answer(self.service, call)
@@ -3780,6 +3783,8 @@ ANSWERS = {  # what somebody writes or does -> status, the service it is about
     "markup in markup": (lambda r, q: r.reply(q, r.ann, " \n\t **_`yes!`_** \n"), YES, ""),
     "a code block": (lambda r, q: r.reply(q, r.ann, "```\nno\n```"), NO, ""),
     "in the thread": (lambda r, q: r.in_thread(q, r.ann, "reject."), NO, ""),
+    "below what is forwarded there": (lambda r, q: [r.forward("Question 0123456789abcdef", r.in_thread(
+        q, r.eve, "look")), r.in_thread(q, r.ann, "no")][1], NO, ""),
     "a tap and then a no": (lambda r, q: [r.react(q, r.bob, "✅"), r.reply(q, r.ann, "no")][1], NO, ""),
     "sent to the channel": (lambda r, q: r.reply(q, r.ann, "yes", subtype="thread_broadcast"), YES, "slack"),
     "with a file": (lambda r, q: r.reply(q, r.ann, "yes", subtype="file_share"), YES, "slack"),
@@ -3968,10 +3973,8 @@ def test_neither_replies_nor_bots_nor_what_is_below_another_question_count_as_pl
     bot_says("yes")
     assert asked.check() is None
     text = "Drop it?\nQuestion 0123456789abcdef"  # as of another app with this module in the same channel
-    def forwards(it):  # with a comment, which is about that
-        room.row(room.plain(room.eve, "yes")).update(
-            message_snapshots=[{"message": {"content": it}}], attachments=[{"is_share": True, "text": it}])
-    for says, status in ((bot_says, None), (functools.partial(room.plain, room.eve), YES), (forwards, None)):
+    for says, status in ((bot_says, None), (functools.partial(room.plain, room.eve), YES),
+                         (lambda it: room.forward(it, room.plain(room.eve, "yes")), None)):
         question = room.again(asked)
         says(text)
         room.plain(room.ann, "yes")
@@ -4130,7 +4133,6 @@ def test_a_bots_tap_on_slack_is_none_where_the_app_may_look_users_up(slack_room)
 
 
 def test_replies_count_where_reactions_cannot_be_read(room, caplog):
-    """But not on Slack, nor for an approval while somebody, nobody knows who, has tapped to decline."""
     asked, room.service.reaction_users_max = room.ask(), 0
     for tap, unread, read in (("✅", YES, YES), ("❌", None, NO)):
         question = room.again(asked)
@@ -5198,7 +5200,6 @@ def test_who_waits_for_a_question_that_is_settled_elsewhere_ends_at_the_next_pol
 
 
 def test_who_settles_second_takes_the_decision_of_the_first_and_writes_nothing(discord_room):
-    """Between the second one's reading and its decision somebody declines, and the first one sees it."""
     room, first = discord_room, _open(discord_room, "yes")
     second = Question.from_dict(first.to_dict(), room.alerter())
     look = second._look
@@ -5452,7 +5453,7 @@ def test_a_flavor_of_ones_own_asks_plain_or_frozen_with_a_key_or_without(boards,
         def send(self, message, params=None):
             got.append(message)
             return super().send(message._with(title="later"))
-    kitchen = in_time(Later, clock)()
+    kitchen = in_time(type("Both", (type("Plain", (Board,), {}), Later), {}), clock)()
     answers = [{"by": "", "text": "no"}, {"by": "bob", "text": "Yes"}, {"by": "ann", "text": "ok!"}]
     clock.at(5, lambda: ANSWERS_ON_BOARDS.update({("kitchen", 0): answers, ("kitchen", 1): answers}))
     assert kitchen.decide("Deploy?") == Decision(  # case counts
@@ -7994,7 +7995,6 @@ SUCCESSES = [((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded
 
 
 def test_an_end_is_told_as_the_framework_calls_it(received, monkeypatch):
-    """The hooks look for ZenML and Prefect in sys.modules, and import nothing."""
     monkeypatch.setitem(sys.modules, "prefect.utilities.urls", SimpleNamespace(
         url_for=lambda run: f"https://prefect.example.org/runs/{run.id}"))
     trace = ["```", "ValueError: the data are gone", "", "Traceback (most recent call last):"]
