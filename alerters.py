@@ -383,7 +383,7 @@ class AlerterMessage(_Record):
         self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
         _check_known("message: no level", self.level, _LEVELS)
-        silent = re.fullmatch(fr"(?:{_TERMINAL}|\s)*", f"{self.title or ''}{self.body or ''}")
+        silent = re.fullmatch(fr"(?:{_TERMINAL}|\s)*", f"{self.title or ''}{self.body or ''}".strip())
         if silent and not (self.metadata or self.images or self.files):
             raise ConfigError("message: there is nothing to say: give title, body, metadata, images or files")
 
@@ -5723,7 +5723,7 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     if len(groups) > 1:
         title = f"{title} (and {len(groups) - 1:,} more)"
         news, facts = "\n".join(map(_LogGroup.extract, groups)), {}
-    worst = max(map(operator.attrgetter("level"), groups))
+    worst = max([group.level for group in groups])
     level: _Level = "info"
     if worst >= _logging.ERROR:
         level = "error"
