@@ -5993,7 +5993,7 @@ class _Job:
         except OSError as error:
             script = _shutil.which(self.command[0]) or ""
             if script and not _FORKS:  # Windows itself looks for .exe alone, and npm is a .cmd
-                return start([script, *self.command[1:]])
+                return start([script] + self.command[1:])
             first = ""
             with contextlib.suppress(OSError), open(script, "rb") as file:
                 first = file.readline(500).decode("utf-8", "replace")
@@ -6002,7 +6002,7 @@ class _Job:
                 raise FileNotFoundError(f"its interpreter {interpreter!r} is missing") from None
             if error.errno != errno.ENOEXEC or "\0" in first:
                 raise
-            return start(["/bin/sh", script, *self.command[1:]])  # as shells do: no first line says how
+            return start(["/bin/sh", script] + self.command[1:])  # as shells do: no first line says how
         finally:
             for stream in self.copies:
                 os.close(stream.inlet)
@@ -7434,7 +7434,7 @@ def _passes(target: BaseAlerter, check: Callable[[], object]) -> bool:
 
 def _cmd_check(options: Any) -> int:
     if options.name is not None:
-        options.alerter = [options.name, *(options.alerter or [])]
+        options.alerter = [options.name] + (options.alerter or [])
     failed, code = [], 4
     for target in _chosen(options):
         _print(target._who)
