@@ -2183,8 +2183,7 @@ def test_words_and_people_of_a_question_do_nothing_either(chats, relay, imap, cl
         assert {raw for _, raw, _ in _pings(kind, asked)} == {f"<@{room.ann}>"} and not _pings(kind, helped)
         assert not re.search(INVISIBLE, json.dumps([asked, helped], ensure_ascii=False))
         assert "not an answer yet" in json.dumps(helped)
-    mail = mail_asker(relay, imap, clock)
-    mail.open_question("Deploy?", AlerterParameters(approve_msg_options=odd_words))
+    mail_asker(relay, imap, clock).open_question("Deploy?", AlerterParameters(approve_msg_options=odd_words))
     assert "X-Evil" not in relay.mails[0].message and b"\x1b" not in relay.mails[0].data
 
 
@@ -2708,8 +2707,8 @@ def test_a_large_file_on_a_slow_line_takes_its_time(peer, monkeypatch):
     monkeypatch.setattr(socket.socket, "sendall", slowly)
     monkeypatch.setattr(alerters, "_SOCKET_TIMEOUT", 0.05)  # and what waits in buffers counts as well
     port = peer(said(answered({"id": "5", "channel_id": "1", "attachments": [{}]})))
-    alerter = DiscordAlerter(discord_token="t" * 30, discord_channel_id="1",
-                             discord_api_url=f"http://127.0.0.1:{port}")
+    alerter = in_time(DiscordAlerter, _Hurried(40))(  # a text alone would be given up by now
+        discord_token="t" * 30, discord_channel_id="1", discord_api_url=f"http://127.0.0.1:{port}")
     assert alerter.post(AlerterMessage("t", images=[PNG + b"x" * 480_000])) is True
     assert sum(took) > 20
     for use, given in (("sendall", b"x"), ("recv", 9)):  # not once its time is gone, though
@@ -2751,10 +2750,9 @@ def test_one_operation_takes_one_connection(chats, kind):
             alerter.open_question("Deploy?")), "one poll": lambda: questions[0].check(),
         "a file": lambda: alerter.send(AlerterMessage("t", files=[("log.txt", b"x" * 99)]))}
     for name, operation in operations.items():
-        before, calls = service.sessions, len(service.calls)
+        was, calls = service.sessions, len(service.calls)
         operation()
-        assert service.sessions - before == 1, name
-        assert name != "ten parts" or len(service.calls) - calls >= 7
+        assert service.sessions - was == 1 and (name != "ten parts" or len(service.calls) - calls >= 7), name
     assert alerters._WIRES.get() is None
 
 
@@ -2966,7 +2964,7 @@ def test_a_proxy_from_the_environment_carries_tls_and_sees_no_token(monkeypatch,
     to_proxy, to_slack = heads
     assert to_proxy.startswith("CONNECT alerts.test:443 ") and "Proxy-Authorization: Basic " in to_proxy
     assert "xoxb-1" not in to_proxy and "xoxb-1" in to_slack and "Proxy" not in to_slack
-    assert "\r\nHost: alerts.test\r\n" in to_slack
+    assert "\r\nHost: alerts.test\r\n" in to_slack and alerters._hide("proxy-password") == "***"
     outcome, error = _outcome(slack_at(443, host="other.test"), "x")
     assert (outcome, error.code, len(heads)) == ("not_sent", "certificate", 3)  # not its name
 
@@ -3565,8 +3563,7 @@ def test_a_reference_that_leads_to_no_secret_is_one_clear_line(monkeypatch, give
     elif given:
         monkeypatch.setenv("OF_TEST", given)
     fields = {field: reference} if "webhook" in field else {f"{flavor}_channel_id": "1", field: reference}
-    alerter = FLAVORS[flavor](**fields)  # resolved on use
-    caught = pytest.raises(ConfigError, alerter.post, "x")
+    caught = pytest.raises(ConfigError, FLAVORS[flavor](**fields).post, "x")  # resolved on use
     assert re.fullmatch(f"{flavor}: {field}:? {said}", str(caught.value))
     assert "second-secret" not in _all_of(caught.value)
 
@@ -4147,6 +4144,10 @@ def test_replies_count_where_reactions_cannot_be_read(room, caplog):
             room.service.heal()
             waited = outcome(question), room.clock.sleep(9)  # it is not asked again before it allows that
             assert (*waited, outcome(question), "limited" in caplog.text) == (unread, None, read, True)
+    question = room.ask(timeout=5)
+    room.react(question, room.bob, "✅")
+    room.service.fail("/reactions/", Fault(status=503), times=None)
+    pytest.raises(DeliveryError, question.wait).match(UNREAD)  # and not timed out
 
 
 TYPED = [("ship it", "ship  it"), ("ship it", "ship\u00a0it."), ("ship\u2003it", "Ship it"),
@@ -4666,8 +4667,11 @@ def test_whoever_is_stopped_while_waiting_without_a_key_closes_the_question(room
         raise stop
     monkeypatch.setattr(signal, "signal", lambda *_: int(""))  # a ValueError, as in a subinterpreter
     room.clock.at(1.5, stopped)
-    pytest.raises(stop, room.alerter().decide, "Deploy?", timeout=100, key="deploy-42" if keyed else None)
-    assert (room.notes(room.asked()), len(_records())) == ([] if keyed else [STOPPED], keyed)
+    question = room.alerter().open_question("Deploy?", timeout=100, key="deploy-42" if keyed else None)
+    pytest.raises(stop, question.wait)
+    assert (room.notes(question), len(_records())) == ([] if keyed else [STOPPED], keyed)
+    room.reply(question, room.ann, "yes")
+    assert outcome(question) == (YES if keyed else "timeout")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a half-made HTTPResponse
@@ -5648,8 +5652,7 @@ def test_mail_goes_the_way_its_fields_say(server, fields, tls, user, trusted, mo
         receipt = mail_alerter(service, **fields).send("hello")
         [mail] = service.mails
         assert mail[:2] + mail[4:] == ("bot@example.org", [ANN, BOB], tls, user)
-        assert receipt == Receipt("smtp_email", {"message_id": mail.message_id})
-        assert service.sessions == 1
+        assert (receipt, service.sessions) == (Receipt("smtp_email", {"message_id": mail.message_id}), 1)
         assert all(c.tls == tls for c in service.commands if c.line[:4] in ("mail", "rcpt", "data", "AUTH"))
 
 
@@ -6663,8 +6666,7 @@ def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
     second = desk.open("Modèle 🚀?", timeout=3000)
     for question, second_of, said in ((first, 10, "ok"), (second, 10, "no")):  # after one that was found
         subject = base64.b64encode(f"Re: [#{question.token}]".encode()).decode()
-        answer = functools.partial(desk.deliver, ANN, said, subject=f"=?utf-8?b?{subject}?=")
-        desk.clock.at(second_of, answer)
+        desk.clock.at(second_of, functools.partial(desk.deliver, ANN, said, subject=f"=?utf-8?b?{subject}?="))
     assert first.wait().status == YES and desk.clock.monotonic() < 15
     assert all(len(line) < 120 for line in desk.fetched[:2]) and len(desk.fetched) < 7
     assert second.wait().status == NO
@@ -7284,8 +7286,7 @@ def test_booleans_and_lists_are_written_the_same_in_environment_and_command_line
         args = [f"--{name.lower()}={value}" for name, value in fields.items()]
         assert main(["register", f"mail{number}", "--flavor=smtp_email", *args]) == 0
         set_variables(monkeypatch, FLAVOR="smtp_email", **fields)
-        alerter = StackStore().load_alerter(f"mail{number}")
-        assert alerters._from_environment() == alerter == SMTPEmailAlerter(
+        assert alerters._from_environment() == StackStore().load_alerter(f"mail{number}") == SMTPEmailAlerter(
             "127.0.0.1", "a@b.org", recipient_email=("c@d.org", "e@f.org"), smtp_port=2525, timeout=7.5,
             include_html=with_html, use_tls=tls)
 
@@ -9121,8 +9122,7 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
         assert process.stdout.readline() == "ready\n"
     for process, (_, ways) in zip(started, cases):
         for name, way in ways.items():
-            pids = {"alone": [process.pid], "group": [-process.pid], "each": members(process)}[way]
-            for pid in pids:
+            for pid in {"alone": [process.pid], "group": [-process.pid], "each": members(process)}[way]:
                 os.kill(pid, getattr(signal, name))
     ends = [(done.stdout, done.returncode) for done in map(end_of, started)]
     assert ends == [(" ".join(sorted(SIGNALS)) + "\n", 9), ("", 129), ("", 128 + signal.SIGUSR1)]
