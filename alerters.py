@@ -939,11 +939,11 @@ def _xn_form(host: str) -> str:
 
 
 def _server_problem(text: str) -> str:
-    pasted, problem = re.fullmatch(r"(?:\w+://|.*:.*@)?([\w.-]+)(?::(\d+))?(/.*)?", text), _host_problem(text)
-    if pasted and pasted[1] != text:
-        problem = f"must be a host name alone: write {pasted[1]}"  # and not a password before it
-        if pasted[2]:
-            problem += f", and {pasted[2]} into the field …_port"
+    pasted, problem = re.fullmatch(r"(.*:.*@|.*//)?([\w.-]+)(?::(\d+))?([/?#].*)?", text), _host_problem(text)
+    if pasted and pasted[2] != text:
+        problem = f"must be a host name alone: write {pasted[2]}"  # and not a password before it
+        if pasted[3]:
+            problem += f", and {pasted[3]} into the field …_port"
     elif problem:
         problem = f"must be a host name, such as mail.example.org: {problem}"
     return problem
@@ -3830,7 +3830,7 @@ _HEADED = (rf"(?=.*{_US})(?!(?!\S+(?:dag|\.) den \d)[a-zß-ÿа-я]+\W+[^\W\d]{{
            rf"{_END}(?:(?:В письме от|În \w+ de|Pada \w+|Ühel kenal päeval,?|Il giorno|W dniu:"
            rf"|[^\W\d][^\s\d{_US}]*)(?![^\s\d{_US}])[^\w{_US}]*){{,3}}(?=[\d{_US}]|{_NAME} ?<{_US}){_DATE}")
 _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
-    "dashes": "--",
+    "dash": "--",
     "subject": rf".*\[#[0-9a-f]{{16}}\]{_END}",  # Subject: Re: Deploy? [#…]
     "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} (?:GMT|[+-]\d{4}),?",  # On Tue, 24 Nov 2026 10:12:00 GMT
     "says": rf"(?:{_CITES})?\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes: or, of Horde, Quoting Bot:
@@ -3856,7 +3856,7 @@ _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label{1,2} dated | dated us label* | label dated label) subject
            | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
            | stamp? says | timed) (short{,40} quoted | bare+)
-  | dashes ((?!quoted|bare|wrote|began)\w+=(?![>|]|.*\[\#).*\n)* (subject (short{,40} quoted | bare+))?
+  | dash ((?!quoted|bare|wrote|began|says|timed)\w+=(?![>|]|.*\[\#).*\n)* (subject (short{,40} quoted|bare+))?
   | (short{,40} quoted)+ short{,40} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|tuta|"
@@ -4613,7 +4613,7 @@ class _Reader:
 
     def said_in(self, mail: Any) -> str:
         """Return what the writer of a mail newly wrote."""
-        behind = re.findall(rf"\[#\w{{16}}\](?: ?\[[^]]*\])*{_END}(.*)",  # [x] is set in by gateways
+        behind = re.findall(rf"\[#\w{{16}}\](?: ?\[[^]]*\])*(?:{_NO_LETTERS})?(.*)",  # gateways set [x] in
                             "".join(_header_values(mail, "Subject")))
         said, room = {"behind the subject": "".join(behind)}, _TEXT_MAX
         attached = set()  # type: set[Any]
@@ -6940,10 +6940,10 @@ class _Trust:
         self.context = _ssl.create_default_context(capath=folder)
         self.context._encode_hostname = str  # type: ignore[attr-defined]  # no codec; gevent takes no bytes
         self.advice = "if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"
-        known = 1
+        known: int | None = None
         with contextlib.suppress(NotImplementedError):  # truststore asks the system, and cannot tell
             known = self.context.cert_store_stats()["x509"]
-        if not (hashed or known):
+        if known == 0 and not hashed:
             self.advice = "this machine has no CAs: install ca-certificates, or set SSL_CERT_FILE"
         for variable in named:
             path = os.environ[variable]

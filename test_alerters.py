@@ -6277,7 +6277,7 @@ def test_a_condition_never_approves_wherever_it_stands(desk):
 {A}⏎⏎%s⏎⏎{O}⏎⏎{Q} ¦ %s⏎⏎{A}⏎⏎{O}⏎⏎{Q} ¦ {A}⏎⏎%s⏎⏎{W}⏎⏎{P} ¦ {A}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎%s ¦ %s⏎{A} ¦ {A} %s
 {A}⏎⏎%s⏎⏎{Q} ¦ {A}⏎⏎{Q}⏎%s ¦ {A}⏎⏎Best,⏎{R}⏎%s ¦ {A}⏎⏎Best,⏎{R}⏎⏎%s⏎⏎{O}⏎⏎{Q} ¦ {A}⏎> %s⏎⏎{Q}
 {A}⏎-- ⏎{R}⏎⏎{O}⏎⏎{Q}⏎⏎%s ¦ {A}⏎⏎{O}⏎%s⏎⏎{Q} ¦ {A}⏎-- ⏎{F}⏎{W}⏎%s⏎⏎{P} ¦ {A}⏎⏎%s⏎⏎{P} ¦ {A}⏎%s⏎{O}⏎{Q}
-{A}⏎%s⏎{W}⏎⏎{P} ¦ {A}⏎⏎%s⏎{E} wrote:⏎⏎{Q} ¦ {A}⏎⏎%s⏎On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:⏎⏎{Q}
+{A}⏎%s⏎{W}⏎⏎{P} ¦ {A}⏎--⏎{E} wrote:⏎%s⏎{Q} ¦ {A}⏎⏎%s⏎On Tue, 24 Nov 2026 10:12:00 +0000⏎{E} wrote:⏎⏎{Q}
 """.replace("{O}", ATTRIBUTIONS[0]).replace("{W}", MAIL_HEADS[0]).strip())
     places += ["<p>{A}</p><blockquote>I: %s</blockquote>{H}", "<p>{A}</p>{H}<p>%s</p>",
                *(page.replace("{A}", f) for page in MAIL_PAGES.values() for f in ("{A}<br>%s", "%s<p>{A}"))]
@@ -6385,7 +6385,7 @@ ok⏎-- ⏎24.11.2026, bot@example.org⏎wrote:⏎no⏎> A decline may say why: 
             mails.append(mail.replace("\n", "<br>") if layout[0] == "<" else mail)
     assert [mail for mail, got in zip(mails, read_at_once(question, mails)) if got == YES] == []
     mails = [f"From: No Doe{mark} (Test) <{ANN}>\nSubject: [#{question.token}]{more}\n\nok\n{end}".encode()
-             for mark, more in (("|X", " [x]"), (" - X", ""), ("", " (no)")) for end in ("Doe", "no", "ops")]
+             for mark, more in (("|X", " [x]"), (" - X", "!"), ("", " (×)")) for end in ("Doe", "no", "ops")]
     assert read_at_once(question, mails) == [YES, None, None] * 2 + [None] * 3  # "No" is a name
 
 
@@ -7522,7 +7522,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "case_sensitive": {"maybe": " must be bool, not str", "": " must be bool, not str"}}),
     "smtp_email": (MAIL, {
         "smtp_server": {"mx.t:587": " must be a host name alone: write mx.t, and 587 into the field …_port",
-            "smtps://bot:hush/hush@smtp.test": " must be a host name alone: write smtp.test"},
+            "smtps://bot:12/hush@smtp.test?x": " must be a host name alone: write smtp.test"},
         **{field: {"Ann": ": 'Ann' is not a mail address"} for field in ("approvers", "recipient_email")},
         "sender_email": {"$SENDER": ": '$SENDER' is not a mail address"},
         "password": {"<app password>": STILL_OPEN, "{{file./run/smtp}": NO_REFERENCE},
