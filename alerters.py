@@ -311,7 +311,8 @@ def _known_keywords(function: _F, who: str = "") -> _F:
 
 def _program() -> str:
     """Return how this is started, so that the commands in hints can be pasted."""
-    python, script = os.path.basename(sys.executable or "python3"), (getattr(sys, "argv", None) or [""])[0]
+    python = os.path.basename(sys.executable or "python3")
+    script = "".join(getattr(sys, "argv", ())[:1])
     if __spec__ is None:
         return f"{python} {_shlex.quote(script)}"
     if __name__ == "alerters" and os.path.basename(script) in ("alerters", "alerters.exe"):
@@ -383,7 +384,8 @@ class AlerterMessage(_Record):
         self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
         _check_known("message: no level", self.level, _LEVELS)
-        silent = re.fullmatch(fr"(?:{_TERMINAL}|\s)*", f"{self.title or ''}{self.body or ''}".strip())
+        said = f"{self.title or ''}{self.body or ''}".strip()
+        silent = re.fullmatch(fr"(?:{_TERMINAL}|\s)*", said)
         if silent and not (self.metadata or self.images or self.files):
             raise ConfigError("message: there is nothing to say: give title, body, metadata, images or files")
 
@@ -1230,8 +1232,9 @@ class BaseAlerter(_Record):
     @property
     def _who(self) -> str:
         """What every error and warning about it begins with."""
-        name = self._origin[0]
-        return f"{name} ({self.flavor})" if name else self.flavor
+        if self._origin[0]:
+            return f"{self._origin[0]} ({self.flavor})"
+        return self.flavor
 
     def _overrides(self, method: str) -> bool:
         return getattr(type(self), method) is not getattr(BaseAlerter, method)
@@ -2886,8 +2889,8 @@ class SlackAlerter(_ChatAlerter):
             question._veto_unread = True  # else taps decide meanwhile
         answers.sort(key=operator.itemgetter("at"))
         taps = []
-        for reaction in row.get("reactions", ()):
-            for user in reaction.get("users", ()):
+        for reaction in row.get("reactions") or ():
+            for user in reaction.get("users") or ():
                 if user not in (self._me(), "USLACKBOT"):
                     taps.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
         if is_over:  # no tap tells its time: one that was not there at the first look came too late
@@ -2983,9 +2986,10 @@ class SlackAlerter(_ChatAlerter):
 
     def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
         """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
-        for reaction in _mapping(row).get("reactions", ()):
+        for reaction in _mapping(row).get("reactions") or ():
+            users = reaction.get("users") or ()
             decides = question._verdict(str(reaction.get("name")), True)
-            if decides and len(reaction.get("users", ())) < reaction.get("count", 0):
+            if decides and len(users) < reaction.get("count", 0):
                 row = None
         if row:
             return row
@@ -3252,7 +3256,7 @@ class SlackAlerter(_ChatAlerter):
         if answer.status != 200 or not isinstance(code, str):
             what = code or f"HTTP {answer.status}, no answer of Slack"
             raise answer.refusal(self._who, f"{what} ({method})", code, hints=_SLACK_HINTS)
-        details = list(_mapping(data.get("response_metadata")).get("messages", ()))
+        details = list(_mapping(data.get("response_metadata")).get("messages") or ())
         if data.get("needed"):
             details.insert(0, f"needs {data['needed']}, has {data.get('provided')}")
         what = code
@@ -3476,7 +3480,8 @@ class DiscordAlerter(_ChatAlerter):
         return int(row.get("id") or row["message_id"])
 
     def _is_bot(self, row: _Dict) -> bool:
-        return any((row["author"].get("bot"), row["author"].get("system"), row.get("webhook_id")))
+        author = _mapping(row.get("author"))
+        return any((author.get("bot"), author.get("system"), row.get("webhook_id")))
 
     def _forwards(self, row: _Dict) -> bool:
         return "message_snapshots" in row
@@ -3509,7 +3514,7 @@ class DiscordAlerter(_ChatAlerter):
     def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide; those that cannot be read are told to the question."""
         taps = []
-        for reaction in message.get("reactions", ()):
+        for reaction in message.get("reactions") or ():
             if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
                 continue
             emoji = reaction["emoji"]
@@ -5548,7 +5553,10 @@ def alerter_success_hook(*context: Any, **named: Any) -> None:
 
 
 def alerter_failure_hook(exception: Any = None, *context: Any, **named: Any) -> None:
-    """Post that a step, task, flow or DAG failed, as ZenML, Airflow, Prefect, Dagster, Celery call it."""
+    """Post that a step, task, flow or DAG failed, called as ZenML, Airflow, Prefect, Dagster, Celery do.
+
+    It has the exception, names what failed and its run, and holds nothing else of the context. Never raises.
+    """
     with _telling():
         post(_hook_message(True, named, exception, *context))
 
@@ -7172,16 +7180,18 @@ class _Answer:
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
                 hints: Mapping[str, str] = {}) -> DeliveryError:
         status, hint, wait = self.status, None, None
-        cure: _Cure | None = None
+        cure: _Cure | None = "look"
+        odd = "4(?!29).."  # statuses that no word of the service explains
+        if self.reads:
+            cure, odd = "again", "[24](?!29).."
         if status in (429, 503):
             cure, wait = "again", self.seconds(retry_after)
-        elif not 300 <= status < 500:
-            cure = "again" if self.reads else "look"
-        elif not code and status not in (401, 403):  # it may be of something in between
-            cure = "later"
+        elif 300 <= status < 500:
+            cure = None
+            if not code and status not in (401, 403):  # it may be of something in between
+                cure = "later"
         if 300 <= status < 400:
             what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
-        odd = "[24](?!29).." if self.reads else "4(?!29).."  # statuses that no word of the service explains
         hints = {**hints, "413": "it is too large for it, or for a proxy in between", odd: _ANOTHER}
         return _failure(who, what, status=status, code=code, hint=hint, hints=hints, cure=cure,
                         retry_after=wait)
@@ -7580,7 +7590,10 @@ def _cmd_list(options: Any) -> None:
         used = []
         _print(f"* $ALERTERS_FLAVOR  ({flavor})")
     for name, entry in store.alerters().items():
-        _print(f"{_IN_USE[name in used]}{name}  ({entry['flavor']})")
+        mark = _UNUSED
+        if name in used:
+            mark = _IN_USE
+        _print(f"{mark}{name}  ({entry['flavor']})")
 
 
 def _cmd_describe(options: Any) -> None:
@@ -7599,7 +7612,9 @@ def _cmd_stacks(options: Any) -> None:
         names = [active if options.name is None else options.name]
     for name in names:
         members = store._entry({"stacks": stacks}, "stacks", name)
-        mark = _IN_USE[name == active and not flavor]
+        mark = _UNUSED
+        if name == active and not flavor:
+            mark = _IN_USE
         _print(f"{mark}{name}: {', '.join(members)}")
 
 
@@ -7667,7 +7682,7 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what i
     "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path"),
     "--version": (lambda _: _print(__version__), "tell the version", "")}
 _HELP = {"-h", "--help"}
-_IN_USE = {True: "* ", False: "  "}
+_IN_USE, _UNUSED = "* ", "  "
 
 
 def _usage() -> str:
