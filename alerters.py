@@ -5596,7 +5596,7 @@ class _Watch:
             try:
                 while worker.is_alive() and not isinstance(error, GeneratorExit):  # which forbids to await
                     await _asyncio.sleep(0.01)
-            except _asyncio.CancelledError:  # the program may end before all is told
+            except (_asyncio.CancelledError, GeneratorExit):  # the program may end before all is told
                 atexit.register(worker.join, _SEND_BUDGET)
                 raise
         if worker.is_alive():

@@ -8465,14 +8465,14 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         os.system("touch wait; (sleep 0.3; rm wait) &")
         log.error("x")
         """, ["of the signal's handler", "x"], ""),
-    "a task is cancelled while its end is told": ("""
-        async def main():
-            task = asyncio.ensure_future(alerters.watch("job", alerter=File())(asyncio.sleep)(0))
-            await asyncio.sleep(0.1)
-            task.cancel()
-        os.system("touch wait; (sleep 0.3; rm wait) &")
-        asyncio.run(main())
-        """, ["job succeeded"], ""),
+    **{f"a task goes while its end is told: {code}": (f"""
+        os.system("touch wait; (sleep 0.5; rm wait) &")
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(alerters.watch("job", alerter=File())(asyncio.sleep)(0))
+        task._log_destroy_pending = loop.run_until_complete(asyncio.sleep(0.1))
+        {code}; loop.run_until_complete(asyncio.sleep(0)); loop.close()
+        del task, loop; import gc; gc.collect()
+        """, ["job succeeded"], "") for code in ("pass", "task.cancel()")},
     # Whoever configures logging has its lock, then those of the handlers; while one writes it needs that.
     "is configured anew": ("from concurrent.futures import *; from logging.config import *;"
                            "pool, real, anew = ThreadPoolExecutor(), sys.stderr, {'version': 1}; sys.stderr ="
