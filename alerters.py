@@ -1252,7 +1252,8 @@ class BaseAlerter(_Record):
                 _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
                 choices = dataclasses.replace(choices, mention=None)
         message = _message(message)
-        if message._reply_to and not (self._ref_forms and self._can_reply(message._reply_to, choices)):
+        above = message._reply_to  # of an own flavor, say, whose ref may be anything
+        if above and not (self._ref_forms and _is_plain(above.ref) and self._can_reply(above, choices)):
             _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
             message = message._with(_reply_to=None)
         return message, choices
@@ -2463,8 +2464,7 @@ class _ChatAlerter(BaseAlerter):
         text, beside = self._shaped(draft)  # what is beside it stands in the first, however long it is
         huge = 10 * self._limit  # what many people and long words take may be more than one limit
         frame = _paged(self, beside, huge, huge)[0]
-        taken = huge - frame.room
-        room = max(self._limit - taken, self._limit // 4)
+        room = max(self._limit - (huge - frame.room), self._limit // 4)
         pages = _paged(self, text, self._limit, room, most)
         first = pages[0]
         first.blocks += frame.blocks

@@ -7783,7 +7783,7 @@ def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, caplog):
                           ("discord webhook", Receipt("x", {"channel_id": "300", "message_id": "1"}))):
         alerter, service = chats[name]
         alerters._warn_once.cache_clear()
-        assert alerter.post("x", reply_to=foreign) and alerter.post("x", reply_to=foreign)
+        assert alerter.post("x", reply_to=foreign) and alerter.post("x", reply_to=Receipt("own", None))
         assert not {"thread_ts", "message_reference"} & set(service.posted[-1]["payload"])
     assert mail.post("x", mention=["U01"], reply_to=Receipt("slack", {"channel": "C1", "ts": "1.2"}))
     assert mail.post("x", reply_to=of_mail) and ConsoleAlerter().post("x", reply_to=of_mail)
