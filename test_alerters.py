@@ -3922,12 +3922,12 @@ def test_answers_are_counted(room):
                 room.service.unreact(who, EMOJI["✅"] if room.is_slack else "✅", room.id(question))
             else:
                 (room.react if said in "✅❌" else room.reply)(question, who, said)
-        question = Question.from_dict(question.to_dict(), room.usual)
+        if "alone" not in case:
+            question = Question.from_dict(question.to_dict(), room.usual)
         decision = question.check()
         got[case] = None if decision is None else (decision.status, decision.approvals)
         wanted[case] = status and (status, tuple(getattr(room, name) for name in approved.split()))
-        firsts = [note for note in room.notes(question) if "1 of 2" in note]
-        assert len(firsts) == (1 + ("back" in case) if status is None else 0), case
+        assert str(room.notes(question)).count("1 of 2") == (status is None) * (1 + ("back" in case)), case
         said = room.text(room.posted_questions()[-1]["payload"])
         assert ("2 different people have to approve" in said) == (needed == 2)
     assert got == wanted
@@ -3951,10 +3951,10 @@ def test_a_plain_message_answers_the_newest_question_of_those_that_listen_to_the
     deaf, listening = room.ask(), room.alerter(listen="channel")
     room.plain(room.ann, "yes")
     first, second = room.ask("Deploy A?", listening), room.ask("Deploy B?", listening)
-    room.reply(first, room.bob, "ok?")  # the help names only the question that it is below
+    room.reply(first, room.bob, "ok?"), room.plain(room.bob, "ok?")  # only the first is answered by the help
     assert (deaf.check(), first.check(), second.check()) == (None,) * 3  # what stands above it is older
     answer = room.plain(room.ann, "ok")
-    assert (deaf.check(), first.check()) == (None, None)
+    assert (deaf.check(), first.check(), len(room.notes(first)), room.notes(second)) == (None, None, 1, [])
     assert second.check() == Decision(YES, room.ann, "ok", "channel", room.time(answer))
     room.service.delete(room.id(second))
     assert first.check() is None  # it was not asked that
@@ -4144,10 +4144,10 @@ def test_replies_count_where_reactions_cannot_be_read(room, caplog):
             room.service.heal()
             waited = outcome(question), room.clock.sleep(9)  # it is not asked again before it allows that
             assert (*waited, outcome(question), "limited" in caplog.text) == (unread, None, read, True)
-    question = room.ask(timeout=5)
-    room.react(question, room.bob, "✅")
+    asked = room.ask(timeout=5)
+    room.react(asked, room.bob, "✅")
     room.service.fail("/reactions/", Fault(status=503), times=None)
-    pytest.raises(DeliveryError, question.wait).match(UNREAD)  # and not timed out
+    assert pytest.raises(DeliveryError, asked.wait).match(UNREAD) and room.clock.now() > asked.deadline + 1
 
 
 TYPED = [("ship it", "ship  it"), ("ship it", "ship\u00a0it."), ("ship\u2003it", "Ship it"),
