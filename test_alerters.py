@@ -4695,7 +4695,7 @@ def test_stopped_over_the_end_note_the_decision_stands_and_while_it_is_posted_it
         return answer
     room.service.answer = posted
     pytest.raises(KeyboardInterrupt, room.alerter().decide, "Deploy?", timeout=5)
-    assert room.notes(room.asked()) == [STOPPED]
+    assert (room.notes(room.asked()), signal.getsignal(signal.SIGTERM)) == ([STOPPED], signal.SIG_DFL)
 
 
 @posix
