@@ -4797,8 +4797,11 @@ def _html_block(block: _Block, inline: bool) -> str:
         if file.url or file.image:
             return _PICTURE.format(_html.escape(source), _html.escape(file.name))
         return _html.escape(f"[{file.label}]")
-    lines = [_marked(block, line, _html_span, _HTML_MARKS) for line in block.lines]
-    text = "\n".join(lines).strip("\n").replace("\n", "<br>")
+    if kind == "code":  # inside it nothing changes
+        text = _html.escape("\n".join(block.lines))
+    else:
+        lines = [_marked(block, line, _html_span, _HTML_MARKS) for line in block.lines]
+        text = "\n".join(lines).strip("\n").replace("\n", "<br>")
     if kind == "item" and block.label:
         kind = "numbered"
     if not text:
@@ -7609,7 +7612,9 @@ def _cmd_stacks(options: Any) -> None:
     stacks, active = store.stacks(), store.active_stack()
     names = list(stacks)
     if options.command == "stack describe":
-        names = [active if options.name is None else options.name]
+        names = [options.name]
+    if names == [None]:
+        names = [active]
     for name in names:
         members = store._entry({"stacks": stacks}, "stacks", name)
         mark = _UNUSED

@@ -5715,11 +5715,11 @@ def test_a_mail_is_text_and_html_with_the_headers_of_an_alert(relay, clock):
         "X-Auto-Response-Suppress": "OOF, AutoReply"}
     assert mail_text(mail) == "Training done\n\nAll good.\n\nb < c: None\n" and not page.images
     assert page.words == ["success", "Training done", "All", "good", ".", "b < c", "None"]
-    relay_alerter(relay).send(AlerterMessage("T", "```\ncode\n```", {"k": "d\n  e"}, [MAIL_PNG], "error"))
+    relay_alerter(relay).send(AlerterMessage("T", "```\na\nb\n```", {"k": "d\n  e"}, [MAIL_PNG], "error"))
     page = MailPage(relay.mails[1])  # which needs nothing from outside, and knows dark mode
     assert not page.tags & {"script", "link", "iframe", "form", "object", "svg", "video"}
     assert not re.search(r"(?i)https?:|@import|url\(|expression|position:", page.source)
-    assert re.match('(?s)<!DOCTYPE html>.*e:dark.* dir="auto".*<pre dir="ltr".*p">d<br>  e<', page.source)
+    assert re.match('(?s)<!DOCTYPE .*e:dark.* dir="auto".*<pre dir="ltr".*>a\nb<.*">d<br>  e<', page.source)
     assert page.images == ["cid:image0"]
 
 
