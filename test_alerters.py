@@ -3374,8 +3374,7 @@ def test_a_figure_is_drawn_once_for_all_alerters_and_outside_their_threads(chats
 
 
 SMALL_FILES = [(f"part {number}.log", b"x%d" % number) for number in range(10)]
-MANY_FILES = {
-    "pictures and files": {"images": [PNG] * 7, "files": SMALL_FILES[:4]},
+MANY_FILES = {"pictures and files": {"images": [PNG] * 7, "files": SMALL_FILES[:4]},
     "addresses": {"images": [f"http://x/{n}" for n in range(40)], "metadata": dict.fromkeys(range(160), "")},
     "all": {"body": LONG_TRACE, "metadata": {n: n for n in range(60)}, "files": SMALL_FILES}}
 
@@ -4556,6 +4555,14 @@ def test_a_poll_that_ends_after_the_deadline_is_not_the_last_one(room):
         assert bool(question.wait()) == (said in ("yes", "✅")) and len(room.notes(question)) == 1, latency
 
 
+def test_what_was_gone_at_the_second_look_has_to_be_found_twice_anew(boards, clock):
+    def replies(self, question):
+        question._looks_once = False  # as where a service is read in steps
+        return [{"by": "ann", "text": looks.pop(0)}]
+    looks, question = ["yes", "", "yes", "no"], _board(clock, replies=replies).open_question("Deploy?")
+    assert question.check() is None and question.check().status == NO
+
+
 def test_failing_reads_are_told_at_the_first_and_each_hour(boards, clock, caplog):
     def replies(self, question):
         if 50 <= clock.monotonic() < 9000:
@@ -5729,8 +5736,7 @@ def test_the_structure_of_a_mail(relay):
         ({}, [], text), ({"include_html": False}, [MAIL_PNG], "multipart/mixed(text/plain, image/png)"),
         ({}, [MAIL_PNG, MAIL_JPG, MAIL_GIF],
          f"multipart/alternative(text/plain, {pictures}, image/jpeg, image/gif))"),
-        ({}, [b"<svg/>"], f"multipart/mixed({text}, application/octet-stream)"),
-        ({}, [b"<svg/>", MAIL_PNG],
+        ({}, [b"<svg/>"], f"multipart/mixed({text}, application/octet-stream)"), ({}, [b"<svg/>", MAIL_PNG],
          f"multipart/mixed(multipart/alternative(text/plain, {pictures})), application/octet-stream)")]
     for fields, images, shape in shapes:
         relay_alerter(relay, **fields).send(AlerterMessage(body="see", images=images))
@@ -6897,8 +6903,7 @@ SIGNATURES = {  # each public name: its parameters, None for what has none; {met
     "SlackAlerterParameters": f"{PARAMETERS} slack_channel_id=None thread_ts=None blocks=None",
     "DiscordAlerterParameters": f"{PARAMETERS} discord_channel_id=None",
     "SMTPEmailAlerterParameters": f"{PARAMETERS} recipient_email=None subject=None subject_prefix=None "
-                                  "include_html=None html_body=None",
-    "BaseAlerter": {
+                                  "include_html=None html_body=None", "BaseAlerter": {
         "post": f"self message params=None {POST_WORDS}", "send": "self message params=None", "check": "self",
         "ask": f"self question params=None {ASK_WORDS} *key=None",
         "decide": f"self question params=None key=None {ASK_WORDS}",
@@ -7468,8 +7473,7 @@ NOT_DISCORD = ("is no id of a person on Discord; "
                "user ids (digits): Developer Mode on, right-click the person, Copy User ID")
 AT_SLACK, AT_HOOKS = "https://acme.slack.com", "https://hooks.slack.com"
 NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: what is said after its name}}
-    "slack": (TOKEN, {
-        "approvers": {
+    "slack": (TOKEN, {"approvers": {
             **{who: f": {who!r} {NOT_SLACK}" for who in ("@ann", "Ann Lee", "here", "U0XXXXXXX")},
             ("U1", "S012"): f": 'S012' {NOT_SLACK}", f"{AT_SLACK}/team/U012AB": ": write U012AB",
             5.5: " must be a list of words, none of them empty; leave it out for the default"},
@@ -7503,8 +7507,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             "https://stra\u00dfe.de/api": f"{NO_URL}write its host as xn--strae-oqa.de"},
         "listen": {"thraed": ' must be "thread" or "channel"'},
         "timeout": {-1: f"{NO_TIME}-1", math.nan: f"{NO_TIME}nan", "5 apples": f"{NO_TIME}'5 apples'"}}),
-    "discord": (BOT, {
-        "approvers": {
+    "discord": (BOT, {"approvers": {
             **{who: f": {who!r} {NOT_DISCORD}" for who in ("ann#1234", "U012", "&12", "١٢")},
             "https://discord.com/users/123": ": write 123"},
         "discord_channel_id": {
@@ -7564,8 +7567,7 @@ def test_a_person_or_channel_that_cannot_be_is_refused_before_anything_is_sent(c
     assert service.calls == []
 
 
-ODD_BUT_RIGHT = {SlackAlerter: [
-        {"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
+ODD_BUT_RIGHT = {SlackAlerter: [{"slack_token": "xoxp-1"}, {"slack_token": "xoxe.xoxb-1-abc"},
         *({**TOKEN, "slack_channel_id": place} for place in ("#ml", "U012", "GABC")),
         {**TOKEN, "approvers": ("W01", "<@U02>")}, {"slack_webhook_url": "{{file./run/secrets/hook}}"},
         *({"slack_webhook_url": url} for url in (f"{OF_DISCORD}/slack", "https://chat.example.org/hooks/4xp9",
@@ -7698,8 +7700,7 @@ WRONG_CALLS = [  # a call, and what is said of it
     (lambda: ask("x", minimum_approvals=True),
      "minimum_approvals must be a whole number, 1 or more, not True"),
     *((lambda wrong=wrong: watch("x", longer_than=wrong), f"longer_than{NO_TIME}{wrong!r}")
-      for wrong in ("60 apples", None, -1, math.nan, True)),
-    *((functools.partial(call, **{wrong: 1}),
+      for wrong in ("60 apples", None, -1, math.nan, True)), *((functools.partial(call, **{wrong: 1}),
        f"{call.__name__}: no keyword {wrong!r}; did you mean {right!r}?") for call, wrong, right in (
         (ASKED.post, "titel", "title"), (ask, "approve", "approve_msg_options"), (watch, "alrter", "alerter"),
         (ASKED.open_question, "mentio", "mention"), (SMTPEmailAlerter, "imp_username", "imap_username"),
@@ -8523,8 +8524,7 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
         "stack register both -al console my_slack_alerter":
             f"stack both is stored; my_stack stays active until: {program} stack set both\n",
         "stack register all -al console,my_slack_alerter --set": "stack all is stored\n",
-        "stack set my_stack": "stack my_stack is active\n",
-        "stack update all -al console":
+        "stack set my_stack": "stack my_stack is active\n", "stack update all -al console":
             f"stack all is stored; my_stack stays active until: {program} stack set all\n",
         "stack describe": "* my_stack: my_slack_alerter\n",
         "stack list": "  default: console\n* my_stack: my_slack_alerter\n"
