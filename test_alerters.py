@@ -2606,7 +2606,6 @@ def test_images_that_a_later_message_cannot_take_do_not_take_the_text_back(chats
 def peer():
     """Return what starts a server and gives its port; each connection gets the next talk, or the last."""
     listeners = []
-
     def start(*talks, tls=None, host="127.0.0.1"):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, 0), family=family)
@@ -5214,7 +5213,6 @@ def test_who_settles_second_takes_the_decision_of_the_first_and_writes_nothing(d
     room, first = discord_room, _open(discord_room, "yes")
     second = Question.from_dict(first.to_dict(), room.alerter())
     look = second._look
-
     def slow_look(*given, **named):
         decision = look(*given, **named)
         room.react(first, room.bob, "❌")
@@ -5245,7 +5243,6 @@ def test_who_died_over_a_note_is_succeeded_and_who_asks_meanwhile_waits(discord_
     assert (_decide(room).by, len(room.notes(first)), _records()) == (room.ann, 1, {})
     second = _open(room, "yes")
     say = second._say
-
     def slow_say(*given):
         _ask_and_die(room)  # it is not given that answer
         say(*given)
@@ -5513,7 +5510,6 @@ def test_trouble_of_an_own_flavor_costs_time_and_never_the_answer(boards, clock,
 
 def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog):
     refs = []
-
     def send(self, message, params=None):
         if not refs:
             raise ConnectionRefusedError(111, "Connection refused")
@@ -5736,7 +5732,8 @@ def test_the_structure_of_a_mail(relay):
         ({}, [], text), ({"include_html": False}, [MAIL_PNG], "multipart/mixed(text/plain, image/png)"),
         ({}, [MAIL_PNG, MAIL_JPG, MAIL_GIF],
          f"multipart/alternative(text/plain, {pictures}, image/jpeg, image/gif))"),
-        ({}, [b"<svg/>"], f"multipart/mixed({text}, application/octet-stream)"), ({}, [b"<svg/>", MAIL_PNG],
+        ({}, [b"<svg/>"], f"multipart/mixed({text}, application/octet-stream)"),
+        ({}, [b"<svg/>", MAIL_PNG],
          f"multipart/mixed(multipart/alternative(text/plain, {pictures})), application/octet-stream)")]
     for fields, images, shape in shapes:
         relay_alerter(relay, **fields).send(AlerterMessage(body="see", images=images))
@@ -6903,7 +6900,8 @@ SIGNATURES = {  # each public name: its parameters, None for what has none; {met
     "SlackAlerterParameters": f"{PARAMETERS} slack_channel_id=None thread_ts=None blocks=None",
     "DiscordAlerterParameters": f"{PARAMETERS} discord_channel_id=None",
     "SMTPEmailAlerterParameters": f"{PARAMETERS} recipient_email=None subject=None subject_prefix=None "
-                                  "include_html=None html_body=None", "BaseAlerter": {
+                                  "include_html=None html_body=None",
+    "BaseAlerter": {
         "post": f"self message params=None {POST_WORDS}", "send": "self message params=None", "check": "self",
         "ask": f"self question params=None {ASK_WORDS} *key=None",
         "decide": f"self question params=None key=None {ASK_WORDS}",
@@ -7700,7 +7698,8 @@ WRONG_CALLS = [  # a call, and what is said of it
     (lambda: ask("x", minimum_approvals=True),
      "minimum_approvals must be a whole number, 1 or more, not True"),
     *((lambda wrong=wrong: watch("x", longer_than=wrong), f"longer_than{NO_TIME}{wrong!r}")
-      for wrong in ("60 apples", None, -1, math.nan, True)), *((functools.partial(call, **{wrong: 1}),
+      for wrong in ("60 apples", None, -1, math.nan, True)),
+    *((functools.partial(call, **{wrong: 1}),
        f"{call.__name__}: no keyword {wrong!r}; did you mean {right!r}?") for call, wrong, right in (
         (ASKED.post, "titel", "title"), (ask, "approve", "approve_msg_options"), (watch, "alrter", "alerter"),
         (ASKED.open_question, "mentio", "mention"), (SMTPEmailAlerter, "imp_username", "imap_username"),
@@ -8524,7 +8523,8 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
         "stack register both -al console my_slack_alerter":
             f"stack both is stored; my_stack stays active until: {program} stack set both\n",
         "stack register all -al console,my_slack_alerter --set": "stack all is stored\n",
-        "stack set my_stack": "stack my_stack is active\n", "stack update all -al console":
+        "stack set my_stack": "stack my_stack is active\n",
+        "stack update all -al console":
             f"stack all is stored; my_stack stays active until: {program} stack set all\n",
         "stack describe": "* my_stack: my_slack_alerter\n",
         "stack list": "  default: console\n* my_stack: my_slack_alerter\n"
