@@ -4016,8 +4016,8 @@ class SMTPEmailAlerter(BaseAlerter):
         ident = os.urandom(8).hex()
         if question:
             subject, ident = f"{subject} [#{question.token}]", question.token + mark
-        # The email package encodes ids of more than 75 characters, which breaks threads.
-        domain = self._sender.rpartition("@")[2][-40:].strip(".-")
+        # An id of 68 characters at most, with a mark: the email package encodes those of more than 75.
+        domain = self._sender.rpartition("@")[2][-31:].strip(".-")
         # By itself it writes short text in 8 bits, which smtplib does not announce, encodes in lines of 78,
         # for which RFC 2045 and 2047 have no room, and loses blanks where it folds encoded words.
         mail = _email_message.EmailMessage(_email_policy.SMTP.clone(cte_type="7bit", max_line_length=76))
