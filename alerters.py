@@ -5482,7 +5482,7 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
         facts.update(_facts(named, task="sender.name", task_id="task_id"))
     elif "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
         kind, how, facts = _prefect_facts(failed, *named.values())
-    elif isinstance(first, (BaseException, str, type(None))):
+    elif first is None or isinstance(first, (BaseException, str)):
         with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
             now = sys.modules["zenml"].get_step_context()
             facts.update(_facts(now, step="step_run.name", pipeline="pipeline.name", run="pipeline_run.name"))
