@@ -457,7 +457,7 @@ class AlerterParameters(_Record):
         """Raise ConfigError for what no service takes. Called again before each use: fields may change."""
         for name in ("approve_msg_options", "disapprove_msg_options", "approvers", "mention"):
             given = getattr(self, name)
-            names = _names(given, name)
+            names = _names(given, name, commas=name == "approvers")
             if given is not None and not hasattr(given, "__len__"):  # a generator gives its items once only
                 setattr(self, name, names)
         if self.timeout is not None:
@@ -548,7 +548,7 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
         return AlerterMessage(body=message, **fields)
     if isinstance(message, BaseException):
         told = {"title": _one_line(_exception_text(message), 300), "level": "error", **fields}
-        return AlerterMessage(body=_fenced(_trace(message, line_first=False)[0]), **told)
+        return AlerterMessage(body=_fenced(_Trace(message).text), **told)
     raise ConfigError(f"a message is a str, an exception or an AlerterMessage, not {_kind_of(message)}")
 
 
@@ -596,7 +596,7 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
     if error is not None:
         if not isinstance(error, BaseException):
             raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
-        body = f"{message.body or ''}\n\n{_fenced(_trace(error)[0])}"
+        body = f"{message.body or ''}\n\n{_fenced(_Trace(error).headed)}"
         level = message.level
         if level == "info" and not given["level"]:
             level = "error"
@@ -863,7 +863,7 @@ def _field_value(what: str, field: _Field, value: Any) -> Any:
             return _secret_or_reference(default)
         return default
     if kind == "list":
-        return _names(value, what)
+        return _names(value, what, commas=field.name == "approvers")
     if kind == "time":
         return _seconds(value, what)
     wanted = _TYPES.get(kind, str)
@@ -1041,7 +1041,7 @@ class BaseAlerter(_Record):
     def _refuse(self, name: str, value: Any) -> None:
         """Raise ConfigError for a field, or a parameter of that name, that can never work here."""
         if name in ("approvers", "mention") and value:
-            value = _names(value, name)
+            value = _names(value, name, commas=name == "approvers")
         if isinstance(value, str):
             value = [value]
         if not isinstance(value, (tuple, list)):
@@ -1284,7 +1284,7 @@ class BaseAlerter(_Record):
     def _new_question(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
-        approvers: Any = _names(self._option(params, "approvers"), "approvers")
+        approvers: Any = _names(self._option(params, "approvers"), "approvers", commas=True)
         if approvers:
             approvers = list(approvers)
         where = self._where(message, params)
@@ -1489,7 +1489,7 @@ def _own_code(who: str, work: Callable[..., _T], *given: Any, reached: bool = Tr
         error = _transport_failure(who, caught, reached)
     except Exception as caught:  # another's code may raise anything, and ours where no thread can be had
         error = _failure(who, _exception_text(caught), hint="its traceback is in the log", cure="people")
-        _log("error", "%s: an exception in its code\n%s", who, _trace(caught, line_first=False)[0])
+        _log("error", "%s: an exception in its code\n%s", who, _Trace(caught).text)
         error._logged = True
     raise error  # out here, so that what was raised does not travel with it: it may show secrets
 
@@ -1574,11 +1574,11 @@ def _has_unknown_emoji(word: str) -> bool:
     return "\u200d" in chars or not kinds.isdisjoint(("So", "Me", "Cn"))  # Cn: too new to know
 
 
-def _names(value: Any, what: str) -> tuple[str, ...] | None:
-    """Return one or several names as a tuple; None stays None, and an empty list is a mistake."""
+def _names(value: Any, what: str, commas: bool = False) -> tuple[str, ...] | None:
+    """Return names as a tuple; None stays None, and none is a mistake. commas: a text is split at them."""
     if value is None:
         return None
-    if isinstance(value, str) and what.endswith("approvers"):
+    if commas and isinstance(value, str):
         value = value.split(",")
     if isinstance(value, (str, int)):
         value = [value]
@@ -5423,33 +5423,35 @@ def _telling() -> Iterator[None]:
         _log("error", "the alert did not reach everybody: %s", _one_line(error))
 
 
-def _trace(error: BaseException, line_first: bool = True) -> tuple[str, str]:
-    """Return an exception's traceback, without frames of others; and what it, its causes and members say."""
-    others = f"{re.escape(_trace.__code__.co_filename)}|{_FRAMEWORKS}"
-    line = text = said = _exception_text(error)
-    lines: list[str] = []  # of all of them
-    with contextlib.suppress(Exception):  # it has odd attributes, or hundreds of causes before Python 3.11
-        whole = _traceback.TracebackException(type(error), error, error.__traceback__)
-        parts: list[Any] = [whole]
-        for part in filter(None, parts):  # which grow
-            kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
-            if kept:
-                part.stack[:] = kept
-            lines += part.format_exception_only()
-            parts += getattr(part, "exceptions", None) or ()  # of a group
-            if part.__suppress_context__:  # by `from None`, or by a cause
-                part.__context__ = None
-            parts += part.__cause__, part.__context__
-        line, text, said = "".join(whole.format_exception_only()), "".join(whole.format()), "".join(lines)
-    if line_first and text != line:
-        text = f"{line}\n{text}"
-    return _clean(text), _clean(said)
+class _Trace:
+    """What to tell of an exception."""
+    def __init__(self, error: BaseException) -> None:
+        others = f"{re.escape(_clean.__code__.co_filename)}|{_FRAMEWORKS}"  # whose frames are left out
+        line = text = said = _exception_text(error)
+        lines: list[str] = []
+        with contextlib.suppress(Exception):  # it has odd attributes, or hundreds of causes before 3.11
+            whole = _traceback.TracebackException(type(error), error, error.__traceback__)
+            parts: list[Any] = [whole]
+            for part in filter(None, parts):  # causes, and members of a group, are added on the way
+                kept = [frame for frame in part.stack if not re.search(others, frame.filename)]
+                if kept:
+                    part.stack[:] = kept
+                lines += part.format_exception_only()
+                parts += getattr(part, "exceptions", None) or ()
+                if part.__suppress_context__:  # by `from None`, or by a cause
+                    part.__context__ = None
+                parts += part.__cause__, part.__context__
+            line, text, said = "".join(whole.format_exception_only()), "".join(whole.format()), "".join(lines)
+        self.said = _clean(said)  # the lines of it, its causes and members, without frames
+        self.text = self.headed = _clean(text)  # the traceback, in which its own line comes last
+        if text != line:
+            self.headed = _clean(f"{line}\n{text}")  # with that line above it, too
 
 
 def _ended(name: str, how: str, facts: _Dict) -> AlerterMessage:
     error, body = facts.pop("error", None), None
     if isinstance(error, BaseException):
-        error, _ = _trace(error)
+        error = _Trace(error).headed
     if isinstance(error, str) and error and how != "succeeded":
         body = _fenced(error)
     return AlerterMessage(f"{name} {how}", body, facts, level=_ENDS.get(how, "error"))
@@ -5683,7 +5685,8 @@ class _LogGroup:
         if isinstance(record.exc_info, tuple):
             error = record.exc_info[1]
         if isinstance(error, BaseException):
-            trace, said = _trace(error)
+            told = _Trace(error)
+            trace, said = told.headed, told.said
         self.logger, self.level, self.level_name = record.name, record.levelno, record.levelname
         self.title = _one_line(text.split("\n")[0], 140)
         self.more = ""  # what to tell of the first besides its title
