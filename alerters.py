@@ -2855,7 +2855,7 @@ class SlackAlerter(_ChatAlerter):
         for scope, (mark, use) in _SCOPES.items():
             if scope not in who.get("scopes", _SCOPES):
                 yield mark, f"scope {scope} is missing ({use}): add it, reinstall the app"
-        if channel[0] in "#UW":  # a name or a person, which Slack takes to post alone
+        if channel.startswith(("#", "U", "W")):  # a name or a person, which Slack takes to post alone
             yield _NOTE, f"channel {channel}: only an id (C…) can be tried without a post"
             return
         for method, what, mark in (("info", "channel {}", _NOTE), ("history", "may read replies", _BAD)):
@@ -2901,9 +2901,8 @@ class SlackAlerter(_ChatAlerter):
     def _thread(self, question: Question, view: _SlackView, found: Any) -> tuple[_Dict | None, list[_Dict]]:
         """Return the question's row, None where Slack rations the reading, and the rows of its thread.
 
-        found: what conversations.history tells of all, one call for many: which have new replies. It tells of
-        none that is edited or deleted: for these such a thread is read again, of many one a second, as well
-        as at the deadline, and where something decides.
+        found: what one conversations.history tells of all: which have new replies, not where some are edited
+        or deleted. So a thread is read again: of many one a second, at the deadline, where something decides.
         """
         ts, now = question.ref["ts"], self.clock.monotonic()
         latest, known, read_at = question._memo.get("thread", (None, [], -_POLL_MAX))
@@ -3078,7 +3077,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _ready_to_read(self, where: _Dict) -> str:
         wanted = {"channels:history", "groups:history"}
-        if where["channel"][:1] in "DUW":
+        if where["channel"].startswith(("D", "U", "W")):
             wanted = {"im:history"}
         missing = wanted.difference(self._account().get("scopes", wanted))
         try:
@@ -3324,8 +3323,8 @@ _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-code
     "40067": "the forum demands a tag on each post: switch that off there, or choose another channel",
     "40005|50045": "it is too large for it: make it smaller, or post where it can be fetched",
     "200000|240000|20009": "a moderation rule of the server blocked the text"}
-# Add Reactions, View Channels, Send Messages, Embed Links, Attach Files, Read Message History, and Send
-# Messages in Threads: docs.discord.com/developers/topics/permissions
+# Add Reactions, View Channels, Send Messages, Embed Links, Attach Files, Read Message History, Send Messages
+# in Threads: docs.discord.com/developers/topics/permissions
 _PERMISSIONS = 64 + 1024 + 2048 + 16384 + 32768 + 65536 + (1 << 38)
 _DISCORD_CHANNEL = "a number: Developer Mode on, right-click the channel, Copy Channel ID"
 _USER_ID = "user ids (digits): Developer Mode on, right-click the person, Copy User ID"
@@ -3437,15 +3436,18 @@ class DiscordAlerter(_ChatAlerter):
         message = _row_with(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{channel}/messages/{mid}")
-        counts_as, below = "", []
+        counts_as = ""
         if self.listen == "channel":
             counts_as = "channel"
         if channel == mid:  # a forum's post: the question begins a thread of its own
             counts_as = "reply"
-        elif message.get("flags", 0) & _HAS_THREAD:  # which is a channel with the id of the message
-            thread = self._rows(f"/channels/{mid}/messages", int(mid), absent=404)
-            below = self._answers(question, thread, "reply")
-        answers = self._answers(question, rows, counts_as) + below
+        answers = self._answers(question, rows, counts_as)
+        ours = question._record.parts + [mid]
+        for row in rows:
+            ident, flags = row["id"], row.get("flags", 0)
+            if ident in ours and flags & _HAS_THREAD:  # which is a channel with the id of the message
+                thread = self._rows(f"/channels/{ident}/messages", int(ident), absent=404)
+                answers += self._answers(question, thread, "reply")
         answers.sort(key=operator.itemgetter("at"))
         return answers + self._tapped(question, message)
 

@@ -4070,16 +4070,16 @@ def test_a_question_in_a_forum_is_answered_in_its_thread(discord_room):
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
-def test_an_answer_to_the_help_counts_after_a_restart_too(discord_room, in_thread):
-    room, discord = discord_room, discord_room.service
-    question = room.ask()
-    near_miss = (room.in_thread if in_thread else room.reply)(question, room.ann, "yes please")
+def test_an_answer_to_the_help_counts_after_a_restart_too(discord_room, discord, in_thread):
+    question = discord_room.ask("line\n" * 999)
+    part = discord.posted[-1]["id"]  # what is said to its end, or in a thread on that, is said to it
+    near_miss = (discord.say_in_thread if in_thread else discord.say)(discord_room.ann, "yes please", part)
     assert question.check() is None
     row = discord.posted[-1]
-    where = (room.id(question), near_miss) if in_thread else (discord.channel, room.id(question))
+    where = (part, near_miss) if in_thread else (discord.channel, discord_room.id(question))
     assert (row["channel_id"], row["message_reference"]["message_id"]) == where
-    discord.say(room.ann, "yes", row["id"], channel=row["channel_id"])
-    assert outcome(Question.from_dict(question.to_dict(), room.alerter())) == YES
+    discord.say(discord_room.ann, "yes", row["id"], channel=row["channel_id"])
+    assert outcome(Question.from_dict(question.to_dict(), discord_room.alerter())) == YES
 
 
 def test_a_question_deleted_inside_a_thread_approves_nothing(slack_room):
