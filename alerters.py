@@ -1008,6 +1008,10 @@ class BaseAlerter(_Record):
     _most_people = sys.maxsize  # so many can answer one question
     _needs_emoji_names = False  # of emoji, to know them in an answer
     _api_field = ""  # that holds the service's address
+    _channel_key = "channel"  # of a ref, if it names one
+    _around_ids = ""  # what may stand around a user id and is no part of it
+    _mention_form = "(?!)"  # of a user id: how it stands in an answer, or what fits nothing
+    _own_emoji = "(?!)"  # form of those of one server alone, (name) and (id); this one fits nothing
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -1205,8 +1209,15 @@ class BaseAlerter(_Record):
     def _join(self, question: Question) -> None:
         """Begin to wait for a question: it may be read together with others from now on."""
 
+    def _view_at(self, made: _View, *place: object) -> Any:
+        """Return the view of all questions that wait at a place; `made` if there is none."""
+        return _VIEWS.setdefault((os.getpid(), id(self.clock), *place), made)
+
     def _release(self, question: Question) -> None:
-        """Let go of what its `_memo` holds open."""
+        """Stop reading it together with others."""
+        view, question._shared = question._shared, None
+        if view:
+            view.leave(question)
 
     def _cannot_ask(self) -> str:
         """Return why it cannot be asked, or an empty string."""
@@ -1216,7 +1227,10 @@ class BaseAlerter(_Record):
 
     def _person(self, name: str) -> str:
         """Return a user id in the form in which two are compared."""
-        return name.strip().strip("<@!>").casefold()
+        return name.strip().strip(self._around_ids).casefold()
+
+    def _channel_of(self, ref: _Dict) -> str:
+        return str(ref.get(self._channel_key, ""))
 
     def _pause(self, question: Question, seconds: float) -> None:
         self.clock.sleep(seconds)
@@ -1519,7 +1533,6 @@ def _report(who: str, points: Iterable[tuple[str, str]]) -> str:
 
 
 # === Asking ===
-_OWN_EMOJI = r"<a?:(\w+):(\d+)>"  # Discord's, of one server
 _WITH_REASON = r"((?::[\w+-]+:)+(?!:[\w+-]+:)|[^:]*[^:\s])(?::[*_`]*|\s:\s)\s*(\S.*)"  # or ":x:: why"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _TIME = r"(\d+(?:\.\d+)?)\s*(s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?)"
@@ -1557,9 +1570,9 @@ def _word(text: str, fold: bool) -> str:
             return text
 
 
-def _tap_name(text: str) -> str:
+def _tap_name(text: str, own_form: str = "(?!)") -> str:
     """Return the emoji that a reaction is, or that a word of the lists means: "ok" means :ok:, too."""
-    own = re.fullmatch(_OWN_EMOJI, text)
+    own = re.fullmatch(own_form, text)
     if own:
         return own[2]
     if re.fullmatch(r"[\w+'-]+(::skin-tone-\d)?", text):  # as Slack has it: "thumbsup::skin-tone-3"
@@ -1834,6 +1847,36 @@ class _Reply:
             self.at = float(self.at)
 
 
+class _Reading:
+    """What was read: the service's rows, or answers; and how much of all that is."""
+    part_unread = False  # what is missing may hold a "no"
+    veto_unread = False  # who may have declined cannot be read: nothing is approved
+    author: str | None = None  # the user id that the question was posted with, if that is told
+
+    def __init__(self, rows: list[_Dict], missing: DeliveryError | None = None, once: bool = True) -> None:
+        self.rows, self.missing = rows, missing  # the second: why not all was read; what was, counts
+        self.looks_once = once  # else once more before it decides: not all was read at the same moment
+
+
+class _View:
+    """What is read of a channel, thread or mailbox for all the questions that wait there."""
+    read_for: Iterable[Question] = ()  # the last time
+    found: _Reading  # by it
+    error: DeliveryError | None = None
+
+    def __init__(self, *questions: Question) -> None:
+        self.lock = _threading.Lock()  # one reads, and the others take what it finds
+        self.questions = set(questions)
+        self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
+
+    def leave(self, question: Question) -> None:
+        self.questions.discard(question)
+
+
+# By process, clock, service and place, while somebody waits there.
+_VIEWS: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
+
+
 class Question:
     """A message that waits for a decision. `ref`: the service's ids of it; `deadline`: UNIX seconds."""
     def __init__(self, alerter: BaseAlerter, record: _QuestionRecord) -> None:
@@ -1846,12 +1889,9 @@ class Question:
         if record.key:
             self._key = _Key(StackStore(alerter._origin[1]), record.key, self.token, alerter.clock)
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
-        self._shared: Any = None  # while it is waited for: what a flavor reads for several questions together
-        # A flavor's `replies` sets these four; before each look the first two are reset.
-        self._missing: DeliveryError | None = None  # why not all was read; what was counts, but no time-out
-        self._veto_unread = False  # who may have declined cannot be read: nothing is approved
-        self._part_unread = self._is_resumed  # a part that may hold a "no": a flavor tells once all was read
-        self._looks_once = True  # else once more before it decides: not all was read at the same moment
+        self._shared: Any = None  # while it is waited for: the _View of it and others
+        self._reading = _Reading([])  # the last one
+        self._part_unread = self._is_resumed  # a part that may hold a "no", since all was read last
         self._decision: Decision | None = None
         self._approvals: tuple[str, ...] = ()  # the user ids of who has approved by now
         self._was_decided = False  # by a look before, which the next one that reads all has to confirm
@@ -1967,7 +2007,7 @@ class Question:
         if began >= self._not_before:
             try:
                 decision = self._look(began)
-                self._failing = self._missing
+                self._failing = self._reading.missing
             except (DeliveryError, _SecretAway) as error:
                 self._failed(error)
         if decision is None and began >= self._ends and not self._failing:
@@ -2016,8 +2056,10 @@ class Question:
     def _look(self, began: float) -> Decision | None:
         """Return what the replies decide that are there now. began: when it was, by the monotonic clock."""
         answers, others = [], []
-        self._missing, self._veto_unread = None, False
         replies = _own_code(self.alerter._who, self._read_replies, reached=False)
+        reading = self._reading
+        self._part_unread = reading.part_unread
+        self._record.author = reading.author or self._record.author
         person, approvers = self.alerter._person, self._record.approvers
         if approvers is None:
             approvers = [reply.by for reply in replies]
@@ -2032,15 +2074,15 @@ class Question:
             elif not (reply.is_tap or reply.late or reply.via == "channel"):
                 others.append(reply)
         decision = self._count(answers)
-        if decision and self._veto_unread:
+        if decision and reading.veto_unread:
             what = "what may decline it cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
-        if not (decision is None or self._was_decided or self._looks_once):
+        if not (decision is None or self._was_decided or reading.looks_once):
             self._was_decided, self._fresh_from = True, self.alerter.clock.monotonic()
             again = self._look(began)  # one step may have missed what stood before that which decides
-            if not self._looks_once:  # else the service refused just now to be read twice
+            if not self._reading.looks_once:  # else the service refused just now to be read twice
                 return again
-        elif not self._missing:
+        elif not reading.missing:
             self._was_decided = False
         if decision is None:
             self._acknowledge()
@@ -2050,6 +2092,7 @@ class Question:
         return decision
 
     def _read_replies(self) -> list[_Reply]:
+        self._reading = _Reading([])  # a flavor may set another one
         return [_Reply(reply) for reply in self.alerter.replies(self)]
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
@@ -2070,7 +2113,8 @@ class Question:
 
     def _meaning(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
-        text = reply.text.replace("<@!", "<@").replace(f"<@{self._record.author}>", " ").strip()
+        us = self.alerter._mention_form.format(re.escape(str(self._record.author)))
+        text = re.sub(us, " ", reply.text).strip()
         status, reason = self._verdict(text, reply.is_tap), None
         if status is None and not reply.is_tap:  # a decline may say why: "decline: too early"
             found = re.match(_WITH_REASON, text, re.S)
@@ -2125,13 +2169,13 @@ class Question:
             return True
 
     def _verdict(self, text: str, tapped: bool) -> _Status | None:
-        approve, decline, meaning = self._record.approve, self._record.decline, _tap_name
+        approve, decline, own_form = self._record.approve, self._record.decline, self.alerter._own_emoji
+        meaning = functools.partial(_word, fold=not self._record.case_sensitive)
         if tapped:
             taps = self._taps()
             approve, decline = [*approve, taps[0]], [*decline, taps[1]]
-        else:
-            meaning = functools.partial(_word, fold=not self._record.case_sensitive)
-        meant, own = {meaning(text)}, re.fullmatch(_OWN_EMOJI, text)
+            meaning = functools.partial(_tap_name, own_form=own_form)
+        meant, own = {meaning(text)}, re.fullmatch(own_form, text)
         if tapped and own:  # ":ship:" in a list means each one of that name
             meant.add(_tap_name(own[1]))
         if not meant.isdisjoint(map(meaning, decline)):
@@ -2143,7 +2187,7 @@ class Question:
     def _taps(self) -> list[str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
         def is_emoji(word: str) -> bool:
-            return bool(re.fullmatch(rf":[^:\s]+:|{_OWN_EMOJI}", _canonical(word)))
+            return bool(re.fullmatch(rf":[^:\s]+:|{self.alerter._own_emoji}", _canonical(word)))
 
         taps = []
         for words, usual in (self._record.approve, _TAPS[0]), (self._record.decline, _TAPS[1]):
@@ -2301,12 +2345,7 @@ _UNFORMED = ("text", "plain", "code", "title", "facts")  # kinds whose lines sta
 _UNMARKED = r"(?![^a-zA-Z0-9]|\d+\.\s|.*://)[^@&<>`*_~|\\[\]\n]*"  # a line that is the same on each service
 _LEFT_OUT = "… {:,} characters left out …"
 _LOOK_BACK = 3600.0  # s before a question was asked, for a service whose clock is behind ours
-_ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
-_ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"
-_DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _NO_FILES = "a webhook takes no files, only an image's URL"
-# Of all questions that are waited for: by process, server, token, `listen`, channel and thread.
-_VIEWS: weakref.WeakValueDictionary[Any, _View] = weakref.WeakValueDictionary()
 
 
 class _Draft:
@@ -2324,7 +2363,7 @@ class _Draft:
         names = mention = list(_names(getattr(params, "mention", None), "mention") or ())
         if message._question:
             names = mention + (message._question._record.approvers or [])[:_CALLED]
-        self.called = [name.strip("<@!>") for name in names]
+        self.called = [name.strip(alerter._around_ids) for name in names]
         files = message._files(alerter._who)
         for file in files:
             if file.data and not alerter._takes_files():
@@ -2340,18 +2379,6 @@ class _Draft:
             self.blocks.insert(0, _Block("ping", self.called[:len(mention)]))
 
 
-class _View:
-    """A channel or thread, the questions for which it is read, and what the last reading found."""
-    def __init__(self, question: Question) -> None:
-        self.channel, self.thread = _channel_of(question.ref), question.ref.get("thread_ts")
-        self.refs = {question: question.ref}
-        self.read_for: set[Question] = set()  # when it was read last
-        self.lock = _threading.Lock()
-        self.began = -_POLL_MAX  # on clock.monotonic: when the last reading began
-        self.found: Any = None
-        self.error: DeliveryError | None = None
-
-
 class _ChatAlerter(BaseAlerter):
     """What Slack and Discord share: pages, continuing, attaching, falling back to plain text.
 
@@ -2359,10 +2386,13 @@ class _ChatAlerter(BaseAlerter):
     is declared here, in the order in which it is called: without a bot's token not `_tap` and what follows.
     """
     _shows_questions = _has_reactions = True
+    _around_ids, _mention_form = "<@!>", "<@!?{}>"
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
     # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).
     _id_forms: Mapping[str, tuple[str, str, str]] = {}
+    _person_id = "(?!)"  # form of the ids of people, who can be mentioned by them
+    _thread_key = ""  # of a ref, if it may name a thread in its channel
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     # To write
     # Kind of block (needed: title, fence) or style (bold, …) -> form of {words}, {indent}, {label}, {hashes}
@@ -2384,9 +2414,10 @@ class _ChatAlerter(BaseAlerter):
     _link: Callable[[_Dict], str | None] = staticmethod(lambda ref: None)  # a message's address, if known
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
     _take_away: Callable[[_Dict], None]  # (ref): deletes a message
-    # To ask, besides `_ready_to_read`, `replies`, `_say` and `_find` of the base
+    # To ask, besides `_ready_to_read`, `_say` and `_find` of the base
     _view_type: type[_View] = _View
-    _read_view: Callable[[Any, Question], Any]  # (view): reads what serves all questions of the view
+    _read_answers: Callable[[Question], _Reading]  # what people answered, and how much of it was read
+    _read_view: Callable[[Any, Question], _Reading]  # (view): rows for all questions in its `read_for`
     _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
     _is_bot: Callable[[_Dict], bool]  # (row)
     _forwards: Callable[[_Dict], bool]  # (row): it shows another message, which those below may be about
@@ -2442,7 +2473,7 @@ class _ChatAlerter(BaseAlerter):
         ref = self._put(draft, page)
         draft.outcome = "partial"
         if not draft.ref:
-            draft.ref, draft.where["channel"] = ref, _channel_of(ref)  # it may have been given by a name
+            draft.ref, draft.where["channel"] = ref, self._channel_of(ref)  # it may have been given by a name
 
     def _send_pictures(self, draft: _Draft, together: list[_File]) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
@@ -2570,7 +2601,7 @@ class _ChatAlerter(BaseAlerter):
     def _note(self, text: str, person: str) -> str:
         """Return a note in markup, with a mention of this person of its text; nobody else can be."""
         spans = list(_spans(text))
-        if re.fullmatch(r"[UW]\w+|\d+", person):
+        if re.fullmatch(self._person_id, person):
             before, _, after = text.partition(person)
             spans = [("text", before, ""), ("mention", person, ""), ("text", after, "")]
         return _in_markup(spans, self._mark, self._forms)
@@ -2586,32 +2617,31 @@ class _ChatAlerter(BaseAlerter):
         return _retry(noted, self.clock, until, doubtful=page.doubtful, **how)
 
     def _join(self, question: Question) -> None:
-        view = self._view_type(question)
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
-        key = (os.getpid(), service, getattr(self, "listen", ""), id(self.clock), view.channel, view.thread)
-        view = question._shared = _VIEWS.setdefault(key, view)
-        view.refs[question] = question.ref  # another thread may have set `_shared` to None by now
+        ref, listen = question.ref, getattr(self, "listen", "")
+        place = self._channel_of(ref), ref.get(self._thread_key), listen
+        view = question._shared = self._view_at(self._view_type(), service, place)
+        view.questions.add(question)  # another thread may have set `_shared` to None by now
 
-    def _release(self, question: Question) -> None:
-        if question._shared:
-            question._shared.refs.pop(question, None)
-        question._shared = None
+    @_documented
+    def replies(self, question: Question) -> list[dict[str, Any]]:
+        """Return answers to the question, and its reactions. Mostly one request."""
+        question._reading = self._read_answers(question)
+        return question._reading.rows
 
     def _view_of(self, question: Question) -> Any:
         return question._shared or question._memo.setdefault("view", self._view_type(question))
 
-    def _read_shared(self, question: Question) -> Any:
+    def _read_shared(self, question: Question) -> _Reading:
         """Return what `_read_view` finds, or has found for all of the view in the last quarter of a pause."""
-        view = self._view_of(question)
-        if question._shared is None:  # it is not waited for, only looked at
-            return self._read_view(view, question)
+        view: _View = self._view_of(question)
         now = self.clock.monotonic()
         fresh_from = max(now - question._interval(now) / 4, question._fresh_from)
         if now >= question._ends:  # once more at the deadline
             fresh_from = max(fresh_from, now - _POLL_MIN / 4, question._ends)
-        with view.lock:  # one reads, and the others take what it finds
-            if view.began < fresh_from or question not in view.read_for:
-                began, view.error, view.read_for = self.clock.monotonic(), None, set(view.refs)
+        with view.lock:
+            if question._shared is None or view.began < fresh_from or question not in view.read_for:
+                began, view.error, view.read_for = self.clock.monotonic(), None, set(view.questions)
                 try:
                     view.found = self._read_view(view, question)
                 except DeliveryError as error:
@@ -2710,20 +2740,14 @@ class _ChatAlerter(BaseAlerter):
         return problem.format(text)
 
     def _can_reply(self, above: Receipt, params: _Params) -> bool:
-        if above.alerter != self._label and _channel_of(above.ref) != self._channel(params):
+        if above.alerter != self._label and self._channel_of(above.ref) != self._channel(params):
             return False  # of several in a stack, another one sent it
         return self._can_follow(above.ref)
 
     def _where(self, message: AlerterMessage, params: _Params) -> _Dict:
-        thread = getattr(params, "thread_ts", None)
-        if message._reply_to and not thread:  # a reply stands where the message does
-            ref = message._reply_to.ref
-            return {"channel": _channel_of(ref), "thread": _thread_of(ref)}
-        return {"channel": self._channel(params), "thread": thread}
-
-
-def _channel_of(ref: _Dict) -> str:
-    return str(ref.get("channel", ref.get("channel_id", "")))
+        if message._reply_to:  # a reply stands where the message does
+            return {"channel": self._channel_of(message._reply_to.ref), "thread": None}
+        return {"channel": self._channel(params), "thread": None}
 
 
 def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
@@ -2734,6 +2758,9 @@ def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
 
 
 # === Slack ===
+_ON_SLACK = r"^https://([\w-]+\.)*slack(-gov)?\.com(?![^/])"  # the beginning of an address there
+_ON_DISCORD = r"^https://([\w-]+\.)*discord(app)?\.com(?![^/])"  # which people take for one of Slack
+_DISCORD_TOKEN = r"[\w-]{20,}\.[\w-]{5,}\.[\w-]{20,}"
 _RATION = 60.0  # s between two readings of an app that Slack rations
 _RATIONED_ROWS = 16  # that one of them gives at most: 15, and maybe the first of the thread
 _SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay below _BODY_CAP
@@ -2810,7 +2837,7 @@ class SlackAlerter(_ChatAlerter):
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _setup_fields = ("slack_token", "slack_channel_id")
     _token_field, _webhook_field, _channel_field = "slack_token", "slack_webhook_url", "slack_channel_id"
-    _api_field = "slack_api_url"
+    _api_field, _thread_key = "slack_api_url", "thread_ts"
     _person_id = "(?!U0?X{4})[UW][A-Z0-9]+"
     _id_forms = {
         "slack_channel_id": (rf"(?!xox|xapp|{_DISCORD_TOKEN})[^\s@<>/,'\"“”‘’]+",
@@ -2868,25 +2895,22 @@ class SlackAlerter(_ChatAlerter):
             except DeliveryError as error:
                 yield mark, f"{what.format(channel)}: {error}"
 
-    @_documented
-    def replies(self, question: Question) -> list[dict[str, Any]]:
-        """Return answers in the question's thread and its reactions. One request when nothing has changed."""
+    def _read_answers(self, question: Question) -> _Reading:
+        """Read the question's thread and its reactions, with one request when nothing has changed."""
         is_over = self.clock.monotonic() >= question._ends
-        view, shared = self._view_of(question), ([], None)  # type: _SlackView, Any
-        listens = self.listen == "channel" and not view.thread
-        if view.thread or listens or len(view.refs) > 1:
+        view: _SlackView = self._view_of(question)
+        shared, in_thread = _Reading([]), question.ref.get("thread_ts")
+        listens = self.listen == "channel" and not in_thread
+        if in_thread or listens or len(view.questions) > 1:
             shared = self._read_shared(question)
-        found, rows = self._thread(question, view, shared)
-        row = self._with_all_taps(question, found)
-        question._record.author = row.get("user") or question._record.author
-        answers = self._answers(question, rows, "reply")
-        if listens and self._is_whole(question, shared):  # of a part nobody knows what stands above it
-            answers += self._answers(question, shared[0], "channel")
-        question._looks_once = view.rationed
-        if not question._missing:
-            question._part_unread = False
-        elif question._part_unread or not view.rationed:
-            question._veto_unread = True  # else taps decide meanwhile
+        thread = self._thread(question, view, shared)
+        row = self._with_all_taps(question, thread)
+        answers = self._answers(question, thread.rows, "reply")
+        parts = [thread]
+        if listens:
+            parts.append(shared)
+            if not shared.missing:  # of a part nobody knows what stands above it
+                answers += self._answers(question, shared.rows, "channel")
         answers.sort(key=operator.itemgetter("at"))
         taps = []
         for reaction in row.get("reactions") or ():
@@ -2896,48 +2920,46 @@ class SlackAlerter(_ChatAlerter):
         if is_over:  # no tap tells its time: one that was not there at the first look came too late
             before = question._memo.setdefault("taps", taps)
             taps = [tap for tap in taps if tap in before]
-        return answers + taps
+        reading = _Reading(answers + taps, once=view.rationed)
+        reading.author = row.get("user")
+        for part in parts:
+            if part.missing:
+                reading.missing = part.missing
+                if part.rows or question._part_unread:  # of the other rows nobody knows what they decide
+                    reading.part_unread = True
+                reading.veto_unread = reading.part_unread or not view.rationed  # else taps decide meanwhile
+        return reading
 
-    def _thread(self, question: Question, view: _SlackView, found: Any) -> tuple[_Dict | None, list[_Dict]]:
-        """Return the question's row, None where Slack rations the reading, and the rows of its thread.
+    def _thread(self, question: Question, view: _SlackView, shared: _Reading) -> _Reading:
+        """Return what is in the question's thread, which begins with the question.
 
-        found: what one conversations.history tells of all: which have new replies, not where some are edited
+        shared: what one conversations.history tells of all: which have new replies, not where some are edited
         or deleted. So a thread is read again: of many one a second, at the deadline, where something decides.
         """
         ts, now = question.ref["ts"], self.clock.monotonic()
         latest, known, read_at = question._memo.get("thread", (None, [], -_POLL_MAX))
-        row = _row_with(found[0], "ts", ts)
-        if row and not view.thread:
-            if not row.get("reply_count"):
-                return row, []
-            due = min(read_at + min(len(view.refs), _POLL_MAX), question._ends)
-            if latest == row.get("latest_reply") and question._fresh_from <= read_at and now < due:
-                return row, known
-        if not view.thread:
-            found = self._read(view, question, "replies", {"ts": ts})
-        rows = found[0]
-        if not self._is_whole(question, found):
-            return None, rows
-        row = _row_with(rows, "ts", ts)
-        if row is None or row.get("subtype") == "tombstone":
-            raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
-                           hint="begin anew")
-        question._memo["thread"] = row.get("latest_reply"), rows, now
-        return row, rows
+        row, thread = _row_with(shared.rows, "ts", ts), shared
+        if not question.ref.get("thread_ts"):  # else that thread is what was read for all
+            if row and not row.get("reply_count"):
+                return _Reading([row])
+            due = min(read_at + min(len(view.questions), _POLL_MAX), question._ends)
+            is_fresh = question._fresh_from <= read_at and now < due
+            if row and is_fresh and latest == row.get("latest_reply"):
+                return _Reading([row, *known])
+            thread = self._read(view, question, "replies", {"ts": ts})
+        row = _row_with(thread.rows, "ts", ts)
+        if not thread.missing:
+            if row is None or row.get("subtype") == "tombstone":
+                raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
+                               hint="begin anew")
+            question._memo["thread"] = row.get("latest_reply"), thread.rows, now
+        return thread
 
-    def _is_whole(self, question: Question, found: Any) -> bool:
-        """True if all was read. found: as `_read` returns it."""
-        rows, missing = found
-        if missing:
-            question._missing = missing
-            if rows:  # of the others nobody has read what they decide
-                question._part_unread = True
-        return not missing
-
-    def _read_view(self, view: _SlackView, question: Question) -> tuple[Any, DeliveryError | None]:
-        if view.thread:
-            return self._read(view, question, "replies", {"ts": view.thread})
-        refs = sorted(view.refs.values(), key=self._order)
+    def _read_view(self, view: _SlackView, question: Question) -> _Reading:
+        in_thread = question.ref.get("thread_ts")
+        if in_thread:
+            return self._read(view, question, "replies", {"ts": in_thread})
+        refs = sorted([each.ref for each in view.read_for], key=self._order)
         args = {"oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
             return self._read(view, question, "history", args)
@@ -2945,18 +2967,20 @@ class SlackAlerter(_ChatAlerter):
         return self._read(view, question, "history", args, 1 + len(refs) // 10)
 
     def _read(self, view: _SlackView, question: Question, kind: str, args: _Dict,
-              most: int | None = None) -> tuple[Any, DeliveryError | None]:
-        """Return rows, and why they are not all: some apps may read one page of 15 rows a minute.
+              most: int | None = None) -> _Reading:
+        """Return rows, which may not be all: some apps may read one page of 15 rows a minute.
 
         Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
-        now, rows = self.clock.monotonic(), []
+        now = self.clock.monotonic()
+        rows: list[_Dict] = []
         ends_soon = now < question._ends < now + _RATION
         if now < view.free_at or (ends_soon and view.rationed):
-            return [], _failure(self._who, "Slack rations the reading of answers", cure="again")
+            return _Reading([], _failure(self._who, "Slack rations the reading of answers", cure="again"))
         try:
-            for page in itertools.islice(self._pages(kind, {"channel": view.channel, **args}), most):
+            pages = self._pages(kind, {"channel": question.ref["channel"], **args})
+            for page in itertools.islice(pages, most):
                 rows += page
                 view.widest = max(view.widest, len(page))
         except DeliveryError as error:
@@ -2966,11 +2990,11 @@ class SlackAlerter(_ChatAlerter):
             # Another app has to wait so long only after many pages.
             if view.free_at > now + _POLL_MAX and view.widest <= _RATIONED_ROWS:
                 view.rationed = True
-            return rows, error.with_traceback(None)  # its frames would keep the view
+            return _Reading(rows, error.with_traceback(None))  # its frames would keep the view
         if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:
             view.rationed = False  # it only had to wait for once
         view.read_at = {**view.read_at, kind: now}
-        return rows, None
+        return _Reading(rows)
 
     def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
         asked = {**args, "limit": _SLACK_PAGE}
@@ -2983,8 +3007,11 @@ class SlackAlerter(_ChatAlerter):
         raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many",
                        retry_after=_RATION, hint="ask anew, where less is written")
 
-    def _with_all_taps(self, question: Question, row: _Dict | None) -> _Dict:
+    def _with_all_taps(self, question: Question, thread: _Reading) -> _Dict:
         """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
+        row = None
+        if not thread.missing:
+            row = _row_with(thread.rows, "ts", question.ref["ts"])
         for reaction in _mapping(row).get("reactions") or ():
             users = reaction.get("users") or ()
             decides = question._verdict(str(reaction.get("name")), True)
@@ -3026,6 +3053,12 @@ class SlackAlerter(_ChatAlerter):
 
     def _forwards(self, row: _Dict) -> bool:
         return "'is_share': True" in str(row.get("attachments"))
+
+    def _where(self, message: AlerterMessage, params: _Params) -> _Dict:
+        thread = getattr(params, "thread_ts", None)
+        if message._reply_to and not thread:
+            return {**super()._where(message, params), "thread": _thread_of(message._reply_to.ref)}
+        return {"channel": self._channel(params), "thread": thread}
 
     def _find(self, question: Question) -> _Dict | None:
         record = question._record
@@ -3294,7 +3327,7 @@ def _slack_ref(where: _Dict, row: _Dict) -> _Dict:
 
 
 def _thread_of(ref: _Dict) -> str | None:
-    """Return the thread of a message of Slack, which begins with it if it is in none."""
+    """Return the thread of a message, which begins with it if it is in none."""
     return ref.get("thread_ts") or ref.get("ts")
 
 
@@ -3366,10 +3399,12 @@ class DiscordAlerter(_ChatAlerter):
     _setup_fields = ("discord_token", "discord_channel_id")
     _token_field, _webhook_field = "discord_token", "discord_webhook_url"
     _channel_field, _api_field = "discord_channel_id", "discord_api_url"
+    _channel_key, _person_id = "channel_id", _SNOWFLAKE
+    _own_emoji = r"<a?:(\w+):(\d+)>"
     _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)", f"that is no id: {_DISCORD_CHANNEL}")
     _id_forms = {
         "discord_channel_id": _channel_ids, "default_discord_channel_id": _channel_ids,
-        "approvers": (rf"[<@!]*{_SNOWFLAKE}>?", r"/([0-9]+)\b",
+        "approvers": (rf"[<@!]*{_person_id}>?", r"/([0-9]+)\b",
                       f"{{!r}} is no id of a person on Discord; {_USER_ID}"),
         "mention": (rf"[<@!]*(&?{_SNOWFLAKE}|here|everyone)>?", r"/([0-9]+)\b",
                     f"{{!r}} is no id of Discord; {_USER_ID}; & and a role id; or here, everyone")}
@@ -3427,12 +3462,10 @@ class DiscordAlerter(_ChatAlerter):
         except DeliveryError as error:
             yield _BAD, str(error)
 
-    @_documented
-    def replies(self, question: Question) -> list[dict[str, Any]]:
-        """Return replies to the question, answers in a thread on it, and reactions. Mostly one request."""
+    def _read_answers(self, question: Question) -> _Reading:
+        """Read replies to the question, answers in a thread on it, and reactions. Mostly one request."""
         channel, mid = question.ref["channel_id"], question.ref["message_id"]
-        question._looks_once = False
-        rows = self._read_shared(question)
+        rows = self._read_shared(question).rows
         message = _row_with(rows, "id", mid)
         if message is None:  # it was deleted, or the channel can no longer be read: this tells
             message = self._call("GET", f"/channels/{channel}/messages/{mid}")
@@ -3449,11 +3482,13 @@ class DiscordAlerter(_ChatAlerter):
                 thread = self._rows(f"/channels/{ident}/messages", int(ident), absent=404)
                 answers += self._answers(question, thread, "reply")
         answers.sort(key=operator.itemgetter("at"))
-        return answers + self._tapped(question, message)
+        reading = _Reading(answers, once=False)
+        self._add_taps(reading, question, message)
+        return reading
 
-    def _read_view(self, view: _View, _: Question) -> list[_Dict]:
-        oldest = min(map(self._order, list(view.refs.values())))
-        return self._rows(f"/channels/{view.channel}/messages", oldest - 1)
+    def _read_view(self, view: _View, question: Question) -> _Reading:
+        oldest = min([self._order(each.ref) for each in view.read_for])
+        return _Reading(self._rows(f"/channels/{question.ref['channel_id']}/messages", oldest - 1))
 
     def _rows(self, path: str, after: int, absent: int = 0, more: str = "") -> list[_Dict]:
         """Return all rows after an id. absent: the status that means that there are none."""
@@ -3513,9 +3548,8 @@ class DiscordAlerter(_ChatAlerter):
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer
 
-    def _tapped(self, question: Question, message: _Dict) -> list[_Dict]:
-        """Return who gave the reactions that decide; those that cannot be read are told to the question."""
-        taps = []
+    def _add_taps(self, reading: _Reading, question: Question, message: _Dict) -> None:
+        """Add who gave the reactions that decide, and which of these cannot be read."""
         for reaction in message.get("reactions") or ():
             if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
                 continue
@@ -3534,14 +3568,13 @@ class DiscordAlerter(_ChatAlerter):
                     users += self._rows(path, 0, absent=400, more="&type=1")
             except DeliveryError as error:
                 question._failed(error)  # which raises it, if it is for good; else words may decide meanwhile
-                question._missing = error
+                reading.missing = error
                 if status == "declined":
-                    question._veto_unread = True
+                    reading.veto_unread = True
                 continue
             for user in users:
                 if not user.get("bot"):
-                    taps.append({"by": user["id"], "text": shown, "via": "reaction"})
-        return taps
+                    reading.rows.append({"by": user["id"], "text": shown, "via": "reaction"})
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
@@ -3908,7 +3941,6 @@ _NOTICES = (
     r"(?: [a-z\d+/=]{60,76}){1,99}(?: (?![a-z]+\s)[a-z\d+/=]{1,76}){,2} -----end pgp \w+-----)")
 _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
                  + r")[\s>|.!*\]<…]*){1,9}$")
-_MAILBOXES: weakref.WeakValueDictionary[Any, _Mailbox] = weakref.WeakValueDictionary()
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _TWO_DAYS = 2 * 86400.0  # s before a question from which mails are read: SINCE knows days, of any zone
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
@@ -4273,10 +4305,9 @@ class SMTPEmailAlerter(BaseAlerter):
         question._take_step(sent=record.sent + _as_sent(mail))
         self._deliver(_Mail(mail, people))
 
-    def _box(self) -> _Mailbox:
-        key = (os.getpid(), id(self.clock), self.imap_server, self.imap_port, self.imap_username,
-               self.username, self.sender_email, self.imap_password, self.password)
-        return _MAILBOXES.setdefault(key, _Mailbox())
+    def _box(self) -> Any:
+        return self._view_at(_Mailbox(), self.imap_server, self.imap_port, self.imap_username, self.username,
+                             self.sender_email, self.imap_password, self.password)
 
     def replies(self, question: Question) -> list[dict[str, Any]]:
         """Return what the recipients newly wrote in answer. Reads only: marks nothing as seen."""
@@ -4330,23 +4361,22 @@ class SMTPEmailAlerter(BaseAlerter):
                 return address.casefold()
         return ""
 
-    def _release(self, question: Question) -> None:
-        box, question._shared = question._shared, None
-        if box:
-            with box.lock:
-                box.questions.discard(question)
-                if not box.questions:
-                    box.close()
 
-
-class _Mailbox:
+class _Mailbox(_View):
     """What is read of one mailbox, over one session: Dovecot allows ten of a user from one address."""
+    known_until = float("-inf")  # till when nobody has to try once more whether it can be read
+    since = float("inf")  # two days before the first was asked
+    session: Any = None
+
     def __init__(self) -> None:
-        self.lock, self.session = _threading.Lock(), None  # type: Any, Any
-        self.questions: set[Question] = set()  # that wait in it
-        self.known_until = float("-inf")  # till when nobody has to try once more whether it can be read
-        self.since = float("inf")  # two days before the first was asked
+        super().__init__()
         self.close()
+
+    def leave(self, question: Question) -> None:
+        with self.lock:
+            super().leave(question)
+            if not self.questions:
+                self.close()
 
     def close(self) -> None:
         """End the session, and forget: only within one do UIDs surely stay the same (UIDVALIDITY)."""
@@ -6492,7 +6522,8 @@ def _how_to_answer(question: Question) -> _Block:
     people = question._record.approvers or ()
     between = " for "
     for person in people[:_CALLED]:
-        closing += [("text", between, ""), ("person", _one_line(person.strip("<@!>"), 100), "")]
+        name = person.strip(question.alerter._around_ids)
+        closing += [("text", between, ""), ("person", _one_line(name, 100), "")]
         between = ", "
     if len(people) > _CALLED:
         closing.append(("text", f" and {len(people) - _CALLED} more", ""))
@@ -7436,7 +7467,7 @@ def _tell_asked(question: Question) -> None:
     """Say where it was asked, and until when the command waits; on a terminal the question says so itself."""
     if question.alerter.flavor != "console":
         record = question._record
-        place = ", ".join(record.recipients) or record.url or _channel_of(question.ref)
+        place = ", ".join(record.recipients) or record.url or question.alerter._channel_of(question.ref)
         who = f"{question.alerter._who} {place}".strip()
         _complain(f"asked {who}; waiting until {time.strftime(_UTC, time.gmtime(question.deadline))}")
 

@@ -4556,7 +4556,7 @@ def test_a_poll_that_ends_after_the_deadline_is_not_the_last_one(room):
 
 def test_what_was_gone_at_the_second_look_has_to_be_found_twice_anew(boards, clock):
     def replies(self, question):
-        question._looks_once = False  # as where a service is read in steps
+        question._reading.looks_once = False  # as where a service is read in steps
         return [{"by": "ann", "text": looks.pop(0)}]
     looks, question = ["yes", "", "yes", "no"], _board(clock, replies=replies).open_question("Deploy?")
     assert question.check() is None and question.check().status == NO
