@@ -706,7 +706,7 @@ def _own_mentions(target: BaseAlerter, targets: list[BaseAlerter], params: _Para
         return params
     own = []
     callers = [each for each in targets if each._calls_people]
-    for name in _names(params.mention, "mention") or ():
+    for name in _names(params.mention, "mention"):
         knowing = [each for each in callers if not each._problem("mention", name)]
         if target in knowing or not knowing:  # nobody's: it is refused
             own.append(name)
@@ -1298,9 +1298,7 @@ class BaseAlerter(_Record):
     def _new_question(self, message: AlerterMessage, params: _Params, key: str | None) -> Question:
         now, fold = self.clock.now(), not getattr(self, "case_sensitive", True)
         approve, decline = self._word_lists(params, fold)
-        approvers: Any = _names(self._option(params, "approvers"), "approvers", commas=True)
-        if approvers:
-            approvers = list(approvers)
+        approvers = list(_names(self._option(params, "approvers"), "approvers", commas=True)) or None
         where = self._where(message, params)
         people = set(map(self._person, approvers or where.get("people", ())))
         needed = getattr(params, "minimum_approvals", 1)
@@ -1324,14 +1322,14 @@ class BaseAlerter(_Record):
 
     def _word_lists(self, params: _Params, fold: bool) -> list[list[str]]:
         """Return the words that approve, and those that decline, once each of them can decide."""
-        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options") or ()
-        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options") or ()
+        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options")
+        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options")
         lists = []
         taken = {_word(word, True) for word in approve + decline}
         for given, usual in (approve, _APPROVE), (decline, _DECLINE):
             free = [word for word in usual if _word(word, True) not in taken]
             lists.append(list(given or free or usual))  # the check below names those that are not free
-        seen, meaning = set(), {_tap_name(_TAPS[0]): lists[0], _tap_name(_TAPS[1]): lists[1]}
+        seen, meaning = set(), dict(zip(map(_tap_name, _TAPS), lists))
         for words in lists:
             for word in words:
                 plain, problem = _word(word, True), ""
@@ -1426,7 +1424,7 @@ class BaseAlerter(_Record):
         """True if it is known where a recorded question stands; else it is looked for."""
         record = found._record
         if record.ref is None and record.posted:
-            record.ref = _retry(functools.partial(self._find, found), self.clock, self._until(_SEND_BUDGET))
+            record.ref = _retry(self, self._find, found, until=self._until(_SEND_BUDGET))
             if record.ref is not None:
                 self._offer_taps(found)
                 found._take_step(ref=record.ref)
@@ -1587,10 +1585,10 @@ def _has_unknown_emoji(word: str) -> bool:
     return "\u200d" in chars or not kinds.isdisjoint(("So", "Me", "Cn"))  # Cn: too new to know
 
 
-def _names(value: Any, what: str, commas: bool = False) -> tuple[str, ...] | None:
-    """Return names as a tuple; None stays None, and none is a mistake. commas: a text is split at them."""
+def _names(value: Any, what: str, commas: bool = False) -> tuple[str, ...]:
+    """Return names as a tuple; none at all is a mistake, but for None. commas: a text is split at them."""
     if value is None:
-        return None
+        return ()
     if commas and isinstance(value, str):
         value = value.split(",")
     if isinstance(value, (str, int)):
@@ -2093,7 +2091,7 @@ class Question:
 
     def _read_replies(self) -> list[_Reply]:
         self._reading = _Reading([])  # a flavor may set another one
-        return [_Reply(reply) for reply in self.alerter.replies(self)]
+        return list(map(_Reply, self.alerter.replies(self)))
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
         """True for what came after the deadline. What is read before it was given before it."""
@@ -2292,23 +2290,23 @@ class Question:
     def _say(self, text: str, person: str = "", to: _Reply | None = None) -> None:
         try:
             if self._record.ref is not None:  # else it was never found
-                say = functools.partial(self.alerter._say, self, text, to, person)
-                _retry(say, self.alerter.clock, self.alerter._until())  # a service takes few notes at once
+                _retry(self.alerter, self.alerter._say, self, text, to, person)  # few are taken at once
         except (AlerterError, OSError) as error:
             _log("warning", "%s: could not write under the question: %s", self.alerter._who, _one_line(error))
 
 
-def _retry(call: Callable[[], _T], clock: _Clock, until: float, *, idempotent: bool = False,
-            find: Callable[[], _T | None] | None = None, doubtful: bool = False) -> _T:
-    """Return call(), trying again what was certainly not accepted, within `until` (of clock.monotonic).
+def _retry(alerter: BaseAlerter, call: Callable[..., _T], *given: Any, until: float | None = None,
+           idempotent: bool = False, doubtful: bool = False,
+           find: Callable[[], _T | None] | None = None) -> _T:
+    """Return call(…), trying again what was certainly not accepted, until a moment of clock.monotonic.
 
     idempotent: once more does no harm, so what may have arrived is sent again, too. Else `find` looks for it
     first, and returns it or None; without both, the error is raised. doubtful: it may have arrived before.
     """
-    pause = 1.0
+    clock, pause, end = alerter.clock, 1.0, until or alerter._until()
     while True:
         try:
-            return call()
+            return call(*given)
         except DeliveryError as caught:
             error = caught
         unheard = error.outcome == "unknown"
@@ -2316,7 +2314,7 @@ def _retry(call: Callable[[], _T], clock: _Clock, until: float, *, idempotent: b
             error.outcome, error.hint = "unknown", f"{error.hint}; an earlier try may have arrived"
         doubtful = doubtful or unheard
         wait = max(error.retry_after or pause, 0.5)
-        in_time = clock.monotonic() + wait < until
+        in_time = clock.monotonic() + wait < end
         if error.retry_after is None:
             pause = min(pause * 2, 8.0)
         elif not in_time:
@@ -2329,7 +2327,7 @@ def _retry(call: Callable[[], _T], clock: _Clock, until: float, *, idempotent: b
         clock.sleep(wait)
         if unheard and find:
             try:
-                found = _retry(find, clock, until)
+                found = _retry(alerter, find, until=end)
             except DeliveryError:
                 raise error from None
             if found is not None:
@@ -2360,7 +2358,7 @@ class _Draft:
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
         self.reply_to: _Dict = getattr(message._reply_to, "ref", {})
-        names = mention = list(_names(getattr(params, "mention", None), "mention") or ())
+        names = mention = list(_names(getattr(params, "mention", None), "mention"))
         if message._question:
             names = mention + (message._question._record.approvers or [])[:_CALLED]
         self.called = [name.strip(alerter._around_ids) for name in names]
@@ -2614,7 +2612,7 @@ class _ChatAlerter(BaseAlerter):
                 question._take_step(posted=question.deadline - question._ends + self.clock.monotonic())
             return post()
 
-        return _retry(noted, self.clock, until, doubtful=page.doubtful, **how)
+        return _retry(self, noted, until=until, doubtful=page.doubtful, **how)
 
     def _join(self, question: Question) -> None:
         service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
@@ -3206,7 +3204,7 @@ class SlackAlerter(_ChatAlerter):
     def _put(self, draft: _Draft, page: _Page) -> _Dict:
         payload, started, until = self._payload(draft, page), self.clock.now(), draft.until
         if not self.slack_token:
-            _retry(functools.partial(self._post_webhook, payload, until), self.clock, until)
+            _retry(self, self._post_webhook, payload, until, until=until)
             return {}
         where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
         mark, find = f"'{page.nonce}'", None
@@ -3241,10 +3239,9 @@ class SlackAlerter(_ChatAlerter):
                 file.problem = str(error)
         args = {"channel_id": ref["channel"], "thread_ts": _thread_of(ref),
                 "initial_comment": self._named(shared), "files": _json.dumps(list(shared.values()))}
-        share = functools.partial(self._call, "files.completeUploadExternal", args, until)
         try:
             if shared:
-                _retry(share, self.clock, until)
+                _retry(self, self._call, "files.completeUploadExternal", args, until, until=until)
         except DeliveryError as error:
             for file in shared:
                 file.problem = str(error)
@@ -3263,7 +3260,7 @@ class SlackAlerter(_ChatAlerter):
             if answer.status != 200:
                 raise answer.refusal(self._who, f"HTTP {answer.status} for the upload")
 
-        _retry(send_bytes, self.clock, until, idempotent=True)
+        _retry(self, send_bytes, until=until, idempotent=True)
         return str(place.get("file_id"))
 
     @_documented
@@ -3271,7 +3268,7 @@ class SlackAlerter(_ChatAlerter):
         """Return the answer of a Web API method. idempotent: once more does no harm."""
         end = until or self._until()
         if idempotent:
-            return _retry(functools.partial(self._call, method, args, end), self.clock, end, idempotent=True)
+            return _retry(self, self._call, method, args, end, until=end, idempotent=True)
         body, kind = _json.dumps(args, allow_nan=False), _AS_JSON
         if not method.startswith("chat."):  # the others are documented with forms first
             body, kind = _urllib_parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
@@ -3494,12 +3491,12 @@ class DiscordAlerter(_ChatAlerter):
         """Return all rows after an id. absent: the status that means that there are none."""
         rows: dict[str, _Dict] = {}  # by id, for one may come twice
         for _ in range(1000):
-            read = functools.partial(self._call, "GET", f"{path}?limit=100&after={after}{more}")
+            address = f"{path}?limit=100&after={after}{more}"
             try:
                 if rows:  # of many pages Discord gives a few, and asks to wait for the next
-                    page = _retry(read, self.clock, self._until())
+                    page = _retry(self, self._call, "GET", address)
                 else:
-                    page = read()
+                    page = self._call("GET", address)
             except DeliveryError as error:
                 if error.status != absent:
                     raise
@@ -3600,7 +3597,7 @@ class DiscordAlerter(_ChatAlerter):
     def _tap(self, ref: _Dict, emoji: str) -> None:
         name = re.sub("<a?:(\\w+:[0-9]+)>|\ufe0f", r"\1", emoji)  # a server's own; no variation selectors
         path = f"{_reaction_path(ref, _CHARACTERS.get(emoji.strip(':'), name))}/@me"
-        _retry(functools.partial(self._call, "PUT", path), self.clock, self._until(), idempotent=True)
+        _retry(self, self._call, "PUT", path, idempotent=True)
 
     def _ready_to_read(self, where: _Dict) -> str:
         try:
@@ -3627,8 +3624,7 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _me(self) -> str:
-        ask = functools.partial(self._call, "GET", "/users/@me")
-        return str(_retry(ask, self.clock, self._until(), idempotent=True)["id"])
+        return str(_retry(self, self._call, "GET", "/users/@me", idempotent=True)["id"])
 
     def _mark(self, style: str, text: str, url: str) -> str:
         bare = _defuse(text)
@@ -4038,7 +4034,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def _recipients(self, params: _Params) -> list[str]:
         what, found = f"{self._who}: recipient_email", {}
         given = getattr(params, "recipient_email", None) or self.recipient_email or None
-        for names in _names(given, what) or ():
+        for names in _names(given, what):
             for name in re.split("[,;]", names):
                 found[_name_and_address(name, what)[1]] = True
         return list(found)
@@ -4129,7 +4125,7 @@ class SMTPEmailAlerter(BaseAlerter):
             until = self._until(_UPLOAD_BUDGET)
         refused, everybody = mail.refused, len(mail.left)
         try:
-            _retry(functools.partial(self._transact, mail, until), self.clock, until)
+            _retry(self, self._transact, mail, until, until=until)
             return
         except DeliveryError as caught:
             if not refused:
@@ -4352,7 +4348,7 @@ class SMTPEmailAlerter(BaseAlerter):
                     self._imap(until).sock.close()
                     box.known_until = self._until()
 
-        _retry(look, self.clock, until)
+        _retry(self, look, until=until)
 
     def _person(self, name: str) -> str:
         with contextlib.suppress(ConfigError):
