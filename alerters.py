@@ -7253,12 +7253,12 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     """Return the answer, whatever its status. The one place that speaks HTTP; it follows no redirect.
 
     body: pieces, sent one after the other and never joined. until: on clock.monotonic. Raises DeliveryError,
-    outcome "unknown" once a request was written, unless it only reads: then nothing can have arrived.
+    outcome "unknown" once all of it was written, unless it only reads: then nothing can have arrived.
     """
     headers, size = {"User-Agent": _AGENT, **headers}, sum(map(len, body))
     if body:
         headers["Content-Length"] = str(size)
-    kept, wire, written = _WIRES.get(), None, False
+    kept, wire, whole = _WIRES.get(), None, False
     try:
         _, host, port = place = _place_of(url)  # not here: parts of the URL may be secret
         wire = _reach(alerter._who, place, _deadline(alerter.clock, until))
@@ -7268,7 +7268,6 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         link: Any = _http_client.HTTPConnection(host.partition("%")[0], port)
         link.default_port = 443
         link.sock, link.debuglevel = wire, 0  # a program that sets it on the class would see the token
-        whole, written = False, True
         with contextlib.suppress(OSError):  # an answer may be there already, as a 413
             # The path may be secret and has no name, as a traceback may show locals.
             link.request(method, re.sub(r"^\w+://[^/?]*/?", "/", url), body or None, headers)
@@ -7282,7 +7281,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     except AlerterError:
         raise
     except (OSError, _http_client.HTTPException, ValueError, OverflowError) as caught:
-        error = _transport_failure(alerter._who, caught, written and not reads)
+        error = _transport_failure(alerter._who, caught, whole and not reads)
     except BaseException as caught:  # Ctrl-C, a time limit: the library's frames know the token
         caught.__context__ = None
         raise caught.with_traceback(None) from None
