@@ -839,7 +839,8 @@ def _field_kind(field: _Field) -> str:
         return str(field.metadata["kind"])
     named = {"timeout": "time", "approvers": "list"}
     # The letters of the annotation, without modules and None: "liststr" for Optional[typing.List[str]].
-    letters = re.sub(r"<class '|\w+\.|Optional|Union|None(Type)?|\W", "", str(field.type)).lower()
+    noise = r"ForwardRef|, is_class.*?'>|<class '|\w+\.|Optional|Union|None(Type)?|\W"  # of a name not there
+    letters = re.sub(noise, "", str(field.type)).lower()
     kinds = {"bool": "bool", "int": "int", "float": "float", "str": "text", "liststr": "list",
              "tuplestr": "list", "sequencestr": "list", "iterablestr": "list", "list": "items",
              "listint": "items", "tuple": "items", "set": "items", "setstr": "items"}

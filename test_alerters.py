@@ -7423,7 +7423,7 @@ def test_an_own_flavor_has_fields_of_any_type():
     class Wide(BaseAlerter):
         flavor = "wide"
         headers: typing.Dict[str, str] = dataclasses.field(default_factory=dict)
-        names: typing.List[str] = dataclasses.field(default_factory=list)
+        names: "Optional[ForwardRef('List[str]', is_class=True, owner=<class 'B'>)]" = ()  # noqa: F722 3.14
         port: typing.Union[int, str] = 0
         called: typing.Optional[typing.Callable[[int], None]] = None
         size: typing.Tuple[int, int] = (1, 2)
