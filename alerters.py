@@ -6795,7 +6795,7 @@ def _load_file(item: Any, usual: str, shown: bool) -> _File:
         elif isinstance(item, (str, os.PathLike)):
             path = os.fsdecode(item)
             if re.match("(?i)file://", path):
-                path = _urllib_request.url2pathname(re.sub("^.{7}[^/]*", "", path))
+                path = _urllib_parse.unquote(re.sub(r"^.{7}[^/]*(/+(?=\w:))?", "", path))
             source = _pathlib.Path(path).expanduser()
             given = source.name
         elif hasattr(item, "read"):  # an open file; the `name` of a chart is no file's

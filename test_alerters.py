@@ -3302,7 +3302,7 @@ def test_files_of_any_kind_arrive_under_their_names_and_types(chats, relay, tmp_
     opened = open(tmp_path / "a.csv", "rb"), open(tmp_path / "b.csv", encoding="utf-8")
     cases = [  # how it is given: its name, type and content
         (tmp_path / "Umsätze 2026.csv", "Umsätze 2026.csv", "text/csv", csv),
-        ((tmp_path / "売上.csv").as_uri(), "売上.csv", "text/csv", csv),
+        ((tmp_path / "売上.csv").as_uri().replace("///", "////"), "売上.csv", "text/csv", csv),
         ("~/Dockerfile", "Dockerfile", binary, csv), (("x.csv.gz", b"\x1f"), "x.csv.gz", binary, b"\x1f"),
         (("a/b\\x \"=?1.json", b"{}"), "x _=_1.json", "application/json", b"{}"),
         (("x.pdf", memoryview(b"%PDF")), "x.pdf", "application/pdf", b"%PDF"),
