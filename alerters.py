@@ -3070,7 +3070,7 @@ class SlackAlerter(_ChatAlerter):
         kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
         if where["thread"]:
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
-        author = author or self._me()
+        author = author or self._me(until)
         for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
             if row.get("user") == author and needle in str(row):
                 return _slack_ref(where, row)
@@ -3098,14 +3098,14 @@ class SlackAlerter(_ChatAlerter):
             link += f"?thread_ts={above}&cid={ref['channel']}"
         return link
 
-    def _account(self) -> _Dict:
+    def _account(self, until: float | None = None) -> _Dict:
         token = self._secret("slack_token")  # a reference may hold another one by now, even of another app
         if _ACCOUNTS.get(self, {}).get("token") != token:
-            _ACCOUNTS[self] = {**self._call("auth.test", {}, idempotent=True), "token": token}
+            _ACCOUNTS[self] = {**self._call("auth.test", {}, until, idempotent=True), "token": token}
         return _ACCOUNTS[self]
 
-    def _me(self) -> str:
-        return str(self._account().get("user_id"))
+    def _me(self, until: float | None = None) -> str:
+        return str(self._account(until).get("user_id"))
 
     def _ready_to_read(self, where: _Dict) -> str:
         wanted = {"channels:history", "groups:history"}

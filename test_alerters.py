@@ -476,7 +476,6 @@ class FakeSlack(FakeService):
             stub = dict(kept, subtype="tombstone", user="USLACKBOT", text="Gone.", reactions={})
             self.rows[at:at + 1] = [stub] if self._replies(row) else []
 
-    # The service itself.
     def _new_ts(self):
         self._last_ts = max(int(self.now() * 1_000_000), self._last_ts + 100)
         return "{}.{:06}".format(*divmod(self._last_ts, 1_000_000))
@@ -740,7 +739,6 @@ class FakeDiscord(FakeService):
         # A thread shares its parent's set.
         self.permissions[channel] = self.permissions.get(more.get("parent_id"), set(EVERYTHING))
 
-    # What people do.
     def say(self, user, text, reply_to=None, channel=None, bot=False, webhook=False, type=None, ping=True):
         """reply_to with ping=False: the reply's "@ on" switched off, so the bot is not mentioned."""
         with self.lock:
@@ -779,7 +777,6 @@ class FakeDiscord(FakeService):
     def delete(self, mid):
         self.rows.remove(self._find(mid))
 
-    # The service itself.
     def _no(self, status, code, message="refused"):
         return Refusal(status, {"code": code, "message": message})
 
@@ -1741,7 +1738,8 @@ def _posted(service):
 
 
 def _forget(service):
-    for kept in (service.posted, service.rows, service.calls, service.statuses, service.warnings):
+    for kept in (service.posted, service.rows, service.calls, service.statuses, service.warnings,
+                 alerters._ACCOUNTS):
         kept.clear()
 
 
