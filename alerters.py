@@ -6886,8 +6886,8 @@ _CERTIFICATE_HINTS = (  # by OpenSSL's words as well
     ("expired|not yet valid", "its owner has to renew it, unless this machine's date is wrong: {now}"),
     ("mismatch", "check the host's name; a proxy or a log-in page may answer in its place"),
     ("too weak|too small", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
-    ("Identifier|critical|key usage|Constraints|name empty|Extensions|[Pp]ath ?len",
-     "Python 3.13 and later are strict (RFC 5280): its owner has to make certificate or CA anew"))
+    ("Identifier|critical|[Kk]ey usage|name empty|xtension|[Pp]ath ?len|purpose|invalid CA|subtree",
+     "it breaks RFC 5280 (Python 3.13 and later are strict): its owner has to make certificate or CA anew"))
 
 
 class _Unreachable(OSError):

@@ -2995,6 +2995,7 @@ class Workshop:
         self.other = self.make("other", names="DNS:other.test")
         self.weak = self.make("weak", key="rsa")
         self.good = self.make("good")
+        self.client = self.make("client", extensions="basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth")
         self.lax_ca = self.make("lax-ca", extensions="basicConstraints=CA:TRUE", issuer=None)
         self.lax = self.make("lax", issuer="lax-ca", extensions="subjectAltName=IP:127.0.0.1")
 
@@ -3096,6 +3097,7 @@ ODD = "something else than the service seems to answer there: check the address 
 LATE, LARGE = f"no answer in time: {SLOW}{MAYBE}", f"the answer is too large: {ODD}{MAYBE}"
 REFUSED = "TLS with 127.0.0.1:PORT: the certificate is not trusted"
 UNKNOWN_CA = f"{REFUSED} (unable to get local issuer certificate)"
+RULES = "it breaks RFC 5280 (Python 3.13 and later are strict): its owner has to make certificate or CA anew"
 RENEW = "its owner has to renew it, unless this machine's date is wrong: DATE"
 BROKE_OFF = ("TLS with 127.0.0.1:PORT: the handshake broke off (REASON): a firewall in between may forbid "
              "it, or that port does not speak TLS at once: check host, port and network")
@@ -3129,6 +3131,7 @@ CAUSES = {  # what is done: who fails, and the whole message
         f"{REFUSED} (REASON): check the host's name; a proxy or a log-in page may answer in its place"),
     "too weak": (lambda s: s.tls("weak"),
         f"{REFUSED} (REASON): its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
+    "a client's own": (lambda s: s.tls("client"), f"{REFUSED} (REASON): {RULES}"),
     "an own CA not named": (lambda s: s.tls("good", trusted=False),
         f"{UNKNOWN_CA}: if a proxy or an own CA is in use, name its PEM file in SSL_CERT_FILE"),
     "another CA named": (lambda s: s.tls("lax_ca"),
@@ -3183,8 +3186,7 @@ CAUSES = {  # what is done: who fails, and the whole message
     "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"), NO_TLS)}
 if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (lambda s: s.having(
-        "CURL_CA_BUNDLE", s.shop.lax_ca, s.tls("lax", trusted=False)), f"{REFUSED} (REASON): Python 3.13 and "
-        "later are strict (RFC 5280): its owner has to make certificate or CA anew")
+        "CURL_CA_BUNDLE", s.shop.lax_ca, s.tls("lax", trusted=False)), f"{REFUSED} (REASON): {RULES}")
 
 
 @pytest.mark.parametrize("cause", CAUSES)
