@@ -1655,6 +1655,7 @@ class _QuestionRecord:
     author: str | None = None  # the user id it was posted with, which never decides; None: not known
     parts: list[str] = []  # Discord: ids of further messages, a reply to which is one to the question
     recipients: list[str] = []  # mail: the addresses it was sent to
+    subject: str = ""  # mail: of the first that was sent
     sent: list[str] = []  # mail: what was mailed of it, by which a quote is known: date, text, HTML as text
     # Who may answer, and how.
     approve: list[str] = []  # words: see `_word_lists`, `_verdict`, `_instructions` and `_help`
@@ -3832,12 +3833,14 @@ def _multipart(payload: _Dict | None = None, *files: _File) -> tuple[list[bytes]
 _ADDRESS = r"[^\s@<>()\[\],;:\\\"\x00-\x20\x7f-\U0010ffff]{1,64}@[^\s@<>()\[\],;:\\\"\x00-\x20]{1,255}"
 _MAIL_MAX = 90_000  # characters shown in the mail: Gmail clips at about 100 KB; the rest goes as a file
 _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app password",
-               534: "the server wants an app password", 530: "the server wants a log-in, or TLS first"}
-_ABSENT = (r"(?i)out of office|\W?auto(.?reply)?\s*[:\]]|abwesen|automatic reply|automatische? antwo"
-           r"|(réponse|respuesta|risposta|resposta) autom")
+               530: "the server wants a log-in, or TLS first", 552: "link to what is large in it"}
+_ABSENT = r"(?i)out of office|\W?auto(.?reply)? ?[:\]]|abwesen|automati\w+ (reply|antw)|r[ei]?[és]p\w+ autom"
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:\[image:|[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"
+# What gateways set behind a subject, and they and programs (Re: AW: 回复：) before it.
+_BEHIND = r"(?i)\[(?:\S{,40}|[^]]{,40}(?:extern|spam|mail|sec=|#\d)[^]]{,40})\]"
+_BEFORE = r"(?i)\[[^]]{,40}\]|[({<*]\S{1,40}[*>})]|\b(?:trả |ant)?[^\s:]{1,6} ?[:\uff1a]|\b(?:ext\w*|spam)\b"
 _QUOTED = ">|"  # marks before a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
@@ -3881,18 +3884,18 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
                r"(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "rule": r"(?i)-+ Original -+|(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
+    "rule": r"(?i)-+ Original -+|(?:- )?(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
             r"-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
             r".{,20}(?:(?:\bor|r[iy])[gjx]+in|repli|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
             r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
-    "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,15}}{_COLON}",  # written:
+    "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,20}}{_COLON}",  # written:
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write, as a pattern over lines that stand as kind=line; a word is a line of a kind.
 # In turn: a quote with its heading; what follows `--`, up to the next one; a quote behind marks; an ending.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label{1,2} dated | dated us label* | label dated label) subject
            | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
-           | stamp? says | timed) (short{,40} quoted | bare+)
+           | (stamp|began)? says | timed) (short{,40} quoted | bare+)
   | dash ((?!quoted|bare|wrote|began|says|timed)\w+=(?![>|]|.*\[\#).*\n)* (subject (short{,40} quoted|bare+))?
   | (short{,40} quoted)+ short{,40} | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
@@ -3931,9 +3934,8 @@ _NOTICES = (
     r"(?: from| an)* (?:external (?:e-?mail|sender|source)|outside(?: of)? (?:the|your) organi[sz]ation)",
     r"do not click links or open attachments unless you recogni[sz]e the sender and know the content is safe",
     r"you don.t often get email from \S{1,99} learn why this is important(?:(?: at)? https?://aka.ms/\w+)?",
-    r"(?:[*\[]|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
-    r"(?:non-text part: |attachment: \S{1,99} \(|\d:)(?:text/(?:plain|html)|image/(?:png|jpeg)"
-    r"|multipart/\w{5,11})(?:\)| (?:show|hide)(?: save:\S{1,99} \(\d\w*\))?)?",  # of notmuch and Rmail
+    r"(?:[*\[](?: )?|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
+    r"(?:non-text part: |attachment: \S{1,99} \()(?:text/html|image/\w+|multipart/\w+)\)?",  # of notmuch
     r"-----begin pgp (?:signed message-----(?: hash: sha\d+)?|signature-----(?: version: gnupg v[\d.]+)?"
     r"(?: [a-z\d+/=]{60,76}){1,99}(?: (?![a-z]+\s)[a-z\d+/=]{1,76}){,2} -----end pgp \w+-----)")
 _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
@@ -4103,7 +4105,7 @@ class SMTPEmailAlerter(BaseAlerter):
             else:
                 mail.add_attachment(*part, filename=file.name)
         if question:  # the recipients are the ones who may decide
-            question._take_step(recipients=people, sent=_as_sent(mail))
+            question._take_step(recipients=people, subject=str(mail["Subject"]), sent=_as_sent(mail))
         return _Mail(mail, people, files)
 
     def _buttons(self, question: Question | None, subject: str) -> str:
@@ -4148,15 +4150,13 @@ class SMTPEmailAlerter(BaseAlerter):
     def _transact(self, mail: _Mail, until: float) -> None:
         """Send the mail to those who may still get it; note who has it, and why the others do not."""
         session, in_data, failure = self._smtp(until), False, None
-        taken, options = [], []
+        taken = []
         try:
-            most = session.esmtp_features.get("size")  # RFC 1870
-            if most is not None:
-                options = [f"size={mail.size}"]
-                if most.isdecimal() and 0 < int(most) < mail.size:  # OpenSMTPD reads it all, and says 554
-                    why = f"a mail of {mail.size} bytes, where the server takes {most}"
-                    raise _smtplib.SMTPResponseException(552, why.encode())
-            _expect(session.mail(self._sender, options), 250)
+            most = session.esmtp_features.get("size", "")  # RFC 1870
+            if most.isdecimal() and 0 < int(most) < mail.size:  # OpenSMTPD reads it all, and says 554
+                why = f"a mail of {mail.size} bytes, where the server takes {most}"
+                raise _smtplib.SMTPResponseException(552, why.encode())
+            _expect(session.mail(self._sender), 250)
             for address in list(mail.left):
                 code, words = session.rcpt(address)
                 answer = _smtplib.SMTPResponseException(code, words)
@@ -4178,6 +4178,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 mail.left.remove(address)
                 mail.refused.pop(address, None)
             with contextlib.suppress(OSError):  # how the server says good-bye does not matter
+                session.sock.patience /= 20
                 session.quit()
         except (OSError, ValueError) as caught:
             failure = _mail_failure(self._who, caught, in_data)
@@ -4634,7 +4635,7 @@ class _Reader:
         called += filter(None, [name, address])
         self._our_names = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, called))})(?!(?!이\(|님)[\w-])"
         writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
-        self._addressed = set(re.findall(r"@\S+|([^\W\d_]{2,})", str(question._record.recipients).casefold()))
+        self._subject = re.escape(question._record.subject) or "(?!)"  # of an earlier version's record
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         sent = "\n\uffff\n".join(question._record.sent).casefold()
         clocks = "|".join(["(?!)"] + re.findall(_SENT_AT, sent))
@@ -4647,9 +4648,10 @@ class _Reader:
 
     def said_in(self, mail: Any) -> str:
         """Return what the writer of a mail newly wrote."""
-        behind = re.findall(rf"\[#\w{{16}}\](?: ?\[[^]]*\])*(?:{_NO_LETTERS})?(.*)",  # gateways set [x] in
-                            "".join(_header_values(mail, "Subject")))
-        said, room = {"behind the subject": "".join(behind)}, _TEXT_MAX
+        around, subject = "", "".join(_header_values(mail, "Subject"))
+        for before, behind in re.findall(rf"^(?:(.*?){self._subject}|.*?\[#\w{{16}}\])(.*)", subject):
+            around = re.sub(_BEFORE, "", before) + re.sub(_BEHIND, "", behind)
+        said, room = {"around the subject": re.sub(_NO_LETTERS, " ", around)}, _TEXT_MAX
         attached = set()  # type: set[Any]
         for part in mail.walk():
             kind = part.get_content_type()
@@ -4727,8 +4729,6 @@ class _Reader:
         line = re.sub(self._our_names, _US, line.strip(f"{_QUOTED} \t\xa0"))
         # KMail names nobody: On 24.11.2026 10:12:00 you wrote:
         for kind, pattern in [("wrote", self._wrote), *_LINE_KINDS.items()]:
-            if kind == "timed" and words & self._addressed:
-                continue
             if re.fullmatch(pattern, line):
                 return kind
         return "said"
