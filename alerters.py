@@ -1428,7 +1428,7 @@ class BaseAlerter(_Record):
             record.ref = _retry(self, self._find, found, until=self._until(_SEND_BUDGET))
             if record.ref is not None:
                 self._offer_taps(found)
-                found._take_step(ref=record.ref)
+                found._take_step(ref=record.ref, parts=record.parts)
         return record.ref is not None
 
     def _publish(self, question: Question, message: AlerterMessage, params: _Params) -> None:
@@ -1639,7 +1639,6 @@ class _QuestionRecord:
     It is claimed (about to be posted), open (posted) or settled (with its decision); then it goes. Times are
     UNIX seconds by this machine's clock. What a record of an earlier version lacks has the value given here;
     what a later version adds is kept as it is. So a part keeps its type: what differs has a name of its own.
-    A list in which no entry may be lost, though several processes add to it, is named in `_Key.update`.
     """
     # Which question it is.
     token: str = ""  # 16 hex digits in the message, in the ids of mails: by these it is found again
@@ -3319,7 +3318,7 @@ def _masked(part: _Dict) -> _Dict:
 
 
 def _slack_ref(where: _Dict, row: _Dict) -> _Dict:
-    ref = {"channel": row.get("channel") or where["channel"], "ts": str(row.get("ts"))}
+    ref = {"channel": row.get("channel", where["channel"]), "ts": str(row.get("ts"))}
     if where["thread"]:
         ref["thread_ts"] = where["thread"]
     return ref
@@ -3355,8 +3354,7 @@ _DISCORD_HINTS = {  # docs.discord.com/developers/topics/opcodes-and-status-code
     "40067": "the forum demands a tag on each post: switch that off there, or choose another channel",
     "40005|50045": "it is too large for it: make it smaller, or post where it can be fetched",
     "200000|240000|20009": "a moderation rule of the server blocked the text"}
-# Add Reactions, View Channels, Send Messages, Embed Links, Attach Files, Read Message History, Send Messages
-# in Threads: docs.discord.com/developers/topics/permissions
+# React, view, send, embed links, attach, history, threads: docs.discord.com/developers/topics/permissions
 _PERMISSIONS = 64 + 1024 + 2048 + 16384 + 32768 + 65536 + (1 << 38)
 _DISCORD_CHANNEL = "a number: Developer Mode on, right-click the channel, Copy Channel ID"
 _USER_ID = "user ids (digits): Developer Mode on, right-click the person, Copy User ID"
@@ -3577,13 +3575,18 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
-        channel = question._record.where["channel"]
-        since = question._record.asked - _LOOK_BACK - _DISCORD_EPOCH
+        record, ref = question._record, None
+        channel, since = record.where["channel"], record.asked - _LOOK_BACK - _DISCORD_EPOCH
         # A forum, which answers 400, lists no messages of its threads.
-        for row in self._rows(f"/channels/{channel}/messages", int(since * 1000) << 22, absent=400):
-            if row["author"]["id"] == question._record.author and question.token in str(row):
-                return {"channel_id": channel, "message_id": row["id"]}
-        return None
+        rows = self._rows(f"/channels/{channel}/messages", int(since * 1000) << 22, absent=400)
+        for row in sorted(rows, key=self._order):
+            if row["author"]["id"] != record.author:
+                continue
+            if question.token in str(row):
+                ref = {"channel_id": channel, "message_id": row["id"]}
+            elif ref and ref["message_id"] in str(row):  # it replies to it, so it is a part of it
+                record.parts.append(row["id"])
+        return ref
 
     def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
         place, said = question.ref, self._note(text, person)

@@ -5064,17 +5064,17 @@ def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
     assert room.alerter().post("No question") is True
     _lost(room, acts)
     assert len(room.posted_questions()) == 1 + acts
-    old, other = room.asked() if acts else None, text != "Deploy?"
+    old, end, other = room.asked(), room.asked(), text != "Deploy?"
     if acts:  # an archive bot copies it; what is under the copy counts nothing
         say = room.service.bot_says if room.is_slack else functools.partial(room.service.say, "777", bot=True)
         copied = say(room.text(room.posted_questions()[1]["payload"]))
         room.reply(SimpleNamespace(ref={"ts": copied, "message_id": copied}), room.eve, "no")
-        room.reply(old, room.bot, "its second part")  # which on Discord comes with the whole first one
-    said = f"<@{room.bot}> yes"  # its own id is recorded before the post, too
+        end.ref["message_id"] = room.reply(old, room.bot, "its end")  # which comes with the whole beginning
+    clock, said = room.clock, f"<@{room.bot}> yes"  # its own id is recorded before the post, too
     if acts and not other:  # the token is another app's by now
         room.service.token, room.bot = "MTIz.other.discord", "222"
         room.service.bot_user = room.service.bot_id = room.bot
-    room.clock.at(room.clock.monotonic() + 2, lambda: room.reply(room.asked(), room.ann, said))
+    clock.at(clock.monotonic() + 2, lambda: room.reply(end if acts > other else room.asked(), room.ann, said))
     assert (_decide(room, text=text).status, len(room.posted_questions())) == (YES, 2 + other)
     assert room.taps(room.asked()) == ["✅", "❌"]  # one tap decides, also on a question that was found again
     assert not other or room.notes(old) == REPLACED
