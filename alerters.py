@@ -1212,7 +1212,7 @@ class BaseAlerter(_Record):
 
     def _view_at(self, made: _View, *place: object) -> Any:
         """Return the view of all questions that wait at a place; `made` if there is none."""
-        return _VIEWS.setdefault((os.getpid(), id(self.clock), *place), made)
+        return _View.all.setdefault((os.getpid(), id(self.clock), *place), made)
 
     def _release(self, question: Question) -> None:
         """Stop reading it together with others."""
@@ -1859,6 +1859,7 @@ class _Reading:
 
 class _View:
     """What is read of a channel, thread or mailbox for all the questions that wait there."""
+    all: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()  # by process, clock and place
     read_for: Iterable[Question] = ()  # the last time
     found: _Reading  # by it
     error: DeliveryError | None = None
@@ -1870,10 +1871,6 @@ class _View:
 
     def leave(self, question: Question) -> None:
         self.questions.discard(question)
-
-
-# By process, clock, service and place, while somebody waits there.
-_VIEWS: weakref.WeakValueDictionary[Any, Any] = weakref.WeakValueDictionary()
 
 
 class Question:
@@ -2391,7 +2388,8 @@ class _ChatAlerter(BaseAlerter):
     # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).
     _id_forms: Mapping[str, tuple[str, str, str]] = {}
     _person_id = "(?!)"  # form of the ids of people, who can be mentioned by them
-    _thread_key = ""  # of a ref, if it may name a thread in its channel
+    _thread_key = ""  # of a ref that names a thread in its channel, and the parameter for it
+    _thread_of: Callable[[_Dict], str | None] = staticmethod(lambda ref: None)  # for what is below a message
     _mistakes = ()  # type: tuple[tuple[str, str, str], ...]  # (field, form of what can never work, advice)
     # To write
     # Kind of block (needed: title, fence) or style (bold, …) -> form of {words}, {indent}, {label}, {hashes}
@@ -2616,10 +2614,9 @@ class _ChatAlerter(BaseAlerter):
         return _retry(self, noted, until=until, doubtful=page.doubtful, **how)
 
     def _join(self, question: Question) -> None:
-        service = getattr(self, self._api_field, ""), getattr(self, self._token_field)
-        ref, listen = question.ref, getattr(self, "listen", "")
-        place = self._channel_of(ref), ref.get(self._thread_key), listen
-        view = question._shared = self._view_at(self._view_type(), service, place)
+        service, listen = getattr(self, self._api_field, ""), getattr(self, "listen", "")
+        place = getattr(self, self._token_field), self._channel_of(question.ref), question.ref.get(self._thread_key)
+        view = question._shared = self._view_at(self._view_type(), service, listen, place)
         view.questions.add(question)  # another thread may have set `_shared` to None by now
 
     @_documented
@@ -2744,9 +2741,11 @@ class _ChatAlerter(BaseAlerter):
         return self._can_follow(above.ref)
 
     def _where(self, message: AlerterMessage, params: _Params) -> _Dict:
-        if message._reply_to:  # a reply stands where the message does
-            return {"channel": self._channel_of(message._reply_to.ref), "thread": None}
-        return {"channel": self._channel(params), "thread": None}
+        thread = getattr(params, self._thread_key, None)
+        if message._reply_to and not thread:  # a reply stands where the message does
+            ref = message._reply_to.ref
+            return {"channel": self._channel_of(ref), "thread": self._thread_of(ref)}
+        return {"channel": self._channel(params), "thread": thread}
 
 
 def _row_with(rows: list[_Dict], key: str, ident: str) -> _Dict | None:
@@ -3032,7 +3031,7 @@ class SlackAlerter(_ChatAlerter):
             return None
         if not counts_as or row.get("user") in (None, "USLACKBOT"):  # no person
             return None
-        if counts_as == "channel" and _thread_of(row) != row["ts"]:  # it is in a thread
+        if counts_as == "channel" and self._thread_of(row) != row["ts"]:  # it is in a thread
             return None
         # Slack's markup as it was typed: links first, entities last.
         text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
@@ -3047,17 +3046,14 @@ class SlackAlerter(_ChatAlerter):
     def _order(self, row: _Dict) -> float:
         return float(row.get("ts") or 0)  # a time; the string itself stays the id
 
+    def _thread_of(self, ref: _Dict) -> str | None:
+        return ref.get("thread_ts") or ref.get("ts")  # it may begin one itself
+
     def _is_bot(self, row: _Dict) -> bool:
         return bool(row.get("bot_id"))
 
     def _forwards(self, row: _Dict) -> bool:
         return "'is_share': True" in str(row.get("attachments"))
-
-    def _where(self, message: AlerterMessage, params: _Params) -> _Dict:
-        thread = getattr(params, "thread_ts", None)
-        if message._reply_to and not thread:
-            return {**super()._where(message, params), "thread": _thread_of(message._reply_to.ref)}
-        return {"channel": self._channel(params), "thread": thread}
 
     def _find(self, question: Question) -> _Dict | None:
         record = question._record
@@ -3078,7 +3074,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
         ref, said = question.ref, self._note(text, person)
-        payload = {"channel": ref["channel"], "thread_ts": _thread_of(ref), "text": said}
+        payload = {"channel": ref["channel"], "thread_ts": self._thread_of(ref), "text": said}
         self._call("chat.postMessage", payload)
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
@@ -3169,7 +3165,7 @@ class SlackAlerter(_ChatAlerter):
             payload["blocks"] = blocks
         if self.slack_token:
             payload["channel"] = draft.where["channel"]
-        thread = _thread_of(draft.ref) or draft.where["thread"]
+        thread = self._thread_of(draft.ref) or draft.where["thread"]
         if thread:
             payload["thread_ts"] = thread
         return payload
@@ -3238,7 +3234,7 @@ class SlackAlerter(_ChatAlerter):
                 shared[file] = {"id": self._upload_bytes(file, until), "title": file.name}
             except DeliveryError as error:
                 file.problem = str(error)
-        args = {"channel_id": ref["channel"], "thread_ts": _thread_of(ref),
+        args = {"channel_id": ref["channel"], "thread_ts": self._thread_of(ref),
                 "initial_comment": self._named(shared), "files": _json.dumps(list(shared.values()))}
         try:
             if shared:
@@ -3322,11 +3318,6 @@ def _slack_ref(where: _Dict, row: _Dict) -> _Dict:
     if where["thread"]:
         ref["thread_ts"] = where["thread"]
     return ref
-
-
-def _thread_of(ref: _Dict) -> str | None:
-    """Return the thread of a message, which begins with it if it is in none."""
-    return ref.get("thread_ts") or ref.get("ts")
 
 
 # === Discord ===
