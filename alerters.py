@@ -2356,10 +2356,10 @@ class _Draft:
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
         self.reply_to: _Dict = getattr(message._reply_to, "ref", {})
-        names = mention = list(_names(getattr(params, "mention", None), "mention"))
+        called = mention = _names(getattr(params, "mention", None), "mention")
         if message._question:
-            names = mention + (message._question._record.approvers or [])[:_CALLED]
-        self.called = [name.strip(alerter._around_ids) for name in names]
+            called += tuple(message._question._record.approvers or ())[:_CALLED]
+        self.called = [name.strip(alerter._around_ids) for name in called]
         files = message._files(alerter._who)
         for file in files:
             if file.data and not alerter._takes_files():
@@ -2408,6 +2408,7 @@ class _ChatAlerter(BaseAlerter):
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
     _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request; the page's lines are by `_markup`
     _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref, {} if not told
+    _call: Callable[..., _Dict]  # sends a request, whatever it takes
     _link: Callable[[_Dict], str | None] = staticmethod(lambda ref: None)  # a message's address, if known
     _tap: Callable[[_Dict, str], None]  # (ref, emoji): puts it on a message
     _take_away: Callable[[_Dict], None]  # (ref): deletes a message
@@ -2528,8 +2529,8 @@ class _ChatAlerter(BaseAlerter):
             if block.kind == "facts" and not self._takes_facts(block):
                 block = _as_lines(block)
             elif block.kind == "title":
-                line, write = _bare(block.lines[0]), functools.partial(self._markup, block)
-                head, *_ = _fit(line, write, self._cost, self._title_limit)
+                line = _bare(block.lines[0])
+                head, *_ = _fit(self, block, line, self._title_limit)
                 if head != line:  # shortened, and whole as text
                     text.append(_Block("plain", [line]))
                     head = head[:-1] + "…"
@@ -2603,20 +2604,21 @@ class _ChatAlerter(BaseAlerter):
             spans = [("text", before, ""), ("mention", person, ""), ("text", after, "")]
         return _in_markup(spans, self._mark, self._forms)
 
-    def _try(self, draft: _Draft, page: _Page, post: Callable[[], _Dict], until: float, **how: Any) -> _Dict:
-        """Post. Our time of each try to ask is noted: the service's stamp of it then tells its clock."""
+    def _try(self, draft: _Draft, page: _Page, until: float, *request: Any, **how: Any) -> _Dict:
+        """Post by `_call`. Our time of each try to ask is noted: the service's stamp then tells its clock."""
         def noted() -> _Dict:
             question = draft.message._question
             if question and page.is_first:  # recorded: another process may have to take over
                 question._take_step(posted=question.deadline - question._ends + self.clock.monotonic())
-            return post()
+            return self._call(*request)
 
         return _retry(self, noted, until=until, doubtful=page.doubtful, **how)
 
     def _join(self, question: Question) -> None:
-        service, listen = getattr(self, self._api_field, ""), getattr(self, "listen", "")
-        place = getattr(self, self._token_field), self._channel_of(question.ref), question.ref.get(self._thread_key)
-        view = question._shared = self._view_at(self._view_type(), service, listen, place)
+        ref, service = question.ref, getattr(self, self._api_field, "")
+        place = self._channel_of(ref), ref.get(self._thread_key), getattr(self, "listen", "")
+        token = getattr(self, self._token_field)
+        view = question._shared = self._view_at(self._view_type(), service, token, place)
         view.questions.add(question)  # another thread may have set `_shared` to None by now
 
     @_documented
@@ -3208,8 +3210,7 @@ class SlackAlerter(_ChatAlerter):
         # Slack knows no repeats: without a block to know it by, nobody can tell whether it was posted.
         if mark in str(payload):
             find = functools.partial(self._find_post, where, started, mark, until)
-        post = functools.partial(self._call, "chat.postMessage", payload, until)
-        ref = _slack_ref(where, self._try(draft, page, post, until, find=find))
+        ref = _slack_ref(where, self._try(draft, page, until, "chat.postMessage", payload, until, find=find))
         self._upload(page.files, ref, until)
         return ref
 
@@ -3735,8 +3736,8 @@ class DiscordAlerter(_ChatAlerter):
         thread, until = _forum_thread(draft.ref or draft.reply_to), draft.until
         if page.files:  # what is left is for the text alone; a question may have less time than that in all
             until -= min(_SOCKET_TIMEOUT, (until - self.clock.monotonic()) / 2)
-        post = functools.partial(self._call, "POST", path, [payload, *page.files], until, thread)
-        return self._try(draft, page, post, until, idempotent="nonce" in payload)
+        return self._try(draft, page, until, "POST", path, [payload, *page.files], until, thread,
+                         idempotent="nonce" in payload)
 
     def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None,
               thread: str = "") -> Any:
@@ -6690,7 +6691,7 @@ class _Page:
         if self.last is not block and block.kind == "code":  # with the head of a table
             fences = 8 + len(block.label) + sum(map(service._cost, block.head))
         room = self.room - fences
-        head, written, cost = _fit(line, functools.partial(service._markup, block), service._cost, room)
+        head, written, cost = _fit(service, block, line, room)
         settled = head == line or len(line) > service._limit  # what no page could hold is cut anywhere
         if self.blocks and (cost > room or not settled):
             return line
@@ -6707,18 +6708,18 @@ class _Page:
         return False
 
 
-def _fit(line: Any, write: Callable[..., Any], size: Callable[..., int], room: int) -> tuple[Any, Any, int]:
+def _fit(service: _ChatAlerter, block: _Block, line: Any, room: int) -> tuple[Any, Any, int]:
     """Return a start of a line that has room, in markup too, and its size."""
     if not isinstance(line, str):  # a fact, say, which cannot be cut
-        written = write(line)
-        return line, written, size(written)
+        written = service._markup(block, line)
+        return line, written, service._cost(written)
     count = max(room, 1)  # with none the cutting would never end
     while True:
         head = line[:count]
         if head != line:  # no word and no address is cut, unless it is long
             head = re.sub(r"(?<=\s)\S{1,500}\Z", "", head)
-        written = write(head)
-        taken = size(written)
+        written = service._markup(block, head)
+        taken = service._cost(written)
         if taken <= room or count == 1:
             return head, written, taken
         count = max(len(head) * room // taken, 1)
