@@ -3864,13 +3864,22 @@ _COLON, _LABEL = rf"[:\uff1a-]{_END}", r"[^\s\1:\uff1a]+(?: [^\s\1:\uff1a]+)? ?(
 _HEADED = (rf"(?=.*{_US})(?!(?!\S+(?:dag|\.) den \d)[a-zß-ÿа-я]+\W+[^\W\d]{{2}}|.*(?<!W dniu): [^\W\d])"
            rf"{_END}(?:(?:В письме от|În \w+ de|Pada \w+|Ühel kenal päeval,?|Il giorno|W dniu:"
            rf"|[^\W\d][^\s\d{_US}]*)(?![^\s\d{_US}])[^\w{_US}]*){{,3}}(?=[\d{_US}]|{_NAME} ?<{_US}){_DATE}")
-_LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of the first kind that it fits
-    "dash": "--",
+# The lines of a mail are of these kinds, and what a person wrote is "said":
+#     yes                                    said       -----Original Message-----      rule
+#     Best regards                           closing    From: Bot <bot@example.org>     us
+#     Ann                                    closing    Sent: 24.11.2026 10:12          dated
+#     Head of Data | Example                 role       To: Ann                         label
+#     Tel. +49 30 1234567                    contact    Subject: Re: Deploy? [#…]       subject
+#     On 24.11.2026 10:12, Bot wrote:        wrote      Deploy model 7 to production?   bare: of our mail
+#     > Deploy model 7 to production?        quoted: of our mail, behind a mark
+#     > Be quick.                            short: like quoted, but by chance anybody may say the same
+_LINE_KINDS = {  # a line is of the first kind that it fits; those that are not here, `_Reader` knows
+    "dash": "--",  # above a signature
     "subject": rf".*\[#[0-9a-f]{{16}}\]{_END}",  # Subject: Re: Deploy? [#…]
     "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} (?:GMT|[+-]\d{4}),?",  # On Tue, 24 Nov 2026 10:12:00 GMT
     "says": rf"(?:{_CITES})?\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes: or, of Horde, Quoting Bot:
     "wrote": rf"{_HEADED}{_COLON}|{_CITES}{_US} \([\d :-]+\)",  # On 24.11.2026, Bot wrote:
-    "began": _HEADED,  # On 24.11.2026, Bot has
+    "began": _HEADED,  # On 24.11.2026, Bot has (in the next line: written:)
     # On 24.11.2026 10:12, Whoever This Is wrote: or, of aerc where we have no name, 10:12,  wrote:
     "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}|  wrote) ?:",
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
@@ -3883,10 +3892,12 @@ _LINE_KINDS = {  # a line that none of these fits was said by somebody; it is of
             r"-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
             r".{,20}(?:(?:\bor|r[iy])[gjx]+in|repli|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
             r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
-    "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,20}}{_COLON}",  # written:
+    "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,20}}{_COLON}",  # written: (below what has begun)
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write, as a pattern over lines that stand as kind=line; a word is a line of a kind.
-# In turn: a quote with its heading; what follows `--`, up to the next one; a quote behind marks; an ending.
+# In turn: a quote with its heading, as `rule us dated label subject bare` or `wrote quoted short`; a dash and
+# what follows up to the next quote, as `dash said contact`; a quote by its marks alone, as `quoted short`;
+# an ending, as `closing closing role contact`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label{1,2} dated | dated us label* | label dated label) subject
            | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
