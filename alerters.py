@@ -3889,7 +3889,7 @@ _LINE_KINDS = {  # a line is of the first kind that it fits; those that are not 
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
     "rule": r"(?i)-+ Original -+|(?:- )?(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
-            r"-{4,}(?:(?=.*(?:m[ei][ns]s|esaj|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
+            r"-{4,}(?:(?=.*(?:m[ei][ns]s|es[ak]|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
             r".{,20}(?:(?:\bor|r[iy])[gjx]+in|repli|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
             r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
     "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,20}}{_COLON}",  # written: (below what has begun)
@@ -4685,7 +4685,7 @@ class _Reader:
         text = re.sub(_NOTICE_LINES, "", text)  # whole sentences: people begin conditions by CAUTION, too
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
-        lines = list(filter(re.compile(rf"[^-_=*\s{_QUOTED}]|^--$").search, lines))
+        lines = list(filter(re.compile(rf"[^-—–_=*\s{_QUOTED}]|^--$").search, lines))
         letters = re.sub(_NO_LETTERS, "", "\n".join(lines).casefold()).split("\n")
         rows, end = "", 0
         for number, line in enumerate(lines):
@@ -4727,7 +4727,7 @@ class _Reader:
         if self._decides(line, False):
             return "said"
         named = re.sub(_PROGRAMS, " PROGRAM ", line.casefold())
-        words = set(re.findall(r"[^\s,.;!'’<…>。！，\u2011-]+", named))
+        words = set(re.findall(r"[^\s,.;!/'’<…>。！，\u2011-]+", named))
         if {"PROGRAM"} <= words <= _ADDED and words & _SENT:
             return "closing"
         if set() < words <= self._closings:

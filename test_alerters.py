@@ -1424,7 +1424,7 @@ ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年1
 Von: {N}⏎Gesendet: Dienstag, 24. November 2026 10:12⏎An: {T}⏎Betreff: {S}
 ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}>⏎Sent: 24 November 2026\
  10:12⏎To: {T}⏎Subject: {S}
--------- Orginalmeddelande \t--------⏎Från: {N} <{E}>⏎Till: {T}⏎Ämne: {S}⏎Datum: 24.11.2026 10:12
+-------- Oprindelig besked \t--------⏎Från: {N} <{E}>⏎Till: {T}⏎Ämne: {S}⏎Datum: 24.11.2026 10:12
 ------ Original ------⏎From: {N} <{E}>⏎To: {T}⏎Cc: ⏎Sent: Tue, Nov 24, 2026 10:12 am⏎Subject: {S}
 From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
 ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
@@ -1443,10 +1443,10 @@ Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile de
 Télécharger Outlook pour Android<https://aka.ms/x> ¦ Get Outlook for iOS<https://a.ms> ¦ Отправлено с iPhone
 Yahoo Mail: Search, Organize, Conquer ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Libero Mail
 Vriendelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
-CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ {F}
+CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ /{F}
 Non-text part: text/html⏎Non-text part: image/png ¦ Attachment: a.png (image/png) ¦ *** EXTERNAL EMAIL ***
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
-Odesláno z iPhonu ¦ С уважением,⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
+Odesláno z iPhonu ¦ —⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
 CONDITIONS = re.split(" ¦ |\n", """\
 CAUTION: only for staging ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
