@@ -1814,11 +1814,10 @@ class _Key:
         return _decision_of(end), is_new
 
     def drop(self) -> None:
-        """Drop the question's record; who still waits for it gets its decision, or that nobody decided."""
-        with self._changing() as (questions, ended, found):
+        """Drop the question's record; how it ended, if it did, is known to those who still wait for it."""
+        with self._changing() as (questions, _, found):
             if found and found.token == self.token:
                 del questions[self.name]
-            ended.setdefault(self.token, self._ending_of())
 
     def ending(self) -> Decision | None:
         """Return how the question ended, as somebody has recorded it, or None while it is open."""
@@ -3124,7 +3123,7 @@ class SlackAlerter(_ChatAlerter):
         if "users:read" not in self._account().get("scopes", ()):
             return False
         try:
-            return bool(self._call("users.info", {"user": user}, idempotent=True)["user"].get("is_bot"))
+            return bool(self._call("users.info", {"user": user})["user"].get("is_bot"))
         except DeliveryError as error:
             if error.code not in ("user_not_found", "user_not_visible"):
                 raise
@@ -3621,7 +3620,7 @@ class DiscordAlerter(_ChatAlerter):
 
     @_documented
     def _me(self) -> str:
-        return str(_retry(self, self._call, "GET", "/users/@me", idempotent=True)["id"])
+        return str(_retry(self, self._call, "GET", "/users/@me")["id"])
 
     def _mark(self, style: str, text: str, url: str) -> str:
         bare = _defuse(text)

@@ -2499,7 +2499,8 @@ def test_every_passing_fault_of_an_ask_still_ends_in_the_approval(chats, clock, 
         decision = alerter.decide("Deploy?", timeout=61)
         service.heal()
         asked = [payload for payload in _posted(service) if "Deploy?" in json.dumps(payload)]
-        assert (decision.status, len(asked)) == ("approved", 1), name
+        taps = service.posted[0]["reactions"]  # the lost answer to one is asked for once more
+        assert (decision.status, len(asked), len(taps)) == ("approved", 1, 2), name
 
 
 def test_a_refusal_after_a_doubt_is_no_certain_loss(chats, relay, clock):
@@ -3287,6 +3288,8 @@ def test_refused_images_are_named_under_the_alert(chats, caplog, kind, why):
     assert re.search(f"the text(.|\n)*image-3.png could not be shown: .*{why}", _seen(kind, service))
     levels = {record.levelname for record in caplog.records}
     assert (levels, len(service.posted), "plain" in caplog.text) == ({"WARNING"}, 2, False)
+    service.fail("postMessage", None, Fault(status=403))  # the note alone
+    assert alerter.post(AlerterMessage("Plots", "the text", images=[PNG])) is True
 
 
 def test_files_of_any_kind_arrive_under_their_names_and_types(chats, relay, tmp_path, monkeypatch, caplog):
@@ -4016,8 +4019,8 @@ MATCHED = [  # where; approve, decline; the taps of the alerter; what is written
     ("slack", [":ship-it:"], [":stop_it:"], ["ship-it", "stop_it"], {"+stop_it": NO, ":ship-it:": YES}),
     ("discord", ["<a:go:1>"], ["<a:no:2>"], ["go:1", "no:2"], {"+no:2": NO, "<a:go:1>": YES, "+go:3": None}),
     ("discord", ["go"], [":no:"], ["✅"], {"+no:2": NO, "+:gone:5": None}),  # listing that is refused
-    ("slack discord", ["R&D <go>"], ["a_b_c", "&amp;"], ["✅", "❌"], {
-        "R&D <go>": YES, "a_b_c": NO, "&amp;": NO, "R&amp;D <go>": None, "&": None})]
+    ("slack discord", ["R&D <go>", "approve.it"], ["a_b_c", "&amp;"], ["✅", "❌"], {
+        "R&D <go>": YES, "approve.it": YES, "a_b_c": NO, "&amp;": NO, "R&amp;D <go>": None, "&": None})]
 
 
 def test_own_emoji_and_words_with_markup_characters_are_matched_as_they_are(room):
@@ -4882,6 +4885,13 @@ def test_a_reading_before_the_deadline_does_not_count_at_the_deadline(crowd):
     assert [each.status for each in crowd.clock.run(lambda q: q.wait(), questions)] == [YES, "timeout"]
 
 
+def test_a_reading_that_fails_has_failed_for_all_who_wait(crowd):
+    questions, before = [crowd.ask("A?", timeout=5) for _ in range(9)], len(crowd.service.calls)
+    crowd.service.fail("conversations" if crowd.is_slack else "GET", Fault(status=500), times=None)
+    crowd.clock.run(lambda question: pytest.raises(DeliveryError, question.wait), questions)
+    assert len(crowd.service.calls) - before < 20  # and not 70
+
+
 @pytest.mark.parametrize("crowd", ["slack"], indirect=True)
 def test_many_questions_in_one_thread_of_slack_are_read_together(crowd):
     service, clock, alerter = crowd.service, crowd.clock, crowd.alerter()
@@ -5228,6 +5238,9 @@ def test_who_settles_second_takes_the_decision_of_the_first_and_writes_nothing(d
     room.clock.sleep(6)
     assert _decide(room, key="deploy-43").by == fourth.check().by == room.bob and room.notes(third) == []
     assert list(_records()) == ["deploy-42"]  # what they were given is given to nobody else
+    room.service.delete(room.id(first))
+    for question in first, second:  # neither could read it, so neither says that nobody decided
+        assert pytest.raises(DeliveryError, question.check).value.code == "10008"
 
 
 def test_who_died_over_a_note_is_succeeded_and_who_asks_meanwhile_waits(discord_room, monkeypatch):
@@ -6662,13 +6675,14 @@ def test_who_waits_while_another_looks_reads_what_is_his(broken, desk):
         desk.alerter._release(one)
 
 
-def test_of_many_new_mails_the_server_finds_those_that_answer(desk):
+def test_of_many_new_mails_the_server_finds_those_that_answer(desk, monkeypatch):
     """And where it finds none, as subject and ids are of no help, all heads are read: once a session."""
     class Slow(_IMAPTalk):
         def do_uid_fetch(self, tokens):  # as if each piece took so long
             desk.alerter._box().session.sock.deadline -= 16
             return super().do_uid_fetch(tokens)
     desk.imap.protocol = Slow
+    monkeypatch.setattr(alerters, "_BODY_CAP", 9999)  # of one answer of HTTP, and of no mailbox
     desk.fill(30, at=desk.clock.now() - 86400 * 5)
     desk.fill(610)
     first = desk.open(timeout=3000)
@@ -7245,6 +7259,9 @@ def test_reading_does_not_wait_for_a_writer_and_writing_does_not_wait_for_ever(m
         assert StackStore().active_stack() == "prod" and StackStore().load_alerter().flavor == "slack"
         monkeypatch.setattr(alerters, "time", clock)
         pytest.raises(StoreError, StackStore().set_active_stack, "default").match("another process holds it")
+    with monkeypatch.context() as patch:  # as if a child that was forked meanwhile had it open, too
+        patch.setattr(os, "closerange", lambda *_: None)
+        StackStore().set_active_stack("prod"), StackStore().set_active_stack("prod")
     assert 60 <= clock.monotonic() < 61
     monkeypatch.setattr(fcntl, "flock", lambda f, how: how == fcntl.LOCK_UN and (os.close(f) or os.close(f)))
     monkeypatch.setattr(alerters, "_BUSY", TypeError)  # in place of Windows' PermissionError
@@ -9201,6 +9218,7 @@ def test_what_the_job_left_behind_prints_on_after_run_has_ended(quiet, tmp_path)
     assert process.wait(20) == 3 and quiet()[0].body == fenced("now")
     go.write_text("late\n")
     done = end_of(process)
+    assert end_of(start_program("run", "--", "sh", "-c", "kill -9 $PPID")).returncode == -9  # leaves nothing
     assert done.stdout == "now\nlate\n" and done.stderr.split() == [str(n) for n in range(1, 100001)]
 
 
@@ -9251,12 +9269,13 @@ JOBS = [  # a command, or a script's bytes; exit code, stdout, and what stderr s
     (b"#!/bin/sh\r\nexit 1\r\n", 127, "", r"{}: its interpreter '/bin/sh\r' is missing"), (b"", 0, "", ""),
     (b"MZ\0\1", 126, "", "{}: Exec format error"), ("a\0b", 126, "", "{}: embedded null byte"),
     ("/nowhere/command", 127, "", "{}: No such file or directory"), (None, 126, "", "{}: Permission denied"),
-    ("A=p", 127, "", "A=…: No such file or directory"), ("a p", 127, "", "a …: No such file or directory")]
+    ("A=p", 127, "", "A=…: No such file or directory"), ("a p", 127, "", "a …: No such file or directory"),
+    (b"#!/a/hidden-secret", 127, "", "{}: its interpreter '/a/***' is missing")]
 
 
 @posix
 def test_run_runs_words_and_scripts_as_a_shell_does_and_in_a_thread_too(received, run_here, tmp_path):
-    pool = concurrent.futures.ThreadPoolExecutor()
+    pool, _ = concurrent.futures.ThreadPoolExecutor(), alerters._Secret("hidden-secret")
     for number, (command, code, out, err) in enumerate(JOBS):
         if not isinstance(command, str):
             script = tmp_path / f"job {number}"
