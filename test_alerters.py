@@ -3,6 +3,11 @@
 First come fakes of Slack, Discord, SMTP and IMAP, as unkind as the real services ("assumed" marks what no
 source confirms), then the tests in the order of the module. Nothing leaves this machine, and time is virtual
 wherever it can be. ALERTERS_TEST_MORE=1 in the environment runs the long forms: more messages, more kills.
+
+To write one: the fixtures `slack`, `discord`, `smtp`, `imap` are fakes; `slack_alerter(slack)` and its like
+build an alerter for one; `slack.posted`, `slack.calls` and `smtp.mails` are what it got, and `fail` plans what
+goes wrong. `chats` has the four ways to a chat; in `room` and at the `desk` people answer questions, by chat
+and mail; `boards` and `received` are flavors of one's own, without a network; `start_program` is a process.
 """
 import asyncio
 import base64
@@ -2031,13 +2036,14 @@ def test_a_refused_form_goes_out_plain_whichever_part_it_is(chats, part):
     assert called == [f"<@{person}>" for person in people]
 
 
-def test_refused_blocks_fall_back_to_the_plain_form(chats, caplog):
-    alerter, service = chats["slack"]
+@pytest.mark.parametrize("kind, why", [("slack", "json-pointer:/blocks"), ("slack webhook", "invalid_blocks")])
+def test_refused_blocks_fall_back_to_the_plain_form(chats, kind, why, caplog):
+    alerter, service = chats[kind]
     service.broken_images.add("https://x.example/a.png")
     assert alerter.post(AlerterMessage(**FULL)) is True
     plain = {name: part for name, part in SLACK_FULL.items() if name != "blocks"}
-    assert _posted(service) == [{"channel": "C0ALERTS", **plain}]
-    assert ["json-pointer:/blocks" in message for message in errors_of(caplog, logging.WARNING)] == [True]
+    assert _posted(service) == [plain if "webhook" in kind else {"channel": "C0ALERTS", **plain}]
+    assert [why in message for message in errors_of(caplog, logging.WARNING)] == [True]
 
 
 # === Any text, a thousand times ===
