@@ -6460,8 +6460,10 @@ def test_every_mail_is_read_in_time_that_grows_with_its_size(desk, monkeypatch):
         read_at_once(question, [mail], verdict=False)
         return time.process_time() - start
     for kind, unit in [(kind, unit) for kind, units in growing.items() for unit in units]:
-        took = cpu(kind, unit * (size // len(unit)))
-        if took > size / 3000 or took > 0.1 and took > 20 * cpu(kind, unit * (size // 8 // len(unit))):
+        took, less = cpu(kind, unit * (size // len(unit))), unit * (size // 8 // len(unit))
+        if took > 0.1:  # another thread, or a machine that is busy, may have taken it
+            took = min(took, cpu(kind, unit * (size // len(unit))))
+        if took > size / 3000 or took > 0.1 and took > 20 * cpu(kind, less):
             wrong.append((kind, unit, took))
     assert wrong == []
 
