@@ -5644,8 +5644,8 @@ class _Watch:
     def __call__(self, function: _F) -> _F:
         if isinstance(function, (classmethod, staticmethod)):  # stay so, also called on an instance
             return type(function)(self(function.__func__))
-        if _inspect.isasyncgenfunction(function):
-            raise ConfigError("watch: write `async with watch(…):` into an asynchronous generator")
+        if not callable(function) or _inspect.isasyncgenfunction(function):
+            raise ConfigError("watch: write it below @property; in async generators, `async with watch(…):`")
         name = self.name or getattr(function, "__qualname__", "Job")
         each = functools.partial(_Watch, name, self.on_success, self.longer_than, self.alerter)
         is_coroutine = _inspect.iscoroutine  # what follows goes to other machines (Ray, Dask) by its values
@@ -5704,7 +5704,7 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: _Time = 0, 
         import logging  # noqa: F401  # what tells of a failure
         import socket  # noqa: F401
     least = _seconds(longer_than, "longer_than")
-    if callable(name) or hasattr(name, "__func__"):  # a classmethod is not callable
+    if callable(name) or hasattr(name, "__get__"):  # a classmethod is not callable
         return _Watch(None, on_success, least, alerter)(name)
     return _Watch(name, on_success, least, alerter)
 

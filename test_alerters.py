@@ -8088,7 +8088,8 @@ def test_watch_leaves_coroutines_as_they_are(received):
         coroutine.close()  # unwatched, this says nothing
     async def numbers():
         yield 5
-    pytest.raises(ConfigError, watch, numbers).match("write `async with watch")
+    for wrong in (numbers, property(len)):
+        pytest.raises(ConfigError, watch, wrong).match("below @property; .* `async with watch")
     taken = {*watch(len).__code__.co_names, *job.__code__.co_names}  # by cloudpickle, as on Ray and Dask
     assert inspect.iscoroutinefunction(job) and not taken & vars(alerters).keys()
     asyncio.run(use())
