@@ -5530,7 +5530,7 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
         kind, facts = "op", _facts(first, error="op_exception", op="op.name", job="job_name", run="run_id")
     if not failed:
         how = "succeeded"
-    return _ended(facts.get(kind, "Pipeline"), how, facts)
+    return _ended(facts.get(kind, kind), how, facts)
 
 
 def _airflow_facts(context: Any) -> tuple[str, str, _Dict]:

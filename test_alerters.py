@@ -7859,8 +7859,8 @@ TRAIN = {**DAG_FACTS, "task": "train", "host": "worker-1", "log": "https://airfl
 OTTER = {"flow": "nightly", "run": "jolly-otter", "link": "https://prefect.example.org/runs/1"}
 OP, JOB = {"op": "train", "job": "nightly", "run": "1ca59c4a"}, {"task": "jobs.train", "task id": "07d2"}
 # How a framework calls the hook: arguments, or a dict of keywords; title; exception or text; facts.
-FAILURES = [((), "Pipeline failed", None, {}), ((GONE, RUN), "Pipeline failed", GONE, {}),
-    ({"exception": GONE, "context": {}}, "Pipeline failed", GONE, {}),
+FAILURES = [((), "step failed", None, {}), ((GONE, RUN), "step failed", GONE, {}),
+    ({"exception": GONE, "context": {}}, "step failed", GONE, {}),
     ((DAGSTER,), "train failed", GONE, OP), ({**CELERY, "exception": GONE}, "jobs.train failed", GONE, JOB),
     *[((airflow_context(GONE, state=state, try_number=tries),), f"train failed{more}", GONE,
        {**TRAIN, "try": f"{tries} of 4"}) for state, tries, more in (
@@ -7876,9 +7876,9 @@ FAILURES = [((), "Pipeline failed", None, {}), ((GONE, RUN), "Pipeline failed", 
         (state(result=GONE, later=True), "failed", GONE))],
     ({"task": Task(), "task_run": RUN, "state": state(data=RECORD)}, "train failed", GONE,  # by its runner
      {"task": "train", "run": "jolly-otter", "link": OTTER["link"], "state": "Failed"})]
-SUCCESSES = [((), "Pipeline succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
+SUCCESSES = [((), "step succeeded", None, {}), ((DAGSTER,), "train succeeded", None, OP),
     ((airflow_context(state="success", try_number=4),), "train succeeded", None, {**TRAIN, "try": "4 of 4"}),
-    (({"ti": SimpleNamespace(map_index=0, dag_id="d", run_id="r")},), "Pipeline succeeded", None,
+    (({"ti": SimpleNamespace(map_index=0, dag_id="d", run_id="r")},), "task succeeded", None,
      {"dag": "d", "run": "r", "map index": 0}),
     ((Flow(), RUN, state("Completed", data="private")), "nightly succeeded", None, OTTER),
     ({"result": "private", "sender": CELERY["sender"]}, "jobs.train succeeded", None, {"task": "jobs.train"})]
