@@ -418,7 +418,7 @@ class AlerterMessage(_Record):
             if file.problem and who:
                 _log("warning", "%s: %s", who, file.label)
             files.append(copy.copy(file))  # each alerter notes its own refusals
-            files[-1].name, files[-1].url = _hide(file.name), _hide(file.url)
+            _masked(vars(files[-1]))
         return files
 
     def _repr_html_(self) -> str:
@@ -787,7 +787,7 @@ def alerter_ask_step(message: _Text, params: _Params = None) -> bool:
 def _old_step(flavor: str, step: _F) -> _F:
     def old_step(message: _Text, params: _Params = None) -> bool:
         _warnings.warn(f"{old_step.__name__} is deprecated: use {step.__name__}", DeprecationWarning, 2)
-        if flavor not in [target.flavor for target in _targets()]:
+        if flavor not in map(operator.attrgetter("flavor"), _targets()):
             raise ConfigError(f"no alerter of flavor {flavor} is active: use {step.__name__}")
         return bool(step(message, params))
 
@@ -1267,6 +1267,8 @@ class BaseAlerter(_Record):
                 _warn_once(f"{self._who}: mention: nobody can be called here, so it is left out")
                 choices = dataclasses.replace(choices, mention=None)
         message = _message(message)
+        texts = {"title": message.title, "body": message.body}  # which one's own flavor takes as they stand
+        message = message._with(**_masked(texts), metadata=_masked(dict(message.metadata)))
         above = message._reply_to  # of an own flavor, say, whose ref may be anything
         if above and not (self._ref_forms and _is_plain(above.ref) and self._can_reply(above, choices)):
             _warn_once(f"{self._who}: reply_to: it cannot be followed here, so the message stands alone")
@@ -1276,9 +1278,8 @@ class BaseAlerter(_Record):
     def _learn_secrets(self) -> None:
         """Look up the secrets that are references, so that they are masked from now on."""
         for name in _secrets_of(type(self)):
-            if isinstance(getattr(self, name), str):
-                with contextlib.suppress(ConfigError):  # whoever needs it raises
-                    self._secret(name)
+            with contextlib.suppress(ConfigError, TypeError):  # whoever needs it raises; or it is no text
+                self._secret(name)
 
     def _secret(self, name: str) -> str:
         """Return a secret, read anew where it is a reference, and then checked as any other."""
@@ -3304,13 +3305,6 @@ def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:
         return {"type": "mrkdwn", "text": words, "verbatim": True}
     safe = re.sub(r"<(?=[!@#])", "<\u200b", _defuse(source))  # another server may obey it even here
     return {"type": "plain_text", "text": safe, "emoji": True}
-
-
-def _masked(part: _Dict) -> _Dict:
-    for name, text in part.items():
-        if isinstance(text, str):
-            part[name] = _hide(text)
-    return part
 
 
 def _slack_ref(where: _Dict, row: _Dict) -> _Dict:
@@ -5771,7 +5765,7 @@ def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
     if len(groups) > 1:
         title = f"{title} (and {len(groups) - 1:,} more)"
         news, facts = "\n".join(map(_LogGroup.extract, groups)), {}
-    worst = max([group.level for group in groups])
+    worst = max(groups, key=operator.attrgetter("level")).level
     level: _Level = "info"
     if worst >= _logging.ERROR:
         level = "error"
@@ -5910,7 +5904,7 @@ class _AlertHandler(_Handler):
             for handler in logger.handlers:
                 if isinstance(handler, (_AlertHandler, _logging.NullHandler)):
                     continue
-                if getattr(handler, "filters", ()) or hasattr(handler, "queue") or hasattr(handler, "target"):
+                if handler.filters or hasattr(handler, "queue") or hasattr(handler, "target"):
                     continue  # it may have written nothing, or passed it on to us alone
                 if level >= handler.level:
                     return
@@ -5919,7 +5913,7 @@ class _AlertHandler(_Handler):
             return
         self._speaker = _threading.get_ident()
         with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
-            _write_line(sys.stderr, text)
+            _write_line(sys.stderr, _hide(text))  # secrets may be known only since it was tried
         self._speaker = 0
 
 
@@ -6316,6 +6310,13 @@ def _hide(text: str) -> str:
     for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
         text = text.replace(secret, _MASK)
     return text
+
+
+def _masked(part: _Dict) -> _Dict:
+    for name, text in part.items():
+        if isinstance(text, str):
+            part[name] = _hide(text)
+    return part
 
 
 class _SecretAway(ConfigError):

@@ -7253,7 +7253,6 @@ def test_what_is_of_a_second_copy_of_the_module_is_told_so(monkeypatch):
 # === Flavors of one's own ===
 PAGER = """import dataclasses
 from alerters import BaseAlerter, Receipt, register_flavor
-
 @register_flavor
 @dataclasses.dataclass(frozen=True)
 class PagerAlerter(BaseAlerter):
@@ -7261,12 +7260,10 @@ class PagerAlerter(BaseAlerter):
     pager_pin: str = dataclasses.field(repr=False)
     file: str = "pages.txt"
     set: str = ""  # no `--set`
-
     def send(self, message, params=None):
         with open(self.file, "a") as out:
-            out.write(f"{message.title}|{message.body}\\n")
+            out.write(f"{message.title}|{message.metadata}|{message.body}\\n")
         return Receipt("pager", {"n": 1})
-
     def replies(self, question):
         return [{"by": "ann", "text": "yes"}]
 """
@@ -7279,7 +7276,8 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
     pages, path, shown = tmp_path / "pages.txt", "my_package.my_flavor.PagerAlerter", ""
     for line, wanted in ((f"flavor register {path}", 0), ("flavor list", 0),
             (f"register p --flavor=pager --pager_pin=pager-hidden --file={pages} --set", 0),
-            ("post Hello --title T", 0), ("ask Deploy?", 0), ("describe p", 0), ("register q -f pagr", 2)):
+            ("post A-pager-hidden --title T-pager-hidden --metadata k=pager-hidden", 0),
+            ("ask Deploy?", 0), ("describe p", 0), ("register q -f pagr", 2)):
         code, *said = run_cli(capsys, *line.split())
         assert code == wanted, said
         shown += "".join(said)
@@ -7289,7 +7287,7 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
     assert shown.startswith("flavor pager is registered\n") and "\npager " in shown
     assert json.loads(read_store())["flavors"] == {"pager": path}
     assert shown.endswith("no flavor 'pagr'; did you mean 'pager'?\n") and "pager-hidden" not in shown
-    assert pages.read_text().startswith("T|Hello\nNone|Deploy?\n")
+    assert pages.read_text().startswith("T-***|{'k': '***'}|A-***\nNone|{}|Deploy?\n")
 
 
 def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(boards, caplog):
@@ -8224,7 +8222,8 @@ def test_what_could_not_be_told_is_on_stderr_once(logger, received, monkeypatch,
     other = logging.StreamHandler(io.StringIO())
     logger.propagate = False
     monkeypatch.setattr(logging.getLogger("alerters"), "propagate", False)
-    said = "careful\nrecorder: line busy: wait\nalerters: not told (see above): ERROR home.app: x\n"
+    said = "careful\nrecorder: line busy: wait\nalerters: not told (see above): ERROR home.app: x ***\n"
+    received.before = lambda *_: alerters._remember_secret("hidden")  # as it is known once it is used
     never, on = logging.StreamHandler(io.StringIO()), logging.handlers
     never.addFilter(lambda record: False)
     later = on.QueueHandler(SimpleNamespace(put_nowait=str)), on.MemoryHandler(9, target=never)
@@ -8236,7 +8235,7 @@ def test_what_could_not_be_told_is_on_stderr_once(logger, received, monkeypatch,
         monkeypatch.setattr(logging.getLogger("alerters"), "handlers", logger.handlers)
         for kind, text in ((20, "for your information"), (30, "careful")):
             handler.handle(log_record(text, "alerters", kind))
-        logger.error("x")
+        logger.error("x hidden")
         handler.flush()
         assert capsys.readouterr().err == wanted, (others, level)
 
