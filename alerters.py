@@ -2355,6 +2355,7 @@ class _Draft:
         self.message, self.params = message, params
         self.where = alerter._where(message, params)
         self.ref: _Dict = {}  # of the first message, once it is posted
+        self.limit, self.pages = alerter._limit, []  # type: int, list[_Page]
         self.reply_to: _Dict = getattr(message._reply_to, "ref", {})
         called = mention = _names(getattr(params, "mention", None), "mention")
         if message._question:
@@ -2433,14 +2434,14 @@ class _ChatAlerter(BaseAlerter):
             draft.until = min(draft.until, max(question._ends, self._until(_LATE)))
         try:
             self._post(draft, pages[0])
-            for page in self._fewer(draft, pages)[1:]:
+            for page in self._fewer(draft, draft.pages)[1:]:
                 self._post(draft, page)
         except DeliveryError as error:
             if draft.outcome != "not_sent":
                 error.outcome = draft.outcome
                 error.args = (f"{error.args[0]} ({error.outcome}: look there before you send it again)",)
             raise
-        self._send_pictures(draft, pages[0].files)
+        self._send_pictures(draft, draft.pages[0].files)
         missing = [f"[{file.label}]" for file in draft.files if file.problem]
         if missing:
             _log("warning", "%s: %s", self._who, "; ".join(missing))
@@ -2460,9 +2461,12 @@ class _ChatAlerter(BaseAlerter):
         except DeliveryError as error:
             if error.outcome != "not_sent" or error.code not in self._refused_forms:
                 raise
-            draft.why_plain = error.args[0]
+            draft.why_plain, draft.limit = error.args[0], self._plain_limit
+            if page.is_first:  # cut anew, as one takes less
+                page = self._cut(draft)[0]
         written = [block.source for block in page.blocks]
-        parts = _paged(self, written, self._plain_limit, self._plain_limit, 99)
+        room = draft.limit + 100  # for a note of what is left out
+        parts = _paged(self, written, room, room, 99)
         parts[0].is_first, parts[0].files = page.is_first, page.files
         for part in parts:
             self._post_one(draft, part)
@@ -2491,10 +2495,10 @@ class _ChatAlerter(BaseAlerter):
     def _cut(self, draft: _Draft, most: int = _MOST_PARTS) -> list[_Page]:
         """Return the messages of a draft; of too many `most` and one more; the first has a file of all."""
         text, beside = self._shaped(draft)  # what is beside it stands in the first, however long it is
-        huge = 10 * self._limit  # what many people and long words take may be more than one limit
+        huge = 10 * draft.limit  # what many people and long words take may be more than one limit
         frame = _paged(self, beside, huge, huge)[0]
-        room = max(self._limit - (huge - frame.room), self._limit // 4)
-        pages = _paged(self, text, self._limit, room, most)
+        room = max(draft.limit - (huge - frame.room), draft.limit // 4)
+        pages = draft.pages = _paged(self, text, draft.limit, room, most)
         first = pages[0]
         first.blocks += frame.blocks
         first.blocks.sort(key=lambda block: block.kind not in ("ping", "title"))  # which stand above the text
