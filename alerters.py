@@ -2416,7 +2416,7 @@ class _ChatAlerter(BaseAlerter):
     # To ask, besides `_ready_to_read`, `_say` and `_find` of the base
     _view_type: type[_View] = _View
     _read_answers: Callable[[Question], _Reading]  # what people answered, and how much of it was read
-    _read_view: Callable[[Any, Question], _Reading]  # (view): rows for all questions in its `read_for`
+    _read_view: Callable[[Any, Question, list[_Dict]], _Reading]  # rows for all questions of these refs
     _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
     _is_bot: Callable[[_Dict], bool]  # (row)
     _forwards: Callable[[_Dict], bool]  # (row): it shows another message, which those below may be about
@@ -2643,9 +2643,10 @@ class _ChatAlerter(BaseAlerter):
             fresh_from = max(fresh_from, now - _POLL_MIN / 4, question._ends)
         with view.lock:
             if question._shared is None or view.began < fresh_from or question not in view.read_for:
-                began, view.error, view.read_for = self.clock.monotonic(), None, set(view.questions)
+                began, view.error, view.read_for = self.clock.monotonic(), None, list(view.questions)
+                refs = [each.ref for each in view.read_for]
                 try:
-                    view.found = self._read_view(view, question)
+                    view.found = self._read_view(view, question, refs)
                 except DeliveryError as error:
                     view.error = error.with_traceback(None)  # its frames would keep the view
                 view.began = began
@@ -2923,7 +2924,7 @@ class SlackAlerter(_ChatAlerter):
                     taps.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
         if is_over:  # no tap tells its time: one that was not there at the first look came too late
             before = question._memo.setdefault("taps", taps)
-            taps = [tap for tap in taps if tap in before]
+            taps = list(filter(before.__contains__, taps))
         reading = _Reading(answers + taps, once=view.rationed)
         reading.author = row.get("user")
         for part in parts:
@@ -2959,11 +2960,11 @@ class SlackAlerter(_ChatAlerter):
             question._memo["thread"] = row.get("latest_reply"), thread.rows, now
         return thread
 
-    def _read_view(self, view: _SlackView, question: Question) -> _Reading:
+    def _read_view(self, view: _SlackView, question: Question, refs: list[_Dict]) -> _Reading:
         in_thread = question.ref.get("thread_ts")
         if in_thread:
             return self._read(view, question, "replies", {"ts": in_thread})
-        refs = sorted([each.ref for each in view.read_for], key=self._order)
+        refs.sort(key=self._order)
         args = {"oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
             return self._read(view, question, "history", args)
@@ -3472,8 +3473,8 @@ class DiscordAlerter(_ChatAlerter):
         self._add_taps(reading, question, message)
         return reading
 
-    def _read_view(self, view: _View, question: Question) -> _Reading:
-        oldest = min([self._order(each.ref) for each in view.read_for])
+    def _read_view(self, view: _View, question: Question, refs: list[_Dict]) -> _Reading:
+        oldest = min(map(self._order, refs))
         return _Reading(self._rows(f"/channels/{question.ref['channel_id']}/messages", oldest - 1))
 
     def _rows(self, path: str, after: int, absent: int = 0, more: str = "") -> list[_Dict]:
