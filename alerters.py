@@ -5839,6 +5839,7 @@ class _AlertHandler(_Handler):
         worker.start()
         if "multiprocessing.util" in sys.modules:  # its child processes end without what atexit has
             sys.modules["multiprocessing.util"].Finalize(None, self.flush, exitpriority=0)
+        atexit.register(self.flush)  # again, for Airflow forgets what is to be done at the end of its tasks
         if "celery.signals" in sys.modules:  # and so do its workers
             sys.modules["celery.signals"].worker_process_shutdown.connect(self.flush)
 

@@ -8352,6 +8352,14 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         threading.Thread.start = start
         os.system("touch wait; (sleep 0.3; rm wait) &")
         log.error("x")
+    "what is to be done at the end is forgotten, as by Airflow": ("""
+        if not os.fork():
+            alerters.atexit._clear()
+            log.error("of the child")
+            alerters.atexit._run_exitfuncs()
+            os._exit(0)
+        os.wait()
+        """, ["of the child"], ""),
         """, ["of the signal's handler", "x"], ""),
     **{f"a task goes while its end is told: {code}": (f"""
         os.system("touch wait; (sleep 0.5; rm wait) &")
