@@ -5713,10 +5713,12 @@ class _LogGroup:
     """Log records that repeat each other: the first one, and of the others the texts that differ."""
     def __init__(self, record: _logging.LogRecord) -> None:
         text = _record_text(record)
-        error, trace = None, _clean(record.exc_text or "")
-        said = trace
-        if isinstance(record.exc_info, tuple):
-            error = record.exc_info[1]
+        trace = said = _clean(record.exc_text or "")
+        error: Any = record.exc_info or _mapping(record.msg).get("exc_info")  # the second: of structlog
+        if error is True:
+            error = sys.exc_info()
+        if isinstance(error, tuple):
+            error = error[1]
         if isinstance(error, BaseException):
             told = _Trace(error)
             trace, said = told.headed, told.said
@@ -5837,9 +5839,9 @@ class _AlertHandler(_Handler):
             return
         worker = self._worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)
         worker.start()
+        atexit.register(self.flush)  # again, for Airflow forgets what is to be done at the end of its tasks
         if "multiprocessing.util" in sys.modules:  # its child processes end without what atexit has
             sys.modules["multiprocessing.util"].Finalize(None, self.flush, exitpriority=0)
-        atexit.register(self.flush)  # again, for Airflow forgets what is to be done at the end of its tasks
         if "celery.signals" in sys.modules:  # and so do its workers
             sys.modules["celery.signals"].worker_process_shutdown.connect(self.flush)
 

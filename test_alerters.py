@@ -8173,6 +8173,8 @@ RECORDS = [  # text, arguments, exception, exc_text, stack: title, body
      f"job failed\n{TRACE}\nKeyError: 'a'"),
     ("job failed", (), None, f"{TRACE} hidden-record-1", None, "job failed", f"{TRACE} ***"),  # of a process
     ("x", (), KeyError("hidden-record-1"), None, None, "x", "KeyError: '***'"),
+    ({"exc_info": ValueError("gone")}, (), None, None, None,  # as structlog hands on what it wraps
+     "{'exc_info': ValueError('gone')}", "ValueError: gone"),
     ("%s rows", (BadError(),), None, None, None, "%s rows (BadError(),) (hostile)", None),
     ("x", (), type("E", (OSError,), {"__cause__": property(len)})(1), None, None, "x", f"{__name__}.E: 1"),
     (Hostile(), (), None, None, None, "<Hostile: RuntimeError> () (hostile)", None)]
@@ -8188,6 +8190,12 @@ def test_a_record_is_told_whole_and_once(logger, received):
         handler.flush()
         assert (received.last.title, received.last.body) == (title, body and f"```\n{body.rstrip()}\n```")
     assert len(received) == len(RECORDS)
+    try:
+        raise KeyError("mine")
+    except KeyError:
+        handler.handle(log_record({"exc_info": True}))
+    handler.flush()
+    assert (received.last.title, received.last.body.count("KeyError: 'mine'")) == ("{'exc_info': True}", 2)
 
 
 def test_repeats_are_of_one_logger_level_place_exception_and_text(logger, received, gate):
@@ -8344,14 +8352,6 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         handler.flush()
         log.error("of the parent")
         """, ["of the child", "of the parent", "taken by the thread", "waits"], ""),
-    "a signal comes while the thread starts": ("""
-        def start(thread, start=threading.Thread.start):
-            threading.Thread.start = start
-            log.error("of the signal's handler")
-            start(thread)
-        threading.Thread.start = start
-        os.system("touch wait; (sleep 0.3; rm wait) &")
-        log.error("x")
     "what is to be done at the end is forgotten, as by Airflow": ("""
         if not os.fork():
             alerters.atexit._clear()
@@ -8360,6 +8360,14 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
             os._exit(0)
         os.wait()
         """, ["of the child"], ""),
+    "a signal comes while the thread starts": ("""
+        def start(thread, start=threading.Thread.start):
+            threading.Thread.start = start
+            log.error("of the signal's handler")
+            start(thread)
+        threading.Thread.start = start
+        os.system("touch wait; (sleep 0.3; rm wait) &")
+        log.error("x")
         """, ["of the signal's handler", "x"], ""),
     **{f"a task goes while its end is told: {code}": (f"""
         os.system("touch wait; (sleep 0.5; rm wait) &")
