@@ -3466,7 +3466,7 @@ class DiscordAlerter(_ChatAlerter):
         for row in rows:
             ident, flags = row["id"], row.get("flags", 0)
             if ident in ours and flags & _HAS_THREAD:  # which is a channel with the id of the message
-                thread = self._rows(f"/channels/{ident}/messages", int(ident), absent=404)
+                thread = self._rows(f"/channels/{ident}/messages", int(ident), absent="10003")
                 answers += self._answers(question, thread, "reply")
         answers.sort(key=operator.itemgetter("at"))
         reading = _Reading(answers, once=False)
@@ -3477,8 +3477,8 @@ class DiscordAlerter(_ChatAlerter):
         oldest = min(map(self._order, refs))
         return _Reading(self._rows(f"/channels/{question.ref['channel_id']}/messages", oldest - 1))
 
-    def _rows(self, path: str, after: int, absent: int = 0, more: str = "") -> list[_Dict]:
-        """Return all rows after an id. absent: the status that means that there are none."""
+    def _rows(self, path: str, after: int, absent: object = "", more: str = "") -> list[_Dict]:
+        """Return all rows after an id. absent: the status or code that means that there are none."""
         rows: dict[str, _Dict] = {}  # by id, for one may come twice
         for _ in range(1000):
             address = f"{path}?limit=100&after={after}{more}"
@@ -3488,7 +3488,7 @@ class DiscordAlerter(_ChatAlerter):
                 else:
                     page = self._call("GET", address)
             except DeliveryError as error:
-                if error.status != absent:
+                if absent not in (error.status, error.code):
                     raise
                 return []
             last = after
@@ -3550,9 +3550,9 @@ class DiscordAlerter(_ChatAlerter):
                 continue
             path = _reaction_path(question.ref, name)
             try:
-                users = self._rows(path, 0, absent=400)  # 400: it was taken back meanwhile
+                users = self._rows(path, 0, absent="10014")  # it was taken back meanwhile
                 if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
-                    users += self._rows(path, 0, absent=400, more="&type=1")
+                    users += self._rows(path, 0, absent="10014", more="&type=1")
             except DeliveryError as error:
                 question._failed(error)  # which raises it, if it is for good; else words may decide meanwhile
                 reading.missing = error

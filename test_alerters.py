@@ -792,8 +792,9 @@ class FakeDiscord(FakeService):
         return time.strftime("%Y-%m-%dT%H:%M:%S.000000+00:00", time.gmtime(self.now()))
 
     def _below(self, row):
+        shown = self._show({**row, "reactions": {}})  # nobody is told these of it here
         return {"message_reference": {"type": 0, "message_id": row["id"], "channel_id": row["channel_id"],
-                                      "guild_id": self.guild}, "referenced_message": self._show(row)}
+                                      "guild_id": self.guild}, "referenced_message": shown}
 
     def _next_id(self):
         return max(int(self.now() * 1000 - 1420070400000) << 22, self._last_id + 1)
@@ -4043,6 +4044,17 @@ def test_an_answer_to_the_help_counts_after_a_restart_too(discord_room, discord,
     assert (row["channel_id"], row["message_reference"]["message_id"]) == where
     discord.say(discord_room.ann, "yes", row["id"], channel=row["channel_id"])
     assert outcome(Question.from_dict(question.to_dict(), discord_room.alerter())) == YES
+
+
+def test_only_discord_itself_can_say_that_a_thread_or_a_tap_is_gone(discord_room):
+    room, question = discord_room, discord_room.ask()
+    room.in_thread(question, room.ann, "no"), room.clock.sleep(1), room.reply(question, room.bob, "yes")
+    room.service.fail(f"{room.reads}{room.id(question)}/messages", Fault("html", status=404), times=2)
+    assert [outcome(question) for _ in "123"] == [None, None, NO]  # a page of something in between
+    question = room.ask()
+    room.react(question, room.ann, "✅")
+    room.service.fail("/reactions/", Fault(status=404, body={"code": 10014, "message": "Unknown Emoji"}))
+    assert [outcome(question) for _ in "12"] == [None, YES]
 
 
 def test_a_question_deleted_inside_a_thread_approves_nothing(slack_room):
