@@ -3938,7 +3938,7 @@ _NOTICES = (
     r"(?: from| an)* (?:external (?:e-?mail|sender|source)|outside(?: of)? (?:the|your) organi[sz]ation)",
     r"do not click links or open attachments unless you recogni[sz]e the sender and know the content is safe",
     r"you don.t often get email from \S{1,99} learn why this is important(?:(?: at)? https?://aka.ms/\w+)?",
-    r"(?:[*\[](?: )?|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious",
+    r"(?:[*\[](?: )?|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious", "\ufffc",
     r"(?:non-text part: |attachment: \S{1,99} \()(?:text/html|image/\w+|multipart/\w+)\)?",  # of notmuch
     r"-----begin pgp (?:signed message-----(?: hash: sha\d+)?|signature-----(?: version: gnupg v[\d.]+)?"
     r"(?: [a-z\d+/=]{60,76}){1,99}(?: (?![a-z]+\s)[a-z\d+/=]{1,76}){,2} -----end pgp \w+-----)")

@@ -1452,7 +1452,7 @@ Vriendelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Win
 CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ /{F}
 Non-text part: text/html⏎Non-text part: image/png ¦ Attachment: a.png (image/png) ¦ *** EXTERNAL EMAIL ***
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
-Odesláno z iPhonu ¦ —⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
+Odesláno z iPhonu ¦ —⏎{R} ¦ \ufffc⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
 CONDITIONS = re.split(" ¦ |\n", """\
 CAUTION: only for staging ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
