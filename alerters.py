@@ -4059,7 +4059,7 @@ class SMTPEmailAlerter(BaseAlerter):
         # for which RFC 2045 and 2047 have no room, and loses blanks where it folds encoded words.
         mail = _email_message.EmailMessage(_email_policy.SMTP.clone(cte_type="7bit", max_line_length=76))
         folded = _email_header.Header(subject, maxlinelen=76, header_name="Subject").encode()
-        mail["From"], mail["To"] = self.sender_email, ", ".join(to)
+        mail["From"], mail["To"] = self.sender_email, f"<{'>, <'.join(to)}>"
         fixed = {"Subject": folded, "Date": _email_utils.formatdate(self.clock.now(), usegmt=True),
                  "Message-ID": f"<alerters.{ident}@{domain}>",
                  "Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "OOF, AutoReply"}
