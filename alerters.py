@@ -5912,7 +5912,7 @@ class _AlertHandler(_Handler):
             for handler in logger.handlers:
                 if isinstance(handler, (_AlertHandler, _logging.NullHandler)):
                     continue
-                if handler.filters or hasattr(handler, "queue") or hasattr(handler, "target"):
+                if getattr(handler, "filters", ()) or hasattr(handler, "queue") or hasattr(handler, "target"):
                     continue  # it may have written nothing, or passed it on to us alone
                 if level >= handler.level:
                     return

@@ -8247,7 +8247,7 @@ def test_what_could_not_be_told_is_on_stderr_once(logger, received, monkeypatch,
     never, on = logging.StreamHandler(io.StringIO()), logging.handlers
     never.addFilter(lambda record: False)
     later = on.QueueHandler(SimpleNamespace(put_nowait=str)), on.MemoryHandler(9, target=never)
-    silent = [logging.NullHandler(), never, *later]
+    silent = [logging.NullHandler(), never, *later, SimpleNamespace(level=60)]  # logging asks for no more
     for others, level, wanted in (([], 0, said), (silent, 0, said), ([other], 60, said), ([other], 0, "")):
         other.setLevel(level)
         handler = alerters.AlertHandler()
