@@ -302,9 +302,13 @@ def _known_keywords(function: _F, who: str = "") -> _F:
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
-        for name in named:
-            _check_known(f"{who}: no keyword", name, known, _KeywordError)
-        return function(*given, **named)
+        try:
+            for name in named:
+                _check_known(f"{who}: no keyword", name, known, _KeywordError)
+            return function(*given, **named)
+        except ConfigError as error:
+            given, named = (), {}  # a traceback may show locals, which of a constructor hold secrets
+            raise error.with_traceback(None) from None
 
     return call  # type: ignore[return-value]
 
@@ -3157,7 +3161,7 @@ class SlackAlerter(_ChatAlerter):
         replaced: Sequence[str] = ()
         own = getattr(draft.params, "blocks", None)
         if own and page.is_first:
-            blocks += _json.loads(_json.dumps(own), object_hook=_masked)
+            blocks += _json.loads(_hide(_json.dumps(own, ensure_ascii=False)))
             replaced = ("title", "text", "facts")
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
@@ -5160,10 +5164,12 @@ class StackStore:
 
     def register_alerter(self, name: str, flavor: str, **fields: Any) -> BaseAlerter:
         """Add an alerter under a new name and return it."""
-        return self._put_alerter(name, {"flavor": flavor, **fields}, new=True)
+        fields = _Hidden({"flavor": flavor, **fields})
+        return self._put_alerter(name, fields, new=True)
 
     def update_alerter(self, name: str, **fields: Any) -> BaseAlerter:
         """Change fields of an alerter and return it; a field given as None goes back to its default."""
+        fields = _Hidden(fields)
         return self._put_alerter(name, fields, new=False)
 
     def _put_alerter(self, name: str, fields: _Dict, new: bool, use: bool = False) -> BaseAlerter:
@@ -5181,6 +5187,7 @@ class StackStore:
                 entry[field] = value
                 if value is None:
                     del entry[field]
+            value = None  # in no traceback that shows locals
             data["alerters"][name] = entry
             if use:  # in the same step: what is half done could not be done again
                 stacks = data["stacks"]

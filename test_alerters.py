@@ -209,7 +209,6 @@ class Fake(contextlib.AbstractContextManager):
             self._open = {one for one in self._open if one.fileno() >= 0}
 
     def reset(self, link):
-        """Let closing send RST: it lingers for 0 s."""
         no_time = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
         link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_time)
 
@@ -257,7 +256,6 @@ class FakeService(Fake):
                 pass
 
     def _answer_next(self, link):
-        """True if the connection stays open for another call."""
         data = piece = link.recv(1 << 16)
         while piece and b"\r\n\r\n" not in data:
             piece = link.recv(1 << 16)
@@ -552,7 +550,6 @@ class FakeSlack(FakeService):
         return channel["id"]
 
     def _checked(self, args):
-        """The fields of a row from a message's arguments, or the refusal."""
         text, blocks = args.get("text", ""), args.get("blocks", [])
         assert not set(args) - {"channel", "text", "blocks", "thread_ts", "unfurl_links", "unfurl_media"}
         assert text.strip()  # which with blocks Slack would not need, but screen readers read only this
@@ -890,7 +887,6 @@ class FakeDiscord(FakeService):
         return rows[-limit:][::-1]
 
     def _checked(self, call, args):
-        """The fields of a message of a request, or the refusal."""
         files = call.files
         self._refuse_if(len(call.body) > 25 * MIB, 413, 40005, "Request entity too large")
         self._refuse_if(any(len(data) > 10 * MIB for data in files.values()), 400, 50045, "Too large a file")
@@ -3562,6 +3558,10 @@ def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch
     for mistake in (lambda: post("x", alerter="no"), lambda: StackStore().register_alerter("team", "console"),
                     lambda: SlackAlerter(slack_token=reference, slack_channel_id="C1").send("x"),
                     lambda: SlackAlerter(slack_webhook_url="{{env.HOOK}}").send("x"),
+                    lambda: SlackAlerter(slack_token="xoxb-hidden-9", slack_channel_id="a b"),
+                    lambda: SMTPEmailAlerter("h", "no", "hidden-10"), lambda: SlackAlerter(tokn="hidden-11"),
+                    lambda: StackStore().register_alerter("x", "slack", timeout="x", slack_token="hidden-12"),
+                    lambda: StackStore().update_alerter("team", listen="x", slack_token="hidden-13"),
                     lambda: post("x"), unwritable, lambda: [store(2, "xoxb-hidden-4"), post("x")],
                     lambda: [write_store('{"alerters": "xoxb-hidden-7"'), post("x")], environment,
                     lambda: [store(1, "hidden-8"), os.mkdir(store_file() + ".tmp"),
