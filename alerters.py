@@ -1569,7 +1569,7 @@ def _word(text: str, fold: bool) -> str:
         elif text.endswith((".", "!")) and not ended:
             text, ended = text[:-1].rstrip(), True
         elif fold:
-            return text.casefold()
+            return text.casefold().replace("i\u0307", "i").replace("ı", "i")  # of İ and I, in Turkish
         else:
             return text
 
@@ -2199,7 +2199,7 @@ class Question:
         if self._record.helped or len(reply.text) > _NEAR_MISS:
             return
         words = [re.escape(_word(word, True)) for word in self._record.approve + self._record.decline]
-        near = re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _canonical(reply.text).casefold())
+        near = re.search(rf"(?<!\w)(?:{'|'.join(words)})(?!\w)", _word(reply.text, True))
         if near and self._take_step(helped=True):
             self._say(f"That is not an answer yet. {self._instructions()[0]}", to=reply)
 

@@ -4125,6 +4125,7 @@ def test_replies_count_where_reactions_cannot_be_read(room, caplog):
 
 TYPED = [("ship it", "ship  it"), ("ship it", "ship\u00a0it."), ("ship\u2003it", "Ship it"),
          ("l\u2018ok", "l'ok"), ("don't", "don\u2019t"), ("caf\u00e9", "cafe\u0301"),
+         ("iptal", "\u0130ptal"), ("hay\u0131r", "HAYIR"),  # the other case of these, as Turkish has it
          ("❤️", ":heart:"), ("💪", "💪🏽"), (":tada:", "🎉"), (":lizard:", "🦎"), ("x", "X"), ("a`b`", "A`b`")]
 
 
