@@ -3927,15 +3927,15 @@ _ADDED = _SENT.union("""PROGRAM from my the via with using for on an a message m
     systemu 從我的 tôi từ đã ของฉัน מה שלי auf ista 从我的 来自 мобильной почты az omról môjho من الـ मेरे से
     गया dari daripada saya des del s mog vanuit courrier correo con su avec messagerie sécurisée program mail:
     programu telefonu cihazımdan device мобильного приложения google search organize nord mobilen""".split())
-_CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many and thx sincerely yours mit
-    freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg
+_CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many and thx sincerely yours mit с
+    freundlichen freundlichem freundliche besten beste viele liebe herzliche schöne grüssen grüsse gruss mfg з
     vg lg danke vielen dank cordialement bien à vous salutations merci bonne journée amicalement cdt cdlt kr
     saludos un cordiales atentamente gracias abrazo abraços um abraço atenciosamente att cumprimentos obrigado
     obrigada cordiali saluti distinti grazie met vriendelijke groet groeten groetjes mvg bedankt mvh med truly
     vänlig vänliga hälsning hälsningar venlig vennlig hilsen vh tack tak takk terveisin ystävällisin kiitos
-    pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă
-    mulțumesc с уважением наилучшими пожеланиями спасибо з повагою дякую saygılarımla iyi i̇yi çalışmalar
-    teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo &""".split())
+    pozdrawiam serdecznie z poważaniem dziękuję dzięki s pozdravem děkuji díky üdvözlettel köszönöm cu stimă &
+    mulțumesc уважением наилучшими пожеланиями спасибо повагою дякую saygılarımla i̇yi çalışmalar hartelijke
+    teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo iyi""".split())
 # What gateways and programs set into a mail; a space is any gap, also with marks of a quote in it.
 _NOTICES = (
     r"(?:(?:caution|warning|external email)\W{1,4})?this(?: e-?mail| message)? (?:is|came|originated)"

@@ -1444,7 +1444,7 @@ Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team�
 Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile device. Please excuse my brevity.
 Télécharger Outlook pour Android<https://aka.ms/x> ¦ Get Outlook for iOS<https://a.ms> ¦ Отправлено с iPhone
 Yahoo Mail: Search, Organize, Conquer ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Libero Mail
-Vriendelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
+Hartelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
 CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ /{F}
 Non-text part: text/html⏎Non-text part: image/png ¦ Attachment: a.png (image/png) ¦ *** EXTERNAL EMAIL ***
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
