@@ -4793,7 +4793,7 @@ _ROW = ('<tr><td class="al-row" dir="auto" style="padding:8px 24px;color:#1f2937
 _WIDE = 'width="100%" cellpadding="0" cellspacing="0"'
 _MAIL_CARD = (f'<table class="al-card" role="presentation" align="center" {_WIDE} style="max-width:600px;'
          'table-layout:fixed;margin:0 auto;background:#ffffff;border:1px solid #e5e7eb;border-top:0;'
-         'border-radius:8px"><tr><td style="background:#{:06x};height:4px;line-height:4px;font-size:4px;'
+         'border-radius:8px"><tr><td style="background:#{:06x};height:4px;line-height:4px;font-size:5px;'
          'border-radius:8px 8px 0 0">&nbsp;</td></tr>{}<tr><td style="height:16px">&nbsp;</td></tr></table>')
 # Looks stand at each tag, as many mail programs drop <style>; those that keep it have dark mode and phones.
 _PAGE = """<!DOCTYPE html><html><head><meta charset="utf-8"><meta name="color-scheme" content="light dark">
