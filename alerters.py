@@ -3161,7 +3161,7 @@ class SlackAlerter(_ChatAlerter):
         replaced: Sequence[str] = ()
         own = getattr(draft.params, "blocks", None)
         if own and page.is_first:
-            blocks += _json.loads(_hide(_json.dumps(own, ensure_ascii=False)))
+            blocks += _json.loads(_json.dumps(own), object_hook=_masked)
             replaced = ("title", "text", "facts")
         for kind, written in _grouped(page.blocks):
             if kind not in replaced:
