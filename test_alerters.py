@@ -7430,7 +7430,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
     "smtp_email": (MAIL, {
         "smtp_server": {"mx.t:587": " must be a host name alone: write mx.t, and 587 into the field …_port",
             "smtps://bot:12/hush@smtp.test?x": " must be a host name alone: write smtp.test"},
-        **{field: {"Ann": ": 'Ann' is not a mail address"} for field in ("approvers", "recipient_email")},
+        "recipient_email": {"Ann": ": 'Ann' is not a mail address"},
+        "approvers": {who: f": {who!r} is not a mail address" for who in ("Ann", "Ann <ann@x.org>")},
         "sender_email": {"$SENDER": ": '$SENDER' is not a mail address"},
         "password": {"<app password>": STILL_OPEN, "{{file./run/smtp}": NO_REFERENCE},
         "use_tls": {"tls": NO_TLS, "": NO_TLS}, "smtp_port": {0: NO_PORT, 65536: NO_PORT}})}
