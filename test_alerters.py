@@ -6645,6 +6645,19 @@ def test_of_many_new_mails_the_server_finds_those_that_answer(desk, monkeypatch)
     assert len(desk.fetched) - len(heads) == 3 and desk.imap.logins == 4
 
 
+def test_uids_that_begin_anew_are_read_anew(desk):
+    def begin_anew():
+        desk.imap.fail("noop", "close")
+        desk.imap.next_uid -= 1
+        desk.imap.inbox.clear()
+        desk.deliver(ANN)  # has the number of the mail that was read before
+    for other in {"subject": ""}, {}:  # of nobody's question, and of this one
+        question = desk.open(timeout=600)
+        desk.deliver(EVE, "hello", **other)
+        desk.clock.at(desk.clock.monotonic() + 20, begin_anew)
+        assert question.wait().status == YES
+
+
 def test_the_first_valid_answer_in_time_decides(desk):
     answers = [  # params, replies: what is decided after the last of them, and not before
         ({}, [(ANN, "what is that?"), (BOB, "reject")], ("declined", BOB, None)),
