@@ -308,7 +308,7 @@ def _known_keywords(function: _F, who: str = "") -> _F:
             return function(*given, **named)
         except ConfigError as error:
             given, named = (), {}  # a traceback may show locals, which of a constructor hold secrets
-            raise error.with_traceback(None) from None
+            raise error.with_traceback(None)  # noqa: B904  # amid what it was raised is told as ever
 
     return call  # type: ignore[return-value]
 

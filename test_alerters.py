@@ -3569,6 +3569,11 @@ def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch
         with pytest.raises(AlerterError) as caught:
             mistake()
         assert "hidden" not in _all_of(caught.value, with_locals=True)
+    try:
+        raise LookupError("what the job failed with")
+    except LookupError as lost:  # which the mistake in telling of it does not hide
+        mistake = pytest.raises(ConfigError, post, lost, alerter="no").value
+        assert (mistake.__context__, mistake.__suppress_context__) == (lost, False)
 
 
 # === Alerters as objects, and where they run ===
