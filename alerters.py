@@ -1091,7 +1091,11 @@ class BaseAlerter(_Record):
             key: str | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
         message, params = _arguments(locals())
-        return _worked(lambda: self._open(message, params, key).wait())
+
+        def approved() -> Decision:
+            return self._open(message, params, key).wait()
+
+        return _worked(approved)
 
     def send(self, message: Any, params: Any = None) -> Receipt:
         """Deliver the message and return where it landed. Raises DeliveryError. A flavor overrides it.
@@ -2420,7 +2424,7 @@ class _ChatAlerter(BaseAlerter):
     # To ask, besides `_ready_to_read`, `_say` and `_find` of the base
     _view_type: type[_View] = _View
     _read_answers: Callable[[Question], _Reading]  # what people answered, and how much of it was read
-    _read_view: Callable[[Any, Question, list[_Dict]], _Reading]  # rows for all questions of these refs
+    _read_view: Callable[[Question, list[_Dict]], _Reading]  # rows for all questions that have these refs
     _order: Callable[[_Dict], float]  # (row or ref): by which they stand in their channel
     _is_bot: Callable[[_Dict], bool]  # (row)
     _forwards: Callable[[_Dict], bool]  # (row): it shows another message, which those below may be about
@@ -2650,7 +2654,7 @@ class _ChatAlerter(BaseAlerter):
                 began, view.error, view.read_for = self.clock.monotonic(), None, list(view.questions)
                 refs = [each.ref for each in view.read_for]
                 try:
-                    view.found = self._read_view(view, question, refs)
+                    view.found = self._read_view(question, refs)
                 except DeliveryError as error:
                     view.error = error.with_traceback(None)  # its frames would keep the view
                 view.began = began
@@ -2907,12 +2911,12 @@ class SlackAlerter(_ChatAlerter):
     def _read_answers(self, question: Question) -> _Reading:
         """Read the question's thread and its reactions, with one request when nothing has changed."""
         is_over = self.clock.monotonic() >= question._ends
-        view: _SlackView = self._view_of(question)
+        view = self._view_of(question)
         shared, in_thread = _Reading([]), question.ref.get("thread_ts")
         listens = self.listen == "channel" and not in_thread
         if in_thread or listens or len(view.questions) > 1:
             shared = self._read_shared(question)
-        thread = self._thread(question, view, shared)
+        thread = self._thread(question, shared)
         row = self._with_all_taps(question, thread)
         answers = self._answers(question, thread.rows, "reply")
         parts = [thread]
@@ -2939,7 +2943,7 @@ class SlackAlerter(_ChatAlerter):
                 reading.veto_unread = reading.part_unread or not view.rationed  # else taps decide meanwhile
         return reading
 
-    def _thread(self, question: Question, view: _SlackView, shared: _Reading) -> _Reading:
+    def _thread(self, question: Question, shared: _Reading) -> _Reading:
         """Return what is in the question's thread, which begins with the question.
 
         shared: what one conversations.history tells of all: which have new replies, not where some are edited
@@ -2951,11 +2955,11 @@ class SlackAlerter(_ChatAlerter):
         if not question.ref.get("thread_ts"):  # else that thread is what was read for all
             if row and not row.get("reply_count"):
                 return _Reading([row])
-            due = min(read_at + min(len(view.questions), _POLL_MAX), question._ends)
+            due = min(read_at + min(len(self._view_of(question).questions), _POLL_MAX), question._ends)
             is_fresh = question._fresh_from <= read_at and now < due
             if row and is_fresh and latest == row.get("latest_reply"):
                 return _Reading([row, *known])
-            thread = self._read(view, question, "replies", {"ts": ts})
+            thread = self._read(question, "replies", {"ts": ts})
         row = _row_with(thread.rows, "ts", ts)
         if not thread.missing:
             if row is None or row.get("subtype") == "tombstone":
@@ -2964,26 +2968,25 @@ class SlackAlerter(_ChatAlerter):
             question._memo["thread"] = row.get("latest_reply"), thread.rows, now
         return thread
 
-    def _read_view(self, view: _SlackView, question: Question, refs: list[_Dict]) -> _Reading:
+    def _read_view(self, question: Question, refs: list[_Dict]) -> _Reading:
         in_thread = question.ref.get("thread_ts")
         if in_thread:
-            return self._read(view, question, "replies", {"ts": in_thread})
+            return self._read(question, "replies", {"ts": in_thread})
         refs.sort(key=self._order)
         args = {"oldest": refs[0]["ts"], "inclusive": "true"}
         if self.listen == "channel":
-            return self._read(view, question, "history", args)
+            return self._read(question, "history", args)
         args["latest"] = refs[-1]["ts"]  # a page for ten: a question that stands in none is read for itself
-        return self._read(view, question, "history", args, 1 + len(refs) // 10)
+        return self._read(question, "history", args, 1 + len(refs) // 10)
 
-    def _read(self, view: _SlackView, question: Question, kind: str, args: _Dict,
-              most: int | None = None) -> _Reading:
+    def _read(self, question: Question, kind: str, args: _Dict, most: int | None = None) -> _Reading:
         """Return rows, which may not be all: some apps may read one page of 15 rows a minute.
 
         Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
         Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
         """
-        now = self.clock.monotonic()
-        rows: list[_Dict] = []
+        view: _SlackView = self._view_of(question)
+        now, rows = self.clock.monotonic(), []
         ends_soon = now < question._ends < now + _RATION
         if now < view.free_at or (ends_soon and view.rationed):
             return _Reading([], _failure(self._who, "Slack rations the reading of answers", cure="again"))
@@ -3477,7 +3480,7 @@ class DiscordAlerter(_ChatAlerter):
         self._add_taps(reading, question, message)
         return reading
 
-    def _read_view(self, view: _View, question: Question, refs: list[_Dict]) -> _Reading:
+    def _read_view(self, question: Question, refs: list[_Dict]) -> _Reading:
         oldest = min(map(self._order, refs))
         return _Reading(self._rows(f"/channels/{question.ref['channel_id']}/messages", oldest - 1))
 
