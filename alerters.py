@@ -6276,6 +6276,7 @@ def _fork(work: Callable[[], object], *kept: int) -> int:
 _MASK = "***"
 _KNOWN_SECRETS: set[str] = set()  # every secret this process has seen, for `_hide`
 _REFERENCE = r"\{\{\s*(env|file)\.(.+?)\s*\}\}"
+_LOGIN = r"(://[^\s/:@]*:)(?!PASSWORD@)[^\s/@]+(?=@)"  # in an address: a proxy's, say, but no hint's
 
 
 class _Secret(str):
@@ -6324,10 +6325,10 @@ def _remember_secret(value: str) -> None:
 
 
 def _hide(text: str) -> str:
-    """Return `text` with every known secret masked, the longest first, for one may hold another."""
+    """Return `text` with every known secret masked, the longest first, and every password in an address."""
     for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
         text = text.replace(secret, _MASK)
-    return text
+    return re.sub(_LOGIN, r"\1***", text)
 
 
 def _masked(part: _Dict) -> _Dict:
@@ -7158,7 +7159,7 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     left = min(deadline - time.monotonic(), _SOCKET_TIMEOUT)
     if left <= 0:
         raise _Unreachable(f"{place}: name look-up took too long", "check this machine's DNS")
-    for *_, address in found:  # there is one at least
+    for _, _, _, _, address in found:  # there is one at least
         try:
             # As text with the scope of an IPv6 one, without which there is no way to it.
             text: Any = _socket.getnameinfo(address, _socket.NI_NUMERICHOST | _socket.NI_NUMERICSERV)
