@@ -1894,7 +1894,6 @@ class Question:
             self._key = _Key(StackStore(alerter._origin[1]), record.key, self.token, alerter.clock)
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
         self._shared: Any = None  # while it is waited for: the _View of it and others
-        self._reading = _Reading([])  # the last one
         self._part_unread = self._is_resumed  # a part that may hold a "no", since all was read last
         self._decision: Decision | None = None
         self._approvals: tuple[str, ...] = ()  # the user ids of who has approved by now
@@ -2096,7 +2095,7 @@ class Question:
         return decision
 
     def _read_replies(self) -> list[_Reply]:
-        self._reading = _Reading([])  # a flavor may set another one
+        self._reading = _Reading([])  # all; a flavor's `replies` may set what tells that it is not
         return list(map(_Reply, self.alerter.replies(self)))
 
     def _is_late(self, reply: _Reply, began: float) -> bool:
