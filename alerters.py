@@ -6275,7 +6275,6 @@ def _fork(work: Callable[[], object], *kept: int) -> int:
 _MASK = "***"
 _KNOWN_SECRETS: set[str] = set()  # every secret this process has seen, for `_hide`
 _REFERENCE = r"\{\{\s*(env|file)\.(.+?)\s*\}\}"
-_LOGIN = r"(://[^\s/:@]*:)(?!PASSWORD@)[^\s/@]+(?=@)"  # in an address: a proxy's, say, but no hint's
 
 
 class _Secret(str):
@@ -6327,7 +6326,7 @@ def _hide(text: str) -> str:
     """Return `text` with every known secret masked, the longest first, and every password in an address."""
     for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
         text = text.replace(secret, _MASK)
-    return re.sub(_LOGIN, r"\1***", text)
+    return re.sub(r"(://[^\s/:@]*:)(?!PASSWORD@)[^\s/@]+(?=@)", r"\1***", text)  # but no hint's
 
 
 def _masked(part: _Dict) -> _Dict:
