@@ -2027,8 +2027,10 @@ def test_a_refused_form_goes_out_plain_whichever_part_it_is(chats, part):
             ("discord", "/messages", Fault(status=400, body={"code": 50035, "message": "Invalid Form"}))):
         alerter, service = chats[kind]
         service.fail(field, *[Fault("")] * (part - 1), fault)
-        assert alerter.post("\n".join(lines), mention=people if kind == "discord" else None) is True
+        given = {"mention": people} if kind == "discord" else {"files": [("a.csv", b"x")]}
+        assert alerter.post("\n".join(lines), **given) is True
         assert re.findall(r"line \d+", _seen(kind, service)) == lines and service.warnings == []
+    assert _files_at("slack", chats["slack"][1]) == [("a.csv", b"x")]
     called = [found[1] for payload in _posted(service) for found in _pings("discord", payload)]
     assert called == [f"<@{person}>" for person in people]
 
@@ -8234,6 +8236,12 @@ def test_repeats_are_of_one_logger_level_place_exception_and_text(logger, receiv
 
 
 def test_repeats_are_told_after_a_while(logger, received, monkeypatch):
+    for n in range(3):
+        logger.error("job %d failed\nsee its log", n)
+        n and logger.handlers[0].flush()
+    assert [told.body for _, told in received[1:]] == [  # what was told is not told again
+        f"```\n… 1 more time\njob {n} failed\nsee its log\n```" for n in (1, 2)]
+    del received[:]
     monkeypatch.setattr(alerters, "_FOLD", alerters._FOLD / 300)
     for n in range(2):
         logger.error("disk %d is full", n)
