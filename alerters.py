@@ -1583,13 +1583,13 @@ def _tap_name(text: str, own_form: str = "(?!)") -> str:
     own = re.fullmatch(own_form, text)
     if own:
         return own[2]
-    if re.fullmatch(r"[\w+'-]+(::skin-tone-\d)?", text):  # as Slack has it: "thumbsup::skin-tone-3"
+    if re.fullmatch(r"[\w+'-]+(::skin-tone-\d)?", text):  # or "thumbsup::skin-tone-3"
         text = f":{text}:"
     return _word(text, True)
 
 
 def _has_unknown_emoji(word: str) -> bool:
-    """True if it holds an emoji of which it is not known here how Slack calls it."""
+    """True if it holds an emoji whose :name: is not known here."""
     chars = set(re.sub("[\ufe0e\ufe0f🏻-🏿]", "", word)) - set(_EMOJI)
     kinds = set(map(_unicodedata.category, chars))
     return "\u200d" in chars or not kinds.isdisjoint(("So", "Me", "Cn"))  # Cn: too new to know
@@ -2175,8 +2175,8 @@ class Question:
         approve, decline, own_form = self._record.approve, self._record.decline, self.alerter._own_emoji
         meaning = functools.partial(_word, fold=not self._record.case_sensitive)
         if tapped:
-            taps = self._taps()
-            approve, decline = [*approve, taps[0]], [*decline, taps[1]]
+            approving, declining = self._taps()
+            approve, decline = [*approve, approving], [*decline, declining]
             meaning = functools.partial(_tap_name, own_form=own_form)
         meant, own = {meaning(text)}, re.fullmatch(own_form, text)
         if tapped and own:  # ":ship:" in a list means each one of that name
@@ -2448,7 +2448,7 @@ class _ChatAlerter(BaseAlerter):
                 error.outcome = draft.outcome
                 error.args = (f"{error.args[0]} ({error.outcome}: look there before you send it again)",)
             raise
-        self._send_pictures(draft, draft.pages[0].files)
+        self._send_pictures(draft)
         missing = [f"[{file.label}]" for file in draft.files if file.problem]
         if missing:
             _log("warning", "%s: %s", self._who, "; ".join(missing))
@@ -2484,10 +2484,10 @@ class _ChatAlerter(BaseAlerter):
         if not draft.ref:
             draft.ref, draft.where["channel"] = ref, self._channel_of(ref)  # it may have been given by a name
 
-    def _send_pictures(self, draft: _Draft, together: list[_File]) -> None:
+    def _send_pictures(self, draft: _Draft) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
         for file in draft.pictures + draft.later:
-            refused = file.problem and len(together) > 1
+            refused = file.problem and len(draft.pages[0].files) > 1
             if file in draft.pictures and not refused:
                 continue
             page, post = _Page(0), self._post
