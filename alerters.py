@@ -4307,8 +4307,8 @@ class SMTPEmailAlerter(BaseAlerter):
         people: Any = record.recipients or self.recipient_email
         if to:
             people = [_name_and_address(to.by, "reply")[1]]
-        mail = self._new_mail(f"Re: {_bare(record.text)}", people, question.ref, question,
-                              f".{os.urandom(4).hex()}")
+        subject = record.subject.replace(f" [#{record.token}]", "") or _bare(record.text)
+        mail = self._new_mail(f"Re: {subject}", people, question.ref, question, f".{os.urandom(4).hex()}")
         mail.set_content(_clean(text).replace("`", "") + "\n")
         question._take_step(sent=record.sent + _as_sent(mail))
         self._deliver(_Mail(mail, people))

@@ -6697,13 +6697,14 @@ def test_the_first_valid_answer_in_time_decides(desk):
 
 
 def test_a_near_miss_gets_one_mail_that_names_the_words(desk, caplog):
-    question = desk.open()
+    question = desk.open(AlerterMessage("Deploy 7 to prod?", "x"), subject="prod?")
     for second, *answer in ((2, EVE, "ok then"), (5, ANN_FULL, "yes please"), (10, ANN_FULL, "Approve it")):
         desk.later(second, *answer)
     assert question.wait(20).status == "timeout"
     asked, hint = desk.relay.mails
     assert hint.rcpts == [ANN] and str(hint.message["In-Reply-To"]) == asked.message_id
     assert "approve" in mail_text(hint) and "decline" in mail_text(hint)
+    assert str(hint.message["Subject"]) == f"Re: {asked.message['Subject']}"  # which threads, too
     # an answer to the help counts, in another process too; a refused note never changes the decision
     again = Question.from_dict(json.loads(json.dumps(question.to_dict())), desk.alerter)
     desk.imap.deliver(mail_reply(hint.message, ANN_FULL, "ok", "bottom", keep_ids=False))
