@@ -1014,8 +1014,7 @@ class BaseAlerter(_Record):
     _needs_emoji_names = False  # of emoji, to know them in an answer
     _api_field = ""  # that holds the service's address
     _channel_key = "channel"  # of a ref, if it names one
-    _around_ids = ""  # what may stand around a user id and is no part of it
-    _mention_form = "(?!)"  # of a user id: how it stands in an answer, or what fits nothing
+    _around_ids, _mention_form = "<@!>", "<@!?{}>"  # what is no part of a user id; how an answer names one
     _own_emoji = "(?!)"  # form of those of one server alone, (name) and (id); this one fits nothing
 
     def __init_subclass__(cls, **named: Any) -> None:
@@ -2390,7 +2389,6 @@ class _ChatAlerter(BaseAlerter):
     is declared here, in the order in which it is called: without a bot's token not `_tap` and what follows.
     """
     _shows_questions = _has_reactions = True
-    _around_ids, _mention_form = "<@!>", "<@!?{}>"
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
     # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).

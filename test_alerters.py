@@ -4551,9 +4551,10 @@ def test_a_poll_that_ends_after_the_deadline_is_not_the_last_one(room):
 
 def test_what_was_gone_at_the_second_look_has_to_be_found_twice_anew(boards, clock):
     def replies(self, question):
-        question._reading.looks_once = False  # as where a service is read in steps
+        question._reading.looks_once = False  # as where it is read in steps, or by another alerter
+        question._reading.author = "BOT"
         return [{"by": "ann", "text": looks.pop(0)}]
-    looks, question = ["yes", "", "yes", "no"], _board(clock, replies=replies).open_question("Deploy?")
+    looks, question = ["yes", "", "yes", "<@BOT> no"], _board(clock, replies=replies).open_question("Deploy?")
     assert question.check() is None and question.check().status == NO
 
 
@@ -5465,7 +5466,7 @@ def test_a_flavor_of_ones_own_asks_plain_or_frozen_with_a_key_or_without(boards,
     assert BOARDS["kitchen"][2:] == ["text", "Done"]
     with pytest.raises(ConfigError, match="a message is a str, an exception or an AlerterMessage, not int"):
         kitchen.send(5)
-    hall = in_time(register_flavor(FrozenBoard), clock)("hall", approvers=("ann",), timeout=20)
+    hall = in_time(register_flavor(FrozenBoard), clock)("hall", approvers=("@ann",), timeout=20)
     ANSWERS_ON_BOARDS["hall", 0] = [{"by": "bob", "text": "no"}, {"by": "ann", "text": "OK"}]
     assert hall.decide("Deploy?") == Decision(YES, "ann", "OK", "reply", late)
     assert hall.decide("Deploy?") == Decision("timeout", at=late + 20)
