@@ -6905,10 +6905,10 @@ _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what i
      "its TLS is too old, or it demands a certificate of its clients, which is not supported: ask its admin"))
 _CERTIFICATE_HINTS = (  # by OpenSSL's words as well
     ("expired|not yet valid", "its owner has to renew it, unless this machine's date is wrong: {now}"),
-    ("mismatch", "check the host's name; a proxy or a log-in page may answer in its place"),
     ("too weak|too small", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),
     ("Identifier|critical|[Kk]ey usage|name empty|xtension|[Pp]ath ?len|purpose|invalid CA|subtree",
-     "it breaks RFC 5280 (Python 3.13 and later are strict): its owner has to make certificate or CA anew"))
+     "it breaks RFC 5280 (Python 3.13 and later are strict): its owner has to make certificate or CA anew"),
+    ("(name|address) mismatch", "check the host's name; a proxy or a log-in page may answer in its place"))
 
 
 class _Unreachable(OSError):
