@@ -3949,7 +3949,6 @@ _NOTICES = (
 _NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
                  + r")[\s>|.!*\]<…]*){1,9}$")
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
-_TWO_DAYS = 2 * 86400.0  # s before a question from which mails are read: SINCE knows days, of any zone
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 
 
@@ -4321,7 +4320,7 @@ class SMTPEmailAlerter(BaseAlerter):
         box = question._shared = self._box()  # after a fork another one
         box.questions.add(question)  # at once: else the one that ends meanwhile would close the session
         with box.lock:
-            since = question._record.asked - _TWO_DAYS
+            since = question._record.asked - 2 * 86400  # s, as SINCE knows days, of any zone
             if box.session is None:
                 box.session = self._imap(self._until(_SEND_BUDGET))
             box.session.sock.deadline = _deadline(self.clock, self._until(_SEND_BUDGET))
@@ -4590,8 +4589,10 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
 def _header_values(mail: Any, *names: str) -> Iterator[str]:
     """Yield the values of headers, of many the last, decoded, in a line each; cut: hostile ones take long."""
     for name in names:
-        for value in mail.get_all(name, [])[-99:]:
-            text = re.sub(r"\s+", " ", str(value)[-5000:])
+        found = [value for key, value in mail.raw_items() if key.lower() == name.lower()]
+        for value in found[-99:]:
+            data = value[-5000:].encode("utf-8", "surrogateescape")  # some write UTF-8 itself (RFC 6532)
+            text = re.sub(r"\s+", " ", data.decode("utf-8", "replace"))
             with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
                 text = str(_email_policy.default.header_factory("Subject", text))
             yield text
