@@ -3830,7 +3830,7 @@ def _multipart(payload: _Dict | None = None, *files: _File) -> tuple[list[bytes]
 _ADDRESS = r"[^\s@<>()\[\],;:\\\"\x00-\x20\x7f-\U0010ffff]{1,64}@[^\s@<>()\[\],;:\\\"\x00-\x20]{1,255}"
 _MAIL_MAX = 90_000  # characters shown in the mail: Gmail clips at about 100 KB; the rest goes as a file
 _SMTP_HINTS = {535: "user or password refused: Gmail and others want an app password",
-               530: "the server wants a log-in, or TLS first", 552: "link to what is large in it"}
+               530: "the server wants a log-in, or TLS first", 552: "no room for it: link to what is large"}
 _ABSENT = r"(?i)out of office|\W?auto(.?reply)? ?[:\]]|abwesen|automati\w+ (reply|antw)|r[ei]?[és]p\w+ autom"
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
@@ -4001,7 +4001,7 @@ class SMTPEmailAlerter(BaseAlerter):
         name, address = _name_and_address(self.sender_email, f"{self._who}: sender_email")
         self._set("_sender", address)
         if name:
-            address = f'"{name}" <{address}>'
+            address = re.sub(r'\\+"', '"', f'"{name}" <{address}>')  # a quote behind one would end no name
         self._set("sender_email", address)
         self._set("recipient_email", tuple(self._recipients(None)))
         if self.password and not self.use_tls and not _is_loopback(self.smtp_server):
