@@ -6330,7 +6330,7 @@ def _hide(text: str) -> str:
 
 def _masked(part: _Dict) -> _Dict:
     for name, text in part.items():
-        if isinstance(text, str):
+        if isinstance(text, str) and _hide(text) != text:  # else an enum of texts keeps its own str()
             part[name] = _hide(text)
     return part
 
