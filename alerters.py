@@ -6325,7 +6325,7 @@ def _hide(text: str) -> str:
     """Return `text` with every known secret masked, the longest first, and every password in an address."""
     for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
         text = text.replace(secret, _MASK)
-    return re.sub(r'(://[^\s/:"]*:)(?!PASSWORD@)[^\s/"]+(?=@)', r"\1***", text)  # but no hint's
+    return re.sub(r'(://[^\s/:"]*:)(?!PASSWORD@)[^\s/"]+(?=@)', r"\1*****", text)  # no hint's; 3 * are a mark
 
 
 def _masked(part: _Dict) -> _Dict:

@@ -3521,11 +3521,11 @@ def test_a_webhook_is_masked_with_and_without_what_follows_its_token(chats):
         SlackAlerter(slack_webhook_url=url)
         alerter.send(f"failed: {url} or https://discord.com/api/webhooks/1/{token} or {token}")
         assert token not in json.dumps(service.posted[-1]["payload"])
-    alerter.send("proxy http://ann:geheim%40@proxy.test:80 of redis://:geheim@[::1]/0 http://a.test:80/@x\n"
+    alerter.send("proxy http://ann:geheim%40@proxy.test:80 of redis://:geheim@[::1]/0 http://a.test:80/@x "
                  'smtp://ann@b.test:ge@heim@c.test {"at":"http://a.test:80","to":"ann@b.test"}')
     assert slack_text(service.posted[-1]["payload"]) == (
-        "proxy http://ann:***@proxy.test:80 of redis://:***@[::1]/0 http://a.test:80/@x\n"
-        'smtp://ann@b.test:***@c.test {"at":"http://a.test:80","to":"ann@b.test"}')
+        "proxy http://ann:*****@proxy.test:80 of redis://:*****@[::1]/0 http://a.test:80/@x "
+        'smtp://ann@b.test:*****@c.test {"at":"http://a.test:80","to":"ann@b.test"}')
 
 
 @pytest.mark.parametrize("given, field, said", [  # given: a file, or the value in the environment
