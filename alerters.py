@@ -3836,7 +3836,7 @@ _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of 
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:\[image:|[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"
 # What gateways set behind a subject, and they and programs (Re: AW: 回复：) before it.
-_BEHIND = r"(?i)\[(?:\S{,40}|[^]]{,40}(?:extern|spam|mail|sec=|#\d)[^]]{,40})\]"
+_BEHIND = r"(?i)\[(?:\S{,40}|[^]]{,40}(?:extern|spam|mail|sec=|offici|confid|classif|#\d)[^]]{,40})\]"
 _BEFORE = r"(?i)\[[^]]{,40}]|[({<*【]\S{,40}[*>})】]|\b(?:trả |ant)?[^ :]{1,6} ?[:\uff1a]|\b(?:ext\w*|spam)\b"
 _QUOTED = ">|"  # marks before a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",

@@ -6361,7 +6361,7 @@ def test_what_stands_around_the_subject_counts_but_for_marks_of_programs_and_gat
     subjects = re.split(" ¦ |\n", """\
 {S}! ¦ RE : {S} ¦ AW: {S} ¦ Odp: SV: {S} ¦ Antwort: {S} ¦ Antw.: {S} ¦ Re[12]: {S} ¦ 回复：{S} ¦ Trả lời: {S}
 [EXT] Re: {S} ¦ Re: [A Team] {S} ¦ *** SPAM *** Re: {S} ¦ 【社外】EXT: {S} ¦ External Email: {S} ¦ {Spam?} {S}
-Re: {S} [EXT]  [ops #12] ¦ Re: {S} [SEC=OFFICIAL: Sensitive] ¦ Re: {S} [External Email] ¦ ***SPAM*** {S}
+{S} [EXT]  [ops #12] ¦ {S} [SEC=OFFICIAL: Sensitive] ¦ {S} [External Email] ¦ {S} [Company Confidential]
 Staging only Re: {S} ¦ not yet: Re: {S} ¦ Staging: {S} ¦ not {S} ¦ Re: [EXT] only EU {S} ¦ 👎 Re: {S} ¦ ? {S}
 不是今天 Re: {S} ¦ Re: {S} only EU ¦ Re: {S} [staging only] ¦ Re: {S} (×) ¦ Re: {S} [EXT] not yet""")
     for title in ("Deploy?", "Re: model: v2 (EU) [a b] 🟢 *x*", "ü" * 99):
