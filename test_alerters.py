@@ -7706,11 +7706,11 @@ def test_a_stack_of_several_services_mentions_each_its_own(slack, discord, smtp,
 def test_what_cannot_be_followed_or_called_is_said_once(chats, smtp, caplog):
     mail, of_mail = mail_alerter(smtp), Receipt("mail", {"message_id": "<a@b.org>"})
     alone = "reply_to: it cannot be followed here, so the message stands alone"
-    for name, foreign in (("slack", of_mail), ("discord", of_mail),
-                          ("discord webhook", Receipt("x", {"channel_id": "300", "message_id": "1"}))):
+    for name, foreign in (("slack", of_mail), ("discord", Receipt("own", None)),
+                          ("discord webhook", Receipt("discord", {"channel_id": "300", "message_id": "1"}))):
         alerter, service = chats[name]
         alerters._warn_once.cache_clear()
-        assert alerter.post("x", reply_to=foreign) and alerter.post("x", reply_to=Receipt("own", None))
+        assert alerter.post("x", reply_to=foreign) and alerter.post("x", reply_to=foreign)  # said once
         assert not {"thread_ts", "message_reference"} & set(service.posted[-1]["payload"])
     assert mail.post("x", mention=["U01"], reply_to=Receipt("slack", {"channel": "C1", "ts": "1.2"}))
     assert mail.post("x", reply_to=of_mail) and ConsoleAlerter().post("x", reply_to=of_mail)
