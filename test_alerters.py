@@ -7363,7 +7363,7 @@ def test_an_own_flavor_has_fields_of_any_type():
         names: "Optional[ForwardRef('List[str]', is_class=True, owner=<class 'B'>)]" = ()  # noqa: F722 3.14
         port: typing.Union[int, str] = 0
         called: typing.Optional[typing.Callable[[int], None]] = None
-        size: typing.Tuple[int, int] = (1, 2)
+        tokens: typing.Tuple[int, int] = (1, 2)  # a secret's name
         level: typing.Optional[int] = None
         verify: "bool | str" = True
         name: str = "x"  # as StackStore.register_alerter calls its own
@@ -7376,12 +7376,15 @@ def test_an_own_flavor_has_fields_of_any_type():
 
         def __post_init__(self):
             self.shout = f"{self.name}!"
-    given = {"headers": {"a": "b"}, "port": "a", "called": print, "size": (3, 4), "verify": "ca.pem"}
+
+        def send(self, message, params=None):
+            return None
+    given = {"headers": {"a": "b"}, "port": "a", "called": print, "tokens": (3, 4), "verify": "ca.pem"}
     wide = Wide(names=["x", "y"], groups={"b", "a"}, passwd="wide-hidden", **given)
     assert dataclasses.asdict(wide) == {
         **given, "names": ("x", "y"), "level": None, "name": "x", "ratio": None, "mention": "",
         "approvers": [], "groups": {"a", "b"}, "passwd": "wide-hidden", "shout": "x!"}
-    assert {wide} == {copy.copy(wide)} and "hidden" not in repr([wide, Wide(["x"])])
+    assert wide.post("x") and {wide} == {copy.copy(wide)} and "hidden" not in repr([wide, Wide(["x"])])
     assert "passwd" not in wide._where(None, None) and wide._where(None, None)["groups"] == ["a", "b"]
     for wrong in ({"names": ["x", ""]}, {"level": "5"}, {"names": [None]}, {"name": 5}, {"name": "a\nb"},
                   {"ratio": "1"}):
