@@ -6891,6 +6891,7 @@ _NETWORK_HINTS = (  # by the name of an exception, or of its errno
     ("ConnectionRefused", "nothing listens there: check host and port"),
     ("ConnectionReset|BrokenPipe|RemoteDisconnected|IncompleteRead|ServerDisconnected|abort|SSLEOF|SSLZero",
      "a proxy or firewall in between may have cut it off"),
+    ("ENOENT|ENOTDIR|EISDIR|EROFS|ENOSPC", "check the path of its file, and the disk"),
     ("EMFILE|ENFILE", "this process has too many files open: close some, or raise `ulimit -n`"),
     ("EACCES|EPERM", "a sandbox or firewall of this machine forbids it"), ("EMSGSIZE", _ANOTHER))
 _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what it means, and what to do
@@ -7353,6 +7354,11 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
         cause = _tls_trouble(cause, "the server")
     if isinstance(cause, _Unreachable):
         return _failure(who, cause, code=cause.code, hint=cause.hint, cure=cause.cure)
+    answer = getattr(error, "response", error)  # requests' has it, urllib's is it: of an own flavor
+    status = getattr(answer, "status_code", getattr(answer, "code", None))
+    if isinstance(status, int):
+        doubtful = reached and status >= 500
+        return _failure(who, _reason(error), status=status, cure="look" if doubtful else None)
     hint = _hint_of(cause)
     if not reached or getattr(error, "filename", None):  # a module that could not be opened, say
         return _failure(who, _what_of(cause), hint=hint, cure="again")

@@ -58,6 +58,7 @@ import traceback
 import types
 import typing
 import unicodedata
+import urllib.error
 import urllib.parse
 from types import SimpleNamespace
 from urllib.parse import parse_qsl, unquote
@@ -5518,6 +5519,17 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
     assert (torn.post("x"), post("x", alerter=torn), torn.ask("x"), ask("x", alerter=torn)) == (False,) * 4
     assert [r.getMessage()[:25] for r in caplog.records] == ["torn: Connection refused:"] * 4
     pytest.raises(DeliveryError, torn.decide, "x").match("it may have arrived")
+    for status in (401, 504):  # as urllib and requests raise it
+        doubt = "it may have arrived: look" if status > 500 else "see what it says"
+        answered = OSError(f"{status} of requests")
+        answered.response = SimpleNamespace(status_code=status)
+        for raised in (urllib.error.HTTPError("https://a.test", status, "No", {}, None), answered):
+            refs[:] = [raised]
+            refused = pytest.raises(DeliveryError, torn.send, "x")
+            assert refused.match(f"{status}.*: {doubt}") and refused.value.status == status
+            assert refused.value.outcome == ("unknown" if status > 500 else "not_sent")
+    refs[:] = [FileNotFoundError(2, "No such file", "/a")]
+    pytest.raises(DeliveryError, torn.send, "x").match("torn: No such file: check the path of its file")
     for said in ("torn by torn-token", "x\ny"):
         refs[:] = [DeliveryError(said, hint="ask\n\x1b[1mtorn-token")]
         pytest.raises(DeliveryError, torn.send, "x").match(r"^torn: (torn by \*\*\*|x y): ask \*\*\*$")
