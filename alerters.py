@@ -3996,7 +3996,7 @@ class SMTPEmailAlerter(BaseAlerter):
         return ""
 
     def _check_together(self) -> None:
-        if not self.smtp_server or not self.sender_email:
+        if not (self.smtp_server and self.sender_email):
             raise ConfigError(f"{self._who}: smtp_server and sender_email are needed")
         name, address = _name_and_address(self.sender_email, f"{self._who}: sender_email")
         self._set("_sender", address)
@@ -4092,7 +4092,7 @@ class SMTPEmailAlerter(BaseAlerter):
             if attach:
                 files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
         blocks = _lay_out(message, loaded)
-        mail.set_content(_as_text(blocks) + "\n")
+        mail.set_content(_as_text(blocks))
         if self._option(params, "include_html", True):
             html = _clean(self._option(params, "html_body", ""))
             buttons = self._buttons(question, str(mail["Subject"]))
@@ -4301,12 +4301,12 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
         record = question._record
-        people: Any = record.recipients or self.recipient_email
+        people = record.recipients
         if to:
             people = [_name_and_address(to.by, "reply")[1]]
-        subject = record.subject.replace(f" [#{record.token}]", "") or _bare(record.text)
+        subject = record.subject.replace(f" [#{record.token}]", "")
         mail = self._new_mail(f"Re: {subject}", people, question.ref, question, f".{os.urandom(4).hex()}")
-        mail.set_content(_clean(text).replace("`", "") + "\n")
+        mail.set_content(_clean(text).replace("`", ""))
         question._take_step(sent=record.sent + _as_sent(mail))
         self._deliver(_Mail(mail, people))
 
@@ -4589,10 +4589,10 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
 def _header_values(mail: Any, *names: str) -> Iterator[str]:
     """Yield the values of headers, of many the last, decoded, in a line each; cut: hostile ones take long."""
     for name in names:
-        found = [value for key, value in mail.raw_items() if key.lower() == name.lower()]
-        for value in found[-99:]:
-            data = value[-5000:].encode("utf-8", "surrogateescape")  # some write UTF-8 itself (RFC 6532)
-            text = re.sub(r"\s+", " ", data.decode("utf-8", "replace"))
+        for value in mail.get_all(name, [])[-99:]:
+            if not isinstance(value, str):  # but bytes: UTF-8 itself (RFC 6532)
+                value = _email_header.decode_header(value)[0][0].decode("utf-8", "replace")
+            text = re.sub(r"\s+", " ", value[-5000:])
             with contextlib.suppress(Exception):  # whatever a hostile head makes the parser raise
                 text = str(_email_policy.default.header_factory("Subject", text))
             yield text
