@@ -2908,10 +2908,9 @@ class SlackAlerter(_ChatAlerter):
     def _read_answers(self, question: Question) -> _Reading:
         """Read the question's thread and its reactions, with one request when nothing has changed."""
         is_over = self.clock.monotonic() >= question._ends
-        view = self._view_of(question)
-        shared, in_thread = _Reading([]), question.ref.get("thread_ts")
-        listens = self.listen == "channel" and not in_thread
-        if in_thread or listens or len(view.questions) > 1:
+        view, shared = self._view_of(question), _Reading([])
+        listens = self.listen == "channel"  # in a thread that is read for all no message counts as plain
+        if question.ref.get("thread_ts") or listens or len(view.questions) > 1:
             shared = self._read_shared(question)
         thread = self._thread(question, shared)
         row = self._with_all_taps(question, thread)

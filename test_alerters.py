@@ -4120,10 +4120,10 @@ def test_a_bots_tap_on_slack_is_none_where_the_app_may_look_users_up(slack_room)
 
 def test_replies_count_where_reactions_cannot_be_read(room, caplog):
     asked, room.service.reaction_users_max = room.ask(), 0
-    for tap, unread, read in (("✅", YES, YES), ("❌", None, NO)):
+    for tap, said, unread, read in (("✅", "yes", YES, YES), ("❌", "yes", None, NO), ("❌", "no", NO, NO)):
         question = room.again(asked)
         room.react(question, room.bob, tap)
-        room.reply(question, room.ann, "yes")
+        room.reply(question, room.ann, said)
         if room.is_slack:
             room.service.scopes.discard("reactions:read")
             assert outcome(question) is None
