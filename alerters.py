@@ -1472,7 +1472,9 @@ def _is_plain(ref: Any) -> bool:
 
 def _mapping(value: Any) -> _Dict:
     """Return a part of an answer that should be an object; {} for anything else."""
-    return value if isinstance(value, dict) else {}
+    if isinstance(value, dict):
+        return value
+    return {}
 
 
 @reprlib.recursive_repr()  # a fact may hold itself
@@ -5923,7 +5925,9 @@ class _AlertHandler(_Handler):
                     continue  # it may have written nothing, or passed it on to us alone
                 if level >= handler.level:
                     return
-            logger = logger.parent if logger.propagate else None
+            if not logger.propagate:
+                break
+            logger = logger.parent
         if self._speaker == _threading.get_ident():  # stderr itself is logged
             return
         self._speaker = _threading.get_ident()
@@ -7356,8 +7360,10 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
     answer = getattr(error, "response", error)  # requests' has it, urllib's is it: of an own flavor
     status = getattr(answer, "status_code", getattr(answer, "code", None))
     if isinstance(status, int):
-        doubtful = reached and status >= 500
-        return _failure(who, _reason(error), status=status, cure="look" if doubtful else None)
+        cure: _Cure | None = None
+        if reached and status >= 500:
+            cure = "look"
+        return _failure(who, _reason(error), status=status, cure=cure)
     hint = _hint_of(cause)
     if not reached or getattr(error, "filename", None):  # a module that could not be opened, say
         return _failure(who, _what_of(cause), hint=hint, cure="again")
