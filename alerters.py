@@ -7357,8 +7357,8 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
         cause = _tls_trouble(cause, "the server")
     if isinstance(cause, _Unreachable):
         return _failure(who, cause, code=cause.code, hint=cause.hint, cure=cause.cure)
-    answer = getattr(error, "response", error)  # requests' has it, urllib's is it: of an own flavor
-    status = getattr(answer, "status_code", getattr(answer, "code", None))
+    parts = vars(error)  # of an own flavor: urllib's error has the status itself, requests' its answer has it
+    status = parts.get("code", getattr(parts.get("response"), "status_code", None))
     if isinstance(status, int):
         cure: _Cure | None = None
         if reached and status >= 500:
