@@ -5523,11 +5523,12 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
         doubt = "it may have arrived: look" if status > 500 else "see what it says"
         answered = OSError(f"{status} of requests")
         answered.response = SimpleNamespace(status_code=status)
-        for raised in (urllib.error.HTTPError("https://a.test", status, "No", {}, None), answered):
-            refs[:] = [raised]
-            refused = pytest.raises(DeliveryError, torn.send, "x")
-            assert refused.match(f"{status}.*: {doubt}") and refused.value.status == status
-            assert refused.value.outcome == ("unknown" if status > 500 else "not_sent")
+        with urllib.error.HTTPError("https://a.test", status, "No", {}, io.BytesIO()) as of_urllib:
+            for raised in (of_urllib, answered):
+                refs[:] = [raised]
+                refused = pytest.raises(DeliveryError, torn.send, "x")
+                assert refused.match(f"{status}.*: {doubt}") and refused.value.status == status
+                assert refused.value.outcome == ("unknown" if status > 500 else "not_sent")
     refs[:] = [FileNotFoundError(2, "No such file", "/a")]
     pytest.raises(DeliveryError, torn.send, "x").match("torn: No such file: check the path of its file")
     for said in ("torn by torn-token", "x\ny"):
