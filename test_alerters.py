@@ -2372,6 +2372,24 @@ def test_every_fault_of_a_post_loses_and_doubles_nothing(chats, clock, kind):
     gc.collect()  # under -W error an unclosed socket would surface here
 
 
+@pytest.mark.parametrize("kind", CHAT_KINDS)
+def test_nonsense_in_an_answer_raises_nothing_but_a_delivery_error(chats, kind):
+    shapes = [[1], "x", 5, None, True, {}, {"ok": True}, {"ok": False, "error": ["a"]}, {"message": {"a": 1}},
+        {"message": 5, "code": [1]}, {"code": {}, "errors": [1]}, {"errors": {"a": {"_errors": 5}}},
+        {"ok": False, "error": "x", "response_metadata": ["a"]}, {"retry_after": [1], "message": "m"},
+        {"ok": False, "error": "x", "response_metadata": {"messages": {"a": 1}}}, {"retry_after": "nan"},
+        {"ok": False, "error": "missing_scope", "needed": 5, "provided": []}, [[[[]]]], {"id": {}, "ts": []}]
+    alerter, service = chats[kind]
+    cases = list(itertools.product(shapes, (200, 400, 200, 429, 200, 500)))
+    asked = itertools.cycle([alerter.check, lambda: alerter.decide("Go?", AlerterParameters(timeout=1)),
+                             lambda: alerter.send(AlerterMessage("t", images=[PNG]))])
+    for (shape, status), call in zip(cases[CHAT_KINDS.index(kind)::7], asked):
+        service.fail("", Fault(status=status, body=shape, headers={"Retry-After": "9"}), times=None)
+        with contextlib.suppress(DeliveryError, AskNotSupported):
+            call()
+        service.heal()
+
+
 def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chats, clock):
     alerter, service = chats["discord"]
     service.fail("/messages", Fault.discord_429(1.25), Fault.discord_429(0.65, "shared"))
@@ -3548,6 +3566,19 @@ def test_a_reference_that_leads_to_no_secret_is_one_clear_line(monkeypatch, give
     caught = pytest.raises(ConfigError, FLAVORS[flavor](**fields).post, "x")  # resolved on use
     assert re.fullmatch(f"{flavor}: {field}:? {said}", str(caught.value))
     assert "second-secret" not in _all_of(caught.value)
+
+
+def test_references_are_resolved_on_use_and_kept_as_they_are(slack, discord, monkeypatch, tmp_path):
+    (tmp_path / "hook").write_text(f"{discord.webhook_url}?a=b\n", "utf-8-sig")  # as Notepad may save it
+    hook = in_time(DiscordAlerter, discord.clock)(discord_webhook_url="{{ file.%s }}" % (tmp_path / "hook"))
+    store_alerter(slack, clock=slack.clock, slack_token="{{env.SLACK_TOKEN_OF_TEST}}")
+    bot = StackStore().load_alerter("my_slack_alerter")
+    monkeypatch.setenv("SLACK_TOKEN_OF_TEST", slack.token)
+    assert hook.post("x") and bot.post("x") and (len(slack.posted), len(discord.posted)) == (1, 1)
+    assert "{{env.SLACK_TOKEN_OF_TEST}}" in repr(bot) and slack.token.encode() not in read_store()
+    slack.token = "xoxb-rotated"
+    monkeypatch.setenv("SLACK_TOKEN_OF_TEST", slack.token)
+    assert bot.post("x") is True
 
 
 def test_a_mistake_shows_no_secret_though_the_traceback_shows_locals(monkeypatch, tmp_path):
