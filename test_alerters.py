@@ -5793,6 +5793,17 @@ def test_the_subject_is_one_short_line_and_a_long_title_is_whole_in_the_mail(rel
         assert len(title) < 90 or title.strip() in mail_text(relay.mails[-1])
 
 
+def test_params_of_the_call_win_and_those_of_another_flavor_are_ignored(relay):
+    alerter, carl = relay_alerter(relay, recipient_email=[ANN, ANN, BOB]), "carl@example.org"
+    for params in (SMTPEmailAlerterParameters(recipient_email=carl, include_html=False),
+                   SMTPEmailAlerterParameters(recipient_email=(carl, EVE), html_body="<p><b>own</b></p>"),
+                   SlackAlerterParameters(slack_channel_id="C1", timeout=3)):
+        alerter.send("x", params)
+    relay_alerter(relay, include_html=False).send("x", SMTPEmailAlerterParameters(include_html=True))
+    assert [(mail.rcpts, mail_shape(mail.message).count("html")) for mail in relay.mails] == [
+        ([carl], 0), ([carl, EVE], 1), ([ANN, BOB], 1), ([ANN, BOB], 1)]
+
+
 def test_domains_go_out_in_ascii_and_a_long_one_keeps_ids_short_enough_to_thread(relay):
     relay_alerter(relay, sender_email="bot@münchen.example", recipient_email="a@bücher.de,.a@b").send("hi")
     relay_alerter(relay, sender_email="bot@" + "a" * 60 + ".example.org").send("hi")
@@ -7784,8 +7795,10 @@ def no_thread(self, wanted=True):
 @pytest.mark.parametrize("threads", [True, False])
 def test_whatever_one_alerter_raises_the_others_have_it(threads, received, monkeypatch, caplog):
     three_recorders(received, monkeypatch, trouble="yes")
+    meet = threading.Barrier(3 if threads else 1, timeout=5)  # breaks unless all are in `send` at once
 
     def before(alerter, message):
+        meet.wait()
         if alerter.trouble:
             raise error
     received.before = before
