@@ -3568,13 +3568,11 @@ def test_a_reference_that_leads_to_no_secret_is_one_clear_line(monkeypatch, give
     assert "second-secret" not in _all_of(caught.value)
 
 
-def test_references_are_resolved_on_use_and_kept_as_they_are(slack, discord, monkeypatch, tmp_path):
-    (tmp_path / "hook").write_text(f"{discord.webhook_url}?a=b\n", "utf-8-sig")  # as Notepad may save it
-    hook = in_time(DiscordAlerter, discord.clock)(discord_webhook_url="{{ file.%s }}" % (tmp_path / "hook"))
+def test_references_are_resolved_on_use_and_kept_as_they_are(slack, monkeypatch):
     store_alerter(slack, clock=slack.clock, slack_token="{{env.SLACK_TOKEN_OF_TEST}}")
     bot = StackStore().load_alerter("my_slack_alerter")
     monkeypatch.setenv("SLACK_TOKEN_OF_TEST", slack.token)
-    assert hook.post("x") and bot.post("x") and (len(slack.posted), len(discord.posted)) == (1, 1)
+    assert bot.post("x") is True
     assert "{{env.SLACK_TOKEN_OF_TEST}}" in repr(bot) and slack.token.encode() not in read_store()
     slack.token = "xoxb-rotated"
     monkeypatch.setenv("SLACK_TOKEN_OF_TEST", slack.token)
@@ -5799,9 +5797,8 @@ def test_params_of_the_call_win_and_those_of_another_flavor_are_ignored(relay):
                    SMTPEmailAlerterParameters(recipient_email=(carl, EVE), html_body="<p><b>own</b></p>"),
                    SlackAlerterParameters(slack_channel_id="C1", timeout=3)):
         alerter.send("x", params)
-    relay_alerter(relay, include_html=False).send("x", SMTPEmailAlerterParameters(include_html=True))
     assert [(mail.rcpts, mail_shape(mail.message).count("html")) for mail in relay.mails] == [
-        ([carl], 0), ([carl, EVE], 1), ([ANN, BOB], 1), ([ANN, BOB], 1)]
+        ([carl], 0), ([carl, EVE], 1), ([ANN, BOB], 1)]
 
 
 def test_domains_go_out_in_ascii_and_a_long_one_keeps_ids_short_enough_to_thread(relay):
@@ -7314,6 +7311,9 @@ def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
             set_variables(patch, **variables)
             assert run_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
             pytest.raises(ConfigError, ask, "x").match(f"^{re.escape(said)}$")
+    for number, word in enumerate("true YES on 1 false No OFF 0".split()):  # these are right
+        set_variables(monkeypatch, CASE_SENSITIVE=word, **SLACK_SET)
+        assert alerters._from_environment().case_sensitive is (number < 4)
 
 
 def test_fields_in_the_environment_do_not_stop_a_stack_and_a_flavor_wins_over_it(slack, monkeypatch, caplog):
