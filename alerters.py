@@ -1916,9 +1916,6 @@ class Question:
         """The service's ids of the message, as in the Receipt; empty until it is posted."""
         return self._record.ref or {}
 
-    def __repr__(self) -> str:
-        return f"Question({self._record.text!r}, alerter={self._record.alerter!r}, ref={self.ref!r})"
-
     def to_dict(self) -> dict[str, Any]:
         """Return the question as plain JSON, without secrets, for `from_dict` in another process."""
         return self._record.to_dict()
@@ -2026,12 +2023,10 @@ class Question:
             else:
                 self._key.drop()  # as above
         elif self._failing and began >= self._gives_up:  # a look that hung till then is not the last one
-            what, hint = "the answers could not be read when the time was over", "look there for the answer"
-            if self._key:
-                hint += ", or ask again with the same key"
+            what = "the answers could not be read when the time was over"
             reason = self._failing.args[0].partition(": ")[2]
-            raise _failure(self.alerter._who, f"{what}: {reason}", hint=hint, cure="look",
-                           status=self._failing.status, code=self._failing.code)
+            raise _failure(self.alerter._who, f"{what}: {reason}", status=self._failing.status, cure="look",
+                           code=self._failing.code, hint="look there, or ask again by its key if it has one")
 
     def _failed(self, error: Exception) -> None:
         """Note why it could not be read. What waiting cannot mend is raised, and closes the question."""
@@ -2323,8 +2318,6 @@ def _retry(alerter: BaseAlerter, call: Callable[..., _T], *given: Any, until: fl
         in_time = clock.monotonic() + wait < end
         if error.retry_after is None:
             pause = min(pause * 2, 8.0)
-        elif not in_time:
-            error.hint = f"it asks for {error.retry_after:g} s, more than there is time: try again then"
         may_again = error._cure == "again"  # mail is sent once more where it may have arrived
         if unheard and (idempotent or find):
             may_again = True

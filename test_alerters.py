@@ -2404,7 +2404,6 @@ def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chat
         service.fail("POST", fault)
         outcome, error = _outcome(alerter, "x")
         assert [outcome, error.status, len(service.calls), clock.monotonic()] == wanted
-        assert (error.retry_after or 0) < 2 or f"{error.retry_after:g} s" in error.hint
 
 
 def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not(slack):
@@ -4665,7 +4664,7 @@ def test_a_refusal_is_noted_under_the_question_and_who_waits_again_reads_anew(ro
 def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(room):
     room.clock.at(7, lambda: room.service.fail("/api", Fault(status=500), times=None))
     for _ in range(2):
-        pytest.raises(DeliveryError, _decide, room, timeout=10).match("ask again with the same key")
+        pytest.raises(DeliveryError, _decide, room, timeout=10).match("ask again by its key")
     room.service.heal()
     room.service.now = lambda: room.clock.now() - 6  # as if it had been written in time
     answer = room.reply(room.asked(), room.ann, "yes")
