@@ -2495,9 +2495,12 @@ class _ChatAlerter(BaseAlerter):
     def _cut(self, draft: _Draft, most: int = _MOST_PARTS) -> list[_Page]:
         """Return the messages of a draft; of too many `most` and one more; the first has a file of all."""
         text, beside = self._shaped(draft)  # what is beside it stands in the first, however long it is
-        huge = 10 * draft.limit  # what many people and long words take may be more than one limit
-        frame = _paged(self, beside, huge, huge)[0]
-        room = max(draft.limit - (huge - frame.room), draft.limit // 4)
+        frame = _Page(draft.limit)
+        for block in beside:
+            for line in block.lines:
+                written = self._markup(block, line)
+                frame.add(block, line, written, self._cost(written))
+        room = max(frame.room, draft.limit // 4)  # many people, or long words, take more than there is
         pages = draft.pages = _paged(self, text, draft.limit, room, most)
         first = pages[0]
         first.blocks += frame.blocks
