@@ -2185,12 +2185,10 @@ class Question:
 
     def _taps(self) -> list[str]:
         """Return the two emoji to put on the question: the first of each list, or ✅ and ❌."""
-        def is_emoji(word: str) -> bool:
-            return bool(re.fullmatch(rf":[^:\s]+:|{self.alerter._own_emoji}", _canonical(word)))
-
-        taps = []
+        form, taps = rf":[^:\s]+:|{self.alerter._own_emoji}", []
         for words, usual in (self._record.approve, _TAPS[0]), (self._record.decline, _TAPS[1]):
-            taps.append(next(filter(is_emoji, words), usual))
+            emoji = [word for word in words if re.fullmatch(form, _canonical(word))]
+            taps.append([*emoji, usual][0])
         return taps
 
     def _help(self, reply: _Reply) -> None:
