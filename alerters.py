@@ -1405,7 +1405,7 @@ class BaseAlerter(_Record):
 
     def _take_up(self, found: Question) -> bool:
         """True if a recorded question is open, is yet to be posted or was answered; else it has ended."""
-        decision, expired = found._key.ending(), self.clock.now() >= found.deadline
+        decision, expired = found._key.decision(), self.clock.now() >= found.deadline
         try:
             if decision is not None:  # who settled it died before the end was told
                 found._finish(decision)
@@ -1720,14 +1720,14 @@ def _recorded(key: str, given: Any) -> _QuestionRecord:
                      "the store, or use another key")
 
 
-def _endings(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
+def _known_ends(data: Mapping[str, Any], since: float = 0.0) -> _Dict:
     """Return how questions ended since a time, by token; what cannot be read is left out."""
-    sound = {}
+    ends = {}
     for token, end in _mapping(data.get("ended")).items():
-        ended = _mapping(end).get("ended")
-        if isinstance(ended, (int, float)) and ended > since and isinstance(end.get("status"), str):
-            sound[token] = end
-    return sound
+        when = _mapping(end).get("ended")
+        if isinstance(when, (int, float)) and when > since and isinstance(end.get("status"), str):
+            ends[token] = end
+    return ends
 
 
 def _decision_of(end: _Dict) -> Decision:
@@ -1775,10 +1775,11 @@ class _Key:
     def _changing(self) -> Iterator[tuple[_Dict, _Dict, _QuestionRecord | None]]:
         """Yield the store's questions, by key, how some ended, by token, and the record of this key."""
         with self.store._changing() as data:
-            data["ended"] = _endings(data, self.clock.now() - _REMEMBERED)
-            yield self.store._questions(data), data["ended"], self._found(data)
+            data["ended"] = ends = _known_ends(data, self.clock.now() - _REMEMBERED)
+            yield self.store._questions(data), ends, self._found(data)
 
-    def _ending_of(self, decision: Decision | None = None) -> _Dict:
+    def _end(self, decision: Decision | None = None) -> _Dict:
+        """Return how a question ends now, as the store keeps it. None: without a decision."""
         if decision is None:
             decision = Decision("timeout", at=self.clock.now())
         return {**dataclasses.asdict(decision), "ended": self.clock.now()}
@@ -1787,13 +1788,13 @@ class _Key:
         """Return the record to work on: `asked`, or the key's, of any question; None: another one does."""
         if _is_held(self._found(self.store._load()), self.clock.now()):  # who waits does not write
             return None
-        with self._changing() as (questions, ended, found):
+        with self._changing() as (questions, ends, found):
             if _is_held(found, self.clock.now()):
                 return None
             if found and found.fingerprint != asked.fingerprint:
                 if found.alerter != asked.alerter and found.alerter in stack:
                     return None
-                ended.setdefault(found.token, self._ending_of())  # from now on no answer to it counts
+                ends.setdefault(found.token, self._end())  # from now on no answer to it counts
             record = found or asked
             self._hold(record, questions)
         return record
@@ -1814,11 +1815,11 @@ class _Key:
 
     def settle(self, decision: Decision) -> tuple[Decision, bool]:
         """Record how the question ended, unless it is known; return how it did, and whether that is new."""
-        with self._changing() as (questions, ended, found):
+        with self._changing() as (questions, ends, found):
             if found and found.token != self.token:  # another question took the key
-                ended.setdefault(self.token, self._ending_of())
-            is_new = self.token not in ended
-            end = ended.setdefault(self.token, self._ending_of(decision))
+                ends.setdefault(self.token, self._end())
+            is_new = self.token not in ends
+            end = ends.setdefault(self.token, self._end(decision))
             if is_new and found:  # who asks from now on is not given this answer
                 self._hold(found, questions)
         return _decision_of(end), is_new
@@ -1829,9 +1830,9 @@ class _Key:
             if found and found.token == self.token:
                 del questions[self.name]
 
-    def ending(self) -> Decision | None:
+    def decision(self) -> Decision | None:
         """Return how the question ended, as somebody has recorded it, or None while it is open."""
-        end = _endings(self.store._load()).get(self.token)
+        end = _known_ends(self.store._load()).get(self.token)
         if end is None:
             return None
         return _decision_of(end)
@@ -1983,12 +1984,12 @@ class Question:
 
     def _next_poll(self) -> float:
         """Return when the next poll is due: after a share of the question's age, and at the deadline."""
-        now = due = self.alerter.clock.monotonic()
-        if now >= self._ends:  # the look at the deadline failed, or it began before
-            if self._failing:
-                due = max(now + _POLL_MIN, self._not_before)
-            return min(due, max(now, self._gives_up))
-        return min(max(now + self._interval(now), self._not_before), self._ends)
+        now = self.alerter.clock.monotonic()
+        if now < self._ends:
+            return min(max(now + self._interval(now), self._not_before), self._ends)
+        if self._failing:
+            return min(max(now + _POLL_MIN, self._not_before), max(now, self._gives_up))
+        return now  # the last look began before the deadline
 
     def _interval(self, now: float) -> float:
         age = abs(now - self._ends + self.deadline - self._record.asked)  # below 0: a clock was set back
@@ -1997,7 +1998,7 @@ class Question:
     def _poll_once(self, began: float) -> None:
         try:
             if self._key:  # a thread or process may have settled or replaced it; nothing is written then
-                self._decision = self._key.ending()
+                self._decision = self._key.decision()
             if self._decision is not None:
                 self._key.drop()  # else it would be used again, if who settled it died before it did this
         except StoreError as error:
@@ -2104,11 +2105,11 @@ class Question:
         is_over = self.alerter.clock.monotonic() > self._ends
         if not reply.asked:
             return is_over and reply.at > self.deadline
-        # By the service's clock; its time of the post and ours tell how they differ.
-        deadline = self.deadline + reply.asked - (self._record.posted or self._record.asked)
+        # How far the service's clock is ahead of ours: by so much its time of the post differs from ours.
+        ahead = reply.asked - (self._record.posted or self._record.asked)
         if not (is_over or self._is_resumed):  # else our clock of now may not be the one it was posted by
-            deadline += _SEND_BUDGET  # it is in time, unless this machine was suspended
-        return reply.at > deadline
+            ahead += _SEND_BUDGET  # it is in time, unless this machine was suspended
+        return reply.at > self.deadline + ahead
 
     def _meaning(self, reply: _Reply) -> Decision | None:
         """Return what one reply means, as the decision that it would be; None: it is no answer."""
@@ -2135,11 +2136,12 @@ class Question:
         record, last, latest = self._record, None, 0.0
         approvals: dict[str, str] = {}  # person: user id
         for reply in sorted(answers, key=operator.attrgetter("is_tap", "late")):
-            user, complete = reply.by, len(approvals) >= record.minimum_approvals
-            declines, is_void = reply.means.status == "declined", complete or reply.late
-            if complete and declines and (reply.is_tap or reply.first_written):  # nobody knows since when
-                is_void = reply.first_written > latest
-            if is_void or (reply.is_tap and self.alerter._is_machine(user)):
+            user, declines, counts = reply.by, reply.means.status == "declined", not reply.late
+            if len(approvals) >= record.minimum_approvals:
+                counts = False
+                if declines and (reply.is_tap or reply.first_written):  # nobody knows since when
+                    counts = reply.first_written <= latest
+            if not counts or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
             if declines:
                 return dataclasses.replace(reply.means, approvals=tuple(approvals.values()))

@@ -5280,7 +5280,7 @@ def test_who_died_over_a_note_is_succeeded_and_who_asks_meanwhile_waits(discord_
     with monkeypatch.context() as patch, pytest.raises(Gone):  # over the note that it is replaced
         patch.setattr(Question, "_say", _gone)
         _open(room, text="Deploy 2?")
-    assert third._key.ending().status == "timeout" and _open(room, text="Deploy 2?").ref
+    assert third._key.decision().status == "timeout" and _open(room, text="Deploy 2?").ref
     assert (room.notes(third), third._key.update({"ref": {}})) == (REPLACED, False)  # the key is another's
 
 
