@@ -3470,9 +3470,7 @@ class DiscordAlerter(_ChatAlerter):
                 thread = self._rows(f"/channels/{ident}/messages", int(ident), absent="10003")
                 answers += self._answers(question, thread, "reply")
         answers.sort(key=operator.itemgetter("at"))
-        reading = _Reading(answers, once=False)
-        self._add_taps(reading, question, message)
-        return reading
+        return _Reading(answers + self._read_taps(question, message), once=False)
 
     def _read_view(self, question: Question, refs: list[_Dict]) -> _Reading:
         oldest = min(map(self._order, refs))
@@ -3536,8 +3534,9 @@ class DiscordAlerter(_ChatAlerter):
             answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
         return answer
 
-    def _add_taps(self, reading: _Reading, question: Question, message: _Dict) -> None:
-        """Add who gave the reactions that decide, and which of these cannot be read."""
+    def _read_taps(self, question: Question, message: _Dict) -> list[_Dict]:
+        """Return who gave the reactions that decide."""
+        taps = []
         for reaction in message.get("reactions") or ():
             if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
                 continue
@@ -3546,23 +3545,16 @@ class DiscordAlerter(_ChatAlerter):
             if emoji.get("id"):
                 name = f"{name}:{emoji['id']}"
                 shown = f"<:{name}>"
-            status = question._verdict(shown, True)
-            if not status:
+            if not question._verdict(shown, True):
                 continue
             path = _reaction_path(question.ref, name)
-            try:
-                users = self._rows(path, 0, absent="10014")  # it was taken back meanwhile
-                if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
-                    users += self._rows(path, 0, absent="10014", more="&type=1")
-            except DeliveryError as error:
-                question._failed(error)  # which raises it, if it is for good; else words may decide meanwhile
-                reading.missing = error
-                if status == "declined":
-                    reading.veto_unread = True
-                continue
+            users = self._rows(path, 0, absent="10014")  # it was taken back meanwhile
+            if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
+                users += self._rows(path, 0, absent="10014", more="&type=1")
             for user in users:
                 if not user.get("bot"):
-                    reading.rows.append({"by": user["id"], "text": shown, "via": "reaction"})
+                    taps.append({"by": user["id"], "text": shown, "via": "reaction"})
+        return taps
 
     @_documented
     def _find(self, question: Question) -> _Dict | None:
