@@ -7378,7 +7378,7 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             _add_fields(parser)
         else:
             parser.add_argument(*name.strip("[]").split(), **_OPTIONS[name])
-    parser.set_defaults(command=command, job=job)
+    parser.set_defaults(command=command, job=job, fields=[])
     found, unknown = parser.parse_known_args(args)
     if unknown:
         word = unknown[0].partition("=")[0]  # what follows may be a secret
@@ -7387,28 +7387,28 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
         if "FIELDS" not in names or word[:2] != "--":
             known = re.findall(r"--[\w-]+", parser.format_usage())
             raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
-        setattr(found, word, "")  # a field that it has not: `_given_fields` says which there are
+        found.fields.append(f"{word[2:]}=")  # which no flavor has: `_given_fields` says which there are
     return found
 
 
 def _add_fields(parser: _argparse.ArgumentParser) -> None:
-    """Take the fields of all flavors as options; `_given_fields` judges which of them may be given."""
+    """Take the fields of all flavors as options, and list as `fields` what is given, as NAME=VALUE."""
     data = StackStore()._load()
     for flavor in {**FLAVORS, **_sound(data, "flavors")}:
         with contextlib.suppress(ConfigError):  # one's own, which cannot be imported from here
             for name, field in _fields_of(_flavor(flavor, data)).items():
                 about = field.metadata.get("about", "").replace("%", "%%")
                 with contextlib.suppress(_argparse.ArgumentError):  # another flavor's, or it is --help, say
-                    parser.add_argument(f"--{name}", dest=f"--{name}", metavar="VALUE", help=about)
+                    parser.add_argument(f"--{name}", dest="fields", action="append", metavar="VALUE",
+                                        type=functools.partial("{}={}".format, name), help=about)
 
 
 def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
     known, fields = _fields_of(cls), _Hidden()
-    for option, text in vars(options).items():
-        name = option[2:]
-        if option.startswith("--") and text is not None:
-            _check_known(f"{options.name or cls.flavor} ({cls.flavor}): it has no field", name, known)
-            fields[name] = _parsed(known[name], text, option)
+    for pair in options.fields:
+        name, _, text = pair.partition("=")
+        _check_known(f"{options.name or cls.flavor} ({cls.flavor}): it has no field", name, known)
+        fields[name] = _parsed(known[name], text, f"--{name}")
     return fields
 
 
