@@ -6335,18 +6335,21 @@ def _reveal(value: str, what: str) -> str:
     if not reference:
         return value
     source, name = reference.groups()
-    raised, problem, found = ConfigError, "is not set", os.environ.get(name)
+    raised, problem = ConfigError, "holds no usable secret: nothing, or several lines"
     if source == "file":
-        raised = _SecretAway
+        raised, found = _SecretAway, ""
         try:
             found = _pathlib.Path(name).read_text("utf-8-sig")  # Windows' editors put a BOM
         except (OSError, ValueError) as error:
-            problem, found = f"cannot be read: {_reason(error)}", None
-    if found is not None:
-        problem, found = "holds no usable secret: nothing, or several lines", found.strip()
-        if re.fullmatch(r"[^\x00-\x1f\x7f]+", found):
-            return _Secret(found)
-        found = ""  # in no traceback that shows locals
+            problem = f"cannot be read: {_reason(error)}"
+    else:
+        found = os.environ.get(name, "")
+        if name not in os.environ:
+            problem = "is not set"
+    found = found.strip()
+    if re.fullmatch(r"[^\x00-\x1f\x7f]+", found):
+        return _Secret(found)
+    found = ""  # in no traceback that shows locals
     raise raised(f"{what}: {source} {name} {problem}")
 
 
@@ -6589,8 +6592,8 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
     for line in itertools.islice(lines, start + 2, None):
         if "|" not in line:
             break
-        row, last = _cells(line), len(head) - 1
-        row[last:] = [" | ".join(filter(None, row[last:]))]  # such as int | None
+        cells, last = _cells(line), len(head) - 1
+        row = [*cells[:last], " | ".join(filter(None, cells[last:]))]  # such as int | None
         table.lines.append(row + [""] * (len(head) - len(row)))
     if not table.lines:  # a head alone is text
         return None
@@ -7597,16 +7600,18 @@ def _cmd_register(options: Any) -> None:
 
 
 def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> None:
+    """Let what is not given be typed; what can never work is told at once, and typed again."""
     if cls._example:  # what is given has to be right, or no answer would do
         _build(cls, {**cls._example, **fields})
     for name in names:
-        field = _fields_of(cls)[name]
+        if name in fields:
+            continue
+        how, field = cls._how_to_get(name, fields), _fields_of(cls)[name]
+        if how:
+            _print(how)
         read: Callable[[str], str] = input
         if _is_secret(field):
             read = _getpass.getpass
-        how = cls._how_to_get(name, fields)
-        if how and name not in fields:
-            _print(how)
         while name not in fields:
             try:
                 text = read(f"{name} ({field.metadata.get('about', '')}): ").strip()
