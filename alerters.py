@@ -6558,13 +6558,9 @@ def _body(text: str) -> list[_Block]:
 def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
     """Add lines of Markdown, the last of which is empty and only ends the others."""
     at = 0
-    columns: list[int] = []  # in which the items begin that hold the last one, and it itself
     while at < len(lines) - 1:
         block = _table_at(lines, at) or _line_block(lines[at])
         at += len(block.lines)
-        if block.kind == "item":  # till now its level is its column
-            columns = [column for column in columns if column < block.level] + [block.level]
-            block.level = len(columns) - 1
         if block.kind == "table":  # its head and rule
             at += 2
         if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
@@ -6577,8 +6573,9 @@ def _line_block(line: str) -> _Block:
     found = re.fullmatch(_LINE, line)
     if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
         return _Block("text", [line])
-    kind, before = str(found.lastgroup), found["hashes"] or found["indent"] or ""
-    return _Block(kind, [found[kind]], label=found["number"] or "", level=len(before.expandtabs(4)))
+    kind, indent = str(found.lastgroup), found["indent"] or ""
+    level = len(found["hashes"] or "") or len(indent.expandtabs(4)) // 2
+    return _Block(kind, [found[kind]], label=found["number"] or "", level=level)
 
 
 def _table_at(lines: list[str], start: int) -> _Block | None:
@@ -6935,7 +6932,7 @@ class _Wire:
     def _hurry(self) -> None:
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise _socket.timeout("no answer in time")
+            raise _socket.timeout("timed out")
         self.sock.settimeout(min(left, self.patience))
 
     def sendall(self, data: Any) -> None:
@@ -7194,8 +7191,6 @@ def _hint_of(error: BaseException) -> str:
 
 def _what_of(error: BaseException) -> str:
     """Return what went wrong, without the words of what may hold a secret."""
-    if isinstance(error, _socket.timeout):
-        return "no answer in time"
     if isinstance(error, OSError):
         return _reason(error)
     return f"no sensible answer ({type(error).__name__})"

@@ -3099,7 +3099,7 @@ OK, LOG_IN = b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 407 Log in\r\nProxy-Authenticate
 CHECK_NAME = "check the host's name and DNS; a chat may need a proxy (HTTPS_PROXY)"
 SLOW = "it is slow, or a firewall drops it: check host and port; a chat may need a proxy"
 ODD = "something else than the service seems to answer there: check the address and the port"
-LATE, LARGE = f"no answer in time: {SLOW}{MAYBE}", f"the answer is too large: {ODD}{MAYBE}"
+LATE, LARGE = f"timed out: {SLOW}{MAYBE}", f"the answer is too large: {ODD}{MAYBE}"
 REFUSED = "TLS with 127.0.0.1:PORT: the certificate is not trusted"
 UNKNOWN_CA = f"{REFUSED} (unable to get local issuer certificate)"
 RULES = "it breaks RFC 5280 (Python 3.13 and later are strict): its owner has to make certificate or CA anew"
@@ -3169,7 +3169,7 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a proxy that is none": (lambda s: s.proxy(b"nonsense\r\n"),
         f"{PROXY}no sensible answer (BadStatusLine): check that an HTTP proxy listens there"),
     "a proxy says nothing": (lambda s: s.proxy(b"", clock=_Hurried(29.8)),
-        f"{PROXY}no answer in time: check that an HTTP proxy listens there"),
+        f"{PROXY}timed out: check that an HTTP proxy listens there"),
     "a SOCKS one": (lambda s: s.proxy("socks5h://:geheim@x", variable="all_proxy"), f"all_proxy {NO_PROXY}"),
     "no proxy's address": (lambda s: s.proxy("http://a:80/geheim-123@x.test"), f"HTTPS_PROXY {NO_PROXY}"),
     "no word": (lambda s: s.http(b""), f"Remote end closed connection without response: {CUT}{MAYBE}"),
