@@ -6891,11 +6891,9 @@ _TLS_FAULTS = (  # what a handshake breaks on, by OpenSSL's words for it: what i
      'check host and port; mail does on 465 (SMTP) and 993 (IMAP), and on 587 or 25 by use_tls="starttls"'),
     ("CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA", "it demands a certificate of its clients",
      "that is not supported: ask its admin for an address that needs none"),
-    ("PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT",
-     "its TLS is too old or too weak", "it has to speak TLS 1.2 or later, with today's ciphers"),
-    ("UNRECOGNIZED_NAME", "it knows no host of that name", "check the host's name"),
-    ("HANDSHAKE_FAILURE", "it refused the handshake",
-     "its TLS is too old, or it demands a certificate of its clients, which is not supported: ask its admin"))
+    ("PROTOCOL|VERSION|TOO_SMALL|TOO_WEAK|LEGACY|CIPHER|SIGNATURE|INSUFFICIENT|HANDSHAKE_FAILURE",
+     "no TLS could be agreed on", "ask its admin: it has to speak TLS 1.2 or later, with today's ciphers, "
+     "and must not demand a certificate of its clients"))
 _CERTIFICATE_HINTS = (  # by OpenSSL's words as well
     ("expired|not yet valid", "its owner has to renew it, unless this machine's date is wrong: {now}"),
     ("too weak|too small", "its owner has to replace it: RSA of 2,048 bits or more, SHA-256"),

@@ -3108,6 +3108,8 @@ BROKE_OFF = ("TLS with 127.0.0.1:PORT: the handshake broke off (REASON): a firew
              "it, or that port does not speak TLS at once: check host, port and network")
 NO_TLS = ("TLS with 127.0.0.1:PORT: it does not speak TLS at once on that port (REASON): check host and "
           'port; mail does on 465 (SMTP) and 993 (IMAP), and on 587 or 25 by use_tls="starttls"')
+NOT_AGREED = ("TLS with 127.0.0.1:PORT: no TLS could be agreed on (REASON): ask its admin: it has to speak "
+              "TLS 1.2 or later, with today's ciphers, and must not demand a certificate of its clients")
 PORT_1, NOBODY = 1, "nothing listens there: check host and port"
 PROXY, CUT = "the proxy 127.0.0.1:PORT of HTTPS_PROXY: ", "a proxy or firewall in between may have cut it off"
 NO_PROXY = "has to be http://HOST:PORT, of a proxy without TLS or SOCKS; odd letters of a log-in as %XX"
@@ -3126,11 +3128,8 @@ CAUSES = {  # what is done: who fails, and the whole message
     "no TLS": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400\r\n\r\n"))), NO_TLS),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
     "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
-    "another name": (lambda s: slack_at(s.peer(said(b"\x15\x03\x03\x00\x02\x02\x70"))),
-        "TLS with 127.0.0.1:PORT: it knows no host of that name (REASON): check the host's name"),
     "TLS 1.1": (lambda s: slack_at(s.peer(said(b"\x15\x03\x01\x00\x02\x02\x46"))),  # protocol_version
-        "TLS with 127.0.0.1:PORT: its TLS is too old or too weak (REASON): it has to speak TLS 1.2 or later, "
-        "with today's ciphers"),
+        NOT_AGREED),
     "expired": (lambda s: s.tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
     "another host": (lambda s: s.tls("good", host="critical"), "TLS with critical:PORT: the certificate "
         "is not trusted (REASON): check the host's name; a proxy or a log-in page may answer in its place"),
@@ -3145,8 +3144,7 @@ CAUSES = {  # what is done: who fails, and the whole message
         "TLS with the server: it demands a certificate of its clients (REASON): that is not supported: ask "
         "its admin for an address that needs none"),
     "a client's certificate, TLS 1.2": (lambda s: s.tls("good", demands=True, version=ssl.TLSVersion.TLSv1_2),
-        "TLS with 127.0.0.1:PORT: it refused the handshake (REASON): its TLS is too old, or it demands a "
-        "certificate of its clients, which is not supported: ask its admin"),
+        NOT_AGREED),
     "a CA file that is missing": (lambda s: s.ca("SSL_CERT_FILE", None),
         "SSL_CERT_FILE (TMP/ca.pem) cannot be read: No such file or directory"),
     "a CA file in DER": (lambda s: s.ca("CURL_CA_BUNDLE", ssl.PEM_cert_to_DER_cert(CA_PEM)),
