@@ -1858,8 +1858,7 @@ class _Reply:
 
 class _Reading:
     """What was read: the service's rows, or answers; and how much of all that is."""
-    part_unread = False  # what is missing may hold a "no"
-    veto_unread = False  # who may have declined cannot be read: nothing is approved
+    part_unread = False  # what is missing may hold a "no", so nothing is approved
     author: str | None = None  # the user id that the question was posted with, if that is told
 
     def __init__(self, rows: list[_Dict], missing: DeliveryError | None = None, once: bool = True) -> None:
@@ -2074,7 +2073,7 @@ class Question:
             elif not (reply.is_tap or reply.late or reply.via == "channel"):
                 others.append(reply)
         decision = self._count(answers)
-        if decision and reading.veto_unread:
+        if decision and reading.part_unread:  # it is an approval
             what = "what may decline it cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
         if not (decision is None or self._was_decided or reading.looks_once):
@@ -2932,9 +2931,9 @@ class SlackAlerter(_ChatAlerter):
         for part in parts:
             if part.missing:
                 reading.missing = part.missing
-                if part.rows or question._part_unread:  # of the other rows nobody knows what they decide
+                # Of the other rows nobody knows what they decide. If there are none, taps decide meanwhile.
+                if part.rows or question._part_unread or not view.rationed:
                     reading.part_unread = True
-                reading.veto_unread = reading.part_unread or not view.rationed  # else taps decide meanwhile
         return reading
 
     def _thread(self, question: Question, shared: _Reading) -> _Reading:
