@@ -4246,8 +4246,6 @@ class SMTPEmailAlerter(BaseAlerter):
         deadline = _deadline(self.clock, until)
 
         def connect(trust: Any) -> Any:
-            if deadline <= time.monotonic():  # others have tried that mailbox for so long
-                raise _Unreachable(f"{host}: no time left", "it does not answer, or others took it all")
             at_once = None
             if tls == "ssl":
                 at_once = trust
@@ -7134,6 +7132,8 @@ def _netloc(host: str, port: int) -> str:
 def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     """Return a connection to what errors call `place`. All addresses of a name share the time."""
     began = time.monotonic()
+    if began >= deadline:
+        raise _Unreachable(f"{place}: no time left", "what came before took it all")
     try:
         # In bytes: text takes a codec, and one that once could not be loaded is never tried again.
         found: Any = _socket.getaddrinfo(host.encode("ascii"), port, 0, _socket.SOCK_STREAM)
@@ -7224,22 +7224,19 @@ class _Answer:
 
     def refusal(self, who: str, what: str, code: str | None = None, retry_after: Any = None,
                 hints: Mapping[str, str] = {}) -> DeliveryError:
-        status, hint, wait = self.status, None, None
+        status, wait = self.status, None
         cure: _Cure | None = "look"
-        odd = "4(?!29).."  # statuses that no word of the service explains
+        odd = "[34](?!29).."  # statuses that no word of the service explains; no redirect is followed
         if self.reads:
-            cure, odd = "again", "[24](?!29).."
+            cure, odd = "again", "[2-4](?!29).."
         if status in (429, 503):
             cure, wait = "again", self.seconds(retry_after)
         elif 300 <= status < 500:
             cure = None
             if not code and status not in (401, 403):  # it may be of something in between
                 cure = "later"
-        if 300 <= status < 400:
-            what, hint = f"HTTP {status}: it redirects elsewhere, which is not followed", "check the address"
         hints = {**hints, "413": "it is too large for it, or for a proxy in between", odd: _ANOTHER}
-        return _failure(who, what, status=status, code=code, hint=hint, hints=hints, cure=cure,
-                        retry_after=wait)
+        return _failure(who, what, status=status, code=code, hints=hints, cure=cure, retry_after=wait)
 
 
 @contextlib.contextmanager
@@ -7307,8 +7304,6 @@ def _place_of(url: str) -> tuple[str, str, int]:
 
 
 def _reach(who: str, place: tuple[str, str, int], deadline: float) -> _Wire:
-    if deadline <= time.monotonic():
-        raise _Unreachable("no time left", "what came before took it all")
     kept = (_WIRES.get() or {}).pop(place, None)
     if kept and kept.is_quiet():
         kept.deadline = deadline
@@ -7435,8 +7430,6 @@ def _typed_message(options: Any) -> AlerterMessage:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
         facts[key] = value
     if text == "-":
-        if sys.stdin is None:
-            raise ConfigError("- reads standard input, which is closed")
         text = getattr(sys.stdin, "buffer", sys.stdin).read()
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig", "replace").replace("\r\n", "\n")  # as PowerShell writes it
@@ -7662,9 +7655,7 @@ def _cmd_stacks(options: Any) -> None:
     stacks, active = store.stacks(), store.active_stack()
     names = list(stacks)
     if options.command == "stack describe":
-        names = [options.name]
-    if names == [None]:
-        names = [active]
+        names = [options.name or active]
     for name in names:
         members = store._entry({"stacks": stacks}, "stacks", name)
         mark = _UNUSED
@@ -7798,8 +7789,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _HELP & set(args):
             return 0
         return 2
-    except BrokenPipeError:
-        return 141
     except DeliveryError as error:
         return _complain(error, 4)
     except (AlerterError, OSError) as error:
