@@ -542,10 +542,7 @@ class Decision(_Record):
 
 def _message(message: object, **fields: Any) -> AlerterMessage:
     if isinstance(message, AlerterMessage):
-        if fields:
-            given = ", ".join(fields)
-            raise ConfigError(f"{given}: put it into the AlerterMessage, or pass the message as text")
-        checked = copy.copy(message)
+        checked = message._with(**fields)
         checked.__post_init__()  # its fields may have changed
         return checked
     if isinstance(message, str):

@@ -7668,8 +7668,6 @@ WRONG_CALLS = [  # a call, and what is said of it
     (lambda: post("x", metadata=[1]), "message: metadata must be a dict, not list"),
     (lambda: post("x", images="a.png"), "message: images must be a list; write images=[…]"),
     (lambda: post("x", files={"a.csv": b"x"}), "message: files must be a list; write files=[…]"),
-    (lambda: post(AlerterMessage("x"), title="T", level="info"),
-     "title, level: put it into the AlerterMessage, or pass the message as text"),
     (lambda: post(CHANGED), "message: no level 'huge'; there is: error, info, success, warning"),
     (lambda: post("x", {"timeout": 5}), "params must be AlerterParameters, not dict"),
     (lambda: post("x", alerter=Decision), "alerter must be a name or an alerter, not the class Decision"),
@@ -7706,7 +7704,7 @@ def test_text_and_fields_make_a_message(received):
     facts = {"accuracy": 0.95, 3: None, "a": Series(b=1)}
     message = AlerterMessage(metadata=facts)
     assert post("Done", title="Train", metadata=facts, level="success", images=[]) and post(message)
-    assert post(AlerterMessage(title="T", body="B", images=(image for image in ["a.png"]))) is True
+    assert post(AlerterMessage("t", "B", images=(image for image in ["a.png"])), title="T") is True
     assert post("x", metadata=Series(loss=0.5))
     facts["late"] = message.metadata["late"] = 1  # changes nothing that was sent
     facts = {"accuracy": 0.95, 3: None, "a": {"b": 1}}
