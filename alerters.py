@@ -269,9 +269,6 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
     """Return the name that was meant, or "": channel is slack_channel_id, smtp_password is password."""
-    close = _difflib.get_close_matches(word.lower(), known, 1, 0.9)
-    if close:  # before a part of a name: imp_password is imap_password, not password
-        return close[0]
     for name in sorted(known, key=len):
         part, whole = sorted([_dotted(word), _dotted(name)], key=len)
         if part in whole:
