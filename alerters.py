@@ -940,14 +940,13 @@ def _xn_form(host: str) -> str:
 
 
 def _server_problem(text: str) -> str:
-    pasted, problem = re.fullmatch(r"(.*:.*@|.*//)?([\w.-]+)(?::(\d+))?([/?#].*)?", text), _host_problem(text)
-    if pasted and pasted[2] != text:
-        problem = f"must be a host name alone: write {pasted[2]}"  # and not a password before it
-        if pasted[3]:
-            problem += f", and {pasted[3]} into the field …_port"
-    elif problem:
-        problem = f"must be a host name, such as mail.example.org: {problem}"
-    return problem
+    pasted = re.fullmatch(r"(?:.*:.*@|.*//)?([\w.-]+)(?::\d+)?(?:[/?#].*)?", text)
+    if pasted and pasted[1] != text:  # a password may stand before it
+        return f"must be a host name alone: write {pasted[1]}; a port goes into the field …_port"
+    problem = _host_problem(text)
+    if problem:
+        return f"must be a host name, such as mail.example.org: {problem}"
+    return ""
 
 
 def _is_loopback(host: str) -> bool:

@@ -7514,8 +7514,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "discord_api_url": {"https://discord.com": ": write https://discord.com/api/v10"},
         "case_sensitive": {"maybe": " must be bool, not str", "": " must be bool, not str"}}),
     "smtp_email": (MAIL, {
-        "smtp_server": {"mx.t:587": " must be a host name alone: write mx.t, and 587 into the field …_port",
-            "smtps://bot:12/hush@smtp.test?x": " must be a host name alone: write smtp.test"},
+        "smtp_server": dict.fromkeys(("mx.t:587", "smtps://bot:12/hush@mx.t?x"), " must be a host name "
+                                     "alone: write mx.t; a port goes into the field …_port"),
         "recipient_email": {"Ann": ": 'Ann' is not a mail address"},
         "approvers": {who: f": {who!r} is not a mail address" for who in ("Ann", "Ann <ann@x.org>")},
         "sender_email": {"$SENDER": ": '$SENDER' is not a mail address"},
