@@ -135,12 +135,12 @@ else:
             self.cls = cls
 
         def __get__(self, instance, owner):
-            about = {"__doc__": "-"}  # else dataclasses would write one, by this very __init__
-            made = dataclasses.dataclass(repr=False, eq=False)(type(self.cls.__name__, (self.cls,), about))
-            self.cls.__init__ = _known_keywords(made.__init__, self.cls.__name__)
-            if instance is self.cls:  # as inspect.signature binds it, which in Python 3.13.5 then unwraps it
-                return made.__init__.__get__(instance)
-            return self.cls.__init__.__get__(instance, owner)
+            cls, about = self.cls, {"__doc__": "-"}  # else dataclasses would write one, by this very __init__
+            whole = dataclasses.dataclass(repr=False, eq=False)(type(cls.__name__, (cls,), about))
+            cls.__init__ = _known_keywords(whole.__init__, cls.__name__)
+            if instance is cls:  # as inspect.signature binds it, which in Python 3.13.5 then unwraps it
+                return whole.__init__.__get__(instance)
+            return cls.__init__.__get__(instance, owner)
 
     def _dataclass(cls):
         cls = dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
@@ -253,17 +253,18 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
     cure: as in DeliveryError; "look" makes the outcome unknown. None: what the status says.
     hints: what to do about a code, or a status without one, {pattern: hint}; hint: goes before them.
     """
-    error = DeliveryError(f"{who}: {what}", status=status, retry_after=retry_after)
+    for codes, text in hints.items():
+        if not hint and re.fullmatch(codes, str(code or status)):
+            hint = text
+    error = DeliveryError(f"{who}: {what}", status=status, hint=hint, retry_after=retry_after)
     if code:
         error.code = _hide(str(code))
     if cure:
         error._cure = cure
     if cure == "look":
         error.outcome = "unknown"
-    for codes, text in hints.items():
-        if re.fullmatch(codes, str(code or status)):
-            hint = hint or text
-    error.hint = hint or _BY_CURE.get(error._cure) or f"see what it says, and what `{_program()} check` says"
+    if not hint:
+        error.hint = _BY_CURE.get(error._cure, f"see what it says, and what `{_program()} check` says")
     return error
 
 
@@ -385,8 +386,7 @@ class AlerterMessage(_Record):
         self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
         _check_known("message: no level", self.level, _LEVELS)
-        said = f"{self.title or ''}{self.body or ''}".strip()
-        silent = re.fullmatch(fr"(?:{_TERMINAL}|\s)*", said)
+        silent = re.fullmatch(fr"(?:{_TERMINAL}|\s)*", f"{self.title or ''}{self.body or ''}")
         if silent and not (self.metadata or self.images or self.files):
             raise ConfigError("message: there is nothing to say: give title, body, metadata, images or files")
 
@@ -858,9 +858,9 @@ def _field_value(what: str, field: _Field, value: Any) -> Any:
     if default is dataclasses.MISSING:
         default = None
     if value is None or value == default:  # os.environ.get gives None
-        if default and isinstance(default, str) and _is_secret(field):
-            return _secret_or_reference(default)
-        return default
+        if not (default and isinstance(default, str) and _is_secret(field)):
+            return default
+        value = default
     if kind == "list":
         return _names(value, what, commas=field.name == "approvers")
     if kind == "time":
@@ -870,13 +870,14 @@ def _field_value(what: str, field: _Field, value: Any) -> Any:
         raise ConfigError(f"{what} must be {getattr(wanted, '__name__', kind)}, not {type(value).__name__}")
     if kind == "port" and not 0 < value < 65536:
         raise ConfigError(f"{what} must be a port from 1 to 65535")
-    if isinstance(value, str):
-        value = value.strip()
-        if _is_secret(field):
-            if re.fullmatch(_REFERENCE, value):
-                return value
-            value = _Secret(value)  # before it can be in the traceback of a refusal
-        _check_text(what, kind, value)
+    if not isinstance(value, str):
+        return value
+    value = value.strip()
+    if _is_secret(field):
+        if re.fullmatch(_REFERENCE, value):
+            return value
+        value = _Secret(value)  # before it can be in the traceback of a refusal
+    _check_text(what, kind, value)
     return value
 
 
@@ -1405,10 +1406,11 @@ class BaseAlerter(_Record):
             if not (expired and unreadable):
                 error.outcome = "unknown"  # no other alerter is asked: this one may have been answered
                 raise
-        if expired and found._decision is None:  # it was never found, or nobody can read the answers any more
+        if found._decision is not None:
+            return found._decision.status != "timeout"
+        if expired:  # it was never found, or nobody can read the answers any more
             self._close_replaced(found)
-            return False
-        return getattr(found._decision, "status", "") != "timeout"  # None: it is open, or to be posted
+        return not expired
 
     def _close_replaced(self, found: Question) -> None:
         with contextlib.suppress(AlerterError):
