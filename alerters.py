@@ -2376,8 +2376,8 @@ class _ChatAlerter(BaseAlerter):
     _shows_questions = _has_reactions = True
     # To be set up
     _token_field = _webhook_field = _channel_field = ""  # fields; without the first nobody can be asked
-    # Field or parameter -> form of its ids, of a link to one, what is wrong with others ({}: if no secrets).
-    _id_forms: Mapping[str, tuple[str, str, str]] = {}
+    # Field or parameter -> form of its ids, what is wrong with others ({}: if no secrets).
+    _id_forms: Mapping[str, tuple[str, str]] = {}
     _person_id = "(?!)"  # form of the ids of people, who can be mentioned by them
     _thread_key = ""  # of a ref that names a thread in its channel, and the parameter for it
     _thread_of: Callable[[_Dict], str | None] = staticmethod(lambda ref: None)  # for what is below a message
@@ -2727,12 +2727,9 @@ class _ChatAlerter(BaseAlerter):
         for field, form, advice in self._mistakes:
             if name == field and re.search(form, text):
                 return advice
-        form, link, problem = self._id_forms.get(name, ("(?s:.*)", "", ""))
+        form, problem = self._id_forms.get(name, ("(?s:.*)", ""))
         if re.fullmatch(form, text):
             return ""
-        linked = re.search(link, text)
-        if linked:
-            return f"write {linked[1]}"
         return problem.format(text)
 
     def _can_reply(self, above: Receipt, params: _Params) -> bool:
@@ -2839,9 +2836,9 @@ class SlackAlerter(_ChatAlerter):
     _person_id = "(?!U0?X{4})[UW][A-Z0-9]+"
     _id_forms = {
         "slack_channel_id": (rf"(?!xox|xapp|{_DISCORD_TOKEN})[^\s@<>/,'\"“”‘’]+",
-                             r"(?:^<#|/)([CDG][A-Z0-9]+)\b", f"that is no channel; its {_SLACK_CHANNEL}"),
-        "approvers": (f"[<@!]*{_person_id}>?", rf"/({_person_id})\b", f"{{!r}} is no Slack id; {_MEMBER_ID}"),
-        "mention": ("[<@!]*([UWS][A-Z0-9]+|here|channel|everyone)>?", rf"/({_person_id})\b",
+                             f"that is no channel; its {_SLACK_CHANNEL}"),
+        "approvers": (f"[<@!]*{_person_id}>?", f"{{!r}} is no Slack id; {_MEMBER_ID}"),
+        "mention": ("[<@!]*([UWS][A-Z0-9]+|here|channel|everyone)>?",
                     f"{{!r}} is no Slack id; {_MEMBER_ID}; groups S…; or here, channel, everyone")}
     _mistakes = (
         ("slack_token", "^xapp-", "an app-level token cannot post: copy the Bot User OAuth Token, xoxb-…"),
@@ -3379,12 +3376,11 @@ class DiscordAlerter(_ChatAlerter):
     _channel_field, _api_field = "discord_channel_id", "discord_api_url"
     _channel_key, _person_id = "channel_id", _SNOWFLAKE
     _own_emoji = r"<a?:(\w+):(\d+)>"
-    _channel_ids = (_SNOWFLAKE, r"(?:^<#|/channels/(?:\d+|@me)/)(\d+)", f"that is no id: {_DISCORD_CHANNEL}")
+    _channel_ids = (_SNOWFLAKE, f"that is no id: {_DISCORD_CHANNEL}")
     _id_forms = {
         "discord_channel_id": _channel_ids, "default_discord_channel_id": _channel_ids,
-        "approvers": (rf"[<@!]*{_person_id}>?", r"/([0-9]+)\b",
-                      f"{{!r}} is no id of a person on Discord; {_USER_ID}"),
-        "mention": (rf"[<@!]*(&?{_SNOWFLAKE}|here|everyone)>?", r"/([0-9]+)\b",
+        "approvers": (f"[<@!]*{_person_id}>?", f"{{!r}} is no id of a person on Discord; {_USER_ID}"),
+        "mention": (f"[<@!]*(&?{_SNOWFLAKE}|here|everyone)>?",
                     f"{{!r}} is no id of Discord; {_USER_ID}; & and a role id; or here, everyone")}
     _mistakes = (
         ("discord_token", "^xox[a-z]-|^xapp-", "that is a token of Slack: use flavor slack, slack_token"),

@@ -7459,13 +7459,15 @@ NO_TOKEN = " holds a space or a character that no token has: copy the token alon
 NO_URL = " is not a valid address: "
 NO_TLS, NO_PORT = ' must be True, False, "ssl" or "starttls"', " must be a port from 1 to 65535"
 NOT_SLACK = "is no Slack id; member ids (U…): in the profile, ⋮, Copy member ID"
+NO_DISCORD_CHANNEL = ": that is no id: a number: Developer Mode on, right-click the channel, Copy Channel ID"
 NOT_DISCORD = ("is no id of a person on Discord; "
                "user ids (digits): Developer Mode on, right-click the person, Copy User ID")
 AT_SLACK, AT_HOOKS = "https://acme.slack.com", "https://hooks.slack.com"
 NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: what is said after its name}}
     "slack": (TOKEN, {"approvers": {
-            **{who: f": {who!r} {NOT_SLACK}" for who in ("@ann", "Ann Lee", "here", "U0XXXXXXX")},
-            ("U1", "S012"): f": 'S012' {NOT_SLACK}", f"{AT_SLACK}/team/U012AB": ": write U012AB",
+            **{who: f": {who!r} {NOT_SLACK}" for who in ("@ann", "Ann Lee", "here", "U0XXXXXXX",
+                                                         f"{AT_SLACK}/team/U012AB")},
+            ("U1", "S012"): f": 'S012' {NOT_SLACK}",
             5.5: " must be a list of words, none of them empty; leave it out for the default"},
         "slack_token": {
             "xapp-1-A-2": ": an app-level token cannot post: copy the Bot User OAuth Token, xoxb-…",
@@ -7482,9 +7484,8 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
                             f": that is no incoming webhook, {AT_HOOKS}/services/…: make one in the app"),
             f"{AT_HOOKS}/services/...": STILL_OPEN},
         "slack_channel_id": {
-            **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "app.slack.com/client/T1/C012AB", "<#C012AB|ml>"),
-                            ": write C012AB"),
-            **dict.fromkeys(("ml alerts", HOOK, "xapp-1-a", "'C1'", '"C1"', "“C1”", ".".join(["a" * 20] * 3)),
+            **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "<#C012AB|ml>", "ml alerts", HOOK, "xapp-1-a",
+                             "'C1'", '"C1"', "“C1”", ".".join(["a" * 20] * 3)),
                             ": that is no channel; its id (C...), at the end of View channel details"),
             "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
@@ -7498,13 +7499,13 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
         "listen": {"thraed": ' must be "thread" or "channel"'},
         "timeout": {-1: f"{NO_TIME}-1", math.nan: f"{NO_TIME}nan", "5 apples": f"{NO_TIME}'5 apples'"}}),
     "discord": (BOT, {"approvers": {
-            **{who: f": {who!r} {NOT_DISCORD}" for who in ("ann#1234", "U012", "&12", "١٢")},
-            "https://discord.com/users/123": ": write 123"},
+            **{who: f": {who!r} {NOT_DISCORD}" for who in ("ann#1234", "U012", "&12", "١٢",
+                                                           "https://discord.com/users/123")}},
         "discord_channel_id": {
-            **dict.fromkeys(("#ml", OF_DISCORD, f"{'a' * 24}.Gabc12.{'b' * 27}"), ": that is no id: "
-                            "a number: Developer Mode on, right-click the channel, Copy Channel ID"),
-            "https://discord.com/channels/12/345": ": write 345", 123: " must be str, not int"},
-        "default_discord_channel_id": {"<#345>": ": write 345"},
+            **dict.fromkeys(("#ml", OF_DISCORD, f"{'a' * 24}.Gabc12.{'b' * 27}",
+                             "https://discord.com/channels/12/345"), NO_DISCORD_CHANNEL),
+            123: " must be str, not int"},
+        "default_discord_channel_id": {"<#345>": NO_DISCORD_CHANNEL},
         "discord_token": {
             "xoxb-1": ": that is a token of Slack: use flavor slack, slack_token", OF_DISCORD: AN_ADDRESS,
             "123456789012345678": ": that is an id, no token: Bot, Reset Token, in the developer portal"},
