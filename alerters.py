@@ -2883,10 +2883,7 @@ class SlackAlerter(_ChatAlerter):
         for method, what, mark in (("info", "channel {}", _NOTE), ("history", "may read replies", _BAD)):
             try:
                 found = self._call(f"conversations.{method}", {"channel": channel, "limit": "1"})
-                about = _mapping(found.get("channel"))
-                yield _GOOD, what.format(about.get("name") or channel)
-                if about.get("is_archived"):
-                    yield _BAD, f"channel {channel} is archived: choose another one"
+                yield _GOOD, what.format(_mapping(found.get("channel")).get("name") or channel)
             except DeliveryError as error:
                 yield mark, f"{what.format(channel)}: {error}"
 
@@ -3002,15 +2999,14 @@ class SlackAlerter(_ChatAlerter):
 
     def _with_all_taps(self, question: Question, thread: _Reading) -> _Dict:
         """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
-        row = None
-        if not thread.missing:
-            row = _row_with(thread.rows, "ts", question.ref["ts"])
+        row = _row_with(thread.rows, "ts", question.ref["ts"])
+        lists_all = not thread.missing
         for reaction in _mapping(row).get("reactions") or ():
             users = reaction.get("users") or ()
             decides = question._verdict(str(reaction.get("name")), True)
             if decides and len(users) < reaction.get("count", 0):
-                row = None
-        if row:
+                lists_all = False
+        if row and lists_all:
             return row
         args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
         try:
@@ -3074,7 +3070,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
-        self._call("reactions.add", args, idempotent=True)
+        _retry(self, self._call, "reactions.add", args, idempotent=True)
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
@@ -3092,7 +3088,8 @@ class SlackAlerter(_ChatAlerter):
     def _account(self, until: float | None = None) -> _Dict:
         token = self._secret("slack_token")  # a reference may hold another one by now, even of another app
         if _ACCOUNTS.get(self, {}).get("token") != token:
-            _ACCOUNTS[self] = {**self._call("auth.test", {}, until, idempotent=True), "token": token}
+            told = _retry(self, self._call, "auth.test", {}, until, until=until, idempotent=True)
+            _ACCOUNTS[self] = {**told, "token": token}
         return _ACCOUNTS[self]
 
     def _me(self, until: float | None = None) -> str:
@@ -3240,7 +3237,8 @@ class SlackAlerter(_ChatAlerter):
     def _upload_bytes(self, file: _File, until: float) -> str:
         """Upload the bytes of a file, which nobody sees yet; return its id."""
         about = {"filename": file.name, "length": str(len(file.data))}
-        place = self._call("files.getUploadURLExternal", about, until, idempotent=True)
+        place = _retry(self, self._call, "files.getUploadURLExternal", about, until, until=until,
+                       idempotent=True)
         url = str(place.get("upload_url"))
         if _url_problem(url):
             raise _failure(self._who, "no usable upload address in the answer")
@@ -3255,17 +3253,15 @@ class SlackAlerter(_ChatAlerter):
         return str(place.get("file_id"))
 
     @_documented
-    def _call(self, method: str, args: _Dict, until: float | None = None, idempotent: bool = False) -> _Dict:
-        """Return the answer of a Web API method. idempotent: once more does no harm."""
-        end = until or self._until()
-        if idempotent:
-            return _retry(self, self._call, method, args, end, until=end, idempotent=True)
-        body, kind = _json.dumps(args, allow_nan=False), _AS_JSON
+    def _call(self, method: str, args: _Dict, until: float | None = None) -> _Dict:
+        """Return the answer of a method: docs.slack.dev/reference/methods"""
+        headers = {**_AS_JSON, "Authorization": _Secret("Bearer " + self._secret("slack_token"))}
+        body = _json.dumps(args, allow_nan=False)
         if not method.startswith("chat."):  # the others are documented with forms first
-            body, kind = _urllib_parse.urlencode(args), {"Content-Type": "application/x-www-form-urlencoded"}
-        token = _Secret("Bearer " + self._secret("slack_token"))
+            body = _urllib_parse.urlencode(args)
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
         url, reads = f"{self.slack_api_url.rstrip('/')}/{method}", not method.startswith(_SLACK_WRITES)
-        answer = _http(self, "POST", url, end, [body.encode()], {**kind, "Authorization": token}, reads)
+        answer = _http(self, "POST", url, until or self._until(), [body.encode()], headers, reads)
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
         code = data.get("error")
         if scopes is not None:
@@ -3619,7 +3615,7 @@ class DiscordAlerter(_ChatAlerter):
         """Return the body of an alert or question: embeds in the rich form, content in the plain one."""
         _name_apart(page.files)
         embeds: list[_Dict] = []
-        content, last = "", len(_EMBED)  # so the first part begins an embed
+        content, last = "", 0
         if draft.why_plain:
             content = self._in_words(page)
         elif page.is_first:  # what an embed mentions calls nobody
@@ -3627,16 +3623,19 @@ class DiscordAlerter(_ChatAlerter):
             content = " ".join(map(ping, dict.fromkeys(draft.called)))
         if not draft.why_plain:
             for part, value in self._embed_parts(page):
-                if _EMBED[part] <= last:  # in this embed it would stand above the part before
+                if not embeds or _EMBED[part] <= last:  # Discord would show it above the part before
                     embeds.append({"color": _LEVELS[draft.message.level][1]})
                 last = _EMBED[part]
                 embeds[-1][part] = value
-        shown = re.findall(r"@(&?[0-9]+|here|everyone)\b", content)
-        called = " ".join(sorted(set(shown).intersection(draft.called)))
-        allowed: _Dict = {"parse": [], "users": re.findall(r"(?<!\S)[0-9]+", called),
-                          "roles": re.findall("&([0-9]+)", called)}  # without it Discord lets everything ping
-        if re.search("here|everyone", called):
-            allowed["parse"] = ["everyone"]
+        allowed: _Dict = {"parse": [], "users": [], "roles": []}  # without it Discord lets everything ping
+        shown = set(re.findall(r"@(&?[0-9]+|here|everyone)\b", content))
+        for name in sorted(shown.intersection(draft.called)):
+            if name.startswith("&"):
+                allowed["roles"].append(name[1:])
+            elif name.isdigit():
+                allowed["users"].append(name)
+            else:
+                allowed["parse"] = ["everyone"]
         payload: _Dict = {"content": content, "embeds": embeds, "allowed_mentions": allowed}
         if self.discord_token:
             payload["nonce"], payload["enforce_nonce"] = page.nonce, True
@@ -3723,8 +3722,8 @@ class DiscordAlerter(_ChatAlerter):
             raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
         body, headers = _multipart(*parts)
         if path:
-            url, token = self.discord_api_url.rstrip("/") + path, self._secret("discord_token")
-            headers["Authorization"] = _Secret(f"Bot {token}")
+            url = self.discord_api_url.rstrip("/") + path
+            headers["Authorization"] = _Secret("Bot " + self._secret("discord_token"))
         else:
             url, more = self._secret("discord_webhook_url"), "?wait=true"
             if "?" in url:
