@@ -2887,239 +2887,6 @@ class SlackAlerter(_ChatAlerter):
             except DeliveryError as error:
                 yield mark, f"{what.format(channel)}: {error}"
 
-    def _read_answers(self, question: Question) -> _Reading:
-        """Read the question's thread and its reactions, with one request when nothing has changed."""
-        is_over = self.clock.monotonic() >= question._ends
-        view, shared = self._view_of(question), _Reading([])
-        listens = self.listen == "channel"  # in a thread that is read for all no message counts as plain
-        if question.ref.get("thread_ts") or listens or len(view.questions) > 1:
-            shared = self._read_shared(question)
-        thread = self._thread(question, shared)
-        row = self._with_all_taps(question, thread)
-        answers = self._answers(question, thread.rows, "reply")
-        parts = [thread]
-        if listens:
-            parts.append(shared)
-            if not shared.missing:  # of a part nobody knows what stands above it
-                answers += self._answers(question, shared.rows, "channel")
-        answers.sort(key=operator.itemgetter("at"))
-        taps = []
-        for reaction in row.get("reactions") or ():
-            for user in reaction.get("users") or ():
-                if user not in (self._me(), "USLACKBOT"):
-                    taps.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
-        if is_over:  # no tap tells its time: one that was not there at the first look came too late
-            before = question._memo.setdefault("taps", taps)
-            taps = list(filter(before.__contains__, taps))
-        reading = _Reading(answers + taps, once=view.rationed)
-        reading.author = row.get("user")
-        for part in parts:
-            if part.missing:
-                reading.missing = part.missing
-                # Of the other rows nobody knows what they decide. If there are none, taps decide meanwhile.
-                if part.rows or question._part_unread or not view.rationed:
-                    reading.part_unread = True
-        return reading
-
-    def _thread(self, question: Question, shared: _Reading) -> _Reading:
-        """Return what is in the question's thread, which begins with the question.
-
-        shared: what one conversations.history tells of all: which have new replies, not where some are edited
-        or deleted. So a thread is read again: of many one a second, at the deadline, where something decides.
-        """
-        ts, now = question.ref["ts"], self.clock.monotonic()
-        latest, known, read_at = question._memo.get("thread", (None, [], -_POLL_MAX))
-        row, thread = _row_with(shared.rows, "ts", ts), shared
-        if not question.ref.get("thread_ts"):  # else that thread is what was read for all
-            if row and not row.get("reply_count"):
-                return _Reading([row])
-            due = min(read_at + min(len(self._view_of(question).questions), _POLL_MAX), question._ends)
-            is_fresh = question._fresh_from <= read_at and now < due
-            if row and is_fresh and latest == row.get("latest_reply"):
-                return _Reading([row, *known])
-            thread = self._read(question, "replies", {"ts": ts})
-        row = _row_with(thread.rows, "ts", ts)
-        if not thread.missing:
-            if row is None or row.get("subtype") == "tombstone":
-                raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
-                               hint="begin anew")
-            question._memo["thread"] = row.get("latest_reply"), thread.rows, now
-        return thread
-
-    def _read_view(self, question: Question, refs: list[_Dict]) -> _Reading:
-        in_thread = question.ref.get("thread_ts")
-        if in_thread:
-            return self._read(question, "replies", {"ts": in_thread})
-        refs.sort(key=self._order)
-        args = {"oldest": refs[0]["ts"], "inclusive": "true"}
-        if self.listen == "channel":
-            return self._read(question, "history", args)
-        args["latest"] = refs[-1]["ts"]  # a page for ten: a question that stands in none is read for itself
-        return self._read(question, "history", args, 1 + len(refs) // 10)
-
-    def _read(self, question: Question, kind: str, args: _Dict, most: int | None = None) -> _Reading:
-        """Return rows, which may not be all: some apps may read one page of 15 rows a minute.
-
-        Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
-        Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
-        """
-        view: _SlackView = self._view_of(question)
-        now, rows = self.clock.monotonic(), []
-        ends_soon = now < question._ends < now + _RATION
-        if now < view.free_at or (ends_soon and view.rationed):
-            return _Reading([], _failure(self._who, "Slack rations the reading of answers", cure="again"))
-        try:
-            pages = self._pages(kind, {"channel": question.ref["channel"], **args})
-            for page in itertools.islice(pages, most):
-                rows += page
-                view.widest = max(view.widest, len(page))
-        except DeliveryError as error:
-            if error.status != 429:  # what its body says is not documented
-                raise
-            view.free_at = now + (error.retry_after or _POLL_MIN)
-            # Another app has to wait so long only after many pages.
-            if view.free_at > now + _POLL_MAX and view.widest <= _RATIONED_ROWS:
-                view.rationed = True
-            return _Reading(rows, error.with_traceback(None))  # its frames would keep the view
-        if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:
-            view.rationed = False  # it only had to wait for once
-        view.read_at = {**view.read_at, kind: now}
-        return _Reading(rows)
-
-    def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
-        asked = {**args, "limit": _SLACK_PAGE}
-        for _ in range(50):
-            page = self._call(f"conversations.{kind}", asked, until)
-            yield page["messages"]
-            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
-            if not asked["cursor"]:
-                return
-        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many",
-                       retry_after=_RATION, hint="ask anew, where less is written")
-
-    def _with_all_taps(self, question: Question, thread: _Reading) -> _Dict:
-        """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
-        row = _row_with(thread.rows, "ts", question.ref["ts"])
-        lists_all = not thread.missing
-        for reaction in _mapping(row).get("reactions") or ():
-            users = reaction.get("users") or ()
-            decides = question._verdict(str(reaction.get("name")), True)
-            if decides and len(users) < reaction.get("count", 0):
-                lists_all = False
-        if row and lists_all:
-            return row
-        args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
-        try:
-            return _mapping(self._call("reactions.get", args)["message"])
-        except DeliveryError as error:
-            if error.code != "missing_scope":
-                raise
-        raise _failure(self._who, "not all reactions can be read", code="unread", cure="again")
-
-    def _answer(self, question: Question, row: _Dict, counts_as: str) -> _Dict | None:
-        # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
-        if row.get("subtype") not in (None, "thread_broadcast", "file_share", "me_message"):
-            return None
-        if not counts_as or row.get("user") in (None, "USLACKBOT"):  # no person
-            return None
-        if counts_as == "channel" and self._thread_of(row) != row["ts"]:  # it is in a thread
-            return None
-        # Slack's markup as it was typed: links first, entities last.
-        text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
-        text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
-        text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        answer = {"by": row["user"], "text": text, "via": counts_as, "at": self._order(row),
-                  "asked": self._order(question.ref)}
-        if row.get("edited"):
-            answer.update(first_written=answer["at"], at=self._order(row["edited"]))
-        return answer
-
-    def _order(self, row: _Dict) -> float:
-        return float(row.get("ts") or 0)  # a time; the string itself stays the id
-
-    def _thread_of(self, ref: _Dict) -> str | None:
-        return ref.get("thread_ts") or ref.get("ts")  # it may begin one itself
-
-    def _is_bot(self, row: _Dict) -> bool:
-        return bool(row.get("bot_id"))
-
-    def _forwards(self, row: _Dict) -> bool:
-        return "'is_share': True" in str(row.get("attachments"))
-
-    def _find(self, question: Question) -> _Dict | None:
-        record = question._record
-        return self._find_post(record.where, record.asked, question.token, author=record.author)
-
-    @_documented
-    def _find_post(self, where: _Dict, since: float, needle: str, until: float | None = None,
-                   author: str | None = None) -> _Dict | None:
-        """Return the ref of our, or the author's, message with a text in it, if it was posted."""
-        kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
-        if where["thread"]:
-            kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
-        author = author or self._me(until)
-        for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
-            if row.get("user") == author and needle in str(row):
-                return _slack_ref(where, row)
-        return None
-
-    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
-        ref, said = question.ref, self._note(text, person)
-        payload = {"channel": ref["channel"], "thread_ts": self._thread_of(ref), "text": said}
-        self._call("chat.postMessage", payload)
-
-    def _tap(self, ref: _Dict, emoji: str) -> None:
-        args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
-        _retry(self, self._call, "reactions.add", args, idempotent=True)
-
-    def _take_away(self, ref: _Dict) -> None:
-        self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
-
-    def _link(self, ref: _Dict) -> str | None:
-        # Its form: docs.slack.dev/reference/methods/chat.getPermalink; auth.test tells the rest.
-        url, above = _ACCOUNTS.get(self, {}).get("url"), ref.get("thread_ts")
-        if not url:
-            return None
-        link = f"{url}archives/{ref['channel']}/p{ref['ts'].replace('.', '')}"
-        if above:
-            link += f"?thread_ts={above}&cid={ref['channel']}"
-        return link
-
-    def _account(self, until: float | None = None) -> _Dict:
-        token = self._secret("slack_token")  # a reference may hold another one by now, even of another app
-        if _ACCOUNTS.get(self, {}).get("token") != token:
-            told = _retry(self, self._call, "auth.test", {}, until, until=until, idempotent=True)
-            _ACCOUNTS[self] = {**told, "token": token}
-        return _ACCOUNTS[self]
-
-    def _me(self, until: float | None = None) -> str:
-        return str(self._account(until).get("user_id"))
-
-    def _ready_to_read(self, where: _Dict) -> str:
-        wanted = {"channels:history", "groups:history"}
-        if where["channel"].startswith(("D", "U", "W")):
-            wanted = {"im:history"}
-        missing = wanted.difference(self._account().get("scopes", wanted))
-        try:
-            if missing:  # what kind of channel it is, and which scope that takes, Slack alone knows
-                self._call("conversations.history", {"channel": where["channel"], "limit": "1"})
-        except DeliveryError as error:
-            if error._cure == "people" and error.code != "channel_not_found":  # of a name the id is not known
-                raise
-        return self._me()
-
-    @functools.lru_cache(maxsize=None)  # noqa: B019  # nobody stops being a bot while this runs
-    @_documented
-    def _is_machine(self, user: str) -> bool:
-        if "users:read" not in self._account().get("scopes", ()):
-            return False
-        try:
-            return bool(self._call("users.info", {"user": user})["user"].get("is_bot"))
-        except DeliveryError as error:
-            if error.code not in ("user_not_found", "user_not_visible"):
-                raise
-            return True  # whom nobody knows does not decide
-
     def _measure(self, text: str) -> int:
         return len(text.encode("utf-16-le")) // 2  # how it counts is not documented: the most it can be
 
@@ -3283,6 +3050,239 @@ class SlackAlerter(_ChatAlerter):
             cure = "again"
         raise _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, cure=cure)
 
+    def _link(self, ref: _Dict) -> str | None:
+        # Its form: docs.slack.dev/reference/methods/chat.getPermalink; auth.test tells the rest.
+        url, above = _ACCOUNTS.get(self, {}).get("url"), ref.get("thread_ts")
+        if not url:
+            return None
+        link = f"{url}archives/{ref['channel']}/p{ref['ts'].replace('.', '')}"
+        if above:
+            link += f"?thread_ts={above}&cid={ref['channel']}"
+        return link
+
+    def _account(self, until: float | None = None) -> _Dict:
+        token = self._secret("slack_token")  # a reference may hold another one by now, even of another app
+        if _ACCOUNTS.get(self, {}).get("token") != token:
+            told = _retry(self, self._call, "auth.test", {}, until, until=until, idempotent=True)
+            _ACCOUNTS[self] = {**told, "token": token}
+        return _ACCOUNTS[self]
+
+    def _me(self, until: float | None = None) -> str:
+        return str(self._account(until).get("user_id"))
+
+    def _tap(self, ref: _Dict, emoji: str) -> None:
+        args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
+        _retry(self, self._call, "reactions.add", args, idempotent=True)
+
+    def _take_away(self, ref: _Dict) -> None:
+        self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
+
+    def _ready_to_read(self, where: _Dict) -> str:
+        wanted = {"channels:history", "groups:history"}
+        if where["channel"].startswith(("D", "U", "W")):
+            wanted = {"im:history"}
+        missing = wanted.difference(self._account().get("scopes", wanted))
+        try:
+            if missing:  # what kind of channel it is, and which scope that takes, Slack alone knows
+                self._call("conversations.history", {"channel": where["channel"], "limit": "1"})
+        except DeliveryError as error:
+            if error._cure == "people" and error.code != "channel_not_found":  # of a name the id is not known
+                raise
+        return self._me()
+
+    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
+        ref, said = question.ref, self._note(text, person)
+        payload = {"channel": ref["channel"], "thread_ts": self._thread_of(ref), "text": said}
+        self._call("chat.postMessage", payload)
+
+    def _find(self, question: Question) -> _Dict | None:
+        record = question._record
+        return self._find_post(record.where, record.asked, question.token, author=record.author)
+
+    @_documented
+    def _find_post(self, where: _Dict, since: float, needle: str, until: float | None = None,
+                   author: str | None = None) -> _Dict | None:
+        """Return the ref of our, or the author's, message with a text in it, if it was posted."""
+        kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
+        if where["thread"]:
+            kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
+        author = author or self._me(until)
+        for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
+            if row.get("user") == author and needle in str(row):
+                return _slack_ref(where, row)
+        return None
+
+    def _read_answers(self, question: Question) -> _Reading:
+        """Read the question's thread and its reactions, with one request when nothing has changed."""
+        is_over = self.clock.monotonic() >= question._ends
+        view, shared = self._view_of(question), _Reading([])
+        listens = self.listen == "channel"  # in a thread that is read for all no message counts as plain
+        if question.ref.get("thread_ts") or listens or len(view.questions) > 1:
+            shared = self._read_shared(question)
+        thread = self._thread(question, shared)
+        row = self._with_all_taps(question, thread)
+        answers = self._answers(question, thread.rows, "reply")
+        parts = [thread]
+        if listens:
+            parts.append(shared)
+            if not shared.missing:  # of a part nobody knows what stands above it
+                answers += self._answers(question, shared.rows, "channel")
+        answers.sort(key=operator.itemgetter("at"))
+        taps = []
+        for reaction in row.get("reactions") or ():
+            for user in reaction.get("users") or ():
+                if user not in (self._me(), "USLACKBOT"):
+                    taps.append({"by": user, "text": reaction.get("name"), "via": "reaction"})
+        if is_over:  # no tap tells its time: one that was not there at the first look came too late
+            before = question._memo.setdefault("taps", taps)
+            taps = list(filter(before.__contains__, taps))
+        reading = _Reading(answers + taps, once=view.rationed)
+        reading.author = row.get("user")
+        for part in parts:
+            if part.missing:
+                reading.missing = part.missing
+                # Of the other rows nobody knows what they decide. If there are none, taps decide meanwhile.
+                if part.rows or question._part_unread or not view.rationed:
+                    reading.part_unread = True
+        return reading
+
+    def _read_view(self, question: Question, refs: list[_Dict]) -> _Reading:
+        in_thread = question.ref.get("thread_ts")
+        if in_thread:
+            return self._read(question, "replies", {"ts": in_thread})
+        refs.sort(key=self._order)
+        args = {"oldest": refs[0]["ts"], "inclusive": "true"}
+        if self.listen == "channel":
+            return self._read(question, "history", args)
+        args["latest"] = refs[-1]["ts"]  # a page for ten: a question that stands in none is read for itself
+        return self._read(question, "history", args, 1 + len(refs) // 10)
+
+    def _thread(self, question: Question, shared: _Reading) -> _Reading:
+        """Return what is in the question's thread, which begins with the question.
+
+        shared: what one conversations.history tells of all: which have new replies, not where some are edited
+        or deleted. So a thread is read again: of many one a second, at the deadline, where something decides.
+        """
+        ts, now = question.ref["ts"], self.clock.monotonic()
+        latest, known, read_at = question._memo.get("thread", (None, [], -_POLL_MAX))
+        row, thread = _row_with(shared.rows, "ts", ts), shared
+        if not question.ref.get("thread_ts"):  # else that thread is what was read for all
+            if row and not row.get("reply_count"):
+                return _Reading([row])
+            due = min(read_at + min(len(self._view_of(question).questions), _POLL_MAX), question._ends)
+            is_fresh = question._fresh_from <= read_at and now < due
+            if row and is_fresh and latest == row.get("latest_reply"):
+                return _Reading([row, *known])
+            thread = self._read(question, "replies", {"ts": ts})
+        row = _row_with(thread.rows, "ts", ts)
+        if not thread.missing:
+            if row is None or row.get("subtype") == "tombstone":
+                raise _failure(self._who, "the question was deleted", code="message_not_found", cure="people",
+                               hint="begin anew")
+            question._memo["thread"] = row.get("latest_reply"), thread.rows, now
+        return thread
+
+    def _read(self, question: Question, kind: str, args: _Dict, most: int | None = None) -> _Reading:
+        """Return rows, which may not be all: some apps may read one page of 15 rows a minute.
+
+        Of these nothing is read in the last minute before a deadline, so that it is allowed at the deadline.
+        Source: docs.slack.dev/changelog/2025/05/29/rate-limit-changes-for-non-marketplace-apps
+        """
+        view: _SlackView = self._view_of(question)
+        now, rows = self.clock.monotonic(), []
+        ends_soon = now < question._ends < now + _RATION
+        if now < view.free_at or (ends_soon and view.rationed):
+            return _Reading([], _failure(self._who, "Slack rations the reading of answers", cure="again"))
+        try:
+            pages = self._pages(kind, {"channel": question.ref["channel"], **args})
+            for page in itertools.islice(pages, most):
+                rows += page
+                view.widest = max(view.widest, len(page))
+        except DeliveryError as error:
+            if error.status != 429:  # what its body says is not documented
+                raise
+            view.free_at = now + (error.retry_after or _POLL_MIN)
+            # Another app has to wait so long only after many pages.
+            if view.free_at > now + _POLL_MAX and view.widest <= _RATIONED_ROWS:
+                view.rationed = True
+            return _Reading(rows, error.with_traceback(None))  # its frames would keep the view
+        if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:
+            view.rationed = False  # it only had to wait for once
+        view.read_at = {**view.read_at, kind: now}
+        return _Reading(rows)
+
+    def _pages(self, kind: str, args: _Dict, until: float | None = None) -> Iterator[list[_Dict]]:
+        asked = {**args, "limit": _SLACK_PAGE}
+        for _ in range(50):
+            page = self._call(f"conversations.{kind}", asked, until)
+            yield page["messages"]
+            asked["cursor"] = (page.get("response_metadata") or {}).get("next_cursor")
+            if not asked["cursor"]:
+                return
+        raise _failure(self._who, f"more rows than one poll reads ({kind})", code="too_many",
+                       retry_after=_RATION, hint="ask anew, where less is written")
+
+    def _with_all_taps(self, question: Question, thread: _Reading) -> _Dict:
+        """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
+        row = _row_with(thread.rows, "ts", question.ref["ts"])
+        lists_all = not thread.missing
+        for reaction in _mapping(row).get("reactions") or ():
+            users = reaction.get("users") or ()
+            decides = question._verdict(str(reaction.get("name")), True)
+            if decides and len(users) < reaction.get("count", 0):
+                lists_all = False
+        if row and lists_all:
+            return row
+        args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
+        try:
+            return _mapping(self._call("reactions.get", args)["message"])
+        except DeliveryError as error:
+            if error.code != "missing_scope":
+                raise
+        raise _failure(self._who, "not all reactions can be read", code="unread", cure="again")
+
+    def _answer(self, question: Question, row: _Dict, counts_as: str) -> _Dict | None:
+        # docs.slack.dev/reference/events/message: what people write has one of these subtypes, or none
+        if row.get("subtype") not in (None, "thread_broadcast", "file_share", "me_message"):
+            return None
+        if not counts_as or row.get("user") in (None, "USLACKBOT"):  # no person
+            return None
+        if counts_as == "channel" and self._thread_of(row) != row["ts"]:  # it is in a thread
+            return None
+        # Slack's markup as it was typed: links first, entities last.
+        text = re.sub(r"(<@\w+)\|[^>]*", r"\1", row.get("text") or "")
+        text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
+        text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+        answer = {"by": row["user"], "text": text, "via": counts_as, "at": self._order(row),
+                  "asked": self._order(question.ref)}
+        if row.get("edited"):
+            answer.update(first_written=answer["at"], at=self._order(row["edited"]))
+        return answer
+
+    def _order(self, row: _Dict) -> float:
+        return float(row.get("ts") or 0)  # a time; the string itself stays the id
+
+    def _thread_of(self, ref: _Dict) -> str | None:
+        return ref.get("thread_ts") or ref.get("ts")  # it may begin one itself
+
+    def _is_bot(self, row: _Dict) -> bool:
+        return bool(row.get("bot_id"))
+
+    def _forwards(self, row: _Dict) -> bool:
+        return "'is_share': True" in str(row.get("attachments"))
+
+    @functools.lru_cache(maxsize=None)  # noqa: B019  # nobody stops being a bot while this runs
+    @_documented
+    def _is_machine(self, user: str) -> bool:
+        if "users:read" not in self._account().get("scopes", ()):
+            return False
+        try:
+            return bool(self._call("users.info", {"user": user})["user"].get("is_bot"))
+        except DeliveryError as error:
+            if error.code not in ("user_not_found", "user_not_visible"):
+                raise
+            return True  # whom nobody knows does not decide
+
 
 def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:
     """Return a text object: of words in markup, or of their bare source where Slack would see more in it."""
@@ -3395,14 +3395,6 @@ class DiscordAlerter(_ChatAlerter):
         return ("Open this link, and choose the server that the bot is to join:\nhttps://discord.com/oauth2/"
                 f"authorize?client_id={client}&scope=bot&permissions={_PERMISSIONS}")
 
-    def _can_follow(self, ref: _Dict) -> bool:
-        if self._by_bot() or _forum_thread(ref):
-            return super()._can_follow(ref)
-        return False
-
-    def _take_away(self, ref: _Dict) -> None:
-        self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
-
     def _check_together(self) -> None:
         self._set("discord_channel_id", self.discord_channel_id or self.default_discord_channel_id)
         self._set("default_discord_channel_id", "")
@@ -3432,169 +3424,10 @@ class DiscordAlerter(_ChatAlerter):
         except DeliveryError as error:
             yield _BAD, str(error)
 
-    def _read_answers(self, question: Question) -> _Reading:
-        """Read replies to the question, answers in a thread on it, and reactions. Mostly one request."""
-        channel, mid = question.ref["channel_id"], question.ref["message_id"]
-        rows = self._read_shared(question).rows
-        message = _row_with(rows, "id", mid)
-        if message is None:  # it was deleted, or the channel can no longer be read: this tells
-            message = self._call("GET", f"/channels/{channel}/messages/{mid}")
-        counts_as = ""
-        if self.listen == "channel":
-            counts_as = "channel"
-        if channel == mid:  # a forum's post: the question begins a thread of its own
-            counts_as = "reply"
-        answers = self._answers(question, rows, counts_as)
-        ours = question._record.parts + [mid]
-        for row in rows:
-            ident, flags = row["id"], row.get("flags", 0)
-            if ident in ours and flags & _HAS_THREAD:  # which is a channel with the id of the message
-                thread = self._rows(f"/channels/{ident}/messages", int(ident), absent="10003")
-                answers += self._answers(question, thread, "reply")
-        answers.sort(key=operator.itemgetter("at"))
-        return _Reading(answers + self._read_taps(question, message), once=False)
-
-    def _read_view(self, question: Question, refs: list[_Dict]) -> _Reading:
-        oldest = min(map(self._order, refs))
-        return _Reading(self._rows(f"/channels/{question.ref['channel_id']}/messages", oldest - 1))
-
-    def _rows(self, path: str, after: int, absent: object = "", more: str = "") -> list[_Dict]:
-        """Return all rows after an id. absent: the status or code that means that there are none."""
-        rows: dict[str, _Dict] = {}  # by id, for one may come twice
-        for _ in range(1000):
-            address = f"{path}?limit=100&after={after}{more}"
-            try:
-                if rows:  # of many pages Discord gives a few, and asks to wait for the next
-                    page = _retry(self, self._call, "GET", address)
-                else:
-                    page = self._call("GET", address)
-            except DeliveryError as error:
-                if absent not in (error.status, error.code):
-                    raise
-                return []
-            last = after
-            for row in page:
-                row.pop("referenced_message", None)  # a whole message, whose words are not this one's
-                rows[row["id"]] = row
-                after = max(after, int(row["id"]))
-            if len(page) < 100 or after == last:  # the same page again and again would have no end
-                return list(rows.values())
-        raise _failure(self._who, "more rows than one poll reads", code="too_many")
-
-    def _order(self, row: _Dict) -> int:
-        return int(row.get("id") or row["message_id"])
-
-    def _is_bot(self, row: _Dict) -> bool:
-        author = _mapping(row.get("author"))
-        return any((author.get("bot"), author.get("system"), row.get("webhook_id")))
-
-    def _forwards(self, row: _Dict) -> bool:
-        return "message_snapshots" in row
-
-    def _is_mute(self, row: _Dict) -> bool:
-        """True for a person's message that comes without its content: the Message Content intent is off."""
-        parts = ("content", "attachments", "embeds", "sticker_items", "poll", "message_snapshots")
-        if self._is_bot(row) or row.get("type") not in (_PLAIN, _REPLY):
-            return False
-        return not any(map(row.get, parts))
-
-    def _answer(self, question: Question, row: _Dict, counts_as: str) -> _Dict | None:
-        above, via = _mapping(row.get("message_reference")).get("message_id"), counts_as
-        ours = question._record.parts + [question.ref["message_id"]]
-        if row["type"] == _REPLY and above in ours:
-            via = "reply"
-        elif above or not counts_as or row["type"] != _PLAIN:
-            return None
-        if self._is_mute(row):
-            _warn_once(f"{self._who}: a reply came without its text: {_INTENT}")
-        answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via,
-                  "at": _snowflake_time(row["id"]), "asked": _snowflake_time(question.ref["message_id"])}
-        if row.get("edited_timestamp"):
-            edited = _datetime.datetime.fromisoformat(row["edited_timestamp"].replace("Z", "+00:00"))
-            answer.update(first_written=answer["at"], at=edited.timestamp())
-        if row.get("channel_id") not in (None, question.ref["channel_id"]):  # a thread: there it is answered
-            answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
-        return answer
-
-    def _read_taps(self, question: Question, message: _Dict) -> list[_Dict]:
-        """Return who gave the reactions that decide."""
-        taps = []
-        for reaction in message.get("reactions") or ():
-            if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
-                continue
-            emoji = reaction["emoji"]
-            shown = name = str(emoji["name"])
-            if emoji.get("id"):
-                name = f"{name}:{emoji['id']}"
-                shown = f"<:{name}>"
-            if not question._verdict(shown, True):
-                continue
-            path = _reaction_path(question.ref, name)
-            users = self._rows(path, 0, absent="10014")  # it was taken back meanwhile
-            if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
-                users += self._rows(path, 0, absent="10014", more="&type=1")
-            for user in users:
-                if not user.get("bot"):
-                    taps.append({"by": user["id"], "text": shown, "via": "reaction"})
-        return taps
-
-    @_documented
-    def _find(self, question: Question) -> _Dict | None:
-        record, ref = question._record, None
-        channel, since = record.where["channel"], record.asked - _LOOK_BACK - _DISCORD_EPOCH
-        # A forum, which answers 400, lists no messages of its threads.
-        rows = self._rows(f"/channels/{channel}/messages", int(since * 1000) << 22, absent=400)
-        for row in sorted(rows, key=self._order):
-            if row["author"]["id"] != record.author:
-                continue
-            if question.token in str(row):
-                ref = {"channel_id": channel, "message_id": row["id"]}
-            elif ref and ref["message_id"] in str(row):  # it replies to it, so it is a part of it
-                record.parts.append(row["id"])
-        return ref
-
-    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
-        place, said = question.ref, self._note(text, person)
-        if to:
-            place = to.thread or place
-        called = re.findall("^[0-9]+$", person)
-        payload = {"content": said[:2000], "allowed_mentions": {"parse": [], "users": called},
-                   "message_reference": {"message_id": place["message_id"], "fail_if_not_exists": False}}
-        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
-        if question._decision is None:  # people answer this, too, also after a restart
-            question._take_step(parts=question._record.parts + [str(sent.get("id"))])
-
-    def _tap(self, ref: _Dict, emoji: str) -> None:
-        name = re.sub("<a?:(\\w+:[0-9]+)>|\ufe0f", r"\1", emoji)  # a server's own; no variation selectors
-        path = f"{_reaction_path(ref, _CHARACTERS.get(emoji.strip(':'), name))}/@me"
-        _retry(self, self._call, "PUT", path, idempotent=True)
-
-    def _ready_to_read(self, where: _Dict) -> str:
-        try:
-            self._latest(f"/channels/{where['channel']}", 1)
-        except DeliveryError as error:
-            if error._cure == "people":  # any other trouble may pass
-                raise
-        return self._me()
-
-    @_documented
-    def _latest(self, path: str, count: int) -> list[_Dict]:
-        rows: list[_Dict] = self._call("GET", f"{path}/messages?limit={count}")
-        if rows:
-            return rows
-        # Without Read Message History the list is empty, and only the reading of one message is refused.
-        last = self._call("GET", path).get("last_message_id")
-        try:
-            if last:
-                self._call("GET", f"{path}/messages/{last}")
-        except DeliveryError as error:
-            if error.code != "10008":  # that one was deleted
-                raise
-        return []
-
-    @_documented
-    def _me(self) -> str:
-        return str(_retry(self, self._call, "GET", "/users/@me")["id"])
+    def _can_follow(self, ref: _Dict) -> bool:
+        if self._by_bot() or _forum_thread(ref):
+            return super()._can_follow(ref)
+        return False
 
     def _mark(self, style: str, text: str, url: str) -> str:
         bare = _defuse(text)
@@ -3751,6 +3584,173 @@ class DiscordAlerter(_ChatAlerter):
         if answer.status == 429 and "retry_after" not in known:  # Cloudflare's ban: more tries make it longer
             error._cure = "later"
         raise error
+
+    def _tap(self, ref: _Dict, emoji: str) -> None:
+        name = re.sub("<a?:(\\w+:[0-9]+)>|\ufe0f", r"\1", emoji)  # a server's own; no variation selectors
+        path = f"{_reaction_path(ref, _CHARACTERS.get(emoji.strip(':'), name))}/@me"
+        _retry(self, self._call, "PUT", path, idempotent=True)
+
+    def _take_away(self, ref: _Dict) -> None:
+        self._call("DELETE", f"/channels/{ref['channel_id']}/messages/{ref['message_id']}")
+
+    def _ready_to_read(self, where: _Dict) -> str:
+        try:
+            self._latest(f"/channels/{where['channel']}", 1)
+        except DeliveryError as error:
+            if error._cure == "people":  # any other trouble may pass
+                raise
+        return self._me()
+
+    @_documented
+    def _latest(self, path: str, count: int) -> list[_Dict]:
+        rows: list[_Dict] = self._call("GET", f"{path}/messages?limit={count}")
+        if rows:
+            return rows
+        # Without Read Message History the list is empty, and only the reading of one message is refused.
+        last = self._call("GET", path).get("last_message_id")
+        try:
+            if last:
+                self._call("GET", f"{path}/messages/{last}")
+        except DeliveryError as error:
+            if error.code != "10008":  # that one was deleted
+                raise
+        return []
+
+    @_documented
+    def _me(self) -> str:
+        return str(_retry(self, self._call, "GET", "/users/@me")["id"])
+
+    def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
+        place, said = question.ref, self._note(text, person)
+        if to:
+            place = to.thread or place
+        called = re.findall("^[0-9]+$", person)
+        payload = {"content": said[:2000], "allowed_mentions": {"parse": [], "users": called},
+                   "message_reference": {"message_id": place["message_id"], "fail_if_not_exists": False}}
+        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
+        if question._decision is None:  # people answer this, too, also after a restart
+            question._take_step(parts=question._record.parts + [str(sent.get("id"))])
+
+    @_documented
+    def _find(self, question: Question) -> _Dict | None:
+        record, ref = question._record, None
+        channel, since = record.where["channel"], record.asked - _LOOK_BACK - _DISCORD_EPOCH
+        # A forum, which answers 400, lists no messages of its threads.
+        rows = self._rows(f"/channels/{channel}/messages", int(since * 1000) << 22, absent=400)
+        for row in sorted(rows, key=self._order):
+            if row["author"]["id"] != record.author:
+                continue
+            if question.token in str(row):
+                ref = {"channel_id": channel, "message_id": row["id"]}
+            elif ref and ref["message_id"] in str(row):  # it replies to it, so it is a part of it
+                record.parts.append(row["id"])
+        return ref
+
+    def _read_answers(self, question: Question) -> _Reading:
+        """Read replies to the question, answers in a thread on it, and reactions. Mostly one request."""
+        channel, mid = question.ref["channel_id"], question.ref["message_id"]
+        rows = self._read_shared(question).rows
+        message = _row_with(rows, "id", mid)
+        if message is None:  # it was deleted, or the channel can no longer be read: this tells
+            message = self._call("GET", f"/channels/{channel}/messages/{mid}")
+        counts_as = ""
+        if self.listen == "channel":
+            counts_as = "channel"
+        if channel == mid:  # a forum's post: the question begins a thread of its own
+            counts_as = "reply"
+        answers = self._answers(question, rows, counts_as)
+        ours = question._record.parts + [mid]
+        for row in rows:
+            ident, flags = row["id"], row.get("flags", 0)
+            if ident in ours and flags & _HAS_THREAD:  # which is a channel with the id of the message
+                thread = self._rows(f"/channels/{ident}/messages", int(ident), absent="10003")
+                answers += self._answers(question, thread, "reply")
+        answers.sort(key=operator.itemgetter("at"))
+        return _Reading(answers + self._read_taps(question, message), once=False)
+
+    def _read_view(self, question: Question, refs: list[_Dict]) -> _Reading:
+        oldest = min(map(self._order, refs))
+        return _Reading(self._rows(f"/channels/{question.ref['channel_id']}/messages", oldest - 1))
+
+    def _rows(self, path: str, after: int, absent: object = "", more: str = "") -> list[_Dict]:
+        """Return all rows after an id. absent: the status or code that means that there are none."""
+        rows: dict[str, _Dict] = {}  # by id, for one may come twice
+        for _ in range(1000):
+            address = f"{path}?limit=100&after={after}{more}"
+            try:
+                if rows:  # of many pages Discord gives a few, and asks to wait for the next
+                    page = _retry(self, self._call, "GET", address)
+                else:
+                    page = self._call("GET", address)
+            except DeliveryError as error:
+                if absent not in (error.status, error.code):
+                    raise
+                return []
+            last = after
+            for row in page:
+                row.pop("referenced_message", None)  # a whole message, whose words are not this one's
+                rows[row["id"]] = row
+                after = max(after, int(row["id"]))
+            if len(page) < 100 or after == last:  # the same page again and again would have no end
+                return list(rows.values())
+        raise _failure(self._who, "more rows than one poll reads", code="too_many")
+
+    def _read_taps(self, question: Question, message: _Dict) -> list[_Dict]:
+        """Return who gave the reactions that decide."""
+        taps = []
+        for reaction in message.get("reactions") or ():
+            if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
+                continue
+            emoji = reaction["emoji"]
+            shown = name = str(emoji["name"])
+            if emoji.get("id"):
+                name = f"{name}:{emoji['id']}"
+                shown = f"<:{name}>"
+            if not question._verdict(shown, True):
+                continue
+            path = _reaction_path(question.ref, name)
+            users = self._rows(path, 0, absent="10014")  # it was taken back meanwhile
+            if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
+                users += self._rows(path, 0, absent="10014", more="&type=1")
+            for user in users:
+                if not user.get("bot"):
+                    taps.append({"by": user["id"], "text": shown, "via": "reaction"})
+        return taps
+
+    def _answer(self, question: Question, row: _Dict, counts_as: str) -> _Dict | None:
+        above, via = _mapping(row.get("message_reference")).get("message_id"), counts_as
+        ours = question._record.parts + [question.ref["message_id"]]
+        if row["type"] == _REPLY and above in ours:
+            via = "reply"
+        elif above or not counts_as or row["type"] != _PLAIN:
+            return None
+        if self._is_mute(row):
+            _warn_once(f"{self._who}: a reply came without its text: {_INTENT}")
+        answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via,
+                  "at": _snowflake_time(row["id"]), "asked": _snowflake_time(question.ref["message_id"])}
+        if row.get("edited_timestamp"):
+            edited = _datetime.datetime.fromisoformat(row["edited_timestamp"].replace("Z", "+00:00"))
+            answer.update(first_written=answer["at"], at=edited.timestamp())
+        if row.get("channel_id") not in (None, question.ref["channel_id"]):  # a thread: there it is answered
+            answer["thread"] = {"channel_id": row["channel_id"], "message_id": row["id"]}
+        return answer
+
+    def _order(self, row: _Dict) -> int:
+        return int(row.get("id") or row["message_id"])
+
+    def _is_bot(self, row: _Dict) -> bool:
+        author = _mapping(row.get("author"))
+        return any((author.get("bot"), author.get("system"), row.get("webhook_id")))
+
+    def _forwards(self, row: _Dict) -> bool:
+        return "message_snapshots" in row
+
+    def _is_mute(self, row: _Dict) -> bool:
+        """True for a person's message that comes without its content: the Message Content intent is off."""
+        parts = ("content", "attachments", "embeds", "sticker_items", "poll", "message_snapshots")
+        if self._is_bot(row) or row.get("type") not in (_PLAIN, _REPLY):
+            return False
+        return not any(map(row.get, parts))
 
 
 def _name_apart(files: Sequence[_File]) -> None:
