@@ -4158,9 +4158,8 @@ class SMTPEmailAlerter(BaseAlerter):
             for address in taken:
                 mail.left.remove(address)
                 mail.refused.pop(address, None)
-            with contextlib.suppress(OSError):  # how the server says good-bye does not matter
-                session.sock.patience /= 20
-                session.quit()
+            with contextlib.suppress(OSError):
+                session.putcmd("QUIT")  # how the server says good-bye does not matter
         except (OSError, ValueError) as caught:
             failure = _mail_failure(self._who, caught, in_data)
             if failure.outcome == "unknown" and not mail.unheard:
@@ -4504,8 +4503,6 @@ def _server_words(said: Any) -> str:
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
     """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
     status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
-    if isinstance(words, str):  # the library's own, about a line that is too long
-        status = -1
     said = f"{status} {_server_words(words)}"
     if 400 <= status < 500:
         return _failure(who, said, status=status, cure="again", hint="the server asks to try later")
