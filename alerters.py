@@ -4962,16 +4962,13 @@ def _typed_in_box(seconds: float) -> str | None:
         return None
     line = None
     turn = _threading.Lock()  # whoever takes it first ends the wait: the answer, or the time
-    waiter = _threading.current_thread()
+    waiter = _thread.get_ident()
 
-    def interrupt() -> None:  # nothing else ends the kernel's wait
-        if not turn.acquire(blocking=False):
-            return
-        if waiter is _threading.main_thread():
-            return _thread.interrupt_main()
-        import ctypes  # of asyncio.to_thread, say, where no signal arrives
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(
-            ctypes.c_ulong(waiter.ident or 0), ctypes.py_object(KeyboardInterrupt))
+    def interrupt() -> None:  # nothing else ends the kernel's wait; a signal reaches the main thread alone
+        if turn.acquire(blocking=False):
+            import ctypes
+            ended = ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(waiter), ended)
 
     timer = _threading.Timer(seconds, interrupt)
     timer.daemon = True
