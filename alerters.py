@@ -3864,7 +3864,7 @@ _LINE_KINDS = {  # a line is of the first kind that it fits; those that are not 
                r"(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "rule": r"(?i)-+ Original -+|(?:- )?(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
+    "rule": r"(?i)-+ Original -+|(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
             r"-{4,}(?:(?=.*(?:m[ei][ns]s|es[ak]|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
             r".{,20}(?:(?:\bor|r[iy])[gjx]+in|repli|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
             r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
@@ -3911,17 +3911,14 @@ _CLOSINGS = set("""best kind warm regards wishes br cheers thanks thank you many
     mulțumesc уважением наилучшими пожеланиями спасибо повагою дякую saygılarımla i̇yi çalışmalar hartelijke
     teşekkürler よろしくお願いします よろしくお願いいたします 谢谢 祝好 此致 감사합니다 saludo iyi""".split())
 # What gateways and programs set into a mail; a space is any gap, also with marks of a quote in it.
-_NOTICES = (
+_NOTICES = "|".join((
     r"(?:(?:caution|warning|external email)\W{1,4})?this(?: e-?mail| message)? (?:is|came|originated)"
     r"(?: from| an)* (?:external (?:e-?mail|sender|source)|outside(?: of)? (?:the|your) organi[sz]ation)",
     r"do not click links or open attachments unless you recogni[sz]e the sender and know the content is safe",
     r"you don.t often get email from \S{1,99} learn why this is important(?:(?: at)? https?://aka.ms/\w+)?",
-    r"(?:[*\[](?: )?|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious", "\ufffc",
-    r"(?:non-text part: |attachment: \S{1,99} \()(?:text/html|image/\w+|multipart/\w+)\)?",  # of notmuch
-    r"-----begin pgp (?:signed message-----(?: hash: sha\d+)?|signature-----(?: version: gnupg v[\d.]+)?"
-    r"(?: [a-z\d+/=]{60,76}){1,99}(?: (?![a-z]+\s)[a-z\d+/=]{1,76}){,2} -----end pgp \w+-----)")
-_NOTICE_LINES = (r"(?im)^[>|*\t\x20\[]*(?:(?:" + "|".join(_NOTICES).replace(" ", r"[\s>|]{1,9}")
-                 + r")[\s>|.!*\]<…]*){1,9}$")
+    r"(?:[*\[](?: )?|caution: )external e-?mail", r"zjqcmqryfpfptbanner\w+", "report suspicious", "\ufffc"
+)).replace(" ", r"[\s>|]{1,9}")
+_NOTICE_LINES = rf"(?im)^[>|*\t\x20\[]*(?:(?:{_NOTICES})[\s>|.!*\]<…]*){{1,9}}$"
 _PLACEHOLDER = b"alerters-file-%x"  # in the place of a file until the mail is sent
 _HEAD_FIELDS = "BODY.PEEK[HEADER.FIELDS (SUBJECT IN-REPLY-TO REFERENCES)]<0.30000>"
 

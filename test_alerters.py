@@ -1419,8 +1419,7 @@ ________________________________⏎보낸 사람: {N} <{E}>⏎보낸 날짜: 202
  上午10:12⏎收件人: "{T}"<{T}>;⏎主题: {S}
 From:\t"{N}" <{E}>⏎To:\t{T}⏎Date:\t24.11.2026 10:12⏎Subject:\t{S}⏎⏎[You don't often get email from {E}.\
  Learn why this is important at⏎https://aka.ms/L ]⏎Report Suspicious⏎CAUTION: This is from an⏎external sender.
-- -------- मूल संदेश --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff:\
- {S}
+-------- मूल संदेश --------⏎Von: {N} <{E}>⏎Datum: 24.11.26 10:12 (GMT+01:00)⏎An: {T}⏎Betreff: {S}
 ________________________________⏎差出人: {N} <{E}>⏎送信日時: 2026年11月24日 10:12⏎宛先: {T}⏎件名: {S}
 *From:* {N} <{E}>⏎*Sent:* Tuesday, November 24, 2026 10:12 AM⏎*To:* {T}⏎*Cc:* Carl\
  <carl@example.org>⏎*Subject:* {S}
@@ -1447,8 +1446,8 @@ Télécharger Outlook pour Android<https://aka.ms/x> ¦ Get Outlook for iOS<http
 Yahoo Mail: Search, Organize, Conquer ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Libero Mail
 Hartelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
 CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ /{F}
-Non-text part: text/html⏎Non-text part: image/png ¦ Attachment: a.png (image/png) ¦ *** EXTERNAL EMAIL ***
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
+*** EXTERNAL EMAIL ***
 Odesláno z iPhonu ¦ —⏎{R} ¦ \ufffc⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
 CONDITIONS = re.split(" ¦ |\n", """\
 CAUTION: only for staging ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only Friday
@@ -1458,9 +1457,9 @@ Cordialement, mais attendez ¦ I approve of {E} in general ¦ PS: decline the se
 erst nach 24.11.2026 10:12 ¦ {E}: not before 01.12.2026 ¦ Thanks⏎Hold until Monday ¦ 5:00 pm at the earliest
 24.11.2026 not earlier: ¦ Cheers when Bob agrees ¦ [1:text/a Show] not yet ¦ Thanks, but not today ¦ Deploy?
 On Monday, not today: ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ not before 24.11.2026 ¦ sauf vendredi
------BEGIN PGP SIGNATURE-----⏎not yet⏎-----END PGP SIGNATURE----- ¦ not before 1.12.2026 22:13:20:
-> if the tests pass ¦ Best wait for Bob ¦ Not Before Friday ¦ ask {E} first ¦ Anna said no ¦ {E}: not yet ¦ no
-forget iOS ¦ pero no hoy ¦ 1:text/no ¦ > no ¦ 👎 ¦ Monday@18:00 ¦ after 01 12 2026 08 00 ¦ approve""")
+not before 1.12.2026 22:13:20: ¦ > if the tests pass ¦ Best wait for Bob ¦ Not Before Friday ¦ forget iOS
+ask {E} first ¦ Anna said no ¦ {E}: not yet ¦ no
+pero no hoy ¦ 1:text/no ¦ > no ¦ 👎 ¦ Monday@18:00 ¦ after 01 12 2026 08 00 ¦ approve""")
 OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
@@ -6257,8 +6256,6 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
     layouts += [f"{{A}}\n\n{end}\n\n{ATTRIBUTIONS[0]}\n\n{{Q}}\n" for end in MAIL_ENDS[::2]]
     layouts += [f"{{A}}\n\n{MAIL_HEADS[0].replace('{T}', '{T}; ' * 30)}\n\n{{P}}", "\u200f{A}\u200f"]
     layouts += [*MAIL_PAGES.values(), "{A}\n\n{Q}", "{A}\n\n{P}", "{Q}\n\n{A}", "{A}\n{Q}", "{A}"]
-    layouts += ["-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n{A}\n\n" + ATTRIBUTIONS[0] + "\n{Q}\n\n"
-                f"-----BEGIN PGP SIGNATURE-----\n\n{'iQEz+/8A' * 8}\nbQ==\n=h2\n-----END PGP SIGNATURE-----"]
     dateless = {layout for layout in layouts if re.search("(?m)^[> ]*{N}.{,6}(?: writes|のメール):", layout)}
     for number, (message, name, to) in enumerate(NAMED):
         question = desk.open(message)
