@@ -1068,12 +1068,7 @@ class BaseAlerter(_Record):
              reply_to: Receipt | None = None) -> bool:
         """Return True once the message is delivered. False: it was not (the reason is logged at ERROR)."""
         message, params = _arguments(locals())
-
-        def delivered() -> bool:
-            receipt: Any = self.send(message, params)
-            return receipt is not False  # one's own may return nothing
-
-        return _worked(delivered)
+        return _worked(self.send, message, params)
 
     @_known_keywords
     def ask(self, question: _Text, params: _Params = None, *, title: str | None = None,
@@ -1444,8 +1439,6 @@ class BaseAlerter(_Record):
             body = "\n".join([body or "", "", *how]).lstrip("\n")
         with question._closed_if_stopped():
             receipt = self.send(message._with(_question=question, body=body), params)
-            if not isinstance(receipt, Receipt):  # of one's own flavor, whose question is out by now
-                receipt = Receipt("", {})
             if not _is_plain(receipt.ref):
                 raise ConfigError(f"{self._who}: the Receipt's ref must be a dict of plain JSON")
             if not self._can_follow(receipt.ref):
@@ -1481,11 +1474,16 @@ def _same_form(value: Any) -> Any:
 
 
 def _taking_messages(send: Callable[..., Receipt]) -> Callable[..., Receipt]:
-    """Let a flavor's `send` be called with what a message may be given as; it gets the AlerterMessage."""
+    """Let a flavor's `send` take what a message may be given as, and return a Receipt in any case."""
     @functools.wraps(send)
     def checked(self: BaseAlerter, message: _Text, params: _Params = None) -> Receipt:
         with _one_operation():
-            return _own_code(self._who, send, self, *self._checked(message, params))
+            receipt: Any = _own_code(self._who, send, self, *self._checked(message, params))
+        if receipt is False:
+            raise DeliveryError(f"{self._who}: its own send returned False")
+        if isinstance(receipt, Receipt):
+            return receipt
+        return Receipt(self._label, {})  # one's own may return nothing
 
     checked._takes_messages = True  # type: ignore[attr-defined]
     return checked

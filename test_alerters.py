@@ -7397,6 +7397,9 @@ def test_a_bug_of_an_own_flavor_is_logged_and_breaks_nothing(boards, caplog):
             [record] = [record for record in caplog.records if record.levelname == "ERROR"]
             assert re.match(r"board: an exception in its code\nTrace(?s:.*) in fail", record.getMessage())
             assert "token-of-buggy" not in caplog.text
+    silent = type("Silent", (Board,), {"send": lambda self, *given: False})()
+    assert silent.post("x") is False and caplog.messages[-1] == "board: its own send returned False"
+    pytest.raises(DeliveryError, silent.open_question, "x")  # nobody would see it
 
 
 def test_an_own_flavor_has_fields_of_any_type():
@@ -7429,7 +7432,8 @@ def test_an_own_flavor_has_fields_of_any_type():
     assert dataclasses.asdict(wide) == {
         **given, "names": ("x", "y"), "level": None, "name": "x", "ratio": None, "mention": "",
         "approvers": [], "groups": {"a", "b"}, "passwd": "wide-hidden", "shout": "x!"}
-    assert wide.post("x") and {wide} == {copy.copy(wide)} and "hidden" not in repr([wide, Wide(["x"])])
+    assert wide.post("x") and wide.send("x") == Receipt("wide", {})
+    assert {wide} == {copy.copy(wide)} and "hidden" not in repr([wide, Wide(["x"])])
     assert "passwd" not in wide._where(None, None) and wide._where(None, None)["groups"] == ["a", "b"]
     for wrong in ({"names": ["x", ""]}, {"level": "5"}, {"names": [None]}, {"name": 5}, {"name": "a\nb"},
                   {"ratio": "1"}):
