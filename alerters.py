@@ -328,8 +328,6 @@ def _log(level: str, what: str, *values: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return f"it is no text in {error.encoding}: save it as UTF-8"
     text = ""
     with contextlib.suppress(Exception):  # another's exception may have no text
         text = str(getattr(error, "strerror", None) or error)
