@@ -805,11 +805,10 @@ _TYPES: dict[str, Any] = {"bool": bool, "int": int, "port": int, "float": (int, 
                           "items": object, "": object}  # any other kind is a str
 _UNFILLED = (r"[$'\"]?\{\{.*\}\}['\"]?|\$\{\w+\}|%[A-Z_]+%|\$[A-Z][A-Z0-9]*_[A-Z0-9_]+"
              r"|\$(?:TOKEN|PASSWORD|SECRET|CHANNEL)|\{+\s*(?:env|file)\s*[.:].*")  # the last: a brace short
-_NOBODY = "is a reference that nobody filled in: "
 _STILL = "is still a placeholder: put the real one there"
 _NEVER_RIGHT = (  # what people paste: kinds of fields; a text that never works there; what is said of it
-    ("token password url", _UNFILLED, _NOBODY + "a reference is written {{env.NAME}} or {{file./path}}"),
-    ("id host", _UNFILLED, _NOBODY + "write the value itself"),
+    ("token password url id host", _UNFILLED, "is a reference that nobody filled in: write the value itself; "
+     "a secret may be {{env.NAME}} or {{file./path}}"),
     ("password", r"(?i)<[\w -]*(password|secret)>|your[-_ ](app[-_ ])?password|change-?me", _STILL),
     ("token url id host", r"(?ai)<[^@#!:]*>|.*(\.\.\.|…).*|(xox[a-z]-)?your[-_ ].*|change-?me|[cdgu]0?x{4,}"
      r"|xox[a-z]-[x-]*|https://.*/x{4,}", _STILL),  # C0XXXXXXX, xoxb-xxxx-xxxx

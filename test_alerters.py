@@ -7447,8 +7447,8 @@ def test_an_own_flavor_has_fields_of_any_type():
 HOOK, OF_DISCORD = "https://hooks.slack.com/services/T1/B1/abc", "https://discord.com/api/webhooks/1/abc"
 TOKEN, BOT = {"slack_token": "xoxb-1"}, {"discord_token": "ab.cd.ef"}
 MAIL = {"smtp_server": "smtp.example.org", "sender_email": "bot@example.org"}
-NO_REFERENCE = " is a reference that nobody filled in: a reference is written {{env.NAME}} or {{file./path}}"
-NO_VALUE = " is a reference that nobody filled in: write the value itself"
+NO_REFERENCE = (" is a reference that nobody filled in: write the value itself; "
+                "a secret may be {{env.NAME}} or {{file./path}}")
 STILL_OPEN = " is still a placeholder: put the real one there"
 AN_ADDRESS = " is an address: a webhook's belongs into the field …_webhook_url"
 NO_LINE = " holds a line break or another control character"
@@ -7484,7 +7484,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "<#C012AB|ml>", "ml alerts", HOOK, "xapp-1-a",
                              "'C1'", '"C1"', "“C1”", ".".join(["a" * 20] * 3)),
                             ": that is no channel; its id (C...), at the end of View channel details"),
-            "${CHANNEL}": NO_VALUE, "{{env.CHANNEL}}": NO_VALUE, "C0XXXXXXX": STILL_OPEN,
+            "${CHANNEL}": NO_REFERENCE, "{{env.CHANNEL}}": NO_REFERENCE, "C0XXXXXXX": STILL_OPEN,
             "C1\u2028C": NO_LINE, "xoxb-1": " is a token: put it into slack_token"},
         "slack_api_url": {**dict.fromkeys(("https://slack.com", HOOK), ": write https://slack.com/api"),
             **dict.fromkeys(("slack.com/api", "https://a:b@slack.com/api"),
