@@ -2757,7 +2757,7 @@ _SLACK_PAGE = "100"  # rows: at most 200 are advised, and an answer has to stay 
 _AS_JSON = {"Content-Type": "application/json; charset=utf-8"}
 _SCOPES = {"chat:write": (_BAD, "to post"), "reactions:write": (_NOTE, "to offer one tap"),
            "reactions:read": (_NOTE, "to read all taps"), "files:write": (_NOTE, "for images and long texts")}
-_SLACK_WRITES = ("chat.", "files.complete", "reactions.add")  # methods that change something begin so
+_SLACK_WRITES = ("chat.", "files.complete")  # methods begin so of which once more would do harm
 _MORE_SCOPES = ["channels:history", "groups:history", "channels:read", "groups:read", "users:read"]
 _MISREAD = r"(?<![0-9A-Za-z])([*_~`])(?=\S).{0,500}(?<=\S)\1(?![0-9A-Za-z])"  # marks that nothing escapes
 _SLACK_MARKS = {  # docs.slack.dev/messaging/formatting-message-text
@@ -2999,8 +2999,7 @@ class SlackAlerter(_ChatAlerter):
     def _upload_bytes(self, file: _File, until: float) -> str:
         """Upload the bytes of a file, which nobody sees yet; return its id."""
         about = {"filename": file.name, "length": str(len(file.data))}
-        place = _retry(self, self._call, "files.getUploadURLExternal", about, until, until=until,
-                       idempotent=True)
+        place = _retry(self, self._call, "files.getUploadURLExternal", about, until, until=until)
         url = str(place.get("upload_url"))
         if _url_problem(url):
             raise _failure(self._who, "no usable upload address in the answer")
@@ -3022,8 +3021,8 @@ class SlackAlerter(_ChatAlerter):
         if not method.startswith("chat."):  # the others are documented with forms first
             body = _urllib_parse.urlencode(args)
             headers["Content-Type"] = "application/x-www-form-urlencoded"
-        url, reads = f"{self.slack_api_url.rstrip('/')}/{method}", not method.startswith(_SLACK_WRITES)
-        answer = _http(self, "POST", url, until or self._until(), [body.encode()], headers, reads)
+        url, harmless = f"{self.slack_api_url.rstrip('/')}/{method}", not method.startswith(_SLACK_WRITES)
+        answer = _http(self, "POST", url, until or self._until(), [body.encode()], headers, harmless)
         data, scopes = _mapping(answer.json()), answer.headers.get("X-OAuth-Scopes")
         code = data.get("error")
         if scopes is not None:
@@ -3041,7 +3040,7 @@ class SlackAlerter(_ChatAlerter):
         if details:
             what += f" ({'; '.join(details)})"
         cure = _SLACK_CURES.get(code, "people")
-        if cure == "look" and reads:
+        if cure == "look" and harmless:
             cure = "again"
         raise _failure(self._who, what, status=200, code=code, hints=_SLACK_HINTS, cure=cure)
 
@@ -3058,7 +3057,7 @@ class SlackAlerter(_ChatAlerter):
     def _account(self, until: float | None = None) -> _Dict:
         token = self._secret("slack_token")  # a reference may hold another one by now, even of another app
         if _ACCOUNTS.get(self, {}).get("token") != token:
-            told = _retry(self, self._call, "auth.test", {}, until, until=until, idempotent=True)
+            told = _retry(self, self._call, "auth.test", {}, until, until=until)
             _ACCOUNTS[self] = {**told, "token": token}
         return _ACCOUNTS[self]
 
@@ -3067,7 +3066,7 @@ class SlackAlerter(_ChatAlerter):
 
     def _tap(self, ref: _Dict, emoji: str) -> None:
         args = {"channel": ref["channel"], "timestamp": ref["ts"], "name": _canonical(emoji).strip(":")}
-        _retry(self, self._call, "reactions.add", args, idempotent=True)
+        _retry(self, self._call, "reactions.add", args)
 
     def _take_away(self, ref: _Dict) -> None:
         self._call("chat.delete", {"channel": ref["channel"], "ts": ref["ts"]})
@@ -3196,13 +3195,14 @@ class SlackAlerter(_ChatAlerter):
         except DeliveryError as error:
             if error.status != 429:  # what its body says is not documented
                 raise
-            view.free_at = now + (error.retry_after or _POLL_MIN)
+            wait = error.retry_after or _POLL_MIN
+            view.free_at = now + wait
             # Another app has to wait so long only after many pages.
-            if view.free_at > now + _POLL_MAX and view.widest <= _RATIONED_ROWS:
+            if wait > _POLL_MAX and view.widest <= _RATIONED_ROWS:
                 view.rationed = True
             return _Reading(rows, error.with_traceback(None))  # its frames would keep the view
-        if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:
-            view.rationed = False  # it only had to wait for once
+        if now < view.read_at.get(kind, 0.0) + 0.8 * _RATION:  # which a rationed app may not
+            view.rationed = False
         view.read_at = {**view.read_at, kind: now}
         return _Reading(rows)
 
@@ -3538,27 +3538,27 @@ class DiscordAlerter(_ChatAlerter):
 
     def _send_page(self, draft: _Draft, page: _Page, path: str, payload: _Dict) -> _Dict:
         thread, until = _forum_thread(draft.ref or draft.reply_to), draft.until
+        if thread and not path:
+            path = f"&thread_id={thread}"
         if page.files:  # what is left is for the text alone; a question may have less time than that in all
             until -= min(_SOCKET_TIMEOUT, (until - self.clock.monotonic()) / 2)
-        return self._try(draft, page, until, "POST", path, [payload, *page.files], until, thread,
+        return self._try(draft, page, until, "POST", path, [payload, *page.files], until,
                          idempotent="nonce" in payload)
 
-    def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None,
-              thread: str = "") -> Any:
-        """Return the decoded answer. path: empty for the webhook, which may write in a thread of a forum."""
-        if path and not re.fullmatch(_PATH, path):  # by an id of a record, or of the service itself
-            raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
+    def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
+        """Return the decoded answer. path: of the API; for the webhook, the rest of its query."""
         body, headers = _multipart(*parts)
-        if path:
+        if path.startswith("/"):
+            if not re.fullmatch(_PATH, path):  # by an id of a record, or of the service itself
+                raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
             url = self.discord_api_url.rstrip("/") + path
             headers["Authorization"] = _Secret("Bot " + self._secret("discord_token"))
         else:
             url, more = self._secret("discord_webhook_url"), "?wait=true"
             if "?" in url:
                 more = "&wait=true"
-            if thread:
-                more += f"&thread_id={thread}"
-            url = _Secret(url.replace("/api/webhooks/", "/api/v10/webhooks/") + more)  # pasted: no version
+            url = url.replace("/api/webhooks/", "/api/v10/webhooks/")  # as it is copied it names no version
+            url = _Secret(url + more + path)
         answer = _http(self, method, url, until or self._until(), body, headers, method == "GET")
         data = answer.json()
         if answer.status == 204 and method in ("PUT", "DELETE"):
