@@ -6552,7 +6552,7 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
     if "|" not in lines[start] or not re.fullmatch(_RULE, lines[start + 1].strip()):
         return None
     head, rules = _cells(lines[start]), _cells(lines[start + 1])
-    if not len(rules) == len(head) <= _COLUMNS:  # of more, short rows would grow beyond all memory
+    if len(rules) != len(head) or len(head) > _COLUMNS:  # of more, short rows would fill all memory
         return None
     table = _Block("table", [], head=head)
     for line in itertools.islice(lines, start + 2, None):
@@ -6836,7 +6836,6 @@ def _check_regular(place: Any) -> None:
 
 
 # === HTTP and TLS ===
-_HAS_SETTINGS = sys.platform in ("win32", "darwin")  # for a proxy; elsewhere it takes a variable
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _AGENT = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"  # as Discord wants it
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
@@ -7079,7 +7078,8 @@ class _Proxy:
 
 
 def _proxy_for(who: str, host: str, port: int) -> _Proxy | None:
-    asked = _HAS_SETTINGS or "_proxy" in " ".join(os.environ).lower()
+    # Windows and macOS have settings for a proxy; elsewhere it takes a variable.
+    asked = sys.platform in ("win32", "darwin") or "_proxy" in " ".join(os.environ).lower()
     if not asked or _is_loopback(host) or _urllib_request.proxy_bypass(_netloc(host, port)):
         return None
     found = _Hidden(_urllib_request.getproxies())
@@ -7271,11 +7271,14 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
 
 
 def _place_of(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port of an address."""
     parts = _urllib_parse.urlsplit(url)
-    return parts.scheme, _host_of(parts), parts.port or {"http": 80}.get(parts.scheme, 443)
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    return parts.scheme, _host_of(parts), parts.port or usual
 
 
 def _reach(who: str, place: tuple[str, str, int], deadline: float) -> _Wire:
+    """Return a connection to a place: the one that is kept, if it is still open, or a new one."""
     kept = (_WIRES.get() or {}).pop(place, None)
     if kept and kept.is_quiet():
         kept.deadline = deadline
