@@ -5016,7 +5016,7 @@ def _flavor(given: object, data: _Dict | None = None, place: str = "") -> type[B
     name = str(given)
     if name in FLAVORS:
         return FLAVORS[name]
-    own = _sound(data or StackStore()._load(), "flavors")
+    own = _usable(data or StackStore()._load(), "flavors")
     _check_known(f"{place}no flavor", name, {*FLAVORS, *own})
     return register_flavor(own[name])
 
@@ -5096,7 +5096,7 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
 # === The store ===
 _CONFIG_FOLDER = "APPDATA" if os.name == "nt" else "XDG_CONFIG_HOME"  # the variable that names it
 _BUSY = PermissionError if os.name == "nt" else BlockingIOError  # by which a file is another's just now
-_IS_SOUND: dict[str, Callable[[Any], bool]] = {  # an entry of another shape is set aside, and kept
+_FITS: dict[str, Callable[[Any], bool]] = {  # an entry of another shape is set aside, and kept
     "flavors": lambda entry: isinstance(entry, str),
     "alerters": lambda entry: isinstance(entry, dict) and isinstance(entry.get("flavor"), str),
     "stacks": lambda entry: isinstance(entry, list) and set(map(type, entry)) == {str}}
@@ -5158,7 +5158,7 @@ class StackStore:
         """Remove an alerter that no stack names."""
         with self._changing() as data:
             self._entry(data, "alerters", name)
-            for stack, members in _sound(data, "stacks").items():
+            for stack, members in _usable(data, "stacks").items():
                 if name in members:
                     raise ConfigError(f"alerter {name!r} is in the stack {stack}: delete that first")
             del data["alerters"][name]
@@ -5166,7 +5166,7 @@ class StackStore:
     def alerters(self) -> dict[str, dict[str, Any]]:
         """Return {name: fields}, "flavor" among them; the repr of a secret is masked."""
         data = self._load()
-        found: dict[str, _Dict] = _sound(data, "alerters")
+        found: dict[str, _Dict] = _usable(data, "alerters")
         for entry in found.values():
             secrets = [name for name in entry if re.search(_SECRET_NAME, name.lower())]
             with contextlib.suppress(ConfigError):  # one that cannot be imported is judged by its names
@@ -5211,7 +5211,7 @@ class StackStore:
 
     def stacks(self) -> dict[str, list[str]]:
         """Return {name: [alerter, …]}."""
-        return dict(_sound(self._load(), "stacks"))
+        return dict(_usable(self._load(), "stacks"))
 
     def active_stack(self) -> str:
         """Return the name of the stack in use; `$ALERTERS_STACK` chooses one for this process."""
@@ -5251,7 +5251,7 @@ class StackStore:
     def _entry(self, data: _Dict, kind: str, name: Any) -> Any:
         one, entries = kind[:-1], data[kind]
         _check_known(f"no {one}", name, entries)
-        if not _IS_SOUND[kind](entries[name]):
+        if not _FITS[kind](entries[name]):
             raise ConfigError(f"{one} {name!r} has a wrong form in {self.path}: mend or remove it there")
         return entries[name]
 
@@ -5393,9 +5393,9 @@ def _when_free(seconds: float, work: Callable[..., _T], *given: Any) -> _T:
         time.sleep(0.01)
 
 
-def _sound(data: Mapping[str, Any], kind: str) -> _Dict:
-    entries = data.get(kind, {}).items()
-    return _Hidden((name, entry) for name, entry in entries if _IS_SOUND[kind](entry))
+def _usable(data: Mapping[str, Any], kind: str) -> _Dict:
+    fits, entries = _FITS[kind], data.get(kind, {})
+    return _Hidden({name: entry for name, entry in entries.items() if fits(entry)})
 
 
 def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> None:
@@ -5474,15 +5474,14 @@ def _facts(source: Any, **paths: str) -> _Dict:
 
 def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *more: Any) -> AlerterMessage:
     """Each framework calls it in a way of its own. Of what it hands over only what is named here goes out."""
-    if first is None:
-        first = named.get("context")  # so one's own callback may hand it on
     facts: _Dict = {"error": first}
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
         kind = "task"
         facts.update(_facts(named, task="sender.name", task_id="task_id"))
     elif "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
-        kind, how, facts = _prefect_facts(failed, *named.values())
+        work, run = named.get("flow", named.get("task")), named.get("flow_run", named.get("task_run"))
+        kind, how, facts = _prefect_facts(failed, work, run, named["state"])
     elif first is None or isinstance(first, (BaseException, str)):
         with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
             now = sys.modules["zenml"].get_step_context()
@@ -7359,7 +7358,7 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
 def _add_fields(parser: _argparse.ArgumentParser) -> None:
     """Take the fields of all flavors as options, and list as `fields` what is given, as NAME=VALUE."""
     data = StackStore()._load()
-    for flavor in {**FLAVORS, **_sound(data, "flavors")}:
+    for flavor in {**FLAVORS, **_usable(data, "flavors")}:
         with contextlib.suppress(ConfigError):  # one's own, which cannot be imported from here
             for name, field in _fields_of(_flavor(flavor, data)).items():
                 about = field.metadata.get("about", "").replace("%", "%%")
@@ -7640,7 +7639,7 @@ def _cmd_stacks(options: Any) -> None:
 
 
 def _cmd_flavors(options: Any) -> None:
-    own = _sound(StackStore()._load(), "flavors")
+    own = _usable(StackStore()._load(), "flavors")
     for name in {**FLAVORS, **own}:
         line = str(own.get(name) or FLAVORS[name].__doc__).partition("\n")[0]
         _print(f"{name:<12} {line.rstrip('.')}")

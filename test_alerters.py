@@ -7943,7 +7943,7 @@ FAILURES = [((), "step failed", None, {}), ((GONE, RUN), "step failed", GONE, {}
     *[((airflow_context(GONE, state=state, try_number=tries),), f"train failed{more}", GONE,
        {**TRAIN, "try": f"{tries} of 4"}) for state, tries, more in (
        ("failed", 4, ""), ("failed", 2, ""), ("up_for_retry", 4, ", will retry"), (None, 3, ", will retry"))],
-    ({"context": AirflowContext(airflow_context(GONE))}, "train failed", GONE, TRAIN),
+    ((AirflowContext(airflow_context(GONE)),), "train failed", GONE, TRAIN),
     ((airflow_context("killed <SIGKILL>"),), "train failed", "killed <SIGKILL>", TRAIN),
     (({**DAG, "reason": "task_failure"},), "nightly failed", None, {**DAG_FACTS, "reason": "task_failure"}),
     *[((Flow(), RUN, given), f"nightly {how}", error, {**OTTER, "state": given.name})
