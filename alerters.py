@@ -5131,7 +5131,7 @@ class StackStore:
         fields = _Hidden(fields)
         return self._put_alerter(name, fields, new=False)
 
-    def _put_alerter(self, name: str, fields: _Dict, new: bool, use: bool = False) -> BaseAlerter:
+    def _put_alerter(self, name: str, fields: _Dict, new: bool) -> BaseAlerter:
         with self._changing() as data:
             entry = _Hidden()
             if new:
@@ -5148,10 +5148,6 @@ class StackStore:
                     del entry[field]
             value = None  # in no traceback that shows locals
             data["alerters"][name] = entry
-            if use:  # in the same step: what is half done could not be done again
-                stacks = data["stacks"]
-                _check_new("stack", name, stacks, "choose another name")
-                stacks[name], data["active_stack"] = [name], name
             return self._built(data, name, entry)
 
     def delete_alerter(self, name: str) -> None:
@@ -5221,10 +5217,7 @@ class StackStore:
         """Return an alerter by name, or the one in use: $ALERTERS_FLAVOR, or first of the active stack."""
         if name is None and os.environ.get("ALERTERS_FLAVOR"):
             return _from_environment()
-        first = self._alerters_of(name)[0]
-        if isinstance(first, _Broken):
-            raise first.error
-        return first
+        return self._alerters_of(name)[0]
 
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         data = self._load()  # once: another process may make another stack active meanwhile
@@ -7550,11 +7543,12 @@ def _cmd_register(options: Any) -> None:
         if not works:
             raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
                                 hint="mend what is said above, and try again")
-    store._put_alerter(name, {"flavor": options.flavor, **fields}, True, use)
+    store._put_alerter(name, {"flavor": options.flavor, **fields}, new=True)
     if not use:
         how = f"{_program()} stack register {name} -al {name} --set"
         _print(f"alerter {name} is registered; put it to use by: {how}")
         return
+    store.register_stack(name, name, activate=True)
     _print(f'alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} post "Hello"')
 
 
