@@ -5069,11 +5069,7 @@ def _from_environment() -> BaseAlerter:
 
 def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | None = None) -> str:
     """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or ""."""
-    places: dict[str, list[str]] = {}
-    for flavor, cls in FLAVORS.items():
-        for field in _fields_of(cls):
-            places.setdefault(field, []).append(flavor)
-    stray = ""
+    fields, stray = {field: cls for cls in FLAVORS.values() for field in _fields_of(cls)}, ""
     for variable in sorted(os.environ):
         before, ours, name = variable.lower().partition("alerters_")
         if before or not ours or not os.environ[variable] or name in _CHOOSING:
@@ -5081,14 +5077,14 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
         if f"env.{variable}" in _json.dumps(alerters):  # one of them refers to it
             continue
         said = ""
-        if name not in places:
-            meant = _nearest(name, [*(own or places), *_CHOOSING], 0.75)  # 0.65: TASK is STACK
+        if name not in fields:
+            meant = _nearest(name, [*(own or fields), *_CHOOSING], 0.75)  # 0.65: TASK is STACK
             if meant:
                 said = f"${variable}: did you mean $ALERTERS_{meant.upper()}?"
             if meant in _CHOOSING:  # without it another place than was meant would be used
                 raise ConfigError(said)
         elif own is None:
-            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(places[name])}"
+            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(_BUILT_IN)}"
         stray = stray or said
     return stray
 
