@@ -685,11 +685,11 @@ def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Param
     return all(results)
 
 
-def _in_thread(name: str, work: Callable[..., object], *given: Any) -> _threading.Thread:
+def _in_thread(name: str, work: Callable[..., object], *given: Any, daemon: bool = True) -> _threading.Thread:
     """Do it in a thread; right here where none can be had, as in a subinterpreter, or while Python ends."""
     thread = _threading.Thread(target=work, args=given, name=f"alerters-{name}")
     try:
-        thread.daemon = True
+        thread.daemon = daemon
         thread.start()
     except RuntimeError:
         work(*given)
@@ -5583,14 +5583,11 @@ class _Watch:
         return self.__enter__()
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        worker = _in_thread("watch", self.__exit__, kind, error, trace)  # so that the event loop goes on
+        # A thread, so that the event loop goes on; Python waits for it, even if this is cancelled meanwhile.
+        worker = _in_thread("watch", self.__exit__, kind, error, trace, daemon=False)
         with contextlib.suppress(RuntimeError):  # this is no loop of asyncio
-            try:
-                while worker.is_alive() and not isinstance(error, GeneratorExit):  # which forbids to await
-                    await _asyncio.sleep(0.01)
-            except (_asyncio.CancelledError, GeneratorExit):  # the program may end before all is told
-                atexit.register(worker.join, _SEND_BUDGET)
-                raise
+            while worker.is_alive() and not isinstance(error, GeneratorExit):  # which forbids to await
+                await _asyncio.sleep(0.01)
         if worker.is_alive():
             worker.join()
 
@@ -5602,6 +5599,10 @@ class _Watch:
         name = self.name or getattr(function, "__qualname__", "Job")
         each = functools.partial(_Watch, name, self.on_success, self.longer_than, self.alerter)
         is_coroutine = _inspect.iscoroutine  # what follows goes to other machines (Ray, Dask) by its values
+
+        async def awaited(work: Any) -> Any:
+            async with each():
+                return await work
 
         def plain(*args: Any, **kwargs: Any) -> Any:
             with each() as block:  # one for each call, since calls may overlap
@@ -5615,12 +5616,8 @@ class _Watch:
             with each():
                 return (yield from function(*args, **kwargs))
 
-        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:  # as others are to see that it is one
             return await plain(*args, **kwargs)
-
-        async def awaited(work: Any) -> Any:
-            async with each():
-                return await work
 
         wrapper: Any = plain
         if _inspect.iscoroutinefunction(function):
