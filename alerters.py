@@ -6172,7 +6172,8 @@ class _Signals:
             del self.came[:len(heard)]
 
     def _ask_witness(self) -> None:
-        self.heard = b""  # of the news, what the job has got, too
+        """Learn what the whole group, and so the job, got since the last time."""
+        self.heard = b""
         if self._witness:
             try:
                 self._witness.send(b"?")
@@ -6189,6 +6190,7 @@ class _Signals:
             _signal.raise_signal(number)
 
     def news(self) -> bytes:
+        """Return the signals that came since the last time; `heard` tells which of them the job has, too."""
         if not self.came:
             return b""
         time.sleep(_GROUP_TIME)
