@@ -593,10 +593,9 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
         if not isinstance(error, BaseException):
             raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
         body = f"{message.body or ''}\n\n{_fenced(_Trace(error).headed)}"
-        level = message.level
-        if level == "info" and not given["level"]:
-            level = "error"
-        message = message._with(body=body.lstrip("\n"), level=level)
+        message = message._with(body=body.lstrip("\n"))
+        if message.level == "info" and not given["level"]:
+            message = message._with(level="error")
     if above is not None:
         if not isinstance(above, Receipt):
             raise ConfigError(f"reply_to must be the Receipt that send returned, not {_kind_of(above)}")
@@ -742,7 +741,7 @@ def _decide(targets: list[BaseAlerter], message: AlerterMessage, params: _Params
     able, reasons = {}, []
     for target in targets:
         reason = target._cannot_ask()
-        if reason:
+        if reason and not target._overrides("ask"):
             reasons.append(f"{target._who}: {reason}")
         else:
             able[target._origin[0]] = target
@@ -1215,7 +1214,7 @@ class BaseAlerter(_Record):
 
     def _cannot_ask(self) -> str:
         """Return why it cannot be asked, or an empty string."""
-        if self._overrides("replies") or self._overrides("ask"):
+        if self._overrides("replies"):
             return ""
         return "it has no replies(question)"
 
@@ -1348,8 +1347,6 @@ class BaseAlerter(_Record):
         """Return the question, posted; None: its key is held, has just ended, or is another's of `stack`."""
         message, params = self._checked(message, params)
         problem = self._cannot_ask()
-        if not problem and not self._overrides("replies"):
-            problem = "it has its own ask alone, so no question can stay open"
         if problem:
             raise AskNotSupported(f"{self._who}: nobody can be asked here: {problem}")
         if key is not None and not (isinstance(key, str) and key.strip()):

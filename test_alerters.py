@@ -7617,6 +7617,9 @@ def test_a_flavor_that_cannot_ask_or_send_says_so(received):
             (Teams("https://example.org/hook"), "a webhook can only post; asking needs another flavor")):
         for way in (alerter.ask, alerter.decide, alerter.open_question):
             pytest.raises(AskNotSupported, way, "Deploy?", key="k").match(why)
+    alone = type("Alone", (received.alerter,), {"ask": lambda self, *given, **named: True})()
+    assert alone.decide("Deploy?") and decide("Deploy?", alerter=alone)
+    pytest.raises(AskNotSupported, alone.open_question, "Deploy?").match("recorder.*replies")
     assert (received, _records()) == ([], {})  # refused before anything was posted
     with pytest.raises(ConfigError, match="flavor nothing has no send"):
         dataclasses.dataclass(type("Nothing", (BaseAlerter,), {"flavor": "nothing"}))().post("x")
