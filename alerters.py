@@ -1585,10 +1585,8 @@ def _names(value: Any, what: str, commas: bool = False) -> tuple[str, ...]:
         return ()
     if commas and isinstance(value, str):
         value = value.split(",")
-    if isinstance(value, (str, int)):
+    if isinstance(value, (str, bytes, bytearray)) or not hasattr(value, "__iter__"):
         value = [value]
-    if isinstance(value, (bytes, bytearray)) or not hasattr(value, "__iter__"):
-        value = ()
     names = []
     for item in value:
         if isinstance(item, int):
@@ -2059,7 +2057,7 @@ class Question:
         if decision and reading.part_unread:  # it is an approval
             what = "what may decline it cannot be read"
             raise _failure(self.alerter._who, what, code="unread", cure="again")
-        if not (decision is None or self._was_decided or reading.looks_once):
+        if decision is not None and not (self._was_decided or reading.looks_once):
             self._was_decided, self._fresh_from = True, self.alerter.clock.monotonic()
             again = self._look(began)  # one step may have missed what stood before that which decides
             if not self._reading.looks_once:  # else the service refused just now to be read twice
