@@ -2203,10 +2203,7 @@ class Question:
         how, said = "timeout, nobody decided", "Nobody decided in time. This question is closed."
         if decision.by:
             how = f"{decision.status} by {decision.by} ({decision.via})"
-            people = [decision.by]
-            if decision:
-                people += decision.approvals[:-1]  # the last one is who decided
-            said = f"{decision.status.capitalize()} by {', '.join(people)}."
+            said = f"{decision.status.capitalize()} by {decision.by}."
         _log("info", "%s: %r: %s", self.alerter._who, self._record.text, _one_line(how))
         with self._working():
             self._say(said, decision.by or "")
