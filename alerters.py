@@ -1823,7 +1823,7 @@ class _Reply:
     """What a person wrote or tapped, made from one of the dicts that a flavor's `replies` returns."""
     by, text, via = "", "", "reply"  # the user id; as written, or the emoji; as in a Decision
     at: float | None = None  # when it was written or last edited, by the service's clock; None: not known
-    asked: float | None = None  # when the question was posted, by that clock
+    posted: float | None = None  # when the question was, by that clock
     first_written: float = 0.0  # when, if it was edited or may have been moved since: it may have come first
     thread: Any = None  # where to answer it, if not at the question; a flavor's own
     means: Decision  # what an answer would decide; the look that reads it sets this and the next
@@ -2083,10 +2083,9 @@ class Question:
                 until = max(self._gives_up, until)
             return self._began_late or began > until
         is_over = self.alerter.clock.monotonic() > self._ends
-        if not reply.asked:
+        if not reply.posted:  # then nobody knows how its clock differs from ours
             return is_over and reply.at > self.deadline
-        # How far the service's clock is ahead of ours: by so much its time of the post differs from ours.
-        ahead = reply.asked - (self._record.posted or self._record.asked)
+        ahead = reply.posted - (self._record.posted or self._record.asked)  # the service's clock, of ours
         if not (is_over or self._is_resumed):  # else our clock of now may not be the one it was posted by
             ahead += _SEND_BUDGET  # it is in time, unless this machine was suspended
         return reply.at > self.deadline + ahead
@@ -3241,7 +3240,7 @@ class SlackAlerter(_ChatAlerter):
         text = re.sub(r"<(?=https?:|mailto:)(?:[^>|]*\|)?([^>]*)>", r"\1", text)
         text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         answer = {"by": row["user"], "text": text, "via": counts_as, "at": self._order(row),
-                  "asked": self._order(question.ref)}
+                  "posted": self._order(question.ref)}
         if row.get("edited"):
             answer.update(first_written=answer["at"], at=self._order(row["edited"]))
         return answer
@@ -3714,7 +3713,7 @@ class DiscordAlerter(_ChatAlerter):
         if self._is_mute(row):
             _warn_once(f"{self._who}: a reply came without its text: {_INTENT}")
         answer = {"by": row["author"]["id"], "text": row.get("content"), "via": via,
-                  "at": _snowflake_time(row["id"]), "asked": _snowflake_time(question.ref["message_id"])}
+                  "at": _snowflake_time(row["id"]), "posted": _snowflake_time(question.ref["message_id"])}
         if row.get("edited_timestamp"):
             edited = _datetime.datetime.fromisoformat(row["edited_timestamp"].replace("Z", "+00:00"))
             answer.update(first_written=answer["at"], at=edited.timestamp())
