@@ -2112,8 +2112,8 @@ class Question:
         First count words as they were written, then taps, of which no service tells the time. So a declining
         one wins, as does an edit; one that may have come too late stops an approval, and else is nothing.
         """
-        record, last, latest = self._record, None, 0.0
-        approvals: dict[str, str] = {}  # person: user id
+        record, latest = self._record, 0.0
+        approvals: dict[str, _Reply] = {}  # person: the first one
         for reply in sorted(answers, key=operator.attrgetter("is_tap", "late")):
             user, declines, counts = reply.by, reply.means.status == "declined", not reply.late
             if len(approvals) >= record.minimum_approvals:
@@ -2123,13 +2123,16 @@ class Question:
             if not counts or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
             if declines:
-                return dataclasses.replace(reply.means, approvals=tuple(approvals.values()))
+                people = [given.by for given in approvals.values()]
+                return dataclasses.replace(reply.means, approvals=tuple(people))
             if self.alerter._person(user) not in approvals:
-                approvals[self.alerter._person(user)], last = user, reply.means
-                latest = max(latest, last.at)
-        self._approvals = tuple(approvals.values())
-        if last and len(approvals) >= record.minimum_approvals:
-            return dataclasses.replace(last, approvals=self._approvals)
+                approvals[self.alerter._person(user)] = reply
+                latest = max(latest, reply.means.at)
+        told = record.acknowledged  # they stand first, for nobody knows when a tap was given
+        given = sorted(approvals.values(), key=lambda reply: [*told, reply.by].index(reply.by))
+        self._approvals = tuple(reply.by for reply in given)
+        if given and len(given) >= record.minimum_approvals:
+            return dataclasses.replace(given[-1].means, approvals=self._approvals)
         return None
 
     def _acknowledge(self) -> None:
