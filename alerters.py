@@ -6578,7 +6578,7 @@ def _aligned(block: _Block) -> _Block:
     for row in rows:
         line = ""
         for cell, width, side in zip(row, widths, block.sides):
-            room = width - _width(cell) + len(cell)
+            room = max(width - _width(cell), 0) + len(cell)
             line += f"{cell:{side}{room}}  "
         lines.append(line.rstrip())
     if len(lines[0]) > _HEAD_WIDTH:

@@ -1969,7 +1969,7 @@ def test_a_long_table_is_split_between_rows_and_has_its_head_on_each_message(cha
         heads = [text.count(f"```\n{head[0]}\n{head[1]}\n") for text in texts]
         assert len(texts) > 1 and set(heads) == {1}, kind
         _forget(service)
-        wide = "|".join(f"{n:040}" for n in range(50))  # its head would fill each message
+        wide = "|".join(f"{n:040}" for n in range(50)) + "名" * 45  # its head would fill each message
         alerter.send("\n".join([wide, "|".join("-" * 50), *[wide] * 3]))
         assert len(re.findall("0{38}", _seen(kind, service))) == 200, kind
         assert _trouble(service) == [] and len(service.posted) <= 5
