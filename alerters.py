@@ -1939,10 +1939,10 @@ class Question:
                 self.alerter._join(self)
                 while True:
                     decision, now = self._poll(due), clock.monotonic()
-                    if decision is None and now >= until:
-                        decision = Decision("timeout", at=clock.now(), approvals=self._approvals)
                     if decision is not None:
                         return decision
+                    if now >= until:
+                        return Decision("timeout", at=clock.now(), approvals=self._approvals)
                     due = self._next
                     if now < due:
                         self.alerter._pause(self, min(due, until) - now)
