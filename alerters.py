@@ -3532,12 +3532,13 @@ class DiscordAlerter(_ChatAlerter):
             path = f"&thread_id={thread}"
         if page.files:  # what is left is for the text alone; a question may have less time than that in all
             until -= min(_SOCKET_TIMEOUT, (until - self.clock.monotonic()) / 2)
-        return self._try(draft, page, until, "POST", path, [payload, *page.files], until,
+        return self._try(draft, page, until, "POST", path, payload, page.files, until,
                          idempotent="nonce" in payload)
 
-    def _call(self, method: str, path: str, parts: Sequence[Any] = (), until: float | None = None) -> Any:
+    def _call(self, method: str, path: str, payload: _Dict | None = None, files: Sequence[_File] = (),
+              until: float | None = None) -> Any:
         """Return the decoded answer. path: of the API; for the webhook, the rest of its query."""
-        body, headers = _multipart(*parts)
+        body, headers = _multipart(payload, files)
         if path.startswith("/"):
             if not re.fullmatch(_PATH, path):  # by an id of a record, or of the service itself
                 raise _failure(self._who, "what stands in place of an id is none of Discord's", cure="people")
@@ -3558,8 +3559,8 @@ class DiscordAlerter(_ChatAlerter):
         if answer.status in (200, 201) and (listed or re.fullmatch(_SNOWFLAKE, str(known.get("id")))):
             return data
         code = str(known.get("code") or "")
-        if code == "160002" and parts and parts[0].pop("message_reference", None):
-            return self._call(method, path, parts, until)  # a reply takes Read Message History
+        if code == "160002" and payload and payload.pop("message_reference", None):
+            return self._call(method, path, payload, files, until)  # a reply takes Read Message History
         what, hints = f"{code} {known.get('message')}".strip(), _DISCORD_HINTS
         if not known.get("message"):
             what, hints = f"HTTP {answer.status}, no answer of Discord", {}
@@ -3612,7 +3613,7 @@ class DiscordAlerter(_ChatAlerter):
         called = re.findall("^[0-9]+$", person)
         payload = {"content": said[:2000], "allowed_mentions": {"parse": [], "users": called},
                    "message_reference": {"message_id": place["message_id"], "fail_if_not_exists": False}}
-        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", [payload])
+        sent = self._call("POST", f"/channels/{place['channel_id']}/messages", payload)
         if question._decision is None:  # people answer this, too, also after a restart
             question._take_step(parts=question._record.parts + [str(sent.get("id"))])
 
@@ -3767,7 +3768,7 @@ def _snowflake_time(snowflake: str) -> float:
     return (int(snowflake) >> 22) / 1000 + _DISCORD_EPOCH
 
 
-def _multipart(payload: _Dict | None = None, *files: _File) -> tuple[list[bytes], dict[str, str]]:
+def _multipart(payload: _Dict | None, files: Sequence[_File]) -> tuple[list[bytes], dict[str, str]]:
     """Return body and header: nothing, JSON alone, or multipart/form-data with payload_json and files[0]…"""
     if payload is None:
         return [], {}
