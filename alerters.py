@@ -5060,7 +5060,8 @@ def _from_environment() -> BaseAlerter:
 
 def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | None = None) -> str:
     """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or ""."""
-    fields, stray = {field: cls for cls in FLAVORS.values() for field in _fields_of(cls)}, ""
+    fields = {field: cls for cls in FLAVORS.values() for field in _fields_of(cls)}
+    stray = ""
     for variable in sorted(os.environ):
         before, ours, name = variable.lower().partition("alerters_")
         if before or not ours or not os.environ[variable] or name in _CHOOSING:
@@ -5164,9 +5165,7 @@ class StackStore:
         self._put_stack(name, alerters, True, activate)
 
     def _put_stack(self, name: str, alerters: str | Iterable[str], new: bool, activate: bool) -> None:
-        members = _names(alerters or None, "a stack's alerters")
-        if not members:
-            raise ConfigError("a stack needs an alerter")
+        members = _names(alerters or "", "a stack's alerters")  # none at all is a mistake, too
         with self._changing() as data:
             if new:
                 _check_new("stack", name, data["stacks"], "`stack update` changes it")
@@ -5687,11 +5686,10 @@ class _LogGroup:
 
     def news(self) -> str:
         lines = [self.more, *self.others]
-        if self.repeats:
-            times = "times"
-            if self.repeats == 1:
-                times = "time"
-            lines.insert(1, f"… {self.repeats:,} more {times}")
+        if self.repeats == 1:
+            lines.insert(1, "… 1 more time")
+        elif self.repeats:
+            lines.insert(1, f"… {self.repeats:,} more times")
         return "\n".join(lines).strip("\n")
 
     def extract(self) -> str:
@@ -5788,6 +5786,7 @@ class _AlertHandler(_Handler):
             sys.modules["celery.signals"].worker_process_shutdown.connect(self.flush)
 
     def _work(self) -> None:
+        """Tell what is under way, again and again; a flush that waits for it too long takes it away."""
         _WIRES.set(None)  # some Pythons give a thread the context of who starts it, with its connections
         while True:
             with self._changed:
@@ -5801,7 +5800,7 @@ class _AlertHandler(_Handler):
             told = False
             with contextlib.suppress(BaseException), _telling():  # it survives whatever a flavor raises
                 told = post(_log_message(groups), alerter=self.alerter)
-            if not told and self._under_way is groups:  # else a flush has given it up
+            if not told and self._under_way is groups:  # else a flush has told of it
                 self._not_told(groups, "see above")  # may wait for logging's lock, so it must hold no other
             with self._changed:
                 if self._under_way is groups:

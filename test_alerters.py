@@ -7073,7 +7073,7 @@ def test_what_the_file_looks_like():
     assert read_store().endswith(b"}\n") and read_store().count(b"\n") > 10  # readable by hand
     folder, name = os.path.split(store_file())
     assert {other for other in os.listdir(folder) if other.startswith(name)} == {name, f"{name}.lock"}
-    pytest.raises(ConfigError, store.register_stack, "x", []).match("^a stack needs an alerter$")
+    pytest.raises(ConfigError, store.register_stack, "x", []).match("^a stack's alerters must be a list of w")
     wanted.update(owner="Ann", later={"x": [1, None, "é"]})
     write_store(json.dumps(wanted).encode("utf-16"))  # as PowerShell saves it
     store.update_alerter("team", slack_channel_id="C2", timeout=datetime.timedelta(seconds=5))
