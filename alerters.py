@@ -3826,6 +3826,10 @@ _COLON, _LABEL = rf"[:\uff1a-]{_END}", r"[^\s\1:\uff1a]+(?: [^\s\1:\uff1a]+)? ?(
 _HEADED = (rf"(?=.*{_US})(?!(?!\S+(?:dag|\.) den \d)[a-zß-ÿа-я]+\W+[^\W\d]{{2}}|.*(?<!W dniu): [^\W\d])"
            rf"{_END}(?:(?:В письме от|În \w+ de|Pada \w+|Ühel kenal päeval,?|Il giorno|W dniu:"
            rf"|[^\W\d][^\s\d{_US}]*)(?![^\s\d{_US}])[^\w{_US}]*){{,3}}(?=[\d{_US}]|{_NAME} ?<{_US}){_DATE}")
+# Parts of "message" and "original" in many languages; of either or both in others: -----Original Message-----
+_MESSAGE = "m[ei][ns]s|es[ak]|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail"
+_ORIGINAL = r"(?:\bor|r[iy])[gjx]+in|repli|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn"
+_BOTH = "- original -|gốc|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل"
 # The lines of a mail are of these kinds, and what a person wrote is "said":
 #     yes                                    said       -----Original Message-----      rule
 #     Best regards                           closing    From: Bot <bot@example.org>     us
@@ -3850,10 +3854,8 @@ _LINE_KINDS = {  # a line is of the first kind that it fits; those that are not 
                r"(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "rule": r"(?i)-+ Original -+|(?=-+ ?\S+(?: \S+){,2}\s*-+$)"  # of three words at most
-            r"-{4,}(?:(?=.*(?:m[ei][ns]s|es[ak]|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail))"
-            r".{,20}(?:(?:\bor|r[iy])[gjx]+in|repli|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn)|.{,20}(?:gốc"
-            r"|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل)).{,20}-{4,}",
+    "rule": r"(?i)(?=-{4,} ?\S{1,20}(?: \S{1,20}){,2}\s*-{4,}$)"  # of three words at most
+            rf"(?:(?=.*(?:{_MESSAGE})).*(?:{_ORIGINAL})|.*(?:{_BOTH})).*",
     "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,20}}{_COLON}",  # written: (below what has begun)
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write, as a pattern over lines that stand as kind=line; a word is a line of a kind.
@@ -4651,7 +4653,7 @@ class _Reader:
 
     def _run(self, lines: list[str], letters: list[str], first: int) -> tuple[str, int]:
         """Return the kind of a line, and the number of the next: behind all of ours that begin there."""
-        reached, end = self._starts, first  # the places in our mail where the lines so far may end
+        reached, end = self._starts, first  # where in our mail the lines so far may end
         marked = lines[first][0] in _QUOTED
         if not letters[first]:
             reached = set()
@@ -4664,16 +4666,15 @@ class _Reader:
                 break
             if said and reached & self._starts:
                 end = number + 1
-        kind, short, most = "bare", "said", 40
-        if marked:
-            kind, short, most = "quoted", "short", 0
         run = " ".join(letters[first:end])
-        if re.search("reply ?to ?this ?mail", run):  # our `_answer_by`
-            kind = "quoted"  # as a whole: a part may be what an approval is for
         if re.search(r"\S{12}", run):
-            return kind, end
-        if end - first > most:  # one by one they would take long
-            return short, end  # by chance, unless more is around
+            if marked or re.search("reply ?to ?this ?mail", run):  # to the end of ours: see `_answer_by`
+                return "quoted", end
+            return "bare", end  # a part may be what an approval is for
+        if marked and end > first:
+            return "short", end  # by chance, unless more is around
+        if end > first + 40:  # one by one they would take long
+            return "said", end
         return self._line_kind(lines[first]), first + 1
 
     def _line_kind(self, line: str) -> str:
@@ -4772,11 +4773,13 @@ def _html_block(block: _Block, inline: bool) -> str:
     if kind in ("table", "facts"):
         rows = ""
         for row in filter(None, [block.head, *block.lines]):
-            kinds = {"facts": ["name", "fact"]}.get(kind, ["cell"] * len(row))
+            looks = ["cell"] * len(row)
+            if kind == "facts":
+                looks = ["name", "fact"]
             if row is block.head:
-                kinds = ["name"] * len(row)
+                looks = ["name"] * len(row)
             cells = ""
-            for cell, look, side in zip(row, kinds, block.sides or "<<"):
+            for cell, look, side in zip(row, looks, block.sides or "<<"):
                 cells += _CELLS[look].format(_CELL_SIDES[side], _marked(block, cell, _html_span, _HTML_MARKS))
             rows += f"<tr>{cells}</tr>"
         return _TABLE.format(rows.replace("\n", "<br>"))  # between the lines of a fact
