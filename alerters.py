@@ -2804,16 +2804,8 @@ class SlackAlerter(_ChatAlerter):
     listen: Literal["thread", "channel"] = _field("thread", _LISTEN_HELP, "listen")
 
     flavor = "slack"
+    # What is not explained here stands in BaseAlerter and, in the same order, in _ChatAlerter.
     _ref_forms = {"channel": "[A-Za-z0-9_.#@-]{1,80}", "ts": "[0-9.]{1,30}"}
-    _answer_by = "Reply in this thread with"
-    _view_type = _SlackView
-    _needs_emoji_names = True
-    _upload_right = "a bot token with the scope files:write"
-    _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{indent}{label} {words}",
-              "quote": "> {words}", "fence": "```", "gap": "\u200b",  # for a mark within a word is none
-              "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
-    _gone = ("message_not_found", "thread_not_found")
-    _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
     _example = {"slack_token": "{{env.PREVIEW}}", "slack_channel_id": "C0123456789"}
     _setup_fields = ("slack_token", "slack_channel_id")
     _token_field, _webhook_field, _channel_field = "slack_token", "slack_webhook_url", "slack_channel_id"
@@ -2833,6 +2825,15 @@ class SlackAlerter(_ChatAlerter):
         ("slack_webhook_url", f"{_ON_SLACK}(?!.*/services/)",  # as Workflow Builder's, which take no text
          "that is no incoming webhook, https://hooks.slack.com/services/…: make one in the app"),
         ("slack_api_url", rf"{_ON_SLACK}(?!.*/api/?$)", "write https://slack.com/api"))
+    _forms = {"title": "*{words}*", "heading": "*{words}*", "item": "{indent}{indent}{label} {words}",
+              "quote": "> {words}", "fence": "```", "gap": "\u200b",  # for a mark within a word is none
+              "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
+    _upload_right = "a bot token with the scope files:write"
+    _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
+    _answer_by = "Reply in this thread with"
+    _needs_emoji_names = True
+    _gone = ("message_not_found", "thread_not_found")
+    _view_type = _SlackView
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
@@ -3338,25 +3339,13 @@ class DiscordAlerter(_ChatAlerter):
     default_discord_channel_id: str = _field("", "the older name of discord_channel_id", "id")
 
     flavor = "discord"
+    # What is not explained here stands in BaseAlerter and, in the same order, in _ChatAlerter.
     _ref_forms = {"channel_id": _SNOWFLAKE, "message_id": _SNOWFLAKE}
-    _answer_by = "Reply to this message, with the ping on, with"
-    _title_limit, _limit, _plain_limit = 257, 3800, 1800
-    _most_pictures = 6  # of ten embeds; what `_takes_facts` lets through takes four, 25 facts each
-    _attaches = True
-    _upload_right = "the permission Attach Files"
-    _forms = {"title": "**{words}**", "heading": "{hashes} {words}", "item": "{indent}{label} {words}",
-              "quote": "> {words}", "fence": "```{label}",
-              "bold": "**{words}**", "italic": "*{words}*", "strike": "~~{words}~~"}
-    _bullet = "-"
-    _measure = staticmethod(len)  # code points, says Discord's staff
-    _gone = ("10003", "10008")  # it, or its channel or post of a forum
-    _refused_forms = ("50035", "50013", "50006")  # a wrong form, no Embed Links, and an empty message
     _example = {"discord_token": "{{env.PREVIEW}}", "discord_channel_id": "123456789012345678"}
     _setup_fields = ("discord_token", "discord_channel_id")
     _token_field, _webhook_field = "discord_token", "discord_webhook_url"
     _channel_field, _api_field = "discord_channel_id", "discord_api_url"
     _channel_key, _person_id = "channel_id", _SNOWFLAKE
-    _own_emoji = r"<a?:(\w+):(\d+)>"
     _channel_ids = (_SNOWFLAKE, f"that is no id: {_DISCORD_CHANNEL}")
     _id_forms = {
         "discord_channel_id": _channel_ids, "default_discord_channel_id": _channel_ids,
@@ -3370,6 +3359,19 @@ class DiscordAlerter(_ChatAlerter):
         ("discord_webhook_url", rf"{_ON_DISCORD}(?!.*/webhooks/\d+/[\w-]+(\?|$))",
          "a webhook is …/webhooks/ID/TOKEN and nothing more: copy it under Integrations"),
         ("discord_api_url", rf"{_ON_DISCORD}(?!.*/api(/v\d+)?/?$)", "write https://discord.com/api/v10"))
+    _forms = {"title": "**{words}**", "heading": "{hashes} {words}", "item": "{indent}{label} {words}",
+              "quote": "> {words}", "fence": "```{label}",
+              "bold": "**{words}**", "italic": "*{words}*", "strike": "~~{words}~~"}
+    _bullet = "-"
+    _measure = staticmethod(len)  # code points, says Discord's staff
+    _title_limit, _limit, _plain_limit = 257, 3800, 1800
+    _most_pictures = 6  # of ten embeds; what `_takes_facts` lets through takes four, 25 facts each
+    _attaches = True
+    _upload_right = "the permission Attach Files"
+    _refused_forms = ("50035", "50013", "50006")  # a wrong form, no Embed Links, and an empty message
+    _answer_by = "Reply to this message, with the ping on, with"
+    _own_emoji = r"<a?:(\w+):(\d+)>"
+    _gone = ("10003", "10008")  # it, or its channel or post of a forum
 
     @classmethod
     def _how_to_get(cls, name: str, fields: Mapping[str, Any]) -> str:
