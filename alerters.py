@@ -2293,6 +2293,8 @@ def _retry(alerter: BaseAlerter, call: Callable[..., _T], *given: Any, until: fl
         in_time = clock.monotonic() + wait < end
         if error.retry_after is None:
             pause = min(pause * 2, 8.0)
+        elif not in_time:
+            error.hint = f"it asks to wait for {error.retry_after:g} s: try again then"
         may_again = error._cure == "again"  # mail is sent once more where it may have arrived
         if unheard and (idempotent or find):
             may_again = True

@@ -2403,6 +2403,7 @@ def test_retry_after_is_obeyed_to_the_second_and_a_long_one_refused_at_once(chat
         service.fail("POST", fault)
         outcome, error = _outcome(alerter, "x")
         assert [outcome, error.status, len(service.calls), clock.monotonic()] == wanted
+        assert (error.retry_after or 0) < 30 or f"to wait for {error.retry_after:g} s" in error.hint
 
 
 def test_a_retry_after_is_obeyed_if_it_makes_sense_and_counts_as_a_second_growing_if_not(slack):
