@@ -4469,11 +4469,12 @@ def test_no_tap_approves_while_words_that_may_decline_cannot_be_read(slack_room)
     room = slack_room
     for read, say in (("replies", room.reply), ("history", lambda _, *said: room.plain(*said))):
         alerter = room.alerter(listen={"replies": "thread"}.get(read, "channel"))
-        question = room.ask("Deploy?", alerter)
-        say(question, room.ann, "no")  # what cannot be read for some seconds may decline
-        room.react(question, room.bob, "✅")
-        room.service.fail(f"conversations.{read}", room.limited(2))
-        assert question.wait().by == room.ann
+        for tapped, limits in ((0, [2]), (1.5, [2, 40])):  # what cannot be read for some seconds may decline
+            question, began = room.ask("Deploy?", alerter), room.clock.monotonic()
+            say(question, room.ann, "no")
+            room.clock.at(began + tapped, functools.partial(room.react, question, room.bob, "✅"))
+            room.service.fail(f"conversations.{read}", *map(room.limited, limits))
+            assert question.wait().by == room.ann
         room.service.ration(f"conversations.{read}")
         question, began = room.ask("Deploy?", alerter, timeout=900), room.clock.monotonic()
         for second, who, said in [(20, room.eve, "hm")] * 20 + [(130, room.bob, "no")]:
