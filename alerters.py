@@ -1071,11 +1071,7 @@ class BaseAlerter(_Record):
             key: str | None = None) -> bool:
         """Return True only if approved. False: declined, nobody answered, or it failed (logged at ERROR)."""
         message, params = _arguments(locals())
-
-        def approved() -> Decision:
-            return self._open(message, params, key).wait()
-
-        return _worked(approved)
+        return _worked(self._ask_and_wait, message, params, key)
 
     def send(self, message: Any, params: Any = None) -> Receipt:
         """Deliver the message and return where it landed. Raises DeliveryError. A flavor overrides it.
@@ -1098,6 +1094,9 @@ class BaseAlerter(_Record):
         message, params = _arguments(locals())
         if self._overrides("ask"):
             return _own_code(self._who, self._ask_own, message, params)
+        return self._ask_and_wait(message, params, key)
+
+    def _ask_and_wait(self, message: AlerterMessage, params: _Params, key: str | None) -> Decision:
         return self._open(message, params, key).wait()
 
     def _ask_own(self, message: AlerterMessage, params: _Params) -> Decision:
@@ -1204,9 +1203,10 @@ class BaseAlerter(_Record):
 
     def _release(self, question: Question) -> None:
         """Stop reading it together with others."""
-        view, question._shared = question._shared, None
-        if view:
-            view.leave(question)
+        with question._lock:
+            view, question._shared = question._shared, None
+            if view:
+                view.leave(question)
 
     def _cannot_ask(self) -> str:
         """Return why it cannot be asked, or an empty string."""
@@ -1920,8 +1920,7 @@ class Question:
         try:
             return self._poll()
         finally:
-            with self._lock:
-                self.alerter._release(self)
+            self.alerter._release(self)
 
     def wait(self, timeout: _Time | None = None) -> Decision:
         """Wait for the decision. A `timeout` that ends before the deadline leaves the question open.
@@ -1947,8 +1946,7 @@ class Question:
                     if now < due:
                         self.alerter._pause(self, min(due, until) - now)
         finally:
-            with self._lock:
-                self.alerter._release(self)
+            self.alerter._release(self)
 
     def _poll(self, due: float | None = None) -> Decision | None:
         """Return the decision after a look; none where another thread has taken the one that was due."""
