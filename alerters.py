@@ -2774,7 +2774,7 @@ _SLACK_HINTS = {  # docs.slack.dev/reference/methods
     "messages_tab_disabled": "turn on the Messages Tab under App Home, for direct messages to the app",
     "message_limit_exceeded": "the workspace's plan takes no more messages"}
 _SLACK_CHANNEL = "id (C...), at the end of View channel details"  # input() fails if a terminal lacks a letter
-_MEMBER_ID = "member ids (U…): in the profile, ⋮, Copy member ID"
+_MEMBER_ID = "member ids (U...): in the profile, the three dots, Copy member ID"
 _ACCOUNTS: dict[SlackAlerter, _Dict] = {}  # what auth.test has told, with "scopes" where the service does
 
 
@@ -2794,7 +2794,7 @@ class SlackAlerter(_ChatAlerter):
     reactions:write; files:write for images and long texts. listen: "thread", or "channel" to take plain
     channel messages as answers too. Source: docs.slack.dev/reference/methods
     """
-    slack_token: str = _field("", "bot token, xoxb-…: OAuth & Permissions of the app", "token")
+    slack_token: str = _field("", "bot token, xoxb-...: OAuth & Permissions of the app", "token")
     slack_channel_id: str = _field("", _SLACK_CHANNEL, "id")
     slack_webhook_url: str = _field("", "in place of the token, to post: Incoming Webhooks of the app", "url")
     slack_api_url: str = _field("https://slack.com/api", "of a compatible server", "url")
@@ -7315,9 +7315,6 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
                 message += "; one that begins with - stands behind --"
             raise ConfigError(f"{message} (see: {self.prog} --help)")
 
-        def _print_message(self, message: str, file: Any = None) -> None:  # of the library, for any encoding
-            _write_line(file or sys.stderr, message.rstrip())
-
     _, about, names = _COMMANDS[command]
     parser = Parser(prog=f"{_program()} {command}", description=about, allow_abbrev=False)
     for name in filter(None, names.split(", ")):
@@ -7648,8 +7645,8 @@ _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "--mention": {"help": "id of whom to ping, or here, everyone (repeatable)", **_MANY},
     "--alerter": {"help": "in place of those in use (repeatable)", **_MANY}, "--stack": {"help": "likewise"},
     "--timeout": {"help": "such as 90s or 1h30m; default 5m"},
-    "--approve": {"help": "a word in place of yes … (repeatable)", "dest": "approve_msg_options", **_MANY},
-    "--decline": {"help": "a word in place of no … (repeatable)", "dest": "disapprove_msg_options", **_MANY},
+    "--approve": {"help": "a word in place of yes, ok (repeatable)", "dest": "approve_msg_options", **_MANY},
+    "--decline": {"help": "a word in place of no (repeatable)", "dest": "disapprove_msg_options", **_MANY},
     "--approver": {"help": "id of one who may decide (repeatable)", "dest": "approvers", **_MANY},
     "--approvals": {"help": "so many must approve", "dest": "minimum_approvals", "type": int, "metavar": "N"},
     "--key": {"help": "under which the question outlives this process"},

@@ -7457,7 +7457,7 @@ NO_LINE = " holds a line break or another control character"
 NO_TOKEN = " holds a space or a character that no token has: copy the token alone"
 NO_URL = " is not a valid address: "
 NO_TLS, NO_PORT = ' must be True, False, "ssl" or "starttls"', " must be a port from 1 to 65535"
-NOT_SLACK = "is no Slack id; member ids (U…): in the profile, ⋮, Copy member ID"
+NOT_SLACK = "is no Slack id; member ids (U...): in the profile, the three dots, Copy member ID"
 NO_DISCORD_CHANNEL = ": that is no id: a number: Developer Mode on, right-click the channel, Copy Channel ID"
 NOT_DISCORD = ("is no id of a person on Discord; "
                "user ids (digits): Developer Mode on, right-click the person, Copy User ID")
