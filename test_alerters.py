@@ -2489,7 +2489,7 @@ def test_an_upload_address_that_cannot_be_trusted_costs_the_image_only(chats, ca
 
 
 @pytest.mark.parametrize("kind, call, faults", [
-    ("slack", "auth.test", ("429", "reset")), ("slack", "chat.postMessage", ("cut short", "act close")),
+    ("slack", "auth.test", ("act fatal", "429")), ("slack", "chat.postMessage", ("cut short", "act close")),
     ("slack", "reactions.add", ("reset",)), ("slack", "conversations.replies", ("429", "reset")),
     ("discord", "/users/@me", ("reset",)), ("discord", "PUT", ("429", "reset")),
     ("discord", "POST /api/v10/channels/300/messages", ("429", "act close", "reset", "cut short")),
