@@ -3558,7 +3558,8 @@ class DiscordAlerter(_ChatAlerter):
             return {}
         known = _mapping(data)
         listed = method == "GET" and isinstance(data, list)
-        if answer.status in (200, 201) and (listed or re.fullmatch(_SNOWFLAKE, str(known.get("id")))):
+        has_id = re.fullmatch(_SNOWFLAKE, str(known.get("id")))
+        if answer.status in (200, 201) and (listed or has_id):
             return data
         code = str(known.get("code") or "")
         if code == "160002" and payload and payload.pop("message_reference", None):
