@@ -136,10 +136,11 @@ else:
 
         def __get__(self, instance, owner):
             cls, about = self.cls, {"__doc__": "-"}  # else dataclasses would write one, by this very __init__
-            whole = dataclasses.dataclass(repr=False, eq=False)(type(cls.__name__, (cls,), about))
-            cls.__init__ = _known_keywords(whole.__init__, cls.__name__)
+            heir = type(cls.__name__, (cls,), about)  # made twice, the class itself would lose its defaults
+            made = dataclasses.dataclass(repr=False, eq=False)(heir).__init__
+            cls.__init__ = _known_keywords(made, cls.__name__)  # from now on in place of this
             if instance is cls:  # as inspect.signature binds it, which in Python 3.13.5 then unwraps it
-                return whole.__init__.__get__(instance)
+                return made.__get__(instance)
             return cls.__init__.__get__(instance, owner)
 
     def _dataclass(cls):
