@@ -5463,7 +5463,8 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
         kind = "task"
         facts.update(_facts(named, task="sender.name", task_id="task_id"))
     elif "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
-        work, run = named.get("flow", named.get("task")), named.get("flow_run", named.get("task_run"))
+        work = named.get("flow", named.get("task"))
+        run = named.get("flow_run", named.get("task_run"))
         kind, how, facts = _prefect_facts(failed, work, run, named["state"])
     elif first is None or isinstance(first, (BaseException, str)):
         with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own

@@ -7361,7 +7361,7 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
     for line, wanted in ((f"flavor register {path}", 0), ("flavor list", 0),
             (f"register p --flavor=pager --pager_pin=pager-hidden --file={pages} --set", 0),
             ("post A-pager-hidden --title T-pager-hidden --metadata k=pager-hidden", 0),
-            ("ask Deploy?", 0), ("describe p", 0), ("register q -f pagr", 2)):
+            ("ask Deploy?", 0), ("describe p", 0), ("register q -f pager", 2), ("register q -f pagr", 2)):
         code, *said = run_cli(capsys, *line.split())
         assert code == wanted, said
         shown += "".join(said)
@@ -7370,7 +7370,8 @@ def test_an_own_flavor_works_everywhere_by_its_path(tmp_path, monkeypatch, capsy
             sys.modules.pop(name, None)
     assert shown.startswith("flavor pager is registered\n") and "\npager " in shown
     assert json.loads(read_store())["flavors"] == {"pager": path}
-    assert shown.endswith("no flavor 'pagr'; did you mean 'pager'?\n") and "pager-hidden" not in shown
+    assert shown.endswith("alerters: q (pager): pager_pin missing\n"
+                          "alerters: no flavor 'pagr'; did you mean 'pager'?\n") and "-hidden" not in shown
     assert pages.read_text().startswith("T-***|{'k': '***'}|A-***\nNone|{}|Deploy?\n")
 
 
