@@ -270,9 +270,10 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
 
 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
-    """Return the name that was meant, or "": channel is slack_channel_id, smtp_password is password."""
-    for name in sorted(known, key=len):
-        part, whole = sorted([_dotted(word), _dotted(name)], key=len)
+    """Return the name that was meant, or "": channel is slack_channel_id, imap_user is imap_username."""
+    meant = _dotted(word)
+    for name in sorted(known, key=lambda name: abs(len(_dotted(name)) - len(meant))):  # not username
+        part, whole = sorted([meant, _dotted(name)], key=len)
         if part in whole:
             return name
     return "".join(_difflib.get_close_matches(word.lower(), known, 1, likeness))  # 0.6: --timeout is --title

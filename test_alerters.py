@@ -7685,7 +7685,7 @@ WRONG_CALLS = [  # a call, and what is said of it
     *((functools.partial(call, **{wrong: 1}),
        f"{call.__name__}: no keyword {wrong!r}; did you mean {right!r}?") for call, wrong, right in (
         (ASKED.post, "titel", "title"), (ask, "approve", "approve_msg_options"), (watch, "alrter", "alerter"),
-        (ASKED.open_question, "mentio", "mention"), (SMTPEmailAlerter, "smtp_password", "password"),
+        (ASKED.open_question, "mentio", "mention"), (SMTPEmailAlerter, "imap_user", "imap_username"),
         (AlerterParameters, "timout", "timeout"), (alerters.AlertHandler, "levle", "level"))),
     (lambda: SlackAlerter(slack_token="xoxb-1").post("x"),
      "slack: no channel: give slack_channel_id in the alerter or in the parameters")]
