@@ -272,7 +272,8 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
 def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
     """Return the name that was meant, or "": channel is slack_channel_id, imap_user is imap_username."""
     meant = _dotted(word)
-    for name in sorted(known, key=lambda name: abs(len(_dotted(name)) - len(meant))):  # not username
+    same = [name for name in known if _dotted(name) == meant]  # imap_user is not username
+    for name in same + sorted(known, key=len):
         part, whole = sorted([meant, _dotted(name)], key=len)
         if part in whole:
             return name
