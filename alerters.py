@@ -5111,11 +5111,10 @@ class StackStore:
         full = os.fsdecode(path or os.environ.get("ALERTERS_STORE") or usual)
         if os.environ.get("HOME") != "":  # an empty one is no home
             full = os.path.expanduser(full)
-        if full[:1] == "~":  # no home is known, and a folder of this name may be anyone's: nothing is there
-            full = os.path.join(os.devnull, full)
         self.path = full
         with contextlib.suppress(OSError):  # the current folder may be gone
-            self.path = os.path.realpath(full)
+            if full[:1] != "~":  # else no home is known
+                self.path = os.path.realpath(full)
         if not path and not os.path.isabs(full):  # the program may go elsewhere
             self.path = _USUAL_STORES.setdefault(full, self.path)
 
@@ -5315,6 +5314,8 @@ class _Broken(BaseAlerter):
 
 def _open_plain(path: str, flags: int) -> int:
     """Open a file; a pipe or a device, which may never answer, is none."""
+    if path[:1] == "~":  # no home is known, and a folder of this name may be anyone's
+        raise FileNotFoundError(path)
     file = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
     if not _stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
@@ -5337,6 +5338,8 @@ def _locked(path: str) -> Iterator[None]:
     lock = f"{path}.lock"
     with contextlib.ExitStack() as at_the_end:
         try:
+            if path[:1] == "~":
+                raise OSError("no home folder is known")
             for folder in reversed(_pathlib.Path(path).parents):
                 if not folder.is_dir():
                     with contextlib.suppress(FileExistsError):

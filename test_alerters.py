@@ -7053,11 +7053,12 @@ def test_where_the_store_is(tmp_path, monkeypatch, capsys):
     assert "me" in StackStore().alerters() and "me" not in StackStore("mine.json").alerters()
     monkeypatch.delenv("ALERTERS_STORE"), monkeypatch.delenv("XDG_CONFIG_HOME")
     shutil.copytree("alerters", "~/.config/alerters")  # in a folder of anyone's
-    for home, place in ((os.devnull, os.devnull), ("", f"{os.devnull}/~")):
+    for home, why in ((os.devnull, "Not a directory"), ("", "no home folder is known")):
         monkeypatch.setenv("HOME", home)
+        place = f"{home or '~'}/.config/alerters/stacks.json.lock"
         assert run_cli(capsys, "register", "a", "--flavor=console") == (2, "", (
-            f"alerters: {place}/.config/alerters/stacks.json.lock: cannot be locked (Not a directory): "
-            "choose another store with $ALERTERS_STORE; $ALERTERS_FLAVOR needs none, but a key does\n"))
+            f"alerters: {place}: cannot be locked ({why}): choose another store with $ALERTERS_STORE; "
+            "$ALERTERS_FLAVOR needs none, but a key does\n"))
         assert post("still told") is True and "me" not in StackStore().alerters()
 
 
