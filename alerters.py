@@ -1896,6 +1896,9 @@ class Question:
         """The service's ids of the message, as in the Receipt; empty until it is posted."""
         return self._record.ref or {}
 
+    def __repr__(self) -> str:
+        return f"Question({self._record.text!r}, alerter={self._record.alerter!r}, ref={self.ref!r})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the question as plain JSON, without secrets, for `from_dict` in another process."""
         return self._record.to_dict()
@@ -7387,6 +7390,8 @@ def _typed_message(options: Any) -> AlerterMessage:
             raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
         facts[key] = value
     if text == "-":
+        if sys.stdin is None:
+            raise ConfigError("- reads standard input, which is closed")
         text = getattr(sys.stdin, "buffer", sys.stdin).read()
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig", "replace").replace("\r\n", "\n")  # as PowerShell writes it
@@ -7741,6 +7746,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _HELP & set(args):
             return 0
         return 2
+    except BrokenPipeError:  # who reads has seen enough, as `head` has
+        return 141
     except DeliveryError as error:
         return _complain(error, 4)
     except (AlerterError, OSError) as error:
