@@ -331,10 +331,7 @@ def _log(level: str, what: str, *values: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    text = ""
-    with contextlib.suppress(Exception):  # another's exception may have no text
-        text = str(getattr(error, "strerror", None) or error)
-    return text or type(error).__name__
+    return _clean(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 # === Messages ===
