@@ -1533,13 +1533,13 @@ def _canonical(text: str) -> str:
         text = text.replace(f":{name}:", f":{_SHORTCODES[name]}:")
     text = re.sub(r"[^\S\n]+", " ", text)
     text = _unicodedata.normalize("NFC", re.sub("[\u2018\u2019\u02bc]", "'", text))
+    named: dict[int, str] = {}
     for char in set(text):
         if char in _EMOJI:
-            text = text.replace(char, f":{_SHORTCODES[char]}:")
+            named[ord(char)] = f":{_SHORTCODES[char]}:"
         elif _unicodedata.category(char) == "So":
-            name = _unicodedata.name(char, "").lower().replace(" ", "_")
-            text = text.replace(char, f":{name}:")
-    return text
+            named[ord(char)] = f":{_unicodedata.name(char, '').lower().replace(' ', '_')}:"
+    return text.translate(named)
 
 
 @functools.lru_cache(maxsize=128)  # the same few words are looked for at every poll
