@@ -5128,7 +5128,7 @@ class StackStore:
         fields = _Hidden(fields)
         return self._put_alerter(name, fields, new=False)
 
-    def _put_alerter(self, name: str, fields: _Dict, new: bool) -> BaseAlerter:
+    def _put_alerter(self, name: str, fields: _Dict, new: bool, use: bool = False) -> BaseAlerter:
         with self._changing() as data:
             entry = _Hidden()
             if new:
@@ -5145,6 +5145,10 @@ class StackStore:
                     del entry[field]
             value = None  # in no traceback that shows locals
             data["alerters"][name] = entry
+            if use:  # in the same step: what is half done could not be done again
+                stacks = data["stacks"]
+                _check_new("stack", name, stacks, "choose another name")
+                stacks[name], data["active_stack"] = [name], name
             return self._built(data, name, entry)
 
     def delete_alerter(self, name: str) -> None:
@@ -5212,7 +5216,10 @@ class StackStore:
         """Return an alerter by name, or the one in use: $ALERTERS_FLAVOR, or first of the active stack."""
         if name is None and os.environ.get("ALERTERS_FLAVOR"):
             return _from_environment()
-        return self._alerters_of(name)[0]
+        first = self._alerters_of(name)[0]
+        if isinstance(first, _Broken):
+            raise first.error
+        return first
 
     def _alerters_of(self, name: str | None = None, stack: str | None = None) -> list[BaseAlerter]:
         data = self._load()  # once: another process may make another stack active meanwhile
@@ -7529,12 +7536,11 @@ def _cmd_register(options: Any) -> None:
         if not works:
             raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
                                 hint="mend what is said above, and try again")
-    store._put_alerter(name, {"flavor": options.flavor, **fields}, new=True)
+    store._put_alerter(name, {"flavor": options.flavor, **fields}, True, use)
     if not use:
         how = f"{_program()} stack register {name} -al {name} --set"
         _print(f"alerter {name} is registered; put it to use by: {how}")
         return
-    store.register_stack(name, name, activate=True)
     _print(f'alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} post "Hello"')
 
 

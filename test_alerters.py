@@ -7077,7 +7077,9 @@ def test_what_the_file_looks_like():
     assert read_store().endswith(b"}\n") and read_store().count(b"\n") > 10  # readable by hand
     folder, name = os.path.split(store_file())
     assert {other for other in os.listdir(folder) if other.startswith(name)} == {name, f"{name}.lock"}
-    pytest.raises(ConfigError, store.register_stack, "x", []).match("^a stack's alerters must be a list of w")
+    for call, said in ((lambda: store.register_stack("x", []), "^a stack's alerters must be a list of w"),
+            (lambda: store._put_alerter("default", {"flavor": "console"}, True, True), "'default' exists")):
+        pytest.raises(ConfigError, call).match(said)
     wanted.update(owner="Ann", later={"x": [1, None, "é"]})
     write_store(json.dumps(wanted).encode("utf-16"))  # as PowerShell saves it
     store.update_alerter("team", slack_channel_id="C2", timeout=datetime.timedelta(seconds=5))
@@ -7220,6 +7222,9 @@ def test_a_failure_in_mid_write_keeps_the_old_file(monkeypatch, received):
             store.update_alerter("team", slack_channel_id="C2")
         assert read_store() == before and "hidden" not in str(caught.value)
     assert not os.path.exists(store_file() + ".tmp")
+    turns = [full, os.replace]
+    monkeypatch.setattr(os, "replace", lambda *paths: turns.pop()(*paths))
+    assert main("register n --flavor=console --set".split()) == 0 and "n" in StackStore().stacks()
 
 
 @posix
