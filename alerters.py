@@ -527,6 +527,10 @@ class Decision(_Record):
     reason: str | None = None
     approvals: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.status == "approved" and self.by and not self.approvals:
+            self.approvals = (self.by,)
+
     def __bool__(self) -> bool:
         return self.status == "approved"
 

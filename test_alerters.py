@@ -3815,8 +3815,7 @@ def test_what_counts(room):
             row = room.row(act(room, question))
             by, text = (row["user"], row["text"]) if room.is_slack else (row["author"]["id"], row["content"])
             at, decision = pytest.approx(room.clock.now(), abs=0.1), question.check()
-            approvals = (by,) if status == YES else ()
-            wanted[case] = Decision(status, by, text, "reply", at, None, approvals), 1, True
+            wanted[case] = Decision(status, by, text, "reply", at), 1, True
             stays = question.check() == decision  # without another note
             got[case] = decision, sum("by" in note for note in room.notes(question)), stays
     assert {case: what for case, what in got.items() if what != wanted[case]} == {}
@@ -3959,8 +3958,7 @@ def test_a_plain_message_answers_the_newest_question_of_those_that_listen_to_the
     assert (deaf.check(), first.check(), second.check()) == (None,) * 3  # what stands above it is older
     answer = room.plain(room.ann, "ok")
     assert (deaf.check(), first.check(), len(room.notes(first)), room.notes(second)) == (None, None, 1, [])
-    assert second.check() == Decision(
-        YES, room.ann, "ok", "channel", room.time(answer), approvals=(room.ann,))
+    assert second.check() == Decision(YES, room.ann, "ok", "channel", room.time(answer))
     room.service.delete(room.id(second))
     assert first.check() is None  # it was not asked that
 
@@ -4052,7 +4050,7 @@ def test_the_approver_is_found_among_hundreds_who_tapped(room):
     assert question.check() is None
     room.react(question, boss, "✅", **more)
     name = EMOJI["✅"] if room.is_slack else "✅"
-    assert question.check() == Decision(YES, boss, name, "reaction", room.clock.now(), None, (boss,))
+    assert question.check() == Decision(YES, boss, name, "reaction", room.clock.now())
 
 
 def test_a_question_in_a_forum_is_answered_in_its_thread(discord_room):
@@ -4272,8 +4270,7 @@ def test_the_taps_and_the_notes_are_best_effort(room):
         question = room.ask(timeout=500)
         room.service.fail(room.posts, failure, times=None)
         answer = room.reply(question, room.ann, "yes")
-        at = room.time(answer)
-        assert question.wait() == Decision(YES, room.ann, "yes", "reply", at, approvals=(room.ann,))
+        assert question.wait() == Decision(YES, room.ann, "yes", "reply", room.time(answer))
         assert (room.taps(question), room.notes(question)) == ([], [])
         room.service.heal()
 
@@ -4668,8 +4665,7 @@ def test_a_key_that_could_not_be_read_in_time_keeps_its_record_and_its_answer(ro
     room.service.heal()
     room.service.now = lambda: room.clock.now() - 6  # as if it had been written in time
     answer = room.reply(room.asked(), room.ann, "yes")
-    assert _decide(room, timeout=10) == Decision(
-        YES, room.ann, "yes", "reply", room.time(answer), approvals=(room.ann,))
+    assert _decide(room, timeout=10) == Decision(YES, room.ann, "yes", "reply", room.time(answer))
     assert _records() == {} and len(room.posted_questions()) == 1
 
 
@@ -5505,7 +5501,7 @@ def test_a_flavor_of_ones_own_asks_plain_or_frozen_with_a_key_or_without(boards,
         kitchen.send(5)
     hall = in_time(register_flavor(FrozenBoard), clock)("hall", approvers=("@ann",), timeout=20)
     ANSWERS_ON_BOARDS["hall", 0] = [{"by": "bob", "text": "no"}, {"by": "ann", "text": "OK"}]
-    assert hall.decide("Deploy?") == Decision(YES, "ann", "OK", "reply", late, None, ("ann",))
+    assert hall.decide("Deploy?") == Decision(YES, "ann", "OK", "reply", late)
     assert hall.decide("Deploy?") == Decision("timeout", at=late + 20)
     assert hall.ask("Deploy?", timeout=5) is False and clock.now() == late + 25
     for alerter in (in_time(Board, clock)("attic"), in_time(FrozenBoard, clock)("cellar")):
