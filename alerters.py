@@ -3217,14 +3217,14 @@ class SlackAlerter(_ChatAlerter):
 
     def _with_all_taps(self, question: Question, thread: _Reading) -> _Dict:
         """Return the question's row with all who reacted, whom only reactions.get is sure to list."""
-        row = _row_with(thread.rows, "ts", question.ref["ts"])
+        row = _mapping(_row_with(thread.rows, "ts", question.ref["ts"]))
         lists_all = not thread.missing
-        for reaction in _mapping(row).get("reactions") or ():
+        for reaction in row.get("reactions") or ():
             users = reaction.get("users") or ()
             decides = question._verdict(str(reaction.get("name")), True)
             if decides and len(users) < reaction.get("count", 0):
                 lists_all = False
-        if row and lists_all:
+        if lists_all:
             return row
         args = {"channel": question.ref["channel"], "timestamp": question.ref["ts"], "full": "true"}
         try:
@@ -3523,7 +3523,7 @@ class DiscordAlerter(_ChatAlerter):
         try:
             return self._send_page(draft, page, path, payload)
         except DeliveryError as error:
-            if draft.ref or error.code not in ("50008", "40058", "220001"):
+            if error.code not in ("50008", "40058", "220001"):
                 raise
         draft.in_forum = True
         name = _one_line(_defuse(draft.message._name()), 100) or "Alert"
@@ -3536,7 +3536,7 @@ class DiscordAlerter(_ChatAlerter):
         return {**_mapping(opened.get("message")), "id": opened["id"], "channel_id": opened["id"]}
 
     def _send_page(self, draft: _Draft, page: _Page, path: str, payload: _Dict) -> _Dict:
-        thread, until = _forum_thread(draft.ref or draft.reply_to), draft.until
+        thread, until = _forum_thread(draft.ref) or _forum_thread(draft.reply_to), draft.until
         if thread and not path:
             path = f"&thread_id={thread}"
         if page.files:  # what is left is for the text alone; a question may have less time than that in all
