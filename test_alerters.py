@@ -3184,6 +3184,8 @@ CAUSES = {  # what is done: who fails, and the whole message
     "SMTP that closes": (lambda s: s.mail(port=s.peer(repr)), f"Connection unexpectedly closed: {CUT}"),
     "SMTP that never ends its answer": (lambda s: s.mail(b"220-", (b"x" * 8000 + b"\r\n220-") * 99, 99),
         f"the answer is too large: {ODD}"),
+    "SMTP that ends in nonsense": (lambda s: s.mail(b"220 x\r\n250 x\r\n250 m\r\n250 r\r\n354 d\r\nhuh?\r\n"),
+        f"no sensible answer (ValueError): {ODD}{MAYBE}"),
     "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"), NO_TLS)}
 if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (lambda s: s.having(
