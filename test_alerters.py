@@ -6275,7 +6275,8 @@ def test_an_answer_is_read_however_a_program_lays_it_out(desk):
 
 
 def test_a_wrapped_quote_is_one_too(desk):
-    question = desk.open(AlerterMessage(RICH.title, RICH.body + "\n\n> Bob: fine", RICH.metadata, [PNG]))
+    body = RICH.body + "\n\n1. one\n\n> Bob: fine"  # the HTML of a list has no numbers in its text
+    question = desk.open(AlerterMessage(RICH.title, body, RICH.metadata, [PNG]))
     lines = part_text(desk.asked.get_body(("plain",))).replace("[image", "[image: image").split("\n")  # Gmail
     bare, marks = f"--\n[#{question.token}]\n{lines[2]}", {"> ": 60, ">": 40, "> > ": 72, "| ": 50, "\t": 66}
     quotes = ["\n".join(mark + piece for line in lines for piece in textwrap.wrap(line, width) or [""])
