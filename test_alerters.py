@@ -1443,11 +1443,10 @@ Kind regards,⏎⏎{R}⏎Head of Data | Example⏎T: +49 30 1234567⏎E: {T}⏎[
 Yours sincerely,⏎⏎{R}⏎Tel.: 030 / 1234567⏎https://www.example.org/team⏎E-mail: {T} ¦ Verstuurd vanaf mijn iPad
 Sent via the Samsung Galaxy S22, an AT&T 5G smartphone ¦ Sent from my mobile device. Please excuse my brevity.
 Télécharger Outlook pour Android<https://aka.ms/x> ¦ Get Outlook for iOS<https://a.ms> ¦ Отправлено с iPhone
-Yahoo Mail: Search, Organize, Conquer ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ Inviato da Libero Mail
+Yahoo Mail: Search, Organize, Conquer ¦ Cordiali saluti,⏎{R} ¦ ส่งจาก iPhone ของฉัน ¦ *** EXTERNAL EMAIL ***
 Hartelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
 CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ /{F}
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
-*** EXTERNAL EMAIL ***
 Odesláno z iPhonu ¦ —⏎{R} ¦ \ufffc⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
 CONDITIONS = re.split(" ¦ |\n", """\
 CAUTION: only for staging ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only Friday
@@ -1455,11 +1454,10 @@ Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPho
 Best regards, but wait for Bob ¦ Not before Anna has looked. ¦ Sent too early, please wait ¦ if the tests pass
 Cordialement, mais attendez ¦ I approve of {E} in general ¦ PS: decline the second one ¦ only the iPhone build
 erst nach 24.11.2026 10:12 ¦ {E}: not before 01.12.2026 ¦ Thanks⏎Hold until Monday ¦ 5:00 pm at the earliest
-24.11.2026 not earlier: ¦ Cheers when Bob agrees ¦ [1:text/a Show] not yet ¦ Thanks, but not today ¦ Deploy?
-On Monday, not today: ¦ Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ not before 24.11.2026 ¦ sauf vendredi
-not before 1.12.2026 22:13:20: ¦ > if the tests pass ¦ Best wait for Bob ¦ Not Before Friday ¦ forget iOS
-ask {E} first ¦ Anna said no ¦ {E}: not yet ¦ no
-pero no hoy ¦ 1:text/no ¦ > no ¦ 👎 ¦ Monday@18:00 ¦ after 01 12 2026 08 00 ¦ approve""")
+24.11.2026 not earlier: ¦ Cheers when Bob agrees ¦ Thanks, but not today ¦ Deploy? ¦ On Monday, not today:
+Model bert is at 0.95 ¦ Thanks to Bob, not me ¦ not before 24.11.2026 ¦ sauf vendredi ¦ > if the tests pass
+not before 1.12.2026 22:13:20: ¦ Best wait for Bob ¦ Not Before Friday ¦ forget iOS ¦ ask {E} first ¦ no
+Anna said no ¦ {E}: not yet ¦ pero no hoy ¦ > no ¦ 👎 ¦ Monday@18:00 ¦ after 01 12 2026 08 00 ¦ approve""")
 OVER_A_QUOTE = re.split(" ¦ |\n", """\
 On Tue, Nov 24, 2026 at 10:12 AM, Bob said no: ¦ From: Monday 24.11.2026 10:12⏎To: staging only⏎Subject: {S}
 ask {E} on 24.11.2026⏎On 24/11/2026 10:12, Deploy Bot hat geschrieben: ¦ Ab 1.12.2026 18:00, nur Test Server:
@@ -3184,8 +3182,7 @@ CAUSES = {  # what is done: who fails, and the whole message
     "SMTP that closes": (lambda s: s.mail(port=s.peer(repr)), f"Connection unexpectedly closed: {CUT}"),
     "SMTP that never ends its answer": (lambda s: s.mail(b"220-", (b"x" * 8000 + b"\r\n220-") * 99, 99),
         f"the answer is too large: {ODD}"),
-    "SMTP that ends in nonsense": (lambda s: s.mail(b"220 x\r\n250 x\r\n250 m\r\n250 r\r\n354 d\r\nhuh?\r\n"),
-        f"no sensible answer (ValueError): {ODD}{MAYBE}"),
+    "what is no SMTP": (lambda s: s.mail(b"220 x\r\nno SMTP\r\n"), f"no sensible answer (ValueError): {ODD}"),
     "SMTP that speaks no TLS at once": (lambda s: s.mail(b"220 hello\r\n", use_tls="ssl"), NO_TLS)}
 if sys.version_info >= (3, 13):
     CAUSES["an own CA that Python 3.13 refuses"] = (lambda s: s.having(
