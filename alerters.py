@@ -7569,6 +7569,9 @@ def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> Non
                     if cls._example:  # what else a flavor of one's own needs nobody knows
                         _build(cls, {**cls._example, **fields, name: value})
                     fields[name] = value
+            except EOFError:
+                print()  # below the prompt
+                raise ConfigError(f"{name}: the input ended; nothing was stored") from None
             except ConfigError as error:
                 _print(error)
 

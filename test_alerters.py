@@ -8930,7 +8930,7 @@ def test_setup_stores_nothing_that_does_not_work(slack, terminal_here, caplog):
     code, seen = terminal_here(line, slack.channel)
     assert code == 4 and "FAIL" not in seen and "restricted_action" in caplog.text and seen.endswith(refused)
     code, seen = terminal_here(line)  # Ctrl-D
-    assert code == 2 and seen.endswith("alerters: EOFError:\n")
+    assert code == 2 and seen.endswith("\nalerters: slack_channel_id: the input ended; nothing was stored\n")
     assert "red" not in StackStore().alerters() and slack.posted == []
     code, seen = terminal_here("register team --flavor slack", "xoxb typed", "xoxb-typed-hidden")
     assert code == 0 and seen.count("secret slack_token (") == 2 and "hidden" not in seen
