@@ -7643,6 +7643,7 @@ def _cmd_flavor_register(options: Any) -> None:
 
 
 _MANY = {"action": "append", "metavar": "VALUE"}
+_IDS = {"action": "extend", "metavar": "VALUE", "type": functools.partial(re.split, r"\s*,\s*")}
 _FLAG = {"action": "store_true", "default": None}  # where it is not given, an alerter's field may say so
 _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "name": {}, "[name]": {"nargs": "?"}, "flavor": {}, "path": {"metavar": "package.module.Class"},
@@ -7651,12 +7652,12 @@ _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "--image": {"help": "a path or URL (repeatable)", **_MANY},
     "--file": {"help": "a path; attached as it is (repeatable)", **_MANY},
     "--level": {"help": "info, success, warning or error; default info", "default": "info"},
-    "--mention": {"help": "id of whom to ping, or here, everyone (repeatable)", **_MANY},
-    "--alerter": {"help": "in place of those in use (repeatable)", **_MANY}, "--stack": {"help": "likewise"},
+    "--mention": {"help": "id of whom to ping, or here, everyone (repeatable)", **_IDS},
+    "--alerter": {"help": "in place of those in use (repeatable)", **_IDS}, "--stack": {"help": "likewise"},
     "--timeout": {"help": "such as 90s or 1h30m; default 5m"},
     "--approve": {"help": "a word in place of yes, ok (repeatable)", "dest": "approve_msg_options", **_MANY},
     "--decline": {"help": "a word in place of no (repeatable)", "dest": "disapprove_msg_options", **_MANY},
-    "--approver": {"help": "id of one who may decide (repeatable)", "dest": "approvers", **_MANY},
+    "--approver": {"help": "id of one who may decide (repeatable)", "dest": "approvers", **_IDS},
     "--approvals": {"help": "so many must approve", "dest": "minimum_approvals", "type": int, "metavar": "N"},
     "--key": {"help": "under which the question outlives this process"},
     "--json": {"help": "print the decision as JSON", **_FLAG}, "--flavor": {"help": "see: flavor list"},

@@ -8627,7 +8627,7 @@ def test_post_reads_standard_input_and_odd_texts_and_needs_no_output(received, m
 
 ANSWERED = [  # what is said under the question; options; exit code, what is printed
     ("no", "", 1, "declined by U1 (no)\n"), ("yes", "--approver U2 --timeout=2", 3, "timeout\n"),
-    ("ship it", "--approve 'ship it' --approve go --decline stop --mention S01", 0,
+    ("ship it", "--approve 'ship it' --approve go --decline stop --mention S01,U2 --approver 'U2, U1'", 0,
      "approved by U1 (ship it)\n"), ("yes", "--approvals 2 --timeout=2", 3, "timeout\n"),
     ("yes", "--json", 0, Decision("approved", "U1", "yes", "reply", approvals=["U1"])),
     ("no: so", "--json", 1, Decision("declined", "U1", "no: so", "reply", reason="so", approvals=[])),
