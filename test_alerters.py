@@ -2997,6 +2997,7 @@ class Workshop:
         self.client = self.make("client", extensions="basicConstraints=CA:FALSE\nextendedKeyUsage=clientAuth")
         self.lax_ca = self.make("lax-ca", extensions="basicConstraints=CA:TRUE", issuer=None)
         self.lax = self.make("lax", issuer="lax-ca", extensions="subjectAltName=IP:127.0.0.1")
+        self.run("rehash .")
 
     def make(self, name, end="490101000000Z", key="ec", issuer="ca",
              extensions="basicConstraints=CA:FALSE\nauthorityKeyIdentifier=keyid"):
@@ -3126,9 +3127,9 @@ CAUSES = {  # what is done: who fails, and the whole message
     "no TLS": (lambda s: slack_at(s.peer(said(b"HTTP/1.1 400\r\n\r\n"))), NO_TLS),
     "closed in the handshake": (lambda s: slack_at(s.peer(lambda link: link.recv(9999))), BROKE_OFF),
     "silent in the handshake": (lambda s: slack_at(s.peer(stalled), clock=_Hurried()), BROKE_OFF),
-    "TLS 1.1": (lambda s: slack_at(s.peer(said(b"\x15\x03\x01\x00\x02\x02\x46"))),  # protocol_version
-        NOT_AGREED),
-    "expired": (lambda s: s.tls("expired"), f"{REFUSED} (certificate has expired): {RENEW}"),
+    "TLS 1.1": (lambda s: slack_at(s.peer(said(b"\x15\x03\x01\x00\x02\x02\x46"))), NOT_AGREED),
+    "expired": (lambda s: s.having("REQUESTS_CA_BUNDLE", str(s.shop.folder), s.tls("expired", trusted=False)),
+        f"{REFUSED} (certificate has expired): {RENEW}"),  # its CA is found in a folder with hashed names
     "another host": (lambda s: s.tls("good", host="critical"), "TLS with critical:PORT: the certificate "
         "is not trusted (REASON): check the host's name; a proxy or a log-in page may answer in its place"),
     "too weak": (lambda s: s.tls("weak"),
@@ -3141,8 +3142,7 @@ CAUSES = {  # what is done: who fails, and the whole message
     "a client's certificate": (lambda s: s.tls("good", demands=True),
         "TLS with the server: it demands a certificate of its clients (REASON): that is not supported: ask "
         "its admin for an address that needs none"),
-    "a client's certificate, TLS 1.2": (lambda s: s.tls("good", demands=True, version=ssl.TLSVersion.TLSv1_2),
-        NOT_AGREED),
+    "the same, TLS 1.2": (lambda s: s.tls("good", demands=True, version=ssl.TLSVersion.TLSv1_2), NOT_AGREED),
     "a CA file that is missing": (lambda s: s.ca("SSL_CERT_FILE", None),
         "SSL_CERT_FILE (TMP/ca.pem) cannot be read: No such file or directory"),
     "a CA file in DER": (lambda s: s.ca("CURL_CA_BUNDLE", ssl.PEM_cert_to_DER_cert(CA_PEM)),
