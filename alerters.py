@@ -1869,14 +1869,13 @@ class Question:
         self.alerter, self._record = alerter, record
         self.token = record.token  # the unguessable word that names it in its message
         self.deadline = record.deadline  # until when it may be answered, as people were shown it
-        self._is_resumed = record.posted > 0  # it was posted by another process, or from another Question
         self._lock = _threading.Lock()  # one thread at a time works on it
         self._key: Any = None  # a _Key, if it is to survive the process
         if record.key:
             self._key = _Key(StackStore(alerter._origin[1]), record.key, self.token, alerter.clock)
         self._memo: _Dict = {}  # what a flavor keeps between polls: cursors, connections; never saved
         self._shared: Any = None  # while it is waited for: the _View of it and others
-        self._part_unread = self._is_resumed  # a part that may hold a "no", since all was read last
+        self._part_unread = record.posted > 0  # a part that may hold a "no": it is taken up, say
         self._decision: Decision | None = None
         self._approvals: tuple[str, ...] = ()  # the user ids of who has approved by now
         self._was_decided = False  # by a look before, which the next one that reads all has to confirm
@@ -2083,12 +2082,10 @@ class Question:
             if self._failing:  # nobody could look in time
                 until = max(self._gives_up, until)
             return self._began_late or began > until
-        is_over = self.alerter.clock.monotonic() > self._ends
         if not reply.posted:  # then nobody knows how its clock differs from ours
-            return is_over and reply.at > self.deadline
-        ahead = reply.posted - (self._record.posted or self._record.asked)  # the service's clock, of ours
-        if not (is_over or self._is_resumed):  # else our clock of now may not be the one it was posted by
-            ahead += _SEND_BUDGET  # it is in time, unless this machine was suspended
+            return self.alerter.clock.monotonic() > self._ends and reply.at > self.deadline
+        # So much is the service's clock ahead of ours, at most: see `_try`.
+        ahead = reply.posted - (self._record.posted or self._record.asked)
         return reply.at > self.deadline + ahead
 
     def _meaning(self, reply: _Reply) -> Decision | None:
@@ -2594,12 +2591,17 @@ class _ChatAlerter(BaseAlerter):
         return _in_markup(spans, self._mark, self._forms)
 
     def _try(self, draft: _Draft, page: _Page, until: float, *request: Any, **how: Any) -> _Dict:
-        """Post by `_call`. Our time of each try to ask is noted: the service's stamp then tells its clock."""
+        """Post by `_call`. When we tried what asks is noted: the service's stamp then tells its clock."""
         def noted() -> _Dict:
             question = draft.message._question
-            if question and page.is_first:  # recorded: another process may have to take over
+            if question and page.is_first and not page.doubtful:  # else an earlier one may be it
+                # It is recorded, as another process may have to take over.
                 question._take_step(posted=question.deadline - question._ends + self.clock.monotonic())
-            return self._call(*request)
+            try:
+                return self._call(*request)
+            except DeliveryError as error:
+                page.doubtful = page.doubtful or error.outcome == "unknown"
+                raise
 
         return _retry(self, noted, until=until, doubtful=page.doubtful, **how)
 
