@@ -5060,9 +5060,7 @@ def _parsed(field: _Field, text: str) -> Any:
 
 def _from_environment() -> BaseAlerter:
     given, cls = _Hidden(), _flavor(os.environ["ALERTERS_FLAVOR"])
-    stray = _stray_variable({}, _fields_of(cls))
-    if stray:
-        raise ConfigError(stray)
+    _stray_variable({}, _fields_of(cls))
     for name, field in _fields_of(cls).items():
         variable = f"ALERTERS_{name.upper()}"
         if variable in os.environ:
@@ -5071,7 +5069,7 @@ def _from_environment() -> BaseAlerter:
 
 
 def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | None = None) -> str:
-    """Return what to say of a variable of ours, or nearly of ours, that configures nothing; or ""."""
+    """Return what to say of a variable of ours, or nearly of ours, that configures nothing, or raise it."""
     fields = {field: cls for cls in FLAVORS.values() for field in _fields_of(cls)}
     stray = ""
     for variable in sorted(os.environ):
@@ -5085,7 +5083,7 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
             meant = _nearest(name, [*(own or fields), *_CHOOSING], 0.75)  # 0.65: TASK is STACK
             if meant:
                 said = f"${variable}: did you mean $ALERTERS_{meant.upper()}?"
-            if meant in _CHOOSING:  # without it another place than was meant would be used
+            if meant and (own is not None or meant in _CHOOSING):  # another field or place would be used
                 raise ConfigError(said)
         elif own is None:
             said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(_BUILT_IN)}"
