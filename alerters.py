@@ -4751,6 +4751,7 @@ _TABLE = (f'<div style="overflow-x:auto;margin:8px 0"><table style="{_FONT};font
           'border-collapse:collapse">{}</table></div>')
 _CELL = "padding:6px 10px;border-bottom:1px solid #e5e7eb;vertical-align:top;text-align"
 _CELLS = {"name": f'<th style="{_CELL}:{{}};color:#6b7280;font-weight:600;word-break:normal">{{}}</th>',
+          "long": f'<th style="{_CELL}:{{}};color:#6b7280;font-weight:600">{{}}</th>',
           "cell": f'<td style="{_CELL}:{{}};word-break:normal">{{}}</td>',
           "fact": f'<td style="{_CELL}:{{}};white-space:pre-wrap">{{}}</td>'}
 _CELL_SIDES = {"<": "left", ">": "right;white-space:nowrap"}
@@ -4788,6 +4789,8 @@ def _html_block(block: _Block, inline: bool) -> str:
             looks = ["cell"] * len(row)
             if kind == "facts":
                 looks = ["name", "fact"]
+                if re.search(r"\S{25}", row[0]):  # whole, it would leave no room for the facts on a phone
+                    looks = ["long", "fact"]
             if row is block.head:
                 looks = ["name"] * len(row)
             cells = ""
