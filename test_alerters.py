@@ -3424,7 +3424,7 @@ def test_check_says_a_line_a_point(chats):
     ("slack", _now(is_member=False), "may read replies: not_in_channel.*: invite", True),
     ("slack", lambda s: setattr(s, "token", "xoxb-new"), "invalid_auth", True),
     ("discord", lambda s: setattr(s, "token", "new"), "401: Unauthorized: bad bot token: reset it", True),
-    ("discord", lambda s: s.channels.clear(), "Unknown Channel", True),
+    ("discord", lambda s: s.fail("GET", Fault(status=400, body={"message": "?", "errors": 5})), "[(]5", True),
     ("discord", _without("VIEW_CHANNEL"), "50001 Missing Access: .*View Channel", True),
     ("discord", _now(type=4), "takes no messages", True), ("discord", _now(type=13), "ok +channel", False),
     ("discord", lambda s: s.delete(s.say("7", "hi")), "ok    may read replies", False),
