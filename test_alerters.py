@@ -5105,10 +5105,10 @@ def test_a_question_that_may_have_been_posted_is_looked_for(room, acts, text):
     _lost(room, acts)
     assert len(room.posted_questions()) == 1 + acts
     old, end, other = room.asked(), room.asked(), text != "Deploy?"
-    if acts:  # an archive bot copies it; what is under the copy counts nothing
+    if acts:  # an archive bot copies it; what is under the copy, or under another post, counts nothing
         say = room.service.bot_says if room.is_slack else functools.partial(room.service.say, "777", bot=True)
-        copied = say(room.text(room.posted_questions()[1]["payload"]))
-        room.reply(SimpleNamespace(ref={"ts": copied, "message_id": copied}), room.eve, "no")
+        for row in (say(room.text(room.posted_questions()[1]["payload"])), room.plain(room.bot, "Another")):
+            room.reply(SimpleNamespace(ref={"ts": row, "message_id": row}), room.eve, "no")
         end.ref["message_id"] = room.reply(old, room.bot, "its end")  # which comes with the whole beginning
     clock, said = room.clock, f"<@{room.bot}> yes"  # its own id is recorded before the post, too
     if acts and not other:  # the token is another app's by now
