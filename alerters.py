@@ -5073,7 +5073,9 @@ def _from_environment() -> BaseAlerter:
 
 def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | None = None) -> str:
     """Return what to say of a variable of ours, or nearly of ours, that configures nothing, or raise it."""
-    fields = {field: cls for cls in FLAVORS.values() for field in _fields_of(cls)}
+    fields: _Dict = {}
+    for cls in FLAVORS.values():
+        fields.update(_fields_of(cls))
     stray = ""
     for variable in sorted(os.environ):
         before, ours, name = variable.lower().partition("alerters_")
