@@ -6557,7 +6557,8 @@ def _table_at(lines: list[str], start: int) -> _Block | None:
         if "|" not in line:
             break
         cells, last = _cells(line), len(head) - 1
-        row = [*cells[:last], " | ".join(filter(None, cells[last:]))]  # such as int | None
+        rest = " | ".join(filter(None, cells[last:]))  # such as int | None
+        row = cells[:last] + [rest]
         table.lines.append(row + [""] * (len(head) - len(row)))
     if not table.lines:  # a head alone is text
         return None
