@@ -6540,8 +6540,9 @@ def _line_block(line: str) -> _Block:
     found = re.fullmatch(_LINE, line)
     if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
         return _Block("text", [line])
-    kind, indent = str(found.lastgroup), found["indent"] or ""
-    level = len(found["hashes"] or "") or len(indent.expandtabs(4)) // 2
+    kind, level = str(found.lastgroup), len(found["hashes"] or "")
+    if kind == "item":
+        level = len(found["indent"].expandtabs(4)) // 2
     return _Block(kind, [found[kind]], label=found["number"] or "", level=level)
 
 
