@@ -3858,8 +3858,7 @@ _LINE_KINDS = {  # a line is of the first kind that it fits; those that are not 
     "says": rf"(?:{_CITES})?\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes: or, of Horde, Quoting Bot:
     "wrote": rf"{_HEADED}{_COLON}|{_CITES}{_US} \([\d :-]+\)",  # On 24.11.2026, Bot wrote:
     "began": _HEADED,  # On 24.11.2026, Bot has (in the next line: written:)
-    # On 24.11.2026 10:12, Whoever This Is wrote: or, of aerc where we have no name, 10:12,  wrote:
-    "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}|  wrote) ?:",
+    "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
     "contact": r"(?i:(?:t[eé]?l(?!l)|тел|pho|fon|mob|m[oó]v|cel|fax|dir|off|gsm|handy|\w\b)\w*\W*)?"

@@ -1406,7 +1406,7 @@ On Tue, 24 Nov 2026 10:12:00 GMT⏎{E} wrote: ¦ 在 2026-11-24 10:12:00，"{N}"
 On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ >>>>> {N} <{E}> writes:
 On November 24, 2026, {E} wrote: ¦ W dniu: Wtorek, Listopad 24, 2026 10:12, {E} napisał(a): ¦ Zitat von {E}:
 2026年11月24日(火) 10:12 {N} <{E}>: ¦ Quoting {E} (2026-11-24 10:12:00) ¦ Am 2026-11-24 10:12, schrieb {N}:
-On 11/24/26 10:12 AM, {N} wrote: ¦ On Tue Nov 24, 2026 at 10:12,  wrote: ¦ {E} schrieb am 24.11.2026 10:12:
+On 11/24/26 10:12 AM, {N} wrote: ¦ {E} schrieb am 24.11.2026 10:12:
 24. Nov. 2026, 10:12 von {E}: ¦ 2026-11-24 10:12에 {E}이(가) 쓴 내용: ¦ 24.11.2026, 10:12, "{N}" <{E}>:
 {E} wrote:⏎> ZjQcmQRYFpfptBannerStart⏎> This Message Is From an External Sender⏎> ZjQcmQRYFpfptBannerEnd
 {N} <{E}>, 24 Kas 2026 Sal, 10:12⏎tarihinde şunu yazdı: ¦ On Tue, 24 Nov 2026 10:12:00 +0000,⏎{E} wrote:
