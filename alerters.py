@@ -4992,8 +4992,8 @@ _BUILT_IN = dict(FLAVORS)
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True,
           "false": False, "no": False, "off": False, "0": False}
 _READERS: dict[str, Callable[[str], Any]] = {
-    "int": int, "port": int, "float": float,
-    **dict.fromkeys(("bool", "tls"), lambda text: _TRUTH.get(text.strip().lower(), text.strip().lower())),
+    "bool": lambda text: _TRUTH[text.strip().lower()], "int": int, "port": int, "float": float,
+    "tls": lambda text: _TRUTH.get(text.strip().lower(), text.strip().lower()),
     **dict.fromkeys(("list", "items"), lambda text: text.strip(" ,").split(","))}
 _CHOOSING = ("flavor", "stack", "store")  # what $ALERTERS_… may name besides the fields of flavors
 _OWN_PLACES: set[str] = set()  # searched for flavors alone: another module there may be anyone's
@@ -5051,13 +5051,16 @@ def _build(cls: type[BaseAlerter], fields: Mapping[str, Any], origin: Any = ("",
     return alerter  # type: ignore[no-any-return]
 
 
-def _parsed(field: _Field, text: str) -> Any:
+def _parsed(field: _Field, text: str, what: str) -> Any:
     """Return the value of a field that was written as text, in the environment or on the command line."""
+    kind = _field_kind(field)
     if not text and field.name != "approvers":  # an empty list of them is not everyone
         return None  # for the default
-    with contextlib.suppress(ValueError):  # the text itself is refused as any other value
-        return _READERS.get(_field_kind(field), str)(text)
-    return text
+    try:
+        return _READERS.get(kind, str)(text)
+    except (KeyError, ValueError):
+        wanted = {"bool": "true or false"}.get(kind, "a number")
+        raise ConfigError(f"{what} must be {wanted}, not {text!r}") from None
 
 
 def _from_environment() -> BaseAlerter:
@@ -5066,7 +5069,7 @@ def _from_environment() -> BaseAlerter:
     for name, field in _fields_of(cls).items():
         variable = f"ALERTERS_{name.upper()}"
         if variable in os.environ:
-            given[name] = _parsed(field, os.environ[variable])
+            given[name] = _parsed(field, os.environ[variable], f"${variable}")
     return _build(cls, given)
 
 
@@ -7369,7 +7372,7 @@ def _given_fields(options: Any, cls: type[BaseAlerter]) -> _Dict:
     for pair in options.fields:
         name, _, text = pair.partition("=")
         _check_known(f"{options.name or cls.flavor} ({cls.flavor}): it has no field", name, known)
-        fields[name] = _parsed(known[name], text)
+        fields[name] = _parsed(known[name], text, f"--{name}")
     return fields
 
 
@@ -7568,7 +7571,7 @@ def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> Non
             try:
                 text = read(f"{name} ({field.metadata.get('about', '')}): ").strip()
                 if text or name == "password":  # a relay may want none
-                    value = _parsed(field, text)
+                    value = _parsed(field, text, name)
                     if cls._example:  # what else a flavor of one's own needs nobody knows
                         _build(cls, {**cls._example, **fields, name: value})
                     fields[name] = value

@@ -7287,8 +7287,8 @@ WRONG_VARIABLES = [  # what is set, what is said
     ({"FLAVOR": "slak"}, "no flavor 'slak'; did you mean 'slack'?"),
     (MAIL_SET, "smtp_email: smtp_server and sender_email are needed"),
     ({**MAIL_SET, "USE_TLS": "maybe"}, 'smtp_email: use_tls must be True, False, "ssl" or "starttls"'),
-    ({**MAIL_SET, "INCLUDE_HTML": "maybe"}, "smtp_email: include_html must be bool, not str"),
-    ({**MAIL_SET, "SMTP_PORT": "smtp"}, "smtp_email: smtp_port must be int, not str"),
+    ({**MAIL_SET, "INCLUDE_HTML": "maybe"}, "$ALERTERS_INCLUDE_HTML must be true or false, not 'maybe'"),
+    ({**MAIL_SET, "SMTP_PORT": "smtp"}, "$ALERTERS_SMTP_PORT must be a number, not 'smtp'"),
     ({**SLACK_SET, "SLACK_TOKEN": "{{env.NOT_SET}}"}, "slack: slack_token: env NOT_SET is not set"),
     ({**SLACK_SET, "APPROVERS": ""}, "slack: approvers must be a list of words, none of them empty; "
      "leave it out for the default"),
