@@ -7486,7 +7486,9 @@ def _cmd_preview(options: Any) -> None:
         with open(options.html, "w", encoding="utf-8") as file:
             file.write(_mail_html(_lay_out(message, message._files("preview")), message.level))
         return
-    cls = _flavor(options.flavor, place="preview --flavor: ")
+    if not options.flavor:
+        raise ConfigError("preview: give --flavor, or --html FILE")
+    cls = _flavor(options.flavor)
     example: Any = ConsoleAlerter()  # what fields make one of somebody's own flavor nobody knows
     if cls._example:
         example = cls(**cls._example)

@@ -8554,7 +8554,7 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
 
 
 MISTAKES = {  # {}: the program, …: anything
-    "preview x": "preview --flavor: no flavor…console…", "aks": "no command 'aks'; did you mean 'ask'?",
+    "preview x": "preview: give --flavor, or --html FILE", "aks": "no command 'aks'; did you mean 'ask'?",
     "register x --flavor=discord --token hidden": "x (discord): it has no…did you mean 'discord_token'?",
     "post x --alerter=": "no alerter ''; there is: console, team", "ask x --stack=": "no stack ''…prod",
     "register x --flavor=console --slack_token=xoxb-2-hidden":
