@@ -2600,7 +2600,8 @@ class _ChatAlerter(BaseAlerter):
             try:
                 return self._call(*request)
             except DeliveryError as error:
-                page.doubtful = page.doubtful or error.outcome == "unknown"
+                if error.outcome == "unknown" and not how.get("find"):  # which finds it before the next try
+                    page.doubtful = True
                 raise
 
         return _retry(self, noted, until=until, doubtful=page.doubtful, **how)
