@@ -2126,11 +2126,13 @@ class Question:
             if self.alerter._person(user) not in approvals:
                 approvals[self.alerter._person(user)] = reply
                 latest = max(latest, reply.means.at)
-        told = record.acknowledged  # they stand first, for nobody knows when a tap was given
-        given = sorted(approvals.values(), key=lambda reply: [*told, reply.by].index(reply.by))
-        self._approvals = tuple(reply.by for reply in given)
-        if given and len(given) >= record.minimum_approvals:
-            return dataclasses.replace(given[-1].means, approvals=self._approvals)
+        given = {reply.by: reply for reply in approvals.values()}
+        # Those that were told of stand first, as nobody knows when a tap was given.
+        people = [user for user in record.acknowledged if user in given]
+        people += [user for user in given if user not in people]
+        self._approvals = tuple(people)
+        if len(people) >= record.minimum_approvals:
+            return dataclasses.replace(given[people[-1]].means, approvals=self._approvals)
         return None
 
     def _acknowledge(self) -> None:
