@@ -273,7 +273,10 @@ def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
     """Return the name that was meant, or "": channel is slack_channel_id, imap_user is imap_username."""
     meant = _dotted(word)
     same = [name for name in known if _dotted(name) == meant]  # imap_user is not username
-    for name in same + sorted(known, key=len):
+    same += _difflib.get_close_matches(word.lower(), known, 1, 0.9)  # nor is imp_password password
+    if same:
+        return same[0]
+    for name in sorted(known, key=len):
         part, whole = sorted([meant, _dotted(name)], key=len)
         if part in whole:
             return name
