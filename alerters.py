@@ -5732,6 +5732,8 @@ def _record_text(record: _logging.LogRecord) -> str:
         text = record.getMessage()
     except Exception as wrong:  # arguments that do not fit are the caller's mistake, and still an alert
         text = f"{_clean(record.msg)} {_clean(record.args)} ({_one_line(wrong)})"
+    if record.stack_info:
+        text += f"\n{record.stack_info}"
     return _clean(text).strip() or record.levelname
 
 

@@ -8246,32 +8246,33 @@ def test_what_comes_while_a_message_is_under_way_goes_together(logger, received,
 
 
 TRACE = 'Traceback (most recent call last):\n  File "a.py", line 1\nValueError: gone'
-RECORDS = [  # text, arguments, exception, exc_text: title, body
-    ("disk is full", (), None, None, "disk is full", None), ("", (), None, None, "ERROR", None),
-    ("12:00 | ERROR    | plain", (), None, None, "12:00 | ERROR | plain", None),
-    ("first\nsecond", (), None, None, "first", "first\nsecond"),
-    ("x" * 200, (), None, None, "x" * 139 + "…", "x" * 200),
-    ("job %s failed", ("a",), ValueError("gone"), None, "job a failed", "ValueError: gone"),
-    ("job failed", (), GONE, None, "job failed", "ValueError: the data are gone\n\n" + "".join(
+RECORDS = [  # text, arguments, exception, exc_text, stack: title, body
+    ("disk is full", (), None, None, None, "disk is full", None), ("", (), None, None, None, "ERROR", None),
+    ("12:00 | ERROR    | plain", (), None, None, None, "12:00 | ERROR | plain", None),
+    ("first\nsecond", (), None, None, None, "first", "first\nsecond"),
+    ("where", (), None, None, "Stack: here", "where", "where\nStack: here"),
+    ("x" * 200, (), None, None, None, "x" * 139 + "…", "x" * 200),
+    ("job %s failed", ("a",), ValueError("gone"), None, None, "job a failed", "ValueError: gone"),
+    ("job failed", (), GONE, None, None, "job failed", "ValueError: the data are gone\n\n" + "".join(
         traceback.format_exception(None, GONE, GONE.__traceback__))),
-    (f"12:00 | job failed\n{TRACE}", (), ValueError("gone"), "\n",  # formatted, as by loguru
+    (f"12:00 | job failed\n{TRACE}", (), ValueError("gone"), "\n", None,  # formatted, as by loguru
      "12:00 | job failed", f"12:00 | job failed\n{TRACE}"),
-    (f"job failed\n{TRACE}", (), KeyError("a"), None, "job failed",
+    (f"job failed\n{TRACE}", (), KeyError("a"), None, None, "job failed",
      f"job failed\n{TRACE}\nKeyError: 'a'"),
-    ("job failed", (), None, f"{TRACE} hidden-record-1", "job failed", f"{TRACE} ***"),  # of a process
-    ("x", (), KeyError("hidden-record-1"), None, "x", "KeyError: '***'"),
-    ({"exc_info": ValueError("gone")}, (), None, None,  # as structlog hands on what it wraps
+    ("job failed", (), None, f"{TRACE} hidden-record-1", None, "job failed", f"{TRACE} ***"),  # of a process
+    ("x", (), KeyError("hidden-record-1"), None, None, "x", "KeyError: '***'"),
+    ({"exc_info": ValueError("gone")}, (), None, None, None,  # as structlog hands on what it wraps
      "{'exc_info': ValueError('gone')}", "ValueError: gone"),
-    ("%s rows", (BadError(),), None, None, "%s rows (BadError(),) (hostile)", None),
-    ("x", (), type("E", (OSError,), {"__cause__": property(len)})(1), None, "x", f"{__name__}.E: 1"),
-    (Hostile(), (), None, None, "<Hostile: RuntimeError> () (hostile)", None)]
+    ("%s rows", (BadError(),), None, None, None, "%s rows (BadError(),) (hostile)", None),
+    ("x", (), type("E", (OSError,), {"__cause__": property(len)})(1), None, None, "x", f"{__name__}.E: 1"),
+    (Hostile(), (), None, None, None, "<Hostile: RuntimeError> () (hostile)", None)]
 
 
 def test_a_record_is_told_whole_and_once(logger, received):
     alerters._Secret("hidden-record-1")
-    for text, args, error, formatted, title, body in RECORDS:
+    for text, args, error, formatted, stack, title, body in RECORDS:
         record = log_record(text, args=args, error=error)
-        record.exc_text = formatted
+        record.exc_text, record.stack_info = formatted, stack
         handler = alerters.AlertHandler()
         handler.handle(record)
         handler.flush()
