@@ -7688,8 +7688,9 @@ WRONG_CALLS = [  # a call, and what is said of it
     *((functools.partial(call, **{wrong: 1}),
        f"{call.__name__}: no keyword {wrong!r}; did you mean {right!r}?") for call, wrong, right in (
         (ASKED.post, "titel", "title"), (ask, "approve", "approve_msg_options"), (watch, "alrter", "alerter"),
-        (ASKED.open_question, "mentio", "mention"), (SMTPEmailAlerter, "imap_user", "imap_username"),
-        (AlerterParameters, "timout", "timeout"), (alerters.AlertHandler, "levle", "level"))),
+        (ASKED.open_question, "mentio", "mention"), (AlerterParameters, "timout", "timeout"),
+        (alerters.AlertHandler, "levle", "level"), (SMTPEmailAlerter, "imap_user", "imap_username"),
+        (SMTPEmailAlerter, "imp_password", "imap_password"))),
     (lambda: SlackAlerter(slack_token="xoxb-1").post("x"),
      "slack: no channel: give slack_channel_id in the alerter or in the parameters")]
 
@@ -8257,12 +8258,10 @@ RECORDS = [  # text, arguments, exception, exc_text, stack: title, body
         traceback.format_exception(None, GONE, GONE.__traceback__))),
     (f"12:00 | job failed\n{TRACE}", (), ValueError("gone"), "\n", None,  # formatted, as by loguru
      "12:00 | job failed", f"12:00 | job failed\n{TRACE}"),
-    (f"job failed\n{TRACE}", (), KeyError("a"), None, None, "job failed",
-     f"job failed\n{TRACE}\nKeyError: 'a'"),
+    (f"job failed\n{TRACE}", (), KeyError(1), None, None, "job failed", f"job failed\n{TRACE}\nKeyError: 1"),
     ("job failed", (), None, f"{TRACE} hidden-record-1", None, "job failed", f"{TRACE} ***"),  # of a process
     ("x", (), KeyError("hidden-record-1"), None, None, "x", "KeyError: '***'"),
-    ({"exc_info": ValueError("gone")}, (), None, None, None,  # as structlog hands on what it wraps
-     "{'exc_info': ValueError('gone')}", "ValueError: gone"),
+    ({"exc_info": OSError(1)}, (), None, None, None, "{'exc_info': OSError(1)}", "OSError: 1"),  # structlog's
     ("%s rows", (BadError(),), None, None, None, "%s rows (BadError(),) (hostile)", None),
     ("x", (), type("E", (OSError,), {"__cause__": property(len)})(1), None, None, "x", f"{__name__}.E: 1"),
     (Hostile(), (), None, None, None, "<Hostile: RuntimeError> () (hostile)", None)]
