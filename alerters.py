@@ -6535,9 +6535,13 @@ def _body(text: str) -> list[_Block]:
 def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
     """Add lines of Markdown, the last of which is empty and only ends the others."""
     at = 0
+    columns: list[int] = []  # in which the items begin that hold the last one, and it itself
     while at < len(lines) - 1:
         block = _table_at(lines, at) or _line_block(lines[at])
         at += len(block.lines)
+        if block.kind == "item":  # till now its level is its column
+            columns = [column for column in columns if column < block.level] + [block.level]
+            block.level = len(columns) - 1
         if block.kind == "table":  # its head and rule
             at += 2
         if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
@@ -6552,7 +6556,7 @@ def _line_block(line: str) -> _Block:
         return _Block("text", [line])
     kind, level = str(found.lastgroup), len(found["hashes"] or "")
     if kind == "item":
-        level = len(found["indent"].expandtabs(4)) // 2
+        level = len(found["indent"].expandtabs(4))
     return _Block(kind, [found[kind]], label=found["number"] or "", level=level)
 
 
