@@ -2208,7 +2208,10 @@ class Question:
         how, said = "timeout, nobody decided", "Nobody decided in time. This question is closed."
         if decision.by:
             how = f"{decision.status} by {decision.by} ({decision.via})"
-            said = f"{decision.status.capitalize()} by {decision.by}."
+            people = [decision.by]
+            if decision:  # of those that came since the look before no note has told
+                people += decision.approvals[:-1]
+            said = f"{decision.status.capitalize()} by {', '.join(people)}."
         _log("info", "%s: %r: %s", self.alerter._who, self._record.text, _one_line(how))
         with self._working():
             self._say(said, decision.by or "")

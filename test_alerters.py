@@ -3945,7 +3945,7 @@ def test_a_first_approval_is_acknowledged_once_by_all_who_wait(room):
     room.service.say(room.eve, "ok", room.id(first) if room.is_slack else room.service.posted[-1]["id"])
     assert first.check().approvals == second.check().approvals == (room.ann, room.bob, room.eve)
     assert (first.check().by, _records()) == (room.eve, {})  # not the tap, told of long before
-    assert re.findall(r"\w+", room.notes(first)[-1]) == ["Approved", "by", room.eve]
+    assert re.findall(r"\w+", room.notes(first)[-1]) == ["Approved", "by", room.eve, room.ann, room.bob]
 
 
 # === Asking: listening to the channel ===
