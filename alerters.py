@@ -460,7 +460,8 @@ class AlerterParameters(_Record):
         for name in ("approve_msg_options", "disapprove_msg_options", "approvers", "mention"):
             given = getattr(self, name)
             names = _names(given, name, commas=name == "approvers")
-            if given is not None and not hasattr(given, "__len__"):  # a generator gives its items once only
+            # A generator gives its items once only, and an array of numpy cannot tell whether it is empty.
+            if not isinstance(given, (str, tuple, list, type(None))):
                 setattr(self, name, names)
         if self.timeout is not None:
             _seconds(self.timeout, "timeout")
@@ -1288,7 +1289,8 @@ class BaseAlerter(_Record):
     def _option(self, params: _Params, name: str, default: Any = None) -> Any:
         """Return the choice of this call, else the alerter's own field, else the default."""
         for value in getattr(params, name, None), getattr(self, name, None):
-            if value not in (None, "", (), []):  # an empty one is a default of one's own flavor
+            is_empty = isinstance(value, (str, tuple, list)) and not value  # as a default of one's own flavor
+            if value is not None and not is_empty:
                 return value
         return default
 
