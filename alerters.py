@@ -3718,9 +3718,10 @@ class DiscordAlerter(_ChatAlerter):
             if not question._verdict(shown, True):
                 continue
             path = _reaction_path(question.ref, name)
-            users = self._rows(path, 0, absent="10014")  # it was taken back meanwhile
+            # Of many lists Discord gives a few at once. 10014: it was taken back meanwhile.
+            users = _retry(self, self._rows, path, 0, "10014")
             if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
-                users += self._rows(path, 0, absent="10014", more="&type=1")
+                users += _retry(self, self._rows, path, 0, "10014", "&type=1")
             for user in users:
                 if not user.get("bot"):
                     taps.append({"by": user["id"], "text": shown, "via": "reaction"})

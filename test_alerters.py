@@ -4154,7 +4154,7 @@ def test_nothing_is_decided_while_reactions_cannot_be_read(room, caplog):
         else:
             room.service.fail("/reactions/", room.limited(9), times=None)
             assert outcome(question) is None
-            room.service.heal()
+            room.service.heal(), room.service.fail("/reactions/", room.limited(1))  # which a look waits for
             waited = outcome(question), room.clock.sleep(9)  # it is not asked again before it allows that
             assert (*waited, outcome(question), "limited" in caplog.text) == (None, None, read, True)
     asked = room.ask(timeout=5)
