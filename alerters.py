@@ -387,7 +387,7 @@ class AlerterMessage(_Record):
         self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
         _check_known("message: no level", self.level, _LEVELS)
-        silent = re.fullmatch(fr"(?:{_TERMINAL}|\s)*", f"{self.title or ''}{self.body or ''}")
+        silent = re.fullmatch(fr"\s*(?:(?:{_TERMINAL})\s*)*", f"{self.title or ''}{self.body or ''}")
         if silent and not (self.metadata or self.images or self.files):
             raise ConfigError("message: there is nothing to say: give title, body, metadata, images or files")
 
