@@ -2889,7 +2889,10 @@ class SlackAlerter(_ChatAlerter):
         for method, what, mark in (("info", "channel {}", _NOTE), ("history", "may read replies", _BAD)):
             try:
                 found = self._call(f"conversations.{method}", {"channel": channel, "limit": "1"})
-                yield _GOOD, what.format(_mapping(found.get("channel")).get("name") or channel)
+                about = _mapping(found.get("channel"))
+                yield _GOOD, what.format(about.get("name") or channel)
+                if about.get("is_archived"):
+                    yield _BAD, f"channel {channel} is archived: choose another one"
             except DeliveryError as error:
                 yield mark, f"{what.format(channel)}: {error}"
 

@@ -3421,7 +3421,7 @@ def test_check_says_a_line_a_point(chats):
     ("slack", _without("channels:read"), "note  channel C0ALERTS: missing_scope", False),
     ("slack", _without("channels:history"), "may read replies: .*missing_scope.*channels:history", True),
     ("slack", lambda s: s.channels.clear(), "replies: channel_not_found: give the channel's id", True),
-    ("slack", _now(is_member=False), "may read replies: not_in_channel.*: invite", True),
+    ("slack", _now(is_member=False, is_archived=True), "is archived.*: not_in_channel.*: invite", True),
     ("slack", lambda s: setattr(s, "token", "xoxb-new"), "invalid_auth", True),
     ("discord", lambda s: setattr(s, "token", "new"), "401: Unauthorized: bad bot token: reset it", True),
     ("discord", lambda s: s.fail("GET", Fault(status=400, body={"message": "?", "errors": 5})), "[(]5", True),
