@@ -7486,19 +7486,23 @@ def _passes(target: BaseAlerter, check: Callable[[], object]) -> bool:
 def _cmd_check(options: Any) -> int:
     if options.name is not None:
         options.alerter = [options.name] + (options.alerter or [])
-    failed = []
+    failed, code = [], 4
     for target in _chosen(options):
         _print(target._who)
-        works = _passes(target, target.check)
-        if works and options.post:
-            works = _passes(target, target._try_post)
-        elif works and target.flavor != "console":
-            _print(f"{_NOTE}posting: not tried; check --post tries it")
+        try:
+            works = _passes(target, target.check)
+            if works and options.post:
+                works = _passes(target, target._try_post)
+            elif works and target.flavor != "console":
+                _print(f"{_NOTE}posting: not tried; check --post tries it")
+        except ConfigError as error:  # the others are checked all the same
+            _print(f"{_BAD}{error}")
+            works, code = False, 2
         if not works:
             failed.append(target._who)
     if not failed:
         return 0
-    return _complain(f"check: {', '.join(failed)} failed: mend it and check again", 4)
+    return _complain(f"check: {', '.join(failed)} failed: mend it and check again", code)
 
 
 def _cmd_preview(options: Any) -> None:
