@@ -334,7 +334,10 @@ def _log(level: str, what: str, *values: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    return _clean(getattr(error, "strerror", None) or error) or type(error).__name__
+    if isinstance(error, UnicodeDecodeError):  # Windows PowerShell writes UTF-16
+        return f"it is no text in {error.encoding}: save it as UTF-8"
+    text = getattr(error, "strerror", None) or error
+    return _clean(text) or type(error).__name__
 
 
 # === Messages ===

@@ -7147,7 +7147,7 @@ def test_a_broken_store_is_named_and_left_as_it_is(capsys):
             assert code in (0, 2) and err.count("\n") == (code == 2), (content, line, err)
         assert read_store() == content
     write_store(b'{\n"x": "\xe9"}')
-    assert "read ('utf-8' codec can't decode byte 0xe9 in position 8:" in run_cli(capsys, "list")[2]
+    assert "read (it is no text in utf-8: save it as UTF-8);" in run_cli(capsys, "list")[2]
 
 
 def test_an_entry_of_another_shape_is_set_aside_and_kept(capsys, received, monkeypatch, caplog):
