@@ -403,8 +403,11 @@ class AlerterMessage(_Record):
         return " ".join(_clean(self.title or "").split())
 
     def _name(self) -> str:
+        title = _bare(self._title_line())
+        if title:
+            return title
         text = _as_text(_body(_clean(self.body or "")[:2000]))
-        return _bare(self._title_line()) or text.strip().partition("\n")[0]
+        return text.strip().partition("\n")[0]
 
     def _load(self) -> AlerterMessage:
         """Return it with pictures drawn and files read. Plotting libraries do not bear several threads."""
@@ -5093,9 +5096,10 @@ def _from_environment() -> BaseAlerter:
 
 def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | None = None) -> str:
     """Return what to say of a variable of ours, or nearly of ours, that configures nothing, or raise it."""
-    fields: _Dict = {}
-    for cls in FLAVORS.values():
-        fields.update(_fields_of(cls))
+    places: dict[str, list[str]] = {}
+    for flavor, cls in FLAVORS.items():
+        for field in _fields_of(cls):
+            places.setdefault(field, []).append(flavor)
     stray = ""
     for variable in sorted(os.environ):
         before, ours, name = variable.lower().partition("alerters_")
@@ -5104,14 +5108,14 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
         if f"env.{variable}" in _json.dumps(alerters):  # one of them refers to it
             continue
         said = ""
-        if name not in fields:
-            meant = _nearest(name, [*(own or fields), *_CHOOSING], 0.75)  # 0.65: TASK is STACK
+        if name not in places:
+            meant = _nearest(name, [*(own or places), *_CHOOSING], 0.75)  # 0.65: TASK is STACK
             if meant:
                 said = f"${variable}: did you mean $ALERTERS_{meant.upper()}?"
             if meant and (own is not None or meant in _CHOOSING):  # another field or place would be used
                 raise ConfigError(said)
         elif own is None:
-            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(_BUILT_IN)}"
+            said = f"${variable} is set, but not $ALERTERS_FLAVOR: set that to {' or '.join(places[name])}"
         stray = stray or said
     return stray
 
@@ -5415,8 +5419,11 @@ def _when_free(seconds: float, work: Callable[..., _T], *given: Any) -> _T:
 
 
 def _usable(data: Mapping[str, Any], kind: str) -> _Dict:
-    fits, entries = _FITS[kind], data.get(kind, {})
-    return _Hidden({name: entry for name, entry in entries.items() if fits(entry)})
+    found = _Hidden()
+    for name, entry in data.get(kind, {}).items():
+        if _FITS[kind](entry):
+            found[name] = entry
+    return found
 
 
 def _check_new(kind: str, name: Any, known: Mapping[str, Any], instead: str) -> None:
@@ -5495,6 +5502,8 @@ def _facts(source: Any, **paths: str) -> _Dict:
 
 def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *more: Any) -> AlerterMessage:
     """Each framework calls it in a way of its own. Of what it hands over only what is named here goes out."""
+    if first is None:
+        first = named.get("context")  # Airflow's deadline callbacks get it by this name, and may hand it on
     facts: _Dict = {"error": first}
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
@@ -7520,7 +7529,8 @@ def _cmd_preview(options: Any) -> None:
     example: Any = ConsoleAlerter()  # what fields make one of somebody's own flavor nobody knows
     if cls._example:
         example = cls(**cls._example)
-    _print(example._preview(*example._checked(message, _typed_params(options))))
+    message, params = example._checked(message, _typed_params(options))
+    _print(example._preview(message, params))
 
 
 def _cmd_pending(options: Any) -> None:

@@ -7282,8 +7282,7 @@ def set_variables(monkeypatch, **variables):
 
 
 SLACK_SET = {"FLAVOR": "slack", "SLACK_TOKEN": "xoxb-1", "SLACK_CHANNEL_ID": "C1"}
-MAIL_SET = {"FLAVOR": "smtp_email"}
-LONELY = ", but not $ALERTERS_FLAVOR: set that to slack or discord or smtp_email or console"
+MAIL_SET, LONELY = {"FLAVOR": "smtp_email"}, ", but not $ALERTERS_FLAVOR: set that to"
 WRONG_VARIABLES = [  # what is set, what is said
     ({"FLAVOR": "slak"}, "no flavor 'slak'; did you mean 'slack'?"),
     (MAIL_SET, "smtp_email: smtp_server and sender_email are needed"),
@@ -7293,7 +7292,8 @@ WRONG_VARIABLES = [  # what is set, what is said
     ({**SLACK_SET, "SLACK_TOKEN": "{{env.NOT_SET}}"}, "slack: slack_token: env NOT_SET is not set"),
     ({**SLACK_SET, "APPROVERS": ""}, "slack: approvers must be a list of words, none of them empty; "
      "leave it out for the default"),
-    ({"LISTEN": "channel", "FLAVOR": ""}, f"$ALERTERS_LISTEN is set{LONELY}"),
+    ({"SLACK_TOKEN": "xoxb-1"}, f"$ALERTERS_SLACK_TOKEN is set{LONELY} slack"),
+    ({"LISTEN": "channel", "FLAVOR": ""}, f"$ALERTERS_LISTEN is set{LONELY} slack or discord"),
     ({"STACK": "defalt"}, "no stack 'defalt'; did you mean 'default'?"),
     *[({**more, name: "xoxb-1"}, f"$ALERTERS_{name}: did you mean $ALERTERS_{meant}?")
       for more, name, meant in (
@@ -7319,8 +7319,8 @@ def test_fields_in_the_environment_do_not_stop_a_stack_and_a_flavor_wins_over_it
     assert post("x") and caplog.messages == []
     set_variables(monkeypatch, DISCORD_TOKEN="ab.cd.ef")
     assert post("x") and post("x")
-    assert caplog.messages == [
-        f"$ALERTERS_DISCORD_TOKEN is set{LONELY}; the stack my_slack_alerter_stack is used"]
+    assert caplog.messages == [f"$ALERTERS_DISCORD_TOKEN is set{LONELY} discord; "
+                               "the stack my_slack_alerter_stack is used"]
     with monkeypatch.context() as patch, pytest.raises(ConfigError, match="did you mean .ALERTERS_STACK?"):
         set_variables(patch, STACKS="default")  # the people of another stack would be asked
         ask("x", timeout=0)
@@ -7952,7 +7952,7 @@ FAILURES = [((), "step failed", None, {}), ((GONE, RUN), "step failed", GONE, {}
     *[((airflow_context(GONE, state=state, try_number=tries),), f"train failed{more}", GONE,
        {**TRAIN, "try": f"{tries} of 4"}) for state, tries, more in (
        ("failed", 4, ""), ("failed", 2, ""), ("up_for_retry", 4, ", will retry"), (None, 3, ", will retry"))],
-    ((AirflowContext(airflow_context(GONE)),), "train failed", GONE, TRAIN),
+    ({"context": AirflowContext(airflow_context(GONE))}, "train failed", GONE, TRAIN),
     ((airflow_context("killed <SIGKILL>"),), "train failed", "killed <SIGKILL>", TRAIN),
     (({**DAG, "reason": "task_failure"},), "nightly failed", None, {**DAG_FACTS, "reason": "task_failure"}),
     *[((Flow(), RUN, given), f"nightly {how}", error, {**OTTER, "state": given.name})
