@@ -1295,7 +1295,7 @@ class BaseAlerter(_Record):
     def _option(self, params: _Params, name: str, default: Any = None) -> Any:
         """Return the choice of this call, else the alerter's own field, else the default."""
         for value in getattr(params, name, None), getattr(self, name, None):
-            is_empty = isinstance(value, (str, tuple, list)) and not value  # as a default of one's own flavor
+            is_empty = isinstance(value, (str, tuple, list, set)) and not value  # of an own flavor, say
             if value is not None and not is_empty:
                 return value
         return default
@@ -4034,8 +4034,7 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def _recipients(self, params: _Params) -> list[str]:
         what, found = f"{self._who}: recipient_email", {}
-        given = getattr(params, "recipient_email", None) or self.recipient_email or None
-        for names in _names(given, what):
+        for names in _names(self._option(params, "recipient_email"), what):
             for name in re.split("[,;]", names):
                 found[_name_and_address(name, what)[1]] = True
         return list(found)

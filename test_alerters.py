@@ -5793,8 +5793,9 @@ def test_the_subject_is_one_short_line_and_a_long_title_is_whole_in_the_mail(rel
 
 def test_params_of_the_call_win_and_those_of_another_flavor_are_ignored(relay):
     alerter, carl = relay_alerter(relay, recipient_email=[ANN, ANN, BOB]), "carl@example.org"
+    array = type("Array", (collections.UserList,), {"__bool__": None})([carl, EVE])  # as numpy's
     for params in (SMTPEmailAlerterParameters(recipient_email=carl, include_html=False),
-                   SMTPEmailAlerterParameters(recipient_email=(carl, EVE), html_body="<p><b>own</b></p>"),
+                   SMTPEmailAlerterParameters(recipient_email=array, html_body="<p><b>own</b></p>"),
                    SlackAlerterParameters(slack_channel_id="C1", timeout=3)):
         alerter.send("x", params)
     assert [(mail.rcpts, mail_shape(mail.message).count("html")) for mail in relay.mails] == [
@@ -8521,8 +8522,7 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
         "stack register both -al console my_slack_alerter":
             f"stack both is stored; my_stack stays active until: {program} stack set both\n",
         "stack register all -al console,my_slack_alerter --set": "stack all is stored\n",
-        "stack set my_stack": "stack my_stack is active\n",
-        "stack update all -al console":
+        "stack set my_stack": "stack my_stack is active\n", "stack update all -al console":
             f"stack all is stored; my_stack stays active until: {program} stack set all\n",
         "stack describe": "* my_stack: my_slack_alerter\n",
         "stack list": "  default: console\n* my_stack: my_slack_alerter\n"
