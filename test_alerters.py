@@ -6410,10 +6410,10 @@ ok⏎-- ⏎24.11.2026, bot@example.org⏎wrote:⏎no⏎> A decline may say why: 
 
 def test_what_stands_around_the_subject_counts_but_for_marks_of_programs_and_gateways(desk):
     subjects = re.split(" ¦ |\n", """\
-{S}! ¦ RE : {S} ¦ AW: {S} ¦ Odp: SV: {S} ¦ Antwort: {S} ¦ Antw.: {S} ¦ Re[12]: {S} ¦ 回复：{S} ¦ Trả lời: {S}
+{S}! ¦ RE : {S} ¦ ΑΠ: {S} ¦ Odp: İLT: {S} ¦ Antwort: {S} ¦ Antw.: {S} ¦ Re[12]: {S} ¦ 回复：{S} ¦ Trả lời: {S}
 [EXT] Re: {S} ¦ Re: [A Team] {S} ¦ *** SPAM *** Re: {S} ¦ 【社外】EXT: {S} ¦ External Email: {S} ¦ {Spam?} {S}
 {S} [EXT]  [ops #12] ¦ {S} [SEC=OFFICIAL: Sensitive] ¦ {S} [External Email] ¦ {S} [Company Confidential]
-Staging only Re: {S} ¦ not yet: Re: {S} ¦ Staging: {S} ¦ not {S} ¦ Re: [EXT] only EU {S} ¦ 👎 Re: {S} ¦ ? {S}
+Staging only Re: {S} ¦ Sent: never: Re: {S} ¦ nope: {S} ¦ not {S} ¦ Re: [EXT] only EU {S} ¦ 👎 Re: {S} ¦ ? {S}
 不是今天 Re: {S} ¦ Re: {S} only EU ¦ Re: {S} [staging only] ¦ Re: {S} (×) ¦ Re: {S} [EXT] not yet""")
     for title in ("Deploy?", "Re: model: v2 (EU) [a b] 🟢 *x*", "ü" * 99):
         question = desk.open(AlerterMessage(title, "x"), subject_prefix="PROD only:")
