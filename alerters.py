@@ -853,7 +853,8 @@ def _field_kind(field: _Field) -> str:
 
 @functools.lru_cache(maxsize=None)  # it is asked at every call
 def _is_secret(field: _Field) -> bool:
-    return not field.repr or bool(re.search(_SECRET_NAME, field.name.lower()))
+    says_so = re.search(_SECRET_NAME, field.name.lower())
+    return not field.repr or bool(says_so)
 
 
 def _field_value(what: str, field: _Field, value: Any) -> Any:
@@ -2467,17 +2468,29 @@ class _ChatAlerter(BaseAlerter):
             self._post_one(draft, part)
 
     def _post_one(self, draft: _Draft, page: _Page) -> None:
-        ref = self._put(draft, page)
+        """Post a page by `_put`; without what it replies to, where that was deleted."""
+        try:
+            ref = self._put(draft, page)
+        except DeliveryError as error:
+            if error.code not in self._gone or not draft.reply_to:
+                raise
+            _log("warning", "%s; the message stands alone", error.args[0])
+            draft.reply_to = {}
+            if draft.where["thread"]:  # of a channel that is still there
+                draft.where["thread"] = None
+            else:
+                draft.where["channel"] = self._channel(draft.params)
+            ref = self._put(draft, page)
         draft.outcome = "partial"
         if not draft.ref:
             draft.ref, draft.where["channel"] = ref, self._channel_of(ref)  # it may have been given by a name
 
     def _send_pictures(self, draft: _Draft) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
-        for file in draft.pictures + draft.later:
-            refused = file.problem and len(draft.pages[0].files) > 1
-            if file in draft.pictures and not refused:
-                continue
+        again = draft.later
+        if len(draft.pages[0].files) > 1:
+            again = [file for file in draft.pictures if file.problem] + again
+        for file in again:
             page, post = _Page(0), self._post
             if file.data:  # which a plain form would not help
                 page.files, post = [file], self._post_one
@@ -3499,11 +3512,14 @@ class DiscordAlerter(_ChatAlerter):
             if kind == "title":
                 yield "title", lines[0]
             elif kind == "facts":
-                fields = [{"name": name, "value": value, "inline": len(value) <= 40} for name, value in lines]
+                fields = []
+                for name, value in lines:
+                    fields.append({"name": name, "value": value, "inline": len(value) <= 40})
                 for at in range(0, len(fields), 25):
                     yield "fields", fields[at:at + 25]
             elif kind == "picture":
-                for file in [block.file for block in written]:
+                for block in written:
+                    file = block.file
                     if file.url or (file.image and file in page.files):
                         yield "image", {"url": file.url or f"attachment://{file.sent_as}"}
             elif kind == "note":
@@ -3525,6 +3541,11 @@ class DiscordAlerter(_ChatAlerter):
                 raise
             bare = copy.copy(page)
             bare.files, bare.doubtful = [], doubtful
+            if refused and draft.whole.data and page.files[1:]:  # one of the others may be to blame
+                for file in page.files:
+                    file.problem = str(error)
+                bare.files = [draft.whole]
+                return self._put(draft, bare)
             sent = self._post_message(draft, bare)
             if not sent.get("attachments"):
                 problem = str(error)

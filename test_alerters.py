@@ -963,8 +963,7 @@ class FakeDiscord(FakeService):
         assert not name  # else refused with 220003
         author = {"id": self.webhook_id, "username": "hook"}  # assumed: no `bot`, webhook_id must do
         row = self._add(where["id"], dict(fields, author=author, webhook_id=self.webhook_id))
-        waits = call.query.get("wait", "").lower() in ("true", "1")
-        return (200, self._show(row), {}) if waits else (204, None, {})
+        return (200, self._show(row), {}) if call.query.get("wait") == "true" else (204, None, {})
 
 
 def _embed_texts(payload):
@@ -2249,6 +2248,7 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
         assert {payload["channel"] for payload in _posted(service)[3:]} == {"555"}  # no name any more
         assert len(service.posted) > 3 and {row["thread_ts"] for row in service.posted} == {first.ref["ts"]}
         assert under.ref == dict(first.ref, ts=service.posted[2]["ts"], thread_ts=first.ref["ts"])
+    assert alerter.post("alone", reply_to=Receipt(kind, {**first.ref, "ts": "1.5", "message_id": "15"}))
     assert alerter.post("apart", reply_to=Receipt("another of the stack", first.ref))
     *below, apart = [row[service.row_keys[1]] for row in service.posted]
     assert (set(below), apart) == ({"555"}, service.channel)
@@ -2280,25 +2280,26 @@ def test_an_alert_in_a_forum_is_a_post_of_its_own(chats, kind, channel_type):
     service.add_channel("300", "alerts", channel_type)
     lines = [f"line {n}" for n in range(900)]
     first = alerter.send(AlerterMessage("**Nightly** @everyone " + "x" * 120, "\n".join(lines), images=[PNG]))
-    thread = first.ref["channel_id"]
-    assert first.ref == {"channel_id": thread, "message_id": thread} and thread != "300"
+    thread = first.ref["message_id"]
+    assert first.ref["channel_id"] == thread != "300"
     assert re.fullmatch("Nightly @\u200beveryone x{80}…", service.channels[thread]["name"])
-    assert {row["channel_id"] for row in service.posted} == {thread} and len(service.posted) > 2
+    assert {row["channel_id"] for row in service.posted[1:]} == {thread}
     texts = [_texts(kind, payload.get("message", payload))[0] for payload in _posted(service)]
     assert re.findall(r"line \d+", "".join(texts)) == lines
     assert service.posted[0]["files"] == {"image-1.png": PNG} and service.warnings == []
     assert "nonce" not in service.posted[0]["payload"]  # no word of Discord's says that one is taken there
     assert alerter.post("\n".join(lines), reply_to=first) and alerter.post("apart")
-    below, apart = [row["channel_id"] for row in service.posted[-2:]]
-    assert below == thread != apart and service.channels[apart]["name"] == "apart"
+    service.fail("POST", FINAL["404"])  # that thread is gone by now
+    assert alerter.post("late", reply_to=first) is True
+    below, *apart = [row["channel_id"] for row in service.posted[-3:]]
+    assert below == thread and [service.channels[each]["name"] for each in apart] == ["apart", "late"]
 
 
 @pytest.mark.parametrize("kind", ["discord", "discord webhook"])
 def test_a_post_in_a_forum_is_neither_lost_nor_doubled(chats, kind, caplog):
     alerter, service = chats[kind]
     service.add_channel("300", "alerts", 15)
-    call = "/threads" if kind == "discord" else "/webhooks/"
-    first = [Fault("")] * (kind != "discord")
+    call, first = ("/threads", []) if kind == "discord" else ("/webhooks/", [Fault("")])
     service.fail(call, *first, Fault(status=503))
     assert alerter.post("one") is True and len(service.posted) == 1
     service.fail(call, *first, Fault("act_reset"))
@@ -2464,11 +2465,10 @@ def test_every_fault_of_an_upload_leaves_the_text_and_names_the_lost_image(
     assert problems == []
 
 
-def test_pictures_that_are_refused_together_are_posted_one_by_one(chats):
-    alerter, discord = chats["discord"]
+def test_files_that_are_refused_together_are_posted_one_by_one_the_text_first(discord):
     discord.fail("POST", Fault(status=413))
-    assert alerter.post(AlerterMessage("plot", images=[PNG, PNG]))
-    assert [len(row["files"]) for row in discord.posted] == [0, 1, 1]
+    assert discord_alerter(discord).post(AlerterMessage("plot", LONG_TRACE, images=[PNG, PNG])) is True
+    assert [[*row["files"]] for row in discord.posted] == [["message.txt"], ["image-1.png"], ["image-2.png"]]
 
 
 def test_an_upload_address_that_cannot_be_trusted_costs_the_image_only(chats, caplog):
