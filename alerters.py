@@ -3736,7 +3736,7 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_taps(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide."""
-        taps = []
+        taps, until = [], min(self._until(), max(question._ends, self._until(_LATE)))
         for reaction in message.get("reactions") or ():
             if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
                 continue
@@ -3749,9 +3749,9 @@ class DiscordAlerter(_ChatAlerter):
                 continue
             path = _reaction_path(question.ref, name)
             # Of many lists Discord gives a few at once. 10014: it was taken back meanwhile.
-            users = _retry(self, self._rows, path, 0, "10014")
+            users = _retry(self, self._rows, path, 0, "10014", until=until)
             if _mapping(reaction.get("count_details")).get("burst"):  # super reactions are listed apart
-                users += _retry(self, self._rows, path, 0, "10014", "&type=1")
+                users += _retry(self, self._rows, path, 0, "10014", "&type=1", until=until)
             for user in users:
                 if not user.get("bot"):
                     taps.append({"by": user["id"], "text": shown, "via": "reaction"})
