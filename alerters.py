@@ -2123,28 +2123,28 @@ class Question:
         one wins, as does an edit; one that may have come too late stops an approval, and else is nothing.
         """
         record, latest = self._record, 0.0
-        approvals: dict[str, _Reply] = {}  # person: the first one
+        people: set[str] = set()  # who has approved
+        given: dict[str, _Reply] = {}  # the first approval of each, by user id
         for reply in sorted(answers, key=operator.attrgetter("is_tap", "late")):
             user, declines, counts = reply.by, reply.means.status == "declined", not reply.late
-            if len(approvals) >= record.minimum_approvals:
+            if len(given) >= record.minimum_approvals:
                 counts = False
                 if declines and (reply.is_tap or reply.first_written):  # nobody knows since when
                     counts = reply.first_written <= latest
             if not counts or (reply.is_tap and self.alerter._is_machine(user)):
                 continue
             if declines:
-                people = [given.by for given in approvals.values()]
-                return dataclasses.replace(reply.means, approvals=tuple(people))
-            if self.alerter._person(user) not in approvals:
-                approvals[self.alerter._person(user)] = reply
+                return dataclasses.replace(reply.means, approvals=tuple(given))
+            if self.alerter._person(user) not in people:
+                people.add(self.alerter._person(user))
+                given[user] = reply
                 latest = max(latest, reply.means.at)
-        given = {reply.by: reply for reply in approvals.values()}
         # Those that were told of stand first, as nobody knows when a tap was given.
-        people = [user for user in record.acknowledged if user in given]
-        people += [user for user in given if user not in people]
-        self._approvals = tuple(people)
-        if len(people) >= record.minimum_approvals:
-            return dataclasses.replace(given[people[-1]].means, approvals=self._approvals)
+        users = [user for user in record.acknowledged if user in given]
+        users += [user for user in given if user not in users]
+        self._approvals = tuple(users)
+        if len(users) >= record.minimum_approvals:
+            return dataclasses.replace(given[users[-1]].means, approvals=self._approvals)
         return None
 
     def _acknowledge(self) -> None:
