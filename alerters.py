@@ -6487,7 +6487,7 @@ _LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|>(?: |$)(?P<quote>.*)"
 _RULE = r"(?=.*\|)\|?[ \t]*:?-+:?([ \t]*\|[ \t]*:?-+:?)*[ \t]*\|?"  # below the head of a table
 _NUMBER = r"([-+−]?[\d.,_]*\d([eE][-+]?\d+)?[ \xa0]?%?|[-+]?(nan|NaN|inf))?"
 _RIGHT = fr"-+(:|(\n{_NUMBER})*\Z)"  # a column's rule and cells, if it stands right
-_TEXT_FORMS = {"item": "{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]",
+_TEXT_FORMS = {"item": "{indent}{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]",
                "bold": "{words}", "italic": "{words}", "strike": "~~{words}~~"}
 
 

@@ -1821,7 +1821,7 @@ SLACK_BARE = dict(SLACK_FULL, text="Done", blocks=[
     {"type": "section", "expand": True, "text": _mrkdwn("Done")}])
 DISCORD_BARE = dict(DISCORD_FULL, embeds=[{"color": 0x3B82F6, "description": "Done"}])
 CONSOLE_BODY = ("Results of run 7\nLoss is low, see loss.csv, the log (https://e.example/l) & ~~old~~; "
-                "*.py, a | b, -1, #42, my_var\n\n- first\n  - nested\n3. three\n> quoted\n\n" + FULL_TABLE +
+                "*.py, a | b, -1, #42, my_var\n\n- first\n    - nested\n3. three\n> quoted\n\n" + FULL_TABLE +
                 "x < 1  # **as it is**\nred link")
 
 
