@@ -7390,6 +7390,9 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
                 message += "; one that begins with - stands behind --"
             raise ConfigError(f"{message} (see: {self.prog} --help)")
 
+        def _print_message(self, message: str, file: object = None) -> None:  # the help, for any encoding
+            _print(message.rstrip())
+
     _, about, names = _COMMANDS[command]
     parser = Parser(prog=f"{_program()} {command}", description=about, allow_abbrev=False)
     for name in filter(None, names.split(", ")):
