@@ -116,8 +116,17 @@ else:
         def __getattr__(self, attribute):
             if attribute[:1] == "_":  # doctest and mock look at all that a module has; not each is there
                 raise AttributeError(attribute)
-            module = globals()[self._alias] = importlib.import_module(self.__name__)  # in place of this
+            with _importing:
+                module = globals()[self._alias] = importlib.import_module(self.__name__)  # in place of this
             return getattr(module, attribute)
+
+    _importing = _thread.RLock()
+
+    if hasattr(os, "register_at_fork"):
+        # A process that is forked while another thread, as a handler's, imports would wait for that for ever.
+        # With a limit, as what is imported may itself wait for who forks.
+        os.register_at_fork(before=functools.partial(_importing.acquire, timeout=10),
+                            after_in_parent=_importing.release, after_in_child=_importing.release)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.header email.message email.policy "
                   "email.utils fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress "
@@ -2916,7 +2925,7 @@ class SlackAlerter(_ChatAlerter):
                 yield mark, f"{what.format(channel)}: {error}"
 
     def _measure(self, text: str) -> int:
-        return len(text.encode("utf-16-le")) // 2  # how it counts is not documented: the most it can be
+        return len(text.encode("utf-16")) // 2 - 1  # how it counts is not documented: the most it can be
 
     def _mark(self, style: str, text: str, url: str) -> str:
         safe = _unfenced(_defuse(text)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -7486,8 +7486,7 @@ NEVER_WORKS = {  # flavor: fields that it needs, {field: {what can never work: w
             **dict.fromkeys((f"{AT_HOOKS}/workflows/T1/A1/2/abc", f"{AT_HOOKS}/triggers/T1/2/abc",
                              "https://app.slack.com/client/T1/C1"),
                             f": that is no incoming webhook, {AT_HOOKS}/services/…: make one in the app"),
-            f"{AT_HOOKS}/services/...": STILL_OPEN},
-        "slack_channel_id": {
+            f"{AT_HOOKS}/services/...": STILL_OPEN}, "slack_channel_id": {
             **dict.fromkeys((f"{AT_SLACK}/archives/C012AB", "<#C012AB|ml>", "ml alerts", HOOK, "xapp-1-a",
                              "'C1'", '"C1"', "“C1”", ".".join(["a" * 20] * 3)),
                             ": that is no channel; its id (C...), at the end of View channel details"),
@@ -7684,8 +7683,7 @@ WRONG_CALLS = [  # a call, and what is said of it
     (lambda: ask("x", minimum_approvals=True),
      "minimum_approvals must be a whole number, 1 or more, not True"),
     *((lambda wrong=wrong: watch("x", longer_than=wrong), f"longer_than{NO_TIME}{wrong!r}")
-      for wrong in ("60 apples", None, -1, math.nan, True)),
-    *((functools.partial(call, **{wrong: 1}),
+      for wrong in ("60 apples", None, -1, math.nan, True)), *((functools.partial(call, **{wrong: 1}),
        f"{call.__name__}: no keyword {wrong!r}; did you mean {right!r}?") for call, wrong, right in (
         (ASKED.post, "titel", "title"), (ask, "approve", "approve_msg_options"), (watch, "alrter", "alerter"),
         (ASKED.open_question, "mentio", "mention"), (AlerterParameters, "timout", "timeout"),
@@ -8434,14 +8432,14 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # by another library
         warnings.simplefilter("ignore")  # 3.12 warns of fork and threads
         open("wait", "w").close()
-        log.error("taken by the thread")
-        log.error("waits")
+        log.error("taken by the thread"), log.error("waits")
+        sys.meta_path.insert(0, type("Slow", (), {"find_spec": lambda *_: time.sleep(0.02)}))
+        threading.Thread(target=lambda: alerters._imaplib.IMAP4).start()  # still imports when it forks
         def tell():
-            os.unlink("wait")
+            os.unlink("wait"), __import__("imaplib")
             log.error("of the child")  # told before it ends, and nothing else
         child = multiprocessing.get_context("fork").Process(target=tell)
-        child.start()
-        child.join()
+        child.start(), child.join()
         handler.flush()
         log.error("of the parent")
         """, ["of the child", "of the parent", "taken by the thread", "waits"], ""),
