@@ -669,7 +669,11 @@ def post(message: _Text, params: _Params = None, *, title: str | None = None, me
     stack. Raises ConfigError for a wrong set-up or call, never for a service.
     """
     message, params = _arguments(locals())
-    return _post_to(_targets(alerter), message, params)
+    try:
+        return _post_to(_targets(alerter), message, params)
+    except OSError as error:  # no descriptor is left to read a module with, say
+        _log("error", "not posted: %s", _reason(error))
+    return False
 
 
 def _post_to(targets: list[BaseAlerter], message: AlerterMessage, params: _Params) -> bool:

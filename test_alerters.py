@@ -2858,6 +2858,7 @@ def mail(use_tls):
     return alerters.SMTPEmailAlerter(smtp_server="127.0.0.1", smtp_port={smtp}, use_tls=use_tls,
                                      sender_email="bot@example.org", recipient_email="ann@example.org")
 resource.setrlimit(resource.RLIMIT_NOFILE, (3, 12))
+print(alerters.post("x"))
 job = alerters.watch(lambda: None)  # what tells of a failure cannot be read even now
 resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))
 alerter = slack("http://127.0.0.1:{port}/api")
@@ -2876,10 +2877,11 @@ TOO_MANY = "this process has too many files open: close some, or raise `ulimit -
 def test_a_process_without_files_or_ssl_is_told_and_posts_once_it_can(peer):
     with FakeSMTP() as smtp:
         program = TIGHT.format(smtp=smtp.port, port=peer(said(SLACK_OK)))
-        done = end_of(start_program("-c", program, python=["-S", "-W", "error"]))
+        flavor = {"ALERTERS_FLAVOR": "console"}
+        done = end_of(start_program("-c", program, python=["-S", "-W", "error"], env=flavor))
     assert done.stdout == (
-        f"None False\nDeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\nsmtp_email\n"
-        f"ConfigError  smtp_email: {BUILT_WITHOUT}\nConfigError  slack: {BUILT_WITHOUT}\n"), done.stderr
+        f"False\nNone False\nDeliveryError not_sent slack: Too many open files: {TOO_MANY}\nslack\nsmtp_email"
+        f"\nConfigError  smtp_email: {BUILT_WITHOUT}\nConfigError  slack: {BUILT_WITHOUT}\n"), done.stderr
 
 
 @pytest.mark.parametrize("field", ["smtp_server", "imap_server"])
