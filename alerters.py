@@ -3864,7 +3864,7 @@ _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are
 _NO_LETTERS = r"(?:\[image:|[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"
 # What gateways set behind a subject, and they and programs (Re: AW: 回复：), by these names alone, before it.
 _BEHIND = r"(?i)\[(?:\S{,40}|[^]]{,40}(?:extern|spam|mail|sec=|offici|confid|classif|#\d)[^]]{,40})\]"
-_BEFORE = (r"(?i)\[[^]]{,40}]|[({<*【]\S{,40}[*>})】]|\b(?:ext\w*|e?mail|spam)\b|\b(?:r[eéi]?[fps]?|rv|aw"
+_BEFORE = (r"(?i)\[[^]]{,40}]|[({<*【]\S{,40}[*>})】]|\b(?:ext\w*|e?mail|spam)\b|\b(?:r[eéi]?[fps]?|rv|aw|ang"
            r"|antw(?:ort)?|sv|vs|vb|od[gp]|pd|ynt|ilt|vá|trả lời|bls|hal?|at[bs]|sb|fwd?|fs|fyi|tr|wg|enc|απ"
            r"|на|отв|σχετ|πρθ|תגובה|השב|رد|회신|답장|返信|回[复覆]|答[复覆]|转发|轉寄)[\d.()[\]^]{,4} ?[:：]")
 _QUOTED = ">|"  # marks before a quoted line
