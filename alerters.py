@@ -2971,7 +2971,10 @@ class SlackAlerter(_ChatAlerter):
         return payload
 
     def _named(self, files: Iterable[_File]) -> str:
-        return "\n".join([self._mark("text", file.name, "") for file in files])
+        names = []
+        for file in files:
+            names.append(self._mark("text", file.name, ""))
+        return "\n".join(names)
 
     def _blocks(self, kind: str, written: Sequence[_Block]) -> list[_Dict]:
         """Return written blocks of one kind as Block Kit: docs.slack.dev/reference/block-kit/blocks"""
@@ -4054,19 +4057,22 @@ class SMTPEmailAlerter(BaseAlerter):
 
     def send(self, message: Any, params: _Params = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
-        loaded = message._files(self._who)
-        mail = self._compose(message, params, loaded)
-        try:
-            self._deliver(mail)
-        except DeliveryError as error:
-            if not mail.files or error.status != 552 or error.outcome != "not_sent":
-                raise
-            for file in mail.files:
-                file.problem, file.data = _one_line(error.args[0], 200), b""
-            _log("warning", "%s; it goes without %s", error, ", ".join([file.name for file in mail.files]))
-            mail = self._compose(message, params, loaded, attach=False)
-            self._deliver(mail)
-        return Receipt(self._label, {"message_id": mail.ident})
+        loaded, attach = message._files(self._who), True
+        while True:
+            mail = self._compose(message, params, loaded, attach)
+            try:
+                self._deliver(mail)
+                return Receipt(self._label, {"message_id": mail.ident})
+            except DeliveryError as error:
+                if not mail.files or error.status != 552 or error.outcome != "not_sent":
+                    raise
+                too_large = [file for file in mail.files if file in loaded] or mail.files
+                attach = too_large is not mail.files  # the whole text, if it was not alone
+                names = []
+                for file in too_large:
+                    file.problem, file.data = _one_line(error.args[0], 200), b""
+                    names.append(file.name)
+                _log("warning", "%s; it goes without %s", error, ", ".join(names))
 
     def _recipients(self, params: _Params) -> list[str]:
         what, found = f"{self._who}: recipient_email", {}

@@ -5989,23 +5989,23 @@ def test_each_of_many_gets_one_mail_and_one_lost_after_a_part_is_told_as_partial
 
 def test_a_mail_too_large_goes_once_more_without_its_files(clock, caplog):
     big, said = "552 5.3.4 message too big", r"552 a mail of \d+ bytes, where the server takes 16000"
-    for size, answer, many, refused in (16_000, None, 0, None), (0, big, 49_000, None), (None, big, 0, BOB):
+    for size, times, many, refused in (16_000, 0, 0, None), (None, 1, 49_000, None), (0, 2, 49_000, BOB):
         caplog.clear()
         with FakeSMTP(tls=None, announced=size) as service:
             service.refuse = {refused: "550 5.1.1 no such user"}
-            service.fail("dot", answer)
+            service.fail("dot", *[big] * times)
             service.fail("connect", *["421 4.3.2 busy"] * 9)  # for longer than a mail without files may take
-            given = {"images": [MAIL_PNG * 2], "files": [("売上.csv", b"x")]}
-            message = AlerterMessage("T", "the text" + " x" * many, **given)
-            assert relay_alerter(service, clock).post(message) is (refused is None)
+            body, given = "the text" + " x" * many, {"images": [MAIL_PNG * 2], "files": [("売上.csv", b"x")]}
+            assert relay_alerter(service, clock).post(AlerterMessage("T", body, **given)) is (not refused)
         [mail] = service.mails
-        text, words = mail_text(mail), answer or said
+        text, words = mail_text(mail), big if times else said
         for name in ("image-1.png", "売上.csv"):
             assert re.search(rf"\[{name} could not be shown: smtp_email: .*{words}.*\]", text)
-        assert re.match("T\n+the text", text) and not list(mail.message.iter_attachments())
-        [warning] = errors_of(caplog, logging.WARNING)
-        assert re.search(f"{words}.*: no room .* is large; it goes without image-1.*, 売上", warning)
-        assert ("message.txt" in warning) is ("characters left out" in text) is (many > 0)
+        assert re.match("T\n+the text", text) and ("characters left out" in text) is (many > 0)
+        assert len(list(mail.message.iter_attachments())) == (times == 1)  # the text, without the others
+        warning, *last = errors_of(caplog, logging.WARNING)
+        assert re.search(f"{words}.*: no room .* is large; it goes without image-1.*, 売上.csv$", warning)
+        assert ["it goes without message.txt" in each for each in last] == [True] * (times == 2)
         assert [BOB in line for line in errors_of(caplog)] == [True] * bool(refused)
 
 
