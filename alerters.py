@@ -2481,18 +2481,20 @@ class _ChatAlerter(BaseAlerter):
             self._post_one(draft, part)
 
     def _post_one(self, draft: _Draft, page: _Page) -> None:
-        """Post a page by `_put`; without what it replies to, where that was deleted."""
+        """Post a page by `_put`; where what it is to stand below was deleted, alone."""
         try:
             ref = self._put(draft, page)
         except DeliveryError as error:
-            if error.code not in self._gone or not draft.reply_to:
+            if error.code not in self._gone:
                 raise
-            _log("warning", "%s; the message stands alone", error.args[0])
-            draft.reply_to = {}
             if draft.where["thread"]:  # of a channel that is still there
                 draft.where["thread"] = None
-            else:
+            elif draft.reply_to:
+                draft.reply_to = {}
                 draft.where["channel"] = self._channel(draft.params)
+            else:
+                raise
+            _log("warning", "%s; the message stands alone", error.args[0])
             ref = self._put(draft, page)
         draft.outcome = "partial"
         if not draft.ref:

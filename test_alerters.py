@@ -2248,6 +2248,7 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
         assert {payload["channel"] for payload in _posted(service)[3:]} == {"555"}  # no name any more
         assert len(service.posted) > 3 and {row["thread_ts"] for row in service.posted} == {first.ref["ts"]}
         assert under.ref == dict(first.ref, ts=service.posted[2]["ts"], thread_ts=first.ref["ts"])
+        assert alerter.post("alone", dataclasses.replace(elsewhere, thread_ts="1.5")) is True
     assert alerter.post("alone", reply_to=Receipt(kind, {**first.ref, "ts": "1.5", "message_id": "15"}))
     assert alerter.post("apart", reply_to=Receipt("another of the stack", first.ref))
     *below, apart = [row[service.row_keys[1]] for row in service.posted]
@@ -2281,9 +2282,8 @@ def test_an_alert_in_a_forum_is_a_post_of_its_own(chats, kind, channel_type):
     lines = [f"line {n}" for n in range(900)]
     first = alerter.send(AlerterMessage("**Nightly** @everyone " + "x" * 120, "\n".join(lines), images=[PNG]))
     thread = first.ref["message_id"]
-    assert first.ref["channel_id"] == thread != "300"
     assert re.fullmatch("Nightly @\u200beveryone x{80}…", service.channels[thread]["name"])
-    assert {row["channel_id"] for row in service.posted[1:]} == {thread}
+    assert {first.ref["channel_id"], *(row["channel_id"] for row in service.posted)} == {thread} != {"300"}
     texts = [_texts(kind, payload.get("message", payload))[0] for payload in _posted(service)]
     assert re.findall(r"line \d+", "".join(texts)) == lines
     assert service.posted[0]["files"] == {"image-1.png": PNG} and service.warnings == []
