@@ -2416,6 +2416,7 @@ class _ChatAlerter(BaseAlerter):
     _attaches = False  # files stand in the message itself, not below it
     _upload_right = "another flavor"  # what it takes to attach a file
     _refused_forms = ()  # type: tuple[str, ...]  # codes after which the plain form is tried
+    _unfollowed = ()  # type: tuple[str, ...]  # codes after which a reply stands alone
     _payload: Callable[[_Draft, _Page], _Dict]  # the body of a request; the page's lines are by `_markup`
     _put: Callable[[_Draft, _Page], _Dict]  # posts that, with the page's files; -> ref, {} if not told
     _call: Callable[..., _Dict]  # sends a request, whatever it takes
@@ -2481,11 +2482,11 @@ class _ChatAlerter(BaseAlerter):
             self._post_one(draft, part)
 
     def _post_one(self, draft: _Draft, page: _Page) -> None:
-        """Post a page by `_put`; where what it is to stand below was deleted, alone."""
+        """Post a page by `_put`; alone, where nothing may stand below what it is to stand below."""
         try:
             ref = self._put(draft, page)
         except DeliveryError as error:
-            if error.code not in self._gone:
+            if error.code not in self._unfollowed:
                 raise
             if draft.where["thread"]:  # of a channel that is still there
                 draft.where["thread"] = None
@@ -2884,6 +2885,8 @@ class SlackAlerter(_ChatAlerter):
               "bold": "*{words}*", "italic": "_{words}_", "strike": "~{words}~"}
     _upload_right = "a bot token with the scope files:write"
     _refused_forms = ("invalid_blocks", "invalid_blocks_format", "msg_blocks_too_long", "invalid_payload")
+    _unfollowed = ("thread_not_found", "cannot_reply_to_message", "restricted_action_thread_locked",
+                   "restricted_action_non_threadable_channel")
     _answer_by = "Reply in this thread with"
     _needs_emoji_names = True
     _gone = ("message_not_found", "thread_not_found")
@@ -3429,6 +3432,7 @@ class DiscordAlerter(_ChatAlerter):
     _attaches = True
     _upload_right = "the permission Attach Files"
     _refused_forms = ("50035", "50013", "50006")  # a wrong form, no Embed Links, and an empty message
+    _unfollowed = ("10003", "10008", "50083", "160005")  # it was deleted; it is archived or locked
     _answer_by = "Reply to this message, with the ping on, with"
     _own_emoji = r"<a?:(\w+):(\d+)>"
     _gone = ("10003", "10008")  # it, or its channel or post of a forum
