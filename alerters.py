@@ -672,7 +672,7 @@ def post(message: _Text, params: _Params = None, *, title: str | None = None, me
     try:
         return _post_to(_targets(alerter), message, params)
     except OSError as error:  # no descriptor is left to read a module with, say
-        _log("error", "not posted: %s", _reason(error))
+        _log("error", "not posted: %s", error)
     return False
 
 
@@ -712,6 +712,8 @@ def _in_thread(name: str, work: Callable[..., object], *given: Any, daemon: bool
     thread = _threading.Thread(target=work, args=given, name=f"alerters-{name}")
     try:
         thread.daemon = daemon
+        if sys.is_finalizing():  # before Python 3.12, `start` would wait for ever
+            raise RuntimeError
         thread.start()
     except RuntimeError:
         work(*given)
@@ -6152,7 +6154,9 @@ class _Copy:
         self.tail, self.problem = b"", ""
         self.outlet, self.inlet = os.pipe()  # the job writes into the inlet
         self.going_on, self.job_ended = True, False  # the first: more may come, and be copied
-        work = self._copy_while_it_runs if _FORKS else self._copy_to_the_end
+        work = self._copy_to_the_end
+        if _FORKS:
+            work = self._copy_while_it_runs
         self.thread = _threading.Thread(target=work, name="alerters-copy", daemon=True)
         self.thread.start()
 

@@ -8191,8 +8191,8 @@ def test_an_alert_holds_the_loop_up_only_where_there_is_no_thread(threads, recei
         asyncio.get_running_loop().call_soon(let_go.set)
         async with watch("job"):
             if not threads:
-                monkeypatch.setattr(threading.Thread, "start", no_thread)
-                let_go.set()
+                let_go.set(), monkeypatch.setattr(sys, "is_finalizing", lambda: True)  # the program ends
+                monkeypatch.setattr(threading.Thread, "start", lambda _: pytest.fail("it waits for ever"))
     asyncio.run(job())
     assert received.titles == ["job succeeded"]
 
