@@ -3876,8 +3876,9 @@ _NO_LETTERS = r"(?:\[image:|[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\u
 # What gateways set behind a subject, and they and programs (Re: AW: 回复：), by these names alone, before it.
 _BEHIND = r"(?i)\[(?:\S{,40}|[^]]{,40}(?:extern|spam|mail|sec=|offici|confid|classif|#\d)[^]]{,40})\]"
 _BEFORE = (r"(?i)\[[^]]{,40}]|[({<*【]\S{,40}[*>})】]|\b(?:ext\w*|e?mail|spam)\b|\b(?:r[eéi]?[fps]?|rv|aw|ang"
-           r"|antw(?:ort)?|sv|vs|vb|od[gp]|pd|ynt|ilt|vá|trả lời|bls|hal?|at[bs]|sb|fwd?|fs|fyi|tr|wg|enc|απ"
-           r"|на|отв|σχετ|πρθ|תגובה|השב|رد|회신|답장|返信|回[复覆]|答[复覆]|转发|轉寄)[\d.()[\]^]{,4} ?[:：]")
+           r"|antw(?:ort)?|sv|v[bls]|vedr|od[gp]|pd|ynt|ilt|vá(?:lasz)?|tl|trả lời|bls|hal?|at[bs]|sb|fwd?"
+           r"|fs|fyi|i|tr|wg|enc|απ|на|отв|відп|σχετ|πρθ|תגובה|השב|رد|تجاوب|회신|답장|返信|回[复覆]|答[复覆]"
+           r"|转发|轉寄)[\d.()[\]^]{,4} ?[:：]")
 _QUOTED = ">|"  # marks before a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
@@ -4074,8 +4075,10 @@ class SMTPEmailAlerter(BaseAlerter):
             except DeliveryError as error:
                 if not mail.files or error.status != 552 or error.outcome != "not_sent":
                     raise
-                too_large = [file for file in mail.files if file in loaded] or mail.files
-                attach = too_large is not mail.files  # the whole text, if it was not alone
+                too_large = [file for file in mail.files if file in loaded]
+                attach = bool(too_large)  # the whole text, if it was not alone
+                if not attach:
+                    too_large = list(mail.files)
                 names = []
                 for file in too_large:
                     file.problem, file.data = _one_line(error.args[0], 200), b""
