@@ -6368,7 +6368,11 @@ def _hide(text: str) -> str:
     """Return `text` with every known secret masked, the longest first, and every password in an address."""
     for secret in sorted(_KNOWN_SECRETS, key=len, reverse=True):
         text = text.replace(secret, _MASK)
-    return re.sub(r'(://[^\s/:"]*:)(?!PASSWORD@)[^\s/"]+(?=@)', r"\1*****", text)  # no hint's; 3 * are a mark
+    return re.sub(r'(://[^\s/:"]*:)(?!PASSWORD@)[^\s/"]+(?=@)', _starred, text)  # no hint's
+
+
+def _starred(found: re.Match[str]) -> str:  # a template takes an import, and so nothing while Python ends
+    return f"{found[1]}*****"  # three are a mark
 
 
 def _masked(part: _Dict) -> _Dict:

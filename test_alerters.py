@@ -8442,15 +8442,12 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
             log.error("of the child")  # told before it ends, and nothing else
         child = multiprocessing.get_context("fork").Process(target=tell)
         child.start(), child.join()
-        handler.flush()
-        log.error("of the parent")
+        handler.flush(), log.error("of the parent")
         """, ["of the child", "of the parent", "taken by the thread", "waits"], ""),
     "what is to be done at the end is forgotten, as by Airflow": ("""
         if not os.fork():
-            alerters.atexit._clear()
-            log.error("of the child")
-            alerters.atexit._run_exitfuncs()
-            os._exit(0)
+            alerters.atexit._clear(), log.error("of the child")
+            alerters.atexit._run_exitfuncs(), os._exit(0)
         os.wait()
         """, ["of the child"], ""),
     "a signal comes while the thread starts": ("""
@@ -8470,6 +8467,9 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         {code}; loop.run_until_complete(asyncio.sleep(0)); loop.close()
         del task, loop; import gc; gc.collect()
         """, ["job succeeded"], "") for code in ("pass", "task.cancel()")},
+    "nothing can be imported any more": (
+        "import builtins; builtins.kept = type('D', (), {'__del__': lambda _, log=log:log.error('x')})()", [],
+        "alerters: not told (sys.meta_path is None, Python is likely shutting down): ERROR root: x\n"),
     # Whoever configures logging has its lock, then those of the handlers; while one writes it needs that.
     "is configured anew": ("from concurrent.futures import *; from logging.config import *;"
                            "pool, real, anew = ThreadPoolExecutor(), sys.stderr, {'version': 1}; sys.stderr ="
