@@ -1353,7 +1353,7 @@ class BaseAlerter(_Record):
                 if not plain:
                     problem = "must have a letter, a digit or an emoji in it"
                 elif meaning.setdefault(plain, words) is not words:
-                    problem = "means the opposite, too; of a list that is not given, the usual words count"
+                    problem = "means the opposite, too"
                 elif _word(word, fold) in seen:
                     problem = "stands in its list twice"
                 elif self._needs_emoji_names and _has_unknown_emoji(word):

@@ -4182,7 +4182,7 @@ def test_a_word_is_known_however_it_is_typed(boards, clock):
 NO_WORDS = [  # approve, decline, why not
     (["go"], ["Go"], "means the opposite"), (["👍"], [":thumbsup:"], "means the opposite"),
     (["❌"], None, "means the opposite"), (None, [":white_check_mark:"], "means the opposite"),
-    (["go", "No"], None, "of a list that is not given"), (["go", "go"], None, "twice"),
+    (["go", "No"], None, "means the opposite"), (["go", "go"], None, "twice"),
     (["👍", "👍🏽"], None, "twice"), ([], None, "approve_msg_options"), (b"go", None, "list of words"),
     (None, "", "disapprove_msg_options"), (["x", " "], None, "approve_msg_options"),
     ([b"go"], None, "list of words"), *(([word], None, "have a letter") for word in ("!", "🏻", "** **")),
