@@ -1343,9 +1343,13 @@ class BaseAlerter(_Record):
 
     def _word_lists(self, params: _Params, fold: bool) -> list[list[str]]:
         """Return the words that approve, and those that decline, once each of them can decide."""
+        approve = _names(getattr(params, "approve_msg_options", None), "approve_msg_options")
+        decline = _names(getattr(params, "disapprove_msg_options", None), "disapprove_msg_options")
         lists = []
-        for name, usual in ("approve_msg_options", _APPROVE), ("disapprove_msg_options", _DECLINE):
-            lists.append(list(_names(getattr(params, name, None), name) or usual))
+        taken = {_word(word, True) for word in approve + decline}
+        for given, usual in (approve, _APPROVE), (decline, _DECLINE):
+            free = [word for word in usual if _word(word, True) not in taken]
+            lists.append(list(given or free or usual))  # the check below names those that are not free
         seen, meaning = set(), dict(zip(map(_tap_name, _TAPS), lists))
         for words in lists:
             for word in words:

@@ -4182,7 +4182,7 @@ def test_a_word_is_known_however_it_is_typed(boards, clock):
 NO_WORDS = [  # approve, decline, why not
     (["go"], ["Go"], "means the opposite"), (["👍"], [":thumbsup:"], "means the opposite"),
     (["❌"], None, "means the opposite"), (None, [":white_check_mark:"], "means the opposite"),
-    (["go", "No"], None, "means the opposite"), (["go", "go"], None, "twice"),
+    (["decline", "Disapprove", "no", "reject"], None, "means the opposite"), (["go", "go"], None, "twice"),
     (["👍", "👍🏽"], None, "twice"), ([], None, "approve_msg_options"), (b"go", None, "list of words"),
     (None, "", "disapprove_msg_options"), (["x", " "], None, "approve_msg_options"),
     ([b"go"], None, "list of words"), *(([word], None, "have a letter") for word in ("!", "🏻", "** **")),
@@ -4197,6 +4197,7 @@ def test_words_that_cannot_decide_are_refused_before_anything_is_posted(room):
                 alerter.decide("?", approve_msg_options=approve, disapprove_msg_options=decline)
     assert room.service.posted == []
     assert room.ask(alerter=room.alerter(case_sensitive=True), approve_msg_options=["go", "GO"]).ref
+    assert room.ask(approve_msg_options=["No"]).to_dict()["decline"] == ["decline", "disapprove", "reject"]
 
 
 def test_approvers_may_be_given_as_text_or_from_a_generator_but_are_never_none_or_too_few(room, desk):
@@ -5497,8 +5498,8 @@ def test_a_flavor_of_ones_own_asks_plain_or_frozen_with_a_key_or_without(boards,
     clock.at(5, lambda: ANSWERS_ON_BOARDS.update({("kitchen", 0): answers, ("kitchen", 1): answers}))
     assert kitchen.decide("Deploy?") == Decision(  # case counts
         YES, "ann", "ok!", "reply", late, approvals=("ann",))
-    assert kitchen.ask("Deploy?", approve_msg_options=["go"], disapprove_msg_options=["ok"]) is False
-    assert "Deploy?" in got[1].body and "`go` to approve, or `ok` to" in got[1].body  # it says how to answer
+    assert kitchen.ask("Deploy?", disapprove_msg_options=["ok"]) is False
+    assert "Deploy?" in got[1].body and "`approve`, `LGTM` or `yes`" in got[1].body  # it says how to answer
     kitchen.send(message="text")
     assert got[2] == AlerterMessage(body="text") and kitchen.post("Done") is True and kitchen.check()
     assert BOARDS["kitchen"][2:] == ["text", "Done"]
