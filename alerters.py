@@ -2753,7 +2753,9 @@ class _ChatAlerter(BaseAlerter):
 
     def _check_together(self) -> None:
         if not self._by_bot() and not getattr(self, self._webhook_field):
-            bot = f"{self._token_field} (posts and asks) or " if self._token_field else ""
+            bot = ""
+            if self._token_field:
+                bot = f"{self._token_field} (posts and asks) or "
             raise ConfigError(f"{self._who}: give {bot}{self._webhook_field} (posts only)")
 
     def _cannot_ask(self) -> str:
@@ -5454,7 +5456,10 @@ def _locked(path: str) -> Iterator[None]:
 
 def _lock(file: int, hold: bool = True) -> None:
     if sys.platform == "win32":
-        _msvcrt.locking(file, _msvcrt.LK_NBLCK if hold else _msvcrt.LK_UNLCK, 1)
+        how = _msvcrt.LK_UNLCK
+        if hold:
+            how = _msvcrt.LK_NBLCK
+        _msvcrt.locking(file, how, 1)
     elif hold:
         _fcntl.flock(file, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
     else:

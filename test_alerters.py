@@ -5496,8 +5496,7 @@ def test_a_flavor_of_ones_own_asks_plain_or_frozen_with_a_key_or_without(boards,
     kitchen = in_time(type("Both", (type("Plain", (Board,), {}), Later), {}), clock)()
     answers = [{"by": "", "text": "no"}, {"by": "bob", "text": "Yes"}, {"by": "ann", "text": "ok!"}]
     clock.at(5, lambda: ANSWERS_ON_BOARDS.update({("kitchen", 0): answers, ("kitchen", 1): answers}))
-    assert kitchen.decide("Deploy?") == Decision(  # case counts
-        YES, "ann", "ok!", "reply", late, approvals=("ann",))
+    assert kitchen.decide("Deploy?") == Decision(YES, "ann", "ok!", "reply", late)  # case counts
     assert kitchen.ask("Deploy?", disapprove_msg_options=["ok"]) is False
     assert "Deploy?" in got[1].body and "`approve`, `LGTM` or `yes`" in got[1].body  # it says how to answer
     kitchen.send(message="text")
