@@ -2496,9 +2496,9 @@ class _ChatAlerter(BaseAlerter):
                 raise
             if draft.where["thread"]:  # of a channel that is still there
                 draft.where["thread"] = None
-            elif draft.reply_to:
-                draft.reply_to = {}
-                draft.where["channel"] = self._channel(draft.params)
+            elif draft.reply_to and not draft.message._question:  # which others would answer elsewhere
+                draft.reply_to, here = {}, draft.where["channel"]
+                draft.where["channel"] = self._option(draft.params, self._channel_field, here)
             else:
                 raise
             _log("warning", "%s; the message stands alone", error.args[0])
@@ -2646,8 +2646,9 @@ class _ChatAlerter(BaseAlerter):
         def noted() -> _Dict:
             question = draft.message._question
             if question and page.is_first and not page.doubtful:  # else an earlier one may be it
-                # It is recorded, as another process may have to take over.
-                question._take_step(posted=question.deadline - question._ends + self.clock.monotonic())
+                # It is recorded, as another process may have to take over, and to look for it there.
+                posted = question.deadline - question._ends + self.clock.monotonic()
+                question._take_step(posted=posted, where=dict(draft.where))
             try:
                 return self._call(*request)
             except DeliveryError as error:

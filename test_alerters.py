@@ -2248,7 +2248,8 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
         assert {payload["channel"] for payload in _posted(service)[3:]} == {"555"}  # no name any more
         assert len(service.posted) > 3 and {row["thread_ts"] for row in service.posted} == {first.ref["ts"]}
         assert under.ref == dict(first.ref, ts=service.posted[2]["ts"], thread_ts=first.ref["ts"])
-        assert alerter.post("alone", dataclasses.replace(elsewhere, thread_ts="1.5")) is True
+        alone = alerter.open_question("?", dataclasses.replace(elsewhere, thread_ts="1.5"))
+        assert alone.to_dict()["where"] == {"channel": "other", "thread": None}  # there it is looked for
     assert alerter.post("alone", reply_to=Receipt(kind, {**first.ref, "ts": "1.5", "message_id": "15"}))
     assert alerter.post("apart", reply_to=Receipt("another of the stack", first.ref))
     *below, apart = [row[service.row_keys[1]] for row in service.posted]
@@ -2306,12 +2307,15 @@ def test_a_post_in_a_forum_is_neither_lost_nor_doubled(chats, kind, caplog):
     assert _outcome(alerter, AlerterMessage("two", images=[PNG]))[0] == "unknown" and len(service.posted) == 2
     service.heal()
     if kind == "discord":
+        above, bare = alerter.send("above"), dataclasses.replace(alerter, discord_channel_id="")
+        service.fail("POST", *[Fault(status=400, body={"code": 160005})] * 3)  # its thread is locked
+        assert bare.post("x", reply_to=above) is alerter.ask("x", reply_to=above) is False
         service.permissions["300"].discard("ATTACH_FILES")
         assert alerter.post(AlerterMessage("three", "text", images=[PNG])) is True
         service.permissions["300"].discard("SEND_MESSAGES")
         service.fail("/threads", Fault(""), Fault(status=400, body={"code": 40067, "message": "A tag"}))
         assert alerter.post("four") is alerter.post("five") is False and "demands a tag" in caplog.text
-        assert "50013" in caplog.text and "plain" not in caplog.text
+        assert "50013" in caplog.text and "plain" not in caplog.text and len(service.posted) == 5
 
 
 # === The fault matrix ===
@@ -5572,10 +5576,9 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
     assert torn.open_question("Deploy?").ref == {}  # nothing came back
 
 
-@pytest.mark.parametrize("channel, scopes, asks", [
+@pytest.mark.parametrize("channel, scopes, asks", [("D0ANN", "channels:history groups:history", False),
     ("C0ALERTS", "", False), ("C0ALERTS", "im:history", False), ("C0ALERTS", "groups:history", False),
-    ("G0MPIM", "mpim:history", True), ("D0ANN", "im:history", True), ("alerts", "im:history", False),
-    ("D0ANN", "channels:history groups:history", False)])
+    ("G0MPIM", "mpim:history", True), ("D0ANN", "im:history", True), ("alerts", "im:history", False)])
 def test_what_slack_would_not_let_read_is_not_asked(slack, channel, scopes, asks):
     slack.add_channel("D0ANN", None, is_channel=False, is_im=True)
     slack.add_channel("G0MPIM", None, is_mpim=True)
@@ -5589,9 +5592,8 @@ def test_what_slack_would_not_let_read_is_not_asked(slack, channel, scopes, asks
     assert alerter.open_question("Deploy?").ref
 
 
-@pytest.mark.parametrize("lacks, above, asks", [
-    ("READ_MESSAGE_HISTORY", 1, False), ("READ_MESSAGE_HISTORY", 0, True), ("VIEW_CHANNEL", 1, False),
-    ("ADD_REACTIONS", 0, True)])
+@pytest.mark.parametrize("lacks, above, asks", [("ADD_REACTIONS", 0, True),
+    ("READ_MESSAGE_HISTORY", 1, False), ("READ_MESSAGE_HISTORY", 0, True), ("VIEW_CHANNEL", 1, False)])
 def test_what_discord_would_not_let_read_is_not_asked(discord, lacks, above, asks):
     for _ in range(above):
         discord.say("12", "hm")
@@ -6953,9 +6955,8 @@ SIGNATURES = {  # each public name: its parameters, None for what has none; {met
     "FLAVORS": None, "register_flavor": "cls_or_dotted_path",
     "StackStore": {"__init__": "self path=None", "register_alerter": "self name flavor fields",
         "update_alerter": "self name fields", "delete_alerter": "self name", "alerters": "self",
-        "register_stack": "self name alerters activate=False", "delete_stack": "self name",
-        "set_active_stack": "self name", "stacks": "self", "active_stack": "self",
-        "load_alerter": "self name=None"},
+        "register_stack": "self name alerters activate=False", "delete_stack": "self name", "stacks": "self",
+        "set_active_stack": "self name", "active_stack": "self", "load_alerter": "self name=None"},
     "AlerterError": None, "ConfigError": None, "StoreError": None, "AskNotSupported": None,
     "DeliveryError": "message *status=None *code=None *hint=None *retry_after=None *outcome='not_sent'",
     "main": "argv=None"}
@@ -8295,12 +8296,11 @@ def test_repeats_are_of_one_logger_level_place_exception_and_text(logger, receiv
         logger.handler.handle(log_record(**{"text": "row 1 at 0xff", **given}))
     gate.set()
     logger.handler.flush()
-    assert received.last.body.split("\n")[1:-1] == [
-        "ERROR home.app: row 1 at 0xff", "… 3 more times", "row 27 at 0x1c",
-        "ERROR home.other: row 1 at 0xff", "CRITICAL home.app: row 1 at 0xff",
-        "ERROR home.app: row 1 at 0xff", "ERROR home.app: column 1 at 0xff",
-        "ERROR home.app: row 1 at 0xff", "KeyError: 'a'", "… 4 more times", "row 1 at 0xff", "KeyError: 'b'",
-        "row 1 at 0xff", "KeyError: 'a'", "OSError: gone"]
+    assert received.last.body.split("\n")[1:-1] == ["ERROR home.app: row 1 at 0xff", "… 3 more times",
+        "row 27 at 0x1c", "ERROR home.other: row 1 at 0xff", "CRITICAL home.app: row 1 at 0xff",
+        "ERROR home.app: row 1 at 0xff", "ERROR home.app: column 1 at 0xff", "ERROR home.app: row 1 at 0xff",
+        "KeyError: 'a'", "… 4 more times", "row 1 at 0xff", "KeyError: 'b'", "row 1 at 0xff", "KeyError: 'a'",
+        "OSError: gone"]
 
 
 def test_repeats_are_told_after_a_while(logger, received, monkeypatch):
