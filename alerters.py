@@ -120,13 +120,25 @@ else:
                 module = globals()[self._alias] = importlib.import_module(self.__name__)  # in place of this
             return getattr(module, attribute)
 
-    _importing = _thread.RLock()
+    class _Importing:
+        """A lock that is waited for 10 s at most: who holds it may itself wait for who wants it."""
+        patience, lock = 10.0, _thread.RLock()
+
+        def __enter__(self):
+            self.lock.acquire(timeout=self.patience)
+
+        def __exit__(self, *_):
+            try:
+                self.lock.release()
+            except RuntimeError:  # it was not had in time, and in a forked child nobody would release it
+                self.lock = _thread.RLock()
+
+    _importing = _Importing()
 
     if hasattr(os, "register_at_fork"):
         # A process that is forked while another thread, as a handler's, imports would wait for that for ever.
-        # With a limit, as what is imported may itself wait for who forks.
-        os.register_at_fork(before=functools.partial(_importing.acquire, timeout=10),
-                            after_in_parent=_importing.release, after_in_child=_importing.release)
+        os.register_at_fork(before=_importing.__enter__, after_in_parent=_importing.__exit__,
+                            after_in_child=_importing.__exit__)
 
     for _name in ("argparse asyncio base64 datetime difflib email email.header email.message email.policy "
                   "email.utils fcntl getpass hashlib html html.parser http.client imaplib inspect ipaddress "

@@ -8404,7 +8404,7 @@ def test_the_handler_is_an_ordinary_name(received, monkeypatch):
 
 
 LOGGING = """
-    import asyncio, dataclasses, logging, os, sys, threading, time, alerters
+    import asyncio, dataclasses, logging, os, sys, threading, time, warnings, alerters
 
     @dataclasses.dataclass
     class File(alerters.BaseAlerter):
@@ -8419,9 +8419,8 @@ LOGGING = """
                 out.write(f"{message.title}\\n")
             return alerters.Receipt("file", {})
 
-    handler = alerters.AlertHandler(alerter=File())
-    log = logging.getLogger()
-    log.addHandler(handler)
+    handler, log = alerters.AlertHandler(alerter=File()), logging.getLogger()
+    log.addHandler(handler), warnings.simplefilter("ignore", DeprecationWarning)  # of fork
     """
 MANY = f"file: Too many open files: {TOO_MANY}\n"
 ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
@@ -8430,19 +8429,15 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
                          "lambda _, t: (sys.__stderr__.write(t), log.error(t))})(); log.error('x')", [],
                          "file: the line is busy\nalerters: not told (see above): ERROR root: x\n"),
     "forks": ("""
-        import logging.config, multiprocessing, warnings
+        import logging.config, multiprocessing
         logging.config.dictConfig({"version": 1, "disable_existing_loggers": False})  # by another library
-        warnings.simplefilter("ignore")  # 3.12 warns of fork and threads
-        open("wait", "w").close()
-        log.error("taken by the thread"), log.error("waits")
+        open("wait", "w").close(), log.error("taken by the thread"), log.error("waits")
         sys.meta_path.insert(0, type("Slow", (), {"find_spec": lambda *_: time.sleep(0.02)}))
         threading.Thread(target=lambda: alerters._imaplib.IMAP4).start()  # still imports when it forks
         def tell():
-            os.unlink("wait"), __import__("imaplib")
-            log.error("of the child")  # told before it ends, and nothing else
+            os.unlink("wait"), __import__("imaplib"), log.error("of the child")  # and nothing else
         child = multiprocessing.get_context("fork").Process(target=tell)
-        child.start(), child.join()
-        handler.flush(), log.error("of the parent")
+        child.start(), child.join(), handler.flush(), log.error("of the parent")
         """, ["of the child", "of the parent", "taken by the thread", "waits"], ""),
     "what is to be done at the end is forgotten, as by Airflow": ("""
         if not os.fork():
@@ -8453,12 +8448,20 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
     "a signal comes while the thread starts": ("""
         def start(thread, start=threading.Thread.start):
             threading.Thread.start = start
-            log.error("of the signal's handler")
-            start(thread)
+            log.error("of the signal's handler"), start(thread)
         threading.Thread.start = start
-        os.system("touch wait; (sleep 0.3; rm wait) &")
-        log.error("x")
+        os.system("touch wait; (sleep 0.3; rm wait) &"), log.error("x")
         """, ["of the signal's handler", "x"], ""),
+    "an import's hook forks and alerts while a thread waits for that import": ("""
+        def hook(name, *_):
+            if name == "imaplib" and threading.current_thread() is threading.main_thread():
+                threading.Thread(target=lambda: alerters._imaplib.IMAP4).start(), time.sleep(0.1)
+                os.fork() or os._exit(len(alerters._html.escape("x")))
+                os.wait(), alerters._shlex.quote("x"), log.error("told")
+        alerters._importing.patience = 0.1
+        sys.meta_path.insert(0, type("Hook", (), {"find_spec": hook}))
+        import imaplib
+        """, ["told"], ""),
     **{f"a task goes while its end is told: {code}": (f"""
         os.system("touch wait; (sleep 0.5; rm wait) &")
         loop = asyncio.new_event_loop()
@@ -8486,12 +8489,9 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
             while True:
                 taken.append(open(os.devnull))
         except OSError:
-            log.error("x")
-            handler.flush()
-            log.error("%d %s", job(), handler._worker.is_alive())
-            handler.flush()
-        del taken[:]
-        log.error("y")
+            log.error("x"), handler.flush()
+            log.error("%d %s", job(), handler._worker.is_alive()), handler.flush()
+        taken.clear(), log.error("y")
         """, ["y"], f"{MANY}alerters: not told (see above): ERROR root: x\n{MANY}{MANY}"
                     "alerters: not told (see above): ERROR root: 5 True\n")}
 
