@@ -3897,7 +3897,7 @@ _BEHIND = r"(?i)\[(?:\S{,40}|[^]]{,40}(?:extern|spam|mail|sec=|offici|confid|cla
 _BEFORE = (r"(?i)\[[^]]{,40}]|[({<*【]\S{,40}[*>})】]|\b(?:ext\w*|e?mail|spam)\b|\b(?:r[eéi]?[fps]?|rv|aw|ang"
            r"|antw(?:ort)?|sv|v[bls]|vedr|od[gp]|pd|ynt|ilt|vá(?:lasz)?|tl|trả lời|bls|hal?|at[bs]|sb|fwd?"
            r"|fs|fyi|i|tr|wg|enc|απ|на|отв|відп|σχετ|πρθ|תגובה|השב|رد|تجاوب|회신|답장|返信|回[复覆]|答[复覆]"
-           r"|转发|轉寄)[\d.()[\]^]{,4} ?[:：]")
+           r"|转发|轉寄)[\d.()[\]^]{,4}\s?[:：]")
 _QUOTED = ">|"  # marks before a quoted line
 _AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
               "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",

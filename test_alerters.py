@@ -6414,7 +6414,7 @@ ok⏎-- ⏎24.11.2026, bot@example.org⏎wrote:⏎no⏎> A decline may say why: 
 
 def test_what_stands_around_the_subject_counts_but_for_marks_of_programs_and_gateways(desk):
     subjects = re.split(" ¦ |\n", """\
-{S}! ¦ RE : {S} ¦ ΑΠ: {S} ¦ Odp: İLT: {S} ¦ Antwort: {S} ¦ Antw.: {S} ¦ Re[12]: {S} ¦ 回复：{S} ¦ Trả lời: {S}
+{S}! ¦ RE\xa0: {S} ¦ ΑΠ: {S} ¦ Odp: İLT: {S} ¦ Antwort: {S} ¦ Aw.: {S} ¦ Re[2]: {S} ¦ 回复：{S} ¦ Trả lời: {S}
 [EXT] Re: {S} ¦ Re: [A Team] {S} ¦ *** SPAM *** Re: {S} ¦ 【社外】EXT: {S} ¦ External Email: {S} ¦ {Spam?} {S}
 {S} [EXT]  [ops #12] ¦ {S} [SEC=OFFICIAL: Sensitive] ¦ {S} [External Email] ¦ {S} [Company Confidential]
 Staging only Re: {S} ¦ Sent: never: Re: {S} ¦ nope: {S} ¦ not {S} ¦ Re: [EXT] only EU {S} ¦ 👎 Re: {S} ¦ ? {S}
