@@ -2508,7 +2508,9 @@ class _ChatAlerter(BaseAlerter):
                 raise
             if draft.where["thread"]:  # of a channel that is still there
                 draft.where["thread"] = None
-            elif draft.reply_to and not draft.message._question:  # which others would answer elsewhere
+            elif draft.message._question:  # which others would answer elsewhere
+                raise
+            elif draft.reply_to:
                 draft.reply_to, here = {}, draft.where["channel"]
                 draft.where["channel"] = self._option(draft.params, self._channel_field, here)
             else:
@@ -2521,10 +2523,12 @@ class _ChatAlerter(BaseAlerter):
 
     def _send_pictures(self, draft: _Draft) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
-        again = draft.later
+        again = []
         if len(draft.pages[0].files) > 1:
-            again = [file for file in draft.pictures if file.problem] + again
-        for file in again:
+            for file in draft.pictures:
+                if file.problem:
+                    again.append(file)
+        for file in again + draft.later:
             page, post = _Page(0), self._post
             if file.data:  # which a plain form would not help
                 page.files, post = [file], self._post_one
