@@ -4098,12 +4098,13 @@ class SMTPEmailAlerter(BaseAlerter):
             except DeliveryError as error:
                 if not mail.files or error.status != 552 or error.outcome != "not_sent":
                     raise
-                too_large = [file for file in mail.files if file in loaded]
-                attach = bool(too_large)  # the whole text, if it was not alone
-                if not attach:
-                    too_large = list(mail.files)
                 names = []
-                for file in too_large:
+                others = []
+                for file in loaded:
+                    if file.data:
+                        others.append(file)
+                attach = bool(others)  # the whole text, if it was not alone
+                for file in others or mail.files:
                     file.problem, file.data = _one_line(error.args[0], 200), b""
                     names.append(file.name)
                 _log("warning", "%s; it goes without %s", error, ", ".join(names))
@@ -6367,7 +6368,11 @@ class _Hidden(dict):  # type: ignore[type-arg]
 
 
 def _secrets_of(cls: type[BaseAlerter]) -> list[str]:
-    return [name for name, field in _fields_of(cls).items() if _is_secret(field)]
+    names = []
+    for name, field in _fields_of(cls).items():
+        if _is_secret(field):
+            names.append(name)
+    return names
 
 
 def _secret_or_reference(value: str) -> str:
