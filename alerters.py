@@ -2172,7 +2172,8 @@ class Question:
                 latest = max(latest, reply.means.at)
         # Those that were told of stand first, as nobody knows when a tap was given.
         users = [user for user in record.acknowledged if user in given]
-        users += [user for user in given if user not in users]
+        users += given
+        users = list(dict.fromkeys(users))  # each of them once
         self._approvals = tuple(users)
         if len(users) >= record.minimum_approvals:
             return dataclasses.replace(given[users[-1]].means, approvals=self._approvals)
