@@ -3181,9 +3181,13 @@ class SlackAlerter(_ChatAlerter):
         if where["thread"]:
             kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
         author = author or self._me(until)
-        for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
-            if row.get("user") == author and needle in str(row):
-                return _slack_ref(where, row)
+        try:
+            for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
+                if row.get("user") == author and needle in str(row):
+                    return _slack_ref(where, row)
+        except DeliveryError as error:
+            if error.code not in self._gone:  # a thread that is not there holds nothing
+                raise
         return None
 
     def _read_answers(self, question: Question) -> _Reading:

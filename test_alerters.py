@@ -2248,8 +2248,9 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
         assert {payload["channel"] for payload in _posted(service)[3:]} == {"555"}  # no name any more
         assert len(service.posted) > 3 and {row["thread_ts"] for row in service.posted} == {first.ref["ts"]}
         assert under.ref == dict(first.ref, ts=service.posted[2]["ts"], thread_ts=first.ref["ts"])
-        alone = alerter.open_question("?", dataclasses.replace(elsewhere, thread_ts="1.5"))
-        assert alone.to_dict()["where"] == {"channel": "other", "thread": None}  # there it is looked for
+        service.fail("chat.postMessage", Fault("reset"))  # so it is looked for in a thread that is not there
+        alone = alerter.open_question("?", SlackAlerterParameters(slack_channel_id="555", thread_ts="1.5"))
+        assert alone.to_dict()["where"] == {"channel": "555", "thread": None}  # there it is looked for
     assert alerter.post("alone", reply_to=Receipt(kind, {**first.ref, "ts": "1.5", "message_id": "15"}))
     assert alerter.post("apart", reply_to=Receipt("another of the stack", first.ref))
     *below, apart = [row[service.row_keys[1]] for row in service.posted]
@@ -7440,9 +7441,8 @@ def test_an_own_flavor_has_fields_of_any_type():
             return None
     given = {"headers": {"a": "b"}, "port": "a", "called": print, "tokens": (3, 4), "verify": "ca.pem"}
     wide = Wide(names=["x", "y"], groups={"b", "a"}, passwd="wide-hidden", **given)
-    assert dataclasses.asdict(wide) == {
-        **given, "names": ("x", "y"), "level": None, "name": "x", "ratio": None, "mention": "",
-        "approvers": [], "groups": {"a", "b"}, "passwd": "wide-hidden", "shout": "x!"}
+    assert dataclasses.asdict(wide) == {**given, "names": ("x", "y"), "groups": {"a", "b"}, "approvers": [],
+        "level": None, "name": "x", "ratio": None, "mention": "", "passwd": "wide-hidden", "shout": "x!"}
     assert wide.post("x") and wide.send("x") == Receipt("wide", {})
     assert {wide} == {copy.copy(wide)} and "hidden" not in repr([wide, Wide(["x"])])
     assert "passwd" not in wide._where(None, None) and wide._where(None, None)["groups"] == ["a", "b"]
