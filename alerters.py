@@ -5911,6 +5911,8 @@ class _AlertHandler(_Handler):
 
     def _start(self) -> None:
         """Have a worker, and all told when this process ends. RuntimeError where no thread can be had."""
+        if sys.is_finalizing():  # none goes on, and before Python 3.12 `start` would wait for ever
+            raise RuntimeError("Python ends")
         if self._worker.is_alive():
             return
         worker = self._worker = _threading.Thread(target=self._work, name="alerters-handler", daemon=True)

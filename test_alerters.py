@@ -8441,16 +8441,14 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         """, ["of the child", "of the parent", "taken by the thread", "waits"], ""),
     "what is to be done at the end is forgotten, as by Airflow": ("""
         if not os.fork():
-            alerters.atexit._clear(), log.error("of the child")
-            alerters.atexit._run_exitfuncs(), os._exit(0)
+            alerters.atexit._clear(), log.error("of the child"), alerters.atexit._run_exitfuncs(), os._exit(0)
         os.wait()
         """, ["of the child"], ""),
     "a signal comes while the thread starts": ("""
         def start(thread, start=threading.Thread.start):
             threading.Thread.start = start
             log.error("of the signal's handler"), start(thread)
-        threading.Thread.start = start
-        os.system("touch wait; (sleep 0.3; rm wait) &"), log.error("x")
+        threading.Thread.start = start; os.system("touch wait; (sleep 0.3; rm wait) &"), log.error("x")
         """, ["of the signal's handler", "x"], ""),
     "an import's hook forks and alerts while a thread waits for that import": ("""
         def hook(name, *_):
@@ -8470,6 +8468,9 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         {code}; loop.run_until_complete(asyncio.sleep(0)); loop.close()
         del task, loop; import gc; gc.collect()
         """, ["job succeeded"], "") for code in ("pass", "task.cancel()")},
+    "it was left in a circle": (
+        "import gc; gc.set_threshold(0); d = type('D', (), {'__del__': lambda _, log=log: log.error('x')})();"
+        "d.d = d; del d", [], "alerters: not told (Python ends): ERROR root: x\n"),
     "nothing can be imported any more": (
         "import builtins; builtins.kept = type('D', (), {'__del__': lambda _, log=log:log.error('x')})()", [],
         "alerters: not told (sys.meta_path is None, Python is likely shutting down): ERROR root: x\n"),
@@ -8482,9 +8483,8 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
                            "file: the line is busy\nalerters: not told (see above): ERROR root: x\n"),
     "no descriptors": ("""
         import resource
-        job = alerters.watch("job", alerter=File())(lambda: 5)
+        job, taken = alerters.watch("job", alerter=File())(lambda: 5), []
         resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-        taken = []
         try:
             while True:
                 taken.append(open(os.devnull))
