@@ -3788,7 +3788,8 @@ class DiscordAlerter(_ChatAlerter):
 
     def _read_taps(self, question: Question, message: _Dict) -> list[_Dict]:
         """Return who gave the reactions that decide."""
-        taps, until = [], min(self._until(), max(question._ends, self._until(_LATE)))
+        ends = min(question._ends, question._wait_until)
+        taps, until = [], min(self._until(), max(ends, self._until(_LATE)))
         for reaction in message.get("reactions") or ():
             if reaction["count"] == 1 and reaction.get("me"):  # ours, as at most polls
                 continue
