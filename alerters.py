@@ -7386,7 +7386,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
             if hasattr(_socket, "TCP_QUICKACK"):  # Linux; else a server with Nagle's algorithm waits 40 ms
                 wire.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 1)
         answer = _Answer(wire, method, alerter.clock.now(), reads)
-        if kept is not None and answer.stays and whole:
+        if kept is not None and answer.stays and whole and place not in kept:  # one post within another, say
             kept[place], wire = wire, None
         return answer
     except AlerterError:
