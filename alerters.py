@@ -488,7 +488,7 @@ class AlerterParameters(_Record):
             given = getattr(self, name)
             names = _names(given, name, commas=name == "approvers")
             # A generator gives its items once only, and an array of numpy cannot tell whether it is empty.
-            if not isinstance(given, (str, tuple, list, type(None))):
+            if not isinstance(given, (str, tuple, list, set, frozenset, type(None))):
                 setattr(self, name, names)
         if self.timeout is not None:
             _seconds(self.timeout, "timeout")

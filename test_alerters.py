@@ -4218,7 +4218,7 @@ def test_approvers_may_be_given_as_text_or_from_a_generator_but_are_never_none_o
     for alerter, given in [(desk.alerter, 3), (ConsoleAlerter(), 2), *((two, n) for n in (0, True, "2", 3))]:
         with pytest.raises(ConfigError, match="minimum_approvals"):
             alerter._new_question(AlerterMessage("?"), AlerterParameters(minimum_approvals=given), None)
-    assert room.service.posted == []
+    assert room.service.posted == [] and AlerterParameters(approvers={"U1"}).approvers == {"U1"}  # as given
 
 
 # === Asking: the question, its help and its end ===
