@@ -2519,8 +2519,9 @@ class _ChatAlerter(BaseAlerter):
             _log("warning", "%s; the message stands alone", error.args[0])
             ref = self._put(draft, page)
         draft.outcome = "partial"
-        if not draft.ref:
-            draft.ref, draft.where["channel"] = ref, self._channel_of(ref)  # it may have been given by a name
+        if ref and not draft.ref:  # the channel may have been given by a name; a webhook tells none
+            draft.ref = ref
+            draft.where = {"channel": self._channel_of(ref), "thread": self._thread_of(ref)}
 
     def _send_pictures(self, draft: _Draft) -> None:
         """Post, one by one, those that the first message had no room for, or could not take together."""
@@ -2996,9 +2997,8 @@ class SlackAlerter(_ChatAlerter):
             payload["blocks"] = blocks
         if self.slack_token:
             payload["channel"] = draft.where["channel"]
-        thread = self._thread_of(draft.ref) or draft.where["thread"]
-        if thread:
-            payload["thread_ts"] = thread
+        if draft.where["thread"]:
+            payload["thread_ts"] = draft.where["thread"]
         return payload
 
     def _named(self, files: Iterable[_File]) -> str:
@@ -3037,8 +3037,7 @@ class SlackAlerter(_ChatAlerter):
         if not self.slack_token:
             _retry(self, self._post_webhook, payload, until, until=until)
             return {}
-        where = {"channel": payload["channel"], "thread": payload.get("thread_ts")}
-        mark, find = f"'{page.nonce}'", None
+        where, mark, find = draft.where, f"'{page.nonce}'", None
         # Slack knows no repeats: without a block to know it by, nobody can tell whether it was posted.
         if mark in str(payload):
             find = functools.partial(self._find_post, where, started, mark, until)

@@ -2248,9 +2248,9 @@ def test_reply_to_and_thread_ts_post_under_an_earlier_message(chats, kind):
         assert {payload["channel"] for payload in _posted(service)[3:]} == {"555"}  # no name any more
         assert len(service.posted) > 3 and {row["thread_ts"] for row in service.posted} == {first.ref["ts"]}
         assert under.ref == dict(first.ref, ts=service.posted[2]["ts"], thread_ts=first.ref["ts"])
-        service.fail("chat.postMessage", Fault("reset"))  # so it is looked for in a thread that is not there
-        alone = alerter.open_question("?", SlackAlerterParameters(slack_channel_id="555", thread_ts="1.5"))
-        assert alone.to_dict()["where"] == {"channel": "555", "thread": None}  # there it is looked for
+        service.fail("postMessage", Fault("reset"), *[Fault("")] * 2, no("restricted_action_thread_locked"))
+        there = SlackAlerterParameters(slack_channel_id="555", thread_ts="1.5")
+        assert alerter.open_question("?" * 4000, there)._record.where == {"channel": "555", "thread": None}
     assert alerter.post("alone", reply_to=Receipt(kind, {**first.ref, "ts": "1.5", "message_id": "15"}))
     assert alerter.post("apart", reply_to=Receipt("another of the stack", first.ref))
     *below, apart = [row[service.row_keys[1]] for row in service.posted]
