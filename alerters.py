@@ -3178,7 +3178,7 @@ class SlackAlerter(_ChatAlerter):
         """Return the ref of our, or the author's, message with a text in it, if it was posted."""
         kind, args = "history", {"channel": where["channel"], "oldest": f"{since - _LOOK_BACK:.6f}"}
         if where["thread"]:
-            kind, args = "replies", {"channel": where["channel"], "ts": where["thread"]}
+            kind, args["ts"] = "replies", where["thread"]
         author = author or self._me(until)
         try:
             for row in itertools.chain.from_iterable(self._pages(kind, args, until)):
@@ -3224,11 +3224,10 @@ class SlackAlerter(_ChatAlerter):
         return reading
 
     def _read_view(self, question: Question, refs: list[_Dict]) -> _Reading:
-        in_thread = question.ref.get("thread_ts")
-        if in_thread:
-            return self._read(question, "replies", {"ts": in_thread})
         refs.sort(key=self._order)
-        args = {"oldest": refs[0]["ts"], "inclusive": "true"}
+        args, in_thread = {"oldest": refs[0]["ts"], "inclusive": "true"}, question.ref.get("thread_ts")
+        if in_thread:
+            return self._read(question, "replies", {"ts": in_thread, **args})
         if self.listen == "channel":
             return self._read(question, "history", args)
         args["latest"] = refs[-1]["ts"]  # a page for ten: a question that stands in none is read for itself

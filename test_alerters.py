@@ -4936,14 +4936,14 @@ def test_a_reading_that_fails_has_failed_for_all_who_wait(crowd):
 def test_many_questions_in_one_thread_of_slack_are_read_together(crowd):
     service, clock, alerter = crowd.service, crowd.clock, crowd.alerter()
     where = SlackAlerterParameters(thread_ts=crowd.plain(crowd.bob, "Release 7"), timeout=60)
-    questions = [alerter.open_question(f"Deploy {n}?", where) for n in range(20 if MORE else 6)]
+    chat = [service.say(crowd.bob, "Step done.", where.thread_ts) for _ in range(250)]  # three pages of it
+    questions = [alerter.open_question(f"Deploy {n}?", where) for n in range(len(chat) // 10 if MORE else 6)]
     clock.at(5, lambda: [crowd.react(questions[n], crowd.ann, tap) for n, tap in ((2, "✅"), (3, "❌"))])
     clock.at(6, lambda: service.say(crowd.ann, "yes", where.thread_ts))  # to the newest one above it
     before, ends = len(service.calls), clock.run(lambda question: question.wait(10), questions)
     assert [d.status for d in ends] == ["timeout", "timeout", YES, NO, *["timeout"] * (len(ends) - 5), YES]
     assert sum(call.path.endswith("conversations.replies") for call in service.calls[before:]) <= 18
-    alerter._join(questions[0])
-    questions[1].wait(0)
+    alerter._join(questions[0]), questions[1].wait(0)
     assert alerter.open_question("New?", where).wait(0).status == "timeout"  # what was read does not hold it
 
 
