@@ -1927,8 +1927,8 @@ class Question:
         now = alerter.clock.monotonic()  # by which the wait goes: the other clock may be set, or stand still
         self._ends = now + record.deadline - alerter.clock.now()
         self._began_late = now > self._ends + _LATE  # when no look tells whether a tap was given in time
-        grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
-        self._gives_up = max(now, self._ends) + grace  # if it cannot be read: how long that is tried
+        self._grace = min(max(_GRACE_SHARE * (record.deadline - record.asked), _GRACE_MIN), _GRACE_MAX)
+        self._gives_up = max(now, self._ends) + self._grace  # if it cannot be read: how long that is tried
         self._wait_until = float("inf")  # when a wait that is shorter than the question ends
         self._next = 0.0  # when the next poll is due
         self._not_before = 0.0  # when the service allows one
@@ -2019,6 +2019,9 @@ class Question:
         return min(max(_POLL_SHARE * age, _POLL_MIN), _POLL_MAX)
 
     def _poll_once(self, began: float) -> None:
+        if began > max(self._next, self._gives_up) + _LATE:
+            # This machine slept, say, and its network is not up yet: once it is as if it began only now.
+            self._began_late, self._gives_up, self._grace = True, began + self._grace, 0.0
         try:
             if self._key:  # a thread or process may have settled or replaced it; nothing is written then
                 self._decision = self._key.decision()
