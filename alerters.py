@@ -6552,15 +6552,18 @@ def _defuse(text: str) -> str:
 # === Layout ===
 _PATTERNS = dict.fromkeys(("plain", "facts", "code"), _URLS)  # no marks, but addresses
 _GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
-_COLUMNS, _COLUMN_WIDTH, _HEAD_WIDTH = 50, 40, 150  # of a table: most; widest made even, and repeated
+_COLUMN_WIDTH, _HEAD_WIDTH = 40, 150  # of a table: at most made even, and repeated on each page
 _FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # some close it right behind the last line
-# Lines before a block of code, its fence (\3; \2 is the look-ahead's), its language if it has one, the code.
-_PARTS_OF_TEXT = (fr"(?m)((?:(?!{_FENCE}).*\n)*)"
-                  fr"(?:{_FENCE}(?: ?([\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\3[ \t]*$|\Z)))?"
-                  r"((?s:.*?))(?:\3[ \t]*$\n?|\Z))?")
-_LINE = (r" {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)|>(?: |$)(?P<quote>.*)"
-         r"|(?P<indent>[ \t]{0,20})(?:[-*]|(?P<number>\d{1,3}\.)) {1,3}(?P<item>\S.*)")  # more: of a diff
-_RULE = r"(?=.*\|)\|?[ \t]*:?-+:?([ \t]*\|[ \t]*:?-+:?)*[ \t]*\|?"  # below the head of a table
+_BAR = fr"(?!{_FENCE})(?=[^|\n]*\|)"  # where a line of a table begins
+_DASHES = r"[^\S\n]*:?-+:?[^\S\n]*"  # below the head of a column, of 50: of more, short rows fill all memory
+_RULE = fr"(?:[^\S\n]*\|)?{_DASHES}(?:\|{_DASHES}){{0,49}}(?:\|[^\S\n]*)?"
+_MARKDOWN = (  # a block to its end, or one line. No list: a rule of dashes or stars, and a diff's lines.
+    fr"(?m){_FENCE}(?: ?(?P<language>[\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\1[ \t]*$|\Z)))?"
+    r"(?P<code>(?s:.*?))(?:\1[ \t]*$\n?|\Z)"
+    fr"|(?P<table>{_BAR}.*\n{_BAR}{_RULE}\n(?:{_BAR}.*\n)+)"
+    r"| {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)\n|>(?: |$)(?P<quote>.*)\n"
+    r"|(?![ \t*-]*$)(?P<indent>[ \t]{0,20})(?:[-*]|(?P<number>\d{1,3}\.)) {1,3}(?P<item>\S.*)\n"
+    r"|(?P<text>.*)\n")
 _NUMBER = r"([-+−]?[\d.,_]*\d([eE][-+]?\d+)?[ \xa0]?%?|[-+]?(nan|NaN|inf))?"
 _RIGHT = fr"-+(:|(\n{_NUMBER})*\Z)"  # a column's rule and cells, if it stands right
 _TEXT_FORMS = {"item": "{indent}{indent}{label} {words}", "quote": "> {words}", "picture": "[{words}]",
@@ -6641,61 +6644,43 @@ def _how_to_answer(question: Question) -> _Block:
 
 
 def _body(text: str) -> list[_Block]:
-    blocks: list[_Block] = []
+    """Return light Markdown as blocks."""
     if not text.strip("`~ \t\n"):  # a lone fence, say, is shown as it is
         return [_Block("plain", [text])]
-    for prose, _, _, language, code in re.findall(_PARTS_OF_TEXT, text + "\n"):
-        _add_prose(blocks, prose.split("\n"))
-        if code.strip():  # an empty one is no block for Discord
-            blocks.append(_Block("code", code.rstrip().split("\n"), label=language))
+    blocks: list[_Block] = []
+    columns: list[int] = []  # in which the items begin that hold the last one, and it itself
+    for found in re.finditer(_MARKDOWN, text + "\n"):
+        kind = str(found.lastgroup)
+        words = found[kind]
+        block = _Block(kind, [words])
+        if kind == "table":
+            block = _table(words)
+        elif kind == "code":
+            block = _Block(kind, words.rstrip().split("\n"), label=found["language"] or "")
+        elif kind == "heading":
+            block.level = len(found["hashes"])
+        elif kind == "item":
+            column = len(found["indent"].expandtabs(4))
+            columns = [outer for outer in columns if outer < column] + [column]
+            block.level, block.label = len(columns) - 1, found["number"] or ""
+        if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
+            blocks[-1].lines += block.lines
+        elif kind != "code" or words.strip():  # an empty one is no block for Discord
+            blocks.append(block)
     return blocks
 
 
-def _add_prose(blocks: list[_Block], lines: list[str]) -> None:
-    """Add lines of Markdown, the last of which is empty and only ends the others."""
-    at = 0
-    columns: list[int] = []  # in which the items begin that hold the last one, and it itself
-    while at < len(lines) - 1:
-        block = _table_at(lines, at) or _line_block(lines[at])
-        at += len(block.lines)
-        if block.kind == "item":  # till now its level is its column
-            columns = [column for column in columns if column < block.level] + [block.level]
-            block.level = len(columns) - 1
-        if block.kind == "table":  # its head and rule
-            at += 2
-        if blocks and block.kind == blocks[-1].kind and block.kind in ("text", "quote"):
-            blocks[-1].lines += block.lines
-        else:
-            blocks.append(block)
-
-
-def _line_block(line: str) -> _Block:
-    found = re.fullmatch(_LINE, line)
-    if not found or not line.strip(" \t-*"):  # a rule of dashes or stars is no list
-        return _Block("text", [line])
-    kind, level = str(found.lastgroup), len(found["hashes"] or "")
-    if kind == "item":
-        level = len(found["indent"].expandtabs(4))
-    return _Block(kind, [found[kind]], label=found["number"] or "", level=level)
-
-
-def _table_at(lines: list[str], start: int) -> _Block | None:
-    """Return the pipe table that begins at a line. A bar that nothing escapes is left to the last cell."""
-    if "|" not in lines[start] or not re.fullmatch(_RULE, lines[start + 1].strip()):
-        return None
-    head, rules = _cells(lines[start]), _cells(lines[start + 1])
-    if len(rules) != len(head) or len(head) > _COLUMNS:  # of more, short rows would fill all memory
-        return None
-    table = _Block("table", [], head=head)
-    for line in itertools.islice(lines, start + 2, None):
-        if "|" not in line:
-            break
-        cells, last = _cells(line), len(head) - 1
+def _table(text: str) -> _Block:
+    """Return a pipe table, or text that is none. A bar that nothing escapes is left to the last cell."""
+    lines = text.rstrip("\n").split("\n")
+    head, rules, *rows = map(_cells, lines)
+    if len(rules) != len(head):
+        return _Block("text", lines)
+    table, last = _Block("table", [], head=head), len(head) - 1
+    for cells in rows:
+        cells += [""] * (len(head) - len(cells))
         rest = " | ".join(filter(None, cells[last:]))  # such as int | None
-        row = cells[:last] + [rest]
-        table.lines.append(row + [""] * (len(head) - len(row)))
-    if not table.lines:  # a head alone is text
-        return None
+        table.lines.append(cells[:last] + [rest])
     for column in zip(rules, *table.lines):
         if re.match(_RIGHT, "\n".join(column)):
             table.sides += ">"
@@ -6711,12 +6696,12 @@ def _cells(line: str) -> list[str]:
 
 def _width(text: str) -> int:
     """Return how many columns of a fixed-width font a text takes."""
-    width = len(text)
+    width = 0
     for char in text:
         if _unicodedata.east_asian_width(char) in "WF":
+            width += 2
+        elif not _unicodedata.combining(char):
             width += 1
-        elif _unicodedata.combining(char):
-            width -= 1
     return width
 
 
@@ -6724,19 +6709,17 @@ def _aligned(block: _Block) -> _Block:
     """Return a table as a block of code in which its columns stand below each other; else the block."""
     if block.kind != "table":
         return block
-    rows, widths = [], []
-    for row in (block.head, *block.lines):
-        rows.append(list(map(_bare, row)))
-    for column in zip(*rows):
-        widths.append(min(max(map(_width, column)), _COLUMN_WIDTH))
-    rows.insert(1, ["-" * width for width in widths])
-    lines = []
-    for row in rows:
-        line = ""
-        for cell, width, side in zip(row, widths, block.sides):
+    columns, lines = [], []
+    for side, *column in zip(block.sides, block.head, *block.lines):
+        cells = list(map(_bare, column))
+        width = min(max(map(_width, cells)), _COLUMN_WIDTH)
+        cells.insert(1, "-" * width)
+        for at, cell in enumerate(cells):
             room = max(width - _width(cell), 0) + len(cell)
-            line += f"{cell:{side}{room}}  "
-        lines.append(line.rstrip())
+            cells[at] = f"{cell:{side}{room}}"
+        columns.append(cells)
+    for row in zip(*columns):
+        lines.append("  ".join(row).rstrip())
     if len(lines[0]) > _HEAD_WIDTH:
         return _Block("code", lines)
     return _Block("code", lines[2:], head=lines[:2])
@@ -6805,21 +6788,6 @@ class _Page:
         part.source.lines.append(line)
         self.room -= cost
 
-    def take(self, service: _ChatAlerter, block: _Block, line: Any) -> Any:
-        """Add a line; return what had no room, or None. A part is added if no page would hold it all."""
-        fences = 0
-        if self.last is not block and block.kind == "code":  # with the head of a table
-            fences = 8 + len(block.label) + sum(map(service._cost, block.head))
-        room = self.room - fences
-        head, written, cost = _fit(service, block, line, room)
-        settled = head == line or len(line) > service._limit  # what no page could hold is cut anywhere
-        if self.blocks and (cost > room or not settled):
-            return line
-        self.add(block, head, written, fences + cost)
-        if head == line:
-            return None
-        return line[len(head):]
-
     def says_something(self) -> bool:
         """False for blank lines alone, which services refuse."""
         for block in self.blocks:
@@ -6849,17 +6817,27 @@ def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: i
            most: int = _MOST_PARTS) -> list[_Page]:
     """Return blocks on pages, the first of another limit: one page at least, `most` and one more at most."""
     # They are cut between lines; only a line that is too long for a page is cut itself.
+    left = [(block, line) for block in blocks for line in block.lines]
+    left.reverse()  # the next one stands last
     pages: list[_Page] = []
     page = _Page(first)
-    for block in blocks:
-        for line in block.lines:
-            while line is not None and len(pages) <= most:
-                left = page.take(service, block, line)
-                if left is not None:
-                    if page.says_something():
-                        pages.append(page)
-                    page = _Page(limit)
-                line = left
+    while left and len(pages) <= most:
+        block, line = left.pop()
+        fences = 0
+        if page.last is not block and block.kind == "code":  # with the head of a table
+            fences = 8 + len(block.label) + sum(map(service._cost, block.head))
+        head, written, cost = _fit(service, block, line, page.room - fences)
+        cost += fences
+        settled = head == line or len(line) > service._limit  # what no page could hold is cut anywhere
+        if not page.blocks or (cost <= page.room and settled):
+            page.add(block, head, written, cost)
+            line = line[len(head):]
+            if not line:
+                continue
+        left.append((block, line))
+        if page.says_something():
+            pages.append(page)
+        page = _Page(limit)
     if page.says_something() or not pages:
         pages.append(page)
     return pages[:most + 1]
