@@ -6553,13 +6553,14 @@ def _defuse(text: str) -> str:
 _PATTERNS = dict.fromkeys(("plain", "facts", "code"), _URLS)  # no marks, but addresses
 _GROUPS = dict.fromkeys(("text", "plain", "heading", "item", "quote", "code"), "text")  # one running text
 _COLUMN_WIDTH, _HEAD_WIDTH = 40, 150  # of a table: at most made even, and repeated on each page
-_FENCE = r"[ \t]*((?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # some close it right behind the last line
-_BAR = fr"(?!{_FENCE})(?=[^|\n]*\|)"  # where a line of a table begins
+_FENCE = r"(?:(?:`{4,5}|~~~)(?=[\w+#.-]*[ \t]*$)|```)"  # some close it right behind the last line
+_BAR = fr"(?![ \t]*{_FENCE})(?=[^|\n]*\|)"  # where a line of a table begins
 _DASHES = r"[^\S\n]*:?-+:?[^\S\n]*"  # below the head of a column, of 50: of more, short rows fill all memory
 _RULE = fr"(?:[^\S\n]*\|)?{_DASHES}(?:\|{_DASHES}){{0,49}}(?:\|[^\S\n]*)?"
 _MARKDOWN = (  # a block to its end, or one line. No list: a rule of dashes or stars, and a diff's lines.
-    fr"(?m){_FENCE}(?: ?(?P<language>[\w+#.-]{{0,20}})[ \t]*\n(?!\s*(?:\1[ \t]*$|\Z)))?"
-    r"(?P<code>(?s:.*?))(?:\1[ \t]*$\n?|\Z)"
+    r"(?m)(?P<plain>\A[`~ \t\n]*)\n\Z"  # a lone fence, say, is shown as it is
+    fr"|[ \t]*(?P<fence>{_FENCE})(?: ?(?P<language>[\w+#.-]{{0,20}})[ \t]*\n"
+    r"(?!\s*(?:(?P=fence)[ \t]*$|\Z)))?(?P<code>(?s:.*?))(?:(?P=fence)[ \t]*$\n?|\Z)"
     fr"|(?P<table>{_BAR}.*\n{_BAR}{_RULE}\n(?:{_BAR}.*\n)+)"
     r"| {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)\n|>(?: |$)(?P<quote>.*)\n"
     r"|(?![ \t*-]*$)(?P<indent>[ \t]{0,20})(?:[-*]|(?P<number>\d{1,3}\.)) {1,3}(?P<item>\S.*)\n"
@@ -6645,8 +6646,6 @@ def _how_to_answer(question: Question) -> _Block:
 
 def _body(text: str) -> list[_Block]:
     """Return light Markdown as blocks."""
-    if not text.strip("`~ \t\n"):  # a lone fence, say, is shown as it is
-        return [_Block("plain", [text])]
     blocks: list[_Block] = []
     columns: list[int] = []  # in which the items begin that hold the last one, and it itself
     for found in re.finditer(_MARKDOWN, text + "\n"):
@@ -6726,10 +6725,8 @@ def _aligned(block: _Block) -> _Block:
 
 
 def _as_lines(facts: _Block) -> _Block:
-    lines: list[str] = []
-    for name, value in facts.lines:
-        lines += f"{name}: {value}".split("\n")
-    return _Block("plain", lines)
+    text = "\n".join(map(": ".join, facts.lines))
+    return _Block("plain", text.split("\n"))
 
 
 def _as_text(blocks: Sequence[_Block], gap: str = "\n\n") -> str:
@@ -6840,7 +6837,7 @@ def _paged(service: _ChatAlerter, blocks: Iterable[_Block], limit: int, first: i
         page = _Page(limit)
     if page.says_something() or not pages:
         pages.append(page)
-    return pages[:most + 1]
+    return pages
 
 
 # === Images and files ===
