@@ -6107,8 +6107,7 @@ class _Job:
         self.seconds = time.monotonic() - began
         for stream in self.copies:
             stream.settle(_LAST_WORDS)
-            if stream.problem:
-                self.problem = stream.problem
+            self.problem = self.problem or stream.problem
         if self.problem:
             self.code = self.code or 1  # the job could not be told of it
             _complain(self.problem)
@@ -6192,60 +6191,57 @@ class _Copy:
         self.numbers, self.number = numbers, numbers[-1]  # both, where output and errors go to one place
         self.tail, self.problem = b"", ""
         self.outlet, self.inlet = os.pipe()  # the job writes into the inlet
-        self.going_on, self.job_ended = True, False  # the first: more may come, and be copied
-        work = self._copy_to_the_end
-        if _FORKS:
-            work = self._copy_while_it_runs
-        self.thread = _threading.Thread(target=work, name="alerters-copy", daemon=True)
+        self.job_ended = False
+        self.thread = _threading.Thread(target=self._copy, name="alerters-copy", daemon=True)
         self.thread.start()
 
-    def _copy_while_it_runs(self) -> None:
+    def settle(self, seconds: float | None) -> None:
+        """Wait so long (None: as long as it takes) until all is copied that the job itself has printed."""
+        self.job_ended = True
+        if not _FORKS:  # it copies to the end, and what the job has left may print for ever
+            seconds = _LAST_WORDS
+        self.thread.join(seconds)
+
+    def _copy(self) -> None:
+        if not _FORKS:
+            return self._copy_to_the_end()
         poll: Any = _select.poll()  # type: ignore[attr-defined, unused-ignore]
         poll.register(self.outlet, 1)  # POLLIN
         kind = _stat.S_IFMT(os.fstat(self.number).st_mode)
         if kind in (_stat.S_IFIFO, _stat.S_IFSOCK):
             poll.register(self.number, 0)  # where nobody reads any more, the job is to hear of it at once
-        last_look = False
-        while self.going_on and not last_look:
+        going_on, last_look = True, False
+        while going_on and not last_look:
             last_look = self.job_ended  # before the look, which so finds all that it has printed
             ready = dict(poll.poll(_STEP * 1000))
             if self.outlet in ready:
-                self._copy_piece()
+                going_on = self._copy_piece()
             elif ready:
-                self.going_on = False
-        if not self.going_on:
-            os.close(self.outlet)
-
-    def _copy_to_the_end(self) -> None:
-        while self.going_on:
-            self._copy_piece()
+                going_on = False
+        if going_on:  # what the job has left may print on
+            with contextlib.suppress(OSError):  # no more processes
+                _fork(self._copy_to_the_end, self.outlet, self.number)
         os.close(self.outlet)  # a job that writes more hears of it
 
-    def _copy_piece(self) -> None:
-        piece = os.read(self.outlet, 65536)  # all that a pipe holds
+    def _copy_to_the_end(self) -> None:
+        while self._copy_piece():
+            pass
+        os.close(self.outlet)
+
+    def _copy_piece(self) -> bool:
+        """Copy what is there now; return whether to go on."""
+        piece = left = os.read(self.outlet, 65536)  # all that a pipe holds
         self.tail = (self.tail + piece)[-_TAIL:]
-        self.going_on = bool(piece)
-        while piece:
+        while left:
             try:
-                piece = piece[os.write(self.number, piece):]
+                left = left[os.write(self.number, left):]
             except BlockingIOError:
                 time.sleep(0.01)
             except OSError as error:  # on a full disk the job goes on, as most do without us and all with tee
-                self.going_on, piece = error.errno in (errno.ENOSPC, errno.EDQUOT), b""
                 if not isinstance(error, BrokenPipeError):
                     self.problem = f"what it printed could not be written: {_reason(error)}"
-
-    def settle(self, seconds: float | None) -> None:
-        """Wait so long (None: as long as it takes) until all is copied that the job itself has printed."""
-        self.job_ended = True
-        if not _FORKS:
-            seconds = _LAST_WORDS
-        self.thread.join(seconds)
-        if self.going_on and not self.thread.is_alive():  # the job has left something that may print on
-            with contextlib.suppress(OSError):  # no more processes
-                _fork(self._copy_to_the_end, self.outlet, self.number)
-            self.going_on = False
-            os.close(self.outlet)
+                return error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return bool(piece)
 
     def end(self) -> list[str]:
         tail = self.tail
