@@ -6141,9 +6141,9 @@ class _Job:
 
     def _wait(self, child: _subprocess.Popen[bytes], signals: _Signals) -> None:
         """Pass on the signals that come for us alone, until it has ended."""
-        code, news = None, signals.news()
-        while code is None or news:
-            for number in news:
+        code = None
+        while code is None or signals.came:
+            for number in signals.news():
                 name = _signal.Signals(number).name
                 if not name.startswith("SIGUSR"):
                     self.got.append(name)
@@ -6155,7 +6155,6 @@ class _Job:
                 time.sleep(_STEP)
             elif code:  # it failed, and the signal that ended it may be on its way to us
                 time.sleep(_GROUP_TIME)
-            news = signals.news()
         if code < 0:
             with contextlib.suppress(ValueError):  # not all of those for real time have a name
                 self.got.insert(0, _signal.Signals(-code).name)
@@ -6270,7 +6269,7 @@ class _Signals:
         if _threading.current_thread() is _threading.main_thread():  # Python handles signals there only
             for number in _signal.Signals:  # what is ignored stays so, for the job as well
                 if number.name in _PASSED_ON and _signal.getsignal(number) not in (_signal.SIG_IGN, None):
-                    self._handlers[number] = _signal.signal(number, self._note)
+                    self._handlers[number] = _signal.signal(number, lambda came, _: self.came.append(came))
             if sys.platform != "win32":  # if it were ignored, nobody would hear of an exit code
                 self._handlers[_signal.SIGCHLD] = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
                 with contextlib.suppress(OSError):  # no more descriptors or processes: each is passed on
@@ -6290,14 +6289,10 @@ class _Signals:
         for number, handler in self._handlers.items():
             _signal.signal(number, handler)
 
-    def _note(self, number: int, frame: object) -> None:
-        self.came.append(number)
-
     def _bear_witness(self, line: _socket.socket) -> None:
         while line.recv(1):
-            heard = bytes(self.came)
-            line.send(heard + b"\0")
-            del self.came[:len(heard)]
+            heard, self.came = self.came, []
+            line.send(bytes(heard) + b"\0")
 
     def _ask_witness(self) -> None:
         """Learn what the whole group, and so the job, got since the last time."""
@@ -6323,9 +6318,8 @@ class _Signals:
             return b""
         time.sleep(_GROUP_TIME)
         self._ask_witness()
-        came = bytes(self.came)
-        del self.came[:len(came)]
-        return came
+        came, self.came = self.came, []
+        return bytes(came)
 
 
 def _fork(work: Callable[[], object], *kept: int) -> int:
