@@ -6123,10 +6123,9 @@ class _Job:
         try:
             return start(self.command)
         except OSError as error:
-            script = _shutil.which(self.command[0]) or ""
+            script, first = _shutil.which(self.command[0]) or "", ""
             if script and not _FORKS:  # Windows itself looks for .exe alone, and npm is a .cmd
                 return start([script] + self.command[1:])
-            first = ""
             with contextlib.suppress(OSError), open(script, "rb") as file:
                 first = file.readline(500).decode("utf-8", "replace")
             if first.startswith("#!") and isinstance(error, FileNotFoundError):
@@ -6172,15 +6171,14 @@ class _Job:
             how = "failed"
         facts.update(duration=_duration(self.seconds), host=_socket.gethostname())
         ends = {stream.number: stream.end() for stream in self.copies}
-        printed, errors = ends.get(1, []), ends.get(2, [])
+        errors = ends.get(2, [])
         if self.problem:
             errors.append(_hide(self.problem))
-        parts = []
-        if errors:
-            parts.append(_fenced("\n".join(errors)))
-        if printed and how != "succeeded" and len(errors) < _SHOWN:
-            parts.append(_fenced("\n".join(printed)))
-        body = "\n\nStandard output:\n".join(parts) or None
+        parts = [errors]
+        if how != "succeeded" and len(errors) < _SHOWN:
+            parts.append(ends.get(1, []))
+        texts = [_fenced("\n".join(part)) for part in parts if part]
+        body = "\n\nStandard output:\n".join(texts) or None
         return AlerterMessage(f"{name} {how}", body, facts, level=_ENDS.get(how, "error"))
 
 
