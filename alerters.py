@@ -7493,12 +7493,12 @@ def _complain(text: object, code: int = 2) -> int:
     return code
 
 
-def _typed_message(options: Any) -> AlerterMessage:
+def _typed_arguments(options: Any) -> tuple[AlerterMessage, _Params]:
+    """Return the message and the parameters; options are called as the keywords of `post` and `ask` are."""
     text, facts = options.text, {}
-    for pair in options.metadata or ():
-        key, sign, value = pair.partition("=")
+    for key, sign, value in options.metadata or ():
         if not sign:
-            raise ConfigError(f"--metadata {pair}: write it as KEY=VALUE")
+            raise ConfigError(f"--metadata {key}: write it as KEY=VALUE")
         facts[key] = value
     if text == "-":
         if sys.stdin is None:
@@ -7506,15 +7506,7 @@ def _typed_message(options: Any) -> AlerterMessage:
         text = getattr(sys.stdin, "buffer", sys.stdin).read()
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig", "replace").replace("\r\n", "\n")  # as PowerShell writes it
-    return AlerterMessage(options.title, text, facts, options.image, options.level, options.file)
-
-
-def _typed_params(options: Any) -> _Params:
-    """Return what the options choose for any flavor; parameters of one flavor alone have no options."""
-    given = {}
-    for name in AlerterParameters.__dataclass_fields__:  # by the names of options, or their `dest`
-        given[name] = getattr(options, name, None)
-    return AlerterParameters(**given)
+    return _arguments({**vars(options), "message": text, "metadata": facts, "params": None, "reply_to": None})
 
 
 def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
@@ -7523,14 +7515,14 @@ def _chosen(options: Any, warn: bool = True) -> list[BaseAlerter]:
 
 
 def _cmd_post(options: Any) -> int:
-    message = _typed_message(options)
-    if _post_to(_chosen(options), message, _typed_params(options)):
+    message, params = _typed_arguments(options)
+    if _post_to(_chosen(options), message, params):
         return 0
     return 4
 
 
 def _cmd_ask(options: Any) -> int:
-    message, params = _typed_message(options), _typed_params(options)
+    message, params = _typed_arguments(options)
     decision = _decide(_chosen(options, warn=False), message, params, options.key, _tell_asked)
     if options.json:
         _print(_json.dumps(dataclasses.asdict(decision)))
@@ -7582,10 +7574,10 @@ def _cmd_check(options: Any) -> int:
 
 
 def _cmd_preview(options: Any) -> None:
-    message = _typed_message(options)
+    message, params = _typed_arguments(options)
     if options.html:
-        with open(options.html, "w", encoding="utf-8") as file:
-            file.write(_mail_html(_lay_out(message, message._files("preview")), message.level))
+        html = _mail_html(_lay_out(message, message._files("preview")), message.level)
+        _pathlib.Path(options.html).write_text(html, encoding="utf-8")
         return
     if not options.flavor:
         raise ConfigError("preview: give --flavor, or --html FILE")
@@ -7593,8 +7585,7 @@ def _cmd_preview(options: Any) -> None:
     example: Any = ConsoleAlerter()  # what fields make one of somebody's own flavor nobody knows
     if cls._example:
         example = cls(**cls._example)
-    message, params = example._checked(message, _typed_params(options))
-    _print(example._preview(message, params))
+    _print(example._preview(*example._checked(message, params)))
 
 
 def _cmd_pending(options: Any) -> None:
@@ -7758,10 +7749,10 @@ _FLAG = {"action": "store_true", "default": None}  # where it is not given, an a
 _OPTIONS: dict[str, _Dict] = {  # an option or argument: the words for argparse
     "name": {}, "[name]": {"nargs": "?"}, "flavor": {}, "path": {"metavar": "package.module.Class"},
     "text": {"help": "in light Markdown; - reads standard input"}, "--title": {"help": "the heading"},
-    "--metadata": {"help": "K=V, a fact (repeatable)", **_MANY},
-    "--image": {"help": "a path or URL (repeatable)", **_MANY},
-    "--file": {"help": "a path; attached as it is (repeatable)", **_MANY},
-    "--level": {"help": "info, success, warning or error; default info", "default": "info"},
+    "--metadata": {"help": "K=V, a fact (repeatable)", "type": lambda fact: fact.partition("="), **_MANY},
+    "--image": {"help": "a path or URL (repeatable)", "dest": "images", **_MANY},
+    "--file": {"help": "a path; attached as it is (repeatable)", "dest": "files", **_MANY},
+    "--level": {"help": "info, success, warning or error; default info"},
     "--mention": {"help": "id of whom to ping, or here, everyone (repeatable)", **_IDS},
     "--alerter": {"help": "in place of those in use (repeatable)", **_IDS}, "--stack": {"help": "likewise"},
     "--timeout": {"help": "such as 90s or 1h30m; default 5m"},
