@@ -7642,11 +7642,10 @@ def _cmd_register(options: Any) -> None:
             raise DeliveryError(f"{alerter._who}: it does not work yet, and nothing was stored",
                                 hint="mend what is said above, and try again")
     store._put_alerter(name, {"flavor": options.flavor, **fields}, True, use)
-    if not use:
-        how = f"{_program()} stack register {name} -al {name} --set"
-        _print(f"alerter {name} is registered; put it to use by: {how}")
-        return
-    _print(f'alerter {name} is registered, and stack {name} is active. Now try:\n{_program()} post "Hello"')
+    done = f"registered; put it to use by: {_program()} stack register {name} -al {name} --set"
+    if use:
+        done = f'registered, and stack {name} is active. Now try:\n{_program()} post "Hello"'
+    _print(f"alerter {name} is {done}")
 
 
 def _ask_for(cls: type[BaseAlerter], fields: _Dict, names: Iterable[str]) -> None:
@@ -7694,17 +7693,20 @@ def _cmd_stack_register(options: Any) -> None:
     _print(done)
 
 
+def _use_mark(name: str, used: Iterable[str]) -> str:
+    """Return what stands before a name in a list. $ALERTERS_FLAVOR wins over every stack."""
+    if name in used and not os.environ.get("ALERTERS_FLAVOR"):
+        return "* "
+    return "  "
+
+
 def _cmd_list(options: Any) -> None:
     store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
     used = store.stacks().get(store.active_stack(), [])
-    if flavor:  # it wins over every stack
-        used = []
+    if flavor:
         _print(f"* $ALERTERS_FLAVOR  ({flavor})")
     for name, entry in store.alerters().items():
-        mark = _UNUSED
-        if name in used:
-            mark = _IN_USE
-        _print(f"{mark}{name}  ({entry['flavor']})")
+        _print(f"{_use_mark(name, used)}{name}  ({entry['flavor']})")
 
 
 def _cmd_describe(options: Any) -> None:
@@ -7716,17 +7718,13 @@ def _cmd_describe(options: Any) -> None:
 
 
 def _cmd_stacks(options: Any) -> None:
-    store, flavor = StackStore(), os.environ.get("ALERTERS_FLAVOR")
+    store = StackStore()
     stacks, active = store.stacks(), store.active_stack()
-    names = list(stacks)
     if options.command == "stack describe":
-        names = [options.name or active]
-    for name in names:
-        members = store._entry({"stacks": stacks}, "stacks", name)
-        mark = _UNUSED
-        if name == active and not flavor:
-            mark = _IN_USE
-        _print(f"{mark}{name}: {', '.join(members)}")
+        name = options.name or active
+        stacks = {name: store._entry({"stacks": stacks}, "stacks", name)}
+    for name, members in stacks.items():
+        _print(f"{_use_mark(name, [active])}{name}: {', '.join(members)}")
 
 
 def _cmd_flavors(options: Any) -> None:
@@ -7794,7 +7792,6 @@ _COMMANDS: dict[str, tuple[Callable[[Any], int | None], str, str]] = {  # what i
     "flavor register": (_cmd_flavor_register, "add a flavor of your own", "path"),
     "--version": (lambda _: _print(__version__), "tell the version", "")}
 _HELP = {"-h", "--help"}
-_IN_USE, _UNUSED = "* ", "  "
 
 
 def _usage() -> str:
