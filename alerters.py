@@ -7849,7 +7849,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse's --help; whatever else calls sys.exit has approved nothing
         if stop.code in (129, 143):  # SIGHUP or SIGTERM, while an answer was waited for
             return int(stop.code)
-        if _HELP & set(args):
+        if _HELP & set(args) and args[0] != "ask":  # else a text of -h approves: `ask "$TEXT" && deploy`
             return 0
         return 2
     except BrokenPipeError:  # who reads has seen enough, as `head` has
