@@ -7449,6 +7449,8 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             known = re.findall(r"--[\w-]+", parser.format_usage())
             raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
         found.fields.append(f"{word[2:]}=")  # which no flavor has: `_given_fields` says which there are
+        after = dict(zip(args, args[1:]))
+        _remember_secret(after.get(word, ""))  # its value, which may have been taken for a name
     return found
 
 
@@ -7585,7 +7587,8 @@ def _cmd_preview(options: Any) -> None:
     example: Any = ConsoleAlerter()  # what fields make one of somebody's own flavor nobody knows
     if cls._example:
         example = cls(**cls._example)
-    _print(example._preview(*example._checked(message, params)))
+    message, params = example._checked(message, params)
+    _print(example._preview(message, params))
 
 
 def _cmd_pending(options: Any) -> None:
