@@ -8523,7 +8523,7 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
         "stack register all -al console,my_slack_alerter --set": "stack all is stored\n",
         "stack set my_stack": "stack my_stack is active\n", "stack update all -al console":
             f"stack all is stored; my_stack stays active until: {program} stack set all\n",
-        "stack describe": "* my_stack: my_slack_alerter\n",
+        "stack describe": "* my_stack: my_slack_alerter\n", "stack describe default": "  default: console\n",
         "stack list": "  default: console\n* my_stack: my_slack_alerter\n"
                       "  both: console, my_slack_alerter\n  all: console\n",
         "stack delete all": "stack all is deleted\n", "stack delete both": "stack both is deleted\n",
@@ -8709,8 +8709,8 @@ def test_preview_shows_what_would_be_sent_and_sends_nothing(capsys, received, tm
         line = f"preview **good** --flavor {flavor} --title T --metadata a=9"
         code, out, err = run_cli(capsys, *line.split())
         assert (code, err, received) == (0, "", []) and re.search("(?s)T.*good.*a.*9", out), flavor
-    assert "<!here>" in run_cli(capsys, "preview", "x", "--flavor", "slack", "--mention", "here")[1]
-    assert '"file": "test' in run_cli(capsys, "preview", "x", "--flavor", "slack", "--file", __file__)[1]
+    options = "--flavor=slack", "--mention=here", f"--file={__file__}", "--image=https://e"
+    assert re.search('(?s)<!here>.*"https://e".*"file": "test', run_cli(capsys, "preview", "x", *options)[1])
     page = tmp_path / "page.html"
     assert run_cli(capsys, "preview", "**x** <script>", "--html", page) == (0, "", "")
     html = page.read_text(encoding="utf-8")
