@@ -1943,7 +1943,10 @@ class Question:
         return f"Question({self._record.text!r}, alerter={self._record.alerter!r}, ref={self.ref!r})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the question as plain JSON, without secrets, for `from_dict` in another process."""
+        """Return the question as plain JSON, without secrets, for `from_dict` in another process.
+
+        Take it anew after each `check`: it holds who was answered, so that nobody is answered twice.
+        """
         return self._record.to_dict()
 
     @classmethod
