@@ -7338,12 +7338,12 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
         headers["Content-Length"] = str(size)
     kept, wire, whole = _WIRES.get(), None, False
     try:
-        _, host, port = place = _place_of(url)  # not here: parts of the URL may be secret
+        place = _urllib_parse.urlsplit(url)._replace(path="", query="", fragment="")  # which may be secret
         wire = _reach(alerter._who, place, _deadline(alerter.clock, until))
         # What was sent may still be on its way for long, in the buffers of this machine or of a proxy.
         wire.patience = _SOCKET_TIMEOUT + size / _SLOW_LINK
         # The scope of an IPv6 address is this machine's affair, and no port 443 stands in the Host header.
-        link: Any = _http_client.HTTPConnection(host.partition("%")[0], port)
+        link: Any = _http_client.HTTPConnection(_host_of(place).partition("%")[0], place.port or 443)
         link.default_port = 443
         link.sock, link.debuglevel = wire, 0  # a program that sets it on the class would see the token
         with contextlib.suppress(OSError):  # an answer may be there already, as a 413
@@ -7369,22 +7369,15 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
 
 
-def _place_of(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port of an address."""
-    parts = _urllib_parse.urlsplit(url)
-    usual = {"http": 80, "https": 443}[parts.scheme]
-    return parts.scheme, _host_of(parts), parts.port or usual
-
-
-def _reach(who: str, place: tuple[str, str, int], deadline: float) -> _Wire:
+def _reach(who: str, place: _urllib_parse.SplitResult, deadline: float) -> _Wire:
     """Return a connection to a place: the one that is kept, if it is still open, or a new one."""
     kept = (_WIRES.get() or {}).pop(place, None)
     if kept and kept.is_quiet():
         kept.deadline = deadline
         return kept
-    scheme, host, port = place
-    if scheme == "http":  # on this machine
-        return _connect(host, port, deadline)
+    host, port = _host_of(place), place.port or 443
+    if place.scheme == "http":  # on this machine
+        return _connect(host, place.port or 80, deadline)
     proxy = _proxy_for(who, host, port)
     return _trusting(who, functools.partial(_connect, host, port, deadline, proxy=proxy))
 
