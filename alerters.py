@@ -7020,16 +7020,6 @@ class _Wire:
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
         return io.BufferedReader(_socket.SocketIO(self, "r"))  # type: ignore[arg-type]
 
-    def encrypt(self, trust: _Trust, host: str) -> None:
-        """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
-        self._hurry()
-        try:
-            name = host.partition("%")[0]
-            self.sock = trust.context.wrap_socket(self.sock, False, False, server_hostname=name)
-            self.sock.do_handshake()
-        except (OSError, ValueError) as error:
-            raise _tls_trouble(error, self.place, trust) from None
-
     def is_quiet(self) -> bool:
         """True if the peer has neither closed nor said what nobody asked for; else close it here too."""
         self.sock.settimeout(0)
@@ -7075,9 +7065,16 @@ class _Trust:
                 _add_cas(f"{who}: {variable} ({path})", self.context, path)
             self.advice = f"no CA in {path} vouches for it: add the right one there ({variable})"
 
-    def wrap_socket(self, sock: Any, server_hostname: str) -> Any:
-        sock.encrypt(self, server_hostname)
-        return sock
+    def wrap_socket(self, wire: _Wire, server_hostname: str) -> _Wire:
+        """Speak TLS from now on. What was read ahead before is dropped with the file that holds it."""
+        wire._hurry()
+        try:
+            name = server_hostname.partition("%")[0]
+            wire.sock = self.context.wrap_socket(wire.sock, False, False, server_hostname=name)
+            wire.sock.do_handshake()
+        except (OSError, ValueError) as error:
+            raise _tls_trouble(error, wire.place, self) from None
+        return wire
 
 
 def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
@@ -7240,7 +7237,7 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
             proxy.open_tunnel(wire, target)
             wire.place = f"{target} through {proxy.place}"
         if trust:
-            wire.encrypt(trust, host)
+            trust.wrap_socket(wire, host)
         return wire
     except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
         wire.close()
