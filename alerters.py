@@ -7128,7 +7128,7 @@ def _tls_trouble(error: BaseException, place: str, trust: _Trust | None = None) 
     for words, what, hint in _TLS_FAULTS:
         if re.search(words, word):
             return _Unreachable(f"{place}: {what} ({word})", hint, cure="later")
-    return _Unreachable(f"{place}: the handshake broke off ({_what_of(error)})", "a firewall in between may "
+    return _Unreachable(f"{place}: the handshake broke off ({_told(error)[0]})", "a firewall in between may "
                         "forbid it, or that port does not speak TLS at once: check host, port and network")
 
 
@@ -7157,8 +7157,8 @@ class _Proxy:
             with _head_of(wire, "CONNECT") as answer:
                 status = answer.status
         except (OSError, _http_client.HTTPException, ValueError) as error:
-            what = f"{self.place}: {_what_of(error)}"
-            raise _Unreachable(what, "check that an HTTP proxy listens there") from None
+            what, _ = _told(error)
+            raise _Unreachable(f"{self.place}: {what}", "check that an HTTP proxy listens there") from None
         if 200 <= status < 300:
             return
         cure: _Cure = "people"
@@ -7206,7 +7206,8 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
         # In bytes: text takes a codec, and one that once could not be loaded is never tried again.
         found: Any = _socket.getaddrinfo(host.encode("ascii"), port, 0, _socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        trouble = _Unreachable(f"{place}: name look-up failed ({_reason(error)})", _hint_of(error))
+        _, hint = _told(error)
+        trouble = _Unreachable(f"{place}: name look-up failed ({_reason(error)})", hint)
         if 2 * time.monotonic() - began > deadline:  # there is no time for one more, which nothing cuts short
             trouble.cure = "later"
         raise trouble from None
@@ -7221,7 +7222,8 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
             sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
             return _Wire(sock, place, deadline)
         except OSError as error:
-            trouble = _Unreachable(f"{place}: no connection ({_reason(error)})", _hint_of(error))
+            what, hint = _told(error)
+            trouble = _Unreachable(f"{place}: no connection ({what})", hint)
     raise trouble
 
 
@@ -7244,21 +7246,16 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
         raise
 
 
-def _hint_of(error: BaseException) -> str:
+def _told(error: BaseException) -> tuple[str, str]:
+    """Return what went wrong, without the words of what may hold a secret, and what to do about it."""
+    what, usual = f"no sensible answer ({type(error).__name__})", _ANOTHER
+    if isinstance(error, OSError):
+        what, usual = _reason(error), "there is no way to it from here: check the network"
     words = f"{type(error).__name__} {errno.errorcode.get(getattr(error, 'errno', 0))}"
     for names, hint in _NETWORK_HINTS:
         if re.search(names, words):
-            return hint
-    if isinstance(error, OSError):
-        return "there is no way to it from here: check the network"
-    return _ANOTHER
-
-
-def _what_of(error: BaseException) -> str:
-    """Return what went wrong, without the words of what may hold a secret."""
-    if isinstance(error, OSError):
-        return _reason(error)
-    return f"no sensible answer ({type(error).__name__})"
+            return what, hint
+    return what, usual
 
 
 class _Answer:
@@ -7406,11 +7403,11 @@ def _transport_failure(who: str, error: BaseException, reached: bool) -> Deliver
         if reached and status >= 500:
             cure = "look"
         return _failure(who, _reason(error), status=status, cure=cure)
-    hint = _hint_of(cause)
+    what, hint = _told(cause)
     if not reached or getattr(error, "filename", None):  # a module that could not be opened, say
-        return _failure(who, _what_of(cause), hint=hint, cure="again")
+        return _failure(who, what, hint=hint, cure="again")
     hint += "; it may have arrived, so look before you send it again"
-    return _failure(who, _what_of(cause), hint=hint, cure="look")
+    return _failure(who, what, hint=hint, cure="look")
 
 
 # === Command line ===
