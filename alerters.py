@@ -7280,9 +7280,8 @@ class _Answer:
         asked = str(given or self.headers.get("Retry-After"))
         with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
             if ":" in asked:  # RFC 9110 allows a date as well
-                seconds = _email_utils.parsedate_to_datetime(asked).timestamp() - self.now
-            else:
-                seconds = float(asked)
+                asked = str(_email_utils.parsedate_to_datetime(asked).timestamp() - self.now)
+            seconds = float(asked)
             if seconds > 0:  # NaN is not
                 return seconds
         return None
