@@ -4332,22 +4332,11 @@ class SMTPEmailAlerter(BaseAlerter):
     def _session(self, host: str, port: int, tls: _TLS, until: float, begin: Callable[..., Any]) -> Any:
         """Return what `begin` makes of a connection. Its failures are DeliveryErrors."""
         deadline = _deadline(self.clock, until)
-
-        def connect(trust: Any) -> Any:
-            at_once = None
-            if tls == "ssl":
-                at_once = trust
-            wire = _connect(host, port, deadline, at_once)
-            try:
-                return begin(wire, trust)
-            except BaseException:  # whatever comes, Ctrl-C too
-                wire.close()
-                raise
-
+        connect = functools.partial(_connect, host, port, deadline, at_once=tls == "ssl", begin=begin)
         try:
             if tls:
                 return _trusting(self._who, connect)
-            return connect(None)
+            return connect()
         except AlerterError:
             raise
         except Exception as caught:  # sockets, ssl, smtplib and imaplib raise many kinds
@@ -6936,10 +6925,11 @@ def _check_regular(place: Any) -> None:
 
 # === HTTP and TLS ===
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_TRUST_VARIABLES = (*_CA_VARIABLES, "SSL_CERT_DIR")
 _AGENT = f"DiscordBot (https://pypi.org/project/alerters, {__version__}) alerters"  # as Discord wants it
 _PIECE = 16 * 1024  # bytes that are written at once: one TLS record
 _SLOW_LINK = 32 * 1024  # bytes a second
-# By the variables that choose. Kept is what has worked: a process with too many files open reads no CAs.
+# By _TRUST_VARIABLES. Kept is what has worked: a process with too many files open reads no CAs.
 _TRUSTS: dict[tuple[str | None, ...], _Trust] = {}
 _WIRES: contextvars.ContextVar[dict[object, _Wire] | None] = contextvars.ContextVar("_WIRES", default=None)
 _ANOTHER = "something else than the service seems to answer there: check the address and the port"
@@ -7079,7 +7069,7 @@ class _Trust:
 
 def _trusting(who: str, connect: Callable[[_Trust], _T]) -> _T:
     """Return connect(trust), which makes a connection over TLS, to SMTP and IMAP servers too."""
-    key = tuple(map(os.environ.get, (*_CA_VARIABLES, "SSL_CERT_DIR")))
+    key = tuple(map(os.environ.get, _TRUST_VARIABLES))
     trust = _TRUSTS.get(key) or _Trust(who)
     try:
         connection = connect(trust)
@@ -7227,8 +7217,9 @@ def _dial(host: str, port: int, deadline: float, place: str) -> _Wire:
     raise trouble
 
 
-def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
-             proxy: _Proxy | None = None) -> _Wire:
+def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None, *,
+             proxy: _Proxy | None = None, at_once: bool = True, begin: Any = None) -> Any:
+    """Return a new connection, or begin(it, trust), which starts TLS itself where that is not due at once."""
     target = _netloc(host, port)
     if proxy:
         wire = _dial(proxy.host, proxy.port, deadline, proxy.place)
@@ -7238,8 +7229,10 @@ def _connect(host: str, port: int, deadline: float, trust: _Trust | None = None,
         if proxy:
             proxy.open_tunnel(wire, target)
             wire.place = f"{target} through {proxy.place}"
-        if trust:
+        if trust and at_once:
             trust.wrap_socket(wire, host)
+        if begin:
+            return begin(wire, trust)
         return wire
     except BaseException:  # whatever comes, Ctrl-C too, the socket is closed
         wire.close()
@@ -7362,7 +7355,7 @@ def _http(alerter: BaseAlerter, method: str, url: str, until: float, body: Seque
     raise error  # out here, so that what was raised, which knows URL and headers, does not travel with it
 
 
-def _reach(who: str, place: _urllib_parse.SplitResult, deadline: float) -> _Wire:
+def _reach(who: str, place: _urllib_parse.SplitResult, deadline: float) -> Any:
     """Return a connection to a place: the one that is kept, if it is still open, or a new one."""
     kept = (_WIRES.get() or {}).pop(place, None)
     if kept and kept.is_quiet():
