@@ -6937,7 +6937,7 @@ _NETWORK_HINTS = (  # by the name of an exception, or of its errno
     ("gaierror|UnicodeError", "check the host's name and DNS; a chat may need a proxy (HTTPS_PROXY)"),
     ("[tT]imeout", "it is slow, or a firewall drops it: check host and port; a chat may need a proxy"),
     ("ConnectionRefused", "nothing listens there: check host and port"),
-    ("ConnectionReset|BrokenPipe|RemoteDisconnected|IncompleteRead|ServerDisconnected|abort|SSLEOF|SSLZero",
+    ("ConnectionReset|BrokenPipe|RemoteDisconnected|IncompleteRead|ServerDisconnected|abort|SSL",
      "a proxy or firewall in between may have cut it off"),
     ("ENOENT|ENOTDIR|EISDIR|EROFS|ENOSPC", "check the path of its file, and the disk"),
     ("EMFILE|ENFILE", "this process has too many files open: close some, or raise `ulimit -n`"),
