@@ -1229,8 +1229,8 @@ class BaseAlerter(_Record):
     def _offer_taps(self, question: Question) -> None:
         """Put the two reactions on it, so that one tap decides."""
 
-    def _is_machine(self, user: str) -> bool:
-        """True if a user id whose reaction would decide is a bot's; asked only where the service can tell."""
+    def _is_machine(self, user: str) -> bool | None:
+        """True if a user id whose reaction would decide is a bot's, None if the service does not know it."""
         return False
 
     def _say(self, question: Question, text: str, to: _Reply | None, person: str = "") -> None:
@@ -2168,7 +2168,12 @@ class Question:
                 counts = False
                 if declines and (reply.is_tap or reply.first_written):  # nobody knows since when
                     counts = reply.first_written <= latest
-            if not counts or (reply.is_tap and self.alerter._is_machine(user)):
+            if not counts:
+                continue
+            machine = reply.is_tap and self.alerter._is_machine(user)
+            if machine is None:  # it may be a person of another workspace, who may stop it, or is named
+                machine = not (declines or record.approvers)
+            if machine:
                 continue
             if declines:
                 return dataclasses.replace(reply.means, approvals=tuple(given))
@@ -3356,7 +3361,7 @@ class SlackAlerter(_ChatAlerter):
 
     @functools.lru_cache(maxsize=None)  # noqa: B019  # nobody stops being a bot while this runs
     @_documented
-    def _is_machine(self, user: str) -> bool:
+    def _is_machine(self, user: str) -> bool | None:
         if "users:read" not in self._account().get("scopes", ()):
             return False
         try:
@@ -3364,7 +3369,7 @@ class SlackAlerter(_ChatAlerter):
         except DeliveryError as error:
             if error.code not in ("user_not_found", "user_not_visible"):
                 raise
-            return True  # whom nobody knows does not decide
+            return None
 
 
 def _text_object(words: str, source: str = "", kind: str = "text") -> _Dict:

@@ -4131,15 +4131,15 @@ def test_the_author_never_decides_whoevers_token_reads(slack_room, change, monke
 
 def test_a_bots_tap_on_slack_is_none_where_the_app_may_look_users_up(slack_room):
     question = slack_room.ask(approve_msg_options=["yes", "🚀"])
-    for user, emoji in (("UOTHERBOT", "🚀"), ("UOTHERBOT", "❌"), ("UNOBODY", "🚀")):
-        slack_room.react(question, user, emoji)
+    [slack_room.react(question, *tap) for tap in zip(("UOTHERBOT", "UOTHERBOT", "UNOBODY"), "🚀❌🚀")]
     assert [outcome(question) for _ in range(3)] == [None] * 3
+    named, stopped = slack_room.ask(approvers=["UNOBODY"]), slack_room.ask()
+    slack_room.react(named, "UNOBODY", "✅"), slack_room.react(stopped, "UNOBODY", "❌")
+    assert [outcome(named), outcome(stopped)] == [YES, NO]
     slack_room.service.fail("users.info", Fault(status=500), times=None)
     slack_room.react(question, slack_room.ann, "🚀")
     assert outcome(question) is None  # who cannot be looked up now decides nothing yet
-    slack_room.service.heal()
-    for n in range(100):
-        slack_room.react(question, f"U{n}", "🚀")
+    slack_room.service.heal(), [slack_room.react(question, f"U{n}", "🚀") for n in range(100)]
     assert question.check().by == slack_room.ann
     looked_up = [call.args["user"] for call in slack_room.service.calls if call.path == "/api/users.info"]
     assert sorted({*looked_up}) == ["UANN", "UNOBODY", "UOTHERBOT"] and looked_up.count("UOTHERBOT") == 1
