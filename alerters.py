@@ -5786,7 +5786,7 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: _Time = 0, 
 
 # === Logging ===
 class _LogGroup:
-    """Log records that repeat each other: the first one, and of the others the texts that differ."""
+    """Log records that repeat each other: the first one, and the texts of all that are not told yet."""
     def __init__(self, record: _logging.LogRecord) -> None:
         text = _record_text(record)
         trace = said = _clean(record.exc_text or "")
@@ -5808,27 +5808,20 @@ class _LogGroup:
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
         self.text = f"{text}\n{said}".strip()
-        self.told, self.repeats = False, 0
-        self.others: dict[str, None] = {}  # the texts of repeats that differ from the first
-        self.due = 0.0  # when its news are to be told, on time.monotonic
+        self.repeats, self.texts = 0, {self.text: None}  # of all that are not told yet, once each
+        self.due = 0.0  # when these are to be told, on time.monotonic
 
-    def take(self) -> _LogGroup:
-        """Return what is to be told now. Repeats wait from here on, to be told together."""
-        taken = copy.copy(self)
-        self.told, self.more, self.repeats, self.others = True, "", 0, {}
-        self.due = time.monotonic() + _FOLD
-        return taken
-
-    def news(self) -> str:
-        lines = [self.more, *self.others]
+    def take(self) -> str:
+        """Return what is to be told now, and let repeats wait from here on, to be told together."""
+        self.texts.pop(self.text, None)  # the title tells it
+        lines = [f"{self.level_name} {self.logger}: {self.title}", self.more, *self.texts]
         if self.repeats == 1:
-            lines.insert(1, "… 1 more time")
+            lines.insert(2, "… 1 more time")
         elif self.repeats:
-            lines.insert(1, f"… {self.repeats:,} more times")
-        return "\n".join(lines).strip("\n")
-
-    def extract(self) -> str:
-        return f"{self.level_name} {self.logger}: {self.title}\n{self.news()}".rstrip()
+            lines.insert(2, f"… {self.repeats:,} more times")
+        self.more, self.repeats, self.texts = "", 0, {}
+        self.due = time.monotonic() + _FOLD
+        return "\n".join(filter(None, lines))
 
 
 def _record_text(record: _logging.LogRecord) -> str:
@@ -5841,13 +5834,14 @@ def _record_text(record: _logging.LogRecord) -> str:
     return _clean(text).strip() or record.levelname
 
 
-def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
-    first = groups[0]
-    title, news, facts = first.title, first.news(), {"logger": first.logger, "level": first.level_name}
-    if len(groups) > 1:
-        title = f"{title} (and {len(groups) - 1:,} more)"
-        news, facts = "\n".join(map(_LogGroup.extract, groups)), {}
-    worst = max(groups, key=operator.attrgetter("level")).level
+def _log_message(told: Mapping[_LogGroup, str]) -> AlerterMessage:
+    group = next(iter(told))
+    title, facts = group.title, {"logger": group.logger, "level": group.level_name}
+    _, _, news = told[group].partition("\n")
+    if len(told) > 1:
+        title, facts = f"{title} (and {len(told) - 1:,} more)", {}
+        news = "\n".join(told.values())
+    worst = max(told, key=operator.attrgetter("level")).level
     level: _Level = "info"
     if worst >= _logging.ERROR:
         level = "error"
@@ -5880,7 +5874,7 @@ class _AlertHandler(_Handler):
     def _begin(self) -> None:
         self._changed = _threading.Condition()  # held while the next three change
         self._groups: dict[Any, _LogGroup] = {}
-        self._under_way: list[_LogGroup] = []
+        self._under_way: dict[_LogGroup, str] = {}
         self._worker = _threading.Thread()  # none yet
         self._speaker = 0  # the thread that writes to stderr just now
 
@@ -5889,7 +5883,8 @@ class _AlertHandler(_Handler):
         if record.name != "alerters" and not str(record.threadName).startswith("alerters-"):
             return bool(super().handle(record))
         if record.levelno >= _logging.WARNING:
-            self._to_stderr(record.name, record.levelno, _LogGroup(record).text)
+            group = _LogGroup(record)
+            self._to_stderr(group, group.text)
         return False
 
     def emit(self, record: _logging.LogRecord) -> None:
@@ -5899,8 +5894,7 @@ class _AlertHandler(_Handler):
                 known = self._groups.setdefault(group.key, group)
                 if known is not group:
                     known.repeats += 1
-                    if known.text != group.text:
-                        known.others[group.text] = None
+                    known.texts[group.text] = None
                 if known.due < time.monotonic():  # else all the others are looked through for nothing
                     self._take_due()  # here, so that no other record gets into the first message
                 self._start()
@@ -5925,10 +5919,8 @@ class _AlertHandler(_Handler):
     def _work(self) -> None:
         """Tell what is under way, again and again; a flush that waits for it too long takes it away."""
         _WIRES.set(None)  # some Pythons give a thread the context of who starts it, with its connections
-        while True:
+        while self._worker is _threading.current_thread():  # else a signal's handler logged as this started
             with self._changed:
-                if self._worker is not _threading.current_thread():
-                    return  # a signal came while this one started, and its handler logged
                 while not self._under_way:
                     self._changed.notify_all()  # a flush may wait for this
                     self._changed.wait(_FOLD / 10)  # repeats may be due then
@@ -5941,7 +5933,7 @@ class _AlertHandler(_Handler):
                 self._not_told(groups, "see above")  # may wait for logging's lock, so it must hold no other
             with self._changed:
                 if self._under_way is groups:
-                    self._under_way = []
+                    self._under_way = {}
                     self._take_due()
 
     def _take_due(self) -> None:
@@ -5951,10 +5943,10 @@ class _AlertHandler(_Handler):
         for group in list(self._groups.values()):
             if group.due > time.monotonic():
                 continue
-            if group.told and not group.repeats:
-                del self._groups[group.key]
+            if group.texts:
+                self._under_way[group] = group.take()
             else:
-                self._under_way.append(group.take())
+                del self._groups[group.key]
 
     def flush(self, **_: Any) -> None:  # Celery names what it is about
         """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
@@ -5972,37 +5964,33 @@ class _AlertHandler(_Handler):
 
     def _give_up(self, why: str) -> None:
         with self._changed:
-            untold = list(self._under_way)
-            for group in self._groups.values():
-                if group.repeats or not group.told:
-                    untold.append(group)
-            self._under_way, self._groups = [], {}
-        self._not_told(untold, why)
+            under_way = self._under_way
+            waiting = {group: group.take() for group in self._groups.values() if group.texts}
+            self._under_way, self._groups = {}, {}
+        self._not_told(under_way, why)
+        self._not_told(waiting, why)
 
-    def _not_told(self, untold: Sequence[_LogGroup], why: str) -> None:
-        for group in untold:
-            self._to_stderr(group.logger, group.level, f"alerters: not told ({why}): {group.extract()}")
+    def _not_told(self, untold: Mapping[_LogGroup, str], why: str) -> None:
+        for group, extract in untold.items():
+            self._to_stderr(group, f"alerters: not told ({why}): {extract}")
 
-    def _to_stderr(self, name: str, level: int, text: str) -> None:
+    def _to_stderr(self, group: _LogGroup, text: str) -> None:
         """Write it to stderr, as logging does where there is no handler, if no other one writes it."""
-        logger: Any = _logging.getLogger(name)
+        logger: Any = _logging.getLogger(group.logger)
         while logger:
             for handler in logger.handlers:
                 if isinstance(handler, (_AlertHandler, _logging.NullHandler)):
                     continue
                 if getattr(handler, "filters", ()) or hasattr(handler, "queue") or hasattr(handler, "target"):
                     continue  # it may have written nothing, or passed it on to us alone
-                if level >= handler.level:
+                if group.level >= handler.level:
                     return
-            if not logger.propagate:
-                break
-            logger = logger.parent
-        if self._speaker == _threading.get_ident():  # stderr itself is logged
-            return
-        self._speaker = _threading.get_ident()
-        with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
-            _write_line(sys.stderr, _hide(text))  # secrets may be known only since it was tried
-        self._speaker = 0
+            logger = logger.propagate and logger.parent
+        if self._speaker != _threading.get_ident():  # else stderr itself is logged
+            self._speaker = _threading.get_ident()
+            with contextlib.suppress(Exception):  # stderr may be closed, or anything that somebody put there
+                _write_line(sys.stderr, _hide(text))  # secrets may be known only since it was tried
+            self._speaker = 0
 
 
 if TYPE_CHECKING:
@@ -6015,8 +6003,7 @@ def __getattr__(name: str) -> Any:
     """Make AlertHandler when it is first asked for: its base comes from logging, which is slow to import."""
     if name != "AlertHandler":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    about = {"__doc__": _AlertHandler.__doc__, "__module__": __name__,
-             "__init__": _known_keywords(_AlertHandler.__init__, name)}
+    about = {"__doc__": _AlertHandler.__doc__, "__init__": _known_keywords(_AlertHandler.__init__, name)}
     return globals().setdefault(name, type(name, (_AlertHandler, _logging.Handler), about))
 
 

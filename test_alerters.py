@@ -8473,7 +8473,7 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         "d.d = d; del d", [], "alerters: not told (Python ends): ERROR root: x\n"),
     "nothing can be imported any more": (
         "import builtins; builtins.kept = type('D', (), {'__del__': lambda _, log=log:log.error('x')})()", [],
-        "alerters: not told (sys.meta_path is None, Python is likely shutting down): ERROR root: x\n"),
+        "alerters: not told (Python ends): ERROR root: x\n"),
     # Whoever configures logging has its lock, then those of the handlers; while one writes it needs that.
     "is configured anew": ("from concurrent.futures import *; from logging.config import *;"
                            "pool, real, anew = ThreadPoolExecutor(), sys.stderr, {'version': 1}; sys.stderr ="
