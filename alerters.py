@@ -5587,15 +5587,14 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
     """Each framework calls it in a way of its own. Of what it hands over only what is named here goes out."""
     if first is None:
         first = named.get("context")  # Airflow's deadline callbacks get it by this name, and may hand it on
+    if "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
+        first = named.get("flow", named.get("task"))
+        more = named.get("flow_run", named.get("task_run")), named["state"]
     facts: _Dict = {"error": first}
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
         kind = "task"
         facts.update(_facts(named, task="sender.name", task_id="task_id"))
-    elif "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
-        work = named.get("flow", named.get("task"))
-        run = named.get("flow_run", named.get("task_run"))
-        kind, how, facts = _prefect_facts(failed, work, run, named["state"])
     elif first is None or isinstance(first, (BaseException, str)):
         with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
             now = sys.modules["zenml"].get_step_context()
@@ -5786,7 +5785,7 @@ def watch(name: Any = None, *, on_success: bool = True, longer_than: _Time = 0, 
 
 # === Logging ===
 class _LogGroup:
-    """Log records that repeat each other: the first one, and the texts of all that are not told yet."""
+    """Log records that repeat each other: the first one, and what is not told yet of all."""
     def __init__(self, record: _logging.LogRecord) -> None:
         text = _record_text(record)
         trace = said = _clean(record.exc_text or "")
@@ -5808,19 +5807,20 @@ class _LogGroup:
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
         self.text = f"{text}\n{said}".strip()
-        self.repeats, self.texts = 0, {self.text: None}  # of all that are not told yet, once each
-        self.due = 0.0  # when these are to be told, on time.monotonic
+        self.repeats = 0  # how many are not told yet
+        self.texts = {self.text: None}  # what these and the first say, until that is told; each text once
+        self.due = 0.0  # when to tell it, on time.monotonic
 
     def take(self) -> str:
         """Return what is to be told now, and let repeats wait from here on, to be told together."""
-        self.texts.pop(self.text, None)  # the title tells it
-        lines = [f"{self.level_name} {self.logger}: {self.title}", self.more, *self.texts]
+        texts, self.texts = self.texts, {}  # first of all: what a signal's handler logs now is told later
+        texts.pop(self.text, None)  # the title tells it
+        lines = [f"{self.level_name} {self.logger}: {self.title}", self.more, *texts]
         if self.repeats == 1:
             lines.insert(2, "… 1 more time")
         elif self.repeats:
             lines.insert(2, f"… {self.repeats:,} more times")
-        self.more, self.repeats, self.texts = "", 0, {}
-        self.due = time.monotonic() + _FOLD
+        self.more, self.repeats, self.due = "", 0, time.monotonic() + _FOLD
         return "\n".join(filter(None, lines))
 
 
@@ -5837,7 +5837,7 @@ def _record_text(record: _logging.LogRecord) -> str:
 def _log_message(told: Mapping[_LogGroup, str]) -> AlerterMessage:
     group = next(iter(told))
     title, facts = group.title, {"logger": group.logger, "level": group.level_name}
-    _, _, news = told[group].partition("\n")
+    _, _, news = told[group].partition("\n")  # the line above it says what title and facts say
     if len(told) > 1:
         title, facts = f"{title} (and {len(told) - 1:,} more)", {}
         news = "\n".join(told.values())
@@ -5919,7 +5919,7 @@ class _AlertHandler(_Handler):
     def _work(self) -> None:
         """Tell what is under way, again and again; a flush that waits for it too long takes it away."""
         _WIRES.set(None)  # some Pythons give a thread the context of who starts it, with its connections
-        while self._worker is _threading.current_thread():  # else a signal's handler logged as this started
+        while self._worker is _threading.current_thread():  # else a signal's handler logged at its start
             with self._changed:
                 while not self._under_way:
                     self._changed.notify_all()  # a flush may wait for this
@@ -5946,7 +5946,7 @@ class _AlertHandler(_Handler):
             if group.texts:
                 self._under_way[group] = group.take()
             else:
-                del self._groups[group.key]
+                self._groups.pop(group.key, None)  # maybe gone: a signal's handler may log meanwhile
 
     def flush(self, **_: Any) -> None:  # Celery names what it is about
         """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
@@ -5965,7 +5965,7 @@ class _AlertHandler(_Handler):
     def _give_up(self, why: str) -> None:
         with self._changed:
             under_way = self._under_way
-            waiting = {group: group.take() for group in self._groups.values() if group.texts}
+            waiting = {group: group.take() for group in list(self._groups.values()) if group.texts}
             self._under_way, self._groups = {}, {}
         self._not_told(under_way, why)
         self._not_told(waiting, why)
