@@ -5919,34 +5919,32 @@ class _AlertHandler(_Handler):
     def _work(self) -> None:
         """Tell what is under way, again and again; a flush that waits for it too long takes it away."""
         _WIRES.set(None)  # some Pythons give a thread the context of who starts it, with its connections
+        groups: dict[_LogGroup, str] = {}
         while self._worker is _threading.current_thread():  # else a signal's handler logged at its start
             with self._changed:
-                while not self._under_way:
+                if self._under_way is groups:  # it is told; else a flush took it away
+                    self._under_way = {}
+                while not self._take_due():
                     self._changed.notify_all()  # a flush may wait for this
                     self._changed.wait(_FOLD / 10)  # repeats may be due then
-                    self._take_due()
                 groups = self._under_way
             told = False
             with contextlib.suppress(BaseException), _telling():  # it survives whatever a flavor raises
                 told = post(_log_message(groups), alerter=self.alerter)
             if not told and self._under_way is groups:  # else a flush has told of it
                 self._not_told(groups, "see above")  # may wait for logging's lock, so it must hold no other
-            with self._changed:
-                if self._under_way is groups:
-                    self._under_way = {}
-                    self._take_due()
 
-    def _take_due(self) -> None:
-        """Put under way what is new, and the repeats that have waited, unless something is."""
-        if self._under_way:
-            return
-        for group in list(self._groups.values()):
-            if group.due > time.monotonic():
-                continue
-            if group.texts:
-                self._under_way[group] = group.take()
-            else:
-                self._groups.pop(group.key, None)  # maybe gone: a signal's handler may log meanwhile
+    def _take_due(self) -> dict[_LogGroup, str]:
+        """Return what is under way. If nothing was, that is what is new, and the repeats that have waited."""
+        if not self._under_way:
+            for group in list(self._groups.values()):
+                if group.due > time.monotonic():
+                    continue
+                if group.texts:
+                    self._under_way[group] = group.take()
+                else:
+                    self._groups.pop(group.key, None)  # maybe gone: a signal's handler may log meanwhile
+        return self._under_way
 
     def flush(self, **_: Any) -> None:  # Celery names what it is about
         """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
