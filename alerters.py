@@ -3165,9 +3165,10 @@ class SlackAlerter(_ChatAlerter):
         wanted = {"channels:history", "groups:history"}
         if where["channel"].startswith(("D", "U", "W")):
             wanted = {"im:history"}
-        missing = wanted.difference(self._account().get("scopes", wanted))
+        scopes = self._account().get("scopes", wanted)
         try:
-            if missing:  # what kind of channel it is, and which scope that takes, Slack alone knows
+            # Slack alone knows which scope the channel takes, and whether an app that may post is in it.
+            if wanted.difference(scopes) or "chat:write.public" in scopes:
                 self._call("conversations.history", {"channel": where["channel"], "limit": "1"})
         except DeliveryError as error:
             if error._cure == "people" and error.code != "channel_not_found":  # of a name the id is not known

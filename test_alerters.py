@@ -577,9 +577,9 @@ class FakeSlack(FakeService):
         return {"channel": self.channels[self._channel(args, reads=False)]}
 
     def _chat_postMessage(self, args):
-        given = args["channel"]
+        given, is_guest = args["channel"], "chat:write.public" in self.scopes
         named = [c["id"] for c in self.channels.values() if not c["is_im"] and c["name"] == given.lstrip("#")]
-        channel = self._channel({"channel": (named or [given])[0]}, writes=True)
+        channel = self._channel({"channel": (named or [given])[0]}, reads=not is_guest, writes=True)
         fields = dict(self._checked(args), user=self.bot_user, bot_id=self.bot_id)
         row = self._add(channel, fields, args.get("thread_ts"))
         return {"channel": channel, "ts": row["ts"], "message": self._show(row)}
@@ -5579,17 +5579,17 @@ def test_what_sockets_raise_and_odd_refs_of_an_own_flavor_are_no_surprise(caplog
 
 @pytest.mark.parametrize("channel, scopes, asks", [("D0ANN", "channels:history groups:history", False),
     ("C0ALERTS", "", False), ("C0ALERTS", "im:history", False), ("C0ALERTS", "groups:history", False),
-    ("G0MPIM", "mpim:history", True), ("D0ANN", "im:history", True), ("alerts", "im:history", False)])
+    ("G0MPIM", "mpim:history", True), ("D0ANN", "im:history", True), ("alerts", "im:history", False),
+    ("C0OPEN", "channels:history groups:history chat:write.public", False)])
 def test_what_slack_would_not_let_read_is_not_asked(slack, channel, scopes, asks):
-    slack.add_channel("D0ANN", None, is_channel=False, is_im=True)
-    slack.add_channel("G0MPIM", None, is_mpim=True)
+    slack.add_channel("D0ANN", None, is_im=True), slack.add_channel("G0MPIM", None, is_mpim=True)
+    slack.add_channel("C0OPEN", "open", is_member=False)
     slack.scopes = {"chat:write", "reactions:read", *scopes.split()}
     alerter = slack_alerter(slack, slack_channel_id=channel)
     if not asks:
-        with pytest.raises(DeliveryError, match=":history.*reinstall the app"):
-            alerter.decide("Deploy?", key="deploy-42")
+        pytest.raises(DeliveryError, alerter.decide, "Deploy?", key="k").match("invite|:history.*reinstall")
         assert (slack.posted, _records()) == ([], {})
-        slack.scopes |= {"channels:history", "im:history"}
+        slack.scopes.update(("channels:history", "im:history")), slack.add_channel("C0OPEN", "open")
     assert alerter.open_question("Deploy?").ref
 
 
