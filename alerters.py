@@ -6532,7 +6532,7 @@ _MARKDOWN = (  # a block to its end, or one line. No list: a rule of dashes or s
     r"(?m)(?P<plain>\A[`~ \t\n]*)\n\Z"  # a lone fence, say, is shown as it is
     fr"|[ \t]*(?P<fence>{_FENCE})(?: ?(?P<language>[\w+#.-]{{0,20}})[ \t]*\n"
     r"(?!\s*(?:(?P=fence)[ \t]*$|\Z)))?(?P<code>(?s:.*?))(?:(?P=fence)[ \t]*$\n?|\Z)"
-    fr"|(?P<table>{_BAR}.*\n{_BAR}{_RULE}\n(?:{_BAR}.*\n)+)"
+    fr"|(?P<table>{_BAR}.*\n{_BAR}{_RULE}\n{_BAR}(?s:.*?)\n(?!{_BAR}))"
     r"| {0,3}(?P<hashes>#{1,3}) +(?P<heading>\S.*)\n|>(?: |$)(?P<quote>.*)\n"
     r"|(?![ \t*-]*$)(?P<indent>[ \t]{0,20})(?:[-*]|(?P<number>\d{1,3}\.)) {1,3}(?P<item>\S.*)\n"
     r"|(?P<text>.*)\n")
@@ -6643,11 +6643,11 @@ def _body(text: str) -> list[_Block]:
 def _table(text: str) -> _Block:
     """Return a pipe table, or text that is none. A bar that nothing escapes is left to the last cell."""
     lines = text.rstrip("\n").split("\n")
-    head, rules, *rows = map(_cells, lines)
+    head, rules = map(_cells, lines[:2])
     if len(rules) != len(head):
         return _Block("text", lines)
     table, last = _Block("table", [], head=head), len(head) - 1
-    for cells in rows:
+    for cells in map(_cells, lines[2:]):
         cells += [""] * (len(head) - len(cells))
         rest = " | ".join(filter(None, cells[last:]))  # such as int | None
         table.lines.append(cells[:last] + [rest])
