@@ -7422,8 +7422,9 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             known = re.findall(r"--[\w-]+", parser.format_usage())
             raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
         found.fields.append(f"{word[2:]}=")  # which no flavor has: `_given_fields` says which there are
-        after = dict(zip(args, args[1:]))
-        _remember_secret(after.get(word, ""))  # its value, which may have been taken for a name
+        for option, after in zip(args, args[1:]):
+            if option in unknown:  # what is after it is its value, which may have been taken for a name
+                _remember_secret(after)
     return found
 
 

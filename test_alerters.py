@@ -8732,7 +8732,7 @@ def test_secrets_are_masked_wherever_they_could_be_shown(capsys):
             "--imap_server=localhost --imap_password=hidden-2")
     hook = "--flavor=slack --slack_webhook_url=https://hooks.slack.com/services/T/B/hidden"
     lines = [f"register smtp_email --flavor=smtp_email {mail}", f"register hook {hook}"] * 2 + [
-        "describe smtp_email", "describe hook", "update hook --timeout=x", "update --tokn x!hid-3 hook",
+        "describe smtp_email", "describe hook", "update hook --timeout=x", "update --a=b --t x!hid-3 hook",
         "update hook --slack_webhook_url=ftp://slack.com/hidden"]
     shown = str([run_cli(capsys, *line.split())[1:] for line in lines])
     shown += repr([StackStore().load_alerter(name) for name in StackStore().alerters()])
