@@ -5808,20 +5808,22 @@ class _LogGroup:
         shape = re.sub(r"0x[0-9a-f]+|\d+", "0", text)
         self.key = record.name, record.levelno, record.pathname, record.lineno, shape, type(error)
         self.text = f"{text}\n{said}".strip()
-        self.repeats = 0  # how many are not told yet
-        self.texts = {self.text: None}  # what these and the first say, until that is told; each text once
+        self.texts = {self.text: 0}  # what is not told yet, each text once, and how many repeats say it
         self.due = 0.0  # when to tell it, on time.monotonic
 
     def take(self) -> str:
-        """Return what is to be told now, and let repeats wait from here on, to be told together."""
-        texts, self.texts = self.texts, {}  # first of all: what a signal's handler logs now is told later
+        """Return what is to be told now, if anything; repeats wait from here on, to be told together."""
+        self.due = time.monotonic() + _FOLD  # first of all: what a signal's handler logs now is told later
+        texts, self.texts = self.texts, {}
+        if not texts:
+            return ""
+        repeats, more, self.more = sum(texts.values()), self.more, ""
         texts.pop(self.text, None)  # the title tells it
-        lines = [f"{self.level_name} {self.logger}: {self.title}", self.more, *texts]
-        if self.repeats == 1:
+        lines = [f"{self.level_name} {self.logger}: {self.title}", more, *texts]
+        if repeats == 1:
             lines.insert(2, "… 1 more time")
-        elif self.repeats:
-            lines.insert(2, f"… {self.repeats:,} more times")
-        self.more, self.repeats, self.due = "", 0, time.monotonic() + _FOLD
+        elif repeats:
+            lines.insert(2, f"… {repeats:,} more times")
         return "\n".join(filter(None, lines))
 
 
@@ -5835,14 +5837,14 @@ def _record_text(record: _logging.LogRecord) -> str:
     return _clean(text).strip() or record.levelname
 
 
-def _log_message(told: Mapping[_LogGroup, str]) -> AlerterMessage:
-    group = next(iter(told))
+def _log_message(told: Sequence[tuple[_LogGroup, str]]) -> AlerterMessage:
+    group, extract = told[0]
     title, facts = group.title, {"logger": group.logger, "level": group.level_name}
-    _, _, news = told[group].partition("\n")  # the line above it says what title and facts say
+    _, _, news = extract.partition("\n")  # the line above it says what title and facts say
     if len(told) > 1:
         title, facts = f"{title} (and {len(told) - 1:,} more)", {}
-        news = "\n".join(told.values())
-    worst = max(told, key=operator.attrgetter("level")).level
+        news = "\n".join(extract for _, extract in told)
+    worst = max(group.level for group, _ in told)
     level: _Level = "info"
     if worst >= _logging.ERROR:
         level = "error"
@@ -5875,7 +5877,7 @@ class _AlertHandler(_Handler):
     def _begin(self) -> None:
         self._changed = _threading.Condition()  # held while the next three change
         self._groups: dict[Any, _LogGroup] = {}
-        self._under_way: dict[_LogGroup, str] = {}
+        self._under_way: list[tuple[_LogGroup, str]] = []
         self._worker = _threading.Thread()  # none yet
         self._speaker = 0  # the thread that writes to stderr just now
 
@@ -5894,8 +5896,7 @@ class _AlertHandler(_Handler):
             with self._changed:
                 known = self._groups.setdefault(group.key, group)
                 if known is not group:
-                    known.repeats += 1
-                    known.texts[group.text] = None
+                    known.texts[group.text] = known.texts.get(group.text, 0) + 1
                 if known.due < time.monotonic():  # else all the others are looked through for nothing
                     self._take_due()  # here, so that no other record gets into the first message
                 self._start()
@@ -5920,11 +5921,13 @@ class _AlertHandler(_Handler):
     def _work(self) -> None:
         """Tell what is under way, again and again; a flush that waits for it too long takes it away."""
         _WIRES.set(None)  # some Pythons give a thread the context of who starts it, with its connections
-        groups: dict[_LogGroup, str] = {}
-        while self._worker is _threading.current_thread():  # else a signal's handler logged at its start
+        groups: list[tuple[_LogGroup, str]] = []
+        while True:
             with self._changed:
+                if self._worker is not _threading.current_thread():
+                    return  # a signal came while this one started, and its handler logged
                 if self._under_way is groups:  # it is told; else a flush took it away
-                    self._under_way = {}
+                    self._under_way = []
                 while not self._take_due():
                     self._changed.notify_all()  # a flush may wait for this
                     self._changed.wait(_FOLD / 10)  # repeats may be due then
@@ -5935,22 +5938,23 @@ class _AlertHandler(_Handler):
             if not told and self._under_way is groups:  # else a flush has told of it
                 self._not_told(groups, "see above")  # may wait for logging's lock, so it must hold no other
 
-    def _take_due(self) -> dict[_LogGroup, str]:
+    def _take_due(self) -> list[tuple[_LogGroup, str]]:
         """Return what is under way. If nothing was, that is what is new, and the repeats that have waited."""
         if not self._under_way:
             for group in list(self._groups.values()):
                 if group.due > time.monotonic():
                     continue
-                if group.texts:
-                    self._under_way[group] = group.take()
-                else:
-                    self._groups.pop(group.key, None)  # maybe gone: a signal's handler may log meanwhile
+                extract = group.take()
+                if extract:
+                    self._under_way.append((group, extract))
+                elif not group.texts:  # a signal's handler may log meanwhile
+                    self._groups.pop(group.key, None)  # and then it may be gone
         return self._under_way
 
     def flush(self, **_: Any) -> None:  # Celery names what it is about
         """Wait until all is told, the counts of repeats too; after 30 s what is left goes to stderr."""
         with self._changed:
-            for group in self._groups.values():
+            for group in list(self._groups.values()):
                 group.due = 0.0
             self._take_due()
             self._changed.notify_all()
@@ -5963,14 +5967,13 @@ class _AlertHandler(_Handler):
 
     def _give_up(self, why: str) -> None:
         with self._changed:
-            under_way = self._under_way
-            waiting = {group: group.take() for group in list(self._groups.values()) if group.texts}
-            self._under_way, self._groups = {}, {}
+            under_way, self._under_way = self._under_way, []
+            groups, self._groups = self._groups, {}
         self._not_told(under_way, why)
-        self._not_told(waiting, why)
+        self._not_told([(group, group.take()) for group in groups.values() if group.texts], why)
 
-    def _not_told(self, untold: Mapping[_LogGroup, str], why: str) -> None:
-        for group, extract in untold.items():
+    def _not_told(self, untold: Iterable[tuple[_LogGroup, str]], why: str) -> None:
+        for group, extract in untold:
             self._to_stderr(group, f"alerters: not told ({why}): {extract}")
 
     def _to_stderr(self, group: _LogGroup, text: str) -> None:

@@ -7917,14 +7917,6 @@ def airflow_context(error=None, **ti):
             "ti": ti, "task_instance": ti, "exception": error}
 
 
-class AirflowContext(collections.UserDict):
-    """Airflow 2 gives a mapping that is no dict, and may ask its database."""
-    def __getitem__(self, key):
-        if key == "reason":
-            raise RuntimeError("the database is gone")
-        return super().__getitem__(key)
-
-
 def state(name="Failed", message="private", data=None, result=None, later=False):
     """A state of Prefect. data: the exception itself or a record of it. later: of an asynchronous flow."""
     async def result_later(raise_on_failure=True):
@@ -7933,6 +7925,7 @@ def state(name="Failed", message="private", data=None, result=None, later=False)
         lambda raise_on_failure=True: raise_on_failure or result))
 
 
+AirflowContext = type("AirflowContext", (collections.UserDict,), {"__missing__": lambda _, key: int(key)})
 Flow = type("Flow", (), {"name": "nightly", "parameters": {"password": "private"}})
 Task = type("Task", (), {"name": "train", "parameters": {"password": "private"}})
 RUN = SimpleNamespace(name="jolly-otter", id="1", parameters={"password": "private"})
@@ -7953,7 +7946,7 @@ FAILURES = [((), "step failed", None, {}), ((GONE, RUN), "step failed", GONE, {}
     *[((airflow_context(GONE, state=state, try_number=tries),), f"train failed{more}", GONE,
        {**TRAIN, "try": f"{tries} of 4"}) for state, tries, more in (
        ("failed", 4, ""), ("failed", 2, ""), ("up_for_retry", 4, ", will retry"), (None, 3, ", will retry"))],
-    ({"context": AirflowContext(airflow_context(GONE))}, "train failed", GONE, TRAIN),
+    ({"context": AirflowContext(airflow_context(GONE))}, "train failed", GONE, TRAIN),  # no dict; may fail
     ((airflow_context("killed <SIGKILL>"),), "train failed", "killed <SIGKILL>", TRAIN),
     (({**DAG, "reason": "task_failure"},), "nightly failed", None, {**DAG_FACTS, "reason": "task_failure"}),
     *[((Flow(), RUN, given), f"nightly {how}", error, {**OTTER, "state": given.name})
@@ -8311,8 +8304,7 @@ def test_repeats_are_told_after_a_while(logger, received, monkeypatch):
         f"```\n… 1 more time\njob {n} failed\nsee its log\n```" for n in (1, 2)]
     del received[:]
     monkeypatch.setattr(alerters, "_FOLD", alerters._FOLD / 300)
-    for n in range(2):
-        logger.error("disk %d is full", n)
+    logger.error("disk 0 is full"), logger.error("disk 1 is full")
     wait_until(lambda: len(received) == 2, "what has waited")
     assert (received.last.title, received.last.body) == (
         "disk 0 is full", "```\n… 1 more time\ndisk 1 is full\n```")
@@ -8404,7 +8396,7 @@ def test_the_handler_is_an_ordinary_name(received, monkeypatch):
 
 
 LOGGING = """
-    import asyncio, dataclasses, logging, os, sys, threading, time, warnings, alerters
+    import asyncio, dataclasses, io, logging, os, re, sys, threading, time, warnings, alerters
 
     @dataclasses.dataclass
     class File(alerters.BaseAlerter):
@@ -8444,12 +8436,23 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
             alerters.atexit._clear(), log.error("of the child"), alerters.atexit._run_exitfuncs(), os._exit(0)
         os.wait()
         """, ["of the child"], ""),
-    "a signal comes while the thread starts": ("""
-        def start(thread, start=threading.Thread.start):
-            threading.Thread.start = start
-            log.error("of the signal's handler"), start(thread)
-        threading.Thread.start = start; os.system("touch wait; (sleep 0.3; rm wait) &"), log.error("x")
-        """, ["of the signal's handler", "x"], ""),
+    "a signal's handler logs at any moment, where threads start and where they do not": ("""
+        sys.stderr, said = io.StringIO(), iter(range(10000, 20000))
+        File.send = lambda _, message, params: sys.stderr.write(message.body) and alerters.Receipt("", {})
+        def tell(line=1):
+            own.handle(logging.LogRecord("x", 40, "", line, f"row\\nlog {next(said)}", (), None))
+        def interrupt(frame, event, _):
+            if event == "line" and next(steps) == moment:
+                tell(), tell(moment)
+            if frame.f_code.co_name in "emit flush take _give_up _start _take_due".split():
+                return interrupt
+        for threading.Thread.start in threading.Thread.start, lambda _: int("no thread"):
+            for moment in range(2, 99):
+                own, steps = alerters.AlertHandler(alerter=File()), iter(range(999))
+                sys.settrace(interrupt), tell(), tell(0), own.flush(), tell(), sys.settrace(None), own.flush()
+        numbers = sorted(re.findall("log (.*)", sys.stderr.getvalue()))
+        sys.__stderr__.write(f"{numbers == list(map(str, range(10000, next(said))))}\\n")
+        """, [], "True\n"),
     "an import's hook forks and alerts while a thread waits for that import": ("""
         def hook(name, *_):
             if name == "imaplib" and threading.current_thread() is threading.main_thread():
@@ -8468,9 +8471,6 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
         {code}; loop.run_until_complete(asyncio.sleep(0)); loop.close()
         del task, loop; import gc; gc.collect()
         """, ["job succeeded"], "") for code in ("pass", "task.cancel()")},
-    "it was left in a circle": (
-        "import gc; gc.set_threshold(0); d = type('D', (), {'__del__': lambda _, log=log: log.error('x')})();"
-        "d.d = d; del d", [], "alerters: not told (Python ends): ERROR root: x\n"),
     "nothing can be imported any more": (
         "import builtins; builtins.kept = type('D', (), {'__del__': lambda _, log=log:log.error('x')})()", [],
         "alerters: not told (Python ends): ERROR root: x\n"),
