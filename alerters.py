@@ -2033,6 +2033,9 @@ class Question:
         except StoreError as error:
             self._warn(error)
         if self._decision is not None:
+            if self._decision.status == "timeout" and began < self._ends:
+                _log("warning", "%s: %r: closed, as its key was used for another question", self.alerter._who,
+                     self._record.text)
             return
         decision = None
         if began >= self._not_before:
@@ -5166,7 +5169,7 @@ def _parsed(field: _Field, text: str, what: str) -> Any:
 
 
 def _from_environment() -> BaseAlerter:
-    given, cls = _Hidden(), _flavor(os.environ["ALERTERS_FLAVOR"])
+    given, cls = _Hidden(), _flavor(os.environ["ALERTERS_FLAVOR"], place="$ALERTERS_FLAVOR: ")
     _stray_variable({}, _fields_of(cls))
     for name, field in _fields_of(cls).items():
         variable = f"ALERTERS_{name.upper()}"

@@ -5174,14 +5174,14 @@ def test_a_key_is_bound_to_what_it_asks_and_whom(boards, clock):
         assert (outcome(first), outcome(second)) == ("timeout" if differs else None, None), case
 
 
-def test_a_key_is_bound_to_where_it_asks(room):
+def test_a_key_is_bound_to_where_it_asks(room, caplog):
     with type(room.service)(room.clock) as other:
         there = room.alerter(**{f"{room.kind}_api_url": other.api_url})
-        places = [(there, None), *((room.alerter(), params) for params in _elsewhere(room))]
-        for number, (alerter, params) in enumerate(places):
-            first = _open(room, "yes", key=f"drop-{number}")
-            second = alerter.open_question("Deploy?", params, key=f"drop-{number}")
+        for alerter, params in [(there, None), *((room.alerter(), params) for params in _elsewhere(room))]:
+            first = _open(room, "yes", key=f"drop {params}")
+            second = alerter.open_question("Deploy?", params, key=f"drop {params}")
             assert (outcome(second), first.check().status) == (None, "timeout")
+            assert "closed, as its key was used for another question" in caplog.messages[-1]
             assert room.notes(first) == (REPLACED if alerter is not there else [])
 
 
@@ -7289,7 +7289,7 @@ def set_variables(monkeypatch, **variables):
 SLACK_SET = {"FLAVOR": "slack", "SLACK_TOKEN": "xoxb-1", "SLACK_CHANNEL_ID": "C1"}
 MAIL_SET, LONELY = {"FLAVOR": "smtp_email"}, ", but not $ALERTERS_FLAVOR: set that to"
 WRONG_VARIABLES = [  # what is set, what is said
-    ({"FLAVOR": "slak"}, "no flavor 'slak'; did you mean 'slack'?"),
+    ({"FLAVOR": "slak"}, "$ALERTERS_FLAVOR: no flavor 'slak'; did you mean 'slack'?"),
     (MAIL_SET, "smtp_email: smtp_server and sender_email are needed"),
     ({**MAIL_SET, "USE_TLS": "maybe"}, 'smtp_email: use_tls must be True, False, "ssl" or "starttls"'),
     ({**MAIL_SET, "INCLUDE_HTML": "maybe"}, "$ALERTERS_INCLUDE_HTML must be true or false, not 'maybe'"),
