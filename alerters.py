@@ -5591,14 +5591,14 @@ def _hook_message(failed: bool, named: Mapping[str, Any], first: Any = None, *mo
     """Each framework calls it in a way of its own. Of what it hands over only what is named here goes out."""
     if first is None:
         first = named.get("context")  # Airflow's deadline callbacks get it by this name, and may hand it on
-    if "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
-        first = named.get("flow", named.get("task"))
-        more = named.get("flow_run", named.get("task_run")), named["state"]
     facts: _Dict = {"error": first}
     kind, how = "step", "failed"
     if "sender" in named:  # docs.celeryq.dev/en/stable/userguide/signals.html
         kind = "task"
         facts.update(_facts(named, task="sender.name", task_id="task_id"))
+    elif "state" in named:  # as Prefect's runner calls it, for a crash, and Prefect 2 for all
+        work, run = named.get("flow", named.get("task")), named.get("flow_run", named.get("task_run"))
+        kind, how, facts = _prefect_facts(failed, work, run, named["state"])
     elif first is None or isinstance(first, (BaseException, str)):
         with contextlib.suppress(Exception):  # there is no ZenML here, no step, or it has trouble of its own
             now = sys.modules["zenml"].get_step_context()

@@ -7933,7 +7933,7 @@ RECORD = SimpleNamespace(result=GONE, metadata="private")
 DAGSTER = SimpleNamespace(op_exception=GONE, op=SimpleNamespace(name="train"), job_name="nightly",
                           run_id="1ca59c4a", op_config={"password": "private"}, resources="private")
 CELERY = {**PRIVATE, "sender": SimpleNamespace(name="jobs.train", request="private"), "task_id": "07d2",
-          "signal": "private", "traceback": "private", "einfo": "private"}
+          "signal": "private", "traceback": "private", "einfo": "private", "state": "private"}
 DAG_FACTS = {"dag": "nightly", "run": "scheduled__1"}
 DAG = {**airflow_context(), "ti": SimpleNamespace(task_id="good_task")}
 TRAIN = {**DAG_FACTS, "task": "train", "host": "worker-1", "log": "https://airflow.example.org/log"}
