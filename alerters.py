@@ -2033,7 +2033,7 @@ class Question:
         except StoreError as error:
             self._warn(error)
         if self._decision is not None:
-            if self._decision.status == "timeout" and began < self._ends:
+            if self._decision.status == "timeout" and began < self._ends - _LATE:
                 _log("warning", "%s: %r: closed, as its key was used for another question", self.alerter._who,
                      self._record.text)
             return
@@ -5359,7 +5359,7 @@ class StackStore:
 
     def _entry(self, data: _Dict, kind: str, name: Any) -> Any:
         one, entries = kind[:-1], data[kind]
-        _check_known(f"no {one}", name, entries)
+        _check_known(f"{self.path}: no {one}", name, entries)
         if not _FITS[kind](entries[name]):
             raise ConfigError(f"{one} {name!r} has a wrong form in {self.path}: mend or remove it there")
         return entries[name]

@@ -7298,7 +7298,7 @@ WRONG_VARIABLES = [  # what is set, what is said
     ({**SLACK_SET, "APPROVERS": ""}, "slack: approvers must be a list of words, none of them empty; "
      "leave it out for the default"),
     ({"LISTEN": "channel", "FLAVOR": ""}, f"$ALERTERS_LISTEN is set{LONELY} slack or discord"),
-    ({"STACK": "defalt"}, "no stack 'defalt'; did you mean 'default'?"),
+    ({"STACK": "defalt"}, "{store}: no stack 'defalt'; did you mean 'default'?"),
     *[({**more, name: "xoxb-1"}, f"$ALERTERS_{name}: did you mean $ALERTERS_{meant}?")
       for more, name, meant in (
         ({"SLACK_TOKEN": "xoxb-1"}, "FLAVOUR", "FLAVOR"), (SLACK_SET, "SLACK_CHANEL_ID", "SLACK_CHANNEL_ID"),
@@ -7309,6 +7309,7 @@ WRONG_VARIABLES = [  # what is set, what is said
 def test_a_wrong_variable_is_one_clear_line(monkeypatch, capsys):
     for variables, said in WRONG_VARIABLES:
         with monkeypatch.context() as patch:
+            said = said.replace("{store}", StackStore().path)
             set_variables(patch, **variables)
             assert run_cli(capsys, "post", "x") == (2, "", f"alerters: {said}\n")
             pytest.raises(ConfigError, ask, "x").match(f"^{re.escape(said)}$")
@@ -8555,9 +8556,8 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
 MISTAKES = {  # {}: the program, …: anything
     "preview x": "preview: give --flavor, or --html FILE", "aks": "no command 'aks'; did you mean 'ask'?",
     "register x --flavor=discord --token hidden": "x (discord): it has no…did you mean 'discord_token'?",
-    "post x --alerter=": "no alerter ''; there is: console, team", "ask x --stack=": "no stack ''…prod",
-    "register x --flavor=console --slack_token=xoxb-2-hidden":
-        "x (console): it has no field 'slack_token'; there is: none",
+    "post x --alerter=": "…stacks-…: no alerter ''; there is: console, team", "check ": "…: no alerter ''…",
+    "register x --flavor=console --slack_token=xoxb-2-hidden": "x (console): it has no field…there is: none",
     "register prod --flavor=console --set": "stack 'prod' exists already: choose another name",
     "register team --flavor=console": "alerter 'team' exists already: `update` changes it",
     "stack register prod -al team": "stack 'prod' exists already: `stack update` changes it",
@@ -8565,8 +8565,8 @@ MISTAKES = {  # {}: the program, …: anything
     "update team --approvers=@ann": f"team (slack): approvers: '@ann' {NOT_SLACK}",
     "update team": "update: there is nothing to change; give --FIELD=VALUE",
     "delete team": "alerter 'team' is in the stack prod: delete…first",
-    "stack delete prod": "stack 'prod' is active: set another one first", "check ": "no alerter ''…",
-    "stack update prod -al teem": "no alerter 'teem'; did…'team'?", "register  -f slack": "alerter ''…",
+    "stack delete prod": "stack 'prod' is active: set another one first", "register  -f slack": "alerter ''…",
+    "stack update prod -al teem": "…: no alerter 'teem'; …'team'?", "ask x --stack=": "…: no stack ''…prod",
     "post x --alerter team --stack prod": "--alerter and --stack: give one of them",
     "post x --TITEL T": "post: unknown '--TITEL'; did…'--title'?", "post a b": "post: a word…with --",
     "post -x%": "the following arguments are required: text; one that begins with - stands behind -- (…)",
