@@ -290,18 +290,17 @@ def _failure(who: str, what: object, *, status: int | None = None, code: object 
     return error
 
 
-def _nearest(word: str, known: Iterable[str], likeness: float = 0.65) -> str:
+def _nearest(word: str, known: Iterable[str], likeness: float = 0.649) -> str:
     """Return the name that was meant, or "": channel is slack_channel_id, imap_user is imap_username."""
-    meant = _dotted(word)
-    same = [name for name in known if _dotted(name) == meant]  # imap_user is not username
-    same += _difflib.get_close_matches(word.lower(), known, 1, 0.9)  # nor is imp_password password
-    if same:
-        return same[0]
-    for name in sorted(known, key=len):
-        part, whole = sorted([meant, _dotted(name)], key=len)
-        if part in whole:
-            return name
-    return "".join(_difflib.get_close_matches(word.lower(), known, 1, likeness))  # 0.6: --timeout is --title
+    meant, nearest = _dotted(word), ""
+    for name in known:
+        form = _dotted(name)
+        like = _difflib.SequenceMatcher(None, name, word.lower()).ratio()
+        if meant in form or form in meant:
+            like = max(like, 0.89 + like / 100)  # channel is slack_channel_id; imp_password is not password
+        if like > likeness:  # 0.6: --timeout is --title
+            likeness, nearest = like, name
+    return nearest
 
 
 def _dotted(name: str) -> str:
@@ -323,7 +322,8 @@ def _did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def _known_keywords(function: _F, who: str = "") -> _F:
     """Let a wrong keyword be an error that says what was meant. who: what it calls itself."""
-    known, who = set(function.__annotations__) - {"return"}, who or function.__name__
+    known, who = dict(function.__annotations__), who or function.__name__
+    known.pop("return", None)
 
     @functools.wraps(function)
     def call(*given: Any, **named: Any) -> Any:
@@ -5193,7 +5193,7 @@ def _stray_variable(alerters: Mapping[str, Any], own: Mapping[str, _Field] | Non
             continue
         said = ""
         if name not in places:
-            meant = _nearest(name, [*(own or places), *_CHOOSING], 0.75)  # 0.65: TASK is STACK
+            meant = _nearest(name, [*(own or places), *_CHOOSING], 0.749)  # 0.65: TASK is STACK
             if meant:
                 said = f"${variable}: did you mean $ALERTERS_{meant.upper()}?"
             if meant and (own is not None or meant in _CHOOSING):  # another field or place would be used
