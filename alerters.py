@@ -246,6 +246,9 @@ class DeliveryError(AlerterError):
     hint: what to do. retry_after: seconds the service asked for. outcome: "not_sent", "partial" (some of it
     arrived) or "unknown" (it may have arrived: look before you send it again).
     """
+    # What helps: "again" (another try: it was certainly not accepted), "look" whether it has arrived,
+    # "later" (a wait goes on), or "people", who alone can mend it: it ends a wait.
+    _cure: _Cure = "later"
     _logged = False  # with its traceback, and so not once more
     _report: Sequence[str] = ()  # the lines of a failed check
 
@@ -255,9 +258,6 @@ class DeliveryError(AlerterError):
         super().__init__(_one_line(message))
         self.status, self.code, self.hint = status, code, hint
         self.retry_after, self.outcome = retry_after, outcome
-        # What helps: "again" (another try: it was certainly not accepted), "look" whether it has arrived,
-        # "later" (a wait goes on), or "people", who alone can mend it: it ends a wait.
-        self._cure: _Cure = "later"
         if status in (401, 403, 404, 410):
             self._cure = "people"
 
@@ -311,6 +311,12 @@ def _dotted(name: str) -> str:
 def _check_known(what: str, name: Any, known: Iterable[str], error: type[Exception] = ConfigError) -> None:
     if name not in list(known):  # a list also takes what has no hash
         raise error(f"{what} {name!r}; {_did_you_mean(str(name), known)}")
+
+
+def _check_type(what: str, value: object, *wanted: Any) -> None:
+    """Raise ConfigError for a value of another type; None is the same as not given."""
+    if not isinstance(value, (*wanted, type(None))):
+        raise ConfigError(f"{what}, not {_kind_of(value)}")
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -401,13 +407,12 @@ class AlerterMessage(_Record):
     _loaded = None  # type: Sequence[_File] | None
 
     def __post_init__(self) -> None:
-        for name, text in (("title", self.title), ("body", self.body)):
-            if not isinstance(text, (str, type(None))):
-                raise ConfigError(f"message: {name} must be text, not {type(text).__name__}")
+        _check_type("message: title must be text", self.title, str)
+        _check_type("message: body must be text", self.body, str)
         if self.metadata is None:
             self.metadata = {}
         if not hasattr(self.metadata, "keys"):
-            raise ConfigError(f"message: metadata must be a dict, not {type(self.metadata).__name__}")
+            raise ConfigError(f"message: metadata must be a dict, not {_kind_of(self.metadata)}")
         self.metadata = dict(self.metadata)  # at once, for other threads may be changing it
         self.images, self.files = _listed(self.images, "images"), _listed(self.files, "files")
         _check_known("message: no level", self.level, _LEVELS)
@@ -511,8 +516,7 @@ class SlackAlerterParameters(AlerterParameters):
         blocks = self.blocks or []
         if not isinstance(blocks, (list, tuple)) or not all(map(_is_plain, blocks)):
             raise ConfigError("params: blocks must be a list of dicts for JSON, as Block Kit has them")
-        if not isinstance(self.thread_ts, (str, type(None))):
-            raise ConfigError("params: thread_ts must be the `ts` of a message, as text")
+        _check_type("params: thread_ts must be the `ts` of a message", self.thread_ts, str)
 
 
 @_dataclass
@@ -582,15 +586,14 @@ def _message(message: object, **fields: Any) -> AlerterMessage:
 def _kind_of(value: object) -> str:
     """Return what to call a value that is of no use here; two copies of this module are easily mixed up."""
     kind: type[Any] = type(value)
+    said = kind.__name__
     if isinstance(value, type):
-        kind = value
+        kind, said = value, f"the class {value.__name__}"
     for cls in kind.__mro__:
         if cls.__name__ in __all__ and globals().get(cls.__name__) is not cls:
             place = getattr(sys.modules.get(cls.__module__), "__file__", cls.__module__)
             return f"{kind.__name__} of a second copy of this module ({place}): import one of them only"
-    if kind is value:
-        return f"the class {kind.__name__}"
-    return kind.__name__
+    return said
 
 
 def _exception_text(error: BaseException) -> str:
@@ -600,10 +603,9 @@ def _exception_text(error: BaseException) -> str:
     return ": ".join(filter(None, [name, text]))
 
 
-def _params(params: object) -> _Params:
+def _params(params: _Params) -> _Params:
+    _check_type("params must be AlerterParameters", params, AlerterParameters)
     if params is not None:
-        if not isinstance(params, AlerterParameters):
-            raise ConfigError(f"params must be AlerterParameters, not {_kind_of(params)}")
         params.__post_init__()  # its fields may have changed
     return params
 
@@ -614,22 +616,20 @@ def _arguments(given: _Dict) -> tuple[AlerterMessage, _Params]:
     for name, value in given.items():
         if value is None:
             continue
-        if name in ("title", "metadata", "images", "files", "level"):
+        if name in AlerterMessage.__dataclass_fields__:
             said[name] = value
         if name in AlerterParameters.__dataclass_fields__:
             choices[name] = value
     message = _message(given.get("message", given.get("question")), **said)
     error, above, params = given.get("exception"), given["reply_to"], _params(given["params"])
+    _check_type("exception must be an exception", error, BaseException)
+    _check_type("reply_to must be the Receipt that send returned", above, Receipt)
     if error is not None:
-        if not isinstance(error, BaseException):
-            raise ConfigError(f"exception must be an exception, not {type(error).__name__}")
         body = f"{message.body or ''}\n\n{_fenced(_Trace(error).headed)}"
         message = message._with(body=body.lstrip("\n"))
         if message.level == "info" and not given["level"]:
             message = message._with(level="error")
     if above is not None:
-        if not isinstance(above, Receipt):
-            raise ConfigError(f"reply_to must be the Receipt that send returned, not {_kind_of(above)}")
         message = message._with(_reply_to=above)
     if choices:
         params = dataclasses.replace(params or AlerterParameters(), **choices)
@@ -646,8 +646,7 @@ def _targets(alerter: _Target = None, stack: str | None = None, warn: bool = Tru
     """Return the alerters to use: an object, a name, a stack, the environment's, or the active stack's."""
     if isinstance(alerter, BaseAlerter):
         return [alerter]
-    if not isinstance(alerter, (str, type(None))):
-        raise ConfigError(f"alerter must be a name or an alerter, not {_kind_of(alerter)}")
+    _check_type("alerter must be a name or an alerter", alerter, str)
     store = StackStore()
     if alerter is not None and stack is not None:
         raise ConfigError("--alerter and --stack: give one of them")
@@ -657,15 +656,14 @@ def _targets(alerter: _Target = None, stack: str | None = None, warn: bool = Tru
         return [_from_environment()]
     found, active = store._alerters_of(), store.active_stack()
     stray = _stray_variable(store._load()["alerters"])
-    if active != "default" or found != [ConsoleAlerter()]:
+    if active == "default" and found == [ConsoleAlerter()]:  # nothing is set up
         if stray:
-            _warn_once(f"{stray}; the stack {active} is used")
-        return found
-    if stray:
-        raise ConfigError(stray)
-    if warn and not _has_input_box() and not _is_terminal(sys.stderr):
-        _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, smtp_email), "
-                   "or set $ALERTERS_FLAVOR")
+            raise ConfigError(stray)
+        if warn and not _has_input_box() and not _is_terminal(sys.stderr):
+            _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, "
+                       "smtp_email), or set $ALERTERS_FLAVOR")
+    elif stray:
+        _warn_once(f"{stray}; the stack {active} is used")
     return found
 
 
@@ -891,23 +889,23 @@ def _field_value(what: str, field: _Field, value: Any) -> Any:
         default = field.default_factory()
     if default is dataclasses.MISSING:
         default = None
-    if value is None or value == default:  # os.environ.get gives None
-        if not (default and isinstance(default, str) and _is_secret(field)):
-            return default
+    if value is None:  # as os.environ.get gives it
         value = default
+    secret = isinstance(value, str) and _is_secret(field)
+    if value == default and not (value and secret):
+        return default
     if kind == "list":
         return _names(value, what, commas=field.name == "approvers")
     if kind == "time":
         return _seconds(value, what)
     wanted = _TYPES.get(kind, str)
-    if not isinstance(value, wanted):
-        raise ConfigError(f"{what} must be {getattr(wanted, '__name__', kind)}, not {type(value).__name__}")
+    _check_type(f"{what} must be {getattr(wanted, '__name__', kind)}", value, wanted)
     if kind == "port" and not 0 < value < 65536:
         raise ConfigError(f"{what} must be a port from 1 to 65535")
     if not isinstance(value, str):
         return value
     value = value.strip()
-    if _is_secret(field):
+    if secret:
         if re.fullmatch(_REFERENCE, value):
             return value
         value = _Secret(value)  # before it can be in the traceback of a refusal
@@ -1287,7 +1285,7 @@ class BaseAlerter(_Record):
     def _until(self, seconds: float = _SOCKET_TIMEOUT) -> float:
         return self.clock.monotonic() + seconds
 
-    def _checked(self, message: object, params: object) -> tuple[AlerterMessage, _Params]:
+    def _checked(self, message: object, params: Any) -> tuple[AlerterMessage, _Params]:
         self._learn_secrets()
         choices = _params(params)
         if choices:
