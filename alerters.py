@@ -7427,7 +7427,7 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             raise ConfigError(f"{command}: unknown {word!r}; {_did_you_mean(word, known)}")
         found.fields.append(f"{word[2:]}=")  # which no flavor has: `_given_fields` says which there are
         for option, after in zip(args, args[1:]):
-            if option in unknown:  # what is after it is its value, which may have been taken for a name
+            if option in unknown and "=" not in option:  # its value may have been taken for a name
                 _remember_secret(after)
     return found
 

@@ -8555,7 +8555,7 @@ def test_the_documented_commands_of_the_model(slack, capsys, clock):
 
 MISTAKES = {  # {}: the program, …: anything
     "preview x": "preview: give --flavor, or --html FILE", "aks": "no command 'aks'; did you mean 'ask'?",
-    "register x --flavor=discord --token hidden": "x (discord): it has no…did you mean 'discord_token'?",
+    "register --token=1 a-name -f discord --t hidden": "a-name (discord): it…mean 'discord_token'?",
     "post x --alerter=": "…stacks-…: no alerter ''; there is: console, team", "check ": "…: no alerter ''…",
     "register x --flavor=console --slack_token=xoxb-2-hidden": "x (console): it has no field…there is: none",
     "register prod --flavor=console --set": "stack 'prod' exists already: choose another name",
