@@ -3907,8 +3907,9 @@ def _multipart(payload: _Dict | None, files: Sequence[_File]) -> tuple[list[byte
 # === E-mail ===
 _ADDRESS = r"[^\s@<>()\[\],;:\\\"\x00-\x20\x7f-\U0010ffff]{1,64}@[^\s@<>()\[\],;:\\\"\x00-\x20]{1,255}"
 _MAIL_MAX = 90_000  # characters shown in the mail: Gmail clips at about 100 KB; the rest goes as a file
-_SMTP_HINTS = {535: "user or password refused: Gmail and others want an app password",
-               530: "the server wants a log-in, or TLS first", 552: "no room for it: link to what is large"}
+_SMTP_HINTS = {"4..": "the server asks to try later", "530": "the server wants a log-in, or TLS first",
+               "535": "user or password refused: Gmail and others want an app password",
+               "552": "no room for it: link to what is large", "...": "its words say why"}
 _ABSENT = r"(?i)out of office|\W?auto(.?reply)? ?[:\]]|abwesen|automati\w+ (reply|antw)|r[ei]?[és]p\w+ autom"
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
@@ -4107,6 +4108,7 @@ class SMTPEmailAlerter(BaseAlerter):
     def send(self, message: Any, params: _Params = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         loaded, attach = message._files(self._who), True
+        others = [file for file in loaded if file.data]
         while True:
             mail = self._compose(message, params, loaded, attach)
             try:
@@ -4115,15 +4117,11 @@ class SMTPEmailAlerter(BaseAlerter):
             except DeliveryError as error:
                 if not mail.files or error.status != 552 or error.outcome != "not_sent":
                     raise
-                names = []
-                others = []
-                for file in loaded:
-                    if file.data:
-                        others.append(file)
-                attach = bool(others)  # the whole text, if it was not alone
+                attach, names = bool(others), []  # the whole text, if it was not alone
                 for file in others or mail.files:
                     file.problem, file.data = _one_line(error.args[0], 200), b""
                     names.append(file.name)
+                others = []
                 _log("warning", "%s; it goes without %s", error, ", ".join(names))
 
     def _recipients(self, params: _Params) -> list[str]:
@@ -4162,7 +4160,7 @@ class SMTPEmailAlerter(BaseAlerter):
         if not people:
             raise ConfigError(f"{self._who}: no recipient: give recipient_email in the alerter or the params")
         prefix, above = self._option(params, "subject_prefix", ""), getattr(message._reply_to, "ref", {})
-        subject = getattr(params, "subject", None) or message._name() or "Alert"
+        subject = self._option(params, "subject", message._name() or "Alert")
         mail = self._new_mail(f"{prefix} {subject}", people, above, question)
         files, shown = [file for file in loaded if file.data], []
         whole, most = _whole_text(message), _MAIL_MAX
@@ -4171,7 +4169,7 @@ class SMTPEmailAlerter(BaseAlerter):
         if len(whole) > most:
             half = most // 4
             note = _LEFT_OUT.format(len(whole) - 2 * half)
-            short = "\n\n".join([whole[:half], note, whole[-half:]])
+            short = f"{whole[:half]}\n\n{note}\n\n{whole[-half:]}"
             message = message._with(title=None, body=short, metadata={})
             if attach:
                 files.append(_File(_TEXT_FILE, whole.encode("utf-8")))
@@ -4189,12 +4187,12 @@ class SMTPEmailAlerter(BaseAlerter):
         page: Any = mail.get_body(("html",))
         files.sort(key=shown.__contains__, reverse=True)  # as they follow each other in the mail
         for file in files:
-            part = _PLACEHOLDER % id(file), *file.type.split("/")
+            mark, (kind, subtype) = _PLACEHOLDER % id(file), file.type.split("/")
             if file in shown:
-                page.add_related(*part, filename=file.name, disposition="inline",
-                                 cid=f"<image{loaded.index(file)}>")  # as labelled by `_lay_out`
+                label = f"<image{loaded.index(file)}>"  # as `_lay_out` has it
+                page.add_related(mark, kind, subtype, filename=file.name, disposition="inline", cid=label)
             else:
-                mail.add_attachment(*part, filename=file.name)
+                mail.add_attachment(mark, kind, subtype, filename=file.name)
         if question:  # the recipients are the ones who may decide
             question._take_step(recipients=people, subject=str(mail["Subject"]), sent=_as_sent(mail))
         return _Mail(mail, people, files)
@@ -4219,21 +4217,18 @@ class SMTPEmailAlerter(BaseAlerter):
             until = self._until(_UPLOAD_BUDGET)
         refused, everybody = mail.refused, len(mail.left)
         try:
-            _retry(self, self._transact, mail, until, until=until)
-            return
+            return _retry(self, self._transact, mail, until, until=until)
         except DeliveryError as caught:
             if not refused:
                 raise  # it is about the mail, not about one of them
-            cause = caught
-        if cause not in refused.values():  # it met those who might still get it, and not one of them alone
-            refused.update(dict.fromkeys(mail.left, cause))
+            error = caught
+        if error not in refused.values():  # it met those who might still get it, and not one of them alone
+            refused.update(dict.fromkeys(mail.left, error))
         why = []
-        for address, error in refused.items():
-            said = error.args[0].partition(": ")[2]  # behind our own name
+        for address, cause in refused.items():
+            said = cause.args[0].partition(": ")[2]  # behind our own name
             why.append(f"{address} ({said})")
-        error = _failure(self._who, f"refused: {', '.join(why)}", status=cause.status, hint=cause.hint,
-                         cure=cause._cure)
-        error.outcome = cause.outcome
+        error.args = (_one_line(f"{self._who}: refused: {', '.join(why)}"),)
         if len(refused) < everybody:
             error.outcome = "partial"
         raise error
@@ -4602,12 +4597,11 @@ def _server_words(said: Any) -> str:
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
     """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
     status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
-    said = f"{status} {_server_words(words)}"
-    if 400 <= status < 500:
-        return _failure(who, said, status=status, cure="again", hint="the server asks to try later")
     if 200 <= status < 600:
-        hint = _SMTP_HINTS.get(status, "its words say why")
-        return _failure(who, said, status=status, cure="people", hint=hint)
+        cure: _Cure = "people"
+        if status // 100 == 4:
+            cure = "again"
+        return _failure(who, f"{status} {_server_words(words)}", status=status, cure=cure, hints=_SMTP_HINTS)
     if isinstance(error, _imaplib.IMAP4.error):
         return _failure(who, _server_words(error.args[0]), cure="again", hint="try later, or check imap_port")
     if type(error).__name__ == "SMTPNotSupportedError":
@@ -4838,7 +4832,7 @@ _HTML_MARKS = {"bold": "<strong>{words}</strong>", "italic": "<em>{words}</em>",
 _HTML_SPANS = {**dict.fromkeys(("link", "url"), '<a href="{url}" style="color:#2563eb">{}</a>'),
                "code": f'<code style="{_MONO};padding:1px 4px;border-radius:4px">{{}}</code>'}
 _HTML_FORMS = {  # h1 is the title
-    "title": '<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3">{}</h1>',
+    "note": "", "title": '<h1 style="margin:8px 0 0;font-size:20px;line-height:1.3">{}</h1>',
     "heading": '<h{head} style="margin:16px 0 4px;font-size:{size}px;line-height:1.3">{}</h{head}>',
     "item": '<ul style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ul>',
     "numbered": '<ol start="{start}" style="margin:2px 0 2px {level}em;padding-left:22px"><li>{}</li></ol>',
@@ -4932,7 +4926,7 @@ def _mail_html(blocks: Iterable[_Block], level: str, buttons: str = "", inline: 
         if kind == "how":
             look = f"padding-top:14px;padding-bottom:14px;box-shadow:inset 3px 0 #{color:06x}"
             content += buttons
-        if kind != "note" and content.strip():
+        if content.strip():
             rows += _ROW.format(look, content)
     card = _MAIL_CARD.format(color, rows)
     if inline:
