@@ -4242,11 +4242,11 @@ class SMTPEmailAlerter(BaseAlerter):
             if most.isdecimal() and 0 < int(most) < mail.size:  # OpenSMTPD reads it all, and says 554
                 why = f"a mail of {mail.size} bytes, where the server takes {most}"
                 raise _smtplib.SMTPResponseException(552, why.encode())
-            _expect(session.mail(self._sender), 250)
+            _expect(session.mail(self._sender), 2)
             for address in list(mail.left):
                 code, words = session.rcpt(address)
                 answer = _smtplib.SMTPResponseException(code, words)
-                if code in (250, 251):
+                if code // 100 == 2:
                     taken.append(address)
                 elif code == 421:  # the server leaves
                     raise answer
@@ -4255,11 +4255,11 @@ class SMTPEmailAlerter(BaseAlerter):
                     if refusal._cure != "again":
                         mail.left.remove(address)
             if taken:
-                _expect(session.docmd("DATA"), 354)
+                _expect(session.docmd("DATA"), 3)
                 in_data = True  # from now on nobody knows whether it arrived
                 for piece in mail:
                     session.send(piece)
-                _expect(session.getreply(), 250)
+                _expect(session.getreply(), 2)
             for address in taken:
                 mail.left.remove(address)
                 mail.refused.pop(address, None)
@@ -4299,12 +4299,12 @@ class SMTPEmailAlerter(BaseAlerter):
                     raise
                 hint = 'that port may speak TLS at once: use_tls="ssl"; else check host, port and network'
                 raise _Unreachable(f"{wire.place}: no greeting in time", hint, cure="later") from None
-            _expect(greeting, 220)
+            _expect(greeting, 2)
             wire.patience *= 2  # it may scan each mail, or slow down a log-in
-            _expect(session.ehlo(), 250)  # smtplib's own EHLO does not tell a server's words against it
+            _expect(session.ehlo(), 2)  # smtplib's own EHLO does not tell a server's words against it
             if tls == "starttls":  # never without it where it is wanted: somebody can strip the offer
                 session.starttls(context=trust)
-                _expect(session.ehlo(), 250)
+                _expect(session.ehlo(), 2)
             if password:
                 _smtp_login(session, self.username or self._sender, password)
             return session
@@ -4536,8 +4536,8 @@ class _Mail:
         yield flat + b".\r\n"
 
 
-def _expect(answer: tuple[int, bytes], code: int) -> None:
-    if answer[0] != code:
+def _expect(answer: tuple[int, bytes], digit: int) -> None:
+    if answer[0] // 100 != digit:  # the first alone decides (RFC 5321, 4.2)
         raise _smtplib.SMTPResponseException(*answer)
 
 
@@ -4546,10 +4546,10 @@ def _smtp_login(session: Any, user: str, password: str) -> None:
     # smtplib would try a password that is refused once more in each way, and CRAM-MD5 where MD5 is forbidden.
     ways = session.esmtp_features.get("auth", "").upper().split()
     if "PLAIN" in ways:
-        _expect(session.docmd("AUTH", "PLAIN " + _coded(f"\0{user}\0{password}")), 235)
+        _expect(session.docmd("AUTH", "PLAIN " + _coded(f"\0{user}\0{password}")), 2)
     elif "LOGIN" in ways:
-        _expect(session.docmd("AUTH", f"LOGIN {_coded(user)}"), 334)
-        _expect(session.docmd(_coded(password)), 235)
+        _expect(session.docmd("AUTH", f"LOGIN {_coded(user)}"), 3)
+        _expect(session.docmd(_coded(password)), 2)
     else:
         raise _smtplib.SMTPNotSupportedError("the server offers no log-in by PLAIN or LOGIN")
 
