@@ -4115,7 +4115,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 self._deliver(mail)
                 return Receipt(self._label, {"message_id": mail.ident})
             except DeliveryError as error:
-                if not mail.files or error.status != 552 or error.outcome != "not_sent":
+                if not (mail.files and mail.unwanted and error.outcome == "not_sent"):
                     raise
                 attach, names = bool(others), []  # the whole text, if it was not alone
                 for file in others or mail.files:
@@ -4267,6 +4267,7 @@ class SMTPEmailAlerter(BaseAlerter):
                 session.putcmd("QUIT")  # how the server says good-bye does not matter
         except (OSError, ValueError) as caught:
             failure = _mail_failure(self._who, caught, in_data)
+            mail.unwanted = failure._cure == "people" and (in_data or failure.status == 552)
             if failure.outcome == "unknown" and not mail.unheard:
                 # Once more and no more, as not all servers drop a second mail with the same Message-ID.
                 mail.unheard, failure._cure = True, "again"
@@ -4520,6 +4521,7 @@ class _Mail:
         self.ident, self.flat, self.files = str(mail["Message-ID"]), mail.as_bytes(), files
         self.left = list(people)  # who may still get it
         self.refused: dict[str, DeliveryError] = {}  # who does not have it, and why; for now: in `left`, too
+        self.unwanted = False  # it is refused for what is in it, as its size or a kind of file
         self.unheard = False  # a try after which nobody knows whether it arrived
         self.size = len(self.flat)
         for file in files:
