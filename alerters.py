@@ -4986,6 +4986,9 @@ class ConsoleAlerter(BaseAlerter):
 
     def _typed(self, question: Question) -> str | None:
         """Return the line that was typed, "" if there will be none any more, or None."""
+        if not self._is_alone():
+            ConsoleAlerter._shown = None  # so that it is shown again when its turn comes
+            return None
         last, now = self._shown, self.clock.monotonic()
         if last is not question:  # of two at once the older one waits, and is shown again
             if last and last._decision is None and now < last._gives_up:
@@ -5008,7 +5011,26 @@ class ConsoleAlerter(BaseAlerter):
                 _msvcrt.getwch()
         elif _is_terminal(sys.stdin):
             _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
+        if not self._is_alone():
+            text += "\n    Another program asks here, too: its question comes first."
         self._write(f"[?] {text}")
+
+    def _is_alone(self) -> bool:
+        """False while another process asks on this terminal: each would take the other one's answers."""
+        if sys.platform != "win32" and _is_terminal(sys.stdin):
+            try:
+                _fcntl.lockf(sys.stdin, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:  # it was opened to be read alone, or this system locks no terminals
+                pass
+        return True
+
+    def _release(self, question: Question) -> None:
+        super()._release(question)
+        if sys.platform != "win32" and _is_terminal(sys.stdin):
+            with contextlib.suppress(OSError):
+                _fcntl.lockf(sys.stdin, _fcntl.LOCK_UN)
 
     def _locate(self, found: Question) -> bool:
         found._record.ref = None  # whoever sits here now has not seen it: it is shown again

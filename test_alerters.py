@@ -8563,8 +8563,7 @@ MISTAKES = {  # {}: the program, …: anything
     "stack register prod -al team": "stack 'prod' exists already: `stack update` changes it",
     "register a/../b --flavor=console": "alerter 'a/../b': a name is letters, digits, _ . and -",
     "update team --approvers=@ann": f"team (slack): approvers: '@ann' {NOT_SLACK}",
-    "update team": "update: there is nothing to change; give --FIELD=VALUE",
-    "delete team": "alerter 'team' is in the stack prod: delete…first",
+    "update team": "update: there is nothing to…VALUE", "delete team": "alerter 'team' is in…: delete…first",
     "stack delete prod": "stack 'prod' is active: set another one first", "register  -f slack": "alerter ''…",
     "stack update prod -al teem": "…: no alerter 'teem'; …'team'?", "ask x --stack=": "…: no stack ''…prod",
     "post x --alerter team --stack prod": "--alerter and --stack: give one of them",
@@ -8573,8 +8572,7 @@ MISTAKES = {  # {}: the program, …: anything
     "post x --metadata accuracy": "--metadata accuracy: write it as KEY=VALUE",
     **dict.fromkeys(("run", "run touch made", "run touch -- touch made", "run --", "run --title T touch made",
                      "run --title T touch made -- touch made"), alerters._HOW_TO_RUN),
-    "setup slack --slack_token=xoxb-1-hidden": "setup asks on a terminal, and here is none; instead: {} "
-                                               "register slack --flavor=slack --FIELD=VALUE --set",
+    "setup slack --slack_token=xoxb-1-hidden": "setup asks on a…: {} register slack --flavor=slack…--set",
     "ask x --alerter console": "nobody can be asked here: console (console): standard input is no terminal…"}
 
 
@@ -8922,8 +8920,7 @@ def test_setup_leads_to_an_alerter_that_works(flavor, slack, discord, smtp, term
 @posix
 def test_setup_stores_nothing_that_does_not_work(slack, terminal_here, caplog):
     line = f"setup slack --slack_token={slack.token} --slack_api_url={slack.api_url} --name=red"
-    refused = ("alerters: red (slack): it does not work yet, and nothing was stored: mend what is said "
-               "above, and try again\n")
+    refused = "it does not work yet, and nothing was stored: mend what is said above, and try again\n"
     code, seen = terminal_here(line, "C0NOWHERE")
     assert code == 4 and "FAIL  " in seen and seen.endswith(refused)
     slack.fail("chat.postMessage", no("restricted_action"), times=None)  # which no check can tell
@@ -8966,9 +8963,7 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
         assert decision.by and decision.via == "console" and abs(decision.at - time.time()) < 60
         assert err.count("    That is not an answer yet. ") == "".join(lines).count("\n") - 1
     with monkeypatch.context() as nobody:  # a container whose user number has no name
-        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-            nobody.delenv(name, raising=False)
-        nobody.setattr("pwd.getpwuid", {}.__getitem__)
+        nobody.setattr("getpass.getuser", {}.popitem)
         assert said("yes\n")[0].by == str(os.getuid())
     decision, err = said("deploy\n", approve_msg_options=["deploy"], approvers=[decision.by])
     assert decision and "does not count" not in err
@@ -8983,6 +8978,11 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
         with pytest.raises(KeyError):
             said(key="deploy-42")
     assert said("yes\n", key="deploy-42")[0] and _records() == {}  # it was shown again
+    other = start_program("ask", "Its?", stdin=terminal_here.terminal)
+    assert other.stderr.readline() == "[?] Its?\n"
+    answers[:] = ["yes\n"]  # for the other program, which was there first
+    assert decide("Deploy?", timeout=0.02).status == "timeout"
+    assert end_of(other).returncode == 0 and "Another program asks here, too" in capsys.readouterr().err
     first, second = map(ConsoleAlerter().open_question, ("First?", "Second?"))
     os.write(terminal_here.master, b"yes\n")
     assert (first.check(), second.check().status) == (None, "approved")  # what is typed is for the newer one
