@@ -5006,13 +5006,13 @@ class ConsoleAlerter(BaseAlerter):
     def _show(self, question: Question, text: str) -> None:
         """Write a question, and drop what was typed before: it cannot be an answer to it."""
         ConsoleAlerter._shown = question
-        if sys.platform == "win32":
+        if not self._is_alone():  # what is being typed is for that one
+            text += "\n    Another program asks here, too: its question comes first."
+        elif sys.platform == "win32":
             while self._ready():
                 _msvcrt.getwch()
         elif _is_terminal(sys.stdin):
             _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
-        if not self._is_alone():
-            text += "\n    Another program asks here, too: its question comes first."
         self._write(f"[?] {text}")
 
     def _is_alone(self) -> bool:

@@ -8975,13 +8975,13 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
         assert "Nobody decided in time" in err and time.monotonic() - began < 1
     with monkeypatch.context() as crash:
         crash.setattr(ConsoleAlerter, "_pause", lambda self, question, seconds: {}.popitem())
-        with pytest.raises(KeyError):
-            said(key="deploy-42")
+        pytest.raises(KeyError, said, key="deploy-42")
     assert said("yes\n", key="deploy-42")[0] and _records() == {}  # it was shown again
     other = start_program("ask", "Its?", stdin=terminal_here.terminal)
     assert other.stderr.readline() == "[?] Its?\n"
-    answers[:] = ["yes\n"]  # for the other program, which was there first
+    other.send_signal(signal.SIGSTOP), os.write(terminal_here.master, b"yes\n")  # for the one there first
     assert decide("Deploy?", timeout=0.02).status == "timeout"
+    other.send_signal(signal.SIGCONT)
     assert end_of(other).returncode == 0 and "Another program asks here, too" in capsys.readouterr().err
     first, second = map(ConsoleAlerter().open_question, ("First?", "Second?"))
     os.write(terminal_here.master, b"yes\n")
