@@ -5830,19 +5830,22 @@ class _LogGroup:
         self.texts = {self.text: 0}  # what is not told yet, each text once, and how many repeats say it
         self.due = 0.0  # when to tell it, on time.monotonic
 
-    def take(self) -> str:
-        """Return what is to be told now, if anything; repeats wait from here on, to be told together."""
-        self.due = time.monotonic() + _FOLD  # first of all: what a signal's handler logs now is told later
-        texts, self.texts = self.texts, {}
-        if not texts:
-            return ""
-        repeats, more, self.more = sum(texts.values()), self.more, ""
-        texts.pop(self.text, None)  # the title tells it
-        lines = [f"{self.level_name} {self.logger}: {self.title}", more, *texts]
+    def take(self) -> _LogGroup:
+        """Return it with what is to be told now, if anything; repeats wait from here on for later."""
+        self.due = time.monotonic() + _FOLD  # first of all: what a signal's handler logs now takes nothing
+        taken = _LogGroup.__new__(_LogGroup)  # copy.copy imports, and may be too late for that
+        vars(taken).update(vars(self))
+        taken.texts, self.texts, self.more = self.texts, {}, ""
+        return taken
+
+    def extract(self) -> str:
+        lines = [f"{self.level_name} {self.logger}: {self.title}", self.more]
+        repeats = sum(self.texts.values())
         if repeats == 1:
-            lines.insert(2, "… 1 more time")
+            lines.append("… 1 more time")
         elif repeats:
-            lines.insert(2, f"… {repeats:,} more times")
+            lines.append(f"… {repeats:,} more times")
+        lines += [text for text in self.texts if text != self.text]  # the title tells that one
         return "\n".join(filter(None, lines))
 
 
@@ -5856,14 +5859,15 @@ def _record_text(record: _logging.LogRecord) -> str:
     return _clean(text).strip() or record.levelname
 
 
-def _log_message(told: Sequence[tuple[_LogGroup, str]]) -> AlerterMessage:
-    group, extract = told[0]
-    title, facts = group.title, {"logger": group.logger, "level": group.level_name}
-    _, _, news = extract.partition("\n")  # the line above it says what title and facts say
-    if len(told) > 1:
-        title, facts = f"{title} (and {len(told) - 1:,} more)", {}
-        news = "\n".join(extract for _, extract in told)
-    worst = max(group.level for group, _ in told)
+def _log_message(groups: Sequence[_LogGroup]) -> AlerterMessage:
+    first = groups[0]
+    title, facts = first.title, {"logger": first.logger, "level": first.level_name}
+    news = "\n".join(map(_LogGroup.extract, groups))
+    if len(groups) > 1:
+        title, facts = f"{title} (and {len(groups) - 1:,} more)", {}
+    else:
+        _, _, news = news.partition("\n")  # the line above it says what title and facts say
+    worst = max(group.level for group in groups)
     level: _Level = "info"
     if worst >= _logging.ERROR:
         level = "error"
@@ -5896,7 +5900,7 @@ class _AlertHandler(_Handler):
     def _begin(self) -> None:
         self._changed = _threading.Condition()  # held while the next three change
         self._groups: dict[Any, _LogGroup] = {}
-        self._under_way: list[tuple[_LogGroup, str]] = []
+        self._under_way: list[_LogGroup] = []
         self._worker = _threading.Thread()  # none yet
         self._speaker = 0  # the thread that writes to stderr just now
 
@@ -5940,7 +5944,7 @@ class _AlertHandler(_Handler):
     def _work(self) -> None:
         """Tell what is under way, again and again; a flush that waits for it too long takes it away."""
         _WIRES.set(None)  # some Pythons give a thread the context of who starts it, with its connections
-        groups: list[tuple[_LogGroup, str]] = []
+        groups: list[_LogGroup] = []
         while True:
             with self._changed:
                 if self._worker is not _threading.current_thread():
@@ -5957,15 +5961,15 @@ class _AlertHandler(_Handler):
             if not told and self._under_way is groups:  # else a flush has told of it
                 self._not_told(groups, "see above")  # may wait for logging's lock, so it must hold no other
 
-    def _take_due(self) -> list[tuple[_LogGroup, str]]:
+    def _take_due(self) -> list[_LogGroup]:
         """Return what is under way. If nothing was, that is what is new, and the repeats that have waited."""
         if not self._under_way:
             for group in list(self._groups.values()):
                 if group.due > time.monotonic():
                     continue
-                extract = group.take()
-                if extract:
-                    self._under_way.append((group, extract))
+                taken = group.take()
+                if taken.texts:
+                    self._under_way.append(taken)
                 elif not group.texts:  # a signal's handler may log meanwhile
                     self._groups.pop(group.key, None)  # and then it may be gone
         return self._under_way
@@ -5989,11 +5993,12 @@ class _AlertHandler(_Handler):
             under_way, self._under_way = self._under_way, []
             groups, self._groups = self._groups, {}
         self._not_told(under_way, why)
-        self._not_told([(group, group.take()) for group in groups.values() if group.texts], why)
+        self._not_told(map(_LogGroup.take, groups.values()), why)
 
-    def _not_told(self, untold: Iterable[tuple[_LogGroup, str]], why: str) -> None:
-        for group, extract in untold:
-            self._to_stderr(group, f"alerters: not told ({why}): {extract}")
+    def _not_told(self, untold: Iterable[_LogGroup], why: str) -> None:
+        for group in untold:
+            if group.texts:
+                self._to_stderr(group, f"alerters: not told ({why}): {group.extract()}")
 
     def _to_stderr(self, group: _LogGroup, text: str) -> None:
         """Write it to stderr, as logging does where there is no handler, if no other one writes it."""
