@@ -295,7 +295,9 @@ def _nearest(word: str, known: Iterable[str], likeness: float = 0.649) -> str:
     meant, nearest = _dotted(word), ""
     for name in known:
         form = _dotted(name)
-        like = _difflib.SequenceMatcher(None, name, word.lower()).ratio()
+        if form == meant:
+            return name
+        like = _difflib.SequenceMatcher(None, name.lower(), word.lower()).ratio()
         if meant in form or form in meant:
             like = max(like, 0.89 + like / 100)  # channel is slack_channel_id; imp_password is not password
         if like > likeness:  # 0.6: --timeout is --title

@@ -8562,14 +8562,13 @@ MISTAKES = {  # {}: the program, …: anything
     "register team --flavor=console": "alerter 'team' exists already: `update` changes it",
     "stack register prod -al team": "stack 'prod' exists already: `stack update` changes it",
     "register a/../b --flavor=console": "alerter 'a/../b': a name is letters, digits, _ . and -",
-    "update team --approvers=@ann": f"team (slack): approvers: '@ann' {NOT_SLACK}",
+    "update team --approvers=@ann": f"team…: '@ann' {NOT_SLACK}", "register  -f slack": "alerter ''…",
     "update team": "update: there is nothing to…VALUE", "delete team": "alerter 'team' is in…: delete…first",
-    "stack delete prod": "stack 'prod' is active: set another one first", "register  -f slack": "alerter ''…",
-    "stack update prod -al teem": "…: no alerter 'teem'; …'team'?", "ask x --stack=": "…: no stack ''…prod",
-    "post x --alerter team --stack prod": "--alerter and --stack: give one of them",
-    "post x --TITEL T": "post: unknown '--TITEL'; did…'--title'?", "post a b": "post: a word…with --",
+    "post x --stack=training_eu": "…'TRAINING-eu'?", "post x --metadata accuracy": "--meta…write…KEY=VALUE",
+    "stack delete prod": "stack 'prod' is active: set another one first", "post a b": "post: a word…with --",
+    "stack update prod -al teem": "…: no alerter 'teem'; …'team'?", "ask x --stack=": "…: no stack ''…prod…",
+    "post x --TITEL T": "…'--TITEL'; did…'--title'?", "post x --alerter team --stack prod": "…: give one…",
     "post -x%": "the following arguments are required: text; one that begins with - stands behind -- (…)",
-    "post x --metadata accuracy": "--metadata accuracy: write it as KEY=VALUE",
     **dict.fromkeys(("run", "run touch made", "run touch -- touch made", "run --", "run --title T touch made",
                      "run --title T touch made -- touch made"), alerters._HOW_TO_RUN),
     "setup slack --slack_token=xoxb-1-hidden": "setup asks on a…: {} register slack --flavor=slack…--set",
@@ -8579,8 +8578,9 @@ MISTAKES = {  # {}: the program, …: anything
 def test_a_mistake_is_one_line_that_says_what_was_meant(capsys):
     team = {"flavor": "slack", "slack_token": "xoxb-1-hidden", "slack_channel_id": "C1",
             "slack_api_url": "http://127.0.0.1:9/api"}  # nobody is there: what it tried would end with 4
-    write_store({"version": 1, "alerters": {"console": {"flavor": "console"}, "team": team},
-                 "stacks": {"default": ["console"], "prod": ["team"]}, "active_stack": "prod"})
+    places = {**dict.fromkeys(("default", "training_us", "TRAINING-eu"), ["console"]), "prod": ["team"]}
+    write_store({"version": 1, "active_stack": "prod", "stacks": places,
+                 "alerters": {"console": {"flavor": "console"}, "team": team}})
     before = read_store()
     for line, said in MISTAKES.items():
         code, out, err = run_cli(capsys, *line.split(" "))
