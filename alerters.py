@@ -662,8 +662,8 @@ def _targets(alerter: _Target = None, stack: str | None = None, warn: bool = Tru
         if stray:
             raise ConfigError(stray)
         if warn and not _has_input_box() and not _is_terminal(sys.stderr):
-            _warn_once(f"alerts only reach the console: run `{_program()} setup slack` (or discord, "
-                       "smtp_email), or set $ALERTERS_FLAVOR")
+            _warn_once(f"alerts only reach the console, as nothing else is in use in {store.path}: run "
+                       f"`{_program()} setup slack` (or discord, smtp_email), or set $ALERTERS_FLAVOR")
     elif stray:
         _warn_once(f"{stray}; the stack {active} is used")
     return found
@@ -4117,6 +4117,10 @@ class SMTPEmailAlerter(BaseAlerter):
                 self._deliver(mail)
                 return Receipt(self._label, {"message_id": mail.ident})
             except DeliveryError as error:
+                if error.outcome == "partial" and message._question:  # who has it is told of its end
+                    record = message._question._record
+                    record.ref = {"message_id": mail.ident}
+                    record.recipients = sorted(set(record.recipients).difference(mail.refused))
                 if not (mail.files and mail.unwanted and error.outcome == "not_sent"):
                     raise
                 attach, names = bool(others), []  # the whole text, if it was not alone
