@@ -3913,6 +3913,8 @@ _SMTP_HINTS = {"4..": "the server asks to try later", "530": "the server wants a
                "535": "user or password refused: Gmail and others want an app password",
                "552": "no room for it: link to what is large", "...": "its words say why"}
 _ABSENT = r"(?i)out of office|\W?auto(.?reply)? ?[:\]]|abwesen|automati\w+ (reply|antw)|r[ei]?[és]p\w+ autom"
+_AUTOMATIC = (r"(?im)^(?:auto-submitted:(?!\s*no\s*(?:;|$))|precedence:\s*(?:bulk|junk|list|auto_reply)\s*$"
+              r"|return-path:\s*<>|list-id:|x-auto(?:reply|respond)|content-type:\s*multipart/report)")
 _READ_MAX, _TEXT_MAX, _LINES_MAX = 25_000_000, 400_000, 5000  # bytes; those of its texts, as sent; lines
 _SENT_MAX = 20_000  # characters of a mail that are kept, so that its quotes are known
 _NO_LETTERS = r"(?:\[image:|[^\w\n?;(×\u061f\u203c-\u2049\u2190-\u2fff\u3001-\ufdff\uff01-\U0010ffff]|_)+"
@@ -3923,9 +3925,6 @@ _BEFORE = (r"(?i)\[[^]]{,40}]|[({<*【]\S{,40}[*>})】]|\b(?:ext\w*|e?mail|spam)
            r"|fs|fyi|i|tr|wg|enc|απ|на|отв|відп|σχετ|πρθ|תגובה|השב|رد|تجاوب|회신|답장|返信|回[复覆]|答[复覆]"
            r"|转发|轉寄)[\d.()[\]^]{,4}\s?[:：]")
 _QUOTED = ">|"  # marks before a quoted line
-_AUTOMATIC = {"Auto-Submitted": "(?i)(?!no *(;|$))", "Precedence": "(?i)(bulk|junk|list|auto_reply)$",
-              "Return-Path": "<>$", "Subject": _ABSENT, "List-Id": "", "X-Autoreply": "", "X-Autorespond": "",
-              "X-Autoreply-From": "", "Content-Type": "(?i)multipart/report"}
 _HTML_FIXES = {  # with them, one after the other, the parser sees what a browser shows
     r"(?i)(<pre\b[^<>]*>)-- ?\r?\n": r"\1--<br>", r"[\0-\x20]+": " ",  # a signature in <pre>; all other ends
     # Not all Pythons know all ends of a comment that browsers do, or take Outlook's <![if]> for one.
@@ -4632,14 +4631,13 @@ def _mail_answer(data: bytes, question: Question, asker: str, people: set[str], 
     """Return a mail as an answer, or None: an automatic mail, or of somebody else."""
     # The email package takes quadratic time for many parts, and for long heads of them.
     heads = b"".join(re.findall(rb"(?im)^content-[^\n]*(?:\n[ \t][^\n]*)*", data))
-    parts = data.count(b"\n--")
-    if parts > 2000 or len(heads) > 40_000:
+    if data.count(b"\n--") > 2000 or len(heads) > 40_000:
         raise ValueError("it has too many parts, or their heads are too long")
     mail = _email.message_from_bytes(data)
-    for name, pattern in _AUTOMATIC.items():
-        for value in _header_values(mail, name):
-            if re.match(pattern, value):
-                return None
+    head = "\n".join(itertools.starmap("{}:{}".format, mail.items()))
+    is_absent = any(map(re.compile(_ABSENT).match, _header_values(mail, "Subject")))
+    if is_absent or re.search(_AUTOMATIC, head):
+        return None
     by, ident = _writer_of(mail), _last_id(mail, "Message-ID")
     writer, askers = by.casefold(), question._memo.setdefault("askers", {})
     askers[ident] = writer  # of a mail that decides nothing, and so may ask something of its own

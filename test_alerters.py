@@ -6324,10 +6324,10 @@ def test_no_machine_answers_for_a_person(desk):
               "Respuesta automática|Risposta automatica|Automatisch antwoord|Resposta automática").split("|")
     automatic = [  # further heads of a mail from Ann's address: only the last three are a person's
         *(f"Subject: {email.header.Header(f'{prefix} Deploy?', 'utf-8').encode()}" for prefix in absent),
-        "Auto-Submitted: auto-replied (vacation)", "Precedence: bulk", "Precedence: auto_reply",
+        "Auto-Submitted: auto-replied (vacation)", "Precedence:\n bulk", "Precedence: auto_reply",
         "X-Autoreply: yes", "X-Autorespond: yes", "X-Autoreply-From: me", "Precedence: list",
         "List-Id: Team <team.example.org>", "Return-Path: <>", 'Content-Type: multipart/report; boundary="b"',
-        "Auto-Submitted: no", "X-Auto-Response-Suppress: All", "Return-Path: <ann@example.org>"]
+        "Auto-Submitted:\n no", "X-Auto-Response-Suppress: All", "Return-Path: <ann@example.org>"]
     question = desk.open()
     ids = f"References: {desk.relay.mails[0].message_id}"
     mails = [f"From: {ANN_FULL}\n{head}\n{ids}\n\napprove\n".encode() for head in automatic]
