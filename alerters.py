@@ -3926,18 +3926,15 @@ _BEFORE = (r"(?i)\[[^]]{,40}]|[({<*【]\S{,40}[*>})】]|\b(?:ext\w*|e?mail|spam)
            r"|转发|轉寄)[\d.()[\]^]{,4}\s?[:：]")
 _QUOTED = ">|"  # marks before a quoted line
 _HTML_FIXES = {  # with them, one after the other, the parser sees what a browser shows
-    r"(?i)(<pre\b[^<>]*>)-- ?\r?\n": r"\1--<br>", r"[\0-\x20]+": " ",  # a signature in <pre>; all other ends
+    r"(<pre\b[^<>]*>)-- ?\r?\n": r"\1--<br>", r"[\0-\x20]+": " ",  # a signature in <pre>; all other ends
     # Not all Pythons know all ends of a comment that browsers do, or take Outlook's <![if]> for one.
     "--!>": "-->", r"<!\[": "<!", "<!---?>": "<!---->",
-    r"(?i)(</?)title\b": r"\1style",  # nor that it holds no tags
-    r"&#\w{9,};?": "\ufffd",  # many digits take long
-    r"(?i)<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
-    r"(?i)<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
-    r"(?i)(<img\b[^<>]*\balt=[\"']?)((?:&#\w+;|\u200d|[^\0-\u203b\w\s])+)(?=[\"'\s>])": r"\2\1\2",  # an emoji
-    r"(?i)<(?=t[dh]\b)": " <", r"(?i)<(?=blockquote\b)": "\x1d\x1e<", r"(?i)<(?=/blockquote\b)": "\x1d\x1f<"}
+    r"(</?)title\b": r"\1style", r"&#\w{9,};?": "\ufffd",  # nor that it holds no tags; many digits take long
+    r"<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
+    r"<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
+    r"<(?=t[dh]\b)": " <", r"<(?=blockquote\b)": "\x1d\x1e<", r"<(?=/blockquote\b)": "\x1d\x1f<",
+    r"<img\b[^<>]*\balt=[\"']?((?:&#\w+;|\u200d|[^\0-\u203b\w\s])+)": r"\1\g<0>"}  # an emoji
 _US = "\1"  # stands in a line for our name or address
-# Minute and second of a mail of ours, which are the same in most time zones.
-_SENT_AT = r"(?m)^\w{3}, \d\d \w{3} \d{4} \d\d(:(?!\d[05]:00)\d\d:\d\d) \S+$"
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"
 _TIMED = r"(?:\w\w? (?:\w{2,4},? )?)?\w+[ ./-]\w+[ ,./-]{1,2}\d{2,4},? (?:\w\w? )?\d\d?[:.h]\d\d[^,]{0,14},"
@@ -3949,7 +3946,7 @@ _COLON, _LABEL = rf"[:\uff1a-]{_END}", r"[^\s\1:\uff1a]+(?: [^\s\1:\uff1a]+)? ?(
 _HEADED = (rf"(?=.*{_US})(?!(?!\S+(?:dag|\.) den \d)[a-zß-ÿа-я]+\W+[^\W\d]{{2}}|.*(?<!W dniu): [^\W\d])"
            rf"{_END}(?:(?:В письме от|În \w+ de|Pada \w+|Ühel kenal päeval,?|Il giorno|W dniu:"
            rf"|[^\W\d][^\s\d{_US}]*)(?![^\s\d{_US}])[^\w{_US}]*){{,3}}(?=[\d{_US}]|{_NAME} ?<{_US}){_DATE}")
-# Parts of "message" and "original" in many languages; of either or both in others: -----Original Message-----
+# Parts of "message" and "original" in many languages; of either or both in others: ---- Mensaje original ----
 _MESSAGE = "m[ei][ns]s|es[ak]|chri|beri|eld|edd|vies|práv|iado|üze|let|oru|our|oro|mail"
 _ORIGINAL = r"(?:\bor|r[iy])[gjx]+in|repli|rspr|prin[dn]|lkup|vodn|rede|zv[io]rn"
 _BOTH = "- original -|gốc|ригинал|исход|почат|αρχικ|原[始件邮]|元のメ|원본|मूल स|מקורית|أصل"
@@ -3961,35 +3958,35 @@ _BOTH = "- original -|gốc|ригинал|исход|почат|αρχικ|原[
 #     Tel. +49 30 1234567                    contact    Subject: Re: Deploy? [#…]       subject
 #     On 24.11.2026 10:12, Bot wrote:        wrote      Deploy model 7 to production?   bare: of our mail
 #     > Deploy model 7 to production?        quoted: of our mail, behind a mark
-#     > Be quick.                            short: like quoted, but by chance anybody may say the same
 _LINE_KINDS = {  # a line is of the first kind that it fits; those that are not here, `_Reader` knows
     "dash": "--",  # above a signature
     "subject": rf".*\[#[0-9a-f]{{16}}\]{_END}",  # Subject: Re: Deploy? [#…]
     "stamp": r"\w\w \w{3}, \d+ \w+ \d{4} [\d:]{8} (?:GMT|[+-]\d{4}),?",  # On Tue, 24 Nov 2026 10:12:00 GMT
     "says": rf"(?:{_CITES})?\W*{_US}\W*(?:\w\w? )?\w*\W*{_COLON}",  # Bot writes: or, of Horde, Quoting Bot:
-    "wrote": rf"{_HEADED}{_COLON}|{_CITES}{_US} \([\d :-]+\)",  # On 24.11.2026, Bot wrote:
+    # On 24.11.2026, Bot wrote: On 24.11.2026 10:12, Whoever This Is wrote:
+    "wrote": rf"{_HEADED}{_COLON}|{_CITES}{_US} \([\d :-]+\)|{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",
     "began": _HEADED,  # On 24.11.2026, Bot has (in the next line: written:)
-    "timed": rf"{_TIMED}(?:{_NAME}{_VERB}|{_VERB}{_NAME}) ?:",  # On 24.11.2026 10:12, Whoever This Is wrote:
     "us": rf"{_LABEL}.*{_US}.*",  # From: Bot
     "role": r"[^a-z|][^|]{0,39}(?: \| [^a-z|][^|]{0,39})+",  # Head of Data | Example; not: dev | test
     "contact": r"(?i:(?:t[eé]?l(?!l)|тел|pho|fon|mob|m[oó]v|cel|fax|dir|off|gsm|handy|\w\b)\w*\W*)?"
                r"(?!0\d[/-])(?:0|[+(]\d)(?:[ ()/-]*\d){8,13}"
                r"|(?:https?:|www\.|\[cid:)\S+|(?i:e?-?(mail)?: ?)?[^\s:\uff1a@]+@\S+\.[^\s\d.]+",  # a date: 8
     "dated": rf"(?:{_LABEL}|\w+ (?=\d)){_DATE}",  # Date: 24.11.2026
-    "rule": r"(?i)(?=-{4,} ?\S{1,20}(?: \S{1,20}){,2}\s*-{4,}$)"  # of three words at most
+    # -----Original Message----- with three words at most in other languages
+    "rule": r"(?i)-+ ?original message ?-+|(?=-{4,} ?\S{1,20}(?: \S{1,20}){,2}\s*-{4,}$)"
             rf"(?:(?=.*(?:{_MESSAGE})).*(?:{_ORIGINAL})|.*(?:{_BOTH})).*",
     "colon": rf"(?!{_UPPER}\w)[^{_US}]{{,20}}{_COLON}",  # written: (below what has begun)
     "label": rf"{_LABEL}.*"}  # To: Ann
 # What the writer did not write, as a pattern over lines that stand as kind=line; a word is a line of a kind.
-# In turn: a quote with its heading, as `rule us dated label subject bare` or `wrote quoted short`; a dash and
-# what follows up to the next quote, as `dash said contact`; a quote by its marks alone, as `quoted short`;
-# an ending, as `closing closing role contact`.
+# In turn: a quote with its heading, as `rule us dated label subject bare` or `wrote quoted`; a dash and
+# what follows up to the next quote, as `dash said contact`; a quote by its marks alone; an ending, as
+# `closing closing role contact`.
 _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
     rule? ((us dated label* | us label{1,2} dated | dated us label* | label dated label) subject
-           | subject dated us label | us label* subject (?=\w+=\w+:) dated | wrote | began colon
-           | (stamp|began)? says | timed) (short{,40} quoted | bare+)
-  | dash ((?!quoted|bare|wrote|began|says|timed)\w+=(?![>|]|.*\[\#).*\n)* (subject (short{,40} quoted|bare+))?
-  | (short{,40} quoted)+ short{,40} | closing (closing | role? contact)*)""")
+           | subject dated us label | us label* subject (?=\w+=\w+:) dated
+           | wrote | began colon | (stamp | began)? says) (quoted+ | bare+)
+  | dash ((?!quoted|bare|wrote|began|says)\w+=(?![>|]|.*\[\#).*\n)* (subject (quoted+ | bare+))?
+  | quoted+ | closing (closing | role? contact)*)""")
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|tuta|"
              r"oppo|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|"
@@ -4620,9 +4617,8 @@ def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> Deli
 
 def _as_sent(mail: Any) -> list[str]:
     """Return date and text of a mail of ours, and its HTML as text, by which their quotes are known."""
-    parts = map(mail.get_body, [("plain",), ("html",)])
     sent = [str(mail["Date"])]
-    for part in filter(None, parts):
+    for part in filter(None, map(mail.get_body, [("plain",), ("html",)])):
         sent.append(_part_text(part)[:_SENT_MAX])
     return sent
 
@@ -4703,21 +4699,24 @@ def _part_text(part: Any) -> str:
 class _Reader:
     """Finds what the writer of a mail wrote: each line is of a kind, and `_NOT_OWN` tells which come off."""
     def __init__(self, question: Question, asker: str, mail: Any) -> None:
-        self._decides = question._verdict
+        self._decides, record = question._verdict, question._record
         name, address = _name_and_address(asker, "sender_email")
         self.asker = address.casefold()
         # The name of our own From, or the one that the writer's address book has for us.
         named = rf"([^<>,;:\"\s][^<>,;:\"]{{2,60}}?)\"? <(?i:{re.escape(address)})"
         called = re.findall(named, ", ".join(_header_values(mail, "To", "Cc")))
         called += filter(None, [name, address])
-        self._our_names = rf"(?i)(?<![\w.+-])(?:{'|'.join(map(re.escape, called))})(?!(?!이\(|님)[\w-])"
+        names = "|".join(map(re.escape, called))
+        sent = "\n\uffff\n".join(record.sent)
+        # KMail names nobody, but minute and second of a mail of ours are the same in most time zones:
+        # On Tuesday, 24 November 2026 10:12:07 CET you wrote:
+        clocks = re.findall(r"(?m)^\w{3}, \d\d \w{3} \d{4} \d\d(?!:\d[05]:00)(:\d\d:\d\d)", sent)
+        at = "|".join([*clocks, "(?!)"])
+        self._us = rf"(?i:(?<![\w.+-])(?:{names})(?!(?!이\(|님)[\w-])|(?:{at})(?= [^\d\n]*[:\uff1a]$))"
         writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
-        self._subject = re.escape(question._record.subject) or "(?!)"  # of an earlier version's record
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
-        sent = "\n\uffff\n".join(question._record.sent).casefold()
-        clocks = "|".join(["(?!)"] + re.findall(_SENT_AT, sent))
-        self._wrote = rf"(?:[^\W\d]+\W+){{,3}}(?=.*\d{{4}})\d.*(?:{clocks}).*[^\W\d]{{2}}.*[:\uff1a]"
-        letters = re.sub(_NO_LETTERS, "", sent).split("\n")
+        self._subject = re.escape(record.subject) or "(?!)"  # of an earlier version's record
+        letters = re.sub(_NO_LETTERS, "", sent.casefold()).split("\n")
         self._mailed = "".join(letters)
         starts = list(itertools.accumulate(map(len, letters), initial=0))
         self._starts = set(starts)  # of its lines, and so their ends
@@ -4731,9 +4730,9 @@ class _Reader:
         said, room = {"around the subject": re.sub(_NO_LETTERS, " ", around)}, _TEXT_MAX
         attached = set()  # type: set[Any]
         for part in mail.walk():
-            kind = part.get_content_type()
-            is_file = part.get_content_disposition() == "attachment"
-            if any([is_file, part.get_filename(), kind.startswith("message/")]):
+            kind, types = part.get_content_type(), part.get_all("Content-Type", [])
+            is_file = part.get_content_disposition() == "attachment" or part.get_filename()
+            if is_file or kind.startswith("message/"):
                 attached.update(part.walk())  # it may be the word of somebody else
             if re.match("text/(?!.*vcard)", kind):
                 room -= len(part.get_payload())
@@ -4743,7 +4742,6 @@ class _Reader:
                         text = re.sub(r"(?m)^(?=.*\S)", "> ", text)
                     own = self._own(text)  # a signature ends with its part
                     said[re.sub(r"[\s*_]", "", own)] = own  # once, where text and HTML say the same
-            types = part.get_all("Content-Type", [])
             if any(part.defects + types[1:] + [part.get_unixfrom(), room <= 0]):
                 said["damaged"] = "(This mail is damaged or too long.)"
         return "\n".join(said.values()).strip()
@@ -4757,41 +4755,35 @@ class _Reader:
         text = re.sub(r"<\r?\n|\r?\n[> ]*<(?=\S+@)", "<", text)  # and wrap a line there
         lines = [line.strip("\ufeff\u200b\u200e\u200f \t\r\xa0") for line in text.split("\n", _LINES_MAX)]
         lines = list(filter(re.compile(rf"[^-—–_=*\s{_QUOTED}]|^--$").search, lines))
-        letters = re.sub(_NO_LETTERS, "", "\n".join(lines).casefold()).split("\n")
-        rows, end = "", 0
-        for number, line in enumerate(lines):
-            if number >= end:
-                kind, end = self._run(lines, letters, number)
-            rows += f"{kind}={line}\n"
+        rows = "".join(map("{}={}\n".format, self._kinds(lines), lines))
         return re.sub("(?m)^[a-z]+=", "", re.sub(_NOT_OWN, "", rows))
 
-    def _run(self, lines: list[str], letters: list[str], first: int) -> tuple[str, int]:
-        """Return the kind of a line, and the number of the next: behind all of ours that begin there."""
-        reached, end = self._starts, first  # where in our mail the lines so far may end
-        marked = lines[first][0] in _QUOTED
-        if not letters[first]:
-            reached = set()
-        for number in range(first, len(lines)):
-            if (lines[number][0] in _QUOTED) != marked:
+    def _kinds(self, lines: list[str]) -> list[str]:
+        """Return the kind of each line; whole lines of ours, in their order, are quoted or bare."""
+        kinds = list(map(self._kind, lines))
+        first, run, marked, reached = 0, "", False, set()  # type: int, str, bool, set[int]
+        for number, line in enumerate(lines):
+            said, is_marked = re.sub(_NO_LETTERS, "", line.casefold()), line[0] in _QUOTED
+            if is_marked != marked:
                 reached = reached - self._bare  # but a quote in ours, or the rest of a line, may differ
-            said = letters[number]
-            reached = {at + len(said) for at in reached if self._mailed.startswith(said, at)}
+            run += said
+            reached = self._follow(reached, said)  # where in our mails the lines so far may end
             if not reached:
-                break
-            if said and reached & self._starts:
+                first, run, marked = number, said, is_marked
+                if said:
+                    reached = self._follow(self._starts, said)
+            if said and reached & self._starts and len(run) >= 12:  # by chance, anybody may say less
+                kind = "bare"  # a part may be what an approval is for
+                if marked or "replytothismail" in run:  # to the end: see `_answer_by`
+                    kind = "quoted"
                 end = number + 1
-        run = " ".join(letters[first:end])
-        if re.search(r"\S{12}", run):
-            if marked or re.search("reply ?to ?this ?mail", run):  # to the end of ours: see `_answer_by`
-                return "quoted", end
-            return "bare", end  # a part may be what an approval is for
-        if marked and end > first:
-            return "short", end  # by chance, unless more is around
-        if end > first + 40:  # one by one they would take long
-            return "said", end
-        return self._line_kind(lines[first]), first + 1
+                kinds[first:end] = [kind] * (end - first)
+        return kinds
 
-    def _line_kind(self, line: str) -> str:
+    def _follow(self, reached: set[int], said: str) -> set[int]:
+        return {at + len(said) for at in reached if self._mailed.startswith(said, at)}
+
+    def _kind(self, line: str) -> str:
         """Return what a line is if nobody wrote it, or "said"."""
         line = re.sub("(?s)^(.{300}).+", r"\1 (cut)", line)  # as the forms take quadratic time
         if self._decides(line, False):
@@ -4802,9 +4794,8 @@ class _Reader:
             return "closing"
         if set() < words <= self._closings:
             return "closing"
-        line = re.sub(self._our_names, _US, line.strip(f"{_QUOTED} \t\xa0"))
-        # KMail names nobody: On 24.11.2026 10:12:00 you wrote:
-        for kind, pattern in [("wrote", self._wrote), *_LINE_KINDS.items()]:
+        line = re.sub(self._us, _US, line.strip(f"{_QUOTED} \t\xa0"))
+        for kind, pattern in _LINE_KINDS.items():
             if re.fullmatch(pattern, line):
                 return kind
         return "said"
@@ -4820,7 +4811,7 @@ def _html_text(source: str) -> str:
                 said.append(data)
 
     for pattern, shown in _HTML_FIXES.items():
-        source = re.sub(pattern, shown, source)
+        source = re.sub(f"(?i){pattern}", shown, source)
     page = Page()
     page.feed(source)
     # What it could not parse to the end counts as text; its close() would take quadratic time for that.

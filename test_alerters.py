@@ -1430,7 +1430,7 @@ ________________________________________⏎From: {N} <{E}> on behalf of {N} <{E}
 From: "{N}" <{E}>⏎To: "{T}" <{T}>⏎Sent: Tuesday, November 24, 2026 10:12:00 AM⏎Subject: {S}
 ------ Original Message ------⏎From "{N}" <{E}>⏎To {T}⏎Date 24/11/2026 10:12:00⏎Subject {S}
 -----Original-Nachricht-----⏎Betreff: {S}⏎Datum: 2026-11-24T10:12:00+0100⏎Von: "{N}" <{E}>⏎An: "{T}" <{T}>
-From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
+--- Original Message ---⏎From: {N} [mailto:{E}]⏎Sent: Tuesday, November 24, 2026 10:12 AM⏎To: {T}⏎Subject: {S}
 Gesendet: Dienstag, 24. November 2026 um 10:12⏎Von: "{N}" <{E}>⏎An: {T}⏎Betreff: {S}
 ---- 回复的原邮件 ----⏎| 发件人 | {N}<{E}> |⏎| 日期 | 2026年11月24日 10:12 |⏎| 收件人 | <{T}> |⏎| 主题 | {S} |
 发件人： {E}⏎发送时间： 2026-11-24 10:12⏎收件人：{T}⏎主题： {S}""")
