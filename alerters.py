@@ -315,9 +315,9 @@ def _check_known(what: str, name: Any, known: Iterable[str], error: type[Excepti
         raise error(f"{what} {name!r}; {_did_you_mean(str(name), known)}")
 
 
-def _check_type(what: str, value: object, *wanted: Any) -> None:
+def _check_type(what: str, value: object, wanted: Any) -> None:
     """Raise ConfigError for a value of another type; None is the same as not given."""
-    if not isinstance(value, (*wanted, type(None))):
+    if not isinstance(value, (wanted, type(None))):
         raise ConfigError(f"{what}, not {_kind_of(value)}")
 
 
@@ -4107,10 +4107,11 @@ class SMTPEmailAlerter(BaseAlerter):
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         loaded, attach = message._files(self._who), True
         others = [file for file in loaded if file.data]
+        end = self._until(_UPLOAD_BUDGET - _SOCKET_TIMEOUT)  # the rest is for what is sent in its place
         while True:
             mail = self._compose(message, params, loaded, attach)
             try:
-                self._deliver(mail)
+                self._deliver(mail, end)
                 return Receipt(self._label, {"message_id": mail.ident})
             except DeliveryError as error:
                 if error.outcome == "partial" and message._question:  # who has it is told of its end
@@ -4124,6 +4125,7 @@ class SMTPEmailAlerter(BaseAlerter):
                     file.problem, file.data = _one_line(error.args[0], 200), b""
                     names.append(file.name)
                 others = []
+                end += _SOCKET_TIMEOUT / 2  # twice at most
                 _log("warning", "%s; it goes without %s", error, ", ".join(names))
 
     def _recipients(self, params: _Params) -> list[str]:
@@ -4212,11 +4214,11 @@ class SMTPEmailAlerter(BaseAlerter):
             html += _BUTTON.format(_html.escape(address), ground, label)
         return html
 
-    def _deliver(self, mail: _Mail) -> None:
+    def _deliver(self, mail: _Mail, end: float) -> None:
         """Send the mail, to nobody twice. Raises DeliveryError, "partial" if only some have it."""
-        until = self._until(_SEND_BUDGET)
+        until = min(end, self._until(_SEND_BUDGET))
         if mail.files:
-            until = self._until(_UPLOAD_BUDGET)
+            until = end
         refused, everybody = mail.refused, len(mail.left)
         try:
             return _retry(self, self._transact, mail, until, until=until)
@@ -4376,7 +4378,7 @@ class SMTPEmailAlerter(BaseAlerter):
         mail = self._new_mail(f"Re: {subject}", people, question.ref, question, f".{os.urandom(4).hex()}")
         mail.set_content(_clean(text).replace("`", ""))
         question._take_step(sent=record.sent + _as_sent(mail))
-        self._deliver(_Mail(mail, people))
+        self._deliver(_Mail(mail, people), self._until(_SEND_BUDGET))
 
     def _box(self) -> Any:
         return self._view_at(_Mailbox(), self.imap_server, self.imap_port, self.imap_username, self.username,

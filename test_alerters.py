@@ -6016,16 +6016,16 @@ def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
         "smtp_email: 550 5.7.1 sender refused: its words say why",
         "smtp_email: refused: bob@example.org (550 5.1.1 no such user): its words say why"]
     relay.announced = 500  # which not even the text alone fits into
-    error = refusal_of(relay_alerter(relay, clock), shown)
-    assert (error.status, error.outcome) == (552, "not_sent") and "no room for it: link to" in error.hint
-    assert str(refusal_of(mail_alerter(smtp, clock=clock, password="wrong-password-2"))) == (
-        "smtp_email: 535 5.7.8 Username and Password not accepted. For more information, go to 5.7.8 "
-        "https://support.google.com/mail/?p=BadCredentials: user or password refused: "
-        "Gmail and others want an app password")
+    assert "no room for it: link to" in refusal_of(relay_alerter(relay, clock), shown).hint
+    said = str(refusal_of(mail_alerter(smtp, clock=clock, password="wrong-password-2")))
+    assert re.fullmatch("smtp_email: 535 5.7.8 User.*, to 5.7.8 http://.*: user or .* an app pass.*", said)
     assert smtp.sessions == 1 and not clock.naps
+    relay.announced = None
+    relay.fail("dot", "554 5.7.1 banned")
+    relay.fail("connect", *["421 4.3.2 busy"] * 15, None, *["421 4.3.2 busy"] * 40)
+    assert refusal_of(relay_alerter(relay, clock), shown).status == 421 and clock.monotonic() <= 120  # in all
     smtp.fail("ehlo", None, "421 4.3.2 busy", times=None)  # over TLS
-    assert str(refusal_of(mail_alerter(smtp, clock=clock))) == (
-        "smtp_email: 421 4.3.2 busy: the server asks to try later")
+    assert ": 421 4.3.2 busy: the server asks to" in str(refusal_of(mail_alerter(smtp, clock=clock)))
 
 
 def all_at_once(function, cases):
