@@ -6018,7 +6018,7 @@ def test_an_error_is_one_line_and_names_the_flavor_once(relay, smtp, clock):
     relay.announced = 500  # which not even the text alone fits into
     assert "no room for it: link to" in refusal_of(relay_alerter(relay, clock), shown).hint
     said = str(refusal_of(mail_alerter(smtp, clock=clock, password="wrong-password-2")))
-    assert re.fullmatch("smtp_email: 535 5.7.8 User.*, to 5.7.8 http://.*: user or .* an app pass.*", said)
+    assert re.fullmatch("smtp_email: 535 5.7.8 User.* to 5.7.8 https://.*: user or .* an app password", said)
     assert smtp.sessions == 1 and not clock.naps
     relay.announced = None
     relay.fail("dot", "554 5.7.1 banned")
