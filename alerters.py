@@ -4106,7 +4106,13 @@ class SMTPEmailAlerter(BaseAlerter):
     def send(self, message: Any, params: _Params = None) -> Receipt:
         """Mail the message to all recipients at once; the error names those that the server refuses."""
         loaded, attach = message._files(self._who), True
-        others = [file for file in loaded if file.data]
+        attached: list[_File] = []
+        pictures: list[_File] = []
+        for file in loaded:
+            if file.image:
+                pictures.append(file)
+            elif file.data:
+                attached.append(file)
         end = self._until(_UPLOAD_BUDGET - _SOCKET_TIMEOUT)  # the rest is for what is sent in its place
         while True:
             mail = self._compose(message, params, loaded, attach)
@@ -4120,12 +4126,16 @@ class SMTPEmailAlerter(BaseAlerter):
                     record.recipients = sorted(set(record.recipients).difference(mail.refused))
                 if not (mail.files and mail.unwanted and error.outcome == "not_sent"):
                     raise
-                attach, names = bool(others), []  # the whole text, if it was not alone
-                for file in others or mail.files:
+                dropped = attached or pictures or mail.files  # the whole text last
+                attach, names = dropped is not mail.files, []
+                for file in dropped:
                     file.problem, file.data = _one_line(error.args[0], 200), b""
                     names.append(file.name)
-                others = []
-                end += _SOCKET_TIMEOUT / 2  # twice at most
+                if attached:
+                    attached = []
+                else:
+                    pictures = []
+                end += _SOCKET_TIMEOUT / 3  # as often as that at most
                 _log("warning", "%s; it goes without %s", error, ", ".join(names))
 
     def _recipients(self, params: _Params) -> list[str]:
