@@ -4613,7 +4613,10 @@ def _server_words(said: Any) -> str:
 def _mail_failure(who: str, error: BaseException, in_data: bool = False) -> DeliveryError:
     """Return the DeliveryError for what smtplib or imaplib raised; in_data: the mail may have arrived."""
     status, words = getattr(error, "smtp_code", 0), getattr(error, "smtp_error", b"")
-    if 200 <= status < 600:
+    least = 200
+    if in_data:
+        least = 400  # to go on, say, is no answer to a whole mail
+    if least <= status < 600:
         cure: _Cure = "people"
         if status // 100 == 4:
             cure = "again"
