@@ -3990,16 +3990,17 @@ _NOT_OWN = "(?mx)^ (?:" + re.sub("[a-z]{2,}", r"(?:\g<0>=.*\\n)", r"""
 # A line that a program adds names it, says that it sent the mail, and no more.
 _PROGRAMS = (r"(?<![a-z])(?:iphon[eu]|ipad|ios|apple|outlook|android|samsung|galaxy|huawei|xiaomi|redmi|tuta|"
              r"oppo|oneplus|pixel|nokia|motorola|sony|xperia|blackberry|yahoo|proton|gmail|gmx|web\.de|"
-             r"t-online|aol|mail\.ru|yandex|яндекс|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|"
+             r"t-online|mail\.ru|yandex|яндекс|qq|k-9|fairemail|thunderbird|bluemail|spark|canary|telekom|"
              r"windows|zoho|mailbird|em client|at&t|verizon|t-mobile|mobile device|mobiltelefon|smartphone|"
-             r"handy|my (?:phone|mobile)|mac(?:book)?|my watch|superhuman|edison|aqua|missive|orange|libero|"
-             r"telekom|mailspring|mobilen mail app|почты mail|手机|华为|小米|网易邮箱大师)(?: \w?\d+\w?)?")
+             r"handy|my (?:phone|mobile|watch)|libero|mac(?:book)?|superhuman|edison|aqua|missive|aol|orange|"
+             r"mailspring|mobilen mail app|почты mail|手机|华为|荣耀|小米|网易邮箱大师)(?: \w?\d+\w?)?")
 _SENT = set("""télécharger downloaden отправлено gönderildi geschickt descargar verzonden skickades lähetetty
     надіслано download gesendet beziehen odesláno odoslané stáhnout скачайте στάλθηκε obtenir enviado enviada
     obtener inviato scarica ottieni skickat wysłane wysłano pobierz скачать envoyé baixar küldve edinin trimis
     obter verstuurd hämta sendt hanki sent hent から送信 より送信 发自我的 發自我的 來自我的 נשלח get 送信
     发自 에서 보냄 보낸 holen 发送 傳送 ส่งจาก gửi elküldve dikirim dihantar enviat poslano أُرسلت भेजा получить
-    získat skaffa obtenga herunterladen を入手 を取得 获取 取得 下载 다운로드 conquer få""".split())
+    získat skaffa obtenga herunterladen を入手 を取得 获取 取得 下载 다운로드 conquer få baixe
+    obtenha 来自我的""".split())
 _ADDED = _SENT.union("""PROGRAM from my the via with using for on an a message mail email app secure mobile de
     tablet phone please excuse brevity any typos and von vom meinem meiner mit aus diese nachricht wurde gerät
     für du pour mon depuis mi desde do meu para el la dal da per o mio dispositivo van vanaf mijn met voor fra

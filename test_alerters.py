@@ -1446,7 +1446,7 @@ Yahoo Mail: Search, Organize, Conquer ¦ Cordiali saluti,⏎{R} ¦ ส่งจ�
 Hartelijke groet,⏎{R} ¦ -- ⏎Sent from my iPhone ¦ Sent from Mail for Windows ¦ 나의 iPhone에서 보냄
 CAUTION: This message originated outside of your organization. ¦ Mit freundlichen Grüßen⏎{R} ¦ Mvh⏎{F} ¦ /{F}
 Diese Nachricht wurde von meinem Android-Gerät mit K-9 Mail gesendet. ¦ Sent with Proton Mail secure email.
-Odesláno z iPhonu ¦ —⏎{R} ¦ \ufffc⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 发自我的华为手机 ¦ 获取 Outlook for iOS""")
+Odesláno z iPhonu ¦ —⏎{R} ¦ \ufffc⏎{R} ¦ Pozdrawiam,⏎{R} ¦ 来自我的荣耀手机 ¦ 获取 Outlook for iOS""")
 CONDITIONS = re.split(" ¦ |\n", """\
 CAUTION: only for staging ¦ On Tue, Nov 24, 2026 at 10:12 AM we had said no: ¦ From: {N} <{E}> only Friday
 Kind regards,⏎Alice⏎PS: only if tests pass ¦ sent to prod only with my iPhone ¦ Regards the staging one only
