@@ -8452,7 +8452,7 @@ ENDINGS = {  # how the program goes on; what is told, sorted; its stderr
                 own, steps = alerters.AlertHandler(alerter=File()), iter(range(999))
                 sys.settrace(interrupt), tell(), tell(0), own.flush(), tell(), sys.settrace(None), own.flush()
         numbers = sorted(re.findall("log (.*)", sys.stderr.getvalue()))
-        sys.__stderr__.write(f"{numbers == list(map(str, range(10000, next(said))))}\\n")
+        print(numbers == list(map(str, range(10000, next(said)))), file=sys.__stderr__, flush=True)
         """, [], "True\n"),
     "an import's hook forks and alerts while a thread waits for that import": ("""
         def hook(name, *_):
