@@ -7452,6 +7452,9 @@ def _options(command: str, args: list[str], job: list[str]) -> Any:
             parser.add_argument(*name.strip("[]").split(), **_OPTIONS[name])
     parser.set_defaults(command=command, job=job, fields=[])
     found, unknown = parser.parse_known_args(args)
+    for word in args:
+        if "FIELDS" in names and not word.startswith("-"):  # FIELD=VALUE without its -- is taken for a name
+            _remember_secret(word.partition("=")[2])
     if unknown:
         word = unknown[0].partition("=")[0]  # what follows may be a secret
         if not word.startswith("-"):  # and so may this

@@ -8731,7 +8731,7 @@ def test_secrets_are_masked_wherever_they_could_be_shown(capsys):
     hook = "--flavor=slack --slack_webhook_url=https://hooks.slack.com/services/T/B/hidden"
     lines = [f"register smtp_email --flavor=smtp_email {mail}", f"register hook {hook}"] * 2 + [
         "describe smtp_email", "describe hook", "update hook --timeout=x", "update --a=b --t x!hid-3 hook",
-        "update hook --slack_webhook_url=ftp://slack.com/hidden"]
+        "update hook --slack_webhook_url=ftp://slack.com/hidden", "update slack_token=x!hid-4"]
     shown = str([run_cli(capsys, *line.split())[1:] for line in lines])
     shown += repr([StackStore().load_alerter(name) for name in StackStore().alerters()])
     data = json.loads(read_store())
