@@ -518,7 +518,7 @@ class SlackAlerterParameters(AlerterParameters):
         blocks = self.blocks or []
         if not isinstance(blocks, (list, tuple)) or not all(map(_is_plain, blocks)):
             raise ConfigError("params: blocks must be a list of dicts for JSON, as Block Kit has them")
-        _check_type("params: thread_ts must be a message's text `ts`", self.thread_ts, str)
+        _check_type("params: thread_ts must be a message's ts as str", self.thread_ts, str)
 
 
 @_dataclass

@@ -7683,7 +7683,7 @@ WRONG_CALLS = [  # a call, and what is said of it
     (lambda: post("x", exception="E"), "exception must be an exception, not str"),
     *((lambda wrong=wrong: SlackAlerterParameters(blocks=wrong), "params: blocks must be a list of dicts for "
        "JSON, as Block Kit has them") for wrong in (5, {"type": "x"}, [{"type": {1}}])),
-    (lambda: SlackAlerterParameters(thread_ts=1), "params: thread_ts must be a message's text `ts`, not int"),
+    (lambda: SlackAlerterParameters(thread_ts=1), "params: thread_ts must be a message's ts as str, not int"),
     (lambda: ask("x", minimum_approvals=True),
      "minimum_approvals must be a whole number, 1 or more, not True"),
     *((lambda wrong=wrong: watch("x", longer_than=wrong), f"longer_than{NO_TIME}{wrong!r}")
