@@ -4728,7 +4728,8 @@ class _Reader:
         # On Tuesday, 24 November 2026 10:12:07 CET you wrote:
         clocks = re.findall(r"(?m)^\w{3}, \d\d \w{3} \d{4} \d\d(?!:\d[05]:00)(:\d\d:\d\d)", sent)
         at = "|".join([*clocks, "(?!)"])
-        self._us = rf"(?i:(?<![\w.+-])(?:{names})(?!(?!이\(|님)[\w-])|(?:{at})(?= [^\d\n]*[:\uff1a]$))"
+        self._us = (rf"(?i:(?<![\w.+-])(?:{names})(?!(?!이\(|님)[\w-])"
+                    rf"|(?:{at})(?=(?: \w*[+-][\d:]+)?\W[^\d\n]*[:\uff1a]$))")  # -03 você escreveu:
         writer = re.sub(r"([@+(/|[{:–—·•]| - ).*", "", "".join(_header_values(mail, "From")).casefold())
         self._closings = _CLOSINGS.union(re.findall(r"[^\W\d_]+", writer))  # and names
         self._subject = re.escape(record.subject) or "(?!)"  # of an earlier version's record

@@ -1394,7 +1394,7 @@ On Tue, Nov 24, 2026 at 10:12 AM {N} <{E}> wrote: ¦ Vào Th 3, 24 thg 11, 2026 
 {N} <{E}> 于2026年11月24日周二 10:12写道： ¦ On Tuesday, November 24th, 2026 at 10:12 AM, {N} <{E}> wrote:
 wt., 24 lis 2026 o 10:12 {N} <{E}> napisał(a): ¦ ---- On Tue, 24 Nov 2026 10:12:00 +0000 {N} <{E}> wrote ----
 tirsdag den 24. november 2026 10.12.00 skrev {E}: ¦ {N} <{E}> ezt írta (időpont: 2026. nov. 24.,⏎K, 10:12):
-On Tuesday, 14 November 2023 23:13:20 CET you wrote: ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
+在 2023年11月14日星期二 CST 23:13:20，您写道： ¦ Am Di., 24. Nov. 2026 um 10:12 Uhr schrieb {N} <⏎{E}>:
 út 24. 11. 2026 v 10:12 odesílatel {N} <{E}> napsal: ¦ El mar, 24 nov 2026 a las 10:12, {E}⏎(<{E}>) escribió:
 On Tue, Nov 24, 2026 at 10:12:00AM +0000, {N} wrote: ¦ 2026년 11월 24일 (화) 오전 10:12, {N} <{E}>님이 작성:
 در تاریخ سه\u200cشنبه ۲۴ نوامبر ۲۰۲۶ {N} <{E}> نوشت: ¦ في الثلاثاء، ٢٤ نوفمبر ٢٠٢٦ في ١٠:١٢ ص {N} <{E}> كتب:
@@ -1405,7 +1405,7 @@ On Tue, 24 Nov 2026 10:12:00 GMT⏎{E} wrote: ¦ 在 2026-11-24 10:12:00，"{N}"
 On Tue, 24 Nov 2026, at 10:12, {N} wrote: ¦ вт, 24 нояб. 2026 г. в 10:12, {N} <{E}>: ¦ >>>>> {N} <{E}> writes:
 On November 24, 2026, {E} wrote: ¦ W dniu: Wtorek, Listopad 24, 2026 10:12, {E} napisał(a): ¦ Zitat von {E}:
 2026年11月24日(火) 10:12 {N} <{E}>: ¦ Quoting {E} (2026-11-24 10:12:00) ¦ Am 2026-11-24 10:12, schrieb {N}:
-On 11/24/26 10:12 AM, {N} wrote: ¦ {E} schrieb am 24.11.2026 10:12:
+On 11/24/26 10:12 AM, {N} wrote: ¦ {E} schrieb am 24.11.2026 10:12: ¦ Em 14 nov 2023 19:13:20 -03, escreveu:
 24. Nov. 2026, 10:12 von {E}: ¦ 2026-11-24 10:12에 {E}이(가) 쓴 내용: ¦ 24.11.2026, 10:12, "{N}" <{E}>:
 {E} wrote:⏎> ZjQcmQRYFpfptBannerStart⏎> This Message Is From an External Sender⏎> ZjQcmQRYFpfptBannerEnd
 {N} <{E}>, 24 Kas 2026 Sal, 10:12⏎tarihinde şunu yazdı: ¦ On Tue, 24 Nov 2026 10:12:00 +0000,⏎{E} wrote:
