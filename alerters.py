@@ -4968,6 +4968,7 @@ class ConsoleAlerter(BaseAlerter):
         if message._question:
             with self._typing:
                 self._show(message._question, text)
+                self._is_alone(free=True)  # it may never be waited for
         else:
             self._write(f"[{mark}] {text}")
         return Receipt(self._label, {})
@@ -5027,22 +5028,25 @@ class ConsoleAlerter(BaseAlerter):
             _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
         self._write(f"[?] {text}")
 
-    def _is_alone(self) -> bool:
+    def _is_alone(self, free: bool = False) -> bool:
         """False while another process asks on this terminal: each would take the other one's answers."""
         if sys.platform != "win32" and _is_terminal(sys.stdin):
-            try:
-                _fcntl.lockf(sys.stdin, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            except OSError:  # it was opened to be read alone, or this system locks no terminals
-                pass
+            how = _fcntl.LOCK_EX | _fcntl.LOCK_NB
+            if free:
+                how = _fcntl.LOCK_UN
+            for stream in filter(_is_terminal, (sys.stdin, sys.stdout, sys.stderr)):
+                try:
+                    if not os.path.samefile(stream.fileno(), "/dev/tty"):  # one file for all terminals
+                        _fcntl.lockf(stream, how)
+                except BlockingIOError:
+                    return False
+                except OSError:  # it was opened to be read alone, or this system locks no terminals
+                    pass
         return True
 
     def _release(self, question: Question) -> None:
         super()._release(question)
-        if sys.platform != "win32" and _is_terminal(sys.stdin):
-            with contextlib.suppress(OSError):
-                _fcntl.lockf(sys.stdin, _fcntl.LOCK_UN)
+        self._is_alone(free=True)
 
     def _locate(self, found: Question) -> bool:
         found._record.ref = None  # whoever sits here now has not seen it: it is shown again

@@ -2811,8 +2811,7 @@ def _secrets_in(text):
 
 def test_the_librarys_debug_output_shows_no_secret(chats, monkeypatch, capfd, clock, smtp, imap):
     monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
-    monkeypatch.setattr("smtplib.SMTP.debuglevel", 2)
-    monkeypatch.setattr("imaplib.Debug", 5)
+    monkeypatch.setattr("smtplib.SMTP.debuglevel", 2), monkeypatch.setattr("imaplib.Debug", 5)
     for alerter, _ in chats.values():
         assert alerter.post("x") is True
     imap.capabilities = "IMAP4rev1"  # LOGIN, which imaplib would print
@@ -4504,8 +4503,7 @@ def test_a_no_is_found_though_another_question_has_used_up_what_may_be_read(slac
     room = slack_room
     room.service.ration("conversations.replies"), room.service.ration("conversations.history")
     question, other = room.ask(), room.ask()
-    room.reply(question, room.ann, "no")
-    room.react(question, room.bob, "✅")
+    room.reply(question, room.ann, "no"), room.react(question, room.bob, "✅")
     room.reply(other, room.ann, "yes")
     room.clock.sleep(60)
     assert other.check().status == YES  # after which nothing may be read for a minute
@@ -5047,8 +5045,7 @@ def test_a_key_that_moves_to_another_alerter_closes_the_old_question(slack_room,
     old = _ask_and_die(room, alerter=store.load_alerter("old"))
     room.reply(old, room.ann, "yes")
     if not known:
-        store.set_active_stack("default")
-        store.delete_stack("old_stack")
+        store.set_active_stack("default"), store.delete_stack("old_stack")
         store.delete_alerter("old")
     board = in_time(register_flavor(Board), room.clock)()
     assert _decide(room, alerter=board, timeout=5).status == "timeout"
@@ -7754,8 +7751,7 @@ def test_an_exception_is_a_message(received):
 
 
 def test_a_stack_of_several_services_mentions_each_its_own(slack, discord, smtp, caplog):
-    store_alerter(slack, "red")
-    store_alerter(discord, "blue", "discord")
+    store_alerter(slack, "red"), store_alerter(discord, "blue", "discord")
     store_alerter(smtp, "mail", "smtp_email")
     StackStore().register_stack("all", ["red", "blue", "mail"], activate=True)
     assert post("x", mention=["U01", "&12", "here"]) is True and caplog.messages == []
@@ -8875,14 +8871,12 @@ def terminal_here(monkeypatch, capsys):
         with monkeypatch.context() as patch:
             patch.setattr("builtins.input", lambda prompt: read(prompt.encode("ascii").decode()))
             patch.setattr("getpass.getpass", lambda prompt: read(prompt, "secret "))
-            patch.setattr(sys, "stdin", terminal)
-            patch.setattr(sys, "stdout", output)
+            patch.setattr(sys, "stdin", terminal), patch.setattr(sys, "stdout", output)
             code = main(shlex.split(line))
         return code, "".join([*shown, *capsys.readouterr()])
     run.master, run.terminal = master, terminal
     yield run
-    terminal.close()
-    os.close(master)
+    terminal.close(), os.close(master)
 
 
 SETUP_TYPED = {  # flavor: the answers, and what is shown on the way
@@ -8977,12 +8971,20 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
         crash.setattr(ConsoleAlerter, "_pause", lambda self, question, seconds: {}.popitem())
         pytest.raises(KeyError, said, key="deploy-42")
     assert said("yes\n", key="deploy-42")[0] and _records() == {}  # it was shown again
-    other = start_program("ask", "Its?", stdin=terminal_here.terminal)
-    assert other.stderr.readline() == "[?] Its?\n"
+    ConsoleAlerter().open_question("Left open, and waited for by nobody?")
+    with start_program("ask", "Its?", "--timeout=0.1s", stdin=terminal_here.terminal) as other:
+        assert "Another program" not in other.stderr.read()
+    name = os.ttyname(terminal_here.terminal.fileno())
+    with open(name) as to_read, open(name, "w") as to_write:  # the lock is then that of stderr
+        other = start_program("ask", "Its?", "--timeout=20", stdin=to_read, stderr=to_write)
+    while "Another program asks here, too" not in err and other.poll() is None:  # until it waits
+        time.sleep(0.1), decide("Mine?", timeout=0.02)
+        err = capsys.readouterr().err
     other.send_signal(signal.SIGSTOP), os.write(terminal_here.master, b"yes\n")  # for the one there first
     assert decide("Deploy?", timeout=0.02).status == "timeout"
-    other.send_signal(signal.SIGCONT)
-    assert end_of(other).returncode == 0 and "Another program asks here, too" in capsys.readouterr().err
+    monkeypatch.setattr("os.path.samefile", lambda *_: True)  # as of /dev/tty, one file for all terminals
+    assert ConsoleAlerter()._is_alone()
+    assert other.send_signal(signal.SIGCONT) is None and end_of(other).returncode == 0
     first, second = map(ConsoleAlerter().open_question, ("First?", "Second?"))
     os.write(terminal_here.master, b"yes\n")
     assert (first.check(), second.check().status) == (None, "approved")  # what is typed is for the newer one
@@ -9132,8 +9134,7 @@ def test_a_signal_reaches_the_job_once_whoever_it_is_sent_to(quiet):
 @pytest.fixture
 def run_here(capfd, monkeypatch):
     """`run` in this process, which waits less for a group: its words -> (exit code, stdout, stderr)."""
-    monkeypatch.setattr(alerters, "_GROUP_TIME", 0.002)
-    monkeypatch.setattr(alerters, "_STEP", 0.002)
+    monkeypatch.setattr(alerters, "_GROUP_TIME", 0.002), monkeypatch.setattr(alerters, "_STEP", 0.002)
     return functools.partial(run_cli, capfd, "run")
 
 
@@ -9179,8 +9180,7 @@ def test_no_argument_but_a_plain_word_or_a_file_is_in_the_title(monkeypatch):
 
 @posix
 def test_run_tells_the_alerters_that_are_named_and_no_short_success(slack, discord, run_here):
-    store_alerter(slack, "one")
-    store_alerter(discord, "two", "discord")
+    store_alerter(slack, "one"), store_alerter(discord, "two", "discord")
     StackStore().register_stack("both", ["one", "two"], activate=True)
     assert run_here("--longer-than", "60", "--", "true") == (0, "", "") and discord.posted == []
     assert run_here("--longer-than", "60", "--", "sh", "-c", "exit 9")[:2] == (9, "")
