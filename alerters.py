@@ -3933,7 +3933,7 @@ _HTML_FIXES = {  # with them, one after the other, the parser sees what a browse
     r"<(?=(s|del|strike|textarea|xmp|plaintext)\b|[^<>]*line.{1,6}through)": "✂<",
     r"<(?=/?(p|div|br|hr|tr|li|table|ul|ol|pre|center|section|h[1-6])\b)": "\x1d<",
     r"<(?=t[dh]\b)": " <", r"<(?=blockquote\b)": "\x1d\x1e<", r"<(?=/blockquote\b)": "\x1d\x1f<",
-    r"<img\b[^<>]*\balt=[\"']?((?:&#\w+;|\u200d|[^\0-\u203b\w\s])+)": r"\1\g<0>"}  # an emoji
+    r"<img\b[^<>]*\balt=[\"']?((?:&#\w+;|\u200d|[^\0-\u203b\w\s])+)(?=[\"'\s>])": r"\1\g<0>"}  # an emoji
 _US = "\1"  # stands in a line for our name or address
 # A day with its year or a time, in digits of any script; a whole date with its time.
 _DATE = r".*(?:\d{4}\D{1,20}\d|\d\D{1,20}(?:\d{4}|\d\d?[:.h]\d\d)).*"

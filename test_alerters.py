@@ -6430,7 +6430,7 @@ HTML_ANSWERS = {  # the text that counts, or None for whatever is no approval: H
     "Approve": ["<div>Approve<br></div>"], "no": ["<table><tr><td>no</td></tr></table>"],
     "ok": re.split(" ¦ |\n", """\
 <p>&nbsp;</p><p>ok&nbsp;</p> ¦ <style>p{}</style><p>ok</p> ¦ <!-- no --><p>ok</p> ¦ <p>ok<!-- no -->
-ok<a title='>no'> ¦ ok<title></x> no</title> ¦ ok</p no ¦ <!--[if mso]>x<![endif]--><p>ok ¦ ok<img alt=->"""),
+ok<a t='>no'> ¦ ok<title></x>no</title> ¦ ok</p no ¦ <!--[if mso]>x<![endif]--><p>ok ¦ ok<img alt=「a>"""),
     None: ["<pre>ok\nno</pre>", "ok<br>-- \nno", *re.split(" ¦ |\n", """\
 <p>LGTM</p><blockquote>no</blockquote> ¦ ok<!--> no ¦ ok<textarea><!-- no --></textarea> ¦ <DEL>ok</DEL>
 <s >ok ¦ <P STYLE='TEXT-DECORATION: LINE-THROUGH'>ok</P> ¦ <!--[if mso]>x<![endif]-->no<!-- a --> ok
