@@ -4779,21 +4779,21 @@ class _Reader:
         """Return the kind of each line; whole lines of ours, in their order, are quoted or bare."""
         kinds = list(map(self._kind, lines))
         first, run, marked, reached = 0, "", False, set()  # type: int, str, bool, set[int]
-        for number, line in enumerate(lines):
+        for end, line in enumerate(lines, 1):
             said, is_marked = re.sub(_NO_LETTERS, "", line.casefold()), line[0] in _QUOTED
             if is_marked != marked:
-                reached = reached - self._bare  # but a quote in ours, or the rest of a line, may differ
-            run += said
+                reached -= self._bare  # but a quote in ours, or the rest of a line, may differ
+            run += f" {said}"
             reached = self._follow(reached, said)  # where in our mails the lines so far may end
             if not reached:
-                first, run, marked = number, said, is_marked
+                first, run, marked = end - 1, f"{kinds[end - 2]}{line[0]} {said}", is_marked
                 if said:
                     reached = self._follow(self._starts, said)
-            if said and reached & self._starts and len(run) >= 12:  # by chance, anybody may say less
+            # By chance, anybody may say less than a long line, but behind marks below a quote.
+            if said and reached & self._starts and re.search(r"\S{12}|quoted[>|]", run):
                 kind = "bare"  # a part may be what an approval is for
-                if marked or "replytothismail" in run:  # to the end: see `_answer_by`
+                if re.search("^[a-z]+[>|]|reply ?to ?this ?mail", run):  # to the end: see `_answer_by`
                     kind = "quoted"
-                end = number + 1
                 kinds[first:end] = [kind] * (end - first)
         return kinds
 

@@ -6383,7 +6383,7 @@ I cannot⏎approve ¦ yes and no ¦  ¦ ⏎⏎ ¦ approve :( ¦ > approve ¦ >ap
 approve⏎⏎On reflection: wait ¦ ok⏎⏎Thanks,⏎only staging | not production ¦ approve⏎Sent too early, wait
 approve⏎--- not yet, wait --- ¦ ok⏎Enviado demasiado pronto, espera ¦ ok⏎Envoyé de façon prématurée, attendez
 approve⏎-- not before noon -- ¦ approve⏎Sent from my mistake, please wait ¦ approve⏎____________⏎PS: not today
-approve⏎On 2026-12-01, not before ¦ approve⏎----- wait -----⏎Note: not before noon
+approve⏎On 2026-12-01, not before ¦ approve⏎----- wait -----⏎Note: not before noon ¦ ok⏎> Reply⏎> approve
 ok⏎Am 1.12.2026, nicht vorher ¦ approve⏎__________⏎wait, no ¦ approve⏎From: me⏎To: you⏎Note: not yet⏎
 approve⏎From: my side⏎Date: not yet ¦ approve⏎when CI is green ¦ approve⏎⏎⏎⏎⏎⏎⏎⏎P.S. not today
 approve⏎\tnot today ¦ y\u0435s ¦ \u0430pprove ¦ app\u200brove ¦ a p p r o v e ¦ approve⏎> Deploy?⏎no⏎> more⏎
