@@ -4968,7 +4968,7 @@ class ConsoleAlerter(BaseAlerter):
         if message._question:
             with self._typing:
                 self._show(message._question, text)
-                self._is_alone(free=True)  # it may never be waited for
+                self._hold_terminal(False)  # it may never be waited for
         else:
             self._write(f"[{mark}] {text}")
         return Receipt(self._label, {})
@@ -4999,7 +4999,7 @@ class ConsoleAlerter(BaseAlerter):
 
     def _typed(self, question: Question) -> str | None:
         """Return the line that was typed, "" if there will be none any more, or None."""
-        if not self._is_alone():
+        if not self._hold_terminal():
             ConsoleAlerter._shown = None  # so that it is shown again when its turn comes
             return None
         last, now = self._shown, self.clock.monotonic()
@@ -5019,7 +5019,7 @@ class ConsoleAlerter(BaseAlerter):
     def _show(self, question: Question, text: str) -> None:
         """Write a question, and drop what was typed before: it cannot be an answer to it."""
         ConsoleAlerter._shown = question
-        if not self._is_alone():  # what is being typed is for that one
+        if not self._hold_terminal():  # what is being typed is for that one
             text += "\n    Another program asks here, too: its question comes first."
         elif sys.platform == "win32":
             while self._ready():
@@ -5028,12 +5028,12 @@ class ConsoleAlerter(BaseAlerter):
             _termios.tcflush(sys.stdin, _termios.TCIFLUSH)
         self._write(f"[?] {text}")
 
-    def _is_alone(self, free: bool = False) -> bool:
-        """False while another process asks on this terminal: each would take the other one's answers."""
+    def _hold_terminal(self, hold: bool = True) -> bool:
+        """Take this terminal, or free it. False: another process asks there, whose answers we would take."""
         if sys.platform != "win32" and _is_terminal(sys.stdin):
-            how = _fcntl.LOCK_EX | _fcntl.LOCK_NB
-            if free:
-                how = _fcntl.LOCK_UN
+            how = _fcntl.LOCK_UN
+            if hold:
+                how = _fcntl.LOCK_EX | _fcntl.LOCK_NB
             for stream in filter(_is_terminal, (sys.stdin, sys.stdout, sys.stderr)):
                 try:
                     if not os.path.samefile(stream.fileno(), "/dev/tty"):  # one file for all terminals
@@ -5046,7 +5046,7 @@ class ConsoleAlerter(BaseAlerter):
 
     def _release(self, question: Question) -> None:
         super()._release(question)
-        self._is_alone(free=True)
+        self._hold_terminal(False)
 
     def _locate(self, found: Question) -> bool:
         found._record.ref = None  # whoever sits here now has not seen it: it is shown again

@@ -8983,7 +8983,7 @@ def test_the_console_asks_on_a_terminal(monkeypatch, capsys, terminal_here):
     other.send_signal(signal.SIGSTOP), os.write(terminal_here.master, b"yes\n")  # for the one there first
     assert decide("Deploy?", timeout=0.02).status == "timeout"
     monkeypatch.setattr("os.path.samefile", lambda *_: True)  # as of /dev/tty, one file for all terminals
-    assert ConsoleAlerter()._is_alone()
+    assert ConsoleAlerter()._hold_terminal()
     assert other.send_signal(signal.SIGCONT) is None and end_of(other).returncode == 0
     first, second = map(ConsoleAlerter().open_question, ("First?", "Second?"))
     os.write(terminal_here.master, b"yes\n")
