@@ -4786,13 +4786,15 @@ class _Reader:
             run += f" {said}"
             reached = self._follow(reached, said)  # where in our mails the lines so far may end
             if not reached:
-                first, run, marked = end - 1, f"{kinds[end - 2]}{line[0]} {said}", is_marked
+                first, run, marked = end - 1, said, is_marked
+                is_sure = marked and kinds[end - 2] == "quoted"  # right below a quote
                 if said:
                     reached = self._follow(self._starts, said)
-            # By chance, anybody may say less than a long line, but behind marks below a quote.
-            if said and reached & self._starts and re.search(r"\S{12}|quoted[>|]", run):
+            if len(said) >= 12:  # by chance, anybody may say less
+                is_sure = True
+            if is_sure and said and reached & self._starts:
                 kind = "bare"  # a part may be what an approval is for
-                if re.search("^[a-z]+[>|]|reply ?to ?this ?mail", run):  # to the end: see `_answer_by`
+                if marked or re.search("reply ?to ?this ?mail", run):  # to the end: see `_answer_by`
                     kind = "quoted"
                 kinds[first:end] = [kind] * (end - first)
         return kinds
