@@ -4970,7 +4970,6 @@ class ConsoleAlerter(BaseAlerter):
         if message._question:
             with self._typing:
                 self._show(message._question, text)
-                self._hold_terminal(False)  # it may never be waited for
         else:
             self._write(f"[{mark}] {text}")
         return Receipt(self._label, {})
